@@ -1,0 +1,168 @@
+"""The nouns of blankfill: what flows from the corpus to the model.
+
+`Document` (token ids of a piece of text) → an objective → `Example` (ids, positions, targets, and who sees whom) →
+packing → `Batch` (rows of tensors). Everything here is plain numpy except `Batch`; importing this file never imports
+torch, so objectives run in loader workers and are tested in milliseconds.
+
+Not here: how a Document is cut from a corpus (`data.plans`), or how a rule becomes a kernel's mask (`attention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Int32 = NDArray[np.int32]
+Bool = NDArray[np.bool_]
+
+ROLES = ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
+"""What a special token can be for. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What an objective must know of a tokenizer: its size, its special ids, and where words begin.
+
+    `roles` maps a name of `ROLES` to a token id; a role that the tokenizer lacks is absent. `word_start[id]` says
+    whether a token begins a word (`##` pieces do not), None when the tokenizer cannot tell. `special` are the ids
+    that text never contains.
+    """
+
+    size: int
+    roles: Mapping[str, int]
+    special: frozenset[int] = frozenset()
+    word_start: Bool | None = None
+
+    def __getitem__(self, role: str) -> int:
+        return self.roles[role]
+
+    def missing(self, roles: Sequence[str]) -> list[str]:
+        """The names among `roles` that this vocabulary has no token for."""
+        return [role for role in roles if role not in self.roles]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A piece of text as token ids, as an objective receives it.
+
+    ids: int32[N]. sentences: int32[S+1], offsets of sentence starts, first 0 and last N. `words`: bool[N], True where
+    a word begins, None if unknown. `label`: for pairs, 1 when the second part is a random one. `first`/`last`: whether
+    the piece begins/ends its document (a long document is cut into several pieces). `parts`: int32[P+1], offsets of
+    the documents inside when several were joined, None for a piece of one document.
+    """
+
+    ids: Int32
+    sentences: Int32
+    words: Bool | None = None
+    label: int | None = None
+    first: bool = True
+    last: bool = True
+    parts: Int32 | None = None
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class AttentionRule:
+    """Who sees whom, in three int vectors over the row.
+
+    Query i sees key j when `segment[i] == segment[j]` and `rank[j] <= horizon[i]`. All zeros is BERT;
+    rank = horizon = index is GPT; source at rank 0 and blanks ranked 1, 2, 3, … is GLM and every prefix model; a
+    permutation is XLNet. It costs O(L) and never depends on positions.
+    """
+
+    segment: Int32
+    rank: Int32
+    horizon: Int32
+
+    def __len__(self) -> int:
+        return len(self.segment)
+
+    @classmethod
+    def full(cls, length: int) -> AttentionRule:
+        """Everything sees everything (BERT)."""
+        zeros = np.zeros(length, np.int32)
+        return cls(zeros, zeros, zeros)
+
+    @classmethod
+    def causal(cls, length: int) -> AttentionRule:
+        """Each sees itself and what stands before it (GPT)."""
+        index = np.arange(length, dtype=np.int32)
+        return cls(np.zeros(length, np.int32), index, index)
+
+    @classmethod
+    def prefix(cls, prefix: int, length: int) -> AttentionRule:
+        """The first `prefix` columns are visible to all, the rest is causal (GLM, prefix LM)."""
+        rank = np.maximum(np.arange(length, dtype=np.int32) - (prefix - 1), 0).astype(np.int32)
+        return cls(np.zeros(length, np.int32), rank, rank)
+
+    def visible(self) -> Bool:
+        """The reference bool[L, L], row = query, column = key; every kernel is tested against it."""
+        same = self.segment[:, None] == self.segment[None, :]
+        return same & (self.rank[None, :] <= self.horizon[:, None])
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example: what the model reads and what it must answer.
+
+    input_ids: int32[L]. positions: int32[P, L], P channels (BERT: position, token type; GLM: position 1, position 2;
+    GPT: position). target_index: int32[M], where in the row the answer is read; target_ids: int32[M], the answer.
+    labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side.
+    """
+
+    input_ids: Int32
+    positions: Int32
+    rule: AttentionRule
+    target_index: Int32
+    target_ids: Int32
+    labels: Mapping[str, int] = field(default_factory=dict)
+    context: Example | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows as tensors. B rows, T columns, P position channels, M targets in the whole batch.
+
+    input_ids: int64[B, T]. positions: int64[P, B, T]. segment, rank, horizon: int32[B, T] (padding has segment -1).
+    target_index: int64[M], flat over B·T. target_ids: int64[M]. labels: name → (flat index int64[K], value int64[K]).
+    mask: "none" when every query may see every key, "causal" when each row is one plain left-to-right example
+    (padding only at the end), "rule" when the three vectors must be consulted.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    segment: torch.Tensor
+    rank: torch.Tensor
+    horizon: torch.Tensor
+    target_index: torch.Tensor
+    target_ids: torch.Tensor
+    labels: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    mask: str
+    tokens: int
+    """How many of the B·T columns are not padding."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            move(self.input_ids), move(self.positions), move(self.segment), move(self.rank), move(self.horizon),
+            move(self.target_index), move(self.target_ids),
+            {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
+            self.mask, self.tokens,
+        )  # fmt: skip
