@@ -1,0 +1,11 @@
+"""Pretraining objectives: Document → Example. `OBJECTIVES` maps the name of a recipe to the class of its options."""
+
+from blankfill.objectives.base import Layout, Objective
+from blankfill.objectives.bert import Bert
+from blankfill.objectives.glm import Glm
+from blankfill.objectives.gpt import Gpt
+from blankfill.objectives.mlm import Mlm
+
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Glm, Gpt)}
+
+__all__ = ["OBJECTIVES", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective"]

@@ -1,0 +1,133 @@
+"""What an objective is: two pure steps from a Document to an Example, and how it wants its Documents cut.
+
+*Choosing* draws from the generator that is passed in (which tokens, which spans, in which order); *building* is pure
+(tokens + choice → Example), so that a worked case can be checked with the choice given. An objective is a frozen
+dataclass of its own options, imports numpy only, and knows nothing of corpora, rows or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from blankfill.types import Document, Example, Int32, Vocabulary
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an objective wants the corpus cut into Documents; `data.plans` reads it.
+
+    Lengths count *stream tokens*: the tokens of a document plus `before` and `after` special tokens that the objective
+    writes at its beginning and end (told by `Document.first` and `.last`).
+
+    unit: "pieces" (each document cut alone, pieces then packed into rows), "stream" (documents end to end, cut wherever
+    a row is full), "pairs" (BERT's two runs of sentences). room: the most stream tokens that one Example holds.
+    extra: how many tokens longer than that its row is, for each piece. frame: the same, once for each row. overlap:
+    stream tokens that a piece shares with the piece before it. whole_sentences: pieces end where sentences end.
+    joined: the pieces that share a row make one Document (with `parts`), instead of one Example each. short: the share
+    of documents that are cut to a shorter room, drawn uniformly from [short_min, room]. minimum: shorter pieces are
+    left out.
+    """
+
+    unit: Literal["pieces", "stream", "pairs"]
+    room: int
+    extra: int = 0
+    frame: int = 0
+    before: int = 0
+    after: int = 0
+    overlap: int = 0
+    whole_sentences: bool = False
+    joined: bool = False
+    short: float = 0.0
+    short_min: int = 2
+    minimum: int = 1
+
+    @property
+    def row(self) -> int:
+        """The longest clean row, in tokens."""
+        return self.room + self.extra + self.frame
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Base of all objectives. `length` counts tokens of the clean row, specials included."""
+
+    name: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]]
+    """The special tokens without which the objective cannot run."""
+
+    length: int = 128
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options, a sentence each; empty when all is well."""
+        return [] if self.length >= 8 else [f"objective.length is {self.length}; it must be at least 8"]
+
+    def layout(self) -> Layout:
+        """How this objective wants its Documents."""
+        raise NotImplementedError
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """For each position channel, how many positions its Examples can name."""
+        raise NotImplementedError
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
+        """Draw what to blank; everything random happens here."""
+        raise NotImplementedError
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: Any) -> Example:
+        """Make the Example of a choice; pure."""
+        raise NotImplementedError
+
+    def example(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Example:
+        """Choose and build."""
+        return self.build(document, vocabulary, self.choose(document, vocabulary, rng))
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A choice of masked tokens: `index` int32[M], ascending, and what stands there instead, `inputs` int32[M]."""
+
+    index: Int32
+    inputs: Int32
+
+
+def share_problems(**shares: float) -> list[str]:
+    """A sentence for every share that is not between 0 and 1."""
+    return [f"objective.{k} is {v}; it must be between 0 and 1" for k, v in shares.items() if not 0.0 <= v <= 1.0]
+
+
+def join(*parts: Int32 | list[int]) -> Int32:
+    """Concatenate runs of ids to one int32 row."""
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+def replacements(
+    ids: Int32,
+    index: NDArray[np.int64],
+    vocabulary: Vocabulary,
+    rng: Generator,
+    mask_share: float,
+    random_share: float,
+    ordinary: bool,
+) -> Masked:
+    """BERT's 80/10/10: what each chosen token becomes ([MASK], a random token, or itself).
+
+    index need not be sorted. Random tokens are uniform over the whole vocabulary (as the original BERT draws them), or
+    over the ids that are not special when `ordinary`. Returns the choice sorted by place.
+    """
+    index = np.sort(index)
+    action = rng.random(len(index))
+    inputs = ids[index].copy()
+    inputs[action < mask_share] = vocabulary["mask"]
+    is_random = (action >= mask_share) & (action < mask_share + random_share)
+    drawn = rng.integers(0, vocabulary.size, int(is_random.sum()))
+    if ordinary and vocabulary.special:
+        special = np.fromiter(vocabulary.special, np.int64)
+        while (bad := np.isin(drawn, special)).any():
+            drawn[bad] = rng.integers(0, vocabulary.size, int(bad.sum()))
+    inputs[is_random] = drawn
+    return Masked(index.astype(np.int32), inputs.astype(np.int32))

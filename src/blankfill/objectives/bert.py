@@ -1,0 +1,160 @@
+"""BERT: masked words and next-sentence prediction (Devlin et al. 2018; google-research/bert).
+
+Row: [CLS] A [SEP] B [SEP]. 15% of the tokens are chosen to an exact budget; of these 80% become [MASK], 10% a random
+token, 10% stay. Label `next_sentence`: 0 = B follows A, 1 = B is from elsewhere. Unlike the released files, which hold
+ten fixed maskings (`dupe_factor`), the masking here is drawn anew each time that a text comes round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Masked, Objective, join, replacements, share_problems
+from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+
+
+@dataclass(frozen=True)
+class BertChoice:
+    """Which tokens of A and of B remain (half-open, in the Document), and what is masked (in the row)."""
+
+    a: tuple[int, int]
+    b: tuple[int, int]
+    masked: Masked
+
+
+@dataclass(frozen=True)
+class Bert(Objective):
+    """Options of the BERT objective."""
+
+    name: ClassVar[str] = "bert"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+
+    mask_ratio: float = 0.15
+    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
+    mask_share: float = 0.8
+    """Of these, the share replaced by [MASK]."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random token; the rest stays as it is."""
+    max_predictions: int = 0
+    """Most answers in one example; 0 means length × mask_ratio, rounded."""
+    whole_word: bool = False
+    """Mask all pieces of a word together."""
+    next_sentence: bool = True
+    """Pairs of segments with the next-sentence label; off: one segment, no label."""
+    short: float = 0.1
+    """Share of documents that are cut into shorter examples."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        shares = share_problems(
+            mask_ratio=self.mask_ratio,
+            mask_share=self.mask_share,
+            random_share=self.random_share,
+            short=self.short,
+        )
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            shares.append("objective.mask_share and objective.random_share add up to more than 1")
+        return super().problems() + shares
+
+    def layout(self) -> Layout:
+        """Pairs of sentence runs, or single runs without next-sentence prediction."""
+        extra = 3 if self.next_sentence else 2
+        unit = "pairs" if self.next_sentence else "pieces"
+        return Layout(unit, self.length - extra, extra=extra, whole_sentences=True, short=self.short)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Position and token type."""
+        return (self.length, 2)
+
+    def budget(self, length: int) -> int:
+        """How many tokens of a row of `length` (specials counted) are answered."""
+        most = self.max_predictions or max(1, round(self.length * self.mask_ratio))
+        return min(most, max(1, round(length * self.mask_ratio)))
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
+        """Cut the pair to size and draw the masked tokens."""
+        middle = int(document.sentences[1]) if self.next_sentence else len(document)
+        a, b = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        b = (b[0] + middle, b[1] + middle)
+        row = self._row(document, vocabulary, a, b)
+        words = None
+        if self.whole_word:
+            if document.words is None:
+                raise ValueError("whole-word masking needs word starts, which this tokenizer does not tell")
+            words = self._framed_words(document.words, a, b)
+        index = choose_candidates(candidates(row, words, vocabulary), self.budget(len(row)), rng)
+        return BertChoice(
+            a, b, replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=False)
+        )
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: BertChoice) -> Example:
+        """Frame the pair, put the replacements in."""
+        row = self._row(document, vocabulary, choice.a, choice.b)
+        index = choice.masked.index
+        target_ids = row[index]
+        row[index] = choice.masked.inputs
+        length = len(row)
+        types = np.zeros(length, np.int32)
+        if self.next_sentence:
+            types[choice.a[1] - choice.a[0] + 2 :] = 1
+        labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
+        positions = np.stack([np.arange(length, dtype=np.int32), types])
+        return Example(row, positions, AttentionRule.full(length), index, target_ids, labels)
+
+    def _row(self, document: Document, vocabulary: Vocabulary, a: tuple[int, int], b: tuple[int, int]) -> Int32:
+        cls, sep = [vocabulary["cls"]], [vocabulary["sep"]]
+        first = (cls, document.ids[slice(*a)], sep)
+        return join(*first, document.ids[slice(*b)], sep) if self.next_sentence else join(*first)
+
+    def _framed_words(self, words: Bool, a: tuple[int, int], b: tuple[int, int]) -> Bool:
+        one = [np.ones(1, np.bool_)]
+        parts = [*one, words[slice(*a)], *one]
+        if self.next_sentence:
+            parts += [words[slice(*b)], *one]
+        return np.concatenate(parts)
+
+
+def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shorten the longer of two runs (B on a tie), one token at a time from the front or the back, until both fit.
+
+    Returns what remains of each as half-open ranges.
+    """
+    a, b = [0, length_a], [0, length_b]
+    for front in rng.random(max(0, length_a + length_b - room)) < 0.5:
+        longer = a if a[1] - a[0] > b[1] - b[0] else b
+        if front:
+            longer[0] += 1
+        else:
+            longer[1] -= 1
+    return (a[0], a[1]), (b[0], b[1])
+
+
+def candidates(row: Int32, words: Bool | None, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """The maskable units of a row as half-open ranges: single tokens, or whole words when `words` is given."""
+    frame = np.isin(row, [vocabulary["cls"], vocabulary["sep"]])
+    if words is None:
+        return [(int(i), int(i) + 1) for i in np.flatnonzero(~frame)]
+    begins = np.flatnonzero(words | frame)
+    ends = np.append(begins[1:], len(row))
+    return [(int(i), int(j)) for i, j in zip(begins, ends, strict=True) if not frame[i]]
+
+
+def choose_candidates(units: list[tuple[int, int]], budget: int, rng: Generator) -> np.ndarray:
+    """Take units in a random order; one that overshoots the budget is skipped, not cut. Returns token indices."""
+    return take_candidates(units, rng.permutation(len(units)), budget)
+
+
+def take_candidates(units: list[tuple[int, int]], order: np.ndarray, budget: int) -> np.ndarray:
+    """The pure half of `choose_candidates`: the order is given."""
+    taken: list[int] = []
+    for k in order:
+        begin, end = units[k]
+        if len(taken) + end - begin <= budget:
+            taken.extend(range(begin, end))
+        if len(taken) >= budget:
+            break
+    return np.asarray(taken, np.int64)

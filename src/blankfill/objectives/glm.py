@@ -1,0 +1,302 @@
+"""GLM: autoregressive blank infilling with shuffled spans and 2-D positions (Du et al. 2021; THUDM/GLM).
+
+Spans of the text are blanked: each becomes one mask token in *Part A*, which sees itself both ways. *Part B* writes the
+spans one token at a time, in a shuffled order, each begun by [S] and closed by [E]; a span sees Part A and the spans
+before it. Position 1 of every Part B token is the place of its mask in Part A; position 2 counts inside the span from 1
+([S] = 1) and is 0 in Part A, so the model is never told how long a blank is.
+
+Three levels, mixed by weight, drawn anew for each example (the released code draws once for a batch):
+*token* blanks short spans, lengths Poisson(3) without zero, until 15% of the row is blanked; *sentence* blanks whole
+sentences to the same share; *document* blanks one long run, by default 50 to 100% of the row, either to the end of the
+row (then it ends in the end-of-text token and has no [E]) or inside it.
+
+Where paper and released code differ, the paper is the default and an option names the code: `document_ratio` 0.25 (the
+10B configurations), `joined` (documents of a row see each other), `block_mask`, `context_mask`, `document_inside`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Objective, join, share_problems
+from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
+
+LONGEST_SPAN = 39
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GlmChoice:
+    """What is blanked. Spans are half-open in the row ([CLS] counted), ascending; `order` is their order in Part B.
+
+    mask: the role of the mask token. to_end: the (single) span is the rest of the row and ends without [E].
+    hidden: places in Part B's inputs (`block_mask`) and in Part A (`context_mask`) that become [dBLOCK], as indices of
+    the built row.
+    """
+
+    spans: tuple[Span, ...]
+    order: tuple[int, ...]
+    mask: str = "mask"
+    to_end: bool = False
+    hidden: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Glm(Objective):
+    """Options of the GLM objective. `length` counts the clean row; the built one is longer by the blanks' marks."""
+
+    name: ClassVar[str] = "glm"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
+
+    token: float = 1.0
+    """Weight of token-level examples in the mixture."""
+    sentence: float = 0.0
+    """Weight of sentence-level examples."""
+    document: float = 0.0
+    """Weight of document-level examples."""
+    mask_ratio: float = 0.15
+    """Share of the row blanked at token level."""
+    sentence_ratio: float = 0.15
+    """Share of the row blanked at sentence level."""
+    mean_span: float = 3.0
+    """The Poisson parameter of span lengths; with zero left out the mean is a little more."""
+    document_ratio: float = 0.5
+    """Least share of the row that a document-level blank takes (the released 10B configurations: 0.25)."""
+    document_inside: float = 0.0
+    """Share of document-level blanks with text on both sides (released code: 0.5); the others run to the end."""
+    task_mask: bool = True
+    """Sentence level uses [sMASK] and document level [gMASK]; off: [MASK] everywhere."""
+    shuffle: bool = True
+    """Write the spans of Part B in a random order; off: from left to right."""
+    block_mask: float = 0.0
+    """Share of Part B's input tokens hidden as [dBLOCK], token level only (released 10B: 0.1)."""
+    context_mask: float = 0.0
+    """Share of the row hidden as [dBLOCK] among the three tokens at either side of a mask, token level only."""
+    short: float = 0.0
+    """Share of documents cut into shorter examples (released 10B: 0.02; 10B longer: 0.5)."""
+    joined: bool = False
+    """Documents that share a row see each other and are blanked as one text, as in the released code."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = super().problems() + share_problems(
+            mask_ratio=self.mask_ratio,
+            sentence_ratio=self.sentence_ratio,
+            document_ratio=self.document_ratio,
+            document_inside=self.document_inside,
+            block_mask=self.block_mask,
+            context_mask=self.context_mask,
+            short=self.short,
+        )
+        weights = (self.token, self.sentence, self.document)
+        if min(weights) < 0 or sum(weights) <= 0:
+            found.append(
+                "objective.token, .sentence and .document are weights; none may be negative, one must not be 0"
+            )
+        if self.mean_span <= 0:
+            found.append(f"objective.mean_span is {self.mean_span}; it must be above 0")
+        return found
+
+    def layout(self) -> Layout:
+        """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""
+        shortest = min(32, self.length - 2)
+        return Layout(
+            "pieces", self.length - 1, extra=1, after=1, joined=self.joined, short=self.short,
+            short_min=shortest, minimum=4,
+        )  # fmt: skip
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Place in Part A, place inside the blank."""
+        return (self.length + 1, self.length + 1)
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> GlmChoice:
+        """Draw the level and its spans."""
+        weights = np.array([self.token, self.sentence, self.document])
+        level = int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), side="right"))
+        length = sum(end - begin + 1 for begin, end in stretches(document)) + int(document.last)
+        if level == 2:
+            return self._choose_document(document, length, rng)
+        if level == 1:
+            spans = self._sentence_spans(document, length, rng)
+            mask = "smask" if self.task_mask else "mask"
+        else:
+            spans = self._token_spans(document, length, rng)
+            mask = "mask"
+        order = tuple(int(k) for k in rng.permutation(len(spans))) if self.shuffle else tuple(range(len(spans)))
+        hidden = self._hidden(spans, order, length, rng) if level == 0 else ()
+        return GlmChoice(tuple(spans), order, mask, hidden=hidden)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: GlmChoice) -> Example:
+        """Collapse the spans in Part A, write them out in Part B."""
+        cls, eos = [vocabulary["cls"]], [vocabulary["eos"]]
+        parts: list[Int32 | list[int]] = []
+        bounds = stretches(document)
+        for k, (begin, end) in enumerate(bounds):
+            closed = document.last or k < len(bounds) - 1
+            parts += [cls, document.ids[begin:end], eos if closed else []]
+        return infill(join(*parts), choice, vocabulary)
+
+    def _token_spans(self, document: Document, length: int, rng: Generator) -> list[Span]:
+        wanted = max(1, int(self.mask_ratio * length))
+        law = span_law(self.mean_span)
+        lengths: list[int] = []
+        total = 0
+        while total < wanted:
+            lengths.append(int(np.searchsorted(law, rng.random(), side="right")) + 1)
+            total += lengths[-1]
+        rng.shuffle(lengths)
+        spans: list[Span] = []
+        rooms = maskable(document)
+        for k, (begin, end) in enumerate(rooms):
+            last = k == len(rooms) - 1
+            most = end - begin if last else int(self.mask_ratio * (end - begin))
+            count = fitting(lengths, most, gaps=last)
+            if count == 0 and last and not spans:
+                lengths, count = [min(lengths[0], end - begin)], 1
+            spans += place_spans(lengths[:count], end - begin, rng, begin)
+            lengths = lengths[count:]
+        return sorted(spans)
+
+    def _sentence_spans(self, document: Document, length: int, rng: Generator) -> list[Span]:
+        shift = {
+            begin: row - begin
+            for (row, _), (begin, _) in zip(maskable(document, False), stretches(document), strict=True)
+        }
+        starts = np.fromiter(shift, np.int64)
+        cuts = sorted({*document.sentences.tolist(), *starts.tolist(), len(document)})
+        sentences = []
+        for begin, end in itertools.pairwise(cuts):
+            move = shift[int(starts[np.searchsorted(starts, begin, side="right") - 1])]
+            sentences.append((begin + move, end + move))
+        wanted = int(self.sentence_ratio * length)
+        spans: list[Span] = []
+        total = 0
+        for k in rng.permutation(len(sentences)):
+            spans.append(sentences[k])
+            total += sentences[k][1] - sentences[k][0]
+            if total >= wanted:
+                break
+        return sorted(spans)
+
+    def _choose_document(self, document: Document, length: int, rng: Generator) -> GlmChoice:
+        mask = "gmask" if self.task_mask else "mask"
+        most = length - 2
+        least = min(most, max(1, int(self.document_ratio * length)))
+        blank = int(rng.integers(least, most + 1))
+        several = document.parts is not None and len(document.parts) > 2
+        if several or rng.random() >= self.document_inside:
+            return GlmChoice(((length - blank, length),), (0,), mask, to_end=True)
+        start = 1 + int(rng.integers(0, length - 1 - blank))
+        return GlmChoice(((start, start + blank),), (0,), mask)
+
+    def _hidden(self, spans: list[Span], order: tuple[int, ...], length: int, rng: Generator) -> tuple[int, ...]:
+        if not (self.block_mask or self.context_mask):
+            return ()
+        masks = [start - sum(e - s - 1 for s, e in spans[:k]) for k, (start, _) in enumerate(spans)]
+        part_a = length - sum(end - start - 1 for start, end in spans)
+        hidden: list[int] = []
+        if self.block_mask:
+            column = part_a
+            for k in order:
+                size = spans[k][1] - spans[k][0]
+                hidden += (column + 1 + np.flatnonzero(rng.random(size) < self.block_mask)).tolist()
+                column += size + 1
+        if self.context_mask:
+            near = {m + d for m in masks for d in (-3, -2, -1, 1, 2, 3)} - set(masks)
+            pool = sorted(i for i in near if 0 < i < part_a)
+            count = min(len(pool), int(self.context_mask * length))
+            hidden += rng.choice(pool, count, replace=False).tolist() if count else []
+        return tuple(sorted(hidden))
+
+
+def span_law(mean: float) -> np.ndarray:
+    """Cumulative law of span lengths 1..39: Poisson(mean) without zero, renormalised. float64[39]."""
+    weights = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(1, LONGEST_SPAN + 1)])
+    return np.cumsum(weights / weights.sum())
+
+
+def stretches(document: Document) -> list[Span]:
+    """The documents inside a Document, as half-open ranges of its ids."""
+    if document.parts is None:
+        return [(0, len(document))]
+    return [(int(a), int(b)) for a, b in zip(document.parts[:-1], document.parts[1:], strict=True)]
+
+
+def maskable(document: Document, ordered: bool = True) -> list[Span]:
+    """Where spans may lie in the row, a range for each document inside; shortest first when `ordered`.
+
+    [CLS] and the end token are never blanked; nor is the last token of a row that has no end token.
+    """
+    rooms: list[Span] = []
+    column = 0
+    parts = stretches(document)
+    for k, (begin, end) in enumerate(parts):
+        closed = document.last or k < len(parts) - 1
+        size = end - begin
+        rooms.append((column + 1, column + 1 + (size if closed else max(1, size - 1))))
+        column += 1 + size + int(closed)
+    return sorted(rooms, key=lambda room: room[1] - room[0]) if ordered else rooms
+
+
+def fitting(lengths: list[int], room: int, gaps: bool) -> int:
+    """How many of the leading span lengths fit a room, with at least one token between two spans when `gaps`."""
+    used = 0
+    for count, length in enumerate(lengths):
+        if used + length + (count if gaps else 0) > room:
+            return count
+        used += length
+    return len(lengths)
+
+
+def place_spans(lengths: list[int], room: int, rng: Generator, offset: int = 0) -> list[Span]:
+    """Lay spans of these lengths, in this order, into `room` tokens with at least one token between them.
+
+    As the original does it: sorted uniform draws, not uniform over layouts. Spans that cannot have a gap are left out.
+    """
+    lengths = lengths[: fitting(lengths, room, gaps=True)]
+    slack = room - sum(lengths) - len(lengths) + 1
+    spans = []
+    for draw, length in zip(np.sort(rng.integers(0, slack + 1, len(lengths))), lengths, strict=True):
+        spans.append((offset + int(draw), offset + int(draw) + length))
+        offset += length + 1
+    return spans
+
+
+def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position: int = 0) -> Example:
+    """The pure step of GLM: a clean row with its specials, and what is blanked → the Example.
+
+    row: int32[N]. `first_position` numbers the first token (the paper's figure counts from 1, the code from 0).
+    """
+    mask = vocabulary[choice.mask]
+    sop, eop = [vocabulary["sop"]], [vocabulary["eop"]]
+    part_a: list[Int32 | list[int]] = []
+    places: list[int] = []
+    last, column = 0, 0
+    for start, end in choice.spans:
+        part_a += [row[last:start], [mask]]
+        column += start - last
+        places.append(column)
+        column, last = column + 1, end
+    part_a.append(row[last:])
+    context = join(*part_a)
+    inputs, answers, position_1, position_2 = [context], [], [np.arange(len(context))], [np.zeros(len(context))]
+    for k in choice.order:
+        start, end = choice.spans[k]
+        span = row[start:end]
+        inputs.append(join(sop, span[:-1] if choice.to_end else span))
+        answers.append(span if choice.to_end else join(span, eop))
+        size = len(inputs[-1])
+        position_1.append(np.full(size, places[k]))
+        position_2.append(np.arange(1, size + 1))
+    input_ids = join(*inputs)
+    if choice.hidden:
+        input_ids[list(choice.hidden)] = vocabulary["dblock"]
+    positions = np.stack([np.concatenate(position_1) + first_position, np.concatenate(position_2)]).astype(np.int32)
+    index = np.arange(len(context), len(input_ids), dtype=np.int32)
+    return Example(input_ids, positions, AttentionRule.prefix(len(context), len(input_ids)), index, join(*answers))

@@ -1,0 +1,95 @@
+"""Masked language modelling as RoBERTa runs it (Liu et al. 2019; fairseq mask_tokens_dataset.py).
+
+Row: [CLS] sentences [SEP]; the masking is drawn anew each time, there are no pairs and no token types. Rows are packed
+with full sentences, across documents (FULL-SENTENCES, a [SEP] between documents) or within one (DOC-SENTENCES).
+The number of masked tokens is rounded at random, so that its mean is exactly the ratio.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Masked, Objective, join, replacements, share_problems
+from blankfill.objectives.bert import candidates, choose_candidates
+from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
+
+
+@dataclass(frozen=True)
+class Mlm(Objective):
+    """Options of the masked-language-model objective."""
+
+    name: ClassVar[str] = "mlm"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+
+    mask_ratio: float = 0.15
+    """Share of the row's tokens that must be answered."""
+    mask_share: float = 0.8
+    """Of these, the share replaced by [MASK]."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
+    whole_word: bool = False
+    """Mask all pieces of a word together."""
+    across_documents: bool = True
+    """Fill rows across documents (the paper's FULL-SENTENCES); off: DOC-SENTENCES."""
+    mask_specials: bool = False
+    """Let [CLS] and [SEP] be masked too, as the released fairseq code does."""
+    position_offset: int = 2
+    """Number of the first position; RoBERTa counts from 2."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        shares = share_problems(mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share)
+        if self.mask_specials and self.whole_word:
+            shares.append("objective.mask_specials and objective.whole_word exclude each other")
+        return super().problems() + shares
+
+    def layout(self) -> Layout:
+        """Runs of whole sentences."""
+        if self.across_documents:
+            return Layout("stream", self.length - 2, extra=1, frame=1, whole_sentences=True, joined=True)
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """One channel of positions."""
+        return (self.length + self.position_offset,)
+
+    def count(self, length: int, rounding: float) -> int:
+        """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""
+        return max(1, int(self.mask_ratio * length + rounding))
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Masked:
+        """Draw the masked tokens and what stands there instead."""
+        row = self._row(document, vocabulary)
+        count = self.count(len(row), rng.random())
+        if self.whole_word:
+            if document.words is None:
+                raise ValueError("whole-word masking needs word starts, which this tokenizer does not tell")
+            words = np.ones(len(row), np.bool_)
+            words[np.flatnonzero(row != vocabulary["sep"])[1:]] = document.words[: len(document)]
+            index = choose_candidates(candidates(row, words, vocabulary), count, rng)
+        else:
+            pool = np.arange(len(row))
+            if not self.mask_specials:
+                pool = pool[~np.isin(row, [vocabulary["cls"], vocabulary["sep"]])]
+            index = rng.choice(pool, min(count, len(pool)), replace=False)
+        return replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=True)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: Masked) -> Example:
+        """Frame the sentences and put the replacements in."""
+        row = self._row(document, vocabulary)
+        target_ids = row[choice.index]
+        row[choice.index] = choice.inputs
+        positions = np.arange(self.position_offset, self.position_offset + len(row), dtype=np.int32)[None]
+        return Example(row, positions, AttentionRule.full(len(row)), choice.index, target_ids)
+
+    def _row(self, document: Document, vocabulary: Vocabulary) -> Int32:
+        parts: list[Int32 | list[int]] = [[vocabulary["cls"]]]
+        bounds = document.parts if document.parts is not None else np.array([0, len(document)], np.int32)
+        for begin, end in itertools.pairwise(bounds):
+            parts += [document.ids[begin:end], [vocabulary["sep"]]]
+        return join(*parts)
