@@ -164,10 +164,8 @@ class Glm(Objective):
         return sorted(spans)
 
     def _sentence_spans(self, document: Document, length: int, rng: Generator) -> list[Span]:
-        shift = {
-            begin: row - begin
-            for (row, _), (begin, _) in zip(maskable(document, False), stretches(document), strict=True)
-        }
+        rooms = maskable(document, ordered=False)
+        shift = {begin: row - begin for (row, _), (begin, _) in zip(rooms, stretches(document), strict=True)}
         starts = np.fromiter(shift, np.int64)
         cuts = sorted({*document.sentences.tolist(), *starts.tolist(), len(document)})
         sentences = []

@@ -1,0 +1,1 @@
+"""blankfill: every pretraining objective blanks out text and asks for it back."""
