@@ -74,6 +74,14 @@ class Objective:
         """For each position channel, how many positions its Examples can name."""
         raise NotImplementedError
 
+    def labels(self) -> tuple[str, ...]:
+        """The whole-example answers that its Examples carry."""
+        return ()
+
+    def needs_words(self) -> bool:
+        """Whether Documents must tell where words begin."""
+        return False
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
         raise NotImplementedError

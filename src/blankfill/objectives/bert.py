@@ -62,13 +62,21 @@ class Bert(Objective):
 
     def layout(self) -> Layout:
         """Pairs of sentence runs, or single runs without next-sentence prediction."""
-        extra = 3 if self.next_sentence else 2
-        unit = "pairs" if self.next_sentence else "pieces"
-        return Layout(unit, self.length - extra, extra=extra, whole_sentences=True, short=self.short)
+        if self.next_sentence:
+            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type."""
         return (self.length, 2)
+
+    def labels(self) -> tuple[str, ...]:
+        """Next sentence, unless it is off."""
+        return ("next_sentence",) if self.next_sentence else ()
+
+    def needs_words(self) -> bool:
+        """Whole words are found by where they begin."""
+        return self.whole_word
 
     def budget(self, length: int) -> int:
         """How many tokens of a row of `length` (specials counted) are answered."""

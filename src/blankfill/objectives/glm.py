@@ -283,7 +283,8 @@ def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position
         column, last = column + 1, end
     part_a.append(row[last:])
     context = join(*part_a)
-    inputs, answers, position_1, position_2 = [context], [], [np.arange(len(context))], [np.zeros(len(context))]
+    inputs, answers = [context], []
+    position_1, position_2 = [np.arange(len(context))], [np.zeros(len(context), np.int64)]
     for k in choice.order:
         start, end = choice.spans[k]
         span = row[start:end]

@@ -58,6 +58,10 @@ class Mlm(Objective):
         """One channel of positions."""
         return (self.length + self.position_offset,)
 
+    def needs_words(self) -> bool:
+        """Whole words are found by where they begin."""
+        return self.whole_word
+
     def count(self, length: int, rounding: float) -> int:
         """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""
         return max(1, int(self.mask_ratio * length + rounding))

@@ -1,0 +1,197 @@
+"""What long work says while it runs: a progress bar on a terminal, a plain line now and then elsewhere.
+
+Everything here goes to standard error, so that standard output stays the product of a command; `show` and `table` are
+the two that write that product. Not here: logging of training metrics (they have their own file), colours for errors.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, Task, TaskID
+
+EVERY = 15.0
+"""Seconds between two plain lines off a terminal."""
+
+
+class Bar(Protocol):
+    """What `progress` gives: count work done, and show named values beside it."""
+
+    def advance(self, n: float = 1, **fields: object) -> None:
+        """`n` more units are done; `fields` (e.g. `loss=3.21`) replace the values shown under those names."""
+
+    def set(self, **fields: object) -> None:
+        """Replace the values shown, without counting work."""
+
+
+def say(text: str) -> None:
+    """One notice on standard error, above a bar that may be running."""
+    _write(sys.stderr, text)
+
+
+def show(text: str) -> None:
+    """One piece of a command's product on standard output; characters that its encoding lacks become `?`."""
+    _write(sys.stdout, text)
+
+
+def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> None:
+    """A small table on standard output: drawn by rich on a terminal, aligned plain text elsewhere (nothing is cut)."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _write(sys.stdout, plain_table(title, cells, headers))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(headers))
+    for column in range(max(len(row) for row in [*cells, headers])):
+        numeric = all(_numeric(row[column]) for row in cells if column < len(row))
+        name = headers[column] if column < len(headers) else ""
+        drawn.add_column(name, justify="right" if numeric and column else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console(file=sys.stdout).print(drawn)
+
+
+def plain_table(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> str:
+    """The same table as text: the title, then one line a row, columns padded by their width on screen."""
+    from rich.cells import cell_len
+
+    lines = [list(headers), *map(list, rows)] if headers else [list(row) for row in rows]
+    columns = max((len(line) for line in lines), default=0)
+    widths = [max((cell_len(line[c]) for line in lines if c < len(line)), default=0) for c in range(columns)]
+    out = [title]
+    for line in lines:
+        padded = [cell + " " * (widths[c] - cell_len(cell)) for c, cell in enumerate(line)]
+        out.append("  " + "  ".join(padded).rstrip())
+    return "\n".join(out)
+
+
+def amount(value: float, unit: str) -> str:
+    """A count with its unit; bytes (unit "B") become kB, MB, GB (decimal), large counts get thousands separators."""
+    if unit != "B":
+        return f"{value:,.0f} {unit}".rstrip()
+    for name in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {name}" if name == "B" or value >= 99.5 else f"{value:.3g} {name}"
+        value /= 1000
+    return f"{value:,.3g} TB" if value < 1000 else f"{value:,.0f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def progress(description: str, total: float | None, unit: str = "", done: float = 0) -> Iterator[Bar]:
+    """A bar for `total` units of work (None when unknown), of which `done` were finished by an earlier run.
+
+    On a terminal: a bar with share, rate, time left and the named fields. Elsewhere: a line on standard error at the
+    start, at most every 15 seconds, and at the end. The rate, and so the time left, counts this run's work only.
+    """
+    if not sys.stderr.isatty():
+        plain = _PlainBar(description, total, unit, done)
+        plain.line()
+        finished = False
+        try:
+            yield plain
+            finished = True
+        finally:
+            plain.line(last=finished)
+        return
+    with _rich_progress(unit) as drawn:
+        task = drawn.add_task(description, total=total, completed=done, shown="")
+        yield _RichBar(drawn, task, done)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+def _numeric(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "").replace("%", "").replace(" ", "").isdigit()
+
+
+def _fields_text(fields: dict[str, object]) -> str:
+    return "  ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                     for name, value in fields.items())  # fmt: skip
+
+
+class _PlainBar:
+    def __init__(self, description: str, total: float | None, unit: str, done: float) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.first = self.done = done
+        self.fields: dict[str, object] = {}
+        self.began = self.printed = time.monotonic()
+
+    def advance(self, n: float = 1, **fields: object) -> None:
+        self.done += n
+        self.set(**fields)
+
+    def set(self, **fields: object) -> None:
+        self.fields.update(fields)
+        if time.monotonic() - self.printed >= EVERY:
+            self.line()
+
+    def line(self, last: bool = False) -> None:
+        self.printed = time.monotonic()
+        seconds = self.printed - self.began
+        rate = (self.done - self.first) / seconds if seconds > 0 else 0.0
+        parts = [amount(self.done, self.unit)]
+        if self.total:
+            parts[0] += f" of {amount(self.total, self.unit)} ({self.done / self.total:.0%})"
+        if rate:
+            parts.append(f"{amount(rate, self.unit) if rate >= 10 else f'{rate:.2g} {self.unit}'.rstrip()}/s")
+        if last:
+            parts.append(f"done in {duration(seconds)}")
+        elif rate and self.total and self.total > self.done:
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        if self.fields:
+            parts.append(_fields_text(self.fields))
+        say(f"{self.description}: {', '.join(parts)}")
+
+
+class _RichBar:
+    def __init__(self, drawn: Progress, task: TaskID, done: float) -> None:
+        self.drawn, self.task = drawn, task
+        self.fields: dict[str, object] = {}
+
+    def advance(self, n: float = 1, **fields: object) -> None:
+        self.set(**fields)
+        self.drawn.advance(self.task, n)
+
+    def set(self, **fields: object) -> None:
+        if fields:
+            self.fields.update(fields)
+            self.drawn.update(self.task, shown=_fields_text(self.fields))
+
+
+def _rich_progress(unit: str) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import ProgressColumn as Column
+    from rich.text import Text
+
+    class Rate(Column):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            if not speed:
+                return Text("")
+            return Text(f"{amount(speed, unit) if speed >= 10 or unit == 'B' else f'{speed:.2g} {unit}'}/s")
+
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), Rate(),
+        TimeRemainingColumn(compact=True), TextColumn("{task.fields[shown]}", markup=False),
+    ]  # fmt: skip
+    return Progress(*columns, console=Console(file=sys.stderr), redirect_stdout=True, redirect_stderr=True)

@@ -1,0 +1,91 @@
+"""Rows of Examples → a Batch of tensors.
+
+Several Examples may share a row; `segment` tells them apart. The batch says in `mask` what its rows need: nothing at
+all when every row is one full-length Example that sees everything, the plain causal kernel when every row is one
+left-to-right Example, the rule's three vectors otherwise. Rows are as wide as the longest, no wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from blankfill.types import AttentionRule, Batch, Example
+
+PADDING = -1
+"""The segment of padding: padded columns see one another and nothing else, so that no softmax is empty."""
+
+
+def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> Batch:
+    """Put rows of Examples into tensors.
+
+    pad: the id of padding. multiple: the width is rounded up to it when rows are padded anyway.
+    """
+    widths = [sum(len(example) for example in row) for row in rows]
+    width = max(widths)
+    mask = _mask(rows, width)
+    if mask == "rule":
+        width = -(-width // multiple) * multiple
+    channels = rows[0][0].positions.shape[0]
+    shape = (len(rows), width)
+    input_ids = np.full(shape, pad, np.int64)
+    positions = np.zeros((channels, *shape), np.int64)
+    segment = np.full(shape, PADDING, np.int32)
+    rank = np.zeros(shape, np.int32)
+    horizon = np.zeros(shape, np.int32)
+    index, answers = [], []
+    labels: dict[str, list[tuple[int, int]]] = {}
+    for r, row in enumerate(rows):
+        column, before = 0, 0
+        for example in row:
+            at = slice(column, column + len(example))
+            input_ids[r, at] = example.input_ids
+            positions[:, r, at] = example.positions
+            segment[r, at] = example.rule.segment + before
+            rank[r, at] = example.rule.rank
+            horizon[r, at] = example.rule.horizon
+            index.append(example.target_index.astype(np.int64) + (r * width + column))
+            answers.append(example.target_ids)
+            for name, value in example.labels.items():
+                labels.setdefault(name, []).append((r * width + column, value))
+            before += int(example.rule.segment.max()) + 1
+            column = at.stop
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(segment),
+        torch.from_numpy(rank),
+        torch.from_numpy(horizon),
+        torch.from_numpy(np.concatenate(index)),
+        torch.from_numpy(np.concatenate(answers).astype(np.int64)),
+        {name: _columns(found) for name, found in labels.items()},
+        mask,
+        sum(widths),
+    )
+
+
+def _columns(found: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    table = torch.tensor(found, dtype=torch.int64)
+    return table[:, 0].contiguous(), table[:, 1].contiguous()
+
+
+def _mask(rows: Sequence[Sequence[Example]], width: int) -> str:
+    if any(len(row) != 1 for row in rows):
+        return "rule"
+    rules = [row[0].rule for row in rows]
+    if all(len(rule) == width and sees_all(rule) for rule in rules):
+        return "none"
+    return "causal" if all(is_causal(rule) for rule in rules) else "rule"
+
+
+def sees_all(rule: AttentionRule) -> bool:
+    """Whether every query of a rule may see every key."""
+    return bool((rule.segment == rule.segment[0]).all() and rule.rank.max() <= rule.horizon.min())
+
+
+def is_causal(rule: AttentionRule) -> bool:
+    """Whether a rule is the plain left-to-right one."""
+    index = np.arange(len(rule))
+    return bool((rule.segment == 0).all() and (rule.rank == index).all() and (rule.horizon == index).all())

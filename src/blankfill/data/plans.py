@@ -1,0 +1,244 @@
+"""Index tables: which tokens of the corpus make which row of an epoch.
+
+A plan is computed once from (corpus, layout, seed, epoch) and holds, for every row, the runs of tokens in it. With it
+the i-th row of a run is found by arithmetic alone: nothing is replayed on resume, the number of workers or ranks
+changes nothing, and an epoch sees every document once, in an order drawn anew each time.
+
+Lengths are counted in *stream tokens*: a document's tokens and the special tokens that its objective writes before and
+after it (see `objectives.base.Layout`). A piece is five numbers: its tokens [begin, end) in the corpus, for pairs those
+of the second part, and flags. Cutting and the classic stream are vectorised; cutting at sentence ends, pairs and
+best-fit packing walk in Python at about a microsecond a piece, once an epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from blankfill.objectives import Layout
+
+FIRST, LAST, RANDOM_NEXT = 1, 2, 4
+"""Flags of a piece: it begins its document, it ends it, its second part does not follow the first."""
+
+Int64 = NDArray[np.int64]
+
+
+class Corpus(Protocol):
+    """What a plan needs of a corpus: offsets into its flat tokens."""
+
+    @property
+    def sentence_starts(self) -> Int64:
+        """int64[S+1]: where each sentence begins, and the end."""
+
+    @property
+    def document_starts(self) -> Int64:
+        """int64[D+1]: the first sentence of each document, and their number."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """pieces: int64[P, 5] = begin, end, begin_b, end_b, flags. rows: int64[R+1], the first piece of each row.
+
+    order: int64[R], the row that comes j-th in the epoch.
+    """
+
+    pieces: Int64
+    rows: Int64
+    order: Int64
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def row(self, j: int) -> Int64:
+        """The pieces of the j-th row of the epoch, int64[K, 5]."""
+        r = int(self.order[j])
+        return self.pieces[int(self.rows[r]) : int(self.rows[r + 1])]
+
+
+def make_plan(corpus: Corpus, layout: Layout, rng: Generator) -> Plan:
+    """Lay out one epoch: documents in a drawn order, cut, packed into rows, and the rows shuffled."""
+    starts = np.asarray(corpus.sentence_starts)
+    bounds = starts[np.asarray(corpus.document_starts)]
+    order = rng.permutation(np.flatnonzero(np.diff(bounds) > 0))
+    begins, ends = bounds[:-1][order], bounds[1:][order]
+    if layout.unit == "stream":
+        cut = _stream_of_sentences if layout.whole_sentences else _stream
+        pieces, rows = cut(starts, begins, ends, layout)
+    elif layout.unit == "pairs":
+        pieces = _pairs(starts, np.asarray(corpus.document_starts), order, layout, rng)
+        sizes = np.minimum((pieces[:, 1] - pieces[:, 0]) + (pieces[:, 3] - pieces[:, 2]), layout.room)
+        pieces, rows = _pack(pieces, sizes + layout.extra, layout)
+    else:
+        rooms = np.full(len(order), layout.room)
+        is_short = rng.random(len(order)) < layout.short
+        rooms[is_short] = rng.integers(min(layout.short_min, layout.room), layout.room + 1, int(is_short.sum()))
+        cut_pieces = _pieces_of_sentences if layout.whole_sentences else _pieces
+        pieces, sizes = cut_pieces(starts, begins, ends, rooms, layout)
+        pieces, rows = _pack(pieces, sizes + layout.extra, layout)
+    return Plan(pieces, rows, rng.permutation(len(rows) - 1))
+
+
+def _pieces(starts: Int64, begins: Int64, ends: Int64, rooms: Int64, layout: Layout) -> tuple[Int64, Int64]:
+    """Cut each document every `room` stream tokens. Returns the pieces and their lengths in stream tokens."""
+    totals = ends - begins + layout.before + layout.after
+    steps = np.maximum(rooms - layout.overlap, 1)
+    counts = np.maximum(1, -(-(totals - layout.overlap) // steps))
+    which = np.repeat(np.arange(len(begins)), counts)
+    number = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    low = number * steps[which]
+    high = np.minimum(low + rooms[which], totals[which])
+    return _trim(low, high, begins[which], ends[which], layout)
+
+
+def _trim(low: Int64, high: Int64, begin: Int64, end: Int64, layout: Layout) -> tuple[Int64, Int64]:
+    """From stream offsets inside documents to corpus offsets and flags; pieces below the minimum are left out."""
+    size = end - begin
+    first = np.where(low == 0, FIRST, 0)
+    last = np.where(high == size + layout.before + layout.after, LAST, 0)
+    pieces = np.zeros((len(low), 5), np.int64)
+    pieces[:, 0] = begin + np.clip(low - layout.before, 0, size)
+    pieces[:, 1] = begin + np.clip(high - layout.before, 0, size)
+    pieces[:, 4] = first | last
+    keep = pieces[:, 1] - pieces[:, 0] >= max(1, layout.minimum - layout.before - layout.after)
+    return pieces[keep], (high - low)[keep]
+
+
+def _pieces_of_sentences(
+    starts: Int64, begins: Int64, ends: Int64, rooms: Int64, layout: Layout
+) -> tuple[Int64, Int64]:
+    """Cut each document after the last whole sentence that fits; a sentence longer than the room is cut itself."""
+    found: list[tuple[int, int, int, int, int]] = []
+    for begin, end, room in zip(begins.tolist(), ends.tolist(), rooms.tolist(), strict=True):
+        at = begin
+        while at < end:
+            stop = _sentence_end(starts, at, min(at + room, end))
+            found.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
+            at = stop
+    pieces = np.array(found, np.int64).reshape(-1, 5)
+    return pieces, pieces[:, 1] - pieces[:, 0]
+
+
+def _sentence_end(starts: Int64, at: int, most: int) -> int:
+    """The last sentence start in (at, most], or `most` when a single sentence fills it."""
+    stop = int(starts[np.searchsorted(starts, most, side="right") - 1])
+    return stop if stop > at else most
+
+
+def _stream(starts: Int64, begins: Int64, ends: Int64, layout: Layout) -> tuple[Int64, Int64]:
+    """Documents end to end, cut every `room` stream tokens."""
+    totals = ends - begins + layout.before + layout.after
+    edges = np.concatenate([[0], np.cumsum(totals)])
+    step = layout.room - layout.overlap
+    low = np.arange(0, max(int(edges[-1]) - layout.overlap, 1), step)
+    high = np.minimum(low + layout.room, edges[-1])
+    low, high = low[high - low >= layout.minimum], high[high - low >= layout.minimum]
+    first = np.searchsorted(edges, low, side="right") - 1
+    final = np.searchsorted(edges, high - 1, side="right") - 1
+    counts = final - first + 1
+    row = np.repeat(np.arange(len(low)), counts)
+    which = first[row] + np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    inner_low = np.maximum(low[row] - edges[which], 0)
+    inner_high = np.minimum(high[row] - edges[which], totals[which])
+    size = ends[which] - begins[which]
+    pieces = np.zeros((len(row), 5), np.int64)
+    pieces[:, 0] = begins[which] + np.clip(inner_low - layout.before, 0, size)
+    pieces[:, 1] = begins[which] + np.clip(inner_high - layout.before, 0, size)
+    pieces[:, 4] = np.where(inner_low == 0, FIRST, 0) | np.where(inner_high == totals[which], LAST, 0)
+    return pieces, np.concatenate([[0], np.cumsum(counts)])
+
+
+def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, layout: Layout) -> tuple[Int64, Int64]:
+    """Fill rows with whole sentences, going on into the next document (RoBERTa's FULL-SENTENCES)."""
+    found: list[tuple[int, int, int, int, int]] = []
+    rows = [0]
+    full = layout.row - layout.frame
+    left = full
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        at = begin
+        while at < end:
+            room = left - layout.extra
+            stop = _sentence_end(starts, at, min(at + room, end)) if room > 0 else at
+            fresh = left == full
+            whole = stop == end or int(starts[np.searchsorted(starts, stop)]) == stop
+            if room <= 0 or not (fresh or whole):
+                rows.append(len(found))
+                left = full
+                continue
+            found.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
+            left -= stop - at + layout.extra
+            at = stop
+            if at < end:
+                rows.append(len(found))
+                left = full
+    if rows[-1] != len(found):
+        rows.append(len(found))
+    return np.array(found, np.int64).reshape(-1, 5), np.array(rows, np.int64)
+
+
+def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, rng: Generator) -> Int64:
+    """BERT's pairs (google-research/bert, create_pretraining_data.py): A ends at a drawn sentence, B follows or not."""
+    found: list[tuple[int, int, int, int, int]] = []
+    documents = len(order)
+    draw = rng.random
+    for document in order.tolist():
+        first, final = int(document_starts[document]), int(document_starts[document + 1])
+        target = layout.room
+        if draw() < layout.short:
+            target = layout.short_min + int(draw() * (layout.room - layout.short_min + 1))
+        at = first
+        while at < final:
+            stop = min(int(np.searchsorted(starts, starts[at] + target, side="left")), final)
+            stop = max(stop, at + 1)
+            count = stop - at
+            middle = at + (1 + int(draw() * (count - 1)) if count >= 2 else 1)
+            begin, end = int(starts[at]), int(starts[middle])
+            if count == 1 or draw() < 0.5:
+                other = document
+                for _ in range(10):
+                    other = int(order[int(draw() * documents)])
+                    if other != document:
+                        break
+                low, high = int(document_starts[other]), int(document_starts[other + 1])
+                begin_b = low + int(draw() * (high - low))
+                end_b = int(np.searchsorted(starts, starts[begin_b] + max(1, target - (end - begin)), side="left"))
+                end_b = max(begin_b + 1, min(end_b, high))
+                found.append((begin, end, int(starts[begin_b]), int(starts[end_b]), RANDOM_NEXT))
+                at = middle
+            else:
+                found.append((begin, end, end, int(starts[stop]), 0))
+                at = stop
+    return np.array(found, np.int64).reshape(-1, 5)
+
+
+def _pack(pieces: Int64, sizes: Int64, layout: Layout) -> tuple[Int64, Int64]:
+    """Best-fit packing: each piece goes to the fullest open row that still holds it.
+
+    `open_rows[r]` lists the rows with r tokens left, and the bits of `rooms` say which of those lists hold any, so that
+    finding the best row is one shift.
+    """
+    capacity = layout.row - layout.frame
+    row_of = np.empty(len(pieces), np.int64)
+    open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]
+    rooms = 0
+    count = 0
+    for k, size in enumerate(sizes.tolist()):
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                rooms &= ~(1 << room)
+        else:
+            room, row = capacity, count
+            count += 1
+        row_of[k] = row
+        left = room - size
+        if left > 0:
+            open_rows[left].append(row)
+            rooms |= 1 << left
+    by_row = np.argsort(row_of, kind="stable")
+    return pieces[by_row], np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=count))])

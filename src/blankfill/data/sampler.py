@@ -1,0 +1,211 @@
+"""The i-th training row of a run, as a pure function of (seed, i).
+
+There is no sampler state and no generator state: the draws of row i come from a Philox generator keyed by (seed, i),
+and which text it holds comes from the epoch's plan (`data.plans`). So any row can be looked at again by its number, and
+resuming at any step is arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import Generator, Philox
+
+from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
+from blankfill.errors import UserError
+from blankfill.objectives import Objective
+from blankfill.types import Document, Example, Vocabulary
+
+if TYPE_CHECKING:
+    from blankfill.corpus.indexed import IndexedCorpus
+
+PLAN_VERSION = 1
+WORTH_CACHING = 200_000
+"""Plans with fewer pieces are quicker made than read."""
+VALIDATION_SEED = 20_181_011
+"""The seed of every validation set, whatever the run's own: the same texts are always masked the same way."""
+
+
+def row_generator(seed: int, row: int) -> Generator:
+    """The generator of row number `row`."""
+    return Generator(Philox(key=np.array([seed, row], np.uint64)))
+
+
+def plan_generator(seed: int, epoch: int) -> Generator:
+    """The generator of an epoch's plan: the same kind of key, a part of the counter that no row reaches."""
+    return Generator(Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, 1], np.uint64)))
+
+
+class Sampler:
+    """Rows of Examples of an objective over a corpus, by number.
+
+    cache: a folder for plans worth keeping (usually `plans` beside the token files), None to keep them in memory only.
+    """
+
+    def __init__(
+        self,
+        corpus: IndexedCorpus,
+        objective: Objective,
+        vocabulary: Vocabulary,
+        seed: int,
+        cache: Path | None = None,
+    ) -> None:
+        self.corpus = corpus
+        self.objective = objective
+        self.vocabulary = vocabulary
+        self.seed = seed
+        self.layout = objective.layout()
+        self.cache = cache
+        self._plans: dict[int, Plan] = {}
+        told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}"
+        self._key = hashlib.sha256(told.encode()).hexdigest()[:16]
+        self._sizes = self._read_sizes()
+        self._ends: list[int] = []
+        if self.rows_in_epoch(0) == 0:
+            raise UserError(
+                f"{corpus.prefix}: no text is long enough for an example of `{objective.name}`; "
+                "add text or lower objective.length"
+            )
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_plans": {}}
+
+    def rows_in_epoch(self, epoch: int) -> int:
+        """How many rows epoch number `epoch` has."""
+        while len(self._sizes) <= epoch:
+            self._sizes.append(len(self.plan(len(self._sizes))))
+            if len(self._sizes) % 16 == 1:
+                self._write_sizes()
+        return self._sizes[epoch]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """The epoch of a row of the run, and its place in it."""
+        while not self._ends or self._ends[-1] <= row:
+            before = self._ends[-1] if self._ends else 0
+            self._ends.append(before + self.rows_in_epoch(len(self._ends)))
+        epoch = int(np.searchsorted(self._ends, row, side="right"))
+        return epoch, row - (self._ends[epoch - 1] if epoch else 0)
+
+    def documents(self, row: int) -> list[Document]:
+        """The Documents of a row, as its objective receives them."""
+        epoch, place = self.locate(row)
+        pieces = self.plan(epoch).row(place)
+        if self.layout.unit == "pairs":
+            return [self._pair(*piece) for piece in pieces.tolist()]
+        if self.layout.joined:
+            return [self._joined(pieces.tolist())]
+        return [self._piece(begin, end, flags) for begin, end, _, _, flags in pieces.tolist()]
+
+    def row(self, row: int) -> list[Example]:
+        """The Examples of row number `row` of the run; they share one row of a batch."""
+        rng = row_generator(self.seed, row)
+        return [self.objective.example(document, self.vocabulary, rng) for document in self.documents(row)]
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of an epoch; the last two used are kept in memory, large ones on disk too."""
+        if epoch not in self._plans:
+            if len(self._plans) >= 2:
+                del self._plans[min(self._plans, key=lambda kept: abs(kept - epoch) * -1)]
+            self._plans[epoch] = self._load(epoch) or self._make(epoch)
+        return self._plans[epoch]
+
+    def _make(self, epoch: int) -> Plan:
+        plan = make_plan(self.corpus, self.layout, plan_generator(self.seed, epoch))
+        if self.cache is not None and len(plan.pieces) >= WORTH_CACHING:
+            try:
+                self.cache.mkdir(parents=True, exist_ok=True)
+                for name in ("pieces", "rows", "order"):
+                    path = self._path(epoch, name)
+                    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+                    with open(temporary, "wb") as file:
+                        np.save(file, getattr(plan, name))
+                    temporary.replace(path)
+            except OSError:
+                return plan
+        return plan
+
+    def _load(self, epoch: int) -> Plan | None:
+        if self.cache is None or not self._path(epoch, "order").exists():
+            return None
+        try:
+            loaded = {name: np.load(self._path(epoch, name), mmap_mode="r") for name in ("pieces", "rows", "order")}
+        except (OSError, ValueError):
+            return None
+        return Plan(**loaded)
+
+    def _path(self, epoch: int, name: str) -> Path:
+        assert self.cache is not None
+        return self.cache / f"{self._key}-{epoch}-{name}.npy"
+
+    def _read_sizes(self) -> list[int]:
+        if self.cache is None:
+            return []
+        try:
+            return [int(size) for size in json.loads((self.cache / f"{self._key}.json").read_text(encoding="utf-8"))]
+        except (OSError, ValueError):
+            return []
+
+    def _write_sizes(self) -> None:
+        if self.cache is None:
+            return
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            temporary = self.cache / f"{self._key}.json.{os.getpid()}"
+            temporary.write_text(json.dumps(self._sizes), encoding="utf-8")
+            temporary.replace(self.cache / f"{self._key}.json")
+        except OSError:
+            return
+
+    def _ids(self, begin: int, end: int) -> np.ndarray:
+        ids = np.asarray(self.corpus.tokens[begin:end], np.int32)
+        if len(ids) and int(ids.max()) >= self.vocabulary.size:
+            raise UserError(
+                f"{self.corpus.prefix}.bin holds token id {int(ids.max())} near token {begin}, but the tokenizer has "
+                f"only {self.vocabulary.size}; the token files and the tokenizer do not belong together"
+            )
+        return ids
+
+    def _sentences(self, begin: int, end: int) -> np.ndarray:
+        """Offsets of the sentence starts strictly inside [begin, end), in corpus tokens."""
+        starts = self.corpus.sentence_starts
+        low, high = np.searchsorted(starts, begin, side="right"), np.searchsorted(starts, end, side="left")
+        return np.asarray(starts[low:high])
+
+    def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
+        if self.vocabulary.word_start is None:
+            return None
+        words = self.vocabulary.word_start[ids]
+        words[sentences[:-1]] = True
+        return words
+
+    def _piece(self, begin: int, end: int, flags: int) -> Document:
+        ids = self._ids(begin, end)
+        inside = self._sentences(begin, end) - begin
+        sentences = np.concatenate([[0], inside, [len(ids)]]).astype(np.int32)
+        return Document(ids, sentences, self._words(ids, sentences), first=bool(flags & FIRST), last=bool(flags & LAST))
+
+    def _joined(self, pieces: list[list[int]]) -> Document:
+        single = [self._piece(begin, end, flags) for begin, end, _, _, flags in pieces]
+        parts = np.cumsum([0] + [len(document) for document in single]).astype(np.int32)
+        ids = np.concatenate([document.ids for document in single])
+        shifted = [document.sentences[:-1] + part for document, part in zip(single, parts[:-1], strict=True)]
+        sentences = np.unique(np.concatenate([*shifted, parts[-1:]])).astype(np.int32)
+        words = [document.words for document in single if document.words is not None]
+        return Document(
+            ids,
+            sentences,
+            np.concatenate(words) if words else None,
+            first=single[0].first,
+            last=single[-1].last,
+            parts=parts,
+        )
+
+    def _pair(self, begin: int, end: int, begin_b: int, end_b: int, flags: int) -> Document:
+        ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
+        sentences = np.array([0, end - begin, len(ids)], np.int32)
+        return Document(ids, sentences, self._words(ids, sentences), label=int(bool(flags & RANDOM_NEXT)))

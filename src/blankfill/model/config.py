@@ -1,0 +1,60 @@
+"""The one description of a Transformer that all families share.
+
+A family (BERT, RoBERTa, GPT-2, GLM, …) is a preset of these fields, in `model.families`. Every option cites where it
+comes from; options that concern norms, positions or heads belong to those files, not to flags through the stack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes and choices of a Transformer. Immutable; build the model with `model.transformer.build`."""
+
+    vocab_size: int
+    """Rows of the word table."""
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    ffn_size: int = 3072
+    position_sizes: tuple[int, ...] = (512,)
+    """Rows of each learned position table, summed with the words: BERT position + token type, GLM's two, GPT's one."""
+    norm: Literal["pre", "post"] = "pre"
+    """LayerNorm before each sublayer (GPT-2, GLM) or after each residual sum (BERT)."""
+    norm_eps: float = 1e-5
+    embedding_norm: bool = False
+    """LayerNorm on the summed embeddings (BERT)."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu_tanh"
+    dropout: float = 0.1
+    """On embeddings and on each sublayer's output."""
+    attention_dropout: float = 0.1
+    head_transform: bool = False
+    """Dense, activation, LayerNorm before the word table (BERT's masked-LM head)."""
+    head_bias: bool = False
+    """A bias for each word of the output."""
+    pooler: bool = False
+    """Tanh dense on the first column and the two-way next-sentence head (BERT)."""
+    init: Literal["normal", "truncated_normal"] = "normal"
+    init_std: float = 0.02
+    position_std: float = 0.02
+    scaled_init: bool = False
+    """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these sizes, a sentence each."""
+        found = []
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size"):
+            if getattr(self, name) < 1:
+                found.append(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if not found and self.hidden_size % self.num_heads:
+            found.append(
+                f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
+                f"try {self.hidden_size // self.num_heads * self.num_heads or self.num_heads}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        return found

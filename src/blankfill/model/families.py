@@ -1,0 +1,86 @@
+"""Families: published architectures as presets of `TransformerConfig`.
+
+A family fixes what its paper fixes (norms, activation, heads, initialisation); a recipe gives sizes and dropout. The
+position tables come from the objective and the vocabulary from the tokenizer. Sources: google-research/bert
+modeling.py, fairseq roberta, openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py (see the docs page on recipes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blankfill.model.config import TransformerConfig
+
+Family = Literal["bert", "roberta", "gpt2", "glm"]
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu_tanh",
+        "head_transform": True,
+        "head_bias": True,
+        "pooler": True,
+        "init": "truncated_normal",
+    },
+    "roberta": {
+        "norm": "post",
+        "norm_eps": 1e-5,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
+    },
+    "gpt2": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
+    "glm": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
+}
+"""GPT-2's release draws positions with std 0.01 and has no residual scaling; its paper has the scaling, as here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model section of a recipe: a family and its sizes."""
+
+    family: Family = "bert"
+    """Architecture preset: norms, activation, heads, initialisation."""
+    hidden_size: int = 768
+    """Width of the model."""
+    num_layers: int = 12
+    """Transformer layers."""
+    num_heads: int = 12
+    """Attention heads; they divide the width."""
+    ffn_size: int = 0
+    """Width inside the feed-forward part; 0 means four times the width."""
+    norm: Literal["family", "pre", "post"] = "family"
+    """Where the norms stand, when it should differ from the family's."""
+    positions: int = 0
+    """Rows of the first position table; 0 means as many as the objective's length needs."""
+    dropout: float = 0.1
+    """On embeddings and sublayer outputs."""
+    attention_dropout: float = 0.1
+    """On attention weights."""
+    vocab_multiple: int = 1
+    """The word table is padded to a multiple of this (GLM: 128)."""
+
+    def config(self, vocab_size: int, position_sizes: tuple[int, ...], pairs: bool = True) -> TransformerConfig:
+        """The full configuration. pairs: whether the objective uses the next-sentence head, if the family has one."""
+        preset = dict(FAMILIES[self.family])
+        if self.norm != "family":
+            preset["norm"] = self.norm
+        preset["pooler"] = bool(preset.get("pooler")) and pairs
+        first = max(self.positions, position_sizes[0]) if self.positions else position_sizes[0]
+        # GLM's two tables grow together: a blank can be as long as the text
+        sizes = (first, first) if self.family == "glm" else (first, *position_sizes[1:])
+        return TransformerConfig(
+            vocab_size=-(-vocab_size // self.vocab_multiple) * self.vocab_multiple,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            ffn_size=self.ffn_size or 4 * self.hidden_size,
+            position_sizes=sizes,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            **preset,
+        )

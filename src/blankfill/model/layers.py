@@ -1,0 +1,107 @@
+"""The parts of a Transformer layer: attention with an optional key/value cache, feed-forward, and their wiring.
+
+Shapes: B rows, T columns, D width, H heads, E = D/H, S cached columns.
+
+         pre-norm                               post-norm
+  x ──┬─ norm ─ attention ─ + ─┬─ …      x ──┬─ attention ─ + ─ norm ─┬─ …
+      └────────────────────────┘             └──────────────┘
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blankfill.attention.kernels import Kernel, Mask, attend
+from blankfill.model.config import TransformerConfig
+
+
+class LayerCache:
+    """Keys and values of one layer for columns already computed, in buffers made once: [B, H, S, E]."""
+
+    def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor) -> None:
+        shape = (rows, config.num_heads, size, config.hidden_size // config.num_heads)
+        self.key = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.value = torch.empty_like(self.key)
+        self.length = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new columns; returns all of them."""
+        end = self.length + key.shape[2]
+        if end > self.key.shape[2]:
+            raise ValueError(f"the cache holds {self.key.shape[2]} columns, {end} are needed")
+        self.key[:, :, self.length : end] = key
+        self.value[:, :, self.length : end] = value
+        self.length = end
+        return self.key[:, :, :end], self.value[:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order (beams); rows int64[B']."""
+        self.key, self.value = self.key[rows], self.value[rows]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.dropout = config.attention_dropout
+        self.kernel: Kernel = "sdpa"
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
+        B, T, D = hidden_BTD.shape
+        query, key, value = self.qkv(hidden_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.append(key, value)
+        mixed = attend(query, key, value, mask, self.dropout if self.training else 0.0, self.kernel)
+        return self.output(mixed.transpose(1, 2).reshape(B, T, D))
+
+
+class FeedForward(nn.Module):
+    """Dense, activation, dense."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.inner = nn.Linear(config.hidden_size, config.ffn_size)
+        self.output = nn.Linear(config.ffn_size, config.hidden_size)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        return self.output(activate(self.inner(hidden_BTD), self.activation))
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward with residuals, norms and dropout."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.dropout = config.dropout
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.ffn = FeedForward(config)
+        self.ffn_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+
+    def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
+        drop = self.dropout if self.training else 0.0
+        if self.pre:
+            hidden_BTD = hidden_BTD + dropout(self.attention(self.attention_norm(hidden_BTD), mask, cache), drop)
+            return hidden_BTD + dropout(self.ffn(self.ffn_norm(hidden_BTD)), drop)
+        hidden_BTD = self.attention_norm(hidden_BTD + dropout(self.attention(hidden_BTD, mask, cache), drop))
+        return self.ffn_norm(hidden_BTD + dropout(self.ffn(hidden_BTD), drop))
+
+
+def dropout(x: Tensor, probability: float) -> Tensor:
+    """Dropout that costs nothing when the probability is 0."""
+    return F.dropout(x, probability) if probability else x
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    """The activation of a name of `TransformerConfig.activation`."""
+    if name == "gelu_tanh":
+        return F.gelu(x, approximate="tanh")
+    return F.gelu(x) if name == "gelu" else F.relu(x)

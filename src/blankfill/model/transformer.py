@@ -1,0 +1,105 @@
+"""The one Transformer: ids, positions and a mask in, hidden states out.
+
+Every family runs through this file: words and position channels are summed, layers follow, and the result is handed to
+heads that see the target columns only. It knows nothing of objectives, of losses or of distribution.
+
+Shapes: B rows, T columns, P position channels, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from blankfill.attention.kernels import Kernel, Mask, lower
+from blankfill.model.config import TransformerConfig
+from blankfill.model.heads import PairHead, WordHead
+from blankfill.model.layers import Layer, LayerCache, dropout
+from blankfill.types import Batch
+
+
+class Transformer(nn.Module):
+    """Embeddings, layers, heads; `config` says which."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = nn.ModuleList(nn.Embedding(size, config.hidden_size) for size in config.position_sizes)
+        self.embedding_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.embedding_norm else None
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.norm == "pre" else None
+        self.head = WordHead(config)
+        self.pair_head = PairHead(config) if config.pooler else None
+
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, mask: Mask, cache: list[LayerCache] | None = None
+    ) -> Tensor:
+        """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None."""
+        hidden_BTD = self.words(input_ids)
+        for table, channel in zip(self.positions, positions, strict=True):
+            hidden_BTD = hidden_BTD + table(channel)
+        if self.embedding_norm is not None:
+            hidden_BTD = self.embedding_norm(hidden_BTD)
+        hidden_BTD = dropout(hidden_BTD, self.config.dropout if self.training else 0.0)
+        for k, layer in enumerate(self.layers):
+            hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None)
+        return self.final_norm(hidden_BTD) if self.final_norm is not None else hidden_BTD
+
+    def encode(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask must share."""
+        mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype)
+        return self(batch.input_ids, batch.positions, mask)
+
+    def use_kernel(self, kernel: Kernel) -> None:
+        """Compute attention with this kernel from now on."""
+        for module in self.layers:
+            assert isinstance(module, Layer)
+            module.attention.kernel = kernel
+
+    def new_cache(self, rows: int, size: int) -> list[LayerCache]:
+        """Empty caches for `size` columns of `rows` rows, one per layer."""
+        return [LayerCache(rows, self.config, size, self.words.weight) for _ in self.layers]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights as the family's paper does. Biases start at 0, norms at 1."""
+        config = self.config
+        residual = config.init_std / math.sqrt(2 * config.num_layers) if config.scaled_init else config.init_std
+        for name, module in self.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+            elif isinstance(module, nn.Linear):
+                is_residual = name.endswith(("attention.output", "ffn.output"))
+                _draw(module.weight, residual if is_residual else config.init_std, config, generator)
+                module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                std = config.position_std if name.startswith("positions") else config.init_std
+                _draw(module.weight, std, config, generator)
+        if self.head.bias is not None:
+            self.head.bias.zero_()
+
+
+def _draw(weight: Tensor, std: float, config: TransformerConfig, generator: torch.Generator) -> None:
+    if config.init == "truncated_normal":
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+    else:
+        weight.normal_(std=std, generator=generator)
+
+
+def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:
+    """A freshly initialised model: laid out without memory, allocated once, drawn from its own generator."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.to_empty(device=device)
+    model.initialise(torch.Generator(device).manual_seed(seed))
+    return model
+
+
+def count_parameters(config: TransformerConfig) -> int:
+    """How many weights a configuration has, without allocating them; tied tables count once."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Transformer(config).parameters())

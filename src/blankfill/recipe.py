@@ -1,0 +1,218 @@
+"""Recipes: everything that a run is, as typed options; YAML files with dotted overrides.
+
+A recipe has a name, a seed and four sections: `corpus` (how text becomes tokens), `objective` (its `name` decides which
+options there are), `model`, `train`. Shipped recipes lie in `blankfill/recipes`; a path to a YAML file works as well. A
+file may begin with `base: NAME` and change what it names. Every mistake in a recipe is told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from blankfill.corpus.prepare import PrepareConfig
+from blankfill.errors import ConfigError, UserError
+from blankfill.model.config import TransformerConfig
+from blankfill.model.families import ModelOptions
+from blankfill.objectives import OBJECTIVES, Objective
+from blankfill.train.options import TrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run, before it meets a corpus."""
+
+    name: str
+    seed: int = 0
+    corpus: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)
+    objective: Objective
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+
+    def model_config(self, vocab_size: int) -> TransformerConfig:
+        """The model of this recipe for a vocabulary."""
+        pairs = "next_sentence" in self.objective.labels()
+        return self.model.config(vocab_size, self.objective.position_sizes(), pairs)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the recipe, a sentence each, over all sections."""
+        found = self.objective.problems() + self.train.problems()
+        sizes = self.objective.position_sizes()
+        found += self.model_config(1).problems()
+        if 0 < self.model.positions < sizes[0]:
+            found.append(
+                f"objective.length needs {sizes[0]} positions but model.positions is {self.model.positions}; "
+                "raise model.positions or lower objective.length"
+            )
+        if len(sizes) != CHANNELS[self.model.family]:
+            families = ", ".join(name for name, count in CHANNELS.items() if count == len(sizes))
+            found.append(
+                f"objective `{self.objective.name}` does not fit model.family `{self.model.family}`: it has "
+                f"{len(sizes)} position channel(s); families that have them: {families}"
+            )
+        if self.seed < 0:
+            found.append(f"seed is {self.seed}; it must not be negative")
+        return found
+
+    def check(self) -> Recipe:
+        """The recipe itself; ConfigError with every problem when there is any."""
+        if found := self.problems():
+            raise ConfigError(found)
+        return self
+
+
+CHANNELS = {"bert": 2, "roberta": 1, "gpt2": 1, "glm": 2}
+"""Position channels of each family."""
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes."""
+    files = resources.files("blankfill.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a shipped recipe or a YAML file.
+
+    overrides: dotted keys and values, e.g. {"train.lr": 1e-4}. Raises ConfigError with every unknown key and wrong
+    type at once.
+    """
+    values = read_values(name)
+    for key, value in (overrides or {}).items():
+        *parents, leaf = key.replace("-", "_").split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ConfigError([f"{key}: `{parent}` is a value, not a section"])
+        section[leaf] = value
+    return from_values(values, str(name)).check()
+
+
+def read_values(name: str | Path) -> dict[str, Any]:
+    """The plain values of a recipe, its `base` merged in."""
+    text, origin = _text(name)
+    values = parse_yaml(text, origin)
+    base = values.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise ConfigError([f"{origin}: base must be the name of a recipe"])
+        values = _merged(read_values(base), values)
+    values.setdefault("name", Path(str(name)).stem)
+    return values
+
+
+def parse_yaml(text: str, origin: str) -> dict[str, Any]:
+    """YAML text as plain values, numbers such as 3e-4 understood; UserError with the line when it is not YAML."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(text))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{origin}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
+    return {str(key): value for key, value in values.items()}
+
+
+def _text(name: str | Path) -> tuple[str, str]:
+    shipped = resources.files("blankfill.recipes") / f"{name}.yaml"
+    if isinstance(name, str) and shipped.is_file():
+        return shipped.read_text(encoding="utf-8"), f"recipe {name}"
+    path = Path(name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8"), str(path)
+    close = difflib.get_close_matches(str(name), recipe_names(), 1)
+    hint = f"did you mean {close[0]}?" if close else "the shipped ones are " + ", ".join(recipe_names())
+    raise UserError(f"no recipe named {name} and no such file; {hint}")
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        if both and key == "objective" and value.get("name", out[key].get("name")) != out[key].get("name"):
+            both = False
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """Plain values → a Recipe; ConfigError lists every unknown key, wrong type and missing value."""
+    problems: list[str] = []
+    section = dict(values.get("objective") or {})
+    kind = section.pop("name", None)
+    objective: type[Objective] | None = OBJECTIVES.get(kind) if isinstance(kind, str) else None
+    if objective is None:
+        problems.append(f"objective.name is {kind!r}; known objectives: {', '.join(OBJECTIVES)}")
+    types: dict[str, type | None] = {
+        "corpus": PrepareConfig, "objective": objective, "model": ModelOptions, "train": TrainOptions,
+    }  # fmt: skip
+    built: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in types and key not in ("name", "seed"):
+            problems.append(unknown_key(key, [*types, "name", "seed"], ""))
+        elif key in types and not isinstance(value, Mapping):
+            problems.append(f"{key} must be a section of options, not {value!r}")
+    for key, schema in types.items():
+        given = section if key == "objective" else values.get(key) or {}
+        if schema is not None and isinstance(given, Mapping):
+            built[key] = structured(schema, given, key, problems)
+    seed = values.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        problems.append(f"seed is {seed!r}; it must be a whole number")
+    if problems:
+        raise ConfigError([f"{origin}: {problem}" for problem in problems])
+    return Recipe(name=str(values.get("name", "recipe")), seed=seed, **built)
+
+
+def structured(schema: type, given: Mapping[str, Any], where: str, problems: list[str]) -> Any:
+    """An instance of a dataclass from plain values; appends a sentence to `problems` for everything that is wrong."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    names = [field.name for field in fields(schema)]
+    hints = get_type_hints(schema)
+    accepted = {}
+    for key, value in given.items():
+        if key not in names:
+            problems.append(unknown_key(str(key), names, f"{where}."))
+            continue
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(schema), {key: value})
+            accepted[key] = OmegaConf.to_container(merged)[key]  # type: ignore[index, call-overload]
+        except OmegaConfBaseException:
+            wanted = str(hints[key]).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            problems.append(f"{where}.{key} is {value!r}; it must be of type {wanted}")
+    return schema(**accepted)
+
+
+def unknown_key(key: str, known: list[str], where: str) -> str:
+    """The sentence about a key that does not exist."""
+    close = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {where}{close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"there is no option {where}{key}; {hint}"
+
+
+def to_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, every option resolved."""
+    values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
+    for key in ("corpus", "objective", "model", "train"):
+        values[key] = dataclasses.asdict(getattr(recipe, key))
+    values["objective"] = {"name": recipe.objective.name, **values["objective"]}
+    return values
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML, every option resolved; `load_recipe` reads it back."""
+    import yaml
+
+    return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,183 @@
+"""The worked cases of the specification sheet, with the choices given (shared/spec/test_vectors.json)."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives.base import Masked
+from blankfill.objectives.bert import BertChoice, candidates, take_candidates
+from blankfill.objectives.glm import GlmChoice, infill, span_law
+from blankfill.types import AttentionRule, Document, Vocabulary
+from conftest import VECTORS
+
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not VECTORS.exists(), reason="the worked cases lie beside the project and are absent"),
+]
+
+
+def vector(name: str) -> tuple[dict[str, Any], Any]:
+    """The given and expected halves of a case."""
+    case = json.loads(VECTORS.read_text(encoding="utf-8"))[name]
+    return case["given"], case["expect"]
+
+
+class Words:
+    """A vocabulary of whatever words a case uses; ids in order of first sight."""
+
+    def __init__(self, **roles: str) -> None:
+        self.ids: dict[str, int] = {}
+        self.roles = {role: self(word) for role, word in roles.items()}
+
+    def __call__(self, word: str) -> int:
+        return self.ids.setdefault(word, len(self.ids))
+
+    def row(self, words: list[str]) -> np.ndarray:
+        return np.array([self(word) for word in words], np.int32)
+
+    def names(self, ids: np.ndarray) -> list[str]:
+        back = {number: word for word, number in self.ids.items()}
+        return [back[int(number)] for number in ids]
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(1000, self.roles, frozenset(self.roles.values()))
+
+
+BERT_ROLES = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+GLM_ROLES = BERT_ROLES | {"eos": "[EOS]", "sop": "[S]", "eop": "[E]", "smask": "[sMASK]", "gmask": "[gMASK]"}
+
+
+def strings(visible: np.ndarray) -> list[str]:
+    return ["".join("1" if cell else "0" for cell in row) for row in visible]
+
+
+def test_bert_mlm_nsp() -> None:
+    given, expect = vector("bert_mlm_nsp")
+    words = Words(**BERT_ROLES)
+    ids = words.row(given["segment_a"] + given["segment_b"])
+    middle = len(given["segment_a"])
+    document = Document(ids, np.array([0, middle, len(ids)], np.int32), label=int(given["is_random_next"]))
+    objective = Bert(length=given["max_seq_length"], max_predictions=given["max_predictions"])
+    length = len(ids) + 3
+    assert objective.budget(length) == expect["budget"]
+    units = [(unit[0], unit[-1] + 1) for unit in given["candidate_order"]]
+    index = np.sort(take_candidates(units, np.arange(len(units)), expect["budget"]))
+    inputs = [words(given["random_token"]["8"]) if i == 8 else words("[MASK]") for i in index]
+    choice = BertChoice((0, middle), (middle, len(ids)), Masked(index.astype(np.int32), np.array(inputs, np.int32)))
+    example = objective.build(document, words.vocabulary(), choice)
+    real = sum(expect["input_mask"])
+    assert words.names(example.input_ids) == expect["input_tokens"][:real]
+    assert example.positions[0].tolist() == expect["position_ids"][:real]
+    assert example.positions[1].tolist() == expect["segment_ids"][:real]
+    answers = sum(weight > 0 for weight in expect["masked_lm_weights"])
+    assert example.target_index.tolist() == expect["masked_lm_positions"][:answers]
+    assert words.names(example.target_ids) == expect["masked_lm_tokens"][:answers]
+    assert example.labels == {"next_sentence": expect["next_sentence_label"]}
+    assert example.rule.visible().all()
+
+
+def test_bert_whole_word() -> None:
+    given, expect = vector("bert_whole_word")
+    words = Words(**BERT_ROLES)
+    row = words.row(given["tokens"])
+    begins = np.array([not token.startswith("##") for token in given["tokens"]])
+    units = candidates(row, begins, words.vocabulary())
+    assert [list(range(*unit)) for unit in units] == expect["candidates"]
+    objective = Bert(length=512, max_predictions=given["max_predictions"], whole_word=True)
+    budget = objective.budget(len(row))
+    assert budget == expect["budget"]
+    order = np.array([units.index((unit[0], unit[-1] + 1)) for unit in given["candidate_order"]])
+    index = np.sort(take_candidates(units, order, budget))
+    assert index.tolist() == expect["positions"]
+    assert words.names(row[index]) == expect["labels"]
+
+
+def test_bert_budget_table() -> None:
+    given, expect = vector("bert_budget_table")
+    objective = Bert(length=512, mask_ratio=given["prob"], max_predictions=given["max_predictions"])
+    assert {length: objective.budget(int(length)) for length in expect} == expect
+
+
+def test_roberta_dynamic_mask() -> None:
+    given, expect = vector("roberta_dynamic_mask")
+    words = Words(pad="<pad>", cls="<s>", sep="</s>", mask="<mask>")
+    ids = words.row(given["tokens"])[1:-1]
+    document = Document(ids, np.array([0, len(ids)], np.int32))
+    objective = Mlm(length=len(given["tokens"]), mask_specials=True)
+    assert objective.count(len(given["tokens"]), given["u_rounding"]) == expect["num_mask"]
+    assert objective.count(len(given["tokens"]), 0.5) == expect["num_mask_if_u_0_5"]
+    inputs = np.array([words("<mask>"), words("</s>")], np.int32)
+    example = objective.build(document, words.vocabulary(), Masked(np.array(given["chosen"], np.int32), inputs))
+    assert words.names(example.input_ids) == expect["input_tokens"]
+    assert example.positions[0].tolist() == expect["position_ids"]
+    targets = ["<pad>"] * len(ids) + ["<pad>"] * 2
+    for place, token in zip(example.target_index, words.names(example.target_ids), strict=True):
+        targets[place] = token
+    assert targets == expect["targets"]
+
+
+def test_gpt_causal() -> None:
+    given, expect = vector("gpt_causal")
+    words = Words(pad="[PAD]", eos=given["eot"])
+    block = given["block"]
+    left = block + 1
+    ids, parts = [], [0]
+    for tokens in given["documents"]:
+        taken = tokens[:left]
+        ids += taken
+        parts.append(len(ids))
+        left -= len(taken) + 1
+    document = Document(words.row(ids), np.array(parts, np.int32), last=left >= 0, parts=np.array(parts, np.int32))
+    example = Gpt(length=8, documents="stream").build(document, words.vocabulary(), None)
+    assert words.names(example.input_ids) == expect["x"]
+    assert words.names(example.target_ids) == expect["y"]
+    assert example.positions[0].tolist() == expect["position_ids"]
+    assert strings(example.rule.visible()) == expect["attention"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "first_position"),
+    [("glm_figure2", "mask", 1), ("glm_token_level_with_cls", "mask", 0), ("glm_sentence_level", "smask", 0)],
+)
+def test_glm_rows(name: str, mask: str, first_position: int) -> None:
+    given, expect = vector(name)
+    words = Words(**GLM_ROLES)
+    choice = GlmChoice(tuple((a, b) for a, b in given["spans"]), tuple(given["part_b_order"]), mask)
+    example = infill(words.row(given["tokens"]), choice, words.vocabulary(), first_position)
+    assert words.names(example.input_ids) == expect["input_tokens"]
+    assert example.positions.tolist() == [expect["position_1"], expect["position_2"]]
+    assert strings(example.rule.visible()) == expect["attention"]
+    targets = ["-"] * len(example)
+    for place, token in zip(example.target_index, words.names(example.target_ids), strict=True):
+        targets[place] = token
+    assert targets == expect["targets"]
+    assert int((example.rule.rank == 0).sum()) == expect["sep"]
+
+
+def test_glm_with_cls_through_the_objective() -> None:
+    """`build` frames the document as the worked row has it."""
+    given, expect = vector("glm_token_level_with_cls")
+    words = Words(**GLM_ROLES)
+    ids = words.row(given["tokens"])[1:-1]
+    choice = GlmChoice(tuple((a, b) for a, b in given["spans"]), tuple(given["part_b_order"]))
+    example = Glm(length=16).build(Document(ids, np.array([0, len(ids)], np.int32)), words.vocabulary(), choice)
+    assert words.names(example.input_ids) == expect["input_tokens"]
+
+
+def test_glm_length_law() -> None:
+    given, expect = vector("glm_length_law")
+    law = np.diff(span_law(given["lam"]), prepend=0.0)
+    low, high = given["support"]
+    assert len(law) == high - low + 1
+    assert law[0] == pytest.approx(expect["p1"], abs=1e-6)
+    assert law @ np.arange(low, high + 1) == pytest.approx(expect["mean"], abs=1e-6)
+
+
+def test_rules_of_later_objectives_can_be_said() -> None:
+    """The same three vectors express UniLM's sequence-to-sequence mask and XLNet's two streams."""
+    _, expect = vector("unilm1_s2s")
+    assert strings(AttentionRule.prefix(4, 7).visible()) == expect["attention"]
+    assert strings(AttentionRule.causal(7).visible()) == expect["left_to_right"]
