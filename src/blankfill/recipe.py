@@ -102,7 +102,7 @@ def read_values(name: str | Path) -> dict[str, Any]:
     if base is not None:
         if not isinstance(base, str):
             raise ConfigError([f"{origin}: base must be the name of a recipe"])
-        values = _merged(read_values(base), values)
+        values = _merged(read_values(base), {"name": Path(str(name)).stem, **values})
     values.setdefault("name", Path(str(name)).stem)
     return values
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blankfill.console import progress, say
+from blankfill.corpus import summary
 from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.corpus.prepare import is_prepared, prepare
+from blankfill.corpus.prepare import prepare
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import UserError
@@ -24,11 +25,9 @@ from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
-    from blankfill.checkpoint.load import Loaded
     from blankfill.types import Batch
 
 BASELINE_ROWS = 512
-SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ class Corpus:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     unigram: np.ndarray
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a finished corpus made by `prepare`."""
+    return (folder / summary.FILE).is_file()
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def pretrain(paths: Sequence[str], recipe: Recipe, out: Path, resume: bool = Fal
     from blankfill.checkpoint import store
     from blankfill.checkpoint.load import Loaded
     from blankfill.data.loader import Steps, load
+    from blankfill.generate.samples import Samples
     from blankfill.model.transformer import build
     from blankfill.report.plots import loss_plot
     from blankfill.train.loop import Progress, Trainer
@@ -160,7 +165,7 @@ def pretrain(paths: Sequence[str], recipe: Recipe, out: Path, resume: bool = Fal
     else:
         say(f"unigram baseline on the validation answers: {baseline:.3f} nats (a model that learns goes below it)")
 
-    fixed = Samples(Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus, out)
+    fixed = Samples(Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, out)
     before = fixed.fill(done.step)
     values = to_values(recipe)
 
@@ -263,69 +268,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)
-
-
-class Samples:
-    """The same blanks filled before and after training: a word each of some validation sentences never trained on."""
-
-    def __init__(self, loaded: Loaded, corpus: Corpus, out: Path) -> None:
-        self.loaded = loaded
-        self.out = out
-        self.sentences = list(blanked_sentences(corpus)) if corpus.valid is not None else []
-
-    def fill(self, step: int) -> list[str]:
-        """Fill the blanks with the model as it is; the fills also go to `samples.jsonl`."""
-        import json
-
-        from blankfill.generate.fill import fill
-
-        was_training = self.loaded.model.training
-        self.loaded.model.eval()
-        filled = []
-        with open(self.out / "samples.jsonl", "a", encoding="utf-8") as file:
-            for text, answer in self.sentences:
-                result = fill(self.loaded, text, top_k=3)
-                fills = [candidate.text for candidate in result.blanks[0].candidates]
-                filled.append(", ".join(fills))
-                line = {"step": step, "text": text, "answer": answer, "fills": fills}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.loaded.model.train(was_training)
-        return filled
-
-    def compare(self, before: list[str], after: list[str]) -> None:
-        """Print each sentence with its answer, and the fills before and after."""
-        if self.sentences:
-            say("\nblanks in sentences that the model never saw, filled before and after training:")
-        for (text, answer), old, new in zip(self.sentences, before, after, strict=True):
-            say(f"\n  {text}\n    before: {old}\n    after:  {new}\n    text:   {answer}")
-
-
-def blanked_sentences(corpus: Corpus, count: int = SAMPLES) -> Iterator[tuple[str, str]]:
-    """Validation sentences of middling length with one word (or two Chinese characters) blanked, and what stood there.
-
-    The sentences are spread over the validation text; the same corpus always gives the same ones.
-    """
-    valid = corpus.valid
-    if valid is None:
-        return
-    starts, tokenizer = valid.sentence_starts, corpus.tokenizer
-    word_start = corpus.vocabulary.word_start
-    found = 0
-    for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist():
-        ids = [int(i) for i in valid.tokens[int(starts[s]) : int(starts[s + 1])]]
-        if not 12 <= len(ids) <= 30:
-            continue
-        middle = len(ids) // 2
-        for at in [*range(middle, len(ids) - 2), *range(middle, 2, -1)]:
-            word = tokenizer.decode([ids[at]]).strip()
-            long_enough = len(word) >= 4 and word.isalpha()
-            is_chinese = len(word) == 1 and "\u4e00" <= word <= "\u9fff"
-            whole = word_start is None or (bool(word_start[ids[at]]) and bool(word_start[ids[at + 1]]))
-            if (long_enough and whole) or is_chinese:
-                left, right = tokenizer.decode(ids[:at]).strip(), tokenizer.decode(ids[at + 1 :]).strip()
-                gap = "" if is_chinese else " "
-                yield f"{left}{gap}[MASK]{gap if right[:1].isalnum() else ''}{right}", word
-                found += 1
-                break
-        if found == count:
-            return

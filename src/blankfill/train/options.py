@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blankfill.train.optimizer import Schedule, learning_rate
-from blankfill.train.precision import Precision
+from blankfill.train.schedule import Schedule, learning_rate
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)

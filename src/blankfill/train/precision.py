@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
+from blankfill.train.options import Precision
 
 
 def pick_device(name: str) -> torch.device:

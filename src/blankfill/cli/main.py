@@ -1,0 +1,82 @@
+"""The `blankfill` command: finds the file of a subcommand, runs it, and turns a user's mistake into one sentence.
+
+Each command is one file beside this one with `main(argv) -> int`. Only the one asked for is imported, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS: dict[str, str] = {
+    "prepare": "text of any shape → token files and a tokenizer",
+    "tokenizer": "look at what a tokenizer makes of a text",
+    "show": "one training example, as text and as a picture",
+    "pretrain": "train a model on text, from nothing or from a checkpoint",
+    "fill": "fill the blanks of a sentence",
+    "generate": "continue a text",
+}
+
+
+def usage() -> str:
+    """The text of `blankfill --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: blankfill COMMAND [options]",
+            "",
+            "Pretrain language models on your own text, and fill blanks with them.",
+            "",
+            *lines,
+            "",
+            "blankfill COMMAND --help tells the options of a command; --debug shows tracebacks; --version the version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 well, 2 a mistake of the user's, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] in ("-V", "--version"):
+        from blankfill._version import __version__
+
+        print(f"blankfill {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(args[0], COMMANDS, 1)
+        hint = f"did you mean `blankfill {close[0]}`?" if close else "`blankfill --help` lists them"
+        print(f"blankfill: there is no command {args[0]}; {hint}", file=sys.stderr)
+        return 2
+    from blankfill.errors import ConfigError, UserError
+
+    try:
+        run = importlib.import_module(f"blankfill.cli.{args[0]}").main
+        code: int = run(args[1:])
+        return code
+    except UserError as error:
+        if debug:
+            raise
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        for problem in problems:
+            print(f"blankfill: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("blankfill: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

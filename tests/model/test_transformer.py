@@ -1,0 +1,107 @@
+"""Sizes, initialisation, packing invariance and the key/value cache of the one Transformer."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from blankfill.attention.kernels import lower
+from blankfill.data.packing import collate
+from blankfill.model.config import TransformerConfig
+from blankfill.model.transformer import build, count_parameters
+from blankfill.recipe import load_recipe
+from blankfill.types import AttentionRule, Example
+
+TINY = TransformerConfig(
+    vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, ffn_size=64, position_sizes=(40,), dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+
+PUBLISHED = {
+    # transformers' BertForPreTraining of bert-base-uncased and bert-large-uncased
+    "bert-base": (30522, 110_106_428),
+    "bert-large": (30522, 336_226_108),
+    # RobertaForMaskedLM of roberta-base, 124,697,433, less the 768 weights of its only token type
+    "roberta-base": (50265, 124_697_433 - 768),
+    "gpt2": (50257, 124_439_808),
+    # GLM's README: 110M and 335M; its vocabulary is BERT's with two more tokens, padded to 30,592
+    "glm-base": (30524, 109_338_624),
+    "glm-large": (30524, 334_688_256),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    vocab, parameters = PUBLISHED[name]
+    assert count_parameters(load_recipe(name).model_config(vocab)) == parameters
+
+
+def test_glm_sizes_by_hand() -> None:
+    """12·h² + 13·h a layer, two position tables of 513 rows, the padded word table, the final norm."""
+    h, layers = 768, 12
+    per_layer = 12 * h * h + (3 * h + h + 4 * h + h) + 4 * h
+    assert layers * per_layer + 2 * 513 * h + 30592 * h + 2 * h == PUBLISHED["glm-base"][1]
+
+
+def test_initialisation_follows_the_papers() -> None:
+    glm = build(load_recipe("glm-nano").model_config(4096), seed=1)
+    assert float(glm.words.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    residual = 0.02 / math.sqrt(2 * 4)
+    assert float(glm.layers[2].ffn.output.weight.detach().std()) == pytest.approx(residual, rel=0.02)
+    assert float(glm.layers[2].ffn.inner.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    bert = build(load_recipe("bert-base", {"model.num_layers": 1}).model_config(1000), seed=1)
+    weight = bert.layers[0].attention.qkv.weight.detach()
+    assert float(weight.abs().max()) <= 0.04  # truncated at two deviations
+    assert float(weight.std()) == pytest.approx(0.02 * 0.8796, rel=0.02)  # the deviation of a normal cut at ±2σ
+    assert all(float(p.detach().abs().max()) == 0 for n, p in bert.named_parameters() if n.endswith("bias"))
+
+
+def test_same_seed_same_weights() -> None:
+    first, second, other = build(TINY, 3), build(TINY, 3), build(TINY, 4)
+    assert torch.equal(first.words.weight, second.words.weight)
+    assert not torch.equal(first.words.weight, other.words.weight)
+
+
+def causal_example(ids: np.ndarray) -> Example:
+    index = np.arange(len(ids), dtype=np.int32)
+    return Example(ids, index[None], AttentionRule.causal(len(ids)), index, ids)
+
+
+def test_packing_changes_nothing() -> None:
+    """Two Examples in one row give the hidden states that each gives alone."""
+    rng = np.random.default_rng(0)
+    examples = [causal_example(rng.integers(0, 50, size).astype(np.int32)) for size in (7, 12)]
+    model = build(TINY).eval()
+    with torch.no_grad():
+        packed = model.encode(collate([examples], pad=0))[0]
+        alone = [model.encode(collate([[example]], pad=0))[0] for example in examples]
+    torch.testing.assert_close(packed[:7], alone[0][:7], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(packed[7:19], alone[1][:12], atol=1e-6, rtol=1e-5)
+
+
+def test_cache_equals_no_cache() -> None:
+    model = build(TINY).eval()
+    ids = torch.randint(0, 50, (2, 15), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(15).expand(1, 2, 15)
+    zeros = torch.zeros(2, 15, dtype=torch.int32)
+    index = torch.arange(15, dtype=torch.int32).expand(2, 15)
+    with torch.no_grad():
+        whole = model(ids, positions, lower("causal", (zeros, index), (zeros, index), torch.float32))
+        cache = model.new_cache(2, 15)
+        parts = []
+        for begin, end in ((0, 6), (6, 7), (7, 15)):
+            query = (zeros[:, begin:end], index[:, begin:end])
+            mask = lower("rule", query, (zeros[:, :end], index[:, :end]), torch.float32)
+            parts.append(model(ids[:, begin:end], positions[:, :, begin:end], mask, cache))
+        with pytest.raises(ValueError, match="15 columns"):
+            model(ids[:, :1], positions[:, :, :1], mask, cache)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-6, rtol=1e-5)
+
+
+def test_impossible_sizes_are_told() -> None:
+    config = TransformerConfig(vocab_size=10, hidden_size=30, num_heads=4, dropout=1.5)
+    found = config.problems()
+    assert len(found) == 2
+    assert "not a multiple" in found[0] and "28" in found[0]
+    assert "dropout" in found[1]

@@ -1,0 +1,71 @@
+"""The import rule of the design: packages import downward only, and what must be light stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "blankfill"
+
+LAYERS = [
+    {"errors", "types", "_version", "recipes"},
+    {"console"},
+    {"corpus", "objectives", "attention"},
+    {"model"},
+    {"data", "checkpoint"},
+    {"train"},
+    {"generate"},
+    {"report"},
+    {"recipe"},
+    {"run"},
+    {"cli", "__init__"},
+    {"__main__"},
+]
+"""Lowest first; a package may import what stands below it, and itself."""
+
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path: Path) -> set[str]:
+    """The packages of blankfill that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "blankfill":
+            parts = node.module.split(".")
+            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            found.update(names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("blankfill."))
+    return found
+
+
+def test_imports_point_downward() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        assert own in LEVEL, f"{own} has no place in the layers"
+        for other in imports(path) - {own}:
+            if LEVEL[other] >= LEVEL[own]:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {other}")
+    assert not wrong
+
+
+def test_the_rule_would_catch_a_wrong_import(tmp_path: Path) -> None:
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from blankfill.cli import main\nimport blankfill.train.loop\n", encoding="utf-8")
+    assert imports(file) == {"cli", "train"}
+
+
+def test_models_never_import_distributed() -> None:
+    for path in (SOURCE / "model").glob("*.py"):
+        assert "torch.distributed" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "module", ["blankfill", "blankfill.objectives", "blankfill.recipe", "blankfill.corpus.prepare"]
+)
+def test_light_modules_do_not_import_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

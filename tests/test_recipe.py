@@ -1,0 +1,99 @@
+"""Recipes: every shipped one is sound, every mistake is told, at once and by name."""
+
+from pathlib import Path
+
+import pytest
+
+from blankfill.errors import ConfigError, UserError
+from blankfill.recipe import Recipe, from_values, load_recipe, read_values, recipe_names, to_yaml
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    saved = tmp_path / f"{name}.yaml"
+    saved.write_text(to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(saved) == recipe
+
+
+def test_the_issue_names_these_recipes() -> None:
+    wanted = "bert-nano glm-nano gpt-nano mlm-nano bert-base bert-large glm-base glm-large roberta-base gpt2"
+    assert set(wanted.split()) <= set(recipe_names())
+
+
+def test_published_settings() -> None:
+    bert = load_recipe("bert-base").train
+    assert (bert.lr, bert.batch_size, bert.steps, bert.warmup_steps) == (1e-4, 256, 1_000_000, 10_000)
+    glm = load_recipe("glm-large").train
+    assert (glm.lr, glm.steps, glm.warmup_steps, glm.weight_decay) == (2e-4, 200_000, 8_000, 0.1)
+    assert (glm.min_lr, glm.schedule, glm.beta2, glm.eps) == (0.05, "cosine", 0.98, 1e-6)
+    roberta = load_recipe("roberta-base").train
+    assert (roberta.lr, roberta.clip, roberta.decay_all, roberta.beta2) == (5e-4, 0.0, True, 0.98)
+    gpt2 = load_recipe("gpt2").train
+    assert gpt2.batch_size * load_recipe("gpt2").objective.length == 491_520
+    assert (gpt2.lr, gpt2.min_lr, gpt2.warmup_steps, gpt2.beta2) == (6e-4, 0.1, 2000, 0.95)
+
+
+def problems(**overrides: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("bert-nano", {key.replace("__", "."): value for key, value in overrides.items()})
+    return caught.value.problems
+
+
+def test_all_mistakes_at_once_with_the_nearest_name() -> None:
+    found = problems(train__lrr=1, model__hidden_size="wide", objective__lenght=8, sed=3)
+    assert len(found) == 4
+    text = "\n".join(found)
+    assert "no option train.lrr; did you mean train.lr?" in text
+    assert "no option objective.lenght; did you mean objective.length?" in text
+    assert "no option sed; did you mean seed?" in text
+    assert "model.hidden_size is 'wide'; it must be of type int" in text
+
+
+def test_wrong_types_and_values() -> None:
+    assert "train.schedule" in problems(train__schedule="wavy")[0]
+    assert "seed is 'x'" in problems(seed="x")[0]
+    assert "known objectives: bert, mlm, glm, gpt" in problems(objective__name="brt")[0]
+    found = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
+    assert len(found) == 3
+
+
+def test_length_above_the_positions() -> None:
+    (found,) = problems(model__positions=64)
+    assert "objective.length needs 128 positions but model.positions is 64" in found
+
+
+def test_objective_and_family_that_do_not_fit() -> None:
+    (found,) = problems(model__family="gpt2")
+    assert "does not fit model.family `gpt2`" in found and "bert, glm" in found
+
+
+def test_numbers_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: bert-nano\ntrain:\n  lr: 3e-4\n", encoding="utf-8")
+    recipe = load_recipe(path)
+    assert recipe.train.lr == 3e-4
+    assert recipe.name == "mine"
+    assert recipe.model == load_recipe("bert-nano").model
+
+
+def test_a_base_with_another_objective_does_not_inherit_its_options() -> None:
+    assert "name" in read_values("mlm-nano")["objective"]
+    assert isinstance(load_recipe("mlm-nano"), Recipe)
+    assert load_recipe("mlm-nano").objective.name == "mlm"
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean glm-nano"):
+        load_recipe("glm-nan")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("train:\n  lr: [1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"broken.yaml line \d+: not valid YAML"):
+        load_recipe(broken)
+    listed = tmp_path / "listed.yaml"
+    listed.write_text("- a\n- b\n", encoding="utf-8")
+    with pytest.raises(UserError, match="key: value"):
+        load_recipe(listed)
+    with pytest.raises(ConfigError, match="must be a section"):
+        from_values({"objective": {"name": "gpt"}, "model": {"family": "gpt2"}, "train": 3})
