@@ -1,1 +1,53 @@
-"""blankfill: every pretraining objective blanks out text and asks for it back."""
+"""blankfill: pretrain language models on your own text, and fill blanks with them.
+
+    import blankfill
+
+    recipe = blankfill.load_recipe("glm-nano", {"train.steps": 500})
+    blankfill.pretrain(["texts/"], recipe, out="runs/mine")
+    model = blankfill.load_model("runs/mine")
+    print(blankfill.fill(model, "Paris is the [MASK] of France.").filled)
+
+Names are imported when first used, so that `import blankfill` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from blankfill._version import __version__
+
+if TYPE_CHECKING:
+    from blankfill.checkpoint.load import Loaded, load_model
+    from blankfill.corpus.prepare import PrepareConfig, prepare
+    from blankfill.corpus.tokenizer import Tokenizer
+    from blankfill.errors import ConfigError, UserError
+    from blankfill.generate.fill import Filler, fill
+    from blankfill.generate.write import generate
+    from blankfill.recipe import Recipe, load_recipe, recipe_names
+    from blankfill.run import RunResult, pretrain, resume
+
+__all__ = [
+    "ConfigError", "Filler", "Loaded", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__",
+    "fill", "generate", "load_model", "load_recipe", "prepare", "pretrain", "recipe_names", "resume",
+]  # fmt: skip
+
+_HOMES = {
+    "checkpoint.load": ("Loaded", "load_model"),
+    "corpus.prepare": ("PrepareConfig", "prepare"),
+    "corpus.tokenizer": ("Tokenizer",),
+    "errors": ("ConfigError", "UserError"),
+    "generate.fill": ("Filler", "fill"),
+    "generate.write": ("generate",),
+    "recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "run": ("RunResult", "pretrain", "resume"),
+}
+_WHERE = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'blankfill' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"blankfill.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

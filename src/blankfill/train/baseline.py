@@ -32,12 +32,12 @@ def unigram_baseline(
     special[list(vocabulary.special)] = True
     text[special] = 0
     text[~special] += 1
-    seen = _histogram(train_targets, size)
-    marks = np.where(special, seen, 0)
-    share = marks.sum() / max(1, seen.sum())
-    law = (1 - share) * text / text.sum() + marks / max(1, seen.sum())
-    asked = _histogram(valid_targets, size)
-    law = np.maximum(law, 1 / (seen.sum() + size))
+    seen, asked = _histogram(train_targets, size), _histogram(valid_targets, size)
+    # a mark that the sampled rows happen to lack still has a share: half an occurrence
+    marks = np.where(special & (seen + asked > 0), np.maximum(seen, 0.5), 0.0)
+    total = seen[~special].sum() + marks.sum()
+    law = (1 - marks.sum() / total) * text / text.sum() + marks / total
+    law[asked == 0] = 1.0
     return float(-(asked @ np.log(law)) / asked.sum()) if asked.sum() else float("nan")
 
 
