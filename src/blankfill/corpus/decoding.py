@@ -1,0 +1,180 @@
+"""Bytes to text, as a stream: decoding, byte-order marks, and helpful words where a file is not in its encoding.
+
+`read_text` yields pieces of decoded text whose boundaries mean nothing; `lines` and `whole_lines` cut them at line
+ends. Not here: cleaning of characters and paragraphs (`clean`), or decompression (`compression`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from blankfill.corpus.compression import open_binary
+from blankfill.errors import UserError
+
+CHUNK_BYTES = 1 << 17
+LONGEST_LINE = 1 << 17
+"""Characters after which `whole_lines` cuts a line by force, so that a file without line ends streams too."""
+
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_COMMON_HAN = frozenset(
+    "的一是不了人我在有他这這为為之大来來以个個中上们們到说說国國和地也子时時道出而要于就下得可你年生"
+)
+
+
+def check_encoding(encoding: str) -> str:
+    """The codec's canonical name; UserError for a name that Python does not know as a text encoding."""
+    try:
+        codec = codecs.lookup(encoding)
+        "".encode(encoding)
+    except LookupError as error:
+        raise UserError(
+            f"--encoding {encoding} is not a known text encoding: use a name such as utf-8, utf-16, gb18030, big5, "
+            f"shift_jis or latin-1."
+        ) from error
+    return codec.name
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether `encoding` names UTF-8, with or without a byte-order mark."""
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+
+
+def bom_encoding(head: bytes) -> str:
+    """The encoding that a UTF-16 or UTF-32 byte-order mark announces, or ""."""
+    return next((name for bom, name in _BOMS if head.startswith(bom)), "")
+
+
+def read_text(
+    path: str, compression: str = "", encoding: str = "utf-8", start: int = 0, end: int | None = None, name: str = ""
+) -> Iterator[str]:
+    """Yield the decoded text of bytes [start, end) of a file in pieces, without the byte-order mark.
+
+    Raises UserError naming the file (as `name`, or its path) and the offset of the first byte that does not decode,
+    with a likely encoding where one can be guessed.
+    """
+    with open_binary(path, compression) as stream:
+        if start:
+            stream.seek(start)
+        yield from _decode(stream, encoding, name or path, start, end)
+
+
+def _decode(stream: BinaryIO, encoding: str, name: str, start: int, end: int | None) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8" if is_utf8(encoding) else encoding)("strict")
+    fed = start
+    first = start == 0
+    while True:
+        size = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - fed)
+        data = stream.read(size) if size > 0 else b""
+        if first and is_utf8(encoding) and bom_encoding(data):
+            raise UserError(
+                f"{name} begins with a {bom_encoding(data).upper()} byte-order mark: pass "
+                f"--encoding {bom_encoding(data)}."
+            )
+        fed += len(data)
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            # The decoder's object also holds the bytes it kept from the piece before.
+            raise UserError(
+                _bad_byte(name, encoding, fed - len(error.object) + error.start, error.object, error.start)
+            ) from error
+        if first:
+            text = text.removeprefix("\ufeff")
+            first = False
+        if text:
+            yield text
+        if not data:
+            return
+
+
+def _bad_byte(name: str, encoding: str, offset: int, data: bytes, at: int) -> str:
+    where = f"{name} is not {encoding}: byte {offset} (0x{data[at]:02x}) does not decode"
+    guess = guess_encoding(data)
+    if guess == "utf-8" and not is_utf8(encoding):
+        return f"{where}; it looks like UTF-8, so leave --encoding out."
+    if guess == "utf-8":
+        return f"{where}, though the text around it does: repair or remove the damaged bytes there."
+    if guess and guess != codecs.lookup(encoding).name:
+        return f"{where}; it looks like {guess}, so pass --encoding {guess}."
+    return f"{where}: pass the file's own encoding with --encoding."
+
+
+def guess_encoding(data: bytes) -> str:
+    """A likely encoding of `data`, which is not in the expected one; "" when none is convincing.
+
+    A handful of the encodings that old text files really come in, told apart by how common the decoded characters
+    are. Good enough for the wording of an error; never used to read anything.
+    """
+    if bom_encoding(data):
+        return bom_encoding(data)
+    high = sum(byte >= 0x80 for byte in data)
+    well_formed = len(re.findall("[^\x00-\x7f\ufffd]", data.decode("utf-8", "replace")))
+    if well_formed >= 10 and well_formed * 2 > high * 0.6:
+        return "utf-8"
+    best, best_score = "", 0.0
+    for candidate in ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"):
+        text = data.decode(candidate, "replace")
+        foreign = re.findall("[^\x00-\x7f]", text)
+        if not foreign or text.count("\ufffd") > 2 + len(foreign) * 0.01:
+            continue
+        common = sum(character in _COMMON_HAN for character in foreign)
+        kana = sum("\u3040" <= character <= "\u30ff" for character in foreign)
+        hangul = sum("\uac00" <= character <= "\ud7a3" for character in foreign)
+        script = {"gb18030": common, "big5": common, "euc_kr": hangul}.get(candidate, kana)
+        score = script / len(foreign)
+        if score > max(best_score, 0.6 if candidate == "euc_kr" else 0.05):
+            best, best_score = candidate, score
+    if best:
+        return best
+    if 0 < high < len(data) * 0.2:
+        return "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
+    return ""
+
+
+def lines(pieces: Iterator[str]) -> Iterator[str]:
+    r"""The lines of a text given in pieces, cut at "\n" only and without it; the last need not end with one."""
+    kept: list[str] = []
+    for piece in pieces:
+        head, found, rest = piece.partition("\n")
+        kept.append(head)
+        if not found:
+            continue
+        yield "".join(kept)
+        *middle, last = rest.split("\n")
+        yield from middle
+        kept = [last]
+    if any(kept):
+        yield "".join(kept)
+
+
+def whole_lines(pieces: Iterator[str], longest: int = LONGEST_LINE) -> Iterator[str]:
+    """The same text in pieces that end at line ends, save where one line is longer than `longest` characters.
+
+    A carriage return is never parted from its line feed.
+    """
+    kept: list[str] = []
+    size = 0
+    for piece in pieces:
+        cut = max(piece.rfind("\n"), piece.rfind("\r", 0, len(piece) - 1)) + 1
+        if cut:
+            kept.append(piece[:cut])
+            yield "".join(kept)
+            kept, size = [piece[cut:]], len(piece) - cut
+        else:
+            kept.append(piece)
+            size += len(piece)
+        if size > longest:
+            text = "".join(kept)
+            cut = max(text.rfind(" "), text.rfind("。"), text.rfind("，")) + 1 or len(text)
+            yield text[:cut] + "\n"
+            kept, size = [text[cut:]], len(text) - cut
+    if any(kept):
+        yield "".join(kept)

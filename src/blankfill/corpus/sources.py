@@ -1,0 +1,357 @@
+"""What there is to read, and reading it: files and folders of any shape in, documents of clean paragraphs out.
+
+`discover` looks at names and first bytes, decides what each file is, and cuts large plain files into ranges that
+several processes can read at once. `read` turns one such unit of work into documents, streaming: neither a document
+nor a file is ever in memory whole (a record of a JSON Lines file or a wiki page is). Content outranks names, since
+WikiExtractor's files have no suffix and many a .txt holds JSON Lines.
+
+Not here: how each format is parsed (`tables`, `wiki`, `python_docs`), how paragraphs are found (`clean`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import glob
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from blankfill.corpus import clean, python_docs, tables, wiki
+from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
+from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
+from blankfill.errors import UserError
+
+LARGE_BYTES = 64 << 20
+"""Plain text, JSON Lines, WikiExtractor and Parquet files beyond this size are cut into ranges of about this size."""
+
+HEAD_BYTES = 1 << 16
+_HEAD_LINE_BYTES = 8 << 20
+_BOUNDARY_BYTES = 1 << 20
+
+_SIGNATURES = (
+    (b"%PDF-", "a PDF document"),
+    (b"PK\x03\x04", "a zip archive (or an Office document)"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"),
+    (b"Rar!", "a RAR archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"MMIDIDX", "an index of token files"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"SQLite format 3", "a database"),
+    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"GIF8", "a picture"),
+    (b"\x7fELF", "a program"),
+)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read the sources.
+
+    documents: whether a plain-text file is one document, or blank lines part its documents. text_field: the field or
+    column that holds the text in JSON Lines, JSON, CSV, TSV and Parquet (dots lead into objects; a number is a column
+    of a file without a header, counted from 1); None guesses where one is obvious. encoding: of all plain files.
+    strip: "gutenberg" drops Project Gutenberg's header and footer.
+    """
+
+    documents: Literal["file", "paragraphs"] = "file"
+    text_field: str | None = None
+    encoding: str = "utf-8"
+    strip: Literal["none", "gutenberg"] = "none"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One unit of reading: a file, a range of one, or a share of the embedded corpus.
+
+    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "wikiextractor", "mediawiki" or "python-docs".
+    compression: "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet, shares for
+    python-docs); end None is the file's end. size: bytes of this unit on disk, for progress. continues: this range
+    goes on with the document that the previous range of the same file began. name: what errors and documents call
+    it, where that is not the path (standard input is spooled to a file).
+    """
+
+    path: str
+    kind: str
+    compression: str
+    start: int = 0
+    end: int | None = None
+    size: int = 0
+    continues: bool = False
+    name: str = ""
+
+
+@dataclass
+class RawDocument:
+    """A document as it is read.
+
+    name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
+    joined; to be exhausted before the next document is asked for. A document may turn out to have none.
+    """
+
+    name: str
+    paragraphs: Iterator[str]
+
+
+def discover(
+    paths: Sequence[str | Path],
+    options: SourceOptions,
+    skipped: list[str] | None = None,
+    large_bytes: int = LARGE_BYTES,
+) -> list[Source]:
+    """Find what there is to read at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
+    standard input, or "python-docs" for the documentation of this Python.
+
+    skipped: receives one line, "path: reason", for each file in a folder that is not text, and for each empty file.
+    large_bytes: see LARGE_BYTES. The order is that of the paths, then of names. Raises UserError for a path that
+    does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown encoding.
+    """
+    check_encoding(options.encoding)
+    skipped = [] if skipped is None else skipped
+    before = len(skipped)
+    found: list[Source] = []
+    for path in map(str, paths):
+        if path == "python-docs":
+            shares = python_docs.SHARES
+            found += [
+                Source(path, "python-docs", "", share, share + 1, python_docs.budget(share)) for share in range(shares)
+            ]
+            continue
+        for file, named in _files(path):
+            spooled = _spooled(file) if file == "-" or _is_pipe(file) else file
+            name = "" if spooled == file else "standard input" if file == "-" else file
+            found += _sources(spooled, name, named, options, skipped, large_bytes)
+    if not found:
+        reasons = "; ".join(skipped[before : before + 3])
+        more = len(skipped) - before - 3
+        detail = f" ({reasons}{f'; and {more} more' if more > 0 else ''})" if reasons else ""
+        raise UserError(
+            f"There is nothing to read in {', '.join(map(str, paths)) or 'no paths'}{detail}: name a text file."
+        )
+    return found
+
+
+def _files(path: str) -> Iterator[tuple[str, bool]]:
+    """The files at a path, and whether each was named by the user rather than found in a folder."""
+    if path == "-":
+        yield path, True
+    elif Path(path).is_dir():
+        yield from ((file, False) for file in _walk(Path(path)))
+    elif Path(path).exists():
+        yield path, True
+    elif glob.has_magic(path) and (matches := sorted(glob.glob(path, recursive=True))):  # noqa: PTH207
+        # Shells that do not expand patterns hand them on as they are.
+        for match in matches:
+            yield from _files(match)
+    else:
+        raise UserError(f"{path} does not exist: check the path (a folder, a file, - or python-docs).")
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield str(Path(parent) / name)
+
+
+def _is_pipe(path: str) -> bool:
+    return stat.S_ISFIFO(Path(path).stat().st_mode)
+
+
+def _spooled(path: str) -> str:
+    """Copy standard input or a pipe to a temporary file, which goes when this process ends."""
+    handle, name = tempfile.mkstemp(prefix="blankfill-")
+    atexit.register(Path(name).unlink, missing_ok=True)
+    with os.fdopen(handle, "wb") as target:
+        if path == "-":
+            shutil.copyfileobj(sys.stdin.buffer, target)
+        else:
+            with Path(path).open("rb") as source:
+                shutil.copyfileobj(source, target)
+    return name
+
+
+def _sources(
+    path: str, name: str, named: bool, options: SourceOptions, skipped: list[str], large_bytes: int
+) -> list[Source]:
+    shown = name or path
+    try:
+        size = Path(path).stat().st_size
+        with Path(path).open("rb") as raw:
+            compression = sniff_compression(raw.read(16))
+    except OSError as error:
+        raise UserError(f"{shown} cannot be read: {error.strerror or error}.") from error
+    with open_binary(path, compression) as stream:
+        head = stream.read(HEAD_BYTES)
+        # The last line of the head is completed, so that a long record can be told from a broken one.
+        head += stream.readline(_HEAD_LINE_BYTES) if len(head) == HEAD_BYTES else b""
+    if not head:
+        skipped.append(f"{shown}: empty")
+        return []
+    kind, refusal = _kind(shown, path, head, compression, options)
+    if refusal and named:
+        raise UserError(f"{shown} is {refusal}.")
+    if refusal:
+        skipped.append(f"{shown}: {refusal}")
+        return []
+    ranges = [(0, None)] if compression else _ranges(path, kind, size, options, large_bytes)
+    # Parquet's ranges count row groups: such a range is given an equal share of the bytes.
+    share = size // len(ranges) if kind == "parquet" else None
+    return [
+        Source(
+            path,
+            kind,
+            compression,
+            start,
+            end,
+            (size if end is None else end) - start if share is None else share,
+            continues=start > 0 and kind == "text" and options.documents == "file",
+            name=name,
+        )
+        for start, end in ranges
+    ]
+
+
+def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
+    """(kind, "") of a file, or ("", why it cannot be read with the remedy)."""
+    if head.startswith(b"PAR1"):
+        if compression:
+            return "", "a compressed Parquet file: decompress it first"
+        return ("parquet", "") if tables.is_parquet(path) else ("", "a truncated Parquet file: copy it again")
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes and suffixes[-1] in SUFFIXES:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    for signature, what in _SIGNATURES:
+        if head.startswith(signature):
+            return "", f"{what}, not text: convert or unpack it to plain text first"
+    if head[257:262] == b"ustar":
+        return "", "a tar archive: unpack it first"
+    wide = re.match(r"utf[-_]?(?:16|32)", check_encoding(options.encoding))
+    if not wide and (bom := bom_encoding(head)):
+        return "", f"in {bom.upper()}: pass --encoding {bom}"
+    text = head.decode(options.encoding, "ignore").removeprefix("\ufeff")
+    if not wide and _alternating_nuls(head):
+        return "", "probably in UTF-16: pass --encoding utf-16-le or utf-16-be"
+    if _is_binary(text):
+        return "", "a binary file, not text: leave it out, or convert it to plain text"
+    if "<mediawiki" in text[:4000]:
+        return "mediawiki", ""
+    if re.match(r"\s*<doc id=", text):
+        return "wikiextractor", ""
+    if suffix in (".jsonl", ".ndjson", ".jsonlines"):
+        return "jsonl", ""
+    if suffix == ".json":
+        return "jsonl" if tables.json_lines(text, options.text_field) else "json", ""
+    if suffix in (".csv", ".tsv", ".tab"):
+        return "csv" if suffix == ".csv" else "tsv", ""
+    if suffix in (".parquet", ".pq"):
+        return "", "named like a Parquet file but is none: rename it"
+    if re.match(r"\s*(?:<!doctype html|<html|<\?xml|<svg)", text, re.IGNORECASE):
+        return "", "HTML or XML, not plain text: convert it first (of XML, only MediaWiki dumps are read)"
+    return "jsonl" if tables.json_lines(text, options.text_field) else "text", ""
+
+
+def _is_binary(text: str) -> bool:
+    sample = text[:8192]
+    return "\0" in sample or len(re.findall("[\x01-\x08\x0e-\x1a\x1c-\x1f]", sample)) > 0.02 * len(sample)
+
+
+def _alternating_nuls(head: bytes) -> bool:
+    sample = head[:4096]
+    return any(
+        len(half) > 1 and half.count(0) > 0.9 * len(half) and other.count(0) < 0.1 * len(other)
+        for half, other in ((sample[::2], sample[1::2]), (sample[1::2], sample[::2]))
+    )
+
+
+def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes: int) -> list[tuple[int, int | None]]:
+    """Cut a file into ranges of about `large_bytes` that begin where a document, or at least a line, begins."""
+    if kind == "parquet":
+        starts, held = [0], 0
+        for group, group_bytes in enumerate(tables.parquet_groups(path)):
+            if held >= large_bytes:
+                starts.append(group)
+                held = 0
+            held += group_bytes
+    else:
+        # Only in UTF-8 is every line-feed byte a line end; and where a book ends must be read from its beginning.
+        whole = not is_utf8(options.encoding) or (kind == "text" and options.strip != "none")
+        if size <= large_bytes or whole or kind not in ("text", "jsonl", "wikiextractor"):
+            return [(0, None)]
+        starts = [0]
+        with Path(path).open("rb") as stream:
+            for target in range(large_bytes, size, large_bytes):
+                at = _boundary(stream, target, kind, options.documents)
+                if at is not None and starts[-1] < at < size:
+                    starts.append(at)
+    return list(zip(starts, [*starts[1:], None], strict=True))
+
+
+def _boundary(stream: BinaryIO, target: int, kind: str, documents: str) -> int | None:
+    """The first byte at or after `target` where a range may begin, or None when there is none near."""
+    stream.seek(target - 1)
+    window = stream.read(_BOUNDARY_BYTES)
+    if kind == "wikiextractor":
+        match = re.search(rb"\n(?=<doc )", window)
+    elif kind == "jsonl":
+        match = re.search(rb"\n", window)
+    else:
+        match = re.search(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*", window)
+        if match is None and documents == "file":
+            match = re.search(rb"\n(?=[ \t]|\xe3\x80\x80)", window) or re.search(rb"\n", window)
+    return target - 1 + match.end() if match else None
+
+
+def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
+    """Yield the documents of one source, in order.
+
+    Raises UserError, while documents and paragraphs are asked for, for bytes that are not in the encoding, broken
+    JSON, CSV or XML, a missing text field, and damaged compressed data; each names the file and the place.
+    """
+    path, name = source.path, source.name or source.path
+    compression, encoding, field = source.compression, options.encoding, options.text_field
+    # Numbers count from the range's own beginning, which the name then carries.
+    prefix = f"{name}#{source.start}+" if source.start and source.kind != "parquet" else f"{name}#"
+    if source.kind == "text":
+        pieces = whole_lines(read_text(path, compression, encoding, source.start, source.end, name))
+        if options.documents == "file":
+            yield RawDocument(name, clean.paragraphs(pieces, options.strip))
+        else:
+            for number, paragraphs in enumerate(clean.documents(pieces, options.strip), 1):
+                yield RawDocument(f"{prefix}{number}", paragraphs)
+        return
+    if source.kind == "python-docs":
+        for module, found in python_docs.read_share(source.start):
+            yield RawDocument(module, iter(found))
+        return
+    if source.kind in ("mediawiki", "wikiextractor"):
+        if source.kind == "mediawiki":
+            pages = wiki.read_dump(path, compression, name)
+        else:
+            pages = wiki.read_extractor(path, compression, source.start, source.end, encoding, name)
+        for title, found in pages:
+            yield RawDocument(f"{name}#{title}", iter(found))
+        return
+    if source.kind == "jsonl":
+        records = tables.read_jsonl(path, compression, source.start, source.end, encoding, field, name)
+    elif source.kind == "json":
+        records = tables.read_json(path, compression, encoding, field, name)
+    elif source.kind == "parquet":
+        records = tables.read_parquet(path, source.start, source.end, field, name)
+    else:
+        records = tables.read_csv(path, compression, encoding, field, name, "\t" if source.kind == "tsv" else None)
+    for number, found in records:
+        yield RawDocument(f"{prefix}{number}", iter(found))

@@ -1,0 +1,452 @@
+"""Records to texts: JSON Lines, JSON, CSV, TSV and Parquet, with the field that holds the text named or guessed.
+
+Every reader yields (record's number, its paragraphs) and holds one record at a time (Parquet: a batch of rows). A
+record that cannot be read is an error that names its line or row, never a silent loss; an empty or null text is
+skipped. Not here: deciding which format a file has (`sources`), cleaning characters (`clean`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from blankfill.corpus.clean import record_paragraphs
+from blankfill.corpus.compression import open_binary
+from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.wiki import extractor_paragraphs
+from blankfill.errors import UserError
+
+USUAL_FIELDS = (
+    "text", "content", "contents", "body", "article", "document", "passage", "paragraph", "paragraphs", "story",
+    "raw_content", "raw_text", "full_text", "fulltext", "正文", "文本", "内容",
+)  # fmt: skip
+"""Names that mean the running text, whatever other strings stand beside it; "text" outranks the others."""
+
+_NOT_TEXT = frozenset(
+    (
+        "id",
+        "_id",
+        "idx",
+        "uid",
+        "uuid",
+        "guid",
+        "url",
+        "link",
+        "label",
+        "split",
+        "lang",
+        "language",
+        "date",
+        "timestamp",
+    )
+)
+_NUMBER = re.compile(r"[\s\d.,eE+\-:/%]*")
+_EXTRACTOR_FIELDS = frozenset(("id", "url", "title", "text"))
+LONGEST_FIELD = 1 << 27
+"""Characters that one CSV field may hold; beyond it a quotation mark was surely left open."""
+LONGEST_VALUE = 1 << 28
+_ROWS_LOOKED_AT = 50
+_PARQUET_ROWS = 256
+_BY_NUMBER = ", by its number (from 1) where there is no header line"
+
+Record = tuple[int, list[str]]
+
+
+def read_jsonl(
+    path: str, compression: str, start: int, end: int | None, encoding: str, field: str | None, name: str
+) -> Iterator[Record]:
+    """Yield (number within this range, paragraphs) for each line of bytes [start, end) of a JSON Lines file.
+
+    field: the text's field, dots lead into objects; None guesses it from the file's first record. A line may also be
+    a bare string. Raises UserError for a line that is not JSON or has no such field.
+    """
+    fault = _Fault(path, compression, start, name)
+    if field is None and start:
+        # Every range of one file must read the same field, so it is guessed from the file's beginning.
+        for line in lines(read_text(path, compression, encoding, name=name)):
+            if line.strip():
+                record = _json_line(line, 1, _Fault(path, compression, 0, name))
+                field = _guess(record, f"{name}, line 1") if isinstance(record, Mapping) else None
+                break
+    for number, line in enumerate(lines(read_text(path, compression, encoding, start, end, name)), 1):
+        if not line.strip():
+            continue
+        record = _json_line(line, number, fault)
+        if field is None and isinstance(record, Mapping):
+            field = _guess(record, fault.where(number))
+        found = _record_paragraphs(record, field, number, fault)
+        if found:
+            yield number, found
+
+
+class _Fault:
+    """Says where in a file a faulty record stands; lines are counted from the file's start, and only when asked."""
+
+    def __init__(self, path: str, compression: str, start: int, name: str, unit: str = "line") -> None:
+        self._path, self._compression, self._start, self._name, self._unit = path, compression, start, name, unit
+
+    def where(self, number: int) -> str:
+        before = 0
+        if self._start:
+            with open_binary(self._path, self._compression) as stream:
+                left = self._start
+                while left:
+                    data = stream.read(min(left, 1 << 20))
+                    before += data.count(b"\n")
+                    left -= len(data)
+        return f"{self._name}, {self._unit} {before + number}"
+
+
+def _json_line(line: str, number: int, fault: _Fault) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise UserError(
+            f"{fault.where(number)} is not valid JSON ({reason}): mend or delete that line; each line must hold one "
+            f"whole JSON object."
+        ) from error
+
+
+def read_json(path: str, compression: str, encoding: str, field: str | None, name: str) -> Iterator[Record]:
+    """Yield (number, paragraphs) for each object of a JSON file: an array of objects, or objects one after another.
+
+    Objects may be spread over lines. Only one object is in memory at a time, so a file that is one big object is read
+    whole. Raises UserError naming the record and line where the JSON breaks, and for a missing field.
+    """
+    fault = _Fault(path, compression, 0, name, "record")
+    for number, record in enumerate(_json_values(read_text(path, compression, encoding, name=name), name), 1):
+        if field is None and isinstance(record, Mapping):
+            field = _guess(record, fault.where(number))
+        found = _record_paragraphs(record, field, number, fault)
+        if found:
+            yield number, found
+
+
+def _json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    text, at, lines_before = "", 0, 0
+    ended = False
+    # None: not known yet; then whether the file is one array.
+    array: bool | None = None
+    want = 1
+    while True:
+        # A value that does not parse may only be unfinished: read as much again each time, so that a long one costs
+        # a logarithmic number of attempts.
+        while not ended and len(text) - at < want:
+            piece = next(pieces, None)
+            if piece is None:
+                ended = True
+            else:
+                lines_before += text.count("\n", 0, at)
+                text, at = text[at:] + piece, 0
+        at = _skip(text, at, " \t\r\n," if array else " \t\r\n")
+        if at == len(text):
+            if not ended:
+                want = 1
+                continue
+            if array:
+                raise UserError(f"{name} ends inside its array: it is truncated, so copy or download it again.")
+            return
+        if array is None:
+            array = text[at] == "["
+            if array:
+                at += 1
+                continue
+        if array and text[at] == "]":
+            return
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            if ended or len(text) - at > LONGEST_VALUE:
+                place = error.pos if isinstance(error, json.JSONDecodeError) else at
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                raise UserError(
+                    f"{name}, line {lines_before + text.count(chr(10), 0, place) + 1} is not valid JSON ({reason}): "
+                    f"the file must be one array of objects, or one object after another."
+                ) from error
+            want = max(2 * (len(text) - at), 1 << 16)
+            continue
+        want = 1
+        yield value
+
+
+def _skip(text: str, at: int, characters: str) -> int:
+    while at < len(text) and text[at] in characters:
+        at += 1
+    return at
+
+
+def read_csv(
+    path: str, compression: str, encoding: str, field: str | None, name: str, delimiter: str | None
+) -> Iterator[Record]:
+    r"""Yield (number of the row's last line, paragraphs) for each row of a CSV or TSV file.
+
+    field: a column's name in the header; a number counts columns from 1 and means that there is no header; None
+    guesses. delimiter: "\t" for TSV, None for CSV, where ";" and tabs are recognised in the first line. Raises
+    UserError for a missing column, a row that is too short, and a quotation mark that is never closed.
+    """
+    pieces = read_text(path, compression, encoding, name=name)
+    head = next(pieces, "")
+    first_line = head.split("\n", 1)[0]
+    if delimiter is None:
+        delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
+    quoting: Any = csv.QUOTE_MINIMAL
+    if delimiter == "\t" and not _is_quoted(head):
+        quoting = csv.QUOTE_NONE
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(
+        (line + "\n" for line in lines(chain([head], pieces))), delimiter=delimiter, quoting=quoting, strict=False
+    )
+    rows = _csv_rows(reader, name)
+    if field is not None and field.isascii() and field.isdigit() and field not in next(csv.reader([first_line]), []):
+        column, header = int(field) - 1, None
+        if column < 0:
+            raise UserError("--text-field 0 is no column: columns count from 1.")
+    else:
+        found = next(rows, None)
+        header = [cell.strip() for cell in found[1]] if found else []
+        if not header:
+            raise UserError(f"{name} has no header line: give the text's column by number, such as --text-field 1.")
+        sample = list(islice(rows, _ROWS_LOOKED_AT))
+        rows = chain(sample, rows)
+        if field is None:
+            field = _choose(_columns(header, [row for _, row in sample]), header, f"{name}, line 1", _BY_NUMBER)
+        if field not in header:
+            raise UserError(
+                f"{name} has no column {field!r}; its columns are {_listed(header)}: choose one with --text-field"
+                f"{_BY_NUMBER}."
+            )
+        column = header.index(field)
+    for line, row in rows:
+        if not row:
+            continue
+        if column >= len(row):
+            raise UserError(
+                f"{name}, line {line} has {len(row)} columns where column {column + 1}"
+                f"{f' ({field})' if header else ''} is wanted: mend that row."
+            )
+        paragraphs = record_paragraphs(row[column])
+        if paragraphs:
+            yield line, paragraphs
+
+
+def _csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{name}, line {reader.line_num} cannot be read as CSV ({error}): a quotation mark before it is "
+                f"probably never closed."
+            ) from error
+        yield reader.line_num, row
+
+
+def _is_quoted(head: str) -> bool:
+    """Whether a TSV file quotes its fields: every field that opens with a quotation mark also ends with one.
+
+    Most TSV files (GLUE's, for one) quote nothing, and their texts are full of unpaired quotation marks.
+    """
+    cells = [cell for line in head.split("\n")[:500] for cell in line.rstrip("\r").split("\t") if cell[:1] == '"']
+    return bool(cells) and all(len(cell) > 1 and cell.endswith('"') for cell in cells)
+
+
+def _columns(header: list[str], rows: list[list[str]]) -> dict[str, str]:
+    """For each column that can be text, one value of it; columns of numbers are left out."""
+    found = {}
+    for index, name in enumerate(header):
+        values = [row[index] for row in rows if index < len(row) and row[index].strip()]
+        texts = [value for value in values if not _NUMBER.fullmatch(value)]
+        if len(texts) * 2 > len(values):
+            found[name] = max(texts, key=len)
+    return found
+
+
+def read_parquet(path: str, start: int, end: int | None, field: str | None, name: str) -> Iterator[Record]:
+    """Yield (row number, paragraphs) for row groups [start, end) of a Parquet file, a batch of rows at a time.
+
+    Raises UserError when pyarrow is missing, the file is damaged, or there is no such column.
+    """
+    pyarrow, parquet = import_parquet()
+    try:
+        with closing(parquet.ParquetFile(path)) as file:
+            groups = range(file.num_row_groups)[start:end]
+            field = _parquet_field(pyarrow, file.schema_arrow, field, name)
+            column = field if field in file.schema_arrow.names else field.split(".")[0]
+            number = sum(file.metadata.row_group(group).num_rows for group in range(groups.start))
+            fault = _Fault(path, "", 0, name, "row")
+            for group in groups:
+                for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], columns=[column]):
+                    for record in batch.to_pylist():
+                        number += 1
+                        found = _record_paragraphs(record, field, number, fault)
+                        if found:
+                            yield number, found
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
+
+
+def import_parquet() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet; UserError with the remedy when they are not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UserError("Reading Parquet files needs the pyarrow package: pip install 'blankfill[text]'.") from error
+    return pyarrow, parquet
+
+
+def parquet_groups(path: str) -> list[int]:
+    """The uncompressed size in bytes of each row group of a Parquet file; UserError when it cannot be read."""
+    pyarrow, parquet = import_parquet()
+    try:
+        with closing(parquet.ParquetFile(path)) as file:
+            return [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a readable Parquet file ({error}): copy or download it again.") from error
+
+
+def _parquet_field(pyarrow: Any, schema: Any, field: str | None, name: str) -> str:
+    def is_text(kind: Any) -> bool:
+        if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
+            return is_text(kind.value_type)
+        return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+    if field is None:
+        return _choose({column.name: "text" for column in schema if is_text(column.type)}, schema.names, name)
+    if field not in schema.names and field.split(".")[0] not in schema.names:
+        raise UserError(f"{name} has no column {field!r}; its columns are {_listed(schema.names)}: see --text-field.")
+    return field
+
+
+def _sample(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that can be text."""
+    return {key: value for key, value in record.items() if _can_be_text(value)}
+
+
+def _can_be_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return not _NUMBER.fullmatch(value)
+    return isinstance(value, list) and bool(value) and all(map(_can_be_text, value))
+
+
+def _guess(record: Mapping[str, Any], where: str) -> str:
+    """The field of a record that is obviously the text; UserError when none is, or several could be."""
+    candidates = _sample(record)
+    # Beside nested objects that hold more than it does, a lone string is a title or a version, not the text.
+    nested = sum(len(str(value)) for key, value in record.items() if isinstance(value, dict | list | tuple))
+    if len(candidates) == 1 and next(iter(candidates)).lower() not in USUAL_FIELDS:
+        value = next(iter(candidates.values()))
+        if isinstance(value, str) and len(value) < nested:
+            candidates = {}
+    return _choose(candidates, list(record), where)
+
+
+def _choose(candidates: Mapping[str, Any], fields: Iterable[str], where: str, hint: str = "") -> str:
+    names = {key.lower(): key for key in reversed(list(candidates))}
+    if "text" in names:
+        return names["text"]
+    usual = [names[name] for name in USUAL_FIELDS if name in names]
+    others = [key for key in candidates if key.lower() not in _NOT_TEXT]
+    for choice in (usual, others):
+        if len(choice) == 1:
+            return choice[0]
+        if choice:
+            raise UserError(f"{where}: the text could be any of {_listed(choice)}: choose one with --text-field{hint}.")
+    there = _listed(fields) or "none"
+    raise UserError(f"{where}: no field is plainly the text (fields: {there}): name one with --text-field{hint}.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    texts = (str(name) for name in islice(names, 20))
+    return ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts if text)
+
+
+def _record_paragraphs(record: Any, field: str | None, number: int, fault: _Fault) -> list[str]:
+    if isinstance(record, str) and field is None:
+        return record_paragraphs(record)
+    if not isinstance(record, Mapping):
+        raise UserError(
+            f"{fault.where(number)} holds {_kind(record)} where an object with a text field is wanted: mend or delete "
+            f"it."
+        )
+    if field == "text" and record.keys() >= _EXTRACTOR_FIELDS and isinstance(record["text"], str):
+        return extractor_paragraphs(str(record["title"]), record["text"].split("\n"))
+    value = record[field] if field in record else _lookup(record, (field or "").split("."), number, fault)
+    try:
+        return _value_paragraphs(value)
+    except TypeError as error:
+        raise UserError(
+            f"{fault.where(number)}: field {field!r} holds {error}, not text: choose another with --text-field."
+        ) from error
+
+
+def _lookup(value: Any, keys: list[str], number: int, fault: _Fault) -> Any:
+    """Follow a dotted path; a list on the way is followed in each of its items."""
+    if not keys:
+        return value
+    if isinstance(value, list):
+        found = [_lookup(item, keys, number, fault) for item in value]
+        return list(chain.from_iterable(item if isinstance(item, list) else [item] for item in found))
+    if not isinstance(value, Mapping) or keys[0] not in value:
+        fields = _listed(value) if isinstance(value, Mapping) else "none"
+        raise UserError(
+            f"{fault.where(number)} has no field {keys[0]!r} (its fields: {fields}): choose one with --text-field."
+        )
+    return _lookup(value[keys[0]], keys[1:], number, fault)
+
+
+def _value_paragraphs(value: Any) -> list[str]:
+    """The paragraphs of a text field: a string, or a list of sentences, of paragraphs, or of lists of sentences.
+
+    A list counts as the sentences of one paragraph when its items are short, on one line each, and mostly end like
+    sentences. Raises TypeError, whose text says what was found, for anything else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return record_paragraphs(value)
+    if not isinstance(value, list):
+        raise TypeError(_kind(value))
+    if value and all(isinstance(item, str) for item in value):
+        ends = sum(item.rstrip().endswith((".", "!", "?", '."', "。", "！", "？", "”", "」")) for item in value)
+        if ends * 2 > len(value) and not any("\n" in item.strip() for item in value) and max(map(len, value)) < 1000:
+            ascii_ends = any(item.isascii() for item in value)
+            return record_paragraphs((" " if ascii_ends else "").join(item.strip() for item in value))
+    return list(chain.from_iterable(map(_value_paragraphs, value)))
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "a truth value", dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def json_lines(text: str, field: str | None) -> bool:
+    """Whether `text`, the first lines of a file, can only be JSON Lines: an object with a text a line."""
+    rows = [row for row in text.split("\n")[:20] if row.strip()]
+    for row in rows:
+        try:
+            record = json.loads(row)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(record, dict) or not (_sample(record) or (field and field.split(".")[0] in record)):
+            return False
+    return bool(rows)
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a file begins and ends with Parquet's magic bytes."""
+    with Path(path).open("rb") as stream:
+        if stream.read(4) != b"PAR1":
+            return False
+        stream.seek(-4, 2)
+        return stream.read(4) == b"PAR1"

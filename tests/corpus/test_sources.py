@@ -1,0 +1,331 @@
+"""Discovery and reading: kinds by content and name, order, ranges that add up to the file, and every refusal."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import pickle
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blankfill.corpus import sources
+from blankfill.corpus.sources import Source, SourceOptions, discover, read
+from blankfill.errors import UserError
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not beside the checkout")
+FILE = SourceOptions()
+BLOCKS = SourceOptions(documents="paragraphs")
+
+
+def everything(found: list[Source], options: SourceOptions = FILE) -> list[tuple[str, list[str]]]:
+    """All documents, those that go on in the next range put together as the pipeline does."""
+    documents: list[tuple[str, list[str]]] = []
+    for source in found:
+        for number, document in enumerate(read(source, options)):
+            if number == 0 and source.continues:
+                documents[-1][1].extend(document.paragraphs)
+            else:
+                documents.append((document.name, list(document.paragraphs)))
+    return documents
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.txt", "It sails.\n", "text"),
+        ("a", "It sails.\n", "text"),
+        ("a.md", "{not json\n", "text"),
+        ("a.txt", '{"text": "x y"}\n{"text": "z"}\n', "jsonl"),
+        ("a.txt", '{"text": "x y"}\nIt sails.\n', "text"),
+        ("a.txt", "{}\n{}\n", "text"),
+        ("wiki_00", '{"id": "1", "url": "u", "title": "T", "text": "T\\n\\nIt."}\n', "jsonl"),
+        ("wiki_00", '<doc id="1" url="u" title="T">\nT\n</doc>\n', "wikiextractor"),
+        ("a.jsonl", "not yet json\n", "jsonl"),
+        ("a.json", '[{"text": "x"}]', "json"),
+        ("a.json", '{\n"text": "x"\n}', "json"),
+        ("a.json", '{"text": "x y"}\n{"text": "y z"}\n', "jsonl"),
+        ("a.csv", "id,text\n1,x\n", "csv"),
+        ("a.tsv", "id\ttext\n1\tx\n", "tsv"),
+        ("a.xml", '<mediawiki xmlns="x"></mediawiki>', "mediawiki"),
+        ("long.txt", json.dumps({"text": "word " * 50_000}) + "\n", "jsonl"),
+    ],
+)
+@pytest.mark.parametrize("compression", ["", "gz", "bz2", "xz", "zst"])
+def test_kinds_are_told_by_content_and_name(tmp_path: Path, name: str, content: str, kind: str, compression: str):
+    pack = {
+        "": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
+        "zst": zstandard.ZstdCompressor().compress,
+    }[compression]  # fmt: skip
+    data = pack(content.encode())
+    found = discover([write(tmp_path / (f"{name}.{compression}" if compression else name), data)], FILE)
+    assert [(one.kind, one.compression, one.size) for one in found] == [(kind, compression, len(data))]
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_compression_is_told_by_content_whatever_the_name(tmp_path: Path):
+    path = write(tmp_path / "a.txt", gzip.compress(b"It sails.\n"))
+    assert everything(discover([path], FILE)) == [(path, ["It sails."])]
+    path = write(tmp_path / "b.gz", "It returns.\n")
+    assert everything(discover([path], FILE)) == [(path, ["It returns."])]
+
+
+def test_folders_are_walked_in_order_without_hidden_and_binary_files(tmp_path: Path):
+    write(tmp_path / "b" / "2.txt", "two\n")
+    write(tmp_path / "b" / "1.txt", "one\n")
+    write(tmp_path / "a.txt", "zero\n")
+    write(tmp_path / ".hidden.txt", "no\n")
+    write(tmp_path / ".git" / "x.txt", "no\n")
+    write(tmp_path / "b" / "boat.png", b"\x89PNG\r\n\x1a\n" + bytes(50))
+    write(tmp_path / "b" / "empty.txt", "")
+    skipped: list[str] = []
+    found = discover([tmp_path], FILE, skipped)
+    assert [Path(one.path).relative_to(tmp_path).as_posix() for one in found] == ["a.txt", "b/1.txt", "b/2.txt"]
+    assert [line.rpartition(": ")[0] or line for line in skipped]
+    assert "a picture, not text" in skipped[0] and skipped[1] == f"{tmp_path / 'b' / 'empty.txt'}: empty"
+    assert discover([tmp_path], FILE) == found
+
+
+def test_patterns_are_expanded_where_the_shell_does_not(tmp_path: Path):
+    for name in ("b.txt", "a.txt", "c.md"):
+        write(tmp_path / name, "text\n")
+    found = discover([str(tmp_path / "*.txt")], FILE)
+    assert [Path(one.path).name for one in found] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x00\x01\x02" * 30, "is a binary file"),
+        (b"%PDF-1.7 x", "is a PDF document, not text: convert"),
+        (b"PK\x03\x04....", "is a zip archive"),
+        (b"\x01\x02\x03\x04text", "is a binary file"),
+        (b"x" * 257 + b"ustar" + bytes(200), "is a tar archive: unpack it first"),
+        (gzip.compress(b"x" * 257 + b"ustar" + bytes(200)), "is a tar archive: unpack it first"),
+        (b"PAR1junk", "is a truncated Parquet file"),
+        (gzip.compress(b"PAR1"), "is a compressed Parquet file: decompress it first"),
+        (b"<!DOCTYPE html><p>x", "is HTML or XML, not plain text"),
+        ("boat\n".encode("utf-16"), "is in UTF-16: pass --encoding utf-16"),
+        ("boat and quay\n".encode("utf-16-le"), "is probably in UTF-16: pass --encoding utf-16-le"),
+    ],
+)
+def test_files_that_are_not_text_are_refused_when_named_and_skipped_in_a_folder(
+    tmp_path: Path, content: bytes, said: str
+):
+    path = write(tmp_path / "file", content)
+    with pytest.raises(UserError, match=f"^{path} {said}"):
+        discover([path], FILE)
+    skipped: list[str] = []
+    write(tmp_path / "text.txt", "text\n")
+    assert len(discover([tmp_path], FILE, skipped)) == 1
+    assert len(skipped) == 1 and said.removeprefix("is ") in skipped[0]
+
+
+def test_a_parquet_name_without_parquet_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="named like a Parquet file but is none"):
+        discover([write(tmp_path / "a.parquet", "text\n")], FILE)
+
+
+def test_utf16_is_read_when_asked_for(tmp_path: Path):
+    options = SourceOptions(encoding="utf-16")
+    path = write(tmp_path / "notepad.txt", "渡船很旧。\r\n它开了。\r\n".encode("utf-16"))
+    assert everything(discover([path], options), options) == [(path, ["渡船很旧。", "它开了。"])]
+    options = SourceOptions(encoding="utf-16-le")
+    path = write(tmp_path / "a.jsonl", '{"text": "渡船"}\n'.encode("utf-16-le"))
+    assert everything(discover([path], options), options) == [(f"{path}#1", ["渡船"])]
+
+
+def test_paths_that_are_missing_empty_or_forbidden(tmp_path: Path, monkeypatch):
+    with pytest.raises(UserError, match="gone does not exist"):
+        discover([str(tmp_path / "gone")], FILE)
+    with pytest.raises(UserError, match=r"gone-\* does not exist"):
+        discover([str(tmp_path / "gone-*")], FILE)
+    with pytest.raises(UserError, match="nothing to read in no paths"):
+        discover([], FILE)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(UserError, match=f"nothing to read in {folder}: name a text file"):
+        discover([folder], FILE)
+    write(folder / "a.png", b"\x89PNG")
+    write(folder / "b.txt", "")
+    with pytest.raises(UserError, match=r"a\.png: a picture.*; .*b\.txt: empty"):
+        discover([folder], FILE)
+    with pytest.raises(UserError, match="--encoding utf-9 is not a known text encoding"):
+        discover([folder], SourceOptions(encoding="utf-9"))
+
+    path = write(tmp_path / "c.txt", "text\n")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"c\.txt cannot be read: Permission denied"):
+        discover([path], FILE)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch):
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be read: Permission denied"):
+        discover([tmp_path], FILE)
+
+
+def test_standard_input_is_spooled_and_named(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(b'{"text": "a boat"}\n'))))
+    found = discover(["-"], FILE)
+    assert [(one.kind, one.compression, one.name) for one in found] == [("jsonl", "gz", "standard input")]
+    for _ in range(2):
+        assert everything(found) == [("standard input#1", ["a boat"])]
+    Path(found[0].path).unlink()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(UserError, match=r"nothing to read in - \(standard input: empty"):
+        discover(["-"], FILE)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_spooled(tmp_path: Path):
+    import threading
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("It sails.\n",))
+    writer.start()
+    found = discover([pipe], FILE)
+    writer.join()
+    assert everything(found) == [(str(pipe), ["It sails."])]
+    Path(found[0].path).unlink()
+
+
+def test_blank_lines_part_documents_when_asked(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "one\ntwo\n\n\nthree\n")
+    assert everything(discover([path], BLOCKS), BLOCKS) == [(f"{path}#1", ["one", "two"]), (f"{path}#2", ["three"])]
+
+
+def test_gutenberg_is_stripped_and_never_cut(tmp_path: Path):
+    options = SourceOptions(strip="gutenberg")
+    middle = "It sails.\n\n" * 200
+    path = write(
+        tmp_path / "a.txt",
+        f"x\n*** START OF THIS PROJECT GUTENBERG EBOOK ***\n{middle}*** END OF THIS PROJECT GUTENBERG\n",
+    )
+    found = discover([path], options, large_bytes=100)
+    assert len(found) == 1
+    assert everything(found, options) == [(path, ["It sails."] * 200)]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["渡船很旧。", "It sails on.", "éa", "", "", "　　它开了。", "tail"]), min_size=1, max_size=60
+    ),
+    st.integers(8, 200),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_ranges_read_what_the_whole_file_holds(tmp_path: Path, lines: list[str], large: int, end: str):
+    path = write(tmp_path / "a.txt", end.join(["first", *lines, "last", ""]))
+    for options in (FILE, BLOCKS):
+        whole = discover([path], options)
+        parts = discover([path], options, large_bytes=large)
+        assert [one.start for one in parts] == [0, *(one.end for one in parts[:-1])]
+        assert parts[-1].end is None and sum(one.size for one in parts) == whole[0].size
+        assert [one.continues for one in parts] == [options is FILE and n > 0 for n in range(len(parts))]
+        assert [found for _, found in everything(parts, options)] == [found for _, found in everything(whole, options)]
+        names = [name for name, _ in everything(parts, options)]
+        assert len(set(names)) == len(names)
+
+
+@given(st.integers(20, 400))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+def test_ranges_of_records_and_pages_add_up(tmp_path: Path, large: int):
+    rows = "".join(json.dumps({"text": f"渡船 {n}"}, ensure_ascii=False) + "\n" for n in range(40))
+    pages = "".join(f'<doc id="{n}" url="u" title="T{n}">\nT{n}\n\nIt sails {n}.\n</doc>\n' for n in range(40))
+    for name, content in (("a.jsonl", rows), ("wiki_00", pages)):
+        path = write(tmp_path / name, content)
+        parts = discover([path], FILE, large_bytes=large)
+        assert len(parts) > 2 and not any(one.continues for one in parts)
+        assert [p for _, p in everything(parts)] == [p for _, p in everything(discover([path], FILE))]
+
+
+def test_cuts_are_made_at_blank_lines_and_never_inside_a_character(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "渡" * 100 + "\n" + "船" * 100 + "\n\n" + "来" * 100 + "\n")
+    found = discover([path], FILE, large_bytes=100)
+    assert [one.start for one in found] == [0, 603]
+    path = write(tmp_path / "b.txt", "渡" * 100 + "\n" + "船" * 100 + "\n")
+    assert [one.start for one in discover([path], FILE, large_bytes=100)] == [0, 301]
+    assert len(discover([path], BLOCKS, large_bytes=100)) == 1
+    path = write(tmp_path / "c.txt", "渡" * 300)
+    assert len(discover([path], FILE, large_bytes=100)) == 1
+
+
+def test_other_encodings_and_compressed_files_are_not_cut(tmp_path: Path):
+    options = SourceOptions(encoding="gb18030")
+    path = write(tmp_path / "a.txt", ("渡船很旧。\n\n" * 50).encode("gb18030"))
+    found = discover([path], options, large_bytes=50)
+    assert len(found) == 1 and everything(found, options) == [(path, ["渡船很旧。"] * 50)]
+    assert (
+        len(discover([write(tmp_path / "b.gz", gzip.compress(os.urandom(400).hex().encode()))], FILE, large_bytes=50))
+        == 1
+    )
+
+
+def test_a_file_that_is_not_utf8_names_the_byte_and_the_remedy(tmp_path: Path):
+    path = write(tmp_path / "old.txt", "Heute fährt sie nicht.\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"old\.txt is not utf-8: byte 7 .*--encoding latin-1"):
+        everything(discover([path], FILE))
+
+
+@pytest.mark.parametrize("shape", ["lines", "wrapped", "one line"])
+def test_memory_does_not_grow_with_a_text(tmp_path: Path, shape: str):
+    line = "the ferry sailed past the old customs house and nobody on board was awake\n"
+    text = {"lines": line.replace("e\n", "e.\n").capitalize(), "wrapped": line, "one line": line.replace("\n", " ")}
+
+    def peak(size: int) -> int:
+        (source,) = discover([write(tmp_path / "a.txt", text[shape] * (size // len(line)))], FILE)
+        tracemalloc.start()
+        (document,) = read(source, FILE)
+        assert sum(map(len, document.paragraphs)) > 0.95 * size
+        high = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return high
+
+    assert peak(4_000_000) < 1.2 * peak(1_000_000)
+
+
+@pytest.mark.data
+@needs_data
+def test_real_folders_are_discovered():
+    skipped: list[str] = []
+    found = discover([DATA], FILE, skipped)
+    kinds = {Path(one.path).relative_to(DATA).as_posix(): one.kind for one in found}
+    assert kinds["wikiextractor_en/xml/AA/wiki_00"] == "wikiextractor"
+    assert kinds["wikiextractor_en/json/AA/wiki_00"] == kinds["wiki_zh/AB/wiki_00"] == "jsonl"
+    assert kinds["wiki_dump/enwiki-table-markup.xml.bz2"] == "mediawiki"
+    assert kinds["wikitext2/wiki.test.tokens"] == kinds["weibo_ner/weiboNER_2nd_conll.dev"] == "text"
+    assert kinds["afqmc/dev.json"] == "jsonl" and kinds["xquad/xquad.en.json"] == "json"
+    assert kinds["glue/SST-2/train.tsv"] == "tsv" and kinds["swag/swag_sample.csv"] == "csv"
+    assert [Path(line.partition(":")[0]).name for line in skipped] == ["dev-v1.1.json.zip"]
+
+
+@pytest.mark.data
+@needs_data
+def test_a_real_novel_is_the_same_in_ranges():
+    whole = everything(discover([DATA / "zh_novels"], FILE))
+    parts = discover([DATA / "zh_novels"], FILE, large_bytes=200_000)
+    assert len(parts) == 13
+    assert everything(parts) == whole
+    assert sources.LARGE_BYTES == 64 << 20
