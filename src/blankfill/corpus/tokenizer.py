@@ -1,0 +1,436 @@
+"""Text ⇄ token ids, with the roles of blankfill's special tokens. Training is `tokenizer_train`'s business.
+
+A `Tokenizer` wraps a `tokenizers.Tokenizer` and adds what pretraining needs and the library lacks:
+
+* **Roles.** Objectives ask for "mask" or "sop", not for strings; `ROLE_TOKENS` says which strings play which role.
+* **Text that cannot forge a special token.** `encode` recognises `[MASK]` in a prompt, as it must. `encode_plain`,
+  which reads the corpus, must not: a page about BERT would otherwise put masks into the training data. It runs on a
+  second tokenizer in which the special tokens are not known and their entries bear names that no text contains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
+from blankfill.corpus.tokenizer_formats import read_tokenizer
+from blankfill.errors import UserError
+from blankfill.types import Vocabulary
+
+if TYPE_CHECKING:
+    import tokenizers
+
+ROLE_TOKENS: dict[str, tuple[str, ...]] = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+    "gmask": ("[gMASK]",),
+    "smask": ("[sMASK]",),
+    "sop": ("<|startofpiece|>", "[sop]", "<sop>"),
+    "eop": ("<|endofpiece|>", "[eop]", "<eop>"),
+    "eos": ("<|endoftext|>", "[EOS]", "<eos>", "<eod>", "</s>"),
+    "dblock": ("[dBLOCK]",),
+}
+"""Which strings play a role, the first present wins; the first of each is what `with_roles` adds."""
+
+_MASKS = frozenset(chain.from_iterable(ROLE_TOKENS[role] for role in ("mask", "gmask", "smask")))
+
+CACHE_LIMIT = 1_000_000
+"""Chunks remembered at most: some 150 MB."""
+_LONGEST_KEPT = 64
+
+Post = Literal["keep", "none", "pair"]
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with the roles of blankfill's special tokens."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._full = tokenizer
+        self._cache: dict[str, bytes] = {}
+        names = tokenizer.get_vocab(with_added_tokens=True)
+        special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
+        # A vocabulary file knows of no special tokens; by their names they are.
+        found = [name for tokens in ROLE_TOKENS.values() for name in tokens if name in names and name not in special]
+        if found:
+            tokenizer.add_special_tokens([self._special(name) for name in dict.fromkeys(found)])
+
+    def _special(self, name: str) -> tokenizers.AddedToken:
+        from tokenizers import AddedToken
+
+        # Except in WordPiece, the space before a mask would become a token of its own.
+        strip = self._full.model.__class__.__name__ != "WordPiece" and name in _MASKS
+        return AddedToken(name, normalized=False, lstrip=strip)
+
+    def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
+        return _from_json, (self._full.to_str(),)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """The tokenizer at `path`: see `tokenizer_formats.read_tokenizer` for what is read; raises `UserError`."""
+        return cls(read_tokenizer(path))
+
+    def save(self, folder: Path, *, post: Post = "keep") -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
+
+        The same tokenizer gives the same bytes. `post` is what `AutoTokenizer` puts around a text when asked for
+        special tokens: what this tokenizer does, nothing, or `[CLS] a [SEP] b [SEP]`. Raises `UserError` for a pair
+        without those two.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = json.loads(self._full.to_str())
+        if post != "keep":
+            spec["post_processor"] = None
+        if post == "pair":
+            if missing := self.vocabulary().missing(("cls", "sep")):
+                raise UserError(f"The tokenizer has no {' and no '.join(missing)} token, which `[CLS] a [SEP]` needs.")
+            cls, sep = self._roles["cls"], self._roles["sep"]
+            spec["post_processor"] = {
+                "type": "BertProcessing", "sep": [self.token(sep), sep], "cls": [self.token(cls), cls],
+            }  # fmt: skip
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": self._kind == "wordpiece",
+            "model_max_length": 10**30,
+        }
+        for role in ("pad", "unk", "cls", "sep", "mask", "eos"):
+            if role in self._roles and (name := self.token(self._roles[role])) in ROLE_TOKENS[role]:
+                config[f"{role}_token"] = name
+        named = {value for key, value in config.items() if key.endswith("_token")}
+        rest = [name for name in sorted(self._special_tokens, key=self._ids.__getitem__) if name not in named]
+        if rest:
+            config["additional_special_tokens"] = rest
+        _write_json(folder / "tokenizer.json", spec)
+        _write_json(folder / "tokenizer_config.json", config)
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the greatest id."""
+        return max(self._ids.values()) + 1
+
+    def vocabulary(self) -> Vocabulary:
+        """What objectives need to know. `special` leaves out the unknown token where text can give it."""
+        special = set(self._special_tokens.values())
+        if self._text_gives_unknown:
+            special.discard(self._roles.get("unk", -1))
+        return Vocabulary(self.size, dict(self._roles), frozenset(special), self._word_starts())
+
+    def with_roles(self, roles: Sequence[str]) -> Tokenizer:
+        """This tokenizer with a token for each of `roles` (names of `types.ROLES`).
+
+        Missing ones are appended, so that every old id stays; returns self when nothing is missing. Raises `UserError`
+        when the vocabulary has gaps that the library would fill first.
+        """
+        missing = [role for role in roles if role not in self._roles]
+        if not missing:
+            return self
+        grown = _from_json(self._full.to_str())
+        grown._full.add_special_tokens([self._special(ROLE_TOKENS[role][0]) for role in missing])
+        ids = [grown._full.token_to_id(ROLE_TOKENS[role][0]) for role in missing]
+        if ids != list(range(self.size, self.size + len(ids))):
+            raise UserError(
+                "The tokenizer's ids have gaps, so special tokens cannot be appended behind them: "
+                f"add {', '.join(ROLE_TOKENS[role][0] for role in missing)} to its vocabulary by hand."
+            )
+        return Tokenizer(grown._full)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. Adds no special tokens, but recognises those written out in it, such as `[MASK]`."""
+        ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_plain(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(ids of all sentences, one after the other; how many each has). No text gives a special token here."""
+        chunked = self._chunking.chunks
+        parts = [b""] * len(sentences)
+        whole: list[int] = []
+        pending: list[tuple[int, list[str]]] = []
+        missing: set[str] = set()
+        known, lookup, join = self._cache, self._cache.__getitem__, b"".join
+        for index, sentence in enumerate(sentences):
+            chunks = chunked(sentence)
+            if chunks is None:
+                whole.append(index)
+                continue
+            try:
+                parts[index] = join(map(lookup, chunks))
+            except KeyError:
+                pending.append((index, chunks))
+                missing |= set(chunks).difference(known)
+        if pending:
+            fresh = self._encode_chunks(missing)
+            known.update(fresh)
+            for index, chunks in pending:
+                parts[index] = join(map(lookup, chunks))
+            for chunk in fresh:
+                if len(chunk) > _LONGEST_KEPT:
+                    del known[chunk]
+            if len(known) > CACHE_LIMIT:
+                known.clear()
+        if whole:
+            for index, ids in zip(whole, self._by_library([sentences[index] for index in whole]), strict=True):
+                parts[index] = ids
+        lengths = np.fromiter(map(len, parts), np.int32, len(parts)) // 4
+        return np.frombuffer(bytearray().join(parts), np.int32), lengths.astype(np.int32)
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Readable text: words joined, English punctuation closed up, no spaces between Chinese characters.
+
+        `skip_special` leaves out special tokens, but never the unknown token, whose place a reader should see.
+        """
+        if skip_special:
+            hidden = set(self._special_tokens.values()) - {self._roles.get("unk", -1)}
+            ids = [id for id in ids if id not in hidden]
+        if self._kind != "wordpiece":
+            text: str = self._full.decode(list(map(int, ids)), skip_special_tokens=False)
+            return text
+        words: list[str] = []
+        for token in map(self.token, ids):
+            if token.startswith(self._prefix) and words:
+                words[-1] += token[len(self._prefix) :]
+            else:
+                words.append(token)
+        return join_words(words)
+
+    def token(self, id: int) -> str:
+        """The string of an id; raises `IndexError` for an id that there is not."""
+        token: str | None = self._full.id_to_token(int(id))
+        if token is None:
+            raise IndexError(f"token id {id} is not in a vocabulary of {self.size}")
+        return token
+
+    def id(self, token: str) -> int | None:
+        """The id of a token's string, None when there is no such token."""
+        found: int | None = self._full.token_to_id(token)
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the ids of a text: vocabulary, merges or scores, and settings."""
+        spec = json.loads(self._full.to_str())
+        model = dict(spec["model"])
+        if isinstance(model.get("merges"), list):  # older files write a merge as one string
+            model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        if isinstance(model["vocab"], list):  # the library's reader of JSON is not exact in the last digit of a score
+            model["vocab"] = [[piece, round(score, 6)] for piece, score in model["vocab"]]
+        parts = [model, spec["normalizer"], spec["pre_tokenizer"], spec["added_tokens"]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        ids: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
+        return ids
+
+    @cached_property
+    def _roles(self) -> dict[str, int]:
+        roles = {}
+        for role, tokens in ROLE_TOKENS.items():
+            present = [self._ids[token] for token in tokens if token in self._ids]
+            if present:
+                roles[role] = present[0]
+        if "eos" not in roles:
+            # GLM over BERT's vocabulary ends a text with [SEP], else with [PAD].
+            for stand_in in ("sep", "pad"):
+                if stand_in in roles:
+                    return roles | {"eos": roles[stand_in]}
+        return roles
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, int]:
+        added = self._full.get_added_tokens_decoder()
+        return {token.content: id for id, token in added.items() if token.special}
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        """The settings without the vocabulary, as in tokenizer.json."""
+        spec: dict[str, Any] = json.loads(self._full.to_str())
+        spec["model"] = {key: value for key, value in spec["model"].items() if key not in ("vocab", "merges")}
+        return spec
+
+    @property
+    def _prefix(self) -> str:
+        prefix: str | None = self._spec["model"].get("continuing_subword_prefix")
+        return prefix or "##"
+
+    @cached_property
+    def _chunking(self) -> Chunking:
+        return chunking_of(self._spec)
+
+    @cached_property
+    def _kind(self) -> str:
+        """wordpiece, bytes (byte-level BPE), metaspace (SentencePiece's ▁), words, or other."""
+        if self._spec["model"]["type"] == "WordPiece":
+            return "wordpiece"
+        steps = {step["type"] for step in steps_of(self._spec["pre_tokenizer"], "pretokenizers")}
+        steps |= {step["type"] for step in steps_of(self._spec["normalizer"], "normalizers")}
+        steps |= {step["type"] for step in steps_of(self._spec["decoder"], "decoders")}
+        if "ByteLevel" in steps:
+            return "bytes"
+        if "Metaspace" in steps or any(token.startswith("▁") for token in self._ids):
+            return "metaspace"
+        return "words" if self._spec["model"]["type"] == "WordLevel" else "other"
+
+    @property
+    def _text_gives_unknown(self) -> bool:
+        model = self._spec["model"]
+        if model.get("byte_fallback") or self._kind == "bytes":
+            return False
+        return model["type"] != "BPE" or model.get("unk_token") is not None
+
+    def _word_starts(self) -> NDArray[np.bool_] | None:
+        if self._kind == "other":
+            return None
+        starts = np.zeros(self.size, np.bool_)
+        for token, id in self._ids.items():
+            if self._kind == "wordpiece":
+                starts[id] = not token.startswith(self._prefix)
+            elif self._kind == "bytes":
+                starts[id] = _begins_word(_gpt2_bytes(token))
+            elif self._kind == "metaspace":
+                byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+                starts[id] = _begins_word(bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode())
+            else:
+                starts[id] = True
+        starts[list(self._special_tokens.values())] = True
+        return starts
+
+    @cached_property
+    def _plain(self) -> tuple[tokenizers.Tokenizer, NDArray[np.int32] | None]:
+        """(a tokenizer whose special tokens no text can give, its id → ours where they differ)."""
+        import tokenizers
+
+        spec = json.loads(self._full.to_str())
+        model, special = spec["model"], self._special_tokens
+
+        def hide(token: str) -> str:
+            # Characters that are set aside for ever and that no text has.
+            return f"\U0010ffff\U0010fffe{special[token]}" if token in special else token
+
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {hide(token): id for token, id in model["vocab"].items()}
+        else:
+            model["vocab"] = [[hide(token), score] for token, score in model["vocab"]]
+        if model.get("unk_token"):
+            model["unk_token"] = hide(model["unk_token"])
+        ordinary = [token for token in spec["added_tokens"] if not token["special"]]
+        spec["added_tokens"], spec["post_processor"] = [], None
+        plain = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        plain.add_tokens(
+            [
+                tokenizers.AddedToken(**{k: v for k, v in token.items() if k not in ("id", "special")})
+                for token in ordinary
+            ]
+        )
+        moved = {int(plain.token_to_id(token["content"]) or 0): token["id"] for token in ordinary}
+        if all(ours == theirs for theirs, ours in moved.items()):
+            return plain, None
+        table = np.arange(self.size + len(ordinary), dtype=np.int32)
+        table[list(moved)] = list(moved.values())
+        return plain, table
+
+    def _encode_chunks(self, chunks: Iterable[str]) -> dict[str, bytes]:
+        """The ids of chunks and of the pieces that make them up; a piece is met more often than a chunk."""
+        known, spelling, model = self._cache, self._chunking.spelling, self._plain[0].model
+        made_of = {chunk: self._chunking.pieces(chunk) for chunk in chunks}
+        ids: dict[str, bytes] = {}
+        others = []
+        for piece in set(chain.from_iterable(made_of.values())).difference(known):
+            spelled = spelling(piece)
+            if spelled is None:
+                others.append(piece)
+            else:
+                ids[piece] = array("i", [token.id for token in model.tokenize(spelled)]).tobytes()
+        ids.update(zip(others, self._by_library(others), strict=True))
+        for chunk, pieces in made_of.items():
+            if chunk not in ids:
+                ids[chunk] = b"".join([ids[piece] if piece in ids else known[piece] for piece in pieces])
+        return ids
+
+    def _by_library(self, texts: list[str]) -> Iterable[bytes]:
+        """The ids of each text as bytes of int32, by the library."""
+        plain, table = self._plain
+        encodings = plain.encode_batch_fast(texts, add_special_tokens=False)
+        lengths = [len(encoding) for encoding in encodings]
+        ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, sum(lengths))
+        if table is not None:
+            ids = table[ids]
+        data, end = ids.tobytes(), 0
+        for length in lengths:
+            start, end = end, end + 4 * length
+            yield data[start:end]
+
+
+def _from_json(text: str) -> Tokenizer:
+    import tokenizers
+
+    return Tokenizer(tokenizers.Tokenizer.from_str(text))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def _gpt2_bytes(token: str) -> bytes:
+    """The bytes that a token of byte-level BPE stands for; b"" for a special token."""
+    table = _gpt2_table()
+    return bytes(table[character] for character in token) if all(c in table for c in token) else b""
+
+
+@cache
+def _gpt2_table() -> dict[str, int]:
+    """GPT-2's way to write each byte as a visible character."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
+
+
+def _begins_word(token: bytes) -> bool:
+    """Whether a piece of running text begins a word: with white space, a punctuation mark or a Chinese character.
+
+    A piece cut inside a character counts as Chinese by its lead byte (E3 to E9 hold the CJK blocks).
+    """
+    first = token[:1]
+    if not first:
+        return False
+    if first < b"\x80":
+        return not first.isalnum()
+    character = token.decode("utf-8", "ignore")[:1]
+    whole = character != "" and token.startswith(character.encode())
+    if whole:
+        return "\u2e80" <= character <= "\u9fff" or not character.isalnum()
+    return b"\xe3" <= first <= b"\xe9"
+
+
+_WIDE = "\u2e80-\u2fdf\u3000-\u9fff\uf900-\ufaff\uff01-\uff65"
+_JOINS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(rf"(?<=[{_WIDE}]) | (?=[{_WIDE}])"), ""),
+    (re.compile(r"(?<=\d) ([.,:]) (?=\d)"), r"\1"),
+    (re.compile(r"(?<=[^\W_]) (['’]) (?=(?:s|t|m|d|ll|re|ve)(?![A-Za-z]))", re.IGNORECASE), r"\1"),
+    (re.compile(r"(?<=\w) ([-/]) (?=\w)"), r"\1"),
+    (re.compile(r"(?<=\.) (?=\.)|(?<=-) (?=-)"), ""),
+    (re.compile(r'" ([^"]*?) "'), r'"\1"'),
+    (re.compile(r" (?=[.,;:!?%)\]}”’…])"), ""),
+    (re.compile(r"(?<=[(\[{“‘$£€#]) "), ""),
+)
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Words and marks, as BERT's pre-tokenizer parts them, put back as people write them (as far as can be told)."""
+    text = " ".join(words)
+    for pattern, replacement in _JOINS:
+        text = pattern.sub(replacement, text)
+    return text

@@ -1,0 +1,133 @@
+"""Which parts of a text a tokenizer may encode apart and remember, so that a corpus costs look-ups instead of searches.
+
+The library encodes every word of a corpus anew. `Tokenizer.encode_plain` remembers the ids of *chunks* between which a
+pipeline can carry nothing over:
+
+* BERT: what lies between two spaces or Chinese characters (its normaliser puts spaces around those, and a space
+  survives every later step);
+* GPT-2: a word with the one space before it, where all white space is single spaces;
+* T5: what lies between spaces, where no character could join with a space, as a combining mark could.
+
+A new chunk of plain letters and marks is put together from its *pieces*, most of which are known. Whatever does not fit
+these conditions is encoded whole. Tests compare the outcome with the library's on arbitrary Unicode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_BERT_CHUNK = re.compile(rf"[{_HAN}]|[^ {_HAN}]+")
+_BERT_SIMPLE = re.compile(r"[!-~‘’“”–—…]+")
+_BERT_PIECE = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9]")
+_GPT2_PIECE = re.compile(r"'(?:[stmd]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+| ")
+_PLAIN = re.compile(r"[ -~¡-ɏ‐-‟…]*")
+"""Characters that no normaliser joins with the space before them, as it could a combining mark."""
+
+
+class Chunking(NamedTuple):
+    """How `encode_plain` cuts a text for one kind of tokenizer."""
+
+    chunks: Callable[[str], list[str] | None]
+    """Text → the chunks that may be encoded one by one, or None when it must be encoded whole."""
+    pieces: Callable[[str], list[str]]
+    """A chunk → the pieces that may be encoded one by one."""
+    spelling: Callable[[str], str | None]
+    """A piece → how the model reads it, or None when the whole pipeline must be asked (it costs five times as much)."""
+
+
+def chunking_of(spec: dict[str, Any]) -> Chunking:
+    """How text is cut for the tokenizer whose tokenizer.json says `spec` (the vocabulary may be left out)."""
+    model, normalizer, splitter = spec["model"], spec["normalizer"], spec["pre_tokenizer"]
+    steps = steps_of(splitter, "pretokenizers")
+    rules = steps_of(normalizer, "normalizers")
+    types = [step["type"] for step in steps]
+    names = [rule["type"] for rule in rules]
+    if any(not token["special"] for token in spec["added_tokens"]):
+        return Chunking(_whole, _one, _ask)
+    if names == ["BertNormalizer"] and types == ["BertPreTokenizer"] and model["type"] == "WordPiece":
+        by_character = bert_chunks if rules[0]["handle_chinese_chars"] else _bert_chunks_by_space
+        return Chunking(by_character, _bert_pieces, _bert_lower if rules[0]["lowercase"] else _bert_as_it_is)
+    if model["type"] == "BPE" and types == ["ByteLevel"] and steps[0].get("use_regex", True):
+        if names not in ([], ["Lowercase"]):
+            return Chunking(_whole, _one, _ask)
+        if steps[0]["add_prefix_space"]:
+            return Chunking(_gpt2_chunks, _one, _ask)
+        return Chunking(_gpt2_chunks, _gpt2_pieces, _gpt2_lower if names else _gpt2_as_it_is)
+    if types == ["WhitespaceSplit", "Metaspace"] and steps[1]["prepend_scheme"] == "always":
+        harmless = all(
+            rule["type"] in ("Precompiled", "Lowercase", "NFKC", "NFC", "Strip")
+            or (rule["type"] == "Replace" and rule["pattern"] == {"Regex": " {2,}"} and rule["content"] == " ")
+            for rule in rules
+        )
+        return Chunking(_t5_chunks if harmless else _whole, _one, _ask)
+    return Chunking(_whole, _one, _ask)
+
+
+def steps_of(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """The steps of a normalizer, pre-tokenizer or decoder, be it one or a sequence."""
+    if part is None:
+        return []
+    return list(part[key]) if part["type"] == "Sequence" else [part]
+
+
+def _whole(text: str) -> None:
+    return None
+
+
+def _one(chunk: str) -> list[str]:
+    return [chunk]
+
+
+def _ask(piece: str) -> None:
+    return None
+
+
+def bert_chunks(text: str) -> list[str]:
+    """Pieces of text that BERT's normaliser and pre-tokenizer treat independently: see the head of this file."""
+    if "\n" in text:
+        text = text.replace("\n", " ")
+    return text.split(" ") if text.isascii() else _BERT_CHUNK.findall(text)
+
+
+def _bert_chunks_by_space(text: str) -> list[str]:
+    return text.replace("\n", " ").split(" ")
+
+
+def _bert_pieces(chunk: str) -> list[str]:
+    return _BERT_PIECE.findall(chunk) if _BERT_SIMPLE.fullmatch(chunk) else [chunk]
+
+
+def _bert_lower(piece: str) -> str | None:
+    return piece.lower() if piece.isascii() and piece.isalnum() else None
+
+
+def _bert_as_it_is(piece: str) -> str | None:
+    return piece if piece.isascii() and piece.isalnum() else None
+
+
+def _gpt2_chunks(text: str) -> list[str] | None:
+    words = text.split()
+    # Long chunks (Chinese has no spaces) are seldom met again.
+    if 12 * len(words) < len(text) or " ".join(words) != text:
+        return None
+    return text.replace(" ", "\n ").split("\n")
+
+
+def _gpt2_pieces(chunk: str) -> list[str]:
+    return _GPT2_PIECE.findall(chunk) if chunk.isascii() and chunk.isprintable() else [chunk]
+
+
+def _gpt2_as_it_is(piece: str) -> str | None:
+    # GPT-2 writes a space as Ġ and visible ASCII as itself.
+    return piece.replace(" ", "Ġ") if piece.isascii() and piece.isprintable() else None
+
+
+def _gpt2_lower(piece: str) -> str | None:
+    return _gpt2_as_it_is(piece.lower())
+
+
+def _t5_chunks(text: str) -> list[str] | None:
+    return text.split(" ") if _PLAIN.fullmatch(text) else None

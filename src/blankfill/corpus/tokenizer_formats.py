@@ -1,0 +1,283 @@
+"""Reads the tokenizers that other programs leave behind into `tokenizers.Tokenizer`.
+
+A `tokenizer.json`, BERT's `vocab.txt`, GPT-2's `vocab.json` + `merges.txt`, SentencePiece's `*.model` (Unigram), or a
+folder with one of these. SentencePiece files are parsed here, so that reading one needs no package; training one does.
+What the special tokens are for is `tokenizer`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
+    """The tokenizer in a file or folder; raises `UserError` when there is none or it cannot be read."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"There is no tokenizer at {path}: give a tokenizer.json, a vocab.txt or a folder with one.")
+    if path.is_dir():
+        return _read_folder(path)
+    if path.name == "vocab.json" or path.name == "merges.txt":
+        return read_byte_bpe(path.parent)
+    if path.suffix == ".txt":
+        return read_wordpiece(path)
+    if path.suffix == ".model":
+        return read_sentencepiece(path)
+    return read_json(path)
+
+
+def _read_folder(folder: Path) -> tokenizers.Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return read_json(folder / "tokenizer.json")
+    if (folder / "vocab.txt").is_file():
+        return read_wordpiece(folder / "vocab.txt")
+    if (folder / "vocab.json").is_file():
+        return read_byte_bpe(folder)
+    models = sorted(folder.glob("*.model"))
+    if len(models) == 1:
+        return read_sentencepiece(models[0])
+    if models:
+        raise UserError(f"{folder} holds {len(models)} SentencePiece models: name the one to use.")
+    raise UserError(
+        f"{folder} holds no tokenizer: it needs a tokenizer.json, a vocab.txt, a vocab.json with merges.txt, "
+        "or a SentencePiece *.model."
+    )
+
+
+def read_json(path: Path) -> tokenizers.Tokenizer:
+    """A `tokenizer.json`, its truncation, padding and BPE dropout switched off: nothing may be lost or drawn."""
+    import tokenizers
+
+    spec = _read_json_object(path)
+    if "model" not in spec:
+        raise UserError(f"{path} is JSON but no tokenizer: it has no `model`; give the tokenizer.json of a tokenizer.")
+    spec["truncation"] = spec["padding"] = None
+    if isinstance(spec["model"], dict) and spec["model"].get("dropout"):
+        spec["model"]["dropout"] = None
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"{path} cannot be read as a tokenizer ({error}): was it written by another version?"
+        ) from error
+
+
+def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
+    """BERT's `vocab.txt`, one token per line; case and accents as `tokenizer_config.json` beside it says."""
+    lines = _read_text(path).split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    tokens = [line.rstrip("\r") for line in lines]
+    if "[UNK]" not in tokens:
+        raise UserError(f"{path} has no line [UNK], so it is no WordPiece vocabulary: give BERT's vocab.txt.")
+    last = {token: line for line, token in enumerate(tokens)}
+    # A repeated line keeps its number, as in BERT, but only the last one is ever used.
+    vocab = {token if last[token] == line else f"[repeated {line}]": line for line, token in enumerate(tokens)}
+    config = _config_beside(path)
+    return wordpiece(
+        vocab,
+        lowercase=bool(config.get("do_lower_case", True)),
+        strip_accents=config.get("strip_accents"),
+        split_chinese=bool(config.get("tokenize_chinese_chars", True)),
+    )
+
+
+def wordpiece(
+    vocab: dict[str, int], *, lowercase: bool, strip_accents: bool | None = None, split_chinese: bool = True
+) -> tokenizers.Tokenizer:
+    """BERT's tokenizer (Devlin et al. 2019) over `vocab`; `strip_accents` None means: as `lowercase`."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    if "[CLS]" in vocab and "[SEP]" in vocab:
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    return tokenizer
+
+
+def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
+    """GPT-2's `vocab.json` and `merges.txt` in `folder`."""
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: byte-level BPE needs vocab.json and merges.txt side by side.")
+    vocab = _read_json_object(folder / "vocab.json")
+    if "Ġ" not in vocab:
+        raise UserError(
+            f"{folder / 'vocab.json'} is not byte-level (it has no token Ġ): give a tokenizer.json instead."
+        )
+    merges = []
+    for number, line in enumerate(_read_text(folder / "merges.txt").split("\n"), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = tuple(line.split(" "))
+        if len(pair) != 2 or pair[0] + pair[1] not in vocab or not {*pair} <= vocab.keys():
+            raise UserError(
+                f"{folder / 'merges.txt'}, line {number}, does not merge two tokens of vocab.json: "
+                "the two files must come from one tokenizer."
+            )
+        merges.append(pair)
+    prefix = bool(_config_beside(folder / "vocab.json").get("add_prefix_space", False))
+    return byte_bpe(vocab, merges, lowercase=False, add_prefix_space=prefix)
+
+
+def byte_bpe(
+    vocab: dict[str, int], merges: Sequence[tuple[str, str]], *, lowercase: bool, add_prefix_space: bool = False
+) -> tokenizers.Tokenizer:
+    """GPT-2's byte-level BPE (Radford et al. 2019) over `vocab` and `merges`."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab, list(merges)))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+# SentencePiece's sentencepiece_model.proto: the fields and piece types that matter here.
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
+_MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
+
+
+def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
+    """A Unigram `*.model` of SentencePiece."""
+    from tokenizers import AddedToken
+
+    try:
+        pieces, kind, charsmap, prefix = parse_sentencepiece(path.read_bytes())
+    except (ValueError, IndexError, struct.error) as error:
+        raise UserError(f"{path} is not a SentencePiece model, or it is cut short: get it anew.") from error
+    if kind != 1:
+        raise UserError(
+            f"{path} is a SentencePiece {_MODEL_TYPES.get(kind, 'unknown')} model and only Unigram ones are read: "
+            "convert it to a tokenizer.json (`save_pretrained` of transformers writes one) and give that."
+        )
+    unknown = [index for index, (_, _, type_) in enumerate(pieces) if type_ == _UNKNOWN]
+    if not unknown:
+        raise UserError(f"{path} has no unknown piece, which every SentencePiece model has: get it anew.")
+    tokenizer = unigram(
+        [(piece, score) for piece, score, _ in pieces],
+        unk_id=unknown[0],
+        byte_fallback=any(type_ == _BYTE for _, _, type_ in pieces),
+        charsmap=charsmap,
+        prefix=prefix,
+    )
+    tokenizer.add_special_tokens([AddedToken(piece, normalized=False) for piece, _, t in pieces if t == _CONTROL])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece, _, t in pieces if t == _USER_DEFINED])
+    return tokenizer
+
+
+def unigram(
+    pieces: Sequence[tuple[str, float]], *, unk_id: int, byte_fallback: bool, charsmap: bytes, prefix: bool = True
+) -> tokenizers.Tokenizer:
+    """T5's form of a SentencePiece Unigram model (Kudo 2018): words split at white space, each begun by ▁."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    # Nine digits are all that a score has, and few enough for the library to read back what it writes.
+    rounded = [(piece, round(score, 7)) for piece, score in pieces]
+    tokenizer = Tokenizer(models.Unigram(rounded, unk_id, byte_fallback))
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), " ")])
+    scheme = "always" if prefix else "never"
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    if prefix:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    else:
+        tokenizer.pre_tokenizer = metaspace
+    join = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), join]) if byte_fallback else join
+    return tokenizer
+
+
+def parse_sentencepiece(data: bytes) -> tuple[list[tuple[str, float, int]], int, bytes, bool]:
+    """(pieces as (text, score, type), model type, compiled normaliser, whether a text begins with ▁) of a `*.model`.
+
+    Raises `ValueError`, `IndexError` or `struct.error` when the bytes are something else.
+    """
+    pieces: list[tuple[str, float, int]] = []
+    kind, charsmap, prefix = 1, b"", True
+    for field, value in _fields(data):
+        if field == _PIECES:
+            piece = dict(_fields(_as_bytes(value)))
+            score = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))[0]
+            pieces.append((_as_bytes(piece[1]).decode("utf-8") if 1 in piece else "", score, int(piece.get(3, 1))))
+        elif field == _TRAINER:
+            kind = int(dict(_fields(_as_bytes(value))).get(3, 1))
+        elif field == _NORMALIZER:
+            spec = dict(_fields(_as_bytes(value)))
+            charsmap, prefix = _as_bytes(spec.get(2, b"")), bool(spec.get(3, 1))
+    if not pieces:
+        raise ValueError("no pieces")
+    return pieces, kind, charsmap, prefix
+
+
+def _as_bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise ValueError("a number where bytes were due")
+    return value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of one protocol buffer message: (number, integer or bytes)."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(data):
+        key = varint()
+        wire = key & 7
+        if wire == 0:
+            yield key >> 3, varint()
+            continue
+        if wire not in (1, 2, 5):
+            raise ValueError(f"wire type {wire}")
+        length = varint() if wire == 2 else 8 if wire == 1 else 4
+        if at + length > len(data):
+            raise ValueError("cut short")
+        yield key >> 3, data[at : at + length]
+        at += length
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, is not JSON ({error.msg}): is the file whole?") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds JSON but no object: give the file that the tokenizer's author wrote.")
+    return value
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    config = path.parent / "tokenizer_config.json"
+    return _read_json_object(config) if config.is_file() else {}

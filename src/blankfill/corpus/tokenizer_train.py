@@ -1,0 +1,356 @@
+"""Trains a tokenizer on a sample of sentences: the same text gives the same vocabulary, on every machine, every time.
+
+WordPiece is trained here, because the library's trainer is not reproducible: it numbers the `##` characters in hash
+order and breaks ties by number. Its vocabulary is that of byte-pair merges (Sennrich et al. 2016) over characters, word
+inside marked `##`; the pair seen most often is merged first, of equals the one whose parts were known first. Words are
+counted before anything else, so time and memory depend on the distinct words, not on the length of the text.
+
+Byte-level BPE comes from the library (reproducible, as a test checks), Unigram from SentencePiece.
+
+All three give ids 0… to `SPECIAL_TOKENS`, and exactly as many tokens as asked, or a `UserError` that says how many the
+text supports. Sampling the text is the caller's business.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from blankfill.corpus.tokenizer import ROLE_TOKENS, Tokenizer
+from blankfill.corpus.tokenizer_chunks import bert_chunks
+from blankfill.corpus.tokenizer_formats import byte_bpe, parse_sentencepiece, unigram, wordpiece
+from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+SPECIAL_TOKENS = tuple(
+    ROLE_TOKENS[role][0]
+    for role in ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
+)
+LARGEST_AUTOMATIC = 32_768
+ALPHABET_SHARE = 0.5
+"""How much of the vocabulary single characters may take before merges have had their turn."""
+DISTINCT_LIMIT = 4_000_000
+"""Distinct chunks counted at once; beyond, the rarest are dropped, which no merge would have noticed."""
+_LONGEST_WORD = 100
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What to train.
+
+    vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). lowercase: None
+    means as the original did, True for WordPiece, False for the others. max_chars: the sample is cut there.
+    """
+
+    kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
+    vocab_size: int = 8192
+    lowercase: bool | None = None
+    max_chars: int = 200_000_000
+
+    @property
+    def lower(self) -> bool:
+        """Whether text is lower-cased."""
+        return self.kind == "wordpiece" if self.lowercase is None else self.lowercase
+
+
+def train_tokenizer(sentences: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer of `config.kind` trained on `sentences`.
+
+    Raises `UserError` when the text is empty, or the vocabulary is too small to hold the special tokens and an
+    alphabet, or larger than the text supports, or when SentencePiece is needed and missing.
+    """
+    if config.vocab_size < 0:
+        raise UserError(f"A vocabulary of {config.vocab_size} tokens cannot be: give `--vocab-size` 0 or more.")
+    sample = _Sample(sentences, config.max_chars)
+    if config.kind == "wordpiece":
+        trained = _train_wordpiece(sample, config)
+    elif config.kind == "bpe":
+        trained = _train_bpe(sample, config)
+    else:
+        trained = _train_unigram(sample, config)
+    return Tokenizer(trained)
+
+
+def automatic_size(characters: int) -> int:
+    """The vocabulary for a text of so many characters: 8·√characters, a multiple of 64, at most 32,768.
+
+    The number of distinct words grows about like that root (Heaps' law), so each token stays frequent enough to learn:
+    2,528 for 100 kB, 8,000 for 1 MB, 32,768 from 17 MB on.
+    """
+    return min(LARGEST_AUTOMATIC, max(512, int(8 * math.sqrt(characters)) // 64 * 64))
+
+
+class _Sample:
+    """The sentences up to `limit` characters; `characters` counts those handed out."""
+
+    def __init__(self, sentences: Iterable[str], limit: int) -> None:
+        self._sentences = sentences
+        self._limit = limit
+        self.characters = 0
+        self._has_text = False
+
+    def __iter__(self) -> Iterator[str]:
+        for sentence in self._sentences:
+            left = self._limit - self.characters
+            if left <= 0:
+                break
+            cut = sentence[:left]
+            self.characters += len(cut)
+            self._has_text = self._has_text or bool(cut.strip())
+            yield cut
+        if not self._has_text:
+            raise UserError("There is no text to train a tokenizer on: give files with text in them.")
+
+
+def _too_small(size: int, least: int) -> UserError:
+    return UserError(
+        f"A vocabulary of {size} tokens is too small: the special tokens and the alphabet alone take {least - 1}; "
+        f"give `--vocab-size {least}` or more, or 0 to let the text decide."
+    )
+
+
+def _too_large(size: int, supported: int) -> UserError:
+    return UserError(
+        f"The text supports a vocabulary of {supported} tokens, not {size}: give `--vocab-size {supported}`, "
+        "or 0 to let the text decide, or more text."
+    )
+
+
+def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
+    words = count_words(sample, config.lower)
+    alphabet: Counter[str] = Counter()
+    for word, count in words.items():
+        for symbol in _symbols(word):
+            alphabet[symbol] += count
+    # The most frequent first; of equals the smaller code point.
+    ranked = sorted(alphabet, key=lambda symbol: (-alphabet[symbol], symbol))
+    required = _covering([alphabet[symbol] for symbol in ranked], 0.95)
+    fixed = len(SPECIAL_TOKENS)
+    size = config.vocab_size or max(automatic_size(sample.characters), fixed + 2 * required)
+    if size <= fixed + required:
+        raise _too_small(size, fixed + required + 1)
+    kept = max(required, int(ALPHABET_SHARE * (size - fixed)))
+    tokens = merge_pairs(words, ranked[:kept], size - fixed)
+    tokens += ranked[kept : kept + size - fixed - len(tokens)]
+    if len(tokens) < size - fixed and kept < len(ranked):
+        # Words with rare characters have merges to give after all.
+        tokens = merge_pairs(words, ranked, size - fixed)
+    if len(tokens) < size - fixed and config.vocab_size:
+        raise _too_large(size, fixed + len(tokens))
+    vocab = {token: id for id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
+    return wordpiece(vocab, lowercase=config.lower)
+
+
+def count_words(sentences: Iterable[str], lowercase: bool) -> Counter[str]:
+    """How often each word occurs, a word being what BERT's normaliser and pre-tokenizer make one."""
+    chunks: Counter[str] = Counter()
+    for sentence in sentences:
+        chunks.update(bert_chunks(sentence))
+        if len(chunks) > DISTINCT_LIMIT:
+            chunks = _drop_rarest(chunks, DISTINCT_LIMIT // 2)
+    pipeline = wordpiece({"[UNK]": 0}, lowercase=lowercase)
+    normalizer, splitter = pipeline.normalizer, pipeline.pre_tokenizer
+    assert normalizer is not None
+    assert splitter is not None
+    # Chunks seen equally often are normalised in one go: a call for each would cost more than the counting.
+    by_count: defaultdict[int, list[str]] = defaultdict(list)
+    for chunk, count in chunks.items():
+        by_count[count].append(chunk)
+    words: Counter[str] = Counter()
+    for count, group in by_count.items():
+        for start in range(0, len(group), 10_000):
+            text = normalizer.normalize_str(" ".join(group[start : start + 10_000]))
+            for word, _ in splitter.pre_tokenize_str(text):
+                if len(word) <= _LONGEST_WORD:
+                    words[word] += count
+    return words
+
+
+def _drop_rarest(counts: Counter[str], limit: int) -> Counter[str]:
+    least = 1
+    while len(counts) > limit:
+        least += 1
+        counts = Counter({chunk: count for chunk, count in counts.items() if count >= least})
+    return counts
+
+
+def _symbols(word: str) -> list[str]:
+    return [word[0], *["##" + character for character in word[1:]]]
+
+
+def _covering(counts: Sequence[int], share: float) -> int:
+    """How many of the `counts`, which fall, make up `share` of their sum."""
+    left = share * sum(counts)
+    for number, count in enumerate(counts, start=1):
+        left -= count
+        if left <= 0:
+            return number
+    return len(counts)
+
+
+def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int) -> list[str]:
+    """`alphabet`, sorted, and then the merges of byte-pair encoding over it, in order, until there are `size` tokens.
+
+    Fewer come back when no pair occurs twice any more. Words with characters outside `alphabet` take no part.
+    """
+    tokens = sorted(alphabet)
+    ids = {token: id for id, token in enumerate(tokens)}
+    spelled: list[list[int]] = []
+    weights: list[int] = []
+    counts: defaultdict[int, int] = defaultdict(int)
+    where: defaultdict[int, set[int]] = defaultdict(set)
+    for word, weight in words.items():
+        if len(word) < 2:
+            continue
+        spelling = [ids.get(symbol, -1) for symbol in _symbols(word)]
+        if -1 in spelling:
+            continue
+        for first, second in pairwise(spelling):
+            counts[first << 32 | second] += weight
+            where[first << 32 | second].add(len(spelled))
+        spelled.append(spelling)
+        weights.append(weight)
+    heap = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(heap)
+    while heap and len(tokens) < size:
+        negative, pair = heapq.heappop(heap)
+        count = counts.get(pair, 0)
+        if count != -negative:
+            # Counts of standing pairs only fall; what has risen was pushed again.
+            if 0 < count < -negative:
+                heapq.heappush(heap, (-count, pair))
+            continue
+        if count < 2:
+            break
+        first, second = pair >> 32, pair & 0xFFFFFFFF
+        token = tokens[first] + tokens[second][2:]
+        merged = ids.setdefault(token, len(tokens))
+        if merged == len(tokens):
+            tokens.append(token)
+        risen = set()
+        for index in where.pop(pair):
+            old, weight = spelled[index], weights[index]
+            new: list[int] = []
+            at, end = 0, len(old)
+            while at < end:
+                if at + 1 < end and old[at] == first and old[at + 1] == second:
+                    if new:
+                        counts[new[-1] << 32 | first] -= weight
+                        left = new[-1] << 32 | merged
+                        counts[left] += weight
+                        where[left].add(index)
+                        risen.add(left)
+                    if at + 2 < end:
+                        counts[second << 32 | old[at + 2]] -= weight
+                        right = merged << 32 | old[at + 2]
+                        counts[right] += weight
+                        where[right].add(index)
+                        risen.add(right)
+                    new.append(merged)
+                    at += 2
+                else:
+                    new.append(old[at])
+                    at += 1
+            spelled[index] = new
+        del counts[pair]
+        for pair in risen:
+            if counts.get(pair, 0) > 0:
+                heapq.heappush(heap, (-counts[pair], pair))
+    return tokens
+
+
+def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
+    from tokenizers import pre_tokenizers, trainers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fixed = len(SPECIAL_TOKENS) + len(alphabet)
+    if config.vocab_size and config.vocab_size <= fixed:
+        raise _too_small(config.vocab_size, fixed + 1)
+    blank = byte_bpe({}, [], lowercase=config.lower)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size or LARGEST_AUTOMATIC,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    blank.train_from_iterator(sample, trainer)
+    vocab: dict[str, int] = blank.get_vocab(with_added_tokens=False)
+    if len(vocab) < config.vocab_size:
+        raise _too_large(config.vocab_size, len(vocab))
+    size = config.vocab_size or min(len(vocab), max(automatic_size(sample.characters), fixed + 1))
+    merges = []
+    for first, second in json.loads(blank.to_str())["model"]["merges"]:
+        if vocab[first + second] >= size:
+            # Merges come most useful first, so the front of a large vocabulary is the small one.
+            break
+        merges.append((first, second))
+    return byte_bpe({token: id for token, id in vocab.items() if id < size}, merges, lowercase=config.lower)
+
+
+def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise UserError(
+            "Training a Unigram tokenizer needs SentencePiece: run `pip install 'blankfill[sp]'`, "
+            "or choose wordpiece or bpe."
+        ) from error
+    lines = [line for sentence in sample for line in _lines(sentence)]
+    characters: Counter[str] = Counter()
+    for line in lines:
+        characters.update(line)
+    size = config.vocab_size or automatic_size(sample.characters)
+    fixed = len(SPECIAL_TOKENS) + 256
+    if size <= fixed:
+        raise _too_small(size, fixed + 1)
+    ranked = sorted(characters.values(), reverse=True)
+    kept = sum(ranked[: int(ALPHABET_SHARE * (size - fixed))]) / sum(ranked)
+    pad, unk, cls, sep, *others = SPECIAL_TOKENS
+
+    def train(vocab_size: int) -> bytes:
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=vocab_size,
+            byte_fallback=True, character_coverage=max(0.98, min(0.9995, kept)),
+            normalization_rule_name="nmt_nfkc_cf" if config.lower else "nmt_nfkc",
+            pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece=pad, unk_piece=unk, bos_piece=cls, eos_piece=sep,
+            control_symbols=others, max_sentence_length=8 * _LONGEST_LINE, minloglevel=2,
+            # Sums are taken per thread, so the number of threads is part of the result.
+            num_threads=2,
+        )  # fmt: skip
+        return model.getvalue()
+
+    try:
+        data = train(size)
+    except (RuntimeError, OSError) as error:
+        message = str(error)
+        if found := re.search(r"Vocabulary size too high.*<= (\d+)", message):
+            if config.vocab_size:
+                raise _too_large(size, int(found[1])) from error
+            data = train(int(found[1]))
+        elif found := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
+            raise _too_small(size, int(found[2]) + 1) from error
+        else:
+            raise UserError(f"SentencePiece cannot train on this text ({message.strip()}): give more of it.") from error
+    pieces, _, charsmap, _ = parse_sentencepiece(data)
+    return unigram([(piece, score) for piece, score, _ in pieces], unk_id=1, byte_fallback=True, charsmap=charsmap)
+
+
+_LONGEST_LINE = 4096
+
+
+def _lines(sentence: str) -> list[str]:
+    """The sentence as lines that SentencePiece accepts: it ends one at a line feed or NUL and leaves out long ones."""
+    text = " ".join(sentence.replace("\0", " ").split())
+    return [text[start : start + _LONGEST_LINE] for start in range(0, len(text), _LONGEST_LINE)]
