@@ -1,22 +1,32 @@
-"""Shared fixtures: a small vocabulary with every role, and where the real data sets lie."""
+"""Shared fixtures: a small vocabulary with every role, corpora written on the spot, and where the real data sets lie."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blankfill.types import ROLES, Document, Vocabulary
+from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
+from blankfill.types import ROLES, Document, Example, Vocabulary
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "spec" / "test_vectors.json"
+ORDINARY = len(ROLES)
+"""The first id that is not special in the vocabularies made here."""
 
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
     """64 tokens: the eleven roles first, then ordinary ones."""
-    return Vocabulary(
-        64, {role: k for k, role in enumerate(ROLES)}, frozenset(range(len(ROLES))), np.ones(64, np.bool_)
-    )
+    return make_vocabulary(64)
+
+
+def make_vocabulary(size: int) -> Vocabulary:
+    """`size` tokens: the eleven roles first, then ordinary ones, each a word of its own."""
+    roles = {role: k for k, role in enumerate(ROLES)}
+    return Vocabulary(size, roles, frozenset(range(ORDINARY)), np.ones(size, np.bool_))
 
 
 def make_document(length: int, sentence: int = 7, **fields: object) -> Document:
@@ -24,3 +34,41 @@ def make_document(length: int, sentence: int = 7, **fields: object) -> Document:
     ids = (11 + np.arange(length) % 53).astype(np.int32)
     sentences = np.append(np.arange(0, length, sentence), length).astype(np.int32)
     return Document(ids, np.unique(sentences), **fields)
+
+
+def write_corpus(prefix: Path, documents: Sequence[Sequence[int]], dtype: type = np.int32) -> IndexedCorpus:
+    """Token files of documents told as the lengths of their sentences; the k-th token of the corpus is ORDINARY + k."""
+    count = 0
+    with IndexedWriter(prefix, dtype) as writer:
+        for lengths in documents:
+            size = sum(lengths)
+            writer.add_document(np.arange(ORDINARY + count, ORDINARY + count + size), lengths)
+            count += size
+    return IndexedCorpus(prefix)
+
+
+def covering(corpus: IndexedCorpus) -> Vocabulary:
+    """A vocabulary that has a token for each token of a corpus of `write_corpus`."""
+    return make_vocabulary(ORDINARY + len(corpus.tokens))
+
+
+def within(found: float, expected: float, draws: int, deviation: float | None = None) -> bool:
+    """Whether a mean of `draws` draws is within 4.5 standard errors (one right answer in 150,000 is refused).
+
+    deviation: the standard deviation of one draw; None for a share, whose deviation follows from `expected`.
+    """
+    spread = (expected * (1 - expected)) ** 0.5 if deviation is None else deviation
+    return abs(found - expected) <= 4.5 * spread / draws**0.5
+
+
+def same_examples(ours: Sequence[Example], theirs: Sequence[Example]) -> bool:
+    """Whether two rows hold exactly the same Examples."""
+    return len(ours) == len(theirs) and all(fingerprint(a) == fingerprint(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def fingerprint(example: Example) -> tuple[object, ...]:
+    """All that an Example says, comparable."""
+    rule = example.rule
+    arrays = (example.input_ids, example.positions, rule.segment, rule.rank, rule.horizon)
+    answers = (example.target_index, example.target_ids)
+    return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ import numpy as np
 from blankfill.console import progress, say
 from blankfill.corpus import summary
 from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.corpus.prepare import prepare
+from blankfill.corpus.prepare import PrepareConfig, prepare
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
-from blankfill.errors import UserError
+from blankfill.errors import ConfigError, UserError
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.types import Vocabulary
 
@@ -63,7 +64,10 @@ def open_corpus(paths: Sequence[str], recipe: Recipe, work: Path) -> Corpus:
     """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first."""
     folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
     if folder is work:
-        prepare(list(paths) or ["python-docs"], work, recipe.corpus)
+        try:
+            prepare(list(paths) or ["python-docs"], work, recipe.corpus)
+        except UserError as error:
+            raise in_recipe_terms(error) from error
     tokenizer = Tokenizer.load(folder)
     lacking = tokenizer.vocabulary().missing(recipe.objective.roles)
     if lacking:
@@ -78,6 +82,14 @@ def open_corpus(paths: Sequence[str], recipe: Recipe, work: Path) -> Corpus:
         tokenizer.vocabulary(),
         np.load(folder / "unigram.npy"),
     )
+
+
+def in_recipe_terms(error: UserError) -> UserError:
+    """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
+    names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    renamed = [re.sub(rf"--({names})\b", r"--corpus.\1", problem) for problem in problems]
+    return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
 
 
 def samplers(corpus: Corpus, recipe: Recipe) -> tuple[Sampler, Sampler | None]:

@@ -44,7 +44,7 @@ def arguments(name: str, described: str, recipe: Recipe, extra: Sequence[tuple[s
         *extra,
         ("seed", int, recipe.seed, "Seed of the weights, of the order of the text and of every draw."),
     ]  # fmt: skip
-    specified = [
+    specified: list[tuple[str, Any, Any]] = [
         (field, Annotated[kind, tyro.conf.arg(help=help_text)], dataclasses.field(default=default))
         for field, kind, default, help_text in own
     ]

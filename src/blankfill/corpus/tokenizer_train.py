@@ -48,12 +48,14 @@ _LONGEST_WORD = 100
 class TokenizerConfig:
     """What to train.
 
-    vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). lowercase: None
-    means as the original did, True for WordPiece, False for the others. max_chars: the sample is cut there.
+    vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). exact: a text that
+    supports fewer is an error; off, it gets as many as it supports. lowercase: None means as the original did, True for
+    WordPiece, False for the others. max_chars: the sample is cut there.
     """
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     vocab_size: int = 8192
+    exact: bool = True
     lowercase: bool | None = None
     max_chars: int = 200_000_000
 
@@ -145,7 +147,7 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
     if len(tokens) < size - fixed and kept < len(ranked):
         # Words with rare characters have merges to give after all.
         tokens = merge_pairs(words, ranked, size - fixed)
-    if len(tokens) < size - fixed and config.vocab_size:
+    if len(tokens) < size - fixed and config.vocab_size and config.exact:
         raise _too_large(size, fixed + len(tokens))
     vocab = {token: id for id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
     return wordpiece(vocab, lowercase=config.lower)
@@ -286,7 +288,7 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer
     )
     blank.train_from_iterator(sample, trainer)
     vocab: dict[str, int] = blank.get_vocab(with_added_tokens=False)
-    if len(vocab) < config.vocab_size:
+    if len(vocab) < config.vocab_size and config.exact:
         raise _too_large(config.vocab_size, len(vocab))
     size = config.vocab_size or min(len(vocab), max(automatic_size(sample.characters), fixed + 1))
     merges = []
@@ -336,7 +338,7 @@ def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Token
     except (RuntimeError, OSError) as error:
         message = str(error)
         if found := re.search(r"Vocabulary size too high.*<= (\d+)", message):
-            if config.vocab_size:
+            if config.vocab_size and config.exact:
                 raise _too_large(size, int(found[1])) from error
             data = train(int(found[1]))
         elif found := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):

@@ -14,6 +14,7 @@ import torch.utils.data
 
 from blankfill.data.packing import collate
 from blankfill.data.sampler import Sampler
+from blankfill.errors import UserError
 from blankfill.types import Batch
 
 
@@ -36,6 +37,19 @@ class Steps(torch.utils.data.Dataset[list[Batch]]):
         ]
 
 
+class _Told(torch.utils.data.Dataset[list[Batch] | UserError]):
+    """Hands a UserError over as it is: DataLoader would raise it with a worker's traceback in its sentence."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> list[Batch] | UserError:
+        try:
+            return self.steps[step]
+        except UserError as error:
+            return error
+
+
 def load(steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4) -> Iterator[tuple[int, list[Batch]]]:
     """Yield (step, its micro-batches) for first ≤ step < stop, a few prepared ahead.
 
@@ -43,14 +57,17 @@ def load(steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4) 
     """
     if workers:
         loader = torch.utils.data.DataLoader(
-            steps,
+            _Told(steps),
             batch_size=None,
             sampler=range(first, stop),
             num_workers=workers,
             prefetch_factor=max(2, ahead // workers),
             persistent_workers=False,
         )
-        yield from zip(range(first, stop), loader, strict=True)
+        for step, batches in zip(range(first, stop), loader, strict=True):
+            if isinstance(batches, UserError):
+                raise batches
+            yield step, batches
         return
     ready: queue.Queue[tuple[int, list[Batch]] | BaseException | None] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()

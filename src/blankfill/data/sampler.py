@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import Generator, Philox
+from numpy.random.bit_generator import ISeedSequence
 
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
@@ -31,9 +33,19 @@ VALIDATION_SEED = 20_181_011
 """The seed of every validation set, whatever the run's own: the same texts are always masked the same way."""
 
 
+class _Key(ISeedSequence):
+    """Hands a key to Philox: `Philox(key=...)` would also gather entropy that nobody uses, at 10 µs a row."""
+
+    def __init__(self, seed: int, row: int) -> None:
+        self.words = np.array([seed, row], np.uint64)
+
+    def generate_state(self, n_words: int, dtype: object = None) -> np.ndarray:
+        return self.words
+
+
 def row_generator(seed: int, row: int) -> Generator:
-    """The generator of row number `row`."""
-    return Generator(Philox(key=np.array([seed, row], np.uint64)))
+    """The generator of row number `row`: Philox with the key (seed, row)."""
+    return Generator(Philox(_Key(seed, row)))  # type: ignore[arg-type]  # numpy's stub knows only SeedSequence itself
 
 
 def plan_generator(seed: int, epoch: int) -> Generator:
@@ -61,6 +73,7 @@ class Sampler:
         self.seed = seed
         self.layout = objective.layout()
         self.cache = cache
+        self._needs_words = objective.needs_words()
         self._plans: dict[int, Plan] = {}
         told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}"
         self._key = hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -88,7 +101,7 @@ class Sampler:
         while not self._ends or self._ends[-1] <= row:
             before = self._ends[-1] if self._ends else 0
             self._ends.append(before + self.rows_in_epoch(len(self._ends)))
-        epoch = int(np.searchsorted(self._ends, row, side="right"))
+        epoch = bisect_right(self._ends, row)
         return epoch, row - (self._ends[epoch - 1] if epoch else 0)
 
     def documents(self, row: int) -> list[Document]:
@@ -133,10 +146,13 @@ class Sampler:
         if self.cache is None or not self._path(epoch, "order").exists():
             return None
         try:
-            loaded = {name: np.load(self._path(epoch, name), mmap_mode="r") for name in ("pieces", "rows", "order")}
-        except (OSError, ValueError):
+            pieces, rows, order = (
+                np.asarray(np.load(self._path(epoch, name), mmap_mode="r")) for name in ("pieces", "rows", "order")
+            )
+        except (OSError, ValueError, EOFError):
             return None
-        return Plan(**loaded)
+        whole = pieces.shape[1:] == (5,) and rows.shape == (len(order) + 1,) and int(rows[-1]) == len(pieces)
+        return Plan(pieces, rows, order) if whole else None
 
     def _path(self, epoch: int, name: str) -> Path:
         assert self.cache is not None
@@ -146,9 +162,11 @@ class Sampler:
         if self.cache is None:
             return []
         try:
-            return [int(size) for size in json.loads((self.cache / f"{self._key}.json").read_text(encoding="utf-8"))]
+            sizes = json.loads((self.cache / f"{self._key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
+        whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
+        return sizes if whole else []
 
     def _write_sizes(self) -> None:
         if self.cache is None:
@@ -162,22 +180,29 @@ class Sampler:
             return
 
     def _ids(self, begin: int, end: int) -> np.ndarray:
-        ids = np.asarray(self.corpus.tokens[begin:end], np.int32)
-        if len(ids) and int(ids.max()) >= self.vocabulary.size:
+        ids = np.asarray(self.corpus.tokens)[begin:end].astype(np.int32)
+        # A negative id is a very large one when its bits are read without a sign.
+        if len(ids) and int(ids.view(np.uint32).max()) >= self.vocabulary.size:
+            wrong = int(ids.max()) if ids.min() >= 0 else int(ids.min())
             raise UserError(
-                f"{self.corpus.prefix}.bin holds token id {int(ids.max())} near token {begin}, but the tokenizer has "
+                f"{self.corpus.prefix}.bin holds token id {wrong} near token {begin}, but the tokenizer has "
                 f"only {self.vocabulary.size}; the token files and the tokenizer do not belong together"
             )
         return ids
 
     def _sentences(self, begin: int, end: int) -> np.ndarray:
-        """Offsets of the sentence starts strictly inside [begin, end), in corpus tokens."""
+        """Where sentences start in [begin, end), counted from `begin`, which is the first of them; then the length."""
         starts = self.corpus.sentence_starts
-        low, high = np.searchsorted(starts, begin, side="right"), np.searchsorted(starts, end, side="left")
-        return np.asarray(starts[low:high])
+        low = int(starts.searchsorted(begin, side="right"))
+        high = max(low, int(starts.searchsorted(end, side="left")))
+        sentences = np.empty(high - low + 2, np.int32)
+        sentences[0], sentences[-1] = 0, end - begin
+        sentences[1:-1] = starts[low:high] - begin
+        return sentences
 
     def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
-        if self.vocabulary.word_start is None:
+        """Where words begin; None when the objective does not ask or the tokenizer cannot tell."""
+        if self.vocabulary.word_start is None or not self._needs_words:
             return None
         words = self.vocabulary.word_start[ids]
         words[sentences[:-1]] = True
@@ -185,8 +210,7 @@ class Sampler:
 
     def _piece(self, begin: int, end: int, flags: int) -> Document:
         ids = self._ids(begin, end)
-        inside = self._sentences(begin, end) - begin
-        sentences = np.concatenate([[0], inside, [len(ids)]]).astype(np.int32)
+        sentences = self._sentences(begin, end)
         return Document(ids, sentences, self._words(ids, sentences), first=bool(flags & FIRST), last=bool(flags & LAST))
 
     def _joined(self, pieces: list[list[int]]) -> Document:
@@ -207,5 +231,9 @@ class Sampler:
 
     def _pair(self, begin: int, end: int, begin_b: int, end_b: int, flags: int) -> Document:
         ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
-        sentences = np.array([0, end - begin, len(ids)], np.int32)
-        return Document(ids, sentences, self._words(ids, sentences), label=int(bool(flags & RANDOM_NEXT)))
+        runs = np.array([0, end - begin, len(ids)], np.int32)
+        words = None
+        if self._needs_words:
+            inside = [self._sentences(begin, end)[:-1], self._sentences(begin_b, end_b) + (end - begin)]
+            words = self._words(ids, np.concatenate(inside))
+        return Document(ids, runs, words, label=int(bool(flags & RANDOM_NEXT)))

@@ -8,13 +8,14 @@ dataclass of its own options, imports numpy only, and knows nothing of corpora, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from blankfill.types import Document, Example, Int32, Vocabulary
+from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Objective:
     """The special tokens without which the objective cannot run."""
 
     length: int = 128
+    """Tokens of a clean row, special ones included."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""
@@ -113,6 +115,21 @@ def join(*parts: Int32 | list[int]) -> Int32:
     return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
 
+def inside_frame(row: Int32, vocabulary: Vocabulary) -> Bool:
+    """bool[L]: which tokens of a row are neither [CLS] nor [SEP]."""
+    inside: Bool = (row != vocabulary["cls"]) & (row != vocabulary["sep"])
+    return inside
+
+
+@lru_cache(maxsize=8)
+def special_table(special: frozenset[int], size: int) -> Bool:
+    """bool[size]: which ids are special; kept, because every row asks."""
+    table = np.zeros(size, np.bool_)
+    table[[number for number in special if number < size]] = True
+    table.flags.writeable = False
+    return table
+
+
 def replacements(
     ids: Int32,
     index: NDArray[np.int64],
@@ -132,10 +149,10 @@ def replacements(
     inputs = ids[index].copy()
     inputs[action < mask_share] = vocabulary["mask"]
     is_random = (action >= mask_share) & (action < mask_share + random_share)
-    drawn = rng.integers(0, vocabulary.size, int(is_random.sum()))
+    drawn = rng.integers(0, vocabulary.size, np.count_nonzero(is_random))
     if ordinary and vocabulary.special:
-        special = np.fromiter(vocabulary.special, np.int64)
-        while (bad := np.isin(drawn, special)).any():
-            drawn[bad] = rng.integers(0, vocabulary.size, int(bad.sum()))
+        special = special_table(vocabulary.special, vocabulary.size)
+        while (bad := special[drawn]).any():
+            drawn[bad] = rng.integers(0, vocabulary.size, np.count_nonzero(bad))
     inputs[is_random] = drawn
     return Masked(index.astype(np.int32), inputs.astype(np.int32))

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, join, replacements, share_problems
+from blankfill.objectives.base import Layout, Masked, Objective, inside_frame, replacements, share_problems
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 
@@ -89,12 +89,13 @@ class Bert(Objective):
         a, b = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
         b = (b[0] + middle, b[1] + middle)
         row = self._row(document, vocabulary, a, b)
-        words = None
         if self.whole_word:
             if document.words is None:
                 raise ValueError("whole-word masking needs word starts, which this tokenizer does not tell")
-            words = self._framed_words(document.words, a, b)
-        index = choose_candidates(candidates(row, words, vocabulary), self.budget(len(row)), rng)
+            units = candidates(row, self._framed_words(document.words, a, b), vocabulary)
+            index = choose_candidates(units, self.budget(len(row)), rng)
+        else:
+            index = choose_tokens(inside_frame(row, vocabulary), self.budget(len(row)), rng)
         return BertChoice(
             a, b, replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=False)
         )
@@ -106,17 +107,21 @@ class Bert(Objective):
         target_ids = row[index]
         row[index] = choice.masked.inputs
         length = len(row)
-        types = np.zeros(length, np.int32)
+        positions = np.zeros((2, length), np.int32)
+        positions[0] = np.arange(length)
         if self.next_sentence:
-            types[choice.a[1] - choice.a[0] + 2 :] = 1
+            positions[1, choice.a[1] - choice.a[0] + 2 :] = 1
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
-        positions = np.stack([np.arange(length, dtype=np.int32), types])
         return Example(row, positions, AttentionRule.full(length), index, target_ids, labels)
 
     def _row(self, document: Document, vocabulary: Vocabulary, a: tuple[int, int], b: tuple[int, int]) -> Int32:
-        cls, sep = [vocabulary["cls"]], [vocabulary["sep"]]
-        first = (cls, document.ids[slice(*a)], sep)
-        return join(*first, document.ids[slice(*b)], sep) if self.next_sentence else join(*first)
+        size_a, size_b = a[1] - a[0], b[1] - b[0]
+        row = np.full(size_a + size_b + 3 if self.next_sentence else size_a + 2, vocabulary["sep"], np.int32)
+        row[0] = vocabulary["cls"]
+        row[1 : size_a + 1] = document.ids[a[0] : a[1]]
+        if self.next_sentence:
+            row[size_a + 2 : -1] = document.ids[b[0] : b[1]]
+        return row
 
     def _framed_words(self, words: Bool, a: tuple[int, int], b: tuple[int, int]) -> Bool:
         one = [np.ones(1, np.bool_)]
@@ -141,14 +146,25 @@ def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tu
     return (a[0], a[1]), (b[0], b[1])
 
 
-def candidates(row: Int32, words: Bool | None, vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    """The maskable units of a row as half-open ranges: single tokens, or whole words when `words` is given."""
-    frame = np.isin(row, [vocabulary["cls"], vocabulary["sep"]])
-    if words is None:
-        return [(int(i), int(i) + 1) for i in np.flatnonzero(~frame)]
-    begins = np.flatnonzero(words | frame)
-    ends = np.append(begins[1:], len(row))
-    return [(int(i), int(j)) for i, j in zip(begins, ends, strict=True) if not frame[i]]
+def candidates(row: Int32, words: Bool, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """The words of a row as half-open ranges. words: bool[L], where words begin.
+
+    What follows [CLS] or [SEP] is a unit even where truncation left only the end of a word; otherwise it could never
+    be asked for.
+    """
+    frame = ~inside_frame(row, vocabulary)
+    cuts = words | frame
+    cuts[1:] |= frame[:-1]
+    begins = np.flatnonzero(cuts)
+    ends = [*begins[1:].tolist(), len(row)]
+    is_frame = frame[begins].tolist()
+    return [(i, j) for i, j, outside in zip(begins.tolist(), ends, is_frame, strict=True) if not outside]
+
+
+def choose_tokens(maskable: Bool, count: int, rng: Generator) -> np.ndarray:
+    """`count` of the tokens marked in `maskable` (all of them, if they are fewer), each set equally likely."""
+    pool = np.flatnonzero(maskable)
+    return pool[rng.permutation(len(pool))[:count]]
 
 
 def choose_candidates(units: list[tuple[int, int]], budget: int, rng: Generator) -> np.ndarray:

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -117,19 +119,20 @@ class Glm(Objective):
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> GlmChoice:
         """Draw the level and its spans."""
-        weights = np.array([self.token, self.sentence, self.document])
-        level = int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), side="right"))
-        length = sum(end - begin + 1 for begin, end in stretches(document)) + int(document.last)
-        if level == 2:
+        all_weights = self.token + self.sentence + self.document
+        draw = rng.random()
+        length = row_length(document)
+        if draw >= (self.token + self.sentence) / all_weights:
             return self._choose_document(document, length, rng)
-        if level == 1:
+        token_level = draw < self.token / all_weights
+        if not token_level:
             spans = self._sentence_spans(document, length, rng)
             mask = "smask" if self.task_mask else "mask"
         else:
             spans = self._token_spans(document, length, rng)
             mask = "mask"
-        order = tuple(int(k) for k in rng.permutation(len(spans))) if self.shuffle else tuple(range(len(spans)))
-        hidden = self._hidden(spans, order, length, rng) if level == 0 else ()
+        order = tuple((rng.permutation(len(spans)) if self.shuffle else np.arange(len(spans))).tolist())
+        hidden = self._hidden(spans, order, length, rng) if token_level else ()
         return GlmChoice(tuple(spans), order, mask, hidden=hidden)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: GlmChoice) -> Example:
@@ -144,11 +147,11 @@ class Glm(Objective):
 
     def _token_spans(self, document: Document, length: int, rng: Generator) -> list[Span]:
         wanted = max(1, int(self.mask_ratio * length))
-        law = span_law(self.mean_span)
+        law = _kept_span_law(self.mean_span)
         lengths: list[int] = []
         total = 0
         while total < wanted:
-            lengths.append(int(np.searchsorted(law, rng.random(), side="right")) + 1)
+            lengths.append(bisect_right(law, rng.random()) + 1)
             total += lengths[-1]
         rng.shuffle(lengths)
         spans: list[Span] = []
@@ -219,11 +222,21 @@ def span_law(mean: float) -> np.ndarray:
     return np.cumsum(weights / weights.sum())
 
 
+@lru_cache(maxsize=8)
+def _kept_span_law(mean: float) -> tuple[float, ...]:
+    """`span_law` for `bisect`; its end is 1 exactly, which a draw never reaches."""
+    return (*span_law(mean)[:-1].tolist(), 1.0)
+
+
+def row_length(document: Document) -> int:
+    """The length of the clean row: every document inside has its [CLS], all but perhaps the last their end token."""
+    inside = 1 if document.parts is None else len(document.parts) - 1
+    return len(document) + 2 * inside - (0 if document.last else 1)
+
+
 def stretches(document: Document) -> list[Span]:
     """The documents inside a Document, as half-open ranges of its ids."""
-    if document.parts is None:
-        return [(0, len(document))]
-    return [(int(a), int(b)) for a, b in zip(document.parts[:-1], document.parts[1:], strict=True)]
+    return [(0, len(document))] if document.parts is None else list(itertools.pairwise(document.parts.tolist()))
 
 
 def maskable(document: Document, ordered: bool = True) -> list[Span]:
@@ -260,8 +273,8 @@ def place_spans(lengths: list[int], room: int, rng: Generator, offset: int = 0) 
     lengths = lengths[: fitting(lengths, room, gaps=True)]
     slack = room - sum(lengths) - len(lengths) + 1
     spans = []
-    for draw, length in zip(np.sort(rng.integers(0, slack + 1, len(lengths))), lengths, strict=True):
-        spans.append((offset + int(draw), offset + int(draw) + length))
+    for draw, length in zip(np.sort(rng.integers(0, slack + 1, len(lengths))).tolist(), lengths, strict=True):
+        spans.append((offset + draw, offset + draw + length))
         offset += length + 1
     return spans
 
@@ -271,31 +284,34 @@ def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position
 
     row: int32[N]. `first_position` numbers the first token (the paper's figure counts from 1, the code from 0).
     """
-    mask = vocabulary[choice.mask]
-    sop, eop = [vocabulary["sop"]], [vocabulary["eop"]]
-    part_a: list[Int32 | list[int]] = []
+    blanked = sum(end - start for start, end in choice.spans)
+    context = len(row) - blanked + len(choice.spans)
+    answers = blanked + (0 if choice.to_end else len(choice.spans))
+    input_ids = np.empty(context + answers, np.int32)
+    target_ids = np.full(answers, vocabulary["eop"], np.int32)
+    positions = np.zeros((2, context + answers), np.int32)
     places: list[int] = []
-    last, column = 0, 0
+    column, last = 0, 0
     for start, end in choice.spans:
-        part_a += [row[last:start], [mask]]
-        column += start - last
-        places.append(column)
-        column, last = column + 1, end
-    part_a.append(row[last:])
-    context = join(*part_a)
-    inputs, answers = [context], []
-    position_1, position_2 = [np.arange(len(context))], [np.zeros(len(context), np.int64)]
+        place = column + start - last
+        input_ids[column:place] = row[last:start]
+        places.append(place)
+        column, last = place + 1, end
+    input_ids[column:context] = row[last:]
+    input_ids[places] = vocabulary[choice.mask]
+    positions[0, :context] = np.arange(context)
+    column = context
     for k in choice.order:
         start, end = choice.spans[k]
-        span = row[start:end]
-        inputs.append(join(sop, span[:-1] if choice.to_end else span))
-        answers.append(span if choice.to_end else join(span, eop))
-        size = len(inputs[-1])
-        position_1.append(np.full(size, places[k]))
-        position_2.append(np.arange(1, size + 1))
-    input_ids = join(*inputs)
+        size = end - start + (0 if choice.to_end else 1)
+        input_ids[column] = vocabulary["sop"]
+        input_ids[column + 1 : column + size] = row[start : start + size - 1]
+        target_ids[column - context : column - context + end - start] = row[start:end]
+        positions[0, column : column + size] = places[k]
+        positions[1, column : column + size] = np.arange(1, size + 1)
+        column += size
     if choice.hidden:
         input_ids[list(choice.hidden)] = vocabulary["dblock"]
-    positions = np.stack([np.concatenate(position_1) + first_position, np.concatenate(position_2)]).astype(np.int32)
-    index = np.arange(len(context), len(input_ids), dtype=np.int32)
-    return Example(input_ids, positions, AttentionRule.prefix(len(context), len(input_ids)), index, join(*answers))
+    positions[0] += first_position
+    index = np.arange(context, len(input_ids), dtype=np.int32)
+    return Example(input_ids, positions, AttentionRule.prefix(context, len(input_ids)), index, target_ids)

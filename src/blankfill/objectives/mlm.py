@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, join, replacements, share_problems
-from blankfill.objectives.bert import candidates, choose_candidates
+from blankfill.objectives.base import Layout, Masked, Objective, inside_frame, join, replacements, share_problems
+from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 
@@ -74,13 +74,11 @@ class Mlm(Objective):
             if document.words is None:
                 raise ValueError("whole-word masking needs word starts, which this tokenizer does not tell")
             words = np.ones(len(row), np.bool_)
-            words[np.flatnonzero(row != vocabulary["sep"])[1:]] = document.words[: len(document)]
+            words[_places(document)] = document.words
             index = choose_candidates(candidates(row, words, vocabulary), count, rng)
         else:
-            pool = np.arange(len(row))
-            if not self.mask_specials:
-                pool = pool[~np.isin(row, [vocabulary["cls"], vocabulary["sep"]])]
-            index = rng.choice(pool, min(count, len(pool)), replace=False)
+            maskable = np.ones(len(row), np.bool_) if self.mask_specials else inside_frame(row, vocabulary)
+            index = choose_tokens(maskable, count, rng)
         return replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=True)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: Masked) -> Example:
@@ -93,7 +91,18 @@ class Mlm(Objective):
 
     def _row(self, document: Document, vocabulary: Vocabulary) -> Int32:
         parts: list[Int32 | list[int]] = [[vocabulary["cls"]]]
-        bounds = document.parts if document.parts is not None else np.array([0, len(document)], np.int32)
-        for begin, end in itertools.pairwise(bounds):
+        for begin, end in itertools.pairwise(_bounds(document)):
             parts += [document.ids[begin:end], [vocabulary["sep"]]]
         return join(*parts)
+
+
+def _bounds(document: Document) -> list[int]:
+    return [0, len(document)] if document.parts is None else document.parts.tolist()
+
+
+def _places(document: Document) -> np.ndarray:
+    """Where the document's own tokens stand in the row, int64[N]."""
+    places = np.arange(1, len(document) + 1)
+    for part in _bounds(document)[1:-1]:
+        places[part:] += 1
+    return places

@@ -1,0 +1,66 @@
+# The main roads: `make demo` trains a small model, `make test` runs the tests. Each makes .venv by itself.
+
+SHELL := /bin/sh
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python)
+MODEL := demo/run
+# Two test processes with one thread of torch each, so that they do not get in each other's way.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: help demo setup test quick lint docs clean
+help:
+	@echo "make demo    train a small GLM on Python's own documentation, then fill blanks with it (minutes)"
+	@echo "make test    all tests            make quick   without the slow ones"
+	@echo "make lint    style and types      make docs    the documentation, to docs/_build/html"
+	@echo "make setup   .venv with everything for development"
+	@echo "make clean   remove .venv, demo and what was built"
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "blankfill needs Python 3.11 or newer, and $(PYTHON) is not; install it, or name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	@echo "installing blankfill in $(VENV), which takes some minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	@touch $@
+
+$(VENV)/.developed: $(VENV)/.made pyproject.toml
+	@echo "installing what development needs in $(VENV), which takes some minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+setup: $(VENV)/.developed
+
+demo: $(VENV)/.installed
+	rm -rf $(MODEL)
+	$(BIN)/blankfill pretrain --recipe glm-nano --out $(MODEL)
+	$(BIN)/blankfill fill --model $(MODEL) "This function returns the [MASK] of the list."
+	$(BIN)/blankfill fill --model $(MODEL) "If the file does not exist, an [MASK] is raised."
+	$(BIN)/blankfill generate --model $(MODEL) --prompt "The module defines"
+	@echo "The losses are drawn in $(MODEL)/loss.png"
+
+test: $(VENV)/.developed
+	$(TESTS)
+
+quick: $(VENV)/.developed
+	$(TESTS) -m "not slow"
+
+lint: $(VENV)/.developed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(VENV)/.developed
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf $(VENV) demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

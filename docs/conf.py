@@ -1,0 +1,39 @@
+"""Sphinx configuration: MyST pages, furo, autodoc of the public functions, and two things made at build time.
+
+Pictures of training examples come from the objectives themselves (`pictures.py`), tables of options from the
+dataclasses that hold them (`options.py`), so neither can say something else than the code does.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+import options  # noqa: E402
+import pictures  # noqa: E402
+
+from blankfill._version import __version__  # noqa: E402
+
+project = "blankfill"
+author = "The blankfill authors"
+copyright = "The blankfill authors"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"blankfill {__version__}"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+suppress_warnings = ["ref.python"]
+
+
+def setup(app):
+    """Draw the pictures and teach Sphinx the `options` directive."""
+    pictures.make(HERE / "_build" / "generated")
+    app.add_directive("options", options.Options)

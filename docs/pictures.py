@@ -1,0 +1,72 @@
+"""Draws the training examples that the pages show: text grids and PNGs, made by the objectives themselves.
+
+The choices (which tokens are blanked) are given, so the pictures do not change with random draws. The text is one
+sentence of our own with a word for a token; [S], [E] and [EOS] stand for the longer names of a real vocabulary.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives.base import Masked
+from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.glm import GlmChoice
+from blankfill.report.drawing import example_png
+from blankfill.report.picture import CHANNELS, example_text
+from blankfill.types import ROLES, Document, Vocabulary
+
+SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "dblock": "[dBLOCK]"}
+TEXT = ["the", "river", "was", "low", "that", "summer", "and", "the", "boys", "walked", "across"]
+TOKENS = [SPELLED.get(role, f"[{role.upper()}]") for role in ROLES] + sorted(set(TEXT))
+VOCABULARY = Vocabulary(len(TOKENS), {role: k for k, role in enumerate(ROLES)}, frozenset(range(len(ROLES))))
+BLANKS = [VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock")]
+MASK = VOCABULARY["mask"]
+
+
+def examples():
+    """The Examples of each picture by its name; the part before the dash is the objective."""
+    pair = document(TEXT[:6] + TEXT[7:], [0, 6, 10], label=0)
+    masked = Masked(ids(4, 8), np.array([MASK, TOKENS.index("low")], np.int32))
+    two = document(TEXT[:4] + TEXT[7:], [0, 4, 8], parts=ids(0, 4, 8))
+    whole = document(TEXT, [0, 6, 11])
+    return {
+        "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
+        "mlm": [Mlm(length=16).build(two, VOCABULARY, Masked(ids(3, 7), np.array([MASK, MASK], np.int32)))],
+        "glm": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((4, 5), (9, 11)), (1, 0)))],
+        "glm-sentence": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((7, 12),), (0,), "smask"))],
+        "glm-document": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((7, 13),), (0,), "gmask", to_end=True))],
+        "gpt": [
+            Gpt(length=16).build(document(part, [0, len(part)]), VOCABULARY, None) for part in (TEXT[:4], TEXT[7:])
+        ],
+        "gpt-stream": [Gpt(length=16, documents="stream").build(two, VOCABULARY, None)],
+    }
+
+
+def ids(*values):
+    """An int32 array."""
+    return np.array(values, np.int32)
+
+
+def document(words, sentences, **fields):
+    """A whole document of words."""
+    return Document(ids(*map(TOKENS.index, words)), ids(*sentences), **fields)
+
+
+def text(name):
+    """The picture of a name as text."""
+    return example_text(examples()[name], TOKENS.__getitem__, channels=CHANNELS[name.partition("-")[0]], width=100)
+
+
+def make(folder: Path):
+    """Write every picture as NAME.txt and NAME.png; files that are the same already are left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, row in examples().items():
+        drawn = text(name)
+        path = folder / f"{name}.txt"
+        if path.exists() and (folder / f"{name}.png").exists() and path.read_text(encoding="utf-8") == drawn:
+            continue
+        objective = name.partition("-")[0]
+        png = folder / f"{name}.png"
+        example_png(row, TOKENS.__getitem__, png, channels=CHANNELS[objective], blanks=BLANKS, title=name)
+        path.write_text(drawn, encoding="utf-8")

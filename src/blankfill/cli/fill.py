@@ -1,0 +1,118 @@
+"""`blankfill fill`: fill the blanks of sentences with a trained model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    from blankfill.generate.blanks import FillResult
+
+
+@dataclass(frozen=True)
+class FillArguments:
+    """Fill the blanks of sentences: blankfill fill --model RUN "The cat sat on the [MASK]."
+
+    A blank is written [MASK], [BLANK], <mask> or ____ (three or more underscores); [MASK:3] asks for exactly three
+    tokens. GLM models also know [sMASK] for a sentence and [gMASK] for a longer text.
+    """
+
+    text: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Sentences with blanks; - reads one from each line of standard input."""
+    model: Path = tyro.MISSING
+    """The run folder of a trained model, or one of its checkpoints."""
+    file: Path | None = None
+    """A UTF-8 file with one sentence on each line."""
+    top: int = 5
+    """How many candidates are shown for each blank."""
+    lengths: str | None = None
+    """How many tokens a blank may have, such as 2 or 1-3; without it 1 (bert, mlm), a word (gpt), any (glm)."""
+    length_penalty: float = 0.0
+    """Above 0, longer fills of a glm model rank higher; 1 ranks by the mean log-probability."""
+    json: bool = False
+    """Print one JSON object on a line for each sentence."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, mps."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    args = tyro.cli(FillArguments, args=list(argv), prog="blankfill fill")
+    if not args.text and args.file is None:
+        raise UserError('there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or --file')
+    from blankfill.checkpoint.load import load_model
+    from blankfill.console import show
+    from blankfill.generate.fill import Filler
+
+    filler = Filler(load_model(args.model, args.device))
+    first = True
+    for where, text in sentences(args.text, args.file):
+        try:
+            result = filler.fill(text, args.top, args.lengths, args.length_penalty)
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from None
+        if args.json:
+            show(json_line(result.to_json()))
+        else:
+            if not first:
+                show("")
+            print_result(result)
+        first = False
+    return 0
+
+
+def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:
+    """(where it stands, text) of every sentence asked for; empty lines are passed over."""
+    for text in texts:
+        if text == "-":
+            yield from _lines(getattr(sys.stdin, "buffer", sys.stdin), "standard input")
+        else:
+            yield "", text
+    if file is not None:
+        try:
+            with file.open("rb") as lines:
+                yield from _lines(lines, str(file))
+        except OSError as error:
+            raise UserError(f"{file}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None
+
+
+def _lines(stream: Iterable[bytes | str], name: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(stream, 1):
+        where = f"{name}, line {number}"
+        try:
+            text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: byte {error.start + 1} is not UTF-8; save the text as UTF-8") from None
+        if text.strip():
+            yield where, text.rstrip("\r\n")
+
+
+def json_line(value: object) -> str:
+    """JSON on one line, with plain letters where the terminal's encoding has no others."""
+    import json
+
+    encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "").replace("_", "")
+    return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
+
+
+def print_result(result: FillResult) -> None:
+    """The sentence with its best fills marked, then each blank's candidates."""
+    from blankfill.console import show, table
+
+    show(result.marked())
+    share = "share" if result.probabilities == "candidates" else "probability"
+    for number, (blank, found) in enumerate(zip(result.blanks, result.candidates, strict=True), 1):
+        title = blank.written if len(result.blanks) == 1 else f"blank {number}: {blank.written}"
+        rows = [[rank, c.text, _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(found, 1)]
+        table(title, rows, ("", "fill", share, "score"))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.1e}"

@@ -1,0 +1,79 @@
+"""The last stage of `prepare`: token shards in corpus order → one pair of token files for each side, and counts.
+
+A document that was cut between two shards becomes one again where it stays on the same side. Not here: moving the
+files to their place (`prepare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill import console
+from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter, path_of, token_dtype
+from blankfill.corpus.stages import SIDES, TRAIN, VALID
+from blankfill.corpus.summary import Split
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was made: splits by side, files to publish by name, unigram int64[V] (counts of the training tokens).
+
+    swapped: everything had fallen to validation, so it was made the training side.
+    """
+
+    splits: Mapping[int, Split]
+    files: Mapping[str, Path]
+    unigram: NDArray[np.int64]
+    swapped: bool
+
+
+def merge(
+    shards: Sequence[Path], marks: Sequence[Mapping[str, Any]], joined: Sequence[bool], vocabulary: int, folder: Path
+) -> Merged:
+    """Join the token shards `shards` (prefixes) into `folder`.
+
+    marks: what `stages.encode` returned for each. joined: whether a shard goes on with the last document of the one
+    before. vocabulary: the number of ids.
+    """
+    swapped = not any(mark["documents"][SIDES[TRAIN]] for mark in marks)
+    origins = {TRAIN: VALID} if swapped else {TRAIN: TRAIN, VALID: VALID}
+    splits = {side: Split() for side in SIDES}
+    files: dict[str, Path] = {}
+    total = sum(path_of(shard, f".{name}.bin").stat().st_size for shard in shards for name in SIDES.values())
+    with console.progress("4/4 merging", total, "B") as bar:
+        for side, origin in origins.items():
+            if not any(mark["documents"][SIDES[origin]] for mark in marks):
+                continue
+            target = folder / SIDES[side]
+            writer = _merge_side(target, vocabulary, shards, marks, origin, joined, bar)
+            files |= {target.name + suffix: path_of(target, suffix) for suffix in (".bin", ".idx")}
+            characters = sum(mark["characters"][SIDES[origin]] for mark in marks)
+            splits[side] = Split(writer.documents, writer.sequences, writer.tokens, characters)
+    unigram = np.zeros(vocabulary, np.int64)
+    with open(files["train.bin"], "rb") as file:
+        while len(ids := np.fromfile(file, token_dtype(vocabulary), 1 << 20)):
+            unigram += np.bincount(ids, minlength=vocabulary)
+    files["unigram.npy"] = folder / "unigram.npy"
+    np.save(files["unigram.npy"], unigram)
+    return Merged(splits, files, unigram, swapped)
+
+
+def _merge_side(
+    target: Path, vocabulary: int, shards: Sequence[Path], marks: Sequence[Mapping[str, Any]], side: int,
+    joined: Sequence[bool], bar: console.Bar,
+) -> IndexedWriter:  # fmt: skip
+    carried = 0
+    with IndexedWriter(target, token_dtype(vocabulary)) as writer:
+        for shard, mark, goes_on in zip(shards, marks, joined, strict=True):
+            if mark["documents"][SIDES[side]]:
+                part = IndexedCorpus(path_of(shard, f".{SIDES[side]}"))
+                writer.append(part, join=goes_on and carried == mark["first"] == side)
+                bar.advance(part.tokens.nbytes)
+            carried = carried if mark["last"] == -1 and goes_on else max(0, mark["last"])
+    return writer

@@ -1,0 +1,85 @@
+"""Runs tasks in worker processes: order-free, bounded, and stopped cleanly whatever happens to either side.
+
+Workers are spawned, never forked, so it behaves alike on every system. They ignore Ctrl-C (the parent decides), and end
+themselves when the parent is gone, even by `kill -9`, so that a restarted run never meets an orphan still writing.
+A worker's exception arrives in the parent as itself. Not here: what a task does, or how it marks that it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
+
+from blankfill.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def run_tasks(
+    work: Callable[[T], R], tasks: Sequence[T], workers: int, tick: float = 2.0
+) -> Iterator[tuple[T, R] | None]:
+    """Yield (task, result) as tasks finish, and None every `tick` seconds while none does.
+
+    With one worker or one task everything runs here, in order. `work` must be a function of a module. Raises what a
+    task raises (the others are stopped), UserError when a worker is killed from outside.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield task, work(task)
+        return
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
+
+    count = min(workers, len(tasks))
+    executor = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker)
+    waiting = iter(tasks)
+    running: dict[Future[R], T] = {}
+    finished = False
+    try:
+        while True:
+            for task in islice(waiting, 2 * count - len(running)):
+                running[executor.submit(work, task)] = task
+            if not running:
+                break
+            done, _ = wait(running, timeout=tick, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+            if not done:
+                yield None
+        finished = True
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A worker process was killed, most likely because memory ran out: repeat the same command with fewer "
+            "workers (--workers 1); it continues where it stopped. (A script of your own that calls this must do so "
+            'under `if __name__ == "__main__"`.)'
+        ) from error
+    finally:
+        if not finished:
+            _stop(executor)
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One process a core is already one thread a core.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _stop(executor: Any) -> None:
+    # Python 3.14 has `terminate_workers`; before it, the executor's own table is the only list of its processes.
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        process.terminate()

@@ -1,0 +1,464 @@
+"""Text in any shape → a folder of token files: `train` and `valid`, the tokenizer, counts, and a report.
+
+Four stages, each made of tasks that run in worker processes and leave a marker, so that a run that was killed at any
+instant goes on where it was when the same command is repeated:
+
+1. extract   sources → cleaned sentences in compressed text shards (`stages.extract`, `shards`)
+2. decide    duplicates, repeated lines, which side each document is on (`decide`); the tokenizer, from a sample
+3. encode    text shards → token shards (`stages.encode`)
+4. merge     token shards in order → `train.bin/.idx`, `valid.bin/.idx`, `unigram.npy`, `tokenizer.json`
+
+The work folder `OUT/.prepare` names the outcome of each stage by a hash of all that went into it (sources with size and
+time, options, the stages before), so a change of options redoes only what depends on them. `corpus.json` is written
+last, and a folder without it is never taken for a finished corpus. Memory grows by some 40 bytes a document and not
+with the text. Nothing depends on the number of workers.
+
+Not here: formats of sources (`sources`), sentence rules (`sentences`), training of vocabularies (`tokenizer_train`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from blankfill import console
+from blankfill.corpus import summary
+from blankfill.corpus.decide import Decision, decide
+from blankfill.corpus.folder import WORK, load_json, locked, look_at, plain_errors, refuse_other
+from blankfill.corpus.indexed import IndexedCorpus, path_of
+from blankfill.corpus.merge import Merged, merge
+from blankfill.corpus.pool import run_tasks
+from blankfill.corpus.shards import Shard
+from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract, write_marker
+from blankfill.corpus.summary import CorpusReport
+from blankfill.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from blankfill.corpus.sources import Source, SourceOptions
+    from blankfill.corpus.tokenizer import Tokenizer
+
+FORMAT = 1
+"""Raised when a stage's outcome changes, so that a work folder of an older version is not continued."""
+KINDS = ("wordpiece", "bpe", "unigram")
+TASK_BYTES = (1_000_000, 24_000_000)
+SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
+"""Text that a tokenizer is trained on at most: more changes a vocabulary little, and training time grows with it."""
+RANGE_BYTES = 16 << 20
+"""Large files are cut into ranges of this size."""
+MANY_UNKNOWN = 0.02
+FEW = 200
+"""Up to so many tasks, what has been written is shown between them; it tells most where there is one large source."""
+EXPANSION = 4.0
+"""How much larger text becomes when unpacked, for estimates of size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How a corpus is prepared. The first four are those of `SourceOptions`."""
+
+    documents: Literal["file", "paragraphs"] = "file"
+    """What one document of a plain-text file is: the whole file, or what stands between blank lines."""
+    text_field: str | None = None
+    """The field or column with the text, in JSON, CSV, TSV and Parquet; found by itself if omitted."""
+    encoding: str = "utf-8"
+    """The encoding of the text."""
+    strip: Literal["none", "gutenberg"] = "none"
+    """Also remove what is not text: gutenberg drops Project Gutenberg's header and licence."""
+    tokenizer: str = "wordpiece"
+    """wordpiece, bpe or unigram to train one, or the path of a tokenizer.json (or of a folder with one) to use."""
+    vocab_size: int = 0
+    """Tokens of a trained vocabulary, special ones included; 0 chooses by the amount of text."""
+    vocab_exact: bool = True
+    """A text that supports fewer tokens is an error; off, it gets as many as it supports."""
+    lowercase: bool | None = None
+    """Whether text is lower-cased; unset, as usual for the kind of tokenizer (wordpiece only)."""
+    dedup: Literal["exact", "lines", "near", "none"] = "exact"
+    """Drop documents that repeat another; lines: also lines that stand in several; near: also near-duplicates."""
+    validation: float = 0.02
+    """Share of the text kept for validation."""
+    min_chars: int = 1
+    """Shorter documents are dropped."""
+    workers: int = 0
+    """Processes; 0 is one a core."""
+
+    def check(self) -> None:
+        """Raise ConfigError with every value that is out of range."""
+        problems = []
+        if not 0 <= self.validation < 1:
+            problems.append(f"--validation is {self.validation}: give a share from 0 up to, but not including, 1.")
+        if self.dedup not in ("exact", "lines", "near", "none"):
+            problems.append(f"--dedup is {self.dedup!r}: choose exact, lines, near or none.")
+        if self.vocab_size < 0:
+            problems.append(
+                f"--vocab-size is {self.vocab_size}: give the number of entries, or 0 to let the text decide."
+            )
+        if self.workers < 0:
+            problems.append(f"--workers is {self.workers}: give the number of processes, or 0 for one a core.")
+        if self.tokenizer not in KINDS and not Path(self.tokenizer).exists():
+            problems.append(f"--tokenizer {self.tokenizer} is neither a file nor one of {', '.join(KINDS)}.")
+        if problems:
+            raise ConfigError(problems)
+
+
+def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool = False) -> CorpusReport:
+    """Prepare the text at `paths` (files, folders, "-", "python-docs") into the folder `out`.
+
+    A finished `out` made from the same sources with the same options is reused; `force` makes it again. An unfinished
+    one is continued. Raises UserError for everything that the user can mend. Scripts that call this with several
+    workers need the usual `if __name__ == "__main__"` guard, since workers are spawned.
+    """
+    config.check()
+    began = time.monotonic()
+    out = Path(out)
+    refuse_other(out)
+    options = _options(config)
+    skipped: list[str] = []
+    sources = _sources(paths, out, options, skipped)
+    identity = _identity(sources)
+    if (finished := look_at(out, _recorded(config), identity, force)) is not None:
+        if (out / WORK).exists():
+            with locked(out):
+                pass
+            shutil.rmtree(out / WORK, ignore_errors=True)
+        console.say(f"{out} already holds this corpus: it is reused (--force makes it again).")
+        return replace(finished, reused=True)
+    need = int(1.6 * sum(_estimated(source) for source in sources))
+    with plain_errors(out, need), locked(out):
+        if (free := shutil.disk_usage(out).free) < need:
+            wanted, left = console.amount(need, "B"), console.amount(free, "B")
+            console.say(f"Note: this takes about {wanted} in {out}, where only {left} is free.")
+        try:
+            report = _Run(out, config, options, sources, identity, skipped).go(began)
+        except KeyboardInterrupt:
+            console.say(f"Stopped. What is done is kept in {out}; the same command goes on from there.")
+            raise
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return report
+
+
+class _Run:
+    """One call of `prepare`: the folder of each stage, and the stages in order."""
+
+    def __init__(
+        self, out: Path, config: PrepareConfig, options: SourceOptions, sources: list[Source], identity: str,
+        skipped: list[str],
+    ) -> None:  # fmt: skip
+        self.out, self.config, self.options, self.sources = out, config, options, sources
+        self.identity, self.skipped = identity, skipped
+        self.workers = config.workers or _cores()
+        self.notices: list[str] = []
+        trained = config.tokenizer in KINDS
+        tokenizer = [config.tokenizer, config.vocab_size, config.lowercase] if trained else _file_hash(config.tokenizer)
+        text = _key("extract", identity, asdict(options))
+        chosen = _key("decide", text, config.dedup, config.min_chars, config.validation)
+        vocabulary = _key("tokenizer", text, config.dedup, config.min_chars, tokenizer)
+        tokens = _key("tokens", chosen, vocabulary)
+        self.work = out / WORK
+        keys = {"text": text, "chosen": chosen, "tokenizer": vocabulary, "tokens": tokens}
+        self.folders = {name: self.work / f"{name}-{key}" for name, key in keys.items()}
+
+    def go(self, began: float) -> CorpusReport:
+        """All stages; what is done already is passed over."""
+        continued = self._clear_others()
+        for name in ("text", "chosen", "tokens"):
+            self.folders[name].mkdir(exist_ok=True)
+        prefixes = self._extract()
+        if not prefixes:
+            raise UserError(f"No text was found in {_listed(self.sources)}: check the paths, or name --text-field.")
+        decision = self._decide()
+        if not decision.kept:
+            raise UserError(
+                f"None of the {decision.documents:,} documents has any text left ({_reasons(decision.dropped)}): check "
+                "the paths, --text-field and --dedup."
+            )
+        tokenizer = self._tokenizer(prefixes)
+        marks = self._encode(prefixes)
+        merged = self._merge(prefixes, decision, marks, tokenizer)
+        report = self._report(merged, decision, marks, tokenizer, continued, began)
+        self._publish(report, tokenizer, merged.files)
+        return report
+
+    def _clear_others(self) -> bool:
+        """Remove what other options or sources left in the work folder; whether anything of ours was there."""
+        mine = {path.name for path in self.folders.values()}
+        others = [path for path in self.work.iterdir() if path.is_dir() and path.name not in mine]
+        ours = any(self.folders["text"].glob("*.json"))
+        if others and not ours:
+            console.say("The sources or the reading options changed since the interrupted run: starting over.")
+        elif ours:
+            console.say("Continuing an interrupted run.")
+        for path in others:
+            shutil.rmtree(path)
+        return ours
+
+    def _run(self, work: Callable[[Any], Any], tasks: Sequence[Any], description: str) -> None:
+        """Run the tasks whose marker is missing. A task has a `prefix`, and a `size` in bytes."""
+        left = [task for task in tasks if not path_of(task.prefix, ".json").exists()]
+        if not left:
+            return
+        total = sum(task.size for task in tasks)
+        with console.progress(description, total, "B", total - sum(task.size for task in left)) as bar:
+            for outcome in run_tasks(work, left, self.workers):
+                if outcome is not None:
+                    bar.advance(outcome[0].size)
+                elif len(tasks) < FEW:
+                    written = sum(path.stat().st_size for path in left[0].prefix.parent.glob("*.*"))
+                    bar.set(written=console.amount(written, "B"))
+
+    def _extract(self) -> list[Path]:
+        tasks = _extract_tasks(self.sources, self.folders["text"], self.options)
+        self._run(extract, tasks, "1/4 reading")
+        self.text_bytes: dict[Path, int] = {}
+        for task in tasks:
+            for number, size in enumerate(load_json(path_of(task.prefix, ".json"))["shards"]):
+                self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
+        return list(self.text_bytes)
+
+    def _decide(self) -> Decision:
+        folder = self.folders["chosen"]
+        if not (folder / "decide.json").exists():
+            config = self.config
+            made = decide(self.text_bytes, folder, config.dedup, config.validation, config.min_chars, self._run)
+            write_marker(folder / "decide", asdict(made))
+        return Decision(**load_json(folder / "decide.json"))
+
+    def _tokenizer(self, prefixes: Sequence[Path]) -> Tokenizer:
+        from blankfill.corpus.tokenizer import Tokenizer
+
+        if self.config.tokenizer not in KINDS:
+            path = Path(self.config.tokenizer)
+            tokenizer = Tokenizer.load(path)
+        else:
+            path = self.folders["tokenizer"]
+            if not path.exists():
+                self._train(prefixes, path)
+            tokenizer = Tokenizer.load(path)
+        self.tokenizer_path = path
+        return tokenizer
+
+    def _train(self, prefixes: Sequence[Path], path: Path) -> None:
+        from blankfill.corpus.tokenizer_train import TokenizerConfig, train_tokenizer
+
+        kind: Any = self.config.tokenizer
+        config = TokenizerConfig(
+            kind=kind, vocab_size=self.config.vocab_size, exact=self.config.vocab_exact,
+            lowercase=self.config.lowercase,
+        )  # fmt: skip
+        console.say(f"2/4 training a {kind} tokenizer")
+        temporary = path.with_name("new-" + path.name)
+        shutil.rmtree(temporary, ignore_errors=True)
+        share = min(1.0, SAMPLE_BYTES[kind] / sum(self.text_bytes.values()))
+        sample = list(_sample(prefixes, self.folders["chosen"], share))
+        train_tokenizer(sample, config).save(temporary)
+        temporary.replace(path)
+
+    def _encode(self, prefixes: Sequence[Path]) -> list[dict[str, Any]]:
+        chosen, tokens = self.folders["chosen"], self.folders["tokens"]
+        lines = self.config.dedup == "lines"
+        tasks = [
+            EncodeTask(
+                shard=prefix, prefix=tokens / prefix.name, actions=path_of(chosen / prefix.name, ".actions.npy"),
+                skip=path_of(chosen / prefix.name, ".skip.npy") if lines else None,
+                tokenizer=self.tokenizer_path, validation=self.config.validation, size=self.text_bytes[prefix],
+            )
+            for prefix in prefixes
+        ]  # fmt: skip
+        self._run(encode, tasks, "3/4 encoding")
+        return [load_json(path_of(task.prefix, ".json")) for task in tasks]
+
+    def _merge(
+        self, prefixes: Sequence[Path], decision: Decision, marks: Sequence[dict[str, Any]], tokenizer: Tokenizer
+    ) -> Merged:
+        final = self.work / "final"
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir()
+        tokens = [self.folders["tokens"] / prefix.name for prefix in prefixes]
+        merged = merge(tokens, marks, decision.joined, tokenizer.size, final)
+        if merged.swapped:
+            self.notices.append(
+                "all of the text fell to validation by chance, so it was kept for training and none for validation; "
+                "give more text."
+            )
+        elif not merged.splits[VALID].tokens and self.config.validation:
+            self.notices.append(
+                f"no document fell to validation (the share is {self.config.validation:g}), so there is no valid.bin: "
+                "give more text, or a larger --validation."
+            )
+        return merged
+
+    def _report(
+        self, merged: Merged, decision: Decision, marks: Sequence[dict[str, Any]], tokenizer: Tokenizer,
+        continued: bool, began: float,
+    ) -> CorpusReport:  # fmt: skip
+        corpus, train = IndexedCorpus(merged.files["train.idx"]), merged.splits[TRAIN]
+        unknown = tokenizer.vocabulary().roles.get("unk")
+        dropped = {**decision.dropped, "left empty by dropping lines": sum(mark["emptied"] for mark in marks)}
+        unknowns = 0 if unknown is None else int(merged.unigram[unknown])
+        if unknowns > MANY_UNKNOWN * train.tokens:
+            self.notices.append(
+                f"{unknowns / train.tokens:.1%} of the tokens are unknown, so the vocabulary does not suit the "
+                "text: train a tokenizer on it, or give a larger --vocab-size."
+            )
+        return CorpusReport(
+            folder=self.out, documents=decision.documents, train=train, valid=merged.splits[VALID],
+            vocabulary=tokenizer.size, tokenizer=self.config.tokenizer, unknown=unknowns,
+            dropped=dropped, repeated_line_count=decision.repeated_line_count,
+            dropped_lines=sum(mark["dropped_paragraphs"] for mark in marks),
+            repeated_lines=tuple((n, summary.shortened(line, 300)) for n, line in decision.repeated_lines),
+            duplicates=tuple((a, b) for a, b in decision.duplicates), skipped=tuple(self.skipped),
+            samples=tuple(_samples(corpus, tokenizer)), notices=tuple(self.notices),
+            source_bytes=sum(source.size for source in self.sources),
+            seconds=round(time.monotonic() - began, 2), continued=continued, config=_recorded(self.config),
+            sources=self.identity, fingerprint=corpus.fingerprint,
+        )  # fmt: skip
+
+    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, files: Mapping[str, Path]) -> None:
+        """Move the files into place, the report last, and remove the work folder."""
+        (self.out / summary.FILE).unlink(missing_ok=True)
+        for name in ("train", "valid"):
+            for suffix in (".bin", ".idx"):
+                (self.out / f"{name}{suffix}").unlink(missing_ok=True)
+        for name, path in files.items():
+            path.replace(self.out / name)
+        tokenizer.save(self.out)
+        report.write(self.out)
+
+
+def _extract_tasks(sources: Sequence[Source], folder: Path, options: SourceOptions) -> list[ExtractTask]:
+    """Consecutive sources in groups of about equal size, which does not depend on the number of workers."""
+    total = sum(_estimated(source) for source in sources)
+    target = min(max(total // 64, TASK_BYTES[0]), TASK_BYTES[1])
+    groups: list[list[tuple[Source, int]]] = []
+    size = target
+    number, last = -1, None
+    for source in sources:
+        number += source.path != last
+        last = source.path
+        if size >= target:
+            groups.append([])
+            size = 0
+        groups[-1].append((source, number))
+        size += _estimated(source)
+    return [
+        ExtractTask(
+            prefix=folder / f"{n:05}", sources=tuple(source for source, _ in group),
+            paths=tuple(path for _, path in group), options=options,
+            size=sum(source.size for source, _ in group),
+        )
+        for n, group in enumerate(groups)
+    ]  # fmt: skip
+
+
+def _sample(prefixes: Sequence[Path], chosen: Path, share: float) -> Iterator[str]:
+    """Sentences of evenly spaced blocks of all kept text, validation included; every run takes the same ones."""
+    position = 0
+    for prefix in prefixes:
+        shard = Shard(prefix)
+        blocks = shard.blocks
+        wanted = [b for b in range(blocks) if int((position + b + 1) * share) > int((position + b) * share)]
+        position += blocks
+        if not wanted:
+            continue
+        kept = np.repeat(np.load(path_of(chosen / prefix.name, ".actions.npy")) != 0, shard.paragraphs)
+        if (skip := path_of(chosen / prefix.name, ".skip.npy")).exists():
+            kept[np.load(skip)] = False
+        for block in wanted:
+            for paragraph, sentences in shard.block(block):
+                if kept[paragraph]:
+                    yield from sentences
+
+
+def _samples(corpus: IndexedCorpus, tokenizer: Tokenizer, tokens: int = 60) -> Iterator[str]:
+    """The beginnings of three training documents, decoded, from three places of the corpus."""
+    starts = corpus.document_tokens
+    places = np.searchsorted(starts, [len(corpus.tokens) * k // 6 for k in (1, 3, 5)], "right") - 1
+    for document in dict.fromkeys(places.tolist()):
+        end = min(starts[document] + tokens, starts[document + 1])
+        text = tokenizer.decode(corpus.tokens[starts[document] : end].tolist())
+        yield summary.shortened(text + (" …" if end < starts[document + 1] else ""), 300)
+
+
+def _options(config: PrepareConfig) -> SourceOptions:
+    from blankfill.corpus.sources import SourceOptions
+
+    return SourceOptions(config.documents, config.text_field, config.encoding, config.strip)
+
+
+def _sources(paths: Sequence[str], out: Path, options: SourceOptions, skipped: list[str]) -> list[Source]:
+    """What there is to read. A finished or unfinished `out` inside a given folder is never read."""
+    from blankfill.corpus.sources import discover
+
+    inside = out.resolve()
+    found = discover(paths, options, skipped, RANGE_BYTES)
+    kept = [one for one in found if not (Path(one.path).is_file() and Path(one.path).resolve().is_relative_to(inside))]
+    if not kept:
+        raise UserError(f"There is nothing to read in {', '.join(map(str, paths))} but {out} itself: name a text file.")
+    return kept
+
+
+def _identity(sources: Sequence[Source]) -> str:
+    """A hash of all sources: path, range, size and time of change, but of what was piped in the content."""
+    state = hashlib.blake2b(digest_size=16)
+    for source in sources:
+        path = Path(source.path)
+        described: list[Any] = [source.kind, source.start, source.end, source.size]
+        if source.name:
+            with open(path, "rb") as file:
+                described.append(hashlib.file_digest(file, "blake2b").hexdigest())
+        elif path.is_file():
+            described += [str(path.resolve()), path.stat().st_mtime_ns]
+        state.update(json.dumps(described).encode())
+    return state.hexdigest()
+
+
+def _recorded(config: PrepareConfig) -> dict[str, Any]:
+    """The options that shape the outcome, as stored in the report."""
+    values = asdict(config)
+    del values["workers"]
+    if config.tokenizer not in KINDS:
+        values["tokenizer"] = str(Path(config.tokenizer).resolve())
+        values["tokenizer_hash"] = _file_hash(config.tokenizer)
+        del values["vocab_size"], values["lowercase"]
+    return values
+
+
+def _estimated(source: Source) -> int:
+    return int(source.size * (EXPANSION if source.compression else 1.0))
+
+
+def _key(*parts: Any) -> str:
+    text = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _file_hash(path: str) -> str:
+    """A hash of a tokenizer's files."""
+    state = hashlib.blake2b(digest_size=16)
+    root = Path(path)
+    for file in sorted(
+        one for one in ([root] if root.is_file() else root.iterdir()) if one.suffix in (".json", ".txt", ".model")
+    ):
+        state.update(file.name.encode() + file.read_bytes())
+    return state.hexdigest()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _listed(sources: Sequence[Source]) -> str:
+    names = list(dict.fromkeys(source.name or source.path for source in sources))
+    return ", ".join(map(str, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{why}: {count:,}" for why, count in dropped.items() if count)

@@ -1,0 +1,369 @@
+"""The three stages of `prepare` that run in worker processes: extract, sketch (near duplicates only), encode.
+
+Each is a function of one picklable task, touches only files under its own prefix, and writes its marker last, so a
+stage is restarted by running the tasks that have no marker. Not here: their order, and what is decided between them
+(`prepare`).
+
+How a corpus is divided. A document goes to validation when the hash of its text falls below the asked share, so it
+stays on its side when files are added, renamed or reordered. A long document (a book) is cut into sections and each
+section is assigned by its own hash. The cuts are chosen by content, as in backup programs (Muthitacharoen et al.
+2001): a section ends at a paragraph whose checksum is small, so two editions of a book that differ in the preface are
+cut at the same places from there on, and equal sections land on the same side. Consecutive sections on one side stay
+one document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from blankfill.corpus.indexed import IndexedWriter, path_of, token_dtype
+from blankfill.corpus.shards import SHARD_BYTES, Shard, ShardWriter, starts_of
+
+if TYPE_CHECKING:
+    from blankfill.corpus.sources import Source, SourceOptions
+    from blankfill.corpus.tokenizer import Tokenizer
+
+DROP, TRAIN, VALID, SECTIONS = 0, 1, 2, 3
+SIDES = {TRAIN: "train", VALID: "valid"}
+LONG_BYTES = 32_768
+SECTION_MIN, SECTION_MAX = 16_384, 65_536
+BATCH_CHARACTERS = 1 << 19
+CHUNK_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class ExtractTask:
+    """Sources to clean into the shards `prefix-000`, `prefix-001`, …; `paths[i]` numbers the file of `sources[i]`."""
+
+    prefix: Path
+    sources: tuple[Source, ...]
+    paths: tuple[int, ...]
+    options: SourceOptions
+    size: int
+
+
+def extract(task: ExtractTask) -> dict[str, Any]:
+    """Clean the sources of a task into text shards. Returns and writes to `prefix.json`: bytes of text in each."""
+    from blankfill.corpus.sentences import split_sentences
+    from blankfill.corpus.sources import read
+
+    shards: list[int] = []
+    writer: ShardWriter | None = None
+    try:
+        for source, path in zip(task.sources, task.paths, strict=True):
+            continues = source.continues
+            for document in read(source, task.options):
+                writer = writer or ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
+                writer.begin(path, document.name, continues)
+                continues = False
+                for paragraph in document.paragraphs:
+                    if sentences := [one for one in split_sentences(paragraph) if one]:
+                        writer.add_paragraph(sentences)
+                    if writer.bytes >= SHARD_BYTES:
+                        writer.end()
+                        writer.finish()
+                        shards.append(writer.bytes)
+                        writer = ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
+                        writer.begin(path, document.name, True)
+                writer.end()
+        if writer is not None:
+            writer.finish()
+            shards.append(writer.bytes)
+    except BaseException:
+        if writer is not None:
+            writer.close()
+        raise
+    return write_marker(task.prefix, {"shards": shards})
+
+
+def write_marker(prefix: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Write `prefix.json` in one step: its presence says that the task is done."""
+    path = path_of(prefix, ".json")
+    temporary = path_of(path, ".part")
+    temporary.write_text(json.dumps(result), encoding="utf-8")
+    temporary.replace(path)
+    return result
+
+
+@dataclass(frozen=True)
+class SketchTask:
+    """A shard in which near duplicates are sought.
+
+    With `wanted` None the signatures of its parts are written to `prefix.npy`. Else, for each (part, modulus), the
+    shingles that the modulus divides to `prefix.npz` under the part's number: a sample of them for very long texts.
+    """
+
+    shard: Path
+    prefix: Path
+    wanted: tuple[tuple[int, int], ...] | None
+    size: int
+
+
+def sketch(task: SketchTask) -> dict[str, int]:
+    """Signatures or shingles of the parts of one shard."""
+    from blankfill.corpus.dedup import BANDS, ROWS, shingles, signatures
+
+    shard = Shard(task.shard)
+    if task.wanted is not None:
+        moduli = dict(task.wanted)
+        kept: dict[str, Any] = {}
+        for part, text in _part_texts(shard, moduli.keys()):
+            one = shingles(text)
+            one = one[one % np.uint64(moduli[part]) == 0]
+            kept[str(part)] = np.union1d(kept[str(part)], one) if str(part) in kept else one
+        with open(path_of(task.prefix, ".npz"), "wb") as file:
+            np.savez(file, **kept)
+        return write_marker(task.prefix, {"parts": len(kept)})
+    rows = np.full((len(shard), BANDS * ROWS), np.iinfo(np.uint32).max, np.uint32)
+    sets, parts = [], []
+    for part, text in _part_texts(shard, range(len(shard))):
+        sets.append(shingles(text))
+        parts.append(part)
+        if len(sets) == 256:
+            np.minimum.at(rows, parts, signatures(sets))
+            sets, parts = [], []
+    np.minimum.at(rows, parts, signatures(sets))
+    np.save(path_of(task.prefix, ".npy"), rows)
+    return write_marker(task.prefix, {"parts": len(shard)})
+
+
+def _part_texts(shard: Shard, chosen: Container[int]) -> Iterator[tuple[int, str]]:
+    """The text of each chosen part, about a megabyte at a time."""
+    paragraphs = shard.text()
+    for part, count in enumerate(shard.paragraphs.tolist()):
+        pieces: list[str] = []
+        size = 0
+        for _ in range(count):
+            sentences = next(paragraphs)[1]
+            if part in chosen:
+                pieces.extend(sentences)
+                size += sum(map(len, sentences))
+                if size >= CHUNK_CHARACTERS:
+                    yield part, " ".join(pieces)
+                    pieces, size = [], 0
+        if pieces:
+            yield part, " ".join(pieces)
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """A text shard to turn into token shards `prefix.train` and `prefix.valid` (`.bin` + `.idx`).
+
+    `actions`: file with uint8[P], what becomes of each part. `skip`: file with the paragraphs (int64, sorted) to leave
+    out, or None. `validation`: the share of sections that goes to validation.
+    """
+
+    shard: Path
+    prefix: Path
+    actions: Path
+    skip: Path | None
+    tokenizer: Path
+    validation: float
+    size: int
+
+
+def encode(task: EncodeTask) -> dict[str, Any]:
+    """Tokenise one shard. Returns and writes: counts by side, and what is needed to join it with its neighbours.
+
+    `first`: the side (1 train, 2 validation) of the first piece of a document that may have begun in the shard before;
+    `last`: the side of the last piece of the shard's last document; 0 when there is no such piece, and for `last` -1
+    when the whole shard is one document begun earlier that left no piece.
+    """
+    shard, (tokenizer, fuses) = Shard(task.shard), _tokenizer(task.tokenizer)
+    skipped = frozenset(np.load(task.skip).tolist()) if task.skip else frozenset()
+    out = _Encoder(task, tokenizer)
+    try:
+        counts = _encode_parts(task, shard, skipped, fuses, out)
+        out.finish()
+    except BaseException:
+        out.abandon()
+        raise
+    return write_marker(task.prefix, {
+        "first": out.first,
+        "last": -1 if out.leading and counts["seen"] == 1 and not out.last else out.last,
+        "documents": {name: out.writers[side].documents for side, name in SIDES.items()},
+        "characters": {name: out.characters[side] for side, name in SIDES.items()},
+        "dropped_paragraphs": counts["dropped_paragraphs"], "emptied": counts["emptied"],
+    })  # fmt: skip
+
+
+def _encode_parts(
+    task: EncodeTask, shard: Shard, skipped: frozenset[int], fuses: bool, out: _Encoder
+) -> dict[str, int]:
+    """Hand all kept text of a shard to `out`; returns how many documents were seen and what was left out."""
+    sections = _Sections(task.validation)
+    dropped_paragraphs = emptied = kept = seen = 0
+    paragraphs = shard.text()
+    fresh = starts_of(shard, None).tolist()
+    actions = np.load(task.actions).tolist()
+    for part, (count, action) in enumerate(zip(shard.paragraphs.tolist(), actions, strict=True)):
+        if fresh[part]:
+            kept, seen = 0, seen + 1
+            out.begin(leading=part == 0 and bool(shard.continues[0]))
+        for _ in range(count):
+            number, sentences = next(paragraphs)
+            if action == DROP:
+                continue
+            if number in skipped:
+                dropped_paragraphs += 1
+                continue
+            kept += 1
+            if fuses:
+                sentences = _spaced(sentences)
+            if action == SECTIONS:
+                for side, section in sections.add(sentences):
+                    out.add(side, section)
+            else:
+                out.add(action, sentences)
+        ends = part + 1 == len(fresh) or fresh[part + 1]
+        if ends and action == SECTIONS:
+            for side, section in sections.finish():
+                out.add(side, section)
+        emptied += ends and action != DROP and not kept and not (seen == 1 and out.leading)
+    return {"seen": seen, "dropped_paragraphs": dropped_paragraphs, "emptied": emptied}
+
+
+class _Sections:
+    """Cuts one long document into sections and says on which side each belongs; holds back at most two."""
+
+    def __init__(self, validation: float) -> None:
+        self.validation = validation
+        self.held: list[str] = []
+        self.open: list[str] = []
+        self.size = 0
+
+    def add(self, sentences: list[str]) -> Iterator[tuple[int, list[str]]]:
+        """Take a paragraph; give back the section that it shows to be complete, if any."""
+        data = "\n".join(map(str.strip, sentences)).encode("utf-8", "replace")
+        self.open.extend(sentences)
+        self.size += len(data)
+        # The chance of a cut is proportional to the paragraph's length: sections average about 32 kB of any prose.
+        anchor = crc32(data) * SECTION_MIN < len(data) << 32
+        if self.size >= SECTION_MAX or (self.size >= SECTION_MIN and anchor):
+            if self.held:
+                yield self._assigned(self.held)
+            self.held, self.open, self.size = self.open, [], 0
+
+    def finish(self) -> Iterator[tuple[int, list[str]]]:
+        """The sections that are left; a short tail joins the one before it. Ready for the next document."""
+        if self.held and self.size < SECTION_MIN // 2:
+            self.held.extend(self.open)
+            self.open = []
+        for section in (self.held, self.open):
+            if section:
+                yield self._assigned(section)
+        self.held, self.open, self.size = [], [], 0
+
+    def _assigned(self, section: list[str]) -> tuple[int, list[str]]:
+        # White space that a tokenizer asked for must not move a section to the other side.
+        text = "\n".join(map(str.strip, section))
+        digest = blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
+        return (VALID if int.from_bytes(digest, "little") < self.validation * 2.0**64 else TRAIN), section
+
+
+@dataclass
+class _Encoder:
+    """Collects pieces of documents into batches for the tokenizer and routes their tokens to the two writers."""
+
+    task: EncodeTask
+    tokenizer: Tokenizer
+    writers: dict[int, IndexedWriter] = field(init=False)
+    characters: dict[int, int] = field(default_factory=lambda: {TRAIN: 0, VALID: 0})
+    first: int = 0
+    last: int = 0
+    leading: bool = False
+
+    def __post_init__(self) -> None:
+        dtype = token_dtype(self.tokenizer.size)
+        self.writers = {side: IndexedWriter(path_of(self.task.prefix, f".{name}"), dtype)
+                        for side, name in SIDES.items()}  # fmt: skip
+        self._sentences: list[str] = []
+        self._pieces: list[tuple[int, int, bool]] = []
+        self._size = 0
+        self._at_first = False
+
+    def begin(self, leading: bool) -> None:
+        """A document begins; `leading` when it is the first of the shard and may have begun in another."""
+        self.last = 0
+        self.leading = self.leading or leading
+        self._at_first = leading
+
+    def add(self, side: int, sentences: list[str]) -> None:
+        """More sentences of the open part for one side; they join what it last gave, when that was the same side."""
+        if self._at_first:
+            self.first = side
+        if side != self.last and sentences[0][:1].isspace() and not self._at_first:
+            sentences = [sentences[0].lstrip(), *sentences[1:]]
+        self._pieces.append((side, len(sentences), side == self.last))
+        self.last = side
+        self._sentences.extend(sentences)
+        self._at_first = False
+        size = sum(map(len, sentences))
+        self.characters[side] += size
+        self._size += size
+        if self._size >= BATCH_CHARACTERS:
+            self._flush()
+
+    def finish(self) -> None:
+        """Encode what is left and close both token files."""
+        self._flush()
+        for writer in self.writers.values():
+            writer.finish()
+
+    def abandon(self) -> None:
+        """Let go of both token files after an exception."""
+        for writer in self.writers.values():
+            writer.abandon()
+
+    def _flush(self) -> None:
+        if not self._sentences:
+            return
+        ids, lengths = self.tokenizer.encode_plain(self._sentences)
+        counts = np.array([count for _, count, _ in self._pieces])
+        sides = np.array([side for side, _, _ in self._pieces])
+        sentence_side = np.repeat(sides, counts)
+        token_side = np.repeat(sentence_side, lengths)
+        for side, writer in self.writers.items():
+            documents: list[int] = []
+            joined = False
+            for piece_side, count, joins in self._pieces:
+                if piece_side != side:
+                    continue
+                if joins and documents:
+                    documents[-1] += count
+                else:
+                    joined = joined or (joins and not documents)
+                    documents.append(count)
+            if documents:
+                writer.add_documents(ids[token_side == side], lengths[sentence_side == side], documents, join=joined)
+        self._sentences, self._pieces, self._size = [], [], 0
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path) -> tuple[Tokenizer, bool]:
+    """The tokenizer, and whether sentences that it encodes one by one run into each other, as with GPT-2's."""
+    from blankfill.corpus.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(path)
+    fused = tokenizer.decode(tokenizer.encode_plain(["a", "b"])[0].tolist())
+    spaced = tokenizer.decode(tokenizer.encode_plain(["a", " b"])[0].tolist())
+    return tokenizer, fused.strip() == "ab" and spaced.strip() == "a b"
+
+
+def _spaced(sentences: Sequence[str]) -> list[str]:
+    """A paragraph's sentences with the white space that stood before each: a new line, a space, or, beside a Chinese
+    or Japanese character or mark, nothing."""
+    out = ["\n" + sentences[0]]
+    for before, sentence in pairwise(sentences):
+        out.append(sentence if before[-1] >= "\u2e80" or sentence[0] >= "\u2e80" else " " + sentence)
+    return out

@@ -1,0 +1,154 @@
+"""The report of `prepare`: what is in a prepared corpus, what was left out and why, and how it looks.
+
+Kept in `corpus.json` beside the token files, whose presence says that the folder is finished. Not here: how any of it
+was counted (`prepare`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from blankfill import console
+from blankfill.errors import UserError
+
+FILE = "corpus.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of a corpus; a document that was cut counts once for each of its pieces."""
+
+    documents: int = 0
+    sentences: int = 0
+    tokens: int = 0
+    characters: int = 0
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What `prepare` made. Bytes are of the sources as they lie on disk; seconds and rate are of the last run.
+
+    dropped: documents left out, by reason. repeated_lines: (documents that hold it, text), the commonest first.
+    duplicates: a few pairs (dropped, kept) of document names. notices: things the user should know.
+    """
+
+    folder: Path
+    documents: int
+    train: Split
+    valid: Split
+    vocabulary: int
+    tokenizer: str
+    unknown: int
+    dropped: Mapping[str, int]
+    repeated_line_count: int
+    dropped_lines: int
+    repeated_lines: tuple[tuple[int, str], ...]
+    duplicates: tuple[tuple[str, str], ...]
+    skipped: tuple[str, ...]
+    samples: tuple[str, ...]
+    notices: tuple[str, ...]
+    source_bytes: int
+    seconds: float
+    continued: bool
+    config: Mapping[str, Any]
+    sources: str
+    fingerprint: str
+    reused: bool = field(default=False, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens on both sides."""
+        return self.train.tokens + self.valid.tokens
+
+    @property
+    def characters_per_token(self) -> float:
+        """How much text a token stands for, in characters."""
+        return (self.train.characters + self.valid.characters) / max(1, self.tokens)
+
+    @property
+    def unknown_share(self) -> float:
+        """Unknown tokens among the training tokens."""
+        return self.unknown / max(1, self.train.tokens)
+
+    def write(self, folder: Path) -> None:
+        """Save as `corpus.json` in one step; this is what makes a folder a finished corpus."""
+        values = asdict(self)
+        for name in ("folder", "reused"):
+            values.pop(name)
+        path = folder / (FILE + ".part")
+        text = json.dumps({"format": "blankfill corpus 1", **values}, ensure_ascii=False, indent=1)
+        path.write_text(text + "\n", encoding="utf-8", newline="\n")
+        path.replace(folder / FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> CorpusReport:
+        """Read `corpus.json` of a finished folder. Raises UserError when it is missing or is something else."""
+        path = folder / FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != "blankfill corpus 1":
+                raise KeyError("format")
+            known = {one.name for one in fields(cls)}
+            values = {name: _tuples(value) for name, value in values.items() if name in known}
+            for side in ("train", "valid"):
+                values[side] = Split(**values[side])
+            return cls(folder=folder, **values)
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder} is not a prepared corpus (no {FILE}): make one with `blankfill prepare PATH --out {folder}`."
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} is not the report of a prepared corpus: prepare the text again into another folder."
+            ) from error
+
+    def show(self) -> None:
+        """Print it on standard output."""
+        rows: list[tuple[str, str, str]] = []
+        for name in ("documents", "sentences", "tokens", "characters"):
+            rows.append((name, f"{getattr(self.train, name):,}", f"{getattr(self.valid, name):,}"))
+        console.table(f"Corpus in {self.folder}", rows, ("", "train", "validation"))
+        facts = [
+            ("documents read", f"{self.documents:,}"),
+            ("vocabulary", f"{self.vocabulary:,} ({self.tokenizer})"),
+            ("characters per token", f"{self.characters_per_token:.2f}"),
+            ("unknown tokens", f"{self.unknown:,} ({self.unknown_share:.3%} of training)"),
+            ("repeated lines", f"{self.repeated_line_count:,} that stand in more than one document"
+             + (f"; {self.dropped_lines:,} repetitions were dropped" if self.dropped_lines else "")),
+            ("sources", console.amount(self.source_bytes, "B")),
+        ]  # fmt: skip
+        if not self.reused:
+            rate = "" if self.continued else f", {self.source_bytes / 1e6 / max(self.seconds, 1e-3):.1f} MB/s"
+            more = " (continued from an interrupted run)" if self.continued else ""
+            facts.append(("time", f"{console.duration(self.seconds)}{rate}{more}"))
+        console.table("", facts)
+        if any(self.dropped.values()):
+            console.table("Left out (documents)", [(why, f"{n:,}") for why, n in self.dropped.items() if n])
+        if self.duplicates:
+            console.table("Such as", self.duplicates, ("dropped", "in favour of"))
+        if self.skipped:
+            listed = [(one,) for one in self.skipped[:10]]
+            if len(self.skipped) > 10:
+                listed.append((f"… and {len(self.skipped) - 10:,} more, listed in {FILE}",))
+            console.table("Not read", listed)
+        if self.repeated_lines:
+            lines = [(f"{n:,}", shortened(text, 90)) for n, text in self.repeated_lines[:10]]
+            console.table("Commonest repeated lines", lines, ("documents", "line"))
+        for number, sample in enumerate(self.samples, 1):
+            console.show(f"Sample {number}: {sample}")
+        for notice in self.notices:
+            console.say(f"Note: {notice}")
+
+
+def shortened(text: str, length: int) -> str:
+    """`text` on one line, cut to `length` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[: length - 1] + "…"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

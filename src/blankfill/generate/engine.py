@@ -1,0 +1,196 @@
+"""The decoding engine: rows of context in, the scores of the next token out, one column at a time.
+
+A *context* is what a row has read before it writes: ids, positions, ranks of the attention rule, and where its new
+tokens will stand. Two families write: GPT (every column sees what is before it; the position counts on) and GLM (Part A
+sees itself both ways, then causal; position 1 stays at the mask's place, position 2 counts 1, 2, 3, …). The engine
+knows only the context, so a new family is a new function that makes one.
+
+Rows of unequal length are padded at the *right*, after their own tokens, and new tokens of all rows share the columns
+after the widest row. That is sound because order lies in positions and ranks, never in columns: padding is its own
+segment, which nothing else sees. Where no row is padded, a new token sees every column so far and no mask is built.
+
+Keys and values live in buffers made once for the context and all the tokens that may follow. What a cached row answers
+is what the same row answers in one uncached pass (tests/generate/test_engine.py).
+
+Not here: choosing a token (`sampling`, `beam`), text (`fill`, `write`).
+
+Shapes: B rows, T columns, P position channels, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blankfill.attention.kernels import Mask, lower
+from blankfill.data.packing import PADDING, is_causal, sees_all
+from blankfill.model.transformer import Transformer
+from blankfill.types import AttentionRule, Int32, Vocabulary
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one row has read, and where its new tokens stand.
+
+    input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P], of the
+    first new token; step: int32[P], what each further one adds. room: how many new tokens the position tables can hold
+    (one more can be predicted, since the last is never read).
+    """
+
+    input_ids: Int32
+    positions: Int32
+    rule: AttentionRule
+    next_position: Int32
+    step: Int32
+    room: int
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def gpt_context(ids: Sequence[int], table: int) -> Context:
+    """A left-to-right row. ids: at least one, at most `table`, the rows of the position table."""
+    if not 0 < len(ids) <= table:
+        raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table}")
+    index = np.arange(len(ids), dtype=np.int32)
+    return Context(
+        np.asarray(ids, np.int32), index[None], AttentionRule.causal(len(ids)),
+        np.array([len(ids)], np.int32), np.ones(1, np.int32), table - len(ids),
+    )  # fmt: skip
+
+
+def glm_context(
+    part_a: Sequence[int],
+    written: Sequence[tuple[int, Sequence[int]]],
+    place: int,
+    sop: int,
+    tables: Sequence[int],
+) -> Context:
+    """A GLM row that is about to write one blank, laid out as `objectives.glm.infill` does in training.
+
+    part_a: the text with a mask token for each blank, [CLS] and end token included. written: the blanks filled so far,
+    each its mask's column and its ids, in the order in which they were written. place: the column of the mask that is
+    filled now. tables: the rows of the two position tables.
+    """
+    if not 0 < len(part_a) <= tables[0]:
+        raise ValueError(f"Part A has {len(part_a)} tokens; it must have 1 to {tables[0]}")
+    spans = [(column, [sop, *ids]) for column, ids in written] + [(place, [sop])]
+    length, whole = len(part_a), len(part_a) + sum(len(ids) for _, ids in spans)
+    position_1 = [*range(length), *(column for column, ids in spans for _ in ids)]
+    position_2 = [*([0] * length), *(k + 1 for _, ids in spans for k in range(len(ids)))]
+    return Context(
+        np.array([*part_a, *(token for _, ids in spans for token in ids)], np.int32),
+        np.array([position_1, position_2], np.int32), AttentionRule.prefix(length, whole),
+        np.array([place, 2], np.int32), np.array([0, 1], np.int32), max(0, tables[1] - 2),
+    )  # fmt: skip
+
+
+class Decoder:
+    """Rows of a model with their key/value caches: `prefill` once, then `step` for each new column."""
+
+    def __init__(self, model: Transformer, contexts: Sequence[Context], new_tokens: int, pad: int = 0) -> None:
+        """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding."""
+        self.model = model
+        self.device = model.words.weight.device
+        self.room = min(new_tokens, *(context.room for context in contexts))
+        self.rows = len(contexts)
+        width = max(len(context) for context in contexts)
+        self.lengths = torch.tensor([len(context) for context in contexts], device=self.device)
+        shape = (self.rows, width)
+        ids = np.full(shape, pad, np.int64)
+        positions = np.zeros((len(contexts[0].positions), *shape), np.int64)
+        segment = np.full(shape, PADDING, np.int32)
+        rank = np.zeros(shape, np.int32)
+        horizon = np.zeros(shape, np.int32)
+        for row, context in enumerate(contexts):
+            at = slice(0, len(context))
+            ids[row, at], positions[:, row, at], segment[row, at] = context.input_ids, context.positions, 0
+            rank[row, at], horizon[row, at] = context.rule.rank, context.rule.horizon
+        self._ids = torch.from_numpy(ids).to(self.device)
+        self._positions = torch.from_numpy(positions).to(self.device)
+        self._rule = tuple(torch.from_numpy(vector).to(self.device) for vector in (segment, rank, horizon))
+        self._kind = _kind(contexts, width)
+        next_position = np.stack([context.next_position for context in contexts], axis=1).astype(np.int64)
+        step = np.stack([context.step for context in contexts], axis=1).astype(np.int64)
+        self._next = torch.from_numpy(next_position[:, :, None]).to(self.device)
+        self._step = torch.from_numpy(step[:, :, None]).to(self.device)
+        self._cache = model.new_cache(self.rows, width + self.room)
+        self._bias = self._padding_bias(width) if any(len(context) < width for context in contexts) else None
+
+    @torch.inference_mode()
+    def prefill(self) -> Tensor:
+        """Read the contexts; the scores of each row's first new token, [B, V]."""
+        segment, rank, horizon = self._rule
+        mask = lower(self._kind, (segment, horizon), (segment, rank), self.model.words.weight.dtype)
+        with evaluating(self.model):
+            hidden_BTD = self.model(self._ids, self._positions, mask, self._cache)
+        last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
+        return self.model.head.logits(last_BD, self.model.words.weight)
+
+    @torch.inference_mode()
+    def step(self, ids_B: Tensor) -> Tensor:
+        """Add one token to every row, int64[B]; the scores of the next one, [B, V]."""
+        if self.room <= 0:
+            raise ValueError("the decoder has no room for another token")
+        mask = Mask("none")
+        if self._bias is not None:
+            mask = Mask("dense", self._bias[..., : self._cache[0].length + 1])
+        with evaluating(self.model):
+            hidden_BTD = self.model(ids_B[:, None], self._next, mask, self._cache)
+        self._next = self._next + self._step
+        self.room -= 1
+        return self.model.head.logits(hidden_BTD[:, 0], self.model.words.weight)
+
+    @torch.inference_mode()
+    def select(self, rows_K: Tensor) -> None:
+        """Keep these rows, in this order, repeats allowed (beams); int64[K]."""
+        rows_K = rows_K.to(self.device)
+        if len(rows_K) == self.rows and bool((rows_K == torch.arange(self.rows, device=self.device)).all()):
+            return
+        for layer in self._cache:
+            layer.select(rows_K)
+        self._next, self._step = self._next[:, rows_K], self._step[:, rows_K]
+        self._bias = self._bias[rows_K] if self._bias is not None else None
+        self.rows = len(rows_K)
+
+    def _padding_bias(self, width: int) -> Tensor:
+        hidden = torch.full((self.rows, width + self.room), 0, dtype=torch.int32, device=self.device)
+        hidden[:, :width] = self._rule[0]
+        query = torch.zeros((self.rows, 1), dtype=torch.int32, device=self.device)
+        mask = lower("rule", (query, query), (hidden, torch.zeros_like(hidden)), self.model.words.weight.dtype)
+        assert mask.bias is not None
+        return mask.bias
+
+
+def _kind(contexts: Sequence[Context], width: int) -> str:
+    if all(is_causal(context.rule) for context in contexts):
+        return "causal"
+    return "none" if all(len(c) == width and sees_all(c.rule) for c in contexts) else "rule"
+
+
+@contextmanager
+def evaluating(model: Transformer) -> Iterator[None]:
+    """Without dropout; a model in training mode returns to it."""
+    if not model.training:
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+def banned(vocabulary: Vocabulary, rows: int, keep: Sequence[int] = ()) -> NDArray[np.bool_]:
+    """The ids never to be written, bool[rows]: specials, the unknown token, rows past the vocabulary; not `keep`."""
+    out = np.zeros(rows, np.bool_)
+    out[[*vocabulary.special, *vocabulary.roles.values()]] = True
+    out[vocabulary.size :] = True
+    out[list(keep)] = False
+    return out

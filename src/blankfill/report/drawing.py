@@ -1,0 +1,248 @@
+"""A training example as a PNG: tokens along both axes, the attention grid, blanks, answers and positions.
+
+Everything is drawn in units of one grid cell, whose size is chosen so that up to about sixty columns are comfortable to
+read and about 130 can still be read; a longer row keeps the grid and its marks and loses the words. matplotlib is
+used through its objects, never through pyplot, and only when a picture is asked for.
+
+A font has to have the glyphs. The default one has no Chinese, so the fonts of the system are looked through for one
+that has; where none is found, the number of the token stands in its place, and the caller is told which characters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blankfill.errors import UserError
+from blankfill.report.picture import Decode, Row, cells, channel_names, heading, join_row, spell
+from blankfill.types import Bool, Example
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.font_manager import FontProperties
+
+DPI = 120
+LONGEST_SIDE = 14.0
+"""Inches that the grid may measure."""
+NARROWEST = 7.5
+"""Inches that the picture measures at least, for its title and key."""
+HEAD, FOOT = 0.8, 0.6
+"""Inches above and below for the title and the key."""
+SMALLEST_FONT = 4.4
+"""Points below which words are left out."""
+COLOURS = {"sees": "#9cc3e6", "sees, and is asked": "#f4a95b", "a blank": "#ffe066", "asked here": "#f9cf9c"}
+UNSEEN = "#f2f2f2"
+PREFERRED = ("notosanscjk", "sourcehansans", "wqy", "droidsansfallback", "msyh", "simhei", "pingfang", "hiragino",
+             "arialuni", "malgun", "yugoth")  # fmt: skip
+"""Parts of the file names of fonts that are looked at first."""
+NOT_GLYPHS = ("lastresort", "emoji", "adobeblank")
+"""Fonts that claim every character and draw a box, or that cannot be drawn."""
+
+
+@dataclass(frozen=True)
+class Fonts:
+    """The default font and those found beside it: files, and the characters that each has."""
+
+    files: Sequence[tuple[Path, Set[int]]]
+
+    def having(self, text: str) -> Path | None:
+        """The first font that has all of `text`, None where none has."""
+        return next((file for file, has in self.files if all(ord(c) in has for c in text)), None)
+
+    def lacking(self, text: str) -> set[str]:
+        """The characters of `text` that no font has."""
+        return {c for c in text if self.having(c) is None}
+
+    def sized(self, text: str, points: float) -> FontProperties:
+        """How to draw `text`; in the default font when none has it all."""
+        from matplotlib.font_manager import FontProperties
+
+        return FontProperties(fname=str(self.having(text) or self.files[0][0]), size=points)
+
+
+def find_fonts(text: str, named: Path | None = None) -> Fonts:
+    """The default font, the named one, and as many of the system's as it takes to have all of `text`.
+
+    Raises UserError when the named font cannot be read.
+    """
+    from matplotlib import font_manager
+
+    default = Path(font_manager.findfont("DejaVu Sans"))
+    fonts = [(default, _characters(default))]
+    if named is not None:
+        try:
+            fonts.insert(0, (named, _characters(named)))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{named} cannot be read as a font; name a .ttf, .otf or .ttc file") from error
+    wanted = {ord(c) for c in text}.difference(*(has for _, has in fonts))
+    if not wanted:
+        return Fonts(fonts)
+
+    def merit(path: Path) -> tuple[bool, str]:
+        name = path.name.lower().replace("-", "").replace("_", "")
+        return not any(part in name for part in PREFERRED), str(path)
+
+    for path in sorted(map(Path, font_manager.findSystemFonts()), key=merit):
+        if any(part in path.name.lower().replace("-", "") for part in NOT_GLYPHS):
+            continue
+        try:
+            has = _characters(path)
+        except (OSError, RuntimeError):
+            continue
+        if wanted & has:
+            fonts.append((path, has))
+            wanted -= has
+            if not wanted:
+                break
+    return Fonts(fonts)
+
+
+def example_png(
+    examples: Sequence[Example],
+    token: Decode,
+    out: Path,
+    *,
+    channels: Sequence[str] = (),
+    blanks: Collection[int] = (),
+    title: str = "",
+    font: Path | None = None,
+) -> str:
+    """Draw a row to a PNG file.
+
+    channels: names of the position channels. blanks: ids that stand for blanked text ([MASK], [gMASK], …). font: a font
+    file to try first. Returns the characters that no font has, "" when all is drawn. Raises UserError when `out` cannot
+    be written or `font` cannot be read.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    row = join_row(examples)
+    spelled = {i: spell(token(i)) for i in {*row.input_ids.tolist(), *(i for ids in row.asked for i in ids)}}
+    fonts = find_fonts("".join([title, *spelled.values()]), font)
+    missing = set().union(*(fonts.lacking(text) for text in [title, *spelled.values()]))
+    drawn = {i: text if fonts.having(text) else f"#{i}" for i, text in spelled.items()}
+    words = [drawn[i] for i in row.input_ids.tolist()]
+    answers = [" ".join(drawn[i] for i in ids) for ids in row.asked]
+    names = channel_names(channels, len(row.positions))
+
+    cell = min(LONGEST_SIDE / len(row), max(0.22, min(0.4, 6 / len(row))))
+    points = cell * 72 * 0.62
+    with_words = points >= SMALLEST_FONT
+    if with_words:
+        before = 2.2 + _longest(words)
+        left, right = max(before, 0.5 + _longest(names)), 1.0 + max(_longest(answers), _longest(["asked for"]))
+        below = len(names) + 0.5
+    else:
+        before = left = right = below = 0.5 / cell
+    wide, high = (left + len(row) + right) * cell, (before + len(row) + below) * cell
+    width, height = max(NARROWEST, wide), high + HEAD + FOOT
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes(((width - wide) / 2 / width, FOOT / height, wide / width, high / height))
+    axes.set_xlim(-left, len(row) + right)
+    axes.set_ylim(len(row) + below, -before)
+    axes.set_axis_off()
+
+    is_blank = np.isin(row.input_ids, list(blanks))
+    _draw_grid(axes, row)
+    _draw_marks(axes, row, is_blank, before)
+    if with_words:
+        _draw_words(axes, row, words, answers, names, fonts, points)
+    else:
+        _draw_numbers(axes, len(row))
+    said = [heading(row), *(f"column {column}: {label}" for column, label in [*row.labels.items()][:2])]
+    if fonts.having(title) is None:
+        title = "".join(c if c.isascii() else "?" for c in title)
+    figure.text(
+        0.5, 1 - 0.28 / height, title, ha="center", va="center", fontproperties=fonts.sized(title, 13), parse_math=False
+    )  # fmt: skip
+    figure.text(0.5, 1 - 0.58 / height, "   ".join(said), ha="center", va="center", fontsize=9, color="0.3")
+    handles = [Patch(facecolor=colour, edgecolor="0.6", label=label) for label, colour in COLOURS.items()]
+    figure.legend(
+        handles=handles, ncol=4, loc="lower center", fontsize=9, frameon=False, title_fontsize=9,
+        title="each line is a query; the cells in colour are the keys that it sees",
+    )  # fmt: skip
+    temporary = out.with_name(f"{out.name}.{os.getpid()}")
+    try:
+        figure.savefig(temporary, format="png")
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder that exists") from error
+    return "".join(sorted(missing))
+
+
+def _characters(font: Path) -> Set[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return FT2Font(str(font)).get_charmap().keys()
+
+
+def _longest(texts: Sequence[str]) -> float:
+    """The width of the longest text, in grid cells, as its characters are sized for them."""
+    return max((0.4 * cells(text) for text in texts), default=0.0)
+
+
+def _draw_grid(axes: Axes, row: Row) -> None:
+    from matplotlib.colors import to_rgb
+
+    length = len(row)
+    image = np.full((length, length, 3), to_rgb(UNSEEN))
+    visible = row.rule.visible()
+    is_asked = np.array([bool(ids) for ids in row.asked])
+    image[visible & ~is_asked[:, None]] = to_rgb(COLOURS["sees"])
+    image[visible & is_asked[:, None]] = to_rgb(COLOURS["sees, and is asked"])
+    axes.imshow(image, extent=(0, length, length, 0), interpolation="nearest", aspect="auto")
+    if length <= 140:
+        axes.hlines(np.arange(1, length), 0, length, color="white", linewidth=0.6)
+        axes.vlines(np.arange(1, length), 0, length, color="white", linewidth=0.6)
+    edges = [*row.begins, length]
+    axes.hlines(edges, 0, length, color="0.35", linewidth=0.8)
+    axes.vlines(edges, 0, length, color="0.35", linewidth=0.8)
+
+
+def _draw_marks(axes: Axes, row: Row, is_blank: Bool, depth: float) -> None:
+    """Bars behind the tokens of both axes, `depth` cells long: yellow for a blank, orange where something is asked."""
+    from matplotlib.patches import Rectangle
+
+    for i, ids in enumerate(row.asked):
+        if is_blank[i] or ids:
+            colour = COLOURS["a blank" if is_blank[i] else "asked here"]
+            axes.add_patch(Rectangle((-depth, i), depth - 0.1, 1, facecolor=colour, linewidth=0))
+            axes.add_patch(Rectangle((i, -depth), 1, depth - 0.1, facecolor=colour, linewidth=0))
+
+
+def _draw_words(
+    axes: Axes, row: Row, words: list[str], answers: list[str], names: list[str], fonts: Fonts, points: float
+) -> None:
+    length = len(row)
+
+    def write(x: float, y: float, text: str, ha: str, va: str = "center", small: bool = False, **style: object) -> None:
+        font = fonts.sized(text, points * (0.75 if small else 1))
+        axes.text(x, y, text, ha=ha, va=va, fontproperties=font, parse_math=False, **style)  # type: ignore[arg-type]
+
+    for i, (word, answer) in enumerate(zip(words, answers, strict=True)):
+        write(-1.8, i + 0.5, word, "right")
+        write(-0.25, i + 0.5, str(i), "right", small=True, color="0.45")
+        write(i + 0.5, -1.8, word, "center", "bottom", rotation=90 if cells(word) > 2 else 0)
+        write(i + 0.5, -0.25, str(i), "center", "bottom", small=True, color="0.45", rotation=90)
+        write(length + 0.5, i + 0.5, answer, "left")
+    write(length + 0.5, -0.5, "asked for", "left", color="0.3")
+    for k, (name, channel) in enumerate(zip(names, row.positions, strict=True)):
+        y = length + 0.8 + k
+        write(-0.25, y, name, "right", color="0.3")
+        for i, position in enumerate(channel.tolist()):
+            write(i + 0.5, y, str(position), "center", small=True)
+
+
+def _draw_numbers(axes: Axes, length: int) -> None:
+    """Numbers of columns where there is no room for words."""
+    step = max(16, length // 16 // 16 * 16)
+    for i in range(0, length, step):
+        axes.text(i, length, f"{i}", ha="center", va="top", fontsize=8)
+        axes.text(length, i, f" {i}", ha="left", va="center", fontsize=8)

@@ -1,0 +1,209 @@
+"""Pictures of training examples: what the model reads, what it is asked, and who sees whom.
+
+Two forms of the same thing. `example_text` is for a terminal: a line for each column of the row, and beside it the
+line of the attention grid that belongs to it (the query at the left, keys across). `report.drawing.example_png` is for
+a page. Both draw the reference `AttentionRule.visible`, so a picture shows what the kernels are
+tested against, not a retelling of it.
+
+Not here: where examples come from (`data.sampler`), and the command that asks for them (`cli.show`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blankfill.types import AttentionRule, Bool, Example, Int32
+
+Decode = Callable[[int], str]
+"""The text of a token id, as the vocabulary spells it."""
+
+CHANNELS = {
+    "bert": ("pos", "type"),
+    "mlm": ("pos",),
+    "glm": ("pos 1", "pos 2"),
+    "gpt": ("pos",),
+}
+"""What the position channels of an objective are called."""
+MEANINGS = {"next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}}
+"""What the whole-example answers mean."""
+LONGEST_TOKEN = 16
+"""Cells that one token may take; longer ones are cut."""
+NARROWEST_GRID = 24
+"""The grid stands beside the tokens as long as this many cells are left for it, and below them otherwise."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Examples that share a row, joined as `data.packing` joins them. L columns, P channels.
+
+    asked[i]: the ids that are asked for at column i. begins: the first column of each Example. labels: column → text.
+    """
+
+    input_ids: Int32
+    positions: Int32
+    rule: AttentionRule
+    asked: list[list[int]]
+    begins: list[int]
+    labels: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def join_row(examples: Sequence[Example]) -> Row:
+    """Put Examples into one row, each in a segment of its own. Raises ValueError for none, or for an encoder side."""
+    if not examples:
+        raise ValueError("a row needs at least one example")
+    if any(example.context is not None for example in examples):
+        raise ValueError("an example with an encoder side is two rows; draw each of them alone")
+    segments: list[Int32] = []
+    asked: list[list[int]] = []
+    begins: list[int] = []
+    labels: dict[int, str] = {}
+    before = 0
+    for example in examples:
+        begin = len(asked)
+        begins.append(begin)
+        segments.append(example.rule.segment + before)
+        before += int(example.rule.segment.max()) + 1
+        asked += [[] for _ in range(len(example))]
+        for index, answer in zip(example.target_index.tolist(), example.target_ids.tolist(), strict=True):
+            asked[begin + index].append(answer)
+        if example.labels:
+            labels[begin] = ", ".join(_label(name, value) for name, value in example.labels.items())
+    rule = AttentionRule(
+        np.concatenate(segments),
+        np.concatenate([example.rule.rank for example in examples]),
+        np.concatenate([example.rule.horizon for example in examples]),
+    )
+    input_ids = np.concatenate([example.input_ids for example in examples])
+    positions = np.concatenate([example.positions for example in examples], axis=1)
+    return Row(input_ids, positions, rule, asked, begins, labels)
+
+
+def heading(row: Row) -> str:
+    """How large a row is and how much it asks, in a few words."""
+    asked = sum(map(len, row.asked))
+    return f"{_count(len(row), 'column')}, {_count(len(row.begins), 'example')}, {_count(asked, 'answer')} asked for"
+
+
+def example_text(
+    examples: Sequence[Example],
+    token: Decode,
+    *,
+    channels: Sequence[str] = (),
+    width: int = 120,
+    plain: bool = False,
+) -> str:
+    """A row as text: a line for each column, with the attention grid beside it.
+
+    channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
+    stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
+    characters. The table of tokens itself is never cut, so it may be wider than a very small `width`.
+    """
+    row = join_row(examples)
+    marks = "01+" if plain else "·█▌"
+    table = _table(row, token, channels)
+    left = max(map(cells, table))
+    room = width - left - 2
+    beside = room >= min(len(row), NARROWEST_GRID)
+    digits = len(str(len(row) - 1))
+    room = max(1, room if beside else width - digits - 1)
+    group = -(-len(row) // room)
+    grid = _grid(row.rule.visible(), group, marks)
+    ruler = _ruler(len(grid[0]), group)
+
+    lines = [heading(row)]
+    lines += [f"column {column}: {label}" for column, label in row.labels.items()]
+    if group > 1:
+        lines.append(f"each cell of the grid stands for {group} columns; {marks[2]} where only some of them are seen")
+    lines.append("")
+    if beside:
+        lines += [f"{pad(line, left)}  {drawn}" for line, drawn in zip(table, [ruler, *grid], strict=True)]
+    else:
+        lines += [*table, "", f"{'':>{digits}} {ruler}"]
+        lines += [f"{i:>{digits}} {drawn}" for i, drawn in enumerate(grid)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes; Chinese characters take two."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def pad(text: str, width: int) -> str:
+    """Text filled with spaces to `width` cells."""
+    return text + " " * (width - cells(text))
+
+
+def spell(text: str, longest: int = LONGEST_TOKEN) -> str:
+    """A token fit to be drawn: what cannot be printed as its escape, no more than `longest` cells."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    if cells(text) <= longest:
+        return text
+    while cells(text) > longest - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def channel_names(channels: Sequence[str], count: int) -> list[str]:
+    """A name for each of `count` position channels: the given ones when they fit, else numbered."""
+    if len(channels) == count:
+        return list(channels)
+    return ["pos"] if count == 1 else [f"pos {k + 1}" for k in range(count)]
+
+
+def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
+    """The header and a line for each column, numbers to the right and tokens to the left."""
+    names = channel_names(channels, len(row.positions))
+    rule = row.rule
+    columns: list[tuple[str, list[str], bool]] = [
+        ("col", [str(i) for i in range(len(row))], True),
+        ("token", [spell(token(i)) for i in row.input_ids.tolist()], False),
+    ]
+    columns += [(name, [str(p) for p in channel], True) for name, channel in zip(names, row.positions, strict=True)]
+    columns += [
+        ("asked for", [" ".join(spell(token(i)) for i in ids) for ids in row.asked], False),
+        ("seg", [str(k) for k in rule.segment], True),
+        ("rank", [str(k) for k in rule.rank], True),
+        ("horizon", [str(k) for k in rule.horizon], True),
+    ]
+    drawn = []
+    for name, values, is_number in columns:
+        width = max(map(cells, [name, *values]))
+        drawn.append([value.rjust(width) if is_number else pad(value, width) for value in [name, *values]])
+    return ["  ".join(line) for line in zip(*drawn, strict=True)]
+
+
+def _grid(visible: Bool, group: int, marks: str) -> list[str]:
+    """A line for each query; `group` keys in a character. marks: none, all, some seen."""
+    length = len(visible)
+    edges = range(0, length, group)
+    share = np.add.reduceat(visible.astype(np.int64), edges, axis=1)
+    sizes = np.diff([*edges, length])
+    kind = np.where(share == 0, 0, np.where(share == sizes, 1, 2))
+    return ["".join(marks[k] for k in line) for line in kind.tolist()]
+
+
+def _ruler(length: int, group: int) -> str:
+    """Numbers of columns over the cells that begin with them, every ten cells."""
+    ruler = ""
+    for cell in range(0, length, 10):
+        number = str(cell * group)
+        if cell + len(number) <= length:
+            ruler = ruler.ljust(cell) + number
+    return ruler
+
+
+def _label(name: str, value: int) -> str:
+    meaning = MEANINGS.get(name, {}).get(value)
+    return f"{name} = {value}" + (f" ({meaning})" if meaning else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

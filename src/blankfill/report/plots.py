@@ -1,0 +1,145 @@
+"""The picture of a run: metrics.jsonl → loss.png.
+
+It is drawn again and again while a run goes on, so it reads whatever is there: no point, one point, a last line that is
+half written, steps that a resumed run has measured twice. matplotlib is imported when a plot is drawn and used through
+its objects, never through pyplot, so that no window system and no global state is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.errors import UserError
+
+SMOOTHED_OVER = 100
+"""The smoothed curve forgets over a hundredth of the points, so that it hardly lags behind a steep start."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One split of a run: steps int64[N], tokens int64[N] seen so far, loss float64[N] in nats per target."""
+
+    steps: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    loss: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+
+def read_curves(metrics: Path) -> dict[str, Curve]:
+    """The curves of a metrics.jsonl by split ("train", "valid").
+
+    Lines that are no JSON object with a step, a split and a finite loss are passed over (a line may be half written).
+    Where a run was resumed and measured steps again, what was measured last counts. Raises UserError when the file
+    cannot be read.
+    """
+    try:
+        text = metrics.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{metrics} cannot be read ({error.strerror}); name the metrics.jsonl of a run") from error
+    points: dict[str, list[tuple[int, int, float]]] = {}
+    for line in text.splitlines():
+        point = _point(line)
+        if point is None:
+            continue
+        split, step, tokens, loss = point
+        kept = points.setdefault(split, [])
+        while kept and kept[-1][0] >= step:
+            kept.pop()
+        kept.append((step, tokens, loss))
+    curves = {}
+    for split, kept in points.items():
+        steps, tokens_seen, losses = zip(*kept, strict=True)
+        curves[split] = Curve(np.array(steps, np.int64), np.array(tokens_seen, np.int64), np.array(losses))
+    return curves
+
+
+def smoothed(loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An exponential average without the start's bias: the first value is the first point's own."""
+    keep = 1.0 - 1.0 / max(1.0, len(loss) / SMOOTHED_OVER)
+    out = np.empty(len(loss))
+    total = weight = 0.0
+    for k, value in enumerate(loss.tolist()):
+        total = keep * total + value
+        weight = keep * weight + 1.0
+        out[k] = total / weight
+    return out
+
+
+def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: str = "") -> None:
+    """Draw the losses of a run over the tokens that it has seen, 1200×700 pixels.
+
+    baseline: loss of a model that knows word frequencies only (the unigram entropy), in nats; a dashed line. `out` is
+    replaced at once, never seen half written. Raises UserError when `metrics` cannot be read or `out` not written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    curves = read_curves(metrics)
+    figure = Figure(figsize=(12, 7), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=15, pad=14)
+    axes.set_xlabel("tokens seen", fontsize=13)
+    axes.set_ylabel("loss (nats per target)", fontsize=13)
+    axes.tick_params(labelsize=12)
+    axes.grid(color="0.9")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.02)
+
+    train, valid = curves.get("train"), curves.get("valid")
+    if train is not None:
+        alone = "o" if len(train) == 1 else ""
+        axes.plot(train.tokens, train.loss, color="tab:blue", alpha=0.25, linewidth=1)
+        smooth = smoothed(train.loss)
+        label = f"training {smooth[-1]:.3f}"
+        axes.plot(train.tokens, smooth, color="tab:blue", linewidth=2, marker=alone, label=label)
+    if valid is not None:
+        label = f"validation {valid.loss[-1]:.3f}"
+        axes.plot(valid.tokens, valid.loss, color="tab:orange", linewidth=2, marker="o", markersize=7, label=label)
+    if baseline is not None:
+        label = f"word frequencies alone {baseline:.3f}"
+        axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1.5, label=label)
+    longest = max(curves.values(), key=len, default=None)
+    if longest is None:
+        axes.text(0.5, 0.5, "nothing measured yet", transform=axes.transAxes, ha="center", fontsize=15, color="0.4")
+    elif len(longest) > 1 and longest.steps[-1] > 0 and longest.tokens[-1] > 0:
+        rate = float(longest.steps[-1] / longest.tokens[-1])
+
+        def to_steps(tokens: Any) -> Any:
+            return tokens * rate
+
+        def to_tokens(step: Any) -> Any:
+            return step / rate
+
+        steps = axes.secondary_xaxis("top", functions=(to_steps, to_tokens))
+        steps.set_xlabel("steps", fontsize=13)
+        steps.tick_params(labelsize=12)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=13, loc="upper right", framealpha=0.95)
+
+    temporary = out.with_name(f"{out.name}.{os.getpid()}")
+    try:
+        figure.savefig(temporary, format="png")
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder that exists") from error
+
+
+def _point(line: str) -> tuple[str, int, int, float] | None:
+    try:
+        record = json.loads(line)
+        point = str(record["split"]), int(record["step"]), int(record["tokens"]), float(record["loss"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return point if math.isfinite(point[3]) else None

@@ -1,0 +1,157 @@
+"""The whole road on a small text of our own: prepare, train, stop, resume, load, fill, generate."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import blankfill
+from blankfill import run as wiring
+from blankfill.checkpoint import store
+from blankfill.errors import ConfigError, UserError
+from blankfill.train.record import read_metrics
+
+SMALL = {
+    "model.hidden_size": 32, "model.num_layers": 1, "model.num_heads": 2, "objective.length": 32, "train.steps": 12,
+    "train.batch_size": 4, "train.log_every": 2, "train.eval_every": 6, "train.eval_rows": 8, "train.lr": 3e-3,
+    "corpus.vocab_size": 256, "corpus.validation": 0.2, "corpus.workers": 1,
+}  # fmt: skip
+
+
+def sentences(count: int, seed: int) -> str:
+    """Plain sentences of a small grammar."""
+    rng = np.random.default_rng(seed)
+    who = ["the farmer", "a teacher", "my sister", "the old captain", "every child", "their neighbour"]
+    does = ["carries", "paints", "remembers", "finds", "sells", "repairs"]
+    what = ["a wooden boat", "the red lantern", "some fresh bread", "an empty basket", "the garden wall"]
+    when = ["in the morning", "before supper", "near the harbour", "without a word", "after the rain"]
+    pick = [[words[k] for k in rng.integers(0, len(words), count)] for words in (who, does, what, when)]
+    return " ".join(f"{a.capitalize()} {b} {c} {d}." for a, b, c, d in zip(*pick, strict=True))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for k in range(30):
+        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["glm-nano", "bert-nano", "mlm-nano", "gpt-nano"])
+def trained(request: pytest.FixtureRequest, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / str(request.param)
+    result = blankfill.pretrain([str(texts)], blankfill.load_recipe(request.param, SMALL), out)
+    assert result.steps == 12 and result.valid_loss < 6
+    return out
+
+
+def test_a_run_folder_is_enough_alone(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    wanted = {"recipe.yaml", "tokenizer.json", "tokenizer_config.json", "checkpoints", "latest", "metrics.jsonl"}
+    assert wanted | {"tensorboard", "samples.jsonl", "loss.png", "corpus"} <= names
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    lines = read_metrics(trained / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["split"] == "valid"] == [0, 6, 12]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert all({"step", "split", "loss", "lr", "tokens", "tokens_per_s"} <= set(line) for line in lines)
+    samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {sample["step"] for sample in samples} == {0, 12}
+    assert all("[MASK]" in sample["text"] and sample["answer"] for sample in samples)
+    assert blankfill.load_recipe(trained / "recipe.yaml").train.steps == 12
+
+
+def test_it_fills_and_generates(trained: Path) -> None:
+    loaded = blankfill.load_model(trained)
+    result = blankfill.fill(loaded, "The farmer carries a wooden [MASK] in the morning.")
+    assert result.filled and "[MASK]" not in result.filled
+    assert 0 < result.candidates[0][0].probability <= 1
+    if loaded.objective.name in ("glm", "gpt"):
+        assert "".join(blankfill.generate(loaded, "Every child", max_tokens=5)).strip()
+
+
+def test_the_tokenizer_opens_with_transformers(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(trained))
+    ours = blankfill.load_model(trained).tokenizer
+    text = "My sister finds the red lantern before supper."
+    assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = blankfill.load_recipe("glm-nano", SMALL)
+    blankfill.pretrain([str(texts)], recipe, tmp_path / "whole")
+    steps = wiring.stop_signals
+    asked: list[int] = []
+
+    from blankfill.train.record import RunRecorder
+
+    advance = RunRecorder.advance
+
+    def advance_and_kill(self: RunRecorder, step: int, fields: dict[str, float | int | str]) -> None:
+        advance(self, step, fields)
+        if step == 5 and not asked:
+            asked.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunRecorder, "advance", advance_and_kill)
+    stopped = blankfill.pretrain([str(texts)], recipe, tmp_path / "parts")
+    assert stopped.steps == 5 and wiring.stop_signals is steps
+    assert blankfill.resume(tmp_path / "parts").steps == 12
+    whole, parts = (store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    assert whole is not None and parts is not None
+    assert all(torch.equal(parts.model[name], whole.model[name]) for name in whole.model)
+    losses = []
+    for name in ("whole", "parts"):
+        lines = read_metrics(tmp_path / name / "metrics.jsonl")
+        losses.append({line["step"]: line["loss"] for line in lines if line["split"] == "valid"})
+    assert losses[0] == losses[1]
+
+
+def test_a_prepared_folder_is_used_as_it_is(texts: Path, tmp_path: Path) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", SMALL)
+    blankfill.prepare([str(texts)], tmp_path / "corpus", recipe.corpus)
+    before = sorted(path.name for path in (tmp_path / "corpus").iterdir())
+    blankfill.pretrain([str(tmp_path / "corpus")], recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "corpus").exists()
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir() if path.name != "plans") == before
+
+
+def test_no_validation_text_is_said_and_trained_all_the_same(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", {**SMALL, "corpus.validation": 0.0, "train.steps": 2})
+    result = blankfill.pretrain([str(texts)], recipe, tmp_path / "run")
+    assert result.steps == 2 and np.isnan(result.valid_loss)
+    assert "no validation text" in capsys.readouterr().err
+
+
+def test_token_files_and_tokenizer_that_do_not_belong_together(texts: Path, tmp_path: Path) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", SMALL)
+    blankfill.prepare([str(texts)], tmp_path / "corpus", recipe.corpus)
+    other = blankfill.load_recipe("gpt-nano", {**SMALL, "corpus.vocab_size": 128})
+    blankfill.prepare([str(texts)], tmp_path / "small", other.corpus)
+    (tmp_path / "small" / "tokenizer.json").replace(tmp_path / "corpus" / "tokenizer.json")
+    with pytest.raises(UserError, match="do not belong together"):
+        blankfill.pretrain([str(tmp_path / "corpus")], recipe, tmp_path / "run")
+
+
+def test_a_text_too_short_for_the_objective(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("No. " * 3, encoding="utf-8")
+    with pytest.raises((UserError, ConfigError)):
+        blankfill.pretrain([str(path)], blankfill.load_recipe("glm-nano", SMALL), tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
