@@ -1,4 +1,4 @@
-"""Shared fixtures: a small vocabulary with every role, corpora written on the spot, and where the real data sets lie."""
+"""Shared fixtures: a small vocabulary with every role, corpora written on the spot, where the real data sets lie."""
 
 from __future__ import annotations
 

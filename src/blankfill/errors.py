@@ -4,6 +4,8 @@ Raise `UserError` for anything that a file, a flag or a recipe did wrong. The co
 with code 2; the library raises it as it is. Programming mistakes stay ordinary exceptions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 
@@ -17,3 +19,6 @@ class ConfigError(UserError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return (type(self), (self.problems,))

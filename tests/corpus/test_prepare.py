@@ -191,7 +191,7 @@ def test_sections_of_a_book(tmp_path):
         s for p in book.split("\n\n") for s in split_sentences(p)
     )
     sizes = [len(section) for _, section in cut]
-    assert 20_000 < np.mean(sizes) < 45_000 and max(sizes) < 80_000 and min(sizes) > 8_000
+    assert 5_000 < np.mean(sizes) < 11_500 and max(sizes) < 20_000 and min(sizes) > 2_000
     # A new preface moves no cut but the first ones, so the rest of the book stays where it was.
     again = sections(text(8, 30) + "\n" + book)
     assert len(set(cut) & set(again)) >= len(cut) - 2

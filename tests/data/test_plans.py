@@ -102,7 +102,7 @@ LAYOUTS = {
     "glm short": Glm(length=12, short=0.5).layout(),
     "glm joined": Glm(length=12, joined=True).layout(),
     "glm joined short": Glm(length=12, joined=True, short=0.6).layout(),
-    "odd": Layout("pieces", 5, before=2, after=3, overlap=2, minimum=3, short=0.4),
+    "odd": Layout("pieces", 5, before=2, after=3, overlap=2, minimum=3, short=0.4, short_min=3),
     "bert": Bert(length=10, next_sentence=False, short=0.4).layout(),
     "mlm": Mlm(length=9, across_documents=False).layout(),
 }
@@ -121,8 +121,7 @@ def test_pieces_and_best_fit(layout: Layout, documents: Documents, seed: int) ->
     rooms[is_short] = rng.integers(min(layout.short_min, layout.room), layout.room + 1, is_short.sum())
     cut: Callable = slow_cut_of_sentences if layout.whole_sentences else slow_cut
     expected = [found for document, room in zip(ordered, rooms, strict=True) for found in cut(document, layout, room)]
-    if layout.overlap < rooms.min(initial=layout.room):
-        assert sorted(map(tuple, plan.pieces.tolist())) == sorted(piece for piece, _ in expected)
+    assert sorted(map(tuple, plan.pieces.tolist())) == sorted(piece for piece, _ in expected)
     capacity = layout.row - layout.frame
     sizes = {piece: size + layout.extra for piece, size in expected}
     free = []
@@ -152,9 +151,7 @@ def test_every_token_is_in_one_piece(documents: Documents, seed: int, whole: boo
     counts = np.zeros(total, np.int64)
     for begin, end, *_ in make_plan(flat, Glm(length=11).layout(), np.random.default_rng(seed)).pieces.tolist():
         counts[begin:end] += 1
-    left_out = [
-        size % 10 if size % 10 < 3 else 0 for document in documents for size in [sum(document)]
-    ]
+    left_out = [size % 10 if size % 10 < 3 else 0 for document in documents for size in [sum(document)]]
     assert counts.max(initial=0) <= 1 and (counts == 0).sum() == sum(left_out)
 
 
@@ -206,7 +203,7 @@ def test_full_sentences(documents: Documents, seed: int, length: int) -> None:
                 goes_on = False
             while not row and len(sentence) > length - 2:
                 row = [sentence[: length - 2]]
-                sentence = sentence[length - 2 :]  # noqa: PLW2901
+                sentence = sentence[length - 2 :]
                 close()
             if goes_on:
                 row[-1] += sentence
@@ -225,7 +222,7 @@ def test_full_sentences(documents: Documents, seed: int, length: int) -> None:
 def test_pieces_end_where_sentences_end(documents: Documents, seed: int) -> None:
     flat = Flat.of(documents)
     starts = set(flat.sentence_starts.tolist())
-    for layout in (Mlm(length=10).layout(), Bert(length=10, next_sentence=False).layout()):
+    for layout in (Mlm(length=10).layout(), Bert(length=10, next_sentence=False, short=0.0).layout()):
         for begin, end, _, _, flags in make_plan(flat, layout, np.random.default_rng(seed)).pieces.tolist():
             assert end - begin <= layout.room
             assert end in starts or end - begin == layout.room
@@ -359,25 +356,32 @@ def waste(objective: Bert | Mlm | Glm | Gpt, flat: Flat) -> float:
     if layout.unit == "pairs":
         sizes = np.minimum(sizes, layout.room)
     else:
-        sizes = sizes + np.where(pieces[:, 4] & FIRST, layout.before, 0) + np.where(pieces[:, 4] & LAST, layout.after, 0)
+        sizes = (
+            sizes + np.where(pieces[:, 4] & FIRST, layout.before, 0) + np.where(pieces[:, 4] & LAST, layout.after, 0)
+        )
     used = (sizes + layout.extra).sum() + layout.frame * len(plan)
     return 1 - used / (len(plan) * layout.row)
 
 
 BOUNDS = [
-    (Bert(), 0.03),
-    (Bert(next_sentence=False), 0.02),
+    (Bert(), 0.025),
+    (Bert(next_sentence=False), 0.045),
     (Mlm(), 0.12),
-    (Mlm(across_documents=False), 0.02),
-    (Glm(), 0.02),
-    (Gpt(), 0.02),
+    (Mlm(length=512), 0.04),
+    (Mlm(across_documents=False), 0.09),
+    (Glm(), 0.01),
+    (Gpt(), 0.01),
     (Gpt(documents="stream"), 0.001),
 ]
 
 
 @pytest.mark.parametrize(("objective", "bound"), BOUNDS, ids=[f"{type(o).__name__}-{b}" for o, b in BOUNDS])
 def test_little_padding_on_a_realistic_length_law(objective: Bert | Mlm | Glm | Gpt, bound: float) -> None:
-    """Documents of lognormally many sentences (median 7), sentences of lognormally many tokens (median 20)."""
+    """Documents of lognormally many sentences (median 7), sentences of lognormally many tokens (median 20).
+
+    Rows of whole sentences lose about half a sentence each, the more the shorter the row; best fit fills such gaps with
+    short documents where it may.
+    """
     rng = np.random.default_rng(1)
     documents = [
         np.maximum(2, rng.lognormal(3.0, 0.5, max(1, int(rng.lognormal(2.0, 1.0))))).astype(int).tolist()

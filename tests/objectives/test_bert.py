@@ -1,5 +1,7 @@
 """BERT: rows, budgets, candidates, whole words and truncation, by hand and as properties."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,7 +121,7 @@ def test_whole_words_are_masked_whole_and_within_budget(
         inside = begins[low:high].copy()
         inside[:1] = True
         edges = [*np.flatnonzero(inside).tolist(), high - low]
-        for first, stop in zip(edges[:-1], edges[1:], strict=True):
+        for first, stop in itertools.pairwise(edges):
             hit = {place + k in masked for k in range(first, stop)}
             assert len(hit) == 1, "a word is masked in part"
         place += high - low + 1

@@ -266,16 +266,14 @@ def test_context_mask_hides_tokens_beside_masks(vocabulary: Vocabulary) -> None:
     assert sides == {-3, -2, -1, 1, 2, 3}
 
 
-@given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), room=st.integers(1, 60), seed=st.integers(0, 99)
-)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), room=st.integers(1, 60), seed=st.integers(0, 99))
 def test_placing_spans(lengths: list[int], room: int, seed: int) -> None:
     """In order, a gap between two, inside the room; as many of the leading ones as fit."""
     spans = place_spans(lengths, room, np.random.default_rng(seed), offset=7)
     count = max(k for k in range(len(lengths) + 1) if sum(lengths[:k]) + max(0, k - 1) <= room)
     assert len(spans) == count == fitting(lengths, room, gaps=True)
     assert [end - begin for begin, end in spans] == lengths[:count]
-    assert all(7 <= begin and end <= 7 + room for begin, end in spans)
+    assert all(begin >= 7 and end <= 7 + room for begin, end in spans)
     assert all(before[1] + 1 <= after[0] for before, after in itertools.pairwise(spans))
 
 

@@ -1,5 +1,6 @@
 """GPT: every token of an epoch is asked for once, after the token before it."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_the_stream_asks_for_every_token_once(tmp_path: Path, documents: list[li
             documents_in_stream.append([])
     assert documents_in_stream.pop() == []
     starts = np.cumsum([0, *(sum(lengths) for lengths in documents)]) + len(ROLES)
-    told = [[*range(a, b), EOS] for a, b in zip(starts[:-1], starts[1:], strict=True) if b > a]
+    told = [[*range(a, b), EOS] for a, b in itertools.pairwise(starts) if b > a]
     assert sorted(documents_in_stream) == told
 
 

@@ -1,5 +1,7 @@
 """RoBERTa's masked language model: rows across documents, counts, and what may be masked."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ def clean(document: Document) -> list[int]:
     """The row before masking, written down independently."""
     row = [CLS]
     cuts = document.parts if document.parts is not None else [0, len(document)]
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in itertools.pairwise(cuts):
         row = [*row, *document.ids[begin:end].tolist(), SEP]
     return row
 

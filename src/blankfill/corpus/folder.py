@@ -59,7 +59,7 @@ def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Keeps two runs from working in one folder; a lock whose process is gone does not count."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)

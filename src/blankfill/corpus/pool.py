@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
@@ -43,8 +45,9 @@ def run_tasks(
     finished = False
     try:
         while True:
-            for task in islice(waiting, 2 * count - len(running)):
-                running[executor.submit(work, task)] = task
+            with _main_hidden():
+                for task in islice(waiting, 2 * count - len(running)):
+                    running[executor.submit(work, task)] = task
             if not running:
                 break
             done, _ = wait(running, timeout=tick, return_when=FIRST_COMPLETED)
@@ -56,13 +59,29 @@ def run_tasks(
     except BrokenProcessPool as error:
         raise UserError(
             "A worker process was killed, most likely because memory ran out: repeat the same command with fewer "
-            "workers (--workers 1); it continues where it stopped. (A script of your own that calls this must do so "
-            'under `if __name__ == "__main__"`.)'
+            "workers (--workers 1); it continues where it stopped."
         ) from error
     finally:
         if not finished:
             _stop(executor)
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """While workers start, let the main module look as if it had no file.
+
+    A spawned process imports its parent's main script again, and a script without the usual guard would run again. The
+    tasks are functions of this package, so a worker needs nothing of that script.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
+    main.__dict__.update(__spec__=None)
+    main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
 
 
 def _begin_worker() -> None:

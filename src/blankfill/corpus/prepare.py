@@ -113,8 +113,7 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
     """Prepare the text at `paths` (files, folders, "-", "python-docs") into the folder `out`.
 
     A finished `out` made from the same sources with the same options is reused; `force` makes it again. An unfinished
-    one is continued. Raises UserError for everything that the user can mend. Scripts that call this with several
-    workers need the usual `if __name__ == "__main__"` guard, since workers are spawned.
+    one is continued. Raises UserError for everything that the user can mend.
     """
     config.check()
     began = time.monotonic()

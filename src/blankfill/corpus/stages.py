@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DROP, TRAIN, VALID, SECTIONS = 0, 1, 2, 3
 SIDES = {TRAIN: "train", VALID: "valid"}
 LONG_BYTES = 32_768
-SECTION_MIN, SECTION_MAX = 16_384, 65_536
+SECTION_MIN, SECTION_MAX = 4_096, 16_384
 BATCH_CHARACTERS = 1 << 19
 CHUNK_CHARACTERS = 1 << 20
 
@@ -247,7 +247,7 @@ class _Sections:
         data = "\n".join(map(str.strip, sentences)).encode("utf-8", "replace")
         self.open.extend(sentences)
         self.size += len(data)
-        # The chance of a cut is proportional to the paragraph's length: sections average about 32 kB of any prose.
+        # The chance of a cut is proportional to the paragraph's length: sections average about 8 kB of any prose.
         anchor = crc32(data) * SECTION_MIN < len(data) << 32
         if self.size >= SECTION_MAX or (self.size >= SECTION_MIN and anchor):
             if self.held:

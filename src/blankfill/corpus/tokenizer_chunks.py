@@ -109,11 +109,18 @@ def _bert_as_it_is(piece: str) -> str | None:
 
 
 def _gpt2_chunks(text: str) -> list[str] | None:
-    words = text.split()
+    # `prepare` puts the space or the line end between two sentences before the second.
+    lead = text[:1] if text.startswith((" ", "\n")) else ""
+    body = text[len(lead) :]
+    words = body.split()
     # Long chunks (Chinese has no spaces) are seldom met again.
-    if 12 * len(words) < len(text) or " ".join(words) != text:
+    if 12 * len(words) < len(text) or " ".join(words) != body:
         return None
-    return text.replace(" ", "\n ").split("\n")
+    chunks = body.replace(" ", "\n ").split("\n")
+    if lead == "\n":
+        return [lead, *chunks]
+    chunks[0] = lead + chunks[0]
+    return chunks
 
 
 def _gpt2_pieces(chunk: str) -> list[str]:

@@ -64,10 +64,15 @@ def load(steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4) 
             prefetch_factor=max(2, ahead // workers),
             persistent_workers=False,
         )
-        for step, batches in zip(range(first, stop), loader, strict=True):
-            if isinstance(batches, UserError):
-                raise batches
-            yield step, batches
+        try:
+            for step, batches in zip(range(first, stop), loader, strict=True):
+                if isinstance(batches, UserError):
+                    raise batches
+                yield step, batches
+        except Exception as error:
+            # Its frames here hold the loader, whose workers would then be waited for at exit; those of the worker,
+            # which matter, are told in the message.
+            raise error.with_traceback(None) from None
         return
     ready: queue.Queue[tuple[int, list[Batch]] | BaseException | None] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()

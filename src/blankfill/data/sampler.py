@@ -74,6 +74,7 @@ class Sampler:
         self.layout = objective.layout()
         self.cache = cache
         self._needs_words = objective.needs_words()
+        self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
         told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}"
         self._key = hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -198,14 +199,15 @@ class Sampler:
         sentences = np.empty(high - low + 2, np.int32)
         sentences[0], sentences[-1] = 0, end - begin
         sentences[1:-1] = starts[low:high] - begin
-        return sentences
+        return np.unique(sentences) if self._has_empty else sentences
 
     def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
         """Where words begin; None when the objective does not ask or the tokenizer cannot tell."""
         if self.vocabulary.word_start is None or not self._needs_words:
             return None
         words = self.vocabulary.word_start[ids]
-        words[sentences[:-1]] = True
+        if len(words):
+            words[sentences[:-1]] = True
         return words
 
     def _piece(self, begin: int, end: int, flags: int) -> Document:

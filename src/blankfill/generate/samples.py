@@ -64,7 +64,7 @@ def blanked_sentences(
     found = 0
     for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist():
         ids = [int(i) for i in valid.tokens[int(starts[s]) : int(starts[s + 1])]]
-        if not 12 <= len(ids) <= 30:
+        if not 7 <= len(ids) <= 40:
             continue
         middle = len(ids) // 2
         for at in [*range(middle, len(ids) - 2), *range(middle, 2, -1)]:

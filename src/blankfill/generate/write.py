@@ -177,6 +177,11 @@ class Writer:
                 raise UserError(
                     f"the prompt has {len(blanks)} blanks; generate writes one (fill several with `blankfill fill`)"
                 )
+            if blanks and blanks[0].length:
+                raise UserError(
+                    f"the blank {blanks[0].written} asks for a length, which generate does not keep; "
+                    "leave it out and give --max-tokens, or use `blankfill fill`"
+                )
             start, end = (blanks[0].start, blanks[0].end) if blanks else (len(prompt), len(prompt))
             role = blanks[0].role if blanks else longest_role(objective)
             source = prompt[:start]

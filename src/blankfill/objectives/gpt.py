@@ -31,7 +31,7 @@ class Gpt(Objective):
     def layout(self) -> Layout:
         """Pieces of documents, or the stream; each reads one token more than its row, as the last answer."""
         if self.documents == "stream":
-            return Layout("stream", self.length + 1, extra=-1, after=1, overlap=1, joined=True, minimum=2)
+            return Layout("stream", self.length + 1, frame=-1, after=1, overlap=1, joined=True, minimum=2)
         return Layout("pieces", self.length + 1, extra=-1, before=1, after=1, overlap=1, minimum=2)
 
     def position_sizes(self) -> tuple[int, ...]:
