@@ -66,19 +66,24 @@ def test_a_run_folder_is_enough_alone(trained: Path) -> None:
 
 
 def test_it_fills_and_generates(trained: Path) -> None:
-    loaded = blankfill.load_model(trained)
-    result = blankfill.fill(loaded, "The farmer carries a wooden [MASK] in the morning.")
+    model = blankfill.load(trained)
+    result = model.fill("The farmer carries a wooden [MASK] in the morning.")
     assert result.filled and "[MASK]" not in result.filled
     assert 0 < result.candidates[0][0].probability <= 1
-    if loaded.objective.name in ("glm", "gpt"):
-        assert "".join(blankfill.generate(loaded, "Every child", max_tokens=5)).strip()
+    if model.loaded.objective.name in ("glm", "gpt"):
+        assert "".join(model.generate("Every child", max_tokens=5, seed=1)).strip()
+        with pytest.raises(TypeError, match="warmth"):
+            model.generate("Every child", warmth=2)
+    else:
+        with pytest.raises(UserError):
+            list(model.generate("Every child"))
 
 
 def test_the_tokenizer_opens_with_transformers(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transformers = pytest.importorskip("transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     theirs = transformers.AutoTokenizer.from_pretrained(str(trained))
-    ours = blankfill.load_model(trained).tokenizer
+    ours = blankfill.load(trained).loaded.tokenizer
     text = "My sister finds the red lantern before supper."
     assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
 
@@ -145,7 +150,7 @@ def test_token_files_and_tokenizer_that_do_not_belong_together(texts: Path, tmp_
 
 def test_a_text_too_short_for_the_objective(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
-    path.write_text("No. " * 3, encoding="utf-8")
+    path.write_text("A", encoding="utf-8")
     with pytest.raises((UserError, ConfigError)):
         blankfill.pretrain([str(path)], blankfill.load_recipe("glm-nano", SMALL), tmp_path / "run")
 
@@ -155,3 +160,15 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+def test_the_readme_api(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's ten lines, run as they stand but for the number of steps."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    block = readme.split("<!-- api:start -->")[1].split("<!-- api:end -->")[0]
+    code = block.split("```python")[1].split("```")[0]
+    assert code.count("500") == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "novel.txt").write_text(sentences(1500, 3), encoding="utf-8")
+    exec(compile(code.replace("500", "3"), "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "mine" / "loss.png").exists()

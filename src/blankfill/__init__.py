@@ -4,8 +4,8 @@
 
     recipe = blankfill.load_recipe("glm-nano", {"train.steps": 500})
     blankfill.pretrain(["texts/"], recipe, out="runs/mine")
-    model = blankfill.load_model("runs/mine")
-    print(blankfill.fill(model, "Paris is the [MASK] of France.").filled)
+    model = blankfill.load("runs/mine")
+    print(model.fill("Paris is the [MASK] of France.").filled)
 
 Names are imported when first used, so that `import blankfill` costs nothing.
 """
@@ -18,27 +18,23 @@ from typing import TYPE_CHECKING, Any
 from blankfill._version import __version__
 
 if TYPE_CHECKING:
-    from blankfill.checkpoint.load import Loaded, load_model
     from blankfill.corpus.prepare import PrepareConfig, prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
-    from blankfill.generate.fill import Filler, fill
-    from blankfill.generate.write import generate
+    from blankfill.generate.model import Model, load
     from blankfill.recipe import Recipe, load_recipe, recipe_names
     from blankfill.run import RunResult, pretrain, resume
 
 __all__ = [
-    "ConfigError", "Filler", "Loaded", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__",
-    "fill", "generate", "load_model", "load_recipe", "prepare", "pretrain", "recipe_names", "resume",
+    "ConfigError", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__", "load",
+    "load_recipe", "prepare", "pretrain", "recipe_names", "resume",
 ]  # fmt: skip
 
 _HOMES = {
-    "checkpoint.load": ("Loaded", "load_model"),
     "corpus.prepare": ("PrepareConfig", "prepare"),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
-    "generate.fill": ("Filler", "fill"),
-    "generate.write": ("generate",),
+    "generate.model": ("Model", "load"),
     "recipe": ("Recipe", "load_recipe", "recipe_names"),
     "run": ("RunResult", "pretrain", "resume"),
 }

@@ -60,12 +60,12 @@ class RunResult:
     seconds: float
 
 
-def open_corpus(paths: Sequence[str], recipe: Recipe, work: Path) -> Corpus:
+def open_corpus(paths: Sequence[str | Path], recipe: Recipe, work: Path) -> Corpus:
     """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first."""
     folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
     if folder is work:
         try:
-            prepare(list(paths) or ["python-docs"], work, recipe.corpus)
+            prepare([str(path) for path in paths] or ["python-docs"], work, recipe.corpus)
         except UserError as error:
             raise in_recipe_terms(error) from error
     tokenizer = Tokenizer.load(folder)
@@ -107,7 +107,7 @@ def samplers(corpus: Corpus, recipe: Recipe) -> tuple[Sampler, Sampler | None]:
     return train, valid
 
 
-def pretrain(paths: Sequence[str], recipe: Recipe, out: Path, resume: bool = False) -> RunResult:
+def pretrain(paths: Sequence[str | Path], recipe: Recipe, out: str | Path, resume: bool = False) -> RunResult:
     """Train a model from text, as a recipe says, into a run folder. UserError for whatever the user can mend.
 
     paths: text sources or one prepared folder; none means the embedded corpus. resume: go on from the newest whole
@@ -128,6 +128,7 @@ def pretrain(paths: Sequence[str], recipe: Recipe, out: Path, resume: bool = Fal
     from blankfill.train.record import RunRecorder
 
     recipe.check()
+    out = Path(out)
     prepare_folder(out, resume)
     options = recipe.train
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
@@ -204,8 +205,9 @@ def pretrain(paths: Sequence[str], recipe: Recipe, out: Path, resume: bool = Fal
     return RunResult(out, done.step, done.tokens, done.valid_loss, baseline, done.seconds)
 
 
-def resume(out: Path) -> RunResult:
+def resume(out: str | Path) -> RunResult:
     """Go on with a run from its newest whole checkpoint, with its own recipe and corpus."""
+    out = Path(out)
     if not (out / "recipe.yaml").exists():
         raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
     corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()

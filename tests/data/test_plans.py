@@ -101,7 +101,7 @@ LAYOUTS = {
     "glm": Glm(length=12).layout(),
     "glm short": Glm(length=12, short=0.5).layout(),
     "glm joined": Glm(length=12, joined=True).layout(),
-    "glm joined short": Glm(length=12, joined=True, short=0.6).layout(),
+    "joined short": Layout("pieces", 11, extra=1, after=1, joined=True, short=0.6, short_min=3, minimum=4),
     "odd": Layout("pieces", 5, before=2, after=3, overlap=2, minimum=3, short=0.4, short_min=3),
     "bert": Bert(length=10, next_sentence=False, short=0.4).layout(),
     "mlm": Mlm(length=9, across_documents=False).layout(),

@@ -17,6 +17,7 @@ from blankfill.data import sampler as module
 from blankfill.data.sampler import Sampler, plan_generator, row_generator
 from blankfill.errors import UserError
 from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.objectives.glm import row_length
 from blankfill.types import ROLES, Vocabulary
 from conftest import ORDINARY, covering, fingerprint, make_vocabulary, same_examples, write_corpus
 
@@ -113,6 +114,24 @@ def test_rows_hold_what_they_may(corpus: IndexedCorpus, objective: Objective) ->
             assert set(example.labels) == set(objective.labels())
             assert (document.words is not None) == whole_word
         assert clean <= objective.length
+
+
+def test_short_pieces_that_share_a_row_leave_room_for_their_end_tokens(tmp_path: Path) -> None:
+    """A piece from the middle of a document is closed where another follows it: the row still fits the position table.
+
+    Rooms of 32 to 95 tokens, so that two or three pieces share many a row of 96.
+    """
+    corpus = write_corpus(tmp_path / "c", [[700]] * 60)
+    objective = Glm(length=96, joined=True, short=1.0)
+    sampler = make(corpus, objective)
+    shared = 0
+    for i in range(sampler.rows_in_epoch(0)):
+        (document,), (example,) = sampler.documents(i), sampler.row(i)
+        assert document.parts is not None
+        shared += len(document.parts) > 2
+        assert row_length(document) <= 96
+        assert example.positions[0].max() < objective.position_sizes()[0]
+    assert shared > 50
 
 
 @everything

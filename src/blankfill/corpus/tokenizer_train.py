@@ -48,9 +48,9 @@ _LONGEST_WORD = 100
 class TokenizerConfig:
     """What to train.
 
-    vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). exact: a text that
-    supports fewer is an error; off, it gets as many as it supports. lowercase: None means as the original did, True for
-    WordPiece, False for the others. max_chars: the sample is cut there.
+    vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). exact: a text
+    that supports fewer is an error; off, it gets as many as it supports. lowercase: None means as the original did,
+    True for WordPiece, False for the others. max_chars: the sample is cut there.
     """
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
