@@ -75,7 +75,7 @@ def _main_hidden() -> Iterator[None]:
     tasks are functions of this package, so a worker needs nothing of that script.
     """
     main = sys.modules["__main__"]
-    kept = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
+    kept: dict[str, Any] = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
     main.__dict__.update(__spec__=None)
     main.__dict__.pop("__file__", None)
     try:
