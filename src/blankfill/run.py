@@ -144,7 +144,7 @@ def pretrain(paths: Sequence[str | Path], recipe: Recipe, out: str | Path, resum
     model = build(config, recipe.seed, device)
     model.use_kernel(best_kernel(device, dtype))
     optimizer = build_optimizer(
-        model, (options.beta1, options.beta2), options.eps, options.weight_decay, options.decay_all
+        model, (options.beta1, options.beta2), options.eps, options.weight_decay, options.decay_all, options.word_lr
     )
     done = Progress()
     if resume:

@@ -30,11 +30,14 @@ def test_floor_and_early_end_of_decay() -> None:
 
 def test_decay_leaves_out_biases_and_norms() -> None:
     model = build(TransformerConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, ffn_size=8))
-    decayed, spared = build_optimizer(model, (0.9, 0.999), 1e-6, 0.01).param_groups
+    words, decayed, spared = build_optimizer(model, (0.9, 0.999), 1e-6, 0.01, word_lr=8.0).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert {names[id(p)].split(".")[-1] for p in spared["params"]} == {"weight", "bias"}
     assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared["params"])
-    assert "words.weight" in {names[id(p)] for p in decayed["params"]}
+    assert {names[id(p)] for p in words["params"]} == {"words.weight"}
+    assert "positions.0.weight" in {names[id(p)] for p in decayed["params"]}
+    assert len(words["params"]) + len(decayed["params"]) + len(spared["params"]) == len(names)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
-    everything, nothing = build_optimizer(model, (0.9, 0.999), 1e-6, 0.01, decay_all=True).param_groups
-    assert len(everything["params"]) == len(names) and not nothing["params"]
+    # decay is multiplied by the rate, so the word table decays as fast as the rest
+    assert words["weight_decay"] * words["lr_scale"] == decayed["weight_decay"] * decayed["lr_scale"]
+    _, everything, nothing = build_optimizer(model, (0.9, 0.999), 1e-6, 0.01, decay_all=True).param_groups
+    assert len(everything["params"]) == len(names) - 1 and not nothing["params"]

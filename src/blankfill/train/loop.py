@@ -75,7 +75,7 @@ class Trainer:
             started = time.perf_counter()
             rate = options.lr_at(step)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             torch.manual_seed(self.seed * 1_000_003 + step)  # dropout is a function of the step, not of the past
             step_losses = self._backward(micro_batches)
             if not all(math.isfinite(loss) for loss in step_losses.values()):
