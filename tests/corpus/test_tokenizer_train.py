@@ -231,3 +231,17 @@ def test_unigram_reads_long_lines_and_odd_white_space() -> None:
     text = ["\n".join(TEXT), "\0".join(TEXT), " ".join(TEXT)]
     assert sum(map(len, text)) > 10_000
     assert train("unigram", 300, text).size == 300
+
+
+def test_a_wished_size_bends_to_the_text() -> None:
+    """Too large a wish gives what the text supports; too small a one gives what its characters need."""
+    few = ["one boat, two boats"] * 3
+    small = train_tokenizer(few, TokenizerConfig(vocab_size=5000, exact=False))
+    with pytest.raises(UserError, match=f"supports a vocabulary of {small.size} tokens"):
+        train_tokenizer(few, TokenizerConfig(vocab_size=5000))
+    many = ["".join(chr(0x4E00 + k) for k in range(start, start + 40)) for start in range(0, 1200, 40)] * 3
+    large = train_tokenizer(many, TokenizerConfig(vocab_size=200, exact=False))
+    assert large.size > 1190
+    unknown = large.vocabulary()["unk"]
+    ids, _ = large.encode_plain(many)
+    assert (ids == unknown).mean() < 0.006

@@ -39,6 +39,8 @@ SPECIAL_TOKENS = tuple(
 LARGEST_AUTOMATIC = 32_768
 ALPHABET_SHARE = 0.5
 """How much of the vocabulary single characters may take before merges have had their turn."""
+WISHED_COVER = 0.99
+"""A vocabulary of wished size is at least twice as large as the alphabet that spells this share of the text."""
 DISTINCT_LIMIT = 4_000_000
 """Distinct chunks counted at once; beyond, the rarest are dropped, which no merge would have noticed."""
 _LONGEST_WORD = 100
@@ -49,8 +51,9 @@ class TokenizerConfig:
     """What to train.
 
     vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). exact: a text
-    that supports fewer is an error; off, it gets as many as it supports. lowercase: None means as the original did,
-    True for WordPiece, False for the others. max_chars: the sample is cut there.
+    that supports fewer is an error; off, the size is a wish: a text gets as many as it supports, and a WordPiece
+    vocabulary at least what its commonest characters need (Chinese has thousands). lowercase: None means as the
+    original did, True for WordPiece, False for the others. max_chars: the sample is cut there.
     """
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
@@ -139,6 +142,8 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
     required = _covering([alphabet[symbol] for symbol in ranked], 0.95)
     fixed = len(SPECIAL_TOKENS)
     size = config.vocab_size or max(automatic_size(sample.characters), fixed + 2 * required)
+    if not config.exact:
+        size = max(size, fixed + 2 * _covering([alphabet[symbol] for symbol in ranked], WISHED_COVER))
     if size <= fixed + required:
         raise _too_small(size, fixed + required + 1)
     kept = max(required, int(ALPHABET_SHARE * (size - fixed)))
