@@ -1,0 +1,53 @@
+"""Every option of every command, written down: adding one is a decision, made here.
+
+The lists of `fill` and `generate` stand in tests/generate, that of `prepare` in tests/corpus.
+"""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from blankfill.corpus.prepare import PrepareConfig
+from blankfill.model.families import ModelOptions
+from blankfill.objectives import OBJECTIVES
+from blankfill.train.options import TrainOptions
+
+SECTIONS = {
+    PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
+    "min_chars workers",
+    ModelOptions: "family hidden_size num_layers num_heads ffn_size norm positions dropout attention_dropout "
+    "vocab_multiple",
+    TrainOptions: "steps batch_size micro_batch lr word_lr schedule warmup decay_steps min_lr weight_decay decay_all "
+    "beta1 beta2 eps clip precision device threads workers log_every eval_every eval_rows save_every keep",
+    OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence short",
+    OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
+    "position_offset",
+    OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
+    "document_inside task_mask shuffle block_mask context_mask short joined",
+    OBJECTIVES["gpt"]: "length documents",
+}
+
+OWN = {
+    "pretrain": {"recipe", "out", "resume", "seed", "help"},
+    "show": {"recipe", "out", "example", "png", "width", "font", "seed", "help"},
+}
+
+
+@pytest.mark.parametrize("schema", SECTIONS, ids=lambda schema: schema.__name__)
+def test_the_options_of_a_recipe_are_frozen(schema: type) -> None:
+    assert [field.name for field in fields(schema)] == SECTIONS[schema].split()
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_the_flags_of_a_command_are_frozen(command: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "blankfill", command, "--help"], capture_output=True, text=True, check=True
+    )
+    flags = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?![\w.-])", run.stdout))
+    assert flags == OWN[command]
+    assert {"--train.word-lr", "--objective.document-ratio", "--model.num-layers"} <= set(
+        re.findall(r"--[a-z]+\.[a-z-]+", run.stdout)
+    )
