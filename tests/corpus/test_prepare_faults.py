@@ -304,3 +304,10 @@ def test_two_runs_in_one_folder(tmp_path):
         run(source, out)
     (work / "lock.json").write_text(json.dumps({**lock, "began": 1.0}), encoding="utf-8")
     run(source, out)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses new folders")
+def test_an_output_whose_parent_cannot_be_made(tmp_path):
+    source = write(tmp_path / "in", [text(1, 10)])
+    with pytest.raises(UserError, match=r"Cannot write to /proc/nowhere/out"):
+        run(source, Path("/proc/nowhere/out"), CONFIG)

@@ -62,7 +62,12 @@ def locked(out: Path) -> Iterator[None]:
     import psutil
 
     work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a parent that nobody may make, such as one under /proc
+        raise UserError(
+            f"Cannot write to {out} ({error.strerror}): give --out a folder that you may write to."
+        ) from error
     lock = work / "lock.json"
     if lock.exists():
         try:
