@@ -180,18 +180,20 @@ def structured(schema: type, given: Mapping[str, Any], where: str, problems: lis
     from omegaconf.errors import OmegaConfBaseException
 
     names = [field.name for field in fields(schema)]
-    hints = get_type_hints(schema)
-    accepted = {}
-    for key, value in given.items():
-        if key not in names:
-            problems.append(unknown_key(str(key), names, f"{where}."))
-            continue
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(schema), {key: value})
-            accepted[key] = OmegaConf.to_container(merged)[key]  # type: ignore[index, call-overload]
-        except OmegaConfBaseException:
-            wanted = str(hints[key]).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            problems.append(f"{where}.{key} is {value!r}; it must be of type {wanted}")
+    problems += [unknown_key(str(key), names, f"{where}.") for key in given if key not in names]
+    known = {key: value for key, value in given.items() if key in names}
+    base = OmegaConf.structured(schema)
+    try:
+        accepted: Any = OmegaConf.to_container(OmegaConf.merge(base, known))
+    except OmegaConfBaseException:
+        accepted = {}  # one by one, since the library stops at the first mistake
+        hints = get_type_hints(schema)
+        for key, value in known.items():
+            try:
+                OmegaConf.merge(base, {key: value})
+            except OmegaConfBaseException:
+                wanted = str(hints[key]).replace("typing.", "").replace("<class '", "").replace("'>", "")
+                problems.append(f"{where}.{key} is {value!r}; it must be of type {wanted}")
     return schema(**accepted)
 
 
