@@ -62,11 +62,14 @@ def test_characters_without_a_font_are_told(
     assert "no font here has 鹭飞, so those tokens are drawn as their numbers" in capsys.readouterr().err
 
 
+SIZE = ["--train.steps", "2", "--train.batch-size", "32"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--example", "-1"], "--example is -1; a run of this recipe has the rows 0 to 47,999"),
-        (["--example", "64", "--train.steps", "2"], "--example is 64; a run of this recipe has the rows 0 to 63"),
+        (["--example", "-1", *SIZE], "--example is -1; a run of this recipe has the rows 0 to 63"),
+        (["--example", "64", *SIZE], "--example is 64; a run of this recipe has the rows 0 to 63"),
         (["--png", "row.jpg"], "--png row.jpg does not end in .png; only PNG files are drawn"),
     ],
 )
