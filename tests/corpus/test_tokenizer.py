@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blankfill.corpus import tokenizer as tokenizer_module
@@ -92,6 +92,8 @@ def test_the_fast_path_equals_the_library(tokenizer: Tokenizer, words: list[str]
 @pytest.mark.parametrize("lowercase", [True, False])
 @settings(max_examples=100, deadline=None)
 @given(words=WORDS)
+@example(words=["\n0"])
+@example(words=["", "the", "i0"])
 def test_the_fast_path_equals_the_library_in_other_settings(lowercase: bool, words: list[str]) -> None:
     vocab = {
         token: id for id, token in enumerate(["[UNK]", "the", "i", "##o", "r", "##b", "##t", "é", "I", "T", "##h"])

@@ -117,8 +117,6 @@ def _gpt2_chunks(text: str) -> list[str] | None:
     if 12 * len(words) < len(text) or " ".join(words) != body:
         return None
     chunks = body.replace(" ", "\n ").split("\n")
-    if lead == "\n":
-        return [lead, *chunks]
     chunks[0] = lead + chunks[0]
     return chunks
 
