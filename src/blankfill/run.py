@@ -237,7 +237,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _plain(config: Any) -> dict[str, Any]:
     values = dataclasses.asdict(config)
-    return {**values, "position_sizes": list(values["position_sizes"])}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:

@@ -18,7 +18,7 @@ from blankfill.train.options import TrainOptions
 SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
     "min_chars workers",
-    ModelOptions: "family hidden_size num_layers num_heads ffn_size norm positions dropout attention_dropout "
+    ModelOptions: "family hidden_size num_layers num_heads ffn_size norm start positions dropout attention_dropout "
     "vocab_multiple",
     TrainOptions: "steps batch_size micro_batch lr word_lr schedule warmup decay_steps min_lr weight_decay decay_all "
     "beta1 beta2 eps clip precision device threads workers log_every eval_every eval_rows save_every keep",

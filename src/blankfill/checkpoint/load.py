@@ -29,8 +29,13 @@ class Loaded:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Loaded:
-    """Open a run folder (its newest whole checkpoint) or a checkpoint folder; UserError says what is missing."""
+    """Open a run folder (its newest whole checkpoint), RUN/best, RUN/latest or a checkpoint folder.
+
+    UserError says what is missing.
+    """
     path = Path(path)
+    if path.is_file() and path.name in ("best", "latest"):
+        path = path.parent / "checkpoints" / path.read_text(encoding="utf-8").strip()
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`")
     if (path / store.STATE).exists():
@@ -61,4 +66,4 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
 
 def model_config(values: dict[str, Any]) -> TransformerConfig:
     """The configuration saved in a checkpoint's state."""
-    return TransformerConfig(**{**values, "position_sizes": tuple(values["position_sizes"])})
+    return TransformerConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

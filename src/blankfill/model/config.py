@@ -42,6 +42,8 @@ class TransformerConfig:
     position_std: float = 0.02
     scaled_init: bool = False
     """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
+    neighbours: tuple[int, ...] = ()
+    """What the first heads of the first layer begin by looking at, in positions from their own (`model.neighbours`)."""
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from blankfill.model.config import TransformerConfig
 
+BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
+"""Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
+
 Family = Literal["bert", "roberta", "gpt2", "glm"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -55,6 +58,9 @@ class ModelOptions:
     """Width inside the feed-forward part; 0 means four times the width."""
     norm: Literal["family", "pre", "post"] = "family"
     """Where the norms stand, when it should differ from the family's."""
+    start: Literal["family", "neighbours"] = "family"
+    """Weights as the family's paper draws them, or with heads that begin by looking at the neighbours: short runs
+    learn much faster."""
     positions: int = 0
     """Rows of the first position table; 0 means as many as the objective's length needs."""
     dropout: float = 0.1
@@ -70,6 +76,8 @@ class ModelOptions:
         if self.norm != "family":
             preset["norm"] = self.norm
         preset["pooler"] = bool(preset.get("pooler")) and pairs
+        if self.start == "neighbours":
+            preset["neighbours"] = BEFORE if self.family == "gpt2" else BOTH_SIDES
         first = max(self.positions, position_sizes[0]) if self.positions else position_sizes[0]
         # GLM's two tables grow together: a blank can be as long as the text
         sizes = (first, first) if self.family == "glm" else (first, *position_sizes[1:])

@@ -12,11 +12,13 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from blankfill.attention.kernels import Kernel, Mask, lower
 from blankfill.model.config import TransformerConfig
 from blankfill.model.heads import PairHead, WordHead
 from blankfill.model.layers import Layer, LayerCache, dropout
+from blankfill.model.neighbours import start_with_neighbours
 from blankfill.types import Batch
 
 
@@ -33,6 +35,8 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.norm == "pre" else None
         self.head = WordHead(config)
         self.pair_head = PairHead(config) if config.pooler else None
+        self.recompute = False
+        """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, mask: Mask, cache: list[LayerCache] | None = None
@@ -45,7 +49,10 @@ class Transformer(nn.Module):
             hidden_BTD = self.embedding_norm(hidden_BTD)
         hidden_BTD = dropout(hidden_BTD, self.config.dropout if self.training else 0.0)
         for k, layer in enumerate(self.layers):
-            hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None)
+            if self.recompute and self.training:
+                hidden_BTD = checkpoint(layer, hidden_BTD, mask, use_reentrant=False)
+            else:
+                hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None)
         return self.final_norm(hidden_BTD) if self.final_norm is not None else hidden_BTD
 
     def encode(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -81,6 +88,8 @@ class Transformer(nn.Module):
                 _draw(module.weight, std, config, generator)
         if self.head.bias is not None:
             self.head.bias.zero_()
+        if config.neighbours:
+            start_with_neighbours(self, config.neighbours)
 
 
 def _draw(weight: Tensor, std: float, config: TransformerConfig, generator: torch.Generator) -> None:

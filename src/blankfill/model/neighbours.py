@@ -1,0 +1,72 @@
+"""A start for short runs: the first layer begins by looking at the neighbours.
+
+Drawn as the papers draw it, a small masked model spends most of a run of minutes on finding out that the words beside a
+blank matter: until its attention tells positions apart it knows little more than how often each word occurs. Here the
+first position table starts as sines and cosines (Vaswani et al. 2017, §3.5), for which "the place d further on" is a
+rotation, and the first heads of the first layer start with that rotation between query and key, each with a d of its
+own. Everything else is drawn as usual, larger for the words (a residual stream of small vectors is drowned by the
+positions), and the masked-LM head's dense layer starts as a multiple of the identity. All of it is trained as ever.
+Starting from structure instead of noise is Trockman & Kolter 2023 (arXiv:2305.09828), who do it for the products of the
+attention's weights; what each part is worth here is in docs/log.md.
+
+D width, E width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from blankfill.model.transformer import Transformer
+
+AMPLITUDE = 0.3
+"""Of the sines in the position table."""
+WORD_STD = 0.05
+SLOWEST, FASTEST = 0.03, 1.5
+"""Radians from one position to the next."""
+SHARPNESS = 22.6
+"""Difference of the scores, before the softmax, between the place looked for and one far away."""
+IDENTITY = 0.2
+"""So much of the identity is the head's dense layer: small enough for its activation to be nearly linear."""
+
+
+def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
+    """Overwrite a freshly drawn model's start. shifts: what the first heads look at, in positions from their own."""
+    D = model.config.hidden_size
+    E = D // model.config.num_heads
+    pairs = D // 2
+    angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
+    table = model.positions[0].weight
+    place = torch.arange(len(table))[:, None] * angle
+    table.zero_()
+    table[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
+    table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
+    model.words.weight.mul_(WORD_STD / model.config.init_std)
+    weight = model.layers[0].attention.qkv.weight
+    scale = math.sqrt(SHARPNESS / math.sqrt(E))
+    for head, shift in enumerate(shifts[: model.config.num_heads]):
+        query, key = rotation(angle, shift, E, D)
+        weight[head * E : (head + 1) * E] = scale * query
+        weight[D + head * E : D + (head + 1) * E] = scale * key
+    if model.head.dense is not None:
+        model.head.dense.weight.copy_(IDENTITY * torch.eye(D))
+
+
+def rotation(angle: Tensor, shift: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:
+    """Query and key matrices [E, D] of a head whose query at place i has the largest product with the key at i + shift.
+
+    angle: radians a position of each (sine, cosine) pair of columns.
+    """
+    query, key = torch.zeros(width, hidden), torch.zeros(width, hidden)
+    chosen = torch.linspace(0, len(angle) - 1, width // 2).round().long()
+    for row, pair in enumerate(chosen.tolist()):
+        cosine, sine = math.cos(float(angle[pair]) * shift), math.sin(float(angle[pair]) * shift)
+        key[2 * row, 2 * pair] = key[2 * row + 1, 2 * pair + 1] = 1.0
+        query[2 * row, 2 * pair], query[2 * row, 2 * pair + 1] = cosine, sine
+        query[2 * row + 1, 2 * pair], query[2 * row + 1, 2 * pair + 1] = -sine, cosine
+    return query, key
