@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "blankfill"
 
 LAYERS = [
     {"errors", "types", "_version", "recipes"},
-    {"console"},
+    {"console", "environment"},
     {"corpus", "objectives", "attention"},
     {"model"},
     {"data", "checkpoint"},
@@ -19,6 +19,7 @@ LAYERS = [
     {"generate"},
     {"report"},
     {"recipe"},
+    {"material"},
     {"run"},
     {"cli", "__init__"},
     {"__main__"},

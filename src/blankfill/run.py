@@ -1,51 +1,39 @@
-"""The wiring of a run: corpus, sampler, model, loop, checkpoints. The only place where all of them meet."""
+"""The wiring of a run: corpus, rows, model, loop, checkpoints. The only place where all of them meet."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
-import re
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from blankfill.console import progress, say
-from blankfill.corpus import summary
-from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.corpus.prepare import PrepareConfig, prepare
-from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.data.sampler import VALIDATION_SEED, Sampler
+from blankfill.console import progress as progress_bar
+from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
+from blankfill.material import Corpus, Rows, is_prepared, open_corpus, phases, target_baseline, validation_batches
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
-from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
-    from blankfill.types import Batch
+    import torch
 
-BASELINE_ROWS = 512
+    from blankfill.checkpoint.store import Checkpoint
+    from blankfill.model.config import TransformerConfig
+    from blankfill.model.transformer import Transformer
+    from blankfill.train.faults import NonFiniteError, OnNan
+    from blankfill.train.progress import Progress
+    from blankfill.train.record import RunRecorder
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """A prepared corpus, opened: token files, tokenizer with the roles an objective needs, unigram counts."""
-
-    folder: Path
-    train: IndexedCorpus
-    valid: IndexedCorpus | None
-    tokenizer: Tokenizer
-    vocabulary: Vocabulary
-    unigram: np.ndarray
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether a folder is a finished corpus made by `prepare`."""
-    return (folder / summary.FILE).is_file()
+MOST_ROLLBACKS = 5
+LOOKED_AT = 32
+"""Rows from which the memory of a step is worked out."""
 
 
 @dataclass(frozen=True)
@@ -60,160 +48,282 @@ class RunResult:
     seconds: float
 
 
-def open_corpus(paths: Sequence[str | Path], recipe: Recipe, work: Path) -> Corpus:
-    """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first."""
-    folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
-    if folder is work:
-        try:
-            prepare([str(path) for path in paths] or ["python-docs"], work, recipe.corpus)
-        except UserError as error:
-            raise in_recipe_terms(error) from error
-    tokenizer = Tokenizer.load(folder)
-    lacking = tokenizer.vocabulary().missing(recipe.objective.roles)
-    if lacking:
-        say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
-        tokenizer = tokenizer.with_roles(lacking)
-    valid = folder / "valid"
-    return Corpus(
-        folder,
-        IndexedCorpus(folder / "train"),
-        IndexedCorpus(valid) if valid.with_suffix(".idx").exists() else None,
-        tokenizer,
-        tokenizer.vocabulary(),
-        np.load(folder / "unigram.npy"),
-    )
-
-
-def in_recipe_terms(error: UserError) -> UserError:
-    """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
-    names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
-    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    renamed = [re.sub(rf"--({names})\b", r"--corpus.\1", problem) for problem in problems]
-    return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
-
-
-def samplers(corpus: Corpus, recipe: Recipe) -> tuple[Sampler, Sampler | None]:
-    """The training rows of a run, and the validation rows, which are the same for every run of the objective."""
-    objective = recipe.objective
-    if objective.needs_words() and corpus.vocabulary.word_start is None:
-        raise UserError(
-            f"objective.whole_word needs a tokenizer that tells where words begin, and the one of {corpus.folder} does "
-            "not; use a wordpiece, bpe or unigram tokenizer or turn whole_word off"
-        )
-    train = Sampler(corpus.train, objective, corpus.vocabulary, recipe.seed, corpus.folder / "plans")
-    valid = None
-    if corpus.valid is not None and len(corpus.valid):
-        valid = Sampler(corpus.valid, objective, corpus.vocabulary, VALIDATION_SEED, corpus.folder / "plans")
-    return train, valid
-
-
-def pretrain(paths: Sequence[str | Path], recipe: Recipe, out: str | Path, resume: bool = False) -> RunResult:
+def pretrain(
+    paths: Sequence[str | Path],
+    recipe: Recipe,
+    out: str | Path,
+    resume: bool = False,
+    stop_after: float | None = None,
+    on_nan: OnNan = "stop",
+) -> RunResult:
     """Train a model from text, as a recipe says, into a run folder. UserError for whatever the user can mend.
 
     paths: text sources or one prepared folder; none means the embedded corpus. resume: go on from the newest whole
-    checkpoint of `out`.
+    checkpoint of `out`. stop_after: seconds after which the run saves and ends, to be resumed. on_nan: what to do when
+    a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
     """
     import torch
 
     from blankfill.attention.kernels import best_kernel
     from blankfill.checkpoint import store
     from blankfill.checkpoint.load import Loaded
-    from blankfill.data.loader import Steps, load
-    from blankfill.generate.samples import Samples
+    from blankfill.data.loader import Phase, Steps, load
+    from blankfill.generate.samples import Samples, compare
     from blankfill.model.transformer import build
     from blankfill.report.plots import loss_plot
-    from blankfill.train.loop import Progress, Trainer
+    from blankfill.train.cost import batch_flops
+    from blankfill.train.faults import NonFiniteError
+    from blankfill.train.loop import Trainer
     from blankfill.train.optimizer import build_optimizer
-    from blankfill.train.precision import pick_device, pick_dtype
-    from blankfill.train.record import RunRecorder
+    from blankfill.train.precision import peak_rate, pick_device, pick_dtype
+    from blankfill.train.progress import Progress
+    from blankfill.train.record import RunRecorder, read_lines
+    from blankfill.train.scaling import loss_scaler
 
+    began = time.monotonic()
     recipe.check()
     out = Path(out)
-    prepare_folder(out, resume)
     options = recipe.train
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.precision, device)
-    corpus = open_corpus(paths, recipe, out / "corpus")
-    train, valid = samplers(corpus, recipe)
-    config = recipe.model.config(
-        corpus.vocabulary.size,
-        recipe.objective.position_sizes(),
-        pairs=getattr(recipe.objective, "next_sentence", True),
-    )
-    model = build(config, recipe.seed, device)
-    model.use_kernel(best_kernel(device, dtype))
-    optimizer = build_optimizer(
-        model, (options.beta1, options.beta2), options.eps, options.weight_decay, options.decay_all, options.word_lr
-    )
-    done = Progress()
-    if resume:
-        damaged: list[str] = []
-        checkpoint = store.newest(out / "checkpoints", damaged=damaged)
-        for sentence in damaged:
-            say(f"passed over: {sentence}")
-        if checkpoint is None:
-            raise UserError(f"{out}: there is no checkpoint to resume from; start it without --resume")
-        if checkpoint.state["model"] != _plain(config):
-            raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
-        model.load_state_dict(checkpoint.model)
-        store.restore_optimizer(optimizer, checkpoint.optimizer)
-        done = Progress(**checkpoint.state["progress"])
-    else:
-        corpus.tokenizer.save(out)
-        write_text(out / "recipe.yaml", to_yaml(recipe))
-        write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
+    with ExitStack() as stack:
+        prepare_folder(out, resume)
+        stack.enter_context(only_run(out))
+        torch.set_num_threads(options.threads or os.cpu_count() or 1)
+        device = pick_device(options.device)
+        dtype = pick_dtype(options.precision, device)
+        corpus = open_corpus(paths, recipe, out / "corpus")
+        rows = phases(corpus, recipe)
+        config = recipe.model_config(corpus.vocabulary.size)
+        check_it_fits(config, rows, recipe, device, dtype, corpus, out)
+        model = build(config, recipe.seed, device)
+        model.use_kernel(best_kernel(device, dtype))
+        model.recompute = options.gradient_checkpointing
+        optimizer = build_optimizer(model, options)
+        scaler = loss_scaler(device, dtype)
+        done = Progress()
+        if resume:
+            checkpoint = newest_checkpoint(out, config)
+            done = restore(checkpoint, model, optimizer) if checkpoint else done
+        else:
+            corpus.tokenizer.save(out)
+            write_text(out / "recipe.yaml", to_yaml(recipe))
+            write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
 
-    validation = validation_batches(valid, options.eval_rows, options.micro_batch or options.batch_size)
-    baseline = target_baseline(corpus, train, validation)
+        validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
+        baselines = [
+            target_baseline(corpus, part.train, batches) for part, (_, batches) in zip(rows, validations, strict=True)
+        ]
+        announce(
+            recipe, corpus, model, rows[0].train.rows_in_epoch(0), f"{device.type} {str(dtype)[6:]}", baselines[-1]
+        )
+
+        def validation(step: int) -> Any:
+            return [batches for start, batches in validations if start <= step][-1]
+
+        bar = stack.enter_context(progress_bar("training", options.steps, "steps", done.step))
+        stopping = stack.enter_context(stop_signals())
+        recorder = stack.enter_context(RunRecorder(out, bar, done.step))
+        writer = stack.enter_context(store.Writer(out / "checkpoints", options.keep))
+        samples = Samples(
+            Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
+        )
+        objective_values = to_values(recipe)["objective"]
+
+        def save(now: Progress) -> None:
+            state = {"model": plain(config), "objective": objective_values, "progress": now.state()}
+            writer.save(now.step, model, optimizer, state, now.best_step)
+
+        def stop() -> bool:
+            return bool(stopping) or (stop_after is not None and time.monotonic() - began > stop_after)
+
+        trainer = Trainer(
+            model, optimizer, options, recipe.seed, device, dtype, recorder, validation, save, options.row_schedule,
+            scaler, stop, watcher(baselines, recipe, recorder), lambda step: recorder.sample(step, samples.take(step)),
+            on_nan, lambda batch: batch_flops(config, batch), peak_rate(device, dtype),
+        )  # fmt: skip
+        note_run(out, baselines[-1], model, trainer.peak, resume)
+        if resume:
+            recorder.event(done.step, "resumed", f"going on from step {done.step}")
+        if done.step == 0:
+            recorder.sample(0, samples.take(0))
+            save(done)
+        parts = [Phase(part.start, part.train, part.micro) for part in rows]
+        while True:
+            scaler.restore(done.scaler)
+            trainer.schedule = dataclasses.replace(options.row_schedule, skipped=done.skipped_rows)
+            batches = load(Steps(parts, trainer.schedule), done.step, options.steps, options.workers)
+            try:
+                with closing(batches):
+                    done = trainer.train(batches, done)
+                break
+            except NonFiniteError as error:
+                if on_nan != "rollback":
+                    raise
+                writer.wait()
+                checkpoint = newest_checkpoint(out, config)
+                done = roll_back(error, checkpoint, done, recipe, recorder)
+                restore(checkpoint, model, optimizer)
+    loss_plot(
+        out / "metrics.jsonl", out / "loss.png", None if math.isnan(baselines[-1]) else baselines[-1], recipe.name
+    )
+    renew_report(out)
+    lines = read_lines(out / "samples.jsonl")
+    if done.step < options.steps and stop():
+        say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
+    compare([line for line in lines if line["step"] == 0], [line for line in lines if line["step"] == done.step])
+    return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds)
+
+
+def resume(out: str | Path, stop_after: float | None = None, on_nan: OnNan = "stop") -> RunResult:
+    """Go on with a run from its newest whole checkpoint, with its own recipe and corpus; see `pretrain`."""
+    out = Path(out)
+    if not (out / "recipe.yaml").exists():
+        raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+    corpus = out / "corpus"
+    if (out / "corpus_path.txt").exists():
+        corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
+    if not is_prepared(corpus):
+        raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
+    return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan)
+
+
+def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over."""
+    from blankfill.checkpoint import store
+
+    damaged: list[str] = []
+    checkpoint = store.newest(out / "checkpoints", damaged=damaged)
+    for sentence in damaged:
+        say(f"passed over: {sentence}")
+    if checkpoint is None:
+        if damaged:
+            raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
+        say(f"{out} has no checkpoint yet; starting from the beginning")
+        return None
+    if checkpoint.state["model"] != plain(config):
+        raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
+    return checkpoint
+
+
+def restore(checkpoint: Checkpoint | None, model: Transformer, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put a checkpoint's tensors into the model and the optimiser; returns its progress."""
+    from blankfill.checkpoint import store
+    from blankfill.train.progress import Progress
+
+    assert checkpoint is not None
+    model.load_state_dict(checkpoint.model)
+    store.restore_optimizer(optimizer, checkpoint.optimizer)
+    return Progress.from_state(checkpoint.state["progress"])
+
+
+def roll_back(
+    error: NonFiniteError, checkpoint: Checkpoint | None, now: Progress, recipe: Recipe, recorder: RunRecorder
+) -> Progress:
+    """The progress of the checkpoint before an error, with the rows since passed over; raises it when that is vain."""
+    from blankfill.train.progress import Progress
+
+    if checkpoint is None or now.rollbacks >= MOST_ROLLBACKS:
+        raise UserError(f"{error}. It was rolled back {now.rollbacks} times") from error
+    schedule = recipe.train.row_schedule
+    passed = schedule.first(error.step + 1) - schedule.first(checkpoint.step)
+    recorder.event(
+        error.step, "rollback", f"{error}. Rolled back to step {checkpoint.step}; {passed:,} rows are passed over"
+    )
+    recorder.rewind(checkpoint.step)
+    back = Progress.from_state(checkpoint.state["progress"])
+    back.skipped_rows, back.rollbacks = now.skipped_rows + passed, now.rollbacks + 1
+    return back
+
+
+def check_it_fits(
+    config: TransformerConfig,
+    rows: Sequence[Rows],
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype,
+    corpus: Corpus,
+    out: Path,
+) -> None:
+    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `train.verdict`."""
+    from blankfill.attention.kernels import best_kernel
+    from blankfill.train import cost, verdict
+
+    options, pad = recipe.train, corpus.vocabulary["pad"]
+    shapes = []
+    for part in rows:
+        some = range(part.train.first, part.train.first + min(LOOKED_AT, part.train.rows_in_epoch(0)))
+        shapes.append(cost.row_shape([part.train.row(i) for i in some], pad, corpus.unigram))
+    parts = cost.parts(options, shapes, [part.train.objective.length for part in rows])
+    room = verdict.room(str(device), out)
+    written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
+    room = dataclasses.replace(room, disk=room.disk + written)
+    computing = cost.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
+    if found := verdict.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
+        raise ConfigError(found)
+
+
+def announce(recipe: Recipe, corpus: Corpus, model: Transformer, rows: int, where: str, baseline: float) -> None:
+    """Say what is about to be trained, and what it must beat."""
+    options = recipe.train
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    kind = str(dtype).removeprefix("torch.")
     say(
         f"{recipe.name}: {parameters:,} parameters, vocabulary {corpus.vocabulary.size:,}, "
-        f"{len(corpus.train.tokens):,} training tokens, {train.rows_in_epoch(0):,} rows an epoch, "
-        f"{options.steps:,} steps of {options.batch_size} rows, {device.type} {kind}"
+        f"{len(corpus.train.tokens):,} training tokens, {rows:,} rows an epoch, "
+        f"{options.steps:,} steps of {options.batch_size} rows, {where}"
     )
-    if not validation:
+    if math.isnan(baseline):
         say("there is no validation text, so nothing is held against the baseline; prepare with --validation 0.1")
     else:
         say(f"unigram baseline on the validation answers: {baseline:.3f} nats (a model that learns goes below it)")
 
-    fixed = Samples(Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, out)
-    before = fixed.fill(done.step)
-    values = to_values(recipe)
 
-    def save(now: Progress) -> None:
-        state = {"model": _plain(config), "objective": values["objective"], "progress": dataclasses.asdict(now)}
-        keep = frozenset({now.best_step})
-        store.save(out / "checkpoints", now.step, model.state_dict(), optimizer, state, options.keep, keep)
+def note_run(out: Path, baseline: float, model: Transformer, peak: float, resumed: bool) -> None:
+    """Write what a reader of the run folder should know of where it was made: `run.json`."""
+    from blankfill.environment import environment
 
-    steps = Steps(train, options.batch_size, options.micro_batch or options.batch_size)
-    with (
-        progress("training", options.steps, "steps", done.step) as bar,
-        RunRecorder(out, bar, done.step) as recorder,
-        stop_signals() as stopping,
-    ):
-        trainer = Trainer(
-            model, optimizer, options, recipe.seed, device, dtype, recorder, validation, save, lambda: bool(stopping)
-        )
-        done = trainer.train(load(steps, done.step, options.steps, options.workers), done)
-    after = fixed.fill(done.step)
-    loss_plot(out / "metrics.jsonl", out / "loss.png", None if math.isnan(baseline) else baseline, recipe.name)
-    if stopping:
-        say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
-    fixed.compare(before, after)
-    return RunResult(out, done.step, done.tokens, done.valid_loss, baseline, done.seconds)
+    noted = {
+        "baseline": None if math.isnan(baseline) else baseline,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "matmul_flops_per_s": peak,
+        "resumed" if resumed else "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "environment": environment(),
+    }
+    path = out / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
+    write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
 
 
-def resume(out: str | Path) -> RunResult:
-    """Go on with a run from its newest whole checkpoint, with its own recipe and corpus."""
-    out = Path(out)
-    if not (out / "recipe.yaml").exists():
-        raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
-    corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
-    if not is_prepared(corpus):
-        raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
-    return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, resume=True)
+def renew_report(out: Path) -> None:
+    """Write `report.html` as the run is now; one that cannot be written does not end the run."""
+    from blankfill.report.page import write_page
+
+    try:
+        write_page(out)
+    except UserError as error:
+        say(str(error))
+
+
+def watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRecorder) -> Callable[[Progress], None]:
+    """What happens after each validation: the report is renewed; a baseline not beaten in time is told of, once."""
+    options = recipe.train
+    due = max(200, 2 * options.warmup_steps, min(options.steps // 5, 5000))
+    told: list[int] = []
+
+    def watch(now: Progress) -> None:
+        renew_report(recorder.path.parent)
+        baseline = baselines[0] if now.step < options.long_from else baselines[-1]
+        if now.step >= due and not told and now.valid_loss > baseline - 0.02:
+            told.append(now.step)
+            recorder.event(
+                now.step,
+                "baseline",
+                f"step {now.step}: the validation loss ({now.valid_loss:.3f}) has not beaten the unigram baseline "
+                f"({baseline:.3f}): the model knows no more than how often each word occurs. Likely causes: train.lr "
+                f"({options.lr:g}) is too high (look at grad_norm) or too low, the warm-up is too long, the text "
+                "repeats itself or is no language (look at the report of `prepare` and at `blankfill show`), or the "
+                "model needs more steps: masked models often begin late",
+            )
+
+    return watch
 
 
 def prepare_folder(out: Path, resume: bool) -> None:
@@ -235,30 +345,28 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values."""
     values = dataclasses.asdict(config)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:
-    """The fixed validation rows, spread over the whole validation set, in batches."""
-    from blankfill.data.packing import collate
-
-    if valid is None:
-        return []
-    available = valid.rows_in_epoch(0)
-    chosen = np.unique(np.linspace(0, available - 1, min(rows, available)).astype(int)).tolist()
-    pad = valid.vocabulary["pad"]
-    return [collate([valid.row(i) for i in chosen[k : k + micro]], pad) for k in range(0, len(chosen), micro)]
-
-
-def target_baseline(corpus: Corpus, train: Sampler, validation: list[Batch]) -> float:
-    """The unigram baseline of a run, in nats per answer."""
-    from blankfill.train.baseline import unigram_baseline
-
-    some = np.unique(np.linspace(0, train.rows_in_epoch(0) - 1, BASELINE_ROWS).astype(int)).tolist()
-    answers = (example.target_ids for i in some for example in train.row(i))
-    return unigram_baseline(corpus.unigram, answers, (b.target_ids.numpy() for b in validation), corpus.vocabulary)
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Keep a second process from training into the same folder; the lock ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with open(out / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader processes
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(f"{out}: another process is training there; wait for it or give another --out") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 @contextmanager

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+PADDING = -1
+"""The segment of padding: padded columns see one another and nothing else, so that no softmax is empty."""
+
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
 
@@ -165,4 +168,20 @@ class Batch:
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
             self.mask, self.tokens,
+        )  # fmt: skip
+
+    def part(self, first: int, stop: int) -> Batch:
+        """Rows first … stop − 1 as a batch of their own, as wide as before."""
+        width = self.input_ids.shape[1]
+        low, high = first * width, stop * width
+
+        def pick(index: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            inside = (index >= low) & (index < high)
+            return index[inside] - low, value[inside]
+
+        at = slice(first, stop)
+        labels = {name: pick(*found) for name, found in self.labels.items()}
+        return Batch(
+            self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
+            *pick(self.target_index, self.target_ids), labels, self.mask, int((self.segment[at] != PADDING).sum()),
         )  # fmt: skip

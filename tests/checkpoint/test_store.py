@@ -20,14 +20,14 @@ def model_and_optimizer(seed: int = 0) -> tuple[torch.nn.Linear, torch.optim.Ada
     return model, optimizer
 
 
-def save(folder: Path, step: int, keep: int = 2, protect: frozenset[int] = frozenset()) -> None:
+def save(folder: Path, step: int, keep: int = 2, best: int | None = None) -> None:
     model, optimizer = model_and_optimizer(step)
-    store.save(folder, step, model.state_dict(), optimizer, {"note": step}, keep, protect)
+    store.save(folder, step, model.state_dict(), store.optimizer_tensors(optimizer), {"note": step}, keep, best)
 
 
 def test_what_is_saved_is_read(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
-    store.save(tmp_path / "checkpoints", 7, model.state_dict(), optimizer, {"note": "x"})
+    store.save(tmp_path / "checkpoints", 7, model.state_dict(), store.optimizer_tensors(optimizer), {"note": "x"})
     assert (tmp_path / "latest").read_text() == "step-7\n"
     found = store.newest(tmp_path / "checkpoints")
     assert found is not None and (found.step, found.state["note"]) == (7, "x")
@@ -45,10 +45,11 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
     assert torch.equal(other.weight, model.weight)
 
 
-def test_keeps_the_newest_and_the_protected(tmp_path: Path) -> None:
+def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        save(tmp_path, step, keep=2, protect=frozenset({1}))
-    assert sorted(store.steps_in(tmp_path)) == [1, 3, 4]
+        save(tmp_path / "checkpoints", step, keep=2, best=1)
+    assert sorted(store.steps_in(tmp_path / "checkpoints")) == [1, 3, 4]
+    assert (tmp_path / "best").read_text() == "step-1\n"
 
 
 @pytest.mark.parametrize("name", [store.MODEL, store.OPTIMIZER, store.STATE])

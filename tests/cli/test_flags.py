@@ -20,8 +20,10 @@ SECTIONS = {
     "min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads ffn_size norm start positions dropout attention_dropout "
     "vocab_multiple",
-    TrainOptions: "steps batch_size micro_batch lr word_lr schedule warmup decay_steps min_lr weight_decay decay_all "
-    "beta1 beta2 eps clip precision device threads workers log_every eval_every eval_rows save_every keep",
+    TrainOptions: "steps batch_size micro_batch batch_start batch_ramp short_length short_steps optimizer momentum lr "
+    "word_lr schedule warmup decay_steps min_lr weight_decay decay_all beta1 beta2 eps clip precision "
+    "gradient_checkpointing device threads workers log_every eval_every eval_rows save_every keep patience "
+    "sample_every samples",
     OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
     "position_offset",
@@ -31,7 +33,7 @@ SECTIONS = {
 }
 
 OWN = {
-    "pretrain": {"recipe", "out", "resume", "seed", "help"},
+    "pretrain": {"recipe", "out", "resume", "stop-after", "on-nan", "seed", "help"},
     "show": {"recipe", "out", "example", "png", "width", "font", "seed", "help"},
 }
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.data.loader import Steps, load
+from blankfill.data.loader import Phase, Steps, load
 from blankfill.data.packing import collate
+from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
 from blankfill.objectives import Bert, Gpt
@@ -48,7 +49,7 @@ def loader_threads() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_threads_and_processes_give_the_same_batches_in_order(sampler: Sampler, workers: int) -> None:
-    steps = Steps(sampler, rows=7, micro=3)
+    steps = Steps([Phase(0, sampler, 3)], RowSchedule(7))
     found = list(load(steps, 2, 9, workers))
     assert [step for step, _ in found] == list(range(2, 9))
     for step, batches in found:
@@ -68,7 +69,7 @@ def test_ranks_and_micro_batches_share_a_step(sampler: Sampler, ranks: int, micr
     answers: list[int] = []
     tokens = 0
     for rank in range(ranks):
-        for batch in Steps(sampler, 8, micro, rank, ranks)[3]:
+        for batch in Steps([Phase(0, sampler, micro)], RowSchedule(8), rank, ranks)[3]:
             assert 1 <= len(batch.input_ids) <= micro
             rows += [[token for token in row.tolist() if token] for row in batch.input_ids]
             answers += batch.target_ids.tolist()
@@ -79,12 +80,12 @@ def test_ranks_and_micro_batches_share_a_step(sampler: Sampler, ranks: int, micr
 
 
 def test_no_steps(sampler: Sampler) -> None:
-    assert list(load(Steps(sampler, 4, 4), 5, 5)) == []
+    assert list(load(Steps([Phase(0, sampler, 4)], RowSchedule(4)), 5, 5)) == []
 
 
 def test_steps_go_on_over_the_end_of_an_epoch(sampler: Sampler) -> None:
     count = sampler.rows_in_epoch(0)
-    ((_, (batch,)),) = load(Steps(sampler, 4, 4), count // 4, count // 4 + 1)
+    ((_, (batch,)),) = load(Steps([Phase(0, sampler, 4)], RowSchedule(4)), count // 4, count // 4 + 1)
     expected = [sampler.row(i) for i in range(4 * (count // 4), 4 * (count // 4) + 4)]
     assert same(batch, collate(expected, sampler.vocabulary["pad"]))
 
@@ -100,7 +101,7 @@ class Broken(Steps):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_exception_in_preparing_arrives(sampler: Sampler, workers: int) -> None:
-    loaded = load(Broken(sampler, 4, 4), 0, 9, workers)
+    loaded = load(Broken([Phase(0, sampler, 4)], RowSchedule(4)), 0, 9, workers)
     assert [next(loaded)[0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(RuntimeError, match="the third is broken"):
         next(loaded)
@@ -111,14 +112,14 @@ def test_an_exception_in_preparing_arrives(sampler: Sampler, workers: int) -> No
 def test_what_the_user_can_mend_arrives_as_one_sentence(corpus: IndexedCorpus, workers: int) -> None:
     small = Sampler(corpus, Gpt(length=32), make_vocabulary(30), 1)
     with pytest.raises(UserError) as caught:
-        list(load(Steps(small, 4, 4), 0, 9, workers))
+        list(load(Steps([Phase(0, small, 4)], RowSchedule(4)), 0, 9, workers))
     assert str(caught.value).startswith(f"{corpus.prefix}.bin holds token id ")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("ahead", [1, 4])
 def test_stopping_early_leaves_no_thread(sampler: Sampler, ahead: int) -> None:
-    loaded = load(Steps(sampler, 4, 4), 0, 1_000_000, ahead=ahead)
+    loaded = load(Steps([Phase(0, sampler, 4)], RowSchedule(4)), 0, 1_000_000, ahead=ahead)
     assert next(loaded)[0] == 0
     assert len(loader_threads()) == 1
     loaded.close()
@@ -127,7 +128,7 @@ def test_stopping_early_leaves_no_thread(sampler: Sampler, ahead: int) -> None:
 
 def test_an_error_of_the_consumer_leaves_no_thread(sampler: Sampler) -> None:
     def consume() -> None:
-        for step, _ in load(Steps(sampler, 4, 4), 0, 1_000_000):
+        for step, _ in load(Steps([Phase(0, sampler, 4)], RowSchedule(4)), 0, 1_000_000):
             if step == 2:
                 raise KeyError(step)
 
@@ -144,7 +145,7 @@ def test_only_a_few_steps_are_made_ahead(sampler: Sampler) -> None:
             made.append(step)
             return super().__getitem__(step)
 
-    loaded = load(Counted(sampler, 4, 4), 0, 1_000_000, ahead=2)
+    loaded = load(Counted([Phase(0, sampler, 4)], RowSchedule(4)), 0, 1_000_000, ahead=2)
     next(loaded)
     loaded.close()
     assert made == list(range(len(made))) and 1 <= len(made) <= 1 + 2 + 2
@@ -154,6 +155,6 @@ def test_a_step_of_a_corpus_on_the_disk(tmp_path: Path) -> None:
     """One document of three tokens at four rows a step: the same text, four times a step, masked anew."""
     corpus = write_corpus(tmp_path / "c", [[3]])
     sampler = Sampler(corpus, Gpt(length=8), covering(corpus), 0)
-    ((_, (batch,)),) = load(Steps(sampler, 4, 4), 0, 1)
+    ((_, (batch,)),) = load(Steps([Phase(0, sampler, 4)], RowSchedule(4)), 0, 1)
     assert batch.input_ids.tolist() == [[9, 11, 12, 13]] * 4 and batch.mask == "causal"
     assert batch.target_ids.tolist() == [11, 12, 13, 9] * 4

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from blankfill import run
+from blankfill import material
 from blankfill.cli.main import main
 from blankfill.cli.show import blocks_fit, speller
 from blankfill.data.sampler import Sampler
@@ -29,7 +29,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_row_shown_is_the_row_of_the_sampler(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load_recipe("glm-nano", {"objective.length": 32, "seed": 5})
-    opened = run.open_corpus([str(corpus)], recipe, corpus)
+    opened = material.open_corpus([str(corpus)], recipe, corpus)
     sampler = Sampler(opened.train, recipe.objective, opened.vocabulary, 5)
     examples = sampler.row(11)
     assert main(["show", str(corpus), "--objective.length", "32", "--seed", "5", "--example", "11"]) == 0

@@ -66,4 +66,5 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
 
 def model_config(values: dict[str, Any]) -> TransformerConfig:
     """The configuration saved in a checkpoint's state."""
-    return TransformerConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return TransformerConfig(**fields)

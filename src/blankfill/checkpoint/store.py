@@ -2,7 +2,7 @@
 
 `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which names the step, the
 run's counters and a checksum of each file. A checkpoint is written under a temporary name, synced to disk and renamed,
-so a kill at any instant leaves the one before whole; `latest` names the newest.
+so a kill at any instant leaves the one before whole; `latest` names the newest, `best` that of the best validation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,33 +40,35 @@ def save(
     folder: Path,
     step: int,
     model: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: dict[str, torch.Tensor],
     state: dict[str, Any],
     keep: int = 2,
-    protect: frozenset[int] = frozenset(),
+    best: int | None = None,
 ) -> Path:
-    """Write `folder/step-N` and drop all but the newest `keep` (and those in `protect`).
+    """Write `folder/step-N` and drop all but the newest `keep` and the best one.
 
-    model: its state dict. state: JSON values. Raises UserError when the disk is full or not writable.
+    model: its state dict. optimizer: `optimizer_tensors` of it, or nothing. state: JSON values. best: the step of the
+    best checkpoint; the file `best` beside `latest` names it. Raises UserError when the disk is full or not writable.
     """
     final = folder / f"step-{step}"
     temporary = folder / f".step-{step}.{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.glob(".step-*"):  # by runs that were killed
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write(temporary / MODEL, model)
-        if optimizer is not None:
-            _write(temporary / OPTIMIZER, optimizer_tensors(optimizer))
+        if optimizer:
+            _write(temporary / OPTIMIZER, optimizer)
         sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
         _write_text(temporary / STATE, json.dumps({**state, "step": step, "sha256": sums}, indent=1))
         _sync_folder(temporary)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         temporary.rename(final)
         _sync_folder(folder)
-        pointer = folder.parent / f".latest.{os.getpid()}"
-        _write_text(pointer, final.name + "\n")
-        pointer.replace(folder.parent / "latest")
+        _point(folder.parent / "latest", final.name)
+        if best is not None and (folder / f"step-{best}").exists():
+            _point(folder.parent / "best", f"step-{best}")
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
@@ -73,9 +76,75 @@ def save(
             "another --out; the checkpoints before it are whole"
         ) from error
     for old in sorted(steps_in(folder))[: -keep or None]:
-        if old not in protect and old != step:
-            shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
+        if old not in (best, step):
+            _remove(folder / f"step-{old}")
     return final
+
+
+class Writer:
+    """Writes checkpoints in a thread, one at a time, so that training goes on meanwhile.
+
+    `save` copies the tensors at once, so that they may change afterwards. An error in writing is raised by the next
+    `save` or by `wait`, which must be called in the end.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="blankfill-checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(
+        self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], best: int
+    ) -> None:
+        """Begin to write the checkpoint of a step."""
+        self.wait()
+        copies = _copies(model.state_dict()), _copies(optimizer_tensors(optimizer))
+        self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if error is None:
+                raise
+        finally:
+            self._pool.shutdown()
+
+
+def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in the main memory; tensors that share theirs (tied weights) share one copy."""
+    made: dict[tuple[int, torch.Size, tuple[int, ...]], torch.Tensor] = {}
+    for tensor in tensors.values():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if key not in made:
+            made[key] = tensor.detach().to("cpu", copy=True)
+    return {name: made[t.data_ptr(), t.shape, t.stride()] for name, t in tensors.items()}
+
+
+def _point(pointer: Path, name: str) -> None:
+    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
+    _write_text(temporary, name + "\n")
+    temporary.replace(pointer)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks like a damaged one."""
+    gone = path.with_name(f".{path.name}.gone")
+    try:
+        path.rename(gone)
+    except OSError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:

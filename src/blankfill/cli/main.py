@@ -14,9 +14,11 @@ COMMANDS: dict[str, str] = {
     "prepare": "text of any shape → token files and a tokenizer",
     "tokenizer": "look at what a tokenizer makes of a text",
     "show": "one training example, as text and as a picture",
+    "plan": "what a run would take: parameters, memory, disk, hours",
     "pretrain": "train a model on text, from nothing or from a checkpoint",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
+    "doctor": "what this machine offers, and what stands in its way",
 }
 
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+from blankfill.errors import UserError
+
+OnNan = Literal["stop", "skip", "rollback"]
+GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan")
 
 DESCRIBED = """Train a model on text.
 
@@ -19,13 +26,22 @@ def main(argv: Sequence[str]) -> int:
     extra = [
         OUT,
         ("resume", Path | None, None, "Go on with this run folder from its newest checkpoint, with its own recipe."),
-    ]
+        ("stop_after", str, "", "Save and end after this time, e.g. 8h, 45m or 1h30m; go on later with --resume."),
+        ("on_nan", OnNan, "stop", "When a loss or gradient is not finite: stop, skip the step, or go back to the last "
+         "checkpoint and go on with other rows."),
+    ]  # fmt: skip
     args, recipe = parse("pretrain", DESCRIBED, argv, extra)
+    stop_after = seconds(args.stop_after) if args.stop_after else None
+    if args.resume and (changed := overridden(argv)):
+        raise UserError(f"--resume goes on with the recipe of {args.resume}; leave out {', '.join(changed)}")
 
     from blankfill import run
     from blankfill.console import show
 
-    result = run.resume(args.resume) if args.resume else run.pretrain(args.paths, recipe, args.out)
+    if args.resume:
+        result = run.resume(args.resume, stop_after, args.on_nan)
+    else:
+        result = run.pretrain(args.paths, recipe, args.out, stop_after=stop_after, on_nan=args.on_nan)
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss
         side = "below" if below >= 0 else "ABOVE"
@@ -36,3 +52,18 @@ def main(argv: Sequence[str]) -> int:
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
     show(f'try: blankfill fill --model {result.folder} "… [MASK] …"')
     return 0
+
+
+def seconds(text: str) -> float:
+    """A time such as 8h, 45m, 90s or 1h30m in seconds; a bare number counts seconds."""
+    units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
+        raise UserError(f"--stop-after {text}: not a time; write for example 8h, 45m or 1h30m")
+    return sum(float(number) * units[unit] for number, unit in parts)
+
+
+def overridden(argv: Sequence[str]) -> list[str]:
+    """The options of a command line that a resumed run cannot take."""
+    names = [arg.split("=")[0].replace("_", "-") for arg in argv if arg.startswith("--")]
+    return [name for name in names if name not in GOES_WITH_RESUME]

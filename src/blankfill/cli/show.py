@@ -35,24 +35,26 @@ def main(argv: Sequence[str]) -> int:
         ("font", Path | None, None, "A font file for the picture, when the system has none for the language."),
     ]
     args, recipe = parse("show", DESCRIBED, argv, extra)
-    run_rows = recipe.train.steps * recipe.train.batch_size
+    run_rows = recipe.train.row_schedule.first(recipe.train.steps)
     if not 0 <= args.example < run_rows:
         raise UserError(f"--example is {args.example}; a run of this recipe has the rows 0 to {run_rows - 1:,}")
     if args.png is not None and args.png.suffix.lower() != ".png":
         raise UserError(f"--png {args.png} does not end in .png; only PNG files are drawn")
 
-    from blankfill import run
+    from blankfill import material
     from blankfill.console import say, show
     from blankfill.report.drawing import example_png
     from blankfill.report.picture import CHANNELS, example_text
 
     with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
-        corpus = run.open_corpus(args.paths, recipe, args.out or Path(temporary))
-        sampler, _ = run.samplers(corpus, recipe)
+        corpus = material.open_corpus(args.paths, recipe, args.out or Path(temporary))
+        rows_of = material.phases(corpus, recipe)
+        step = recipe.train.row_schedule.step_of(args.example)
+        sampler = [phase.train for phase in rows_of if phase.start <= step][-1]
         epoch, place = sampler.locate(args.example)
         examples = sampler.row(args.example)
         rows = sampler.rows_in_epoch(epoch)
-        del sampler
+        del sampler, rows_of
         name = f"{recipe.name}, seed {recipe.seed}, row {args.example}"
         channels = CHANNELS.get(recipe.objective.name, ())
         spell = speller(corpus.tokenizer)

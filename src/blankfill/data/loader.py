@@ -1,39 +1,56 @@
 """The batches of a run, step by step, made off the critical path.
 
-Step s of a run holds rows s·B … (s+1)·B − 1 of its sampler, split into micro-batches; each rank takes its share of
+Which rows a step holds is arithmetic (`data.rows`); they are split into micro-batches, and each rank takes its share of
 them. A background thread (or worker processes) keeps a few steps ready; the batches do not depend on how many.
 """
 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import torch.utils.data
 
 from blankfill.data.packing import collate
+from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
 from blankfill.types import Batch
 
 
-class Steps(torch.utils.data.Dataset[list[Batch]]):
-    """The micro-batches of each step. rows: of a step over all ranks; micro: the most rows of a micro-batch."""
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with rows of one kind. start: its first step; micro: the most rows of a micro-batch."""
 
-    def __init__(self, sampler: Sampler, rows: int, micro: int, rank: int = 0, ranks: int = 1) -> None:
-        self.sampler = sampler
-        self.rows = rows
-        self.micro = micro
+    start: int
+    sampler: Sampler
+    micro: int
+
+
+class Steps(torch.utils.data.Dataset[list[Batch]]):
+    """The micro-batches of each step. phases: in order, the first from step 0."""
+
+    def __init__(self, phases: Sequence[Phase], schedule: RowSchedule, rank: int = 0, ranks: int = 1) -> None:
+        self.phases = phases
+        self.schedule = schedule
         self.rank = rank
         self.ranks = ranks
 
+    def phase(self, step: int) -> Phase:
+        """The phase of a step."""
+        return self.phases[bisect_right([phase.start for phase in self.phases], step) - 1]
+
     def __getitem__(self, step: int) -> list[Batch]:
-        share = range(step * self.rows + self.rank, (step + 1) * self.rows, self.ranks)
-        pad = self.sampler.vocabulary["pad"]
+        phase, rows = self.phase(step), self.schedule.rows(step)
+        share = rows[self.rank :: self.ranks]
+        pad = phase.sampler.vocabulary["pad"]
         return [
-            collate([self.sampler.row(i) for i in share[k : k + self.micro]], pad)
-            for k in range(0, len(share), self.micro)
+            collate([phase.sampler.row(i) for i in share[k : k + phase.micro]], pad)
+            for k in range(0, len(share), phase.micro)
         ]
 
 
@@ -50,7 +67,9 @@ class _Told(torch.utils.data.Dataset[list[Batch] | UserError]):
             return error
 
 
-def load(steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4) -> Iterator[tuple[int, list[Batch]]]:
+def load(
+    steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4
+) -> Generator[tuple[int, list[Batch]], None, None]:
     """Yield (step, its micro-batches) for first ≤ step < stop, a few prepared ahead.
 
     workers: processes that prepare them; 0 uses a thread of this process. An error in preparing a step is raised here.
@@ -63,6 +82,8 @@ def load(steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4) 
             num_workers=workers,
             prefetch_factor=max(2, ahead // workers),
             persistent_workers=False,
+            # torch's workers end when their parent is killed; a fork server in between would keep them alive for ever
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
         try:
             for step, batches in zip(range(first, stop), loader, strict=True):

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from blankfill.types import AttentionRule, Batch, Example
-
-PADDING = -1
-"""The segment of padding: padded columns see one another and nothing else, so that no softmax is empty."""
+from blankfill.types import PADDING, AttentionRule, Batch, Example
 
 
 def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> Batch:

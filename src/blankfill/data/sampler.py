@@ -48,15 +48,16 @@ def row_generator(seed: int, row: int) -> Generator:
     return Generator(Philox(_Key(seed, row)))  # type: ignore[arg-type]  # numpy's stub knows only SeedSequence itself
 
 
-def plan_generator(seed: int, epoch: int) -> Generator:
+def plan_generator(seed: int, epoch: int, first: int = 0) -> Generator:
     """The generator of an epoch's plan: the same kind of key, a part of the counter that no row reaches."""
-    return Generator(Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, 1], np.uint64)))
+    return Generator(Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, first, 1], np.uint64)))
 
 
 class Sampler:
     """Rows of Examples of an objective over a corpus, by number.
 
     cache: a folder for plans worth keeping (usually `plans` beside the token files), None to keep them in memory only.
+    first: the number of its first row, when another sampler has the rows before it (a phase of shorter rows).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Sampler:
         vocabulary: Vocabulary,
         seed: int,
         cache: Path | None = None,
+        first: int = 0,
     ) -> None:
         self.corpus = corpus
         self.objective = objective
@@ -73,10 +75,11 @@ class Sampler:
         self.seed = seed
         self.layout = objective.layout()
         self.cache = cache
+        self.first = first
         self._needs_words = objective.needs_words()
         self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
-        told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}"
+        told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}" + (f" {first}" if first else "")
         self._key = hashlib.sha256(told.encode()).hexdigest()[:16]
         self._sizes = self._read_sizes()
         self._ends: list[int] = []
@@ -99,6 +102,7 @@ class Sampler:
 
     def locate(self, row: int) -> tuple[int, int]:
         """The epoch of a row of the run, and its place in it."""
+        row -= self.first
         while not self._ends or self._ends[-1] <= row:
             before = self._ends[-1] if self._ends else 0
             self._ends.append(before + self.rows_in_epoch(len(self._ends)))
@@ -129,7 +133,7 @@ class Sampler:
         return self._plans[epoch]
 
     def _make(self, epoch: int) -> Plan:
-        plan = make_plan(self.corpus, self.layout, plan_generator(self.seed, epoch))
+        plan = make_plan(self.corpus, self.layout, plan_generator(self.seed, epoch, self.first))
         if self.cache is not None and len(plan.pieces) >= WORTH_CACHING:
             try:
                 self.cache.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
-"""The same blanks, filled before, while and after a model trains: what a run shows of itself.
+"""The same texts, filled and continued before, while and after a model trains: what a run shows of itself.
 
-A word of some validation sentences is blanked; the sentences are spread over the validation text, and the same corpus
-always gives the same ones, so that runs can be compared.
+A user's own texts, or else: a word of some validation sentences is blanked, and the first words of others are continued
+by models that write. They are spread over the validation text, and the same corpus always gives the same ones, so that
+runs can be compared.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,41 +16,86 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.console import say
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.generate.blanks import find_blanks
 from blankfill.generate.fill import Filler
+from blankfill.generate.sampling import Sampling
+from blankfill.generate.write import generate_many
+from blankfill.objectives import Glm, Gpt
 from blankfill.types import Vocabulary
 
 SAMPLES = 4
+PROMPTS = 2
+PROMPT_TOKENS = 6
+WRITTEN = 40
+"""Most tokens of a continuation."""
 
 
 class Samples:
-    """The same blanks filled before and after training: a word each of some validation sentences never trained on."""
+    """Texts to fill and to continue, the same at each step. texts: a user's own; none means validation sentences.
 
-    def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, out: Path) -> None:
+    Raises UserError for a text without a blank when the objective cannot write on.
+    """
+
+    def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
-        self.out = out
-        self.sentences = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary)) if valid else []
+        writes = isinstance(loaded.objective, Gpt | Glm)
+        self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text)]
+        self.prompts = [text for text in texts if not find_blanks(text)]
+        if self.prompts and not writes:
+            raise UserError(
+                f"train.samples: {self.prompts[0]!r} has no [MASK], and `{loaded.objective.name}` cannot continue a "
+                "text; put a [MASK] where a word should be filled in"
+            )
+        if not texts and valid is not None:
+            self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary))
+            self.prompts = beginnings(valid, loaded.tokenizer) if writes else []
 
-    def fill(self, step: int) -> list[str]:
-        """Fill the blanks with the model as it is; the fills also go to `samples.jsonl`."""
-        was_training = self.loaded.model.training
-        self.loaded.model.eval()
-        filled = []
+    def take(self, step: int) -> list[dict[str, Any]]:
+        """Fill and continue with the model as it is.
+
+        A line each: {step, text, answer, fills} or {step, prompt, continuation}.
+        """
+        model = self.loaded.model
+        was_training = model.training
+        model.eval()
+        lines: list[dict[str, Any]] = []
         filler = Filler(self.loaded)
-        with open(self.out / "samples.jsonl", "a", encoding="utf-8") as file:
-            for text, answer in self.sentences:
-                fills = [candidate.text for candidate in filler.fill(text, 3).candidates[0]]
-                filled.append(", ".join(fills))
-                line = {"step": step, "text": text, "answer": answer, "fills": fills}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.loaded.model.train(was_training)
-        return filled
+        for text, answer in self.blanked:
+            result = filler.fill(text, 3)
+            fills = [fill.text for fill in result.candidates[0]] if len(result.candidates) == 1 else [result.filled]
+            lines.append({"step": step, "text": text, "answer": answer, "fills": fills})
+        for written in generate_many(self.loaded, self.prompts, WRITTEN, Sampling(temperature=0.8, top_k=40)):
+            lines.append({"step": step, "prompt": written.prompt, "continuation": written.text})
+        model.train(was_training)
+        return lines
 
-    def compare(self, before: list[str], after: list[str]) -> None:
-        """Print each sentence with its answer, and the fills before and after."""
-        if self.sentences:
-            say("\nblanks in sentences that the model never saw, filled before and after training:")
-        for (text, answer), old, new in zip(self.sentences, before, after, strict=True):
-            say(f"\n  {text}\n    before: {old}\n    after:  {new}\n    text:   {answer}")
+
+def compare(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> None:
+    """Print each blanked text with its answer, and the fills before and after."""
+    old = {line["text"]: line["fills"] for line in before if "text" in line}
+    new = [line for line in after if line.get("text") in old]
+    if new:
+        unseen = ", in sentences that the model never saw" if new[0]["answer"] else ""
+        say(f"\nblanks filled before and after training{unseen}:")
+    for line in new:
+        answer = f"\n    text:   {line['answer']}" if line["answer"] else ""
+        before_and_after = f"    before: {', '.join(old[line['text']])}\n    after:  {', '.join(line['fills'])}"
+        say(f"\n  {line['text']}\n{before_and_after}{answer}")
+
+
+def beginnings(valid: IndexedCorpus, tokenizer: Tokenizer, count: int = PROMPTS) -> list[str]:
+    """The first tokens of some validation sentences, spread over the text."""
+    starts = valid.sentence_starts
+    found: list[str] = []
+    for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist()[::-1]:
+        ids = [int(i) for i in valid.tokens[int(starts[s]) : int(starts[s + 1])]]
+        text = tokenizer.decode(ids[: min(PROMPT_TOKENS, len(ids) // 2)]).strip()
+        if len(ids) >= PROMPT_TOKENS and len(text) >= 4 and text not in found:
+            found.append(text)
+        if len(found) == count:
+            break
+    return found
 
 
 def blanked_sentences(

@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from blankfill.model.layers import Layer
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
@@ -41,13 +43,15 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     E = D // model.config.num_heads
     pairs = D // 2
     angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
-    table = model.positions[0].weight
+    positions, first = model.positions[0], model.layers[0]
+    assert isinstance(positions, nn.Embedding) and isinstance(first, Layer)
+    table = positions.weight
     place = torch.arange(len(table))[:, None] * angle
     table.zero_()
     table[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
     table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
     model.words.weight.mul_(WORD_STD / model.config.init_std)
-    weight = model.layers[0].attention.qkv.weight
+    weight = first.attention.qkv.weight
     scale = math.sqrt(SHARPNESS / math.sqrt(E))
     for head, shift in enumerate(shifts[: model.config.num_heads]):
         query, key = rotation(angle, shift, E, D)

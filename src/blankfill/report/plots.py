@@ -1,16 +1,13 @@
 """The picture of a run: metrics.jsonl → loss.png.
 
-It is drawn again and again while a run goes on, so it reads whatever is there: no point, one point, a last line that is
-half written, steps that a resumed run has measured twice. matplotlib is imported when a plot is drawn and used through
-its objects, never through pyplot, so that no window system and no global state is touched.
+It is drawn again and again while a run goes on, from whatever is there: no point, one point, many (`curves` reads it).
+matplotlib is imported when a plot is drawn and used through its objects, never through pyplot, so that no window system
+and no global state is touched.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.errors import UserError
+from blankfill.report.curves import read_curves
 
 SMOOTHED_OVER = 100
 """The smoothed curve forgets over a hundredth of the points, so that it hardly lags behind a steep start."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One split of a run: steps int64[N], tokens int64[N] seen so far, loss float64[N] in nats per target."""
-
-    steps: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    loss: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.loss)
-
-
-def read_curves(metrics: Path) -> dict[str, Curve]:
-    """The curves of a metrics.jsonl by split ("train", "valid").
-
-    Lines that are no JSON object with a step, a split and a finite loss are passed over (a line may be half written).
-    Where a run was resumed and measured steps again, what was measured last counts. Raises UserError when the file
-    cannot be read.
-    """
-    try:
-        text = metrics.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{metrics} cannot be read ({error.strerror}); name the metrics.jsonl of a run") from error
-    points: dict[str, list[tuple[int, int, float]]] = {}
-    for line in text.splitlines():
-        point = _point(line)
-        if point is None:
-            continue
-        split, step, tokens, loss = point
-        kept = points.setdefault(split, [])
-        while kept and kept[-1][0] >= step:
-            kept.pop()
-        kept.append((step, tokens, loss))
-    curves = {}
-    for split, kept in points.items():
-        steps, tokens_seen, losses = zip(*kept, strict=True)
-        curves[split] = Curve(np.array(steps, np.int64), np.array(tokens_seen, np.int64), np.array(losses))
-    return curves
 
 
 def smoothed(loss: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,12 +92,3 @@ def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: st
         temporary.replace(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder that exists") from error
-
-
-def _point(line: str) -> tuple[str, int, int, float] | None:
-    try:
-        record = json.loads(line)
-        point = str(record["split"]), int(record["step"]), int(record["tokens"]), float(record["loss"])
-    except (ValueError, TypeError, KeyError):
-        return None
-    return point if math.isfinite(point[3]) else None

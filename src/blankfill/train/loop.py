@@ -2,7 +2,8 @@
 
 It knows models, batches and numbers; files, progress bars and samples are the recorder's (`train.record`), and wiring
 is `run`'s. A step is: micro-batches → summed losses divided by the answers of the whole step → gradients → clip →
-AdamW at the step's learning rate. Nothing in it depends on what happened before a resume but the tensors.
+optimiser at the step's learning rate. Nothing in it depends on what happened before a resume but the tensors and the
+counters of `Progress`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,21 @@ from typing import Protocol
 
 import torch
 
+from blankfill.data.rows import RowSchedule
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
+from blankfill.train.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
 from blankfill.train.loss import counts, loss_sums
 from blankfill.train.options import TrainOptions
 from blankfill.train.precision import computing
+from blankfill.train.progress import Progress, Window
+from blankfill.train.scaling import LossScaler
 from blankfill.types import Batch
 
 Metrics = dict[str, float | int | str]
+
+MOST_BAD_STEPS = 10
+"""So many steps in a row that are not finite end a run that skips them: the weights will not recover."""
 
 
 class Recorder(Protocol):
@@ -34,22 +42,18 @@ class Recorder(Protocol):
     def advance(self, step: int, fields: Metrics) -> None:
         """Take note that `step` steps are done."""
 
-
-@dataclass
-class Progress:
-    """What a run has done; saved with each checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_step: int = -1
-    valid_loss: float = math.nan
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Take note of something that a user should know of."""
 
 
 @dataclass
 class Trainer:
-    """What one run trains with. `save` writes a checkpoint of the progress; `stop` says that the run should end."""
+    """What one run trains with.
+
+    validation: the fixed batches that a step is validated with. save: writes a checkpoint of the progress. stop: says
+    that the run should end. validated and sample: called after a validation, and when samples are due. flops: of a
+    batch's forward and backward pass; peak: what the machine could do in a second, both for the utilisation.
+    """
 
     model: Transformer
     optimizer: torch.optim.Optimizer
@@ -58,90 +62,169 @@ class Trainer:
     device: torch.device
     dtype: torch.dtype
     recorder: Recorder
-    validation: Sequence[Batch]
+    validation: Callable[[int], Sequence[Batch]]
     save: Callable[[Progress], None]
+    schedule: RowSchedule
+    scaler: LossScaler = field(default_factory=LossScaler)
     stop: Callable[[], bool] = field(default=lambda: False)
+    validated: Callable[[Progress], None] = field(default=lambda progress: None)
+    sample: Callable[[int], None] = field(default=lambda step: None)
+    on_nan: OnNan = "stop"
+    flops: Callable[[Batch], float] = field(default=lambda batch: 0.0)
+    peak: float = 0.0
+    parts: int = 1
+    """Into how many parts each micro-batch is split; 2 once memory has run out."""
 
     def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
         """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
         options, model = self.options, self.model
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        evaluate_every, save_every = options.every("eval"), options.every("save")
-        window = Window()
+        evaluate_every, save_every, sample_every = options.every("eval"), options.every("save"), options.every("sample")
         if progress.step == 0:
             self._evaluate(progress)
         model.train()
+        self.optimizer.zero_grad(set_to_none=True)  # a step that a rollback has undone left its gradients
+        finished = time.perf_counter()
         for step, micro_batches in batches:
             started = time.perf_counter()
             rate = options.lr_at(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            torch.manual_seed(self.seed * 1_000_003 + step)  # dropout is a function of the step, not of the past
-            step_losses = self._backward(micro_batches)
-            if not all(math.isfinite(loss) for loss in step_losses.values()):
-                raise UserError(
-                    f"step {step}: the loss is not finite ({step_losses}); lower train.lr, or resume from the last "
-                    f"checkpoint with another seed. Rows {step * options.batch_size} to "
-                    f"{(step + 1) * options.batch_size - 1} were at work"
-                )
-            norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip or math.inf)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            losses = self._backward(step, micro_batches)
+            norm = self._update(step, micro_batches, losses, progress)
 
             progress.step = step + 1
             tokens = sum(batch.tokens for batch in micro_batches)
             progress.tokens += tokens
-            seconds = time.perf_counter() - started
+            waited, seconds = started - finished, time.perf_counter() - finished
             progress.seconds += seconds
-            window.add(step_losses, tokens, seconds)
-            self.recorder.advance(progress.step, {"loss": step_losses["words"], "tokens_per_s": window.rate})
+            window = progress.window
+            window.add(losses, tokens, sum(map(self.flops, micro_batches)), seconds, waited)
+            self.recorder.advance(progress.step, {"loss": losses["words"], "tokens_per_s": window.rate})
             last = progress.step == options.steps
             if progress.step % options.log_every == 0 or last:
-                told: Metrics = {"step": progress.step, "split": "train", **window.means(), "lr": rate}
-                told |= {"grad_norm": float(norm), "tokens": progress.tokens, "tokens_per_s": window.rate}
+                told: Metrics = {"step": progress.step, "split": "train", **named(window.means()), "lr": rate}
+                told |= {"grad_norm": norm, "tokens": progress.tokens, "tokens_per_s": window.rate}
+                told["loader_wait"] = window.waited / window.seconds
+                if progress.scaler:
+                    told["loss_scale"] = progress.scaler["scale"]
+                if self.peak:
+                    told["mfu"] = window.flops / window.seconds / self.peak
                 self.recorder.record(told)
-                window = Window()
+                progress.window = Window()
+
+            improved = impatient = False
             if progress.step % evaluate_every == 0 or last:
-                self._evaluate(progress)
+                improved = self._evaluate(progress)
+                waits = (progress.step - max(progress.best_step, options.long_from)) // evaluate_every
+                impatient = bool(options.patience) and progress.step > options.long_from and waits >= options.patience
                 model.train()
-            stopping = self.stop()
-            if progress.step % save_every == 0 or last or stopping:
+            if progress.step % sample_every == 0 or last:
+                self.sample(progress.step)
+            if impatient and not last:
+                text = f"no better validation in {options.patience}; the best was {progress.best_loss:.4f} at step "
+                self.recorder.event(progress.step, "early stop", f"{text}{progress.best_step}")
+            stopping = impatient or self.stop()
+            if improved or progress.step % save_every == 0 or last or stopping:
                 self.save(progress)
             if stopping:
                 break
+            finished = time.perf_counter()
         return progress
 
-    def _backward(self, micro_batches: list[Batch]) -> dict[str, float]:
-        """Gradients of the mean losses of a step; returns these losses."""
+    def _update(self, step: int, micro_batches: list[Batch], losses: dict[str, float], progress: Progress) -> float:
+        """Clip the gradient and let the optimiser step, unless something is not finite; returns the gradient's norm."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        overflowed = not self.scaler.unscale_and_check(self.optimizer) and all(map(math.isfinite, losses.values()))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
+        if overflowed or finite(losses, norm):
+            self.scaler.step(self.optimizer)  # after an overflow it moves the scale only
+            progress.bad_in_a_row = 0
+        else:
+            progress.skipped_steps += 1
+            progress.bad_in_a_row += 1
+            self._fault(step, micro_batches, losses, norm, progress)
+        progress.scaler = self.scaler.state()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _fault(
+        self, step: int, micro_batches: list[Batch], losses: dict[str, float], norm: float, progress: Progress
+    ) -> None:
+        """Say what is not finite and where it comes from; raises NonFiniteError unless the step is to be skipped."""
+        worst = {name: loss for name, loss in named(losses).items() if not math.isfinite(float(loss))}
+        what = f"the {', '.join(worst)} is not finite" if worst else f"the norm of the gradient is {norm}"
+        self.model.eval()
+        where = trace(self.model, micro_batches, list(self.schedule.rows(step)), self.device, self.dtype)
+        self.model.train()
+        sentence = f"step {step}: {what}; {where}"
+        if self.on_nan == "skip" and progress.bad_in_a_row < MOST_BAD_STEPS:
+            self.recorder.event(step, "skipped", f"{sentence}; the step is left out")
+            return
+        if self.on_nan == "skip":
+            sentence = f"{sentence}; {MOST_BAD_STEPS} steps in a row were left out, so it will not recover"
+        elif self.on_nan == "stop":
+            self.save(progress)
+        remedy = "lower train.lr or train.clip, or go on with --resume and --on-nan rollback (or skip)"
+        raise NonFiniteError(step, f"{sentence}. {remedy[0].upper()}{remedy[1:]}")
+
+    def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
+        """Gradients of the mean losses of a step; when memory runs out, once more with half the rows at a time."""
+        try:
+            return self._accumulate(step, micro_batches)
+        except (RuntimeError, MemoryError) as error:
+            rows = max(len(batch.input_ids) for batch in micro_batches)
+            if not is_out_of_memory(error):
+                raise
+            if self.parts > 1 or rows < 2:
+                raise UserError(
+                    f"step {step}: there is not enough memory even for {-(-rows // self.parts)} rows at a time; lower "
+                    "train.micro_batch or objective.length, or turn on train.gradient_checkpointing"
+                ) from error
+        self.parts = 2
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}, the result is the same"
+        self.recorder.event(step, "out of memory", f"step {step}: {text}")
+        return self._backward(step, micro_batches)
+
+    def _accumulate(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
+        torch.manual_seed(self.seed * 1_000_003 + step)  # dropout is a function of the step, not of the past
         totals: dict[str, int] = {}
         for batch in micro_batches:
             for name, count in counts(batch).items():
                 totals[name] = totals.get(name, 0) + count
         summed = dict.fromkeys(totals, 0.0)
         for batch in micro_batches:
-            batch = batch.to(self.device)
-            with computing(self.device, self.dtype):
-                sums = loss_sums(self.model, batch, self.dtype)
-            parts = {"words": sums.words, **sums.labels}
-            loss = torch.stack([part / totals[name] for name, part in parts.items()]).sum()
-            loss.backward()
-            for name, part in parts.items():
-                summed[name] += float(part.detach()) / totals[name]
+            for part in split(batch, self.parts):
+                part = part.to(self.device)
+                with computing(self.device, self.dtype):
+                    sums = loss_sums(self.model, part, self.dtype)
+                losses = {"words": sums.words, **sums.labels}
+                loss = torch.stack([losses[name] / totals[name] for name in losses]).sum()
+                self.scaler.scale(loss).backward()
+                for name, value in losses.items():
+                    summed[name] += float(value.detach()) / totals[name]
         return summed
 
-    @torch.no_grad()
-    def _evaluate(self, progress: Progress) -> None:
-        """Validate on the fixed rows and record it."""
-        if not self.validation:
-            return
-        losses = evaluate(self.model, self.validation, self.device, self.dtype)
+    def _evaluate(self, progress: Progress) -> bool:
+        """Validate on the fixed rows and record it; returns whether the loss is the best so far."""
+        batches = self.validation(progress.step)
+        if not batches:
+            return False
+        losses = evaluate(self.model, batches, self.device, self.dtype)
         told: Metrics = {"step": progress.step, "split": "valid", **named(losses), "tokens": progress.tokens}
         rate = progress.tokens / progress.seconds if progress.seconds else 0.0
         lr = self.options.lr_at(max(0, progress.step - 1)) if progress.step else 0.0
         self.recorder.record(told | {"lr": lr, "tokens_per_s": rate})
         progress.valid_loss = losses["words"]
-        if progress.valid_loss < progress.best_loss:
+        if self.options.long_from and progress.best_step <= self.options.long_from < progress.step:
+            progress.best_loss = math.inf  # rows of another length: another scale
+        improved = progress.valid_loss < progress.best_loss
+        if improved:
             progress.best_loss, progress.best_step = progress.valid_loss, progress.step
+        self.validated(progress)
+        return improved
 
 
 @torch.no_grad()
@@ -162,31 +245,15 @@ def evaluate(
     return {name: value / totals[name] for name, value in summed.items()}
 
 
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch as at most so many batches of nearly equal rows."""
+    rows = len(batch.input_ids)
+    if parts < 2 or rows < 2:
+        return [batch]
+    size = -(-rows // parts)
+    return [batch.part(k, min(k + size, rows)) for k in range(0, rows, size)]
+
+
 def named(losses: dict[str, float]) -> Metrics:
     """Losses under the names of the metrics: `loss` for words, `<label>_loss` for the rest."""
     return {("loss" if name == "words" else f"{name}_loss"): value for name, value in losses.items()}
-
-
-class Window:
-    """Means over the steps since the last line of metrics."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.steps = 0
-        self.tokens = 0
-        self.seconds = 0.0
-
-    def add(self, losses: dict[str, float], tokens: int, seconds: float) -> None:
-        """Take in one step."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps, self.tokens, self.seconds = self.steps + 1, self.tokens + tokens, self.seconds + seconds
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    def means(self) -> Metrics:
-        """Mean losses, under the names of the metrics."""
-        return named({name: value / self.steps for name, value in self.sums.items()})

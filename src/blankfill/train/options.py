@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from blankfill.data.rows import RowSchedule
 from blankfill.train.schedule import Schedule, learning_rate
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "lamb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,19 @@ class TrainOptions:
     """Rows of a step, over all micro-batches and processes."""
     micro_batch: int = 0
     """Rows computed at once; 0 means all. The result is the same, to rounding."""
+    batch_start: int = 0
+    """Rows of the first step when the batch grows; 0 means that it does not."""
+    batch_ramp: float = 0.1
+    """How long the batch grows, when it does: a share of the steps when below 1, a number of steps otherwise."""
+    short_length: int = 0
+    """Length of the rows of the first phase (BERT: 128 of 512); 0 means one phase."""
+    short_steps: float = 0.9
+    """How long the first phase is, when there is one: a share of the steps when below 1, else a number of steps."""
+    optimizer: OptimizerName = "adamw"
+    """adam is AdamW without bias correction, as the original BERT ran it; adafactor's rate is relative to the size of
+    each weight (T5: lr 0.01, clip 0, weight_decay 0)."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
     lr: float = 1e-4
     """Peak learning rate."""
     word_lr: float = 1.0
@@ -33,7 +48,7 @@ class TrainOptions:
     min_lr: float = 0.0
     """Learning rate at the end of the decay, as a share of the peak."""
     weight_decay: float = 0.01
-    """AdamW's decay; biases and norms are left out."""
+    """Weight decay; biases and norms are left out."""
     decay_all: bool = False
     """Decay biases and norms too (fairseq's RoBERTa)."""
     beta1: float = 0.9
@@ -45,7 +60,9 @@ class TrainOptions:
     clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    """Type of the matrix products; auto measures whether bf16 pays on this machine, fp16 scales the loss."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer only and compute it again on the way back: a third more work, far less memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
@@ -62,6 +79,12 @@ class TrainOptions:
     """Steps between checkpoints; 0 means at each validation."""
     keep: int = 2
     """Checkpoints kept, the best one besides."""
+    patience: int = 0
+    """Stop after this many validations without a better one; 0 means never."""
+    sample_every: int = 0
+    """Steps between samples; 0 means at each validation."""
+    samples: tuple[str, ...] = ()
+    """Texts to sample while training: one with [MASK] is filled, any other continued; none means validation text."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
@@ -69,12 +92,22 @@ class TrainOptions:
         for name in ("steps", "batch_size", "log_every", "eval_rows", "keep"):
             if getattr(self, name) < 1:
                 found.append(f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("micro_batch", "eval_every", "save_every", "threads", "workers", "clip", "weight_decay", "warmup"):
+        for name in (
+            "micro_batch", "batch_start", "batch_ramp", "short_length", "short_steps", "eval_every", "save_every",
+            "sample_every", "threads", "workers", "clip", "weight_decay", "warmup", "patience",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 found.append(f"train.{name} is {getattr(self, name)}; it must not be negative")
         for name in ("lr", "word_lr"):
             if getattr(self, name) <= 0:
                 found.append(f"train.{name} is {getattr(self, name)}; it must be above 0")
+        if self.batch_start > self.batch_size:
+            found.append(
+                f"train.batch_start is {self.batch_start}; it must not be above train.batch_size, the batch "
+                f"that the ramp ends with ({self.batch_size})"
+            )
+        if not 0 <= self.momentum < 1:
+            found.append(f"train.momentum is {self.momentum}; it must be at least 0 and below 1")
         return found
 
     @property
@@ -83,10 +116,25 @@ class TrainOptions:
         share = self.warmup < 1
         return round(self.warmup * (self.decay_steps or self.steps)) if share else int(self.warmup)
 
-    def every(self, name: Literal["eval", "save"]) -> int:
-        """Steps between validations or checkpoints, the defaults filled in."""
+    def every(self, name: Literal["eval", "save", "sample"]) -> int:
+        """Steps between validations, checkpoints or samples, the defaults filled in."""
         evaluation = self.eval_every or max(1, self.steps // 10)
-        return evaluation if name == "eval" else self.save_every or evaluation
+        given = {"eval": self.eval_every, "save": self.save_every, "sample": self.sample_every}
+        return given[name] or evaluation
+
+    @property
+    def row_schedule(self) -> RowSchedule:
+        """Which rows each step holds."""
+        return RowSchedule(self.batch_size, self.batch_start, self.in_steps(self.batch_ramp) if self.batch_start else 0)
+
+    @property
+    def long_from(self) -> int:
+        """The first step with rows of the full length: 0 when there is one phase only."""
+        return min(self.steps, self.in_steps(self.short_steps)) if self.short_length else 0
+
+    def in_steps(self, span: float) -> int:
+        """A share of the run when below 1, a number of steps otherwise; in steps."""
+        return round(span * self.steps) if span < 1 else int(span)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step."""

@@ -1,0 +1,231 @@
+"""`blankfill doctor`: what this machine offers, measured in a few seconds, and what stands in a run's way.
+
+The facts are those of `environment`; here they are joined by measured rates and read for trouble. It changes nothing
+and always exits with 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blankfill.environment import Section
+
+TORCH = ((2, 11), (2, 14))
+"""torch is supported from the first version on and below the second (pyproject.toml)."""
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "text": (("pyarrow", "zstandard", "rensa"), "Parquet files, zstandard compression, near-duplicate removal"),
+    "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
+}
+"""Optional extras: the modules that they install, and what those are for."""
+SIZES = (64, 256, 1024, 4096)
+"""Sides of the matrix products that are measured."""
+LONGEST = 0.3
+"""Seconds that one product may take."""
+LITTLE_DISK = 5_000_000_000
+LITTLE_MEMORY = 2_000_000_000
+SLOW_BF16 = 0.25
+"""Below this share of the fp32 rate bf16 is computed without units of its own."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What this machine offers, and what stands in a run's way."""
+
+    out: Path = Path()
+    """Where runs would be written: its free space and speed are measured."""
+    json: bool = False
+    """Print one JSON object, for a report of a fault."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    import tyro
+
+    chosen = tyro.cli(Doctor, args=list(argv), prog="blankfill doctor")
+    found = examine(chosen.out)
+    if chosen.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show_report(found)
+    return 0
+
+
+def examine(out: Path) -> dict[str, Any]:
+    """Everything that there is to say, as JSON values. Raises UserError when `out` has no folder above it."""
+    from blankfill.environment import environment, has_module
+
+    facts = environment()
+    measured = measure(out)
+    extras = {
+        name: {"installed": not (missing := [m for m in modules if not has_module(m)]), "missing": missing, "for": use}
+        for name, (modules, use) in EXTRAS.items()
+    }
+    return {
+        "environment": facts,
+        "measured": measured,
+        "precision": precision(measured),
+        "extras": extras,
+        "warnings": warnings(facts, measured, os.environ),
+    }
+
+
+def measure(out: Path) -> Section:
+    """Rates: matrix products in FLOP/s, memory and disk in bytes per second. A few seconds."""
+    import torch
+
+    from blankfill.environment import copy_rate, usable_cores, write_rate
+    from blankfill.train.precision import matmul_rate, pick_device
+
+    device = pick_device("auto")
+    torch.set_num_threads(usable_cores())
+    found: Section = {"device": str(device), "threads": torch.get_num_threads()}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        # sizes are tried with one thread, since on a busy machine small products mostly wait for the others
+        torch.set_num_threads(1)
+        size = largest_size(functools.partial(matmul_rate, device, dtype, seconds=0.02))
+        torch.set_num_threads(usable_cores())
+        found[name] = round(matmul_rate(device, dtype, size, 0.3))
+    found["memory_bytes_per_s"] = round(copy_rate())
+    folder = existing(out)
+    found["disk_free"] = shutil.disk_usage(folder).free
+    try:
+        found["disk_bytes_per_s"] = round(write_rate(folder))
+    except OSError as error:
+        found["disk_error"] = error.strerror or str(error)
+    if hasattr(os, "getloadavg"):
+        found["load"] = round(os.getloadavg()[0], 2)
+    return found
+
+
+def largest_size(rate: Callable[[int], float]) -> int:
+    """The size of the largest square product that takes no more than `LONGEST` seconds.
+
+    rate: FLOP/s of a product of a size. Without units for its type, a processor would take seconds on a large one.
+    """
+    for size, larger in itertools.pairwise(SIZES):
+        if 2 * larger**3 > LONGEST * rate(size):
+            return size
+    return SIZES[-1]
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    folder = path.absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def precision(measured: Mapping[str, Any]) -> dict[str, str]:
+    """What `train.precision auto` computes in here, and why."""
+    import torch
+
+    from blankfill.train.precision import pick_dtype
+
+    device = torch.device(measured["device"])
+    kind = str(pick_dtype("auto", device)).removeprefix("torch.")
+    ratio = measured["bf16"] / measured["fp32"]
+    if device.type == "cuda":
+        why = "this GPU has units for bf16" if kind == "bfloat16" else "this GPU has no units for bf16"
+    elif device.type != "cpu":
+        why = f"bf16 is not used on {device.type}"
+    elif ratio < SLOW_BF16:
+        why = f"bf16 products run at {ratio:.1%} of the fp32 rate: this processor has no units for them"
+    else:
+        pays = "" if kind == "bfloat16" else ", which does not pay"
+        why = f"bf16 products run at {ratio:.1f} times the fp32 rate{pays}"
+    return {"auto": kind, "why": why}
+
+
+def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
+    """What stands in the way of a run, a sentence each with its remedy."""
+    from blankfill.console import amount
+
+    found = []
+    processor, container, text = facts["processor"], facts.get("container", {}), facts["text"]
+    cores, usable = int(processor["logical_cores"] or 1), int(processor["usable_cores"] or 1)
+    threads = variables.get("OMP_NUM_THREADS", "")
+    if usable < cores:
+        limit = f"a container's limit of {container['cores']:g}" if "cores" in container else "the process's affinity"
+        found.append(
+            f"only {usable} of {cores} cores may be used ({limit}), and a run starts as many threads as there are "
+            f"cores; give --train.threads {usable}"
+        )
+    if threads.isdigit() and int(threads) > usable:
+        found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; threads that wait for one another are "
+                     f"slower than fewer: set it to {usable} or unset it")  # fmt: skip
+    elif threads.isdigit() and int(threads) < usable:
+        found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; `pretrain` uses all of them all the "
+                     "same (--train.threads says otherwise), other commands do not")  # fmt: skip
+    if measured.get("load", 0) > 1.5 * cores:
+        found.append(f"other programs keep this machine busy (a load of {measured['load']:g} on {cores} cores), so the "
+                     "rates measured here are too low")  # fmt: skip
+    if (free := int(facts["memory"]["available"] or 0)) < LITTLE_MEMORY:
+        found.append(f"only {amount(free, 'B')} of memory is free; end other programs, and look at `blankfill plan` "
+                     "before a run")  # fmt: skip
+    if measured["disk_free"] < LITTLE_DISK:
+        found.append(f"only {amount(measured['disk_free'], 'B')} is free on the disk where runs would be written; free "
+                     "some, or give --out a folder on another disk")  # fmt: skip
+    if "disk_error" in measured:
+        found.append(f"nothing can be written where runs would be ({measured['disk_error']}); give another --out")
+    encodings = {"output": text.get("output_encoding"), "preferred": text.get("preferred_encoding")}
+    for name, encoding in encodings.items():
+        if encoding and not re.fullmatch(r"utf-?8(-sig)?", str(encoding), re.IGNORECASE):
+            found.append(f"the {name} encoding is {encoding}, so some characters cannot be shown; set PYTHONUTF8=1")
+    version = tuple(map(int, re.findall(r"\d+", str(facts["torch"]["version"]))[:2]))
+    if not TORCH[0] <= version < TORCH[1]:
+        low, high = (".".join(map(str, bound)) for bound in TORCH)
+        found.append(f"torch {facts['torch']['version']} is not a version that blankfill is tested with; "
+                     f"pip install 'torch>={low},<{high}'")  # fmt: skip
+    if str(measured["device"]) == "cpu" and measured["bf16"] < SLOW_BF16 * measured["fp32"]:
+        found.append(
+            "this processor computes bf16 many times slower than fp32; leave --train.precision at auto or fp32"
+        )
+    if not facts.get("devices") and shutil.which("nvidia-smi"):
+        found.append("there is an NVIDIA driver, but torch sees no GPU; install a build of torch with CUDA, or look at "
+                     "CUDA_VISIBLE_DEVICES")  # fmt: skip
+    return found
+
+
+def show_report(found: Mapping[str, Any]) -> None:
+    """Print it as tables."""
+    from blankfill.console import amount, show, table
+
+    facts = found["environment"]
+    rows = []
+    for section, part in facts.items():
+        for name, value in part.items():
+            is_size = section in ("memory", "container") and name != "cores"
+            rows.append((f"{section} {name.replace('_', ' ')}", amount(value, "B") if is_size else value))
+    table("Environment", rows)
+    measured = found["measured"]
+    table("Measured", [
+        (f"matrix products on {measured['device']}, fp32", f"{measured['fp32'] / 1e9:,.1f} GFLOP/s"),
+        (f"matrix products on {measured['device']}, bf16", f"{measured['bf16'] / 1e9:,.1f} GFLOP/s"),
+        ("memory, one core", f"{amount(measured['memory_bytes_per_s'], 'B')}/s"),
+        ("disk, written", f"{amount(measured['disk_bytes_per_s'], 'B')}/s" if "disk_bytes_per_s" in measured else "-"),
+        ("disk, free", amount(measured["disk_free"], "B")),
+    ])  # fmt: skip
+    chosen = found["precision"]
+    show(f"train.precision auto computes in {chosen['auto']} here: {chosen['why']}")
+    extras = [
+        (f"[{name}]", "installed" if one["installed"] else f"missing: {', '.join(one['missing'])}", one["for"])
+        for name, one in found["extras"].items()
+    ]
+    table("Optional extras (pip install 'blankfill[NAME]')", extras)
+    for warning in found["warnings"]:
+        show(f"Warning: {warning}")
+    if not found["warnings"]:
+        show("Nothing stands in the way of a run.")
+    if sys.stdout.isatty():
+        show("For a report of a fault: blankfill doctor --json")

@@ -1,0 +1,55 @@
+"""Which rows of a run each step holds: arithmetic, so that nothing has to be remembered or replayed.
+
+Rows are numbered through the whole run. A step takes the next few of them; how many may grow over the first steps
+(GLM-130B's and PaLM's batch ramp). Rows that a rollback passes over shift all that follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RowSchedule:
+    """Rows by step. size: rows of a step; start: rows of step 0, growing linearly to `size` over `ramp` steps.
+
+    start 0 means `size` from the first step. skipped: rows passed over before the next step.
+    """
+
+    size: int
+    start: int = 0
+    ramp: int = 0
+    skipped: int = 0
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        """int64[ramp + 1]: the first row of each step of the ramp, and of the step after it."""
+        counts = self.start + (self.size - self.start) * np.arange(self.ramp, dtype=np.int64) // max(1, self.ramp)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @property
+    def _ramp(self) -> int:
+        return self.ramp if self.start else 0
+
+    def first(self, step: int) -> int:
+        """The first row of a step; also how many rows the steps before it hold, plus those skipped."""
+        if step < self._ramp:
+            return int(self._firsts[step]) + self.skipped
+        before = int(self._firsts[-1]) if self._ramp else 0
+        return before + (step - self._ramp) * self.size + self.skipped
+
+    def rows(self, step: int) -> range:
+        """The rows of a step."""
+        return range(self.first(step), self.first(step + 1))
+
+    def step_of(self, row: int) -> int:
+        """The step that holds a row."""
+        row -= self.skipped
+        if self._ramp and row < self._firsts[-1]:
+            return int(self._firsts.searchsorted(row, side="right")) - 1
+        before = int(self._firsts[-1]) if self._ramp else 0
+        return self._ramp + (row - before) // self.size

@@ -1,0 +1,132 @@
+"""What a run trains on: an opened corpus, its rows by phase, the validation rows, and the baseline to beat."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blankfill.console import say
+from blankfill.corpus import summary
+from blankfill.corpus.indexed import IndexedCorpus
+from blankfill.corpus.prepare import PrepareConfig, prepare
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.data.sampler import VALIDATION_SEED, Sampler
+from blankfill.errors import ConfigError, UserError
+from blankfill.recipe import Recipe
+from blankfill.types import Vocabulary
+
+if TYPE_CHECKING:
+    from blankfill.types import Batch
+
+BASELINE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus, opened: token files, tokenizer with the roles an objective needs, unigram counts."""
+
+    folder: Path
+    train: IndexedCorpus
+    valid: IndexedCorpus | None
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    unigram: np.ndarray
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a finished corpus made by `prepare`."""
+    return (folder / summary.FILE).is_file()
+
+
+def open_corpus(paths: Sequence[str | Path], recipe: Recipe, work: Path) -> Corpus:
+    """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first."""
+    folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
+    if folder is work:
+        try:
+            prepare([str(path) for path in paths] or ["python-docs"], work, recipe.corpus)
+        except UserError as error:
+            raise in_recipe_terms(error) from error
+    tokenizer = Tokenizer.load(folder)
+    lacking = tokenizer.vocabulary().missing(recipe.objective.roles)
+    if lacking:
+        say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
+        tokenizer = tokenizer.with_roles(lacking)
+    valid = folder / "valid"
+    return Corpus(
+        folder,
+        IndexedCorpus(folder / "train"),
+        IndexedCorpus(valid) if valid.with_suffix(".idx").exists() else None,
+        tokenizer,
+        tokenizer.vocabulary(),
+        np.load(folder / "unigram.npy"),
+    )
+
+
+def in_recipe_terms(error: UserError) -> UserError:
+    """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
+    names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    renamed = [re.sub(rf"--({names})\b", r"--corpus.\1", problem) for problem in problems]
+    return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one phase of a run. start: the phase's first step; validation rows are the same for every run."""
+
+    start: int
+    train: Sampler
+    valid: Sampler | None
+    micro: int
+
+
+def phases(corpus: Corpus, recipe: Recipe) -> list[Rows]:
+    """The rows of a run: of one length, or short ones first (train.short_length)."""
+    options, objective = recipe.train, recipe.objective
+    if objective.needs_words() and corpus.vocabulary.word_start is None:
+        raise UserError(
+            f"objective.whole_word needs a tokenizer that tells where words begin, and the one of {corpus.folder} does "
+            "not; use a wordpiece, bpe or unigram tokenizer or turn whole_word off"
+        )
+    micro = options.micro_batch or options.batch_size
+    lengths = [(0, objective.length)]
+    if options.long_from:
+        lengths = [(0, options.short_length), (options.long_from, objective.length)]
+    found = []
+    for start, length in lengths:
+        of_length = dataclasses.replace(objective, length=length)
+        cache, first = corpus.folder / "plans", options.row_schedule.first(start)
+        train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
+        valid = None
+        if corpus.valid is not None and len(corpus.valid):
+            valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
+        # micro_batch counts rows of the full length; as many tokens fit when they are shorter
+        found.append(Rows(start, train, valid, min(options.batch_size, micro * max(1, objective.length // length))))
+    return found
+
+
+def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:
+    """The fixed validation rows, spread over the whole validation set, in batches."""
+    from blankfill.data.packing import collate
+
+    if valid is None:
+        return []
+    available = valid.rows_in_epoch(0)
+    chosen = np.unique(np.linspace(0, available - 1, min(rows, available)).astype(int)).tolist()
+    pad = valid.vocabulary["pad"]
+    return [collate([valid.row(i) for i in chosen[k : k + micro]], pad) for k in range(0, len(chosen), micro)]
+
+
+def target_baseline(corpus: Corpus, train: Sampler, validation: list[Batch]) -> float:
+    """The unigram baseline of a run, in nats per answer."""
+    from blankfill.train.baseline import unigram_baseline
+
+    some = np.unique(np.linspace(0, train.rows_in_epoch(0) - 1, BASELINE_ROWS).astype(int)).tolist()
+    answers = (example.target_ids for i in some for example in train.row(train.first + i))
+    return unigram_baseline(corpus.unigram, answers, (b.target_ids.numpy() for b in validation), corpus.vocabulary)

@@ -1,0 +1,178 @@
+"""Which charts a run has, with the numbers of each: the content of the page's curves, before any HTML.
+
+The same `Chart` becomes the table of end values that everybody can read and the JSON that the script of the page draws.
+Long curves are thinned there to what a screen can show; the table is told from all measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.report.curves import Table, bucket_starts, rounded, thinned
+from blankfill.report.snapshot import Event, Snapshot, number
+
+MOST_POINTS = 1200
+"""Points that a curve has on the page: about as many as the widest chart has pixels."""
+SPLITS = {"train": "training", "valid": "validation"}
+NOT_CHARTED = frozenset({"step", "split", "tokens"})
+TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
+"""Validation lines repeat these, or tell them of the whole run."""
+KNOWN = {
+    "loss": ("Loss", "nats per answer", "loss"),
+    "tokens_per_s": ("Throughput", "tokens per second", "count"),
+    "lr": ("Learning rate", "", "rate"),
+    "grad_norm": ("Gradient norm", "before clipping", "number"),
+    "mfu": ("Model FLOP utilisation", "of the device's peak", "share"),
+    "loader_wait": ("Waiting for rows", "of the training time", "share"),
+}
+"""Name in the metrics → title, unit, style of its numbers; also the order of the charts."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: a column of a split."""
+
+    split: str
+    table: Table
+    values: NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        """What the curve is called."""
+        return SPLITS.get(self.split, self.split)
+
+    @property
+    def ends(self) -> dict[str, tuple[int, float]]:
+        """Step and value of the first, the lowest, the highest and the last measurement."""
+        there = np.flatnonzero(~np.isnan(self.values))
+        lowest, highest = int(np.nanargmin(self.values)), int(np.nanargmax(self.values))
+        picked = {"first": int(there[0]), "lowest": lowest, "highest": highest, "last": int(there[-1])}
+        return {name: (int(self.table.steps[k]), float(self.values[k])) for name, k in picked.items()}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart. style: how its numbers are written ("loss", "count", "rate", "share", "number").
+
+    reference: a horizontal line, its name and value.
+    """
+
+    key: str
+    title: str
+    unit: str
+    style: str
+    series: tuple[Series, ...]
+    reference: tuple[str, float] | None = None
+
+    def write(self, value: float) -> str:
+        """A number of this chart, as its table has it."""
+        return STYLES[self.style](value)
+
+
+def find_charts(snapshot: Snapshot) -> list[Chart]:
+    """The charts of all that was measured, the loss first."""
+    found: dict[str, list[Series]] = {}
+    for split, table in sorted(snapshot.metrics.items()):
+        for name in table.names:
+            if name in NOT_CHARTED or (name in TRAINING_ONLY and split != "train"):
+                continue
+            values = table.column(name)
+            if not np.isnan(values).all():
+                found.setdefault(name, []).append(Series(split, table, values))
+    order = ["loss", *(name for name in sorted(found) if name.endswith("_loss")), *KNOWN]
+    names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    return [_chart(snapshot, name, tuple(found[name])) for name in names]
+
+
+def _chart(snapshot: Snapshot, name: str, series: tuple[Series, ...]) -> Chart:
+    plain = name.replace("_", " ")
+    unknown = (plain[:1].upper() + plain[1:], "", "loss" if name.endswith("_loss") else "number")
+    title, unit, style = KNOWN.get(name, unknown)
+    reference = None
+    if name == "loss" and snapshot.baseline is not None:
+        reference = ("word frequencies alone", snapshot.baseline)
+    elif name == "grad_norm":
+        clip = number(snapshot.section("train").get("clip"))
+        reference = ("clipped to", clip) if clip else None
+    return Chart(name, title, unit, style, series, reference)
+
+
+def payload(snapshot: Snapshot, charts: Sequence[Chart], events: Sequence[Event]) -> dict[str, Any]:
+    """What the script of the page draws, as JSON values without NaN.
+
+    splits: step and tokens of each point that is left of a split; charts: the values there, with the band from low to
+    high where a point stands for several measurements; events: marks, by step and tokens.
+    """
+    starts: dict[str, NDArray[np.int64]] = {}
+    splits: dict[str, dict[str, Any]] = {}
+    for split, table in snapshot.metrics.items():
+        alone = [0, snapshot.best.row] if split == "valid" and snapshot.best else [0]
+        starts[split] = bucket_starts(len(table), MOST_POINTS, alone)
+        ends = np.append(starts[split][1:], len(table)) - 1
+        tokens = table.column("tokens")[ends]
+        splits[split] = {"step": table.steps[ends].tolist(), "tokens": [whole(seen) for seen in tokens.tolist()]}
+    drawn = []
+    for chart in charts:
+        curves = []
+        for series in chart.series:
+            kept = thinned(series.values, starts[series.split])
+            curve: dict[str, Any] = {"split": series.split, "name": series.name, "y": rounded(kept.mean)}
+            if len(starts[series.split]) < len(series.values):
+                curve |= {"low": rounded(kept.low), "high": rounded(kept.high)}
+            curves.append(curve)
+        values: dict[str, Any] = {"key": chart.key, "style": chart.style, "series": curves}
+        if chart.reference:
+            values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
+        if chart.key == "loss" and (best := snapshot.best):
+            values["best"] = {"step": best.step, "tokens": whole(best.tokens), "y": best.loss}
+        drawn.append(values)
+    seen = snapshot.tokens_at([event.step for event in events]).tolist()
+    marks = [
+        {"step": event.step, "tokens": whole(at), "kind": event.kind, "tone": tone(event.kind), "text": event.text}
+        for event, at in zip(events, seen, strict=True)
+    ]
+    return {"splits": splits, "charts": drawn, "events": marks}
+
+
+def whole(value: float) -> int | None:
+    """A count, None for NaN."""
+    return None if math.isnan(value) else round(value)
+
+
+def tone(kind: str) -> str:
+    """How grave an event is: "bad", "warn" or "info"."""
+    if kind in ("rollback", "out of memory"):
+        return "bad"
+    return "warn" if kind in ("skipped", "early stop", "baseline") else "info"
+
+
+def short(value: float) -> str:
+    """A large number with a letter for its size: 13.1k, 2.37M."""
+    letters = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+    size, letter = next(((size, letter) for size, letter in letters if abs(value) >= size), (1.0, ""))
+    figures = value / size
+    return f"{figures:.3g}{letter}" if abs(figures) < 999.5 else f"{figures:.0f}{letter}"
+
+
+def small(value: float) -> str:
+    """A number that may be tiny: 0.002, 1.28e-4."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+STYLES: dict[str, Callable[[float], str]] = {
+    "loss": lambda value: f"{value:.3f}",
+    "count": short,
+    "rate": small,
+    "share": lambda value: f"{value:.1%}",
+    "number": lambda value: f"{value:.4g}",
+}
+"""How the numbers of a chart are written."""

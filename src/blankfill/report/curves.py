@@ -1,0 +1,180 @@
+"""The numbers of metrics.jsonl for whatever draws them: reading them at any moment of a run, and thinning long curves.
+
+The files of a run are read while it writes them, so that a line may be half written, a resumed run may have measured
+steps twice, and a number may be missing or not finite. Not here: drawing (`plots`, `page`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.errors import UserError
+
+Row = dict[str, Any]
+"""The JSON object of one line."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split's lines of metrics, steps rising, read by column."""
+
+    rows: list[Row]
+    _columns: dict[str, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """int64[N]."""
+        return np.array([row["step"] for row in self.rows], np.int64)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the lines tell, by name."""
+        return sorted(set[str]().union(*self.rows))
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """One number of each line, float64[N]; NaN where it is missing, no number or not finite."""
+        if name not in self._columns:
+            self._columns[name] = _numbers([row.get(name) for row in self.rows])
+        return self._columns[name]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One split of a run: steps int64[N], tokens int64[N] seen so far, loss float64[N] in nats per target."""
+
+    steps: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    loss: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What is left of N values in B buckets of neighbours: mean, low, high float64[B], NaN where a bucket has none."""
+
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def read_curves(metrics: Path) -> dict[str, Curve]:
+    """The curves of a metrics.jsonl by split ("train", "valid").
+
+    Lines that are no JSON object with a step, a split, tokens and a finite loss are passed over (a line may be half
+    written). Where a run was resumed and measured steps again, what was measured last counts. Raises UserError when the
+    file cannot be read.
+    """
+    try:
+        tables = read_tables(metrics)
+    except OSError as error:
+        raise UserError(f"{metrics} cannot be read ({error.strerror}); name the metrics.jsonl of a run") from error
+    curves = {}
+    for split, table in tables.items():
+        tokens, loss = table.column("tokens"), table.column("loss")
+        whole = np.isfinite(tokens) & np.isfinite(loss)
+        if whole.any():
+            curves[split] = Curve(table.steps[whole], tokens[whole].astype(np.int64), loss[whole])
+    return curves
+
+
+def read_tables(metrics: Path) -> dict[str, Table]:
+    """The lines of a metrics.jsonl that have a step and a split, by split. Raises OSError."""
+    rows: dict[str, list[Row]] = {}
+    for row in read_objects(metrics):
+        split, step = row.get("split"), row.get("step")
+        if isinstance(split, str) and is_step(step):
+            rows.setdefault(split, []).append(row)
+    return {split: Table(latest(kept)) for split, kept in rows.items()}
+
+
+def read_objects(path: Path) -> list[Row]:
+    """The objects of a file of JSON lines; lines that are none are passed over. Raises OSError."""
+    # not splitlines(): it also cuts at U+2028 and its like, which stand unescaped inside the text of a sample
+    *lines, unfinished = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = [line for line in lines if line.strip()]
+    found = _parsed(f"[{','.join(lines)}]")  # all at once is a third faster, and a long run has many lines
+    if not isinstance(found, list) or len(found) != len(lines):
+        found = [_parsed(line) for line in lines]
+    return [value for value in [*found, _parsed(unfinished)] if isinstance(value, dict)]
+
+
+def is_step(value: object) -> TypeGuard[int]:
+    """Whether a value of a line counts steps."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """Rows with rising steps: a row replaces those before it that have its step or a later one."""
+    kept: list[Row] = []
+    for row in rows:
+        while kept and kept[-1]["step"] >= row["step"]:
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+def bucket_starts(count: int, most: int, alone: Iterable[int] = ()) -> NDArray[np.int64]:
+    """Where buckets of neighbours begin, so that `count` points become about `most` of nearly equal size.
+
+    alone: points that get a bucket of their own, whatever the size of the others; the last point always does. No more
+    than `most` points are left as they are.
+    """
+    if count <= most:
+        return np.arange(count)
+    edges = np.linspace(0, count, most, endpoint=False).astype(np.int64)
+    single = np.array([*alone, count - 1], np.int64)
+    starts = np.unique(np.concatenate([edges, single, single + 1]))
+    return starts[starts < count]
+
+
+def thinned(values: NDArray[np.float64], starts: NDArray[np.int64]) -> Thinned:
+    """Mean, lowest and highest value of each bucket; NaN are left out."""
+    if len(values) == len(starts):
+        return Thinned(values, values, values)
+    there = ~np.isnan(values)
+    count = np.add.reduceat(there, starts, dtype=np.int64)
+    total = np.add.reduceat(np.where(there, values, 0.0), starts)
+    empty = count == 0
+    low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+    return Thinned(np.where(empty, np.nan, total / np.maximum(count, 1)), low, high)
+
+
+def rounded(values: NDArray[np.float64], digits: int = 5) -> list[float | None]:
+    """Values to so many significant digits for JSON, None for NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = np.where(values == 0, 0, digits - 1 - np.floor(np.log10(np.abs(values))))
+    shift = np.clip(np.nan_to_num(shift), -300, 300)
+    near = np.round(values * 10.0**shift) / 10.0**shift
+    return [None if value != value else value for value in near.tolist()]
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _numbers(values: list[Any]) -> NDArray[np.float64]:
+    try:
+        numbers = np.array(values, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        numbers = np.empty((len(values), 0))
+    if numbers.ndim != 1:
+        plain = [value if isinstance(value, int | float) and abs(value) < 1e300 else np.nan for value in values]
+        numbers = np.array(plain, np.float64)
+    numbers[~np.isfinite(numbers)] = np.nan
+    return numbers

@@ -1,0 +1,292 @@
+"""A run as its folder tells it at this moment: what was asked, what was measured, what went wrong, what it samples.
+
+Every file of the folder may be missing, and the last line of each may be half written; what cannot be read is not
+there. Not here: how any of it is shown (`page`), what a run writes and when (`train.record`, `generate.samples`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.corpus.summary import CorpusReport
+from blankfill.errors import UserError
+from blankfill.report.curves import Row, Table, is_step, latest, read_objects, read_tables
+from blankfill.train.options import TrainOptions
+
+RECENT = 20
+"""Lines of training metrics that the time left is told from."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One fixed text and what the model made of it.
+
+    answer: what stood in its blank, "" when nobody knows; None for a prompt that is continued. at: (step, what the
+    model made, best first), steps rising.
+    """
+
+    text: str
+    answer: str | None
+    at: Sequence[tuple[int, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run at a step."""
+
+    step: int
+    kind: str
+    text: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Best:
+    """The validation with the lowest loss: row number, step, tokens (NaN where unknown), loss in nats per answer."""
+
+    row: int
+    step: int
+    tokens: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run folder, read. metrics: lines by split. facts: run.json. recipe: its values, {} when it cannot be read."""
+
+    folder: Path
+    metrics: Mapping[str, Table]
+    samples: Sequence[Sample]
+    events: Sequence[Event]
+    facts: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    corpus: CorpusReport | None
+
+    @property
+    def name(self) -> str:
+        """What the run is called: the name of its recipe, else of its folder."""
+        return str(self.recipe.get("name") or self.folder.resolve().name)
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the recipe."""
+        found = self.recipe.get(name)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def total(self) -> int | None:
+        """Steps that the run is to make."""
+        steps = self.section("train").get("steps")
+        return steps if is_step(steps) else None
+
+    def split(self, name: str) -> Table:
+        """The lines of a split, none when it has not been measured."""
+        return self.metrics.get(name) or Table([])
+
+    @property
+    def step(self) -> int | None:
+        """Steps done, as far as they were measured."""
+        return max((int(table.steps[-1]) for table in self.metrics.values()), default=None)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens seen, as far as they were measured."""
+        last = [float(table.column("tokens")[-1]) for table in self.metrics.values()]
+        return int(max(last)) if last and all(map(math.isfinite, last)) else None
+
+    @property
+    def baseline(self) -> float | None:
+        """Validation loss of a model that knows word frequencies only, in nats per answer."""
+        return number(self.facts.get("baseline"))
+
+    @property
+    def early(self) -> Event | None:
+        """Why the run ended before its last step, None when it did not."""
+        last = self.events[-1] if self.events else None
+        if last is None or last.kind != "early stop" or self.step is None or last.step < self.step:
+            return None
+        return last
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.early is not None or (self.step is not None and self.total is not None and self.step >= self.total)
+
+    @property
+    def _long_from(self) -> int:
+        """The step from which rows are long, -1 when they always are or the recipe does not say."""
+        known = {field.name for field in dataclasses.fields(TrainOptions)}
+        given = {name: value for name, value in self.section("train").items() if name in known}
+        try:
+            return TrainOptions(**given).long_from or -1
+        except (TypeError, ValueError):
+            return -1
+
+    @cached_property
+    def best(self) -> Best | None:
+        """The best validation; once rows have become longer, of those on long rows alone, since the losses differ."""
+        table = self.split("valid")
+        losses = table.column("loss")
+        if len(table) and table.steps[-1] > self._long_from:
+            losses = np.where(table.steps > self._long_from, losses, np.nan)
+        if np.isnan(losses).all():
+            return None
+        k = int(np.nanargmin(losses))
+        return Best(k, int(table.steps[k]), float(table.column("tokens")[k]), float(losses[k]))
+
+    def last_loss(self, split: str) -> tuple[int, float] | None:
+        """The newest loss of a split and its step."""
+        table = self.split(split)
+        there = np.flatnonzero(~np.isnan(table.column("loss")))
+        return (int(table.steps[there[-1]]), float(table.column("loss")[there[-1]])) if len(there) else None
+
+    @cached_property
+    def _seconds_between(self) -> NDArray[np.float64]:
+        """Seconds between each line of training metrics and the one before, float64[N]; NaN where unknown."""
+        table = self.split("train")
+        rate = np.where(table.column("tokens_per_s") > 0, table.column("tokens_per_s"), np.nan)
+        return np.diff(table.column("tokens"), prepend=0.0) / rate
+
+    @property
+    def seconds(self) -> float | None:
+        """Time spent on training steps, None when unknown."""
+        total = float(np.nansum(self._seconds_between))
+        return total if total > 0 else None
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second over the last lines of training metrics."""
+        rate = self.split("train").column("tokens_per_s")[-RECENT:]
+        rate = rate[rate > 0]
+        return float(len(rate) / (1 / rate).sum()) if len(rate) else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Training time that the remaining steps take at the speed of the last lines, None when unknown or finished."""
+        steps = np.diff(self.split("train").steps, prepend=0)[-RECENT:]
+        seconds = self._seconds_between[-RECENT:]
+        known = ~np.isnan(seconds)
+        took, done = float(seconds[known].sum()), int(steps[known].sum())
+        if self.finished or self.step is None or self.total is None or not done:
+            return None
+        return took / done * (self.total - self.step)
+
+    def tokens_at(self, steps: Sequence[int]) -> NDArray[np.float64]:
+        """Tokens seen by some steps, told from the lines around them; float64[N], NaN where no line counts tokens."""
+        known = [np.stack([table.steps, table.column("tokens")]) for table in self.metrics.values()]
+        at, seen = np.concatenate([np.empty((2, 0)), *known], axis=1)
+        at, seen = at[~np.isnan(seen)], seen[~np.isnan(seen)]
+        if not len(at):
+            return np.full(len(steps), np.nan)
+        order = np.argsort(at, kind="stable")
+        return np.interp(steps, at[order], seen[order])
+
+
+def read_snapshot(run: Path) -> Snapshot:
+    """Read a run folder, whatever of it is there. Raises UserError when `run` is no folder."""
+    if not run.is_dir():
+        raise UserError(f"{run} is not a folder; name the folder of a run")
+    text = _text(run / "recipe.yaml")
+    return Snapshot(
+        folder=run,
+        metrics=_metrics(run / "metrics.jsonl"),
+        samples=_samples(_objects(run / "samples.jsonl")),
+        events=_events(_objects(run / "events.jsonl")),
+        facts=_json(run / "run.json"),
+        recipe=_yaml(text),
+        recipe_text=text,
+        corpus=_corpus(run),
+    )
+
+
+def number(value: object) -> float | None:
+    """A finite number, None for everything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        return float(value)
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _objects(path: Path) -> list[Row]:
+    try:
+        return read_objects(path)
+    except OSError:
+        return []
+
+
+def _metrics(path: Path) -> dict[str, Table]:
+    try:
+        return read_tables(path)
+    except OSError:
+        return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    import yaml
+
+    # the parser in C where it is built in: ten times as fast, and the page is written at each validation
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        value = yaml.load(text, loader)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _corpus(run: Path) -> CorpusReport | None:
+    path = _text(run / "corpus_path.txt").strip()
+    try:
+        return CorpusReport.read(run / path) if path else None
+    except (UserError, OSError):
+        return None
+
+
+def _samples(rows: Sequence[Row]) -> list[Sample]:
+    groups: dict[tuple[str, str | None], list[Row]] = {}
+    for row in rows:
+        key: tuple[str, str | None]
+        if isinstance(row.get("text"), str):
+            key, made = (row["text"], str(row.get("answer", ""))), row.get("fills")
+        elif isinstance(row.get("prompt"), str):
+            key, made = (row["prompt"], None), row.get("continuation")
+        else:
+            continue
+        answers = [made] if isinstance(made, str) else made
+        if is_step(row.get("step")) and isinstance(answers, list):
+            groups.setdefault(key, []).append({"step": row["step"], "answers": [str(one) for one in answers]})
+    return [
+        Sample(text, answer, [(row["step"], row["answers"]) for row in latest(found)])
+        for (text, answer), found in groups.items()
+    ]
+
+
+def _events(rows: Sequence[Row]) -> list[Event]:
+    return [
+        Event(row["step"], *(str(row.get(name) or "") for name in ("kind", "text", "time")))
+        for row in rows
+        if is_step(row.get("step"))
+    ]

@@ -1,0 +1,301 @@
+"""What a run costs, by arithmetic: parameters, floating-point operations, memory and disk.
+
+Nothing is measured and no tensor is allocated here, so the answer comes in milliseconds. Whether it fits is
+`train.verdict`'s to say; `train.rehearsal` measures hours. T columns of a row, M targets of a row, D width, F width
+inside the feed-forward part, V vocabulary.
+
+Floating-point operations (FLOPs) are those of the matrix products, 2·m·n·k each; norms, activations and softmax are
+left out, as is usual. A row's forward pass takes, for each layer, 2·T·(4·D² + 2·D·F) for the projections and 4·T²·D for
+attention (scores and mixing), and 2·M·D·V for the word table, which meets the targets only. The backward pass takes
+twice as much. Attention counts all T² pairs, but half of them where rows are plain left-to-right. PaLM (Chowdhery et
+al. 2022, appendix B: 6·N + 12·layers·D·T a token) and Megatron-LM count all of them there too; Kaplan et al. 2020
+(6·N, N without embeddings) counts none; Chinchilla (Hoffmann et al. 2022, appendix F) counts all pairs and the
+embeddings. What gradient checkpointing computes again is not counted: it is work of the machine, not of the model.
+
+Memory follows what this program really keeps for the backward pass; a test holds it against torch's saved tensors.
+Weights, gradients and optimiser states are always fp32. On a GPU the same sums are used with dropout masks of one byte
+and attention weights that are never stored; that case follows torch's kernels and has not been measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from blankfill.model.config import TransformerConfig
+from blankfill.train.options import TrainOptions
+from blankfill.types import Example
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from blankfill.attention.kernels import Kernel
+    from blankfill.data.sampler import Sampler
+    from blankfill.types import Batch
+
+FP32 = 4
+CHINCHILLA = 20
+"""Tokens per parameter that Hoffmann et al. 2022 found best for a given amount of computing (left-to-right models)."""
+SAMPLED_ROWS = 64
+"""Rows that the shape of a batch is taken from."""
+STEPS_READY = 5
+"""Steps whose batches lie ready: those of the loader and the one at work."""
+HOLES = 1.25
+"""Memory that comes and goes within a step leaves holes: this much of it was taken from the system (docs/log.md)."""
+PROCESS = 64 << 20
+"""What the first step adds to a process beside tensors: code of kernels, their buffers, threads."""
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What the rows of a batch look like. columns: T, padding included; tokens, targets and pairs: means of a row.
+
+    mask: "none", "causal" or "rule", as in `types.Batch`. ids and positions: one more than the largest in the rows (of
+    each position channel).
+    """
+
+    columns: int
+    tokens: float
+    targets: float
+    mask: str
+    pairs: float = 0.0
+    ids: int = 0
+    positions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a step is computed. width: bytes of the compute type, 2 under autocast."""
+
+    width: int = FP32
+    kernel: Kernel = "sdpa"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A phase of a run. rows: how many in all; micro: how many at a time."""
+
+    shape: RowShape
+    rows: int
+    micro: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a training step takes. loss: gradients that the chunked word loss makes ahead of the backward pass.
+
+    working: the largest temporaries. batches: rows that lie ready. saving: the copy that a checkpoint is written from
+    while training goes on. peak: at the worst moment; where a step has one micro-batch, its gradients come into being
+    while the activations go, so it can be below the sum.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    loss: int
+    working: int
+    batches: int
+    saving: int
+    peak: int
+
+
+def sampled_rows(sampler: Sampler, count: int = SAMPLED_ROWS) -> list[list[Example]]:
+    """So many rows of a run, evenly from its first epoch."""
+    available = sampler.rows_in_epoch(0)
+    return [sampler.row(sampler.first + k * available // count) for k in range(count)]
+
+
+def row_shape(rows: Sequence[Sequence[Example]], pad: int, counts: NDArray[np.int64] | None = None) -> RowShape:
+    """The shape of a batch that is made of these rows, as `sampled_rows` gives them.
+
+    pad: the id of padding. counts: int64[V], how often each id occurs in the training text, so that `ids` tells of all
+    of it and not of these rows only.
+    """
+    from blankfill.data.packing import collate
+
+    batch = collate(rows, pad)
+    count, columns = batch.input_ids.shape
+    positions = tuple(int(channel.max()) + 1 for channel in batch.positions)
+    ids = 1 + max(int(batch.input_ids.max()), int(batch.target_ids.max()) if len(batch.target_ids) else 0)
+    if counts is not None and counts.any():
+        ids = max(ids, 1 + int(counts.nonzero()[0][-1]))
+    pairs = sum(len(value) for _, value in batch.labels.values())
+    return RowShape(
+        columns, batch.tokens / count, len(batch.target_ids) / count, batch.mask, pairs / count, ids, positions
+    )
+
+
+def parameters(config: TransformerConfig) -> dict[str, int]:
+    """How many weights each part of a model has: words (tied with the output), positions, layers, norms, heads."""
+    parts = dict.fromkeys(("words", "positions", "layers", "norms", "heads"), 0)
+    names = {"embedding_norm": "norms", "final_norm": "norms", "head": "heads", "pair_head": "heads"}
+    for name, shape in weight_shapes(config):
+        first = name.split(".", 1)[0]
+        parts[names.get(first, first)] += math.prod(shape)
+    return parts
+
+
+@lru_cache(maxsize=64)
+def weight_shapes(config: TransformerConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The name and shape of every weight; nothing is allocated."""
+    import torch
+
+    from blankfill.model.transformer import Transformer
+
+    with torch.device("meta"):
+        model = Transformer(config)
+    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+
+
+def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
+    """FLOPs of the forward pass of one row."""
+    D, T, M = config.hidden_size, shape.columns, shape.targets
+    pairs_seen = T * T / 2 if shape.mask == "causal" else T * T
+    layer = 2 * T * (4 * D * D + 2 * D * config.ffn_size) + 4 * pairs_seen * D
+    head = 2 * M * D * config.vocab_size + (2 * M * D * D if config.head_transform else 0)
+    pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
+    return config.num_layers * layer + head + pooler
+
+
+def training_flops(config: TransformerConfig, shape: RowShape) -> float:
+    """FLOPs of the forward and the backward pass of one row."""
+    return 3 * forward_flops(config, shape)
+
+
+def batch_flops(config: TransformerConfig, batch: Batch) -> float:
+    """FLOPs of the forward and the backward pass of a batch."""
+    rows, columns = batch.input_ids.shape
+    pairs = sum(len(value) for _, value in batch.labels.values())
+    shape = RowShape(columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, pairs / rows)
+    return rows * training_flops(config, shape)
+
+
+def parts(options: TrainOptions, shapes: Sequence[RowShape], lengths: Sequence[int]) -> list[Part]:
+    """The phases of a run. shapes and lengths: of its rows, those of the short phase first when there is one."""
+    bounds = [0, options.steps] if len(shapes) == 1 else [0, options.long_from, options.steps]
+    rows = [options.row_schedule.first(step) for step in bounds]
+    return [
+        Part(shape, after - before, micro_rows(options, length, lengths[-1]))
+        for shape, length, before, after in zip(shapes, lengths, rows, rows[1:], strict=False)
+    ]
+
+
+def micro_rows(options: TrainOptions, length: int, full: int) -> int:
+    """Rows computed at once in a phase of this length: micro_batch counts rows of the full one."""
+    return min(options.batch_size, (options.micro_batch or options.batch_size) * max(1, full // length))
+
+
+def optimizer_bytes(config: TransformerConfig, options: TrainOptions) -> int:
+    """Bytes of the optimiser's states."""
+    shapes = [shape for _, shape in weight_shapes(config)]
+    count = sum(map(math.prod, shapes))
+    if options.optimizer == "sgd":
+        return FP32 * count if options.momentum else 0
+    if options.optimizer == "adafactor":
+        return FP32 * sum(math.prod(s[:-1]) + math.prod(s[:-2]) * s[-1] if len(s) > 1 else s[0] for s in shapes)
+    return 2 * FP32 * count
+
+
+def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> int:
+    """What one layer keeps for its backward pass, for so many rows."""
+    D, T, s = config.hidden_size, shape.columns, computing.width
+    tokens, weights = rows * T, rows * config.num_heads * T * T
+    norms = tokens * 2 * (FP32 * D + 2 * FP32)
+    linears = tokens * s * (2 * D + D + 2 * config.ffn_size)
+    noise = _noise(computing) * tokens * 2 * D if config.dropout else 0
+    casts = s * (4 * D * D + 2 * D * config.ffn_size) if s < FP32 else 0
+    attention = tokens * s * 3 * D
+    if not _stores_weights(config, computing):
+        attention += tokens * config.num_heads * FP32
+    elif computing.kernel == "explicit":
+        attention += weights * s * (3 if config.attention_dropout else 1)
+    else:
+        # with dropout on a CPU, SDPA takes the plain road, in fp32 whatever the inputs are
+        attention = tokens * FP32 * 3 * D + weights * FP32 * 3
+    return norms + linears + noise + casts + attention
+
+
+def activation_bytes(
+    config: TransformerConfig, shape: RowShape, computing: Computing, rows: int, checkpointing: bool = False
+) -> int:
+    """What a model keeps for the backward pass of a micro-batch of so many rows, the word loss aside.
+
+    checkpointing: each layer keeps its input only, and one layer at a time is computed again.
+    """
+    D, T, P = config.hidden_size, shape.columns, len(config.position_sizes)
+    tokens, targets = rows * T, math.ceil(rows * shape.targets)
+    layer = layer_bytes(config, shape, computing, rows)
+    layers = config.num_layers * layer
+    if checkpointing:
+        layers = config.num_layers * tokens * FP32 * D + layer
+    bare = shape.mask != "rule" or (_stores_weights(config, computing) and not checkpointing)
+    mask = 0 if bare else rows * T * T * computing.width
+    norms = int(config.embedding_norm) + int(config.norm == "pre")
+    embeddings = tokens * 8 * (1 + P) + (_noise(Computing()) * tokens * D if config.dropout else 0)
+    head = targets * D * (2 * computing.width + FP32) if config.head_transform else 0
+    return layers + mask + embeddings + norms * tokens * (FP32 * D + 2 * FP32) + head
+
+
+def _stores_weights(config: TransformerConfig, computing: Computing) -> bool:
+    """Whether attention weights, T² of them a head, are kept for the backward pass."""
+    if computing.kernel == "explicit":
+        return True
+    return computing.device == "cpu" and config.attention_dropout > 0
+
+
+def _noise(computing: Computing) -> int:
+    """Bytes of a dropout mask, for each element."""
+    return computing.width if computing.device == "cpu" else 1
+
+
+def memory(
+    config: TransformerConfig,
+    shape: RowShape,
+    options: TrainOptions,
+    computing: Computing,
+    micro: int,
+    checkpointing: bool,
+) -> Memory:
+    """What training takes with so many rows at a time. checkpointing: whether layers are computed again."""
+    D, T, V, s = config.hidden_size, shape.columns, config.vocab_size, computing.width
+    tokens, table = micro * T, FP32 * V * D
+    weights = gradients = FP32 * sum(parameters(config).values())
+    states = optimizer_bytes(config, options)
+    activations = activation_bytes(config, shape, computing, micro, checkpointing)
+    # made in the forward pass, scaled into a second table when the backward pass begins
+    loss = 2 * table + math.ceil(micro * shape.targets) * FP32 * D
+    scores = 2 * micro * config.num_heads * T * T * FP32 if _stores_weights(config, computing) else 0
+    working = max(tokens * (2 * s * config.ffn_size + 2 * FP32 * D), scores + 3 * tokens * s * D)
+    row_bytes = T * (8 + 8 * len(config.position_sizes) + 12) + 16 * math.ceil(shape.targets)
+    batches = (STEPS_READY * options.batch_size + options.eval_rows) * row_bytes
+    saving = checkpoint_bytes(config, options) if computing.device == "cpu" else 0
+    before = gradients if micro < options.batch_size else 0
+    forward = before + HOLES * (activations + max(loss, loss - table + working))
+    backward = gradients + HOLES * max(2 * table, optimizer_temporaries(config, options))
+    peak = int(weights + states + batches + saving + max(forward, backward)) + PROCESS
+    return Memory(weights, gradients, states, activations, loss, working, batches, saving, peak)
+
+
+def optimizer_temporaries(config: TransformerConfig, options: TrainOptions) -> int:
+    """Bytes that a step of the optimiser takes besides its states: fused kernels none."""
+    table = config.vocab_size * config.hidden_size
+    rest = sum(parameters(config).values()) - table
+    if options.optimizer == "lamb":
+        return FP32 * max(table, rest)
+    return 2 * FP32 * max(table, rest // max(1, config.num_layers) // 3) if options.optimizer == "adafactor" else 0
+
+
+def checkpoint_bytes(config: TransformerConfig, options: TrainOptions) -> int:
+    """One checkpoint on disk: weights and optimiser."""
+    return FP32 * sum(parameters(config).values()) + optimizer_bytes(config, options)
+
+
+def disk_bytes(config: TransformerConfig, options: TrainOptions) -> int:
+    """All checkpoints at the worst moment: those kept, the best one, and the one being written."""
+    return (options.keep + 2) * checkpoint_bytes(config, options)

@@ -1,0 +1,166 @@
+"""What surrounds a run: limits of containers read right, one level deep, and nothing private."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from blankfill import __version__, environment
+from blankfill.environment import Limits, container_limits
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_it_is_one_level_deep_and_json() -> None:
+    found = environment.environment()
+    assert json.loads(json.dumps(found)) == found
+    for part in found.values():
+        assert part
+        assert all(isinstance(value, str | int | float) for value in part.values())
+    assert found["blankfill"]["version"] == __version__
+    assert found["python"]["version"] == platform.python_version()
+    assert found["torch"]["version"] == torch.__version__
+    assert found["torch"]["threads"] == torch.get_num_threads()
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["memory"]["total"] == psutil.virtual_memory().total
+    assert 1 <= found["processor"]["usable_cores"] <= found["processor"]["logical_cores"]
+
+
+def test_nothing_private_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = str(Path.home())
+    monkeypatch.setenv("GOMP_CPU_AFFINITY", f"{home}/list")
+    monkeypatch.setenv("HF_TOKEN", "a-secret")
+    told = json.dumps(environment.environment())
+    assert home not in told or len(home) <= 1
+    assert "~/list" in told
+    assert "a-secret" not in told
+    names = [getpass.getuser(), socket.gethostname()]
+    assert [name for name in names if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", told)] == []
+
+
+def test_it_is_cheap_to_import() -> None:
+    code = "import sys, blankfill.environment; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_limits_of_version_2(tmp_path: Path) -> None:
+    """The group allows 3.5 cores and 4 GB, the group above it 2 cores: the tighter of each binds."""
+    root, own = tmp_path / "fs", tmp_path / "own"
+    write(own, "0::/outer/inner\n")
+    write(root / "outer" / "cpu.max", "200000 100000\n")
+    write(root / "outer" / "memory.max", "max\n")
+    write(root / "outer" / "inner" / "cpu.max", "350000 100000\n")
+    write(root / "outer" / "inner" / "memory.max", "4000000000\n")
+    write(root / "outer" / "inner" / "memory.current", "1500000000\n")
+    write(root / "outer" / "inner" / "memory.stat", "anon 900\ninactive_file 500000000\n")
+    assert container_limits(root, own) == Limits(2.0, 4_000_000_000, 1_000_000_000)
+
+
+def test_limits_inside_a_container(tmp_path: Path) -> None:
+    """The path of the group is that of the host, and only the root of the group's own tree can be seen."""
+    root, own = tmp_path / "fs", tmp_path / "own"
+    write(own, "0::/system.slice/docker-1.scope\n")
+    write(root / "cpu.max", "50000 100000\n")
+    write(root / "memory.max", "1000000\n")
+    assert container_limits(root, own) == Limits(0.5, 1_000_000, 0)
+
+
+def test_limits_of_version_1(tmp_path: Path) -> None:
+    root, own = tmp_path / "fs", tmp_path / "own"
+    write(own, "7:memory:/job\n4:cpu,cpuacct:/job\n0::/\n")
+    write(root / "memory" / "job" / "memory.limit_in_bytes", "2000000000\n")
+    write(root / "memory" / "job" / "memory.usage_in_bytes", "700000000\n")
+    write(root / "memory" / "job" / "memory.stat", "total_inactive_file 200000000\n")
+    write(root / "memory" / "memory.limit_in_bytes", f"{2**63 - 4096}\n")
+    write(root / "cpu,cpuacct" / "job" / "cpu.cfs_quota_us", "150000\n")
+    write(root / "cpu,cpuacct" / "job" / "cpu.cfs_period_us", "100000\n")
+    write(root / "cpu,cpuacct" / "cpu.cfs_quota_us", "-1\n")
+    write(root / "cpu,cpuacct" / "cpu.cfs_period_us", "100000\n")
+    assert container_limits(root, own) == Limits(1.5, 2_000_000_000, 500_000_000)
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", "0::/\n4:cpu:/\n7:memory:/\n"])
+def test_no_limits(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "own", text)
+    write(tmp_path / "fs" / "cpu.max", "max 100000\n")
+    assert container_limits(tmp_path / "fs", tmp_path / "own") == Limits()
+    assert container_limits(tmp_path / "fs", tmp_path / "missing") == Limits()
+
+
+def test_cores_and_memory_respect_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert environment.usable_cores(Limits()) == 8
+    assert environment.usable_cores(Limits(cores=1.5)) == 2
+    assert environment.usable_cores(Limits(cores=0.2)) == 1
+    assert environment.usable_cores(Limits(cores=64)) == 8
+    assert environment.usable_memory(Limits(memory=1000, used=300)) == 700
+    assert environment.usable_memory(Limits(memory=1000, used=3000)) == 0
+    assert environment.usable_memory(Limits(memory=10**18)) <= psutil.virtual_memory().total
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc/cpuinfo")
+def test_instruction_sets_are_those_that_torch_finds() -> None:
+    report = getattr(torch.cpu, "get_capabilities", dict)()
+    if report.get("architecture") != "x86_64":
+        pytest.skip("torch tells instruction sets of x86 only under these names")
+    ours = set(environment.instruction_sets())
+    for name, theirs in (("avx2", "avx2"), ("avx512f", "avx512_f"), ("avx512_bf16", "avx512_bf16"), ("fma", "fma3")):
+        assert (name in ours) == report[theirs]
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_state_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert environment.code_state() == {}
+    try:
+        git(tmp_path, "init")
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    assert environment.code_state() == {}  # no commit yet
+    write(tmp_path / "file", "one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "first")
+    found = environment.code_state()
+    assert re.fullmatch(r"[0-9a-f]{40}", str(found["commit"]))
+    assert found["changed"] is False
+    write(tmp_path / "file", "two")
+    assert environment.code_state()["changed"] is True
+
+
+def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.code_state() == {}
+
+
+def test_measured_rates_are_of_the_right_size(tmp_path: Path) -> None:
+    """Between a memory stick and the fastest memory there is; and nothing is left behind."""
+    assert 1e6 < environment.write_rate(tmp_path, 2 << 20) < 1e12
+    assert list(tmp_path.iterdir()) == []
+    assert 1e8 < environment.copy_rate(4 << 20) < 1e13
+    with pytest.raises(OSError, match="No such file"):
+        environment.write_rate(tmp_path / "missing")
+
+
+def test_modules_are_found_without_importing_them() -> None:
+    assert environment.has_module("json.tool")
+    assert not environment.has_module("no_such_module")
+    assert not environment.has_module("no_such_package.part")
