@@ -19,6 +19,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
 from blankfill.recipe import Recipe
+from blankfill.train.cost import micro_rows
 from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
@@ -94,7 +95,6 @@ def phases(corpus: Corpus, recipe: Recipe) -> list[Rows]:
             f"objective.whole_word needs a tokenizer that tells where words begin, and the one of {corpus.folder} does "
             "not; use a wordpiece, bpe or unigram tokenizer or turn whole_word off"
         )
-    micro = options.micro_batch or options.batch_size
     lengths = [(0, objective.length)]
     if options.long_from:
         lengths = [(0, options.short_length), (options.long_from, objective.length)]
@@ -106,8 +106,7 @@ def phases(corpus: Corpus, recipe: Recipe) -> list[Rows]:
         valid = None
         if corpus.valid is not None and len(corpus.valid):
             valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
-        # micro_batch counts rows of the full length; as many tokens fit when they are shorter
-        found.append(Rows(start, train, valid, min(options.batch_size, micro * max(1, objective.length // length))))
+        found.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
     return found
 
 

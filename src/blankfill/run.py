@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
+from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.material import Corpus, Rows, is_prepared, open_corpus, phases, target_baseline, validation_batches
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from blankfill.train.record import RunRecorder
 
 MOST_ROLLBACKS = 5
-LOOKED_AT = 32
-"""Rows from which the memory of a step is worked out."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def pretrain(
     with ExitStack() as stack:
         prepare_folder(out, resume)
         stack.enter_context(only_run(out))
-        torch.set_num_threads(options.threads or os.cpu_count() or 1)
+        torch.set_num_threads(options.threads or usable_cores())
         device = pick_device(options.device)
         dtype = pick_dtype(options.precision, device)
         corpus = open_corpus(paths, recipe, out / "corpus")
@@ -250,8 +249,7 @@ def check_it_fits(
     options, pad = recipe.train, corpus.vocabulary["pad"]
     shapes = []
     for part in rows:
-        some = range(part.train.first, part.train.first + min(LOOKED_AT, part.train.rows_in_epoch(0)))
-        shapes.append(cost.row_shape([part.train.row(i) for i in some], pad, corpus.unigram))
+        shapes.append(cost.row_shape(cost.sampled_rows(part.train), pad, corpus.unigram))
     parts = cost.parts(options, shapes, [part.train.objective.length for part in rows])
     room = verdict.room(str(device), out)
     written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these

@@ -71,12 +71,13 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from blankfill.attention.kernels import best_kernel
+    from blankfill.environment import usable_cores
     from blankfill.errors import ConfigError
     from blankfill.train import cost, verdict
     from blankfill.train.precision import pick_device, pick_dtype
 
     options = recipe.train
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    torch.set_num_threads(options.threads or usable_cores())
     device = pick_device(options.device)
     room = verdict.room(str(device), args.out)
     dtype = pick_dtype(options.precision, device)

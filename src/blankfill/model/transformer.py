@@ -28,8 +28,8 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = nn.ModuleList(nn.Embedding(size, config.hidden_size) for size in config.position_sizes)
+        self.words = _table(config.vocab_size, config.hidden_size)
+        self.positions = nn.ModuleList(_table(size, config.hidden_size) for size in config.position_sizes)
         self.embedding_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.embedding_norm else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.norm == "pre" else None
@@ -90,6 +90,11 @@ class Transformer(nn.Module):
             self.head.bias.zero_()
         if config.neighbours:
             start_with_neighbours(self, config.neighbours)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding without torch's own initialisation, which on the meta device takes a second for its imports."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def _draw(weight: Tensor, std: float, config: TransformerConfig, generator: torch.Generator) -> None:
