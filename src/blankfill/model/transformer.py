@@ -98,10 +98,14 @@ def _table(rows: int, width: int) -> nn.Embedding:
 
 
 def _draw(weight: Tensor, std: float, config: TransformerConfig, generator: torch.Generator) -> None:
-    if config.init == "truncated_normal":
-        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
-    else:
-        weight.normal_(std=std, generator=generator)
+    weight.normal_(std=std, generator=generator)
+    if config.init != "truncated_normal":
+        return
+    flat = weight.view(-1)
+    outside = (flat.abs() > 2 * std).nonzero().squeeze(1)
+    while len(outside):  # several times as fast as torch's trunc_normal_, which inverts the error function everywhere
+        flat[outside] = torch.empty(len(outside), device=flat.device).normal_(std=std, generator=generator)
+        outside = outside[flat[outside].abs() > 2 * std]
 
 
 def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:
