@@ -55,8 +55,8 @@ class Recipe:
                 f"objective `{self.objective.name}` does not fit model.family `{self.model.family}`: it has "
                 f"{len(sizes)} position channel(s); families that have them: {families}"
             )
-        if self.seed < 0:
-            found.append(f"seed is {self.seed}; it must not be negative")
+        if not 0 <= self.seed < 2**32:
+            found.append(f"seed is {self.seed}; it must be at least 0 and below 2^32")
         return found
 
     def check(self) -> Recipe:

@@ -104,8 +104,8 @@ def pretrain(
             done = restore(checkpoint, model, optimizer) if checkpoint else done
         else:
             corpus.tokenizer.save(out)
-            write_text(out / "recipe.yaml", to_yaml(recipe))
             write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
+            write_text(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
         validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
         baselines = [
