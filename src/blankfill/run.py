@@ -73,6 +73,7 @@ def pretrain(
     from blankfill.train.cost import batch_flops
     from blankfill.train.faults import NonFiniteError
     from blankfill.train.loop import Trainer
+    from blankfill.train.memory import keep_freed_memory
     from blankfill.train.optimizer import build_optimizer
     from blankfill.train.precision import peak_rate, pick_device, pick_dtype
     from blankfill.train.progress import Progress
@@ -87,6 +88,7 @@ def pretrain(
         prepare_folder(out, resume)
         stack.enter_context(only_run(out))
         torch.set_num_threads(options.threads or usable_cores())
+        keep_freed_memory()
         device = pick_device(options.device)
         dtype = pick_dtype(options.precision, device)
         corpus = open_corpus(paths, recipe, out / "corpus")

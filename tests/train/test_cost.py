@@ -89,6 +89,8 @@ BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bi
         ({}, "rule", torch.bfloat16, "explicit"),
         ({"dropout": 0.1, "attention_dropout": 0.1}, "none", torch.bfloat16, "explicit"),
         (BERT, "rule", torch.float16, "sdpa"),
+        (BERT, "rule", torch.float32, "blocked"),
+        ({"attention_dropout": 0.1}, "causal", torch.bfloat16, "blocked"),
     ],
 )
 @pytest.mark.parametrize(("rows", "columns"), [(3, 16), (6, 40)])
@@ -163,8 +165,7 @@ def test_torch_counts_the_same(changed: dict[str, object]) -> None:
     with FlopCounterMode(display=False) as counter:
         sums = loss_sums(model, batch)
         torch.stack([sums.words, *sums.labels.values()]).sum().backward()
-    unseen = 2 * 21 * 32 * 97  # torch does not count `addmm_`, with which the word loss sums the table's gradient
-    assert cost.batch_flops(made, batch) == counter.get_total_flops() + unseen
+    assert cost.batch_flops(made, batch) == counter.get_total_flops()
     assert cost.batch_flops(made, batch) == 3 * cost.training_flops(made, shape)
 
 
@@ -254,13 +255,13 @@ def test_memory_grows_with_rows_and_shrinks_with_checkpointing() -> None:
     inputs = 8 * 64 * 40 * 32 * 4
     assert inputs < again.activations < 0.5 * sizes[2].activations
     low = cost.memory(made, shape, options, cost.Computing(2, "explicit"), 64, False)
-    assert low.activations < 0.8 * sizes[2].activations
+    assert low.activations < sizes[2].activations
     assert not math.isclose(low.peak, sizes[2].peak)
 
 
 def test_on_a_gpu_attention_weights_are_never_kept() -> None:
-    made = config(dropout=0.1, attention_dropout=0.1)
+    made = config(dropout=0.1, attention_dropout=0.1, activation="gelu")
     short, long = (cost.RowShape(n, n, 5, "causal") for n in (20, 40))
     on_gpu = [cost.layer_bytes(made, shape, cost.Computing(device="cuda"), 4) for shape in (short, long)]
     assert on_gpu[1] == 2 * on_gpu[0]  # linear in the length
-    assert cost.layer_bytes(made, long, cost.Computing(), 4) > on_gpu[1] + 3 * 4 * 4 * 40 * 40 * 4 - 1
+    assert cost.layer_bytes(made, long, cost.Computing(), 4) > on_gpu[1] + 2 * 4 * 4 * 40 * 40 * 4

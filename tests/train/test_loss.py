@@ -14,9 +14,10 @@ from blankfill.types import AttentionRule, Batch, Example
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("chunk", [1 << 8, 1 << 22])
-def test_word_loss_and_gradients(with_bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_BYTES", chunk)
+@pytest.mark.parametrize(("scores", "columns"), [(1 << 24, 2048), (200, 2048), (1 << 24, 4), (20, 7)])
+def test_word_loss_and_gradients(with_bias: bool, scores: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "SCORES", scores)
+    monkeypatch.setattr(loss_module, "COLUMNS", columns)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(53, 8, generator=generator, dtype=torch.float32, requires_grad=True)
     table = torch.randn(31, 8, generator=generator, requires_grad=True)

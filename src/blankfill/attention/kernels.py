@@ -1,12 +1,13 @@
 """From an attention rule to the fastest kernel that computes it.
 
 A rule (three int vectors over the row, see `types.AttentionRule`) is lowered once for a batch and shared by all layers:
-to nothing when every query sees every key, to the causal flag, or to a dense additive mask. Two kernels compute it:
-`sdpa` (torch's scaled_dot_product_attention) and `explicit` (matmul, softmax, matmul). Which is faster depends on the
-processor: with fast bf16 on a CPU the explicit form wins by 1.5 to 4 times, everywhere else SDPA does. Both are tested
-against the boolean reference `AttentionRule.visible`. A kernel that cannot express a mask refuses it; none ignores it.
+to nothing when every query sees every key, to the causal flag, or to a dense additive mask. Three kernels compute it:
+`sdpa` (torch's scaled_dot_product_attention), `explicit` (matmul, softmax, matmul) and `blocked` (explicit, a block at
+a time, for training on a CPU). Which is fastest depends on the processor, the type, the mask and on dropout; `blocked`
+gives way to one of the others where it gains nothing (docs/performance.md). All are tested against the boolean
+reference `AttentionRule.visible`. A kernel that cannot express a mask refuses it; none ignores it.
 
-Shapes: B rows, H heads, Q queries, K keys, E width of a head.
+Shapes: B rows, H heads, T columns, Q queries, K keys, E width of a head.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel = Literal["sdpa", "explicit"]
+from blankfill.attention.blocked import QUERIES, Ranges, blocked_attention, visible_ranges
+
+Kernel = Literal["sdpa", "explicit", "blocked"]
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A lowered rule. kind "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf)."""
+    """A lowered rule. kind "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf).
+
+    ranges: of a dense mask over long rows on a CPU, what the blocks of queries can see; None where nobody asks.
+    """
 
     kind: Literal["none", "causal", "dense"]
     bias: Tensor | None = None
+    ranges: Ranges | None = None
 
 
 def lower(
@@ -48,7 +55,8 @@ def lower(
         raise ValueError(f"unknown kind of mask: {kind!r}")
     visible = (query[0][:, :, None] == key[0][:, None, :]) & (key[1][:, None, :] <= query[1][:, :, None])
     bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
-    return Mask("dense", bias[:, None])
+    long = visible.device.type == "cpu" and visible.shape[1] == visible.shape[2] >= 2 * QUERIES
+    return Mask("dense", bias[:, None], visible_ranges(visible) if long else None)
 
 
 def attend(
@@ -59,6 +67,8 @@ def attend(
     query [B, H, Q, E], key and value [B, H, K, E] → [B, H, Q, E]; scores are scaled by 1/√E. "causal" aligns the last
     query with the last key, so that cached keys may come first. dropout: probability, applied to the weights.
     """
+    if kernel == "blocked":  # for queries and keys of the same columns only, see `self_attend`
+        kernel = "sdpa" if query.dtype != torch.bfloat16 else "explicit"
     if kernel == "sdpa":
         causal = mask.kind == "causal"
         if causal and query.shape[2] != key.shape[2]:
@@ -78,6 +88,17 @@ def attend(
     return weights @ value
 
 
+def self_attend(qkv_BT3HE: Tensor, mask: Mask, dropout: float = 0.0, kernel: Kernel = "sdpa") -> Tensor:
+    """`attend` for queries, keys and values of the same columns, as one projection makes them; returns [B, T, H·E]."""
+    B, T, _, H, E = qkv_BT3HE.shape
+    causal = mask.kind == "causal"
+    shorter = mask.ranges is not None or (causal and T >= 2 * QUERIES)
+    if kernel == "blocked" and (dropout or shorter or qkv_BT3HE.dtype == torch.bfloat16):
+        return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges)
+    query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
+    return attend(query, key, value, mask, dropout, kernel).transpose(1, 2).reshape(B, T, H * E)
+
+
 def _causal_bias(query: Tensor, key: Tensor) -> Tensor:
     queries, keys = query.shape[2], key.shape[2]
     bias = torch.full((queries, keys), float("-inf"), dtype=query.dtype, device=query.device)
@@ -85,5 +106,5 @@ def _causal_bias(query: Tensor, key: Tensor) -> Tensor:
 
 
 def best_kernel(device: torch.device | str, dtype: torch.dtype) -> Kernel:
-    """The faster kernel for training on a device in a compute type, as measured (docs/log.md)."""
-    return "explicit" if torch.device(device).type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    """The fastest kernel for training on a device in a compute type, as measured (docs/performance.md)."""
+    return "blocked" if torch.device(device).type == "cpu" and dtype != torch.float16 else "sdpa"

@@ -74,10 +74,12 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.environment import usable_cores
     from blankfill.errors import ConfigError
     from blankfill.train import cost, verdict
+    from blankfill.train.memory import keep_freed_memory
     from blankfill.train.precision import pick_device, pick_dtype
 
     options = recipe.train
     torch.set_num_threads(options.threads or usable_cores())
+    keep_freed_memory()
     device = pick_device(options.device)
     room = verdict.room(str(device), args.out)
     dtype = pick_dtype(options.precision, device)

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.attention.kernels import Kernel, Mask, attend
+from blankfill.attention.dropout import add_dropped
+from blankfill.attention.kernels import Kernel, Mask, attend, self_attend
 from blankfill.model.config import TransformerConfig
+from blankfill.model.fused import can_fuse, feed_forward
 
 
 class LayerCache:
@@ -54,10 +56,13 @@ class Attention(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
         B, T, D = hidden_BTD.shape
-        query, key, value = self.qkv(hidden_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            key, value = cache.append(key, value)
-        mixed = attend(query, key, value, mask, self.dropout if self.training else 0.0, self.kernel)
+        dropout = self.dropout if self.training else 0.0
+        qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, D // self.heads)
+        if cache is None:
+            return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel))
+        query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
+        key, value = cache.append(key, value)
+        mixed = attend(query, key, value, mask, dropout, self.kernel)
         return self.output(mixed.transpose(1, 2).reshape(B, T, D))
 
 
@@ -71,6 +76,8 @@ class FeedForward(nn.Module):
         self.output = nn.Linear(config.ffn_size, config.hidden_size)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
+        if self.training and self.activation == "gelu_tanh" and can_fuse(hidden_BTD, self.inner, self.output):
+            return feed_forward(hidden_BTD, self.inner, self.output)
         return self.output(activate(self.inner(hidden_BTD), self.activation))
 
 
@@ -89,15 +96,24 @@ class Layer(nn.Module):
     def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
         drop = self.dropout if self.training else 0.0
         if self.pre:
-            hidden_BTD = hidden_BTD + dropout(self.attention(self.attention_norm(hidden_BTD), mask, cache), drop)
-            return hidden_BTD + dropout(self.ffn(self.ffn_norm(hidden_BTD)), drop)
-        hidden_BTD = self.attention_norm(hidden_BTD + dropout(self.attention(hidden_BTD, mask, cache), drop))
-        return self.ffn_norm(hidden_BTD + dropout(self.ffn(hidden_BTD), drop))
+            hidden_BTD = add(hidden_BTD, self.attention(self.attention_norm(hidden_BTD), mask, cache), drop)
+            return add(hidden_BTD, self.ffn(self.ffn_norm(hidden_BTD)), drop)
+        hidden_BTD = self.attention_norm(add(hidden_BTD, self.attention(hidden_BTD, mask, cache), drop))
+        return self.ffn_norm(add(hidden_BTD, self.ffn(hidden_BTD), drop))
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
     """Dropout that costs nothing when the probability is 0."""
-    return F.dropout(x, probability) if probability else x
+    if not probability:
+        return x
+    return add_dropped(None, x, probability) if x.device.type == "cpu" else F.dropout(x, probability)
+
+
+def add(residual: Tensor, x: Tensor, probability: float) -> Tensor:
+    """residual + dropout(x)."""
+    if probability and x.device.type == "cpu":
+        return add_dropped(residual, x, probability)
+    return residual + dropout(x, probability)
 
 
 def activate(x: Tensor, name: str) -> Tensor:

@@ -204,14 +204,20 @@ def optimizer_bytes(config: TransformerConfig, options: TrainOptions) -> int:
 
 def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> int:
     """What one layer keeps for its backward pass, for so many rows."""
+    from blankfill.attention.blocked import KEEP
+
     D, T, s = config.hidden_size, shape.columns, computing.width
     tokens, weights = rows * T, rows * config.num_heads * T * T
     norms = tokens * 2 * (FP32 * D + 2 * FP32)
-    linears = tokens * s * (2 * D + D + 2 * config.ffn_size)
-    noise = _noise(computing) * tokens * 2 * D if config.dropout else 0
+    # on a CPU in fp32 the activation of the tanh GELU is computed again
+    fused = computing.device == "cpu" and s == FP32 and config.activation == "gelu_tanh"
+    linears = tokens * s * (2 * D + D + (1 if fused else 2) * config.ffn_size)
+    noise = tokens * 2 * D if config.dropout else 0  # a byte for each element
     casts = s * (4 * D * D + 2 * D * config.ffn_size) if s < FP32 else 0
     attention = tokens * s * 3 * D
-    if not _stores_weights(config, computing):
+    if blocked(config, shape, computing):
+        attention += weights * ((s if T <= KEEP else 0) + (1 if config.attention_dropout else 0))
+    elif not _stores_weights(config, computing):
         attention += tokens * config.num_heads * FP32
     elif computing.kernel == "explicit":
         attention += weights * s * (3 if config.attention_dropout else 1)
@@ -234,12 +240,21 @@ def activation_bytes(
     layers = config.num_layers * layer
     if checkpointing:
         layers = config.num_layers * tokens * FP32 * D + layer
-    bare = shape.mask != "rule" or (_stores_weights(config, computing) and not checkpointing)
+    plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
+    bare = shape.mask != "rule" or (plain and not checkpointing)
     mask = 0 if bare else rows * T * T * computing.width
     norms = int(config.embedding_norm) + int(config.norm == "pre")
-    embeddings = tokens * 8 * (1 + P) + (_noise(Computing()) * tokens * D if config.dropout else 0)
+    embeddings = tokens * 8 * (1 + P) + (tokens * D if config.dropout else 0)
     head = targets * D * (2 * computing.width + FP32) if config.head_transform else 0
     return layers + mask + embeddings + norms * tokens * (FP32 * D + 2 * FP32) + head
+
+
+def blocked(config: TransformerConfig, shape: RowShape, computing: Computing) -> bool:
+    """Whether attention goes block by block; the conditions of `attention.kernels.self_attend`."""
+    from blankfill.attention.blocked import QUERIES
+
+    long = shape.mask in ("causal", "rule") and shape.columns >= 2 * QUERIES
+    return computing.kernel == "blocked" and (config.attention_dropout > 0 or long or computing.width < FP32)
 
 
 def _stores_weights(config: TransformerConfig, computing: Computing) -> bool:
@@ -247,11 +262,6 @@ def _stores_weights(config: TransformerConfig, computing: Computing) -> bool:
     if computing.kernel == "explicit":
         return True
     return computing.device == "cpu" and config.attention_dropout > 0
-
-
-def _noise(computing: Computing) -> int:
-    """Bytes of a dropout mask, for each element."""
-    return computing.width if computing.device == "cpu" else 1
 
 
 def memory(
@@ -263,20 +273,24 @@ def memory(
     checkpointing: bool,
 ) -> Memory:
     """What training takes with so many rows at a time. checkpointing: whether layers are computed again."""
+    from blankfill.train.loss import GPU_ROWS, SCORES
+
     D, T, V, s = config.hidden_size, shape.columns, config.vocab_size, computing.width
     tokens, table = micro * T, FP32 * V * D
     weights = gradients = FP32 * sum(parameters(config).values())
     states = optimizer_bytes(config, options)
     activations = activation_bytes(config, shape, computing, micro, checkpointing)
-    # made in the forward pass, scaled into a second table when the backward pass begins
-    loss = 2 * table + math.ceil(micro * shape.targets) * FP32 * D
-    scores = 2 * micro * config.num_heads * T * T * FP32 if _stores_weights(config, computing) else 0
+    targets = math.ceil(micro * shape.targets)
+    loss = table + targets * FP32 * D  # made in the forward pass
+    logits = FP32 * min(targets * V, SCORES if computing.device == "cpu" else GPU_ROWS * V)
+    plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
+    scores = 2 * micro * config.num_heads * T * T * FP32 if plain else 0
     working = max(tokens * (2 * s * config.ffn_size + 2 * FP32 * D), scores + 3 * tokens * s * D)
     row_bytes = T * (8 + 8 * len(config.position_sizes) + 12) + 16 * math.ceil(shape.targets)
     batches = (STEPS_READY * options.batch_size + options.eval_rows) * row_bytes
     saving = checkpoint_bytes(config, options) if computing.device == "cpu" else 0
     before = gradients if micro < options.batch_size else 0
-    forward = before + HOLES * (activations + max(loss, loss - table + working))
+    forward = before + HOLES * (activations + loss + max(logits, working))
     backward = gradients + HOLES * max(2 * table, optimizer_temporaries(config, options))
     peak = int(weights + states + batches + saving + max(forward, backward)) + PROCESS
     return Memory(weights, gradients, states, activations, loss, working, batches, saving, peak)

@@ -1,8 +1,11 @@
 """The loss: summed over targets, and divided by the caller by the number of targets of the whole global batch.
 
-The word loss multiplies hidden states with the word table a few hundred targets at a time and takes the gradient in the
-same pass, while the scores are still in the cache: the [M, V] table of logits never exists, and the backward pass costs
-one scaling. M targets, D width, V vocabulary.
+The word loss multiplies hidden states with the word table and takes the gradient in the same pass: the [M, V] table of
+logits never exists, and the backward pass costs one scaling. A few hundred targets are at work at a time. On a CPU
+their scores are made in blocks of columns, each exponentiated against its own largest score while it is in the cache;
+once all blocks are seen, the softmax of a block is that times one factor for each target (online softmax, Milakov &
+Gimelshein 2018), and the block is multiplied on with the table and with the hidden states. M targets, D width, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ from torch import Tensor
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
 
-CHUNK_BYTES = 4 << 20
-"""Size of a block of fp32 scores on a CPU; it should stay in the cache between its passes."""
+SCORES = 1 << 24
+"""Most fp32 scores that exist at once on a CPU (64 MiB)."""
+COLUMNS = 2048
+"""Columns of the vocabulary in a block of scores on a CPU."""
+GPU_ROWS = 8192
+"""Targets at work at a time on other devices, with all columns in one block."""
 
 
 @dataclass(frozen=True)
@@ -69,39 +76,102 @@ class _WordLoss(torch.autograd.Function):
         with_grad: bool,
     ) -> Tensor:
         dtype = dtype or hidden_MD.dtype
-        table = table_VD.to(dtype)
-        grad_hidden = torch.empty_like(hidden_MD) if with_grad else None
-        grad_table = torch.zeros(table_VD.shape, dtype=torch.float32, device=table.device) if with_grad else None
+        M, V = len(target_M), len(table_VD)
+        device = table_VD.device
+        table, hidden = table_VD.to(dtype), hidden_MD.to(dtype)
+        grad_hidden = torch.zeros(hidden_MD.shape, dtype=torch.float32, device=device) if with_grad else None
+        grad_table = torch.empty(table_VD.shape, dtype=torch.float32, device=device) if with_grad else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if with_grad and bias_V is not None else None
-        total = torch.zeros((), dtype=torch.float32, device=table.device)
-        step = max(16, CHUNK_BYTES // (4 * table.shape[0])) if table.device.type == "cpu" else 8192
-        for k in range(0, len(target_M), step):
-            at = slice(k, k + step)
-            hidden, target = hidden_MD[at].to(dtype), target_M[at, None]
-            scores = (hidden @ table.T).float()
-            if bias_V is not None:
-                scores += bias_V
-            norm = scores.logsumexp(-1, keepdim=True)
-            total += (norm - scores.gather(-1, target)).sum()
-            if grad_hidden is None or grad_table is None:
-                continue
-            error = scores.sub_(norm).exp_()
-            error.scatter_add_(-1, target, error.new_full((1, 1), -1.0).expand(len(target), 1))
-            if grad_bias is not None:
-                grad_bias += error.sum(0)
-            low = error.to(dtype)
-            grad_hidden[at] = low @ table
-            if dtype == torch.float32:
-                grad_table.addmm_(low.T, hidden)
-            else:
-                grad_table += low.T @ hidden
-        if with_grad:
-            ctx.save_for_backward(grad_hidden, grad_table, grad_bias)
+        total = torch.zeros((), dtype=torch.float32, device=device)
+        on_cpu = device.type == "cpu"
+        most = max(1, SCORES // V) if on_cpu else GPU_ROWS
+        rows = max(1, -(-M // max(1, -(-M // most))))  # equal shares
+        scores = torch.empty(min(M, rows) * V, dtype=torch.float32, device=device)
+        for k in range(0, M, rows):
+            at = slice(k, min(M, k + rows))
+            share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V)
+            total += share.loss
+            if grad_hidden is not None and grad_table is not None:
+                share.add_gradients(grad_hidden[at], grad_table, grad_bias, first=k == 0)
+        if grad_table is not None:
+            ctx.save_for_backward(grad_hidden, grad_table if M else grad_table.zero_(), grad_bias)
+            ctx.dtype = hidden_MD.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_table, grad_bias = ctx.saved_tensors
         (scale,) = upstream
-        bias = grad_bias * scale if grad_bias is not None else None
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_table * scale, bias, None, None, None
+        # in place, since a second table of that size costs more than the scaling; torch refuses a second backward pass
+        hidden, table, bias = ctx.saved_tensors
+        bias = None if bias is None else bias.mul_(scale)
+        return hidden.mul_(scale).to(ctx.dtype), table.mul_(scale), bias, None, None, None
+
+
+class _Share:
+    """Some targets: their scores a block of columns at a time, then their loss, then their gradients.
+
+    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block.
+    """
+
+    def __init__(
+        self,
+        hidden_MD: Tensor,
+        table_VD: Tensor,
+        bias_V: Tensor | None,
+        target_M: Tensor,
+        memory: Tensor,
+        columns: int,
+    ) -> None:
+        M, V = len(hidden_MD), len(table_VD)
+        self.hidden, self.table = hidden_MD, table_VD
+        self.at = [slice(v, min(V, v + columns)) for v in range(0, V, columns)]
+        self.blocks = [memory[M * at.start : M * at.stop].view(M, -1) for at in self.at]
+        self._sort(target_M, columns)
+        largest, sums = memory.new_empty(2, len(self.at), M)
+        answered = memory.new_empty(M)
+        for n, (at, block) in enumerate(zip(self.at, self.blocks, strict=True)):
+            if table_VD.dtype == block.dtype:
+                torch.mm(hidden_MD, table_VD[at].T, out=block)
+            else:
+                block.copy_(hidden_MD @ table_VD[at].T)
+            if bias_V is not None:
+                block.add_(bias_V[at])
+            rows, places = self._inside(n)
+            answered[rows] = block[rows, places]
+            torch.amax(block, 1, out=largest[n])
+            torch.sum(block.sub_(largest[n, :, None]).exp_(), 1, out=sums[n])
+        norm = (largest + sums.log()).logsumexp(0)
+        self.factors = (largest - norm).exp_()
+        self.loss = (norm - answered).sum()
+
+    def add_gradients(self, grad_hidden: Tensor, grad_table: Tensor, grad_bias: Tensor | None, first: bool) -> None:
+        """Add the gradients of the loss. first: nothing is in `grad_table` yet, its memory is not even set to 0."""
+        for n, (at, error, factor) in enumerate(zip(self.at, self.blocks, self.factors, strict=True)):
+            error.mul_(factor[:, None])
+            rows, places = self._inside(n)
+            error[rows, places] -= 1
+            if grad_bias is not None:
+                grad_bias[at] += error.sum(0)
+            if self.table.dtype == error.dtype:
+                torch.addmm(grad_hidden, error, self.table[at], out=grad_hidden)
+                torch.addmm(grad_table[at], error.T, self.hidden, beta=0 if first else 1, out=grad_table[at])
+            else:
+                low = error.to(self.table.dtype)
+                grad_hidden += low @ self.table[at]
+                grad = low.T @ self.hidden
+                grad_table[at] = grad if first else grad_table[at].add_(grad)
+
+    def _sort(self, target_M: Tensor, columns: int) -> None:
+        """Note which answers lie in which block."""
+        self.rows = torch.arange(len(target_M), device=target_M.device)
+        self.answers, self.edges = target_M, [0, len(target_M)]
+        if len(self.at) > 1:  # asking for the edges would make a GPU wait; it has one block
+            self.rows = target_M.argsort()
+            self.answers = target_M[self.rows]
+            starts = torch.arange(len(self.at) + 1, device=target_M.device) * columns
+            self.edges = torch.searchsorted(self.answers, starts).tolist()
+
+    def _inside(self, n: int) -> tuple[Tensor, Tensor]:
+        """Rows whose answer lies in block n, and its column there."""
+        part = slice(self.edges[n], self.edges[n + 1])
+        return self.rows[part], self.answers[part] - self.at[n].start

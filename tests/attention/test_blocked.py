@@ -1,0 +1,131 @@
+"""Attention in blocks against torch's own kernel: values, gradients, masks, and dropout with the masks it drew."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from blankfill.attention import blocked, kernels
+from blankfill.attention.blocked import blocked_attention, visible_ranges
+from blankfill.attention.kernels import Mask, lower, self_attend
+from blankfill.types import AttentionRule
+
+WIDTH = 8
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of queries, rows and heads at sizes that take milliseconds."""
+    monkeypatch.setattr(blocked, "BLOCK", 300)
+    monkeypatch.setattr(blocked, "QUERIES", 5)
+    monkeypatch.setattr(kernels, "QUERIES", 5)
+
+
+def packed(rows: int, columns: int, heads: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, 3, heads, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+def torch_attention(qkv: torch.Tensor, bias: torch.Tensor | None, causal: bool) -> torch.Tensor:
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def rule_mask(rows: int, columns: int, seed: int = 0) -> Mask:
+    """Rows of three documents, left to right inside each, and padding."""
+    rng = np.random.default_rng(seed)
+    segment = np.sort(rng.integers(0, 3, (rows, columns)), axis=1).astype(np.int32)
+    segment[:, -2:] = -1
+    rank = np.tile(np.arange(columns, dtype=np.int32), (rows, 1))
+    rank[:, -2:] = 0
+    both = torch.from_numpy(segment), torch.from_numpy(rank)
+    return lower("rule", both, both, torch.float64)
+
+
+@pytest.mark.parametrize("keep", [0, 1000])
+@pytest.mark.parametrize("kind", ["none", "causal", "rule"])
+@pytest.mark.parametrize(("rows", "columns", "heads"), [(1, 3, 1), (3, 9, 2), (5, 23, 3)])
+@pytest.mark.usefixtures("small_blocks")
+def test_values_and_gradients(
+    rows: int, columns: int, heads: int, kind: str, keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """keep 0: the weights are computed again in the backward pass; 1000: they are kept."""
+    monkeypatch.setattr(blocked, "KEEP", keep)
+    mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
+    qkv = packed(rows, columns, heads)
+    expected = torch_attention(qkv, mask.bias, kind == "causal")
+    got = blocked_attention(qkv, mask.bias, kind == "causal", 0.0, mask.ranges)
+    torch.testing.assert_close(got, expected)
+    upstream = torch.randn(expected.shape, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(got, qkv, upstream)[0], torch.autograd.grad(expected, qkv, upstream)[0]
+    )
+
+
+def test_ranges_are_those_of_the_visible_table(small_blocks: None) -> None:
+    """Two documents of 7 and 6 columns, left to right, in blocks of 5 queries; then 2 columns of padding."""
+    segment = np.array([0] * 7 + [1] * 6 + [-1] * 2, np.int32)
+    rank = np.array([*range(7), *range(6), 0, 0], np.int32)
+    visible = torch.from_numpy(AttentionRule(segment, rank, rank).visible())
+    assert visible_ranges(visible[None]) == [[(0, 5), (0, 10), (7, 15)]]
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "rule"])
+@pytest.mark.usefixtures("small_blocks")
+def test_dropout_drops_weights_at_random_and_keeps_their_sum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask that was drawn, put into attention written out, gives the same values and gradients."""
+    drawn: list[torch.Tensor] = []
+    draw = blocked.draw_kept
+
+    def noted(out: torch.Tensor, probability: float) -> torch.Tensor:
+        drawn.append(draw(out, probability).clone())
+        return out
+
+    monkeypatch.setattr(blocked, "draw_kept", noted)
+    rows, columns, heads, probability = 2, 13, 2, 0.25
+    mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
+    qkv = packed(rows, columns, heads)
+    torch.manual_seed(3)
+    got = self_attend(qkv, mask, probability, "blocked")
+
+    kept = torch.zeros(rows, heads, columns, columns, dtype=torch.float64)
+    for block, bits in zip(blocked._blocks(rows, columns, heads, kind == "causal", mask.ranges), drawn, strict=True):
+        size = block.queries.stop - block.queries.start, block.keys.stop - block.keys.start
+        kept[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(-1, -2) / WIDTH**0.5
+    if mask.bias is not None:
+        scores = scores + mask.bias
+    elif kind == "causal":
+        scores = scores + torch.full((columns, columns), -torch.inf, dtype=torch.float64).triu(1)
+    expected = ((scores.softmax(-1) * kept / (1 - probability)) @ value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(got, expected)
+    upstream = torch.randn(expected.shape, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(got, qkv, upstream)[0], torch.autograd.grad(expected, qkv, upstream)[0]
+    )
+    torch.manual_seed(3)
+    torch.testing.assert_close(self_attend(qkv, mask, probability, "blocked"), got, rtol=0, atol=0)
+
+
+def test_masks_do_not_depend_on_the_number_of_threads() -> None:
+    """A run resumed with other threads draws the same dropout."""
+    qkv = packed(4, 130, 2).float().detach()
+    made = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            torch.manual_seed(5)
+            made.append(self_attend(qkv, Mask("none"), 0.1, "blocked"))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(made[0], made[1])
+
+
+def test_bf16_is_close_to_fp32() -> None:
+    qkv = packed(2, 20, 2).detach()
+    low = self_attend(qkv.to(torch.bfloat16), Mask("causal"), kernel="blocked")
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.double(), torch_attention(qkv, None, True), atol=0.02, rtol=0.02)
