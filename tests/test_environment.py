@@ -164,3 +164,18 @@ def test_modules_are_found_without_importing_them() -> None:
     assert environment.has_module("json.tool")
     assert not environment.has_module("no_such_module")
     assert not environment.has_module("no_such_package.part")
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "threads", "told"),
+    [(2, 0.2, 2, False), (2, 0.9, 2, True), (2, 5.0, 1, False), (8, 3.0, 4, False), (8, 6.0, 4, True)],
+)
+def test_competition_for_the_cores_is_told_of(
+    cores: int, load: float, threads: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(environment, "usable_cores", lambda: cores)
+    note = environment.competing(threads)
+    assert bool(note) == told
+    if told:
+        assert f"a load of {load} on {cores} cores" in note and f"--train.threads {threads - 1}" in note

@@ -111,6 +111,22 @@ def usable_cores(limits: Limits | None = None) -> int:
     return cores if limits.cores is None else max(1, min(cores, -int(-limits.cores // 1)))
 
 
+def competing(threads: int) -> str:
+    """A sentence when other programs keep the cores of so many threads busy; empty when not, or where unknown.
+
+    Threads of one product wait for one another, actively: one that has to share its core holds up all the others, and
+    steps were seen to take up to thirty times as long (docs/performance.md).
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads < 2 or load < max(0.7, usable_cores() - threads + 0.7):
+        return ""
+    return (
+        f"other programs keep this machine busy (a load of {load:.1f} on {usable_cores()} cores), and {threads} "
+        "threads that wait for one another may then be slower than fewer: if so, try "
+        f"--train.threads {threads - 1}, or set OMP_WAIT_POLICY=passive"
+    )
+
+
 def usable_memory(limits: Limits | None = None) -> int:
     """Bytes that this process can still take: what the system has available, and what its container leaves."""
     import psutil

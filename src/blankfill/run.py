@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
-from blankfill.environment import usable_cores
+from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.material import Corpus, Rows, is_prepared, open_corpus, phases, target_baseline, validation_batches
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
@@ -87,6 +87,7 @@ def pretrain(
     with ExitStack() as stack:
         prepare_folder(out, resume)
         stack.enter_context(only_run(out))
+        busy = competing(options.threads or usable_cores())  # before this program is itself what keeps it busy
         torch.set_num_threads(options.threads or usable_cores())
         keep_freed_memory()
         device = pick_device(options.device)
@@ -116,6 +117,8 @@ def pretrain(
         announce(
             recipe, corpus, model, rows[0].train.rows_in_epoch(0), f"{device.type} {str(dtype)[6:]}", baselines[-1]
         )
+        if device.type == "cpu" and busy:
+            say(busy)
 
         def validation(step: int) -> Any:
             return [batches for start, batches in validations if start <= step][-1]

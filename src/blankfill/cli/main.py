@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "pretrain": "train a model on text, from nothing or from a checkpoint",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
+    "bench": "how fast this machine trains",
     "doctor": "what this machine offers, and what stands in its way",
 }
 

@@ -1,0 +1,136 @@
+"""`blankfill bench`: how fast this machine trains, in real steps of the training loop on made-up text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blankfill.train.options import Precision
+
+DESCRIBED = """How fast this machine trains: real steps of the training loop on made-up text.
+
+Each shape is an objective and a model, LAYERSxWIDTH, timed in a process of its own: tokens per second, the share of the
+machine's matrix-product rate that the steps use, the most memory held, and the time that making a step's rows takes on
+one core. A particular run is reckoned by `blankfill plan`; comparisons with other programs are in the repository's
+bench folder.
+"""
+USUAL = ("bert-4x256", "glm-4x256", "gpt-4x256")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is timed, and how."""
+
+    shapes: tuple[str, ...] = USUAL
+    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, glm, gpt."""
+    length: int = 128
+    """Tokens of a row."""
+    tokens: int = 4096
+    """Tokens of a batch, in whole rows."""
+    vocabulary: int = 30_522
+    """Words of the vocabulary."""
+    dropout: float = 0.1
+    """Dropout everywhere, attention weights included."""
+    precision: Precision = "auto"
+    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    threads: int = 0
+    """CPU threads; 0 means all cores."""
+    seconds: float = 10.0
+    """How long each shape is timed, building it aside; at least three steps are taken."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    import tyro
+
+    given = tyro.cli(Bench, args=list(argv), prog="blankfill bench", description=DESCRIBED)
+    check(given)
+    if not given.json:
+        print(
+            f"{'shape':<14} {'precision':>9} {'ms/step':>8} {'tokens/s':>9} {'GEMM':>13} {'used':>5} {'memory':>8} rows"
+        )
+    found = []
+    for name in given.shapes:
+        found.append(alone(name, given))
+        if not given.json:
+            print(line(found[-1]), flush=True)
+    if given.json:
+        print(json.dumps({"shapes": found}, indent=1))
+    return 0
+
+
+def check(given: Bench) -> None:
+    """ConfigError with everything that is wrong with the options."""
+    from blankfill.errors import ConfigError
+
+    found = []
+    for name in ("length", "tokens", "vocabulary", "seconds"):
+        if getattr(given, name) <= 0:
+            found.append(f"--{name} is {getattr(given, name)}; it must be above 0")
+    if given.threads < 0:
+        found.append(f"--threads is {given.threads}; it must not be negative")
+    if not 0 <= given.dropout < 1:
+        found.append(f"--dropout is {given.dropout}; it must be at least 0 and below 1")
+    if given.length > given.tokens > 0:
+        found.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
+    if found:
+        raise ConfigError(found)
+    from blankfill.train.bench import shape_named
+
+    for name in given.shapes:
+        problems = shape_named(name, **sizes(given)).problems()
+        found += [problem for problem in problems if problem not in found]
+    if found:
+        raise ConfigError(found)
+
+
+def sizes(given: Bench) -> dict[str, Any]:
+    """What all shapes share, as `train.bench.Shape` names it."""
+    return {
+        "length": given.length, "rows": given.tokens // given.length, "dropout": given.dropout,
+        "vocabulary": given.vocabulary,
+    }  # fmt: skip
+
+
+def alone(name: str, given: Bench) -> dict[str, Any]:
+    """Time one shape in a new process, whose peak memory is then the shape's own."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    from blankfill.errors import UserError
+
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(timed, name, given).result()
+        except BrokenProcessPool as error:
+            raise UserError(f"{name}: the process that timed it was ended, for lack of memory most likely") from error
+
+
+def timed(name: str, given: Bench) -> dict[str, Any]:
+    """Time one shape here."""
+    import torch
+
+    from blankfill.environment import usable_cores
+    from blankfill.train.bench import measure, shape_named
+    from blankfill.train.precision import pick_device, pick_dtype
+
+    torch.set_num_threads(given.threads or usable_cores())
+    device = pick_device(given.device)
+    shape = shape_named(name, **sizes(given))
+    return {"name": name, **measure(shape, pick_dtype(given.precision, device), device, given.seconds)}
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """One row of the table."""
+    return (
+        f"{found['name']:<14} {found['precision']:>9} {found['seconds_per_step'] * 1e3:>8.0f} "
+        f"{found['tokens_per_s']:>9,.0f} {found['gemm_flops_per_s'] / 1e9:>6.0f} GFLOP/s {found['utilisation']:>5.0%} "
+        f"{found['peak_memory'] / 1e6:>5.0f} MB {found['example_share']:.1%} of a step, on one core"
+    )
