@@ -65,9 +65,11 @@ def pretrain(
 
     from blankfill.attention.kernels import best_kernel
     from blankfill.checkpoint import store
+    from blankfill.checkpoint.dress import dress_of
     from blankfill.checkpoint.load import Loaded
     from blankfill.data.loader import Phase, Steps, load
     from blankfill.generate.samples import Samples, compare
+    from blankfill.model.config import config_values
     from blankfill.model.transformer import build
     from blankfill.report.plots import loss_plot
     from blankfill.train.cost import batch_flops
@@ -126,14 +128,15 @@ def pretrain(
         bar = stack.enter_context(progress_bar("training", options.steps, "steps", done.step))
         stopping = stack.enter_context(stop_signals())
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
-        writer = stack.enter_context(store.Writer(out / "checkpoints", options.keep))
+        dress = dress_of(config, recipe.objective, corpus.tokenizer)
+        writer = stack.enter_context(store.Writer(out / "checkpoints", options.keep, dress))
         samples = Samples(
             Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
         )
         objective_values = to_values(recipe)["objective"]
 
         def save(now: Progress) -> None:
-            state = {"model": plain(config), "objective": objective_values, "progress": now.state()}
+            state = {"model": config_values(config), "objective": objective_values, "progress": now.state()}
             writer.save(now.step, model, optimizer, state, now.best_step)
 
         def stop() -> bool:
@@ -193,6 +196,7 @@ def resume(out: str | Path, stop_after: float | None = None, on_nan: OnNan = "st
 def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None:
     """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over."""
     from blankfill.checkpoint import store
+    from blankfill.model.config import config_from_values
 
     damaged: list[str] = []
     checkpoint = store.newest(out / "checkpoints", damaged=damaged)
@@ -203,7 +207,7 @@ def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None
             raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
         say(f"{out} has no checkpoint yet; starting from the beginning")
         return None
-    if checkpoint.state["model"] != plain(config):
+    if config_from_values(checkpoint.state["model"]) != config:
         raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
     return checkpoint
 
@@ -346,12 +350,6 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON values."""
-    values = dataclasses.asdict(config)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @contextmanager

@@ -1,19 +1,25 @@
-"""A trained model from a run folder or one of its checkpoints: weights, tokenizer and objective together."""
+"""A trained model from any folder that holds one: weights, tokenizer and objective together.
+
+A run, one of its checkpoints, an imported model, or a folder of transformers or of the original GLM code as it is.
+Weights stay memory-mapped where their form allows it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from blankfill.checkpoint import store
+from blankfill.checkpoint.foreign import Foreign, is_foreign, open_foreign
+from blankfill.console import say
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.model.config import TransformerConfig
+from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import OBJECTIVES, Objective
+from blankfill.objectives import OBJECTIVES, Gpt, Objective
 from blankfill.types import Vocabulary
 
 
@@ -29,42 +35,77 @@ class Loaded:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Loaded:
-    """Open a run folder (its newest whole checkpoint), RUN/best, RUN/latest or a checkpoint folder.
+    """Open a run folder (its newest whole checkpoint), RUN/best, RUN/latest, a checkpoint folder, an imported model, a
+    transformers folder, or a checkpoint of the original GLM code.
 
     UserError says what is missing.
     """
     path = Path(path)
     if path.is_file() and path.name in ("best", "latest"):
         path = path.parent / "checkpoints" / path.read_text(encoding="utf-8").strip()
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`")
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`, or an imported model")
     if (path / store.STATE).exists():
-        found, run = store.read(path, with_optimizer=False), path.parent.parent
-    else:
-        run = path
-        damaged: list[str] = []
-        newest = store.newest(path / "checkpoints", with_optimizer=False, damaged=damaged)
-        if newest is None:
-            more = f" ({damaged[0]})" if damaged else ""
-            raise UserError(f"{path}: there is no checkpoint in this folder{more}; train one with `blankfill pretrain`")
-        found = newest
-    tokenizer = Tokenizer.load(run)
-    config = model_config(found.state["model"])
-    objective_values = dict(found.state["objective"])
-    objective = OBJECTIVES[objective_values.pop("name")](**objective_values)
-    vocabulary = tokenizer.vocabulary()
-    if vocabulary.size > config.vocab_size:
+        return _from_checkpoint(store.read(path, with_optimizer=False), _tokenizer_folder(path), device)
+    if not (path / "checkpoints").exists() and is_foreign(path):
+        return _from_foreign(open_foreign(path), device)
+    if not path.is_dir():
+        raise UserError(f"{path}: not a model; give a run folder, an imported model or a transformers folder")
+    damaged: list[str] = []
+    newest = store.newest(path / "checkpoints", with_optimizer=False, damaged=damaged)
+    if newest is None:
+        more = f" ({damaged[0]})" if damaged else ""
         raise UserError(
-            f"{run}: the tokenizer has {vocabulary.size} tokens and the model {config.vocab_size}; "
-            "they do not belong together"
+            f"{path}: there is no checkpoint in this folder{more}; train one with `blankfill pretrain`, or give a "
+            "transformers folder with config.json and its weights"
         )
+    return _from_checkpoint(newest, path, device)
+
+
+def _tokenizer_folder(checkpoint: Path) -> Path:
+    """A run's tokenizer lies in its folder; that of an imported model beside the weights."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "tokenizer.json").exists() else checkpoint
+
+
+def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Loaded:
+    config = config_from_values(found.state["model"])
+    values = dict(found.state["objective"])
+    objective = OBJECTIVES[values.pop("name")](**values)
+    return _loaded(config, found.model, Tokenizer.load(folder), objective, found.path, device)
+
+
+def _from_foreign(found: Foreign, device: str) -> Loaded:
+    folder = found.path if found.path.is_dir() else found.path.parent
+    tokenizer = Tokenizer.load(folder)
+    if found.weights.converted:
+        say(f"{found.path}: the weights are in {found.weights.converted}; they are computed with in float32")
+    return _loaded(found.form.config, found.state(), tokenizer, found.objective, found.path, device)
+
+
+def _loaded(
+    config: TransformerConfig,
+    state: dict[str, torch.Tensor],
+    tokenizer: Tokenizer,
+    objective: Objective,
+    path: Path,
+    device: str,
+) -> Loaded:
+    vocabulary = tokenizer.vocabulary()
+    check_vocabulary(vocabulary, config, path)
+    if isinstance(objective, Gpt) and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
+        # GPT-2's own tokenizer has no padding; padded columns are never read, so any token will do
+        vocabulary = dataclasses.replace(vocabulary, roles={**vocabulary.roles, "pad": vocabulary["eos"]})
     with torch.device("meta"):
         model = Transformer(config)
-    model.load_state_dict(found.model, strict=True, assign=True)
-    return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, found.path)
+    model.load_state_dict(state, strict=True, assign=True)
+    return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
 
 
-def model_config(values: dict[str, Any]) -> TransformerConfig:
-    """The configuration saved in a checkpoint's state."""
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return TransformerConfig(**fields)
+def check_vocabulary(vocabulary: Vocabulary, config: TransformerConfig, path: Path) -> None:
+    """UserError when a tokenizer has ids that a model has no row for."""
+    if vocabulary.size > config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {vocabulary.size} tokens and the model {config.vocab_size}; "
+            "they do not belong together; give the model's own tokenizer"
+        )

@@ -1,8 +1,11 @@
 """Checkpoints on disk: written whole or not at all, checked when read, never unpickled.
 
 `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which names the step, the
-run's counters and a checksum of each file. A checkpoint is written under a temporary name, synced to disk and renamed,
-so a kill at any instant leaves the one before whole; `latest` names the newest, `best` that of the best validation.
+run's counters and a checksum of each file. Where transformers has a class for the model (a `Form`, see
+`checkpoint.names`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
+the folder opens there as it is; what that form has no room for lies with the optimiser's state. A checkpoint is written
+under a temporary name, synced to disk and renamed, so a kill at any instant leaves the one before whole; `latest` names
+the newest, `best` that of the best validation.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +24,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blankfill.checkpoint.names import Form, form_from_state
+from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
+from blankfill.model.config import config_from_values
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+REST = "rest."
+"""Before the names of what the form of a model has no room for, in the optimiser's file."""
+
+
+@dataclass(frozen=True)
+class Dress:
+    """How checkpoints look to other programs: the form of the weights, and the texts of the files beside them."""
+
+    form: Form
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: `step` steps are done, `state` is what the run noted."""
+    """A checkpoint as read: `step` steps are done, `state` is what the run noted; weights under our own names."""
 
     path: Path
     step: int
@@ -44,11 +62,13 @@ def save(
     state: dict[str, Any],
     keep: int = 2,
     best: int | None = None,
+    dress: Dress | None = None,
 ) -> Path:
     """Write `folder/step-N` and drop all but the newest `keep` and the best one.
 
     model: its state dict. optimizer: `optimizer_tensors` of it, or nothing. state: JSON values. best: the step of the
-    best checkpoint; the file `best` beside `latest` names it. Raises UserError when the disk is full or not writable.
+    best checkpoint; the file `best` beside `latest` names it. dress: None keeps our own names. Raises UserError when
+    the disk is full or not writable.
     """
     final = folder / f"step-{step}"
     temporary = folder / f".step-{step}.{os.getpid()}"
@@ -56,12 +76,7 @@ def save(
         for left in folder.glob(".step-*"):  # by runs that were killed
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write(temporary / MODEL, model)
-        if optimizer:
-            _write(temporary / OPTIMIZER, optimizer)
-        sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
-        _write_text(temporary / STATE, json.dumps({**state, "step": step, "sha256": sums}, indent=1))
-        _sync_folder(temporary)
+        write_files(temporary, step, model, optimizer, state, dress)
         if final.exists():
             _remove(final)
         temporary.rename(final)
@@ -81,6 +96,30 @@ def save(
     return final
 
 
+def write_files(
+    folder: Path,
+    step: int,
+    model: dict[str, torch.Tensor],
+    optimizer: dict[str, torch.Tensor],
+    state: dict[str, Any],
+    dress: Dress | None = None,
+) -> None:
+    """Write a checkpoint's files into a folder that exists, synced to disk; see `save`."""
+    if dress is not None:
+        table = dress.form.table
+        rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
+        model, optimizer = table.to_theirs(model), {**optimizer, **rest}
+        state = {**state, "names": dress.form.state()}
+        for name, text in dress.files.items():
+            _write_text(folder / name, text)
+    _write(folder / MODEL, model)
+    if optimizer:
+        _write(folder / OPTIMIZER, optimizer)
+    sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
+    _write_text(folder / STATE, json.dumps({**state, "step": step, "sha256": sums}, indent=1))
+    _sync_folder(folder)
+
+
 class Writer:
     """Writes checkpoints in a thread, one at a time, so that training goes on meanwhile.
 
@@ -88,9 +127,10 @@ class Writer:
     `save` or by `wait`, which must be called in the end.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, dress: Dress | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.dress = dress
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="blankfill-checkpoint")
         self._pending: Future[Path] | None = None
 
@@ -100,7 +140,7 @@ class Writer:
         """Begin to write the checkpoint of a step."""
         self.wait()
         copies = _copies(model.state_dict()), _copies(optimizer_tensors(optimizer))
-        self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best)
+        self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best, self.dress)
 
     def wait(self) -> None:
         """Until the last checkpoint is on disk."""
@@ -148,7 +188,8 @@ def _remove(path: Path) -> None:
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
@@ -200,7 +241,13 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
             loaded.append(load_file(path / name))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / name} cannot be read ({error})") from error
-    return Checkpoint(path, step, state, loaded[0], loaded[1] if len(loaded) > 1 else {})
+    model, optimizer = loaded[0], loaded[1] if len(loaded) > 1 else {}
+    rest = {name.removeprefix(REST): optimizer.pop(name) for name in list(optimizer) if name.startswith(REST)}
+    if state.get("names"):
+        form = form_from_state(state["names"], config_from_values(state["model"]))
+        model = form.table.to_ours(model, str(path / MODEL))
+        put_back(model, rest)
+    return Checkpoint(path, step, state, model, optimizer)
 
 
 def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None) -> Checkpoint | None:

@@ -84,13 +84,24 @@ class Tokenizer:
         return cls(read_tokenizer(path))
 
     def save(self, folder: Path, *, post: Post = "keep") -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
+        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens; see `files`.
 
-        The same tokenizer gives the same bytes. `post` is what `AutoTokenizer` puts around a text when asked for
-        special tokens: what this tokenizer does, nothing, or `[CLS] a [SEP] b [SEP]`. Raises `UserError` for a pair
-        without those two.
+        Raises `UserError` for a pair without its two tokens.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        for name, text in self.files(post=post).items():
+            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+
+    def files(
+        self, *, post: Post = "keep", inputs: Sequence[str] | None = None, longest: int = 10**30
+    ) -> dict[str, str]:
+        """The texts of `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
+
+        The same tokenizer gives the same bytes. `post` is what `AutoTokenizer` puts around a text when asked for
+        special tokens: what this tokenizer does, nothing, or `[CLS] a [SEP] b [SEP]`. `inputs` are the tensors that it
+        makes for a model, `longest` the most tokens of one. Raises `UserError` for a pair without those two.
+        """
         spec = json.loads(self._full.to_str())
         if post != "keep":
             spec["post_processor"] = None
@@ -104,8 +115,10 @@ class Tokenizer:
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": self._kind == "wordpiece",
-            "model_max_length": 10**30,
+            "model_max_length": longest,
         }
+        if inputs is not None:
+            config["model_input_names"] = list(inputs)
         for role in ("pad", "unk", "cls", "sep", "mask", "eos"):
             if role in self._roles and (name := self.token(self._roles[role])) in ROLE_TOKENS[role]:
                 config[f"{role}_token"] = name
@@ -113,8 +126,7 @@ class Tokenizer:
         rest = [name for name in sorted(self._special_tokens, key=self._ids.__getitem__) if name not in named]
         if rest:
             config["additional_special_tokens"] = rest
-        _write_json(folder / "tokenizer.json", spec)
-        _write_json(folder / "tokenizer_config.json", config)
+        return {"tokenizer.json": _as_json(spec), "tokenizer_config.json": _as_json(config)}
 
     @cached_property
     def size(self) -> int:
@@ -127,6 +139,11 @@ class Tokenizer:
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
         return Vocabulary(self.size, dict(self._roles), frozenset(special), self._word_starts())
+
+    @property
+    def adds_special(self) -> bool:
+        """Whether it puts special tokens around a text when asked to, as `[CLS] a [SEP]`."""
+        return bool(self._full.num_special_tokens_to_add(False))
 
     def with_roles(self, roles: Sequence[str]) -> Tokenizer:
         """This tokenizer with a token for each of `roles` (names of `types.ROLES`).
@@ -379,9 +396,8 @@ def _from_json(text: str) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(text))
 
 
-def _write_json(path: Path, value: Any) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def _gpt2_bytes(token: str) -> bytes:

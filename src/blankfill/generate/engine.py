@@ -131,7 +131,7 @@ class Decoder:
         with evaluating(self.model):
             hidden_BTD = self.model(self._ids, self._positions, mask, self._cache)
         last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
-        return self.model.head.logits(last_BD, self.model.words.weight)
+        return self.model.head.logits(last_BD, self.model.output_table)
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Decoder:
             hidden_BTD = self.model(ids_B[:, None], self._next, mask, self._cache)
         self._next = self._next + self._step
         self.room -= 1
-        return self.model.head.logits(hidden_BTD[:, 0], self.model.words.weight)
+        return self.model.head.logits(hidden_BTD[:, 0], self.model.output_table)
 
     @torch.inference_mode()
     def select(self, rows_K: Tensor) -> None:

@@ -78,6 +78,11 @@ class Filler:
         objective, vocabulary = loaded.objective, loaded.vocabulary
         if not isinstance(objective, (Bert, Mlm, Glm, Gpt)):
             raise UserError(f"{loaded.path}: a model of the objective {objective.name} cannot fill blanks")
+        if not loaded.model.config.word_head:
+            raise UserError(
+                f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "
+                "give a model with its masked-language-model head"
+            )
         needed = ("cls", "mask", "sop", "eop", "eos") if isinstance(objective, Glm) else objective.roles
         if missing := vocabulary.missing(needed):
             raise UserError(
@@ -328,7 +333,7 @@ class Filler:
         totals = np.zeros(len(endings))
         for at in range(0, len(answers), SCORED_AT_ONCE):
             part = slice(at, at + SCORED_AT_ONCE)
-            scores_MV = self.model.head.logits(hidden_MD[part], self.model.words.weight).float().log_softmax(-1)
+            scores_MV = self.model.head.logits(hidden_MD[part], self.model.output_table).float().log_softmax(-1)
             np.add.at(totals, rows[part], scores_MV.gather(1, target_M1[part])[:, 0].double().cpu().numpy())
         return [float(total) for total in totals]
 
@@ -353,7 +358,7 @@ class _MaskReader:
             positions[0] = torch.arange(self.offset, self.offset + ids_NT.shape[1], device=ids_NT.device)
             hidden_NTD = model(ids_NT, positions, Mask("none"))
             at_M2 = (ids_NT == self.mask).nonzero()
-            scores_MV = model.head.logits(hidden_NTD[at_M2[:, 0], at_M2[:, 1]], model.words.weight).float()
+            scores_MV = model.head.logits(hidden_NTD[at_M2[:, 0], at_M2[:, 1]], model.output_table).float()
             scores_MV = scores_MV.log_softmax(-1)
             for row in new:
                 self._known[row] = {}

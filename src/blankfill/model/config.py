@@ -6,8 +6,11 @@ comes from; options that concern norms, positions or heads belong to those files
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +30,24 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     embedding_norm: bool = False
     """LayerNorm on the summed embeddings (BERT)."""
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     dropout: float = 0.1
     """On embeddings and on each sublayer's output."""
     attention_dropout: float = 0.1
+    word_head: bool = True
+    """Whether it was made to answer with words; False for an encoder alone, such as transformers' BertModel."""
+    tied: bool = True
+    """Words are scored with the word table itself; False: with a table of their own."""
     head_transform: bool = False
     """Dense, activation, LayerNorm before the word table (BERT's masked-LM head)."""
+    head_activation: Literal["same", "gelu", "gelu_tanh", "relu", "silu"] = "same"
+    """Of that transform: the layers' own, or another one (RoBERTa's is always the erf GELU)."""
     head_bias: bool = False
     """A bias for each word of the output."""
     pooler: bool = False
-    """Tanh dense on the first column and the two-way next-sentence head (BERT)."""
+    """Tanh dense on the first column (BERT)."""
+    pair_classifier: bool = True
+    """The two-way next-sentence classifier on the pooler, where there is a pooler."""
     init: Literal["normal", "truncated_normal"] = "normal"
     init_std: float = 0.02
     position_std: float = 0.02
@@ -60,3 +71,14 @@ class TransformerConfig:
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         return found
+
+
+def config_from_values(values: Mapping[str, Any]) -> TransformerConfig:
+    """The configuration saved as JSON values, such as in a checkpoint's state."""
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return TransformerConfig(**fields)
+
+
+def config_values(config: TransformerConfig) -> dict[str, Any]:
+    """A configuration as JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}

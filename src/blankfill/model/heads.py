@@ -14,14 +14,17 @@ from blankfill.model.layers import activate
 
 
 class WordHead(nn.Module):
-    """Hidden states → word logits through the tied word table, with BERT's transform and bias where configured."""
+    """Hidden states → word logits through a word table, with BERT's transform and bias where configured."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation = config.activation if config.head_activation == "same" else config.head_activation
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if config.head_transform else None
         self.norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.head_transform else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
+        shape = (config.vocab_size, config.hidden_size)
+        self.table = None if config.tied else nn.Parameter(torch.empty(shape))
+        """The output's own word table where it is not the input's, [V, D]."""
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
         """What is multiplied with the word table, [M, D]."""
@@ -40,7 +43,13 @@ class PairHead(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.classifier = nn.Linear(config.hidden_size, 2) if config.pair_classifier else None
+
+    def pooled(self, hidden_KD: Tensor) -> Tensor:
+        """The pooler's view of first columns, [K, D]."""
+        return torch.tanh(self.pooler(hidden_KD))
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
-        return self.classifier(torch.tanh(self.pooler(hidden_KD)))
+        if self.classifier is None:
+            raise ValueError("the model has a pooler but no next-sentence classifier")
+        return self.classifier(self.pooled(hidden_KD))

@@ -120,4 +120,6 @@ def activate(x: Tensor, name: str) -> Tensor:
     """The activation of a name of `TransformerConfig.activation`."""
     if name == "gelu_tanh":
         return F.gelu(x, approximate="tanh")
+    if name == "silu":
+        return F.silu(x)
     return F.gelu(x) if name == "gelu" else F.relu(x)

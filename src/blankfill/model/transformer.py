@@ -60,6 +60,11 @@ class Transformer(nn.Module):
         mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype)
         return self(batch.input_ids, batch.positions, mask)
 
+    @property
+    def output_table(self) -> Tensor:
+        """The table that words are scored with, [V, D]: the word table, or the head's own where they are not tied."""
+        return self.words.weight if self.head.table is None else self.head.table
+
     def use_kernel(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on."""
         for module in self.layers:
@@ -88,6 +93,8 @@ class Transformer(nn.Module):
                 _draw(module.weight, std, config, generator)
         if self.head.bias is not None:
             self.head.bias.zero_()
+        if self.head.table is not None:
+            _draw(self.head.table, config.init_std, config, generator)
         if config.neighbours:
             start_with_neighbours(self, config.neighbours)
 

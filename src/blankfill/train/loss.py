@@ -46,7 +46,7 @@ def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float
     """Run a batch through a model and sum its losses. dtype: the compute type in force."""
     hidden_ND = model.encode(batch, dtype).flatten(0, 1)
     transformed_MD = model.head.transform(hidden_ND[batch.target_index])
-    words = word_loss(transformed_MD, model.words.weight, model.head.bias, batch.target_ids)
+    words = word_loss(transformed_MD, model.output_table, model.head.bias, batch.target_ids)
     labels: dict[str, Tensor] = {}
     for name, (index, value) in batch.labels.items():
         if model.pair_head is None:

@@ -1,0 +1,35 @@
+"""What makes a checkpoint folder one that transformers opens: the form of its weights and the files beside them."""
+
+from __future__ import annotations
+
+import json
+
+from blankfill.checkpoint.foreign import CONFIG
+from blankfill.checkpoint.names import Form, form_of
+from blankfill.checkpoint.store import Dress
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Bert, Mlm, Objective
+
+
+def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokenizer) -> Dress | None:
+    """How the checkpoints of a run look to transformers; None when it has no class for the model."""
+    form = form_of(config, objective, tokenizer.vocabulary())
+    return dressed(form, objective, tokenizer) if isinstance(form, Form) else None
+
+
+def dressed(form: Form, objective: Objective, tokenizer: Tokenizer) -> Dress:
+    """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it."""
+    framed = isinstance(objective, (Bert, Mlm)) and not tokenizer.adds_special
+    able = not tokenizer.vocabulary().missing(("cls", "sep"))
+    files = tokenizer.files(
+        post="pair" if framed and able else "keep", inputs=form.family.inputs, longest=longest(form, objective)
+    )
+    values = form.config_json(tokenizer.vocabulary())
+    return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
+
+
+def longest(form: Form, objective: Objective) -> int:
+    """The most tokens of a text that the model can read."""
+    offset = objective.position_offset if isinstance(objective, Mlm) else 0
+    return form.config.position_sizes[0] - offset

@@ -1,0 +1,151 @@
+"""Models of other programs: a transformers folder or an original GLM checkpoint, as our model, without a run.
+
+The weights are compared with the architecture by name and shape before any is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blankfill.checkpoint.names import Form, family_of
+from blankfill.checkpoint.names.base import LISTED, Family
+from blankfill.checkpoint.names.glm import BLOCKS, sizes_from_shapes
+from blankfill.checkpoint.weights import Weights, open_weights, weight_file
+from blankfill.errors import ConfigError, UserError
+from blankfill.model.config import TransformerConfig
+from blankfill.model.transformer import Transformer
+from blankfill.objectives import Objective
+
+CONFIG = "config.json"
+GLM_FILE = "mp_rank_00_model_states.pt"
+"""What the original GLM code calls the checkpoint of a model that is not split."""
+GLM_POINTER = "latest_checkpointed_iteration.txt"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A model of another program: opened, compared, not yet read."""
+
+    path: Path
+    form: Form
+    objective: Objective
+    weights: Weights
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The state dict of our model; tensors that need no change stay memory-mapped."""
+        return self.form.table.to_ours(self.weights, str(self.path))
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a weight file or a folder with one, as other programs leave them."""
+    if path.is_file():
+        return path.suffix in (".pt", ".bin", ".safetensors")
+    return weight_file(path) is not None or glm_file(path) is not None
+
+
+def glm_file(folder: Path) -> Path | None:
+    """The original GLM checkpoint in a folder, None when there is none; UserError when it is split over several."""
+    pointer = folder / GLM_POINTER
+    if pointer.is_file():
+        folder = folder / pointer.read_text(encoding="utf-8").strip()
+    if (folder / "mp_rank_01_model_states.pt").is_file():
+        raise UserError(
+            f"{folder} holds a model split over several files (model parallel); merge it with the original code's "
+            "change_mp.py first"
+        )
+    return folder / GLM_FILE if (folder / GLM_FILE).is_file() else None
+
+
+def open_foreign(path: Path, heads: int | None = None) -> Foreign:
+    """Open a transformers folder, or a GLM checkpoint's folder or file.
+
+    heads: of a checkpoint that does not tell. Raises UserError for anything that is missing or does not fit.
+    """
+    folder = path if path.is_dir() else path.parent
+    file = path if path.is_file() else weight_file(path) or glm_file(path)
+    if file is None:
+        raise UserError(
+            f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
+        )
+    weights = open_weights(file, inert=file.suffix == ".pt")
+    if (folder / CONFIG).is_file():
+        values = read_config(folder / CONFIG)
+    else:
+        values = values_of_glm(weights, file, heads)
+    family = family_of(values.get("model_type"), str(folder / CONFIG))
+    try:
+        config = family.read(values, weights.keys())
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    if problems := config.problems():
+        raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
+    form = Form(family, config)
+    check_shapes(form, weights)
+    return Foreign(path, form, objective_of(family, config, values), weights)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a config.json."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings; copy or download it again")
+    return values
+
+
+def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
+    """The settings of a checkpoint without config.json, which only those of the original GLM code may be."""
+    plain = {strip(name): shape for name, shape in weights.shapes.items()}
+    if BLOCKS not in plain or "word_embeddings.weight" not in plain:
+        raise UserError(
+            f"{file.parent}: there is no config.json beside {file.name}, and without it the architecture is not known; "
+            "copy it from where the weights came from"
+        )
+    try:
+        return sizes_from_shapes(plain, heads)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def strip(name: str) -> str:
+    """A name of a GLM checkpoint without the wrappers before it."""
+    for prefix in ("module.", "glm.", "model."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def objective_of(family: Family, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+    """The objective that an imported model answers to; UserError when its tables are too small for any text."""
+    objective = family.default_objective(config, values)
+    if found := objective.problems():
+        raise ConfigError(
+            [f"the model's {config.position_sizes[0]} positions are too few: {sentence}" for sentence in found]
+        )
+    return objective
+
+
+def check_shapes(form: Form, weights: Weights) -> None:
+    """UserError when a file's names or shapes are not those of its architecture; nothing is read."""
+    with torch.device("meta"):
+        ours = Transformer(form.config).state_dict()
+    table = form.table
+    names = table.match(weights, str(weights.where))
+    wrong = [
+        f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(tensor.shape)}"
+        for name, tensor in table.to_theirs(ours).items()
+        if weights.shapes[names[name]] != tuple(tensor.shape)
+    ]
+    if wrong:
+        more = ", …" if len(wrong) > LISTED else ""
+        raise UserError(
+            f"{weights.where}: {len(wrong)} shapes are not those that config.json asks for: "
+            f"{', '.join(wrong[:LISTED])}{more}; the two files must come from one model"
+        )

@@ -1,0 +1,93 @@
+"""How other programs name weights: one small file for each family, and which model each can say.
+
+`Form` is a model written in a family's names; `form_of` finds the one for a run, or tells why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blankfill.checkpoint.names.base import Family, Table
+from blankfill.checkpoint.names.bert import BertNames
+from blankfill.checkpoint.names.glm import GlmNames
+from blankfill.checkpoint.names.gpt2 import Gpt2Names
+from blankfill.checkpoint.names.roberta import RobertaNames
+from blankfill.errors import UserError
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Objective
+from blankfill.types import Vocabulary
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (BertNames(), RobertaNames(), Gpt2Names(), GlmNames())}
+
+MODEL_TYPES: dict[str, Family] = {
+    **{family.model_type: family for family in FAMILIES.values()},
+    "glm": FAMILIES["glm"],
+}
+"""By what config.json calls a family."""
+
+MOST_SHIFTED = 64
+"""A position table may grow by so many rows; beyond, the padding's id is no sensible first position."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in the names of a family. shift: see `Family.table`."""
+
+    family: Family
+    config: TransformerConfig
+    shift: int = 0
+
+    @property
+    def table(self) -> Table:
+        """The name table."""
+        return self.family.table(self.config, self.shift)
+
+    def config_json(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """The values of config.json, with the token ids that transformers needs."""
+        roles = vocabulary.roles
+        ids: dict[str, int | None] = {"pad_token_id": roles.get("pad")}
+        if self.family.name in ("gpt2", "glm"):
+            ids |= {"bos_token_id": roles.get("eos"), "eos_token_id": roles.get("eos")}
+        else:
+            ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": roles.get("sep")}
+        if self.family.name == "glm":
+            more = ("mask", "gmask", "smask", "sop", "eop", "cls")
+            ids |= {f"{role}_token_id": roles.get(role) for role in more}
+            ids["eos_token_id"] = roles.get("eop")
+        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint's state.json says of its names."""
+        return {"family": self.family.name, "shift": self.shift}
+
+
+def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabulary) -> Form | str:
+    """The form of a run's model in transformers' names, or a sentence that says why it has none."""
+    for family in FAMILIES.values():
+        if type(objective) is not family.objective:
+            continue
+        if lacking := family.differences(config):
+            told = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
+            return f"transformers' {family.model_type} has no {told}"
+        shift = family.shift(objective, vocabulary.roles.get("pad", 0))
+        if shift > MOST_SHIFTED:
+            return (
+                f"transformers' {family.model_type} numbers positions from the padding's id + 1, "
+                f"and here that id is {vocabulary.roles['pad']}"
+            )
+        return Form(family, config, shift)
+    return f"transformers has no family that is trained as {objective.name}"
+
+
+def form_from_state(names: Mapping[str, Any], config: TransformerConfig) -> Form:
+    """The form that a checkpoint's state.json names (`Form.state`)."""
+    return Form(FAMILIES[names["family"]], config, int(names["shift"]))
+
+
+def family_of(model_type: object, where: str) -> Family:
+    """The family that a config.json names; UserError lists the known ones."""
+    if isinstance(model_type, str) and model_type in MODEL_TYPES:
+        return MODEL_TYPES[model_type]
+    raise UserError(f"{where}: model_type is {model_type!r}, which is not known; known: {', '.join(MODEL_TYPES)}")

@@ -1,0 +1,310 @@
+"""The machinery of the name tables: how other programs name, turn and cut the weights that we have.
+
+A `Table` is a list of rules, each for one of our tensors and the one or more of theirs that hold it. It works both
+ways, loses nothing, and refuses names that it does not know and names that are missing, listing them. What a file says
+beyond weights (masks, counters, tied copies) is `ignored` by name; older spellings are `aliases`.
+
+A `Family` pairs tables with the `config.json` of a published architecture. Adding one is a file beside this one: a
+subclass with `read`, `write` and `table`, named in `names/__init__.py`.
+
+Shapes: D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from blankfill.errors import UserError
+from blankfill.model.config import Activation, TransformerConfig
+from blankfill.objectives import Objective
+
+LISTED = 8
+"""So many names of a long list are shown."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One of our tensors under one name of theirs, as it is."""
+
+    ours: str
+    theirs: tuple[str, ...]
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """Our tensor from theirs."""
+        return theirs[0]
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Theirs from our tensor."""
+        return [ours]
+
+    def rest(self, ours: Tensor) -> Tensor | None:
+        """What of our tensor has no place in theirs; `to_ours` of a later version of the rule takes it back."""
+        return None
+
+
+class Transposed(Rule):
+    """A matrix that they keep as [in, out] (GPT-2's Conv1D)."""
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """[out, in] from [in, out]."""
+        return theirs[0].T.contiguous()
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """[in, out] from [out, in]."""
+        return [ours.T.contiguous()]
+
+
+class Fused(Rule):
+    """Our rows are theirs one below the other: queries, keys, values."""
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """[3D, …] from three of [D, …]."""
+        return torch.cat(list(theirs))
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Three of [D, …] from [3D, …]."""
+        return ours.chunk(len(self.theirs))
+
+
+class Copied(Rule):
+    """One of ours that they keep several times; the last of theirs is the one in use."""
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """The last of theirs."""
+        return theirs[-1]
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Copies, since a file does not hold one tensor under two names."""
+        return [ours, *(ours.clone() for _ in self.theirs[1:])]
+
+
+@dataclass(frozen=True)
+class Positions(Rule):
+    """A position table whose rows stand `shift` further down in theirs, with their constant row added to every one.
+
+    RoBERTa's positions are numbered from the padding's id + 1, and its single token type is the same for all. Theirs:
+    (positions [rows + shift, D], token types [1, D]). Going to theirs the constant is zero.
+    """
+
+    shift: int = 0
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """Rows moved up, the constant added."""
+        table, constant = theirs
+        rows = _moved(table, -self.shift)
+        return rows + constant if bool((constant != 0).any()) else rows
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Rows moved down, a constant of zeros."""
+        return [_moved(ours, self.shift), ours.new_zeros(1, ours.shape[1])]
+
+    def rest(self, ours: Tensor) -> Tensor | None:
+        """The first rows, which no position names, when theirs begin later in ours."""
+        return ours[: -self.shift].clone() if self.shift < 0 else None
+
+
+def _moved(table: Tensor, shift: int) -> Tensor:
+    if shift > 0:
+        return torch.cat([table.new_zeros(shift, table.shape[1]), table])
+    return table[-shift:] if shift else table
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rules of one model. ignored and aliases are regular expressions over their names."""
+
+    rules: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    def match(self, names: Iterable[str], where: str) -> dict[str, str]:
+        """The name in the file of each of the table's names; UserError lists the unknown and the missing ones."""
+        wanted = {name for rule in self.rules for name in rule.theirs}
+        found: dict[str, str] = {}
+        unknown = []
+        for name in names:
+            canonical = name
+            for pattern, plain in self.aliases:
+                canonical = re.sub(pattern, plain, canonical)
+            if canonical in wanted:
+                found[canonical] = name
+            elif not any(re.search(pattern, canonical) for pattern in self.ignored):
+                unknown.append(name)
+        _complain(where, unknown, sorted(wanted - found.keys()))
+        return found
+
+    def to_ours(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+        """Our state dict from theirs; where: the file, for the message when names do not fit."""
+        found = self.match(theirs, where)
+        return {rule.ours: rule.to_ours([theirs[found[name]] for name in rule.theirs]) for rule in self.rules}
+
+    def to_theirs(self, ours: Mapping[str, Tensor], where: str = "the model") -> dict[str, Tensor]:
+        """Their tensors, under the names that their own programs write today, from our state dict."""
+        known = {rule.ours for rule in self.rules}
+        _complain(where, [name for name in ours if name not in known], sorted(known - ours.keys()))
+        out: dict[str, Tensor] = {}
+        for rule in self.rules:
+            out.update(zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True))
+        return out
+
+    def rest(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By our names, what `to_theirs` leaves out."""
+        parts = {rule.ours: rule.rest(ours[rule.ours]) for rule in self.rules}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names of theirs that the table writes."""
+        return frozenset(name for rule in self.rules for name in rule.theirs)
+
+
+def put_back(ours: dict[str, Tensor], rest: Mapping[str, Tensor]) -> None:
+    """Put what `Table.rest` saved in front of the tensors it came from."""
+    for name, part in rest.items():
+        ours[name] = torch.cat([part, ours[name][len(part) :]])
+
+
+def _complain(where: str, unknown: Sequence[str], missing: Sequence[str]) -> None:
+    if not unknown and not missing:
+        return
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''})"
+        for names, what in ((unknown, "unknown"), (missing, "missing"))
+        if names
+    ]
+    raise UserError(
+        f"{where}: the weights do not fit the architecture: {' and '.join(parts)}; "
+        "give the checkpoint of the pretrained model itself, whole"
+    )
+
+
+def layers(count: int, ours: str, theirs: str, pairs: Mapping[str, str], kind: type[Rule] = Rule) -> list[Rule]:
+    """Weight and bias rules of every layer. ours and theirs: prefixes with {k}; pairs: our part → their part."""
+    return [
+        kind(f"{ours.format(k=k)}{mine}.{part}", (f"{theirs.format(k=k)}{other}.{part}",))
+        for k in range(count)
+        for mine, other in pairs.items()
+        for part in ("weight", "bias")
+    ]
+
+
+def plain(pairs: Mapping[str, str]) -> list[Rule]:
+    """Rules for tensors that only their names tell apart."""
+    return [Rule(mine, (other,)) for mine, other in pairs.items()]
+
+
+def both(pairs: Mapping[str, str]) -> list[Rule]:
+    """Rules for modules with a weight and a bias."""
+    return [Rule(f"{a}.{part}", (f"{b}.{part}",)) for a, b in pairs.items() for part in ("weight", "bias")]
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""transformers' names of activations; the tanh forms differ in the last bits only."""
+
+_WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+
+
+def activation_of(values: Mapping[str, Any], key: str, default: str) -> Activation:
+    """Our name of the activation that a config.json names; UserError for one that we do not have."""
+    name = str(values.get(key, default))
+    if name not in ACTIVATIONS:
+        raise UserError(f"config.json: {key} is {name}, which is not known here; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def activation_name(activation: str) -> str:
+    """transformers' name of an activation of ours."""
+    return _WRITTEN[activation]
+
+
+def number(values: Mapping[str, Any], key: str) -> int:
+    """A size that a config.json must tell; UserError when it does not."""
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        told = "is missing" if value is None else f"is {value!r}"
+        raise UserError(f"config.json: {key} {told}; it must be a whole number from 1 on, as its author wrote it")
+    return value
+
+
+def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
+    """UserError for options of a config.json that ask for what our model does not have."""
+    for key, value in plain_values.items():
+        if values.get(key, value) != value:
+            raise UserError(
+                f"config.json: {key} is {values[key]!r}, and only {value!r} is known here; "
+                "this checkpoint cannot be imported"
+            )
+
+
+NOT_ARCHITECTURE = {
+    "dropout", "attention_dropout", "init", "init_std", "position_std", "scaled_init", "neighbours",
+}  # fmt: skip
+"""Fields of `TransformerConfig` that say how a model is trained, not what it computes."""
+
+
+class Family(ABC):
+    """A published architecture: its `config.json` and its names."""
+
+    name: ClassVar[str]
+    model_type: ClassVar[str]
+    """What `config.json` calls it."""
+    objective: ClassVar[type[Objective]]
+    """The objective whose positions and visibility it has."""
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    """What its tokenizer should give."""
+
+    @abstractmethod
+    def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
+        """Our configuration from a config.json and the names in the weight file; UserError for what we lack."""
+
+    @abstractmethod
+    def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
+        """The values of config.json, token ids aside. shift: as for `table`."""
+
+    @abstractmethod
+    def table(self, config: TransformerConfig, shift: int = 0) -> Table:
+        """The name table of a configuration. shift: by how many rows their positions stand further down than ours."""
+
+    @abstractmethod
+    def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+        """The objective of an imported model, as long as its positions allow."""
+
+    def shift(self, objective: Objective, pad: int) -> int:
+        """The `shift` of a run's table. pad: the id of its padding."""
+        return 0
+
+    def differences(self, config: TransformerConfig) -> list[str]:
+        """Names of the fields of a configuration that the family cannot say; empty when it says them all."""
+        return list(_differences(self, config))
+
+
+@lru_cache(maxsize=64)
+def _differences(family: Family, config: TransformerConfig) -> tuple[str, ...]:
+    comparable = replace(config, **{name: getattr(_DEFAULTS, name) for name in NOT_ARCHITECTURE})
+    back = family.read(family.write(comparable), family.table(comparable).names)
+    return tuple(
+        field.name
+        for field in fields(TransformerConfig)
+        if field.name not in NOT_ARCHITECTURE and getattr(back, field.name) != getattr(config, field.name)
+    )
+
+
+_DEFAULTS = TransformerConfig(vocab_size=1)

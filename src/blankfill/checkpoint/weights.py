@@ -1,0 +1,185 @@
+"""Weight files of other programs, opened without reading them: names and shapes first, tensors when they are asked for.
+
+safetensors and torch's `.bin`/`.pt`, in one file or in several with an index. Files are memory-mapped where their
+format allows. Nothing in a file is ever run: `.bin` files are read with torch's restricted unpickler, and a file that
+wants more than tensors is refused. Checkpoints of the original GLM code hold harmless settings beside the weights;
+these are read as inert placeholders that do nothing (`only_tensors`).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from blankfill.errors import UserError
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+"""Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
+LOW = (torch.float16, torch.bfloat16)
+
+
+class Weights(Mapping[str, Tensor]):
+    """Tensors by their names in the file, as float32. `dtypes` and `shapes` are known without reading."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self._open: dict[str, Any] = {}
+
+    def add_safetensors(self, path: Path) -> None:
+        """Add the tensors of a safetensors file; UserError when it is not one or is cut short."""
+        try:
+            file = safe_open(path, framework="pt")
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                part = file.get_slice(name)
+                self.shapes[name] = tuple(part.get_shape())
+                self.dtypes[name] = _DTYPES.get(part.get_dtype(), torch.float32)
+                self._open[name] = file
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is no whole safetensors file ({error}); copy or download it again") from error
+
+    def add_tensors(self, tensors: Mapping[str, Any]) -> None:
+        """Add tensors at hand; what is no tensor is left out."""
+        for name, value in tensors.items():
+            if isinstance(value, Tensor):
+                self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
+                self._open[name] = value
+
+    def __getitem__(self, name: str) -> Tensor:
+        held = self._open[name]
+        tensor = held if isinstance(held, Tensor) else held.get_tensor(name)
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def converted(self) -> str:
+        """The types that are not float32 among the weights, in words; empty when all are."""
+        kinds = {str(dtype)[6:] for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != torch.float32}
+        return " and ".join(sorted(kinds))
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take in float32."""
+        return sum(4 * torch.Size(shape).numel() for shape in self.shapes.values())
+
+
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
+
+
+def weight_file(folder: Path) -> Path | None:
+    """The weight file, or the index of several, in a transformers folder; None when there is none."""
+    for name in SINGLE:
+        for candidate in (folder / name, folder / f"{name}.index.json"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def open_weights(path: Path, inert: bool = False) -> Weights:
+    """Open a weight file or the index of a sharded one. inert: see `only_tensors`."""
+    found = Weights(path)
+    for part in _parts(path):
+        if not part.is_file():
+            raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")
+        if part.suffix == ".safetensors":
+            found.add_safetensors(part)
+        else:
+            found.add_tensors(only_tensors(part, inert))
+    if not found:
+        raise UserError(f"{path}: there are no weights in this file")
+    return found
+
+
+def _parts(path: Path) -> list[Path]:
+    if path.suffix != ".json":
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no index of weight files; copy or download it again") from error
+    for name in names:
+        if Path(name).name != name:  # an index must not point out of its folder
+            raise UserError(f"{path} names {name!r}, which is not a file beside it; copy or download it again")
+    return [path.parent / name for name in names]
+
+
+class Inert:
+    """Stands for an object of a class that is not loaded: takes anything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        """Whatever it is called with."""
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def only_tensors(path: Path, inert: bool = False) -> dict[str, Any]:
+    """The values of a file written by `torch.save`, tensors memory-mapped where the format allows.
+
+    inert: objects of other classes become placeholders instead of a refusal; nothing of theirs is imported or called.
+    Checkpoints that keep their weights under "module" (DeepSpeed) or "state_dict" give those. UserError for a file that
+    is damaged or wants to run code.
+    """
+    mapped = zipfile.is_zipfile(path)
+    try:
+        values = _load(path, mapped)
+    except pickle.UnpicklingError as error:
+        if not inert or not mapped:
+            raise _refusal(path, error) from error
+        values = _load_inert(path)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read as weights ({_first_line(error)}); copy or download it again"
+        ) from error
+    for key in ("module", "state_dict"):
+        if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
+            values = values[key]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path}: holds {type(values).__name__}, not named weights; give the checkpoint of a model")
+    return {str(name): value for name, value in values.items()}
+
+
+def _load(path: Path, mapped: bool) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def _load_inert(path: Path) -> Any:
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    try:
+        stand_ins: list[Any] = [(Inert, name) for name in get_unsafe_globals_in_checkpoint(path)]
+        with safe_globals(stand_ins):
+            return _load(path, True)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is not read: it holds more than tensors and might run code ({_first_line(error)}); "
+        "get the weights as safetensors, or from a source that saves tensors only"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "GLOBAL" in line or "global" in line]
+    return (named or lines or [type(error).__name__])[0][:200]

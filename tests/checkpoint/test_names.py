@@ -1,0 +1,175 @@
+"""The name tables: lossless both ways, strict about names, and honest about what a family cannot say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from blankfill.checkpoint.names import FAMILIES, Form, form_of
+from blankfill.checkpoint.names.base import put_back
+from blankfill.errors import UserError
+from blankfill.model.config import TransformerConfig
+from blankfill.model.transformer import build
+from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.recipe import load_recipe, recipe_names
+from blankfill.types import Vocabulary
+
+ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 3}
+SIZES = {"vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "ffn_size": 12}
+POST = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "activation": "gelu"}
+CONFIGS = {
+    "bert": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), pooler=True),
+    "bert without pairs": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2)),
+    "bert untied": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), tied=False),
+    "roberta": TransformerConfig(**SIZES, **POST, position_sizes=(18,)),
+    "gpt2": TransformerConfig(**SIZES, position_sizes=(16,)),
+    "gpt2 untied": TransformerConfig(**SIZES, position_sizes=(16,), tied=False),
+    "glm": TransformerConfig(**SIZES, position_sizes=(17, 17)),
+}
+OBJECTIVES = {"bert": Bert(16), "roberta": Mlm(16), "gpt2": Gpt(16), "glm": Glm(16)}
+
+
+def vocabulary(pad: int = 0) -> Vocabulary:
+    return Vocabulary(30, {**ROLES, "pad": pad})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_there_and_back_changes_no_bit(name: str) -> None:
+    config = CONFIGS[name]
+    form = form_of(config, OBJECTIVES[name.split()[0]], vocabulary())
+    assert isinstance(form, Form)
+    ours = build(config, seed=3).state_dict()
+    theirs = form.table.to_theirs(ours)
+    assert theirs.keys() == form.table.names
+    back = form.table.to_ours(theirs, "the file")
+    put_back(back, form.table.rest(ours))
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+    assert form.family.read(form.family.write(config), form.table.names) == dataclasses.replace(
+        config, init=back_init(form), scaled_init=form.family.name in ("gpt2", "glm")
+    )
+
+
+def back_init(form: Form) -> str:
+    """How training starts is no part of a config.json; the family's own is assumed."""
+    return "truncated_normal" if form.family.name == "bert" else "normal"
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_has_a_form(recipe: str) -> None:
+    made = load_recipe(recipe)
+    vocabulary = Vocabulary(300, dict(ROLES))
+    form = form_of(made.model_config(300), made.objective, vocabulary)
+    assert isinstance(form, Form)
+    assert form.family.name == made.model.family
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"norm": "pre"}, "model.norm = pre"),
+    ({"embedding_norm": False}, "model.embedding_norm = False"),
+    ({"head_activation": "relu"}, "model.head_activation = relu"),
+    ({"head_bias": False, "head_transform": False}, "model.word_head = True"),
+])  # fmt: skip
+def test_what_a_family_cannot_say_is_told(change: dict[str, object], told: str) -> None:
+    config = dataclasses.replace(CONFIGS["bert"], **change)
+    found = form_of(config, OBJECTIVES["bert"], vocabulary())
+    assert isinstance(found, str)
+    assert told in found
+
+
+def test_a_causal_model_in_roberta_clothes_has_no_form() -> None:
+    found = form_of(CONFIGS["roberta"], Gpt(16), vocabulary())
+    assert isinstance(found, str)
+    assert "gpt2 has no" in found
+
+
+@pytest.mark.parametrize(("pad", "first_row"), [(0, 1), (1, 2), (5, 6)])
+def test_roberta_positions_begin_behind_the_padding(pad: int, first_row: int) -> None:
+    config = CONFIGS["roberta"]
+    form = form_of(config, Mlm(16), vocabulary(pad))
+    assert isinstance(form, Form)
+    ours = build(config, seed=1).state_dict()
+    table = form.table.to_theirs(ours)["roberta.embeddings.position_embeddings.weight"]
+    assert torch.equal(table[first_row:], ours["positions.0.weight"][2:])
+    assert len(table) == 16 + first_row == form.config_json(vocabulary(pad))["max_position_embeddings"]
+
+
+def test_a_padding_far_behind_has_no_form() -> None:
+    found = form_of(CONFIGS["roberta"], Mlm(16), vocabulary(29_000))
+    assert isinstance(found, str)
+    assert "29000" in found
+
+
+def test_the_constant_token_type_of_roberta_is_added() -> None:
+    form = Form(FAMILIES["roberta"], CONFIGS["roberta"])
+    ours = build(CONFIGS["roberta"], seed=1).state_dict()
+    theirs = form.table.to_theirs(ours)
+    theirs["roberta.embeddings.token_type_embeddings.weight"] += 0.5
+    back = form.table.to_ours(theirs, "the file")
+    assert torch.equal(back["positions.0.weight"], ours["positions.0.weight"] + 0.5)
+
+
+def test_unknown_and_missing_names_are_listed_when_reading() -> None:
+    form = Form(FAMILIES["bert"], CONFIGS["bert"])
+    theirs = form.table.to_theirs(build(CONFIGS["bert"]).state_dict())
+    theirs["classifier.weight"] = theirs.pop("bert.pooler.dense.bias")
+    with pytest.raises(UserError, match=r"classifier\.weight.*1 missing \(bert\.pooler\.dense\.bias\)"):
+        form.table.to_ours(theirs, "the file")
+
+
+def test_unknown_and_missing_names_are_listed_when_writing() -> None:
+    form = Form(FAMILIES["gpt2"], CONFIGS["gpt2"])
+    state = build(CONFIGS["gpt2"]).state_dict()
+    state["words.scale"] = state.pop("words.weight")
+    with pytest.raises(UserError, match=r"1 unknown \(words\.scale\) and 1 missing \(words\.weight\)"):
+        form.table.to_theirs(state)
+
+
+@pytest.mark.parametrize("spelling", [
+    lambda name: name.removeprefix("bert.").replace("LayerNorm.weight", "LayerNorm.gamma"),
+    lambda name: "module." + name.replace("LayerNorm.bias", "LayerNorm.beta"),
+], ids=["bare, gamma", "module., beta"])  # fmt: skip
+def test_old_spellings_are_read(spelling) -> None:
+    form = Form(FAMILIES["bert"], CONFIGS["bert"])
+    ours = build(CONFIGS["bert"], seed=2).state_dict()
+    theirs = {spelling(name): tensor for name, tensor in form.table.to_theirs(ours).items()}
+    theirs["cls.predictions.decoder.weight"] = torch.zeros(1)  # a copy of the tied table
+    theirs["bert.embeddings.position_ids"] = torch.arange(16)
+    back = form.table.to_ours(theirs, "the file")
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+
+
+def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
+    form = Form(FAMILIES["gpt2"], CONFIGS["gpt2"])
+    ours = build(CONFIGS["gpt2"], seed=2).state_dict()
+    theirs = {name.removeprefix("transformer."): tensor for name, tensor in form.table.to_theirs(ours).items()}
+    theirs["h.0.attn.bias"] = torch.ones(1, 1, 16, 16)
+    back = form.table.to_ours(theirs, "the file")
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+
+
+@pytest.mark.parametrize(("family", "values", "told"), [
+    ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+    ("bert", {"is_decoder": True}, "is_decoder is True"),
+    ("bert", {"hidden_act": "mish"}, "hidden_act is mish"),
+    ("bert", {"hidden_size": None}, "hidden_size is missing"),
+    ("bert", {"num_hidden_layers": "12"}, "num_hidden_layers is '12'"),
+    ("roberta", {"type_vocab_size": 2}, "type_vocab_size is 2"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ("glm", {"model_type": "glm", "num_hidden_layers": 2}, "GLM-4"),
+])  # fmt: skip
+def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
+    form = Form(FAMILIES[family], CONFIGS[family])
+    with pytest.raises(UserError, match=told):
+        form.family.read({**form.family.write(form.config), **values}, form.table.names)
+
+
+def test_the_glm_authors_config_is_read() -> None:
+    values = {
+        "model_type": "glm", "vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_attention_heads": 2,
+        "max_sequence_length": 16, "block_position_encoding": True,
+    }  # fmt: skip
+    found = FAMILIES["glm"].read(values, ())
+    assert (found.position_sizes, found.ffn_size, found.num_layers) == ((17, 17), 32, 2)
