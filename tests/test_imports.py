@@ -15,6 +15,8 @@ LAYERS = [
     {"corpus", "objectives", "attention"},
     {"model"},
     {"data", "checkpoint"},
+    {"hf"},
+    {"convert"},
     {"train"},
     {"generate"},
     {"report"},

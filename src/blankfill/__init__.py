@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from blankfill._version import __version__
 
 if TYPE_CHECKING:
+    from blankfill.convert.exporting import export_model
+    from blankfill.convert.importing import import_model
     from blankfill.corpus.prepare import PrepareConfig, prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
     from blankfill.run import RunResult, pretrain, resume
 
 __all__ = [
-    "ConfigError", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__", "load",
-    "load_recipe", "prepare", "pretrain", "recipe_names", "resume",
+    "ConfigError", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__",
+    "export_model", "import_model", "load", "load_recipe", "prepare", "pretrain", "recipe_names", "resume",
 ]  # fmt: skip
 
 _HOMES = {
+    "convert.exporting": ("export_model",),
+    "convert.importing": ("import_model",),
     "corpus.prepare": ("PrepareConfig", "prepare"),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),

@@ -112,9 +112,9 @@ def write_files(
         state = {**state, "names": dress.form.state()}
         for name, text in dress.files.items():
             _write_text(folder / name, text)
-    _write(folder / MODEL, model)
+    write_weights(folder / MODEL, model)
     if optimizer:
-        _write(folder / OPTIMIZER, optimizer)
+        write_weights(folder / OPTIMIZER, optimizer)
     sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
     _write_text(folder / STATE, json.dumps({**state, "step": step, "sha256": sums}, indent=1))
     _sync_folder(folder)
@@ -187,7 +187,8 @@ def _remove(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file, synced to disk."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
     with open(path, "rb+") as file:

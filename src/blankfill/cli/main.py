@@ -7,6 +7,7 @@ answers at once.
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "pretrain": "train a model on text, from nothing or from a checkpoint",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
+    "import": "a transformers folder or a GLM checkpoint → a model to use and to train on",
+    "export": "a model → a folder that transformers opens",
     "bench": "how fast this machine trains",
     "doctor": "what this machine offers, and what stands in its way",
 }
@@ -63,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from blankfill.errors import ConfigError, UserError
 
     try:
-        run = importlib.import_module(f"blankfill.cli.{args[0]}").main
+        module = args[0] + "_" * keyword.iskeyword(args[0])
+        run = importlib.import_module(f"blankfill.cli.{module}").main
         code: int = run(args[1:])
         return code
     except UserError as error:

@@ -1,0 +1,45 @@
+"""`blankfill export`: write a model as other programs open it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a model as other programs open it: blankfill export RUN --out DIR
+
+    The folder opens in transformers as it is. Where transformers is installed, its scores on real text are compared
+    with ours, and a difference above 1e-4 is an error.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, one of its checkpoints, or an imported model."""
+    out: Path = tyro.MISSING
+    """The folder to write; it must be new or empty."""
+    format: Literal["transformers"] = "transformers"
+    """What the folder is for."""
+    text: Path | None = None
+    """A UTF-8 file whose lines are compared; without it the run's validation text, else words of the vocabulary."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    args = tyro.cli(ExportArguments, args=list(argv), prog="blankfill export")
+    from blankfill.console import show
+    from blankfill.convert.exporting import export_model
+
+    made = export_model(args.model, args.out, args.text)
+    if made.difference is None:
+        show("transformers is not installed, so the export was not compared with it")
+    else:
+        show(f"transformers gives the same scores on {made.texts} texts; largest difference {made.difference:.1e}")
+    show(f"{made.architecture}; the model is in {made.folder}")
+    if made.architecture == "GlmForBlankFilling":
+        show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
+    return 0

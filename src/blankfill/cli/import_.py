@@ -1,0 +1,38 @@
+"""`blankfill import`: take over a model that another program trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ImportArguments:
+    """Take over a model: blankfill import PATH --out DIR
+
+    PATH is a transformers folder of a BERT, RoBERTa or GPT-2 (config.json, safetensors or .bin, a tokenizer), or a
+    checkpoint of the original GLM. Nothing in it is run. The new folder works with fill, generate and export.
+    """
+
+    path: tyro.conf.Positional[Path]
+    """The folder, or a weight file in it."""
+    out: Path = tyro.MISSING
+    """The folder to write; it must be new or empty."""
+    tokenizer: Path | None = None
+    """The tokenizer, when it does not lie beside the weights: a file or folder."""
+    heads: int | None = None
+    """Attention heads of a GLM checkpoint, which does not tell them; without it, heads of width 64."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    args = tyro.cli(ImportArguments, args=list(argv), prog="blankfill import")
+    from blankfill.console import show
+    from blankfill.convert.importing import import_model
+
+    made = import_model(args.path, args.out, args.tokenizer, args.heads)
+    show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
+    return 0

@@ -1,0 +1,79 @@
+"""A model of ours → a folder that transformers opens without any code of ours, checked against it.
+
+The GLM family has no class in transformers: its folder opens once `blankfill.hf` is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blankfill.checkpoint.dress import dressed
+from blankfill.checkpoint.load import Loaded, load_model
+from blankfill.checkpoint.names import Form, form_of
+from blankfill.checkpoint.store import MODEL, write_weights
+from blankfill.convert.check import TOLERANCE, difference, real_text
+from blankfill.convert.importing import check_free, new_folder
+from blankfill.environment import has_module
+from blankfill.errors import UserError
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export. difference: the largest between transformers' scores and ours; None when it is not
+    installed, so that nothing was compared."""
+
+    folder: Path
+    architecture: str
+    texts: int
+    difference: float | None
+
+
+def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
+    """Write a run, a checkpoint or an imported model to the new folder `out` for transformers.
+
+    text: a file whose lines are compared; without it the run's validation text, else the tokenizer's own words. Raises
+    UserError when transformers has no class for the model, or computes something else from the folder; then nothing is
+    left behind.
+    """
+    out = Path(out)
+    check_free(out)
+    lines = read_lines(Path(text)) if text else None
+    loaded = load_model(path)
+    form = the_form(loaded)
+    found = None
+    texts = lines if lines is not None else real_text(loaded, Path(path))
+    with new_folder(out) as folder:
+        dress = dressed(form, loaded.objective, loaded.tokenizer)
+        for name, content in dress.files.items():
+            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+        write_weights(folder / MODEL, form.table.to_theirs(loaded.model.state_dict()))
+        if has_module("transformers"):
+            found = difference(loaded, folder, texts)
+            if not found <= TOLERANCE:
+                raise UserError(
+                    f"{path}: transformers computes other scores from the export than blankfill from the model: they "
+                    f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
+                )
+    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), found)
+
+
+def the_form(loaded: Loaded) -> Form:
+    """The form of a model in transformers' names; UserError when it has none."""
+    form = form_of(loaded.model.config, loaded.objective, loaded.vocabulary)
+    if isinstance(form, str):
+        raise UserError(f"{loaded.path} cannot be exported: {form}")
+    return form
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that say something; UserError when there are none."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; save the text as UTF-8") from error
+    if found := [line for line in lines if line]:
+        return found
+    raise UserError(f"{path}: the file is empty; give a text to compare on")

@@ -1,0 +1,128 @@
+"""Another program's model → a folder of ours: weights in float32, tokenizer, config.json, objective.
+
+The folder is one that `load_model` and transformers both open. It is written beside its place, opened again to see that
+all of it is there, and only then given its name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blankfill.checkpoint import store
+from blankfill.checkpoint.dress import dressed
+from blankfill.checkpoint.foreign import Foreign, open_foreign
+from blankfill.checkpoint.load import check_vocabulary, load_model
+from blankfill.console import amount, say
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.environment import usable_memory
+from blankfill.errors import UserError
+from blankfill.model.config import config_values
+
+GLM_ROLES = ("sop", "eop", "gmask", "smask")
+"""What the original GLM code adds to BERT's vocabulary, in its order."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A finished import."""
+
+    folder: Path
+    family: str
+    parameters: int
+    converted: str
+    """The types, other than float32, that weights were converted from; empty when there was none."""
+
+
+def import_model(
+    path: str | Path, out: str | Path, tokenizer: str | Path | None = None, heads: int | None = None
+) -> Imported:
+    """Import a transformers folder or an original GLM checkpoint into the new folder `out`.
+
+    tokenizer: where it lies when it is not beside the weights. heads: attention heads of a checkpoint that does not
+    tell. Raises UserError for whatever is missing, damaged, unknown or too large; then nothing is left behind.
+    """
+    path, out = Path(path), Path(out)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a transformers folder or a GLM checkpoint")
+    check_free(out)
+    found = open_foreign(path, heads)
+    check_room(found, out)
+    words = read_tokenizer(found, Path(tokenizer) if tokenizer else None)
+    check_vocabulary(words.vocabulary(), found.form.config, path)
+    if found.weights.converted:
+        say(f"{path}: the weights are in {found.weights.converted}; converted to float32")
+    values = {"name": found.objective.name, **asdict(found.objective)}
+    state = {"model": config_values(found.form.config), "objective": values, "source": path.name}
+    with new_folder(out) as folder:
+        weights = found.state()
+        store.write_files(folder, 0, weights, {}, state, dressed(found.form, found.objective, words))
+        load_model(folder)
+    count = sum(tensor.numel() for tensor in weights.values())
+    return Imported(out, found.form.family.name, count, found.weights.converted)
+
+
+def read_tokenizer(found: Foreign, given: Path | None) -> Tokenizer:
+    """The tokenizer of a model: given, or beside its weights. GLM's marks are added where a BERT vocabulary lacks them,
+    as the original code does."""
+    folder = found.path if found.path.is_dir() else found.path.parent
+    try:
+        tokenizer = Tokenizer.load(given or folder)
+    except UserError as error:
+        if given is not None:
+            raise
+        raise UserError(f"{error} Give the one that belongs to the model with --tokenizer.") from error
+    if found.form.family.name == "glm":
+        missing = [role for role in GLM_ROLES if role in tokenizer.vocabulary().missing(GLM_ROLES)]
+        if missing and tokenizer.size + len(missing) <= found.form.config.vocab_size:
+            say(f"the tokenizer has no token for {', '.join(missing)}; added at its end, as GLM's own code does")
+            tokenizer = tokenizer.with_roles(missing)
+    return tokenizer
+
+
+def check_room(found: Foreign, out: Path) -> None:
+    """Say what an import takes; UserError when memory or disk has not so much."""
+    need, free = found.weights.bytes, usable_memory()
+    say(f"{found.path}: {found.form.family.name}, about {amount(need, 'B')} of memory and of disk")
+    if need > free:
+        raise UserError(
+            f"{found.path}: importing takes about {amount(need, 'B')} of memory, and {amount(free, 'B')} is free; "
+            "close other programs or use a larger machine"
+        )
+    folder = out.absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    disk = shutil.disk_usage(folder).free
+    if need > disk:
+        raise UserError(
+            f"{out}: the model takes about {amount(need, 'B')} of disk, and {amount(disk, 'B')} is free; "
+            "free some space or give another --out"
+        )
+
+
+def check_free(out: Path) -> None:
+    """UserError when a folder is there already and holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already and not empty; give another --out")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that gets its name when the block ends well, and is removed otherwise."""
+    temporary = out.parent / f".{out.name}.{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror or error}); free some space or give another --out"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

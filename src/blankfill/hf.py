@@ -1,0 +1,257 @@
+"""GLM for transformers, which has no class for it: `import blankfill.hf`, then the Auto classes know it.
+
+    import blankfill.hf
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    inputs = blankfill.hf.blank_inputs(tokenizer, ["The lamp [gMASK]", "A [MASK] on the sea."])
+    written = model.generate(**inputs, max_new_tokens=20)
+
+`GlmForBlankFilling` is our Transformer under the names of the original code (THUDM/GLM), so its weights are those of
+the released checkpoints. What comes before the start token (`sop`) is Part A, which sees itself both ways; from there
+on the model writes what stands in the mask, one token at a time, with GLM's two positions: the place of the mask, and
+the place inside the blank. With several masks the one to fill is the first.
+
+Shapes: B rows, T columns, S columns in the cache, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedConfig
+from transformers import PreTrainedModel as PreTrained
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from blankfill.attention.kernels import Mask, lower
+from blankfill.checkpoint.names.glm import PARTS, GlmNames
+from blankfill.errors import UserError
+from blankfill.model.layers import Layer, LayerCache
+from blankfill.model.transformer import Transformer
+from blankfill.types import PADDING
+
+
+class GlmConfig(PreTrainedConfig):
+    """The settings of the original GLM; `max_position_embeddings` counts the rows of each position table."""
+
+    model_type = GlmNames.model_type
+
+    def __init__(
+        self,
+        vocab_size: int = 30592,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        max_position_embeddings: int = 513,
+        hidden_act: str = "gelu_new",
+        layer_norm_eps: float = 1e-5,
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        initializer_range: float = 0.02,
+        mask_token_id: int | None = None,
+        gmask_token_id: int | None = None,
+        smask_token_id: int | None = None,
+        sop_token_id: int | None = None,
+        eop_token_id: int | None = None,
+        **others: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.max_position_embeddings = max_position_embeddings
+        self.hidden_act = hidden_act
+        self.layer_norm_eps = layer_norm_eps
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.initializer_range = initializer_range
+        self.mask_token_id = mask_token_id
+        self.gmask_token_id = gmask_token_id
+        self.smask_token_id = smask_token_id
+        self.sop_token_id = sop_token_id
+        self.eop_token_id = eop_token_id
+        super().__init__(**{"tie_word_embeddings": True, **others})
+
+
+class GlmForBlankFilling(PreTrained, GenerationMixin):
+    """GLM with its word head, which is the word table."""
+
+    config_class = GlmConfig
+    base_model_prefix = ""
+    _supports_sdpa = True
+
+    def __init__(self, config: GlmConfig) -> None:
+        super().__init__(config)
+        model = Transformer(GlmNames().read(config.to_dict(), ()))
+        self.word_embeddings = model.words
+        self.transformer = original_tree(model)
+        self._model = [model]  # in a list, so that its parts are registered once, under the original names
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw a weight that a folder does not bring."""
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.data.normal_(std=self.config.initializer_range)
+            if isinstance(module, nn.Linear):
+                module.bias.data.zero_()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word table."""
+        return self.word_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **ignored: Any,
+    ) -> CausalLMOutputWithPast:
+        """Scores [B, T, V], and the mean loss over `labels`, int64[B, T], -100 where nothing is asked.
+
+        position_ids: int64[B, 2, T], worked out from the special tokens when absent; labels are what each column
+        answers, not shifted. attention_mask: [B, S + T], 0 for padding. With a cache, one column at a time.
+        """
+        if position_ids is None:
+            position_ids = positions(input_ids, attention_mask, self.config)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        mask = rows_mask(position_ids[:, 1], attention_mask, seen, self.dtype)
+        model = self._model[0].train(self.training)
+        cache: list[LayerCache] | None = None
+        if past_key_values is not None:
+            cache = [Borrowed(past_key_values, k) for k in range(self.config.num_hidden_layers)]
+        hidden_BTD = model(input_ids, position_ids.transpose(0, 1), mask, cache)
+        logits_BTV = model.head.logits(hidden_BTD, model.output_table)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), labels.flatten())
+        return CausalLMOutputWithPast(loss=loss, logits=logits_BTV, past_key_values=past_key_values)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Tensor | None = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """The columns that the cache does not hold, with their positions."""
+        position_ids = positions(input_ids, attention_mask, self.config)
+        if int(position_ids.max()) >= self.config.max_position_embeddings:
+            raise UserError(
+                f"the text and what is written need more than the model's {self.config.max_position_embeddings} "
+                "positions; lower max_new_tokens or shorten the text"
+            )
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return {
+            "input_ids": input_ids[:, seen:],
+            "position_ids": position_ids[:, :, seen:],
+            "past_key_values": past_key_values,
+            "attention_mask": attention_mask,
+            "use_cache": others.get("use_cache"),
+        }
+
+
+class Borrowed(LayerCache):
+    """One layer's part of transformers' cache, in the clothes of ours."""
+
+    def __init__(self, cache: DynamicCache, layer: int) -> None:
+        self.cache, self.layer = cache, layer
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new columns; returns all of them."""
+        both: tuple[Tensor, Tensor] = self.cache.update(key, value, self.layer)
+        return both
+
+
+def original_tree(model: Transformer) -> nn.Module:
+    """The parts of our model in the module tree of the original code, shared with it, not copied."""
+    tree = nn.Module()
+    tree.position_embeddings, tree.block_position_embeddings = model.positions
+    tree.layers = nn.ModuleList()
+    for layer in model.layers:
+        assert isinstance(layer, Layer)
+        branch = nn.Module()
+        for mine, other in PARTS.items():
+            parent, _, leaf = other.rpartition(".")
+            if parent and not hasattr(branch, parent):
+                branch.add_module(parent, nn.Module())
+            branch.get_submodule(parent).add_module(leaf, layer.get_submodule(mine))
+        tree.layers.append(branch)
+    tree.add_module("final_layernorm", model.final_norm)
+    return tree
+
+
+def positions(input_ids: Tensor, attention_mask: Tensor | None, config: GlmConfig) -> Tensor:
+    """GLM's two positions of rows, int64[B, 2, T]: Part A is counted; from `sop` on, the mask's place and 1, 2, 3, …
+
+    Padding may stand on the left. Rows without `sop` are Part A alone.
+    """
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].long()
+    place = (real.cumsum(-1) - 1).clamp(min=0)
+    is_sop = input_ids.eq(-1 if config.sop_token_id is None else config.sop_token_id)
+    part_b = (is_sop.cumsum(-1) > 0).long() * real
+    masks = [config.mask_token_id, config.gmask_token_id, config.smask_token_id]
+    is_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    for number in masks:
+        if number is not None:
+            is_mask |= input_ids == number
+    first = (is_mask & (part_b == 0) & (real > 0)).long().argmax(-1, keepdim=True)
+    where = place.gather(-1, first)
+    return torch.stack([torch.where(part_b > 0, where, place), part_b.cumsum(-1) * part_b], dim=1)
+
+
+def rows_mask(block: Tensor, attention_mask: Tensor | None, seen: int, dtype: torch.dtype) -> Mask:
+    """Who sees whom. block: int64[B, T], the second position of the new columns, 0 in Part A; seen: cached columns."""
+    B, T = block.shape
+    if seen and T == 1 and attention_mask is None:
+        return Mask("none")
+    if seen and T > 1:
+        raise ValueError("with a cache, columns are added one at a time")
+    real = torch.ones(B, seen + T, device=block.device) if attention_mask is None else attention_mask
+    segment = torch.where(real > 0, 0, PADDING).int()
+    if seen:  # a new column sees everything before it
+        zeros = torch.zeros_like(segment)
+        return lower("rule", (zeros[:, -1:], zeros[:, -1:]), (segment, zeros), dtype)
+    rank = (block > 0).int().cumsum(-1).int()
+    return lower("rule", (segment, rank), (segment, rank), dtype)
+
+
+def blank_inputs(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Rows for `generate`: each text framed as in training, padded on the left, with `sop` behind it.
+
+    A text has one mask ([MASK], [sMASK] or [gMASK]). Raises UserError for a text without one, or a tokenizer that lacks
+    GLM's tokens.
+    """
+    ids = tokenizer.get_vocab()
+    wanted = {"start": "[CLS]", "sop": "<|startofpiece|>"}
+    if missing := [name for name in wanted.values() if name not in ids]:
+        raise UserError(f"the tokenizer has no token {' and no '.join(missing)}, which GLM needs")
+    masks = {ids[name] for name in ("[MASK]", "[sMASK]", "[gMASK]") if name in ids}
+    end = [ids["<|endoftext|>"]] if "<|endoftext|>" in ids else []
+    rows = []
+    for text in texts:
+        inner = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not masks.intersection(inner):
+            raise UserError(f"{text[:60]!r} has no [MASK], [sMASK] or [gMASK]; put one where text should be written")
+        to_end = inner[-1] == ids.get("[gMASK]")
+        rows.append([ids["[CLS]"], *inner, *([] if to_end else end), ids["<|startofpiece|>"]])
+    width = max(map(len, rows))
+    padded = [[tokenizer.pad_token_id or 0] * (width - len(row)) + row for row in rows]
+    real = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(real)}
+
+
+AutoConfig.register(GlmConfig.model_type, GlmConfig, exist_ok=True)
+AutoModelForCausalLM.register(GlmConfig, GlmForBlankFilling, exist_ok=True)
