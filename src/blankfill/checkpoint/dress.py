@@ -7,7 +7,7 @@ import json
 from blankfill.checkpoint.foreign import CONFIG
 from blankfill.checkpoint.names import Form, form_of
 from blankfill.checkpoint.store import Dress
-from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.tokenizer import Post, Tokenizer
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Bert, Mlm, Objective
 
@@ -19,12 +19,15 @@ def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokeniz
 
 
 def dressed(form: Form, objective: Objective, tokenizer: Tokenizer) -> Dress:
-    """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it."""
-    framed = isinstance(objective, (Bert, Mlm)) and not tokenizer.adds_special
-    able = not tokenizer.vocabulary().missing(("cls", "sep"))
-    files = tokenizer.files(
-        post="pair" if framed and able else "keep", inputs=form.family.inputs, longest=longest(form, objective)
-    )
+    """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
+
+    A prompt to be continued must not end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
+    """
+    post: Post = "none"
+    if isinstance(objective, Bert | Mlm):
+        able = not tokenizer.vocabulary().missing(("cls", "sep"))
+        post = "pair" if able and not tokenizer.adds_special else "keep"
+    files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest(form, objective))
     values = form.config_json(tokenizer.vocabulary())
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
 

@@ -47,7 +47,7 @@ class Form:
     def config_json(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """The values of config.json, with the token ids that transformers needs."""
         roles = vocabulary.roles
-        ids: dict[str, int | None] = {"pad_token_id": roles.get("pad")}
+        ids: dict[str, int | list[int] | None] = {"pad_token_id": roles.get("pad")}
         if self.family.name in ("gpt2", "glm"):
             ids |= {"bos_token_id": roles.get("eos"), "eos_token_id": roles.get("eos")}
         else:
@@ -55,7 +55,7 @@ class Form:
         if self.family.name == "glm":
             more = ("mask", "gmask", "smask", "sop", "eop", "cls")
             ids |= {f"{role}_token_id": roles.get(role) for role in more}
-            ids["eos_token_id"] = roles.get("eop")
+            ids["eos_token_id"] = [roles[role] for role in ("eop", "eos") if role in roles]
         return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}
 
     def state(self) -> dict[str, Any]:

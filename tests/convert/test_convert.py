@@ -1,0 +1,234 @@
+"""Import and export: what transformers saved comes in, what goes out opens there and computes the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blankfill.checkpoint import store
+from blankfill.checkpoint.dress import dress_of
+from blankfill.checkpoint.load import load_model
+from blankfill.checkpoint.names import FAMILIES, Form
+from blankfill.cli.main import main
+from blankfill.convert import exporting, importing
+from blankfill.convert.check import our_scores
+from blankfill.convert.exporting import export_model
+from blankfill.convert.importing import import_model
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.generate.fill import Filler
+from blankfill.model.config import TransformerConfig, config_values
+from blankfill.model.transformer import build
+from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.recipe import load_recipe
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "<|startofpiece|>", "<|endofpiece|>",
+           "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
+WORDS = [*SPECIAL, "the", "old", "boat", "lamp", "sings", "sleeps", "on", "near", "sea", ".", ",", "red", "##s"]
+OBJECTIVES: dict[str, Objective] = {"bert": Bert(24), "roberta": Mlm(24), "gpt2": Gpt(24), "glm": Glm(24, document=1.0)}
+TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
+
+
+def vocabulary_file(folder: Path, words: list[str] = WORDS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return folder / "vocab.txt"
+
+
+def config_of(family: str, objective: Objective) -> TransformerConfig:
+    """A tiny model of a family, as a recipe makes it."""
+    recipes = {"bert": "bert-base", "roberta": "roberta-base", "gpt2": "gpt2", "glm": "glm-base"}
+    changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
+    made = replace(load_recipe(recipes[family], changes), objective=objective)
+    return replace(made.model_config(len(WORDS)), init_std=0.5, position_std=0.5)
+
+
+def write_model(folder: Path, family: str, **changes: Any) -> Path:
+    """A checkpoint folder of a random model, as a run writes it, with the tokenizer beside."""
+    objective = OBJECTIVES[family]
+    config = replace(config_of(family, objective), **changes)
+    tokenizer = Tokenizer.load(vocabulary_file(folder))
+    state = {"model": config_values(config), "objective": {"name": objective.name, **asdict(objective)}}
+    dress = dress_of(config, objective, tokenizer)
+    store.write_files(folder, 3, build(config, seed=7).state_dict(), {}, state, dress)
+    return folder
+
+
+@pytest.mark.parametrize("family", OBJECTIVES)
+def test_an_export_computes_the_same_in_transformers(tmp_path: Path, family: str) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    made = export_model(write_model(tmp_path / "model", family), tmp_path / "out", tmp_path / "text.txt")
+    assert made.difference is not None and made.difference < 1e-4
+    assert made.texts == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_fill_mask_pipeline_fills_as_we_do(tmp_path: Path, family: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = write_model(tmp_path / "model", family)
+    export_model(folder, tmp_path / "out")
+    pipeline = transformers.pipeline("fill-mask", model=str(tmp_path / "out"))
+    ours = Filler(load_model(folder)).fill("the old [MASK] sings.", 3)
+    allowed = [answer for answer in pipeline("the old [MASK] sings.", top_k=len(WORDS))
+               if answer["token_str"] not in SPECIAL]  # fmt: skip
+    for mine, theirs in zip(ours.candidates[0], allowed, strict=False):
+        assert mine.text.strip() == theirs["token_str"].replace("##", "")
+        assert mine.probability == pytest.approx(theirs["score"], rel=1e-4)
+
+
+def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = write_model(tmp_path / "model", "gpt2")
+    export_model(folder, tmp_path / "out")
+    pipeline = transformers.pipeline("text-generation", model=str(tmp_path / "out"))
+    written = pipeline("the old boat", max_new_tokens=5, do_sample=False, return_tensors=True)[0]["generated_token_ids"]
+    loaded = load_model(folder)
+    ids = loaded.tokenizer.encode("the old boat")
+    assert written[:3] == ids
+    for k in range(3, len(written)):
+        assert written[k] == int(our_scores(loaded, torch.tensor(written[:k]))[-1].argmax())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = write_model(tmp_path / "model", family)
+    kind = transformers.AutoModelForCausalLM if family == "gpt2" else transformers.AutoModelForMaskedLM
+    _, report = kind.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert {key for key in report["unexpected_keys"] if "seq_relationship" not in key and "pooler" not in key} == set()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("old boat")["input_ids"] == ([12, 13] if family == "gpt2" else [2, 12, 13, 3])
+    assert ("token_type_ids" in tokenizer("old boat")) == (family == "bert")
+    assert tokenizer.mask_token == "[MASK]"
+
+
+def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("transformers")
+    folder = write_model(tmp_path / "model", "bert")
+
+    def spoiled(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        tensors["cls.predictions.bias"] = tensors["cls.predictions.bias"] + torch.eye(len(WORDS))[3] * 1e-3
+        store.write_weights(path, tensors)
+
+    monkeypatch.setattr(exporting, "write_weights", spoiled)
+    with pytest.raises(UserError, match=r"differ by up to 0\.001, and 0\.0001 is allowed"):
+        export_model(folder, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_without_transformers_nothing_is_compared(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    monkeypatch.setattr(exporting, "has_module", lambda name: False)
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert "transformers is not installed" in capsys.readouterr().out
+
+
+def test_a_model_that_transformers_lacks_is_told(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", "bert", norm="pre")
+    assert not (folder / "config.json").exists()
+    with pytest.raises(UserError, match=r"cannot be exported: transformers' bert has no model\.norm = pre"):
+        export_model(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "cannot be read"), (b"\n \n", "is empty"), (b"\xff", "not UTF-8")]
+)
+def test_a_text_that_cannot_be_compared_on_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        export_model(tmp_path, tmp_path / "out", tmp_path / "text.txt")
+
+
+def test_what_transformers_saved_comes_in_and_goes_out_the_same(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=20,
+    ))  # fmt: skip
+    theirs.save_pretrained(tmp_path / "theirs")
+    vocabulary_file(tmp_path / "theirs")
+    made = import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert (made.family, made.converted) == ("bert", "")
+    assert made.parameters == sum(p.numel() for p in theirs.parameters())
+    export_model(tmp_path / "ours", tmp_path / "back")
+    source, back = (
+        load_file(tmp_path / "theirs" / "model.safetensors"),
+        load_file(tmp_path / "back" / "model.safetensors"),
+    )
+    assert source.keys() == back.keys()
+    assert all(torch.equal(source[name], back[name]) for name in source)
+    again = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "ours")
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
+
+
+def test_half_precision_is_written_as_float32(tmp_path: Path, capsys: Any) -> None:
+    folder = write_model(tmp_path / "model", "gpt2")
+    weights = {name: t.bfloat16() for name, t in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    (folder / "state.json").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert main(["import", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert "in bfloat16; converted to float32" in capsys.readouterr().err
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
+
+
+def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
+    """The released checkpoints bring no tokenizer; their code adds four tokens behind BERT's."""
+    words = [word for word in WORDS if word not in SPECIAL[5:]]
+    config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
+    theirs = Form(FAMILIES["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
+    torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
+    with pytest.raises(UserError, match="Give the one that belongs to the model with --tokenizer"):
+        import_model(tmp_path, tmp_path / "out", heads=2)
+    file = vocabulary_file(tmp_path / "words", words)
+    import_model(tmp_path, tmp_path / "out", file, heads=2)
+    loaded = load_model(tmp_path / "out")
+    marks = ("<|startofpiece|>", "<|endofpiece|>", "[gMASK]", "[sMASK]")
+    assert [loaded.tokenizer.id(mark) for mark in marks] == [len(words) + k for k in range(4)]
+    assert Filler(loaded).fill("the old [MASK] sings.", 2).candidates[0]
+
+
+def test_bad_places_are_told_and_nothing_is_left(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    (folder / "state.json").unlink()
+    with pytest.raises(UserError, match="is there already and not empty"):
+        import_model(folder, folder)
+    with pytest.raises(UserError, match="no such file or folder"):
+        import_model(tmp_path / "nowhere", tmp_path / "out")
+    monkeypatch.setattr(importing, "usable_memory", lambda: 10)
+    with pytest.raises(UserError, match="of memory, and 10 B is free"):
+        import_model(folder, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tokenizer_without_a_mask_cannot_fill(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    (folder / "state.json").unlink()
+    words = [word if word != "[MASK]" else "anchor" for word in WORDS]
+    import_model(folder, tmp_path / "out", vocabulary_file(tmp_path / "words", words))
+    with pytest.raises(UserError, match="the tokenizer has no token for mask"):
+        Filler(load_model(tmp_path / "out"))
+
+
+def test_the_state_of_an_import_is_plain(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", "roberta")
+    (folder / "state.json").unlink()
+    import_model(folder, tmp_path / "out")
+    state = json.loads((tmp_path / "out" / "state.json").read_text(encoding="utf-8"))
+    assert state["names"] == {"family": "roberta", "shift": 0}
+    assert state["objective"]["name"] == "mlm" and state["objective"]["position_offset"] == 1  # [PAD] is token 0
