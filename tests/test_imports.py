@@ -18,7 +18,7 @@ LAYERS = [
     {"hf"},
     {"convert"},
     {"train"},
-    {"generate"},
+    {"generate", "tasks"},
     {"report"},
     {"recipe"},
     {"material"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,26 +73,15 @@ def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, st
     """(where it stands, text) of every sentence asked for; empty lines are passed over."""
     for text in texts:
         if text == "-":
-            yield from _lines(getattr(sys.stdin, "buffer", sys.stdin), "standard input")
+            yield from _written(lines_of(None))
         else:
             yield "", text
     if file is not None:
-        try:
-            with file.open("rb") as lines:
-                yield from _lines(lines, str(file))
-        except OSError as error:
-            raise UserError(f"{file}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None
+        yield from _written(lines_of(file))
 
 
-def _lines(stream: Iterable[bytes | str], name: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(stream, 1):
-        where = f"{name}, line {number}"
-        try:
-            text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: byte {error.start + 1} is not UTF-8; save the text as UTF-8") from None
-        if text.strip():
-            yield where, text.rstrip("\r\n")
+def _written(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return ((where, text) for where, text in lines if text.strip())
 
 
 def json_line(value: object) -> str:

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "pretrain": "train a model on text, from nothing or from a checkpoint",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
+    "embed": "texts → vectors, to compare and search them",
     "import": "a transformers folder or a GLM checkpoint → a model to use and to train on",
     "export": "a model → a folder that transformers opens",
     "bench": "how fast this machine trains",

@@ -169,6 +169,19 @@ class Tokenizer:
         ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, as `encode` gives them, on all cores."""
+        return [encoding.ids for encoding in self._full.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
+        with_frame, without = (self._full.encode("a", add_special_tokens=special).ids for special in (True, False))
+        for start in range(len(with_frame) - len(without) + 1):
+            stop = start + len(without)
+            if with_frame[start:stop] == without:
+                return tuple(with_frame[:start]), tuple(with_frame[stop:])
+        return (), ()
+
     def encode_plain(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(ids of all sentences, one after the other; how many each has). No text gives a special token here."""
         chunked = self._chunking.chunks

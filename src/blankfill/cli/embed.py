@@ -1,0 +1,154 @@
+"""`blankfill embed`: a vector for each line of a text."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from blankfill.cli.lines import lines_of
+from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Write = Callable[[Sequence[str], np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class EmbedArguments:
+    """A vector for each line of a text: blankfill embed --model RUN sentences.txt --out vectors.npy
+
+    The vectors of texts that mean the same point the same way; their products are similarities.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """A UTF-8 file with one text on each line; - reads standard input."""
+    model: Path = tyro.MISSING
+    """The folder of a trained or imported model."""
+    out: Path | None = None
+    """Where to write: a .npy file (rows in the order of the lines) or a .jsonl file (text and vector); without it,
+    JSON lines on standard output."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What stands for a text: the mean over its tokens, or the state of its first column."""
+    normalize: bool = True
+    """Scale each vector to length 1."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, mps."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    args = tyro.cli(EmbedArguments, args=list(argv), prog="blankfill embed")
+    if args.out is not None and args.out.suffix not in (".npy", ".jsonl"):
+        raise UserError(f"--out {args.out}: vectors are written to a .npy or a .jsonl file; end its name so")
+    source = None if str(args.file) == "-" else args.file
+    total = count_lines(source)
+    import torch
+
+    from blankfill.checkpoint.load import load_model
+    from blankfill.console import progress, say
+    from blankfill.environment import usable_cores
+    from blankfill.tasks.embed import WINDOW, Embedder
+
+    torch.set_num_threads(usable_cores())
+    embedder = Embedder(load_model(args.model, args.device), args.pooling, args.normalize)
+    began, texts, cut = time.monotonic(), 0, 0
+    with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
+        lines = (text for _, text in lines_of(source))
+        while window := list(islice(lines, WINDOW)):
+            found = embedder.vectors(window, first=texts + 1)
+            write(window, found.array)
+            texts, cut = texts + len(window), cut + found.cut
+            bar.advance(len(window))
+    seconds = time.monotonic() - began
+    told = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
+    where = "" if args.out is None else f"; they are in {args.out}"
+    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{told}{where}")
+    return 0
+
+
+def count_lines(source: Path | None) -> int | None:
+    """How many lines a file has, None for standard input; UserError for a file that cannot be read."""
+    if source is None:
+        return None
+    try:
+        with source.open("rb") as stream:
+            return sum(1 for _ in stream)
+    except OSError as error:
+        raise UserError(f"{source}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None
+
+
+@contextmanager
+def writer(out: Path | None, width: int) -> Iterator[Write]:
+    """What takes texts and their vectors, window by window; the file appears under its name when it is whole."""
+    if out is None:
+        yield print_lines
+        return
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with array_file(temporary, width) if out.suffix == ".npy" else json_file(temporary) as write:
+            yield write
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def array_file(path: Path, width: int) -> Iterator[Write]:
+    """A .npy file of float32 rows, as many as will come: numpy leaves room in the header for their number."""
+    import numpy as np
+
+    with path.open("wb") as file:
+        rows = 0
+
+        def header() -> None:
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+            np.lib.format.write_array_header_1_0(file, shape)
+
+        def write(texts: Sequence[str], vectors: np.ndarray) -> None:
+            nonlocal rows
+            rows += len(vectors)
+            file.write(vectors.astype("<f4").tobytes())
+
+        header()
+        begins = file.tell()
+        yield write
+        file.seek(0)
+        header()
+        assert file.tell() == begins
+
+
+@contextmanager
+def json_file(path: Path) -> Iterator[Write]:
+    """A file of JSON lines."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+
+        def write(texts: Sequence[str], vectors: np.ndarray) -> None:
+            file.writelines(line + "\n" for line in json_lines(texts, vectors))
+
+        yield write
+
+
+def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:
+    """JSON lines on standard output."""
+    from blankfill.console import show
+
+    for line in json_lines(texts, vectors):
+        show(line)
+
+
+def json_lines(texts: Sequence[str], vectors: np.ndarray) -> Iterator[str]:
+    """An object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
+    for text, vector in zip(texts, vectors.tolist(), strict=True):
+        yield json.dumps({"text": text, "vector": [float(f"{x:.9g}") for x in vector]}, ensure_ascii=True)

@@ -1,0 +1,165 @@
+"""Texts → vectors: the mean of a model's hidden states over a text, or the state of its first column.
+
+Most of the work in embedding sentences the usual way is spent on padding: a batch is as wide as its longest text. Here
+texts are sorted by length and batched by tokens, so that almost every batch holds texts of one length, which need
+neither padding nor a mask; the vectors come back in the order of the texts.
+
+The mean is over all tokens that the model reads, special ones included, as sentence-transformers takes it.
+
+Shapes: N texts, B rows, T columns, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blankfill.attention.kernels import Mask, lower
+from blankfill.errors import UserError
+from blankfill.objectives import Gpt, Mlm
+
+if TYPE_CHECKING:
+    from blankfill.checkpoint.load import Loaded
+
+Pooling = Literal["mean", "cls"]
+Float32 = NDArray[np.float32]
+
+FULL = 4096
+"""Most columns of a batch; more do not make it faster and take memory."""
+ENOUGH = 1024
+"""A batch of so many columns is not joined with longer texts: padding would cost more than a larger batch gains."""
+WINDOW = 16_384
+"""How many texts to give at once: they are sorted together, and memory grows with this, not with the file."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors of some texts, float32[N, D], and how many of the texts were cut because they were too long."""
+
+    array: Float32
+    cut: int
+
+
+class Embedder:
+    """A loaded model that turns texts into vectors."""
+
+    def __init__(self, loaded: Loaded, pooling: Pooling = "mean", normalize: bool = True) -> None:
+        """pooling: "mean" over a text's columns, or "cls", its first. normalize: to length 1.
+
+        Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, and
+        for a tokenizer without the tokens that frame a text.
+        """
+        self.causal = isinstance(loaded.objective, Gpt)
+        if self.causal and pooling == "cls":
+            raise UserError(
+                f"{loaded.path}: the first column of a {loaded.objective.name} model sees only itself, so it says "
+                "nothing of the text; use --pooling mean"
+            )
+        self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
+        self.pooling, self.normalize = pooling, normalize
+        self.first_position = loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0
+        self.longest = self.model.config.position_sizes[0] - self.first_position
+        self.device = self.model.words.weight.device
+        self.pad = loaded.vocabulary.roles.get("pad", 0)
+        self.frame = ((), ()) if self.causal else self._frame(loaded)
+
+    @property
+    def width(self) -> int:
+        """D, the length of a vector."""
+        return self.model.config.hidden_size
+
+    @torch.inference_mode()
+    def vectors(self, texts: Sequence[str], first: int = 1) -> Vectors:
+        """The vectors of texts, in their order.
+
+        UserError for a text without a token where the model reads no frame; it calls the texts by number from `first`.
+        """
+        rows, cut = self._rows(texts)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        if len(rows) and lengths.min() == 0:
+            raise UserError(
+                f"text {int(lengths.argmin()) + first} is empty, and {self.path} reads only the tokens of a text; "
+                "leave it out"
+            )
+        out = np.empty((len(rows), self.width), np.float32)
+        for chosen in batches(lengths):
+            out[chosen] = self._pool([rows[k] for k in chosen]).cpu().numpy()
+        return Vectors(out, cut)
+
+    def _frame(self, loaded: Loaded) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids before and after a text: as the tokenizer frames it, else as the objective does in training."""
+        framed = self.tokenizer.frame()
+        if framed != ((), ()):
+            return framed
+        if missing := loaded.vocabulary.missing(("cls", "sep")):
+            raise UserError(
+                f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
+                "every text; use the tokenizer that the model was trained with"
+            )
+        return (loaded.vocabulary["cls"],), (loaded.vocabulary["sep"],)
+
+    def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        before, after = self.frame
+        room = self.longest - len(before) - len(after)
+        found = self.tokenizer.encode_batch(texts)
+        cut = sum(len(ids) > room for ids in found)
+        return [[*before, *ids[:room], *after] for ids in found], cut
+
+    def _pool(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors of a batch, [B, D]."""
+        lengths_B = torch.tensor([len(row) for row in rows])
+        width = int(lengths_B.max())
+        ids_BT = torch.full((len(rows), width), self.pad)
+        for k, row in enumerate(rows):
+            ids_BT[k, : len(row)] = torch.tensor(row)
+        padding_BT = torch.arange(width) >= lengths_B[:, None]
+        hidden_BTD = self._encode(ids_BT.to(self.device), padding_BT.to(self.device))
+        if self.pooling == "cls":
+            pooled_BD = hidden_BTD[:, 0]
+        elif padding_BT.any():
+            inside_BT1 = (~padding_BT).to(self.device, hidden_BTD.dtype)[:, :, None]
+            pooled_BD = (hidden_BTD * inside_BT1).sum(1) / inside_BT1.sum(1)
+        else:
+            pooled_BD = hidden_BTD.mean(1)
+        return torch.nn.functional.normalize(pooled_BD) if self.normalize else pooled_BD
+
+    def _encode(self, ids_BT: Tensor, padding_BT: Tensor) -> Tensor:
+        rows, width = ids_BT.shape
+        channels = len(self.model.config.position_sizes)
+        positions_PBT = torch.zeros((channels, rows, width), dtype=torch.int64, device=self.device)
+        positions_PBT[0] = torch.arange(self.first_position, self.first_position + width, device=self.device)
+        if self.causal:
+            mask = Mask("causal")  # padding stands at the end, where no text sees it
+        elif padding_BT.any():
+            segment_BT, zeros_BT = -padding_BT.to(torch.int32), torch.zeros_like(ids_BT)
+            mask = lower("rule", (segment_BT, zeros_BT), (segment_BT, zeros_BT), self.model.words.weight.dtype)
+        else:
+            mask = Mask("none")
+        hidden_BTD: Tensor = self.model(ids_BT, positions_PBT, mask)
+        return hidden_BTD
+
+
+def batches(lengths: NDArray[np.int64], full: int = FULL, enough: int = ENOUGH) -> Iterator[NDArray[np.int64]]:
+    """Which texts go together: indices into `lengths`, shortest texts first, each once.
+
+    A batch has at most `full` columns (one text may have more) and texts of one length, unless it would hold fewer than
+    `enough` columns: then longer ones join it.
+    """
+    order = np.argsort(lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        stop = first
+        while stop < len(order):
+            length, count = int(lengths[order[stop]]), stop - first
+            longer = count and length > lengths[order[stop - 1]]
+            if count and ((count + 1) * length > full or (longer and count * lengths[order[stop - 1]] >= enough)):
+                break
+            stop += 1
+        yield order[first:stop]
+        first = stop

@@ -1,0 +1,176 @@
+"""Vectors of texts: the same alone and among others, cut, refused; and what the command writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import blankfill.checkpoint.load
+from blankfill.attention.kernels import Mask
+from blankfill.checkpoint.load import Loaded
+from blankfill.cli.embed import EmbedArguments
+from blankfill.cli.main import main
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.tasks.embed import Embedder, batches
+from generate_models import SPECIAL, loaded, random_model, wordpiece
+
+WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "red", "big", "play", ".", ",", "猫", "狗", "在", "跑"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def framed(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that puts [CLS] and [SEP] around a text by itself, as published ones do."""
+    from tokenizers import processors
+
+    sep, cls = (("[SEP]", tokenizer.id("[SEP]")), ("[CLS]", tokenizer.id("[CLS]")))
+    tokenizer._full.post_processor = processors.BertProcessing(sep, cls)
+    return tokenizer
+
+
+def some_texts(count: int, longest: int = 12) -> list[str]:
+    rng = np.random.default_rng(3)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) for _ in range(count)]
+
+
+def alone(model: Loaded, text: str, pooling: str) -> torch.Tensor:
+    """The vector of one text, in one plain pass: no batch, no padding."""
+    tokenizer, objective = model.tokenizer, model.objective
+    ids = tokenizer.encode(text)
+    if objective.name != "gpt":
+        ids = [model.vocabulary["cls"], *ids, model.vocabulary["sep"]]
+    positions = torch.zeros(len(model.model.config.position_sizes), 1, len(ids), dtype=torch.int64)
+    positions[0] = torch.arange(len(ids)) + (2 if objective.name == "mlm" else 0)
+    with torch.no_grad():
+        hidden = model.model(torch.tensor([ids]), positions, Mask("causal" if objective.name == "gpt" else "none"))[0]
+    return hidden[0] if pooling == "cls" else hidden.mean(0)
+
+
+@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt"])
+@pytest.mark.parametrize("kind", [framed, lambda tokenizer: tokenizer], ids=["framed", "bare"])
+def test_a_text_among_others_has_the_vector_it_has_alone(name: str, kind) -> None:
+    model = loaded(name, random_model(name, sharp=3.0), kind(wordpiece()))
+    texts = some_texts(40)
+    found = Embedder(model, normalize=False).vectors(texts)
+    assert found.cut == 0
+    expected = torch.stack([alone(model, text, "mean") for text in texts])
+    torch.testing.assert_close(torch.from_numpy(found.array), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_first_column_and_the_length() -> None:
+    model = loaded("bert", random_model("bert", sharp=3.0))
+    texts = some_texts(9)
+    first = Embedder(model, "cls", normalize=False).vectors(texts).array
+    torch.testing.assert_close(torch.from_numpy(first[4]), alone(model, texts[4], "cls"), atol=1e-5, rtol=1e-4)
+    normal = Embedder(model, "cls").vectors(texts).array
+    assert np.allclose(np.linalg.norm(normal, axis=1), 1)
+    assert np.allclose(normal * np.linalg.norm(first, axis=1, keepdims=True), first, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "mlm", "gpt"])
+def test_long_texts_are_cut_and_counted(name: str) -> None:
+    """48 positions: [CLS], 46 words and [SEP]; a gpt model has all 48 for words."""
+    model = loaded(name, random_model(name))
+    words = ("cat dog " * 40).split()
+    room = 48 if name == "gpt" else 46
+    embedder = Embedder(model)
+    found = embedder.vectors([" ".join(words), " ".join(words[:room]), "cat"])
+    assert embedder.longest == 48 and found.cut == 1
+    assert np.array_equal(found.array[0], found.array[1])
+
+
+def test_batches_hold_every_text_once_and_little_padding() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(3 + rng.geometric(0.05, 3000), 512)
+    found = list(batches(lengths))
+    assert sorted(np.concatenate(found).tolist()) == list(range(3000))
+    columns = [int(lengths[batch].max()) * len(batch) for batch in found]
+    assert max(columns) <= 4096
+    assert sum(columns) < 1.02 * lengths.sum()
+    assert [len(batch) for batch in batches(np.array([9000, 5, 5]))] == [2, 1]
+
+
+def test_what_cannot_be_embedded_is_refused() -> None:
+    gpt = loaded("gpt", random_model("gpt"))
+    with pytest.raises(UserError, match="--pooling mean"):
+        Embedder(gpt, "cls")
+    with pytest.raises(UserError, match="text 12 is empty"):
+        Embedder(gpt).vectors(["cat", ""], first=11)
+    bare = wordpiece([token for token in SPECIAL if token not in ("[CLS]", "[SEP]")])
+    with pytest.raises(UserError, match="no token for cls, sep"):
+        Embedder(loaded("bert", random_model("bert"), bare))
+    assert Embedder(loaded("bert", random_model("bert"))).vectors(["", "cat"]).array.shape == (2, 32)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Loaded:
+    ready = loaded("bert", random_model("bert"))
+    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device: ready)
+    return ready
+
+
+def test_the_command_writes_rows_in_the_order_of_the_lines(
+    model: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("blankfill.tasks.embed.WINDOW", 7)
+    texts = [*some_texts(20), "", "cat " * 60]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    command = ["embed", str(tmp_path / "texts.txt"), "--model", "RUN"]
+    assert main([*command, "--out", str(tmp_path / "v.npy")]) == 0
+    assert "22 vectors of 32 numbers" in (told := capsys.readouterr().err) and "1 were longer" in told
+    expected = Embedder(model).vectors(texts).array
+    found = np.load(tmp_path / "v.npy")
+    assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-6)
+    assert main([*command, "--out", str(tmp_path / "v.jsonl")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["text"] for line in lines] == texts
+    assert np.array_equal(np.array([line["vector"] for line in lines], np.float32), found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.jsonl", "v.npy"]
+    capsys.readouterr()
+    stdin = io.TextIOWrapper(io.BytesIO("the cat\n狗\n".encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert main(["embed", "-", "--model", "RUN", "--no-normalize"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["the cat", "狗"]
+    assert abs(np.linalg.norm(lines[0]["vector"]) - 1) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["none.txt"], "none.txt: the file cannot be read"),
+        (["bad.txt"], "bad.txt, line 2: byte 3 is not UTF-8"),
+        (["good.txt", "--out", "v.csv"], "a .npy or a .jsonl file"),
+        (["good.txt", "--out", "nowhere/v.npy"], "v.npy: cannot be written"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_leave_nothing(
+    model: Loaded, arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("good.txt").write_text("the cat\n", encoding="utf-8")
+    Path("bad.txt").write_bytes(b"the cat\nab\xff\n")
+    if len(arguments) == 1:
+        arguments = [*arguments, "--out", "v.npy"]
+    assert main(["embed", "--model", "RUN", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt", "good.txt"]
+
+
+def test_the_list_of_options_is_frozen() -> None:
+    names = [field.name for field in dataclasses.fields(EmbedArguments)]
+    assert names == ["file", "model", "out", "pooling", "normalize", "device"]
