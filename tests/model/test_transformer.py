@@ -24,7 +24,12 @@ PUBLISHED = {
     "bert-large": (30522, 336_226_108),
     # RobertaForMaskedLM of roberta-base, 124,697,433, less the 768 weights of its only token type
     "roberta-base": (50265, 124_697_433 - 768),
+    "roberta-large": (50265, 355_412_057 - 1024),
+    # transformers' GPT2LMHeadModel of gpt2, gpt2-medium, gpt2-large and gpt2-xl
     "gpt2": (50257, 124_439_808),
+    "gpt2-medium": (50257, 354_823_168),
+    "gpt2-large": (50257, 774_030_080),
+    "gpt2-xl": (50257, 1_557_611_200),
     # GLM's README: 110M and 335M; its vocabulary is BERT's with two more tokens, padded to 30,592
     "glm-base": (30524, 109_338_624),
     "glm-large": (30524, 334_688_256),
@@ -37,11 +42,26 @@ def test_published_sizes(name: str) -> None:
     assert count_parameters(load_recipe(name).model_config(vocab)) == parameters
 
 
-def test_glm_sizes_by_hand() -> None:
-    """12·h² + 13·h a layer, two position tables of 513 rows, the padded word table, the final norm."""
-    h, layers = 768, 12
+GLM_SIZES = {
+    # layers, width, rows of a position table, padded vocabulary; millions as in GLM's README
+    "glm-base": (12, 768, 513, 30592, 110),
+    "glm-large": (24, 1024, 513, 30592, 335),
+    "glm-410m": (30, 1024, 513, 30592, 410),
+    "glm-515m": (30, 1152, 513, 30592, 515),
+    "glm-2b": (36, 2048, 1025, 50304, 2_000),
+    "glm-10b": (48, 4096, 1025, 50304, 10_000),
+}
+
+
+@pytest.mark.parametrize("name", GLM_SIZES)
+def test_glm_sizes_by_hand(name: str) -> None:
+    """12·h² + 13·h a layer, two position tables, the padded word table, the final norm: what the README rounds."""
+    layers, h, positions, vocabulary, millions = GLM_SIZES[name]
     per_layer = 12 * h * h + (3 * h + h + 4 * h + h) + 4 * h
-    assert layers * per_layer + 2 * 513 * h + 30592 * h + 2 * h == PUBLISHED["glm-base"][1]
+    by_hand = layers * per_layer + 2 * positions * h + vocabulary * h + 2 * h
+    tokens = 30524 if vocabulary == 30592 else 50257 + 9  # BERT's or GPT-2's, and GLM's own
+    assert count_parameters(load_recipe(name).model_config(tokens)) == by_hand
+    assert by_hand / 1e6 == pytest.approx(millions, rel=0.05 if millions == 2_000 else 0.015)
 
 
 def test_initialisation_follows_the_papers() -> None:
