@@ -174,3 +174,28 @@ def test_mistakes_get_a_sentence_and_leave_nothing(
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
     assert names == ["file", "model", "out", "pooling", "normalize", "device"]
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_vectors_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    """A tiny random encoder saved by transformers: the masked mean over a padded batch, as sentence-transformers."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    tokenizer = framed(wordpiece())
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=tokenizer.size, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=26, initializer_range=0.3, pad_token_id=0, type_vocab_size=2 if kind == "Bert" else 1,
+    )  # fmt: skip
+    theirs = getattr(transformers, f"{kind}Model")(config).eval()
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    texts = [*some_texts(30), "", "cat " * 40]
+    ours = Embedder(blankfill.checkpoint.load.load_model(tmp_path))
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    inputs = read(texts, padding=True, truncation=True, max_length=ours.longest, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        hidden = theirs(**inputs).last_hidden_state
+    inside = inputs["attention_mask"][:, :, None].float()
+    expected = torch.nn.functional.normalize((hidden * inside).sum(1) / inside.sum(1))
+    torch.testing.assert_close(torch.from_numpy(ours.vectors(texts).array), expected, atol=2e-6, rtol=1e-5)
