@@ -17,7 +17,6 @@ from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer, build
 from blankfill.recipe import Recipe, load_recipe
-from blankfill.train import loop
 from blankfill.train.baseline import unigram_baseline
 from blankfill.train.loop import Metrics, Trainer
 from blankfill.train.loss import LossSums, loss_sums
@@ -189,27 +188,24 @@ def test_gradient_checkpointing_changes_nothing(corpus: IndexedCorpus, vocabular
     assert losses[0] == losses[1]
 
 
-def short_of_memory(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_of_memory(made: Trainer, most: int) -> None:
     """From now on, memory suffices for so many rows at a time."""
-    real = loop.loss_sums
 
     def limited(model: Transformer, batch: Batch, dtype: torch.dtype) -> LossSums:
         if model.training and len(batch.input_ids) > most:
             raise torch.OutOfMemoryError("there is none left")
-        return real(model, batch, dtype)
+        return loss_sums(model, batch, dtype)
 
-    monkeypatch.setattr(loop, "loss_sums", limited)
+    made.loss = limited
 
 
-def test_out_of_memory_halves_the_rows_once(
-    corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_halves_the_rows_once(corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path) -> None:
     recipe = load_recipe("bert-nano", {**SMALL, "model.dropout": 0.0, "train.steps": 4})
     rows = sampler(corpus, recipe, vocabulary)
     enough, memory = trainer(recipe, vocabulary, rows, tmp_path / "enough")
     enough.train(load(steps_of(rows), 0, 4), Progress())
-    short_of_memory(2, monkeypatch)
     halved, told = trainer(recipe, vocabulary, rows, tmp_path / "halved")
+    short_of_memory(halved, 2)
     halved.train(load(steps_of(rows), 0, 4), Progress())
     assert [kind for _, kind, _ in told.events] == ["out of memory"]
     assert "with 4 rows at a time; going on with 2" in told.events[0][2]
@@ -218,12 +214,12 @@ def test_out_of_memory_halves_the_rows_once(
 
 
 def test_out_of_memory_with_half_the_rows_is_an_error(
-    corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     recipe = load_recipe("gpt-nano", SMALL)
     rows = sampler(corpus, recipe, vocabulary)
     made, _ = trainer(recipe, vocabulary, rows, tmp_path)
-    short_of_memory(1, monkeypatch)
+    short_of_memory(made, 1)
     with pytest.raises(UserError, match=r"step 0: there is not enough memory even for 2 rows at a time; lower"):
         made.train(load(steps_of(rows), 0, 4), Progress())
 
@@ -239,7 +235,7 @@ def test_parts_of_a_batch_are_the_rows(name: str, corpus: IndexedCorpus, vocabul
         part, alone = batch.part(low, high), collate([rows.row(i) for i in range(low, high)], vocabulary["pad"])
         assert part.tokens == alone.tokens and torch.equal(part.target_ids, alone.target_ids)
         ours, theirs = loss_sums(model, part), loss_sums(model, alone)
-        assert float(ours.words) == pytest.approx(float(theirs.words), rel=1e-5)
+        assert ours.words.item() == pytest.approx(theirs.words.item(), rel=1e-5)
         for label in theirs.labels:
             assert float(ours.labels[label]) == pytest.approx(float(theirs.labels[label]), rel=1e-5)
 

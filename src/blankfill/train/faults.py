@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.errors import UserError
-from blankfill.model.transformer import Transformer
-from blankfill.train.loss import loss_sums
+from blankfill.train.loss import LossFunction, loss_sums
 from blankfill.train.precision import computing
 from blankfill.types import Batch
 
@@ -36,7 +35,12 @@ def finite(losses: dict[str, float], norm: float) -> bool:
 
 
 def trace(
-    model: Transformer, micro_batches: Sequence[Batch], rows: Sequence[int], device: torch.device, dtype: torch.dtype
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    rows: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    loss: LossFunction = loss_sums,
 ) -> str:
     """Where the first number that is not finite comes from, as part of a sentence.
 
@@ -47,12 +51,12 @@ def trace(
         return f"the weights of {bad[0]} are not finite before the step"
     before = 0
     for batch in micro_batches:
-        module = first_bad_module(model, batch.to(device), dtype)
+        module = first_bad_module(model, batch.to(device), dtype, loss)
         if module is not None:
             suspects = [
                 rows[before + r]
                 for r in range(len(batch.input_ids))
-                if first_bad_module(model, batch.part(r, r + 1).to(device), dtype) is not None
+                if first_bad_module(model, batch.part(r, r + 1).to(device), dtype, loss) is not None
             ]
             named = suspects or list(rows[before : before + len(batch.input_ids)])
             return f"the first module at fault is {module}, with {told(named)}"
@@ -62,7 +66,7 @@ def trace(
     return f"the forward pass is finite{where}, with {told(rows)}"
 
 
-def first_bad_module(model: Transformer, batch: Batch, dtype: torch.dtype) -> str | None:
+def first_bad_module(model: nn.Module, batch: Batch, dtype: torch.dtype, loss: LossFunction = loss_sums) -> str | None:
     """The name of the first module whose output for a batch is not finite; "the loss" when only that is; else None."""
     found: list[str] = []
 
@@ -76,7 +80,7 @@ def first_bad_module(model: Transformer, batch: Batch, dtype: torch.dtype) -> st
     handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if not list(m.children())]
     try:
         with torch.no_grad(), computing(batch.input_ids.device, dtype):
-            sums = loss_sums(model, batch, dtype)
+            sums = loss(model, batch, dtype)
     finally:
         for handle in handles:
             handle.remove()

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from blankfill.data.rows import RowSchedule
 from blankfill.errors import UserError
-from blankfill.model.transformer import Transformer
 from blankfill.train.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
-from blankfill.train.loss import counts, loss_sums
+from blankfill.train.loss import LossFunction, counts, loss_sums
 from blankfill.train.options import TrainOptions
 from blankfill.train.precision import computing
 from blankfill.train.progress import Progress, Window
@@ -52,10 +52,12 @@ class Trainer:
 
     validation: the fixed batches that a step is validated with. save: writes a checkpoint of the progress. stop: says
     that the run should end. validated and sample: called after a validation, and when samples are due. flops: of a
-    batch's forward and backward pass; peak: what the machine could do in a second, both for the utilisation.
+    batch's forward and backward pass; peak: what the machine could do in a second, both for the utilisation. loss: what
+    a batch is trained for. examine: what a validation is, when it is not the mean loss of the batches: a figure of
+    which less is better, and metrics.
     """
 
-    model: Transformer
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     options: TrainOptions
     seed: int
@@ -72,6 +74,8 @@ class Trainer:
     on_nan: OnNan = "stop"
     flops: Callable[[Batch], float] = field(default=lambda batch: 0.0)
     peak: float = 0.0
+    loss: LossFunction = loss_sums
+    examine: Callable[[], tuple[float, Metrics]] | None = None
     parts: int = 1
     """Into how many parts each micro-batch is split; 2 once memory has run out."""
 
@@ -99,7 +103,7 @@ class Trainer:
             progress.seconds += seconds
             window = progress.window
             window.add(losses, tokens, sum(map(self.flops, micro_batches)), seconds, waited)
-            self.recorder.advance(progress.step, {"loss": losses["words"], "tokens_per_s": window.rate})
+            self.recorder.advance(progress.step, {"loss": next(iter(losses.values())), "tokens_per_s": window.rate})
             last = progress.step == options.steps
             if progress.step % options.log_every == 0 or last:
                 told: Metrics = {"step": progress.step, "split": "train", **named(window.means()), "lr": rate}
@@ -154,7 +158,7 @@ class Trainer:
         worst = {name: loss for name, loss in named(losses).items() if not math.isfinite(float(loss))}
         what = f"the {', '.join(worst)} is not finite" if worst else f"the norm of the gradient is {norm}"
         self.model.eval()
-        where = trace(self.model, micro_batches, list(self.schedule.rows(step)), self.device, self.dtype)
+        where = trace(self.model, micro_batches, list(self.schedule.rows(step)), self.device, self.dtype, self.loss)
         self.model.train()
         sentence = f"step {step}: {what}; {where}"
         if self.on_nan == "skip" and progress.bad_in_a_row < MOST_BAD_STEPS:
@@ -199,8 +203,7 @@ class Trainer:
             for part in split(batch, self.parts):
                 part = part.to(self.device)
                 with computing(self.device, self.dtype):
-                    sums = loss_sums(self.model, part, self.dtype)
-                losses = {"words": sums.words, **sums.labels}
+                    losses = self.loss(self.model, part, self.dtype).asked(totals)
                 loss = torch.stack([losses[name] / totals[name] for name in losses]).sum()
                 self.scaler.scale(loss).backward()
                 for name, value in losses.items():
@@ -209,15 +212,17 @@ class Trainer:
 
     def _evaluate(self, progress: Progress) -> bool:
         """Validate on the fixed rows and record it; returns whether the loss is the best so far."""
-        batches = self.validation(progress.step)
-        if not batches:
+        if self.examine is not None:
+            progress.valid_loss, found = self.examine()
+        elif batches := self.validation(progress.step):
+            losses = evaluate(self.model, batches, self.device, self.dtype)
+            progress.valid_loss, found = losses["words"], named(losses)
+        else:
             return False
-        losses = evaluate(self.model, batches, self.device, self.dtype)
-        told: Metrics = {"step": progress.step, "split": "valid", **named(losses), "tokens": progress.tokens}
+        told: Metrics = {"step": progress.step, "split": "valid", **found, "tokens": progress.tokens}
         rate = progress.tokens / progress.seconds if progress.seconds else 0.0
         lr = self.options.lr_at(max(0, progress.step - 1)) if progress.step else 0.0
         self.recorder.record(told | {"lr": lr, "tokens_per_s": rate})
-        progress.valid_loss = losses["words"]
         if self.options.long_from and progress.best_step <= self.options.long_from < progress.step:
             progress.best_loss = math.inf  # rows of another length: another scale
         improved = progress.valid_loss < progress.best_loss
@@ -229,19 +234,23 @@ class Trainer:
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    dtype: torch.dtype,
+    loss: LossFunction = loss_sums,
 ) -> dict[str, float]:
-    """Mean losses over all answers of some batches: `words`, and each whole-example label by name."""
+    """Mean losses over all answers of some batches: `words`, and each other answer by name."""
     model.eval()
     summed: dict[str, float] = {}
     totals: dict[str, int] = {}
     for batch in batches:
         with computing(device, dtype):
-            sums = loss_sums(model, batch.to(device), dtype)
-        for name, part in {"words": sums.words, **sums.labels}.items():
+            sums = loss(model, batch.to(device), dtype)
+        asked = counts(batch)
+        for name, part in sums.asked(asked).items():
             summed[name] = summed.get(name, 0.0) + float(part)
-        for name, count in counts(batch).items():
-            totals[name] = totals.get(name, 0) + count
+            totals[name] = totals.get(name, 0) + asked[name]
     return {name: value / totals[name] for name, value in summed.items()}
 
 
@@ -255,5 +264,6 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def named(losses: dict[str, float]) -> Metrics:
-    """Losses under the names of the metrics: `loss` for words, `<label>_loss` for the rest."""
-    return {("loss" if name == "words" else f"{name}_loss"): value for name, value in losses.items()}
+    """Losses under the names of the metrics: `loss` for words, or the first where there are none; `<label>_loss`."""
+    main = "words" if "words" in losses else next(iter(losses), "")
+    return {("loss" if name == main else f"{name}_loss"): value for name, value in losses.items()}

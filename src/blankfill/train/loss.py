@@ -10,7 +10,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,24 @@ GPU_ROWS = 8192
 
 @dataclass(frozen=True)
 class LossSums:
-    """Summed losses of a batch: `words` over its targets, `labels` over its whole-example answers by name."""
+    """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name."""
 
     words: Tensor
     labels: Mapping[str, Tensor]
 
+    def asked(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """The sums by name, those alone that a batch with these `counts` has answers for."""
+        return {name: total for name, total in {"words": self.words, **self.labels}.items() if name in counts}
+
+
+LossFunction = Callable[[Any, Batch, torch.dtype], LossSums]
+"""Runs a batch through a model and sums its losses; the type is the compute type in force."""
+
 
 def counts(batch: Batch) -> dict[str, int]:
-    """How many answers of each kind a batch asks for; the divisors of `LossSums`."""
-    return {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
+    """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
+    found = {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
+    return {name: count for name, count in found.items() if count}
 
 
 def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
