@@ -198,7 +198,7 @@ class Trainer:
         for batch in micro_batches:
             for name, count in counts(batch).items():
                 totals[name] = totals.get(name, 0) + count
-        summed = dict.fromkeys(totals, 0.0)
+        summed: dict[str, float] = {}
         for batch in micro_batches:
             for part in split(batch, self.parts):
                 part = part.to(self.device)
@@ -207,7 +207,7 @@ class Trainer:
                 loss = torch.stack([losses[name] / totals[name] for name in losses]).sum()
                 self.scaler.scale(loss).backward()
                 for name, value in losses.items():
-                    summed[name] += float(value.detach()) / totals[name]
+                    summed[name] = summed.get(name, 0.0) + float(value.detach()) / totals[name]
         return summed
 
     def _evaluate(self, progress: Progress) -> bool:

@@ -1,0 +1,106 @@
+"""Texts as a model was trained to read them: special tokens around them, positions, who sees whom.
+
+bert   `[CLS] a [SEP]`, `[CLS] a [SEP] b [SEP]`, token type 1 from b on (Devlin et al. 2019), read at [CLS]
+mlm    the same without types, its positions counted from the objective's offset; RoBERTa's `<s> a </s></s> b </s>`
+glm    `[CLS] a [SEP] b <eos>`, every column at its own place, all visible to all, read at [CLS]
+gpt    `a <eos> b <eos>`, left to right, read at the last column (Radford et al. 2018)
+
+What a tokenizer has no token for is left out. A text that is too long loses its end; of a pair the longer one does, a
+token at a time, as the original BERT cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blankfill.errors import UserError
+from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.types import AttentionRule, Example, Int32, Vocabulary
+
+NOTHING = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A text or two as the model reads them.
+
+    read: the column that stands for the whole. first and second: where the columns of the two texts begin and end,
+    equal numbers where there is none. cut: how many tokens were left out.
+    """
+
+    example: Example
+    read: int
+    first: tuple[int, int]
+    second: tuple[int, int]
+    cut: int
+
+
+class Frames:
+    """Frames texts for a model. length: the most columns, special tokens included."""
+
+    def __init__(self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int) -> None:
+        """positions: rows of the model's position table. Raises UserError when `length` is more than they allow."""
+        self.objective = objective
+        self.offset = objective.position_offset if isinstance(objective, Mlm) else 0
+        most = positions - self.offset
+        if length > most:
+            raise UserError(f"--max-length {length} is more than the model's {most} positions; give at most {most}")
+        self.length = length or most
+        self.channels = len(objective.position_sizes())
+        self.before, self.between, self.after = _specials(objective, vocabulary)
+
+    def room(self, pair: bool) -> int:
+        """How many tokens of text fit."""
+        return self.length - len(self.before) - len(self.after) - (len(self.between) if pair else 0)
+
+    def framed(self, first: Sequence[int] | Int32, second: Sequence[int] | Int32 | None = None) -> Framed:
+        """One text or a pair, as tokens without special ones."""
+        pair = second is not None
+        a, b = np.asarray(first, np.int32), np.asarray(second if pair else (), np.int32)
+        keep_a, keep_b = fit(len(a), len(b), self.room(pair))
+        cut = len(a) - keep_a + len(b) - keep_b
+        parts = [self.before, a[:keep_a], self.between if pair else NOTHING, b[:keep_b], self.after]
+        edges = np.cumsum([0, *map(len, parts)])
+        ids = np.concatenate(parts).astype(np.int32)
+        size = len(ids)
+        positions = np.zeros((self.channels, size), np.int32)
+        positions[0] = np.arange(self.offset, self.offset + size)
+        if isinstance(self.objective, Bert) and pair:
+            positions[1, edges[3] :] = 1
+        causal = isinstance(self.objective, Gpt)
+        rule = AttentionRule.causal(size) if causal else AttentionRule.full(size)
+        example = Example(ids, positions, rule, NOTHING, NOTHING)
+        spans = ((int(edges[1]), int(edges[2])), (int(edges[3]), int(edges[4])))
+        return Framed(example, size - 1 if causal else 0, *spans, cut)
+
+
+def fit(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of a pair are kept: the longer one loses tokens until both fit (of two as long, the second)."""
+    over = first + second - room
+    if over <= 0:
+        return first, second
+    longer_by = abs(first - second)
+    if over <= longer_by:
+        return (first - over, second) if first > second else (first, second - over)
+    shorter = min(first, second)
+    rest = over - longer_by  # both are as long as the shorter one now; the second goes first
+    return max(0, shorter - rest // 2), max(0, shorter - (rest - rest // 2))
+
+
+def _specials(objective: Objective, vocabulary: Vocabulary) -> tuple[Int32, Int32, Int32]:
+    """What stands before, between and after texts."""
+    roles = vocabulary.roles
+
+    def tokens(*names: str) -> Int32:
+        return np.array([roles[name] for name in names if name in roles], np.int32)
+
+    if isinstance(objective, Gpt):
+        return NOTHING, tokens("eos"), tokens("eos")
+    if isinstance(objective, Glm):
+        return tokens("cls"), tokens("sep"), tokens("eos")
+    # RoBERTa closes the first text and opens the second with the same token, which is its end of text as well
+    twice = isinstance(objective, Mlm) and roles.get("sep", -1) == roles.get("eos", -2)
+    return tokens("cls"), tokens("sep", "sep") if twice else tokens("sep"), tokens("sep")

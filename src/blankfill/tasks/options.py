@@ -1,0 +1,87 @@
+"""How a model is fine-tuned: the options, as BERT (Devlin et al. 2019, A.3) and RoBERTa give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blankfill.train.options import Precision, TrainOptions
+from blankfill.train.schedule import Schedule
+
+ClassWeights = Literal["none", "balanced"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """Options of a fine-tuning run."""
+
+    lr: float = 3e-5
+    """Peak learning rate (BERT: 5e-5, 4e-5, 3e-5 or 2e-5)."""
+    batch_size: int = 32
+    """Items of a step (BERT: 16 or 32)."""
+    epochs: float = 3.0
+    """How often the training items are gone through; a part of an epoch counts (BERT: 2 to 4)."""
+    max_length: int = 0
+    """Tokens of an item, special ones included; longer texts are cut, and that is told. 0: as many as the model has
+    positions."""
+    warmup: float = 0.1
+    """Warm-up: a share of the steps when below 1, a number of steps otherwise."""
+    schedule: Schedule = "linear"
+    """How the learning rate decays after warm-up."""
+    weight_decay: float = 0.01
+    """Weight decay; biases and norms are left out."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    layer_decay: float = 1.0
+    """Each layer learns at the rate of the one above it times this, the embeddings slowest (ULMFiT; 1: all alike)."""
+    freeze: int = 0
+    """So many of the lowest layers stay as they are, and the embeddings with them; -1: the whole encoder."""
+    class_weights: ClassWeights = "none"
+    """balanced: rare classes count as much as frequent ones."""
+    eval_every: int = 0
+    """Steps between scores on the dev set; 0 means twice an epoch."""
+    patience: int = 0
+    """Stop after this many scores without a better one; 0 means never."""
+    seed: int = 0
+    """Of the order of the items, of the head's first weights, and of dropout."""
+    micro_batch: int = 0
+    """Items computed at once; 0 means all of a step. The result is the same, to rounding."""
+    precision: Precision = "auto"
+    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    threads: int = 0
+    """CPU threads; 0 means all cores."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options, a sentence each."""
+        found = [
+            f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0"
+            for name in ("lr", "batch_size", "epochs", "layer_decay")
+            if getattr(self, name) <= 0
+        ]
+        for name in ("max_length", "warmup", "weight_decay", "clip", "eval_every", "patience", "micro_batch", "threads"):
+            if getattr(self, name) < 0:
+                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
+        if self.freeze < -1:
+            found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
+        if self.layer_decay > 1:
+            found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
+        if not 0 <= self.seed < 2**32:
+            found.append(f"--seed is {self.seed}; it must be at least 0 and below 2^32")
+        return found
+
+    def steps(self, items: int) -> int:
+        """Steps of the run for so many training items."""
+        return max(1, round(self.epochs * -(-items // self.batch_size)))
+
+    def train_options(self, items: int) -> TrainOptions:
+        """What the loop is told, for so many training items."""
+        steps = self.steps(items)
+        evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
+        return TrainOptions(
+            steps=steps, batch_size=self.batch_size, micro_batch=self.micro_batch, lr=self.lr, schedule=self.schedule,
+            warmup=self.warmup, weight_decay=self.weight_decay, clip=self.clip, eps=1e-8, precision=self.precision,
+            device=self.device, threads=self.threads, eval_every=min(steps, evaluate), save_every=steps,
+            sample_every=steps, patience=self.patience, keep=1, log_every=max(1, min(50, steps // 20)),
+        )  # fmt: skip
