@@ -67,7 +67,8 @@ def test_models_never_import_distributed() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["blankfill", "blankfill.objectives", "blankfill.recipe", "blankfill.corpus.prepare"]
+    "module",
+    ["blankfill", "blankfill.objectives", "blankfill.recipe", "blankfill.corpus.prepare", "blankfill.tasks.registry"],
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -1,0 +1,153 @@
+"""The nouns of fine-tuning data: one item of each kind, and a split of a data set.
+
+Items hold texts and answers as the files give them, nothing about tokens. Labels are places in the list of label names
+that the split carries; None says that the file does not give the answer (a test set). Not here: reading them (`glue`,
+`superglue`, `squad`, …), or cutting them into tokens (`windows`, `pieces`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+LISTED = 3
+"""How many examples a problem that has many lists."""
+
+
+@dataclass(frozen=True)
+class TextItem:
+    """A text, or two, to be classified or scored.
+
+    label: the place of its class, its score (regression), or the places of its classes in rising order
+    (multi-label). group: items that a metric takes together share it (the answers to one question of MultiRC).
+    """
+
+    id: str
+    first: str
+    second: str | None = None
+    label: int | float | tuple[int, ...] | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """A context and the texts of which one goes with it.
+
+    label: the place of the right choice (the first one where several are right). right: the places of all of them.
+    names: what the choices are called in a submission, where that is not their text (ReCoRD's entities).
+    """
+
+    id: str
+    context: str
+    choices: tuple[str, ...]
+    label: int | None = None
+    right: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaggedItem:
+    """The words of a sentence and a BIO tag for each. document: sentences of one document share it, in order; None
+    where the file does not say which sentences belong together."""
+
+    id: str
+    words: tuple[str, ...]
+    tags: tuple[str, ...] | None = None
+    document: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and where it begins in the context, in characters; start None where the data's place is wrong."""
+
+    text: str
+    start: int | None
+
+
+@dataclass(frozen=True)
+class QuestionItem:
+    """A question about a context. answers: what annotators answered, empty where the question cannot be answered
+    (`impossible` True) or where the file gives no answers (`impossible` None)."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...] = ()
+    impossible: bool | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class GenerationItem:
+    """A text to be rewritten and the texts that are right, of which any will do; no targets: the file gives none.
+
+    second: a further text that is given beside the source (the answer, in question generation).
+    """
+
+    id: str
+    source: str
+    targets: tuple[str, ...] = ()
+    second: str | None = None
+
+
+Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem
+T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set: items in the file's order, the names of its labels (for tags, of the BIO tags), and what
+    was found to be wrong with the data, one sentence each."""
+
+    items: Sequence[Item]
+    labels: tuple[str, ...] = ()
+    problems: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def texts(self) -> list[TextItem]:
+        """The items, which must be texts to classify or score; TypeError otherwise."""
+        return _all_of(self.items, TextItem)
+
+    def choices(self) -> list[ChoiceItem]:
+        """The items, which must be choices; TypeError otherwise."""
+        return _all_of(self.items, ChoiceItem)
+
+    def tagged(self) -> list[TaggedItem]:
+        """The items, which must be tagged sentences; TypeError otherwise."""
+        return _all_of(self.items, TaggedItem)
+
+    def questions(self) -> list[QuestionItem]:
+        """The items, which must be questions; TypeError otherwise."""
+        return _all_of(self.items, QuestionItem)
+
+    def generations(self) -> list[GenerationItem]:
+        """The items, which must be texts to rewrite; TypeError otherwise."""
+        return _all_of(self.items, GenerationItem)
+
+
+def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:
+    found = [item for item in items if isinstance(item, kind)]
+    if len(found) != len(items):
+        raise TypeError(f"This split does not hold {kind.__name__}s only.")
+    return found
+
+
+def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:
+    """A sentence about ids that more than one item has, or none. name: of the file."""
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for item in items:
+        if item.id in seen:
+            twice[item.id] = None
+        seen.add(item.id)
+    if not twice:
+        return []
+    return [f"{name}: {len(twice)} ids are given to more than one row, such as {listed(list(twice))}."]
+
+
+def listed(values: Sequence[object], most: int = LISTED) -> str:
+    """The first few values, for a sentence."""
+    return ", ".join(str(value) for value in values[:most]) + (", …" if len(values) > most else "")

@@ -1,0 +1,16 @@
+"""Every task by name."""
+
+from __future__ import annotations
+
+from blankfill.errors import UserError
+from blankfill.tasks.glue import CHNSENTICORP, GLUE
+from blankfill.tasks.task import Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, CHNSENTICORP)}
+
+
+def task_named(name: str) -> Task:
+    """The task of that name, in any case; UserError that lists the names."""
+    if name.lower() not in TASKS:
+        raise UserError(f"There is no task {name!r}: the tasks are {', '.join(TASKS)}.")
+    return TASKS[name.lower()]

@@ -1,0 +1,133 @@
+"""Rows of the original files of tasks: the file of a split, its lines, literal TSV, JSON Lines, one JSON object.
+
+Benchmarks' TSV files quote nothing: a quotation mark is a character of the text, and tables are cut at tabs alone.
+Faulty rows go to a `Faults`, which tolerates a few (QQP as published has some) and refuses a file that is full of them.
+Not here: tables of the user's own, whose fields may be quoted (`tables`).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from blankfill.corpus.compression import SUFFIXES, sniff_compression
+from blankfill.corpus.decoding import lines, read_text
+from blankfill.errors import UserError
+from blankfill.tasks.items import listed
+
+TOLERATED = 0.01
+"""Share of a file's rows that may be faulty before the file is refused."""
+
+
+def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: str) -> Path:
+    """The file of a split: `path` itself if it is a file, else the first of `names` (patterns of pathlib's glob; a
+    compression's suffix may follow) in the folder or in one of its `folders`.
+
+    what: the split and task, for the message. Raises UserError that says which names were looked for.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist: give the folder, or the file, that holds {what}.")
+    places = [path, *(path / folder for folder in folders)]
+    for name in names:
+        for place in places:
+            for suffix in ("", *SUFFIXES):
+                found = sorted(place.glob(name + suffix))
+                if found:
+                    return found[0]
+    where = " or ".join(str(place) for place in places)
+    raise UserError(f"{where} has no {what}: looked for {', '.join(names)}.")
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
+    try:
+        with path.open("rb") as raw:
+            compression = sniff_compression(raw.read(16))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for line in lines(read_text(str(path), compression)):
+        yield line.removesuffix("\r")
+
+
+def tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number from 1, cells) for the lines of a TSV file that are not empty; quotation marks are text."""
+    for number, line in enumerate(text_lines(path), 1):
+        if line.strip():
+            yield number, line.split("\t")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for each line that is not empty; UserError for one that is no JSON object."""
+    for number, line in enumerate(text_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number} is not valid JSON ({error}): mend or delete that line.") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{path}, line {number} is not a JSON object: each line must hold one.")
+        yield number, found
+
+
+def json_document(path: Path) -> Any:
+    """The value of a JSON file; a zip archive must hold one .json file. UserError when it cannot be read."""
+    try:
+        if zipfile.is_zipfile(path):
+            text = _unzipped(path)
+        else:
+            text = "\n".join(text_lines(path))
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): copy or download it again.") from error
+
+
+def _unzipped(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
+            if len(names) != 1:
+                raise UserError(f"{path} holds {len(names)} .json files where one is wanted: unpack it, name the file.")
+            return archive.read(names[0]).decode("utf-8-sig")
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise UserError(f"{path} is not a readable zip archive ({error}): copy or download it again.") from error
+
+
+class Faults:
+    """Collects the faulty rows of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: list[str] = []
+
+    def add(self, line: int, what: str) -> None:
+        """Notes that a row is left out. what: such as "has 3 columns where 6 are wanted"."""
+        self._found.append(f"line {line} {what}")
+
+    def sentences(self, rows: int) -> list[str]:
+        """One sentence about the rows that were left out, or none; UserError when they are many of the file's `rows`,
+        or when no row is left."""
+        if not self._found:
+            return []
+        shown = "; ".join(self._found[:3])
+        if len(self._found) > max(1, TOLERATED * rows) or len(self._found) >= rows:
+            raise UserError(
+                f"{self._path}: {len(self._found)} of {rows} rows cannot be used ({shown}): is this the right file?"
+            )
+        return [f"{self._path}: {len(self._found)} of {rows} rows left out: {shown}."]
+
+
+def label_place(labels: Sequence[str], value: object) -> int | None:
+    """The place of a label in the list of names, or None; JSON's true and false match "true" and "false"."""
+    name = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    return labels.index(name) if name in labels else None
+
+
+def wants(labels: Sequence[str]) -> str:
+    """What a message says about the labels that are known."""
+    return f"the labels are {listed(labels, 20)}"

@@ -1,0 +1,68 @@
+"""What a task is: how its splits are found and read, its labels, its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from blankfill.errors import UserError
+from blankfill.tasks.items import Split
+from blankfill.tasks.rows import find_file
+
+Kind = Literal["classify", "regress", "multilabel", "choice", "tag", "answer", "generate"]
+
+
+class Parse(Protocol):
+    """Reads one file. labels: the names already known (the task's, or those of its train split), or none."""
+
+    def __call__(self, path: Path, labels: tuple[str, ...]) -> Split: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fine-tuning task.
+
+    kind: what is predicted, and so which head and items: "classify" and "regress" and "multilabel" (TextItem),
+    "choice" (ChoiceItem), "tag" (TaggedItem), "answer" (a span of the context, QuestionItem), "generate"
+    (GenerationItem). files: for each split, the names looked for, the likeliest first. folders: the names that the
+    task's folder has inside its benchmark's. labels: in the order of their numbers; () where the data say. metrics: the
+    official ones; main: the one that chooses the best epoch ("average" is the mean of the metrics, as the
+    leaderboards take it). by_characters: words are characters (Chinese), for metrics and for joining words.
+    """
+
+    name: str
+    kind: Kind
+    files: Mapping[str, tuple[str, ...]]
+    parse: Parse
+    metrics: tuple[str, ...]
+    main: str
+    folders: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    by_characters: bool = False
+    others: Mapping[str, Parse] = field(default_factory=dict)
+    """Splits whose file has another form than `parse` reads."""
+
+    def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
+        """The items of a split.
+
+        path: the task's folder, its benchmark's, or the file itself. labels: those of the train split, where the task
+        has none of its own; a split that is read with them refuses others. Raises UserError when the file is not
+        found, or its form is not the task's.
+        """
+        if split not in self.files:
+            raise UserError(f"{self.name} has no split {split!r}: it has {', '.join(self.files)}.")
+        file = find_file(Path(path), self.folders, self.files[split], f"{split} file of {self.name}")
+        return self.others.get(split, self.parse)(file, labels=self.labels or labels)
+
+    def splits(self, path: str | Path) -> list[str]:
+        """The splits whose file is there."""
+        found = []
+        for split, names in self.files.items():
+            try:
+                find_file(Path(path), self.folders, names, split)
+            except UserError:
+                continue
+            found.append(split)
+        return found
