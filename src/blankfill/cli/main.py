@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "show": "one training example, as text and as a picture",
     "plan": "what a run would take: parameters, memory, disk, hours",
     "pretrain": "train a model on text, from nothing or from a checkpoint",
+    "finetune": "train a model on a task with labelled data",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
     "embed": "texts → vectors, to compare and search them",

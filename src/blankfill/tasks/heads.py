@@ -78,18 +78,23 @@ class TaskModel(nn.Module):
 
 def task_losses(model: TaskModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
     """The losses of a batch, summed over its asked columns (`answer`) or, of choices and spans, its items (`item`)."""
-    scores, answer = model.scores(batch, dtype), batch.labels[ANSWER][1]
+    return answer_losses(model, model.scores(batch, dtype), batch.labels[ANSWER][1])
+
+
+def answer_losses(model: TaskModel, scores_KC: Tensor, answer: Tensor) -> LossSums:
+    """The losses of scores; see `task_losses`."""
     kind = model.head.kind
+    if kind in ("choice", "span"):
+        return LossSums(scores_KC.new_zeros(()), {ITEM: candidate_loss(scores_KC, answer)})
     if kind == "class":
         weights = model.class_weights
-        total = F.cross_entropy(scores, answer, weight=weights, reduction="sum")  # type: ignore[arg-type]
+        assert weights is None or isinstance(weights, Tensor)
+        total = F.cross_entropy(scores_KC, answer, weight=weights, reduction="sum")
     elif kind == "number":
-        total = F.mse_loss(scores[:, 0], answer, reduction="sum")
-    elif kind == "set":
-        total = F.binary_cross_entropy_with_logits(scores, answer, reduction="none").mean(1).sum()
+        total = F.mse_loss(scores_KC[:, 0], answer, reduction="sum")
     else:
-        return LossSums(scores.new_zeros(()), {ITEM: candidate_loss(scores, answer)})
-    return LossSums(scores.new_zeros(()), {ANSWER: total})
+        total = F.binary_cross_entropy_with_logits(scores_KC, answer, reduction="none").mean(1).sum()
+    return LossSums(scores_KC.new_zeros(()), {ANSWER: total})
 
 
 def candidate_loss(scores_KC: Tensor, answer: Tensor) -> Tensor:

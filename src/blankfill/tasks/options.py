@@ -60,7 +60,16 @@ class FinetuneOptions:
             for name in ("lr", "batch_size", "epochs", "layer_decay")
             if getattr(self, name) <= 0
         ]
-        for name in ("max_length", "warmup", "weight_decay", "clip", "eval_every", "patience", "micro_batch", "threads"):
+        for name in (
+            "max_length",
+            "warmup",
+            "weight_decay",
+            "clip",
+            "eval_every",
+            "patience",
+            "micro_batch",
+            "threads",
+        ):
             if getattr(self, name) < 0:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
         if self.freeze < -1:

@@ -17,7 +17,6 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from blankfill.data.rows import RowSchedule
 from blankfill.errors import UserError
 from blankfill.train.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
 from blankfill.train.loss import LossFunction, counts, loss_sums
@@ -46,6 +45,13 @@ class Recorder(Protocol):
         """Take note of something that a user should know of."""
 
 
+class Numbered(Protocol):
+    """Knows which rows a step holds, by their numbers, for the sentence about a step that went wrong."""
+
+    def rows(self, step: int) -> Sequence[int]:
+        """The numbers of a step's rows, in the order of its batches."""
+
+
 @dataclass
 class Trainer:
     """What one run trains with.
@@ -66,7 +72,7 @@ class Trainer:
     recorder: Recorder
     validation: Callable[[int], Sequence[Batch]]
     save: Callable[[Progress], None]
-    schedule: RowSchedule
+    schedule: Numbered
     scaler: LossScaler = field(default_factory=LossScaler)
     stop: Callable[[], bool] = field(default=lambda: False)
     validated: Callable[[Progress], None] = field(default=lambda progress: None)

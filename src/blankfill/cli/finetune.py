@@ -1,0 +1,72 @@
+"""`blankfill finetune`: a pretrained model and labelled data in, a model that answers a task out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from blankfill.errors import UserError
+from blankfill.tasks.options import FinetuneOptions
+
+GOES_WITH_RESUME = "--resume"
+
+
+@dataclass(frozen=True)
+class FinetuneArguments(FinetuneOptions):
+    """Train a model on a task: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN
+
+    Reads the task's own files, scores the model on its dev set while it learns, and keeps the best.
+    """
+
+    task: str = ""
+    """What to learn, such as cola, sst2, mrpc, stsb, mnli, rte; a wrong name lists them all."""
+    data: Path | None = None
+    """The task's folder, or that of its benchmark."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """The pretrained model: a run, an imported model, or a transformers folder."""
+    out: Path | None = None
+    """The folder to write to."""
+    resume: Path | None = None
+    """Go on with this run, with its own data and options."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    given = tyro.cli(FinetuneArguments, args=list(argv), prog="blankfill finetune")
+    if given.resume is not None and (more := [arg for arg in argv if arg.startswith("--") and not _is_resume(arg)]):
+        raise UserError(f"--resume goes on with the options of {given.resume}; leave out {', '.join(more)}")
+    if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
+        raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
+
+    from blankfill.console import show
+    from blankfill.finetune import RESULTS, Request, finetune, read_request
+
+    if given.resume is not None:
+        out, request = given.resume, read_request(given.resume)
+    else:
+        assert given.data is not None and given.start is not None and given.out is not None
+        out, request = given.out, Request(given.task, given.data, given.start, _options(given))
+    result = finetune(request, out, resume=given.resume is not None)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    show(f"{request.task}: {told} on the dev set at step {result.best_step} of {result.steps}")
+    show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
+    show(f"the scores are in {out / RESULTS}")
+    return 0
+
+
+def _is_resume(arg: str) -> bool:
+    return arg == GOES_WITH_RESUME or arg.startswith(f"{GOES_WITH_RESUME}=")
+
+
+def _needed(given: FinetuneArguments) -> dict[str, object]:
+    return {"--task": given.task, "--data": given.data, "--from": given.start, "--out": given.out}
+
+
+def _options(given: FinetuneArguments) -> FinetuneOptions:
+    from dataclasses import fields
+
+    return FinetuneOptions(**{field.name: getattr(given, field.name) for field in fields(FinetuneOptions)})

@@ -1,0 +1,274 @@
+"""The wiring of a fine-tuning run: a task's data, a pretrained model, a head, the one loop, a run folder.
+
+A run folder holds `finetune.json` (what was asked for), the checkpoint that did best on the dev set, `results.json`,
+`predictions.jsonl` and the metrics of every score; it is enough alone to predict with, and to go on with after a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.console import progress as progress_bar
+from blankfill.console import say
+from blankfill.environment import competing, usable_cores
+from blankfill.errors import ConfigError, UserError
+from blankfill.run import only_run, prepare_folder, stop_signals, write_text
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.registry import task_named
+
+if TYPE_CHECKING:
+    import torch
+
+    from blankfill.checkpoint.load import Loaded
+    from blankfill.checkpoint.store import Checkpoint
+    from blankfill.tasks.heads import TaskModel
+    from blankfill.tasks.items import Item, Split
+    from blankfill.tasks.kinds import Adapter, Decided
+    from blankfill.tasks.task import Task
+    from blankfill.train.progress import Progress
+
+ASKED = "finetune.json"
+RESULTS = "results.json"
+PREDICTIONS = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a fine-tuning run was asked for."""
+
+    task: str
+    data: Path
+    start: Path
+    options: FinetuneOptions
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values; paths as they are found from anywhere."""
+        paths = {"data": str(self.data.resolve()), "from": str(self.start.resolve())}
+        return {"task": self.task, **paths, "options": dataclasses.asdict(self.options)}
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """How a fine-tuning run ended. metrics: of the best checkpoint on the dev set; score: the one that chose it.
+
+    items_per_second: training items, without the scoring between.
+    """
+
+    folder: Path
+    metrics: dict[str, float]
+    score: float
+    baseline: float
+    best_step: int
+    steps: int
+    items_per_second: float
+
+
+def read_request(out: Path) -> Request:
+    """What a run was asked for; UserError when the folder is no fine-tuning run."""
+    try:
+        values = json.loads((out / ASKED).read_text(encoding="utf-8"))
+        return Request(values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing or unreadable)") from error
+
+
+def finetune(request: Request, out: str | Path, resume: bool = False) -> FinetuneResult:
+    """Fine-tune a model on a task, score it on the dev set, and keep the best.
+
+    resume: go on with the run in `out`. Raises UserError or ConfigError for whatever the user can mend.
+    """
+    import torch
+
+    from blankfill.checkpoint import store
+    from blankfill.checkpoint.load import load_model
+    from blankfill.tasks.batches import Batches, Epochs
+    from blankfill.tasks.heads import task_losses
+    from blankfill.tasks.training import Scored, task_optimizer
+    from blankfill.train.loop import Trainer
+    from blankfill.train.memory import keep_freed_memory
+    from blankfill.train.precision import pick_device, pick_dtype
+    from blankfill.train.progress import Progress
+    from blankfill.train.record import RunRecorder
+
+    out, options = Path(out), request.options
+    if problems := options.problems():
+        raise ConfigError(problems)
+    task = task_named(request.task)
+    train, dev = read_data(task, request.data)
+    with ExitStack() as stack:
+        prepare_folder(out, resume)
+        stack.enter_context(only_run(out))
+        busy = competing(options.threads or usable_cores())
+        torch.set_num_threads(options.threads or usable_cores())
+        keep_freed_memory()
+        device = pick_device(options.device)
+        dtype = pick_dtype(options.precision, device)
+        loaded = load_model(request.start)
+        adapter = adapter_of(task, train.labels, loaded, options.max_length)
+        encoded, dev_encoded = adapter.encode(train.items), adapter.encode(dev.items)
+        pad = loaded.vocabulary.roles.get("pad", 0)
+        model = with_head(loaded, adapter, train.items, options, device, dtype)
+        if not resume:
+            loaded.tokenizer.save(out)
+            write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
+        settings = options.train_options(len(encoded))
+        optimizer = task_optimizer(model, options, settings)
+        done = Progress()
+        checkpoint = newest(out) if resume else None
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint.model)
+            store.restore_optimizer(optimizer, checkpoint.optimizer)
+            done = Progress.from_state(checkpoint.state["progress"])
+        announce(request, adapter, train, dev, model, settings.steps, f"{device.type} {str(dtype)[6:]}")
+        if device.type == "cpu" and busy:
+            say(busy)
+
+        bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
+        stopping = stack.enter_context(stop_signals())
+        recorder = stack.enter_context(RunRecorder(out, bar, done.step))
+        writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
+        scored = Scored(adapter, dev.items, dev_encoded, pad)
+        state = task_state(loaded, adapter, options)
+
+        def save(now: Progress) -> None:
+            writer.save(now.step, model, optimizer, {**state, "progress": now.state()}, now.best_step)
+
+        batches = Batches(encoded, Epochs(len(encoded), options.batch_size, options.seed), pad, options.micro_batch)
+        trainer = Trainer(
+            model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
+            stop=lambda: bool(stopping), loss=task_losses,
+            examine=lambda: scored.examine(model, device, dtype),
+        )  # fmt: skip
+        done = trainer.train(batches.steps(done.step, settings.steps), done)
+        writer.wait()
+        if done.step < settings.steps and stopping:
+            say(f"stopped at step {done.step}; go on with: blankfill finetune --resume {out}")
+        best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
+        model.load_state_dict(best.model)
+        decided, _ = scored.decide(model, device, dtype)
+    speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
+    return conclude(request, out, adapter, train.items, dev.items, decided, done, speed)
+
+
+def read_data(task: Task, data: Path) -> tuple[Split, Split]:
+    """The train and the dev split, their problems told; UserError when one is missing or empty."""
+    train = task.read(data, "train")
+    dev = task.read(data, "dev", train.labels)
+    for name, split in (("train", train), ("dev", dev)):
+        for problem in split.problems:
+            say(problem)
+        if not len(split):
+            raise UserError(f"{data}: the {name} split of {task.name} holds no items")
+    return train, dev
+
+
+def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, length: int) -> Adapter:
+    """What stands between a task and a model; UserError for a task that a head cannot answer."""
+    from blankfill.tasks.frames import Frames
+    from blankfill.tasks.kinds import ADAPTERS
+
+    if task.kind not in ADAPTERS:
+        raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
+    frames = Frames(loaded.objective, loaded.vocabulary, loaded.model.config.position_sizes[0], length)
+    return ADAPTERS[task.kind](task, task.labels or labels, loaded.tokenizer, frames)
+
+
+def with_head(
+    loaded: Loaded,
+    adapter: Adapter,
+    items: Sequence[Item],
+    options: FinetuneOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TaskModel:
+    """The model with a new head, ready to be trained."""
+    import torch
+
+    from blankfill.attention.kernels import best_kernel
+    from blankfill.tasks.heads import TaskModel, new_head
+    from blankfill.tasks.training import balanced
+
+    generator = torch.Generator().manual_seed(options.seed)
+    head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator)
+    sizes = adapter.classes(items)
+    weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
+    model = TaskModel(loaded.model, head, weights).to(device)
+    model.encoder.use_kernel(best_kernel(device, dtype))
+    return model.train()
+
+
+def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:
+    """What a checkpoint says of the model and its task."""
+    from blankfill.model.config import config_values
+
+    objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
+    task = {"name": adapter.task.name, "labels": list(adapter.labels), "max_length": options.max_length}
+    return {"model": config_values(loaded.model.config), "objective": objective, "task": task}
+
+
+def newest(out: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; damaged ones are named and passed over."""
+    from blankfill.checkpoint import store
+
+    damaged: list[str] = []
+    found = store.newest(out / "checkpoints", damaged=damaged)
+    for sentence in damaged:
+        say(f"passed over: {sentence}")
+    return found
+
+
+def announce(
+    request: Request, adapter: Adapter, train: Split, dev: Split, model: TaskModel, steps: int, where: str
+) -> None:
+    """Say what is about to be trained."""
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    say(
+        f"{adapter.task.name}: {len(train):,} items to train on, {len(dev):,} to score; {learning:,} weights learn, "
+        f"{steps:,} steps of {request.options.batch_size} items, {where}"
+    )
+    if adapter.cut:
+        most = adapter.frames.length
+        say(f"{adapter.cut:,} items are longer than {most} tokens and lose their end; see --max-length")
+
+
+def conclude(
+    request: Request,
+    out: Path,
+    adapter: Adapter,
+    train: Sequence[Item],
+    dev: Sequence[Item],
+    decided: Sequence[Decided],
+    done: Progress,
+    speed: float,
+) -> FinetuneResult:
+    """Write the results and the predictions of the best checkpoint."""
+    from blankfill.tasks.kinds import main_score
+
+    metrics = adapter.measure(dev, decided)
+    plain = adapter.measure(dev, adapter.plainest(train, len(dev)))
+    score, baseline = main_score(adapter.task, metrics), main_score(adapter.task, plain)
+    lines = [{"id": item.id, **one.shown} for item, one in zip(dev, decided, strict=True)]
+    write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    found = {
+        **request.values(),
+        "labels": list(adapter.labels),
+        "items": {"train": len(train), "dev": len(dev)},
+        "metrics": metrics,
+        "main": adapter.task.main,
+        "score": score,
+        "baseline": {"metrics": plain, "score": baseline},
+        "best_step": done.best_step,
+        "steps": done.step,
+        "seconds": done.seconds,
+        "items_per_second": speed,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    write_text(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return FinetuneResult(out, metrics, score, baseline, done.best_step, done.step, speed)

@@ -1,0 +1,269 @@
+"""What each kind of task makes of its items, and of a head's scores.
+
+An adapter stands between a task's items and a `TaskModel`: it cuts texts into tokens and frames them, says which
+columns are asked and what they should answer, turns scores into predictions, and scores those with the task's metrics.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.tasks.batches import Encoded
+from blankfill.tasks.frames import Frames
+from blankfill.tasks.heads import HeadKind
+from blankfill.tasks.items import ChoiceItem, Item, Split, TextItem
+from blankfill.tasks.metrics import class_metrics, number_metrics, set_metrics
+from blankfill.tasks.task import Task
+from blankfill.types import Int32
+
+Scores = NDArray[np.float32]
+LIKELY = 0.5
+"""From this probability on, a label of a multi-label task is given."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was predicted for an item. value: as the metrics take it. shown: as JSON values, for a reader."""
+
+    value: Any
+    shown: dict[str, Any]
+
+
+class Adapter(ABC):
+    """One kind of task, for one tokenizer and model."""
+
+    head: ClassVar[HeadKind]
+    pooled: ClassVar[bool]
+    """Whether asked columns stand for whole texts."""
+
+    def __init__(self, task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, frames: Frames) -> None:
+        self.task, self.labels, self.tokenizer, self.frames = task, labels, tokenizer, frames
+        self.cut = 0
+        """Texts that lost their end in what was encoded so far."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many scores the head gives for a column."""
+
+    @abstractmethod
+    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+        """The items as the model reads them."""
+
+    @abstractmethod
+    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+        """Predictions from the scores [columns, C] of what `encode` gave last."""
+
+    @abstractmethod
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """The task's metrics."""
+
+    @abstractmethod
+    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+        """Predictions for so many items by who has not read them: the most frequent class, the mean, …"""
+
+    def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
+        """How many items each class has, where there are classes."""
+        return None
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer.encode_batch(texts)
+
+
+class _Texts(Adapter):
+    """One text or a pair, read as a whole."""
+
+    pooled = True
+
+    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+        """One Example for each item, asked at the column that stands for it."""
+        texts = [item for item in items if isinstance(item, TextItem)]
+        first = self._tokens([item.first for item in texts])
+        second = self._tokens([item.second or "" for item in texts])
+        found = []
+        for item, a, b in zip(texts, first, second, strict=True):
+            framed = self.frames.framed(a, b if item.second is not None else None)
+            self.cut += framed.cut > 0
+            columns = np.array([framed.read], np.int32)
+            found.append(Encoded((framed.example,), (columns,), self._answer(item)))
+        return found
+
+    @abstractmethod
+    def _answer(self, item: TextItem) -> NDArray[np.generic]:
+        """What the asked column should answer; any value of the right type where the item has none."""
+
+
+class Classify(_Texts):
+    """One of the task's classes."""
+
+    head = "class"
+
+    @property
+    def outputs(self) -> int:
+        """A score for each class."""
+        return len(self.labels)
+
+    def _answer(self, item: TextItem) -> NDArray[np.generic]:
+        return np.array([item.label or 0], np.int64)
+
+    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+        """The class with the highest score, and the probabilities of all."""
+        return [classified(one[0], self.labels) for one in scores]
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """Metrics of classes."""
+        return class_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
+
+    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+        """The most frequent class."""
+        return [Decided(int(self.classes(train).argmax()), {})] * count
+
+    def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
+        """Items of each class."""
+        return np.bincount(np.array(_labels(items), np.int64), minlength=len(self.labels))
+
+
+class Regress(_Texts):
+    """A number."""
+
+    head = "number"
+
+    @property
+    def outputs(self) -> int:
+        """The number itself."""
+        return 1
+
+    def _answer(self, item: TextItem) -> NDArray[np.generic]:
+        return np.array([item.label or 0.0], np.float32)
+
+    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+        """The numbers."""
+        return [Decided(float(one[0, 0]), {"score": round(float(one[0, 0]), 6)}) for one in scores]
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """Correlations and errors."""
+        return number_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
+
+    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+        """The mean."""
+        return [Decided(float(np.mean(_labels(train))), {})] * count
+
+
+class Multilabel(_Texts):
+    """Each of the task's labels, or not."""
+
+    head = "set"
+
+    @property
+    def outputs(self) -> int:
+        """A score for each label."""
+        return len(self.labels)
+
+    def _answer(self, item: TextItem) -> NDArray[np.generic]:
+        answer = np.zeros((1, len(self.labels)), np.float32)
+        if isinstance(item.label, tuple):
+            answer[0, list(item.label)] = 1
+        return answer
+
+    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+        """The labels that are more likely than not, and the probabilities of all."""
+        found = []
+        for one in scores:
+            likely = 1 / (1 + np.exp(-one[0].astype(np.float64)))
+            places = tuple(int(k) for k in np.flatnonzero(likely >= LIKELY))
+            shown = {"labels": [self.labels[k] for k in places], "probabilities": _by_name(self.labels, likely)}
+            found.append(Decided(places, shown))
+        return found
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """Metrics of sets of labels."""
+        gold = [one.label if isinstance(one.label, tuple) else () for one in _texts(items)]
+        return set_metrics(self.task.metrics, gold, [one.value for one in decided], len(self.labels))
+
+    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+        """The labels that more than half of the items have."""
+        share = np.mean([self._answer(item)[0] for item in _texts(train)], axis=0)
+        return [Decided(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * count
+
+
+class Choose(Adapter):
+    """One of an item's own choices, each read with its context as a pair (BERT on SWAG)."""
+
+    head = "choice"
+    pooled = True
+
+    @property
+    def outputs(self) -> int:
+        """A score for the choice."""
+        return 1
+
+    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+        """An Example for each choice; all of an item stand in one row."""
+        found = []
+        for item in items:
+            assert isinstance(item, ChoiceItem)
+            context, *choices = self._tokens([item.context, *item.choices])
+            framed = [self.frames.framed(context, choice) for choice in choices]
+            self.cut += any(one.cut for one in framed)
+            right = np.zeros((len(choices), 1), np.int64)
+            right[item.label or 0] = 1
+            columns: list[Int32] = [np.array([one.read], np.int32) for one in framed]
+            found.append(Encoded(tuple(one.example for one in framed), tuple(columns), right, candidates=True))
+        return found
+
+    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+        """The choice with the highest score, counted from 0, and the probabilities of all."""
+        return [classified(one[:, 0], [str(k) for k in range(len(one))]) for one in scores]
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """Metrics of classes."""
+        gold = [item.label or 0 for item in items if isinstance(item, ChoiceItem)]
+        return class_metrics(self.task.metrics, gold, [one.value for one in decided])
+
+    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+        """The place that most often holds the right choice."""
+        places = np.bincount([item.label or 0 for item in train if isinstance(item, ChoiceItem)])
+        return [Decided(int(places.argmax()), {})] * count
+
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose,
+}  # fmt: skip
+"""Kinds of tasks that a head on an encoder can answer."""
+
+
+def classified(scores_C: Scores, labels: Sequence[str]) -> Decided:
+    """The class with the highest score, and the probabilities of all."""
+    shifted = np.exp(scores_C.astype(np.float64) - scores_C.max())
+    likely = shifted / shifted.sum()
+    best = int(likely.argmax())
+    return Decided(best, {"label": labels[best], "probabilities": _by_name(labels, likely)})
+
+
+def labels_of(task: Task, train: Split) -> tuple[str, ...]:
+    """The names of a task's classes: its own, or those of the training data."""
+    return task.labels or train.labels
+
+
+def main_score(task: Task, metrics: dict[str, float]) -> float:
+    """The figure that chooses the best epoch; more is better."""
+    return float(np.mean(list(metrics.values()))) if task.main == "average" else metrics[task.main]
+
+
+def _by_name(labels: Sequence[str], likely: NDArray[np.float64]) -> dict[str, float]:
+    return {name: round(float(p), 6) for name, p in zip(labels, likely, strict=True)}
+
+
+def _texts(items: Sequence[Item]) -> list[TextItem]:
+    return [item for item in items if isinstance(item, TextItem)]
+
+
+def _labels(items: Sequence[Item]) -> list[float]:
+    return [one.label if isinstance(one.label, int | float) else 0 for one in _texts(items)]

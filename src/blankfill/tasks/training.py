@@ -1,0 +1,88 @@
+"""What a fine-tuning run trains with: the groups of its optimiser, and how it is scored on a dev set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from blankfill.tasks.batches import ANSWER, Encoded, Packed, evaluation
+from blankfill.tasks.heads import TaskModel, answer_losses
+from blankfill.tasks.items import Item
+from blankfill.tasks.kinds import Adapter, Decided, Scores, main_score
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.train.loop import Metrics
+from blankfill.train.loss import counts
+from blankfill.train.options import TrainOptions
+from blankfill.train.precision import computing
+
+
+def task_optimizer(model: TaskModel, options: FinetuneOptions, train: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`."""
+    top = len(model.encoder.layers) + 1
+    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        depth = depth_of(name, top)
+        frozen = options.freeze == -1 and name.startswith("encoder.")
+        parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
+        if parameter.requires_grad:
+            groups.setdefault((depth, parameter.dim() >= 2), []).append(parameter)
+    given: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": options.weight_decay if decayed else 0.0,
+            "lr_scale": options.layer_decay ** (top - depth),
+        }
+        for (depth, decayed), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(given, lr=0.0, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
+
+
+def depth_of(name: str, top: int) -> int:
+    """Where a weight stands: 0 the embeddings, 1 the lowest layer, `top` what is above the layers."""
+    if name.startswith(("encoder.words.", "encoder.positions.", "encoder.embedding_norm.")):
+        return 0
+    return int(name.split(".")[2]) + 1 if name.startswith("encoder.layers.") else top
+
+
+def balanced(counts_C: Sequence[int]) -> list[float]:
+    """Weights with which all classes together count alike, 1 on average over the items; 0 for a class without items."""
+    present = sum(count > 0 for count in counts_C)
+    return [sum(counts_C) / (present * count) if count else 0.0 for count in counts_C]
+
+
+class Scored:
+    """A set of items that a model is scored on, again and again."""
+
+    def __init__(self, adapter: Adapter, items: Sequence[Item], encoded: Sequence[Encoded], pad: int) -> None:
+        self.adapter, self.items, self.count = adapter, items, len(encoded)
+        self.batches: list[Packed] = list(evaluation(encoded, pad))
+
+    def examine(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
+        """(1 − the main score, so that less is better; the mean loss and all metrics)."""
+        decided, loss = self.decide(model, device, dtype)
+        metrics = self.adapter.measure(self.items, decided)
+        return 1 - main_score(self.adapter.task, metrics), {"loss": loss, **metrics}
+
+    @torch.no_grad()
+    def decide(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+        """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
+        model.eval()
+        found: list[list[Scores]] = [[] for _ in range(self.count)]
+        total, asked = 0.0, 0
+        for packed in self.batches:
+            batch = packed.batch.to(device)
+            with computing(device, dtype):
+                scores_KC = model.scores(batch, dtype)
+            for name, part in answer_losses(model, scores_KC, batch.labels[ANSWER][1]).asked(counts(batch)).items():
+                total, asked = total + float(part), asked + counts(batch)[name]
+            table, owners = scores_KC.cpu().numpy(), packed.items.numpy()
+            edges = np.flatnonzero(np.diff(owners)) + 1
+            for owner, part_of in zip(owners[[0, *edges]], np.split(table, edges), strict=True):
+                found[owner].append(part_of)
+        model.train()
+        joined = [np.concatenate(parts) for parts in found]
+        return self.adapter.decide(joined), total / asked if asked else math.nan
