@@ -78,7 +78,7 @@ def test_it_equals_the_original_code(tmp_path: Path) -> None:
 def test_generate_writes_what_our_decoder_writes(folder: Path, cached: bool) -> None:
     """Greedy rows of different lengths together, padded on the left, with the cache and without."""
     model, tokenizer = opened(folder)
-    inputs = hf.blank_inputs(tokenizer, TEXTS)
+    inputs = hf.blank_inputs(model, tokenizer, TEXTS)
     assert (inputs["attention_mask"] == 0).any()
     ends = [WORDS.index("<|endofpiece|>"), WORDS.index("<|endoftext|>")]
     never = [k for k in range(11) if k not in ends]  # as our decoder, which writes no special token
@@ -94,7 +94,7 @@ def test_generate_writes_what_our_decoder_writes(folder: Path, cached: bool) -> 
 
 def test_beams_and_saving_work(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = opened(folder)
-    inputs = hf.blank_inputs(tokenizer, TEXTS[:2])
+    inputs = hf.blank_inputs(model, tokenizer, TEXTS[:2])
     cached = model.generate(**inputs, max_new_tokens=5, num_beams=3, do_sample=False)
     plain = model.generate(**inputs, max_new_tokens=5, num_beams=3, do_sample=False, use_cache=False)
     assert torch.equal(cached, plain)
@@ -107,7 +107,7 @@ def test_beams_and_saving_work(folder: Path, tmp_path: Path) -> None:
 def test_it_can_be_trained_further(folder: Path) -> None:
     model, tokenizer = opened(folder)
     model.train()
-    inputs = hf.blank_inputs(tokenizer, TEXTS[:1])
+    inputs = hf.blank_inputs(model, tokenizer, TEXTS[:1])
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -1] = 13
     model.config.hidden_dropout_prob = 0.0
@@ -125,9 +125,11 @@ def test_it_can_be_trained_further(folder: Path) -> None:
 def test_what_cannot_be_written_is_told(folder: Path) -> None:
     model, tokenizer = opened(folder)
     with pytest.raises(UserError, match=r"has no \[MASK\]"):
-        hf.blank_inputs(tokenizer, ["the old boat"])
+        hf.blank_inputs(model, tokenizer, ["the old boat"])
     with pytest.raises(UserError, match="more than the model's 25 positions"):
-        model.generate(**hf.blank_inputs(tokenizer, TEXTS[:1]), max_new_tokens=40, suppress_tokens=list(range(11)))
-    lacking = transformers.BertTokenizerFast(vocab={word: k for k, word in enumerate(WORDS[:7])})
-    with pytest.raises(UserError, match=r"no token <\|startofpiece\|>, which GLM needs"):
-        hf.blank_inputs(lacking, TEXTS)
+        model.generate(
+            **hf.blank_inputs(model, tokenizer, TEXTS[:1]), max_new_tokens=40, suppress_tokens=list(range(11))
+        )
+    model.config.sop_token_id = None
+    with pytest.raises(UserError, match="names no bos_token_id, sop_token_id"):
+        hf.blank_inputs(model, tokenizer, TEXTS)

@@ -5,7 +5,7 @@
 
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
-    inputs = blankfill.hf.blank_inputs(tokenizer, ["The lamp [gMASK]", "A [MASK] on the sea."])
+    inputs = blankfill.hf.blank_inputs(model, tokenizer, ["The lamp [gMASK]", "A [MASK] on the sea."])
     written = model.generate(**inputs, max_new_tokens=20)
 
 `GlmForBlankFilling` is our Transformer under the names of the original code (THUDM/GLM), so its weights are those of
@@ -228,29 +228,29 @@ def rows_mask(block: Tensor, attention_mask: Tensor | None, seen: int, dtype: to
     return lower("rule", (segment, rank), (segment, rank), dtype)
 
 
-def blank_inputs(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+def blank_inputs(model: GlmForBlankFilling, tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
     """Rows for `generate`: each text framed as in training, padded on the left, with `sop` behind it.
 
-    A text has one mask ([MASK], [sMASK] or [gMASK]). Raises UserError for a text without one, or a tokenizer that lacks
-    GLM's tokens.
+    A text has one mask ([MASK], [sMASK] or [gMASK]); behind a [gMASK] at its end nothing stands, not even the end of
+    the text. Raises UserError for a text without a mask, or a model whose tokenizer lacks GLM's tokens.
     """
-    ids = tokenizer.get_vocab()
-    wanted = {"start": "[CLS]", "sop": "<|startofpiece|>"}
-    if missing := [name for name in wanted.values() if name not in ids]:
-        raise UserError(f"the tokenizer has no token {' and no '.join(missing)}, which GLM needs")
-    masks = {ids[name] for name in ("[MASK]", "[sMASK]", "[gMASK]") if name in ids}
-    end = [ids["<|endoftext|>"]] if "<|endoftext|>" in ids else []
+    config = model.config
+    start, sop, ends = config.bos_token_id, config.sop_token_id, config.eos_token_id
+    if start is None or sop is None or not ends:
+        raise UserError("config.json names no bos_token_id, sop_token_id or eos_token_id, which GLM's rows need")
+    masks = {config.mask_token_id, config.gmask_token_id, config.smask_token_id} - {None}
     rows = []
     for text in texts:
         inner = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not masks.intersection(inner):
             raise UserError(f"{text[:60]!r} has no [MASK], [sMASK] or [gMASK]; put one where text should be written")
-        to_end = inner[-1] == ids.get("[gMASK]")
-        rows.append([ids["[CLS]"], *inner, *([] if to_end else end), ids["<|startofpiece|>"]])
+        to_end = inner[-1] == config.gmask_token_id
+        rows.append([start, *inner, *([] if to_end else [ends[-1]]), sop])
     width = max(map(len, rows))
-    padded = [[tokenizer.pad_token_id or 0] * (width - len(row)) + row for row in rows]
+    padded = [[config.pad_token_id or 0] * (width - len(row)) + row for row in rows]
     real = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(real)}
+    where = model.device
+    return {"input_ids": torch.tensor(padded, device=where), "attention_mask": torch.tensor(real, device=where)}
 
 
 AutoConfig.register(GlmConfig.model_type, GlmConfig, exist_ok=True)

@@ -37,6 +37,12 @@ OWN = {
     "show": {"recipe", "out", "example", "png", "width", "font", "seed", "help"},
 }
 
+PLAIN = {
+    "import": {"out", "tokenizer", "heads", "help"},
+    "export": {"out", "format", "text", "help"},
+}
+"""Commands without a recipe."""
+
 
 @pytest.mark.parametrize("schema", SECTIONS, ids=lambda schema: schema.__name__)
 def test_the_options_of_a_recipe_are_frozen(schema: type) -> None:
@@ -53,3 +59,11 @@ def test_the_flags_of_a_command_are_frozen(command: str) -> None:
     assert {"--train.word-lr", "--objective.document-ratio", "--model.num-layers"} <= set(
         re.findall(r"--[a-z]+\.[a-z-]+", run.stdout)
     )
+
+
+@pytest.mark.parametrize("command", PLAIN)
+def test_the_flags_of_a_plain_command_are_frozen(command: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "blankfill", command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?![\w.-])", run.stdout)) == PLAIN[command]

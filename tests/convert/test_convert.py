@@ -17,7 +17,7 @@ from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.names import FAMILIES, Form
 from blankfill.cli.main import main
 from blankfill.convert import exporting, importing
-from blankfill.convert.check import our_scores
+from blankfill.convert.check import difference, our_scores
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
@@ -189,7 +189,7 @@ def test_half_precision_is_written_as_float32(tmp_path: Path, capsys: Any) -> No
 
 def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     """The released checkpoints bring no tokenizer; their code adds four tokens behind BERT's."""
-    words = [word for word in WORDS if word not in SPECIAL[5:]]
+    words = [word for word in WORDS if word not in SPECIAL[5:]]  # its end of text is [PAD], in the original code
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
     theirs = Form(FAMILIES["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
@@ -200,6 +200,9 @@ def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "out")
     marks = ("<|startofpiece|>", "<|endofpiece|>", "[gMASK]", "[sMASK]")
     assert [loaded.tokenizer.id(mark) for mark in marks] == [len(words) + k for k in range(4)]
+    assert loaded.vocabulary["eos"] == loaded.vocabulary["pad"] == 0
+    values = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert (values["sop_token_id"], values["eos_token_id"]) == (len(words), [len(words) + 1, 0])
     assert Filler(loaded).fill("the old [MASK] sings.", 2).candidates[0]
 
 
@@ -232,3 +235,36 @@ def test_the_state_of_an_import_is_plain(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "out" / "state.json").read_text(encoding="utf-8"))
     assert state["names"] == {"family": "roberta", "shift": 0}
     assert state["objective"]["name"] == "mlm" and state["objective"]["position_offset"] == 1  # [PAD] is token 0
+
+
+def test_another_glm_vocabulary_must_bring_its_marks(tmp_path: Path) -> None:
+    config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=20)
+    theirs = Form(FAMILIES["glm"], config).table.to_theirs(build(config).state_dict())
+    torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
+    (tmp_path / "vocab.json").write_text(json.dumps({"[PAD]": 0, "[CLS]": 1, "[MASK]": 2, "Ġ": 3}), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"no token for sop, eop, gmask, smask; give a tokenizer\.json"):
+        import_model(tmp_path, tmp_path / "out", heads=2)
+
+
+def test_a_disk_without_room_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    (folder / "state.json").unlink()
+    monkeypatch.setattr(importing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 7})())
+    with pytest.raises(UserError, match="of disk, and 7 B is free"):
+        import_model(folder, tmp_path / "out")
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be written"):
+        import_model(folder, tmp_path / "file" / "out")
+
+
+def test_a_tokenizer_that_reads_otherwise_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = write_model(tmp_path / "model", "bert")
+    export_model(folder, tmp_path / "out")
+    spec = json.loads((tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["normalizer"]["lowercase"] = False
+    (tmp_path / "out" / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(UserError, match="transformers' tokenizer reads 'The OLD boat' otherwise"):
+        difference(load_model(folder), tmp_path / "out", ["The OLD boat"])

@@ -10,25 +10,26 @@ from blankfill.checkpoint.store import Dress
 from blankfill.corpus.tokenizer import Post, Tokenizer
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Bert, Mlm, Objective
+from blankfill.types import Vocabulary
 
 
 def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokenizer) -> Dress | None:
     """How the checkpoints of a run look to transformers; None when it has no class for the model."""
     form = form_of(config, objective, tokenizer.vocabulary())
-    return dressed(form, objective, tokenizer) if isinstance(form, Form) else None
+    return dressed(form, objective, tokenizer, tokenizer.vocabulary()) if isinstance(form, Form) else None
 
 
-def dressed(form: Form, objective: Objective, tokenizer: Tokenizer) -> Dress:
+def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary) -> Dress:
     """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
 
     A prompt to be continued must not end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
     """
     post: Post = "none"
     if isinstance(objective, Bert | Mlm):
-        able = not tokenizer.vocabulary().missing(("cls", "sep"))
+        able = not vocabulary.missing(("cls", "sep"))
         post = "pair" if able and not tokenizer.adds_special else "keep"
     files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest(form, objective))
-    values = form.config_json(tokenizer.vocabulary())
+    values = form.config_json(vocabulary)
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
 
 

@@ -7,8 +7,10 @@ Weights stay memory-mapped where their form allows it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,7 +74,9 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
     config = config_from_values(found.state["model"])
     values = dict(found.state["objective"])
     objective = OBJECTIVES[values.pop("name")](**values)
-    return _loaded(config, found.model, Tokenizer.load(folder), objective, found.path, device)
+    tokenizer = Tokenizer.load(folder)
+    vocabulary = with_roles_of(tokenizer.vocabulary(), found.state)
+    return _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
 
 
 def _from_foreign(found: Foreign, device: str) -> Loaded:
@@ -80,18 +84,19 @@ def _from_foreign(found: Foreign, device: str) -> Loaded:
     tokenizer = Tokenizer.load(folder)
     if found.weights.converted:
         say(f"{found.path}: the weights are in {found.weights.converted}; they are computed with in float32")
-    return _loaded(found.form.config, found.state(), tokenizer, found.objective, found.path, device)
+    vocabulary = tokenizer.vocabulary()
+    return _loaded(found.form.config, found.state(), tokenizer, vocabulary, found.objective, found.path, device)
 
 
 def _loaded(
     config: TransformerConfig,
     state: dict[str, torch.Tensor],
     tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
     objective: Objective,
     path: Path,
     device: str,
 ) -> Loaded:
-    vocabulary = tokenizer.vocabulary()
     check_vocabulary(vocabulary, config, path)
     if isinstance(objective, Gpt) and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
         # GPT-2's own tokenizer has no padding; padded columns are never read, so any token will do
@@ -100,6 +105,11 @@ def _loaded(
         model = Transformer(config)
     model.load_state_dict(state, strict=True, assign=True)
     return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
+
+
+def with_roles_of(vocabulary: Vocabulary, state: Mapping[str, Any]) -> Vocabulary:
+    """A vocabulary in which tokens have the roles that a checkpoint's state gives them, over those of their names."""
+    return dataclasses.replace(vocabulary, roles={**vocabulary.roles, **state.get("roles", {})})
 
 
 def check_vocabulary(vocabulary: Vocabulary, config: TransformerConfig, path: Path) -> None:

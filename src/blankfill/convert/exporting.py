@@ -44,7 +44,7 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     found = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with new_folder(out) as folder:
-        dress = dressed(form, loaded.objective, loaded.tokenizer)
+        dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary)
         for name, content in dress.files.items():
             (folder / name).write_text(content, encoding="utf-8", newline="\n")
         write_weights(folder / MODEL, form.table.to_theirs(loaded.model.state_dict()))

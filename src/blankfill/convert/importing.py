@@ -16,7 +16,7 @@ from pathlib import Path
 from blankfill.checkpoint import store
 from blankfill.checkpoint.dress import dressed
 from blankfill.checkpoint.foreign import Foreign, open_foreign
-from blankfill.checkpoint.load import check_vocabulary, load_model
+from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
 from blankfill.console import amount, say
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.environment import usable_memory
@@ -24,7 +24,7 @@ from blankfill.errors import UserError
 from blankfill.model.config import config_values
 
 GLM_ROLES = ("sop", "eop", "gmask", "smask")
-"""What the original GLM code adds to BERT's vocabulary, in its order."""
+"""What the original GLM code adds to BERT's vocabulary, in its order; its end of text there is [PAD]."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,13 @@ def import_model(
         say(f"{path}: the weights are in {found.weights.converted}; converted to float32")
     values = {"name": found.objective.name, **asdict(found.objective)}
     state = {"model": config_values(found.form.config), "objective": values, "source": path.name}
+    vocabulary = words.vocabulary()
+    if found.form.family.name == "glm" and vocabulary.roles.get("eos") == vocabulary.roles.get("sep"):
+        state["roles"] = {"eos": vocabulary["pad"]}
+        vocabulary = with_roles_of(vocabulary, state)
     with new_folder(out) as folder:
         weights = found.state()
-        store.write_files(folder, 0, weights, {}, state, dressed(found.form, found.objective, words))
+        store.write_files(folder, 0, weights, {}, state, dressed(found.form, found.objective, words, vocabulary))
         load_model(folder)
     count = sum(tensor.numel() for tensor in weights.values())
     return Imported(out, found.form.family.name, count, found.weights.converted)
@@ -77,7 +81,12 @@ def read_tokenizer(found: Foreign, given: Path | None) -> Tokenizer:
             raise
         raise UserError(f"{error} Give the one that belongs to the model with --tokenizer.") from error
     if found.form.family.name == "glm":
-        missing = [role for role in GLM_ROLES if role in tokenizer.vocabulary().missing(GLM_ROLES)]
+        missing = tokenizer.vocabulary().missing(GLM_ROLES)
+        if missing and not tokenizer.is_wordpiece:  # other vocabularies have gaps of their own
+            raise UserError(
+                f"{given or folder}: the tokenizer has no token for {', '.join(missing)}; give a tokenizer.json that "
+                "has them where the checkpoint's own code puts them"
+            )
         if missing and tokenizer.size + len(missing) <= found.form.config.vocab_size:
             say(f"the tokenizer has no token for {', '.join(missing)}; added at its end, as GLM's own code does")
             tokenizer = tokenizer.with_roles(missing)

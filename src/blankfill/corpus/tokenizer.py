@@ -145,6 +145,11 @@ class Tokenizer:
         """Whether it puts special tokens around a text when asked to, as `[CLS] a [SEP]`."""
         return bool(self._full.num_special_tokens_to_add(False))
 
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether it is BERT's kind of tokenizer."""
+        return self._kind == "wordpiece"
+
     def with_roles(self, roles: Sequence[str]) -> Tokenizer:
         """This tokenizer with a token for each of `roles` (names of `types.ROLES`).
 

@@ -48,14 +48,14 @@ class Form:
         """The values of config.json, with the token ids that transformers needs."""
         roles = vocabulary.roles
         ids: dict[str, int | list[int] | None] = {"pad_token_id": roles.get("pad")}
-        if self.family.name in ("gpt2", "glm"):
+        if self.family.name == "gpt2":
             ids |= {"bos_token_id": roles.get("eos"), "eos_token_id": roles.get("eos")}
+        elif self.family.name == "glm":
+            ids |= {f"{role}_token_id": roles.get(role) for role in ("mask", "gmask", "smask", "sop", "eop")}
+            ends = [roles[role] for role in ("eop", "eos") if role in roles]  # of a blank, and of the text
+            ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": ends}
         else:
             ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": roles.get("sep")}
-        if self.family.name == "glm":
-            more = ("mask", "gmask", "smask", "sop", "eop", "cls")
-            ids |= {f"{role}_token_id": roles.get(role) for role in more}
-            ids["eos_token_id"] = [roles[role] for role in ("eop", "eos") if role in roles]
         return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}
 
     def state(self) -> dict[str, Any]:
