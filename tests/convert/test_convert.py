@@ -268,3 +268,20 @@ def test_a_tokenizer_that_reads_otherwise_is_told(tmp_path: Path) -> None:
     (tmp_path / "out" / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
     with pytest.raises(UserError, match="transformers' tokenizer reads 'The OLD boat' otherwise"):
         difference(load_model(folder), tmp_path / "out", ["The OLD boat"])
+
+
+@pytest.mark.parametrize("family", OBJECTIVES)
+def test_a_checkpoint_of_before_still_opens(tmp_path: Path, family: str) -> None:
+    """Weights under our own names, and a configuration without the fields that have been added since."""
+    objective = OBJECTIVES[family]
+    config = config_of(family, objective)
+    added = ("word_head", "tied", "head_activation", "pair_classifier")
+    values = {name: value for name, value in config_values(config).items() if name not in added}
+    vocabulary_file(tmp_path)
+    model = build(config, seed=1)
+    state = {"model": values, "objective": {"name": objective.name, **asdict(objective)}}
+    store.write_files(tmp_path, 3, model.state_dict(), {}, state)
+    assert "words.weight" in load_file(tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path)
+    assert loaded.model.config == config
+    assert all(torch.equal(value, loaded.model.state_dict()[name]) for name, value in model.state_dict().items())
