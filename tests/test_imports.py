@@ -21,6 +21,7 @@ LAYERS = [
     {"generate", "tasks"},
     {"report"},
     {"recipe"},
+    {"origin"},
     {"material"},
     {"run"},
     {"cli", "__init__"},

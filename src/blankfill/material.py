@@ -16,6 +16,7 @@ from blankfill.corpus import summary
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.prepare import PrepareConfig, prepare
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
 from blankfill.recipe import Recipe
@@ -45,15 +46,35 @@ def is_prepared(folder: Path) -> bool:
     return (folder / summary.FILE).is_file()
 
 
-def open_corpus(paths: Sequence[str | Path], recipe: Recipe, work: Path) -> Corpus:
-    """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first."""
+def open_corpus(
+    paths: Sequence[str | Path],
+    recipe: Recipe,
+    work: Path,
+    tokenizer: Tokenizer | None = None,
+    accepted: Sequence[Tokenizer] = (),
+) -> Corpus:
+    """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first.
+
+    tokenizer: that of a model that is trained further, saved beside `work`; None is the corpus's own. accepted:
+    UserError when a prepared folder was made with none of these.
+    """
     folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
     if folder is work:
+        options = recipe.corpus
+        if tokenizer is not None:
+            tokenizer.save(work.parent)
+            file = str((work.parent / "tokenizer.json").absolute())
+            options = dataclasses.replace(options, tokenizer=file, vocab_size=0, lowercase=None)
         try:
-            prepare([str(path) for path in paths] or ["python-docs"], work, recipe.corpus)
+            prepare([str(path) for path in paths] or ["python-docs"], work, options)
         except UserError as error:
             raise in_recipe_terms(error) from error
-    tokenizer = Tokenizer.load(folder)
+    elif accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
+        raise UserError(
+            f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
+            "itself, or prepare it again with --tokenizer and the model's folder"
+        )
+    tokenizer = tokenizer or Tokenizer.load(folder)
     lacking = tokenizer.vocabulary().missing(recipe.objective.roles)
     if lacking:
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
@@ -82,13 +103,21 @@ class Rows:
     """The rows of one phase of a run. start: the phase's first step; validation rows are the same for every run."""
 
     start: int
-    train: Sampler
+    train: Sampler | Replayed
     valid: Sampler | None
     micro: int
 
+    @property
+    def new(self) -> Sampler:
+        """The rows of the text itself, without those of replayed old text."""
+        return self.train.new if isinstance(self.train, Replayed) else self.train
 
-def phases(corpus: Corpus, recipe: Recipe) -> list[Rows]:
-    """The rows of a run: of one length, or short ones first (train.short_length)."""
+
+def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: float = 0.0) -> list[Rows]:
+    """The rows of a run: of one length, or short ones first (train.short_length).
+
+    old: a corpus of which a share `ratio` of the training rows is made.
+    """
     options, objective = recipe.train, recipe.objective
     if objective.needs_words() and corpus.vocabulary.word_start is None:
         raise UserError(
@@ -102,12 +131,37 @@ def phases(corpus: Corpus, recipe: Recipe) -> list[Rows]:
     for start, length in lengths:
         of_length = dataclasses.replace(objective, length=length)
         cache, first = corpus.folder / "plans", options.row_schedule.first(start)
-        train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
+        train: Sampler | Replayed
+        if old is not None and ratio:
+            share = Share(ratio)
+            new = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, share.new_before(first))
+            replayed = Sampler(
+                old.train, of_length, corpus.vocabulary, old_seed(recipe.seed), old.folder / "plans",
+                share.old_before(first),
+            )  # fmt: skip
+            train = Replayed(new, replayed, share, first)
+        else:
+            train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
         valid = None
         if corpus.valid is not None and len(corpus.valid):
             valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
         found.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
     return found
+
+
+def old_seed(seed: int) -> int:
+    """The seed of replayed rows: one of its own, so that row k of the old text is not masked as row k of the new."""
+    return (seed + 2**31) % 2**32
+
+
+def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
+    """Fixed rows of old text, of the full length: of its validation part, else of the text itself, saying so."""
+    text = old.valid
+    if text is None or not len(text):
+        say(f"{old.folder}: the old text has no validation part, so its loss is measured on the text that is replayed")
+        text = old.train
+    valid = Sampler(text, recipe.objective, old.vocabulary, VALIDATION_SEED, old.folder / "plans")
+    return validation_batches(valid, recipe.train.eval_rows, micro)
 
 
 def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:

@@ -19,7 +19,18 @@ from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.material import Corpus, Rows, is_prepared, open_corpus, phases, target_baseline, validation_batches
+from blankfill.material import (
+    Corpus,
+    Rows,
+    is_prepared,
+    old_validation,
+    open_corpus,
+    phases,
+    target_baseline,
+    validation_batches,
+)
+from blankfill.origin import FILE as ORIGIN
+from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 
 if TYPE_CHECKING:
@@ -45,6 +56,8 @@ class RunResult:
     valid_loss: float
     baseline: float
     seconds: float
+    old_loss: tuple[float, float] | None = None
+    """Validation loss of the old text before and after, for a run that goes on from a model and was given it."""
 
 
 def pretrain(
@@ -54,12 +67,14 @@ def pretrain(
     resume: bool = False,
     stop_after: float | None = None,
     on_nan: OnNan = "stop",
+    start: Continue | None = None,
 ) -> RunResult:
     """Train a model from text, as a recipe says, into a run folder. UserError for whatever the user can mend.
 
     paths: text sources or one prepared folder; none means the embedded corpus. resume: go on from the newest whole
     checkpoint of `out`. stop_after: seconds after which the run saves and ends, to be resumed. on_nan: what to do when
     a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
+    start: the model to begin from, with its architecture and tokenizer; None begins from nothing.
     """
     import torch
 
@@ -74,7 +89,7 @@ def pretrain(
     from blankfill.report.plots import loss_plot
     from blankfill.train.cost import batch_flops
     from blankfill.train.faults import NonFiniteError
-    from blankfill.train.loop import Trainer
+    from blankfill.train.loop import Trainer, evaluate
     from blankfill.train.memory import keep_freed_memory
     from blankfill.train.optimizer import build_optimizer
     from blankfill.train.precision import peak_rate, pick_device, pick_dtype
@@ -94,11 +109,15 @@ def pretrain(
         keep_freed_memory()
         device = pick_device(options.device)
         dtype = pick_dtype(options.precision, device)
-        corpus = open_corpus(paths, recipe, out / "corpus")
-        rows = phases(corpus, recipe)
-        config = recipe.model_config(corpus.vocabulary.size)
+        origin = read_origin(out) if resume else None
+        if start is not None and not resume:
+            origin, recipe = open_origin(start, recipe)
+        corpus, old = open_texts(paths, recipe, out, origin)
+        rows = phases(corpus, recipe, old, origin.replay_ratio if origin else 0.0)
+        old_batches = old_validation(old, recipe, rows[-1].micro) if old else []
+        config = origin.config if origin else recipe.model_config(corpus.vocabulary.size)
         check_it_fits(config, rows, recipe, device, dtype, corpus, out)
-        model = build(config, recipe.seed, device)
+        model = origin.build(recipe.seed, device) if origin else build(config, recipe.seed, device)
         model.use_kernel(best_kernel(device, dtype))
         model.recompute = options.gradient_checkpointing
         optimizer = build_optimizer(model, options)
@@ -106,15 +125,21 @@ def pretrain(
         done = Progress()
         if resume:
             checkpoint = newest_checkpoint(out, config)
+            if checkpoint is None and origin is not None:
+                raise UserError(
+                    f"{out} ended before its first checkpoint; remove it and begin again from {origin.path}"
+                )
             done = restore(checkpoint, model, optimizer) if checkpoint else done
         else:
             corpus.tokenizer.save(out)
+            if origin is not None:
+                write_text(out / ORIGIN, origin.write(out, old.folder if old else None))
             write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
             write_text(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
         validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
         baselines = [
-            target_baseline(corpus, part.train, batches) for part, (_, batches) in zip(rows, validations, strict=True)
+            target_baseline(corpus, part.new, batches) for part, (_, batches) in zip(rows, validations, strict=True)
         ]
         announce(
             recipe, corpus, model, rows[0].train.rows_in_epoch(0), f"{device.type} {str(dtype)[6:]}", baselines[-1]
@@ -135,6 +160,13 @@ def pretrain(
         )
         objective_values = to_values(recipe)["objective"]
 
+        watch = watcher(baselines, recipe, recorder)
+
+        def validated(now: Progress) -> None:
+            if old_batches:
+                recorder.record(old_text_line(now, evaluate(model, old_batches, device, dtype)["words"]))
+            watch(now)
+
         def save(now: Progress) -> None:
             state = {"model": config_values(config), "objective": objective_values, "progress": now.state()}
             writer.save(now.step, model, optimizer, state, now.best_step)
@@ -144,10 +176,10 @@ def pretrain(
 
         trainer = Trainer(
             model, optimizer, options, recipe.seed, device, dtype, recorder, validation, save, options.row_schedule,
-            scaler, stop, watcher(baselines, recipe, recorder), lambda step: recorder.sample(step, samples.take(step)),
+            scaler, stop, validated, lambda step: recorder.sample(step, samples.take(step)),
             on_nan, lambda batch: batch_flops(config, batch), peak_rate(device, dtype),
         )  # fmt: skip
-        note_run(out, baselines[-1], model, trainer.peak, resume)
+        note_run(out, baselines[-1], model, trainer.peak, resume, origin)
         if resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
         if done.step == 0:
@@ -177,7 +209,7 @@ def pretrain(
     if done.step < options.steps and stop():
         say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
     compare([line for line in lines if line["step"] == 0], [line for line in lines if line["step"] == done.step])
-    return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds)
+    return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out))
 
 
 def resume(out: str | Path, stop_after: float | None = None, on_nan: OnNan = "stop") -> RunResult:
@@ -191,6 +223,41 @@ def resume(out: str | Path, stop_after: float | None = None, on_nan: OnNan = "st
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
     return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan)
+
+
+def open_texts(
+    paths: Sequence[str | Path], recipe: Recipe, out: Path, origin: Origin | None
+) -> tuple[Corpus, Corpus | None]:
+    """The corpus of a run, and that of old text for a run that goes on from a model and was given one."""
+    if origin is None:
+        return open_corpus(paths, recipe, out / "corpus"), None
+    tokenizer, earlier = origin.tokenizer, origin.earlier
+    corpus = open_corpus(paths, recipe, out / "corpus", tokenizer, (tokenizer,) if earlier else ())
+    if origin.replay is None:
+        return corpus, None
+    # old text may lie prepared for the model as it was: nothing in it needs the new words
+    accepted = (tokenizer, earlier) if earlier else ()
+    return corpus, open_corpus([origin.replay], recipe, out / "replay", tokenizer, accepted)
+
+
+def old_text_line(now: Progress, loss: float) -> dict[str, float | int | str]:
+    """The line of metrics that tells the old text's validation loss."""
+    return {"step": now.step, "split": "old", "loss": loss, "lr": 0.0, "tokens": now.tokens, "tokens_per_s": 0.0}
+
+
+def old_text_losses(out: Path) -> tuple[float, float] | None:
+    """The first and the last validation loss of the old text, None when a run has none."""
+    from blankfill.train.record import read_lines
+
+    losses = [line["loss"] for line in read_lines(out / "metrics.jsonl") if line["split"] == "old"]
+    return (losses[0], losses[-1]) if losses and None not in (losses[0], losses[-1]) else None
+
+
+def forgetting(losses: tuple[float, float]) -> str:
+    """A sentence on the old text's loss before and after."""
+    before, after = losses
+    told = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
+    return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({told})"
 
 
 def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None:
@@ -258,8 +325,8 @@ def check_it_fits(
     options, pad = recipe.train, corpus.vocabulary["pad"]
     shapes = []
     for part in rows:
-        shapes.append(cost.row_shape(cost.sampled_rows(part.train), pad, corpus.unigram))
-    parts = cost.parts(options, shapes, [part.train.objective.length for part in rows])
+        shapes.append(cost.row_shape(cost.sampled_rows(part.new), pad, corpus.unigram))
+    parts = cost.parts(options, shapes, [part.new.objective.length for part in rows])
     room = verdict.room(str(device), out)
     written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
     room = dataclasses.replace(room, disk=room.disk + written)
@@ -283,7 +350,7 @@ def announce(recipe: Recipe, corpus: Corpus, model: Transformer, rows: int, wher
         say(f"unigram baseline on the validation answers: {baseline:.3f} nats (a model that learns goes below it)")
 
 
-def note_run(out: Path, baseline: float, model: Transformer, peak: float, resumed: bool) -> None:
+def note_run(out: Path, baseline: float, model: Transformer, peak: float, resumed: bool, origin: Origin | None) -> None:
     """Write what a reader of the run folder should know of where it was made: `run.json`."""
     from blankfill.environment import environment
 
@@ -294,6 +361,8 @@ def note_run(out: Path, baseline: float, model: Transformer, peak: float, resume
         "resumed" if resumed else "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "environment": environment(),
     }
+    if origin is not None:
+        noted |= {"from": origin.path, "new_words": len(origin.words), "replay_ratio": origin.replay_ratio}
     path = out / "run.json"
     before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
     write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")

@@ -33,7 +33,19 @@ SECTIONS = {
 }
 
 OWN = {
-    "pretrain": {"recipe", "out", "resume", "stop-after", "on-nan", "seed", "help"},
+    "pretrain": {
+        "recipe",
+        "out",
+        "resume",
+        "stop-after",
+        "on-nan",
+        "from",
+        "add-tokens",
+        "replay",
+        "replay-ratio",
+        "seed",
+        "help",
+    },
     "show": {"recipe", "out", "example", "png", "width", "font", "seed", "help"},
 }
 

@@ -116,7 +116,7 @@ def look_at(paths: Sequence[str], recipe: Recipe, work: Path) -> Text:
         valid = phases[-1].valid
         return Text(
             f"{corpus.folder}: {len(corpus.train.tokens):,} training tokens, vocabulary {corpus.vocabulary.size:,}",
-            [one.train for one in phases], corpus.vocabulary, corpus.unigram, len(corpus.train.tokens), True,
+            [one.new for one in phases], corpus.vocabulary, corpus.unigram, len(corpus.train.tokens), True,
             phases[-1].train.rows_in_epoch(0), valid.rows_in_epoch(0) if valid is not None else 0,
             sum(path.stat().st_size for path in corpus.folder.glob("*.bin")),
         )  # fmt: skip

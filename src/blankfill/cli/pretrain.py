@@ -6,10 +6,16 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from blankfill.errors import UserError
 
+if TYPE_CHECKING:
+    from blankfill.origin import Continue
+
+From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
 GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan")
 
@@ -29,6 +35,10 @@ def main(argv: Sequence[str]) -> int:
         ("stop_after", str, "", "Save and end after this time, e.g. 8h, 45m or 1h30m; go on later with --resume."),
         ("on_nan", OnNan, "stop", "When a loss or gradient is not finite: stop, skip the step, or go back to the last "
          "checkpoint and go on with other rows."),
+        ("from_", From, None, "Begin from this model: a run, a checkpoint, an imported model, a transformers folder."),
+        ("add_tokens", str, "", "New words for its vocabulary: a file with one on each line, or a list with commas."),
+        ("replay", Path | None, None, "Old text: a file, or a folder. Its loss is told before and after."),
+        ("replay_ratio", float, 0.0, "The share of rows that come from the old text, against forgetting."),
     ]  # fmt: skip
     args, recipe = parse("pretrain", DESCRIBED, argv, extra)
     stop_after = seconds(args.stop_after) if args.stop_after else None
@@ -41,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     if args.resume:
         result = run.resume(args.resume, stop_after, args.on_nan)
     else:
-        result = run.pretrain(args.paths, recipe, args.out, stop_after=stop_after, on_nan=args.on_nan)
+        start = beginning(args, argv)
+        result = run.pretrain(args.paths, recipe, args.out, stop_after=stop_after, on_nan=args.on_nan, start=start)
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss
         side = "below" if below >= 0 else "ABOVE"
@@ -49,9 +60,28 @@ def main(argv: Sequence[str]) -> int:
             f"validation loss {result.valid_loss:.3f} nats, {abs(below):.3f} {side} the unigram baseline "
             f"({result.baseline:.3f})"
         )
+    if result.old_loss is not None:
+        show(run.forgetting(result.old_loss))
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
     show(f'try: blankfill fill --model {result.folder} "… [MASK] …"')
     return 0
+
+
+def beginning(args: Any, argv: Sequence[str]) -> Continue | None:
+    """The model to begin from, as the command line asks; UserError for options that need one and have none."""
+    from blankfill.origin import GIVEN, Continue, words_of
+
+    if args.from_ is None:
+        for name, given in (("--add-tokens", args.add_tokens), ("--replay", args.replay),
+                            ("--replay-ratio", args.replay_ratio)):  # fmt: skip
+            if given:
+                raise UserError(f"{name} goes with a model to begin from; name it with --from")
+        return None
+    options = [arg.removeprefix("--").split("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")]
+    insisted = [name.replace(".no_", ".") for name in options if name.partition(".")[0] in GIVEN]
+    words = words_of(args.add_tokens) if args.add_tokens else []
+    replay = None if args.replay is None else str(args.replay)
+    return Continue(args.from_, words, replay, args.replay_ratio, insisted)
 
 
 def seconds(text: str) -> float:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         corpus = material.open_corpus(args.paths, recipe, args.out or Path(temporary))
         rows_of = material.phases(corpus, recipe)
         step = recipe.train.row_schedule.step_of(args.example)
-        sampler = [phase.train for phase in rows_of if phase.start <= step][-1]
+        sampler = [phase.new for phase in rows_of if phase.start <= step][-1]
         epoch, place = sampler.locate(args.example)
         examples = sampler.row(args.example)
         rows = sampler.rows_in_epoch(epoch)

@@ -161,11 +161,38 @@ class Tokenizer:
             return self
         grown = _from_json(self._full.to_str())
         grown._full.add_special_tokens([self._special(ROLE_TOKENS[role][0]) for role in missing])
-        ids = [grown._full.token_to_id(ROLE_TOKENS[role][0]) for role in missing]
+        return self._appended(grown, [ROLE_TOKENS[role][0] for role in missing])
+
+    def with_words(self, words: Sequence[str]) -> Tokenizer:
+        """This tokenizer with each of `words` as one token, appended in their order; words that are one are left out.
+
+        A word is found where it stands alone; one with Chinese characters (or others written without spaces) anywhere.
+        Returns self when nothing is new. Raises `UserError` as `with_roles` does.
+        """
+        from tokenizers import AddedToken
+
+        unknown = [self._roles.get("unk")]
+        fresh = [word for word in dict.fromkeys(words) if self.id(word) is None]
+        new = [word for word in fresh if len(ids := self.encode(word)) != 1 or ids == unknown]
+        if not new:
+            return self
+        grown = _from_json(self._full.to_str())
+        normalizer = grown._full.normalizer
+        lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+        apart = [re.search(f"[{_WIDE}]", word) is None for word in new]
+        grown._full.add_tokens(
+            [AddedToken(word, single_word=alone, normalized=alone and lowers)
+             for word, alone in zip(new, apart, strict=True)]
+        )  # fmt: skip
+        return self._appended(grown, new)
+
+    def _appended(self, grown: Tokenizer, names: Sequence[str]) -> Tokenizer:
+        """The grown tokenizer, its new tokens checked to stand behind all others."""
+        ids = [grown._full.token_to_id(name) for name in names]
         if ids != list(range(self.size, self.size + len(ids))):
             raise UserError(
-                "The tokenizer's ids have gaps, so special tokens cannot be appended behind them: "
-                f"add {', '.join(ROLE_TOKENS[role][0] for role in missing)} to its vocabulary by hand."
+                f"The tokenizer's ids have gaps, so tokens cannot be appended behind them: add {', '.join(names[:8])} "
+                "to its vocabulary by hand."
             )
         return Tokenizer(grown._full)
 
@@ -255,14 +282,21 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that decides the ids of a text: vocabulary, merges or scores, and settings."""
+        return hashlib.sha256(json.dumps(self._deciding(), sort_keys=True).encode()).hexdigest()
+
+    def reads_like(self, other: Tokenizer) -> bool:
+        """Whether both give every text the same ids; special tokens, which no text gives, may differ."""
+        return self._deciding(special=False) == other._deciding(special=False)
+
+    def _deciding(self, special: bool = True) -> list[Any]:
         spec = json.loads(self._full.to_str())
         model = dict(spec["model"])
         if isinstance(model.get("merges"), list):  # older files write a merge as one string
             model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         if isinstance(model["vocab"], list):  # the library's reader of JSON is not exact in the last digit of a score
             model["vocab"] = [[piece, round(score, 6)] for piece, score in model["vocab"]]
-        parts = [model, spec["normalizer"], spec["pre_tokenizer"], spec["added_tokens"]]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        added = [token for token in spec["added_tokens"] if special or not token["special"]]
+        return [model, spec["normalizer"], spec["pre_tokenizer"], added]
 
     @cached_property
     def _ids(self) -> dict[str, int]:

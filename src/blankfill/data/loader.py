@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch.utils.data
 
 from blankfill.data.packing import collate
+from blankfill.data.replay import Replayed
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
@@ -27,7 +28,7 @@ class Phase:
     """A stretch of a run with rows of one kind. start: its first step; micro: the most rows of a micro-batch."""
 
     start: int
-    sampler: Sampler
+    sampler: Sampler | Replayed
     micro: int
 
 

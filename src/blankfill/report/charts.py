@@ -19,7 +19,7 @@ from blankfill.report.snapshot import Event, Snapshot, number
 
 MOST_POINTS = 1200
 """Points that a curve has on the page: about as many as the widest chart has pixels."""
-SPLITS = {"train": "training", "valid": "validation"}
+SPLITS = {"train": "training", "valid": "validation", "old": "old text"}
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
 TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
 """Validation lines repeat these, or tell them of the whole run."""

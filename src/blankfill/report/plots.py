@@ -55,7 +55,7 @@ def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: st
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.02)
 
-    train, valid = curves.get("train"), curves.get("valid")
+    train, valid, old = curves.get("train"), curves.get("valid"), curves.get("old")
     if train is not None:
         alone = "o" if len(train) == 1 else ""
         axes.plot(train.tokens, train.loss, color="tab:blue", alpha=0.25, linewidth=1)
@@ -65,6 +65,9 @@ def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: st
     if valid is not None:
         label = f"validation {valid.loss[-1]:.3f}"
         axes.plot(valid.tokens, valid.loss, color="tab:orange", linewidth=2, marker="o", markersize=7, label=label)
+    if old is not None:
+        label = f"old text {old.loss[0]:.3f} → {old.loss[-1]:.3f}"
+        axes.plot(old.tokens, old.loss, color="tab:green", linewidth=2, marker="s", markersize=6, label=label)
     if baseline is not None:
         label = f"word frequencies alone {baseline:.3f}"
         axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1.5, label=label)

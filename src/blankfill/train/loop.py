@@ -224,6 +224,7 @@ class Trainer:
             losses = evaluate(self.model, batches, self.device, self.dtype)
             progress.valid_loss, found = losses["words"], named(losses)
         else:
+            self.validated(progress)
             return False
         told: Metrics = {"step": progress.step, "split": "valid", **found, "tokens": progress.tokens}
         rate = progress.tokens / progress.seconds if progress.seconds else 0.0
