@@ -25,6 +25,7 @@ TORCH = ((2, 11), (2, 14))
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("pyarrow", "zstandard", "rensa"), "Parquet files, zstandard compression, near-duplicate removal"),
     "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
 }
 """Optional extras: the modules that they install, and what those are for."""
 SIZES = (64, 256, 1024, 4096)

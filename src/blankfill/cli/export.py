@@ -14,15 +14,16 @@ import tyro
 class ExportArguments:
     """Write a model as other programs open it: blankfill export RUN --out DIR
 
-    The folder opens in transformers as it is. Where transformers is installed, its scores on real text are compared
-    with ours, and a difference above 1e-4 is an error.
+    The folder opens in transformers as it is; --format onnx writes model.onnx for onnxruntime (encoders only). Where
+    transformers or onnxruntime is installed, its scores on real text are compared with ours, and a difference above
+    1e-4 is an error.
     """
 
     model: tyro.conf.Positional[Path]
     """A run folder, one of its checkpoints, or an imported model."""
     out: Path = tyro.MISSING
     """The folder to write; it must be new or empty."""
-    format: Literal["transformers"] = "transformers"
+    format: Literal["transformers", "onnx"] = "transformers"
     """What the folder is for."""
     text: Path | None = None
     """A UTF-8 file whose lines are compared; without it the run's validation text, else words of the vocabulary."""
@@ -31,6 +32,8 @@ class ExportArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = tyro.cli(ExportArguments, args=list(argv), prog="blankfill export")
+    if args.format == "onnx":
+        return to_onnx(args)
     from blankfill.console import show
     from blankfill.convert.exporting import export_model
 
@@ -42,4 +45,18 @@ def main(argv: Sequence[str]) -> int:
     show(f"{made.architecture}; the model is in {made.folder}")
     if made.architecture == "GlmForBlankFilling":
         show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
+    return 0
+
+
+def to_onnx(args: ExportArguments) -> int:
+    """Write ONNX and tell how near it is."""
+    from blankfill.console import show
+    from blankfill.convert.onnx import FILE, export_onnx
+
+    made = export_onnx(args.model, args.out, args.text)
+    if made.difference is None:
+        show("onnxruntime is not installed, so the export was not run")
+    else:
+        show(f"onnxruntime gives what torch gives on {made.texts} texts; largest difference {made.difference:.1e}")
+    show(f"{', '.join(made.outputs)}; the model is {made.folder / FILE}")
     return 0

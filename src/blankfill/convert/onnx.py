@@ -1,0 +1,176 @@
+"""An encoder of ours → ONNX, checked in onnxruntime against torch.
+
+`model.onnx` takes `input_ids` and `attention_mask`, and `token_type_ids` where the model has them (int64, [batch,
+length], any batch and any length up to the model's positions), and gives `last_hidden_state`, and `logits` where the
+model has a word head. Padding is told by the mask and stands at the end of a row. The tokenizer lies beside it, so that
+a program needs the folder only. Models that write (gpt, glm) are read one token at a time and are not exported here.
+
+Shapes: B rows, T columns, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blankfill.attention.kernels import Mask
+from blankfill.checkpoint.dress import dress_of
+from blankfill.checkpoint.load import Loaded, load_model
+from blankfill.convert.check import TOLERANCE, real_text
+from blankfill.convert.exporting import read_lines
+from blankfill.convert.importing import check_free, new_folder
+from blankfill.environment import has_module
+from blankfill.errors import UserError
+from blankfill.model.transformer import Transformer
+from blankfill.objectives import Bert, Mlm
+
+FILE = "model.onnx"
+IN_ONE_FILE = 1_500_000_000
+"""Bytes of weights up to which they lie inside model.onnx; a protocol buffer holds no more than 2 GB."""
+COMPARED_AT_ONCE = 3
+"""Texts of a batch that is compared: several batches, of several sizes and widths."""
+
+
+@dataclass(frozen=True)
+class ExportedOnnx:
+    """A finished export. outputs: their names. difference: the largest between onnxruntime and torch over the texts;
+    None when onnxruntime is not installed, so that nothing was compared."""
+
+    folder: Path
+    outputs: tuple[str, ...]
+    texts: int
+    difference: float | None
+
+
+class Encoder(nn.Module):
+    """The model as other programs call it: ids and a mask of ones and zeros in, hidden states and word scores out."""
+
+    def __init__(self, model: Transformer, first_position: int) -> None:
+        super().__init__()
+        self.model = model
+        self.first_position = first_position
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> list[Tensor]:
+        """input_ids, attention_mask, token_type_ids: int64[B, T] → [hidden [B, T, D]], and the scores [B, T, V]."""
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device) + self.first_position
+        positions = [columns.expand_as(input_ids)]
+        if token_type_ids is not None:
+            positions.append(token_type_ids)
+        hidden = (1 - attention_mask[:, None, None, :]).to(self.model.words.weight.dtype)
+        # finite, so that a row of padding alone has no softmax without a term
+        mask = Mask("dense", hidden * torch.finfo(hidden.dtype).min)
+        states = self.model(input_ids, torch.stack(positions), mask)
+        if not self.model.config.word_head:
+            return [states]
+        return [states, self.model.head.logits(states, self.model.output_table)]
+
+
+def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = None) -> ExportedOnnx:
+    """Write a run, a checkpoint or an imported model to the new folder `out` as ONNX.
+
+    text: a file whose lines are compared; without it the run's validation text, else the tokenizer's own words. Raises
+    UserError for a model that is no encoder, for missing packages, and when onnxruntime computes something else than
+    torch; then nothing is left behind.
+    """
+    out = Path(out)
+    check_free(out)
+    if missing := [name for name in ("onnx", "onnxscript") if not has_module(name)]:
+        raise UserError(f'ONNX needs {" and ".join(missing)}; install them with: pip install "blankfill[export]"')
+    lines = read_lines(Path(text)) if text else None
+    loaded = load_model(path)
+    if not isinstance(loaded.objective, (Bert, Mlm)):
+        raise UserError(
+            f"{path}: ONNX is for encoders (bert, mlm), and this is a {loaded.objective.name} model; "
+            "use --format transformers"
+        )
+    encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0)
+    encoder.model.use_kernel("explicit")  # plain products, which every runtime has
+    batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
+    found = None
+    with new_folder(out) as folder:
+        dress = dress_of(loaded.model.config, loaded.objective, loaded.tokenizer)
+        files = dress.files if dress is not None else loaded.tokenizer.files()
+        for name, content in files.items():
+            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+        outputs = write_onnx(encoder, folder / FILE)
+        if has_module("onnxruntime"):
+            found = difference(encoder, folder / FILE, batches)
+            if not found <= TOLERANCE:
+                raise UserError(
+                    f"{path}: onnxruntime computes other numbers from the export than torch from the model: they "
+                    f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
+                )
+    return ExportedOnnx(out, outputs, sum(len(batch["input_ids"]) for batch in batches), found)
+
+
+def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[dict[str, Tensor]]:
+    """Padded batches of texts by the names of the inputs; their sizes and lengths differ from one to the next."""
+    room = loaded.model.config.position_sizes[0] - encoder.first_position - 2
+    cls, sep, pad = (loaded.vocabulary[role] for role in ("cls", "sep", "pad"))
+    for first in range(0, len(texts), COMPARED_AT_ONCE):
+        encoded = loaded.tokenizer.encode_batch(texts[first : first + COMPARED_AT_ONCE])
+        rows = [[cls, *ids[:room], sep] for ids in encoded]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        yield named_inputs(loaded.model, ids, mask)
+
+
+def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """The inputs of a model by name; token types, where it has them, are zeros."""
+    found = {"input_ids": ids, "attention_mask": mask}
+    return {**found, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else found
+
+
+def write_onnx(encoder: Encoder, path: Path) -> tuple[str, ...]:
+    """Trace the encoder and write it; returns the names of its outputs."""
+    outputs = ("last_hidden_state", "logits") if encoder.model.config.word_head else ("last_hidden_state",)
+    shortest = min(encoder.model.config.position_sizes[0] - encoder.first_position, 16)
+    ids = torch.ones((2, shortest), dtype=torch.int64)
+    example = named_inputs(encoder.model, ids, torch.ones_like(ids))
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    size = sum(weight.numel() * weight.element_size() for weight in encoder.parameters())
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            encoder, (), str(path), kwargs=example, input_names=list(example), output_names=list(outputs),
+            dynamic_shapes=dict.fromkeys(example, axes), dynamo=True, external_data=size > IN_ONE_FILE, verbose=False,
+        )  # fmt: skip
+    return outputs
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's remarks on versions of operators, which say nothing to a user."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+@torch.no_grad()
+def difference(encoder: Encoder, file: Path, batches: list[dict[str, Tensor]]) -> float:
+    """The largest difference between onnxruntime's outputs and torch's, over the columns that are not padding."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch in batches:
+        theirs = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
+        inside = batch["attention_mask"].numpy().astype(bool)
+        for ours, other in zip(encoder(**batch), theirs, strict=True):
+            largest = max(largest, float(np.abs(ours.numpy() - other)[inside].max()))
+    return largest
