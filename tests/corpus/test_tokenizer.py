@@ -119,6 +119,18 @@ def test_no_text_forges_a_special_token(tokenizer: Tokenizer, parts: list[str]) 
     assert not tokenizer.vocabulary().special.intersection(ids)
 
 
+def test_places_are_those_of_the_text(tokenizer: Tokenizer) -> None:
+    """The same ids as elsewhere; places in order, which cover all of the text but its white space."""
+    for text in (ENGLISH[0], CHINESE[0], "  The [MASK]  café\n“naïve” 三只鸟 3.14 "):
+        ids, places = tokenizer.encode_places(text)
+        assert ids.tolist() == plain(tokenizer, [text])[0]
+        covered = {k for start, end in places.tolist() for k in range(start, end)}
+        assert {k for k, character in enumerate(text) if not character.isspace()} <= covered
+        assert (np.diff(places, axis=0) >= 0).all()
+        assert all(text[start:end] == text[start:end].strip() for start, end in places.tolist() if end - start > 1)
+    assert [part.shape for part in tokenizer.encode_places("")] == [(0,), (0, 2)]
+
+
 def test_prompts_may_contain_special_tokens(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("The [MASK] painted [gMASK]<|startofpiece|>")
     roles = tokenizer.vocabulary().roles

@@ -35,7 +35,7 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
     places = [path, *(path / folder for folder in folders)]
     for name in names:
         for place in places:
-            for suffix in ("", *SUFFIXES):
+            for suffix in ("", ".zip", *SUFFIXES):
                 found = sorted(place.glob(name + suffix))
                 if found:
                     return found[0]

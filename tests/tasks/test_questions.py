@@ -1,0 +1,244 @@
+"""Questions: the real files by their counts, windows and answers against a slow search, metrics by hand."""
+
+import itertools
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.tasks.items import Answer, QuestionItem
+from blankfill.tasks.question_metrics import answer_metrics, best_threshold, chinese_scores, normal, scores
+from blankfill.tasks.registry import TASKS
+from blankfill.tasks.squad import read_answers, read_null_odds, read_questions, write_answers
+from blankfill.tasks.windows import Window, WindowOptions, all_windows, best_spans
+from conftest import DATA
+
+CONTEXT = "The old tower of Pisa leans by four degrees, and has leant since 1178 or so."
+
+
+def words_tokenizer(*texts: str) -> Tokenizer:
+    """One token for each word and mark of these texts."""
+    pre = tokenizers.pre_tokenizers.BertPreTokenizer()
+    words = dict.fromkeys(word for text in texts for word, _ in pre.pre_tokenize_str(text))
+    vocabulary = {word: k for k, word in enumerate(["[UNK]", "[CLS]", "[SEP]", *words])}
+    found = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    found.pre_tokenizer = pre
+    return Tokenizer(found)
+
+
+def question(answer: str = "Pisa", **fields: Any) -> QuestionItem:
+    answers = (Answer(answer, CONTEXT.index(answer)),) if answer else ()
+    return QuestionItem("q", "Where does it lean?", CONTEXT, answers, **({"impossible": not answer} | fields))
+
+
+def squad_file(path: Path, *qas: dict[str, Any], context: str = CONTEXT) -> Path:
+    document = {"version": "x", "data": [{"title": "T", "paragraphs": [{"context": context, "qas": list(qas)}]}]}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.exists(), reason="the real data sets lie beside the project and are absent")
+@pytest.mark.parametrize(
+    ("task", "folder", "split", "questions", "impossible", "misplaced"),
+    [
+        ("squad", "squad_v1.1", "dev", 10570, 0, 0),
+        ("squad2", "squad_v2.0_cs224n", "dev", 6078, 3168, 0),
+        ("xquad", ".", "en", 1190, 0, 0),
+        ("cmrc2018", "cmrc2018", "dev", 3219, 0, 200),
+        ("cmrc2018", ".", "trial", 1002, 0, 5),
+        ("drcd", ".", "dev", 3524, 0, 0),
+    ],
+)
+def test_real_files(task: str, folder: str, split: str, questions: int, impossible: int, misplaced: int) -> None:
+    found = TASKS[task].read(DATA / folder, split)
+    items = found.questions()
+    assert len(items) == questions
+    assert sum(bool(item.impossible) for item in items) == impossible
+    assert sum(answer.start is None for item in items for answer in item.answers) == misplaced
+    assert bool(found.problems) == (misplaced > 0)
+    if misplaced:
+        assert f"{misplaced} of " in found.problems[0]
+    right = {item.id: item.answers[0].text if item.answers else "" for item in items}
+    metrics = answer_metrics(["exact", "f1"], items, right, TASKS[task].by_characters)
+    assert metrics == {"exact": 1.0, "f1": 1.0}
+    nothing = answer_metrics(["exact"], items, dict.fromkeys(right, ""))["exact"]
+    assert nothing == pytest.approx(impossible / questions, abs=1e-3)
+
+
+def test_a_zipped_file_and_a_misplaced_answer(tmp_path: Path) -> None:
+    there = {"id": "a", "question": " Where? ", "answers": [{"text": "Pisa", "answer_start": 17}]}
+    wrong = {"id": "b", "question": "?", "answers": [{"text": "Pisa", "answer_start": 18}]}
+    none = {"id": "c", "question": "?", "answers": [], "is_impossible": True}
+    test = {"id": "d", "question": "?"}
+    file = squad_file(tmp_path / "plain.json", there, wrong, none, test)
+    with zipfile.ZipFile(tmp_path / "dev-v2.0.json.zip", "w") as archive:
+        archive.write(file, "dev-v2.0.json")
+    found = TASKS["squad2"].read(tmp_path, "dev")
+    assert found.questions() == [
+        QuestionItem("a", "Where?", CONTEXT, (Answer("Pisa", 17),), False, "T"),
+        QuestionItem("b", "?", CONTEXT, (Answer("Pisa", None),), False, "T"),
+        QuestionItem("c", "?", CONTEXT, (), True, "T"),
+        QuestionItem("d", "?", CONTEXT, (), None, "T"),
+    ]
+    assert "1 of 2 answers do not lie at their answer_start, such as those of b (Pisa)" in found.problems[0]
+    windows = list(all_windows(found.questions(), words_tokenizer(CONTEXT)))
+    assert [(window.start, window.end) for window in windows] == [(4, 4), (None, None), (-1, -1), (None, None)]
+    with pytest.raises(UserError, match="does not tell the answers of 1 questions, such as d"):
+        answer_metrics(["f1"], found.questions(), {})
+
+
+def test_files_of_another_form_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    for text, message in [
+        ("{", "is not valid JSON"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\] has no 'context'"),
+        ('{"data": []}', "has no questions"),
+        ("[]", "has no 'data'"),
+        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": 1}]}]}]}', r"qas\[0\] has no 'question'"),
+    ]:
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            read_questions(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("notes.txt", "no questions")
+    with pytest.raises(UserError, match=r"holds 0 \.json files where one is wanted"):
+        read_questions(file)
+    file.write_bytes(file.read_bytes().replace(b"no questions", b"nonquestions").replace(b"notes.txt", b"no__.json"))
+    with pytest.raises(UserError, match="is not a readable zip archive"):
+        read_questions(file)
+
+
+def test_windows_overlap_and_answers_are_found() -> None:
+    """18 tokens in windows of 8, each 3 further; the answer's tokens spell the answer in each window that has it."""
+    item = question("four degrees")
+    tokenizer = words_tokenizer(CONTEXT, item.question)
+    options = WindowOptions(length=16, stride=3, longest_question=5, extra=3)
+    windows = list(all_windows([item], tokenizer, options))
+    ids = tokenizer.encode_places(CONTEXT)[0]
+    assert len(ids) == 18
+    assert [window.context.tolist() for window in windows] == [ids[k : k + 8].tolist() for k in (0, 3, 6, 9, 12)]
+    assert [(window.start, window.end) for window in windows] == [(-1, -1), (4, 5), (1, 2), (-1, -1), (-1, -1)]
+    for window in windows:
+        if window.start is not None and window.end is not None and window.start >= 0:
+            text = CONTEXT[window.places[window.start, 0] : window.places[window.end, 1]]
+            assert text == "four degrees"
+    # Every token is central once, where the lesser of its sides is greatest; then the longer, then the earlier window.
+    at = [np.flatnonzero(window.central) + 3 * k for k, window in enumerate(windows)]
+    assert sorted(np.concatenate(at).tolist()) == list(range(18))
+    for k, tokens in enumerate(at):
+        for token in tokens.tolist():
+            sides = [min(token - start, end - token) for start, end in ((0, 7), (3, 10), (6, 13), (9, 16), (12, 17))]
+            assert sides.index(max(sides)) == k
+
+
+def test_a_long_question_is_cut_and_no_room_refused() -> None:
+    item = question()
+    tokenizer = words_tokenizer(CONTEXT, item.question)
+    window = next(all_windows([item], tokenizer, WindowOptions(longest_question=2)))
+    assert window.question.tolist() == tokenizer.encode("Where does")
+    with pytest.raises(UserError, match="leave no room"):
+        next(all_windows([item], tokenizer, WindowOptions(length=67)))
+    with pytest.raises(UserError, match="question e has no tokens"):
+        next(all_windows([QuestionItem("e", "?", " ")], tokenizer))
+
+
+def searched(item: QuestionItem, windows: list[Window], start: Any, end: Any, longest: int) -> list[tuple[str, float]]:
+    """All allowed spans by three loops, best first, each text once."""
+    found: dict[str, float] = {}
+    for w, window in enumerate(windows):
+        for i, j in itertools.product(range(len(window.context)), repeat=2):
+            if i <= j < i + longest and window.central[i]:
+                text = item.context[window.places[i, 0] : window.places[j, 1]]
+                found[text] = max(found.get(text, -np.inf), float(start[w][i] + end[w][j]))
+    return sorted(found.items(), key=lambda pair: -pair[1])
+
+
+@pytest.mark.parametrize("longest", [1, 4, 30])
+def test_the_best_spans_are_those_of_a_slow_search(longest: int) -> None:
+    item = question()
+    options = WindowOptions(length=16, stride=3, longest_question=5)
+    windows = list(all_windows([item], words_tokenizer(CONTEXT, item.question), options))
+    random = np.random.default_rng(longest)
+    start = [random.normal(size=len(window.context)) for window in windows]
+    end = [random.normal(size=len(window.context)) for window in windows]
+    found = best_spans(item, windows, start, end, [0.5, -0.25, 3.0, 1.0, 2.0], best=6, longest=longest)
+    slow = searched(item, windows, start, end, longest)[:6]
+    assert list(found.texts) == [text for text, _ in slow]
+    assert found.scores == pytest.approx([score for _, score in slow])
+    assert found.null == -0.25
+    assert found.null_odds == pytest.approx(-0.25 - slow[0][1])
+    assert found.answer() == found.answer(found.null_odds + 0.1) == slow[0][0]
+    assert found.answer(found.null_odds - 0.1) == ""
+
+
+def test_scores_that_are_not_numbers_are_refused() -> None:
+    item = question()
+    windows = list(all_windows([item], words_tokenizer(CONTEXT)))
+    start = np.zeros(18)
+    with pytest.raises(UserError, match="question q are not numbers"):
+        best_spans(item, windows, [start], [start * np.nan], [0.0])
+    with pytest.raises(UserError, match="question q are not numbers"):
+        best_spans(item, windows, [start], [start], [np.nan])
+
+
+def test_english_scores_by_hand() -> None:
+    """Articles, case and marks do not count; 2 of 3 words and 2 of 4 are shared: F1 = 4/7."""
+    assert normal("The  Theatre, a “place”!") == "theatre “place”"
+    assert scores("The U.S.A.", "usa") == (1.0, 1.0)
+    assert scores("tower of Pisa", "leaning tower in Pisa") == (0.0, pytest.approx(4 / 7))
+    assert scores("Paris", "Rome") == (0.0, 0.0)
+    assert scores("the", "") == (1.0, 1.0)
+    assert scores("", "Rome") == (0.0, 0.0)
+    # A word counts as often as both have it.
+    assert scores("no no no", "no no") == (0.0, pytest.approx(4 / 5))
+
+
+def test_chinese_scores_by_hand() -> None:
+    """One segment for each character, one for each Latin word; the common run counts, not the common set."""
+    assert chinese_scores("《战国无双3》", "战国无双3") == (1.0, 1.0)
+    # 北京大学 / 大学北京: the longest common run is 2 of 4 and 4.
+    assert chinese_scores("北京大学", "大学北京") == (0.0, 0.5)
+    # 光荣, 和, ω-force: 光 荣 和 ω force against ω force.
+    assert chinese_scores("光荣和ω-force", "ω-Force") == (0.0, pytest.approx(2 * 2 / (5 + 2)))
+    assert chinese_scores("1990年", "1990年3月") == (0.0, pytest.approx(2 * 2 / (2 + 4)))
+    assert chinese_scores("上海", "北京") == (0.0, 0.0)
+
+
+def test_metrics_by_kind_of_question_and_the_best_threshold() -> None:
+    """Two questions with an answer (one right, one half right), two without (one left empty)."""
+    has = [QuestionItem(id, "?", "c", (Answer("red fox", 0), Answer("the fox", 0)), False) for id in "ab"]
+    none = [QuestionItem(id, "?", "c", (), True) for id in "cd"]
+    predicted = {"a": "a red fox", "b": "red cat", "c": "", "d": "red"}
+    names = TASKS["squad2"].metrics
+    found = answer_metrics(names, [*has, *none], predicted)
+    assert found == {
+        "exact": 0.5, "f1": pytest.approx((1 + 0.5 + 1 + 0) / 4), "has-answer-exact": 0.5, "has-answer-f1": 0.75,
+        "no-answer-exact": 0.5, "no-answer-f1": 0.5,
+    }  # fmt: skip
+    # In rising odds: a (+1), d (answered, -1), b (+0.5): best after a alone, with both d and c right: 3 of 4.
+    odds = {"a": -3.0, "d": -1.0, "b": 0.5, "c": 2.0}
+    assert best_threshold([*has, *none], predicted, odds) == (0.75, -3.0)
+    assert best_threshold(none, {"c": "", "d": ""}, odds) == (1.0, 0.0)
+    with pytest.raises(UserError, match="1 questions have no odds, such as b"):
+        best_threshold(has, predicted, {"a": 0.0})
+    with pytest.raises(UserError, match="2 of 4 questions have no predicted answer, such as c, d"):
+        answer_metrics(["f1"], [*has, *none], {"a": "", "b": ""})
+
+
+def test_files_of_answers(tmp_path: Path) -> None:
+    answers = {"a": "比萨", "b": ""}
+    write_answers(tmp_path / "predictions.json", answers)
+    assert read_answers(tmp_path / "predictions.json") == answers
+    (tmp_path / "odds.json").write_text('{"a": 1, "b": -2.5}', encoding="utf-8")
+    assert read_null_odds(tmp_path / "odds.json") == {"a": 1.0, "b": -2.5}
+    with pytest.raises(UserError, match="no file of predicted answers"):
+        read_answers(tmp_path / "odds.json")
+    with pytest.raises(UserError, match="no file of odds"):
+        read_null_odds(tmp_path / "predictions.json")
