@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from blankfill.errors import UserError
+from blankfill.tasks.conll import TAGGED
 from blankfill.tasks.glue import CHNSENTICORP, GLUE
 from blankfill.tasks.squad import QUESTIONS
 from blankfill.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, CHNSENTICORP, *QUESTIONS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, CHNSENTICORP, *QUESTIONS, *TAGGED)}
 
 
 def task_named(name: str) -> Task:
