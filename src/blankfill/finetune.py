@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from blankfill.checkpoint.load import Loaded
     from blankfill.checkpoint.store import Checkpoint
+    from blankfill.tasks.adapter import Adapter, Decided
     from blankfill.tasks.heads import TaskModel
     from blankfill.tasks.items import Item, Split
-    from blankfill.tasks.kinds import Adapter, Decided
     from blankfill.tasks.task import Task
     from blankfill.train.progress import Progress
 
@@ -101,7 +101,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     if problems := options.problems():
         raise ConfigError(problems)
     task = task_named(request.task)
-    train, dev = read_data(task, request.data)
+    train, dev = read_data(task, request.data, options)
     with ExitStack() as stack:
         prepare_folder(out, resume)
         stack.enter_context(only_run(out))
@@ -111,8 +111,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         device = pick_device(options.device)
         dtype = pick_dtype(options.precision, device)
         loaded = load_model(request.start)
-        adapter = adapter_of(task, train.labels, loaded, options.max_length)
-        encoded, dev_encoded = adapter.encode(train.items), adapter.encode(dev.items)
+        adapter = adapter_of(task, train.labels, loaded, options)
+        encoded = adapter.encode(train.items, learn=True).encoded
         pad = loaded.vocabulary.roles.get("pad", 0)
         model = with_head(loaded, adapter, train.items, options, device, dtype)
         if not resume:
@@ -134,7 +134,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         stopping = stack.enter_context(stop_signals())
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
-        scored = Scored(adapter, dev.items, dev_encoded, pad)
+        scored = Scored(adapter, adapter.encode(dev.items), pad)
         state = task_state(loaded, adapter, options)
 
         def save(now: Progress) -> None:
@@ -157,27 +157,41 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     return conclude(request, out, adapter, train.items, dev.items, decided, done, speed)
 
 
-def read_data(task: Task, data: Path) -> tuple[Split, Split]:
-    """The train and the dev split, their problems told; UserError when one is missing or empty."""
-    train = task.read(data, "train")
-    dev = task.read(data, "dev", train.labels)
+def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, Split]:
+    """The train and the dev split, their problems told; UserError when one is missing or empty.
+
+    Data without a dev set, such as a single file, are split: see `tasks.held_out`.
+    """
+    from blankfill.tasks.held_out import divided
+
+    splits = task.splits(data) if data.is_dir() else []
+    if "train" in splits and "dev" in splits:
+        train = task.read(data, "train")
+        dev = task.read(data, "dev", train.labels)
+        problems = train.problems + dev.problems
+    else:
+        only = next((name for name in ("train", "all", "dev", *splits) if name in splits), next(iter(task.files)))
+        whole = task.read(data, only)
+        train, dev = divided(whole, options.hold_out, options.seed)
+        problems = [*whole.problems, f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one"]
+    for problem in problems:
+        say(problem)
     for name, split in (("train", train), ("dev", dev)):
-        for problem in split.problems:
-            say(problem)
         if not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
     return train, dev
 
 
-def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, length: int) -> Adapter:
+def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
     """What stands between a task and a model; UserError for a task that a head cannot answer."""
+    from blankfill.tasks.adapters import ADAPTERS
     from blankfill.tasks.frames import Frames
-    from blankfill.tasks.kinds import ADAPTERS
 
     if task.kind not in ADAPTERS:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
-    frames = Frames(loaded.objective, loaded.vocabulary, loaded.model.config.position_sizes[0], length)
-    return ADAPTERS[task.kind](task, task.labels or labels, loaded.tokenizer, frames)
+    positions = loaded.model.config.position_sizes[0]
+    frames = Frames(loaded.objective, loaded.vocabulary, positions, options.max_length)
+    return ADAPTERS[task.kind](task, task.labels or labels, loaded.tokenizer, frames, options)
 
 
 def with_head(
@@ -209,7 +223,9 @@ def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> di
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
-    task = {"name": adapter.task.name, "labels": list(adapter.labels), "max_length": options.max_length}
+    task = {
+        "name": adapter.task.name, "labels": list(adapter.labels), "options": dataclasses.asdict(options),
+    }  # fmt: skip
     return {"model": config_values(loaded.model.config), "objective": objective, "task": task}
 
 
@@ -249,10 +265,11 @@ def conclude(
     speed: float,
 ) -> FinetuneResult:
     """Write the results and the predictions of the best checkpoint."""
-    from blankfill.tasks.kinds import main_score
+    from blankfill.tasks.adapter import main_score
 
     metrics = adapter.measure(dev, decided)
-    plain = adapter.measure(dev, adapter.plainest(train, len(dev)))
+    threshold = getattr(adapter, "threshold", None)
+    plain = adapter.measure(dev, adapter.plainest(train, dev))
     score, baseline = main_score(adapter.task, metrics), main_score(adapter.task, plain)
     lines = [{"id": item.id, **one.shown} for item, one in zip(dev, decided, strict=True)]
     write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -264,6 +281,7 @@ def conclude(
         "main": adapter.task.main,
         "score": score,
         "baseline": {"metrics": plain, "score": baseline},
+        **({} if threshold is None else {"threshold": threshold}),
         "best_step": done.best_step,
         "steps": done.step,
         "seconds": done.seconds,

@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("pyarrow", "zstandard", "rensa"), "Parquet files, zstandard compression, near-duplicate removal"),
     "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
+    "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
 }
 """Optional extras: the modules that they install, and what those are for."""
 SIZES = (64, 256, 1024, 4096)
@@ -68,7 +69,11 @@ def examine(out: Path) -> dict[str, Any]:
     facts = environment()
     measured = measure(out)
     extras = {
-        name: {"installed": not (missing := [m for m in modules if not has_module(m)]), "missing": missing, "for": use}
+        name: {
+            "installed": not (missing := [m for m in modules if not has_module(m.replace("-", "_"))]),
+            "missing": missing,
+            "for": use,
+        }
         for name, (modules, use) in EXTRAS.items()
     }
     return {

@@ -24,6 +24,16 @@ class FinetuneOptions:
     max_length: int = 0
     """Tokens of an item, special ones included; longer texts are cut, and that is told. 0: as many as the model has
     positions."""
+    stride: int = 128
+    """Questions: tokens by which each window of a long context begins further on."""
+    longest_question: int = 64
+    """Questions: tokens after which a question is cut."""
+    longest_answer: int = 30
+    """Questions: tokens of an answer at most."""
+    document_context: bool = False
+    """Tagging: read each sentence with those around it in its document, as far as they fit."""
+    hold_out: float = 0.1
+    """The share of the training items that is scored on where the data have no dev set; whole documents or articles."""
     warmup: float = 0.1
     """Warm-up: a share of the steps when below 1, a number of steps otherwise."""
     schedule: Schedule = "linear"
@@ -57,7 +67,7 @@ class FinetuneOptions:
         """What is wrong with these options, a sentence each."""
         found = [
             f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0"
-            for name in ("lr", "batch_size", "epochs", "layer_decay")
+            for name in ("lr", "batch_size", "epochs", "layer_decay", "stride", "longest_question", "longest_answer")
             if getattr(self, name) <= 0
         ]
         for name in (
@@ -76,6 +86,8 @@ class FinetuneOptions:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
         if self.layer_decay > 1:
             found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
+        if not 0 < self.hold_out < 1:
+            found.append(f"--hold-out is {self.hold_out}; it must be above 0 and below 1")
         if not 0 <= self.seed < 2**32:
             found.append(f"--seed is {self.seed}; it must be at least 0 and below 2^32")
         return found

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from blankfill.tasks.batches import ANSWER, Encoded, Packed, evaluation
+from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores, main_score
+from blankfill.tasks.batches import ANSWER, Packed, evaluation
 from blankfill.tasks.heads import TaskModel, answer_losses
-from blankfill.tasks.items import Item
-from blankfill.tasks.kinds import Adapter, Decided, Scores, main_score
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.train.loop import Metrics
 from blankfill.train.loss import counts
@@ -57,21 +56,21 @@ def balanced(counts_C: Sequence[int]) -> list[float]:
 class Scored:
     """A set of items that a model is scored on, again and again."""
 
-    def __init__(self, adapter: Adapter, items: Sequence[Item], encoded: Sequence[Encoded], pad: int) -> None:
-        self.adapter, self.items, self.count = adapter, items, len(encoded)
-        self.batches: list[Packed] = list(evaluation(encoded, pad))
+    def __init__(self, adapter: Adapter, coded: Coded, pad: int) -> None:
+        self.adapter, self.coded = adapter, coded
+        self.batches: list[Packed] = list(evaluation(coded.encoded, pad))
 
     def examine(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score, so that less is better; the mean loss and all metrics)."""
         decided, loss = self.decide(model, device, dtype)
-        metrics = self.adapter.measure(self.items, decided)
+        metrics = self.adapter.measure(self.coded.items, decided)
         return 1 - main_score(self.adapter.task, metrics), {"loss": loss, **metrics}
 
     @torch.no_grad()
     def decide(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
         """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
         model.eval()
-        found: list[list[Scores]] = [[] for _ in range(self.count)]
+        found: list[list[Scores]] = [[] for _ in self.coded.encoded]
         total, asked = 0.0, 0
         for packed in self.batches:
             batch = packed.batch.to(device)
@@ -85,4 +84,4 @@ class Scored:
                 found[owner].append(part_of)
         model.train()
         joined = [np.concatenate(parts) for parts in found]
-        return self.adapter.decide(joined), total / asked if asked else math.nan
+        return self.adapter.decide(self.coded, joined), total / asked if asked else math.nan

@@ -1,80 +1,21 @@
-"""What each kind of task makes of its items, and of a head's scores.
-
-An adapter stands between a task's items and a `TaskModel`: it cuts texts into tokens and frames them, says which
-columns are asked and what they should answer, turns scores into predictions, and scores those with the task's metrics.
-"""
+"""Texts, pairs of texts and choices: what is read as a whole and answered at one column."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import Encoded
-from blankfill.tasks.frames import Frames
-from blankfill.tasks.heads import HeadKind
-from blankfill.tasks.items import ChoiceItem, Item, Split, TextItem
+from blankfill.tasks.items import ChoiceItem, Item, TextItem
 from blankfill.tasks.metrics import class_metrics, number_metrics, set_metrics
-from blankfill.tasks.task import Task
 from blankfill.types import Int32
 
-Scores = NDArray[np.float32]
 LIKELY = 0.5
 """From this probability on, a label of a multi-label task is given."""
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What was predicted for an item. value: as the metrics take it. shown: as JSON values, for a reader."""
-
-    value: Any
-    shown: dict[str, Any]
-
-
-class Adapter(ABC):
-    """One kind of task, for one tokenizer and model."""
-
-    head: ClassVar[HeadKind]
-    pooled: ClassVar[bool]
-    """Whether asked columns stand for whole texts."""
-
-    def __init__(self, task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, frames: Frames) -> None:
-        self.task, self.labels, self.tokenizer, self.frames = task, labels, tokenizer, frames
-        self.cut = 0
-        """Texts that lost their end in what was encoded so far."""
-
-    @property
-    @abstractmethod
-    def outputs(self) -> int:
-        """How many scores the head gives for a column."""
-
-    @abstractmethod
-    def encode(self, items: Sequence[Item]) -> list[Encoded]:
-        """The items as the model reads them."""
-
-    @abstractmethod
-    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
-        """Predictions from the scores [columns, C] of what `encode` gave last."""
-
-    @abstractmethod
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """The task's metrics."""
-
-    @abstractmethod
-    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
-        """Predictions for so many items by who has not read them: the most frequent class, the mean, …"""
-
-    def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
-        """How many items each class has, where there are classes."""
-        return None
-
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer.encode_batch(texts)
 
 
 class _Texts(Adapter):
@@ -82,18 +23,18 @@ class _Texts(Adapter):
 
     pooled = True
 
-    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
         """One Example for each item, asked at the column that stands for it."""
-        texts = [item for item in items if isinstance(item, TextItem)]
-        first = self._tokens([item.first for item in texts])
-        second = self._tokens([item.second or "" for item in texts])
+        texts = _texts(items)
+        first = self.tokenizer.encode_batch([item.first for item in texts])
+        second = self.tokenizer.encode_batch([item.second or "" for item in texts])
         found = []
         for item, a, b in zip(texts, first, second, strict=True):
             framed = self.frames.framed(a, b if item.second is not None else None)
             self.cut += framed.cut > 0
             columns = np.array([framed.read], np.int32)
             found.append(Encoded((framed.example,), (columns,), self._answer(item)))
-        return found
+        return Coded(items, found)
 
     @abstractmethod
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
@@ -113,7 +54,7 @@ class Classify(_Texts):
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
         return np.array([item.label or 0], np.int64)
 
-    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The class with the highest score, and the probabilities of all."""
         return [classified(one[0], self.labels) for one in scores]
 
@@ -121,9 +62,9 @@ class Classify(_Texts):
         """Metrics of classes."""
         return class_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
 
-    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The most frequent class."""
-        return [Decided(int(self.classes(train).argmax()), {})] * count
+        return [Decided(int(self.classes(train).argmax()), {})] * len(items)
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
         """Items of each class."""
@@ -143,7 +84,7 @@ class Regress(_Texts):
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
         return np.array([item.label or 0.0], np.float32)
 
-    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The numbers."""
         return [Decided(float(one[0, 0]), {"score": round(float(one[0, 0]), 6)}) for one in scores]
 
@@ -151,9 +92,9 @@ class Regress(_Texts):
         """Correlations and errors."""
         return number_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
 
-    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The mean."""
-        return [Decided(float(np.mean(_labels(train))), {})] * count
+        return [Decided(float(np.mean(_labels(train))), {})] * len(items)
 
 
 class Multilabel(_Texts):
@@ -172,7 +113,7 @@ class Multilabel(_Texts):
             answer[0, list(item.label)] = 1
         return answer
 
-    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The labels that are more likely than not, and the probabilities of all."""
         found = []
         for one in scores:
@@ -187,10 +128,10 @@ class Multilabel(_Texts):
         gold = [one.label if isinstance(one.label, tuple) else () for one in _texts(items)]
         return set_metrics(self.task.metrics, gold, [one.value for one in decided], len(self.labels))
 
-    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The labels that more than half of the items have."""
         share = np.mean([self._answer(item)[0] for item in _texts(train)], axis=0)
-        return [Decided(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * count
+        return [Decided(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * len(items)
 
 
 class Choose(Adapter):
@@ -204,21 +145,21 @@ class Choose(Adapter):
         """A score for the choice."""
         return 1
 
-    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
         """An Example for each choice; all of an item stand in one row."""
         found = []
         for item in items:
             assert isinstance(item, ChoiceItem)
-            context, *choices = self._tokens([item.context, *item.choices])
+            context, *choices = self.tokenizer.encode_batch([item.context, *item.choices])
             framed = [self.frames.framed(context, choice) for choice in choices]
             self.cut += any(one.cut for one in framed)
             right = np.zeros((len(choices), 1), np.int64)
             right[item.label or 0] = 1
             columns: list[Int32] = [np.array([one.read], np.int32) for one in framed]
             found.append(Encoded(tuple(one.example for one in framed), tuple(columns), right, candidates=True))
-        return found
+        return Coded(items, found)
 
-    def decide(self, scores: Sequence[Scores]) -> list[Decided]:
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The choice with the highest score, counted from 0, and the probabilities of all."""
         return [classified(one[:, 0], [str(k) for k in range(len(one))]) for one in scores]
 
@@ -227,16 +168,10 @@ class Choose(Adapter):
         gold = [item.label or 0 for item in items if isinstance(item, ChoiceItem)]
         return class_metrics(self.task.metrics, gold, [one.value for one in decided])
 
-    def plainest(self, train: Sequence[Item], count: int) -> list[Decided]:
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The place that most often holds the right choice."""
         places = np.bincount([item.label or 0 for item in train if isinstance(item, ChoiceItem)])
-        return [Decided(int(places.argmax()), {})] * count
-
-
-ADAPTERS: dict[str, type[Adapter]] = {
-    "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose,
-}  # fmt: skip
-"""Kinds of tasks that a head on an encoder can answer."""
+        return [Decided(int(places.argmax()), {})] * len(items)
 
 
 def classified(scores_C: Scores, labels: Sequence[str]) -> Decided:
@@ -245,16 +180,6 @@ def classified(scores_C: Scores, labels: Sequence[str]) -> Decided:
     likely = shifted / shifted.sum()
     best = int(likely.argmax())
     return Decided(best, {"label": labels[best], "probabilities": _by_name(labels, likely)})
-
-
-def labels_of(task: Task, train: Split) -> tuple[str, ...]:
-    """The names of a task's classes: its own, or those of the training data."""
-    return task.labels or train.labels
-
-
-def main_score(task: Task, metrics: dict[str, float]) -> float:
-    """The figure that chooses the best epoch; more is better."""
-    return float(np.mean(list(metrics.values()))) if task.main == "average" else metrics[task.main]
 
 
 def _by_name(labels: Sequence[str], likely: NDArray[np.float64]) -> dict[str, float]:

@@ -1,0 +1,87 @@
+"""What stands between a task's items and a `TaskModel`.
+
+An adapter cuts texts into tokens and frames them, says which columns are asked and what they should answer, turns
+scores into predictions, and scores those with the task's metrics. The kinds are in the files named *_adapters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.tasks.batches import Encoded
+from blankfill.tasks.frames import Frames
+from blankfill.tasks.heads import HeadKind
+from blankfill.tasks.items import Item
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.task import Task
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was predicted for an item. value: as the metrics take it. shown: as JSON values, for a reader."""
+
+    value: Any
+    shown: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Items as the model reads them; an item may take several. parts: what the adapter wants to know of each again."""
+
+    items: Sequence[Item]
+    encoded: list[Encoded]
+    parts: Sequence[Any] = ()
+
+
+class Adapter(ABC):
+    """One kind of task, for one tokenizer and model."""
+
+    head: ClassVar[HeadKind]
+    pooled: ClassVar[bool]
+    """Whether asked columns stand for whole texts."""
+
+    def __init__(
+        self, task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, frames: Frames, options: FinetuneOptions
+    ) -> None:
+        self.task, self.labels, self.tokenizer, self.frames, self.options = task, labels, tokenizer, frames, options
+        self.cut = 0
+        """Texts that lost their end in what was encoded so far."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many scores the head gives for a column."""
+
+    @abstractmethod
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """The items as the model reads them. learn: leave out what nothing can be learnt from."""
+
+    @abstractmethod
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+        """Predictions for all items from the scores, [columns, C] for each of `coded.encoded`."""
+
+    @abstractmethod
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """The task's metrics."""
+
+    @abstractmethod
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+        """Predictions by who has not read the items: the most frequent class, the mean, …"""
+
+    def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
+        """How many items each class has, where there are classes."""
+        return None
+
+
+def main_score(task: Task, metrics: dict[str, float]) -> float:
+    """The figure that chooses the best epoch; more is better."""
+    return float(np.mean(list(metrics.values()))) if task.main == "average" else metrics[task.main]

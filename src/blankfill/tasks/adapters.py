@@ -1,0 +1,14 @@
+"""Which adapter a kind of task has."""
+
+from __future__ import annotations
+
+from blankfill.tasks.adapter import Adapter
+from blankfill.tasks.answer_adapters import Answer
+from blankfill.tasks.tag_adapters import Tag
+from blankfill.tasks.text_adapters import Choose, Classify, Multilabel, Regress
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose, "tag": Tag,
+    "answer": Answer,
+}  # fmt: skip
+"""Kinds of tasks that a head on an encoder can answer."""

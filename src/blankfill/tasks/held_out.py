@@ -1,0 +1,42 @@
+"""A dev set from data that have none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+import numpy as np
+
+from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, Split, TaggedItem, TextItem
+
+
+def divided(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """(the items that are left, about so large a share of them that is held out), both in the split's order.
+
+    What belongs together stays together: the questions of an article, the sentences of a document, the items of a
+    group; otherwise the held-out items would have been seen. Which are held out depends on the seed alone.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, item in enumerate(split.items):
+        groups.setdefault(_together(item, place), []).append(place)
+    members = list(groups.values())
+    order = np.random.Generator(np.random.Philox(key=[seed, len(members)])).permutation(len(members))
+    wanted, taken = share * len(split), set[int]()
+    for k in order:
+        if len(taken) >= wanted:
+            break
+        taken.update(members[k])
+    left = [item for place, item in enumerate(split.items) if place not in taken]
+    held = [item for place, item in enumerate(split.items) if place in taken]
+    return dataclasses.replace(split, items=left), dataclasses.replace(split, items=held)
+
+
+def _together(item: Item, place: int) -> Hashable:
+    """What the items share that must not be parted; the item's own place where there is nothing."""
+    if isinstance(item, QuestionItem):
+        return item.title or item.context
+    if isinstance(item, TaggedItem) and item.document is not None:
+        return item.document
+    if isinstance(item, ChoiceItem):
+        return item.context or place
+    return (item.group or place) if isinstance(item, TextItem) else place

@@ -1,0 +1,100 @@
+"""Items in rows: each once, its columns where they belong, in an order that is a function of seed and step."""
+
+import numpy as np
+import pytest
+import torch
+
+from blankfill.tasks.batches import ANSWER, ITEM, ROW, Batches, Encoded, Epochs, evaluation, pack
+from blankfill.types import AttentionRule, Example
+
+
+def example(ids: list[int]) -> Example:
+    nothing = np.zeros(0, np.int32)
+    positions = np.arange(len(ids), dtype=np.int32)[None]
+    return Example(np.array(ids, np.int32), positions, AttentionRule.full(len(ids)), nothing, nothing)
+
+
+def item(number: int, length: int, parts: int = 1, columns: int = 2) -> Encoded:
+    """An item of so many examples, whose tokens are all its number, asked at the first columns of each."""
+    asked = tuple(np.arange(min(columns, length), dtype=np.int32) for _ in range(parts))
+    answers = np.full(parts * min(columns, length), number, np.int64)
+    return Encoded(tuple(example([number] * length) for _ in range(parts)), asked, answers)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_every_asked_column_is_the_items_own(parts: int) -> None:
+    rng = np.random.default_rng(0)
+    items = [item(k + 1, int(rng.integers(1, 40)), parts) for k in range(30)]
+    packed = pack(items, 0)
+    index, value = packed.batch.labels[ANSWER]
+    assert ITEM not in packed.batch.labels
+    assert packed.batch.input_ids.flatten()[index].tolist() == value.tolist() == (packed.items + 1).tolist()
+    assert sorted(set(value.tolist())) == list(range(1, 31))
+    assert packed.batch.tokens == sum(map(len, items))
+    width = max(ROW, max(map(len, items)))
+    assert packed.batch.input_ids.shape[1] <= width + 7
+    assert packed.batch.tokens / packed.batch.input_ids.numel() > 0.75
+    for r, first in enumerate(packed.rows):
+        assert packed.batch.input_ids[r, 0] == first + 1
+
+
+def test_candidates_carry_the_number_of_their_item() -> None:
+    rights = [np.array([[0], [1]]), np.array([[1], [0], [0]])]
+    items = [
+        Encoded(
+            tuple(example([k + 5] * 4) for _ in right), tuple(np.array([0], np.int32) for _ in right), right,
+            candidates=True,
+        )
+        for k, right in enumerate(rights)
+    ]  # fmt: skip
+    packed = pack(items, 0)
+    index, value = packed.batch.labels[ANSWER]
+    where, _ = packed.batch.labels[ITEM]
+    assert len(where) == 2
+    for number in (0, 1):
+        mine = value[:, 0] == number
+        assert value[mine, 1].tolist() == rights[number][:, 0].tolist()
+        assert packed.batch.input_ids.flatten()[index[mine]].tolist() == [number + 5] * len(rights[number])
+    one = packed.batch.part(0, 1)  # all in one row here
+    assert torch.equal(one.labels[ANSWER][1], value)
+
+
+def test_an_epoch_holds_every_item_once_in_another_order_each_time() -> None:
+    epochs = Epochs(23, 5, seed=3)
+    assert epochs.steps == 5
+    orders = []
+    for epoch in range(2):
+        steps = [epochs.items(epoch * 5 + k).tolist() for k in range(5)]
+        assert [len(step) for step in steps] == [5, 5, 5, 5, 3]
+        orders.append(sum(steps, []))
+        assert sorted(orders[-1]) == list(range(23))
+    assert orders[0] != orders[1]
+    assert Epochs(23, 5, seed=4).items(0).tolist() != epochs.items(0).tolist()
+
+
+def test_micro_batches_hold_the_items_of_the_step_and_rows_are_named() -> None:
+    items = [item(k, 50) for k in range(1, 12)]
+    epochs = Epochs(11, 8, seed=0)
+    whole, parts = Batches(items, epochs, 0), Batches(items, epochs, 0, micro=3)
+    for step in (0, 1):
+        values = [
+            sorted(torch.cat([packed.batch.labels[ANSWER][1] for packed in one.of(step)]).tolist())
+            for one in (whole, parts)
+        ]
+        assert values[0] == values[1] == sorted(2 * (epochs.items(step) + 1).tolist())
+        named, rows = parts.rows(step), [row for packed in parts.of(step) for row in packed.batch.input_ids[:, 0]]
+        assert [k + 1 for k in named] == [int(row) for row in rows]
+    assert [step for step, _ in parts.steps(1, 4)] == [1, 2, 3]
+
+
+def test_evaluation_holds_every_item_once_and_says_which() -> None:
+    rng = np.random.default_rng(1)
+    items = [item(k + 1, int(rng.integers(1, 30))) for k in range(40)]
+    seen: list[int] = []
+    batches = list(evaluation(items, 0, columns=200))
+    assert len(batches) > 3
+    for packed in batches:
+        assert packed.batch.labels[ANSWER][1].tolist() == (packed.items + 1).tolist()
+        seen += set(packed.items.tolist())
+        assert [items[k].answers[0] for k in packed.rows] == packed.batch.input_ids[:, 0].tolist()
+    assert sorted(seen) == list(range(40))
