@@ -24,6 +24,8 @@ LAYERS = [
     {"origin"},
     {"material"},
     {"run"},
+    {"finetune"},
+    {"predict"},
     {"cli", "__init__"},
     {"__main__"},
 ]

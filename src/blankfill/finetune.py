@@ -191,7 +191,7 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
     positions = loaded.model.config.position_sizes[0]
     frames = Frames(loaded.objective, loaded.vocabulary, positions, options.max_length)
-    return ADAPTERS[task.kind](task, task.labels or labels, loaded.tokenizer, frames, options)
+    return ADAPTERS[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)
 
 
 def with_head(

@@ -18,6 +18,8 @@ COMMANDS: dict[str, str] = {
     "plan": "what a run would take: parameters, memory, disk, hours",
     "pretrain": "train a model on text, from nothing or from a checkpoint",
     "finetune": "train a model on a task with labelled data",
+    "predict": "answer a task for new rows with a fine-tuned model",
+    "evaluate": "score predictions that lie in a file",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
     "embed": "texts → vectors, to compare and search them",

@@ -7,7 +7,7 @@ scores into predictions, and scores those with the task's metrics. The kinds are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,11 +50,30 @@ class Adapter(ABC):
     """Whether asked columns stand for whole texts."""
 
     def __init__(
-        self, task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, frames: Frames, options: FinetuneOptions
+        self,
+        task: Task,
+        labels: tuple[str, ...],
+        options: FinetuneOptions,
+        tokenizer: Tokenizer | None = None,
+        frames: Frames | None = None,
     ) -> None:
-        self.task, self.labels, self.tokenizer, self.frames, self.options = task, labels, tokenizer, frames, options
+        """tokenizer and frames: of the model; without them nothing can be encoded, only measured."""
+        self.task, self.labels, self.options = task, labels, options
+        self._tokenizer, self._frames = tokenizer, frames
         self.cut = 0
         """Texts that lost their end in what was encoded so far."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    @property
+    def frames(self) -> Frames:
+        """How the model reads texts."""
+        assert self._frames is not None
+        return self._frames
 
     @property
     @abstractmethod
@@ -72,6 +91,10 @@ class Adapter(ABC):
     @abstractmethod
     def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
         """The task's metrics."""
+
+    @abstractmethod
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """A prediction from what `Decided.shown` said. Raises KeyError, ValueError or TypeError for anything else."""
 
     @abstractmethod
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:

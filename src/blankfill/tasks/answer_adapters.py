@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,10 @@ class Answer(Adapter):
             _, self.threshold = best_threshold(questions, best, odds)
         answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, decided, strict=True)}
         return answer_metrics(self.task.metrics, questions, answers, self.task.by_characters)
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From an answer, "" for none: it stands as it is, whatever the odds."""
+        return Decided(_Plain(str(shown["answer"])), dict(shown))
 
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """No answer where there may be none, the context's beginning elsewhere."""

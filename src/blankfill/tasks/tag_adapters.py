@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,10 @@ class Tag(Adapter):
         """Precision, recall and F1 of entities."""
         gold = [item.tags or () for item in _sentences(items)]
         return tag_metrics(self.task.metrics, gold, [one.value for one in decided])
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From a tag for each word."""
+        return Decided(tuple(map(str, shown["tags"])), dict(shown))
 
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """Each word's most frequent tag in the training data; O for words that are not in it."""

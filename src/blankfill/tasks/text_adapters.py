@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,10 @@ class Classify(_Texts):
         """Metrics of classes."""
         return class_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
 
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From the name of a class."""
+        return Decided(self.labels.index(shown["label"]), dict(shown))
+
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The most frequent class."""
         return [Decided(int(self.classes(train).argmax()), {})] * len(items)
@@ -91,6 +96,10 @@ class Regress(_Texts):
     def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
         """Correlations and errors."""
         return number_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From a number."""
+        return Decided(float(shown["score"]), dict(shown))
 
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The mean."""
@@ -127,6 +136,10 @@ class Multilabel(_Texts):
         """Metrics of sets of labels."""
         gold = [one.label if isinstance(one.label, tuple) else () for one in _texts(items)]
         return set_metrics(self.task.metrics, gold, [one.value for one in decided], len(self.labels))
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From the names of labels."""
+        return Decided(tuple(sorted(self.labels.index(name) for name in shown["labels"])), dict(shown))
 
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The labels that more than half of the items have."""
@@ -167,6 +180,10 @@ class Choose(Adapter):
         """Metrics of classes."""
         gold = [item.label or 0 for item in items if isinstance(item, ChoiceItem)]
         return class_metrics(self.task.metrics, gold, [one.value for one in decided])
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From the number of a choice, counted from 0."""
+        return Decided(int(shown["label"]), dict(shown))
 
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The place that most often holds the right choice."""

@@ -1,0 +1,185 @@
+"""Predictions of a fine-tuned model on new items, and scores of predictions that lie in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.environment import usable_cores
+from blankfill.errors import UserError
+from blankfill.finetune import RESULTS, adapter_of, newest
+from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.registry import task_named
+from blankfill.tasks.rows import text_lines
+from blankfill.tasks.task import Task
+
+if TYPE_CHECKING:
+    from blankfill.tasks.adapter import Adapter, Decided
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
+    "choice": ("context", "choices"), "tag": ("words",), "answer": ("question", "context"),
+}  # fmt: skip
+"""The fields of a row, for each kind of task; `second` may be missing."""
+
+
+class Predictor:
+    """A fine-tuned model: the best checkpoint of a run, or a checkpoint folder of one."""
+
+    def __init__(self, path: str | Path, device: str = "auto", threads: int = 0) -> None:
+        """Raises UserError when the folder holds no fine-tuned model."""
+        import torch
+
+        from blankfill.attention.kernels import best_kernel
+        from blankfill.checkpoint import store
+        from blankfill.checkpoint.load import Loaded
+        from blankfill.corpus.tokenizer import Tokenizer
+        from blankfill.model.config import config_from_values
+        from blankfill.model.transformer import Transformer
+        from blankfill.objectives import OBJECTIVES
+        from blankfill.tasks.heads import TaskHead, TaskModel
+        from blankfill.train.precision import pick_device
+
+        torch.set_num_threads(threads or usable_cores())
+        path = Path(path)
+        run = path if not (path / store.STATE).exists() else path.parent.parent
+        found = best_checkpoint(path)
+        state = found.state
+        config = config_from_values(state["model"])
+        values = dict(state["objective"])
+        objective = OBJECTIVES[values.pop("name")](**values)
+        tokenizer = Tokenizer.load(run)
+        with torch.device("meta"):
+            encoder = Transformer(config)
+        loaded = Loaded(encoder, tokenizer, tokenizer.vocabulary(), objective, path)
+        self.task = task_named(state["task"]["name"])
+        self.options = FinetuneOptions(**state["task"]["options"])
+        self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
+        with torch.device("meta"):
+            own = self.adapter.pooled and encoder.pair_head is None
+            width, outputs = config.hidden_size, self.adapter.outputs
+            head = TaskHead(width, outputs, self.adapter.head, self.adapter.pooled, own, config.dropout)
+            model = TaskModel(encoder, head)
+        model.load_state_dict(found.model, assign=True)
+        self.device, self.dtype = pick_device(device), torch.float32
+        self.model = model.to(self.device).eval()
+        self.model.encoder.use_kernel(best_kernel(self.device, self.dtype))
+        self.pad = loaded.vocabulary.roles.get("pad", 0)
+        if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
+            self.adapter.threshold = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("threshold")
+
+    def predict(self, items: Sequence[Item]) -> list[Decided]:
+        """A prediction for each item."""
+        from blankfill.tasks.training import Scored
+
+        if not items:
+            return []
+        decided, _ = Scored(self.adapter, self.adapter.encode(items), self.pad).decide(
+            self.model, self.device, self.dtype
+        )
+        return decided
+
+
+def best_checkpoint(path: Path) -> Any:
+    """The checkpoint of a fine-tuning run that did best on its dev set, or the one in the folder itself."""
+    from blankfill.checkpoint import store
+
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a run made by `blankfill finetune`")
+    if (path / store.STATE).exists():
+        found: Any = store.read(path, with_optimizer=False)
+    elif (path / "best").exists():
+        name = (path / "best").read_text(encoding="utf-8").strip()
+        found = store.read(path / "checkpoints" / name, with_optimizer=False)
+    else:
+        found = newest(path)
+    if found is None or "task" not in found.state:
+        raise UserError(f"{path}: not a fine-tuned model; train one with `blankfill finetune`")
+    return found
+
+
+def items_of(kind: str, rows: Iterator[tuple[str, str]]) -> Iterator[Item]:
+    """Items from lines, (where it stands, line) each: JSON objects with the fields of the kind, or plain lines.
+
+    A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises UserError that names the
+    line which is neither.
+    """
+    for number, (where, line) in enumerate(rows):
+        if not line.strip():
+            raise UserError(f"{where}: the line is empty; leave it out")
+        yield _item(kind, number, where, line)
+
+
+def _item(kind: str, number: int, where: str, line: str) -> Item:
+    given: Any = None
+    if line.lstrip().startswith("{"):
+        try:
+            given = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: not a JSON object ({error}); is the line whole?") from error
+    elif kind in ("choice", "answer"):
+        raise UserError(f"{where}: give a JSON object with {' and '.join(FIELDS[kind])}")
+    elif kind == "tag":
+        given = {"words": line.split()}
+    else:
+        first, _, second = line.partition("\t")
+        given = {"text": first, **({"second": second} if second else {})}
+    id = str(given.get("id", number))
+    needed = [name for name in FIELDS[kind] if name != "second"]
+    if missing := [name for name in needed if name not in given]:
+        raise UserError(f"{where}: there is no {' and no '.join(missing)}; its fields are {', '.join(given)}")
+    if kind == "choice":
+        return ChoiceItem(id, str(given["context"]), tuple(map(str, given["choices"])))
+    if kind == "answer":
+        return QuestionItem(id, str(given["question"]), str(given["context"]))
+    if kind == "tag":
+        return TaggedItem(id, tuple(map(str, given["words"])))
+    second = given.get("second")
+    return TextItem(id, str(given["text"]), None if second is None else str(second))
+
+
+def score_predictions(task: Task, data: Path, split: str, predictions: Path) -> dict[str, float]:
+    """The task's metrics of a predictions file: JSON lines of `predict` or `finetune`, or SQuAD's JSON object.
+
+    Raises UserError for items without a prediction, for unknown ids, and for rows that say nothing.
+    """
+    from blankfill.tasks.adapters import ADAPTERS
+
+    read = task.read(data, split)
+    adapter = ADAPTERS[task.kind](task, task.labels or read.labels, FinetuneOptions())
+    shown = read_predictions(predictions)
+    known = [item.id for item in read.items]
+    if missing := [id for id in known if id not in shown]:
+        raise UserError(f"{predictions}: {len(missing)} of {len(known)} items have no prediction, such as {missing[0]}")
+    if strange := sorted(shown.keys() - set(known)):
+        raise UserError(f"{predictions}: {len(strange)} ids are not in {data}, such as {strange[0]}")
+    return adapter.measure(read.items, [_parsed(adapter, shown[id], id, predictions) for id in known])
+
+
+def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> Decided:
+    try:
+        return adapter.parse(shown)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: the prediction for {id} cannot be read ({error}); see docs/finetune.md") from error
+
+
+def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Predictions by the ids of their items."""
+    text = "\n".join(text_lines(path)).strip()
+    try:
+        whole = json.loads(text)
+        if isinstance(whole, dict) and "id" not in whole:
+            return {str(id): {"answer": answer} for id, answer in whole.items()}
+    except ValueError:
+        pass  # several lines
+    found: dict[str, Mapping[str, Any]] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            row = json.loads(line)
+            found[str(row["id"])] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: not a prediction (a JSON object with an id)") from error
+    return found
