@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from blankfill.errors import UserError
+from blankfill.tasks.choices import CHOICES
 from blankfill.tasks.conll import TAGGED
 from blankfill.tasks.glue import CHNSENTICORP, GLUE
 from blankfill.tasks.squad import QUESTIONS
+from blankfill.tasks.superglue import CLUE, SUPERGLUE
 from blankfill.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, CHNSENTICORP, *QUESTIONS, *TAGGED)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED)
+}
 
 
 def task_named(name: str) -> Task:

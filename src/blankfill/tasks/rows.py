@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.errors import UserError
-from blankfill.tasks.items import listed
+from blankfill.tasks.items import Item, Split, duplicate_ids, listed
+
+T = TypeVar("T")
 
 TOLERATED = 0.01
 """Share of a file's rows that may be faulty before the file is refused."""
@@ -131,3 +133,60 @@ def label_place(labels: Sequence[str], value: object) -> int | None:
 def wants(labels: Sequence[str]) -> str:
     """What a message says about the labels that are known."""
     return f"the labels are {listed(labels, 20)}"
+
+
+class UnusableError(Exception):
+    """What is wrong with one row, as in "has no 'premise'"."""
+
+
+def read_objects(path: Path, labels: tuple[str, ...], build: Callable[[dict[str, Any]], Iterable[Item]]) -> Split:
+    """A split from JSON Lines. build: the items of one object; it raises UnusableError for one that cannot be used.
+
+    Raises UserError when many cannot, or there are none.
+    """
+    items: list[Item] = []
+    faults, count = Faults(path), 0
+    for line, row in json_lines(path):
+        count += 1
+        try:
+            items += build(row)
+        except UnusableError as error:
+            faults.add(line, str(error))
+    if not count:
+        raise UserError(f"{path} has no rows: copy or download it again.")
+    return Split(items, labels, faults.sentences(count) + duplicate_ids(items, str(path)))
+
+
+def text_of(row: Mapping[str, Any], key: str) -> str:
+    """A field that must be a text; UnusableError otherwise."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise UnusableError(f"has no text {key!r}")
+    return value.strip()
+
+
+def part_of(row: Any, key: str, kind: type[T]) -> T:
+    """A field that must be of a kind; UnusableError otherwise."""
+    value = row.get(key) if isinstance(row, Mapping) else None
+    if not isinstance(value, kind):
+        raise UnusableError(f"has no {key!r}")
+    return value
+
+
+def label_of(row: Mapping[str, Any], labels: Sequence[str], key: str = "label") -> int | None:
+    """The place of a row's label; None where it has none (a test set); UnusableError for another label."""
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    place = label_place(labels, value)
+    if place is None:
+        raise UnusableError(f"has the label {value!r} ({wants(labels)})")
+    return place
+
+
+def id_of(row: Mapping[str, Any], *keys: str) -> str:
+    """A row's id: the first of these fields that it has; UnusableError when it has none."""
+    for key in keys:
+        if row.get(key) is not None:
+            return str(row[key])
+    raise UnusableError(f"has no {keys[0]!r}")
