@@ -133,7 +133,7 @@ def test_json_values_are_the_same_however_they_are_cut(rows: list, data: st.Data
     text = data.draw(st.sampled_from([json.dumps(rows), json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))]))
     size = data.draw(st.integers(1, 20))
     pieces = (text[at : at + size] for at in range(0, len(text), size))
-    assert list(tables._json_values(pieces, "x")) == rows
+    assert list(tables.json_values(pieces, "x")) == rows
 
 
 def test_broken_json_is_named(tmp_path: Path):

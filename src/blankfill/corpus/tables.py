@@ -121,7 +121,7 @@ def read_json(path: str, compression: str, encoding: str, field: str | None, nam
     whole. Raises UserError naming the record and line where the JSON breaks, and for a missing field.
     """
     fault = _Fault(path, compression, 0, name, "record")
-    for number, record in enumerate(_json_values(read_text(path, compression, encoding, name=name), name), 1):
+    for number, record in enumerate(json_values(read_text(path, compression, encoding, name=name), name), 1):
         if field is None and isinstance(record, Mapping):
             field = _guess(record, fault.where(number))
         found = _record_paragraphs(record, field, number, fault)
@@ -129,7 +129,8 @@ def read_json(path: str, compression: str, encoding: str, field: str | None, nam
             yield number, found
 
 
-def _json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
+def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
+    """The values of a text that is one JSON array, or values one after another; UserError where it breaks."""
     decoder = json.JSONDecoder()
     text, at, lines_before = "", 0, 0
     ended = False
@@ -198,13 +199,13 @@ def read_csv(
     if delimiter is None:
         delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
     quoting: Any = csv.QUOTE_MINIMAL
-    if delimiter == "\t" and not _is_quoted(head):
+    if delimiter == "\t" and not is_quoted(head):
         quoting = csv.QUOTE_NONE
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(
         (line + "\n" for line in lines(chain([head], pieces))), delimiter=delimiter, quoting=quoting, strict=False
     )
-    rows = _csv_rows(reader, name)
+    rows = csv_rows(reader, name)
     if field is not None and field.isascii() and field.isdigit() and field not in next(csv.reader([first_line]), []):
         column, header = int(field) - 1, None
         if column < 0:
@@ -237,7 +238,8 @@ def read_csv(
             yield line, paragraphs
 
 
-def _csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its last line, cells) for the rows of a csv.reader; UserError for an unclosed quotation mark."""
     while True:
         try:
             row = next(reader)
@@ -251,7 +253,7 @@ def _csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, row
 
 
-def _is_quoted(head: str) -> bool:
+def is_quoted(head: str) -> bool:
     """Whether a TSV file quotes its fields: every field that opens with a quotation mark also ends with one.
 
     Most TSV files (GLUE's, for one) quote nothing, and their texts are full of unpaired quotation marks.

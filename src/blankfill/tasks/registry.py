@@ -6,12 +6,14 @@ from blankfill.errors import UserError
 from blankfill.tasks.choices import CHOICES
 from blankfill.tasks.conll import TAGGED
 from blankfill.tasks.glue import CHNSENTICORP, GLUE
+from blankfill.tasks.own import OWN
 from blankfill.tasks.squad import QUESTIONS
 from blankfill.tasks.superglue import CLUE, SUPERGLUE
 from blankfill.tasks.task import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED)
+    task.name: task
+    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *OWN)
 }
 
 
