@@ -25,7 +25,7 @@ LAYERS = [
     {"material"},
     {"run"},
     {"finetune"},
-    {"predict"},
+    {"predict", "search"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -21,6 +21,7 @@ from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.run import only_run, prepare_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.registry import task_named
 
 if TYPE_CHECKING:
@@ -41,17 +42,29 @@ PREDICTIONS = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Request:
-    """What a fine-tuning run was asked for."""
+    """What a fine-tuning run was asked for. columns: which columns hold what, for tasks on one's own tables."""
 
     task: str
     data: Path
     start: Path
     options: FinetuneOptions
+    columns: Columns = dataclasses.field(default_factory=Columns)
+
+    def task_asked(self) -> Task:
+        """The task; UserError for a name that there is none of, or columns for a task that has its own."""
+        task = task_named(self.task)
+        if self.columns == Columns():
+            return task
+        if task not in OWN:
+            names = ", ".join(one.name for one in OWN)
+            raise UserError(f"{task.name} knows the columns of its files; columns are named for {names} only")
+        return own_task(task.name, self.columns)
 
     def values(self) -> dict[str, Any]:
         """As JSON values; paths as they are found from anywhere."""
         paths = {"data": str(self.data.resolve()), "from": str(self.start.resolve())}
-        return {"task": self.task, **paths, "options": dataclasses.asdict(self.options)}
+        parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
+        return {"task": self.task, **paths, **parts}
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,13 @@ def read_request(out: Path) -> Request:
     """What a run was asked for; UserError when the folder is no fine-tuning run."""
     try:
         values = json.loads((out / ASKED).read_text(encoding="utf-8"))
-        return Request(values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]))
+        columns: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values["columns"].items()
+        }
+        return Request(
+            values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]),
+            Columns(**columns),
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing or unreadable)") from error
 
@@ -100,7 +119,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     out, options = Path(out), request.options
     if problems := options.problems():
         raise ConfigError(problems)
-    task = task_named(request.task)
+    task = request.task_asked()
     train, dev = read_data(task, request.data, options)
     with ExitStack() as stack:
         prepare_folder(out, resume)
@@ -146,6 +165,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             stop=lambda: bool(stopping), loss=task_losses,
             examine=lambda: scored.examine(model, device, dtype),
         )  # fmt: skip
+        if done.step == 0:
+            save(done)  # nothing may be better than the beginning
         done = trainer.train(batches.steps(done.step, settings.steps), done)
         writer.wait()
         if done.step < settings.steps and stopping:
@@ -162,7 +183,7 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
 
     Data without a dev set, such as a single file, are split: see `tasks.held_out`.
     """
-    from blankfill.tasks.held_out import divided
+    from blankfill.tasks.held_out import hold_out
 
     splits = task.splits(data) if data.is_dir() else []
     if "train" in splits and "dev" in splits:
@@ -172,7 +193,7 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
     else:
         only = next((name for name in ("train", "all", "dev", *splits) if name in splits), next(iter(task.files)))
         whole = task.read(data, only)
-        train, dev = divided(whole, options.hold_out, options.seed)
+        train, dev = hold_out(whole, options.hold_out, options.seed)
         problems = [*whole.problems, f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one"]
     for problem in problems:
         say(problem)
@@ -265,12 +286,10 @@ def conclude(
     speed: float,
 ) -> FinetuneResult:
     """Write the results and the predictions of the best checkpoint."""
-    from blankfill.tasks.adapter import main_score
-
     metrics = adapter.measure(dev, decided)
     threshold = getattr(adapter, "threshold", None)
     plain = adapter.measure(dev, adapter.plainest(train, dev))
-    score, baseline = main_score(adapter.task, metrics), main_score(adapter.task, plain)
+    score, baseline = metrics[adapter.task.main], plain[adapter.task.main]
     lines = [{"id": item.id, **one.shown} for item, one in zip(dev, decided, strict=True)]
     write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {

@@ -1,5 +1,8 @@
 """Items in rows: each once, its columns where they belong, in an order that is a function of seed and step."""
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -66,7 +69,7 @@ def test_an_epoch_holds_every_item_once_in_another_order_each_time() -> None:
     for epoch in range(2):
         steps = [epochs.items(epoch * 5 + k).tolist() for k in range(5)]
         assert [len(step) for step in steps] == [5, 5, 5, 5, 3]
-        orders.append(sum(steps, []))
+        orders.append(functools.reduce(operator.iadd, steps, []))
         assert sorted(orders[-1]) == list(range(23))
     assert orders[0] != orders[1]
     assert Epochs(23, 5, seed=4).items(0).tolist() != epochs.items(0).tolist()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from blankfill.errors import UserError
+from blankfill.tasks.held_out import hold_out
 from blankfill.tasks.items import Answer, ChoiceItem, GenerationItem, QuestionItem, Split, TaggedItem, TextItem
-from blankfill.tasks.own import Columns, hold_out, own_task, sorted_labels
+from blankfill.tasks.own import Columns, own_task, sorted_labels
 from blankfill.tasks.registry import TASKS
 from blankfill.tasks.scoring import score
 

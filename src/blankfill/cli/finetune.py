@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +32,21 @@ class FinetuneArguments(FinetuneOptions):
     """The folder to write to."""
     resume: Path | None = None
     """Go on with this run, with its own data and options."""
+    text_column: tuple[str, ...] = ()
+    """Own tables: the column of the text, or of two texts (question and context, context and choices); found by the
+    usual names otherwise."""
+    label_column: tuple[str, ...] = ()
+    """Own tables: the column of the label, score, tags, answer or right choice; several for multilabel."""
+    id_column: str | None = None
+    """Own tables: the column of the ids; rows are numbered otherwise."""
+    grid: tuple[str, ...] = ()
+    """Try every combination, such as --grid lr=5e-5,3e-5 batch_size=16,32; a run for each below --out."""
+    restarts: int = 1
+    """Runs of each setting, with seeds that count on from --seed; means and deviations are told."""
+
+    def options(self) -> FinetuneOptions:
+        """The options of the training itself."""
+        return FinetuneOptions(**{field.name: getattr(self, field.name) for field in fields(FinetuneOptions)})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,12 +59,21 @@ def main(argv: Sequence[str]) -> int:
 
     from blankfill.console import show
     from blankfill.finetune import RESULTS, Request, finetune, read_request
+    from blankfill.search import combinations, search
+    from blankfill.tasks.own import Columns
 
     if given.resume is not None:
         out, request = given.resume, read_request(given.resume)
     else:
         assert given.data is not None and given.start is not None and given.out is not None
-        out, request = given.out, Request(given.task, given.data, given.start, _options(given))
+        columns = Columns(given.text_column, given.label_column, given.id_column)
+        out, request = given.out, Request(given.task, given.data, given.start, given.options(), columns)
+        settings = combinations(given.options(), given.grid, given.restarts)
+        if len(settings) > 1:
+            for line in search(request, settings, out):
+                show(line)
+            show(f"the scores are in {out / RESULTS}")
+            return 0
     result = finetune(request, out, resume=given.resume is not None)
     told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     show(f"{request.task}: {told} on the dev set at step {result.best_step} of {result.steps}")
@@ -64,9 +88,3 @@ def _is_resume(arg: str) -> bool:
 
 def _needed(given: FinetuneArguments) -> dict[str, object]:
     return {"--task": given.task, "--data": given.data, "--from": given.start, "--out": given.out}
-
-
-def _options(given: FinetuneArguments) -> FinetuneOptions:
-    from dataclasses import fields
-
-    return FinetuneOptions(**{field.name: getattr(given, field.name) for field in fields(FinetuneOptions)})

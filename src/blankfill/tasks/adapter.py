@@ -18,8 +18,9 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.frames import Frames
 from blankfill.tasks.heads import HeadKind
-from blankfill.tasks.items import Item
+from blankfill.tasks.items import Item, Split
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.scoring import score
 from blankfill.tasks.task import Task
 
 Scores = NDArray[np.float32]
@@ -88,9 +89,9 @@ class Adapter(ABC):
     def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """Predictions for all items from the scores, [columns, C] for each of `coded.encoded`."""
 
-    @abstractmethod
     def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """The task's metrics."""
+        """The task's metrics. Raises UserError when the items have no answers."""
+        return score(self.task, Split(items, self.labels), [one.value for one in decided])
 
     @abstractmethod
     def parse(self, shown: Mapping[str, Any]) -> Decided:
@@ -103,8 +104,3 @@ class Adapter(ABC):
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
         """How many items each class has, where there are classes."""
         return None
-
-
-def main_score(task: Task, metrics: dict[str, float]) -> float:
-    """The figure that chooses the best epoch; more is better."""
-    return float(np.mean(list(metrics.values()))) if task.main == "average" else metrics[task.main]

@@ -9,8 +9,9 @@ import numpy as np
 
 from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import Encoded
-from blankfill.tasks.items import Item, QuestionItem
-from blankfill.tasks.question_metrics import answer_metrics, best_threshold
+from blankfill.tasks.items import Item, QuestionItem, Split
+from blankfill.tasks.question_metrics import best_threshold
+from blankfill.tasks.scoring import score
 from blankfill.tasks.windows import Window, WindowOptions, all_windows, best_spans
 
 USUAL_LENGTH = 384
@@ -91,7 +92,7 @@ class Answer(Adapter):
             odds = {item.id: one.value.null_odds for item, one in zip(questions, decided, strict=True)}
             _, self.threshold = best_threshold(questions, best, odds)
         answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, decided, strict=True)}
-        return answer_metrics(self.task.metrics, questions, answers, self.task.by_characters)
+        return score(self.task, Split(items), answers)
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From an answer, "" for none: it stands as it is, whatever the odds."""

@@ -7,23 +7,30 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from blankfill.errors import UserError
 from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, Split, TaggedItem, TextItem
 
 
-def divided(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """(the items that are left, about so large a share of them that is held out), both in the split's order.
+def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
+    """(the items that are left, about so large a share of them that is held out: one at least), in the split's order.
 
     What belongs together stays together: the questions of an article, the sentences of a document, the items of a
-    group; otherwise the held-out items would have been seen. Which are held out depends on the seed alone.
+    group; otherwise the held-out items would have been seen. Which are held out depends on the seed alone. Raises
+    UserError when there are not two things to part.
     """
     groups: dict[Hashable, list[int]] = {}
     for place, item in enumerate(split.items):
         groups.setdefault(_together(item, place), []).append(place)
     members = list(groups.values())
+    if len(members) < 2:
+        together = " of one document" if len(split) > 1 else ""
+        raise UserError(
+            f"{len(split)} rows{together} cannot be parted into a training and a dev set: give more, or a dev set"
+        )
     order = np.random.Generator(np.random.Philox(key=[seed, len(members)])).permutation(len(members))
     wanted, taken = share * len(split), set[int]()
-    for k in order:
-        if len(taken) >= wanted:
+    for k in order[:-1]:
+        if taken and len(taken) >= wanted:
             break
         taken.update(members[k])
     left = [item for place, item in enumerate(split.items) if place not in taken]

@@ -368,19 +368,6 @@ def read_pairs(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
     return Split(items, (), table.problems(items))
 
 
-def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
-    """(a split without, and of) a drawn share of its items, one at least, both in the old order: a dev set for data
-    that have none. Raises UserError for fewer than two items."""
-    count = len(split)
-    if count < 2:
-        raise UserError(f"{count} rows cannot be parted into a training and a dev set: give more.")
-    chosen = np.random.Generator(np.random.Philox(seed)).permutation(count)
-    dev = set(chosen[: min(max(round(share * count), 1), count - 1)].tolist())
-    kept = [item for k, item in enumerate(split.items) if k not in dev]
-    held = [item for k, item in enumerate(split.items) if k in dev]
-    return replace(split, items=kept), Split(held, split.labels)
-
-
 _SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 _FILES = {
     split: tuple(f"{name}{more}.{ending}" for name in names for more in ("", "-*") for ending in ENDINGS)

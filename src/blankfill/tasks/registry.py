@@ -12,8 +12,7 @@ from blankfill.tasks.superglue import CLUE, SUPERGLUE
 from blankfill.tasks.task import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *OWN)
+    task.name: task for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *OWN)
 }
 
 

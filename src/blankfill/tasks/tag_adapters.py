@@ -9,7 +9,7 @@ import numpy as np
 
 from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import Encoded
-from blankfill.tasks.entities import entities, tag_metrics
+from blankfill.tasks.entities import entities
 from blankfill.tasks.items import Item, TaggedItem
 from blankfill.tasks.pieces import tag_windows, word_tags
 
@@ -50,11 +50,6 @@ class Tag(Adapter):
             Decided(row, {"tags": list(row), "entities": _named(item, row)})
             for item, row in zip(sentences, word_tags(sentences, coded.parts, tags), strict=True)
         ]
-
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """Precision, recall and F1 of entities."""
-        gold = [item.tags or () for item in _sentences(items)]
-        return tag_metrics(self.task.metrics, gold, [one.value for one in decided])
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From a tag for each word."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
-from blankfill.tasks.metrics import class_metrics, number_metrics, set_metrics
 from blankfill.types import Int32
 
 LIKELY = 0.5
@@ -59,10 +58,6 @@ class Classify(_Texts):
         """The class with the highest score, and the probabilities of all."""
         return [classified(one[0], self.labels) for one in scores]
 
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """Metrics of classes."""
-        return class_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
-
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From the name of a class."""
         return Decided(self.labels.index(shown["label"]), dict(shown))
@@ -92,10 +87,6 @@ class Regress(_Texts):
     def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The numbers."""
         return [Decided(float(one[0, 0]), {"score": round(float(one[0, 0]), 6)}) for one in scores]
-
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """Correlations and errors."""
-        return number_metrics(self.task.metrics, _labels(items), [one.value for one in decided])
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From a number."""
@@ -131,11 +122,6 @@ class Multilabel(_Texts):
             shown = {"labels": [self.labels[k] for k in places], "probabilities": _by_name(self.labels, likely)}
             found.append(Decided(places, shown))
         return found
-
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """Metrics of sets of labels."""
-        gold = [one.label if isinstance(one.label, tuple) else () for one in _texts(items)]
-        return set_metrics(self.task.metrics, gold, [one.value for one in decided], len(self.labels))
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From the names of labels."""
@@ -175,11 +161,6 @@ class Choose(Adapter):
     def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The choice with the highest score, counted from 0, and the probabilities of all."""
         return [classified(one[:, 0], [str(k) for k in range(len(one))]) for one in scores]
-
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
-        """Metrics of classes."""
-        gold = [item.label or 0 for item in items if isinstance(item, ChoiceItem)]
-        return class_metrics(self.task.metrics, gold, [one.value for one in decided])
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From the number of a choice, counted from 0."""

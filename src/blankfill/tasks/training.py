@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores, main_score
+from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import ANSWER, Packed, evaluation
 from blankfill.tasks.heads import TaskModel, answer_losses
 from blankfill.tasks.options import FinetuneOptions
@@ -64,7 +64,7 @@ class Scored:
         """(1 − the main score, so that less is better; the mean loss and all metrics)."""
         decided, loss = self.decide(model, device, dtype)
         metrics = self.adapter.measure(self.coded.items, decided)
-        return 1 - main_score(self.adapter.task, metrics), {"loss": loss, **metrics}
+        return 1 - metrics[self.adapter.task.main], {"loss": loss, **metrics}
 
     @torch.no_grad()
     def decide(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:

@@ -1,0 +1,126 @@
+"""Heads and their losses against the same thing written out, and rows that are shared against rows of one's own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from blankfill.tasks.batches import ANSWER, ITEM, Encoded, pack
+from blankfill.tasks.heads import HeadKind, TaskModel, candidate_loss, grouped, new_head, task_losses
+from blankfill.train.loss import counts
+from blankfill.types import AttentionRule, Example
+from generate_models import random_model
+
+
+def example(ids: list[int], channels: int) -> Example:
+    nothing = np.zeros(0, np.int32)
+    positions = np.zeros((channels, len(ids)), np.int32)
+    positions[0] = np.arange(len(ids))
+    return Example(np.array(ids, np.int32), positions, AttentionRule.full(len(ids)), nothing, nothing)
+
+
+def some_items(kind: HeadKind, channels: int = 2) -> list[Encoded]:
+    """Eight items of several lengths with answers of a kind."""
+    rng = np.random.default_rng(0)
+    found = []
+    for k in range(8):
+        texts = 3 if kind == "choice" else 1
+        examples = tuple(
+            example([2, *rng.integers(11, 30, int(rng.integers(2, 30))).tolist(), 3], channels) for _ in range(texts)
+        )
+        columns = tuple(np.array([0], np.int32) for _ in examples)
+        answers: np.ndarray = np.array([k % 3], np.int64)
+        if kind == "number":
+            answers = np.array([k / 2], np.float32)
+        elif kind == "set":
+            answers = rng.integers(0, 2, (1, 3)).astype(np.float32)
+        elif kind == "choice":
+            answers = np.eye(3, dtype=np.int64)[k % 3][:, None]
+        elif kind == "span":
+            columns = (np.arange(len(examples[0]), dtype=np.int32),)
+            answers = np.zeros((len(columns[0]), 2), np.int64)
+            answers[1, 0] = answers[2, 1] = 1
+        found.append(Encoded(examples, columns, answers, kind in ("choice", "span")))
+    return found
+
+
+OUTPUTS: dict[HeadKind, int] = {"class": 3, "number": 1, "set": 3, "choice": 1, "span": 2}
+
+
+def model_for(kind: HeadKind, class_weights: list[float] | None = None) -> TaskModel:
+    encoder = random_model("bert")
+    head = new_head(encoder, kind, OUTPUTS[kind], kind != "span", torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(head.output.weight, generator=torch.Generator().manual_seed(2))
+    return TaskModel(encoder, head, class_weights)
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_shared_rows_change_neither_scores_nor_losses(kind: HeadKind) -> None:
+    model, items = model_for(kind).eval(), some_items(kind)
+    together = pack(items, 0)
+    assert len(together.batch.input_ids) < len(items)
+    scores = model.scores(together.batch)
+    totals: dict[str, float] = {}
+    for k, item in enumerate(items):
+        alone = pack([item], 0).batch
+        torch.testing.assert_close(scores[together.items == k], model.scores(alone), atol=1e-5, rtol=1e-5)
+        for name, loss in task_losses(model, alone).asked(counts(alone)).items():
+            totals[name] = totals.get(name, 0.0) + float(loss.detach())
+    losses = task_losses(model, together.batch).asked(counts(together.batch))
+    assert losses.keys() == totals.keys() == {ITEM if items[0].candidates else ANSWER}
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(totals[name], rel=1e-5)
+    parts = [together.batch.part(r, r + 1) for r in range(len(together.batch.input_ids))]
+    assert sum(task_losses(model, part).labels[name].item() for part in parts) == pytest.approx(totals[name], rel=1e-5)
+
+
+def test_losses_are_those_of_the_textbook() -> None:
+    for kind in ("class", "number", "set"):
+        model, batch = model_for(kind).eval(), pack(some_items(kind), 0).batch
+        scores, answer = model.scores(batch), batch.labels[ANSWER][1]
+        expected = {
+            "class": lambda s, a: F.cross_entropy(s, a, reduction="sum"),
+            "number": lambda s, a: ((s[:, 0] - a) ** 2).sum(),
+            "set": lambda s, a: sum(F.binary_cross_entropy_with_logits(x, y) for x, y in zip(s, a, strict=True)),
+        }[kind](scores, answer)
+        torch.testing.assert_close(task_losses(model, batch).labels[ANSWER], expected)
+
+
+def test_class_weights_weigh() -> None:
+    weighted, plain = model_for("class", [2.0, 1.0, 0.0]).eval(), model_for("class").eval()
+    batch = pack(some_items("class"), 0).batch
+    losses = F.cross_entropy(plain.scores(batch), batch.labels[ANSWER][1], reduction="none")
+    weights = torch.tensor([2.0, 1.0, 0.0])[batch.labels[ANSWER][1]]
+    torch.testing.assert_close(task_losses(weighted, batch).labels[ANSWER], (weights * losses).sum())
+
+
+def test_candidates_are_normalised_within_their_item() -> None:
+    """Items of 2 and 3 candidates, for a beginning and an end; the item's number may be any."""
+    scores = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    answer = torch.tensor([[7, 1, 0], [7, 0, 1], [4, 0, 0], [4, 1, 1], [4, 0, 0]])
+    first, second = scores[:2].log_softmax(0), scores[2:].log_softmax(0)
+    expected = -(first[0, 0] + first[1, 1] + second[1, 0] + second[1, 1]) / 2
+    torch.testing.assert_close(candidate_loss(scores, answer), expected)
+    spread = grouped(scores, answer[:, 0])
+    assert spread.shape == (2, 3, 2) and torch.isneginf(spread[0, 2]).all()
+    torch.testing.assert_close(spread[1], scores[2:])
+
+
+def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> None:
+    encoder = random_model("bert")
+    assert encoder.pair_head is None
+    own = new_head(encoder, "class", 2, True, torch.Generator())
+    assert own.dense is not None
+    bare = new_head(encoder, "class", 2, False, torch.Generator())
+    assert bare.dense is None
+    from blankfill.model.transformer import build
+
+    pooled = build(dataclasses.replace(encoder.config, pooler=True))
+    assert new_head(pooled, "class", 2, True, torch.Generator()).dense is None
+    model = TaskModel(pooled.eval(), new_head(pooled, "class", 2, True, torch.Generator().manual_seed(0))).eval()
+    batch = pack(some_items("class"), 0).batch
+    hidden = pooled.encode(batch).flatten(0, 1)[batch.labels[ANSWER][0]]
+    assert pooled.pair_head is not None
+    torch.testing.assert_close(model.scores(batch), model.head.output(pooled.pair_head.pooled(hidden)))

@@ -1,0 +1,340 @@
+"""Fine-tuning from end to end with tiny models on tasks that can be learnt: scores, resume, predictions, errors."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blankfill.checkpoint import store
+from blankfill.cli.main import main
+from blankfill.errors import ConfigError, UserError
+from blankfill.finetune import RESULTS, FinetuneResult, Request, finetune
+from blankfill.model.config import config_values
+from blankfill.predict import Predictor, score_predictions
+from blankfill.search import combinations
+from blankfill.tasks.items import TextItem
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.registry import task_named
+from generate_models import SPECIAL, objective_of, random_model, wordpiece
+
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "mat",
+    "red",
+    "big",
+    "play",
+    "fine",
+    "poor",
+    "paris",
+    "rome",
+    "who",
+    ".",
+]
+QUICK = FinetuneOptions(
+    lr=5e-3, batch_size=8, epochs=4, threads=1, precision="fp32", device="cpu", max_length=40, warmup=0.1
+)
+
+
+def model_folder(folder: Path, name: str = "bert") -> Path:
+    """A random model as a folder that opens like an imported one."""
+    model, objective = random_model(name, rows=48, sharp=1.0), objective_of(name)
+    state = {
+        "model": config_values(model.config),
+        "objective": {"name": objective.name, **dataclasses.asdict(objective)},
+    }
+    saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
+    wordpiece(SPECIAL, WORDS).save(saved)
+    return saved
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, int]]:
+    """Texts of some words; the label is whether one of them is `fine` or `poor`."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        words = rng.choice(WORDS[:10], int(rng.integers(2, 9))).tolist()
+        label = int(rng.integers(0, 2))
+        words.insert(int(rng.integers(0, len(words))), "fine" if label else "poor")
+        found.append((" ".join(words), label))
+    return found
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def classes(folder: Path) -> Path:
+    """SST-2's files with sentences of our own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", 96, 1), ("dev", 40, 2)):
+        rows = "".join(f"{text}\t{label}\n" for text, label in sentences(count, seed))
+        (folder / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}", encoding="utf-8")
+    return folder
+
+
+def numbers(folder: Path) -> Path:
+    for name, count, seed in (("train", 96, 1), ("dev", 40, 2)):
+        write_lines(folder / f"{name}.jsonl", [{"text": t, "label": 2.0 * k + 1} for t, k in sentences(count, seed)])
+    return folder
+
+
+def label_sets(folder: Path) -> Path:
+    for name, count, seed in (("train", 96, 1), ("dev", 40, 2)):
+        rows = [{"text": t, "label": [x for x in ("cat", "fine") if x in t.split()]} for t, _ in sentences(count, seed)]
+        write_lines(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def choices(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 96), ("dev", 40)):
+        rows = []
+        for text, _ in sentences(count, len(name)):
+            right = int(rng.integers(0, 3))
+            rows.append({"context": text.replace("poor", "red").replace("fine", "red"),
+                         "choices": ["fine" if k == right else "poor" for k in range(3)], "label": right})  # fmt: skip
+        write_lines(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def tags(folder: Path) -> Path:
+    """Animals are tagged, in sentences with `fine`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", 160, 1), ("dev", 40, 2)):
+        lines = []
+        for text, label in sentences(count, seed):
+            words = [*text.split(), "cat"]
+            lines += [f"{word} {'B-X' if label and word in ('cat', 'dog') else 'O'}" for word in words] + [""]
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def questions(folder: Path) -> Path:
+    """Where is …? The only city of the context is the answer."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 128), ("dev", 32)):
+        rows = []
+        for text, _ in sentences(count, len(name)):
+            words = text.split()
+            words.insert(int(rng.integers(0, len(words))), str(rng.choice(["paris", "rome"])))
+            city = next(word for word in words if word in ("paris", "rome"))
+            rows.append({"question": "who", "context": " ".join(words), "answer": city})
+        write_lines(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
+    return finetune(Request(task, data, model, dataclasses.replace(QUICK, **options)), out)
+
+
+@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt"])
+def test_every_family_learns_to_classify(name: str, tmp_path: Path) -> None:
+    result = run("sst2", classes(tmp_path / "data"), model_folder(tmp_path, name), tmp_path / "run")
+    assert result.metrics["accuracy"] > 0.95 > 0.7 > result.baseline
+    found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
+    assert found["metrics"] == result.metrics and found["items"] == {"train": 96, "dev": 40}
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    valid = [line for line in lines if line["split"] == "valid"]
+    assert valid[0]["step"] == 0 and max(line["accuracy"] for line in valid) == result.metrics["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "metric", "least"),
+    [
+        ("regress", numbers, "pearson", 0.9),
+        ("multilabel", label_sets, "micro-f1", 0.9),
+        ("choice", choices, "accuracy", 0.9),
+        ("conll", tags, "f1", 0.95),
+        ("qa", questions, "exact", 0.9),
+    ],
+)
+def test_every_kind_of_task_is_learnt(
+    task: str, make: Callable[[Path], Path], metric: str, least: float, tmp_path: Path
+) -> None:
+    """And what the run wrote is what its model predicts anew, and scores the same from the file."""
+    data, model = make(tmp_path / "data"), model_folder(tmp_path)
+    result = run(task, data, model, tmp_path / "run", epochs=10, longest_question=8)
+    assert result.metrics[metric] > least > result.baseline
+    written = tmp_path / "run" / "predictions.jsonl"
+    again = score_predictions(task_named(task), data, "dev", written)
+    assert again == pytest.approx(result.metrics, abs=1e-5)
+    items = task_named(task).read(data, "dev", task_named(task).read(data, "train").labels).items
+    shown = [one.shown for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
+    rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
+    for one, row in zip(shown, rows, strict=True):
+        assert {k: v for k, v in row.items() if k in ("label", "labels", "tags", "answer")} == {
+            k: v for k, v in one.items() if k in ("label", "labels", "tags", "answer")
+        }
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after 11 of 24 steps by a failure: the resumed run ends with the weights of one that was not stopped."""
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path)
+    options = dataclasses.replace(QUICK, epochs=2, eval_every=5)
+    request = Request("sst2", data, model, options)
+    finetune(request, tmp_path / "whole")
+
+    from blankfill.tasks import heads
+
+    real, taken = heads.task_losses, []
+
+    def failing(*given: Any) -> Any:
+        taken.append(1)
+        if len(taken) > 11:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(heads, "task_losses", failing)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(request, tmp_path / "parts")
+    monkeypatch.setattr(heads, "task_losses", real)
+    torch.manual_seed(5)
+    finetune(request, tmp_path / "parts", resume=True)
+    ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
+    assert ends[0] is not None and ends[1] is not None and ends[0].step == ends[1].step == 24
+    for name, tensor in ends[0].model.items():
+        assert torch.equal(tensor, ends[1].model[name]), name
+
+
+def test_micro_batches_change_nothing(tmp_path: Path) -> None:
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path)
+    losses = []
+    for micro in (0, 3):
+        run("sst2", data, model, tmp_path / f"run{micro}", epochs=1, micro_batch=micro)
+        lines = (tmp_path / f"run{micro}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path)
+    before = store.read(model, with_optimizer=False).model
+    moved: dict[int, set[str]] = {}
+    for freeze in (-1, 1, 0):
+        run("sst2", data, model, tmp_path / f"run{freeze}", epochs=1, freeze=freeze)
+        after = store.newest(tmp_path / f"run{freeze}" / "checkpoints", with_optimizer=False)
+        assert after is not None
+        moved[freeze] = {name for name in before if not torch.equal(after.model[f"encoder.{name}"], before[name])}
+    assert moved[-1] == set()
+    assert {name.split(".")[1] for name in moved[1] if name.startswith("layers")} == {"1"}
+    assert not any(name.startswith(("words", "positions")) for name in moved[1])
+    assert "words.weight" in moved[0] and moved[1] < moved[0]
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of one's own with named columns, without a dev set; a grid; predictions of new rows; a score of them."""
+    rows = "".join(f"{text},{'good' if label else 'bad'}\n" for text, label in sentences(80, 3))
+    table = tmp_path / "mine.csv"
+    table.write_text(f"remark,verdict\n{rows}", encoding="utf-8")
+    model, out = model_folder(tmp_path), tmp_path / "run"
+    quick = ["--lr", "5e-3", "--batch-size", "8", "--epochs", "4", "--threads", "1", "--precision", "fp32"]
+    columns = ["--text-column", "remark", "--label-column", "verdict"]
+    command = ["finetune", "--task", "classify", "--data", str(table), "--from", str(model), "--out", str(out), *quick]
+    assert main([*command, *columns]) == 0
+    said = capsys.readouterr()
+    assert "held out" in said.err and "accuracy" in said.out and "without reading the texts" in said.out
+    new = tmp_path / "new.txt"
+    new.write_text("the cat sat fine\nthe dog ran poor on the mat\n", encoding="utf-8")
+    assert main(["predict", "--model", str(out), str(new), "--threads", "1"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["label"] for answer in answers] == ["good", "bad"]
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert main([*command[:-len(quick) - 1], str(tmp_path / "grid"), *quick, *columns, "--epochs", "1",
+                 "--grid", "lr=5e-3,1e-5", "--restarts", "2"]) == 0  # fmt: skip
+    told = capsys.readouterr().out
+    assert "lr-0.005: accuracy" in told and "± " in told and "the best setting: lr-0.005" in told
+    table_of = json.loads((tmp_path / "grid" / RESULTS).read_text(encoding="utf-8"))
+    assert [row["runs"] for row in table_of["settings"]] == [2, 2]
+
+
+def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = questions(tmp_path / "data")
+    lines = (data / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "answers.json"
+    ids = [item.id for item in task_named("qa").read(data, "dev").items]
+    path.write_text(json.dumps({id: json.loads(line)["answer"] for id, line in zip(ids, lines, strict=True)}))
+    assert main(["evaluate", "--task", "qa", "--data", str(data), str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"exact": 1.0, "f1": 1.0}
+    path.write_text(json.dumps({"no such id": "paris"}))
+    assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
+    assert "32 of 32 items have no prediction" in capsys.readouterr().err
+    path.write_text("nothing\n")
+    assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
+    assert "line 1: not a prediction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--task", "sst3"], "There is no task 'sst3'"),
+        (["--task", ""], "give --task"),
+        (["--lr", "0"], "--lr is 0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--freeze", "-2"], "--freeze is -2"),
+        (["--hold-out", "1"], "--hold-out is 1"),
+        (["--max-length", "9999"], "more than the model's"),
+        (["--grid", "speed=3"], "--grid speed=3: give name=value"),
+        (["--grid", "lr=fast"], "'fast' is not a number"),
+        (["--restarts", "0"], "--restarts is 0"),
+        (["--text-column", "x"], "knows the columns of its files"),
+        (["--task", "seq2seq"], "kind generate"),
+        (["--data", "no/such"], "no/such"),
+        (["--from", "no/such"], "no such folder"),
+    ],
+)
+def test_what_it_refuses(given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = classes(tmp_path / "data")
+    if "seq2seq" in given:
+        data = tmp_path / "pairs"
+        for name in ("train", "dev"):
+            write_lines(data / f"{name}.jsonl", [{"source": "a cat", "target": "the cat"}] * 3)
+    options = {
+        "--task": "sst2",
+        "--data": str(data),
+        "--from": str(model_folder(tmp_path)),
+        "--out": str(tmp_path / "r"),
+    }
+    options |= dict(zip(given[::2], given[1::2], strict=True))
+    assert main(["finetune", *(part for pair in options.items() for part in pair)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path)
+    assert main(["finetune", "--resume", str(tmp_path)]) == 2
+    assert "not a fine-tuning run" in capsys.readouterr().err
+    assert main(["finetune", "--resume", str(tmp_path), "--lr", "1"]) == 2
+    assert "leave out --lr" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--epochs is 0"):
+        run("sst2", data, model, tmp_path / "run", epochs=0)
+    run("sst2", data, model, tmp_path / "run", epochs=0.2)
+    with pytest.raises(UserError, match="holds a run already"):
+        run("sst2", data, model, tmp_path / "run")
+    with pytest.raises(UserError, match="not a fine-tuned model"):
+        Predictor(model, "cpu", 1)
+    assert Predictor(tmp_path / "run", "cpu", 1).predict([]) == []
+    assert len(Predictor(tmp_path / "run", "cpu", 1).predict([TextItem("a", "the cat")])) == 1
+    capsys.readouterr()
+    for text, told in (("\n", "the line is empty"), ('{"text": 3', "not a JSON object"), ('{"x": 1}', "no text")):
+        (tmp_path / "rows").write_text(text, encoding="utf-8")
+        assert main(["predict", "--model", str(tmp_path / "run"), str(tmp_path / "rows"), "--threads", "1"]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_grid_names_its_runs() -> None:
+    settings = combinations(QUICK, ["lr=1e-4,2e-5", "batch-size=16"], 2)
+    assert [name for name, _ in settings] == [
+        f"lr-{lr}_batch_size-16_seed-{seed}" for lr in ("0.0001", "2e-05") for seed in (0, 1)
+    ]
+    assert [(o.lr, o.batch_size, o.seed) for _, o in settings][1] == (1e-4, 16, 1)
