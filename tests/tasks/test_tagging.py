@@ -43,7 +43,7 @@ def letters() -> Tokenizer:
         ("weibo", "train", 1350, 73778, 766 + 574 + 205 + 183 + 56 + 51 + 42 + 8 + 10),
         ("weibo", "dev", 270, 14509, 208 + 90 + 47 + 26 + 6 + 6 + 5 + 1),
         ("weibo", "test", 270, 14842, None),
-        ("wikigold", "all", 1841 - 145, 39152 - 145, None),
+        ("wikigold", "train", 1841 - 145, 39152 - 145, None),
     ],
 )
 def test_real_files(task: str, split: str, sentences: int, tokens: int, begins: int | None) -> None:

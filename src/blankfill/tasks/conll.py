@@ -126,7 +126,7 @@ TAGGED = (
         labels=_labels("corporation", "creative-work", "group", "location", "person", "product"),
     ),
     Task(
-        "wikigold", "tag", {"all": ("wikigold.conll.txt",)}, read_conll, _METRICS, "f1", folders=("wikigold",),
+        "wikigold", "tag", {"train": ("wikigold.conll.txt",)}, read_conll, _METRICS, "f1", folders=("wikigold",),
         labels=_labels("LOC", "MISC", "ORG", "PER"),
     ),
     Task(
