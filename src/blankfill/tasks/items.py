@@ -91,8 +91,17 @@ class GenerationItem:
     second: str | None = None
 
 
-Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem
-T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem)
+@dataclass(frozen=True)
+class LanguageItem:
+    """A text whose probability is measured. words: how many words it counts as, for perplexity per word."""
+
+    id: str
+    text: str
+    words: int
+
+
+Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | LanguageItem
+T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem, LanguageItem)
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,10 @@ class Split:
     def generations(self) -> list[GenerationItem]:
         """The items, which must be texts to rewrite; TypeError otherwise."""
         return _all_of(self.items, GenerationItem)
+
+    def languages(self) -> list[LanguageItem]:
+        """The items, which must be texts to measure; TypeError otherwise."""
+        return _all_of(self.items, LanguageItem)
 
 
 def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:

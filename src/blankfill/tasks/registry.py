@@ -5,6 +5,7 @@ from __future__ import annotations
 from blankfill.errors import UserError
 from blankfill.tasks.choices import CHOICES
 from blankfill.tasks.conll import TAGGED
+from blankfill.tasks.generation import GENERATION
 from blankfill.tasks.glue import CHNSENTICORP, GLUE
 from blankfill.tasks.own import OWN
 from blankfill.tasks.squad import QUESTIONS
@@ -12,8 +13,10 @@ from blankfill.tasks.superglue import CLUE, SUPERGLUE
 from blankfill.tasks.task import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *OWN)
+    task.name: task
+    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *OWN)
 }
+"""Every task by its name."""
 
 
 def task_named(name: str) -> Task:

@@ -8,6 +8,7 @@ from typing import Any
 from blankfill.errors import UserError
 from blankfill.tasks import metrics
 from blankfill.tasks.entities import tag_metrics
+from blankfill.tasks.generation_metrics import text_metrics
 from blankfill.tasks.items import ChoiceItem, Split
 from blankfill.tasks.question_metrics import answer_metrics, scores
 from blankfill.tasks.task import Task
@@ -18,8 +19,8 @@ def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
 
     predicted: for "classify" and "choice" the place of a label or choice for each item; for "regress" a number; for
     "multilabel" the places of labels; for "tag" a BIO tag for each word; for "answer" a mapping of question ids to
-    texts; for "generate" and "last-word" a text for each item. Raises UserError when the split has no labels, or
-    predictions are missing or not finite.
+    texts; for "generate" and "last-word" a text for each item ("language" is measured, not predicted, and has no place
+    here). Raises UserError when the split has no labels, or predictions are missing or not finite.
     """
     found = _SCORES[task.kind](task, split, predicted)
     if task.main == "average":
@@ -78,6 +79,17 @@ def _answers(task: Task, split: Split, predicted: Mapping[str, str]) -> dict[str
     return answer_metrics(task.metrics, split.questions(), predicted, task.by_characters)
 
 
+def _texts(task: Task, split: Split, predicted: Sequence[str]) -> dict[str, float]:
+    targets = [item.targets for item in split.generations()]
+    return text_metrics(task.metrics, targets, predicted, task.by_characters)
+
+
+def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> dict[str, float]:
+    items = split.generations()
+    right = [text.strip() in item.targets for item, text in zip(items, predicted, strict=True)]
+    return {"accuracy": sum(right) / len(right)}
+
+
 def _told(gold: Sequence[Any]) -> list[Any]:
     """The answers, all of which must be there."""
     missing = sum(label is None for label in gold)
@@ -91,5 +103,5 @@ def _told(gold: Sequence[Any]) -> list[Any]:
 
 _SCORES: dict[str, Callable[[Task, Split, Any], dict[str, float]]] = {
     "classify": _classes, "regress": _numbers, "multilabel": _sets, "choice": _choices, "tag": _tags,
-    "answer": _answers,
+    "answer": _answers, "generate": _texts, "last-word": _last_words,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from blankfill.errors import UserError
 from blankfill.tasks.items import Split
 from blankfill.tasks.rows import find_file
 
-Kind = Literal["classify", "regress", "multilabel", "choice", "tag", "answer", "generate"]
+Kind = Literal["classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "language", "last-word"]
 
 
 class Parse(Protocol):
@@ -24,12 +24,13 @@ class Parse(Protocol):
 class Task:
     """A fine-tuning task.
 
-    kind: what is predicted, and so which head and items: "classify" and "regress" and "multilabel" (TextItem),
-    "choice" (ChoiceItem), "tag" (TaggedItem), "answer" (a span of the context, QuestionItem), "generate"
-    (GenerationItem). files: for each split, the names looked for, the likeliest first. folders: the names that the
-    task's folder has inside its benchmark's. labels: in the order of their numbers; () where the data say. metrics: the
-    official ones; main: the one that chooses the best epoch ("average" is the mean of the metrics, as the
-    leaderboards take it). by_characters: words are characters (Chinese), for metrics and for joining words.
+    kind: what is predicted, and so which head and items: "classify", "regress" and "multilabel" (TextItem), "choice"
+    (ChoiceItem), "tag" (TaggedItem), "answer" (a span of the context, QuestionItem), "generate" (GenerationItem),
+    "last-word" (the one word that ends a text, GenerationItem), "language" (a text's probability, LanguageItem).
+    files: for each split, the names looked for, the likeliest first. folders: the names that the task's folder has
+    inside its benchmark's. labels: in the order of their numbers; () where the data say. metrics: the official ones;
+    main: the one that chooses the best epoch ("average" is the mean of the metrics, as the leaderboards take it).
+    by_characters: words are characters (Chinese), for metrics and for joining words.
     """
 
     name: str

@@ -1,0 +1,74 @@
+"""How near written texts come to those that are right: ROUGE by rouge-score, BLEU by sacrebleu. Shares of 1, not 100.
+
+English words are stemmed for ROUGE, as papers on summaries do. Chinese is counted by characters. Both libraries are an
+extra of the installation: blankfill[metrics].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from blankfill.errors import UserError
+
+_SEGMENT = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
+
+
+class _Characters:
+    """rouge-score's interface to a tokenizer: a Chinese character is a token, and so is a Latin word or number."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _SEGMENT.findall(text.lower())
+
+
+def text_metrics(
+    names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
+) -> dict[str, float]:
+    """The named metrics: "rouge1", "rouge2", "rougeL" (mean F1, by the nearest target of each), "bleu" (of all texts).
+
+    targets: for each text those that are right. Raises UserError when they are not as many, one has none, or the
+    libraries are missing.
+    """
+    if len(targets) != len(written) or not written:
+        raise UserError(f"There are {len(written)} texts for {len(targets)} targets: they must be as many.")
+    missing = sum(not right for right in targets)
+    if missing:
+        raise UserError(
+            f"{missing} of {len(targets)} rows have no target: a test set can be predicted but not scored; score a "
+            f"split that has targets, such as dev."
+        )
+    rouge = [name for name in names if name.startswith("rouge")]
+    found = _rouge(rouge, targets, written, by_characters) if rouge else {}
+    if "bleu" in names:
+        found["bleu"] = _bleu(targets, written, by_characters)
+    return {name: found[name] for name in names}
+
+
+def _rouge(
+    names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool
+) -> dict[str, float]:
+    scorer_of = _library("rouge_score.rouge_scorer", "ROUGE", "rouge-score").RougeScorer
+    scorer = scorer_of(names, tokenizer=_Characters()) if by_characters else scorer_of(names, use_stemmer=True)
+    sums = dict.fromkeys(names, 0.0)
+    for right, text in zip(targets, written, strict=True):
+        for name, score in scorer.score_multi(list(right), text).items():
+            sums[name] += score.fmeasure
+    return {name: total / len(written) for name, total in sums.items()}
+
+
+def _bleu(targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool) -> float:
+    bleu = _library("sacrebleu", "BLEU", "sacrebleu")
+    most = max(map(len, targets))
+    # The library takes a list for the first targets of all texts, one for the second ones, …
+    references = [[right[k] if k < len(right) else None for right in targets] for k in range(most)]
+    return float(bleu.corpus_bleu(list(written), references, tokenize="zh" if by_characters else "13a").score) / 100
+
+
+def _library(module: str, metric: str, package: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(f"{metric} needs the {package} package: pip install 'blankfill[metrics]'.") from error
