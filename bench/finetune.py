@@ -3,9 +3,9 @@
     python bench/finetune.py MODEL --data GLUE/SST-2 --task sst2 --json finetune.json
 
 MODEL is a transformers folder of a BERT encoder. Each step is forward, backward, clipping to norm 1, fused AdamW and
-the schedule, over the same 32 items drawn at random, tokenised beforehand. `transformers` pads each batch to its longest
-item, as Trainer's usual collator does; `transformers-128` pads to 128 tokens, as its run_glue example does unless told
-otherwise. Ours puts several items in a row (`tasks/batches.py`).
+the schedule, over the same 32 items drawn at random, tokenised beforehand. `transformers` pads each batch to its
+longest item, as Trainer's usual collator does; `transformers-128` pads to 128 tokens, as its run_glue example does
+unless told otherwise. Ours puts several items in a row (`tasks/batches.py`).
 """
 
 from __future__ import annotations
