@@ -1,7 +1,9 @@
 """Questions: the real files by their counts, windows and answers against a slow search, metrics by hand."""
 
+import difflib
 import itertools
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -205,10 +207,35 @@ def test_chinese_scores_by_hand() -> None:
     assert chinese_scores("《战国无双3》", "战国无双3") == (1.0, 1.0)
     # 北京大学 / 大学北京: the longest common run is 2 of 4 and 4.
     assert chinese_scores("北京大学", "大学北京") == (0.0, 0.5)
-    # 光荣, 和, ω-force: 光 荣 和 ω force against ω force.
-    assert chinese_scores("光荣和ω-force", "ω-Force") == (0.0, pytest.approx(2 * 2 / (5 + 2)))
+    # Marks go first, so ω-force is one word: 光 荣 和 ωforce against ωforce.
+    assert chinese_scores("光荣和ω-force", "ω-Force") == (0.0, pytest.approx(2 * 1 / (4 + 1)))
     assert chinese_scores("1990年", "1990年3月") == (0.0, pytest.approx(2 * 2 / (2 + 4)))
     assert chinese_scores("上海", "北京") == (0.0, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.exists(), reason="the real data sets lie beside the project and are absent")
+def test_chinese_scores_are_nearly_those_with_nltks_words() -> None:
+    """CMRC's rule with the tokenizer of its script, for two answers to one question: as good as never another F1."""
+    words = pytest.importorskip("nltk.tokenize").NLTKWordTokenizer()
+    marks = set("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+
+    def segments(text: str) -> list[str]:
+        kept = "".join(character for character in text.lower().strip() if character not in marks)
+        latin = re.split("([\u4e00-\u9fa5])", kept)
+        return [word for part in latin for word in words.tokenize(part)]
+
+    def f1(first: str, second: str) -> float:
+        ours, theirs = segments(first), segments(second)
+        match = difflib.SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match()
+        return 2 * match.size / (len(ours) + len(theirs))
+
+    answers = [item.answers for item in TASKS["cmrc2018"].read(DATA, "dev").questions()]
+    pairs = [(first.text, last.text) for first, *_, last in answers if first.text != last.text]
+    other = [pair for pair in pairs if chinese_scores(*pair)[1] != pytest.approx(f1(*pair))]
+    assert len(pairs) > 500
+    assert len(other) < 0.005 * len(pairs)
 
 
 def test_metrics_by_kind_of_question_and_the_best_threshold() -> None:
