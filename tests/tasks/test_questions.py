@@ -252,7 +252,8 @@ def test_metrics_by_kind_of_question_and_the_best_threshold() -> None:
     # In rising odds: a (+1), d (answered, -1), b (+0.5): best after a alone, with both d and c right: 3 of 4.
     odds = {"a": -3.0, "d": -1.0, "b": 0.5, "c": 2.0}
     assert best_threshold([*has, *none], predicted, odds) == (0.75, -3.0)
-    assert best_threshold(none, {"c": "", "d": ""}, odds) == (1.0, 0.0)
+    # Answering none is best here, and the threshold lets none pass.
+    assert best_threshold(none, {"c": "blue", "d": "red"}, odds) == (1.0, -2.0)
     with pytest.raises(UserError, match="1 questions have no odds, such as b"):
         best_threshold(has, predicted, {"a": 0.0})
     with pytest.raises(UserError, match="2 of 4 questions have no predicted answer, such as c, d"):

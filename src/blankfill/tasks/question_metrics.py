@@ -49,7 +49,8 @@ def best_threshold(
     items: Sequence[QuestionItem], predicted: Mapping[str, str], null_odds: Mapping[str, float], metric: str = "f1"
 ) -> tuple[float, float]:
     """(the best value of "f1" or "exact", the odds beyond which no answer must be given to reach it), as SQuAD 2.0's
-    script searches it: every question's odds are tried, beginning with no answer for any.
+    script searches it: every question's odds are tried, beginning with no answer for any (which the script calls 0.0,
+    for it knows probabilities only; here it is a threshold below all odds).
 
     predicted: the best answer of each question, were there one. null_odds: how much likelier none is.
     """
@@ -59,7 +60,7 @@ def best_threshold(
         raise UserError(f"{len(missing)} questions have no odds, such as {listed(missing)}: predict them all.")
     column = 0 if metric == "exact" else 1
     now = best = float(sum(not item.answers for item in items))
-    threshold = 0.0
+    threshold = min(null_odds[item.id] for item in items) - 1.0
     for item in sorted(items, key=lambda item: null_odds[item.id]):
         if item.answers:
             now += scores[item.id][column]
