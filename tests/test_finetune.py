@@ -232,6 +232,25 @@ def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
     assert "words.weight" in moved[0] and moved[1] < moved[0]
 
 
+def test_lora_learns_beside_a_frozen_encoder(tmp_path: Path) -> None:
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path)
+    result = run("sst2", data, model, tmp_path / "run", epochs=6, lora_rank=4, lr=2e-2)
+    assert result.metrics["accuracy"] > 0.9
+    before = store.read(model, with_optimizer=False).model
+    after = store.newest(tmp_path / "run" / "checkpoints", with_optimizer=False)
+    assert after is not None
+    kept = {
+        name.replace(".base", "").removeprefix("encoder."): tensor
+        for name, tensor in after.model.items()
+        if name.startswith("encoder.")
+    }
+    assert [name for name, tensor in before.items() if not torch.equal(kept[name], tensor)] == []
+    items = task_named("sst2").read(data, "dev").items
+    decided = Predictor(tmp_path / "run", "cpu", 1).predict(items)
+    right = [one.value == item.label for one, item in zip(decided, items, strict=True)]  # type: ignore[union-attr]
+    assert sum(right) / len(right) == pytest.approx(result.metrics["accuracy"])
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table of one's own with named columns, without a dev set; a grid; predictions of new rows; a score of them."""
     rows = "".join(f"{text},{'good' if label else 'bad'}\n" for text, label in sentences(80, 3))
@@ -283,6 +302,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--freeze", "-2"], "--freeze is -2"),
         (["--hold-out", "1"], "--hold-out is 1"),
+        (["--lora-rank", "2", "--freeze", "1"], "leave out --freeze"),
         (["--max-length", "9999"], "more than the model's"),
         (["--grid", "speed=3"], "--grid speed=3: give name=value"),
         (["--grid", "lr=fast"], "'fast' is not a number"),

@@ -14,7 +14,7 @@ LAYERS = [
     {"console", "environment"},
     {"corpus", "objectives", "attention"},
     {"model"},
-    {"data", "checkpoint"},
+    {"data", "checkpoint", "adapt"},
     {"hf"},
     {"convert"},
     {"train"},

@@ -226,6 +226,7 @@ def with_head(
     """The model with a new head, ready to be trained."""
     import torch
 
+    from blankfill.adapt.lora import add_lora
     from blankfill.attention.kernels import best_kernel
     from blankfill.tasks.heads import TaskModel, new_head
     from blankfill.tasks.training import balanced
@@ -234,6 +235,8 @@ def with_head(
     head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator)
     sizes = adapter.classes(items)
     weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
+    if options.lora_rank:
+        add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
     model = TaskModel(loaded.model, head, weights).to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()

@@ -33,6 +33,7 @@ class Predictor:
         """Raises UserError when the folder holds no fine-tuned model."""
         import torch
 
+        from blankfill.adapt.lora import add_lora, merge_lora
         from blankfill.attention.kernels import best_kernel
         from blankfill.checkpoint import store
         from blankfill.checkpoint.load import Loaded
@@ -54,6 +55,8 @@ class Predictor:
         tokenizer = Tokenizer.load(run)
         with torch.device("meta"):
             encoder = Transformer(config)
+            if rank := state["task"]["options"]["lora_rank"]:
+                add_lora(encoder, rank)
         loaded = Loaded(encoder, tokenizer, tokenizer.vocabulary(), objective, path)
         self.task = task_named(state["task"]["name"])
         self.options = FinetuneOptions(**state["task"]["options"])
@@ -64,6 +67,8 @@ class Predictor:
             head = TaskHead(width, outputs, self.adapter.head, self.adapter.pooled, own, config.dropout)
             model = TaskModel(encoder, head)
         model.load_state_dict(found.model, assign=True)
+        if self.options.lora_rank:
+            merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
         self.model = model.to(self.device).eval()
         self.model.encoder.use_kernel(best_kernel(self.device, self.dtype))

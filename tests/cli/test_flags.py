@@ -84,6 +84,7 @@ PLAIN = {
         "label-column",
         "id-column",
         "grid",
+        "lora-rank",
         "restarts",
         "help",
     },

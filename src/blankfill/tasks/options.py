@@ -46,6 +46,9 @@ class FinetuneOptions:
     """Each layer learns at the rate of the one above it times this, the embeddings slowest (ULMFiT; 1: all alike)."""
     freeze: int = 0
     """So many of the lowest layers stay as they are, and the embeddings with them; -1: the whole encoder."""
+    lora_rank: int = 0
+    """Above 0, only products of thin matrices of this rank learn beside the encoder's dense layers (LoRA), and the
+    head; they like a higher rate (2e-4 to 1e-3)."""
     class_weights: ClassWeights = "none"
     """balanced: rare classes count as much as frequent ones."""
     eval_every: int = 0
@@ -84,6 +87,8 @@ class FinetuneOptions:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
+        if self.lora_rank and self.freeze:
+            found.append("--lora-rank leaves the encoder's own weights as they are; leave out --freeze")
         if self.layer_decay > 1:
             found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
         if not 0 < self.hold_out < 1:

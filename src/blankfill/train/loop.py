@@ -80,7 +80,7 @@ class Trainer:
     on_nan: OnNan = "stop"
     flops: Callable[[Batch], float] = field(default=lambda batch: 0.0)
     peak: float = 0.0
-    loss: LossFunction = loss_sums
+    loss: LossFunction = field(default_factory=lambda: loss_sums)
     examine: Callable[[], tuple[float, Metrics]] | None = None
     parts: int = 1
     """Into how many parts each micro-batch is split; 2 once memory has run out."""

@@ -1,0 +1,72 @@
+"""LoRA (Hu et al. 2021): dense layers that learn by a product of two thin matrices beside their frozen weight.
+
+A module transform: `add_lora` replaces the dense modules of a Transformer's layers, `merge_lora` puts the plain ones
+back with the product added, which compute the same.
+
+Shapes: I inputs, O outputs, r rank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blankfill.model.transformer import Transformer
+
+ALPHA = 2.0
+"""The product counts this much for rank 1 … r: α/r of the paper with α = 2r, as is usual."""
+PARTS = ("attention.qkv", "attention.output", "ffn.inner", "ffn.output")
+
+
+class LoraLinear(nn.Module):
+    """base(x) + ALPHA · (dropout(x) · downᵀ) · upᵀ. down [r, I] starts as dense layers usually do, up [O, r] at 0."""
+
+    def __init__(self, base: nn.Linear, rank: int, dropout: float, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.base, self.dropout = base, dropout
+        device = base.weight.device
+        self.down = nn.Parameter(torch.empty(rank, base.in_features, device=device))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+        if not self.down.is_meta:
+            bound = 1 / math.sqrt(base.in_features)
+            with torch.no_grad():
+                self.down.uniform_(-bound, bound, generator=generator)
+        base.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the dense layer; x [..., I] → [..., O]."""
+        thin = F.dropout(x, self.dropout) if self.training and self.dropout else x
+        return self.base(x) + ALPHA * F.linear(F.linear(thin, self.down), self.up)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A plain dense layer that computes the same."""
+        plain = nn.Linear(self.base.in_features, self.base.out_features, self.base.bias is not None, device="meta")
+        plain.weight = nn.Parameter(self.base.weight + ALPHA * self.up @ self.down)
+        if self.base.bias is not None:
+            plain.bias = nn.Parameter(self.base.bias.clone())
+        return plain
+
+
+def add_lora(model: Transformer, rank: int, dropout: float = 0.0, seed: int = 0) -> None:
+    """Freeze a model and give the dense modules of its layers products of this rank, which learn."""
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.layers:
+        for part in PARTS:
+            parent, name = layer.get_submodule(part.rpartition(".")[0]), part.rpartition(".")[2]
+            base = getattr(parent, name)
+            assert isinstance(base, nn.Linear)
+            setattr(parent, name, LoraLinear(base, rank, dropout, generator))
+
+
+def merge_lora(model: Transformer) -> None:
+    """Put plain dense modules back, the products added to their weights."""
+    for layer in model.layers:
+        for part in PARTS:
+            parent, name = layer.get_submodule(part.rpartition(".")[0]), part.rpartition(".")[2]
+            if isinstance(added := getattr(parent, name), LoraLinear):
+                setattr(parent, name, added.merged())
