@@ -232,6 +232,19 @@ def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
     assert "words.weight" in moved[0] and moved[1] < moved[0]
 
 
+def test_features_of_a_frozen_encoder(tmp_path: Path) -> None:
+    """A linear layer over the last layer's words, and an LSTM over four layers, which also finds what a word is not."""
+    data, model = tags(tmp_path / "data"), model_folder(tmp_path)
+    linear = run("conll", data, model, tmp_path / "linear", features="last", lr=1e-2, epochs=12)
+    options = {"features": "concat-last-4", "top": "bilstm", "lstm_size": 24, "lr": 1e-2, "epochs": 12}
+    lstm = run("conll", data, model, tmp_path / "lstm", **options)
+    assert lstm.score > 0.85 and lstm.score > linear.score
+    items = task_named("conll").read(data, "dev").items
+    decided = Predictor(tmp_path / "lstm", "cpu", 1).predict(items)
+    gold = [item.tags for item in items]  # type: ignore[union-attr]
+    assert sum(one.value == row for one, row in zip(decided, gold, strict=True)) > 0.7 * len(items)
+
+
 def test_lora_learns_beside_a_frozen_encoder(tmp_path: Path) -> None:
     data, model = classes(tmp_path / "data"), model_folder(tmp_path)
     result = run("sst2", data, model, tmp_path / "run", epochs=6, lora_rank=4, lr=2e-2)

@@ -228,16 +228,20 @@ def with_head(
 
     from blankfill.adapt.lora import add_lora
     from blankfill.attention.kernels import best_kernel
+    from blankfill.tasks.features import reader_for
     from blankfill.tasks.heads import TaskModel, new_head
     from blankfill.tasks.training import balanced
 
     generator = torch.Generator().manual_seed(options.seed)
-    head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator)
+    torch.manual_seed(options.seed)
+    reader = reader_for(loaded.model, options)
+    width = reader.width if reader is not None else 0
+    head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator, width)
     sizes = adapter.classes(items)
     weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
-    model = TaskModel(loaded.model, head, weights).to(device)
+    model = TaskModel(loaded.model, head, weights, reader).to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()
 

@@ -41,7 +41,8 @@ class Predictor:
         from blankfill.model.config import config_from_values
         from blankfill.model.transformer import Transformer
         from blankfill.objectives import OBJECTIVES
-        from blankfill.tasks.heads import TaskHead, TaskModel
+        from blankfill.tasks.features import reader_for
+        from blankfill.tasks.heads import TaskModel, empty_head
         from blankfill.train.precision import pick_device
 
         torch.set_num_threads(threads or usable_cores())
@@ -62,10 +63,10 @@ class Predictor:
         self.options = FinetuneOptions(**state["task"]["options"])
         self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
         with torch.device("meta"):
-            own = self.adapter.pooled and encoder.pair_head is None
-            width, outputs = config.hidden_size, self.adapter.outputs
-            head = TaskHead(width, outputs, self.adapter.head, self.adapter.pooled, own, config.dropout)
-            model = TaskModel(encoder, head)
+            reader = reader_for(encoder, self.options)
+            width = reader.width if reader is not None else 0
+            head = empty_head(encoder, self.adapter.head, self.adapter.outputs, self.adapter.pooled, width)
+            model = TaskModel(encoder, head, None, reader)
         model.load_state_dict(found.model, assign=True)
         if self.options.lora_rank:
             merge_lora(encoder)

@@ -39,26 +39,38 @@ class Transformer(nn.Module):
         """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, mask: Mask, cache: list[LayerCache] | None = None
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Mask,
+        cache: list[LayerCache] | None = None,
+        keep: list[Tensor] | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None."""
+        """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None.
+
+        keep: receives what goes into the first layer and what comes out of each, the final norm aside.
+        """
         hidden_BTD = self.words(input_ids)
         for table, channel in zip(self.positions, positions, strict=True):
             hidden_BTD = hidden_BTD + table(channel)
         if self.embedding_norm is not None:
             hidden_BTD = self.embedding_norm(hidden_BTD)
         hidden_BTD = dropout(hidden_BTD, self.config.dropout if self.training else 0.0)
+        if keep is not None:
+            keep.append(hidden_BTD)
         for k, layer in enumerate(self.layers):
             if self.recompute and self.training:
                 hidden_BTD = checkpoint(layer, hidden_BTD, mask, use_reentrant=False)
             else:
                 hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None)
+            if keep is not None:
+                keep.append(hidden_BTD)
         return self.final_norm(hidden_BTD) if self.final_norm is not None else hidden_BTD
 
-    def encode(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask must share."""
+    def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
+        """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask shares; keep: see above."""
         mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype)
-        return self(batch.input_ids, batch.positions, mask)
+        return self(batch.input_ids, batch.positions, mask, keep=keep)
 
     @property
     def output_table(self) -> Tensor:

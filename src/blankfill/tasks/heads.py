@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from blankfill.model.layers import dropout
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batches import ANSWER, ITEM
+from blankfill.tasks.features import FeatureReader
 from blankfill.train.loss import LossSums
 from blankfill.types import Batch
 
@@ -59,18 +60,30 @@ class TaskHead(nn.Module):
 
 
 class TaskModel(nn.Module):
-    """An encoder with a head. class_weights: what each class counts, [C], mean 1 over the training items; or None."""
+    """An encoder with a head.
 
-    def __init__(self, encoder: Transformer, head: TaskHead, class_weights: Sequence[float] | None = None) -> None:
+    class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of
+    the encoder's layers, for an encoder that does not learn; or None.
+    """
+
+    def __init__(
+        self,
+        encoder: Transformer,
+        head: TaskHead,
+        class_weights: Sequence[float] | None = None,
+        reader: FeatureReader | None = None,
+    ) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.encoder, self.head, self.reader = encoder, head, reader
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
         """The head's scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
-        hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
-        asked_KD = hidden_ND[batch.labels[ANSWER][0]]
+        index_K = batch.labels[ANSWER][0]
+        if self.reader is not None:
+            return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
+        asked_KD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_K]
         if self.head.pooled and self.encoder.pair_head is not None:
             asked_KD = self.encoder.pair_head.pooled(asked_KD)
         return self.head(asked_KD).float()
@@ -114,10 +127,18 @@ def grouped(values_KC: Tensor, item_K: Tensor, absent: float = float("-inf")) ->
     return spread.index_put((group_K, inside_K), values_KC)
 
 
-def new_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, generator: torch.Generator) -> TaskHead:
-    """A freshly drawn head for an encoder."""
+def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, width: int = 0) -> TaskHead:
+    """A head for an encoder, its weights not drawn. width: of features that it reads instead of hidden states, or 0."""
     config = encoder.config
-    head = TaskHead(config.hidden_size, outputs, kind, pooled, encoder.pair_head is None, config.dropout)
+    own = encoder.pair_head is None
+    return TaskHead(width or config.hidden_size, outputs, kind, pooled and not width, own, config.dropout)
+
+
+def new_head(
+    encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, generator: torch.Generator, width: int = 0
+) -> TaskHead:
+    """A freshly drawn head for an encoder; see `empty_head`."""
+    head = empty_head(encoder, kind, outputs, pooled, width)
     with torch.no_grad():
         for module in head.modules():
             if isinstance(module, nn.Linear):

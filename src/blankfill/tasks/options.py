@@ -9,6 +9,8 @@ from blankfill.train.options import Precision, TrainOptions
 from blankfill.train.schedule import Schedule
 
 ClassWeights = Literal["none", "balanced"]
+Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-4", "weighted-sum"]
+Top = Literal["linear", "bilstm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,12 @@ class FinetuneOptions:
     """Each layer learns at the rate of the one above it times this, the embeddings slowest (ULMFiT; 1: all alike)."""
     freeze: int = 0
     """So many of the lowest layers stay as they are, and the embeddings with them; -1: the whole encoder."""
+    features: Features = "none"
+    """Other than none, the encoder stays as it is and these layers of it are what the head reads."""
+    top: Top = "linear"
+    """What reads features: a linear layer, or two layers of a bidirectional LSTM before it."""
+    lstm_size: int = 768
+    """Units of the LSTM in each direction."""
     lora_rank: int = 0
     """Above 0, only products of thin matrices of this rank learn beside the encoder's dense layers (LoRA), and the
     head; they like a higher rate (2e-4 to 1e-3)."""
@@ -70,7 +78,16 @@ class FinetuneOptions:
         """What is wrong with these options, a sentence each."""
         found = [
             f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0"
-            for name in ("lr", "batch_size", "epochs", "layer_decay", "stride", "longest_question", "longest_answer")
+            for name in (
+                "lr",
+                "batch_size",
+                "epochs",
+                "layer_decay",
+                "stride",
+                "longest_question",
+                "longest_answer",
+                "lstm_size",
+            )
             if getattr(self, name) <= 0
         ]
         for name in (
@@ -87,6 +104,10 @@ class FinetuneOptions:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
+        if self.features == "none" and self.top != "linear":
+            found.append(f"--top {self.top} reads features; choose some with --features, such as concat-last-4")
+        if self.features != "none" and (self.lora_rank or self.freeze):
+            found.append("--features leaves the encoder as it is; leave out --lora-rank and --freeze")
         if self.lora_rank and self.freeze:
             found.append("--lora-rank leaves the encoder's own weights as they are; leave out --freeze")
         if self.layer_decay > 1:

@@ -25,7 +25,7 @@ def task_optimizer(model: TaskModel, options: FinetuneOptions, train: TrainOptio
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top)
-        frozen = options.freeze == -1 and name.startswith("encoder.")
+        frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
         if options.lora_rank:
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))

@@ -1,0 +1,85 @@
+"""A frozen encoder's hidden states as features, as BERT's authors tried them (Devlin et al. 2019, section 5.3).
+
+Which layers, and how they are joined:
+
+* "last", "second-to-last": one layer.
+* "sum-last-4", "concat-last-4": the last four, summed or side by side.
+* "weighted-sum": all layers, embeddings included, each with a weight that is learnt (softmax, times one scale).
+
+On them a linear layer, or two layers of a bidirectional LSTM of BERT's 768 units first, which read each item's columns
+on their own. The encoder runs without dropout and without gradients.
+
+Shapes: B rows, T columns, N = B·T, D width, L layers and the embeddings, S items of a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from blankfill.model.transformer import Transformer
+from blankfill.tasks.options import Features, FinetuneOptions, Top
+from blankfill.types import PADDING, Batch
+
+FOUR = 4
+
+
+def reader_for(encoder: Transformer, options: FinetuneOptions) -> FeatureReader | None:
+    """What reads an encoder as the options say, drawn from torch's global generator; None: it learns itself."""
+    if options.features == "none":
+        return None
+    config = encoder.config
+    return FeatureReader(config.hidden_size, config.num_layers + 1, options.features, options.top, options.lstm_size)
+
+
+class FeatureReader(nn.Module):
+    """Hidden states of a frozen encoder → features [N, width]."""
+
+    def __init__(self, encoder_width: int, layers: int, features: Features, top: Top, hidden: int) -> None:
+        """layers: L. hidden: units of the LSTM in one direction."""
+        super().__init__()
+        self.features = features
+        self.weights = nn.Parameter(torch.zeros(layers)) if features == "weighted-sum" else None
+        self.scale = nn.Parameter(torch.ones(())) if features == "weighted-sum" else None
+        width = encoder_width * (min(FOUR, layers) if features == "concat-last-4" else 1)
+        lstm = nn.LSTM(width, hidden, num_layers=2, bidirectional=True, batch_first=True) if top == "bilstm" else None
+        self.lstm = lstm
+        self.width = 2 * hidden if lstm is not None else width
+
+    def forward(self, encoder: Transformer, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """Features of all columns, [N, width]; those of padding are of no meaning."""
+        was_training = encoder.training
+        encoder.eval()
+        kept: list[Tensor] = []
+        with torch.no_grad():
+            final = encoder.encode(batch, dtype, keep=kept)
+        encoder.train(was_training)
+        kept[-1] = final
+        joined = self.join(kept).flatten(0, 1)
+        return joined if self.lstm is None else self.read(joined, batch)
+
+    def join(self, layers: list[Tensor]) -> Tensor:
+        """The chosen layers, joined: [B, T, width]."""
+        if self.features == "second-to-last":
+            return layers[-2]
+        if self.features == "sum-last-4":
+            return torch.stack(layers[-FOUR:]).sum(0)
+        if self.features == "concat-last-4":
+            return torch.cat(layers[-FOUR:], -1)
+        if self.weights is not None and self.scale is not None:
+            return self.scale * torch.einsum("l,lbtd->btd", self.weights.softmax(0), torch.stack(layers))
+        return layers[-1]
+
+    def read(self, features_ND: Tensor, batch: Batch) -> Tensor:
+        """The LSTM's states, each item's columns read on their own: [N, width]."""
+        assert self.lstm is not None
+        rows, width = batch.segment.shape
+        item_N = (torch.arange(rows, device=batch.segment.device)[:, None] * (width + 1) + batch.segment).flatten()
+        columns_K = (batch.segment.flatten() != PADDING).nonzero().squeeze(1)
+        _, sizes_S = item_N[columns_K].unique_consecutive(return_counts=True)
+        parts = torch.split(features_ND[columns_K], sizes_S.tolist())
+        packed = nn.utils.rnn.pack_sequence(list(parts), enforce_sorted=False)
+        states, lengths = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        out = features_ND.new_zeros(len(features_ND), self.width)
+        inside = torch.arange(states.shape[1])[None, :] < lengths[:, None]
+        return out.index_put((columns_K,), states[inside.to(states.device)].to(out.dtype))

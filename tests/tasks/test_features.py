@@ -1,0 +1,69 @@
+"""Features of a frozen encoder: which layers, how they are joined, and that items in a row do not read one another."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from blankfill.tasks.batches import ANSWER, pack
+from blankfill.tasks.features import FeatureReader, reader_for
+from blankfill.tasks.heads import TaskModel, new_head, task_losses
+from blankfill.tasks.options import FinetuneOptions
+from generate_models import random_model
+from task_items import some_items
+
+LAYERS = 3
+"""Of the tiny model: the embeddings and two layers."""
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ("last", lambda kept: kept[-1]),
+        ("second-to-last", lambda kept: kept[-2]),
+        ("sum-last-4", lambda kept: sum(kept[-4:])),
+        ("concat-last-4", lambda kept: torch.cat(kept[-4:], -1)),
+        ("weighted-sum", lambda kept: sum(kept) / LAYERS),
+    ],
+)
+def test_the_chosen_layers(features: str, expected: object) -> None:
+    encoder, batch = random_model("bert"), pack(some_items("class"), 0).batch
+    kept: list[torch.Tensor] = []
+    encoder.eval().encode(batch, keep=kept)
+    assert len(kept) == LAYERS
+    reader = FeatureReader(32, LAYERS, features, "linear", 0)  # type: ignore[arg-type]
+    found = reader(encoder.train(), batch, torch.float32)
+    assert encoder.training and found.shape[1] == reader.width
+    torch.testing.assert_close(found, expected(kept).flatten(0, 1))  # type: ignore[operator]
+
+
+def test_weights_of_layers_are_learnt_and_the_encoder_is_not() -> None:
+    encoder, batch = random_model("bert"), pack(some_items("class"), 0).batch
+    options = FinetuneOptions(features="weighted-sum", top="bilstm", lstm_size=8)
+    torch.manual_seed(0)
+    reader = reader_for(encoder, options)
+    assert reader is not None
+    head = new_head(encoder, "class", 3, True, torch.Generator().manual_seed(0), reader.width)
+    model = TaskModel(encoder, head, None, reader).train()
+    task_losses(model, batch).labels[ANSWER].backward()
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(parameter.grad is not None for parameter in [*reader.parameters(), *head.parameters()])
+
+
+def test_an_item_is_read_alone_whatever_shares_its_row() -> None:
+    encoder, items = random_model("bert"), some_items("class")
+    torch.manual_seed(0)
+    reader = FeatureReader(32, LAYERS, "last", "bilstm", 8)
+    together = pack(items, 0)
+    assert len(together.batch.input_ids) < len(items)
+    found = reader(encoder, together.batch, torch.float32)[together.batch.labels[ANSWER][0]]
+    for k, item in enumerate(items):
+        alone = pack([item], 0).batch
+        expected = reader(encoder, alone, torch.float32)[alone.labels[ANSWER][0]]
+        torch.testing.assert_close(found[together.items == k], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_options_that_do_not_go_together() -> None:
+    base = FinetuneOptions()
+    assert "--top bilstm reads features" in dataclasses.replace(base, top="bilstm").problems()[0]
+    assert "leave out --lora-rank" in dataclasses.replace(base, features="last", freeze=1).problems()[0]
