@@ -190,7 +190,10 @@ def _remove(path: Path) -> None:
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a safetensors file, synced to disk."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()  # safetensors would make a file that its owner alone may read
+    mode = path.stat().st_mode
     save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
+    path.chmod(mode)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 

@@ -26,7 +26,8 @@ class ExportArguments:
     format: Literal["transformers", "onnx"] = "transformers"
     """What the folder is for."""
     text: Path | None = None
-    """A UTF-8 file whose lines are compared; without it the run's validation text, else words of the vocabulary."""
+    """A UTF-8 file whose lines are compared; without it the run's validation text, else Python's documentation and
+    words of the vocabulary."""
 
 
 def main(argv: Sequence[str]) -> int:

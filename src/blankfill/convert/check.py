@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from blankfill.attention.kernels import lower
 from blankfill.checkpoint.foreign import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
+from blankfill.corpus.python_docs import read_share
 from blankfill.errors import UserError
 from blankfill.objectives import Glm, Gpt, Mlm
 from blankfill.types import AttentionRule
@@ -29,7 +32,8 @@ TEXTS, LONGEST = 8, 128
 
 
 def real_text(loaded: Loaded, path: Path) -> list[str]:
-    """Texts to compare on: validation documents of the run that a path belongs to, else the tokenizer's own words."""
+    """Texts to compare on: validation documents of the run that a path belongs to, else Python's documentation and
+    words of the model's vocabulary, which may be in any language."""
     for run in (path, path.parent.parent):
         pointer = run / "corpus_path.txt"
         if not pointer.is_file():
@@ -40,10 +44,13 @@ def real_text(loaded: Loaded, path: Path) -> list[str]:
             starts = np.cumsum([0, *corpus.document_tokens])
             chosen = np.unique(np.linspace(0, len(corpus) - 1, min(TEXTS, len(corpus))).astype(int)).tolist()
             cut = [corpus.tokens[starts[k] : min(starts[k + 1], starts[k] + LONGEST)] for k in chosen]
-            return [loaded.tokenizer.decode(ids.tolist()) for ids in cut]
-    step = max(1, loaded.tokenizer.size // (TEXTS * 24))
+            if texts := [text for ids in cut if (text := loaded.tokenizer.decode(ids.tolist())).strip()]:
+                return texts
+    half = TEXTS // 2
+    step = max(1, loaded.tokenizer.size // (half * 24))
     ordinary = [k for k in range(0, loaded.tokenizer.size, step) if k not in loaded.vocabulary.special]
-    return [loaded.tokenizer.decode(ordinary[k::TEXTS]) for k in range(TEXTS)]
+    documented = (" ".join(paragraphs) for _, paragraphs in read_share(0))
+    return [*islice(documented, half), *(loaded.tokenizer.decode(ordinary[k::half]) for k in range(half))]
 
 
 @torch.inference_mode()
@@ -58,7 +65,8 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     architecture = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
     kind = "AutoModelForCausalLM" if isinstance(loaded.objective, Gpt | Glm) else "AutoModelForMaskedLM"
     maker = getattr(transformers, architecture, None) or getattr(transformers, kind)
-    theirs = maker.from_pretrained(folder).eval()
+    with no_bars(transformers):
+        theirs = maker.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     offset = loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0
     room = loaded.model.config.position_sizes[0] - offset
@@ -72,8 +80,26 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
             inputs = {"input_ids": ids[None]}
         if len(ids):
             scores = _scores(theirs(**inputs))
-            largest = max(largest, float((scores[0] - our_scores(loaded, ids)).abs().max()))
-    return largest if largest == largest else float("inf")
+            largest = larger(largest, float((scores[0] - our_scores(loaded, ids)).abs().max()))
+    return largest
+
+
+def larger(a: float, b: float) -> float:
+    """The larger of two differences; infinity where the new one, b, is no number."""
+    return max(a, b) if b == b else float("inf")
+
+
+@contextmanager
+def no_bars(transformers: Any) -> Iterator[None]:
+    """Without transformers' own progress bars, which say nothing here."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _scores(out: Any) -> torch.Tensor:

@@ -32,9 +32,9 @@ class Exported:
 def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
     """Write a run, a checkpoint or an imported model to the new folder `out` for transformers.
 
-    text: a file whose lines are compared; without it the run's validation text, else the tokenizer's own words. Raises
-    UserError when transformers has no class for the model, or computes something else from the folder; then nothing is
-    left behind.
+    text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
+    of the vocabulary. Raises UserError when transformers has no class for the model, or computes something else from
+    the folder; then nothing is left behind.
     """
     out = Path(out)
     check_free(out)

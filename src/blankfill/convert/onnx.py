@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from blankfill.attention.kernels import Mask
 from blankfill.checkpoint.dress import dress_of
 from blankfill.checkpoint.load import Loaded, load_model
-from blankfill.convert.check import TOLERANCE, real_text
+from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free, new_folder
 from blankfill.environment import has_module
@@ -77,9 +77,9 @@ class Encoder(nn.Module):
 def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = None) -> ExportedOnnx:
     """Write a run, a checkpoint or an imported model to the new folder `out` as ONNX.
 
-    text: a file whose lines are compared; without it the run's validation text, else the tokenizer's own words. Raises
-    UserError for a model that is no encoder, for missing packages, and when onnxruntime computes something else than
-    torch; then nothing is left behind.
+    text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
+    of the vocabulary. Raises UserError for a model that is no encoder, for missing packages, and when onnxruntime
+    computes something else than torch; then nothing is left behind.
     """
     out = Path(out)
     check_free(out)
@@ -172,5 +172,5 @@ def difference(encoder: Encoder, file: Path, batches: list[dict[str, Tensor]]) -
         theirs = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
         inside = batch["attention_mask"].numpy().astype(bool)
         for ours, other in zip(encoder(**batch), theirs, strict=True):
-            largest = max(largest, float(np.abs(ours.numpy() - other)[inside].max()))
+            largest = larger(largest, float(np.abs(ours.numpy() - other)[inside].max()))
     return largest
