@@ -1,7 +1,8 @@
 """Reads the tokenizers that other programs leave behind into `tokenizers.Tokenizer`.
 
 A `tokenizer.json`, BERT's `vocab.txt`, GPT-2's `vocab.json` + `merges.txt`, SentencePiece's `*.model` (Unigram), or a
-folder with one of these. SentencePiece files are parsed here, so that reading one needs no package; training one does.
+folder with one of these, and `added_tokens.json` there. SentencePiece files are parsed here, so that reading one needs
+no package; training one does.
 What the special tokens are for is `tokenizer`'s business.
 """
 
@@ -39,18 +40,38 @@ def _read_folder(folder: Path) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return read_json(folder / "tokenizer.json")
     if (folder / "vocab.txt").is_file():
-        return read_wordpiece(folder / "vocab.txt")
+        return with_added(read_wordpiece(folder / "vocab.txt"), folder)
     if (folder / "vocab.json").is_file():
-        return read_byte_bpe(folder)
+        return with_added(read_byte_bpe(folder), folder)
     models = sorted(folder.glob("*.model"))
     if len(models) == 1:
-        return read_sentencepiece(models[0])
+        return with_added(read_sentencepiece(models[0]), folder)
     if models:
         raise UserError(f"{folder} holds {len(models)} SentencePiece models: name the one to use.")
     raise UserError(
         f"{folder} holds no tokenizer: it needs a tokenizer.json, a vocab.txt, a vocab.json with merges.txt, "
         "or a SentencePiece *.model."
     )
+
+
+def with_added(tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
+    """With the tokens of `added_tokens.json`, where a folder of transformers keeps those behind its vocabulary."""
+    from tokenizers import AddedToken
+
+    path = folder / "added_tokens.json"
+    if not path.is_file():
+        return tokenizer
+    ids = _read_json_object(path)
+    fresh = [name for name in ids if tokenizer.token_to_id(name) is None]
+    fresh.sort(key=lambda name: ids[name] if isinstance(ids[name], int) else 0)
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in fresh])
+    for name, wanted in ids.items():
+        if (found := tokenizer.token_to_id(name)) != wanted:
+            raise UserError(
+                f"{path} gives {name!r} the id {wanted}, and behind the vocabulary beside it that token has {found}: "
+                "the files must come from one tokenizer, or give its tokenizer.json."
+            )
+    return tokenizer
 
 
 def read_json(path: Path) -> tokenizers.Tokenizer:
@@ -109,7 +130,10 @@ def wordpiece(
 
 
 def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
-    """GPT-2's `vocab.json` and `merges.txt` in `folder`."""
+    """GPT-2's `vocab.json` and `merges.txt` in `folder`; with `<s>` and `</s>` they are RoBERTa's, which frames texts
+    as `<s> a </s></s> b </s>`."""
+    from tokenizers import processors
+
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: byte-level BPE needs vocab.json and merges.txt side by side.")
@@ -130,7 +154,11 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
             )
         merges.append(pair)
     prefix = bool(_config_beside(folder / "vocab.json").get("add_prefix_space", False))
-    return byte_bpe(vocab, merges, lowercase=False, add_prefix_space=prefix)
+    tokenizer = byte_bpe(vocab, merges, lowercase=False, add_prefix_space=prefix)
+    if "<s>" in vocab and "</s>" in vocab:
+        ends = ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"])
+        tokenizer.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=prefix)
+    return tokenizer
 
 
 def byte_bpe(
