@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,13 @@ from safetensors.torch import load_file
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.dress import dress_of
+from blankfill.checkpoint.foreign import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.names import FAMILIES, Form
+from blankfill.checkpoint.names.glm import sizes_from_shapes
 from blankfill.cli.main import main
 from blankfill.convert import exporting, importing
-from blankfill.convert.check import difference, our_scores
+from blankfill.convert.check import difference, larger, our_scores, real_text
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
@@ -127,6 +132,33 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_scores_that_are_no_numbers_differ(tmp_path: Path) -> None:
+    assert larger(larger(0.5, float("nan")), 1.0) == float("inf") and larger(0.5, 1.0) == 1.0
+    pytest.importorskip("transformers")
+    folder = write_model(tmp_path / "model", "roberta")
+    export_model(folder, tmp_path / "out")
+    loaded = load_model(folder)
+    with torch.no_grad():
+        loaded.model.head.bias[3] = float("nan")
+    assert difference(loaded, tmp_path / "out", TEXTS) == float("inf")
+
+
+def test_an_import_is_compared_on_documentation_and_its_own_words(tmp_path: Path) -> None:
+    texts = real_text(load_model(write_model(tmp_path, "gpt2")), tmp_path)
+    assert len(texts) == 8 and all(text.strip() for text in texts)
+    assert min(len(text) for text in texts[:4]) > 200  # Python's, in sentences
+    assert {word for text in texts[4:] for word in text.split()} & {"boat", "lamp", "sleeps"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_what_is_written_may_be_read_by_those_that_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert write_model(tmp_path, "bert").joinpath("model.safetensors").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
 def test_without_transformers_nothing_is_compared(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     folder = write_model(tmp_path / "model", "bert")
     monkeypatch.setattr(exporting, "has_module", lambda name: False)
@@ -193,17 +225,98 @@ def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
     theirs = Form(FAMILIES["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
-    with pytest.raises(UserError, match="Give the one that belongs to the model with --tokenizer"):
+    with pytest.raises(UserError, match="beside its weights, or name it: blankfill import --tokenizer"):
         import_model(tmp_path, tmp_path / "out", heads=2)
     file = vocabulary_file(tmp_path / "words", words)
     import_model(tmp_path, tmp_path / "out", file, heads=2)
-    loaded = load_model(tmp_path / "out")
     marks = ("<|startofpiece|>", "<|endofpiece|>", "[gMASK]", "[sMASK]")
-    assert [loaded.tokenizer.id(mark) for mark in marks] == [len(words) + k for k in range(4)]
-    assert loaded.vocabulary["eos"] == loaded.vocabulary["pad"] == 0
+    vocabulary_file(tmp_path, words)
+    values = sizes_from_shapes({name: tuple(tensor.shape) for name, tensor in theirs.items()}, heads=2)
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    for folder in (tmp_path / "out", tmp_path):  # imported, and opened as it is
+        loaded = load_model(folder)
+        assert [loaded.tokenizer.id(mark) for mark in marks] == [len(words) + k for k in range(4)]
+        assert loaded.vocabulary["eos"] == loaded.vocabulary["pad"] == 0
     values = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert (values["sop_token_id"], values["eos_token_id"]) == (len(words), [len(words) + 1, 0])
     assert Filler(loaded).fill("the old [MASK] sings.", 2).candidates[0]
+
+
+def roberta_bpe(folder: Path) -> int:
+    """RoBERTa's vocab.json and merges.txt over a few words; how many tokens there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = sorted({character for text in TEXTS for character in text.replace(" ", "Ġ")} | {"Ġ"})
+    merges = ["t h", "th e", "Ġ the", "o a", "b oa", "boa t", "Ġ boat"]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *letters, *(merge.replace(" ", "") for merge in merges), "<mask>"]
+    (folder / "vocab.json").write_text(json.dumps({token: k for k, token in enumerate(tokens)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    return len(tokens)
+
+
+def test_roberta_frames_pairs_as_transformers_does(tmp_path: Path) -> None:
+    """From vocab.json and merges.txt: `<s> a </s></s> b </s>`, here, in transformers, and after an export."""
+    transformers = pytest.importorskip("transformers")
+    size = roberta_bpe(tmp_path / "theirs")
+    torch.manual_seed(5)
+    transformers.RobertaForMaskedLM(transformers.RobertaConfig(
+        vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=40, type_vocab_size=1,
+    )).save_pretrained(tmp_path / "theirs")  # fmt: skip
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert export_model(tmp_path / "ours", tmp_path / "back").difference < 1e-4
+    expected = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    pair = ("the old boat", "on the sea<mask>")
+    ids = expected(*pair)["input_ids"]
+    assert ids[0] == 0 and [k for k in ids if k == 2] == [2, 2, 2]
+    for folder in ("ours", "back"):
+        assert transformers.AutoTokenizer.from_pretrained(tmp_path / folder)(*pair)["input_ids"] == ids
+    assert Tokenizer.load(tmp_path / "theirs").frame() == ((0,), (2,))
+
+
+@pytest.mark.parametrize("added", [{}, {"[CLS]": 60, "[SEP]": 61, "[MASK]": 62, "<|startofpiece|>": 63,
+                                        "<|endofpiece|>": 64, "[gMASK]": 65, "[sMASK]": 66}])  # fmt: skip
+def test_a_sentencepiece_tokenizer_comes_along(tmp_path: Path, added: dict[str, int]) -> None:
+    """A Unigram *.model beside the weights; with added_tokens.json behind it, as the Chinese GLMs are laid out."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXTS, *WORDS[11:]] * 20), model_writer=model, vocab_size=60, minloglevel=2,
+        hard_vocab_limit=False, byte_fallback=False, pad_id=3,
+    )  # fmt: skip
+    oracle = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    first = oracle.get_piece_size()
+    added = {name: first + k for k, name in enumerate(added)}
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    family = "glm" if added else "gpt2"
+    if added:
+        (tmp_path / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    config = replace(config_of(family, OBJECTIVES[family]), vocab_size=first + len(added))
+    form = Form(FAMILIES[family], config)
+    torch.save(form.table.to_theirs(build(config).state_dict()), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
+    import_model(tmp_path, tmp_path / "out")
+    loaded = load_model(tmp_path / "out")
+    assert [loaded.tokenizer.encode(text) for text in TEXTS] == oracle.encode(TEXTS)
+    assert {name: loaded.tokenizer.id(name) for name in added} == added
+    if added:
+        assert loaded.tokenizer.encode("[gMASK]") == [added["[gMASK]"]]
+        assert Filler(loaded).fill("the old [MASK] sings.", 2).candidates[0]
+        (tmp_path / "added_tokens.json").write_text(json.dumps({**added, "[SEP]": 999}), encoding="utf-8")
+        with pytest.raises(UserError, match=r"added_tokens\.json gives '\[SEP\]' the id 999"):
+            import_model(tmp_path, tmp_path / "other")
+
+
+def test_the_memory_that_is_told_is_what_the_tensors_take(tmp_path: Path) -> None:
+    """Plain tensors stay as they are mapped; those that are put together or in half precision are copied."""
+    folder = write_model(tmp_path / "model", "bert")
+    (folder / "state.json").unlink()
+    found = open_foreign(folder)
+    weights = load_file(folder / "model.safetensors")
+    assert found.parameters == sum(tensor.numel() for tensor in weights.values())
+    fused = sum(tensor.numel() for name, tensor in weights.items() if "attention.self" in name)
+    assert found.memory == 4 * (found.parameters + fused)
+    store.write_weights(folder / "model.safetensors", {name: tensor.half() for name, tensor in weights.items()})
+    assert open_foreign(folder).memory == 6 * found.parameters
 
 
 def test_bad_places_are_told_and_nothing_is_left(tmp_path: Path, monkeypatch: Any) -> None:
@@ -213,6 +326,10 @@ def test_bad_places_are_told_and_nothing_is_left(tmp_path: Path, monkeypatch: An
         import_model(folder, folder)
     with pytest.raises(UserError, match="no such file or folder"):
         import_model(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a run of blankfill, which every command opens as it is"):
+        import_model(tmp_path / "run", tmp_path / "out")
+    shutil.rmtree(tmp_path / "run")
     monkeypatch.setattr(importing, "usable_memory", lambda: 10)
     with pytest.raises(UserError, match="of memory, and 10 B is free"):
         import_model(folder, tmp_path / "out")

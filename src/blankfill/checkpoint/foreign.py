@@ -6,6 +6,7 @@ The weights are compared with the architecture by name and shape before any is r
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from blankfill.checkpoint.names import Form, family_of
-from blankfill.checkpoint.names.base import LISTED, Family
+from blankfill.checkpoint.names.base import LISTED, Family, Rule
 from blankfill.checkpoint.names.glm import BLOCKS, sizes_from_shapes
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError
@@ -40,6 +41,29 @@ class Foreign:
     def state(self) -> dict[str, torch.Tensor]:
         """The state dict of our model; tensors that need no change stay memory-mapped."""
         return self.form.table.to_ours(self.weights, str(self.path))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(tensor.numel() for tensor in skeleton(self.form.config).values())
+
+    @property
+    def memory(self) -> int:
+        """Bytes that `state` takes once it is read: the file's tensors, mapped or not, and what cannot stay as it
+        lies there because it is in another precision, turned or put together."""
+        found, total = self.form.table.match(self.weights, str(self.path)), 0
+        for rule in self.form.table.rules:
+            for name in rule.theirs:
+                size, dtype = math.prod(self.weights.shapes[found[name]]), self.weights.dtypes[found[name]]
+                stays = type(rule) is Rule and dtype == torch.float32
+                total += size * dtype.itemsize + (0 if stays else 4 * size)
+        return total
+
+
+def skeleton(config: TransformerConfig) -> dict[str, torch.Tensor]:
+    """The names and shapes of our weights, without memory."""
+    with torch.device("meta"):
+        return Transformer(config).state_dict()
 
 
 def is_foreign(path: Path) -> bool:
@@ -134,9 +158,7 @@ def objective_of(family: Family, config: TransformerConfig, values: Mapping[str,
 
 def check_shapes(form: Form, weights: Weights) -> None:
     """UserError when a file's names or shapes are not those of its architecture; nothing is read."""
-    with torch.device("meta"):
-        ours = Transformer(form.config).state_dict()
-    table = form.table
+    table, ours = form.table, skeleton(form.config)
     names = table.match(weights, str(weights.where))
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(tensor.shape)}"

@@ -16,6 +16,7 @@ import torch
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.foreign import Foreign, is_foreign, open_foreign
+from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
 from blankfill.console import say
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
@@ -80,11 +81,10 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
 
 
 def _from_foreign(found: Foreign, device: str) -> Loaded:
-    folder = found.path if found.path.is_dir() else found.path.parent
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = read_tokenizer(found)
     if found.weights.converted:
         say(f"{found.path}: the weights are in {found.weights.converted}; they are computed with in float32")
-    vocabulary = tokenizer.vocabulary()
+    vocabulary = with_roles_of(tokenizer.vocabulary(), {"roles": roles_unsaid(found, tokenizer.vocabulary())})
     return _loaded(found.form.config, found.state(), tokenizer, vocabulary, found.objective, found.path, device)
 
 

@@ -71,11 +71,6 @@ class Weights(Mapping[str, Tensor]):
         kinds = {str(dtype)[6:] for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != torch.float32}
         return " and ".join(sorted(kinds))
 
-    @property
-    def bytes(self) -> int:
-        """What the tensors take in float32."""
-        return sum(4 * torch.Size(shape).numel() for shape in self.shapes.values())
-
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
 

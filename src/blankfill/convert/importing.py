@@ -16,15 +16,12 @@ from pathlib import Path
 from blankfill.checkpoint import store
 from blankfill.checkpoint.dress import dressed
 from blankfill.checkpoint.foreign import Foreign, open_foreign
+from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
 from blankfill.console import amount, say
-from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.environment import usable_memory
 from blankfill.errors import UserError
 from blankfill.model.config import config_values
-
-GLM_ROLES = ("sop", "eop", "gmask", "smask")
-"""What the original GLM code adds to BERT's vocabulary, in its order; its end of text there is [PAD]."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,8 @@ def import_model(
     path, out = Path(path), Path(out)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a transformers folder or a GLM checkpoint")
+    if (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is a run of blankfill, which every command opens as it is; there is nothing to import")
     check_free(out)
     found = open_foreign(path, heads)
     check_room(found, out)
@@ -58,45 +57,22 @@ def import_model(
         say(f"{path}: the weights are in {found.weights.converted}; converted to float32")
     values = {"name": found.objective.name, **asdict(found.objective)}
     state = {"model": config_values(found.form.config), "objective": values, "source": path.name}
-    vocabulary = words.vocabulary()
-    if found.form.family.name == "glm" and vocabulary.roles.get("eos") == vocabulary.roles.get("sep"):
-        state["roles"] = {"eos": vocabulary["pad"]}
-        vocabulary = with_roles_of(vocabulary, state)
+    if roles := roles_unsaid(found, words.vocabulary()):
+        state["roles"] = roles
+    made = Imported(out, found.form.family.name, found.parameters, found.weights.converted)
     with new_folder(out) as folder:
-        weights = found.state()
-        store.write_files(folder, 0, weights, {}, state, dressed(found.form, found.objective, words, vocabulary))
+        vocabulary = with_roles_of(words.vocabulary(), state)
+        dress = dressed(found.form, found.objective, words, vocabulary)
+        store.write_files(folder, 0, found.state(), {}, state, dress)
+        del found  # so that what is read again is not in memory twice
         load_model(folder)
-    count = sum(tensor.numel() for tensor in weights.values())
-    return Imported(out, found.form.family.name, count, found.weights.converted)
-
-
-def read_tokenizer(found: Foreign, given: Path | None) -> Tokenizer:
-    """The tokenizer of a model: given, or beside its weights. GLM's marks are added where a BERT vocabulary lacks them,
-    as the original code does."""
-    folder = found.path if found.path.is_dir() else found.path.parent
-    try:
-        tokenizer = Tokenizer.load(given or folder)
-    except UserError as error:
-        if given is not None:
-            raise
-        raise UserError(f"{error} Give the one that belongs to the model with --tokenizer.") from error
-    if found.form.family.name == "glm":
-        missing = tokenizer.vocabulary().missing(GLM_ROLES)
-        if missing and not tokenizer.is_wordpiece:  # other vocabularies have gaps of their own
-            raise UserError(
-                f"{given or folder}: the tokenizer has no token for {', '.join(missing)}; give a tokenizer.json that "
-                "has them where the checkpoint's own code puts them"
-            )
-        if missing and tokenizer.size + len(missing) <= found.form.config.vocab_size:
-            say(f"the tokenizer has no token for {', '.join(missing)}; added at its end, as GLM's own code does")
-            tokenizer = tokenizer.with_roles(missing)
-    return tokenizer
+    return made
 
 
 def check_room(found: Foreign, out: Path) -> None:
     """Say what an import takes; UserError when memory or disk has not so much."""
-    need, free = found.weights.bytes, usable_memory()
-    say(f"{found.path}: {found.form.family.name}, about {amount(need, 'B')} of memory and of disk")
+    need, free, size = found.memory, usable_memory(), 4 * found.parameters
+    say(f"{found.path}: {found.form.family.name}, about {amount(need, 'B')} of memory and {amount(size, 'B')} of disk")
     if need > free:
         raise UserError(
             f"{found.path}: importing takes about {amount(need, 'B')} of memory, and {amount(free, 'B')} is free; "
@@ -106,9 +82,9 @@ def check_room(found: Foreign, out: Path) -> None:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     disk = shutil.disk_usage(folder).free
-    if need > disk:
+    if size > disk:
         raise UserError(
-            f"{out}: the model takes about {amount(need, 'B')} of disk, and {amount(disk, 'B')} is free; "
+            f"{out}: the model takes about {amount(size, 'B')} of disk, and {amount(disk, 'B')} is free; "
             "free some space or give another --out"
         )
 
