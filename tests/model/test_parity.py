@@ -5,6 +5,7 @@ Tiny random models go through the name tables; logits, losses and the gradient o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,9 @@ from blankfill.data.packing import collate
 from blankfill.model.transformer import Transformer
 from blankfill.train.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example
+from parity_cases import Case, case_name, made, of
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "glm"
-SMALL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "vocab_size": 97, "hidden_size": 32,
-         "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-         "max_position_embeddings": 24}  # fmt: skip
-SMALL_GPT2 = {"vocab_size": 61, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 3, "resid_pdrop": 0.0,
-              "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # fmt: skip
 
 
 @pytest.mark.data
@@ -117,52 +114,38 @@ def labels_of(batch: Batch) -> torch.Tensor:
     return flat.scatter(0, batch.target_index, batch.target_ids).view_as(batch.input_ids)
 
 
-@pytest.mark.parametrize("options", [
-    {"hidden_act": "gelu"}, {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}, {"hidden_act": "relu"},
-    {"hidden_act": "silu", "num_attention_heads": 2, "intermediate_size": 20}, {"tie_word_embeddings": False},
-], ids=str)  # fmt: skip
-def test_bert_equals_transformers(options: dict[str, Any]) -> None:
-    """transformers' BertForPreTraining: logits, MLM and NSP losses and gradients, padding in the batch."""
+@pytest.mark.parametrize("case", of("bert"), ids=case_name)
+def test_bert_equals_transformers(case: Case) -> None:
+    """transformers' BERT: logits, MLM and NSP losses and gradients, padding in the batch."""
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**{**SMALL, **options})
-    theirs = randomised(transformers.BertForPreTraining(config))
-    form, model = ours("bert", config.to_dict(), theirs.state_dict())
-    assert form.config.tied == options.get("tie_word_embeddings", True)
+    theirs = made(transformers, case)
+    form, model = ours("bert", theirs.config.to_dict(), theirs.state_dict())
+    assert form.config.tied == case.options.get("tie_word_embeddings", True)
+    pairs = case.kind == "BertForPreTraining"
+    assert form.config.pooler == pairs
     batch = example_batch(16, 2, 97, causal=False, seed=3)
     real = batch.segment >= 0
+    if not pairs:
+        batch = replace(batch, labels={})
+    more = {"next_sentence_label": batch.labels["next_sentence"][1]} if pairs else {}
     out = theirs(
-        batch.input_ids, real.long(), batch.positions[1], batch.positions[0], labels=labels_of(batch),
-        next_sentence_label=batch.labels["next_sentence"][1],
+        batch.input_ids, real.long(), batch.positions[1], batch.positions[0], labels=labels_of(batch), **more
     )  # fmt: skip
-    torch.testing.assert_close(logits(model, batch)[real], out.prediction_logits[real], atol=1e-5, rtol=1e-5)
+    expected = out.prediction_logits if pairs else out.logits
+    torch.testing.assert_close(logits(model, batch)[real], expected[real], atol=1e-5, rtol=1e-5)
     sums = loss_sums(model, batch)
-    loss = sums.words / len(batch.target_ids) + sums.labels["next_sentence"] / 2
+    loss = sums.words / len(batch.target_ids) + (sums.labels["next_sentence"] / 2 if pairs else 0.0)
     torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
     loss.backward()
     out.loss.backward()
     same_gradients(form, model, theirs)
 
 
-def test_bert_without_pairs_equals_transformers() -> None:
-    """transformers' BertForMaskedLM, which has no pooler."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(**SMALL)
-    theirs = randomised(transformers.BertForMaskedLM(config))
-    form, model = ours("bert", config.to_dict(), theirs.state_dict())
-    assert not form.config.pooler
-    batch = example_batch(16, 2, 97, causal=False, seed=3)
-    real = batch.segment >= 0
-    out = theirs(batch.input_ids, real.long(), batch.positions[1], labels=labels_of(batch))
-    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
-
-
 def test_an_encoder_alone_equals_transformers() -> None:
     """transformers' BertModel: hidden states and the pooler."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(**SMALL)
-    theirs = randomised(transformers.BertModel(config))
-    form, model = ours("bert", config.to_dict(), theirs.state_dict())
+    theirs = made(transformers, Case("bert", "BertModel", "an encoder alone"))
+    form, model = ours("bert", theirs.config.to_dict(), theirs.state_dict())
     assert (form.config.word_head, form.config.pooler, form.config.pair_classifier) == (False, True, False)
     batch = example_batch(16, 2, 97, causal=False, seed=3)
     real = batch.segment >= 0
@@ -174,16 +157,12 @@ def test_an_encoder_alone_equals_transformers() -> None:
         model.pair_head(hidden[:, 0])
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"hidden_act": "relu", "layer_norm_eps": 1e-5}, {"tie_word_embeddings": False, "num_hidden_layers": 1},
-    {"pad_token_id": 3},
-], ids=str)  # fmt: skip
-def test_roberta_equals_transformers(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", of("roberta"), ids=case_name)
+def test_roberta_equals_transformers(case: Case) -> None:
     """transformers' RobertaForMaskedLM, which numbers positions itself: logits, loss and gradients."""
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
-    config = transformers.RobertaConfig(**{**SMALL, "type_vocab_size": 1, **options})
-    theirs = randomised(transformers.RobertaForMaskedLM(config))
+    theirs = made(transformers, case)
+    config = theirs.config
     form, model = ours("roberta", config.to_dict(), theirs.state_dict())
     batch = example_batch(16, 1, 97, causal=False, seed=3, first=config.pad_token_id + 1)
     real = batch.segment >= 0
@@ -197,17 +176,12 @@ def test_roberta_equals_transformers(options: dict[str, Any]) -> None:
     same_gradients(form, model, theirs)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"n_inner": 40, "activation_function": "gelu"}, {"tie_word_embeddings": False, "n_head": 2},
-    {"layer_norm_epsilon": 1e-3, "activation_function": "relu"},
-], ids=str)  # fmt: skip
-def test_gpt2_equals_transformers(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", of("gpt2"), ids=case_name)
+def test_gpt2_equals_transformers(case: Case) -> None:
     """transformers' GPT2LMHeadModel: logits, loss and gradients."""
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(2)
-    config = transformers.GPT2Config(**{**SMALL_GPT2, **options})
-    theirs = randomised(transformers.GPT2LMHeadModel(config))
-    form, model = ours("gpt2", config.to_dict(), theirs.state_dict())
+    theirs = made(transformers, case)
+    form, model = ours("gpt2", theirs.config.to_dict(), theirs.state_dict())
     batch = example_batch(12, 1, 61, causal=True, seed=5)
     assert batch.mask == "causal"
     real = batch.segment >= 0
@@ -219,12 +193,3 @@ def test_gpt2_equals_transformers(options: dict[str, Any]) -> None:
     loss.backward()
     other.backward()
     same_gradients(form, model, theirs)
-
-
-def randomised(model: Any) -> Any:
-    """Norms and biases drawn too, which begin as ones and zeros, so that none can stand in for another."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if "orm.weight" in name else 0.0))
-    return model.eval()

@@ -1,0 +1,74 @@
+"""The parity matrix: which tiny models of transformers are held against ours, by family and configuration.
+
+The rows are also those of the table in docs/import-export.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Case(NamedTuple):
+    """A model of transformers. kind: its class. words: what is special about it, as the table in the docs says."""
+
+    family: str
+    kind: str
+    words: str
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
+CASES = [
+    Case("bert", "BertForPreTraining", "as published"),
+    Case("bert", "BertForPreTraining", "gelu_new, eps 1e-5", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
+    Case("bert", "BertForPreTraining", "relu", {"hidden_act": "relu"}),
+    Case("bert", "BertForPreTraining", "silu, 2 heads, inner width 20", {
+        "hidden_act": "silu", "num_attention_heads": 2, "intermediate_size": 20}),
+    Case("bert", "BertForPreTraining", "word table not tied", {"tie_word_embeddings": False}),
+    Case("bert", "BertForMaskedLM", "without pairs"),
+    Case("roberta", "RobertaForMaskedLM", "as published"),
+    Case("roberta", "RobertaForMaskedLM", "relu, eps 1e-5", {"hidden_act": "relu", "layer_norm_eps": 1e-5}),
+    Case("roberta", "RobertaForMaskedLM", "word table not tied, 1 layer", {
+        "tie_word_embeddings": False, "num_hidden_layers": 1}),
+    Case("roberta", "RobertaForMaskedLM", "padding is token 3", {"pad_token_id": 3}),
+    Case("gpt2", "GPT2LMHeadModel", "as published"),
+    Case("gpt2", "GPT2LMHeadModel", "gelu, inner width 40", {"n_inner": 40, "activation_function": "gelu"}),
+    Case("gpt2", "GPT2LMHeadModel", "word table not tied, 2 heads", {"tie_word_embeddings": False, "n_head": 2}),
+    Case("gpt2", "GPT2LMHeadModel", "relu, eps 1e-3", {"layer_norm_epsilon": 1e-3, "activation_function": "relu"}),
+]  # fmt: skip
+SAVED = [("glm", "saved outputs of the original code")]
+"""Compared with files beside the project instead."""
+SIZES: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "vocab_size": 97, "hidden_size": 32,
+             "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+             "max_position_embeddings": 24},
+    "gpt2": {"vocab_size": 61, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 3, "resid_pdrop": 0.0,
+             "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+}  # fmt: skip
+SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
+
+
+def of(family: str) -> list[Case]:
+    """The cases of a family."""
+    return [case for case in CASES if case.family == family]
+
+
+def case_name(case: Case) -> str:
+    """A case's name among the tests."""
+    return f"{case.family}: {case.words}"
+
+
+def made(transformers: Any, case: Case, seed: int = 0) -> Any:
+    """transformers' model of a case, norms and biases drawn too, which begin as ones and zeros, so that none can stand
+    in for another."""
+    torch.manual_seed(seed)
+    kind = getattr(transformers, case.kind)
+    model = kind(kind.config_class(**{**SIZES[case.family], **case.options}))
+    with torch.no_grad():
+        for where, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if "orm.weight" in where else 0.0))
+    return model.eval()
