@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from generate_models import random_model
 
 from blankfill.attention.kernels import Mask
 from blankfill.generate.beam import Grammar, beam_search
 from blankfill.generate.engine import Decoder, gpt_context
+from generate_models import random_model
 
 END, SIZE, MOST = 5, 6, 3
 MODEL = random_model("gpt", seed=3, rows=SIZE, length=12, sharp=5.0)

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from generate_models import forced_model, loaded, wordpiece
 
 import blankfill.checkpoint.load
 from blankfill.checkpoint.load import Loaded
 from blankfill.cli import fill, generate
 from blankfill.errors import UserError
+from generate_models import forced_model, loaded, wordpiece
 
 TOKENIZER = wordpiece()
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from generate_models import objective_of, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from blankfill.generate.engine import Context, Decoder, banned, evaluating, glm_
 from blankfill.model.transformer import Transformer
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.types import AttentionRule, Vocabulary
+from generate_models import objective_of, random_model
 
 MODELS = {name: [random_model(name, seed) for seed in range(2)] for name in ("gpt", "glm")}
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from generate_models import SPECIAL, byte_level, forced_model, loaded, objective_of, random_model, wordpiece
 
 from blankfill.attention.kernels import Mask
 from blankfill.checkpoint.load import Loaded
@@ -16,6 +15,7 @@ from blankfill.generate.blanks import Blank, Words, assemble, find_blanks, parse
 from blankfill.generate.fill import Candidate, Filler, distinct, fill, glm_part_a
 from blankfill.objectives import Glm, Objective
 from blankfill.objectives.glm import GlmChoice, infill
+from generate_models import SPECIAL, byte_level, forced_model, loaded, objective_of, random_model, wordpiece
 
 TOKENIZER = wordpiece()
 ID = {TOKENIZER.token(k): k for k in range(30)}

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from generate_models import byte_level, forced_model, loaded, random_model, wordpiece
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
@@ -13,6 +12,7 @@ from blankfill.generate.write import Detokenizer, Writer, decode_rows, generate,
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Glm
+from generate_models import byte_level, forced_model, loaded, random_model, wordpiece
 
 GREEDY = Sampling(temperature=0)
 TEXTS = ["the cat sat on the mat", "a dog ran", "猫在垫子上，狗在跑。", "naïve café 🙂 ok", "one\ntwo  three\n"]
