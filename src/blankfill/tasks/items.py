@@ -7,7 +7,7 @@ that the split carries; None says that the file does not give the answer (a test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,7 +20,8 @@ class TextItem:
     """A text, or two, to be classified or scored.
 
     label: the place of its class, its score (regression), or the places of its classes in rising order
-    (multi-label). group: items that a metric takes together share it (the answers to one question of MultiRC).
+    (multi-label). group: items that a metric takes together share it (the answers to one question of MultiRC). parts:
+    what the texts were made of, by the names that cloze patterns give it (the word that WiC asks about).
     """
 
     id: str
@@ -28,6 +29,7 @@ class TextItem:
     second: str | None = None
     label: int | float | tuple[int, ...] | None = None
     group: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class ChoiceItem:
     """A context and the texts of which one goes with it.
 
     label: the place of the right choice (the first one where several are right). right: the places of all of them.
-    names: what the choices are called in a submission, where that is not their text (ReCoRD's entities).
+    names: what the choices are called in a submission, where that is not their text (ReCoRD's entities). parts: as in
+    `TextItem`.
     """
 
     id: str
@@ -44,6 +47,7 @@ class ChoiceItem:
     label: int | None = None
     right: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def copa(row: Row, labels: tuple[str, ...]) -> list[Item]:
     label = label_of(row, ("0", "1"))
     choices = text_of(row, "choice1"), text_of(row, "choice2")
     context = f"{text_of(row, 'premise')} {_COPA[asked]}"
-    return [ChoiceItem(id_of(row, "idx"), context, choices, label, () if label is None else (label,))]
+    parts = {"premise": text_of(row, "premise"), "question": asked}
+    return [ChoiceItem(id_of(row, "idx"), context, choices, label, () if label is None else (label,), parts=parts)]
 
 
 def mark(text: str, *spans: tuple[int, int, str]) -> str:
@@ -64,24 +65,27 @@ def mark(text: str, *spans: tuple[int, int, str]) -> str:
 
 def wic(row: Row, labels: tuple[str, ...]) -> list[Item]:
     """WiC: whether a word, marked in two sentences, means the same in both."""
-    sentences = []
+    sentences: list[str] = []
+    parts: dict[str, str] = {}
     for number in "12":
         text = part_of(row, f"sentence{number}", str)
         start, end = part_of(row, f"start{number}", int), part_of(row, f"end{number}", int)
         if not 0 <= start < end <= len(text):
             raise UnusableError(f"has no word at {start} to {end} of sentence{number}")
         sentences.append(mark(text, (start, end, "*")))
-    return [TextItem(id_of(row, "idx"), sentences[0], sentences[1], label_of(row, labels))]
+        parts |= {f"sentence{number}": text, "word": str(row.get("word") or text[start:end])}
+    return [TextItem(id_of(row, "idx"), sentences[0], sentences[1], label_of(row, labels), parts=parts)]
 
 
 def coreference(row: Row, labels: tuple[str, ...], by_characters: bool = False) -> list[Item]:
     """WSC and CLUEWSC: whether *a name* is what #a pronoun# stands for. Places are told by words, or by characters."""
     text, target = part_of(row, "text", str), part_of(row, "target", dict)
-    spans = []
-    for number, sign in (("1", "*"), ("2", "#")):
+    spans, parts = [], {"text": text}
+    for number, sign, part in (("1", "*", "name"), ("2", "#", "pronoun")):
         name, index = text_of(target, f"span{number}_text"), part_of(target, f"span{number}_index", int)
         spans.append((*_span(text, name, index, by_characters), sign))
-    return [TextItem(id_of(row, "idx", "id"), mark(text, *spans), None, label_of(row, labels))]
+        parts[part] = name
+    return [TextItem(id_of(row, "idx", "id"), mark(text, *spans), None, label_of(row, labels), parts=parts)]
 
 
 def _span(text: str, name: str, index: int, by_characters: bool) -> tuple[int, int]:
@@ -105,9 +109,10 @@ def multirc(row: Row, labels: tuple[str, ...]) -> Iterator[Item]:
     for asked in part_of(passage, "questions", list):
         group = f"{number}-{id_of(asked, 'idx')}"
         for answer in part_of(asked, "answers", list):
-            second = f"{text_of(asked, 'question')} {part_of(answer, 'text', str)}".strip()
+            parts = {"question": text_of(asked, "question"), "answer": part_of(answer, "text", str)}
+            second = " ".join(parts.values()).strip()
             name = f"{group}-{id_of(answer, 'idx')}"
-            yield TextItem(name, text_of(passage, "text"), second, label_of(answer, labels), group)
+            yield TextItem(name, text_of(passage, "text"), second, label_of(answer, labels), group, parts)
 
 
 def record(row: Row, labels: tuple[str, ...]) -> Iterator[Item]:
@@ -124,7 +129,9 @@ def record(row: Row, labels: tuple[str, ...]) -> Iterator[Item]:
         if answers and not right:
             raise UnusableError(f"has answers that are no entities of the passage ({min(answers)})")
         choices = tuple(query.replace(_PLACEHOLDER, name) for name in names)
-        yield ChoiceItem(id_of(asked, "idx"), context, choices, right[0] if right else None, right, names)
+        before, _, after = query.partition(_PLACEHOLDER)
+        parts = {"before": before, "after": after}
+        yield ChoiceItem(id_of(asked, "idx"), context, choices, right[0] if right else None, right, names, parts)
 
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl", "dev.jsonl", "dev32.jsonl"), "test": ("test.jsonl",)}
