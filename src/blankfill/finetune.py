@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.run import only_run, prepare_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
+from blankfill.tasks.pattern import PATTERNS, pattern_text
 from blankfill.tasks.registry import task_named
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.checkpoint.store import Checkpoint
     from blankfill.tasks.adapter import Adapter, Decided
-    from blankfill.tasks.heads import TaskModel
+    from blankfill.tasks.heads import AnswerModel
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
     from blankfill.train.progress import Progress
@@ -137,6 +138,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         if not resume:
             loaded.tokenizer.save(out)
             write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
+            if options.method == "cloze":
+                write_text(out / PATTERNS, pattern_text(options.patterns, task.name)[0])
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings)
         done = Progress()
@@ -160,6 +163,10 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             writer.save(now.step, model, optimizer, {**state, "progress": now.state()}, now.best_step)
 
         batches = Batches(encoded, Epochs(len(encoded), options.batch_size, options.seed), pad, options.micro_batch)
+        if options.mlm_weight:
+            from blankfill.tasks.cloze_setup import with_texts
+
+            batches = with_texts(batches, loaded, adapter, encoded, train.labels)
         trainer = Trainer(
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), loss=task_losses,
@@ -205,14 +212,21 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
 
 def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
     """What stands between a task and a model; UserError for a task that a head cannot answer."""
-    from blankfill.tasks.adapters import ADAPTERS
+    from blankfill.tasks.adapters import ADAPTERS, CLOZE
+    from blankfill.tasks.cloze_setup import check_model
     from blankfill.tasks.frames import Frames
 
-    if task.kind not in ADAPTERS:
+    adapters: Mapping[str, type[Adapter]] = ADAPTERS
+    if options.method == "cloze":
+        if task.kind not in CLOZE:
+            raise UserError(f"{task.name} is a task of kind {task.kind}, not one of labels; leave out --method cloze")
+        check_model(loaded, options)
+        adapters = CLOZE
+    if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
     positions = loaded.model.config.position_sizes[0]
     frames = Frames(loaded.objective, loaded.vocabulary, positions, options.max_length)
-    return ADAPTERS[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)
+    return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)
 
 
 def with_head(
@@ -222,26 +236,31 @@ def with_head(
     options: FinetuneOptions,
     device: torch.device,
     dtype: torch.dtype,
-) -> TaskModel:
-    """The model with a new head, ready to be trained."""
+) -> AnswerModel:
+    """The model with a new head, or with its own words (a cloze), ready to be trained."""
     import torch
 
     from blankfill.adapt.lora import add_lora
     from blankfill.attention.kernels import best_kernel
+    from blankfill.tasks.cloze_adapters import Cloze
     from blankfill.tasks.features import reader_for
     from blankfill.tasks.heads import TaskModel, new_head
     from blankfill.tasks.training import balanced
 
-    generator = torch.Generator().manual_seed(options.seed)
-    torch.manual_seed(options.seed)
-    reader = reader_for(loaded.model, options)
-    width = reader.width if reader is not None else 0
-    head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator, width)
-    sizes = adapter.classes(items)
-    weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
-    model = TaskModel(loaded.model, head, weights, reader).to(device)
+    if isinstance(adapter, Cloze):
+        model: AnswerModel = adapter.model(loaded.model)
+    else:
+        generator = torch.Generator().manual_seed(options.seed)
+        torch.manual_seed(options.seed)
+        reader = reader_for(loaded.model, options)
+        width = reader.width if reader is not None else 0
+        head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator, width)
+        sizes = adapter.classes(items)
+        weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
+        model = TaskModel(loaded.model, head, weights, reader)
+    model = model.to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()
 
@@ -269,7 +288,7 @@ def newest(out: Path) -> Checkpoint | None:
 
 
 def announce(
-    request: Request, adapter: Adapter, train: Split, dev: Split, model: TaskModel, steps: int, where: str
+    request: Request, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
 ) -> None:
     """Say what is about to be trained."""
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

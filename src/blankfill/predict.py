@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from blankfill.errors import UserError
 from blankfill.finetune import RESULTS, adapter_of, newest
 from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import text_lines
 from blankfill.tasks.task import Task
@@ -41,8 +43,9 @@ class Predictor:
         from blankfill.model.config import config_from_values
         from blankfill.model.transformer import Transformer
         from blankfill.objectives import OBJECTIVES
+        from blankfill.tasks.cloze_adapters import Cloze
         from blankfill.tasks.features import reader_for
-        from blankfill.tasks.heads import TaskModel, empty_head
+        from blankfill.tasks.heads import AnswerModel, TaskModel, empty_head
         from blankfill.train.precision import pick_device
 
         torch.set_num_threads(threads or usable_cores())
@@ -61,12 +64,17 @@ class Predictor:
         loaded = Loaded(encoder, tokenizer, tokenizer.vocabulary(), objective, path)
         self.task = task_named(state["task"]["name"])
         self.options = FinetuneOptions(**state["task"]["options"])
+        if (run / PATTERNS).exists():
+            self.options = dataclasses.replace(self.options, patterns=str(run / PATTERNS))
         self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
         with torch.device("meta"):
-            reader = reader_for(encoder, self.options)
-            width = reader.width if reader is not None else 0
-            head = empty_head(encoder, self.adapter.head, self.adapter.outputs, self.adapter.pooled, width)
-            model = TaskModel(encoder, head, None, reader)
+            if isinstance(self.adapter, Cloze):
+                model: AnswerModel = self.adapter.model(encoder)
+            else:
+                reader = reader_for(encoder, self.options)
+                width = reader.width if reader is not None else 0
+                head = empty_head(encoder, self.adapter.head, self.adapter.outputs, self.adapter.pooled, width)
+                model = TaskModel(encoder, head, None, reader)
         model.load_state_dict(found.model, assign=True)
         if self.options.lora_rank:
             merge_lora(encoder)

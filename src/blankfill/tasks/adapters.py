@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blankfill.tasks.adapter import Adapter
 from blankfill.tasks.answer_adapters import Answer
+from blankfill.tasks.cloze_adapters import ClozeChoices, ClozeTexts
 from blankfill.tasks.tag_adapters import Tag
 from blankfill.tasks.text_adapters import Choose, Classify, Multilabel, Regress
 
@@ -12,3 +13,6 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "answer": Answer,
 }  # fmt: skip
 """Kinds of tasks that a head on an encoder can answer."""
+
+CLOZE: dict[str, type[ClozeTexts | ClozeChoices]] = {"classify": ClozeTexts, "choice": ClozeChoices}
+"""Kinds of tasks that can be put as a sentence with a blank."""

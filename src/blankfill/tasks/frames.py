@@ -43,7 +43,7 @@ class Frames:
 
     def __init__(self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int) -> None:
         """positions: rows of the model's position table. Raises UserError when `length` is more than they allow."""
-        self.objective = objective
+        self.objective, self.vocabulary = objective, vocabulary
         self.offset = objective.position_offset if isinstance(objective, Mlm) else 0
         most = positions - self.offset
         if length > most:

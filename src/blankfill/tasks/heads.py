@@ -17,6 +17,7 @@ Shapes: N columns of a batch, D width, K asked columns, C outputs, G items, S ca
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -59,7 +60,28 @@ class TaskHead(nn.Module):
         return self.output(dropout(hidden_KD, drop))
 
 
-class TaskModel(nn.Module):
+class AnswerModel(nn.Module, ABC):
+    """An encoder that answers a task: what the loop trains and `Scored` examines."""
+
+    def __init__(self, encoder: Transformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @abstractmethod
+    def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+
+    @abstractmethod
+    def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
+        """The losses of scores against the answers of their batch, summed."""
+
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch, summed over its asked columns (`answer`) or, of choices and spans, its items
+        (`item`)."""
+        return self.losses(self.scores(batch, dtype), batch.labels[ANSWER][1])
+
+
+class TaskModel(AnswerModel):
     """An encoder with a head.
 
     class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of
@@ -73,8 +95,8 @@ class TaskModel(nn.Module):
         class_weights: Sequence[float] | None = None,
         reader: FeatureReader | None = None,
     ) -> None:
-        super().__init__()
-        self.encoder, self.head, self.reader = encoder, head, reader
+        super().__init__(encoder)
+        self.head, self.reader = head, reader
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -88,26 +110,25 @@ class TaskModel(nn.Module):
             asked_KD = self.encoder.pair_head.pooled(asked_KD)
         return self.head(asked_KD).float()
 
+    def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
+        """The losses of scores; see `AnswerModel.batch_losses`."""
+        kind, nothing = self.head.kind, scores.new_zeros(())
+        if kind in ("choice", "span"):
+            return LossSums(nothing, {ITEM: candidate_loss(scores, answer)})
+        if kind == "class":
+            weights = self.class_weights
+            assert weights is None or isinstance(weights, Tensor)
+            total = F.cross_entropy(scores, answer, weight=weights, reduction="sum")
+        elif kind == "number":
+            total = F.mse_loss(scores[:, 0], answer, reduction="sum")
+        else:
+            total = F.binary_cross_entropy_with_logits(scores, answer, reduction="none").mean(1).sum()
+        return LossSums(nothing, {ANSWER: total})
 
-def task_losses(model: TaskModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-    """The losses of a batch, summed over its asked columns (`answer`) or, of choices and spans, its items (`item`)."""
-    return answer_losses(model, model.scores(batch, dtype), batch.labels[ANSWER][1])
 
-
-def answer_losses(model: TaskModel, scores_KC: Tensor, answer: Tensor) -> LossSums:
-    """The losses of scores; see `task_losses`."""
-    kind = model.head.kind
-    if kind in ("choice", "span"):
-        return LossSums(scores_KC.new_zeros(()), {ITEM: candidate_loss(scores_KC, answer)})
-    if kind == "class":
-        weights = model.class_weights
-        assert weights is None or isinstance(weights, Tensor)
-        total = F.cross_entropy(scores_KC, answer, weight=weights, reduction="sum")
-    elif kind == "number":
-        total = F.mse_loss(scores_KC[:, 0], answer, reduction="sum")
-    else:
-        total = F.binary_cross_entropy_with_logits(scores_KC, answer, reduction="none").mean(1).sum()
-    return LossSums(scores_KC.new_zeros(()), {ANSWER: total})
+def task_losses(model: AnswerModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+    """What the loop trains a model for: see `AnswerModel.batch_losses`."""
+    return model.batch_losses(batch, dtype)
 
 
 def candidate_loss(scores_KC: Tensor, answer: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from blankfill.train.schedule import Schedule
 ClassWeights = Literal["none", "balanced"]
 Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-4", "weighted-sum"]
 Top = Literal["linear", "bilstm"]
+Method = Literal["head", "cloze"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,17 @@ class FinetuneOptions:
     """Questions: tokens of an answer at most."""
     document_context: bool = False
     """Tagging: read each sentence with those around it in its document, as far as they fit."""
+    method: Method = "head"
+    """head: a new head on the encoder. cloze: the task as a sentence with a blank, answered with the model's own words
+    (PET, GLM); see docs/cloze.md."""
+    pattern: str = "0"
+    """Cloze: which pattern, by its number; all: a model for each of them, and all of them together (PET)."""
+    patterns: str = ""
+    """Cloze: a YAML file of patterns and words, or the name of a shipped one; left out, those shipped for the task."""
+    mlm_weight: float = 0.0
+    """Cloze with BERT and RoBERTa: what masked tokens of the texts count beside the labels (PET: 1e-4)."""
+    unlabelled: str = ""
+    """Cloze: a file in the form of the training data, labelled or not, whose texts are masked beside those."""
     hold_out: float = 0.1
     """The share of the training items that is scored on where the data have no dev set; whole documents or articles."""
     warmup: float = 0.1
@@ -99,11 +111,15 @@ class FinetuneOptions:
             "patience",
             "micro_batch",
             "threads",
+            "mlm_weight",
         ):
             if getattr(self, name) < 0:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
+        found += self._cloze_problems()
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
+        if self.method == "cloze" and self.features != "none":
+            found.append("--method cloze answers with the model's own words, not with a head; leave out --features")
         if self.features == "none" and self.top != "linear":
             found.append(f"--top {self.top} reads features; choose some with --features, such as concat-last-4")
         if self.features != "none" and (self.lora_rank or self.freeze):
@@ -116,6 +132,22 @@ class FinetuneOptions:
             found.append(f"--hold-out is {self.hold_out}; it must be above 0 and below 1")
         if not 0 <= self.seed < 2**32:
             found.append(f"--seed is {self.seed}; it must be at least 0 and below 2^32")
+        return found
+
+    def _cloze_problems(self) -> list[str]:
+        """What is wrong with the options of the cloze."""
+        found = []
+        if self.pattern != "all" and not self.pattern.isdigit():
+            found.append(f"--pattern is {self.pattern}; it must be a number from 0 on, or all")
+        if self.method == "head":
+            given = {"pattern": self.pattern != "0", "patterns": self.patterns, "mlm-weight": self.mlm_weight}
+            found += [
+                f"--{name} is for --method cloze; add that, or leave it out" for name, one in given.items() if one
+            ]
+        elif self.class_weights != "none":
+            found.append("--class-weights is for --method head; leave one of the two out")
+        if self.unlabelled and not self.mlm_weight:
+            found.append("--unlabelled is read for masked tokens; give --mlm-weight as well, such as 1e-4")
         return found
 
     def steps(self, items: int) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import ANSWER, Packed, evaluation
-from blankfill.tasks.heads import TaskModel, answer_losses
+from blankfill.tasks.heads import AnswerModel
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.train.loop import Metrics
 from blankfill.train.loss import counts
@@ -19,7 +19,7 @@ from blankfill.train.options import TrainOptions
 from blankfill.train.precision import computing
 
 
-def task_optimizer(model: TaskModel, options: FinetuneOptions, train: TrainOptions) -> torch.optim.Optimizer:
+def task_optimizer(model: AnswerModel, options: FinetuneOptions, train: TrainOptions) -> torch.optim.Optimizer:
     """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`."""
     top = len(model.encoder.layers) + 1
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
@@ -62,14 +62,14 @@ class Scored:
         self.adapter, self.coded = adapter, coded
         self.batches: list[Packed] = list(evaluation(coded.encoded, pad))
 
-    def examine(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
+    def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score, so that less is better; the mean loss and all metrics)."""
         decided, loss = self.decide(model, device, dtype)
         metrics = self.adapter.measure(self.coded.items, decided)
         return 1 - metrics[self.adapter.task.main], {"loss": loss, **metrics}
 
     @torch.no_grad()
-    def decide(self, model: TaskModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+    def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
         """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
         model.eval()
         found: list[list[Scores]] = [[] for _ in self.coded.encoded]
@@ -78,7 +78,7 @@ class Scored:
             batch = packed.batch.to(device)
             with computing(device, dtype):
                 scores_KC = model.scores(batch, dtype)
-            for name, part in answer_losses(model, scores_KC, batch.labels[ANSWER][1]).asked(counts(batch)).items():
+            for name, part in model.losses(scores_KC, batch.labels[ANSWER][1]).asked(counts(batch)).items():
                 total, asked = total + float(part), asked + counts(batch)[name]
             table, owners = scores_KC.cpu().numpy(), packed.items.numpy()
             edges = np.flatnonzero(np.diff(owners)) + 1

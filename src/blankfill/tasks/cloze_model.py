@@ -1,0 +1,89 @@
+"""A model that answers with its own words: no new weights, the scores of given tokens at given columns.
+
+`Encoded.answers` of the cloze says which token is asked at each column, and for which label (`cloze`). The score of a
+label is the sum over its tokens, the mean over its words. Then cross-entropy over an item's labels; where words stand
+in several masks PET's hinge, which asks that the right label be better than each other one by a margin of 1.
+
+Shapes: N columns of a batch, D width, V vocabulary, K asked tokens, U different asked columns, G items, C labels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blankfill.model.transformer import Transformer
+from blankfill.tasks.batches import ANSWER, ITEM
+from blankfill.tasks.heads import AnswerModel
+from blankfill.train.loss import LossSums, word_loss
+from blankfill.types import Batch
+
+MARGIN = 1.0
+TEXT = "text"
+"""The name under which a batch asks for the masked tokens of texts."""
+
+
+class ClozeModel(AnswerModel):
+    """An encoder that answers through its own word head.
+
+    raw: labels are told apart by the raw scores of single tokens (otherwise by log-probabilities). hinge: PET's loss
+    for several masks. text_weight: what the masked tokens of texts count beside the labels.
+    """
+
+    def __init__(self, encoder: Transformer, raw: bool, hinge: bool, text_weight: float = 0.0) -> None:
+        super().__init__(encoder)
+        self.raw, self.hinge, self.text_weight = raw, hinge, text_weight
+
+    def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What each asked token adds to the score of its label, fp32 [K, 1]."""
+        hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
+        index_K, answer = batch.labels[ANSWER]
+        token_K, words_K = answer[:, 2], answer[:, 3]
+        column_U, where_K = index_K.unique(return_inverse=True)
+        head, table_VD = self.encoder.head, self.encoder.output_table
+        transformed_UD = head.transform(hidden_ND[column_U])
+        if self.raw:
+            score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
+            score_K = score_K if head.bias is None else score_K + head.bias[token_K]
+        else:
+            logs_UV = F.linear(transformed_UD, table_VD, head.bias).float().log_softmax(1)
+            score_K = logs_UV[where_K, token_K]
+        return (score_K / words_K)[:, None]
+
+    def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
+        """The loss of the labels, summed over items."""
+        score_GC, present_GC, right_G = by_label(scores[:, 0], answer)
+        score_GC = score_GC.masked_fill(~present_GC, float("-inf"))
+        loss = hinge_loss(score_GC, right_G) if self.hinge else F.cross_entropy(score_GC, right_G, reduction="sum")
+        return LossSums(scores.new_zeros(()), {ITEM: loss})
+
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch of items, or of one of masked texts."""
+        if TEXT not in batch.labels:
+            return super().batch_losses(batch, dtype)
+        index_M, target_M = batch.labels[TEXT]
+        hidden_MD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_M]
+        head = self.encoder.head
+        loss = word_loss(head.transform(hidden_MD), self.encoder.output_table, head.bias, target_M)
+        return LossSums(loss.new_zeros(()), {TEXT: self.text_weight * loss})
+
+
+def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where none is told)."""
+    _, item_K = answer[:, 0].unique_consecutive(return_inverse=True)
+    place_K, right_K = answer[:, 1], answer[:, 4].bool()
+    items, labels = int(item_K.max()) + 1, int(place_K.max()) + 1
+    score_GC = score_K.new_zeros(items, labels).index_put((item_K, place_K), score_K, accumulate=True)
+    present_GC = torch.zeros(items, labels, dtype=torch.bool, device=score_K.device)
+    present_GC[item_K, place_K] = True
+    right_G = torch.zeros(items, dtype=torch.int64, device=score_K.device)
+    right_G[item_K[right_K]] = place_K[right_K]
+    return score_GC, present_GC, right_G
+
+
+def hinge_loss(score_GC: Tensor, right_G: Tensor) -> Tensor:
+    """Σ over wrong labels of max(0, 1 − right + wrong), summed over items (arXiv 2009.07118, equation 4)."""
+    right_G1 = score_GC.gather(1, right_G[:, None])
+    margin_GC = (MARGIN - right_G1 + score_GC).clamp(min=0)
+    return margin_GC.scatter(1, right_G[:, None], 0.0).sum()

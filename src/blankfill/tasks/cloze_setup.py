@@ -1,0 +1,48 @@
+"""What a cloze run is set up with: a model that can fill blanks, and texts to mask beside its items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from blankfill.checkpoint.load import Loaded
+from blankfill.console import say
+from blankfill.errors import ConfigError, UserError
+from blankfill.objectives import Glm, Gpt
+from blankfill.tasks.adapter import Adapter
+from blankfill.tasks.batches import Batches, Encoded
+from blankfill.tasks.cloze_texts import WithTexts
+from blankfill.tasks.options import FinetuneOptions
+
+
+def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
+    """UserError for a model that cannot fill a blank, ConfigError for masked texts with one that knows no masks."""
+    if not loaded.model.config.word_head:
+        raise UserError(
+            f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
+            "its masked-language-model head, or leave out --method cloze"
+        )
+    needed = ("mask", "sop", "eop") if isinstance(loaded.objective, Glm) else ("mask",)
+    missing = () if isinstance(loaded.objective, Gpt) else loaded.vocabulary.missing(needed)
+    if missing:
+        raise UserError(
+            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot fill "
+            "blanks; use the tokenizer that it was trained with"
+        )
+    if options.mlm_weight and isinstance(loaded.objective, Glm | Gpt):
+        raise ConfigError(
+            [f"--mlm-weight is for models that were trained with masks; {loaded.path} is a {loaded.objective.name}"]
+        )
+
+
+def with_texts(
+    batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[Encoded], labels: tuple[str, ...]
+) -> Batches:
+    """The batches of a run with masked texts beside them: its own, and those of `--unlabelled`."""
+    texts = [one.examples[0] for one in encoded]
+    if adapter.options.unlabelled:
+        more = adapter.task.read(Path(adapter.options.unlabelled), "train", labels)
+        for problem in more.problems:
+            say(problem)
+        texts += [one.examples[0] for one in adapter.encode(more.items, learn=True).encoded]
+    return WithTexts(batches, texts, loaded.vocabulary)
