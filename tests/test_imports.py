@@ -25,7 +25,7 @@ LAYERS = [
     {"material"},
     {"run"},
     {"finetune"},
-    {"predict", "search"},
+    {"ensemble", "predict", "search"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -131,7 +131,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         device = pick_device(options.device)
         dtype = pick_dtype(options.precision, device)
         loaded = load_model(request.start)
-        adapter = adapter_of(task, train.labels, loaded, options)
+        adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
         encoded = adapter.encode(train.items, learn=True).encoded
         pad = loaded.vocabulary.roles.get("pad", 0)
         model = with_head(loaded, adapter, train.items, options, device, dtype)
@@ -183,6 +183,12 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     return conclude(request, out, adapter, train.items, dev.items, decided, done, speed)
+
+
+def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
+    """The options of a run, its cloze patterns read from its own folder."""
+    kept = out / PATTERNS
+    return dataclasses.replace(options, patterns=str(kept)) if kept.exists() else options
 
 
 def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, Split]:

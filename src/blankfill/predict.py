@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.environment import usable_cores
 from blankfill.errors import UserError
-from blankfill.finetune import RESULTS, adapter_of, newest
+from blankfill.finetune import RESULTS, adapter_of, newest, with_kept_patterns
 from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import text_lines
 from blankfill.tasks.task import Task
@@ -63,9 +61,7 @@ class Predictor:
                 add_lora(encoder, rank)
         loaded = Loaded(encoder, tokenizer, tokenizer.vocabulary(), objective, path)
         self.task = task_named(state["task"]["name"])
-        self.options = FinetuneOptions(**state["task"]["options"])
-        if (run / PATTERNS).exists():
-            self.options = dataclasses.replace(self.options, patterns=str(run / PATTERNS))
+        self.options = with_kept_patterns(FinetuneOptions(**state["task"]["options"]), run)
         self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
         with torch.device("meta"):
             if isinstance(self.adapter, Cloze):

@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
 
     from blankfill.console import show
+    from blankfill.ensemble import finetune_patterns
     from blankfill.finetune import RESULTS, Request, finetune, read_request
     from blankfill.search import combinations, search
     from blankfill.tasks.own import Columns
@@ -68,6 +69,13 @@ def main(argv: Sequence[str]) -> int:
         assert given.data is not None and given.start is not None and given.out is not None
         columns = Columns(given.text_column, given.label_column, given.id_column)
         out, request = given.out, Request(given.task, given.data, given.start, given.options(), columns)
+        if given.method == "cloze" and given.pattern == "all":
+            if given.grid or given.restarts != 1:
+                raise UserError("--pattern all is a run for each pattern; leave out --grid and --restarts, or it")
+            for line in finetune_patterns(request, out):
+                show(line)
+            show(f"the scores are in {out / RESULTS}")
+            return 0
         settings = combinations(given.options(), given.grid, given.restarts)
         if len(settings) > 1:
             for line in search(request, settings, out):

@@ -32,8 +32,7 @@ class Cloze(Adapter):
         super().__init__(*args, **more)
         labels = None if self.task.kind == "choice" else self.labels
         text, origin = pattern_text(self.options.patterns, self.task.name)
-        number = "0" if self.options.pattern == "all" else self.options.pattern
-        self.pattern: Pattern = chosen(read_patterns(text, origin, labels), number, origin)
+        self.pattern: Pattern = chosen(read_patterns(text, origin, labels), self.options.pattern, origin)
         vocabulary = self.frames.vocabulary
         self.reader = ClozeReader(self.tokenizer, self.frames, vocabulary, False)
         self.reader.single = self.single = labels is not None and self._one_token()

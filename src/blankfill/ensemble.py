@@ -1,0 +1,120 @@
+"""PET's ensemble: a model for each pattern of a task, and all of them together.
+
+Together they have the mean of their log-probabilities, once alike and once weighted by the share of the training items
+that each got right before it learnt anything (Schick and Schütze, arXiv 2001.07676, section 3.3). Runs lie in folders
+below one; those that are finished are not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.console import say
+from blankfill.errors import ConfigError
+from blankfill.finetune import ASKED, PREDICTIONS, RESULTS, Request, adapter_of, finetune, read_data, with_head
+from blankfill.run import write_text
+from blankfill.tasks.pattern import pattern_text, read_patterns
+
+if TYPE_CHECKING:
+    from blankfill.tasks.items import Item, Split
+
+LEAST = 5e-7
+"""Probabilities are written with six digits; 0 may be as much as this."""
+
+
+def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
+    """Fine-tune a model for each pattern below `out`, score all together; yields the table, a line each.
+
+    Raises UserError or ConfigError for whatever the user can mend.
+    """
+    if problems := request.options.problems():
+        raise ConfigError(problems)
+    task = request.task_asked()
+    train, dev = read_data(task, request.data, request.options)
+    labels = None if task.kind == "choice" else task.labels or train.labels
+    count = len(read_patterns(*pattern_text(request.options.patterns, task.name), labels))
+    requests = [
+        dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k))) for k in range(count)
+    ]
+    weights = untrained(requests, train)
+    runs: list[dict[str, Any]] = []
+    for k, one in enumerate(requests):
+        folder = out / f"pattern-{k}"
+        say(f"pattern {k} of {count}")
+        if not (folder / RESULTS).exists():
+            finetune(one, folder, resume=(folder / ASKED).exists())
+        found = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        runs.append({"folder": folder.name, "untrained": weights[k], **_parts(found)})
+        yield f"pattern {k}: {found['main']} {found['score']:.4f}; untrained {weights[k]:.4f} of the training items"
+    yield from _together(request, out, runs, dev)
+
+
+def untrained(requests: Sequence[Request], train: Split) -> list[float]:
+    """The share of the training items that the model gets right with each pattern before it is trained."""
+    from blankfill.checkpoint.load import load_model
+    from blankfill.tasks.training import Scored
+    from blankfill.train.precision import pick_device, pick_dtype
+
+    options = requests[0].options
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.precision, device)
+    loaded = load_model(requests[0].start)
+    found = []
+    for one in requests:
+        adapter = adapter_of(one.task_asked(), train.labels, loaded, one.options)
+        model = with_head(loaded, adapter, train.items, one.options, device, dtype)
+        scored = Scored(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
+        decided, _ = scored.decide(model, device, dtype)
+        right = [one.value == _label(item) for one, item in zip(decided, train.items, strict=True)]
+        found.append(float(np.mean(right)))
+    return found
+
+
+def combined(logs_PC: NDArray[np.float64], weights: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """What P models say together of C labels: the mean of their log-probabilities; alike where all weights are 0."""
+    usable = weights if weights is not None and sum(weights) > 0 else None
+    return np.asarray(np.average(logs_PC, axis=0, weights=usable), np.float64)
+
+
+def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
+    """Score the models together, alike and weighted, and write what came out."""
+    from blankfill.tasks.scoring import score
+    from blankfill.tasks.text_adapters import classified
+
+    task = request.task_asked()
+    said = [_said(out / run["folder"] / PREDICTIONS) for run in runs]
+    names = [list(one) for one in said[0]]
+    logs = [np.log([[max(p, LEAST) for p in one.values()] for one in item]) for item in zip(*said, strict=True)]
+    scores: dict[str, Any] = {}
+    lines: list[str] = []
+    for way, weights in (("alike", None), ("weighted", [run["untrained"] for run in runs])):
+        joined = [combined(one, weights).astype(np.float32) for one in logs]
+        decided = [classified(one, name) for one, name in zip(joined, names, strict=True)]
+        metrics = score(task, dev, [one.value for one in decided])
+        scores[way] = {"metrics": metrics, "score": metrics[task.main]}
+        rows = [{"id": item.id, **one.shown} for item, one in zip(dev.items, decided, strict=True)]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        yield f"all patterns, {way}: {task.main} {scores[way]['score']:.4f}"
+    write_text(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
+    kept = {**request.values(), "main": task.main, "patterns": list(runs), "together": scores}
+    write_text(out / RESULTS, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def _said(path: Path) -> list[dict[str, float]]:
+    """The probabilities of a run's predictions, in the order of its items."""
+    return [json.loads(line)["probabilities"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _parts(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("score", "metrics", "best_step", "steps")}
+
+
+def _label(item: Item) -> object:
+    return getattr(item, "label", None)

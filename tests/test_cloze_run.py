@@ -1,0 +1,141 @@
+"""Cloze runs from end to end with tiny models: it learns, predicts, resumes, all patterns together, every error."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blankfill.checkpoint import store
+from blankfill.cli.main import main
+from blankfill.ensemble import combined
+from blankfill.errors import ConfigError, UserError
+from blankfill.finetune import RESULTS, Request, finetune
+from blankfill.predict import Predictor
+from blankfill.tasks.items import TextItem
+from test_finetune import QUICK, classes, model_folder
+
+OWN = """verbalizers: {"1": big, "0": red}
+patterns:
+  - '{first} . the cat ran on the [MASK] .'
+  - text: 'the dog sat . {first} . [MASK]'
+    verbalizers: {"1": big mat, "0": red}
+"""
+
+
+@pytest.fixture
+def request_for(tmp_path: Path) -> Any:
+    """Makes the request of a cloze run on sentences with `fine` or `poor`."""
+    (tmp_path / "own.yaml").write_text(OWN, encoding="utf-8")
+    data = classes(tmp_path / "data")
+
+    def made(name: str = "bert", task: str = "sst2", **options: Any) -> Request:
+        given = {"method": "cloze", "patterns": str(tmp_path / "own.yaml"), "epochs": 10, **options}
+        folder = tmp_path / name / "made" / "step-0"
+        start = folder if folder.exists() else model_folder(tmp_path / name, name)
+        return Request(task, data, start, dataclasses.replace(QUICK, **given))
+
+    return made
+
+
+@pytest.mark.parametrize(("name", "pattern"), [("bert", "0"), ("mlm", "1"), ("glm", "1"), ("gpt", "0")])
+def test_it_learns_and_predicts(name: str, pattern: str, request_for: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = finetune(request_for(name, pattern=pattern), out)
+    assert result.score >= 0.8 > result.baseline + 0.2
+    (tmp_path / "own.yaml").unlink()  # the folder is enough alone
+    found = Predictor(out).predict([TextItem("0", "the dog sat fine"), TextItem("1", "poor big cat")])
+    assert [one.shown["label"] for one in found] == ["1", "0"]
+    first = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["step"] == 0 and 0.2 < first["accuracy"] < 0.8
+
+
+def test_masked_texts_are_learnt_beside(request_for: Any, tmp_path: Path) -> None:
+    more = tmp_path / "more.tsv"
+    more.write_text("sentence\n" + "the cat sat on the big mat\n" * 40, encoding="utf-8")
+    request = request_for(mlm_weight=0.2, unlabelled=str(more), epochs=2)
+    finetune(request, tmp_path / "run")
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [row["text_loss"] for row in told if row["split"] == "train"]
+    assert texts[-1] < texts[0]
+    with pytest.raises(ConfigError, match="--mlm-weight is for models that were trained with masks"):
+        finetune(request_for("glm", mlm_weight=0.2), tmp_path / "other")
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(request_for: Any, tmp_path: Path) -> None:
+    request = request_for(mlm_weight=0.1, epochs=1, eval_every=6)
+    whole = finetune(request, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    for folder in (tmp_path / "part" / "checkpoints").iterdir():
+        if folder.name == f"step-{whole.steps}":
+            shutil.rmtree(folder)
+    (tmp_path / "own.yaml").unlink()
+    again = finetune(request, tmp_path / "part", resume=True)
+    ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "part")]
+    assert again.score == whole.score and ends[0] is not None and ends[1] is not None
+    assert all(np.array_equal(ends[0].model[key], ends[1].model[key]) for key in ends[0].model)
+
+
+def test_all_patterns_and_their_say_together(
+    request_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, out = request_for(), tmp_path / "all"
+    argv = ["finetune", "--task", "sst2", "--data", str(request.data), "--from", str(request.start), "--out", str(out)]
+    argv += ["--method", "cloze", "--patterns", str(tmp_path / "own.yaml"), "--pattern", "all", "--lr", "5e-3"]
+    argv += ["--batch-size", "8", "--epochs", "5", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
+    assert main(argv) == 0
+    assert "all patterns, weighted: accuracy" in capsys.readouterr().out
+    found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert [run["folder"] for run in found["patterns"]] == ["pattern-0", "pattern-1"]
+    assert all(0 <= run["untrained"] <= 1 for run in found["patterns"])
+    assert found["together"]["alike"]["score"] > 0.6
+    rows = [
+        [json.loads(line) for line in (out / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("pattern-0", "pattern-1", ".")
+    ]
+    weights = [run["untrained"] for run in found["patterns"]]
+    for one, other, together in zip(*rows, strict=True):
+        logs = [np.log(np.maximum(list(row["probabilities"].values()), 5e-7)) for row in (one, other)]
+        mean = np.average(logs, axis=0, weights=weights)
+        wanted = np.exp(mean) / np.exp(mean).sum()
+        assert list(together["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-4)
+    before = (out / "pattern-0" / "finetune.json").stat().st_mtime_ns
+    assert main(argv) == 0 and (out / "pattern-0" / "finetune.json").stat().st_mtime_ns == before
+    assert main([*argv, "--restarts", "2"]) == 2
+
+
+def test_models_that_were_all_wrong_count_alike() -> None:
+    logs = np.log([[0.9, 0.1], [0.2, 0.8]])
+    assert combined(logs, [0.0, 0.0]).tolist() == combined(logs).tolist() == logs.mean(0).tolist()
+    assert combined(logs, [1.0, 0.0]).tolist() == logs[0].tolist()
+
+
+def test_tasks_and_models_that_do_not_fit(request_for: Any, tmp_path: Path) -> None:
+    numbers = request_for(task="stsb")
+    (tmp_path / "numbers").mkdir()
+    for name in ("train", "dev"):
+        text = "index\tsentence1\tsentence2\tscore\n0\tthe cat\tthe dog\t2.5\n1\tbig\tred\t1.0\n"
+        (tmp_path / "numbers" / f"{name}.tsv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="stsb is a task of kind regress, not one of labels; leave out --method cloze"):
+        finetune(dataclasses.replace(numbers, data=tmp_path / "numbers"), tmp_path / "a")
+    saved = request_for().start
+    state = json.loads((saved / store.STATE).read_text(encoding="utf-8"))
+    headless = dict(store.read(saved, with_optimizer=False).state)
+    headless["model"] = {**headless["model"], "word_head": False}
+    assert state["model"]["word_head"] is True
+    bare = store.save(
+        tmp_path / "bare", 0, store.read(saved, with_optimizer=False).model, {},
+        {name: headless[name] for name in ("model", "objective")},
+    )  # fmt: skip
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(saved / name, bare / name)
+    with pytest.raises(UserError, match=r"an encoder without a word head, so it cannot fill blanks; give a model"):
+        finetune(dataclasses.replace(request_for(), start=bare), tmp_path / "b")
+    with pytest.raises(UserError, match=r"--pattern 7: .*own.yaml are numbered 0 to 1"):
+        finetune(request_for(pattern="7"), tmp_path / "c")
+    with pytest.raises(UserError, match=r"pattern 0 asks for \{second\}, but the items have first"):
+        (tmp_path / "two.yaml").write_text(OWN.replace("{first}", "{second}"), encoding="utf-8")
+        finetune(request_for(patterns=str(tmp_path / "two.yaml")), tmp_path / "d")
