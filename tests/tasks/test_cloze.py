@@ -234,6 +234,10 @@ def test_words_that_a_tokenizer_cannot_give_or_tell_apart(tmp_path: Any) -> None
         adapter("bert", SINGLE.replace("mat", "zebra"), tmp_path)
     with pytest.raises(ConfigError, match="pattern 0: Cat, the word of b, is to the tokenizer one of a too"):
         adapter("bert", SINGLE.replace("mat", "Cat"), tmp_path)
+    _, reads = adapter("bert", CHOICES, tmp_path, "choice")
+    assert len(reads.encode([ChoiceItem("0", "cat", ("zebra", "dog"), 1)]).encoded) == 1  # data may hold any word
+    with pytest.raises(UserError, match="no token for ''; give another word"):
+        reads.encode([ChoiceItem("0", "cat", ("", "dog"), 1)])
     with pytest.raises(UserError, match="needs text before the blank"):
         adapter("gpt", "verbalizers: {a: cat, b: dog}\npatterns: ['[MASK] {first}']\n", tmp_path)[1].encode(TEXTS)
 

@@ -73,7 +73,7 @@ class ClozeReader:
         """Items that lost some of their text."""
 
     def read(self, asked: Sequence[Asked]) -> list[Encoded]:
-        """The items as the model reads them. Raises UserError for a word that the tokenizer cannot give."""
+        """The items as the model reads them. Raises UserError for a word without tokens, or a pattern without room."""
         if self.writes:
             asked = [replace(one, pieces=unbroken(one.pieces)) for one in asked]
         self.tokens.learn(piece.text for one in asked for piece in one.pieces if piece.text.strip())
@@ -85,16 +85,16 @@ class ClozeReader:
             self.cut = min(self.cut, before + 1)  # a text is cut once for every word that is written
         return found
 
-    def word(self, text: str) -> Int32:
-        """A word's tokens; UserError when the tokenizer cannot give it."""
+    def word(self, text: str, known: bool = True) -> Int32:
+        """A word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known` word."""
         ids = self.tokens[text]
-        if not len(ids) or self.roles.get("unk", -1) in ids:
+        if not len(ids) or (known and self.roles.get("unk", -1) in ids):
             raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
         return ids
 
     def _read(self, one: Asked) -> Encoded:
         space = _space(one.pieces)
-        words = [[self.word(space + word) for word in ones] for ones in one.words]
+        words = [[self.word(space + word, known=False) for word in ones] for ones in one.words]
         longest = max(len(word) for ones in words for word in ones)
         if not self.writes:
             return self._masked(one, words, longest)
