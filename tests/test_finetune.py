@@ -144,6 +144,8 @@ def test_every_family_learns_to_classify(name: str, tmp_path: Path) -> None:
     assert result.metrics["accuracy"] > 0.95 > 0.7 > result.baseline
     found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
     assert found["metrics"] == result.metrics and found["items"] == {"train": 96, "dev": 40}
+    assert np.array(found["confusions"]).trace() == round(40 * result.metrics["accuracy"])
+    assert len(found["surest_mistakes"]) == min(20, 40 - np.array(found["confusions"]).trace())
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     valid = [line for line in lines if line["split"] == "valid"]
     assert valid[0]["step"] == 0 and max(line["accuracy"] for line in valid) == result.metrics["accuracy"]
@@ -215,6 +217,19 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
         lines = (tmp_path / f"run{micro}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_mistakes_are_told_the_surest_first(tmp_path: Path) -> None:
+    """A head that has not learnt yet makes some."""
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path)
+    run("sst2", data, model, tmp_path / "run", epochs=0.1, lr=1e-6)
+    found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
+    mistakes, texts = found["surest_mistakes"], dict(sentences(40, 2))
+    assert mistakes
+    assert [one["probability"] for one in mistakes] == sorted((one["probability"] for one in mistakes), reverse=True)
+    for one in mistakes:
+        assert str(texts[one["text"]]) == one["right"] != one["given"] and one["probability"] >= 0.5
+    assert np.sum(found["confusions"], axis=1).tolist() == [list(texts.values()).count(k) for k in (0, 1)]
 
 
 def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:

@@ -332,6 +332,7 @@ def conclude(
         "main": adapter.task.main,
         "score": score,
         "baseline": {"metrics": plain, "score": baseline},
+        **adapter.study(dev, decided),
         **({} if threshold is None else {"threshold": threshold}),
         "best_step": done.best_step,
         "steps": done.step,

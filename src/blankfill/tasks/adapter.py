@@ -101,6 +101,10 @@ class Adapter(ABC):
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """Predictions by who has not read the items: the most frequent class, the mean, …"""
 
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """What else is worth knowing of predictions for items with answers, as JSON values."""
+        return {}
+
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
         """How many items each class has, where there are classes."""
         return None

@@ -16,6 +16,8 @@ from blankfill.types import Int32
 
 LIKELY = 0.5
 """From this probability on, a label of a multi-label task is given."""
+WORST = 20
+"""So many mistakes are kept to be looked at."""
 
 
 class _Texts(Adapter):
@@ -65,6 +67,24 @@ class Classify(_Texts):
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The most frequent class."""
         return [Decided(int(self.classes(train).argmax()), {})] * len(items)
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """The confusions, a row for each right class and a column for each given one, and the surest mistakes."""
+        gold = np.array(_labels(items), np.int64)
+        given = np.array([one.value for one in decided], np.int64)
+        table = np.zeros((len(self.labels), len(self.labels)), np.int64)
+        np.add.at(table, (gold, given), 1)
+        sure = [(one.shown["probabilities"][one.shown["label"]], k) for k, one in enumerate(decided)]
+        worst = sorted((pair for pair in sure if gold[pair[1]] != given[pair[1]]), reverse=True)[:WORST]
+        texts = _texts(items)
+        mistakes = [
+            {
+                "id": texts[k].id, "right": self.labels[gold[k]], "given": self.labels[given[k]], "probability": p,
+                "text": texts[k].first, **({"second": texts[k].second} if texts[k].second is not None else {}),
+            }
+            for p, k in worst
+        ]  # fmt: skip
+        return {"confusions": table.tolist(), "surest_mistakes": mistakes}
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
         """Items of each class."""
