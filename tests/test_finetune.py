@@ -356,6 +356,7 @@ def test_what_it_refuses(given: list[str], told: str, tmp_path: Path, capsys: py
     options |= dict(zip(given[::2], given[1::2], strict=True))
     assert main(["finetune", *(part for pair in options.items() for part in pair)]) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
 
 
 def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

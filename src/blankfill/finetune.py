@@ -19,7 +19,7 @@ from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.run import only_run, prepare_folder, stop_signals, write_text
+from blankfill.run import run_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS, pattern_text
@@ -123,8 +123,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     task = request.task_asked()
     train, dev = read_data(task, request.data, options)
     with ExitStack() as stack:
-        prepare_folder(out, resume)
-        stack.enter_context(only_run(out))
+        stack.enter_context(run_folder(out, resume))
         busy = competing(options.threads or usable_cores())
         torch.set_num_threads(options.threads or usable_cores())
         keep_freed_memory()

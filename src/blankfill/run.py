@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from blankfill.train.record import RunRecorder
 
 MOST_ROLLBACKS = 5
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,7 @@ def pretrain(
     out = Path(out)
     options = recipe.train
     with ExitStack() as stack:
-        prepare_folder(out, resume)
-        stack.enter_context(only_run(out))
+        stack.enter_context(run_folder(out, resume))
         busy = competing(options.threads or usable_cores())  # before this program is itself what keeps it busy
         torch.set_num_threads(options.threads or usable_cores())
         keep_freed_memory()
@@ -414,6 +415,20 @@ def prepare_folder(out: Path, resume: bool) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
 
 
+@contextmanager
+def run_folder(out: Path, resume: bool) -> Iterator[None]:
+    """A run's folder, this process's own while it lasts; one that was made for a run which is refused goes again."""
+    new = not out.exists()
+    prepare_folder(out, resume)
+    try:
+        with only_run(out):
+            yield
+    except UserError:
+        if new and [path.name for path in out.iterdir()] == [LOCK]:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole: a temporary name, then a rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -429,7 +444,7 @@ def only_run(out: Path) -> Iterator[None]:
     except ImportError:  # no such locks on Windows
         yield
         return
-    with open(out / ".lock", "w", encoding="utf-8") as file:
+    with open(out / LOCK, "w", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader processes
         except (BlockingIOError, PermissionError) as error:
