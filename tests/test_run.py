@@ -142,6 +142,7 @@ def test_token_files_and_tokenizer_that_do_not_belong_together(texts: Path, tmp_
     (tmp_path / "small" / "tokenizer.json").replace(tmp_path / "corpus" / "tokenizer.json")
     with pytest.raises(UserError, match="do not belong together"):
         blankfill.pretrain([str(tmp_path / "corpus")], recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_text_too_short_for_the_objective(tmp_path: Path) -> None:
