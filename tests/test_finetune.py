@@ -19,6 +19,7 @@ from blankfill.predict import Predictor, score_predictions
 from blankfill.search import combinations
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.question_metrics import answer_metrics
 from blankfill.tasks.registry import task_named
 from generate_models import SPECIAL, objective_of, random_model, wordpiece
 
@@ -316,6 +317,8 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     path.write_text(json.dumps({"no such id": "paris"}))
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
     assert "32 of 32 items have no prediction" in capsys.readouterr().err
+    assert main(["evaluate", "--task", "lambada", "--data", str(data), str(path)]) == 2
+    assert "kind last-word, which `evaluate` does not know yet" in capsys.readouterr().err
     path.write_text("nothing\n")
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
     assert "line 1: not a prediction" in capsys.readouterr().err
@@ -379,6 +382,31 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (tmp_path / "rows").write_text(text, encoding="utf-8")
         assert main(["predict", "--model", str(tmp_path / "run"), str(tmp_path / "rows"), "--threads", "1"]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_written_answers_are_those_that_the_scores_are_of(tmp_path: Path) -> None:
+    """SQuAD 2.0: the threshold is found after the predictions; what is written follows it."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train-v2.0", 96), ("dev-v2.0", 32)):
+        asked = []
+        for k, (text, _) in enumerate(sentences(count, count)):
+            words = text.split()
+            place = int(rng.integers(0, len(words)))
+            if k % 2:
+                words.insert(place, "paris")
+            start = len(" ".join(words[:place])) + (place > 0)
+            answers = [{"text": "paris", "answer_start": start}] if k % 2 else []
+            asked.append({"context": " ".join(words), "qas": [
+                {"id": str(k), "question": "who", "answers": answers, "is_impossible": not answers}]})  # fmt: skip
+        data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": asked}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    result = run("squad2", tmp_path, model_folder(tmp_path), tmp_path / "run", epochs=2, longest_question=8)
+    lines = (tmp_path / "run" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = {row["id"]: row["answer"] for row in map(json.loads, lines)}
+    questions = task_named("squad2").read(tmp_path, "dev").questions()
+    assert answer_metrics(("exact", "f1"), questions, answers) == pytest.approx(
+        {name: result.metrics[name] for name in ("exact", "f1")}
+    )
 
 
 def test_a_grid_names_its_runs() -> None:

@@ -1,7 +1,8 @@
 """The wiring of a fine-tuning run: a task's data, a pretrained model, a head, the one loop, a run folder.
 
 A run folder holds `finetune.json` (what was asked for), the checkpoint that did best on the dev set, `results.json`,
-`predictions.jsonl` and the metrics of every score; it is enough alone to predict with, and to go on with after a kill.
+`predictions.jsonl` and the metrics of every score. It is enough alone to predict with; to go on after a kill, the data
+and the model that it began from must still be where they were.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.run import run_folder, stop_signals, write_text
+from blankfill.run import newest_whole, run_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS, pattern_text
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
     from blankfill.checkpoint.load import Loaded
-    from blankfill.checkpoint.store import Checkpoint
     from blankfill.tasks.adapter import Adapter, Decided
     from blankfill.tasks.heads import AnswerModel
     from blankfill.tasks.items import Item, Split
@@ -142,7 +142,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings)
         done = Progress()
-        checkpoint = newest(out) if resume else None
+        checkpoint = newest_whole(out) if resume else None
         if checkpoint is not None:
             model.load_state_dict(checkpoint.model)
             store.restore_optimizer(optimizer, checkpoint.optimizer)
@@ -281,17 +281,6 @@ def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> di
     return {"model": config_values(loaded.model.config), "objective": objective, "task": task}
 
 
-def newest(out: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; damaged ones are named and passed over."""
-    from blankfill.checkpoint import store
-
-    damaged: list[str] = []
-    found = store.newest(out / "checkpoints", damaged=damaged)
-    for sentence in damaged:
-        say(f"passed over: {sentence}")
-    return found
-
-
 def announce(
     request: Request, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
 ) -> None:
@@ -319,9 +308,9 @@ def conclude(
     """Write the results and the predictions of the best checkpoint."""
     metrics = adapter.measure(dev, decided)
     threshold = getattr(adapter, "threshold", None)
+    lines = [{"id": item.id, **adapter.told(one)} for item, one in zip(dev, decided, strict=True)]
     plain = adapter.measure(dev, adapter.plainest(train, dev))
     score, baseline = metrics[adapter.task.main], plain[adapter.task.main]
-    lines = [{"id": item.id, **one.shown} for item, one in zip(dev, decided, strict=True)]
     write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {
         **request.values(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.environment import usable_cores
 from blankfill.errors import UserError
-from blankfill.finetune import RESULTS, adapter_of, newest, with_kept_patterns
+from blankfill.finetune import RESULTS, adapter_of, with_kept_patterns
 from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
@@ -105,7 +105,7 @@ def best_checkpoint(path: Path) -> Any:
         name = (path / "best").read_text(encoding="utf-8").strip()
         found = store.read(path / "checkpoints" / name, with_optimizer=False)
     else:
-        found = newest(path)
+        found = store.newest(path / "checkpoints", with_optimizer=False)
     if found is None or "task" not in found.state:
         raise UserError(f"{path}: not a fine-tuned model; train one with `blankfill finetune`")
     return found
@@ -158,8 +158,11 @@ def score_predictions(task: Task, data: Path, split: str, predictions: Path) -> 
     """
     from blankfill.tasks.adapters import ADAPTERS
 
-    read = task.read(data, split)
-    adapter = ADAPTERS[task.kind](task, task.labels or read.labels, FinetuneOptions())
+    if task.kind not in ADAPTERS:
+        raise UserError(f"{task.name} is a task of kind {task.kind}, which `evaluate` does not know yet")
+    taught = task.read(data, "train").labels if data.is_dir() and "train" in task.splits(data) else ()
+    read = task.read(data, split, taught)
+    adapter = ADAPTERS[task.kind](task, task.labels or taught or read.labels, FinetuneOptions())
     shown = read_predictions(predictions)
     known = [item.id for item in read.items]
     if missing := [id for id in known if id not in shown]:

@@ -262,9 +262,18 @@ def forgetting(losses: tuple[float, float]) -> str:
 
 
 def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None:
+    """The newest whole checkpoint of a pretraining run, which must be of this model; see `newest_whole`."""
+    from blankfill.model.config import config_from_values
+
+    checkpoint = newest_whole(out)
+    if checkpoint is not None and config_from_values(checkpoint.state["model"]) != config:
+        raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
+    return checkpoint
+
+
+def newest_whole(out: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over."""
     from blankfill.checkpoint import store
-    from blankfill.model.config import config_from_values
 
     damaged: list[str] = []
     checkpoint = store.newest(out / "checkpoints", damaged=damaged)
@@ -274,9 +283,6 @@ def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None
         if damaged:
             raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
         say(f"{out} has no checkpoint yet; starting from the beginning")
-        return None
-    if config_from_values(checkpoint.state["model"]) != config:
-        raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
     return checkpoint
 
 

@@ -31,7 +31,7 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -
     problems: list[str] = []
     axes: list[list[tuple[str, Any]]] = []
     for text in grid:
-        name, _, values = text.replace("-", "_", 1 if text.startswith("-") else 0).partition("=")
+        name, _, values = text.partition("=")
         name = name.replace("-", "_")
         axes.append([(name, value) for value in _values(name, values, problems)])
     if restarts < 1:

@@ -101,6 +101,10 @@ class Adapter(ABC):
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """Predictions by who has not read the items: the most frequent class, the mean, …"""
 
+    def told(self, one: Decided) -> dict[str, Any]:
+        """A prediction for a reader, as it stands after `measure`."""
+        return one.shown
+
     def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
         """What else is worth knowing of predictions for items with answers, as JSON values."""
         return {}

@@ -94,6 +94,10 @@ class Answer(Adapter):
         answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, decided, strict=True)}
         return score(self.task, Split(items), answers)
 
+    def told(self, one: Decided) -> dict[str, Any]:
+        """The answer by the threshold that `measure` has found, which `decide` could not know."""
+        return {**one.shown, "answer": one.value.answer(self.threshold)}
+
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From an answer, "" for none: it stands as it is, whatever the odds."""
         return Decided(_Plain(str(shown["answer"])), dict(shown))

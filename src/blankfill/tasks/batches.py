@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -105,12 +106,20 @@ class Epochs:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The items of an epoch in their order, int64[count]."""
-        return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.count)
+        return _order(self.count, self.seed, epoch)
 
     def items(self, step: int) -> NDArray[np.int64]:
         """The items of a step of the run."""
         epoch, place = divmod(step, self.steps)
         return self.order(epoch)[place * self.size : (place + 1) * self.size]
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Kept, because every step of an epoch asks."""
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+    order.flags.writeable = False
+    return order
 
 
 class Batches:
