@@ -11,9 +11,9 @@ import pytest
 
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
-from blankfill.ensemble import combined
+from blankfill.ensemble import combined, untrained
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import RESULTS, Request, finetune
+from blankfill.finetune import RESULTS, Request, finetune, read_data
 from blankfill.predict import Predictor
 from blankfill.tasks.items import TextItem
 from test_finetune import QUICK, classes, model_folder
@@ -105,6 +105,15 @@ def test_all_patterns_and_their_say_together(
     before = (out / "pattern-0" / "finetune.json").stat().st_mtime_ns
     assert main(argv) == 0 and (out / "pattern-0" / "finetune.json").stat().st_mtime_ns == before
     assert main([*argv, "--restarts", "2"]) == 2
+
+
+def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:
+    """Every pattern is tried on one and the same model, which must not gather thin matrices."""
+    plain, thin = (
+        [request_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
+    )  # fmt: skip
+    train, _ = read_data(plain[0].task_asked(), plain[0].data, plain[0].options)
+    assert untrained(thin, train) == untrained(plain, train)
 
 
 def test_models_that_were_all_wrong_count_alike() -> None:

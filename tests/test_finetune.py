@@ -1,5 +1,6 @@
 """Fine-tuning from end to end with tiny models on tasks that can be learnt: scores, resume, predictions, errors."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -304,6 +305,25 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "lr-0.005: accuracy" in told and "± " in told and "the best setting: lr-0.005" in told
     table_of = json.loads((tmp_path / "grid" / RESULTS).read_text(encoding="utf-8"))
     assert [row["runs"] for row in table_of["settings"]] == [2, 2]
+
+
+def test_a_grid_that_is_stopped_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal ends the run that it finds, saved, and begins no other; the same command finishes them all."""
+    data, model, out = classes(tmp_path / "data"), model_folder(tmp_path), tmp_path / "grid"
+    command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(out),
+               "--batch-size", "8", "--epochs", "1", "--threads", "1", "--precision", "fp32",
+               "--restarts", "2"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr("blankfill.finetune.stop_signals", lambda: contextlib.nullcontext([15]))
+        assert main(command) == 2
+    assert "the same command goes on there" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["seed-0"]
+    assert json.loads((out / "seed-0" / RESULTS).read_text(encoding="utf-8"))["complete"] is False
+    assert main(command) == 0
+    found = [json.loads((out / f"seed-{k}" / RESULTS).read_text(encoding="utf-8")) for k in (0, 1)]
+    assert [(one["complete"], one["steps"]) for one in found] == [(True, 12), (True, 12)]
 
 
 def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import ASKED, PREDICTIONS, RESULTS, Request, adapter_of, finetune, read_data, with_head
+from blankfill.finetune import PREDICTIONS, RESULTS, Request, adapter_of, finished, read_data, with_head
 from blankfill.run import write_text
 from blankfill.tasks.pattern import pattern_text, read_patterns
 
@@ -48,9 +48,7 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
     for k, one in enumerate(requests):
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
-        if not (folder / RESULTS).exists():
-            finetune(one, folder, resume=(folder / ASKED).exists())
-        found = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        found = finished(one, folder)
         runs.append({"folder": folder.name, "untrained": weights[k], **_parts(found)})
         yield f"pattern {k}: {found['main']} {found['score']:.4f}; untrained {weights[k]:.4f} of the training items"
     yield from _together(request, out, runs, dev)
@@ -68,8 +66,9 @@ def untrained(requests: Sequence[Request], train: Split) -> list[float]:
     loaded = load_model(requests[0].start)
     found = []
     for one in requests:
-        adapter = adapter_of(one.task_asked(), train.labels, loaded, one.options)
-        model = with_head(loaded, adapter, train.items, one.options, device, dtype)
+        plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
+        adapter = adapter_of(one.task_asked(), train.labels, loaded, plain)
+        model = with_head(loaded, adapter, train.items, plain, device, dtype)
         scored = Scored(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
         decided, _ = scored.decide(model, device, dtype)
         right = [one.value == _label(item) for one, item in zip(decided, train.items, strict=True)]

@@ -72,7 +72,7 @@ class Request:
 class FinetuneResult:
     """How a fine-tuning run ended. metrics: of the best checkpoint on the dev set; score: the one that chose it.
 
-    items_per_second: training items, without the scoring between.
+    items_per_second: training items, without the scoring between. complete: False when the run was told to stop.
     """
 
     folder: Path
@@ -82,6 +82,7 @@ class FinetuneResult:
     best_step: int
     steps: int
     items_per_second: float
+    complete: bool
 
 
 def read_request(out: Path) -> Request:
@@ -181,7 +182,23 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         model.load_state_dict(best.model)
         decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
-    return conclude(request, out, adapter, train.items, dev.items, decided, done, speed)
+    complete = done.step == settings.steps or not stopping
+    return conclude(request, out, adapter, train.items, dev.items, decided, done, speed, complete)
+
+
+def finished(request: Request, folder: Path) -> dict[str, Any]:
+    """The results of a run among several, which is begun or gone on with unless it is complete.
+
+    Raises UserError when it is told to stop, so that the runs after it are not begun.
+    """
+    path = folder / RESULTS
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not found.get("complete"):
+        finetune(request, folder, resume=(folder / ASKED).exists())
+        found = json.loads(path.read_text(encoding="utf-8"))
+    if not found["complete"]:
+        raise UserError(f"stopped in {folder}; the same command goes on there")
+    return found
 
 
 def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
@@ -304,6 +321,7 @@ def conclude(
     decided: Sequence[Decided],
     done: Progress,
     speed: float,
+    complete: bool,
 ) -> FinetuneResult:
     """Write the results and the predictions of the best checkpoint."""
     metrics = adapter.measure(dev, decided)
@@ -322,6 +340,7 @@ def conclude(
         "baseline": {"metrics": plain, "score": baseline},
         **adapter.study(dev, decided),
         **({} if threshold is None else {"threshold": threshold}),
+        "complete": complete,
         "best_step": done.best_step,
         "steps": done.step,
         "seconds": done.seconds,
@@ -329,4 +348,4 @@ def conclude(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_text(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    return FinetuneResult(out, metrics, score, baseline, done.best_step, done.step, speed)
+    return FinetuneResult(out, metrics, score, baseline, done.best_step, done.step, speed, complete)

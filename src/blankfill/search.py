@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import ASKED, RESULTS, Request, finetune
+from blankfill.finetune import RESULTS, Request, finished
 from blankfill.run import write_text
 from blankfill.tasks.options import FinetuneOptions
 
@@ -67,12 +67,8 @@ def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
     found: list[dict[str, Any]] = []
     for number, (name, options) in enumerate(settings, 1):
-        folder = out / name
         say(f"run {number} of {len(settings)}: {name}")
-        if not (folder / RESULTS).exists():
-            begun = (folder / ASKED).exists()
-            finetune(dataclasses.replace(request, options=options), folder, resume=begun)
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        results = finished(dataclasses.replace(request, options=options), out / name)
         found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
     table = list(summary(found))
     best = max(table, key=lambda row: row["mean"])
