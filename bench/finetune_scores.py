@@ -1,10 +1,13 @@
 """Dev scores of fine-tuning here and with transformers, under the same settings, seed by seed.
 
     python bench/finetune_scores.py MODEL --data GLUE --task cola --seeds 0 1 2 3 4 --json cola.json
+    python bench/finetune_scores.py MODEL --data wikigold --task wikigold --hold-out 0.2 --lr 1e-4 --seeds 0 1 2
 
-MODEL is a transformers folder of a BERT encoder; the task is one of texts or pairs (classes or scores). Both use its
-dropout, AdamW without decay on biases and norms, linear warm-up over a tenth of the steps and linear decay, and are
-scored after each epoch; the best counts. What each draws from its seed differs: the head, dropout and the order.
+MODEL is a transformers folder of a BERT encoder; the task is one of texts or pairs (classes or scores), of tags, or of
+questions. Both learn from the same items and are scored on the same, use the model's dropout, AdamW without decay on
+biases and norms, linear warm-up over a tenth of the steps and linear decay, and are scored after each epoch; the best
+counts. What each draws from its seed differs: the head, dropout and the order. Times are processor seconds
+of everything, the scoring between included.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from side_by_side import write
 
@@ -34,19 +37,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--train-items", type=int, default=0, help="so many only, drawn by the seed; 0: all")
+    parser.add_argument("--hold-out", type=float, default=0.1, help="where there is no dev set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--only", choices=["blankfill", "transformers"], help="one of the two")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    from blankfill.finetune import read_data
     from blankfill.tasks.options import FinetuneOptions
     from blankfill.tasks.registry import task_named
 
-    items = len(task_named(given.task).read(given.data, "train"))
     options = FinetuneOptions(
         lr=given.lr, batch_size=given.batch, epochs=given.epochs, max_length=given.max_length, precision="fp32",
-        threads=given.threads, eval_every=-(-items // given.batch),
+        threads=given.threads, train_items=given.train_items, hold_out=given.hold_out,
     )  # fmt: skip
+    train, dev = read_data(task_named(given.task), given.data, options)
+    options = dataclasses.replace(options, eval_every=-(-len(train) // given.batch))
+    print(f"{given.task}: {len(train)} items to learn from, {len(dev)} to score", flush=True)
     contenders = {"blankfill": ours, "transformers": theirs}
     found: dict[str, list[dict[str, float]]] = {}
     for name, run in contenders.items():
@@ -77,55 +85,14 @@ def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[s
 
 
 def theirs(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """The same with transformers' model and dynamic padding, in the order and with the arithmetic of its Trainer."""
-    import torch
-    import transformers
+    """The same items with transformers' model."""
+    from finetune_peers import run
 
-    from blankfill.environment import usable_cores
+    from blankfill.finetune import read_data
     from blankfill.tasks.registry import task_named
-    from blankfill.tasks.scoring import score
 
-    began = time.process_time()
-    torch.set_num_threads(options.threads or usable_cores())
-    transformers.set_seed(options.seed)
-    asked = task_named(task)
-    train, dev = asked.read(data, "train"), asked.read(data, "dev")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    classes = len(asked.labels) or 1
-    network = transformers.AutoModelForSequenceClassification.from_pretrained(model, num_labels=classes)
-
-    def coded(split: Any) -> list[dict[str, Any]]:
-        texts = split.texts()
-        seconds = [item.second for item in texts] if texts[0].second is not None else None
-        made = tokenizer([item.first for item in texts], seconds, truncation=True, max_length=options.max_length)
-        return [{key: values[k] for key, values in made.items()} for k in range(len(texts))]
-
-    rows, dev_rows = coded(train), coded(dev)
-    gold = torch.tensor([item.label for item in train.texts()], dtype=torch.float32 if classes == 1 else torch.int64)
-    decayed = [p for p in network.parameters() if p.dim() >= 2]
-    spared = [p for p in network.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, eps=1e-8, fused=True)
-    steps = options.steps(len(rows))
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
-    best = -1.0
-    for _ in range(int(options.epochs)):
-        network.train()
-        for chosen in torch.randperm(len(rows)).split(options.batch_size):
-            batch = tokenizer.pad([rows[k] for k in chosen], return_tensors="pt")
-            network(**batch, labels=gold[chosen]).loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        network.eval()
-        predicted: list[float] = []
-        with torch.no_grad():
-            for k in range(0, len(dev_rows), 64):
-                scores = network(**tokenizer.pad(dev_rows[k : k + 64], return_tensors="pt")).logits
-                predicted += (scores[:, 0] if classes == 1 else scores.argmax(1)).tolist()
-        best = max(best, score(asked, dev, predicted)[asked.main])
-    return {"score": best, "seconds": time.process_time() - began}
+    train, dev = read_data(task_named(task), data, options)
+    return run(model, task_named(task), train, dev, options)
 
 
 if __name__ == "__main__":

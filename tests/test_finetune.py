@@ -150,7 +150,7 @@ def test_every_family_learns_to_classify(name: str, tmp_path: Path) -> None:
     assert len(found["surest_mistakes"]) == min(20, 40 - np.array(found["confusions"]).trace())
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     valid = [line for line in lines if line["split"] == "valid"]
-    assert valid[0]["step"] == 0 and max(line["accuracy"] for line in valid) == result.metrics["accuracy"]
+    assert valid[0]["step"] == 6 and max(line["accuracy"] for line in valid) == result.metrics["accuracy"]
 
 
 @pytest.mark.parametrize(

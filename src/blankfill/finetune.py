@@ -156,7 +156,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         stopping = stack.enter_context(stop_signals())
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
-        scored = Scored(adapter, adapter.encode(dev.items), pad)
+        scored = Scored(adapter, adapter.encode(dev.items), pad, done.best_loss)
         state = task_state(loaded, adapter, options)
 
         def save(now: Progress) -> None:
@@ -170,7 +170,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         trainer = Trainer(
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), loss=task_losses,
-            examine=lambda: scored.examine(model, device, dtype),
+            examine=lambda: scored.examine(model, device, dtype), examine_first=options.method == "cloze",
         )  # fmt: skip
         if done.step == 0:
             save(done)  # nothing may be better than the beginning
@@ -178,9 +178,12 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         writer.wait()
         if done.step < settings.steps and stopping:
             say(f"stopped at step {done.step}; go on with: blankfill finetune --resume {out}")
-        best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
-        model.load_state_dict(best.model)
-        decided, _ = scored.decide(model, device, dtype)
+        decided = scored.best
+        if decided is None:  # the best was before this run was gone on with, or there was no score yet
+            if done.best_step >= 0:
+                best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
+                model.load_state_dict(best.model)
+            decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     complete = done.step == settings.steps or not stopping
     return conclude(request, out, adapter, train.items, dev.items, decided, done, speed, complete)
@@ -210,9 +213,11 @@ def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
 def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, Split]:
     """The train and the dev split, their problems told; UserError when one is missing or empty.
 
+    Of the training items only `train_items`, where that is asked for.
+
     Data without a dev set, such as a single file, are split: see `tasks.held_out`.
     """
-    from blankfill.tasks.held_out import hold_out
+    from blankfill.tasks.held_out import fewer, hold_out
 
     splits = task.splits(data) if data.is_dir() else []
     if "train" in splits and "dev" in splits:
@@ -222,14 +227,14 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
     else:
         only = next((name for name in ("train", "all", "dev", *splits) if name in splits), next(iter(task.files)))
         whole = task.read(data, only)
-        train, dev = hold_out(whole, options.hold_out, options.seed)
+        train, dev = hold_out(whole, options.hold_out)  # the same for every seed, so that runs can be compared
         problems = [*whole.problems, f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one"]
     for problem in problems:
         say(problem)
     for name, split in (("train", train), ("dev", dev)):
         if not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
-    return train, dev
+    return (fewer(train, options.train_items, options.seed) if options.train_items else train), dev
 
 
 def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
@@ -324,6 +329,7 @@ def conclude(
     complete: bool,
 ) -> FinetuneResult:
     """Write the results and the predictions of the best checkpoint."""
+    best_step = done.best_step if done.best_step >= 0 else done.step
     metrics = adapter.measure(dev, decided)
     threshold = getattr(adapter, "threshold", None)
     lines = [{"id": item.id, **adapter.told(one)} for item, one in zip(dev, decided, strict=True)]
@@ -341,11 +347,11 @@ def conclude(
         **adapter.study(dev, decided),
         **({} if threshold is None else {"threshold": threshold}),
         "complete": complete,
-        "best_step": done.best_step,
+        "best_step": best_step,
         "steps": done.step,
         "seconds": done.seconds,
         "items_per_second": speed,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_text(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    return FinetuneResult(out, metrics, score, baseline, done.best_step, done.step, speed, complete)
+    return FinetuneResult(out, metrics, score, baseline, best_step, done.step, speed, complete)

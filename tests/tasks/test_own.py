@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.tasks.held_out import hold_out
+from blankfill.tasks.held_out import fewer, hold_out
 from blankfill.tasks.items import Answer, ChoiceItem, GenerationItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.own import Columns, own_task, sorted_labels
 from blankfill.tasks.registry import TASKS
@@ -228,3 +228,12 @@ def test_a_dev_set_is_drawn(tmp_path: Path) -> None:
     assert len(hold_out(whole, 0.0)[1]) == 1
     with pytest.raises(UserError, match="1 rows cannot be parted"):
         hold_out(Split(whole.items[:1]))
+
+
+def test_so_many_items_are_drawn(tmp_path: Path) -> None:
+    whole = read(tmp_path, "classify", "text,label\n" + "".join(f"t{k},{k % 2}\n" for k in range(50)))
+    some = fewer(whole, 10, seed=1)
+    places = [int(item.id) for item in some.items]
+    assert len(some) == 10 and places == sorted(set(places)) and some.labels == whole.labels
+    assert fewer(whole, 10, seed=1) == some != fewer(whole, 10, seed=2)
+    assert fewer(whole, 1000) == whole

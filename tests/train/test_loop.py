@@ -237,7 +237,7 @@ def test_parts_of_a_batch_are_the_rows(name: str, corpus: IndexedCorpus, vocabul
         ours, theirs = loss_sums(model, part), loss_sums(model, alone)
         assert ours.words.item() == pytest.approx(theirs.words.item(), rel=1e-5)
         for label in theirs.labels:
-            assert float(ours.labels[label]) == pytest.approx(float(theirs.labels[label]), rel=1e-5)
+            assert ours.labels[label].item() == pytest.approx(theirs.labels[label].item(), rel=1e-5)
 
 
 def test_short_rows_first(corpus: IndexedCorpus, vocabulary: Vocabulary) -> None:

@@ -1,4 +1,4 @@
-"""A dev set from data that have none."""
+"""A dev set from data that have none, and fewer items of a split."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Sp
     left = [item for place, item in enumerate(split.items) if place not in taken]
     held = [item for place, item in enumerate(split.items) if place in taken]
     return dataclasses.replace(split, items=left), dataclasses.replace(split, items=held)
+
+
+def fewer(split: Split, count: int, seed: int = 0) -> Split:
+    """So many items of a split, all where it has no more, in its order; which ones depends on the seed alone."""
+    order = np.random.Generator(np.random.Philox(key=[seed, len(split)])).permutation(len(split))
+    return dataclasses.replace(split, items=[split.items[k] for k in sorted(order[:count])])
 
 
 def _together(item: Item, place: int) -> Hashable:

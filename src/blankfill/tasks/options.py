@@ -48,6 +48,9 @@ class FinetuneOptions:
     """Cloze: a file in the form of the training data, labelled or not, whose texts are masked beside those."""
     hold_out: float = 0.1
     """The share of the training items that is scored on where the data have no dev set; whole documents or articles."""
+    train_items: int = 0
+    """Learn from so many of the training items only, drawn by the seed: few-shot runs, and with --grid the curve of
+    scores over amounts of data. 0: all."""
     warmup: float = 0.1
     """Warm-up: a share of the steps when below 1, a number of steps otherwise."""
     schedule: Schedule = "linear"
@@ -111,6 +114,7 @@ class FinetuneOptions:
             "patience",
             "micro_batch",
             "threads",
+            "train_items",
             "mlm_weight",
         ):
             if getattr(self, name) < 0:

@@ -56,17 +56,24 @@ def balanced(counts_C: Sequence[int]) -> list[float]:
 
 
 class Scored:
-    """A set of items that a model is scored on, again and again."""
+    """A set of items that a model is scored on, again and again.
 
-    def __init__(self, adapter: Adapter, coded: Coded, pad: int) -> None:
-        self.adapter, self.coded = adapter, coded
+    least: 1 − the best score so far. best: the predictions of the best score that `examine` found above it, or None.
+    """
+
+    def __init__(self, adapter: Adapter, coded: Coded, pad: int, least: float = math.inf) -> None:
+        self.adapter, self.coded, self.least = adapter, coded, least
         self.batches: list[Packed] = list(evaluation(coded.encoded, pad))
+        self.best: list[Decided] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score, so that less is better; the mean loss and all metrics)."""
         decided, loss = self.decide(model, device, dtype)
         metrics = self.adapter.measure(self.coded.items, decided)
-        return 1 - metrics[self.adapter.task.main], {"loss": loss, **metrics}
+        missing = 1 - metrics[self.adapter.task.main]
+        if missing < self.least:
+            self.least, self.best = missing, decided
+        return missing, {"loss": loss, **metrics}
 
     @torch.no_grad()
     def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:

@@ -82,6 +82,7 @@ class Trainer:
     peak: float = 0.0
     loss: LossFunction = field(default_factory=lambda: loss_sums)
     examine: Callable[[], tuple[float, Metrics]] | None = None
+    examine_first: bool = True
     parts: int = 1
     """Into how many parts each micro-batch is split; 2 once memory has run out."""
 
@@ -89,7 +90,7 @@ class Trainer:
         """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
         options, model = self.options, self.model
         evaluate_every, save_every, sample_every = options.every("eval"), options.every("save"), options.every("sample")
-        if progress.step == 0:
+        if progress.step == 0 and self.examine_first:
             self._evaluate(progress)
         model.train()
         self.optimizer.zero_grad(set_to_none=True)  # a step that a rollback has undone left its gradients
