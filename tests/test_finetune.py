@@ -14,7 +14,7 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import RESULTS, FinetuneResult, Request, finetune
+from blankfill.finetune import PREDICTIONS, RESULTS, FinetuneResult, Request, finetune
 from blankfill.model.config import config_values
 from blankfill.predict import Predictor, score_predictions
 from blankfill.search import combinations
@@ -47,9 +47,9 @@ QUICK = FinetuneOptions(
 )
 
 
-def model_folder(folder: Path, name: str = "bert") -> Path:
+def model_folder(folder: Path, name: str = "bert", sharp: float = 1.0) -> Path:
     """A random model as a folder that opens like an imported one."""
-    model, objective = random_model(name, rows=48, sharp=1.0), objective_of(name)
+    model, objective = random_model(name, rows=48, sharp=sharp), objective_of(name)
     state = {
         "model": config_values(model.config),
         "objective": {"name": objective.name, **dataclasses.asdict(objective)},
@@ -326,6 +326,19 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
     assert [(one["complete"], one["steps"]) for one in found] == [(True, 12), (True, 12)]
 
 
+def test_from_scratch_forgets_the_weights_it_was_given(tmp_path: Path) -> None:
+    data, model = classes(tmp_path / "data"), model_folder(tmp_path / "one")
+    other = model_folder(tmp_path / "other", sharp=1.5)
+
+    def told(start: Path, scratch: bool) -> str:
+        name = f"{start.parents[1].name}-{scratch}"
+        run("sst2", data, start, tmp_path / name, epochs=0.2, lr=1e-5, from_scratch=scratch)
+        return (tmp_path / name / PREDICTIONS).read_text(encoding="utf-8")
+
+    assert told(model, True) == told(other, True)
+    assert told(model, False) != told(other, False)
+
+
 def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = questions(tmp_path / "data")
     lines = (data / "dev.jsonl").read_text(encoding="utf-8").splitlines()
@@ -388,6 +401,8 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "not a fine-tuning run" in capsys.readouterr().err
     assert main(["finetune", "--resume", str(tmp_path), "--lr", "1"]) == 2
     assert "leave out --lr" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--from-scratch needs weights that learn"):
+        run("sst2", data, model, tmp_path / "z", from_scratch=True, lora_rank=2)
     with pytest.raises(ConfigError, match="--epochs is 0"):
         run("sst2", data, model, tmp_path / "run", epochs=0)
     run("sst2", data, model, tmp_path / "run", epochs=0.2)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import PREDICTIONS, RESULTS, Request, adapter_of, finished, read_data, with_head
+from blankfill.finetune import PREDICTIONS, RESULTS, Request, adapter_of, finished, read_data, start_of, with_head
 from blankfill.run import write_text
 from blankfill.tasks.pattern import pattern_text, read_patterns
 
@@ -56,14 +56,13 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
 
 def untrained(requests: Sequence[Request], train: Split) -> list[float]:
     """The share of the training items that the model gets right with each pattern before it is trained."""
-    from blankfill.checkpoint.load import load_model
     from blankfill.tasks.training import Scored
     from blankfill.train.precision import pick_device, pick_dtype
 
     options = requests[0].options
     device = pick_device(options.device)
     dtype = pick_dtype(options.precision, device)
-    loaded = load_model(requests[0].start)
+    loaded = start_of(requests[0])
     found = []
     for one in requests:
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt

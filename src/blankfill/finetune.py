@@ -108,7 +108,6 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     import torch
 
     from blankfill.checkpoint import store
-    from blankfill.checkpoint.load import load_model
     from blankfill.tasks.batches import Batches, Epochs
     from blankfill.tasks.heads import task_losses
     from blankfill.tasks.training import Scored, task_optimizer
@@ -130,7 +129,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         keep_freed_memory()
         device = pick_device(options.device)
         dtype = pick_dtype(options.precision, device)
-        loaded = load_model(request.start)
+        loaded = start_of(request)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
         encoded = adapter.encode(train.items, learn=True).encoded
         pad = loaded.vocabulary.roles.get("pad", 0)
@@ -202,6 +201,18 @@ def finished(request: Request, folder: Path) -> dict[str, Any]:
     if not found["complete"]:
         raise UserError(f"stopped in {folder}; the same command goes on there")
     return found
+
+
+def start_of(request: Request) -> Loaded:
+    """The pretrained model, or one like it whose weights are drawn by the seed."""
+    import torch
+
+    from blankfill.checkpoint.load import load_model
+
+    loaded = load_model(request.start)
+    if request.options.from_scratch:
+        loaded.model.initialise(torch.Generator().manual_seed(request.options.seed))
+    return loaded
 
 
 def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:

@@ -78,6 +78,8 @@ class FinetuneOptions:
     """Steps between scores on the dev set; 0 means twice an epoch."""
     patience: int = 0
     """Stop after this many scores without a better one; 0 means never."""
+    from_scratch: bool = False
+    """Draw the model's weights anew, as its pretraining did: what the pretraining is worth."""
     seed: int = 0
     """Of the order of the items, of the head's first weights, and of dropout."""
     micro_batch: int = 0
@@ -128,6 +130,8 @@ class FinetuneOptions:
             found.append(f"--top {self.top} reads features; choose some with --features, such as concat-last-4")
         if self.features != "none" and (self.lora_rank or self.freeze):
             found.append("--features leaves the encoder as it is; leave out --lora-rank and --freeze")
+        if self.from_scratch and (self.lora_rank or self.freeze or self.features != "none"):
+            found.append("--from-scratch needs weights that learn; leave out --lora-rank, --freeze and --features")
         if self.lora_rank and self.freeze:
             found.append("--lora-rank leaves the encoder's own weights as they are; leave out --freeze")
         if self.layer_decay > 1:
