@@ -156,6 +156,8 @@ class Batch:
     mask: str
     tokens: int
     """How many of the B·T columns are not padding."""
+    joined: frozenset[int] = frozenset()
+    """Rows that must not be parted from the row before them, because an answer is looked for in both."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -167,7 +169,7 @@ class Batch:
             move(self.input_ids), move(self.positions), move(self.segment), move(self.rank), move(self.horizon),
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
-            self.mask, self.tokens,
+            self.mask, self.tokens, self.joined,
         )  # fmt: skip
 
     def part(self, first: int, stop: int) -> Batch:
@@ -184,4 +186,5 @@ class Batch:
         return Batch(
             self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
             *pick(self.target_index, self.target_ids), labels, self.mask, int((self.segment[at] != PADDING).sum()),
+            frozenset(row - first for row in self.joined if first <= row < stop),
         )  # fmt: skip

@@ -65,6 +65,7 @@ PLAIN = {
         "patterns",
         "mlm-weight",
         "unlabelled",
+        "several-masks",
         "hold-out",
         "warmup",
         "schedule",

@@ -1,6 +1,7 @@
 """Items in rows: each once, its columns where they belong, in an order that is a function of seed and step."""
 
 import functools
+import itertools
 import operator
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from blankfill.tasks.batches import ANSWER, ITEM, ROW, Batches, Encoded, Epochs, evaluation, pack
+from blankfill.train.loop import split
 from blankfill.types import AttentionRule, Example
 
 
@@ -101,3 +103,19 @@ def test_evaluation_holds_every_item_once_and_says_which() -> None:
         seen += set(packed.items.tolist())
         assert [items[k].answers[0] for k in packed.rows] == packed.batch.input_ids[:, 0].tolist()
     assert sorted(seen) == list(range(40))
+
+
+def test_an_item_of_many_examples_takes_rows_of_its_own() -> None:
+    """Rows are as wide as the longest example; those of one item stay together when a batch is halved."""
+    items = [item(1, 20), item(2, 60, parts=7), item(3, 20), item(4, 70, parts=3)]
+    packed = pack(items, 0)
+    index, value = packed.batch.labels[ANSWER]
+    assert packed.batch.input_ids.shape[1] <= ROW + 7
+    assert packed.batch.input_ids.flatten()[index].tolist() == value.tolist() == (packed.items + 1).tolist()
+    assert [len(list(group)) for _, group in itertools.groupby(packed.items.tolist())] == [14, 6, 2, 2]
+    assert [row + 1 for row in packed.rows] == [2, 2, 2, 2, 4, 4, 4, 1] and packed.batch.joined == {1, 2, 3, 5, 6}
+    halves = split(packed.batch, 2)
+    assert [len(half.input_ids) for half in halves] == [4, 4]
+    assert sorted(set(halves[0].labels[ANSWER][1].tolist())) == [2] and halves[1].joined == {1, 2}
+    assert sum(len(half.labels[ANSWER][1]) for half in halves) == len(value)
+    assert [len(half.input_ids) for half in split(packed.batch.part(0, 4), 2)] == [4]

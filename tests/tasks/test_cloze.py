@@ -13,6 +13,7 @@ from blankfill.attention.kernels import best_kernel, lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Glm, Gpt
+from blankfill.tasks import batches
 from blankfill.tasks.adapters import CLOZE
 from blankfill.tasks.batches import ITEM, Batches, Epochs, pack
 from blankfill.tasks.cloze import longest_kept
@@ -122,7 +123,7 @@ FAMILIES = ["bert", "mlm", "glm", "gpt"]
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("patterns", [SINGLE, SEVERAL], ids=["single", "several"])
 def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: Any) -> None:
-    made, reads = adapter(name, patterns, tmp_path)
+    made, reads = adapter(name, patterns, tmp_path, several_masks="at-once")
     assert reads.single == (patterns is SINGLE)
     words = [reads.pattern.words[label] for label in ("a", "b")]
     for item, found in zip(TEXTS, scores_of(made, reads, TEXTS), strict=True):
@@ -131,7 +132,7 @@ def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: An
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_choices_are_written_into_the_blank(name: str, tmp_path: Any) -> None:
-    made, reads = adapter(name, CHOICES, tmp_path, "choice")
+    made, reads = adapter(name, CHOICES, tmp_path, "choice", several_masks="at-once")
     for item, found in zip(CHOOSE, scores_of(made, reads, CHOOSE), strict=True):
         assert found == pytest.approx(expected(made, item, [[one] for one in item.choices], False), abs=2e-4)
 
@@ -185,7 +186,7 @@ def test_several_masks_train_with_the_hinge_and_absent_choices_do_not_count(tmp_
 def test_the_loss_trains_the_model(name: str, tmp_path: Any) -> None:
     made, reads = adapter(name, SEVERAL, tmp_path)
     model = reads.model(made.model).train()
-    batch = pack(reads.encode(TEXTS).encoded, 0).batch
+    batch = pack(reads.encode(TEXTS, learn=True).encoded, 0).batch
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
@@ -214,6 +215,55 @@ def test_a_text_cannot_forge_a_blank(tmp_path: Any) -> None:
     ids = encoded.examples[0].input_ids
     assert (ids == made.vocabulary["mask"]).sum() == 1
     assert set(encoded.columns[0].tolist()) == set(np.flatnonzero(ids == made.vocabulary["mask"]).tolist())
+
+
+def in_turn(made: Loaded, before: list[int], word: list[int], after: list[int]) -> float:
+    """The score of a word in one row, its tokens filled in one at a time, the likeliest first."""
+    token, left, total = made.vocabulary.roles, dict(enumerate(word)), 0.0
+    blank = [token["mask"]] * len(word)
+    while left:
+        row = [token["cls"], *before, *blank, *after, token["sep"]]
+        offset = 2 if made.objective.name == "mlm" else 0
+        channels = [list(range(offset, offset + len(row)))]
+        channels += [[0] * len(row)] if made.objective.name == "bert" else []
+        table = logs(made, row, channels, None).log_softmax(1)
+        likely = {k: float(table[1 + len(before) + k, asked]) for k, asked in left.items()}
+        best = max(likely, key=likely.__getitem__)
+        total += likely[best]
+        blank[best] = left.pop(best)
+    return total
+
+
+@pytest.mark.parametrize("name", ["bert", "mlm"])
+def test_several_masks_are_filled_the_surest_first(name: str, tmp_path: Any) -> None:
+    made, reads = adapter(name, CHOICES, tmp_path, "choice")
+    items = [ChoiceItem("0", "the dog", ("red mat cat", "playing", "big dog sat on"), 1), CHOOSE[0]]
+    encode = made.tokenizer.encode
+    found = scores_of(made, reads, items)
+    for item, scores in zip(items, found, strict=True):
+        before = encode(f"{item.context} sat on")
+        wanted = [in_turn(made, before, encode(one), encode(".")) for one in item.choices]
+        assert scores == pytest.approx(wanted, abs=2e-4)
+    _, quick = adapter(name, CHOICES, tmp_path, "choice", several_masks="at-once")
+    assert not np.allclose(scores_of(made, quick, items)[0], found[0], atol=1e-2)
+    assert all(len(one.examples) == 1 for one in reads.encode(items, learn=True).encoded)  # learning takes one pass
+
+
+@pytest.mark.parametrize("name", ["bert", "glm"])
+def test_many_choices_in_narrow_rows_score_as_in_one_wide_row(
+    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, reads = adapter(name, CHOICES, tmp_path, "choice")
+    names = ("the", "cat", "dog sat", "ran", "on", "mat", "red", "big", "play", "un")
+    items = [ChoiceItem("0", "the dog", names, 3), ChoiceItem("1", "cat", ("dog", "big red"), 0)]
+    found = {}
+    for width in (16, 4096):
+        monkeypatch.setattr(batches, "ROW", width)
+        packed = pack(reads.encode(items).encoded, 0).batch
+        assert (packed.input_ids.shape[1] < 40) == (width == 16)
+        found[width] = scores_of(made, reads, items)
+    for narrow, wide in zip(found[16], found[4096], strict=True):
+        assert narrow == pytest.approx(wide, abs=1e-5)
 
 
 def test_at_most_ten_choices_are_learnt_and_one_right_one(tmp_path: Any) -> None:
@@ -246,12 +296,12 @@ def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
     made, reads = adapter("bert", SINGLE, tmp_path, mlm_weight=0.5)
     encoded = reads.encode(TEXTS).encoded
     texts = [one.examples[0] for one in encoded]
-    batches = WithTexts(Batches(encoded, Epochs(3, 2, 0), 0), texts, made.vocabulary)
-    [(_, [items, copies])] = list(batches.steps(0, 1))
+    steps = WithTexts(Batches(encoded, Epochs(3, 2, 0), 0), texts, made.vocabulary)
+    [(_, [items, copies])] = list(steps.steps(0, 1))
     assert ITEM in items.labels and list(copies.labels) == [TEXT]
-    assert len(batches.rows(0)) == len(items.input_ids) + len(copies.input_ids)
-    assert max(batches.rows(0)) >= 3
-    [(_, [_, again])] = batches.steps(0, 1)
+    assert len(steps.rows(0)) == len(items.input_ids) + len(copies.input_ids)
+    assert max(steps.rows(0)) >= 3
+    [(_, [_, again])] = steps.steps(0, 1)
     assert torch.equal(again.input_ids, copies.input_ids)
     index, target = copies.labels[TEXT]
     special = set(made.vocabulary.special)

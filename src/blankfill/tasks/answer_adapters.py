@@ -12,6 +12,7 @@ from blankfill.tasks.batches import Encoded
 from blankfill.tasks.items import Item, QuestionItem, Split
 from blankfill.tasks.question_metrics import best_threshold
 from blankfill.tasks.scoring import score
+from blankfill.tasks.studies import question_study
 from blankfill.tasks.windows import Window, WindowOptions, all_windows, best_spans
 
 USUAL_LENGTH = 384
@@ -106,6 +107,11 @@ class Answer(Adapter):
         """No answer where there may be none, the context's beginning elsewhere."""
         refuse = self.may_refuse
         return [Decided(_Plain("" if refuse else item.context.split("\n")[0][:40]), {}) for item in _questions(items)]
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """How right the answers are by what the questions begin with, and misses."""
+        answers = [one.value.answer(self.threshold) for one in decided]
+        return question_study(_questions(items), answers, self.task.by_characters)
 
 
 class _Plain:

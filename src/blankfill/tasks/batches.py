@@ -58,37 +58,74 @@ class Packed:
 
 
 def pack(items: Sequence[Encoded], pad: int) -> Packed:
-    """Put items into rows, the longest first, each into the first row with room for it."""
-    width = max(ROW, max(map(len, items)))
-    room: list[int] = []
-    rows: list[list[int]] = []
-    for k in sorted(range(len(items)), key=lambda k: -len(items[k])):
-        size = len(items[k])
-        place = next((r for r, left in enumerate(room) if left >= size), len(rows))
-        if place == len(rows):
-            rows.append([])
-            room.append(width)
-        rows[place].append(k)
-        room[place] -= size
-    batch = collate([[one for k in row for one in items[k].examples] for row in rows], pad)
+    """Put items into rows, the longest first, each into the first row with room for it.
+
+    An item of several Examples that has no room in a row, such as a question with many candidates, has rows of its own,
+    so that rows are no wider than the longest Example and attention costs no more than that.
+    """
+    width = max(ROW, max(len(one) for item in items for one in item.examples))
+    rows, places, joined = _placed(items, width)
+    batch = collate([[items[k].examples[e] for k, e in row] for row in rows], pad)
     T = batch.input_ids.shape[1]
+    starts = _starts(items, rows, T)
     index, owner, answers, leads = [], [], [], []
-    for r, row in enumerate(rows):
-        column = r * T
-        for k in row:
-            leads.append(column)
-            for example, asked in zip(items[k].examples, items[k].columns, strict=True):
-                index.append(asked.astype(np.int64) + column)
-                owner.append(np.full(len(asked), k))
-                column += len(example)
-            answers.append(items[k].answers)
+    for k in places:
+        leads.append(starts[k, 0])
+        for e, asked in enumerate(items[k].columns):
+            index.append(asked.astype(np.int64) + starts[k, e])
+            owner.append(np.full(len(asked), k))
+        answers.append(items[k].answers)
     value, owners = torch.from_numpy(np.concatenate(answers)), torch.from_numpy(np.concatenate(owner))
     labels = {}
     if items[0].candidates:
         value = torch.cat([owners[:, None], value], 1)
         labels[ITEM] = torch.tensor(leads), torch.ones(len(leads), dtype=torch.int64)
     labels[ANSWER] = torch.from_numpy(np.concatenate(index)), value
-    return Packed(dataclasses.replace(batch, labels=labels), owners, [row[0] for row in rows])
+    batch = dataclasses.replace(batch, labels=labels, joined=frozenset(joined))
+    return Packed(batch, owners, [row[0][0] for row in rows])
+
+
+def _placed(items: Sequence[Encoded], width: int) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
+    """(what each row holds: item and which Example of it; the items in the order of their rows; rows that go on with
+    the item of the row before)."""
+    rows: list[list[tuple[int, int]]] = []
+    room: list[int] = []
+    joined: list[int] = []
+    for k in sorted(range(len(items)), key=lambda k: -len(items[k])):
+        sizes = [len(one) for one in items[k].examples]
+        if sum(sizes) <= width:
+            place = next((r for r, left in enumerate(room) if left >= sum(sizes)), len(rows))
+            if place == len(rows):
+                rows.append([])
+                room.append(width)
+            rows[place] += [(k, e) for e in range(len(sizes))]
+            room[place] -= sum(sizes)
+            continue
+        first = len(rows)
+        for e in sorted(range(len(sizes)), key=lambda e: -sizes[e]):
+            place = next((r for r in range(first, len(rows)) if room[r] >= sizes[e]), len(rows))
+            if place == len(rows):
+                rows.append([])
+                room.append(width)
+            rows[place].append((k, e))
+            room[place] -= sizes[e]
+        joined += range(first + 1, len(rows))
+        room[first:] = [0] * (len(rows) - first)  # so that no other item is joined to them
+    order = list(dict.fromkeys(k for row in rows for k, _ in row))
+    return rows, order, joined
+
+
+def _starts(
+    items: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]], width: int
+) -> dict[tuple[int, int], int]:
+    """Where each Example of each item begins, counted over all rows of a batch."""
+    found = {}
+    for r, row in enumerate(rows):
+        column = r * width
+        for k, e in row:
+            found[k, e] = column
+            column += len(items[k].examples[e])
+    return found
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ Three ways, by family and verbalizers:
 
 * at one column, where every label's words are one token each: BERT and RoBERTa at the mask, GLM at the [S] behind the
   text, GPT at the last token before the blank. Raw scores of the words are compared (PET).
-* in masks: BERT and RoBERTa get as many masks as the longest word has tokens, and a word is scored at the first of
-  them in one pass (PET with several masks, Schick and Schütze, arXiv 2009.07118, section 3.1).
+* in masks: BERT and RoBERTa learn with as many masks as the longest word has tokens, a word being scored at the first
+  of them in one pass. When they answer, each word has a row and masks of its own, which are filled one after the other,
+  the surest first (PET with several masks, Schick and Schütze, arXiv 2009.07118, section 3.1; `cloze_model`).
 * written: GLM writes each word and its end token into the blank, GPT continues the text with it; each is an Example of
   its own, given whole (teacher forcing), scored by the log-probability of all its tokens (Du et al., arXiv 2103.10360,
   section 2.3).
@@ -28,9 +29,9 @@ from blankfill.tasks.frames import Frames
 from blankfill.tasks.pattern import Piece
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
-PLACE, TOKEN, WORDS, RIGHT = range(4)
+PLACE, TOKEN, WORDS, RIGHT, IN_TURN = range(5)
 """The columns of an answer: which label of the item a score is for, of which token, how many words the label has,
-whether the label is the right one."""
+whether the label is the right one, whether the tokens of its Example are filled in one after the other."""
 NOTHING = np.zeros(0, np.int32)
 
 
@@ -72,8 +73,11 @@ class ClozeReader:
         self.cut = 0
         """Items that lost some of their text."""
 
-    def read(self, asked: Sequence[Asked]) -> list[Encoded]:
-        """The items as the model reads them. Raises UserError for a word without tokens, or a pattern without room."""
+    def read(self, asked: Sequence[Asked], in_turn: bool = False) -> list[Encoded]:
+        """The items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
+
+        Raises UserError for a word without tokens, or a pattern without room.
+        """
         if self.writes:
             asked = [replace(one, pieces=unbroken(one.pieces)) for one in asked]
         self.tokens.learn(piece.text for one in asked for piece in one.pieces if piece.text.strip())
@@ -81,7 +85,7 @@ class ClozeReader:
         found = []
         for one in asked:
             before = self.cut
-            found.append(self._read(one))
+            found.append(self._read(one, in_turn))
             self.cut = min(self.cut, before + 1)  # a text is cut once for every word that is written
         return found
 
@@ -92,12 +96,12 @@ class ClozeReader:
             raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
         return ids
 
-    def _read(self, one: Asked) -> Encoded:
+    def _read(self, one: Asked, in_turn: bool) -> Encoded:
         space = _space(one.pieces)
         words = [[self.word(space + word, known=False) for word in ones] for ones in one.words]
         longest = max(len(word) for ones in words for word in ones)
         if not self.writes:
-            return self._masked(one, words, longest)
+            return self._in_turn(one, words) if in_turn else self._masked(one, words, longest)
         found: list[tuple[Example, Int32, np.ndarray]] = []
         if self.single:
             answers = [_answer(place, ones, word[0], one) for place, ones in enumerate(words) for word in ones]
@@ -113,19 +117,34 @@ class ClozeReader:
         return Encoded(examples, columns_of, np.concatenate(answers_of), candidates=True)
 
     def _masked(self, one: Asked, words: Sequence[Sequence[Int32]], masks: int) -> Encoded:
-        """BERT and RoBERTa: so many masks in the blank."""
-        pair = any(piece.kind == "break" for piece in one.pieces)
-        blank = np.full(masks, self.roles["mask"], np.int32)
-        first, second, place = self._texts(one.pieces, blank, self.frames.room(pair))
-        framed = self.frames.framed(first, second if pair else None)
-        inside = place - len(first)
-        column = framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
+        """BERT and RoBERTa: so many masks in the blank, every word at the first of them."""
+        example, column = self._with_masks(one, masks)
         columns, answers = [], []
         for label, ones in enumerate(words):
             for word in ones:
                 columns.append(np.arange(column, column + len(word), dtype=np.int32))
                 answers += [_answer(label, ones, token, one) for token in word]
-        return Encoded((framed.example,), (np.concatenate(columns),), np.stack(answers), candidates=True)
+        return Encoded((example,), (np.concatenate(columns),), np.stack(answers), candidates=True)
+
+    def _in_turn(self, one: Asked, words: Sequence[Sequence[Int32]]) -> Encoded:
+        """BERT and RoBERTa: a row for each word, with as many masks as it has tokens."""
+        examples, columns, answers = [], [], []
+        for label, ones in enumerate(words):
+            for word in ones:
+                example, column = self._with_masks(one, len(word))
+                examples.append(example)
+                columns.append(np.arange(column, column + len(word), dtype=np.int32))
+                answers += [_answer(label, ones, token, one, in_turn=True) for token in word]
+        return Encoded(tuple(examples), tuple(columns), np.stack(answers), candidates=True)
+
+    def _with_masks(self, one: Asked, masks: int) -> tuple[Example, int]:
+        """The text with so many masks in the blank, and the column of the first of them."""
+        pair = any(piece.kind == "break" for piece in one.pieces)
+        blank = np.full(masks, self.roles["mask"], np.int32)
+        first, second, place = self._texts(one.pieces, blank, self.frames.room(pair))
+        framed = self.frames.framed(first, second if pair else None)
+        inside = place - len(first)
+        return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
 
     def _written(self, one: Asked, word: Int32, longest: int) -> tuple[Example, int]:
         """GLM and GPT: the text and a word, and the column at which the first token of the word is asked."""
@@ -205,5 +224,5 @@ def _space(pieces: Sequence[Piece]) -> str:
     return next(piece.text for piece in pieces if piece.kind == "mask")
 
 
-def _answer(place: int, words: Sequence[Int32], token: int, one: Asked) -> np.ndarray:
-    return np.array([place, token, len(words), place == one.right], np.int64)
+def _answer(place: int, words: Sequence[Int32], token: int, one: Asked, in_turn: bool = False) -> np.ndarray:
+    return np.array([place, token, len(words), place == one.right, in_turn], np.int64)

@@ -61,9 +61,10 @@ class Cloze(Adapter):
                 )
         return all(len(ids) == 1 for ids in words.values())
 
-    def read(self, asked: Sequence[Asked], items: Sequence[Item]) -> Coded:
-        """Items as the model reads them."""
-        encoded = self.reader.read(asked)
+    def read(self, asked: Sequence[Asked], items: Sequence[Item], learn: bool) -> Coded:
+        """Items as the model reads them, to learn from them or to answer."""
+        in_turn = self.hinge and not learn and self.options.several_masks == "surest-first"
+        encoded = self.reader.read(asked, in_turn)
         self.cut = self.reader.cut
         return Coded(items, encoded)
 
@@ -82,7 +83,7 @@ class ClozeTexts(Cloze, Classify):
         """Each item as its pattern says."""
         words = [self.pattern.words[label] for label in self.labels]
         asked = [Asked(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
-        return self.read(asked, items)
+        return self.read(asked, items, learn)
 
     def _pieces(self, item: TextItem) -> list[Piece]:
         return self.pattern.pieces(item_fields(item))
@@ -107,7 +108,7 @@ class ClozeChoices(Cloze, Choose):
             words = [[self.pattern.filler({**fields, "choice": item.choices[k], "name": names[k]})] for k in places]
             right = None if item.label is None else list(places).index(item.label)
             asked.append(Asked(self.pattern.pieces(fields), words, right))
-        return self.read(asked, items)
+        return self.read(asked, items, learn)
 
     def _learnt(self, item: ChoiceItem, rng: np.random.Generator) -> list[int]:
         label = item.label or 0

@@ -2,12 +2,15 @@
 
 `Encoded.answers` of the cloze says which token is asked at each column, and for which label (`cloze`). The score of a
 label is the sum over its tokens, the mean over its words. Then cross-entropy over an item's labels; where words stand
-in several masks PET's hinge, which asks that the right label be better than each other one by a margin of 1.
+in several masks PET's hinge, which asks that the right label be better than each other one by a margin of 1. Several
+masks are learnt in one pass and filled one after the other to answer, which the answers say (`IN_TURN`).
 
 Shapes: N columns of a batch, D width, V vocabulary, K asked tokens, U different asked columns, G items, C labels.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 import torch.nn.functional as F
@@ -37,19 +40,46 @@ class ClozeModel(AnswerModel):
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
         """What each asked token adds to the score of its label, fp32 [K, 1]."""
+        answer = batch.labels[ANSWER][1]
+        score_K = self._in_turn(batch, dtype) if answer[:, 5].any() else self._at_once(batch, dtype)
+        return (score_K / answer[:, 3])[:, None]
+
+    def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """The score of each asked token, [K], all in one pass."""
         hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
         index_K, answer = batch.labels[ANSWER]
-        token_K, words_K = answer[:, 2], answer[:, 3]
+        token_K = answer[:, 2]
         column_U, where_K = index_K.unique(return_inverse=True)
         head, table_VD = self.encoder.head, self.encoder.output_table
         transformed_UD = head.transform(hidden_ND[column_U])
         if self.raw:
             score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
-            score_K = score_K if head.bias is None else score_K + head.bias[token_K]
-        else:
-            logs_UV = F.linear(transformed_UD, table_VD, head.bias).float().log_softmax(1)
-            score_K = logs_UV[where_K, token_K]
-        return (score_K / words_K)[:, None]
+            return score_K if head.bias is None else score_K + head.bias[token_K]
+        logs_UV = F.linear(transformed_UD, table_VD, head.bias).float().log_softmax(1)
+        return logs_UV[where_K, token_K]
+
+    @torch.no_grad()
+    def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """The log-probability of each asked token, [K], when those of an Example are filled in one after the other: the
+        likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118, section 3.1)."""
+        index_K, answer = batch.labels[ANSWER]
+        token_K, place_K = answer[:, 2], torch.arange(len(index_K), device=index_K.device)
+        segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
+        _, word_K, size_W = segment.unique(return_inverse=True, return_counts=True)
+        filled = batch.input_ids.clone()
+        score_K = torch.full((len(index_K),), float("nan"), device=index_K.device)
+        open_K = torch.ones_like(index_K, dtype=torch.bool)
+        for _ in range(int(size_W.max())):
+            logs_K = self._at_once(dataclasses.replace(batch, input_ids=filled), dtype)
+            logs_K = logs_K.masked_fill(~open_K, float("-inf"))
+            best_W = logs_K.new_full(size_W.shape, float("-inf")).scatter_reduce(0, word_K, logs_K, "amax")
+            among_K = torch.where(open_K & (logs_K == best_W[word_K]), place_K, len(place_K))
+            first_W = place_K.new_full(size_W.shape, len(place_K)).scatter_reduce(0, word_K, among_K, "amin")
+            now = first_W[first_W < len(place_K)]
+            score_K[now] = logs_K[now]
+            filled.view(-1)[index_K[now]] = token_K[now]
+            open_K[now] = False
+        return score_K
 
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
         """The loss of the labels, summed over items."""

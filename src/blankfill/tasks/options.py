@@ -12,6 +12,7 @@ ClassWeights = Literal["none", "balanced"]
 Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-4", "weighted-sum"]
 Top = Literal["linear", "bilstm"]
 Method = Literal["head", "cloze"]
+SeveralMasks = Literal["surest-first", "at-once"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class FinetuneOptions:
     """Cloze: which pattern, by its number; all: a model for each of them, and all of them together (PET)."""
     patterns: str = ""
     """Cloze: a YAML file of patterns and words, or the name of a shipped one; left out, those shipped for the task."""
+    several_masks: SeveralMasks = "surest-first"
+    """Cloze with BERT and RoBERTa: how a word of several tokens is scored in an answer, its masks filled one after the
+    other (PET) or all in one pass, which is faster. Learning takes one pass."""
     mlm_weight: float = 0.0
     """Cloze with BERT and RoBERTa: what masked tokens of the texts count beside the labels (PET: 1e-4)."""
     unlabelled: str = ""
@@ -148,7 +152,10 @@ class FinetuneOptions:
         if self.pattern != "all" and not self.pattern.isdigit():
             found.append(f"--pattern is {self.pattern}; it must be a number from 0 on, or all")
         if self.method == "head":
-            given = {"pattern": self.pattern != "0", "patterns": self.patterns, "mlm-weight": self.mlm_weight}
+            given = {
+                "pattern": self.pattern != "0", "patterns": self.patterns, "mlm-weight": self.mlm_weight,
+                "several-masks": self.several_masks != "surest-first",
+            }  # fmt: skip
             found += [
                 f"--{name} is for --method cloze; add that, or leave it out" for name, one in given.items() if one
             ]

@@ -12,6 +12,7 @@ from blankfill.tasks.batches import Encoded
 from blankfill.tasks.entities import entities
 from blankfill.tasks.items import Item, TaggedItem
 from blankfill.tasks.pieces import tag_windows, word_tags
+from blankfill.tasks.studies import tag_study
 
 
 class Tag(Adapter):
@@ -64,6 +65,10 @@ class Tag(Adapter):
                 counts[tag] = counts.get(tag, 0) + 1
         usual = {word: max(counts, key=counts.__getitem__) for word, counts in seen.items()}
         return [Decided(tuple(usual.get(word, "O") for word in item.words), {}) for item in _sentences(items)]
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """How right each type of entity is, and which are taken for which."""
+        return tag_study(_sentences(items), [one.value for one in decided], self.task.by_characters)
 
 
 def _named(item: TaggedItem, tags: Sequence[str]) -> list[dict[str, str]]:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
+from blankfill.tasks.studies import class_study, number_study, set_study, surest_mistakes
 from blankfill.types import Int32
 
 LIKELY = 0.5
 """From this probability on, a label of a multi-label task is given."""
-WORST = 20
-"""So many mistakes are kept to be looked at."""
 
 
 class _Texts(Adapter):
@@ -69,22 +68,11 @@ class Classify(_Texts):
         return [Decided(int(self.classes(train).argmax()), {})] * len(items)
 
     def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
-        """The confusions, a row for each right class and a column for each given one, and the surest mistakes."""
-        gold = np.array(_labels(items), np.int64)
-        given = np.array([one.value for one in decided], np.int64)
-        table = np.zeros((len(self.labels), len(self.labels)), np.int64)
-        np.add.at(table, (gold, given), 1)
-        sure = [(one.shown["probabilities"][one.shown["label"]], k) for k, one in enumerate(decided)]
-        worst = sorted((pair for pair in sure if gold[pair[1]] != given[pair[1]]), reverse=True)[:WORST]
-        texts = _texts(items)
-        mistakes = [
-            {
-                "id": texts[k].id, "right": self.labels[gold[k]], "given": self.labels[given[k]], "probability": p,
-                "text": texts[k].first, **({"second": texts[k].second} if texts[k].second is not None else {}),
-            }
-            for p, k in worst
-        ]  # fmt: skip
-        return {"confusions": table.tolist(), "surest_mistakes": mistakes}
+        """The confusions, how right each class is, and the surest mistakes."""
+        gold = [int(label) for label in _labels(items)]
+        found = class_study(self.labels, gold, [one.value for one in decided])
+        right, shown = [self.labels[k] for k in gold], [one.shown for one in decided]
+        return {**found, "surest_mistakes": surest_mistakes(_texts(items), right, shown)}
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
         """Items of each class."""
@@ -115,6 +103,10 @@ class Regress(_Texts):
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """The mean."""
         return [Decided(float(np.mean(_labels(train))), {})] * len(items)
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """True and predicted numbers, and the largest errors."""
+        return number_study(_texts(items), [one.value for one in decided])
 
 
 class Multilabel(_Texts):
@@ -151,6 +143,10 @@ class Multilabel(_Texts):
         """The labels that more than half of the items have."""
         share = np.mean([self._answer(item)[0] for item in _texts(train)], axis=0)
         return [Decided(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * len(items)
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """How right each label is, and the items with most labels wrong."""
+        return set_study(self.labels, _texts(items), [one.value for one in decided])
 
 
 class Choose(Adapter):
@@ -190,6 +186,16 @@ class Choose(Adapter):
         """The place that most often holds the right choice."""
         places = np.bincount([item.label or 0 for item in train if isinstance(item, ChoiceItem)])
         return [Decided(int(places.argmax()), {})] * len(items)
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """The surest mistakes."""
+        chosen = [item for item in items if isinstance(item, ChoiceItem)]
+        # of several right choices the given one counts, if it is one of them
+        right = [
+            str(one.value if one.value in item.right else item.label or 0)
+            for item, one in zip(chosen, decided, strict=True)
+        ]
+        return {"surest_mistakes": surest_mistakes(chosen, right, [one.shown for one in decided])}
 
 
 def classified(scores_C: Scores, labels: Sequence[str]) -> Decided:

@@ -263,12 +263,16 @@ def evaluate(
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch as at most so many batches of nearly equal rows."""
+    """A batch as at most so many batches of nearly equal rows; rows that belong together stay so."""
     rows = len(batch.input_ids)
     if parts < 2 or rows < 2:
         return [batch]
     size = -(-rows // parts)
-    return [batch.part(k, min(k + size, rows)) for k in range(0, rows, size)]
+    edges = [0]
+    for row in range(1, rows):
+        if row - edges[-1] >= size and row not in batch.joined:
+            edges.append(row)
+    return [batch.part(first, stop) for first, stop in zip(edges, [*edges[1:], rows], strict=True)]
 
 
 def named(losses: dict[str, float]) -> Metrics:
