@@ -13,9 +13,10 @@ from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.ensemble import combined, untrained
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import RESULTS, Request, finetune, read_data
+from blankfill.finetune import Request, finetune, read_data
 from blankfill.predict import Predictor
 from blankfill.tasks.items import TextItem
+from blankfill.tasks.run_files import RESULTS
 from test_finetune import QUICK, classes, model_folder
 
 OWN = """verbalizers: {"1": big, "0": red}

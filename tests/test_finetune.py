@@ -14,7 +14,7 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import PREDICTIONS, RESULTS, FinetuneResult, Request, finetune
+from blankfill.finetune import FinetuneResult, Request, finetune
 from blankfill.model.config import config_values
 from blankfill.predict import Predictor, score_predictions
 from blankfill.search import combinations
@@ -22,6 +22,7 @@ from blankfill.tasks.items import TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.question_metrics import answer_metrics
 from blankfill.tasks.registry import task_named
+from blankfill.tasks.run_files import RESULTS
 from generate_models import SPECIAL, objective_of, random_model, wordpiece
 
 WORDS = [

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import PREDICTIONS, RESULTS, Request, adapter_of, finished, read_data, start_of, with_head
+from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, with_head
 from blankfill.run import write_text
 from blankfill.tasks.pattern import pattern_text, read_patterns
+from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 
 if TYPE_CHECKING:
     from blankfill.tasks.items import Item, Split

@@ -1,8 +1,8 @@
 """The wiring of a fine-tuning run: a task's data, a pretrained model, a head, the one loop, a run folder.
 
 A run folder holds `finetune.json` (what was asked for), the checkpoint that did best on the dev set, `results.json`,
-`predictions.jsonl` and the metrics of every score. It is enough alone to predict with; to go on after a kill, the data
-and the model that it began from must still be where they were.
+`predictions.jsonl`, the metrics of every score and `report.html`. It is enough alone to predict with; to go on after a
+kill, the data and the model that it began from must still be where they were.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.run import newest_whole, run_folder, stop_signals, write_text
+from blankfill.run import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS, pattern_text
 from blankfill.tasks.registry import task_named
+from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
     from blankfill.train.progress import Progress
-
-ASKED = "finetune.json"
-RESULTS = "results.json"
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,11 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             model.load_state_dict(checkpoint.model)
             store.restore_optimizer(optimizer, checkpoint.optimizer)
             done = Progress.from_state(checkpoint.state["progress"])
-        announce(request, adapter, train, dev, model, settings.steps, f"{device.type} {str(dtype)[6:]}")
+        where = f"{device.type} {str(dtype)[6:]}"
+        announce(request, adapter, train, dev, model, settings.steps, where)
+        plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
+        facts = {"steps": settings.steps, "items": {"train": len(train), "dev": len(dev)}, "computed_on": where}
+        note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
         if device.type == "cpu" and busy:
             say(busy)
 
@@ -168,7 +169,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             batches = with_texts(batches, loaded, adapter, encoded, train.labels)
         trainer = Trainer(
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
-            stop=lambda: bool(stopping), loss=task_losses,
+            stop=lambda: bool(stopping), validated=lambda now: renew_report(out), loss=task_losses,
             examine=lambda: scored.examine(model, device, dtype), examine_first=options.method == "cloze",
         )  # fmt: skip
         if done.step == 0:
@@ -185,7 +186,10 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     complete = done.step == settings.steps or not stopping
-    return conclude(request, out, adapter, train.items, dev.items, decided, done, speed, complete)
+    items = train.items, dev.items
+    result = conclude(request, out, adapter, *items, plain, decided, done, speed, complete)
+    renew_report(out)
+    return result
 
 
 def finished(request: Request, folder: Path) -> dict[str, Any]:
@@ -314,6 +318,25 @@ def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> di
     return {"model": config_values(loaded.model.config), "objective": objective, "task": task}
 
 
+def run_facts(
+    adapter: Adapter, model: AnswerModel, loaded: Loaded, plain: dict[str, float], resumed: bool
+) -> dict[str, Any]:
+    """What a reader of the run folder should know of the model, the machine and what is to be beaten."""
+    from blankfill.environment import environment
+    from blankfill.model.config import config_values
+
+    return {
+        "learning": sum(one.numel() for one in model.parameters() if one.requires_grad),
+        "weights": sum(one.numel() for one in model.parameters()),
+        "objective": loaded.objective.name,
+        "model": config_values(loaded.model.config),
+        "main": adapter.task.main,
+        "baseline": plain,
+        "resumed" if resumed else "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "environment": environment(),
+    }
+
+
 def announce(
     request: Request, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
 ) -> None:
@@ -334,17 +357,17 @@ def conclude(
     adapter: Adapter,
     train: Sequence[Item],
     dev: Sequence[Item],
+    plain: dict[str, float],
     decided: Sequence[Decided],
     done: Progress,
     speed: float,
     complete: bool,
 ) -> FinetuneResult:
-    """Write the results and the predictions of the best checkpoint."""
+    """Write the results and the predictions of the best checkpoint. plain: the metrics without reading the items."""
     best_step = done.best_step if done.best_step >= 0 else done.step
     metrics = adapter.measure(dev, decided)
     threshold = getattr(adapter, "threshold", None)
     lines = [{"id": item.id, **adapter.told(one)} for item, one in zip(dev, decided, strict=True)]
-    plain = adapter.measure(dev, adapter.plainest(train, dev))
     score, baseline = metrics[adapter.task.main], plain[adapter.task.main]
     write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.environment import usable_cores
 from blankfill.errors import UserError
-from blankfill.finetune import RESULTS, adapter_of, with_kept_patterns
+from blankfill.finetune import adapter_of, with_kept_patterns
 from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import text_lines
+from blankfill.tasks.run_files import RESULTS
 from blankfill.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -370,6 +370,11 @@ def note_run(out: Path, baseline: float, model: Transformer, peak: float, resume
     }
     if origin is not None:
         noted |= {"from": origin.path, "new_words": len(origin.words), "replay_ratio": origin.replay_ratio}
+    note_facts(out, noted, resumed)
+
+
+def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
+    """Write facts to a run's `run.json`, over those that a resumed run has there."""
     path = out / "run.json"
     before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
     write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")

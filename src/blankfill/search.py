@@ -1,6 +1,7 @@
 """Several fine-tuning runs: every setting of a grid, each with several seeds, and the table of what came out.
 
-Runs lie in folders below one, named by what differs; those that are finished are not run again.
+Runs lie in folders below one, named by what differs; those that are finished are not run again. The table and the page
+that compares them are written anew after each.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any, get_type_hints
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import RESULTS, Request, finished
-from blankfill.run import write_text
+from blankfill.finetune import Request, finished
+from blankfill.run import renew_report, write_text
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.run_files import RESULTS
 
 Setting = tuple[str, FinetuneOptions]
 """The name of a run's folder, and its options."""
@@ -70,10 +72,13 @@ def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator
         say(f"run {number} of {len(settings)}: {name}")
         results = finished(dataclasses.replace(request, options=options), out / name)
         found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
-    table = list(summary(found))
-    best = max(table, key=lambda row: row["mean"])
-    kept = {"task": request.task, "settings": table, "best": best, "runs": [run["folder"] for run in found]}
-    write_text(out / RESULTS, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        table = list(summary(found))
+        best = max(table, key=lambda row: row["mean"])
+        runs = [run["folder"] for run in found]
+        kept = {"task": request.task, "main": results["main"], "settings": table, "best": best, "runs": runs}
+        whole = {**kept, "complete": number == len(settings)}
+        write_text(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        renew_report(out)
     main = found[0]["main"]
     for row in table:
         spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({row['runs']} runs, best {row['best']:.4f})"

@@ -18,8 +18,10 @@ import pytest
 from blankfill.corpus.summary import CorpusReport, Split
 from blankfill.errors import UserError
 from blankfill.report.charts import MOST_POINTS, find_charts, payload, short, small
+from blankfill.report.document import SCRIPTS
 from blankfill.report.markup import embedded, language_of, plain, tag
-from blankfill.report.page import SCRIPTS, page_of, span, state_of, write_page
+from blankfill.report.masthead import span, state_of
+from blankfill.report.page import page_of, write_page
 from blankfill.report.sections import MOST_SAMPLED, is_right
 from blankfill.report.snapshot import read_snapshot
 

@@ -59,9 +59,10 @@ def main(argv: Sequence[str]) -> int:
 
     from blankfill.console import show
     from blankfill.ensemble import finetune_patterns
-    from blankfill.finetune import RESULTS, Request, finetune, read_request
+    from blankfill.finetune import Request, finetune, read_request
     from blankfill.search import combinations, search
     from blankfill.tasks.own import Columns
+    from blankfill.tasks.run_files import RESULTS
 
     if given.resume is not None:
         out, request = given.resume, read_request(given.resume)

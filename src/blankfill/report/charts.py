@@ -7,7 +7,7 @@ Long curves are thinned there to what a screen can show; the table is told from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.report.curves import Table, bucket_starts, rounded, thinned
-from blankfill.report.snapshot import Event, Snapshot, number
+from blankfill.report.snapshot import Best, Event, Snapshot, number
 
 MOST_POINTS = 1200
 """Points that a curve has on the page: about as many as the widest chart has pixels."""
@@ -58,7 +58,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart. style: how its numbers are written ("loss", "count", "rate", "share", "number").
+    """One chart. style: how its numbers are written ("loss", "count", "rate", "share", "score", "number").
 
     reference: a horizontal line, its name and value.
     """
@@ -75,8 +75,13 @@ class Chart:
         return STYLES[self.style](value)
 
 
-def find_charts(snapshot: Snapshot) -> list[Chart]:
-    """The charts of all that was measured, the loss first."""
+def find_charts(snapshot: Snapshot, scores: Mapping[str, tuple[str, float] | None] | None = None) -> list[Chart]:
+    """The charts of all that was measured, the loss first.
+
+    scores: names of metrics that are shares, each with a line to compare it with; the first of them comes before the
+    loss, the others behind it.
+    """
+    scores = scores or {}
     found: dict[str, list[Series]] = {}
     for split, table in sorted(snapshot.metrics.items()):
         for name in table.names:
@@ -85,13 +90,18 @@ def find_charts(snapshot: Snapshot) -> list[Chart]:
             values = table.column(name)
             if not np.isnan(values).all():
                 found.setdefault(name, []).append(Series(split, table, values))
-    order = ["loss", *(name for name in sorted(found) if name.endswith("_loss")), *KNOWN]
+    losses = ["loss", *(name for name in sorted(found) if name.endswith("_loss"))]
+    order = [*list(scores)[:1], *losses, *list(scores)[1:], *KNOWN]
     names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
-    return [_chart(snapshot, name, tuple(found[name])) for name in names]
+    return [_chart(snapshot, name, tuple(found[name]), scores) for name in names]
 
 
-def _chart(snapshot: Snapshot, name: str, series: tuple[Series, ...]) -> Chart:
+def _chart(
+    snapshot: Snapshot, name: str, series: tuple[Series, ...], scores: Mapping[str, tuple[str, float] | None]
+) -> Chart:
     plain = name.replace("_", " ")
+    if name in scores:
+        return Chart(name, plain[:1].upper() + plain[1:], "on the dev set", "score", series, scores[name])
     unknown = (plain[:1].upper() + plain[1:], "", "loss" if name.endswith("_loss") else "number")
     title, unit, style = KNOWN.get(name, unknown)
     reference = None
@@ -103,16 +113,20 @@ def _chart(snapshot: Snapshot, name: str, series: tuple[Series, ...]) -> Chart:
     return Chart(name, title, unit, style, series, reference)
 
 
-def payload(snapshot: Snapshot, charts: Sequence[Chart], events: Sequence[Event]) -> dict[str, Any]:
-    """What the script of the page draws, as JSON values without NaN.
+def payload(
+    snapshot: Snapshot, charts: Sequence[Chart], events: Sequence[Event], best: tuple[str, Best | None] | None = None
+) -> dict[str, Any]:
+    """What the script of the page draws, as JSON values without NaN. best: the chart in which the best measurement is
+    marked, and that; the lowest validation loss unless told otherwise.
 
     splits: step and tokens of each point that is left of a split; charts: the values there, with the band from low to
     high where a point stands for several measurements; events: marks, by step and tokens.
     """
+    marked, mark = best or ("loss", snapshot.best)
     starts: dict[str, NDArray[np.int64]] = {}
     splits: dict[str, dict[str, Any]] = {}
     for split, table in snapshot.metrics.items():
-        alone = [0, snapshot.best.row] if split == "valid" and snapshot.best else [0]
+        alone = [0, mark.row] if split == "valid" and mark else [0]
         starts[split] = bucket_starts(len(table), MOST_POINTS, alone)
         ends = np.append(starts[split][1:], len(table)) - 1
         tokens = table.column("tokens")[ends]
@@ -129,8 +143,8 @@ def payload(snapshot: Snapshot, charts: Sequence[Chart], events: Sequence[Event]
         values: dict[str, Any] = {"key": chart.key, "style": chart.style, "series": curves}
         if chart.reference:
             values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
-        if chart.key == "loss" and (best := snapshot.best):
-            values["best"] = {"step": best.step, "tokens": whole(best.tokens), "y": best.loss}
+        if chart.key == marked and mark:
+            values["best"] = {"step": mark.step, "tokens": whole(mark.tokens), "y": mark.loss}
         drawn.append(values)
     seen = snapshot.tokens_at([event.step for event in events]).tolist()
     marks = [
@@ -173,6 +187,7 @@ STYLES: dict[str, Callable[[float], str]] = {
     "count": short,
     "rate": small,
     "share": lambda value: f"{value:.1%}",
+    "score": lambda value: f"{value:.4f}",
     "number": lambda value: f"{value:.4g}",
 }
 """How the numbers of a chart are written."""

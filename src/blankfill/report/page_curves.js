@@ -80,7 +80,7 @@ function range(view, x0, x1) {
     return { low: low / air, high: high * air, log: true };
   }
   const air = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
-  const fromZero = low >= 0 && chart.style !== "loss" && (chart.style !== "number" || low < high / 3);
+  const fromZero = low >= 0 && !["loss", "score"].includes(chart.style) && (chart.style !== "number" || low < high / 3);
   return { low: fromZero ? 0 : low - air, high: high + air, log: false };
 }
 

@@ -22,6 +22,7 @@ const WRITE = {
   count: short,
   rate: small,
   share: (value) => `${(100 * value).toFixed(1)}%`,
+  score: (value) => value.toFixed(4),
   number: (value) => (Math.abs(value) >= 1e4 ? short(value) : `${Number(value.toPrecision(4))}`),
 };
 

@@ -23,7 +23,7 @@ MOST_SAMPLED = 40
 
 
 def curves_section(charts: Sequence[Chart]) -> str:
-    """The charts: what the script draws into, and what they end in as tables."""
+    """The charts, the first one the widest: what the script draws into, and what they end in as tables."""
     if not charts:
         return '<div class="head"><h2>Curves</h2></div><p class="panel empty">Nothing is measured yet.</p>'
     figures = "".join(_figure(chart, k) for k, chart in enumerate(charts))
@@ -66,7 +66,7 @@ def _figure(chart: Chart, k: int) -> str:
     head = "".join(f'<th scope="col" class="n">{name}</th>' for name in ("first", "lowest", "highest", "last"))
     label = escape(f"{chart.title}: {'; '.join(told)}. The arrow keys read the values.")
     return (
-        f'<figure class="chart{" main" if chart.key == "loss" else ""}" data-chart="{k}"><figcaption>'
+        f'<figure class="chart{" main" if k == 0 else ""}" data-chart="{k}"><figcaption>'
         f'<h3>{escape(chart.title)}{tag("span", chart.unit, kind="unit")}</h3><ul class="legend">{legend}</ul>'
         f'</figcaption><div class="plot"><svg role="img" aria-label="{label}"></svg></div>'
         '<details open><summary>End values</summary><div class="scroll"><table><thead><tr><th scope="col">curve</th>'

@@ -202,7 +202,7 @@ def read_snapshot(run: Path) -> Snapshot:
         metrics=_metrics(run / "metrics.jsonl"),
         samples=_samples(_objects(run / "samples.jsonl")),
         events=_events(_objects(run / "events.jsonl")),
-        facts=_json(run / "run.json"),
+        facts=read_json(run / "run.json"),
         recipe=_yaml(text),
         recipe_text=text,
         corpus=_corpus(run),
@@ -237,7 +237,8 @@ def _metrics(path: Path) -> dict[str, Table]:
         return {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file, {} when there is none that can be read."""
     try:
         value = json.loads(_text(path))
     except (ValueError, RecursionError):

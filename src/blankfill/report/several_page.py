@@ -1,0 +1,155 @@
+"""The page of several fine-tuning runs below one folder: the settings of a grid compared, or a task's patterns.
+
+Not here: the frame (`document`), the pages of the runs themselves (`tuned_page`), to which it links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from blankfill.report.document import document
+from blankfill.report.figures import Dots, dot_lines
+from blankfill.report.markup import panel, said, tag
+from blankfill.report.masthead import Card, masthead
+from blankfill.report.snapshot import number, read_json
+from blankfill.report.tuned import Tuned, part, read_tuned, rows
+from blankfill.report.tuned_sections import head, settings_section, table
+from blankfill.tasks.run_files import RESULTS
+
+WAYS = {"alike": "all patterns, alike", "weighted": "all patterns, weighted", "distilled": "learnt from all of them"}
+"""How the patterns of an ensemble answer together."""
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Several:
+    """Several runs, read. results: results.json of the folder; runs: those that it names, by their folders."""
+
+    folder: Path
+    results: Values
+    runs: Mapping[str, Tuned]
+
+    @property
+    def main(self) -> str:
+        """The metric that is compared."""
+        return str(self.results.get("main") or next((run.main for run in self.runs.values()), ""))
+
+    @property
+    def baseline(self) -> float | None:
+        """The score without reading the items."""
+        return next((run.baseline.get(self.main) for run in self.runs.values()), None)
+
+
+def read_several(folder: Path) -> Several | None:
+    """The runs of a folder, None when it holds no several runs."""
+    results = read_json(folder / RESULTS)
+    if not rows(results, "settings") and not rows(results, "patterns"):
+        return None
+    listed = results.get("runs")
+    given = [str(one) for one in listed] if isinstance(listed, list) else []
+    names = given or [str(row.get("folder")) for row in rows(results, "patterns")]
+    inside = [name for name in names if Path(name).name == name and (folder / name).is_dir()]
+    return Several(folder, results, {name: read_tuned(folder / name) for name in inside})
+
+
+def page_of(several: Several, now: datetime) -> str:
+    """The HTML of several runs. now: the moment that it says it was written at."""
+    patterns = rows(several.results, "patterns")
+    body = _patterns(several, patterns) if patterns else _settings(several)
+    name = several.folder.resolve().name
+    what = f"{len(patterns)} patterns" if patterns else f"{len(several.runs)} runs"
+    complete = several.results.get("complete", True) is True
+    state = ("done", "finished") if complete else ("going", "not all runs are finished")
+    first = next(iter(several.runs.values()), None)
+    task = str(several.results.get("task") or (first.task if first else ""))
+    about = [f"task {task}", what, f"chosen by {several.main}" if several.main else ""]
+    settings = settings_section(first) if first else ""
+    note = '<p class="note">Those of the first run; what differs is in the names of the runs.</p>' if settings else ""
+    parts = {"Patterns" if patterns else "Comparison": body, "Settings": settings + note}
+    return document(f"{name} – {task}, {what}", masthead(name, state, about, _cards(several)), parts, now)
+
+
+def _cards(several: Several) -> list[Card]:
+    shown: list[Card] = []
+    best = part(several.results, "best")
+    mean, deviation = number(best.get("mean")), number(best.get("deviation"))
+    if mean is not None:
+        spread = f"± {deviation:.4f} over {best.get('runs')} runs" if deviation else "one run"
+        shown.append((f"Best mean {several.main}", f"{mean:.4f}", spread, ""))
+        shown.append(("Best setting", str(best.get("setting", "")), f"best run {best.get('best_run', '')}", ""))
+    for way, name in WAYS.items():
+        score = number(part(part(several.results, "together"), way).get("score"))
+        if score is not None:
+            shown.append((name[:1].upper() + name[1:], f"{score:.4f}", several.main, ""))
+    if several.baseline is not None:
+        shown.append(("Baseline", f"{several.baseline:.4f}", "without reading the items", ""))
+    return shown
+
+
+def _settings(several: Several) -> str:
+    """Every setting: mean and deviation of its runs, each linked."""
+    lines, body = [], ""
+    settings = sorted(rows(several.results, "settings"), key=lambda row: -(number(row.get("mean")) or 0.0))
+    for one in settings:
+        name = str(one.get("setting", ""))
+        folders = [run for run in several.runs if (run.rpartition("_")[0] or "as given") == name]
+        scores = {run: several.runs[run].metrics.get(several.main) for run in folders}
+        told = [score for score in scores.values() if score is not None]
+        mean, deviation = (number(one.get(key)) or 0.0 for key in ("mean", "deviation"))
+        lines.append(Dots(name, told, mean))
+        links = ", ".join(_link(run, _short(run, score)) for run, score in scores.items())
+        body += (
+            f'<tr>{said("th", name, scope="row")}<td class="n">{mean:.4f}</td><td class="n">± {deviation:.4f}</td>'
+            f'<td class="n">{number(one.get("best")) or 0.0:.4f}</td><td>{links}</td></tr>'
+        )
+    columns = ("setting", "mean", "deviation", "best", "runs")
+    return head("Comparison", "a dot is a run, the line their mean") + _both(several, lines, table(columns, body))
+
+
+def _patterns(several: Several, patterns: Sequence[Values]) -> str:
+    """Every pattern, and what all of them say together."""
+    lines, body = [], ""
+    for one in patterns:
+        folder, score = str(one.get("folder", "")), number(one.get("score")) or 0.0
+        lines.append(Dots(folder, [score], score))
+        untrained = number(one.get("untrained"))
+        weight = "–" if untrained is None else f"{untrained:.4f}"
+        text = said("td", str(one.get("text", "")))
+        numbers = f'<td class="n">{score:.4f}</td><td class="n">{weight}</td>'
+        body += f'<tr><th scope="row">{_link(folder, folder)}</th>{numbers}{text}</tr>'
+    for way, name in WAYS.items():
+        reached = number(part(part(several.results, "together"), way).get("score"))
+        if reached is not None:
+            lines.append(Dots(name, [reached], reached))
+            shown = _link(way, name) if way == "distilled" else escape(name)
+            numbers = f'<td class="n">{reached:.4f}</td><td class="n">–</td>'
+            body += f'<tr><th scope="row">{shown}</th>{numbers}<td></td></tr>'
+    columns = ("pattern", several.main, "untrained", "text and words")
+    note = "untrained: the share of the training items that a pattern gets right before it learns, its weight"
+    return head("Patterns", note) + _both(several, lines, table(columns, body))
+
+
+def _both(several: Several, lines: Sequence[Dots], written: str) -> str:
+    if not lines:
+        return ""
+    told = "; ".join(f"{line.name} {line.middle:.4f}" for line in lines)
+    baseline = several.baseline
+    reference = (f"without reading {baseline:.4f}", baseline) if baseline is not None else None
+    picture = dot_lines(lines, f"{several.main} of each: {told}.", reference)
+    return f'<div class="stack">{panel("", picture)}{panel("", written)}</div>'
+
+
+def _short(run: str, score: float | None) -> str:
+    seed = run.rpartition("_")[2]
+    return seed if score is None else f"{seed}: {score:.4f}"
+
+
+def _link(folder: str, text: str) -> str:
+    return f'<a href="{quote(folder)}/report.html">{tag("span", text)}</a>'

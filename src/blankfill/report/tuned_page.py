@@ -1,0 +1,93 @@
+"""The page of a fine-tuning run: the score beside the baseline, curves, confusions, mistakes with their texts.
+
+Not here: the frame (`document`), reading the folder (`tuned`), the sections (`tuned_sections`, `sections`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+
+from blankfill.report import sections, tuned_sections
+from blankfill.report.charts import find_charts, payload, short
+from blankfill.report.document import document
+from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
+from blankfill.report.snapshot import number
+from blankfill.report.tuned import Tuned, part, read_tuned
+
+IN_SETTINGS = ("steps", "items", "main", "baseline", "model", "objective")
+"""What run.json says and the page has elsewhere."""
+BASELINE = "without reading"
+
+
+def page_of(run: Path, now: datetime) -> str:
+    """The HTML of a fine-tuning run as its folder is now. Raises UserError when `run` is no folder."""
+    tuned = read_tuned(run)
+    snapshot, best = tuned.snapshot, tuned.best
+    baseline = tuned.baseline
+    scores = {name: (BASELINE, baseline[name]) if name in baseline else None for name in tuned.metrics}
+    charts = find_charts(snapshot, scores)
+    events = snapshot.events[-MOST_EVENTS:]
+    facts = {name: value for name, value in snapshot.facts.items() if name not in IN_SETTINGS}
+    parts = {
+        "Scores": tuned_sections.scores_section(tuned),
+        "Curves": sections.curves_section(charts),
+        "Confusions": tuned_sections.confusions_section(tuned.results),
+        "Entities": tuned_sections.entities_section(tuned.results),
+        "Questions": tuned_sections.questions_section(tuned.results),
+        "Numbers": tuned_sections.numbers_section(tuned.results),
+        "Mistakes": tuned_sections.mistakes_section(tuned.results),
+        "Settings": tuned_sections.settings_section(tuned),
+        "Events": sections.events_section(events, len(snapshot.events) - len(events)),
+        "Environment": sections.environment_section(dataclasses.replace(snapshot, facts=facts)),
+    }
+    title = f"{snapshot.name} – {tuned.task}, {_state(tuned)[1]}"
+    data = payload(snapshot, charts, events, (tuned.main, best))
+    return document(title, headline(tuned), parts, now, data)
+
+
+def headline(tuned: Tuned) -> str:
+    """Name, state, task and model, and the few numbers that matter most."""
+    facts = tuned.snapshot.facts
+    model, items = part(facts, "model"), part(facts, "items")
+    learning, train = number(facts.get("learning")), number(items.get("train"))
+    pattern = f", pattern {tuned.options.get('pattern')}" if tuned.options.get("method") == "cloze" else ""
+    about = [
+        f"task {tuned.task}",
+        f"{facts['objective']} of {model.get('num_layers')} layers of width {model.get('hidden_size')}"
+        if facts.get("objective")
+        else "",
+        f"{tuned.options.get('method')}{pattern}" if tuned.options.get("method") else "",
+        f"{short(learning)} weights learn" if learning else "",
+        f"{train:,.0f} items to learn from" if train else "",
+    ]
+    return masthead(tuned.snapshot.name, _state(tuned), about, cards(tuned), progress(tuned.snapshot))
+
+
+def cards(tuned: Tuned) -> list[Card]:
+    """The numbers under the headline, each with a word on what it means."""
+    shown: list[Card] = []
+    snapshot, metrics = tuned.snapshot, tuned.metrics
+    score, plain = metrics.get(tuned.main), tuned.baseline.get(tuned.main)
+    best = tuned.best
+    if score is not None:
+        shown.append((f"Best {tuned.main}", f"{score:.4f}", f"dev set, at step {best.step:,}" if best else "", ""))
+    if score is not None and plain is not None:
+        kind = "good" if score > plain else "bad"
+        shown.append(("Against the baseline", f"{score - plain:+.4f}", f"without reading the items {plain:.4f}", kind))
+    for name, value in [pair for pair in metrics.items() if pair[0] != tuned.main][:2]:
+        shown.append((name[:1].upper() + name[1:], f"{value:.4f}", "of the same checkpoint", ""))
+    if snapshot.step is not None:
+        shown.append(("Steps", f"{snapshot.step:,}", f"of {snapshot.total:,}" if snapshot.total else "", ""))
+    speed = number(tuned.results.get("items_per_second"))
+    if speed:
+        shown.append(("Speed", short(speed), "items a second, without the scoring", ""))
+    return [*shown, *time_cards(snapshot)]
+
+
+def _state(tuned: Tuned) -> tuple[str, str]:
+    """As of any run; a run that was told to stop is not finished."""
+    if tuned.results.get("complete") is False:
+        return "early", f"stopped at step {tuned.snapshot.step or 0:,}; it can go on"
+    return state_of(tuned.snapshot)

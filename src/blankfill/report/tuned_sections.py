@@ -1,0 +1,232 @@
+"""The sections of a fine-tuning run's page: scores, confusions, classes, entities, questions, numbers, mistakes.
+
+Each function gives the inside of a section from `results.json`, "" when the run has nothing to say there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from blankfill.report.figures import scatter
+from blankfill.report.markup import attributes_of, language_of, pairs, panel, said, tag
+from blankfill.report.snapshot import number
+from blankfill.report.tuned import Tuned, part, rows
+from blankfill.tasks.options import FinetuneOptions
+
+MOST_CLASSES = 20
+"""Classes of a table of confusions; of more, the most frequent confusions are listed."""
+MOST_LISTED = 20
+
+CHIPS = {"right": "made right", "given": "made"}
+
+Values = Mapping[str, Any]
+
+
+def head(title: str, note: str = "") -> str:
+    """The heading of a section."""
+    return f'<div class="head"><h2>{title}</h2>{tag("span", note, kind="note") if note else ""}</div>'
+
+
+def table(columns: Sequence[str], body: str, kind: str = "") -> str:
+    """A table: the first column names the rows, the others hold numbers. body: its rows, as HTML."""
+    first, *others = columns
+    heads = tag("th", first, scope="col") + "".join(tag("th", name, scope="col", kind="n") for name in others)
+    return (
+        f'<div class="scroll"><table{attributes_of({"kind": kind})}><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def row(name: str, cells: Sequence[str]) -> str:
+    """A row of a table: its name and its numbers."""
+    return f"<tr>{said('th', name, scope='row')}{''.join(tag('td', cell, kind='n') for cell in cells)}</tr>"
+
+
+def scores_section(tuned: Tuned) -> str:
+    """Every metric beside what is reached without reading the items."""
+    baseline, lines = tuned.baseline, ""
+    for name, value in tuned.metrics.items():
+        plain = baseline.get(name)
+        more = ["–", "–"] if plain is None else [f"{plain:.4f}", f"{value - plain:+.4f}"]
+        lines += row(f"{name} (chooses the checkpoint)" if name == tuned.main else name, [f"{value:.4f}", *more])
+    if not lines:
+        return ""
+    columns = ("metric", "this run", "without reading", "difference")
+    note = "on the dev set; without reading: the most frequent class, the mean, each word's usual tag"
+    return head("Scores", note) + panel("", table(columns, lines))
+
+
+def confusions_section(results: Values) -> str:
+    """What was taken for what, and how right each class is."""
+    labels, counts = results.get("labels"), results.get("confusions")
+    body = ""
+    if isinstance(labels, list) and _is_table(counts, len(labels)):
+        names = [str(label) for label in labels]
+        body = confusions(names, names, counts) if len(names) <= MOST_CLASSES else most_confused(names, counts)
+    classes = class_table(rows(results, "classes"), "class")
+    if not body and not classes:
+        return ""
+    title = "Confusions" if body else "Labels"
+    return head(title) + f'<div class="facts wide">{body}{classes}</div>'
+
+
+def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """A table of counts, each with its share of the row; what is right stands where both names are the same."""
+    lines = ""
+    for name, numbers in zip(names, counts, strict=True):
+        total, cells = sum(numbers), ""
+        for other, count in zip(columns, numbers, strict=True):
+            share = count / total if total else 0.0
+            kind = "n hit" if other == name else "n"
+            unit = tag("span", f"{share:.0%}", kind="unit")
+            cells += f'<td class="{kind}" style="--share:{share:.3f}">{count:,} {unit}</td>'
+        lines += f'<tr>{said("th", name, scope="row")}{cells}<td class="n all">{total:,}</td></tr>'
+    return panel("Right in rows, given in columns", table(("right", *columns, "all"), lines, "heat"))
+
+
+def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """The most frequent confusions of many classes."""
+    found = [
+        (count, names[r], names[c], count / sum(line))
+        for r, line in enumerate(counts)
+        for c, count in enumerate(line)
+        if r != c and count
+    ]
+    lines = "".join(
+        row(f"{right} → {given}", [f"{count:,}", f"{share:.0%}"])
+        for count, right, given, share in sorted(found, key=lambda one: -one[0])[:MOST_LISTED]
+    )
+    note = f"The most frequent of {len(names)} classes"
+    return panel(note, table(("right → given", "items", "of the right class"), lines)) if lines else ""
+
+
+def class_table(classes: Sequence[Values], what: str) -> str:
+    """Precision, recall and F1 of each class."""
+    lines = ""
+    for one in classes:
+        shares = [number(one.get(name)) or 0.0 for name in ("precision", "recall", "f1")]
+        cells = "".join(f'<td class="n bar" style="--share:{share:.3f}">{share:.1%}</td>' for share in shares)
+        sizes = "".join(tag("td", f"{int(number(one.get(name)) or 0):,}", kind="n") for name in ("support", "given"))
+        lines += f"<tr>{said('th', str(one.get('name', '')), scope='row')}{cells}{sizes}</tr>"
+    columns = (what, "precision", "recall", "F1", "items", "given")
+    return panel(f"How right each {what} is", table(columns, lines)) if lines else ""
+
+
+def entities_section(results: Values) -> str:
+    """Types of entities: how right each is, which are taken for which, and where."""
+    taken = part(results, "taken_for")
+    types = class_table(rows(results, "types"), "type")
+    if not types:
+        return ""
+    counts = taken.get("counts")
+    names, columns = ([str(name) for name in taken.get(side) or ()] for side in ("rows", "columns"))
+    heat = ""
+    if 0 < len(columns) <= MOST_CLASSES and _is_table(counts, len(names), len(columns)):
+        heat = confusions(names, columns, counts)
+    shown = "".join(_confused(one) for one in rows(results, "confused"))
+    more = f'<h3 class="between">The most frequent confusions</h3><div class="samples">{shown}</div>' if shown else ""
+    return head("Entities") + f'<div class="facts wide">{types}{heat}</div>{more}'
+
+
+def _confused(one: Values) -> str:
+    examples = "".join(
+        f"<li{attributes_of(language_of(str(place.get('entity', ''))))}>{_plain(place.get('before'))} "
+        f"{tag('mark', place.get('entity', ''))} {_plain(place.get('after'))}</li>"
+        for place in rows(one, "examples")
+    )
+    count = f"{int(number(one.get('count')) or 0):,} times"
+    verdict = _verdict(one, tag("span", count, kind="note"))
+    return f'<article class="panel">{verdict}<ul class="quotes">{examples}</ul></article>'
+
+
+def questions_section(results: Values) -> str:
+    """How right the answers are by what the questions begin with."""
+    lines = ""
+    for one in rows(results, "questions"):
+        exact, f1 = (number(one.get(name)) or 0.0 for name in ("exact", "f1"))
+        cells = "".join(f'<td class="n bar" style="--share:{v:.3f}">{v:.1%}</td>' for v in (exact, f1))
+        count = tag("td", f"{int(number(one.get('count')) or 0):,}", kind="n")
+        lines += f"<tr>{said('th', str(one.get('name', '')), scope='row')}{count}{cells}</tr>"
+    if not lines:
+        return ""
+    note = "by the word that they begin with, in Chinese the word that asks"
+    return head("Questions", note) + panel("", table(("question", "items", "exact", "F1"), lines))
+
+
+def numbers_section(results: Values) -> str:
+    """Predicted numbers against true ones."""
+    given = results.get("scatter")
+    points = [
+        pair for pair in given
+        if isinstance(pair, list) and len(pair) == 2 and all(number(value) is not None for value in pair)
+    ] if isinstance(given, list) else []  # fmt: skip
+    if not points:
+        return ""
+    error = sum(abs(a - b) for a, b in points) / len(points)
+    told = f"{len(points):,} items; the mean distance between true and predicted is {error:.3f}"
+    return head("Predicted against true", told) + panel("", scatter(points, f"Predicted against true numbers: {told}."))
+
+
+MISTAKES = {
+    "surest_mistakes": ("Surest mistakes", "wrong answers that the model was surest of"),
+    "largest_errors": ("Largest errors", "predicted numbers that lie furthest from the true ones"),
+    "most_wrong": ("Most wrong", "items with most labels wrong"),
+    "misses": ("Misses", "answers that do not match, from the worst to those nearest to right"),
+}
+
+
+def mistakes_section(results: Values) -> str:
+    """The mistakes that tell most, with their texts."""
+    for name, (title, note) in MISTAKES.items():
+        if shown := "".join(_mistake(one) for one in rows(results, name)):
+            return head(title, note) + f'<div class="samples">{shown}</div>'
+    return ""
+
+
+def _mistake(one: Values) -> str:
+    sure = number(one.get("probability"))
+    f1 = number(one.get("f1"))
+    note = f"{sure:.1%} sure" if sure is not None else f"F1 {f1:.2f}" if f1 else ""
+    texts = said("p", str(one.get("text", "")), kind="said")
+    if one.get("second") is not None:
+        texts += said("p", str(one["second"]), kind="said second")
+    notes = tag("span", note, kind="note") + tag("span", f"item {one.get('id', '')}", kind="note")
+    return f'<article class="panel">{texts}{_verdict(one, notes)}</article>'
+
+
+def _verdict(one: Values, more: str) -> str:
+    """What was right and what was given instead."""
+    right, given = (said("b", str(one.get(name, "")), kind=kind) for name, kind in CHIPS.items())
+    return f'<p class="verdict"><span>right {right}</span><span>given {given}</span>{more}</p>'
+
+
+def settings_section(tuned: Tuned) -> str:
+    """What was asked for: task, data, model, and the options, those that were changed first."""
+    asked = tuned.asked
+    defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
+    changed = {k: v for k, v in tuned.options.items() if v != defaults.get(k)}
+    kept = {k: v for k, v in tuned.options.items() if k not in changed}
+    named = {name: value for name, value in part(asked, "columns").items() if value and value != ","}
+    facts = [("task", tuned.task), ("data", asked.get("data", "")), ("model", asked.get("from", "")), *named.items()]
+    items = part(tuned.snapshot.facts, "items")
+    facts += [(f"{name} items", value) for name, value in items.items()]
+    body = panel("Asked for", pairs(facts))
+    if changed:
+        body += panel("Options that were changed", pairs(changed.items()))
+    if kept:
+        body += panel("Options left as they are", pairs(kept.items()))
+    return head("Settings") + f'<div class="facts">{body}</div>'
+
+
+def _plain(value: object) -> str:
+    return tag("span", "" if value is None else value)
+
+
+def _is_table(value: object, height: int, width: int | None = None) -> TypeGuard[list[list[int]]]:
+    return (
+        isinstance(value, list) and len(value) == height
+        and all(isinstance(line, list) and len(line) == (width or height) for line in value)
+        and all(isinstance(cell, int) for line in value for cell in line)
+    )  # fmt: skip

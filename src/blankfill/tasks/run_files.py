@@ -1,0 +1,8 @@
+"""What the files of a fine-tuning run are called."""
+
+ASKED = "finetune.json"
+"""What the run was asked for."""
+RESULTS = "results.json"
+"""The scores; of a folder of several runs, those of all."""
+PREDICTIONS = "predictions.jsonl"
+"""What the best checkpoint says of the dev set, a JSON object a line."""
