@@ -11,13 +11,16 @@ import pytest
 
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
-from blankfill.ensemble import combined, untrained
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.ensemble import finetune_patterns, unlabelled, untrained
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import Request, finetune, read_data
-from blankfill.predict import Predictor
+from blankfill.finetune import Request, finetune, read_data, read_request
+from blankfill.predict import Predictor, open_predictor
 from blankfill.tasks.items import TextItem
+from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import RESULTS
-from test_finetune import QUICK, classes, model_folder
+from blankfill.tasks.together import combined
+from test_finetune import QUICK, classes, model_folder, sentences
 
 OWN = """verbalizers: {"1": big, "0": red}
 patterns:
@@ -106,6 +109,70 @@ def test_all_patterns_and_their_say_together(
     before = (out / "pattern-0" / "finetune.json").stat().st_mtime_ns
     assert main(argv) == 0 and (out / "pattern-0" / "finetune.json").stat().st_mtime_ns == before
     assert main([*argv, "--restarts", "2"]) == 2
+
+
+def test_a_head_learns_what_all_patterns_say(
+    request_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The texts have no labels that are looked at; the ensemble's folder answers together, the last step's as a run."""
+    request, out = request_for(), tmp_path / "all"
+    more = tmp_path / "more.tsv"
+    more.write_text("sentence\n" + "".join(f"{text}\n" for text, _ in sentences(80, 7)), encoding="utf-8")
+    argv = ["finetune", "--task", "sst2", "--data", str(request.data), "--from", str(request.start), "--out", str(out)]
+    argv += ["--method", "cloze", "--patterns", str(tmp_path / "own.yaml"), "--pattern", "all", "--lr", "5e-3"]
+    argv += ["--batch-size", "8", "--epochs", "8", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
+    assert main([*argv, "--distil", str(more), "--distil-epochs", "5"]) == 0
+    assert "learnt from all patterns: accuracy" in capsys.readouterr().out
+    found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert found["complete"] and found["together"]["distilled"]["score"] > 0.75
+    rows = [json.loads(line) for line in (out / "soft_labels.jsonl").read_text(encoding="utf-8").splitlines()]
+    new = [TextItem(str(k), text) for k, (text, _) in enumerate(sentences(80, 7))]
+    together = open_predictor(out, "cpu", 1)
+    for row, one in zip(rows, together.predict(new), strict=True):
+        scores = np.exp(np.array(list(row["scores"].values())))
+        assert list(one.shown["probabilities"].values()) == pytest.approx((scores / scores.sum()).tolist(), abs=1e-4)
+    learnt = Predictor(out / "distilled", "cpu", 1)
+    assert learnt.options.method == "head"
+    same = [a.value == b.value for a, b in zip(learnt.predict(new), together.predict(new), strict=True)]
+    assert np.mean(same) > 0.75
+    dev = read_data(request.task_asked(), request.data, request.options)[1]
+    told = [json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one.shown["label"] for one in together.predict(dev.items)] == told
+    assert "distilled/report.html" in (out / "report.html").read_text(encoding="utf-8")
+    asked = read_request(out / "distilled")
+    assert asked.taught is not None and asked.taught.texts == more.resolve()
+    (out / "soft_labels.jsonl").write_text("{}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"soft_labels.jsonl: not the scores of the texts in .*more.tsv"):
+        finetune(asked, tmp_path / "again")
+
+
+def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(request_for: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.tsv"
+    broken.write_text("no such column\nx\n", encoding="utf-8")
+    for path, told in ((tmp_path / "none.tsv", "none.tsv does not exist"), (broken, "broken.tsv")):
+        with pytest.raises(UserError, match=told):
+            finetune(request_for(mlm_weight=0.1, unlabelled=str(path)), tmp_path / "a")
+        with pytest.raises(UserError, match=told):
+            list(finetune_patterns(request_for(pattern="all", distil=str(path)), tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ConfigError, match="--distil learns from all patterns; add --method cloze --pattern all"):
+        finetune(request_for(distil=str(broken)), tmp_path / "a")
+    with pytest.raises(UserError, match="copa: --distil is for tasks with labels"):
+        unlabelled(request_for(task="copa", pattern="all", distil=str(broken)), task_named("copa"), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "token"), [("bert", "[MASK]"), ("glm", "<|startofpiece|>"), ("glm", "<|endofpiece|>")]
+)
+def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, request_for: Any, tmp_path: Path) -> None:
+    request = request_for(name)
+    vocabulary = Tokenizer.load(request.start).vocabulary()
+    role = next(role for role, id in vocabulary.roles.items() if Tokenizer.load(request.start).token(id) == token)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        text = (request.start / file).read_text(encoding="utf-8")
+        (request.start / file).write_text(text.replace(json.dumps(token)[1:-1], "[unused9]"), encoding="utf-8")
+    with pytest.raises(UserError, match=f"the tokenizer has no token for {role}, without which"):
+        finetune(request, tmp_path / "run")
 
 
 def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:

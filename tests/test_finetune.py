@@ -22,7 +22,7 @@ from blankfill.tasks.items import TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.question_metrics import answer_metrics
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.run_files import RESULTS
+from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from generate_models import SPECIAL, objective_of, random_model, wordpiece
 
 WORDS = [
@@ -305,7 +305,14 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().out
     assert "lr-0.005: accuracy" in told and "± " in told and "the best setting: lr-0.005" in told
     table_of = json.loads((tmp_path / "grid" / RESULTS).read_text(encoding="utf-8"))
-    assert [row["runs"] for row in table_of["settings"]] == [2, 2]
+    assert [row["runs"] for row in table_of["settings"]] == [2, 2] and table_of["complete"]
+    assert "lr-0.005_seed-1/report.html" in (tmp_path / "grid" / "report.html").read_text(encoding="utf-8")
+    assert main(["predict", "--model", str(tmp_path / "grid"), str(new), "--threads", "1"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2 and f"of its runs {table_of['best']['best_run']} answers" in said.err
+    (tmp_path / "grid" / RESULTS).write_text("{", encoding="utf-8")
+    assert main(["predict", "--model", str(tmp_path / "grid"), str(new), "--threads", "1"]) == 2
+    assert "give the command that wrote it again" in capsys.readouterr().err
 
 
 def test_a_grid_that_is_stopped_goes_on_where_it_was(

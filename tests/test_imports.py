@@ -25,7 +25,8 @@ LAYERS = [
     {"material"},
     {"run"},
     {"finetune"},
-    {"ensemble", "predict", "search"},
+    {"predict"},
+    {"ensemble", "search"},
     {"cli", "__init__"},
     {"__main__"},
 ]

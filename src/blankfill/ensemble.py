@@ -1,8 +1,10 @@
 """PET's ensemble: a model for each pattern of a task, and all of them together.
 
 Together they have the mean of their log-probabilities, once alike and once weighted by the share of the training items
-that each got right before it learnt anything (Schick and Schütze, arXiv 2001.07676, section 3.3). Runs lie in folders
-below one; those that are finished are not run again.
+that each got right before it learnt anything (Schick and Schütze, arXiv 2001.07676, section 3.3).
+
+With `--distil` a head on the same pretrained model then learns what they say, weighted, of texts without labels. Runs
+lie in folders below one; those that are finished are not run again.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blankfill.console import say
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, with_head
-from blankfill.run import write_text
+from blankfill.predict import TogetherPredictor, open_predictor
+from blankfill.run import renew_report, write_text
 from blankfill.tasks.pattern import pattern_text, read_patterns
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
+from blankfill.tasks.together import Taught, combined, logs_of, score_lines
 
 if TYPE_CHECKING:
     from blankfill.tasks.items import Item, Split
+    from blankfill.tasks.task import Task
 
-LEAST = 5e-7
-"""Probabilities are written with six digits; 0 may be as much as this."""
+SOFT_LABELS = "soft_labels.jsonl"
+"""What all patterns say of the texts of `--distil`."""
+DISTILLED = "distilled"
+"""The folder of the run that learns from it."""
 
 
 def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
@@ -40,9 +46,12 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
     task = request.task_asked()
     train, dev = read_data(task, request.data, request.options)
     labels = None if task.kind == "choice" else task.labels or train.labels
-    count = len(read_patterns(*pattern_text(request.options.patterns, task.name), labels))
+    texts = unlabelled(request, task, task.labels or train.labels)
+    patterns = read_patterns(*pattern_text(request.options.patterns, task.name), labels)
+    count = len(patterns)
     requests = [
-        dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k))) for k in range(count)
+        dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k), distil=""))
+        for k in range(count)
     ]
     weights = untrained(requests, train)
     runs: list[dict[str, Any]] = []
@@ -50,9 +59,11 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
         found = finished(one, folder)
-        runs.append({"folder": folder.name, "untrained": weights[k], **_parts(found)})
+        runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
         yield f"pattern {k}: {found['main']} {found['score']:.4f}; untrained {weights[k]:.4f} of the training items"
     yield from _together(request, out, runs, dev)
+    if texts is not None:
+        yield from _distilled(request, out, texts)
 
 
 def untrained(requests: Sequence[Request], train: Split) -> list[float]:
@@ -76,12 +87,6 @@ def untrained(requests: Sequence[Request], train: Split) -> list[float]:
     return found
 
 
-def combined(logs_PC: NDArray[np.float64], weights: Sequence[float] | None = None) -> NDArray[np.float64]:
-    """What P models say together of C labels: the mean of their log-probabilities; alike where all weights are 0."""
-    usable = weights if weights is not None and sum(weights) > 0 else None
-    return np.asarray(np.average(logs_PC, axis=0, weights=usable), np.float64)
-
-
 def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
     """Score the models together, alike and weighted, and write what came out."""
     from blankfill.tasks.scoring import score
@@ -90,7 +95,7 @@ def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: 
     task = request.task_asked()
     said = [_said(out / run["folder"] / PREDICTIONS) for run in runs]
     names = [list(one) for one in said[0]]
-    logs = [np.log([[max(p, LEAST) for p in one.values()] for one in item]) for item in zip(*said, strict=True)]
+    logs = [logs_of(item) for item in zip(*said, strict=True)]
     scores: dict[str, Any] = {}
     lines: list[str] = []
     for way, weights in (("alike", None), ("weighted", [run["untrained"] for run in runs])):
@@ -103,7 +108,45 @@ def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: 
         yield f"all patterns, {way}: {task.main} {scores[way]['score']:.4f}"
     write_text(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
     kept = {**request.values(), "main": task.main, "patterns": list(runs), "together": scores}
-    write_text(out / RESULTS, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    complete = not request.options.distil
+    _keep(out, {**kept, "complete": complete})
+
+
+def unlabelled(request: Request, task: Task, labels: tuple[str, ...]) -> Split | None:
+    """The texts of `--distil`, None without it; UserError when they cannot be read, or the task has no labels."""
+    if not request.options.distil:
+        return None
+    if task.kind != "classify":
+        raise UserError(f"{task.name}: --distil is for tasks with labels, and the items here have choices of their own")
+    texts = task.read(Path(request.options.distil), "train", labels)
+    for problem in texts.problems:
+        say(problem)
+    return dataclasses.replace(texts, labels=labels)
+
+
+def _distilled(request: Request, out: Path, texts: Split) -> Iterator[str]:
+    """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
+    options, scores = request.options, out / SOFT_LABELS
+    if not scores.exists():
+        teachers = open_predictor(out, options.device, options.threads)
+        assert isinstance(teachers, TogetherPredictor)
+        write_text(scores, score_lines(texts, teachers.logs(texts.items)))
+    learning = dataclasses.replace(
+        options, method="head", pattern="0", patterns="", mlm_weight=0.0, unlabelled="", distil="",
+        several_masks="surest-first", epochs=options.distil_epochs,
+    )  # fmt: skip
+    taught = Taught(Path(options.distil), scores)
+    say(f"a head learns what all patterns say of {len(texts):,} texts")
+    found = finished(dataclasses.replace(request, options=learning, taught=taught), out / DISTILLED)
+    kept = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    kept["together"][DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
+    _keep(out, {**kept, "complete": True})
+    yield f"learnt from all patterns: {found['main']} {found['score']:.4f}; predict with --model {out / DISTILLED}"
+
+
+def _keep(out: Path, results: dict[str, Any]) -> None:
+    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    renew_report(out)
 
 
 def _said(path: Path) -> list[dict[str, float]]:

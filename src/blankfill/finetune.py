@@ -26,6 +26,7 @@ from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS, pattern_text
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
+from blankfill.tasks.together import Taught, read_taught, softened
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +41,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a fine-tuning run was asked for. columns: which columns hold what, for tasks on one's own tables."""
+    """What a fine-tuning run was asked for. columns: which columns hold what, for tasks on one's own tables. taught:
+    what is learnt from instead of the labels of the training data."""
 
     task: str
     data: Path
     start: Path
     options: FinetuneOptions
     columns: Columns = dataclasses.field(default_factory=Columns)
+    taught: Taught | None = None
 
     def task_asked(self) -> Task:
         """The task; UserError for a name that there is none of, or columns for a task that has its own."""
@@ -62,7 +65,8 @@ class Request:
         """As JSON values; paths as they are found from anywhere."""
         paths = {"data": str(self.data.resolve()), "from": str(self.start.resolve())}
         parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
-        return {"task": self.task, **paths, **parts}
+        taught = {} if self.taught is None else {"taught": self.taught.values()}
+        return {"task": self.task, **paths, **parts, **taught}
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ def read_request(out: Path) -> Request:
         columns: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in values["columns"].items()
         }
+        taught = {name: Path(path) for name, path in values.get("taught", {}).items()}
         return Request(
             values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]),
-            Columns(**columns),
+            Columns(**columns), Taught(**taught) if taught else None,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing or unreadable)") from error
@@ -106,6 +111,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
 
     from blankfill.checkpoint import store
     from blankfill.tasks.batches import Batches, Epochs
+    from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
     from blankfill.tasks.heads import task_losses
     from blankfill.tasks.training import Scored, task_optimizer
     from blankfill.train.loop import Trainer
@@ -119,6 +125,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         raise ConfigError(problems)
     task = request.task_asked()
     train, dev = read_data(task, request.data, options)
+    learnt, scores = read_taught(task, request.taught, task.labels or train.labels) if request.taught else (train, None)
+    more = read_unlabelled(task, options, train.labels)
     with ExitStack() as stack:
         stack.enter_context(run_folder(out, resume))
         busy = competing(options.threads or usable_cores())
@@ -128,7 +136,9 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         dtype = pick_dtype(options.precision, device)
         loaded = start_of(request)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
-        encoded = adapter.encode(train.items, learn=True).encoded
+        encoded = adapter.encode(learnt.items, learn=True).encoded
+        if scores is not None:
+            encoded = softened(encoded, scores)
         pad = loaded.vocabulary.roles.get("pad", 0)
         model = with_head(loaded, adapter, train.items, options, device, dtype)
         if not resume:
@@ -145,9 +155,9 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             store.restore_optimizer(optimizer, checkpoint.optimizer)
             done = Progress.from_state(checkpoint.state["progress"])
         where = f"{device.type} {str(dtype)[6:]}"
-        announce(request, adapter, train, dev, model, settings.steps, where)
+        announce(request, adapter, learnt, dev, model, settings.steps, where)
         plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
-        facts = {"steps": settings.steps, "items": {"train": len(train), "dev": len(dev)}, "computed_on": where}
+        facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
         if device.type == "cpu" and busy:
             say(busy)
@@ -164,9 +174,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
 
         batches = Batches(encoded, Epochs(len(encoded), options.batch_size, options.seed), pad, options.micro_batch)
         if options.mlm_weight:
-            from blankfill.tasks.cloze_setup import with_texts
-
-            batches = with_texts(batches, loaded, adapter, encoded, train.labels)
+            batches = with_texts(batches, loaded, adapter, encoded, more)
         trainer = Trainer(
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), validated=lambda now: renew_report(out), loss=task_losses,
@@ -186,8 +194,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     complete = done.step == settings.steps or not stopping
-    items = train.items, dev.items
-    result = conclude(request, out, adapter, *items, plain, decided, done, speed, complete)
+    result = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, complete)
     renew_report(out)
     return result
 

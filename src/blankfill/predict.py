@@ -7,15 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.console import say
 from blankfill.environment import usable_cores
 from blankfill.errors import UserError
 from blankfill.finetune import adapter_of, with_kept_patterns
+from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.rows import text_lines
-from blankfill.tasks.run_files import RESULTS
+from blankfill.tasks.rows import UnusableError, text_lines
+from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.tasks.task import Task
+from blankfill.tasks.together import combined, logs_of
 
 if TYPE_CHECKING:
     from blankfill.tasks.adapter import Adapter, Decided
@@ -94,6 +100,63 @@ class Predictor:
         return decided
 
 
+class TogetherPredictor:
+    """The models of all patterns, which answer together as they are weighted (PET's ensemble)."""
+
+    def __init__(self, members: Sequence[Predictor], weights: Sequence[float]) -> None:
+        self.members, self.weights = members, weights
+        self.task = members[0].task
+
+    def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
+        """For each item the mean log-probability of its labels, float64[C]."""
+        said = [[one.shown["probabilities"] for one in member.predict(items)] for member in self.members]
+        return [combined(logs_of(one), self.weights) for one in zip(*said, strict=True)]
+
+    def predict(self, items: Sequence[Item]) -> list[Decided]:
+        """A prediction for each item."""
+        from blankfill.tasks.text_adapters import chosen, classified
+
+        labels = self.members[0].adapter.labels
+        joined = [one.astype(np.float32) for one in self.logs(items)]
+        return [
+            chosen(item, one) if isinstance(item, ChoiceItem) else classified(one, labels)
+            for item, one in zip(items, joined, strict=True)
+        ]
+
+
+def open_predictor(path: str | Path, device: str = "auto", threads: int = 0) -> Predictor | TogetherPredictor:
+    """The model of a run or of a checkpoint folder; of a grid's folder its best run; of an ensemble's all together.
+
+    Raises UserError when the folder holds no fine-tuned model.
+    """
+    path = Path(path)
+    results = _results(path)
+    if patterns := results.get("patterns"):
+        try:
+            weights = [float(one["untrained"]) for one in patterns]
+            folders = [path / str(one["folder"]) for one in patterns]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path / RESULTS}: its list of patterns cannot be read ({error})") from error
+        say(f"{path}: {len(folders)} patterns answer together")
+        return TogetherPredictor([Predictor(folder, device, threads) for folder in folders], weights)
+    if isinstance(best := results.get("best"), dict) and "best_run" in best:
+        run = str(best["best_run"])
+        say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
+        return Predictor(path / run, device, threads)
+    return Predictor(path, device, threads)
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """The results of several runs below a folder, {} for a run of its own."""
+    if (path / ASKED).exists() or not (path / RESULTS).exists():
+        return {}
+    try:
+        found = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / RESULTS}: not readable ({error}); give the command that wrote it again") from error
+    return found if isinstance(found, dict) else {}
+
+
 def best_checkpoint(path: Path) -> Any:
     """The checkpoint of a fine-tuning run that did best on its dev set, or the one in the folder itself."""
     from blankfill.checkpoint import store
@@ -112,36 +175,54 @@ def best_checkpoint(path: Path) -> Any:
     return found
 
 
-def items_of(kind: str, rows: Iterator[tuple[str, str]]) -> Iterator[Item]:
-    """Items from lines, (where it stands, line) each: JSON objects with the fields of the kind, or plain lines.
+def items_of(task: Task, rows: Iterator[tuple[str, str]]) -> Iterator[Item]:
+    """Items from lines, (where it stands, line) each: JSON objects with the fields of the task, or plain lines.
 
-    A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises UserError that names the
-    line which is neither.
+    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.given`); those of other tasks have the
+    fields of their kind. A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises
+    UserError that names the line which is neither.
     """
     for number, (where, line) in enumerate(rows):
         if not line.strip():
             raise UserError(f"{where}: the line is empty; leave it out")
-        yield _item(kind, number, where, line)
+        yield from _items(task, number, where, line)
 
 
-def _item(kind: str, number: int, where: str, line: str) -> Item:
+def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
     given: Any = None
+    fields = NEEDED.get(task.name, FIELDS[task.kind])
     if line.lstrip().startswith("{"):
         try:
             given = json.loads(line)
         except ValueError as error:
             raise UserError(f"{where}: not a JSON object ({error}); is the line whole?") from error
-    elif kind in ("choice", "answer"):
-        raise UserError(f"{where}: give a JSON object with {' and '.join(FIELDS[kind])}")
-    elif kind == "tag":
+    elif task.kind in ("choice", "answer") or task.name in OWN_FORM:
+        raise UserError(f"{where}: give a JSON object with {', '.join(fields)}")
+    elif task.kind == "tag":
         given = {"words": line.split()}
     else:
         first, _, second = line.partition("\t")
         given = {"text": first, **({"second": second} if second else {})}
-    id = str(given.get("id", number))
+    if task.name in OWN_FORM or (task.name in NEEDED and "text" not in given):
+        return _own_rows(task, given, number, where)
+    return [_item(task.kind, given, str(given.get("id", number)), where)]
+
+
+def _own_rows(task: Task, given: Mapping[str, Any], number: int, where: str) -> Sequence[Item]:
+    """The items of a row in the form of its benchmark."""
+    if lacking := missing(task.name, given):
+        needed = ", ".join(NEEDED[task.name])
+        raise UserError(f"{where}: there is no {' and no '.join(lacking)}; a row of {task.name} has {needed}")
+    try:
+        return items_of_row(task, given, number)
+    except UnusableError as error:
+        raise UserError(f"{where}: the row {error}; see docs/finetune.md for the fields of {task.name}") from error
+
+
+def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
     needed = [name for name in FIELDS[kind] if name != "second"]
-    if missing := [name for name in needed if name not in given]:
-        raise UserError(f"{where}: there is no {' and no '.join(missing)}; its fields are {', '.join(given)}")
+    if lacking := [name for name in needed if name not in given]:
+        raise UserError(f"{where}: there is no {' and no '.join(lacking)}; its fields are {', '.join(given)}")
     if kind == "choice":
         return ChoiceItem(id, str(given["context"]), tuple(map(str, given["choices"])))
     if kind == "answer":

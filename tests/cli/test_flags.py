@@ -66,6 +66,8 @@ PLAIN = {
         "mlm-weight",
         "unlabelled",
         "several-masks",
+        "distil",
+        "distil-epochs",
         "hold-out",
         "warmup",
         "schedule",

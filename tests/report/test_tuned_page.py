@@ -82,7 +82,7 @@ def test_entities_questions_and_numbers_have_sections(tmp_path: Path) -> None:
     confused = [{"right": "no entity", "given": "PER", "count": 1, "examples": [place]}]
     results: dict[str, Any] = {"types": types, "taken_for": taken, "confused": confused}
     elements = page(folder(tmp_path / "tags", results))
-    assert elements.named("mark")[0][1] == "Ann <b>" and "1 times" in [text for _, text in elements.named("span")]
+    assert elements.named("mark")[0][1] == "Ann <b>" and "1 time" in [text for _, text in elements.named("span")]
     asked = [{"name": "who", "count": 2, "exact": 0.5, "f1": 0.75}]
     misses = [{"id": "3", "text": "who?", "right": "Ann", "given": "Bob", "f1": 0.0, "second": "so Ann said"}]
     elements = page(folder(tmp_path / "questions", {"questions": asked, "misses": misses}))

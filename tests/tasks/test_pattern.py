@@ -10,7 +10,7 @@ from blankfill.tasks.cloze import unbroken
 from blankfill.tasks.cloze_adapters import item_fields
 from blankfill.tasks.items import ChoiceItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.pattern import SAME, Pattern, chosen, pattern_text, read_patterns, shipped
+from blankfill.tasks.pattern import SAME, Pattern, numbered, pattern_text, read_patterns, shipped
 from blankfill.tasks.registry import TASKS
 from conftest import DATA, VECTORS
 
@@ -136,7 +136,7 @@ def test_a_missing_text_a_missing_pattern_and_missing_patterns(tmp_path: Path) -
     with pytest.raises(UserError, match=r"own.yaml, pattern 0 asks for {first}, but the items have context"):
         pattern.pieces({"context": "x"})
     with pytest.raises(UserError, match=r"--pattern 3: own.yaml are numbered 0 to 0; or give all"):
-        chosen([pattern], "3", "own.yaml")
+        numbered([pattern], "3", "own.yaml")
     with pytest.raises(UserError, match="there are no patterns for classify; write some"):
         pattern_text("", "classify")
     with pytest.raises(UserError, match="no such file, and not one of afqmc, agnews"):

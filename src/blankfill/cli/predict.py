@@ -24,13 +24,14 @@ class PredictArguments:
     """Answers for new rows: blankfill predict --model RUN rows.txt --out answers.jsonl
 
     A row is a line: a text, or two with a tab between, or (tagging) words with spaces between; or a JSON object with
-    text and second, words, question and context, or context and choices. Answers are JSON lines with probabilities.
+    text and second, words, question and context, or context and choices; SuperGLUE's tasks take their own rows. Answers
+    are JSON lines with probabilities.
     """
 
     file: tyro.conf.Positional[Path]
     """A UTF-8 file with a row on each line; - reads standard input."""
     model: Path = tyro.MISSING
-    """A run made by `blankfill finetune`, or one of its checkpoints."""
+    """A run made by `blankfill finetune`, one of its checkpoints, or the folder of a grid or of all patterns."""
     out: Path | None = None
     """Where to write; without it, to standard output."""
     device: str = "auto"
@@ -42,10 +43,10 @@ class PredictArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = tyro.cli(PredictArguments, args=list(argv), prog="blankfill predict")
-    from blankfill.predict import Predictor, items_of
+    from blankfill.predict import items_of, open_predictor
 
-    predictor = Predictor(args.model, args.device, args.threads)
-    items = items_of(predictor.task.kind, lines_of(None if str(args.file) == "-" else args.file))
+    predictor = open_predictor(args.model, args.device, args.threads)
+    items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
         try:
             target = sys.stdout if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))

@@ -73,7 +73,7 @@ def panel(title: str, body: str) -> str:
 
 def plain(value: object) -> str:
     """A value of JSON or YAML as a reader expects it."""
-    if value is None:
+    if value is None or value == "":
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

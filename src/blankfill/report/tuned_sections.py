@@ -18,6 +18,8 @@ from blankfill.tasks.options import FinetuneOptions
 MOST_CLASSES = 20
 """Classes of a table of confusions; of more, the most frequent confusions are listed."""
 MOST_LISTED = 20
+BESIDE = 4
+"""Up to so many classes two tables stand beside each other."""
 
 CHIPS = {"right": "made right", "given": "made"}
 
@@ -69,7 +71,8 @@ def confusions_section(results: Values) -> str:
     if not body and not classes:
         return ""
     title = "Confusions" if body else "Labels"
-    return head(title) + f'<div class="facts wide">{body}{classes}</div>'
+    narrow = isinstance(labels, list) and len(labels) <= BESIDE
+    return head(title) + f'<div class="{"facts wide" if narrow else "stack"}">{body}{classes}</div>'
 
 
 def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -127,7 +130,7 @@ def entities_section(results: Values) -> str:
         heat = confusions(names, columns, counts)
     shown = "".join(_confused(one) for one in rows(results, "confused"))
     more = f'<h3 class="between">The most frequent confusions</h3><div class="samples">{shown}</div>' if shown else ""
-    return head("Entities") + f'<div class="facts wide">{types}{heat}</div>{more}'
+    return head("Entities") + f'<div class="stack">{types}{heat}</div>{more}'
 
 
 def _confused(one: Values) -> str:
@@ -136,7 +139,8 @@ def _confused(one: Values) -> str:
         f"{tag('mark', place.get('entity', ''))} {_plain(place.get('after'))}</li>"
         for place in rows(one, "examples")
     )
-    count = f"{int(number(one.get('count')) or 0):,} times"
+    times = int(number(one.get("count")) or 0)
+    count = f"{times:,} time{'s' * (times != 1)}"
     verdict = _verdict(one, tag("span", count, kind="note"))
     return f'<article class="panel">{verdict}<ul class="quotes">{examples}</ul></article>'
 

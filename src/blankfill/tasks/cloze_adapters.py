@@ -18,8 +18,8 @@ from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
 from blankfill.tasks.cloze import PLACE, Asked, ClozeReader
 from blankfill.tasks.cloze_model import ClozeModel
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
-from blankfill.tasks.pattern import Pattern, Piece, chosen, pattern_text, read_patterns
-from blankfill.tasks.text_adapters import Choose, Classify, classified
+from blankfill.tasks.pattern import Pattern, Piece, numbered, pattern_text, read_patterns
+from blankfill.tasks.text_adapters import Choose, Classify, chosen, classified
 
 MOST_CHOICES = 10
 """Choices of an item that is learnt from, the right one among them, as PET draws for ReCoRD."""
@@ -32,7 +32,7 @@ class Cloze(Adapter):
         super().__init__(*args, **more)
         labels = None if self.task.kind == "choice" else self.labels
         text, origin = pattern_text(self.options.patterns, self.task.name)
-        self.pattern: Pattern = chosen(read_patterns(text, origin, labels), self.options.pattern, origin)
+        self.pattern: Pattern = numbered(read_patterns(text, origin, labels), self.options.pattern, origin)
         vocabulary = self.frames.vocabulary
         self.reader = ClozeReader(self.tokenizer, self.frames, vocabulary, False)
         self.reader.single = self.single = labels is not None and self._one_token()
@@ -118,8 +118,8 @@ class ClozeChoices(Cloze, Choose):
         return sorted([label, *others])
 
     def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
-        """The choice with the highest score, counted from 0, and the probabilities of all."""
-        return [classified(one, [str(k) for k in range(len(one))]) for one in self.added(coded, scores)]
+        """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
+        return [chosen(item, one) for item, one in zip(coded.items, self.added(coded, scores), strict=True)]
 
 
 def item_fields(item: TextItem | ChoiceItem) -> Mapping[str, str]:

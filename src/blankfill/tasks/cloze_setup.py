@@ -12,7 +12,9 @@ from blankfill.objectives import Glm, Gpt
 from blankfill.tasks.adapter import Adapter
 from blankfill.tasks.batches import Batches, Encoded
 from blankfill.tasks.cloze_texts import WithTexts
+from blankfill.tasks.items import Item
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.task import Task
 
 
 def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
@@ -35,14 +37,19 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
         )
 
 
+def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...]) -> list[Item]:
+    """The texts of `--unlabelled`, none without it; UserError when they cannot be read."""
+    if not options.unlabelled:
+        return []
+    more = task.read(Path(options.unlabelled), "train", labels)
+    for problem in more.problems:
+        say(problem)
+    return list(more.items)
+
+
 def with_texts(
-    batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[Encoded], labels: tuple[str, ...]
+    batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[Encoded], more: Sequence[Item]
 ) -> Batches:
-    """The batches of a run with masked texts beside them: its own, and those of `--unlabelled`."""
-    texts = [one.examples[0] for one in encoded]
-    if adapter.options.unlabelled:
-        more = adapter.task.read(Path(adapter.options.unlabelled), "train", labels)
-        for problem in more.problems:
-            say(problem)
-        texts += [one.examples[0] for one in adapter.encode(more.items, learn=True).encoded]
+    """The batches of a run with masked texts beside them: its own, and more of them."""
+    texts = [one.examples[0] for one in (*encoded, *adapter.encode(more, learn=True).encoded)]
     return WithTexts(batches, texts, loaded.vocabulary)

@@ -8,9 +8,9 @@ A head sees the asked columns only and gives K × C scores; its kind says what t
 * "choice": one score for each choice of an item; softmax over the choices of the item (BERT on SWAG).
 * "span": two scores for each column of a text, beginning and end; softmax over the columns of the item (SQuAD).
 
-Answers, int64 or float32: "class" [K]; "number" [K] float; "set" [K, C] of 0 and 1, float; "choice" [K, 2]: the number
-of the item and whether this is the right one; "span" [K, 3]: the number of the item, whether the answer begins here,
-whether it ends here.
+Answers, int64 or float32: "class" [K], or what teachers score each class, [K, C] float; "number" [K] float; "set"
+[K, C] of 0 and 1, float; "choice" [K, 2]: the number of the item and whether this is the right one; "span" [K, 3]: the
+number of the item, whether the answer begins here, whether it ends here.
 
 Shapes: N columns of a batch, D width, K asked columns, C outputs, G items, S candidates of the item with most.
 """
@@ -33,6 +33,8 @@ from blankfill.train.loss import LossSums
 from blankfill.types import Batch
 
 HeadKind = Literal["class", "number", "set", "choice", "span"]
+TEMPERATURE = 2.0
+"""What the scores of teachers and pupil are divided by (PET, arXiv 2001.07676, section 4)."""
 STD = 0.02
 """New weights are drawn with this, as BERT draws its classifiers."""
 
@@ -115,7 +117,9 @@ class TaskModel(AnswerModel):
         kind, nothing = self.head.kind, scores.new_zeros(())
         if kind in ("choice", "span"):
             return LossSums(nothing, {ITEM: candidate_loss(scores, answer)})
-        if kind == "class":
+        if kind == "class" and answer.dim() == 2:
+            total = taught_loss(scores, answer)
+        elif kind == "class":
             weights = self.class_weights
             assert weights is None or isinstance(weights, Tensor)
             total = F.cross_entropy(scores, answer, weight=weights, reduction="sum")
@@ -129,6 +133,14 @@ class TaskModel(AnswerModel):
 def task_losses(model: AnswerModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
     """What the loop trains a model for: see `AnswerModel.batch_losses`."""
     return model.batch_losses(batch, dtype)
+
+
+def taught_loss(scores_KC: Tensor, teacher_KC: Tensor) -> Tensor:
+    """How far the pupil's probabilities are from the teachers' (Kullback-Leibler), both at `TEMPERATURE`, summed over
+    items and times its square, so that the gradient is as large as without (Hinton et al., arXiv 1503.02531)."""
+    wanted_KC = (teacher_KC / TEMPERATURE).softmax(1)
+    logs_KC = (scores_KC / TEMPERATURE).log_softmax(1)
+    return F.kl_div(logs_KC, wanted_KC, reduction="sum") * TEMPERATURE**2
 
 
 def candidate_loss(scores_KC: Tensor, answer: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ class Field:
     name: str
     changes: tuple[str, ...] = ()
 
+    @property
+    def written(self) -> str:
+        """As it stands in a pattern."""
+        return f"{{{self.name}{':' if self.changes else ''}{','.join(self.changes)}}}"
+
     def write(self, fields: Mapping[str, str], values: Mapping[str, Mapping[str, str]]) -> str:
         """The text that stands here. Raises KeyError when the item has no such field."""
         text = fields[self.name]
@@ -69,6 +74,13 @@ class Pattern:
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     answer: tuple[str | Field, ...] = ()
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def written(self) -> str:
+        """The pattern and its words, for a reader."""
+        text = "".join(part if isinstance(part, str) else part.written for part in self.parts)
+        words = ", ".join(f"{label}: {' or '.join(ones)}" for label, ones in self.words.items())
+        return f"{text} ({words})" if words else text
 
     def pieces(self, fields: Mapping[str, str]) -> list[Piece]:
         """The pattern with an item's texts; UserError when it asks for a text that the item does not have."""
@@ -168,7 +180,7 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
     return found
 
 
-def chosen(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
+def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
     """The pattern of that number; UserError when there is none."""
     if not number.isdigit() or int(number) >= len(patterns):
         raise UserError(f"--pattern {number}: {origin} are numbered 0 to {len(patterns) - 1}; or give all")

@@ -143,7 +143,7 @@ def _task(
     main = metrics[0] if len(metrics) == 1 else "average"
     settings = {"kind": "classify", "files": _FILES, "main": main} | fields
     parse = partial(read_rows, build=build)
-    return Task(name=name, parse=parse, metrics=metrics, folders=(folder,), labels=labels, **settings)
+    return Task(name=name, parse=parse, metrics=metrics, folders=(folder,), labels=labels, row=build, **settings)
 
 
 SUPERGLUE = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from blankfill.errors import UserError
-from blankfill.tasks.items import Split
+from blankfill.tasks.items import Item, Split
 from blankfill.tasks.rows import find_file
 
 Kind = Literal["classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "language", "last-word"]
@@ -18,6 +18,12 @@ class Parse(Protocol):
     """Reads one file. labels: the names already known (the task's, or those of its train split), or none."""
 
     def __call__(self, path: Path, labels: tuple[str, ...]) -> Split: ...
+
+
+class RowReader(Protocol):
+    """Reads one JSON object. labels: as in `Parse`. Raises UnusableError for one that cannot be used."""
+
+    def __call__(self, row: dict[str, Any], labels: tuple[str, ...]) -> Iterable[Item]: ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Task:
     by_characters: bool = False
     others: Mapping[str, Parse] = field(default_factory=dict)
     """Splits whose file has another form than `parse` reads."""
+    row: RowReader | None = None
+    """What makes items of one JSON object in the benchmark's own form, for tasks whose files hold such."""
 
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
         """The items of a split.

@@ -175,8 +175,8 @@ class Choose(Adapter):
         return Coded(items, found)
 
     def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
-        """The choice with the highest score, counted from 0, and the probabilities of all."""
-        return [classified(one[:, 0], [str(k) for k in range(len(one))]) for one in scores]
+        """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
+        return [chosen(item, one[:, 0]) for item, one in zip(coded.items, scores, strict=True)]
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From the number of a choice, counted from 0."""
@@ -204,6 +204,13 @@ def classified(scores_C: Scores, labels: Sequence[str]) -> Decided:
     likely = shifted / shifted.sum()
     best = int(likely.argmax())
     return Decided(best, {"label": labels[best], "probabilities": _by_name(labels, likely)})
+
+
+def chosen(item: Item, scores_C: Scores) -> Decided:
+    """The choice of an item with the highest score, counted from 0, its text, and the probabilities of all."""
+    assert isinstance(item, ChoiceItem)
+    found = classified(scores_C, [str(k) for k in range(len(scores_C))])
+    return Decided(found.value, {**found.shown, "choice": (item.names or item.choices)[found.value]})
 
 
 def _by_name(labels: Sequence[str], likely: NDArray[np.float64]) -> dict[str, float]:
