@@ -2,12 +2,22 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from blankfill.tasks.batches import ANSWER, ITEM, pack
-from blankfill.tasks.heads import HeadKind, TaskModel, candidate_loss, grouped, new_head, task_losses
+from blankfill.tasks.heads import (
+    HeadKind,
+    TaskModel,
+    candidate_loss,
+    empty_head,
+    grouped,
+    new_head,
+    task_losses,
+    taught_loss,
+)
 from blankfill.train.loss import counts
 from generate_models import random_model
 from task_items import some_items
@@ -90,3 +100,16 @@ def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> No
     hidden = pooled.encode(batch).flatten(0, 1)[batch.labels[ANSWER][0]]
     assert pooled.pair_head is not None
     torch.testing.assert_close(model.scores(batch), model.head.output(pooled.pair_head.pooled(hidden)))
+
+
+def test_the_loss_of_a_pupil_is_its_distance_from_the_teachers_at_a_temperature() -> None:
+    """KL(teacher ‖ pupil) at temperature 2, times its square, worked out without torch."""
+    teacher, pupil = np.array([[2.0, 0.0, -1.0], [0.0, 0.0, 4.0]]), np.array([[0.5, 1.0, 0.0], [0.0, 0.0, 4.0]])
+    wanted, logs = np.exp(teacher / 2), pupil / 2 - np.log(np.exp(pupil / 2).sum(1, keepdims=True))
+    wanted /= wanted.sum(1, keepdims=True)
+    distance = 4 * (wanted * (np.log(wanted) - logs)).sum()
+    model = TaskModel(random_model("bert"), empty_head(random_model("bert"), "class", 3, True))
+    given = torch.tensor(pupil, dtype=torch.float32), torch.tensor(teacher, dtype=torch.float32)
+    assert float(model.losses(*given).labels[ANSWER]) == pytest.approx(distance, rel=1e-5)
+    same = taught_loss(given[1], given[1] + 3.0)  # scores are told apart by their differences alone
+    assert float(same) == pytest.approx(0, abs=1e-6)

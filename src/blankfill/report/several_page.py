@@ -81,7 +81,8 @@ def _cards(several: Several) -> list[Card]:
     best = part(several.results, "best")
     mean, deviation = number(best.get("mean")), number(best.get("deviation"))
     if mean is not None:
-        spread = f"± {deviation:.4f} over {best.get('runs')} runs" if deviation else "one run"
+        runs = int(number(best.get("runs")) or 1)
+        spread = f"± {deviation or 0.0:.4f} over {runs} runs" if runs > 1 else "one run"
         shown.append((f"Best mean {several.main}", f"{mean:.4f}", spread, ""))
         shown.append(("Best setting", str(best.get("setting", "")), f"best run {best.get('best_run', '')}", ""))
     for way, name in WAYS.items():
@@ -110,7 +111,9 @@ def _settings(several: Several) -> str:
             f'<td class="n">{number(one.get("best")) or 0.0:.4f}</td><td>{links}</td></tr>'
         )
     columns = ("setting", "mean", "deviation", "best", "runs")
-    return head("Comparison", "a dot is a run, the line their mean") + _both(several, lines, table(columns, body))
+    return head("Comparison", "a dot is a run, the line their mean") + _both(
+        several, lines, table(columns, body, words=1)
+    )
 
 
 def _patterns(several: Several, patterns: Sequence[Values]) -> str:
@@ -133,7 +136,7 @@ def _patterns(several: Several, patterns: Sequence[Values]) -> str:
             body += f'<tr><th scope="row">{shown}</th>{numbers}<td></td></tr>'
     columns = ("pattern", several.main, "untrained", "text and words")
     note = "untrained: the share of the training items that a pattern gets right before it learns, its weight"
-    return head("Patterns", note) + _both(several, lines, table(columns, body))
+    return head("Patterns", note) + _both(several, lines, table(columns, body, words=1))
 
 
 def _both(several: Several, lines: Sequence[Dots], written: str) -> str:

@@ -31,10 +31,11 @@ def head(title: str, note: str = "") -> str:
     return f'<div class="head"><h2>{title}</h2>{tag("span", note, kind="note") if note else ""}</div>'
 
 
-def table(columns: Sequence[str], body: str, kind: str = "") -> str:
-    """A table: the first column names the rows, the others hold numbers. body: its rows, as HTML."""
-    first, *others = columns
-    heads = tag("th", first, scope="col") + "".join(tag("th", name, scope="col", kind="n") for name in others)
+def table(columns: Sequence[str], body: str, kind: str = "", words: int = 0) -> str:
+    """A table: the first column names the rows, the others hold numbers, the last few of them words. body: its rows,
+    as HTML."""
+    numbers = range(1, len(columns) - words)
+    heads = "".join(tag("th", name, scope="col", kind="n" if k in numbers else "") for k, name in enumerate(columns))
     return (
         f'<div class="scroll"><table{attributes_of({"kind": kind})}><thead><tr>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
