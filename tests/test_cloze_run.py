@@ -216,3 +216,48 @@ def test_tasks_and_models_that_do_not_fit(request_for: Any, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"pattern 0 asks for \{second\}, but the items have first"):
         (tmp_path / "two.yaml").write_text(OWN.replace("{first}", "{second}"), encoding="utf-8")
         finetune(request_for(patterns=str(tmp_path / "two.yaml")), tmp_path / "d")
+
+
+WIC = {"word": "cat", "sentence1": "the cat sat .", "sentence2": "big cat ran ."}
+RECORD = {"passage": "the cat sat on mat", "entities": ["cat", "mat"], "query": "the @placeholder ran"}
+COPA = {"premise": "the cat sat .", "choice1": "the mat", "choice2": "the dog", "question": "cause"}
+OF_PARTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[str]]] = {
+    "wic": (
+        WIC, {"start1": 4, "end1": 7, "start2": 4, "end2": 7, "label": True},
+        """verbalizers: {"true": big, "false": red}\npatterns: ['{word:whole} {sentence1} {sentence2} [MASK]']\n""",
+        ["true", "false"],
+    ),
+    "record": (
+        RECORD, {"passage": {"text": RECORD["passage"], "entities": [{"start": 4, "end": 6}, {"start": 15, "end": 17}]},
+                 "qas": [{"idx": 0, "query": RECORD["query"], "answers": [{"text": "cat"}]}]},
+        """answer: '{name}'\npatterns: ['{context} {before} [MASK] {after}']\n""",
+        ["cat", "mat"],
+    ),
+    "copa": (
+        COPA, {"label": 0}, """answer: '{choice:bare}'\npatterns: ['{premise} {question} [MASK]']\n""",
+        ["the mat", "the dog"],
+    ),
+}  # fmt: skip
+"""A flat row of a task, what the benchmark's own has besides, a pattern of its parts, what may be answered."""
+
+
+@pytest.mark.parametrize("method", ["head", "cloze"])
+@pytest.mark.parametrize("task", OF_PARTS)
+def test_rows_of_superglue_are_predicted(
+    task: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat, more, pattern, answers = OF_PARTS[task]
+    (tmp_path / "own.yaml").write_text(pattern, encoding="utf-8")
+    rows = [{**flat, **more, "idx": k} for k in range(4)]
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    patterns = str(tmp_path / "own.yaml") if method == "cloze" else ""
+    options = dataclasses.replace(QUICK, epochs=1, method=method, patterns=patterns)
+    finetune(Request(task, tmp_path, model_folder(tmp_path / "m", "bert"), options), tmp_path / "run")
+    given = tmp_path / "given.jsonl"
+    given.write_text(json.dumps({**flat, "id": "mine"}) + "\n", encoding="utf-8")
+    assert main(["predict", "--model", str(tmp_path / "run"), str(given), "--threads", "1", "--device", "cpu"]) == 0
+    [told] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told["id"] == "mine" and told["choice" if "choice" in told else "label"] in answers
+    first = json.loads((tmp_path / "run" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert told["probabilities"] == pytest.approx(first["probabilities"], abs=1e-5)
