@@ -86,7 +86,8 @@ def dot_lines(lines: Sequence[Dots], label: str, reference: tuple[str, float] | 
         name = line.name if len(line.name) * LETTER < left else f"{line.name[: int(left / LETTER) - 3]}…"
         parts.append(_text(left - 12, at + 4, name, "end") + _line("axis", left, at, right, at))
         parts += [f'<circle class="point" cx="{x(value):.1f}" cy="{at:.1f}" r="4.5"/>' for value in line.values]
-        parts.append(_line("middle", x(line.middle), at - 10, x(line.middle), at + 10))
+        if len(line.values) > 1:
+            parts.append(_line("middle", x(line.middle), at - 10, x(line.middle), at + 10))
     return _svg(WIDTH, height, label, parts)
 
 
