@@ -359,7 +359,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
     assert "32 of 32 items have no prediction" in capsys.readouterr().err
     assert main(["evaluate", "--task", "lambada", "--data", str(data), str(path)]) == 2
-    assert "kind last-word, which `evaluate` does not know yet" in capsys.readouterr().err
+    assert "kind last-word, for which no file of predictions is scored; --model measures" in capsys.readouterr().err
     path.write_text("nothing\n")
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
     assert "line 1: not a prediction" in capsys.readouterr().err

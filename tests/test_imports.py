@@ -24,7 +24,7 @@ LAYERS = [
     {"origin"},
     {"material"},
     {"run"},
-    {"finetune"},
+    {"evaluate", "finetune"},
     {"predict"},
     {"ensemble", "search"},
     {"cli", "__init__"},

@@ -15,7 +15,7 @@ from blankfill.environment import usable_cores
 from blankfill.errors import UserError
 from blankfill.finetune import adapter_of, with_kept_patterns
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
-from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
+from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import UnusableError, text_lines
@@ -233,15 +233,22 @@ def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
     return TextItem(id, str(given["text"]), None if second is None else str(second))
 
 
-def score_predictions(task: Task, data: Path, split: str, predictions: Path) -> dict[str, float]:
+def score_predictions(
+    task: Task, data: Path, split: str, predictions: Path, null_odds: Path | None = None
+) -> dict[str, float]:
     """The task's metrics of a predictions file: JSON lines of `predict` or `finetune`, or SQuAD's JSON object.
 
+    null_odds: for SQuAD 2.0, a JSON object of question id and how much likelier no answer is; the best exact match and
+    F1 that a threshold reaches, and the threshold of each, are added, as the official script's `--na-prob-file` does.
     Raises UserError for items without a prediction, for unknown ids, and for rows that say nothing.
     """
     from blankfill.tasks.adapters import ADAPTERS
 
     if task.kind not in ADAPTERS:
-        raise UserError(f"{task.name} is a task of kind {task.kind}, which `evaluate` does not know yet")
+        raise UserError(
+            f"{task.name} is a task of kind {task.kind}, for which no file of predictions is scored; --model measures "
+            "a model on wikitext2 and lambada"
+        )
     taught = task.read(data, "train").labels if data.is_dir() and "train" in task.splits(data) else ()
     read = task.read(data, split, taught)
     adapter = ADAPTERS[task.kind](task, task.labels or taught or read.labels, FinetuneOptions())
@@ -251,7 +258,24 @@ def score_predictions(task: Task, data: Path, split: str, predictions: Path) -> 
         raise UserError(f"{predictions}: {len(missing)} of {len(known)} items have no prediction, such as {missing[0]}")
     if strange := sorted(shown.keys() - set(known)):
         raise UserError(f"{predictions}: {len(strange)} ids are not in {data}, such as {strange[0]}")
-    return adapter.measure(read.items, [_parsed(adapter, shown[id], id, predictions) for id in known])
+    decided = [_parsed(adapter, shown[id], id, predictions) for id in known]
+    best = {} if null_odds is None else _best_of_odds(task, read, {id: shown[id] for id in known}, null_odds)
+    return adapter.measure(read.items, decided) | best
+
+
+def _best_of_odds(task: Task, read: Split, shown: Mapping[str, Mapping[str, Any]], null_odds: Path) -> dict[str, float]:
+    from blankfill.tasks.question_metrics import best_threshold
+    from blankfill.tasks.squad import read_null_odds
+
+    if not any(name.startswith("no-answer") for name in task.metrics):
+        raise UserError(f"--null-odds: every question of {task.name} has an answer; leave it out")
+    odds = read_null_odds(null_odds)
+    predicted = {id: str(one["answer"]) for id, one in shown.items()}
+    found: dict[str, float] = {}
+    for metric in ("exact", "f1"):
+        value, threshold = best_threshold(read.questions(), predicted, odds, metric)
+        found |= {f"best-{metric}": value, f"best-{metric}-threshold": threshold}
+    return found
 
 
 def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> Decided:

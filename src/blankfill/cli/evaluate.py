@@ -1,46 +1,110 @@
-"""`blankfill evaluate`: the metrics of predictions that lie in a file."""
+"""`blankfill evaluate`: what a pretrained model can do as it is, or the metrics of predictions that lie in a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
+
+from blankfill.errors import UserError
 
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Score predictions: blankfill evaluate --task squad --data DIR predictions.json
+    """Measure a pretrained model: blankfill evaluate --model RUN --task perplexity --data FILE
 
-    Predictions are the JSON lines of `predict` and `finetune`, or for questions a JSON object of id and answer, as
-    SQuAD's own script takes them.
+    Tasks: perplexity, wikitext2, lambada, infill, and for masked models pseudo-perplexity. Or score predictions that
+    lie in a file: blankfill evaluate --task squad --data DIR predictions.json; they are the JSON lines of `predict` and
+    `finetune`, or for questions a JSON object of id and answer, as SQuAD's own script takes them.
     """
 
-    predictions: tyro.conf.Positional[Path]
-    """The file with the predictions."""
+    predictions: tyro.conf.Positional[Path | None] = None
+    """The file with the predictions; none when a model is measured."""
+    model: Path | None = None
+    """The pretrained model to measure: a run, an imported model or a transformers folder."""
     task: str = tyro.MISSING
-    """The task, such as sst2, squad, conll."""
+    """The measurement, or the task that was predicted, such as sst2, squad, conll."""
     data: Path = tyro.MISSING
-    """The task's folder, that of its benchmark, or the file itself."""
-    split: str = "dev"
-    """Which split the predictions are for."""
+    """The text to measure on; or the task's folder, that of its benchmark, or the file itself."""
+    split: str | None = None
+    """Which split; without it dev for predictions, test for a model."""
+    null_odds: Path | None = None
+    """With predictions for SQuAD 2.0: a JSON object of id and how much likelier no answer is; the best threshold is
+    searched, as the official script does."""
+    window: int = 0
+    """Perplexity: tokens that are read at a time; 0 means as many as the model can."""
+    stride: int = 0
+    """Perplexity: tokens that each window adds; fewer give every token more text before it. 0 means half a window."""
+    both_ways: bool = True
+    """GLM: read the text before a window both ways; off makes the model a left-to-right one."""
+    limit: int = 0
+    """Measure so many texts, drawn by the seed; 0 means all."""
+    seed: int = 0
+    """Draws the texts of --limit, and the places of blanks."""
+    out: Path | None = None
+    """A folder for results.json, with all figures, settings and counts."""
     json: bool = False
     """Print one JSON object."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    threads: int = 0
+    """CPU threads; 0 means all cores."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = tyro.cli(EvaluateArguments, args=list(argv), prog="blankfill evaluate")
+    if (args.predictions is None) == (args.model is None):
+        raise UserError("give either a file with predictions to score, or --model to measure one")
+    result = _scored(args) if args.model is None else _measured(args, args.model)
+    from blankfill.evaluate.run import finite, write_results
+
+    if args.out is not None:
+        write_results(result, args.out)
     from blankfill.console import show
+
+    if args.json:
+        show(json.dumps(finite(result if args.model else result["metrics"])))
+    else:
+        for line in lines(result["metrics"]):
+            show(line)
+    return 0
+
+
+def _scored(args: EvaluateArguments) -> dict[str, Any]:
     from blankfill.predict import score_predictions
     from blankfill.tasks.registry import task_named
 
-    metrics = score_predictions(task_named(args.task), args.data, args.split, args.predictions)
-    if args.json:
-        print(json.dumps(metrics))
-    else:
-        for name, value in metrics.items():
-            show(f"{name} {value:.4f}")
-    return 0
+    assert args.predictions is not None
+    split = args.split or "dev"
+    metrics = score_predictions(task_named(args.task), args.data, split, args.predictions, args.null_odds)
+    paths = {"predictions": str(args.predictions.resolve()), "data": str(args.data.resolve())}
+    return {"task": args.task, "split": split, **paths, "metrics": metrics}
+
+
+def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
+    from blankfill.evaluate.run import Settings, evaluate
+
+    if args.null_odds is not None:
+        raise UserError("--null-odds goes with a file of predictions; leave it out")
+    settings = Settings(args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed)
+    return evaluate(model, args.task, args.data, settings, args.device, args.threads)
+
+
+def lines(metrics: Mapping[str, Any]) -> list[str]:
+    """A line for each figure; figures by length become a line for each length."""
+    out = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            out.append(f"{name}: " + ", ".join(f"{part} {_figure(number)}" for part, number in value.items()))
+        else:
+            out.append(f"{name} {_figure(value)}")
+    return out
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -75,20 +75,8 @@ class Filler:
 
     def __init__(self, loaded: Loaded) -> None:
         """Raises UserError when the model's objective cannot fill, or its tokenizer lacks a token that it needs."""
-        objective, vocabulary = loaded.objective, loaded.vocabulary
-        if not isinstance(objective, (Bert, Mlm, Glm, Gpt)):
-            raise UserError(f"{loaded.path}: a model of the objective {objective.name} cannot fill blanks")
-        if not loaded.model.config.word_head:
-            raise UserError(
-                f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "
-                "give a model with its masked-language-model head"
-            )
-        needed = ("cls", "mask", "sop", "eop", "eos") if isinstance(objective, Glm) else objective.roles
-        if missing := vocabulary.missing(needed):
-            raise UserError(
-                f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which a model of the "
-                f"objective {objective.name} cannot fill blanks; use the tokenizer that the model was trained with"
-            )
+        check_can_fill(loaded)
+        vocabulary = loaded.vocabulary
         self.loaded, self.model, self.vocabulary = loaded, loaded.model, vocabulary
         self.device = self.model.words.weight.device
         rows = self.model.config.vocab_size
@@ -365,6 +353,24 @@ class _MaskReader:
             for m, (n, column) in enumerate(at_M2.tolist()):
                 self._known[new[n]][column] = scores_MV[m]
         return [self._known[row] for row in rows]
+
+
+def check_can_fill(loaded: Loaded) -> None:
+    """UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
+    objective, vocabulary = loaded.objective, loaded.vocabulary
+    if not isinstance(objective, (Bert, Mlm, Glm, Gpt)):
+        raise UserError(f"{loaded.path}: a model of the objective {objective.name} cannot fill blanks")
+    if not loaded.model.config.word_head:
+        raise UserError(
+            f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "
+            "give a model with its masked-language-model head"
+        )
+    needed = ("cls", "mask", "sop", "eop", "eos") if isinstance(objective, Glm) else objective.roles
+    if missing := vocabulary.missing(needed):
+        raise UserError(
+            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which a model of the "
+            f"objective {objective.name} cannot fill blanks; use the tokenizer that the model was trained with"
+        )
 
 
 def glm_part_a(

@@ -1,0 +1,182 @@
+"""How a model is asked for the answer to a blank: one class for each way of filling, all with the same two questions.
+
+`blank(before, answer, after)` asks for an answer between two texts, `tokens(text, …)` for the tokens of a running text.
+Both give Examples whose answers, in order, are what is asked for; `answers.answered` computes them. So a measurement
+knows nothing of families, and a family that fills blanks in another way (T5's second stack, XLNet's permutation) is one
+class here.
+
+Three things differ between the ways and must be told beside every figure: whether the model sees what follows a blank,
+whether it must find the blank's length itself, and how many answers say that it is at its end.
+
+GLM     both sides, length unknown: `[CLS] before [MASK] after <eos>`, then the answer and [E], as in training.
+masked  both sides, length given: as many [MASK]s as the answer has tokens, answered from left to right, each with the
+        ones before it in place. Telling the length helps much, so these figures do not compare with the others'.
+GPT     what stands before alone, length unknown but never asked for: the answer's tokens and no end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from blankfill.generate.fill import check_can_fill
+from blankfill.generate.write import longest_role
+from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives.base import join
+from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.tasks.frames import Frames
+from blankfill.types import AttentionRule, Example, Int32
+
+if TYPE_CHECKING:
+    from blankfill.checkpoint.load import Loaded
+
+NOTHING = np.zeros(0, np.int32)
+
+
+class Scorer(ABC):
+    """A model that is asked for answers."""
+
+    sides: ClassVar[str]
+    """What it sees of the text around a blank: "both" or "left"."""
+    length: ClassVar[str]
+    """Whether it is told how many tokens an answer has: "unknown" or "given"."""
+    ends: ClassVar[int] = 0
+    """How many answers behind those of a blank say that it is at its end."""
+    room: int
+    """The most tokens of text that it reads at a time, the answer among them."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded, self.vocabulary = loaded, loaded.vocabulary
+
+    @abstractmethod
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """The answer to a blank between two texts; all answers in order are its tokens, and `ends` more.
+
+        The three together have at most `room` tokens.
+        """
+
+    def reads(self, before: Int32, after: Int32) -> int:
+        """How many tokens around a blank it reads."""
+        return len(before) + (len(after) if self.sides == "both" else 0)
+
+
+class Writer(Scorer):
+    """A model that writes from left to right, and so gives a text a probability."""
+
+    length = "unknown"
+
+    @abstractmethod
+    def tokens(self, text: Int32, begin: int, first: int, stop: int) -> Example:
+        """Tokens `first` … `stop` − 1 of a text as answers, given those from `begin` on; `stop` − `begin` ≤ `room`."""
+
+
+class GptScorer(Writer):
+    """GPT: a text begins after the end-of-text token, as documents do in training."""
+
+    sides = "left"
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        (self.room,) = loaded.model.config.position_sizes
+
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """The text before the blank, then the answer."""
+        text = join(before, answer)
+        return [self.tokens(text, 0, len(before), len(text))]
+
+    def tokens(self, text: Int32, begin: int, first: int, stop: int) -> Example:
+        """A plain left-to-right row; a window inside the text begins with the token before it."""
+        row = join([self.vocabulary["eos"]], text)[begin : stop + 1]
+        index = np.arange(len(row) - 1, dtype=np.int32)
+        asked = index[first - begin :]
+        return Example(row[:-1].copy(), index[None], AttentionRule.causal(len(index)), asked, row[1:][asked])
+
+
+class GlmScorer(Writer):
+    """GLM: blanks as in training; running text as a document-level blank that ends the row (its paper, section 3.3).
+
+    both_ways: the text before a window is read in Part A, where it sees itself both ways; otherwise it is written in
+    Part B like the window's own, which makes the model a left-to-right one.
+    """
+
+    sides = "both"
+    ends = 1
+
+    def __init__(self, loaded: Loaded, objective: Glm, both_ways: bool = True) -> None:
+        super().__init__(loaded)
+        self.both_ways = both_ways
+        role = longest_role(objective) if objective.task_mask else "mask"
+        self.running = role if role in self.vocabulary.roles else "mask"
+        self.room = min(loaded.model.config.position_sizes) - 3  # beside [CLS] and <eos>; the tables have a row more
+
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """The answer in Part B, closed by [E]. A blank at the end of the text is not followed by <eos>: the original
+        code asks for last words so."""
+        first = 1 + len(before)
+        end = [self.vocabulary["eos"]] if len(after) else NOTHING
+        row = join([self.vocabulary["cls"]], before, answer, after, end)
+        return [infill(row, GlmChoice(((first, first + len(answer)),), (0,)), self.vocabulary)]
+
+    def tokens(self, text: Int32, begin: int, first: int, stop: int) -> Example:
+        """Part A is `[CLS] context [gMASK]`, Part B the rest; no [E] is asked for, since the text goes on."""
+        row = join([self.vocabulary["cls"]], text[begin:stop])
+        start = 1 + (first - begin if self.both_ways else 0)
+        choice = GlmChoice(((start, len(row)),), (0,), self.running, to_end=True)
+        whole = infill(row, choice, self.vocabulary)
+        asked = slice(len(whole.target_ids) - (stop - first), None)
+        return replace(whole, target_index=whole.target_index[asked], target_ids=whole.target_ids[asked])
+
+
+class MaskedScorer(Scorer):
+    """BERT and RoBERTa: a mask for each token of the answer."""
+
+    sides = "both"
+    length = "given"
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        self.frames = Frames(loaded.objective, loaded.vocabulary, loaded.model.config.position_sizes[0], 0)
+        self.room = self.frames.room(pair=False)
+
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """A row for each token, in which it and the later ones are masked."""
+        text = join(before, answer, after)
+        places = range(len(before), len(before) + len(answer))
+        return [self.masked(text, place, range(place, places.stop)) for place in places]
+
+    def masked(self, text: Int32, asked: int, hidden: Sequence[int]) -> Example:
+        """The token at one place of a text as the answer, those at the places `hidden` masked, itself among them."""
+        row = text.copy()
+        row[list(hidden)] = self.vocabulary["mask"]
+        framed = self.frames.framed(row)
+        column = np.array([framed.first[0] + asked], np.int32)
+        return replace(framed.example, target_index=column, target_ids=text[asked : asked + 1])
+
+
+def scorer_of(loaded: Loaded, both_ways: bool = True) -> Scorer:
+    """How a model is asked. both_ways: see `GlmScorer`. UserError for a model that has no words to answer with."""
+    check_can_fill(loaded)
+    objective = loaded.objective
+    if isinstance(objective, Glm):
+        return GlmScorer(loaded, objective, both_ways)
+    if isinstance(objective, Gpt):
+        return GptScorer(loaded)
+    assert isinstance(objective, Bert | Mlm)
+    return MaskedScorer(loaded)
+
+
+def windows(count: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, first, stop) of the windows over a text of `count` tokens: tokens `first` … `stop` − 1 are asked for,
+    given those from `begin` on. Every token is asked for once; all but the first window are `room` long, so that a
+    token has at least `room` − `stride` tokens before it. 1 ≤ stride ≤ room (ValueError otherwise).
+    """
+    if not 1 <= stride <= room:
+        raise ValueError(f"a stride of {stride} in windows of {room}")
+    stop = 0
+    while stop < count:
+        first, stop = stop, min(count, stop + (stride if stop else room))
+        yield max(0, stop - room), first, stop
