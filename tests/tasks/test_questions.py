@@ -17,7 +17,7 @@ from blankfill.errors import UserError
 from blankfill.tasks.items import Answer, QuestionItem
 from blankfill.tasks.question_metrics import answer_metrics, best_threshold, chinese_scores, normal, scores
 from blankfill.tasks.registry import TASKS
-from blankfill.tasks.squad import read_answers, read_null_odds, read_questions, write_answers
+from blankfill.tasks.squad import answers_text, read_answers, read_null_odds, read_questions
 from blankfill.tasks.windows import Window, WindowOptions, all_windows, best_spans
 from conftest import DATA
 
@@ -262,7 +262,7 @@ def test_metrics_by_kind_of_question_and_the_best_threshold() -> None:
 
 def test_files_of_answers(tmp_path: Path) -> None:
     answers = {"a": "比萨", "b": ""}
-    write_answers(tmp_path / "predictions.json", answers)
+    (tmp_path / "predictions.json").write_text(answers_text(answers), encoding="utf-8")
     assert read_answers(tmp_path / "predictions.json") == answers
     (tmp_path / "odds.json").write_text('{"a": 1, "b": -2.5}', encoding="utf-8")
     assert read_null_odds(tmp_path / "odds.json") == {"a": 1.0, "b": -2.5}

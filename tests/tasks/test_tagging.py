@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.tasks.conll import conll_lines, read_conll
+from blankfill.tasks.conll import predicted_lines, read_conll
 from blankfill.tasks.entities import bio, entities, entity_scores, tag_metrics
 from blankfill.tasks.items import TaggedItem
 from blankfill.tasks.pieces import tag_windows, word_pieces, word_tags
@@ -131,7 +131,11 @@ def test_columns_documents_and_words_alone(tmp_path: Path) -> None:
         (("a", "b"), None, None),
         (("c",), None, None),
     ]
-    assert list(conll_lines(items, [("O", "B-LOC"), ("O",)])) == ["a\tO", "b\tB-LOC", "", "c\tO", ""]
+    assert list(predicted_lines(alone, [("O", "B-LOC"), ("O",)])) == ["a\tO", "b\tB-LOC", "", "c\tO"]
+    assert list(predicted_lines(file, [("O", "B-X"), ("B-Y",), ("O",)])) == [
+        "-DOCSTART- -X- O O", "", "EU NNP I-NP O", "says VBZ I-VP B-X", "\t", "no DT N B-Y", "-DOCSTART- O",
+        "Bonn NNP I-NP O",
+    ]  # fmt: skip
 
 
 def test_faulty_lines_are_named(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
-"""`blankfill predict`: a fine-tuned model's answers for new rows."""
+"""`blankfill predict`: a fine-tuned model's answers for new rows, or for a split of its task."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    from blankfill.tasks.items import Item
 
 WINDOW = 4096
 """Rows that are answered together, those of like length in one batch."""
@@ -25,13 +29,23 @@ class PredictArguments:
 
     A row is a line: a text, or two with a tab between, or (tagging) words with spaces between; or a JSON object with
     text and second, words, question and context, or context and choices; SuperGLUE's tasks take their own rows. Answers
-    are JSON lines with probabilities.
+    are JSON lines with probabilities. With --data in place of a file, the rows are those of a split of the task; with
+    --submission the answers are written as its benchmark takes them.
     """
 
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path | None] = None
     """A UTF-8 file with a row on each line; - reads standard input."""
     model: Path = tyro.MISSING
     """A run made by `blankfill finetune`, one of its checkpoints, or the folder of a grid or of all patterns."""
+    data: Path | None = None
+    """The task's folder, that of its benchmark, or the file of the split itself."""
+    split: str = "test"
+    """Which split of --data."""
+    task: str | None = None
+    """The task of --data, where it is not the model's own: one of the same labels, such as ax-b for a model of
+    sg-rte."""
+    submission: bool = False
+    """Write the files that the benchmark of --data takes into the folder --out."""
     out: Path | None = None
     """Where to write; without it, to standard output."""
     device: str = "auto"
@@ -43,10 +57,19 @@ class PredictArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = tyro.cli(PredictArguments, args=list(argv), prog="blankfill predict")
-    from blankfill.predict import items_of, open_predictor
+    if (args.file is None) == (args.data is None):
+        raise UserError("give either a file of rows, or --data with the files of a task")
+    if args.file is not None and (args.submission or args.task):
+        raise UserError("--submission and --task go with --data; leave them out")
+    from blankfill.predict import items_of, items_of_split, open_predictor
 
+    if args.submission:
+        return submit(args)
     predictor = open_predictor(args.model, args.device, args.threads)
-    items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
+    if args.data is not None:
+        items: Iterator[Item] = iter(items_of_split(predictor, args.data, args.split, args.task).items)
+    else:
+        items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
         try:
             target = sys.stdout if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))
@@ -55,4 +78,18 @@ def main(argv: Sequence[str]) -> int:
         while window := list(islice(items, WINDOW)):
             for item, one in zip(window, predictor.predict(window), strict=True):
                 target.write(json.dumps({"id": item.id, **one.shown}, ensure_ascii=False) + "\n")
+    return 0
+
+
+def submit(args: PredictArguments) -> int:
+    """Write a submission's files."""
+    if args.out is None:
+        raise UserError("--submission writes files; name their folder with --out")
+    from blankfill.console import show
+    from blankfill.predict import open_predictor, write_submission
+
+    assert args.data is not None
+    predictor = open_predictor(args.model, args.device, args.threads)
+    for path, count in write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW):
+        show(f"{path}: {count:,} predictions")
     return 0

@@ -8,7 +8,7 @@ word; the digit is taken off.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,11 +94,19 @@ def tag_names(items: list[TaggedItem]) -> tuple[str, ...]:
     return ("O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI"))
 
 
-def conll_lines(items: list[TaggedItem], tags: list[tuple[str, ...]]) -> Iterator[str]:
-    """The lines of a file of words and predicted tags, as the shared tasks take them."""
-    for item, predicted in zip(items, tags, strict=True):
-        yield from (f"{word}\t{tag}" for word, tag in zip(item.words, predicted, strict=True))
-        yield ""
+def predicted_lines(path: Path, tags: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a CoNLL file with predicted tags, one tuple for each of its sentences: in the place of its last
+    column, or as a second one where it has words alone. Everything else stays as it is."""
+    tagged = any(tag for sentence in _sentences(path) for _, tag, _ in sentence or ())
+    words = (tag for sentence in tags for tag in sentence)
+    for line in text_lines(path):
+        if not line.strip() or line.split()[0] == "-DOCSTART-":
+            yield line
+        elif tagged:
+            before, mark, _ = line.rstrip().rpartition("\t" if "\t" in line else " ")
+            yield f"{before}{mark}{next(words)}"
+        else:
+            yield f"{line.rstrip()}\t{next(words)}"
 
 
 _METRICS = ("precision", "recall", "f1")

@@ -75,9 +75,10 @@ def _part(value: Any, key: str, kind: type, where: str) -> Any:
     return value[key]
 
 
-def write_answers(path: Path, answers: Mapping[str, str]) -> None:
-    """Writes predicted answers as the official scripts read them: one JSON object, question id to text ("" is none)."""
-    path.write_text(json.dumps(dict(answers), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def answers_text(answers: Mapping[str, object]) -> str:
+    """Predicted answers as the official scripts read them, one JSON object, question id to text ("" is none); or odds,
+    question id to number."""
+    return json.dumps(dict(answers), ensure_ascii=False, indent=1) + "\n"
 
 
 def read_answers(path: Path) -> dict[str, str]:
