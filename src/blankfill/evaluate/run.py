@@ -64,7 +64,10 @@ def evaluate(
     from blankfill.train.precision import pick_device
 
     if task not in MEASUREMENTS:
-        raise UserError(f"a pretrained model is not measured by {task!r}; give one of {', '.join(MEASUREMENTS)}")
+        raise UserError(
+            f"a pretrained model is not measured by {task!r}; give one of {', '.join(MEASUREMENTS)} (a fine-tuned one: "
+            "score the file that `blankfill predict --data DIR --split dev` writes)"
+        )
     if settings.limit < 0 or settings.seed < 0:
         raise UserError("--limit and --seed are 0 or more")
     torch.set_num_threads(threads or usable_cores())
