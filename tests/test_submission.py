@@ -194,11 +194,13 @@ def test_mistakes_are_told_in_one_sentence(sst2: Path, tmp_path: Path, capsys: p
         (["--data", str(tmp_path / "bad"), "--submission", "--out", str(tmp_path / "x")], "must answer every row, and"),
         (
             ["--data", str(data), "--split", "dev", "--submission", "--out", str(tmp_path / "bad" / "test.tsv")],
-            "cannot be written",
+            "cannot be made",
         ),
     ]:
         assert main([*base, *more]) == 2
         assert told in capsys.readouterr().err
+    assert main(["evaluate", "--model", str(sst2), "--task", "infill", "--data", str(data)]) == 2
+    assert "this model was fine-tuned for sst2 and answers that alone" in capsys.readouterr().err
     own = tmp_path / "own"
     write_lines(own / "dev.jsonl", [{"text": "the cat", "label": "1"}, {"text": "the dog", "label": "0"}])
     assert main([*base, "--data", str(own), "--split", "dev", "--task", "classify", "--submission",

@@ -72,6 +72,11 @@ def _tokenizer_folder(checkpoint: Path) -> Path:
 
 
 def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Loaded:
+    if "task" in found.state:
+        raise UserError(
+            f"{found.path}: this model was fine-tuned for {found.state['task']['name']} and answers that alone, with "
+            "`blankfill predict`; give the pretrained model that it began from"
+        )
     config = config_from_values(found.state["model"])
     values = dict(found.state["objective"])
     objective = OBJECTIVES[values.pop("name")](**values)

@@ -60,18 +60,19 @@ def main(argv: Sequence[str]) -> int:
     args = tyro.cli(EvaluateArguments, args=list(argv), prog="blankfill evaluate")
     if (args.predictions is None) == (args.model is None):
         raise UserError("give either a file with predictions to score, or --model to measure one")
-    result = _scored(args) if args.model is None else _measured(args, args.model)
-    from blankfill.evaluate.run import finite, write_results
+    from blankfill.console import show
+    from blankfill.evaluate.run import finite, result_folder, write_results
 
     if args.out is not None:
-        write_results(result, args.out)
-    from blankfill.console import show
-
+        result_folder(args.out)
+    result = _scored(args) if args.model is None else _measured(args, args.model)
     if args.json:
         show(json.dumps(finite(result if args.model else result["metrics"])))
     else:
         for line in lines(result["metrics"]):
             show(line)
+    if args.out is not None:
+        write_results(result, args.out)
     return 0
 
 

@@ -107,13 +107,12 @@ def perplexity(
 
 def window_of(scorer: Writer, window: int, stride: int) -> tuple[int, int]:
     """(tokens read at a time, tokens asked for at a time) from what was asked for; UserError for what cannot be."""
-    if window > scorer.room:
+    if not 0 <= window <= scorer.room:
         raise UserError(
-            f"--window {window} is more than the {scorer.room} tokens that {scorer.loaded.path} reads at a time; "
-            "give at most that"
+            f"--window {window}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 to that many"
         )
     room = window or scorer.room
-    if window < 0 or stride < 0 or stride > room:
+    if not 0 <= stride <= room:
         raise UserError(f"--stride {stride} does not go with a window of {room} tokens; give 1 to {room}")
     return room, stride or max(1, room // 2)
 

@@ -94,10 +94,17 @@ def evaluate(
     }  # fmt: skip
 
 
-def write_results(result: dict[str, Any], out: Path) -> None:
-    """`results.json` in a folder, made if need be; UserError when it cannot be."""
+def result_folder(out: Path) -> None:
+    """Make the folder of the results, before anything is computed; UserError when it cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
+
+
+def write_results(result: dict[str, Any], out: Path) -> None:
+    """`results.json` in a folder; UserError when it cannot be written."""
+    try:
         write_text(out / RESULTS, json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
