@@ -13,9 +13,12 @@ from blankfill.train.loss import counts, loss_sums, word_loss
 from blankfill.types import AttentionRule, Batch, Example
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("scores", "columns"), [(1 << 24, 2048), (200, 2048), (1 << 24, 4), (20, 7)])
-def test_word_loss_and_gradients(with_bias: bool, scores: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_loss_and_gradients(
+    smoothing: float, with_bias: bool, scores: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss_module, "SCORES", scores)
     monkeypatch.setattr(loss_module, "COLUMNS", columns)
     generator = torch.Generator().manual_seed(0)
@@ -24,9 +27,10 @@ def test_word_loss_and_gradients(with_bias: bool, scores: int, columns: int, mon
     bias = torch.randn(31, generator=generator, requires_grad=True) if with_bias else None
     target = torch.randint(0, 31, (53,), generator=generator)
     leaves = [leaf for leaf in (hidden, table, bias) if leaf is not None]
-    theirs = F.cross_entropy(F.linear(hidden, table, bias), target, reduction="sum")
+    logits = F.linear(hidden, table, bias)
+    theirs = F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
     expected = torch.autograd.grad(theirs * 0.3, leaves)
-    ours = word_loss(hidden, table, bias, target)
+    ours = word_loss(hidden, table, bias, target, smoothing)
     torch.testing.assert_close(ours, theirs)
     for got, wanted in zip(torch.autograd.grad(ours * 0.3, leaves), expected, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)

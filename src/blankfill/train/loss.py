@@ -64,12 +64,17 @@ def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float
     return LossSums(words, labels)
 
 
-def word_loss(hidden_MD: Tensor, table_VD: Tensor, bias_V: Tensor | None, target_M: Tensor) -> Tensor:
-    """Cross-entropy of `hidden @ tableᵀ + bias` against the targets, summed; a scalar with gradient."""
+def word_loss(
+    hidden_MD: Tensor, table_VD: Tensor, bias_V: Tensor | None, target_M: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of `hidden @ tableᵀ + bias` against the targets, summed; a scalar with gradient.
+
+    smoothing: the share of each target that is spread evenly over the whole table (Szegedy et al. 2016, section 7).
+    """
     dtype = (
         torch.get_autocast_dtype(hidden_MD.device.type) if torch.is_autocast_enabled(hidden_MD.device.type) else None
     )
-    loss: Tensor = _WordLoss.apply(hidden_MD, table_VD, bias_V, target_M, dtype, torch.is_grad_enabled())
+    loss: Tensor = _WordLoss.apply(hidden_MD, table_VD, bias_V, target_M, smoothing, dtype, torch.is_grad_enabled())
     return loss
 
 
@@ -81,6 +86,7 @@ class _WordLoss(torch.autograd.Function):
         table_VD: Tensor,
         bias_V: Tensor | None,
         target_M: Tensor,
+        smoothing: float,
         dtype: torch.dtype | None,
         with_grad: bool,
     ) -> Tensor:
@@ -98,7 +104,7 @@ class _WordLoss(torch.autograd.Function):
         scores = torch.empty(min(M, rows) * V, dtype=torch.float32, device=device)
         for k in range(0, M, rows):
             at = slice(k, min(M, k + rows))
-            share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V)
+            share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V, smoothing)
             total += share.loss
             if grad_hidden is not None and grad_table is not None:
                 share.add_gradients(grad_hidden[at], grad_table, grad_bias, first=k == 0)
@@ -113,13 +119,14 @@ class _WordLoss(torch.autograd.Function):
         # in place, since a second table of that size costs more than the scaling; torch refuses a second backward pass
         hidden, table, bias = ctx.saved_tensors
         bias = None if bias is None else bias.mul_(scale)
-        return hidden.mul_(scale).to(ctx.dtype), table.mul_(scale), bias, None, None, None
+        return hidden.mul_(scale).to(ctx.dtype), table.mul_(scale), bias, None, None, None, None
 
 
 class _Share:
     """Some targets: their scores a block of columns at a time, then their loss, then their gradients.
 
-    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block.
+    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block. smoothing: see
+    `word_loss`; with ε of it the loss is norm − (1 − ε) · the answer's score − ε · the mean of all scores.
     """
 
     def __init__(
@@ -130,14 +137,16 @@ class _Share:
         target_M: Tensor,
         memory: Tensor,
         columns: int,
+        smoothing: float,
     ) -> None:
         M, V = len(hidden_MD), len(table_VD)
+        self.kept, self.spread = 1 - smoothing, smoothing / V
         self.hidden, self.table = hidden_MD, table_VD
         self.at = [slice(v, min(V, v + columns)) for v in range(0, V, columns)]
         self.blocks = [memory[M * at.start : M * at.stop].view(M, -1) for at in self.at]
         self._sort(target_M, columns)
         largest, sums = memory.new_empty(2, len(self.at), M)
-        answered = memory.new_empty(M)
+        answered, whole = memory.new_empty(M), memory.new_zeros(M)
         for n, (at, block) in enumerate(zip(self.at, self.blocks, strict=True)):
             if table_VD.dtype == block.dtype:
                 torch.mm(hidden_MD, table_VD[at].T, out=block)
@@ -147,18 +156,22 @@ class _Share:
                 block.add_(bias_V[at])
             rows, places = self._inside(n)
             answered[rows] = block[rows, places]
+            if smoothing:
+                whole += block.sum(1)
             torch.amax(block, 1, out=largest[n])
             torch.sum(block.sub_(largest[n, :, None]).exp_(), 1, out=sums[n])
         norm = (largest + sums.log()).logsumexp(0)
         self.factors = (largest - norm).exp_()
-        self.loss = (norm - answered).sum()
+        self.loss = (norm - self.kept * answered - self.spread * whole).sum()
 
     def add_gradients(self, grad_hidden: Tensor, grad_table: Tensor, grad_bias: Tensor | None, first: bool) -> None:
         """Add the gradients of the loss. first: nothing is in `grad_table` yet, its memory is not even set to 0."""
         for n, (at, error, factor) in enumerate(zip(self.at, self.blocks, self.factors, strict=True)):
             error.mul_(factor[:, None])
             rows, places = self._inside(n)
-            error[rows, places] -= 1
+            if self.spread:
+                error.sub_(self.spread)
+            error[rows, places] -= self.kept
             if grad_bias is not None:
                 grad_bias[at] += error.sum(0)
             if self.table.dtype == error.dtype:
