@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from blankfill.attention.kernels import Mask
-from blankfill.generate.beam import Grammar, beam_search
-from blankfill.generate.engine import Decoder, gpt_context
+from blankfill.generate.beam import Grammar, Hypothesis, beam_search
+from blankfill.generate.engine import Context, Decoder, gpt_context
 from generate_models import random_model
 
 END, SIZE, MOST = 5, 6, 3
@@ -69,3 +69,52 @@ def test_a_full_position_table_ends_the_search() -> None:
     decoder = Decoder(MODEL, [gpt_context([1] * 11, 12)], MOST)
     (hypotheses,) = beam_search(decoder, 30, grammar(1), MOST)
     assert {len(hypothesis.ids) for hypothesis in hypotheses} == {1}
+
+
+def test_no_run_of_tokens_is_written_twice() -> None:
+    """Wide beams find the best sequences without a repeated pair, as an exhaustive search does."""
+    decoder = Decoder(MODEL, [gpt_context(context, 12) for context in CONTEXTS], MOST)
+    results = beam_search(decoder, (SIZE - 1) ** MOST, grammar(3), MOST, no_repeat_ngram=2)
+    for context, hypotheses in zip(CONTEXTS, results, strict=True):
+        kept = [ids for ids, *_ in exhaustive(context, 3, 0.0) if ids[:2] != ids[1:]]
+        assert len(kept) == 120 and [h.ids for h in hypotheses if len(h.ids) == MOST][:20] == kept[:20]
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_contexts_do_not_disturb_one_another(thorough: bool) -> None:
+    """A search in a batch, whose contexts end at different times, finds what each finds alone."""
+    contexts = [gpt_context([k % SIZE, 3 * k % 5, k // 2 % SIZE][: 1 + k % 3], 12) for k in range(9)]
+
+    def search(some: list[Context]) -> list[list[Hypothesis]]:
+        return beam_search(Decoder(MODEL, some, 8), 3, grammar(1), 8, 1.0, 0, thorough)
+
+    for together, context in zip(search(contexts), contexts, strict=True):
+        (alone,) = search([context])
+        assert [h.ids for h in together] == [h.ids for h in alone]
+        np.testing.assert_allclose([h.score for h in together], [h.score for h in alone], atol=1e-4)
+
+
+def test_a_quick_search_ends_as_soon_as_open_hypotheses_are_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an end that is nearly free, one token is best by the mean; a thorough search must still look to the end."""
+
+    def free_end(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        allowed, end = grammar(1)(scores, count)
+        return allowed, torch.full_like(end, -0.01) if count else end
+
+    taken = 0
+    step = Decoder.step
+
+    def counted(self: Decoder, ids: torch.Tensor) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        return step(self, ids)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    found = {}
+    for thorough in (True, False):
+        taken = 0
+        decoder = Decoder(MODEL, [gpt_context(context, 12) for context in CONTEXTS], 7)
+        results = beam_search(decoder, 1, free_end, 7, 1.0, 0, thorough)
+        found[thorough] = taken
+        assert all(h.score == pytest.approx(h.log_probability / (len(h.ids) + 1)) for (h,) in results)
+    assert found[False] < found[True]

@@ -4,7 +4,9 @@ What may be written, and what counts as the end, is told by a *grammar*: a funct
 number of tokens written, which rules tokens out and gives the log-probability of ending here. For GLM the end is [E];
 for GPT it is "the next token begins another word". A hypothesis' probability is the product of its tokens and its end.
 
-Shapes: B contexts, K beams, N = B·K rows, V vocabulary.
+A context whose search is over leaves the batch, so that the others do not pay for it.
+
+Shapes: B contexts, K beams, N = B·K rows, V vocabulary; A contexts whose search goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from blankfill.generate.engine import Decoder
+from blankfill.generate.sampling import forbid_ngrams
 
 Grammar = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(log-probabilities [N, V], tokens written so far) → (the same with −inf where a token may not follow, the
@@ -39,40 +42,55 @@ def beam_search(
     grammar: Grammar,
     max_tokens: int,
     length_penalty: float = 0.0,
+    no_repeat_ngram: int = 0,
+    thorough: bool = True,
 ) -> list[list[Hypothesis]]:
     """The best ended hypotheses of each context, best first, at most `beams` of them.
 
     max_tokens: the most tokens of a hypothesis, its end not counted. length_penalty: the score is log-probability ÷
-    (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. The search stops when no
-    open hypothesis can still beat the ones that it has.
+    (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: no run of
+    so many tokens occurs twice in a hypothesis; 0 is no limit. A context's search stops when no open hypothesis can
+    still beat the ones that it has; thorough False judges open ones as if they ended here (as transformers does unless
+    told otherwise), which a penalty above 0 needs to stop before max_tokens.
     """
     rows = decoder.rows
     scores_NV = decoder.prefill()
     decoder.select(torch.arange(rows).repeat_interleave(beams))
     scores_NV = scores_NV.repeat_interleave(beams, 0)
-    open_BK = torch.full((rows, beams), -math.inf, device=scores_NV.device)
-    open_BK[:, 0] = 0.0
+    open_AK = torch.full((rows, beams), -math.inf, device=scores_NV.device)
+    open_AK[:, 0] = 0.0
     written: list[list[tuple[int, ...]]] = [[()] * beams for _ in range(rows)]
-    ended: list[list[Hypothesis]] = [[] for _ in range(rows)]
-    first_B1 = torch.arange(rows, device=scores_NV.device)[:, None] * beams
+    found: list[list[Hypothesis]] = [[] for _ in range(rows)]
+    ended = list(found)
+    longest = max_tokens if thorough else 0
     for count in range(max_tokens + 1):
         allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
-        _collect(ended, written, (open_BK + end_N.view(rows, beams)).tolist(), count, length_penalty, beams)
+        _collect(ended, written, (open_AK + end_N.view(open_AK.shape)).tolist(), count, length_penalty, beams)
         if count == max_tokens or decoder.room == 0:
             break
-        whole_BKV = open_BK[:, :, None] + allowed_NV.view(rows, beams, -1)
-        size = whole_BKV.shape[-1]
-        open_BK, best_BK = whole_BKV.flatten(1).topk(beams)
-        beam_BK, token_BK = best_BK // size, best_BK % size
+        if no_repeat_ngram:
+            histories = [ids for hypotheses in written for ids in hypotheses]
+            allowed_NV = forbid_ngrams(allowed_NV, histories, no_repeat_ngram)
+        whole_AKV = open_AK[:, :, None] + allowed_NV.view(*open_AK.shape, -1)
+        open_AK, best_AK = whole_AKV.flatten(1).topk(beams)
+        beam_AK, token_AK = best_AK // whole_AKV.shape[-1], best_AK % whole_AKV.shape[-1]
         written = [
             [(*written[row][beam], token) for beam, token in zip(from_beams, tokens, strict=True)]
-            for row, (from_beams, tokens) in enumerate(zip(beam_BK.tolist(), token_BK.tolist(), strict=True))
+            for row, (from_beams, tokens) in enumerate(zip(beam_AK.tolist(), token_AK.tolist(), strict=True))
         ]
-        if _settled(ended, open_BK.tolist(), count + 1, beams, max_tokens, length_penalty):
+        going = [
+            row
+            for row, totals in enumerate(open_AK.tolist())
+            if not _settled(ended[row], max(totals), count + 1, beams, max(longest, count + 1), length_penalty)
+        ]
+        if not going:
             break
-        decoder.select((first_B1 + beam_BK).flatten())
-        scores_NV = decoder.step(token_BK.flatten())
-    return ended
+        ended, written = [ended[row] for row in going], [written[row] for row in going]
+        kept = torch.tensor(going, device=open_AK.device)
+        open_AK = open_AK[kept]
+        decoder.select((kept[:, None] * beams + beam_AK[kept]).flatten())
+        scores_NV = decoder.step(token_AK[kept].flatten())
+    return found
 
 
 def _score(log_probability: float, tokens: int, penalty: float) -> float:
@@ -95,17 +113,10 @@ def _collect(
         del ended[row][beams:]
 
 
-def _settled(
-    ended: list[list[Hypothesis]],
-    open_: list[list[float]],
-    count: int,
-    beams: int,
-    max_tokens: int,
-    penalty: float,
-) -> bool:
-    """Whether no open hypothesis can enter: its total only falls, and its length will be between count and most."""
-    for hypotheses, totals in zip(ended, open_, strict=True):
-        hope = max(_score(max(totals), tokens, penalty) for tokens in (count, max_tokens))
-        if hope > -math.inf and (len(hypotheses) < beams or hypotheses[-1].score < hope):
-            return False
-    return True
+def _settled(ended: list[Hypothesis], total: float, count: int, beams: int, most: int, penalty: float) -> bool:
+    """Whether no open hypothesis can enter: its total only falls, and its length will be between count and most.
+
+    total: the log-probability of the best open one.
+    """
+    hope = max(_score(total, tokens, penalty) for tokens in (count, most))
+    return hope == -math.inf or (len(ended) == beams and ended[-1].score >= hope)
