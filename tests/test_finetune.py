@@ -380,7 +380,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--grid", "lr=fast"], "'fast' is not a number"),
         (["--restarts", "0"], "--restarts is 0"),
         (["--text-column", "x"], "knows the columns of its files"),
-        (["--task", "seq2seq"], "kind generate"),
+        (["--task", "seq2seq"], "does not write any"),
         (["--data", "no/such"], "no/such"),
         (["--from", "no/such"], "no such folder"),
     ],

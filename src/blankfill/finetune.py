@@ -110,10 +110,13 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     import torch
 
     from blankfill.checkpoint import store
+    from blankfill.tasks.adapter import OwnWords
     from blankfill.tasks.batches import Batches, Epochs
     from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
     from blankfill.tasks.heads import task_losses
-    from blankfill.tasks.training import Scored, task_optimizer
+    from blankfill.tasks.seq2seq_adapter import Write
+    from blankfill.tasks.training import task_optimizer
+    from blankfill.tasks.writing import examiner
     from blankfill.train.loop import Trainer
     from blankfill.train.memory import keep_freed_memory
     from blankfill.train.precision import pick_device, pick_dtype
@@ -136,6 +139,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         dtype = pick_dtype(options.precision, device)
         loaded = start_of(request)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
+        if isinstance(adapter, Write):
+            adapter.check_answers(dev.items)
         encoded = adapter.encode(learnt.items, learn=True).encoded
         if scores is not None:
             encoded = softened(encoded, scores)
@@ -166,7 +171,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         stopping = stack.enter_context(stop_signals())
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
-        scored = Scored(adapter, adapter.encode(dev.items), pad, done.best_loss)
+        scored = examiner(adapter, dev.items, pad, done.best_loss, options.eval_items)
         state = task_state(loaded, adapter, options)
 
         def save(now: Progress) -> None:
@@ -178,7 +183,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         trainer = Trainer(
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), validated=lambda now: renew_report(out), loss=task_losses,
-            examine=lambda: scored.examine(model, device, dtype), examine_first=options.method == "cloze",
+            examine=lambda: scored.examine(model, device, dtype), examine_first=isinstance(adapter, OwnWords),
         )  # fmt: skip
         if done.step == 0:
             save(done)  # nothing may be better than the beginning
@@ -264,6 +269,7 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze_setup import check_model
     from blankfill.tasks.frames import Frames
+    from blankfill.tasks.seq2seq_adapter import check_writer
 
     adapters: Mapping[str, type[Adapter]] = ADAPTERS
     if options.method == "cloze":
@@ -273,8 +279,10 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
         adapters = CLOZE
     if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
-    positions = loaded.model.config.position_sizes[0]
-    frames = Frames(loaded.objective, loaded.vocabulary, positions, options.max_length)
+    if task.kind == "generate":
+        check_writer(loaded, options)
+    sizes = loaded.model.config.position_sizes
+    frames = Frames(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1])
     return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)
 
 
@@ -291,16 +299,17 @@ def with_head(
 
     from blankfill.adapt.lora import add_lora
     from blankfill.attention.kernels import best_kernel
-    from blankfill.tasks.cloze_adapters import Cloze
+    from blankfill.tasks.adapter import HeadAdapter, OwnWords
     from blankfill.tasks.features import reader_for
     from blankfill.tasks.heads import TaskModel, new_head
     from blankfill.tasks.training import balanced
 
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
-    if isinstance(adapter, Cloze):
+    if isinstance(adapter, OwnWords):
         model: AnswerModel = adapter.model(loaded.model)
     else:
+        assert isinstance(adapter, HeadAdapter)
         generator = torch.Generator().manual_seed(options.seed)
         torch.manual_seed(options.seed)
         reader = reader_for(loaded.model, options)
@@ -322,7 +331,8 @@ def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> di
     task = {
         "name": adapter.task.name, "labels": list(adapter.labels), "options": dataclasses.asdict(options),
     }  # fmt: skip
-    return {"model": config_values(loaded.model.config), "objective": objective, "task": task}
+    roles = dict(loaded.vocabulary.roles)
+    return {"model": config_values(loaded.model.config), "objective": objective, "roles": roles, "task": task}
 
 
 def run_facts(
@@ -353,9 +363,8 @@ def announce(
         f"{adapter.task.name}: {len(train):,} items to train on, {len(dev):,} to score; {learning:,} weights learn, "
         f"{steps:,} steps of {request.options.batch_size} items, {where}"
     )
-    if adapter.cut:
-        most = adapter.frames.length
-        say(f"{adapter.cut:,} items are longer than {most} tokens and lose their end; see --max-length")
+    for remark in adapter.remarks():
+        say(remark)
 
 
 def conclude(

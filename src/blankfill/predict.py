@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 
 from blankfill.console import say
 from blankfill.environment import usable_cores
-from blankfill.errors import UserError
+from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import adapter_of, with_kept_patterns
 from blankfill.run import write_text
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
-from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, Split, TaggedItem, TextItem
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import UnusableError, text_lines
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FIELDS: dict[str, tuple[str, ...]] = {
     "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
     "choice": ("context", "choices"), "tag": ("words",), "answer": ("question", "context"),
+    "generate": ("source", "second"),
 }  # fmt: skip
 """The fields of a row, for each kind of task; `second` may be missing."""
 
@@ -37,21 +39,33 @@ FIELDS: dict[str, tuple[str, ...]] = {
 class Predictor:
     """A fine-tuned model: the best checkpoint of a run, or a checkpoint folder of one."""
 
-    def __init__(self, path: str | Path, device: str = "auto", threads: int = 0) -> None:
-        """Raises UserError when the folder holds no fine-tuned model."""
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        threads: int = 0,
+        n_best: int = 1,
+        search: Mapping[str, Any] | None = None,
+    ) -> None:
+        """n_best: of a model that writes, how many texts of each item are told. search: its options that are other than
+        when it was trained (beams, length_penalty, no_repeat_ngram).
+
+        Raises UserError when the folder holds no fine-tuned model, or options are none of its.
+        """
         import torch
 
         from blankfill.adapt.lora import add_lora, merge_lora
         from blankfill.attention.kernels import best_kernel
         from blankfill.checkpoint import store
-        from blankfill.checkpoint.load import Loaded
+        from blankfill.checkpoint.load import Loaded, with_roles_of
         from blankfill.corpus.tokenizer import Tokenizer
         from blankfill.model.config import config_from_values
         from blankfill.model.transformer import Transformer
         from blankfill.objectives import OBJECTIVES
-        from blankfill.tasks.cloze_adapters import Cloze
+        from blankfill.tasks.adapter import HeadAdapter, OwnWords
         from blankfill.tasks.features import reader_for
         from blankfill.tasks.heads import AnswerModel, TaskModel, empty_head
+        from blankfill.tasks.seq2seq_adapter import Write
         from blankfill.train.precision import pick_device
 
         torch.set_num_threads(threads or usable_cores())
@@ -67,15 +81,19 @@ class Predictor:
             encoder = Transformer(config)
             if rank := state["task"]["options"]["lora_rank"]:
                 add_lora(encoder, rank)
-        loaded = Loaded(encoder, tokenizer, tokenizer.vocabulary(), objective, path)
+        loaded = Loaded(encoder, tokenizer, with_roles_of(tokenizer.vocabulary(), state), objective, path)
         self.task = task_named(state["task"]["name"])
         self.options = with_kept_patterns(FinetuneOptions(**state["task"]["options"]), run)
+        self._search(n_best, search or {})
         self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
         self.labels = self.adapter.labels
+        if isinstance(self.adapter, Write):
+            self.adapter.shown = n_best
         with torch.device("meta"):
-            if isinstance(self.adapter, Cloze):
+            if isinstance(self.adapter, OwnWords):
                 model: AnswerModel = self.adapter.model(encoder)
             else:
+                assert isinstance(self.adapter, HeadAdapter)
                 reader = reader_for(encoder, self.options)
                 width = reader.width if reader is not None else 0
                 head = empty_head(encoder, self.adapter.head, self.adapter.outputs, self.adapter.pooled, width)
@@ -90,15 +108,26 @@ class Predictor:
         if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
             self.adapter.threshold = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("threshold")
 
+    def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
+        """Take over what is asked of a search."""
+        given = [*search, *(["n_best"] if n_best != 1 else [])]
+        if given and self.task.kind != "generate":
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
+        self.options = dataclasses.replace(self.options, **search)
+        problems = self.options.problems()
+        if n_best < 1:
+            problems.append(f"--n-best is {n_best}; it must be at least 1")
+        if problems:
+            raise ConfigError(problems)
+
     def predict(self, items: Sequence[Item]) -> list[Decided]:
         """A prediction for each item."""
-        from blankfill.tasks.training import Scored
+        from blankfill.tasks.writing import examiner
 
         if not items:
             return []
-        decided, _ = Scored(self.adapter, self.adapter.encode(items), self.pad).decide(
-            self.model, self.device, self.dtype
-        )
+        decided, _ = examiner(self.adapter, items, self.pad).decide(self.model, self.device, self.dtype)
         return decided
 
 
@@ -128,9 +157,16 @@ class TogetherPredictor:
 AnyPredictor = Predictor | TogetherPredictor
 
 
-def open_predictor(path: str | Path, device: str = "auto", threads: int = 0) -> AnyPredictor:
+def open_predictor(
+    path: str | Path,
+    device: str = "auto",
+    threads: int = 0,
+    n_best: int = 1,
+    search: Mapping[str, Any] | None = None,
+) -> AnyPredictor:
     """The model of a run or of a checkpoint folder; of a grid's folder its best run; of an ensemble's all together.
 
+    n_best, search: of a model that writes; see `Predictor`.
     Raises UserError when the folder holds no fine-tuned model.
     """
     path = Path(path)
@@ -142,12 +178,12 @@ def open_predictor(path: str | Path, device: str = "auto", threads: int = 0) -> 
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / RESULTS}: its list of patterns cannot be read ({error})") from error
         say(f"{path}: {len(folders)} patterns answer together")
-        return TogetherPredictor([Predictor(folder, device, threads) for folder in folders], weights)
+        return TogetherPredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = str(best["best_run"])
         say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
-        return Predictor(path / run, device, threads)
-    return Predictor(path, device, threads)
+        return Predictor(path / run, device, threads, n_best, search)
+    return Predictor(path, device, threads, n_best, search)
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -249,7 +285,7 @@ def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
         given = {"words": line.split()}
     else:
         first, _, second = line.partition("\t")
-        given = {"text": first, **({"second": second} if second else {})}
+        given = {FIELDS[task.kind][0]: first, **({"second": second} if second else {})}
     if task.name in OWN_FORM or (task.name in NEEDED and "text" not in given):
         return _own_rows(task, given, number, where)
     return [_item(task.kind, given, str(given.get("id", number)), where)]
@@ -276,8 +312,12 @@ def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
         return QuestionItem(id, str(given["question"]), str(given["context"]))
     if kind == "tag":
         return TaggedItem(id, tuple(map(str, given["words"])))
-    second = given.get("second")
-    return TextItem(id, str(given["text"]), None if second is None else str(second))
+    second = str(given["second"]) if given.get("second") is not None else None
+    if kind == "generate":
+        if not str(given["source"]).strip():
+            raise UserError(f"{where}: the source is empty; give it a text, or leave the line out")
+        return GenerationItem(id, str(given["source"]), (), second)
+    return TextItem(id, str(given["text"]), second)
 
 
 def score_predictions(

@@ -17,6 +17,7 @@ from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
+    from blankfill.predict import AnyPredictor
     from blankfill.tasks.items import Item
 
 WINDOW = 4096
@@ -28,9 +29,10 @@ class PredictArguments:
     """Answers for new rows: blankfill predict --model RUN rows.txt --out answers.jsonl
 
     A row is a line: a text, or two with a tab between, or (tagging) words with spaces between; or a JSON object with
-    text and second, words, question and context, or context and choices; SuperGLUE's tasks take their own rows. Answers
-    are JSON lines with probabilities. With --data in place of a file, the rows are those of a split of the task; with
-    --submission the answers are written as its benchmark takes them.
+    text and second, words, question and context, context and choices, or (writing) source and second; SuperGLUE's tasks
+    take their own rows. Answers are JSON lines with probabilities, or the texts that are written. With --data in place
+    of a file, the rows are those of a split of the task; with --submission the answers are written as its benchmark
+    takes them.
     """
 
     file: tyro.conf.Positional[Path | None] = None
@@ -52,6 +54,14 @@ class PredictArguments:
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
     """CPU threads; 0 means all cores."""
+    n_best: int = 1
+    """Writing: so many texts for each row, the best first."""
+    beams: int | None = None
+    """Writing: as `finetune` has it; left out, as the model was trained. So are the next two."""
+    length_penalty: float | None = None
+    """Writing: above 1 likes longer texts."""
+    no_repeat_ngram: int | None = None
+    """Writing: no run of so many tokens is written twice."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,11 +71,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give either a file of rows, or --data with the files of a task")
     if args.file is not None and (args.submission or args.task):
         raise UserError("--submission and --task go with --data; leave them out")
-    from blankfill.predict import items_of, items_of_split, open_predictor
+    from blankfill.predict import items_of, items_of_split
 
     if args.submission:
         return submit(args)
-    predictor = open_predictor(args.model, args.device, args.threads)
+    predictor = opened(args)
     if args.data is not None:
         items: Iterator[Item] = iter(items_of_split(predictor, args.data, args.split, args.task).items)
     else:
@@ -81,15 +91,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def opened(args: PredictArguments) -> AnyPredictor:
+    """The model, with the search that is asked for."""
+    from blankfill.predict import open_predictor
+
+    asked = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
+    search = {name: value for name, value in asked.items() if value is not None}
+    return open_predictor(args.model, args.device, args.threads, args.n_best, search)
+
+
 def submit(args: PredictArguments) -> int:
     """Write a submission's files."""
     if args.out is None:
         raise UserError("--submission writes files; name their folder with --out")
     from blankfill.console import show
-    from blankfill.predict import open_predictor, write_submission
+    from blankfill.predict import write_submission
 
     assert args.data is not None
-    predictor = open_predictor(args.model, args.device, args.threads)
+    predictor = opened(args)
     for path, count in write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW):
         show(f"{path}: {count:,} predictions")
     return 0

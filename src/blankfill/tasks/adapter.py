@@ -1,7 +1,8 @@
 """What stands between a task's items and a `TaskModel`.
 
 An adapter cuts texts into tokens and frames them, says which columns are asked and what they should answer, turns
-scores into predictions, and scores those with the task's metrics. The kinds are in the files named *_adapters.
+scores into predictions, and scores those with the task's metrics. The kinds are in the files named *_adapters. Most
+have a head that scores columns (`HeadAdapter`); some answer with the model's own words (`OwnWords`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.model.transformer import Transformer
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.frames import Frames
-from blankfill.tasks.heads import HeadKind
+from blankfill.tasks.heads import AnswerModel, HeadKind
 from blankfill.tasks.items import Item, Split
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.scoring import score
@@ -46,10 +48,6 @@ class Coded:
 class Adapter(ABC):
     """One kind of task, for one tokenizer and model."""
 
-    head: ClassVar[HeadKind]
-    pooled: ClassVar[bool]
-    """Whether asked columns stand for whole texts."""
-
     def __init__(
         self,
         task: Task,
@@ -76,18 +74,9 @@ class Adapter(ABC):
         assert self._frames is not None
         return self._frames
 
-    @property
-    @abstractmethod
-    def outputs(self) -> int:
-        """How many scores the head gives for a column."""
-
     @abstractmethod
     def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
         """The items as the model reads them. learn: leave out what nothing can be learnt from."""
-
-    @abstractmethod
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
-        """Predictions for all items from the scores, [columns, C] for each of `coded.encoded`."""
 
     def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
         """The task's metrics. Raises UserError when the items have no answers."""
@@ -101,6 +90,12 @@ class Adapter(ABC):
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """Predictions by who has not read the items: the most frequent class, the mean, …"""
 
+    def remarks(self) -> list[str]:
+        """What a user should know of what was encoded so far, a sentence each."""
+        if not self.cut:
+            return []
+        return [f"{self.cut:,} items are longer than {self.frames.length} tokens and lose their end; see --max-length"]
+
     def told(self, one: Decided) -> dict[str, Any]:
         """A prediction for a reader, as it stands after `measure`."""
         return one.shown
@@ -112,3 +107,28 @@ class Adapter(ABC):
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
         """How many items each class has, where there are classes."""
         return None
+
+
+class HeadAdapter(Adapter):
+    """A kind of task that is answered with scores of columns."""
+
+    head: ClassVar[HeadKind]
+    pooled: ClassVar[bool]
+    """Whether asked columns stand for whole texts."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many scores the head gives for a column."""
+
+    @abstractmethod
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+        """Predictions for all items from the scores, [columns, C] for each of `coded.encoded`."""
+
+
+class OwnWords(Adapter):
+    """A kind of task that is answered with the model's own words: there is no new head."""
+
+    @abstractmethod
+    def model(self, encoder: Transformer) -> AnswerModel:
+        """The model that is trained."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
+from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.items import Item, QuestionItem, Split
 from blankfill.tasks.question_metrics import best_threshold
@@ -21,7 +21,7 @@ SHOWN = 5
 """Answers of the n-best list that are shown."""
 
 
-class Answer(Adapter):
+class Answer(HeadAdapter):
     """A span of the context, or none.
 
     The columns that are asked are the whole text's and the context's; the whole text's stands for no answer.

@@ -14,7 +14,7 @@ import numpy as np
 from blankfill.errors import ConfigError
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
+from blankfill.tasks.adapter import Coded, Decided, OwnWords, Scores
 from blankfill.tasks.cloze import PLACE, Asked, ClozeReader
 from blankfill.tasks.cloze_model import ClozeModel
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
@@ -25,7 +25,7 @@ MOST_CHOICES = 10
 """Choices of an item that is learnt from, the right one among them, as PET draws for ReCoRD."""
 
 
-class Cloze(Adapter):
+class Cloze(OwnWords):
     """What both kinds share: a pattern, its reader, and a model that answers with its own words."""
 
     def __init__(self, *args: Any, **more: Any) -> None:

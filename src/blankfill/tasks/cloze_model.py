@@ -18,7 +18,7 @@ from torch import Tensor
 
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batches import ANSWER, ITEM
-from blankfill.tasks.heads import AnswerModel
+from blankfill.tasks.heads import ScoreModel
 from blankfill.train.loss import LossSums, word_loss
 from blankfill.types import Batch
 
@@ -27,7 +27,7 @@ TEXT = "text"
 """The name under which a batch asks for the masked tokens of texts."""
 
 
-class ClozeModel(AnswerModel):
+class ClozeModel(ScoreModel):
     """An encoder that answers through its own word head.
 
     raw: labels are told apart by the raw scores of single tokens (otherwise by log-probabilities). hinge: PET's loss

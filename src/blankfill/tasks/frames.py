@@ -41,14 +41,17 @@ class Framed:
 class Frames:
     """Frames texts for a model. length: the most columns, special tokens included."""
 
-    def __init__(self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int) -> None:
-        """positions: rows of the model's position table. Raises UserError when `length` is more than they allow."""
+    def __init__(
+        self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int, inside: int = 0
+    ) -> None:
+        """positions: rows of the model's position table; inside: of that of places inside a blank (GLM). Raises
+        UserError when `length` is more than they allow."""
         self.objective, self.vocabulary = objective, vocabulary
         self.offset = objective.position_offset if isinstance(objective, Mlm) else 0
         most = positions - self.offset
         if length > most:
             raise UserError(f"--max-length {length} is more than the model's {most} positions; give at most {most}")
-        self.length = length or most
+        self.length, self.inside = length or most, inside
         self.channels = len(objective.position_sizes())
         self.before, self.between, self.after = _specials(objective, vocabulary)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from blankfill.errors import UserError
 
-_SEGMENT = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
+_CHARACTER = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_SEGMENT = re.compile(rf"{_CHARACTER.pattern}|[^\W\u3400-\u9fff\uf900-\ufaff]+")
 
 
 class _Characters:
@@ -45,16 +46,35 @@ def text_metrics(
     return {name: found[name] for name in names}
 
 
+def text_scores(
+    name: str, targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
+) -> list[float]:
+    """ROUGE of each text on its own, by the nearest of its targets. name: "rouge1", "rouge2" or "rougeL"."""
+    return [found[name] for found in _rouge_of_each([name], targets, written, by_characters)]
+
+
+def without_spaces(targets: Sequence[Sequence[str]]) -> bool:
+    """Whether most of what the targets are written in is Chinese characters, so that words cannot be told apart."""
+    text = "".join(one for right in targets for one in right)
+    return 2 * len(_CHARACTER.findall(text)) > sum(map(str.isalpha, text))
+
+
 def _rouge(
     names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool
 ) -> dict[str, float]:
+    found = _rouge_of_each(names, targets, written, by_characters)
+    return {name: sum(one[name] for one in found) / len(found) for name in names}
+
+
+def _rouge_of_each(
+    names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool
+) -> list[dict[str, float]]:
     scorer_of = _library("rouge_score.rouge_scorer", "ROUGE", "rouge-score").RougeScorer
     scorer = scorer_of(names, tokenizer=_Characters()) if by_characters else scorer_of(names, use_stemmer=True)
-    sums = dict.fromkeys(names, 0.0)
-    for right, text in zip(targets, written, strict=True):
-        for name, score in scorer.score_multi(list(right), text).items():
-            sums[name] += score.fmeasure
-    return {name: total / len(written) for name, total in sums.items()}
+    return [
+        {name: score.fmeasure for name, score in scorer.score_multi(list(right), text).items()}
+        for right, text in zip(targets, written, strict=True)
+    ]
 
 
 def _bleu(targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool) -> float:

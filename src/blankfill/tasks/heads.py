@@ -70,6 +70,14 @@ class AnswerModel(nn.Module, ABC):
         self.encoder = encoder
 
     @abstractmethod
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch, summed over what it asks for. dtype: the compute type in force."""
+
+
+class ScoreModel(AnswerModel):
+    """One that gives scores of asked columns."""
+
+    @abstractmethod
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
         """Scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
 
@@ -83,7 +91,7 @@ class AnswerModel(nn.Module, ABC):
         return self.losses(self.scores(batch, dtype), batch.labels[ANSWER][1])
 
 
-class TaskModel(AnswerModel):
+class TaskModel(ScoreModel):
     """An encoder with a head.
 
     class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of

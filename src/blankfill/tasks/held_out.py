@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from blankfill.errors import UserError
-from blankfill.tasks.items import ChoiceItem, Item, QuestionItem, Split, TaggedItem, TextItem
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
 
 
 def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
@@ -52,4 +52,6 @@ def _together(item: Item, place: int) -> Hashable:
         return item.document
     if isinstance(item, ChoiceItem):
         return item.context or place
+    if isinstance(item, GenerationItem):
+        return item.source or place
     return (item.group or place) if isinstance(item, TextItem) else place

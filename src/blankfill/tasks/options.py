@@ -13,6 +13,7 @@ Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-
 Top = Literal["linear", "bilstm"]
 Method = Literal["head", "cloze"]
 SeveralMasks = Literal["surest-first", "at-once"]
+Blank = Literal["mask", "gmask"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,21 @@ class FinetuneOptions:
     learns what all patterns say of its texts (PET's last step), in OUT/distilled."""
     distil_epochs: float = 4.0
     """How often the texts of --distil are gone through (PET: 5,000 steps of 16 of 20,000 texts)."""
+    longest_target: int = 0
+    """Writing: tokens of a written text at most. 0: 128, or fewer where the model has no room for so many."""
+    blank: Blank = "mask"
+    """Writing with a GLM: [MASK] behind the source, or [gMASK] where the vocabulary has it."""
+    label_smoothing: float = 0.0
+    """Writing: the share of each right word that is spread over all words (GLM, UniLM: 0.1)."""
+    beams: int = 1
+    """Writing: how many ways of going on are followed at once (GLM: 5)."""
+    length_penalty: float = 1.0
+    """Writing: texts are ranked by log-probability ÷ length^this; 0 likes short ones, above 1 long ones."""
+    no_repeat_ngram: int = 0
+    """Writing: no run of so many tokens is written twice (UniLM, GLM: 3); 0 is no limit."""
+    eval_items: int = 200
+    """Writing: so many items of the dev set, evenly spaced, are written while the model learns; all of them at the end.
+    0: always all."""
     hold_out: float = 0.1
     """The share of the training items that is scored on where the data have no dev set; whole documents or articles."""
     train_items: int = 0
@@ -114,6 +130,7 @@ class FinetuneOptions:
                 "longest_answer",
                 "lstm_size",
                 "distil_epochs",
+                "beams",
             )
             if getattr(self, name) <= 0
         ]
@@ -128,6 +145,9 @@ class FinetuneOptions:
             "threads",
             "train_items",
             "mlm_weight",
+            "longest_target",
+            "no_repeat_ngram",
+            "eval_items",
         ):
             if getattr(self, name) < 0:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
@@ -146,6 +166,8 @@ class FinetuneOptions:
             found.append("--lora-rank leaves the encoder's own weights as they are; leave out --freeze")
         if self.layer_decay > 1:
             found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
+        if not 0 <= self.label_smoothing < 1:
+            found.append(f"--label-smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if not 0 < self.hold_out < 1:
             found.append(f"--hold-out is {self.hold_out}; it must be above 0 and below 1")
         if not 0 <= self.seed < 2**32:

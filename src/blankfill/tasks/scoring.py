@@ -8,7 +8,7 @@ from typing import Any
 from blankfill.errors import UserError
 from blankfill.tasks import metrics
 from blankfill.tasks.entities import tag_metrics
-from blankfill.tasks.generation_metrics import text_metrics
+from blankfill.tasks.generation_metrics import text_metrics, without_spaces
 from blankfill.tasks.items import ChoiceItem, Split
 from blankfill.tasks.question_metrics import answer_metrics, scores
 from blankfill.tasks.task import Task
@@ -81,7 +81,7 @@ def _answers(task: Task, split: Split, predicted: Mapping[str, str]) -> dict[str
 
 def _texts(task: Task, split: Split, predicted: Sequence[str]) -> dict[str, float]:
     targets = [item.targets for item in split.generations()]
-    return text_metrics(task.metrics, targets, predicted, task.by_characters)
+    return text_metrics(task.metrics, targets, predicted, task.by_characters or without_spaces(targets))
 
 
 def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
+from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.entities import entities
 from blankfill.tasks.items import Item, TaggedItem
@@ -15,7 +15,7 @@ from blankfill.tasks.pieces import tag_windows, word_tags
 from blankfill.tasks.studies import tag_study
 
 
-class Tag(Adapter):
+class Tag(HeadAdapter):
     """A BIO tag for each word."""
 
     head = "class"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
+from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
 from blankfill.tasks.batches import Encoded
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 from blankfill.tasks.studies import class_study, number_study, set_study, surest_mistakes
@@ -19,7 +19,7 @@ LIKELY = 0.5
 """From this probability on, a label of a multi-label task is given."""
 
 
-class _Texts(Adapter):
+class _Texts(HeadAdapter):
     """One text or a pair, read as a whole."""
 
     pooled = True
@@ -149,7 +149,7 @@ class Multilabel(_Texts):
         return set_study(self.labels, _texts(items), [one.value for one in decided])
 
 
-class Choose(Adapter):
+class Choose(HeadAdapter):
     """One of an item's own choices, each read with its context as a pair (BERT on SWAG)."""
 
     head = "choice"

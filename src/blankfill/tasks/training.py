@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from blankfill.tasks.adapter import Adapter, Coded, Decided, Scores
+from blankfill.tasks.adapter import Adapter, Coded, Decided, HeadAdapter, Scores
 from blankfill.tasks.batches import ANSWER, Packed, evaluation
-from blankfill.tasks.heads import AnswerModel
+from blankfill.tasks.heads import AnswerModel, ScoreModel
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.train.loop import Metrics
 from blankfill.train.loss import counts
@@ -62,6 +62,7 @@ class Scored:
     """
 
     def __init__(self, adapter: Adapter, coded: Coded, pad: int, least: float = math.inf) -> None:
+        assert isinstance(adapter, HeadAdapter)
         self.adapter, self.coded, self.least = adapter, coded, least
         self.batches: list[Packed] = list(evaluation(coded.encoded, pad))
         self.best: list[Decided] | None = None
@@ -78,6 +79,7 @@ class Scored:
     @torch.no_grad()
     def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
         """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
+        assert isinstance(model, ScoreModel)
         model.eval()
         found: list[list[Scores]] = [[] for _ in self.coded.encoded]
         total, asked = 0.0, 0

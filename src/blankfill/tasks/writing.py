@@ -1,0 +1,70 @@
+"""How a model that writes is scored on a set of items: it writes all of them, or while it learns a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from blankfill.tasks.adapter import Adapter, Decided
+from blankfill.tasks.batches import Packed, evaluation
+from blankfill.tasks.heads import AnswerModel, task_losses
+from blankfill.tasks.items import Item
+from blankfill.tasks.seq2seq_adapter import Write
+from blankfill.tasks.training import Scored
+from blankfill.train.loop import Metrics, evaluate
+
+
+class Written:
+    """A set of items that a model writes, again and again; as `training.Scored`, `least` and `best` too."""
+
+    def __init__(
+        self, adapter: Write, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
+    ) -> None:
+        """sample: how many items, evenly spaced, `examine` takes; 0: all. With fewer than all there is no `best`."""
+        self.adapter, self.items, self.least = adapter, items, least
+        self.best: list[Decided] | None = None
+        self.coded = adapter.encode(items)
+        self.batches: list[Packed] = list(evaluation(self.coded.encoded, pad))
+        count = min(sample or len(items), len(items))
+        self.sample = np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
+
+    def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
+        """(1 − the main score of the sample; the mean loss of all items and the sample's metrics)."""
+        decided = self._write(model, self.sample)
+        metrics = self.adapter.measure([self.items[k] for k in self.sample], decided)
+        loss = self._loss(model, device, dtype)
+        model.train()
+        missing = 1 - metrics[self.adapter.task.main]
+        if missing < self.least and len(self.sample) == len(self.items):
+            self.least, self.best = missing, decided
+        return missing, {"loss": loss, **metrics}
+
+    def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+        """What is written for all items, and the mean loss of a token (of no meaning where there are no targets)."""
+        decided, loss = self._write(model, range(len(self.items))), self._loss(model, device, dtype)
+        model.train()
+        return decided, loss
+
+    def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Decided]:
+        """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
+        model.eval()
+        contexts = [self.coded.parts[k] for k in places]
+        return self.adapter.written(self.adapter.search.run(model.encoder, contexts, self.adapter.frames.vocabulary))
+
+    def _loss(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> float:
+        if not self.batches:
+            return math.nan
+        (loss,) = evaluate(model, (packed.batch for packed in self.batches), device, dtype, task_losses).values()
+        return loss
+
+
+def examiner(
+    adapter: Adapter, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
+) -> Scored | Written:
+    """What scores a model on items. least: see `Scored`; sample: see `Written`."""
+    if isinstance(adapter, Write):
+        return Written(adapter, items, pad, least, sample)
+    return Scored(adapter, adapter.encode(items), pad, least)

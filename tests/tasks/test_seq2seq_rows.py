@@ -1,0 +1,111 @@
+"""What a model reads and is asked when it writes: rows by hand, one layout for learning and writing, batches."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blankfill.data.packing import collate
+from blankfill.tasks.batches import ANSWER, evaluation, pack
+from blankfill.tasks.frames import Frames
+from blankfill.tasks.seq2seq import Writing
+from blankfill.tasks.seq2seq_model import Search, WritingModel
+from blankfill.train.loss import counts
+from generate_models import objective_of, random_model, wordpiece
+
+VOCABULARY = wordpiece().vocabulary()
+ROLES = VOCABULARY.roles
+CLS, SEP, MASK, GMASK, SOP, EOP, EOS = (
+    ROLES[name] for name in ("cls", "sep", "mask", "gmask", "sop", "eop", "eos")
+)  # fmt: skip
+LONG = [[20, 21, 22], [23], [24, 25, 11, 12, 13, 14], [15, 16], [17], [18, 19, 20, 21]]
+
+
+def writing(name: str, longest: int = 4, length: int = 0, blank: Any = "mask") -> Writing:
+    sizes = objective_of(name).position_sizes()
+    return Writing(Frames(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
+
+
+def test_a_row_of_glm() -> None:
+    """Position 1 stays at the mask, position 2 counts from [S]; the target sees the source and what is before it."""
+    reads = writing("glm")
+    source = reads.source([20, 21], [22])
+    assert source.ids.tolist() == [CLS, 20, 21, SEP, 22, MASK, EOS] and source.mask == 5 and source.cut == 0
+    encoded = reads.encoded(source, [23, 24])
+    (example,) = encoded.examples
+    assert example.input_ids.tolist() == [*source.ids.tolist(), SOP, 23, 24]
+    assert example.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 5, 5, 5], [0] * 7 + [1, 2, 3]]
+    assert encoded.columns[0].tolist() == [7, 8, 9] and encoded.answers.tolist() == [23, 24, EOP]
+    visible = example.rule.visible()
+    assert visible[:7, :7].all() and not visible[:7, 7:].any() and visible[7:, :7].all()
+    assert np.array_equal(visible[7:, 7:], np.tri(3, dtype=bool))
+    with_gmask = writing("glm", blank="gmask").source([20])
+    assert with_gmask.ids.tolist() == [CLS, 20, GMASK] and with_gmask.mask == 2
+
+
+def test_a_row_of_gpt() -> None:
+    reads = writing("gpt")
+    encoded = reads.encoded(reads.source([20, 21], [22]), [23, 24])
+    (example,) = encoded.examples
+    assert example.input_ids.tolist() == [EOS, 20, 21, SEP, 22, SEP, 23, 24]
+    assert example.positions.tolist() == [list(range(8))]
+    assert encoded.columns[0].tolist() == [5, 6, 7] and encoded.answers.tolist() == [23, 24, EOS]
+    assert np.array_equal(example.rule.visible(), np.tri(8, dtype=bool))
+
+
+def test_what_is_too_long_is_cut() -> None:
+    """A GLM's source may fill the row; a GPT's leaves room for the target. A target that is cut has no end."""
+    reads = writing("glm", longest=2, length=7)
+    source = reads.source([20, 21, 22, 23, 24], [25])
+    assert source.ids.tolist() == [CLS, 20, 21, SEP, 25, MASK, EOS] and source.cut == 3
+    assert reads.encoded(source, [11, 12]).answers.tolist() == [11, 12, EOP]
+    assert reads.encoded(source, [11, 12, 13]).answers.tolist() == [11, 12]
+    reads = writing("gpt", longest=2, length=7)
+    source = reads.source([20, 21, 22, 23, 24])
+    assert source.ids.tolist() == [EOS, 20, 21, 22, SEP] and source.cut == 2
+    assert len(reads.encoded(source, [11, 12]).examples[0]) == 7
+
+
+@pytest.mark.parametrize("name", ["glm", "gpt"])
+def test_what_is_learnt_is_what_is_written(name: str) -> None:
+    """The search's log-probability of a text is minus the training loss of that text: the same rows, cached or whole.
+
+    And a batch of contexts, with several beams, finds what each finds alone."""
+    reads, model = writing(name), WritingModel(random_model(name, sharp=5.0))
+    sources = [reads.source(ids) for ids in LONG]
+    contexts = [reads.context(source) for source in sources]
+    search = Search(reads.longest, reads.end, beams=3)
+    texts = search.run(model.encoder, contexts, VOCABULARY)
+    for source, context, hypotheses in zip(sources, contexts, texts, strict=True):
+        (alone,) = search.run(model.encoder, [context], VOCABULARY)
+        assert [one.ids for one in alone] == [one.ids for one in hypotheses] and len(alone) == 3
+        for one in hypotheses:
+            assert 0 < len(one.ids) <= 4
+            batch = pack([reads.encoded(source, one.ids)], 0).batch
+            loss = float(model.batch_losses(batch).labels[ANSWER].detach())
+            assert -loss == pytest.approx(one.log_probability, abs=1e-3)
+            assert one.score == pytest.approx(one.log_probability / (len(one.ids) + 1))
+    assert search.run(model.encoder, contexts, VOCABULARY, columns=1) == [
+        search.run(model.encoder, [context], VOCABULARY)[0] for context in contexts
+    ]
+
+
+def test_items_of_one_row_do_not_see_one_another() -> None:
+    """The loss of a packed row is the sum of the losses of its items; smoothing is for learning alone."""
+    reads, model = writing("glm"), WritingModel(random_model("glm", sharp=3.0), smoothing=0.2).eval()
+    items = [reads.encoded(reads.source(ids), ids[:3]) for ids in LONG]
+    (packed,) = evaluation(items, 0)
+    assert packed.batch.input_ids.shape[0] == 1 and counts(packed.batch) == {ANSWER: sum(len(i.answers) for i in items)}
+    together = float(model.batch_losses(packed.batch).labels[ANSWER].detach())
+    apart = [float(model.batch_losses(pack([item], 0).batch).labels[ANSWER].detach()) for item in items]
+    assert together == pytest.approx(sum(apart), rel=1e-4)
+    item = items[0]
+    batch = collate([[item.examples[0]]], 0)
+    logits = model.encoder.head.logits(model.encoder.encode(batch)[0, item.columns[0]], model.encoder.output_table)
+    wanted = torch.nn.functional.cross_entropy(
+        logits, torch.from_numpy(item.answers), label_smoothing=0.2, reduction="sum"
+    )
+    learnt = model.train().batch_losses(pack([item], 0).batch).labels[ANSWER]
+    torch.testing.assert_close(learnt, wanted, rtol=1e-4, atol=1e-4)
+    assert apart[0] != pytest.approx(float(learnt.detach()), rel=1e-3)
