@@ -88,6 +88,8 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
         rows.write_text(text, encoding="utf-8")
         assert main(predict) == 2
         assert told in capsys.readouterr().err
+    with pytest.raises(UserError, match="the item 7 has an empty source"):
+        Predictor(out, "cpu", 1).predict([GenerationItem("7", " ")])
     rows.write_text("cat", encoding="utf-8")
     assert main([*predict, "--n-best", "0", "--beams", "0"]) == 2
     told = capsys.readouterr().err

@@ -9,10 +9,12 @@ import pytest
 
 from blankfill.errors import UserError
 from blankfill.tasks.generation import natural, read_wikitext
-from blankfill.tasks.generation_metrics import text_metrics
+from blankfill.tasks.generation_metrics import text_metrics, text_scores, without_spaces
 from blankfill.tasks.items import GenerationItem, LanguageItem, Split
+from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import TASKS
 from blankfill.tasks.scoring import score
+from blankfill.tasks.seq2seq_adapter import Write
 from conftest import DATA
 
 
@@ -153,3 +155,29 @@ def test_what_cannot_be_scored(monkeypatch: pytest.MonkeyPatch) -> None:
         text_metrics(["rouge1"], [["a"]], ["a"])
     with pytest.raises(UserError, match="BLEU needs the sacrebleu package"):
         text_metrics(["bleu"], [["a"]], ["a"])
+
+
+def test_texts_are_scored_one_by_one() -> None:
+    """The mean over texts is the metric; of several targets the nearest counts."""
+    targets, written = [("a b c", "x"), ("d e",)], ["a b", "d"]
+    each = text_scores("rougeL", targets, written)
+    assert each == pytest.approx([0.8, 2 / 3])
+    assert text_metrics(["rougeL"], targets, written)["rougeL"] == pytest.approx(sum(each) / 2)
+
+
+def test_chinese_targets_are_counted_by_characters_in_own_tables() -> None:
+    assert without_spaces([("一种新的设计方法 SOS",)]) and not without_spaces([("a design of 方法",)])
+    split = Split([GenerationItem("0", "原文", ("一种方法",))])
+    found = score(TASKS["seq2seq"], split, ["一种"])
+    assert found["rouge1"] == pytest.approx(2 / 3)  # all of 2 characters are right, 2 of 4 are found
+
+
+def test_the_plainest_text_is_the_first_sentence() -> None:
+    """Where a second text is given, the first sentence that holds it."""
+    writer = Write(TASKS["scitldr"], (), FinetuneOptions())
+    items = [
+        GenerationItem("0", "We show it. It works."),
+        GenerationItem("1", "Paris is large. Rome is old. Rome is far.", (), "Rome"),
+        GenerationItem("2", "提出了一种方法。结果很好。"),
+    ]
+    assert [one.value for one in writer.plainest([], items)] == ["We show it.", "Rome is old.", "提出了一种方法。"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from blankfill.tasks.adapter import Adapter, Decided
-from blankfill.tasks.batches import Packed, evaluation
+from blankfill.tasks.batches import ANSWER, evaluation
 from blankfill.tasks.heads import AnswerModel, task_losses
 from blankfill.tasks.items import Item
 from blankfill.tasks.seq2seq_adapter import Write
 from blankfill.tasks.training import Scored
 from blankfill.train.loop import Metrics, evaluate
+from blankfill.types import Batch
 
 
 class Written:
@@ -24,18 +26,17 @@ class Written:
         self, adapter: Write, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
     ) -> None:
         """sample: how many items, evenly spaced, `examine` takes; 0: all. With fewer than all there is no `best`."""
-        self.adapter, self.items, self.least = adapter, items, least
+        self.adapter, self.items, self.pad, self.least = adapter, items, pad, least
         self.best: list[Decided] | None = None
-        self.coded = adapter.encode(items)
-        self.batches: list[Packed] = list(evaluation(self.coded.encoded, pad))
+        self.contexts = adapter.encode(items).parts
         count = min(sample or len(items), len(items))
         self.sample = np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
-        """(1 − the main score of the sample; the mean loss of all items and the sample's metrics)."""
+        """(1 − the main score of the sample; its mean loss of a token and all its metrics)."""
         decided = self._write(model, self.sample)
-        metrics = self.adapter.measure([self.items[k] for k in self.sample], decided)
-        loss = self._loss(model, device, dtype)
+        metrics = self.adapter.measure(self._sampled, decided)
+        loss = evaluate(model, self._batches, device, dtype, task_losses).get(ANSWER, math.nan)
         model.train()
         missing = 1 - metrics[self.adapter.task.main]
         if missing < self.least and len(self.sample) == len(self.items):
@@ -43,22 +44,25 @@ class Written:
         return missing, {"loss": loss, **metrics}
 
     def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
-        """What is written for all items, and the mean loss of a token (of no meaning where there are no targets)."""
-        decided, loss = self._write(model, range(len(self.items))), self._loss(model, device, dtype)
+        """What is written for all items; no loss is measured, so it is not a number."""
+        decided = self._write(model, range(len(self.items)))
         model.train()
-        return decided, loss
+        return decided, math.nan
+
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        encoded = self.adapter.encode(self._sampled).encoded
+        return [packed.batch for packed in evaluation(encoded, self.pad)]
+
+    @property
+    def _sampled(self) -> list[Item]:
+        return [self.items[k] for k in self.sample]
 
     def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Decided]:
         """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
         model.eval()
-        contexts = [self.coded.parts[k] for k in places]
+        contexts = [self.contexts[k] for k in places]
         return self.adapter.written(self.adapter.search.run(model.encoder, contexts, self.adapter.frames.vocabulary))
-
-    def _loss(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> float:
-        if not self.batches:
-            return math.nan
-        (loss,) = evaluate(model, (packed.batch for packed in self.batches), device, dtype, task_losses).values()
-        return loss
 
 
 def examiner(
