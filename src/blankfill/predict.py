@@ -312,12 +312,12 @@ def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
         return QuestionItem(id, str(given["question"]), str(given["context"]))
     if kind == "tag":
         return TaggedItem(id, tuple(map(str, given["words"])))
-    second = str(given["second"]) if given.get("second") is not None else None
+    beside = str(given["second"]) if given.get("second") is not None else None
     if kind == "generate":
         if not str(given["source"]).strip():
             raise UserError(f"{where}: the source is empty; give it a text, or leave the line out")
-        return GenerationItem(id, str(given["source"]), (), second)
-    return TextItem(id, str(given["text"]), second)
+        return GenerationItem(id, str(given["source"]), (), beside)
+    return TextItem(id, str(given["text"]), beside)
 
 
 def score_predictions(
