@@ -27,7 +27,7 @@ LAYERS = [
     {"run"},
     {"evaluate", "finetune"},
     {"predict"},
-    {"ensemble", "search"},
+    {"ensemble", "search", "submit"},
     {"cli", "__init__"},
     {"__main__"},
 ]

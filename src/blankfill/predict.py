@@ -15,7 +15,6 @@ from blankfill.console import say
 from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import adapter_of, with_kept_patterns
-from blankfill.run import write_text
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
@@ -195,49 +194,6 @@ def _results(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path / RESULTS}: not readable ({error}); give the command that wrote it again") from error
     return found if isinstance(found, dict) else {}
-
-
-def items_of_split(predictor: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
-    """The items of a split of the model's task, or of another one of the same kind and labels."""
-    return _asked(predictor, task).read(data, split, predictor.labels)
-
-
-def _asked(predictor: AnyPredictor, task: str | None) -> Task:
-    """The model's task, or the one of that name; UserError when the model's answers are not for that one."""
-    other = predictor.task if task is None else task_named(task)
-    if other.kind != predictor.task.kind or (other.labels and other.labels != predictor.labels):
-        raise UserError(
-            f"--task {other.name}: the model was fine-tuned for {predictor.task.name}, which has other answers; "
-            "give a model of the same labels"
-        )
-    return other
-
-
-def write_submission(
-    predictor: AnyPredictor, data: Path, split: str, task: str | None, out: Path, window: int
-) -> list[tuple[Path, int]]:
-    """Answer a split and write it as its benchmark takes it: (each file, how many predictions it holds).
-
-    window: items that are answered together. Raises UserError when a row of the split was left out as faulty, since a
-    submission must answer all, and when `out` cannot be written.
-    """
-    from blankfill.tasks.rows import find_file
-    from blankfill.tasks.submission import submission
-
-    asked = _asked(predictor, task)
-    read = items_of_split(predictor, data, split, task)
-    if read.problems:
-        raise UserError(f"a submission must answer every row, and {read.problems[0]}")
-    decided = [one for at in range(0, len(read), window) for one in predictor.predict(read.items[at : at + window])]
-    file = find_file(data, asked.folders, asked.files[split], f"{split} file of {asked.name}")
-    texts = submission(asked, split, file, read.items, decided)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_text(out / name, text)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
-    return [(out / name, len(read)) for name in texts]
 
 
 def best_checkpoint(path: Path) -> Any:

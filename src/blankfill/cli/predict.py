@@ -71,13 +71,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give either a file of rows, or --data with the files of a task")
     if args.file is not None and (args.submission or args.task):
         raise UserError("--submission and --task go with --data; leave them out")
-    from blankfill.predict import items_of, items_of_split
+    from blankfill.predict import items_of
+    from blankfill.submit import split_of
 
     if args.submission:
         return submit(args)
     predictor = opened(args)
     if args.data is not None:
-        items: Iterator[Item] = iter(items_of_split(predictor, args.data, args.split, args.task).items)
+        items: Iterator[Item] = iter(split_of(predictor, args.data, args.split, args.task).items)
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
@@ -105,7 +106,7 @@ def submit(args: PredictArguments) -> int:
     if args.out is None:
         raise UserError("--submission writes files; name their folder with --out")
     from blankfill.console import show
-    from blankfill.predict import write_submission
+    from blankfill.submit import write_submission
 
     assert args.data is not None
     predictor = opened(args)

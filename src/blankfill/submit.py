@@ -1,0 +1,58 @@
+"""A fine-tuned model's answers for a split of its task, and the files of a benchmark's submission."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blankfill.errors import UserError
+from blankfill.run import write_text
+from blankfill.tasks.items import Split
+from blankfill.tasks.registry import task_named
+from blankfill.tasks.task import Task
+
+if TYPE_CHECKING:
+    from blankfill.predict import AnyPredictor
+
+
+def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
+    """The items of a split of the model's task, or of another one of the same kind and labels."""
+    return task_asked(model, task).read(data, split, model.labels)
+
+
+def task_asked(model: AnyPredictor, task: str | None) -> Task:
+    """The model's task, or the one of that name; UserError when the model's answers are not for that one."""
+    other = model.task if task is None else task_named(task)
+    if other.kind != model.task.kind or (other.labels and other.labels != model.labels):
+        raise UserError(
+            f"--task {other.name}: the model was fine-tuned for {model.task.name}, which has other answers; "
+            "give a model of the same labels"
+        )
+    return other
+
+
+def write_submission(
+    model: AnyPredictor, data: Path, split: str, task: str | None, out: Path, window: int
+) -> list[tuple[Path, int]]:
+    """Answer a split and write it as its benchmark takes it: (each file, how many predictions it holds).
+
+    window: items that are answered together. Raises UserError when a row of the split was left out as faulty, since a
+    submission must answer all, and when `out` cannot be made.
+    """
+    from blankfill.tasks.rows import find_file
+    from blankfill.tasks.submission import submission
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
+    asked = task_asked(model, task)
+    read = split_of(model, data, split, task)
+    if read.problems:
+        raise UserError(f"a submission must answer every row, and {read.problems[0]}")
+    decided = [one for at in range(0, len(read), window) for one in model.predict(read.items[at : at + window])]
+    file = find_file(data, asked.folders, asked.files[split], f"{split} file of {asked.name}")
+    texts = submission(asked, split, file, read.items, decided)
+    for name, text in texts.items():
+        write_text(out / name, text)
+    return [(out / name, len(read)) for name in texts]
