@@ -14,6 +14,8 @@ from generate_models import random_model
 
 END, SIZE, MOST = 5, 6, 3
 MODEL = random_model("gpt", seed=3, rows=SIZE, length=12, sharp=5.0)
+EAGER = 1.0
+"""Added to the end's log-probability, so that this model ends at all."""
 CONTEXTS = [[1, 2, 3], [4], [0, 0, 2, 1, 1]]
 
 
@@ -118,3 +120,30 @@ def test_a_quick_search_ends_as_soon_as_open_hypotheses_are_worse(monkeypatch: p
         found[thorough] = taken
         assert all(h.score == pytest.approx(h.log_probability / (len(h.ids) + 1)) for (h,) in results)
     assert found[False] < found[True]
+
+
+def test_one_beam_ends_where_the_end_is_the_best_token() -> None:
+    """Greedy, as a loop of one token at a time writes it; where it does not end, the most tokens that there may be."""
+    contexts = [[k % SIZE, 3 * k % 5, k // 2 % SIZE] for k in range(12)]
+
+    def eager(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        allowed, end = grammar(1)(scores, count)
+        return allowed, end + EAGER
+
+    decoder = Decoder(MODEL, [gpt_context(context, 12) for context in contexts], 8)
+    results = beam_search(decoder, 1, eager, 8, 1.0, 0, thorough=False)
+    lengths = set()
+    for context, (hypothesis,) in zip(contexts, results, strict=True):
+        ids: list[int] = []
+        while len(ids) < 8:
+            row = torch.tensor([[*context, *ids]])
+            with torch.inference_mode():
+                hidden = MODEL(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))[0, -1:]
+                scores = MODEL.head.logits(hidden, MODEL.words.weight)[0]
+            best = int(scores[:END].argmax())
+            if ids and scores[END] + EAGER > scores[best]:
+                break
+            ids.append(best)
+        assert hypothesis.ids == tuple(ids)
+        lengths.add(len(ids))
+    assert 8 in lengths and len(lengths) > 1

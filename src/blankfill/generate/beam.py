@@ -50,8 +50,10 @@ def beam_search(
     max_tokens: the most tokens of a hypothesis, its end not counted. length_penalty: the score is log-probability ÷
     (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: no run of
     so many tokens occurs twice in a hypothesis; 0 is no limit. A context's search stops when no open hypothesis can
-    still beat the ones that it has; thorough False judges open ones as if they ended here (as transformers does unless
-    told otherwise), which a penalty above 0 needs to stop before max_tokens.
+    still beat the ones that it has. thorough False searches as transformers does unless told otherwise: a hypothesis
+    ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
+    (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
+    they ended here, so that a search with a penalty above 0 stops before max_tokens.
     """
     rows = decoder.rows
     scores_NV = decoder.prefill()
@@ -62,17 +64,22 @@ def beam_search(
     written: list[list[tuple[int, ...]]] = [[()] * beams for _ in range(rows)]
     found: list[list[Hypothesis]] = [[] for _ in range(rows)]
     ended = list(found)
-    longest = max_tokens if thorough else 0
+    longest, greedy = max_tokens if thorough else 0, beams == 1 and not thorough
     for count in range(max_tokens + 1):
         allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
-        _collect(ended, written, (open_AK + end_N.view(open_AK.shape)).tolist(), count, length_penalty, beams)
+        end_AK = open_AK + end_N.view(open_AK.shape)
         if count == max_tokens or decoder.room == 0:
+            _collect(ended, written, end_AK.tolist(), count, length_penalty, beams)
             break
         if no_repeat_ngram:
             histories = [ids for hypotheses in written for ids in hypotheses]
             allowed_NV = forbid_ngrams(allowed_NV, histories, no_repeat_ngram)
         whole_AKV = open_AK[:, :, None] + allowed_NV.view(*open_AK.shape, -1)
         open_AK, best_AK = whole_AKV.flatten(1).topk(beams)
+        if not thorough:
+            least_A = torch.cat([open_AK, end_AK], 1).topk(beams).values[:, -1]
+            end_AK = end_AK.masked_fill(end_AK < least_A[:, None], -math.inf)
+        _collect(ended, written, end_AK.tolist(), count, length_penalty, beams)
         beam_AK, token_AK = best_AK // whole_AKV.shape[-1], best_AK % whole_AKV.shape[-1]
         written = [
             [(*written[row][beam], token) for beam, token in zip(from_beams, tokens, strict=True)]
@@ -81,7 +88,8 @@ def beam_search(
         going = [
             row
             for row, totals in enumerate(open_AK.tolist())
-            if not _settled(ended[row], max(totals), count + 1, beams, max(longest, count + 1), length_penalty)
+            if not (greedy and ended[row])
+            and not _settled(ended[row], max(totals), count + 1, beams, max(longest, count + 1), length_penalty)
         ]
         if not going:
             break
