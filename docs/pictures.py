@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm
+from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
 from blankfill.objectives.glm import GlmChoice
@@ -28,10 +29,12 @@ def examples():
     """The Examples of each picture by its name; the part before the dash is the objective."""
     pair = document(TEXT[:6] + TEXT[7:], [0, 6, 10], label=0)
     masked = Masked(ids(4, 8), np.array([MASK, TOKENS.index("low")], np.int32))
+    run = Masked(ids(8, 9), np.array([MASK, MASK], np.int32))
     two = document(TEXT[:4] + TEXT[7:], [0, 4, 8], parts=ids(0, 4, 8))
     whole = document(TEXT, [0, 6, 11])
     return {
         "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
+        "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
         "mlm": [Mlm(length=16).build(two, VOCABULARY, Masked(ids(3, 7), np.array([MASK, MASK], np.int32)))],
         "glm": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((4, 5), (9, 11)), (1, 0)))],
         "glm-sentence": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((7, 12),), (0,), "smask"))],

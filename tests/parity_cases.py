@@ -34,6 +34,12 @@ CASES = [
     Case("roberta", "RobertaForMaskedLM", "word table not tied, 1 layer", {
         "tie_word_embeddings": False, "num_hidden_layers": 1}),
     Case("roberta", "RobertaForMaskedLM", "padding is token 3", {"pad_token_id": 3}),
+    Case("albert", "AlbertForPreTraining", "as published"),
+    Case("albert", "AlbertForPreTraining", "gelu, embeddings as wide as the layers", {
+        "hidden_act": "gelu", "embedding_size": 32, "layer_norm_eps": 1e-5}),
+    Case("albert", "AlbertForPreTraining", "word table not tied, 1 head", {
+        "tie_word_embeddings": False, "num_attention_heads": 1}),
+    Case("albert", "AlbertForMaskedLM", "without pairs, no weights shared", {"num_hidden_groups": 3}),
     Case("gpt2", "GPT2LMHeadModel", "as published"),
     Case("gpt2", "GPT2LMHeadModel", "gelu, inner width 40", {"n_inner": 40, "activation_function": "gelu"}),
     Case("gpt2", "GPT2LMHeadModel", "word table not tied, 2 heads", {"tie_word_embeddings": False, "n_head": 2}),
@@ -49,6 +55,7 @@ SIZES: dict[str, dict[str, Any]] = {
              "embd_pdrop": 0.0, "attn_pdrop": 0.0},
 }  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
+SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}
 
 
 def of(family: str) -> list[Case]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm
+from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice, candidates, take_candidates
 from blankfill.objectives.glm import GlmChoice, infill, span_law
@@ -99,6 +100,22 @@ def test_bert_budget_table() -> None:
     given, expect = vector("bert_budget_table")
     objective = Bert(length=512, mask_ratio=given["prob"], max_predictions=given["max_predictions"])
     assert {length: objective.budget(int(length)) for length in expect} == expect
+
+
+def test_albert_sop() -> None:
+    given, expect = vector("albert_sop")
+    words = Words(**BERT_ROLES)
+    ids = words.row(given["a"] + given["b"])
+    middle = len(given["a"])
+    document = Document(ids, np.array([0, middle, len(ids)], np.int32), label=0)
+    nothing = Masked(np.zeros(0, np.int32), np.zeros(0, np.int32))
+    for swap, wanted in zip(given["swap"], expect, strict=True):
+        runs = [(0, middle), (middle, len(ids))]
+        choice = AlbertChoice(runs[swap], runs[not swap], int(swap), nothing)
+        example = Albert(length=16).build(document, words.vocabulary(), choice)
+        assert words.names(example.input_ids) == wanted["tokens"]
+        assert example.positions.tolist() == [list(range(len(wanted["tokens"]))), wanted["segment_ids"]]
+        assert example.labels == {"sentence_order": wanted["label"]}
 
 
 def test_roberta_dynamic_mask() -> None:

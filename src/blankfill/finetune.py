@@ -302,8 +302,9 @@ def with_head(
     from blankfill.tasks.adapter import HeadAdapter, OwnWords
     from blankfill.tasks.features import reader_for
     from blankfill.tasks.heads import TaskModel, new_head
-    from blankfill.tasks.training import balanced
+    from blankfill.tasks.training import balanced, check_layers
 
+    check_layers(loaded.model.config, options)
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
     if isinstance(adapter, OwnWords):

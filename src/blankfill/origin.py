@@ -36,7 +36,18 @@ FILE = "origin.json"
 WORD_TABLES = ("words.weight", "head.bias", "head.table")
 """What has a row for each word."""
 GIVEN = {
-    "model": ("family", "hidden_size", "num_layers", "num_heads", "ffn_size", "norm", "start", "positions"),
+    "model": (
+        "family",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "ffn_size",
+        "embedding_size",
+        "shared",
+        "norm",
+        "start",
+        "positions",
+    ),
     "corpus": ("tokenizer", "vocab_size", "lowercase"),
 }
 """Options that an earlier model answers."""
@@ -179,6 +190,7 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
         "family": recipe.model.family, "hidden_size": config.hidden_size, "num_layers": config.num_layers,
         "num_heads": config.num_heads, "ffn_size": config.ffn_size, "positions": config.position_sizes[0],
         "norm": "family" if FAMILIES[recipe.model.family]["norm"] == config.norm else config.norm, "start": "family",
+        "embedding_size": config.embedding_size, "shared": config.shared,
     }  # fmt: skip
     for option in asked.insisted:
         section, _, name = option.partition(".")
@@ -196,12 +208,13 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
 
 
 def families_of(config: TransformerConfig) -> list[str]:
-    """The families that a model could be of, by its norms and the number of its position tables."""
+    """The families that a model could be of, by its norms, its embeddings and the number of its position tables."""
     return [
         name
         for name, preset in FAMILIES.items()
         if preset["norm"] == config.norm
         and bool(preset.get("embedding_norm")) == config.embedding_norm
+        and bool(preset.get("embedding_size")) == bool(config.embedding_size)
         and CHANNELS[name] == len(config.position_sizes)
     ]
 
@@ -228,9 +241,9 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
         if changes["head_transform"]:
             lacking.append("head that predicts words")
-    if "next_sentence" in recipe.objective.labels():
+    if recipe.objective.labels():
         if not (config.pooler and config.pair_classifier):
-            lacking.append("next-sentence head")
+            lacking.append(f"{recipe.objective.labels()[0].replace('_', '-')} head")
         changes |= {"pooler": True, "pair_classifier": True}
     if lacking:
         say(f"{where} has no {' and no '.join(lacking)}; it starts as drawn from the seed")

@@ -36,7 +36,7 @@ class Recipe:
 
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
-        pairs = "next_sentence" in self.objective.labels()
+        pairs = bool(self.objective.labels())
         return self.model.config(vocab_size, self.objective.position_sizes(), pairs)
 
     def problems(self) -> list[str]:
@@ -66,7 +66,7 @@ class Recipe:
         return self
 
 
-CHANNELS = {"bert": 2, "roberta": 1, "gpt2": 1, "glm": 2}
+CHANNELS = {"bert": 2, "roberta": 1, "albert": 2, "gpt2": 1, "glm": 2}
 """Position channels of each family."""
 
 

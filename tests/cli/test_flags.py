@@ -18,15 +18,18 @@ from blankfill.train.options import TrainOptions
 SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
     "min_chars workers",
-    ModelOptions: "family hidden_size num_layers num_heads ffn_size norm start positions dropout attention_dropout "
-    "vocab_multiple",
+    ModelOptions: "family hidden_size num_layers num_heads ffn_size embedding_size shared norm start positions "
+    "dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_start batch_ramp short_length short_steps optimizer momentum lr "
     "word_lr schedule warmup decay_steps min_lr weight_decay decay_all beta1 beta2 eps clip precision "
     "gradient_checkpointing device threads workers log_every eval_every eval_rows save_every keep patience "
     "sample_every samples",
-    OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence short",
+    OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence pairs "
+    "short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
     "position_offset",
+    OBJECTIVES["albert"]: "length mask_ratio mask_share random_share max_predictions ngram whole_word sentence_order "
+    "sole_random short",
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",
     OBJECTIVES["gpt"]: "length documents",

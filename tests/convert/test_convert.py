@@ -30,13 +30,15 @@ from blankfill.errors import UserError
 from blankfill.generate.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
-from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective
 from blankfill.recipe import load_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "<|startofpiece|>", "<|endofpiece|>",
            "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
 WORDS = [*SPECIAL, "the", "old", "boat", "lamp", "sings", "sleeps", "on", "near", "sea", ".", ",", "red", "##s"]
-OBJECTIVES: dict[str, Objective] = {"bert": Bert(24), "roberta": Mlm(24), "gpt2": Gpt(24), "glm": Glm(24, document=1.0)}
+OBJECTIVES: dict[str, Objective] = {
+    "bert": Bert(24), "roberta": Mlm(24), "albert": Albert(24), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
+}  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
 
@@ -48,7 +50,9 @@ def vocabulary_file(folder: Path, words: list[str] = WORDS) -> Path:
 
 def config_of(family: str, objective: Objective) -> TransformerConfig:
     """A tiny model of a family, as a recipe makes it."""
-    recipes = {"bert": "bert-base", "roberta": "roberta-base", "gpt2": "gpt2", "glm": "glm-base"}
+    recipes = {
+        "bert": "bert-base", "roberta": "roberta-base", "albert": "albert-base", "gpt2": "gpt2", "glm": "glm-base",
+    }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
     return replace(made.model_config(len(WORDS)), init_std=0.5, position_std=0.5)
@@ -77,7 +81,7 @@ def test_an_export_computes_the_same_in_transformers(tmp_path: Path, family: str
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
 def test_the_fill_mask_pipeline_fills_as_we_do(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
@@ -104,17 +108,18 @@ def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
         assert written[k] == int(our_scores(loaded, torch.tensor(written[:k]))[-1].argmax())
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "gpt2"])
 def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
     kind = transformers.AutoModelForCausalLM if family == "gpt2" else transformers.AutoModelForMaskedLM
     _, report = kind.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"]
-    assert {key for key in report["unexpected_keys"] if "seq_relationship" not in key and "pooler" not in key} == set()
+    heads = ("seq_relationship", "sop_classifier", "pooler")
+    assert [key for key in report["unexpected_keys"] if not any(head in key for head in heads)] == []
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer("old boat")["input_ids"] == ([12, 13] if family == "gpt2" else [2, 12, 13, 3])
-    assert ("token_type_ids" in tokenizer("old boat")) == (family == "bert")
+    assert ("token_type_ids" in tokenizer("old boat")) == (family in ("bert", "albert"))
     assert tokenizer.mask_token == "[MASK]"
 
 

@@ -53,7 +53,7 @@ def same_tensors(source: dict[str, torch.Tensor], back: dict[str, torch.Tensor],
     """The same bits under the same names; RoBERTa's constant token type has gone into its positions, and of an untied
     head the bias that is not in use is that of the decoder."""
     assert source.keys() == back.keys()
-    for head in ("cls.predictions", "lm_head"):
+    for head in ("cls.predictions", "predictions", "lm_head"):
         if f"{head}.decoder.bias" in source:
             source = {**source, f"{head}.bias": source[f"{head}.decoder.bias"]}
     for where, tensor in source.items():

@@ -16,6 +16,7 @@ def weights_of_first_layer(model: Transformer, ids: torch.Tensor) -> torch.Tenso
     positions = [torch.arange(len(ids)), *[torch.zeros(len(ids), dtype=torch.int64)] * (len(model.positions) - 1)]
     hidden = model.words(ids) + sum(table(where) for table, where in zip(model.positions, positions, strict=True))
     hidden = model.embedding_norm(hidden) if model.embedding_norm is not None else hidden
+    hidden = model.widen(hidden) if model.widen is not None else hidden
     hidden = layer.attention_norm(hidden) if layer.pre else hidden
     T, D = hidden.shape
     heads = layer.attention.heads
@@ -23,7 +24,9 @@ def weights_of_first_layer(model: Transformer, ids: torch.Tensor) -> torch.Tenso
     return (query @ key.transpose(-1, -2) * (D // heads) ** -0.5).softmax(-1)
 
 
-@pytest.mark.parametrize(("family", "sizes"), [("bert", (128, 2)), ("roberta", (128,)), ("glm", (128, 128))])
+@pytest.mark.parametrize(
+    ("family", "sizes"), [("bert", (128, 2)), ("roberta", (128,)), ("albert", (128, 2)), ("glm", (128, 128))]
+)
 @pytest.mark.parametrize(("hidden", "heads"), [(128, 4), (96, 2), (192, 3)])
 def test_the_first_heads_look_at_the_neighbours(family: str, sizes: tuple[int, ...], hidden: int, heads: int) -> None:
     options = ModelOptions(family=family, hidden_size=hidden, num_layers=2, num_heads=heads, start="neighbours")  # type: ignore[arg-type]

@@ -87,7 +87,11 @@ def same_gradients(form: Form, model: Transformer, theirs: torch.nn.Module) -> N
                 gradient, expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
             )
             compared += 1
-    spare = {"cls.predictions.bias", "lm_head.bias"} - expected.keys()  # of an untied head, which uses another
+    spare = {
+        "cls.predictions.bias",
+        "predictions.bias",
+        "lm_head.bias",
+    } - expected.keys()  # of an untied head, which uses another
     assert compared >= len(found) - 1 - len(spare & found.keys())
 
 
@@ -114,20 +118,21 @@ def labels_of(batch: Batch) -> torch.Tensor:
     return flat.scatter(0, batch.target_index, batch.target_ids).view_as(batch.input_ids)
 
 
-@pytest.mark.parametrize("case", of("bert"), ids=case_name)
-def test_bert_equals_transformers(case: Case) -> None:
-    """transformers' BERT: logits, MLM and NSP losses and gradients, padding in the batch."""
+@pytest.mark.parametrize("case", [*of("bert"), *of("albert")], ids=case_name)
+def test_bert_and_albert_equal_transformers(case: Case) -> None:
+    """Their models of pairs: logits, word and pair losses and gradients, padding in the batch."""
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, case)
-    form, model = ours("bert", theirs.config.to_dict(), theirs.state_dict())
+    form, model = ours(case.family, theirs.config.to_dict(), theirs.state_dict())
     assert form.config.tied == case.options.get("tie_word_embeddings", True)
-    pairs = case.kind == "BertForPreTraining"
+    pairs = case.kind.endswith("ForPreTraining")
     assert form.config.pooler == pairs
     batch = example_batch(16, 2, 97, causal=False, seed=3)
     real = batch.segment >= 0
     if not pairs:
         batch = replace(batch, labels={})
-    more = {"next_sentence_label": batch.labels["next_sentence"][1]} if pairs else {}
+    asked = {"bert": "next_sentence_label", "albert": "sentence_order_label"}[case.family]
+    more = {asked: batch.labels["next_sentence"][1]} if pairs else {}
     out = theirs(
         batch.input_ids, real.long(), batch.positions[1], batch.positions[0], labels=labels_of(batch), **more
     )  # fmt: skip
@@ -155,6 +160,21 @@ def test_an_encoder_alone_equals_transformers() -> None:
     torch.testing.assert_close(model.pair_head.pooled(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="no next-sentence classifier"):
         model.pair_head(hidden[:, 0])
+
+
+def test_albert_alone_equals_transformers() -> None:
+    """transformers' AlbertModel: hidden states and the pooler."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, Case("albert", "AlbertModel", "an encoder alone"))
+    form, model = ours("albert", theirs.config.to_dict(), theirs.state_dict())
+    assert (form.config.word_head, form.config.pooler, form.config.pair_classifier) == (False, True, False)
+    assert form.family.write(form.config)["architectures"] == ["AlbertModel"]
+    batch = example_batch(16, 2, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long(), batch.positions[1])
+    hidden = model.encode(batch)
+    torch.testing.assert_close(hidden[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.pair_head.pooled(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", of("roberta"), ids=case_name)

@@ -25,6 +25,11 @@ PUBLISHED = {
     # RobertaForMaskedLM of roberta-base, 124,697,433, less the 768 weights of its only token type
     "roberta-base": (50265, 124_697_433 - 768),
     "roberta-large": (50265, 355_412_057 - 1024),
+    # transformers' AlbertForPreTraining; the paper says 12M, 18M, 60M and 235M
+    "albert-base": (30000, 11_813_810),
+    "albert-large": (30000, 17_847_474),
+    "albert-xlarge": (30000, 59_021_490),
+    "albert-xxlarge": (30000, 223_158_450),
     # transformers' GPT2LMHeadModel of gpt2, gpt2-medium, gpt2-large and gpt2-xl
     "gpt2": (50257, 124_439_808),
     "gpt2-medium": (50257, 354_823_168),

@@ -73,11 +73,12 @@ def kept_bytes(model: Transformer, batch: Batch, dtype: torch.dtype) -> int:
 def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
     """What the word loss keeps: gradients of the table, of its bias and of the hidden states, all fp32."""
     bias = config.vocab_size if config.head_bias else 0
-    return 4 * (config.vocab_size * config.hidden_size + bias + targets * config.hidden_size)
+    return 4 * (config.vocab_size * config.word_size + bias + targets * config.word_size)
 
 
 BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "pooler": True,
         "position_sizes": (40, 2), "dropout": 0.1, "attention_dropout": 0.1}  # fmt: skip
+ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,9 @@ BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bi
         ({"dropout": 0.1, "attention_dropout": 0.1}, "none", torch.bfloat16, "explicit"),
         (BERT, "rule", torch.float16, "sdpa"),
         (BERT, "rule", torch.float32, "blocked"),
+        (ALBERT, "rule", torch.float32, "sdpa"),
+        ({**ALBERT, "dropout": 0.0, "attention_dropout": 0.0}, "none", torch.bfloat16, "explicit"),
+        ({**BERT, "shared": "ffn"}, "rule", torch.float16, "sdpa"),
         ({"attention_dropout": 0.1}, "causal", torch.bfloat16, "blocked"),
     ],
 )

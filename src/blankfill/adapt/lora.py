@@ -59,6 +59,8 @@ def add_lora(model: Transformer, rank: int, dropout: float = 0.0, seed: int = 0)
         for part in PARTS:
             parent, name = layer.get_submodule(part.rpartition(".")[0]), part.rpartition(".")[2]
             base = getattr(parent, name)
+            if isinstance(base, LoraLinear):
+                continue  # of a layer that has its weights in common with the first
             assert isinstance(base, nn.Linear)
             setattr(parent, name, LoraLinear(base, rank, dropout, generator))
 

@@ -31,7 +31,7 @@ from blankfill.convert.importing import check_free, new_folder
 from blankfill.environment import has_module
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Bert, Mlm
+from blankfill.objectives import OBJECTIVES, Mlm
 
 FILE = "model.onnx"
 IN_ONE_FILE = 1_500_000_000
@@ -87,9 +87,10 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
         raise UserError(f'ONNX needs {" and ".join(missing)}; install them with: pip install "blankfill[export]"')
     lines = read_lines(Path(text)) if text else None
     loaded = load_model(path)
-    if not isinstance(loaded.objective, (Bert, Mlm)):
+    if not loaded.objective.masked:
+        encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(
-            f"{path}: ONNX is for encoders (bert, mlm), and this is a {loaded.objective.name} model; "
+            f"{path}: ONNX is for encoders ({encoders}), and this is a {loaded.objective.name} model; "
             "use --format transformers"
         )
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0)

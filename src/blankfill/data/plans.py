@@ -202,9 +202,13 @@ def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, layout: Layo
 
 
 def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, rng: Generator) -> Int64:
-    """BERT's pairs (google-research/bert, create_pretraining_data.py): A ends at a drawn sentence, B follows or not."""
+    """Pairs as BERT's (google-research/bert, create_pretraining_data.py): A ends at a drawn sentence, B follows or not.
+
+    Where `sole` is "none", a lone sentence has an empty second part.
+    """
     found: list[tuple[int, int, int, int, int]] = []
     documents = len(order)
+    most = layout.part_sentences or layout.room
     draw = rng.random
     for document in order.tolist():
         first, final = int(document_starts[document]), int(document_starts[document + 1])
@@ -214,11 +218,14 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, 
         edges = starts[first : final + 1].tolist()
         at, last = 0, final - first
         while at < last:
-            stop = min(bisect_left(edges, edges[at] + target), last)
+            stop = min(bisect_left(edges, edges[at] + target), last, at + 2 * most)
             count = stop - at
             middle = at + (1 + int(draw() * (count - 1)) if count >= 2 else 1)
             begin, end = edges[at], edges[middle]
-            if count == 1 or draw() < 0.5:
+            if count == 1 and layout.sole == "none":
+                found.append((begin, end, end, end, 0))
+                at = stop
+            elif count == 1 or draw() < layout.random_next:
                 other = document
                 for _ in range(10):
                     other = int(order[int(draw() * documents)])
@@ -227,7 +234,7 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, 
                 low, high = int(document_starts[other]), int(document_starts[other + 1])
                 first_b = low + int(draw() * (high - low))
                 rest = starts[first_b : min(first_b + target, high) + 1].tolist()
-                stop_b = min(bisect_left(rest, rest[0] + max(1, target - (end - begin))), len(rest) - 1)
+                stop_b = min(bisect_left(rest, rest[0] + max(1, target - (end - begin))), len(rest) - 1, most)
                 found.append((begin, end, rest[0], rest[stop_b], RANDOM_NEXT))
                 at = middle
             else:

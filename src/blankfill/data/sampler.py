@@ -237,9 +237,11 @@ class Sampler:
 
     def _pair(self, begin: int, end: int, begin_b: int, end_b: int, flags: int) -> Document:
         ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
-        runs = np.array([0, end - begin, len(ids)], np.int32)
+        runs = np.unique(np.array([0, end - begin, len(ids)], np.int32))  # a lone sentence has no second part
         words = None
         if self._needs_words:
-            inside = [self._sentences(begin, end)[:-1], self._sentences(begin_b, end_b) + (end - begin)]
+            inside = [self._sentences(begin, end)]
+            if end_b > begin_b:
+                inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]
             words = self._words(ids, np.concatenate(inside))
         return Document(ids, runs, words, label=int(bool(flags & RANDOM_NEXT)))

@@ -25,7 +25,7 @@ import numpy as np
 
 from blankfill.generate.fill import check_can_fill
 from blankfill.generate.write import longest_role
-from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Glm, Gpt
 from blankfill.objectives.base import join
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.tasks.frames import Frames
@@ -165,7 +165,7 @@ def scorer_of(loaded: Loaded, both_ways: bool = True) -> Scorer:
         return GlmScorer(loaded, objective, both_ways)
     if isinstance(objective, Gpt):
         return GptScorer(loaded)
-    assert isinstance(objective, Bert | Mlm)
+    assert objective.masked
     return MaskedScorer(loaded)
 
 

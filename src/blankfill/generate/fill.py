@@ -32,7 +32,7 @@ from blankfill.errors import UserError
 from blankfill.generate.beam import Grammar, beam_search
 from blankfill.generate.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
 from blankfill.generate.engine import Decoder, banned, evaluating, glm_context, gpt_context
-from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Glm, Gpt, Mlm
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -358,7 +358,7 @@ class _MaskReader:
 def check_can_fill(loaded: Loaded) -> None:
     """UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
     objective, vocabulary = loaded.objective, loaded.vocabulary
-    if not isinstance(objective, (Bert, Mlm, Glm, Gpt)):
+    if not (objective.masked or isinstance(objective, (Glm, Gpt))):
         raise UserError(f"{loaded.path}: a model of the objective {objective.name} cannot fill blanks")
     if not loaded.model.config.word_head:
         raise UserError(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Shared = Literal["none", "attention", "ffn", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,11 @@ class TransformerConfig:
     num_layers: int = 12
     num_heads: int = 12
     ffn_size: int = 3072
+    embedding_size: int = 0
+    """Width of the embeddings, before a dense layer that makes hidden_size of it (ALBERT §3.1); 0 means hidden_size,
+    without that layer."""
+    shared: Shared = "none"
+    """Which weights all layers have in common with the first (ALBERT §3.1): norms go with what they follow."""
     position_sizes: tuple[int, ...] = (512,)
     """Rows of each learned position table, summed with the words: BERT position + token type, GLM's two, GPT's one."""
     norm: Literal["pre", "post"] = "pre"
@@ -47,7 +53,7 @@ class TransformerConfig:
     pooler: bool = False
     """Tanh dense on the first column (BERT)."""
     pair_classifier: bool = True
-    """The two-way next-sentence classifier on the pooler, where there is a pooler."""
+    """The two-way classifier of a pair (next sentence, sentence order) on the pooler, where there is a pooler."""
     init: Literal["normal", "truncated_normal"] = "normal"
     init_std: float = 0.02
     position_std: float = 0.02
@@ -55,6 +61,11 @@ class TransformerConfig:
     """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
     neighbours: tuple[int, ...] = ()
     """What the first heads of the first layer begin by looking at, in positions from their own (`model.neighbours`)."""
+
+    @property
+    def word_size(self) -> int:
+        """Columns of the word table."""
+        return self.embedding_size or self.hidden_size
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""
@@ -66,6 +77,13 @@ class TransformerConfig:
             found.append(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
                 f"try {self.hidden_size // self.num_heads * self.num_heads or self.num_heads}"
+            )
+        if self.embedding_size < 0:
+            found.append(f"model.embedding_size is {self.embedding_size}; it must be at least 1, or 0 for hidden_size")
+        if self.embedding_size and self.word_head and not self.head_transform:
+            found.append(
+                f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
+                "output back to it; leave it at 0 or choose a family with one"
             )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:

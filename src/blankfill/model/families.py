@@ -1,8 +1,9 @@
 """Families: published architectures as presets of `TransformerConfig`.
 
 A family fixes what its paper fixes (norms, activation, heads, initialisation); a recipe gives sizes and dropout. The
-position tables come from the objective and the vocabulary from the tokenizer. Sources: google-research/bert
-modeling.py, fairseq roberta, openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py (see the docs page on recipes).
+position tables come from the objective and the vocabulary from the tokenizer. Sources: google-research/bert and
+google-research/albert modeling.py, fairseq roberta, openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py (see the docs
+page on recipes).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from blankfill.model.config import TransformerConfig
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
-Family = Literal["bert", "roberta", "gpt2", "glm"]
+Family = Literal["bert", "roberta", "albert", "gpt2", "glm"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
@@ -35,6 +36,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "activation": "gelu",
         "head_transform": True,
         "head_bias": True,
+    },
+    "albert": {
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_size": 128,
+        "embedding_norm": True,
+        "shared": "all",
+        "activation": "gelu_tanh",
+        "head_transform": True,
+        "head_bias": True,
+        "pooler": True,
+        "init": "truncated_normal",
     },
     "gpt2": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
     "glm": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
@@ -56,6 +69,11 @@ class ModelOptions:
     """Attention heads; they divide the width."""
     ffn_size: int = 0
     """Width inside the feed-forward part; 0 means four times the width."""
+    embedding_size: int = 0
+    """Width of the word and position tables, before a dense layer; 0 means the family's: 128 for ALBERT, the model's
+    own width, without that layer, for the others."""
+    shared: Literal["family", "none", "attention", "ffn", "all"] = "family"
+    """Which weights all layers have in common, when it should differ from the family's."""
     norm: Literal["family", "pre", "post"] = "family"
     """Where the norms stand, when it should differ from the family's."""
     start: Literal["family", "neighbours"] = "family"
@@ -71,10 +89,14 @@ class ModelOptions:
     """The word table is padded to a multiple of this (GLM: 128)."""
 
     def config(self, vocab_size: int, position_sizes: tuple[int, ...], pairs: bool = True) -> TransformerConfig:
-        """The full configuration. pairs: whether the objective uses the next-sentence head, if the family has one."""
+        """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one."""
         preset = dict(FAMILIES[self.family])
         if self.norm != "family":
             preset["norm"] = self.norm
+        if self.embedding_size:
+            preset["embedding_size"] = self.embedding_size
+        if self.shared != "family":
+            preset["shared"] = self.shared
         preset["pooler"] = bool(preset.get("pooler")) and pairs
         if self.start == "neighbours":
             preset["neighbours"] = BEFORE if self.family == "gpt2" else BOTH_SIDES

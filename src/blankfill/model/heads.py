@@ -1,5 +1,7 @@
 """What is read from hidden states. Heads see only the target positions: M targets, D width, V vocabulary.
 
+The word table has W columns: D, or fewer where embeddings are factorised (ALBERT).
+
 The word head gives what the loss multiplies with the word table (`transform`) and the table itself, never the logits of
 a whole row; `logits` is for generation and evaluation.
 """
@@ -19,26 +21,29 @@ class WordHead(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation = config.activation if config.head_activation == "same" else config.head_activation
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if config.head_transform else None
-        self.norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.head_transform else None
+        self.dense = nn.Linear(config.hidden_size, config.word_size) if config.head_transform else None
+        self.norm = nn.LayerNorm(config.word_size, config.norm_eps) if config.head_transform else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
-        shape = (config.vocab_size, config.hidden_size)
+        shape = (config.vocab_size, config.word_size)
         self.table = None if config.tied else nn.Parameter(torch.empty(shape))
-        """The output's own word table where it is not the input's, [V, D]."""
+        """The output's own word table where it is not the input's, [V, W]."""
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
-        """What is multiplied with the word table, [M, D]."""
+        """What is multiplied with the word table, [M, W]."""
         if self.dense is None or self.norm is None:
             return hidden_MD
         return self.norm(activate(self.dense(hidden_MD), self.activation))
 
-    def logits(self, hidden_MD: Tensor, table_VD: Tensor) -> Tensor:
+    def logits(self, hidden_MD: Tensor, table_VW: Tensor) -> Tensor:
         """Scores of all words, [M, V]."""
-        return nn.functional.linear(self.transform(hidden_MD), table_VD, self.bias)
+        return nn.functional.linear(self.transform(hidden_MD), table_VW, self.bias)
 
 
 class PairHead(nn.Module):
-    """BERT's pooler and next-sentence classifier: the first column → [K, 2], index 0 = next, 1 = random."""
+    """BERT's pooler and the classifier of a pair: the first column → [K, 2].
+
+    Index 0 = as in the text, 1 = from elsewhere (BERT's next sentence) or swapped (ALBERT's sentence order).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -82,16 +82,34 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward with residuals, norms and dropout."""
+    """Attention and feed-forward with residuals, norms and dropout.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    first: the model's first layer, for one that has parts in common with it (`TransformerConfig.shared`). Such parts
+    are used and not owned: weights, names, moves to a device and transforms of modules find each once, in the first.
+    """
+
+    def __init__(self, config: TransformerConfig, first: Layer | None = None) -> None:
         super().__init__()
         self.pre = config.norm == "pre"
         self.dropout = config.dropout
-        self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
-        self.ffn = FeedForward(config)
-        self.ffn_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.attention: Attention
+        self.attention_norm: nn.LayerNorm
+        self.ffn: FeedForward
+        self.ffn_norm: nn.LayerNorm
+        if first is not None and config.shared in ("all", "attention"):
+            self._use(first, "attention", "attention_norm")
+        else:
+            self.attention = Attention(config)
+            self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        if first is not None and config.shared in ("all", "ffn"):
+            self._use(first, "ffn", "ffn_norm")
+        else:
+            self.ffn = FeedForward(config)
+            self.ffn_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+
+    def _use(self, first: Layer, *parts: str) -> None:
+        for part in parts:
+            self.__dict__[part] = getattr(first, part)  # past `nn.Module.__setattr__`, which would own it
 
     def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
         drop = self.dropout if self.training else 0.0

@@ -9,7 +9,10 @@ positions), and the masked-LM head's dense layer starts as a multiple of the ide
 Starting from structure instead of noise is Trockman & Kolter 2023 (arXiv:2305.09828), who do it for the products of the
 attention's weights; what each part is worth here is in docs/log.md.
 
-D width, E width of a head.
+Where a dense layer stands between narrow embeddings and the layers (ALBERT), it begins by copying them into its first
+columns.
+
+D width, E width of a head, W width of the embeddings.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ IDENTITY = 0.2
 
 def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     """Overwrite a freshly drawn model's start. shifts: what the first heads look at, in positions from their own."""
-    D = model.config.hidden_size
+    D, W = model.config.hidden_size, model.config.word_size
     E = D // model.config.num_heads
-    pairs = D // 2
+    pairs = min(D, W) // 2
     angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
     positions, first = model.positions[0], model.layers[0]
     assert isinstance(positions, nn.Embedding) and isinstance(first, Layer)
@@ -51,6 +54,8 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     table[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
     table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
     model.words.weight.mul_(WORD_STD / model.config.init_std)
+    if model.widen is not None:
+        model.widen.weight[: 2 * pairs] = torch.eye(2 * pairs, W)
     weight = first.attention.qkv.weight
     scale = math.sqrt(SHARPNESS / math.sqrt(E))
     for head, shift in enumerate(shifts[: model.config.num_heads]):
@@ -58,7 +63,7 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
         weight[head * E : (head + 1) * E] = scale * query
         weight[D + head * E : D + (head + 1) * E] = scale * key
     if model.head.dense is not None:
-        model.head.dense.weight.copy_(IDENTITY * torch.eye(D))
+        model.head.dense.weight.copy_(IDENTITY * torch.eye(W, D))
 
 
 def rotation(angle: Tensor, shift: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:

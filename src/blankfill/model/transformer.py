@@ -3,7 +3,8 @@
 Every family runs through this file: words and position channels are summed, layers follow, and the result is handed to
 heads that see the target columns only. It knows nothing of objectives, of losses or of distribution.
 
-Shapes: B rows, T columns, P position channels, D width.
+Shapes: B rows, T columns, P position channels, D width, W columns of the embeddings: D, or fewer where a dense layer
+makes D of them (ALBERT).
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.words = _table(config.vocab_size, config.hidden_size)
-        self.positions = nn.ModuleList(_table(size, config.hidden_size) for size in config.position_sizes)
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.embedding_norm else None
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.words = _table(config.vocab_size, config.word_size)
+        self.positions = nn.ModuleList(_table(size, config.word_size) for size in config.position_sizes)
+        self.embedding_norm = nn.LayerNorm(config.word_size, config.norm_eps) if config.embedding_norm else None
+        self.widen = nn.Linear(config.embedding_size, config.hidden_size) if config.embedding_size else None
+        first = Layer(config)
+        self.layers = nn.ModuleList([first, *(Layer(config, first) for _ in range(config.num_layers - 1))])
         self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.norm == "pre" else None
         self.head = WordHead(config)
         self.pair_head = PairHead(config) if config.pooler else None
@@ -50,12 +53,13 @@ class Transformer(nn.Module):
 
         keep: receives what goes into the first layer and what comes out of each, the final norm aside.
         """
-        hidden_BTD = self.words(input_ids)
+        embedded_BTW = self.words(input_ids)
         for table, channel in zip(self.positions, positions, strict=True):
-            hidden_BTD = hidden_BTD + table(channel)
+            embedded_BTW = embedded_BTW + table(channel)
         if self.embedding_norm is not None:
-            hidden_BTD = self.embedding_norm(hidden_BTD)
-        hidden_BTD = dropout(hidden_BTD, self.config.dropout if self.training else 0.0)
+            embedded_BTW = self.embedding_norm(embedded_BTW)
+        embedded_BTW = dropout(embedded_BTW, self.config.dropout if self.training else 0.0)
+        hidden_BTD = embedded_BTW if self.widen is None else self.widen(embedded_BTW)
         if keep is not None:
             keep.append(hidden_BTD)
         for k, layer in enumerate(self.layers):
@@ -74,7 +78,7 @@ class Transformer(nn.Module):
 
     @property
     def output_table(self) -> Tensor:
-        """The table that words are scored with, [V, D]: the word table, or the head's own where they are not tied."""
+        """The table that words are scored with, [V, W]: the word table, or the head's own where they are not tied."""
         return self.words.weight if self.head.table is None else self.head.table
 
     def use_kernel(self, kernel: Kernel) -> None:

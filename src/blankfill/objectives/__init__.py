@@ -1,11 +1,12 @@
 """Pretraining objectives: Document → Example. `OBJECTIVES` maps the name of a recipe to the class of its options."""
 
+from blankfill.objectives.albert import Albert
 from blankfill.objectives.base import Layout, Objective
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Glm, Gpt)}
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Albert, Glm, Gpt)}
 
-__all__ = ["OBJECTIVES", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective"]
+__all__ = ["OBJECTIVES", "Albert", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective"]

@@ -31,7 +31,9 @@ class Layout:
     stream tokens that a piece shares with the piece before it. whole_sentences: pieces end where sentences end.
     joined: the pieces that share a row make one Document (with `parts`), instead of one Example each. short: the share
     of documents that are cut to a shorter room, drawn uniformly from [short_min, room]. minimum: shorter pieces are
-    left out.
+    left out. random_next: for pairs, the share whose second part is taken from elsewhere. sole: what is put behind a
+    sentence that has no other to be paired with: a "random" part, or "none". part_sentences: for pairs, the most
+    sentences of a part; 0 is as many as fit.
     """
 
     unit: Literal["pieces", "stream", "pairs"]
@@ -46,6 +48,9 @@ class Layout:
     short: float = 0.0
     short_min: int = 2
     minimum: int = 1
+    random_next: float = 0.5
+    sole: Literal["random", "none"] = "random"
+    part_sentences: int = 0
 
     @property
     def row(self) -> int:
@@ -60,6 +65,8 @@ class Objective:
     name: ClassVar[str]
     roles: ClassVar[tuple[str, ...]]
     """The special tokens without which the objective cannot run."""
+    masked: ClassVar[bool] = False
+    """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
 
     length: int = 128
     """Tokens of a clean row, special ones included."""

@@ -8,7 +8,7 @@ ten fixed maskings (`dupe_factor`), the masking here is drawn anew each time tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -32,6 +32,7 @@ class Bert(Objective):
 
     name: ClassVar[str] = "bert"
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    masked: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
     """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
@@ -45,6 +46,9 @@ class Bert(Objective):
     """Mask all pieces of a word together."""
     next_sentence: bool = True
     """Pairs of segments with the next-sentence label; off: one segment, no label."""
+    pairs: Literal["segments", "sentences"] = "segments"
+    """Of which such pairs consist: runs of sentences that fill the row, or single sentences (SENTENCE-PAIR in the
+    RoBERTa paper), many pairs then sharing a row."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 
@@ -63,7 +67,10 @@ class Bert(Objective):
     def layout(self) -> Layout:
         """Pairs of sentence runs, or single runs without next-sentence prediction."""
         if self.next_sentence:
-            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
+            single = int(self.pairs == "sentences")
+            return Layout(
+                "pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short, part_sentences=single
+            )
         return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -80,8 +87,7 @@ class Bert(Objective):
 
     def budget(self, length: int) -> int:
         """How many tokens of a row of `length` (specials counted) are answered."""
-        most = self.max_predictions or max(1, round(self.length * self.mask_ratio))
-        return min(most, max(1, round(length * self.mask_ratio)))
+        return exact_budget(length, self.length, self.mask_ratio, self.max_predictions)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
         """Cut the pair to size and draw the masked tokens."""
@@ -92,7 +98,7 @@ class Bert(Objective):
         if self.whole_word:
             if document.words is None:
                 raise ValueError("whole-word masking needs word starts, which this tokenizer does not tell")
-            units = candidates(row, self._framed_words(document.words, a, b), vocabulary)
+            units = candidates(row, framed_words(document.words, a, b), vocabulary)
             index = choose_candidates(units, self.budget(len(row)), rng)
         else:
             index = choose_tokens(inside_frame(row, vocabulary), self.budget(len(row)), rng)
@@ -106,29 +112,43 @@ class Bert(Objective):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        length = len(row)
-        positions = np.zeros((2, length), np.int32)
-        positions[0] = np.arange(length)
-        if self.next_sentence:
-            positions[1, choice.a[1] - choice.a[0] + 2 :] = 1
+        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
-        return Example(row, positions, AttentionRule.full(length), index, target_ids, labels)
+        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 
     def _row(self, document: Document, vocabulary: Vocabulary, a: tuple[int, int], b: tuple[int, int]) -> Int32:
-        size_a, size_b = a[1] - a[0], b[1] - b[0]
-        row = np.full(size_a + size_b + 3 if self.next_sentence else size_a + 2, vocabulary["sep"], np.int32)
-        row[0] = vocabulary["cls"]
-        row[1 : size_a + 1] = document.ids[a[0] : a[1]]
-        if self.next_sentence:
-            row[size_a + 2 : -1] = document.ids[b[0] : b[1]]
-        return row
+        return frame(document.ids[slice(*a)], document.ids[slice(*b)], vocabulary)
 
-    def _framed_words(self, words: Bool, a: tuple[int, int], b: tuple[int, int]) -> Bool:
-        one = [np.ones(1, np.bool_)]
-        parts = [*one, words[slice(*a)], *one]
-        if self.next_sentence:
-            parts += [words[slice(*b)], *one]
-        return np.concatenate(parts)
+
+def exact_budget(length: int, full: int, ratio: float, most: int) -> int:
+    """How many tokens of a row of `length` are answered. full: length of the longest row; most: 0 for its share."""
+    return min(most or max(1, round(full * ratio)), max(1, round(length * ratio)))
+
+
+def frame(first: Int32, second: Int32, vocabulary: Vocabulary) -> Int32:
+    """[CLS] first [SEP] second [SEP], or without the second part where that is empty; int32[L]."""
+    size = len(first)
+    row = np.full(size + len(second) + 3 if len(second) else size + 2, vocabulary["sep"], np.int32)
+    row[0] = vocabulary["cls"]
+    row[1 : size + 1] = first
+    if len(second):
+        row[size + 2 : -1] = second
+    return row
+
+
+def framed_words(words: Bool, first: tuple[int, int], second: tuple[int, int]) -> Bool:
+    """Where words begin in the row of `frame`, bool[L]. first and second: ranges of the document's `words`, bool[N]."""
+    one = [np.ones(1, np.bool_)]
+    behind = [words[slice(*second)], *one] if second[1] > second[0] else []
+    return np.concatenate([*one, words[slice(*first)], *one, *behind])
+
+
+def pair_positions(length: int, first: int) -> Int32:
+    """int32[2, L]: places, and the token types of a row of `frame` whose first part has `first` tokens."""
+    positions = np.zeros((2, length), np.int32)
+    positions[0] = np.arange(length)
+    positions[1, first + 2 :] = 1
+    return positions
 
 
 def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -25,6 +25,7 @@ class Mlm(Objective):
 
     name: ClassVar[str] = "mlm"
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    masked: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
     """Share of the row's tokens that must be answered."""
@@ -44,6 +45,8 @@ class Mlm(Objective):
     def problems(self) -> list[str]:
         """What is wrong with these options."""
         shares = share_problems(mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share)
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            shares.append("objective.mask_share and objective.random_share add up to more than 1")
         if self.mask_specials and self.whole_word:
             shares.append("objective.mask_specials and objective.whole_word exclude each other")
         return super().problems() + shares

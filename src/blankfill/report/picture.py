@@ -23,11 +23,15 @@ Decode = Callable[[int], str]
 CHANNELS = {
     "bert": ("pos", "type"),
     "mlm": ("pos",),
+    "albert": ("pos", "type"),
     "glm": ("pos 1", "pos 2"),
     "gpt": ("pos",),
 }
 """What the position channels of an objective are called."""
-MEANINGS = {"next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}}
+MEANINGS = {
+    "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"},
+    "sentence_order": {0: "as in the text", 1: "swapped"},
+}
 """What the whole-example answers mean."""
 LONGEST_TOKEN = 16
 """Cells that one token may take; longer ones are cut."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blankfill.errors import UserError
-from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.objectives import Glm, Gpt, Mlm, Objective
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 NOTHING = np.zeros(0, np.int32)
@@ -71,7 +71,7 @@ class Frames:
         size = len(ids)
         positions = np.zeros((self.channels, size), np.int32)
         positions[0] = np.arange(self.offset, self.offset + size)
-        if isinstance(self.objective, Bert) and pair:
+        if self.objective.masked and self.channels > 1 and pair:
             positions[1, edges[3] :] = 1
         causal = isinstance(self.objective, Gpt)
         rule = AttentionRule.causal(size) if causal else AttentionRule.full(size)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from blankfill.errors import ConfigError
+from blankfill.model.config import TransformerConfig
 from blankfill.tasks.adapter import Adapter, Coded, Decided, HeadAdapter, Scores
 from blankfill.tasks.batches import ANSWER, Packed, evaluation
 from blankfill.tasks.heads import AnswerModel, ScoreModel
@@ -42,9 +44,22 @@ def task_optimizer(model: AnswerModel, options: FinetuneOptions, train: TrainOpt
     return torch.optim.AdamW(given, lr=0.0, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
 
 
+def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
+    """ConfigError for rates and freezing by layer where layers have their weights in common."""
+    asked = [("--layer-decay", options.layer_decay < 1), ("--freeze", options.freeze > 0)]
+    if config.shared != "none" and (given := [flag for flag, is_given in asked if is_given]):
+        raise ConfigError(
+            [
+                f"{flag} tells layers apart, and those of this model have weights in common "
+                f"({config.shared}); leave it out, or keep the whole encoder as it is with --freeze -1"
+                for flag in given
+            ]
+        )
+
+
 def depth_of(name: str, top: int) -> int:
     """Where a weight stands: 0 the embeddings, 1 the lowest layer, `top` what is above the layers."""
-    if name.startswith(("encoder.words.", "encoder.positions.", "encoder.embedding_norm.")):
+    if name.startswith(("encoder.words.", "encoder.positions.", "encoder.embedding_norm.", "encoder.widen.")):
         return 0
     return int(name.split(".")[2]) + 1 if name.startswith("encoder.layers.") else top
 

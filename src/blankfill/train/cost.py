@@ -2,15 +2,16 @@
 
 Nothing is measured and no tensor is allocated here, so the answer comes in milliseconds. Whether it fits is
 `train.verdict`'s to say; `train.rehearsal` measures hours. T columns of a row, M targets of a row, D width, F width
-inside the feed-forward part, V vocabulary.
+inside the feed-forward part, V vocabulary, W width of the word table (D, where embeddings are not factorised).
 
 Floating-point operations (FLOPs) are those of the matrix products, 2·m·n·k each; norms, activations and softmax are
 left out, as is usual. A row's forward pass takes, for each layer, 2·T·(4·D² + 2·D·F) for the projections and 4·T²·D for
-attention (scores and mixing), and 2·M·D·V for the word table, which meets the targets only. The backward pass takes
-twice as much. Attention counts all T² pairs, but half of them where rows are plain left-to-right. PaLM (Chowdhery et
-al. 2022, appendix B: 6·N + 12·layers·D·T a token) and Megatron-LM count all of them there too; Kaplan et al. 2020
-(6·N, N without embeddings) counts none; Chinchilla (Hoffmann et al. 2022, appendix F) counts all pairs and the
-embeddings. What gradient checkpointing computes again is not counted: it is work of the machine, not of the model.
+attention (scores and mixing), and 2·M·W·V for the word table, which meets the targets only; layers that share their
+weights take as much as others. The backward pass takes twice as much. Attention counts all T² pairs, but half of them
+where rows are plain left-to-right. PaLM (Chowdhery et al. 2022, appendix B: 6·N + 12·layers·D·T a token) and
+Megatron-LM count all of them there too; Kaplan et al. 2020 (6·N, N without embeddings) counts none; Chinchilla
+(Hoffmann et al. 2022, appendix F) counts all pairs and the embeddings. What gradient checkpointing computes again is
+not counted: it is work of the machine, not of the model.
 
 Memory follows what this program really keeps for the backward pass; a test holds it against torch's saved tensors.
 Weights, gradients and optimiser states are always fp32. On a GPU the same sums are used with dropout masks of one byte
@@ -134,7 +135,9 @@ def row_shape(rows: Sequence[Sequence[Example]], pad: int, counts: NDArray[np.in
 def parameters(config: TransformerConfig) -> dict[str, int]:
     """How many weights each part of a model has: words (tied with the output), positions, layers, norms, heads."""
     parts = dict.fromkeys(("words", "positions", "layers", "norms", "heads"), 0)
-    names = {"embedding_norm": "norms", "final_norm": "norms", "head": "heads", "pair_head": "heads"}
+    names = {
+        "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads", "pair_head": "heads",
+    }  # fmt: skip
     for name, shape in weight_shapes(config):
         first = name.split(".", 1)[0]
         parts[names.get(first, first)] += math.prod(shape)
@@ -155,12 +158,13 @@ def weight_shapes(config: TransformerConfig) -> tuple[tuple[str, tuple[int, ...]
 
 def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     """FLOPs of the forward pass of one row."""
-    D, T, M = config.hidden_size, shape.columns, shape.targets
+    D, T, M, W = config.hidden_size, shape.columns, shape.targets, config.word_size
     pairs_seen = T * T / 2 if shape.mask == "causal" else T * T
     layer = 2 * T * (4 * D * D + 2 * D * config.ffn_size) + 4 * pairs_seen * D
-    head = 2 * M * D * config.vocab_size + (2 * M * D * D if config.head_transform else 0)
+    head = 2 * M * W * config.vocab_size + (2 * M * D * W if config.head_transform else 0)
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
-    return config.num_layers * layer + head + pooler
+    widen = 2 * T * W * D if config.embedding_size else 0
+    return widen + config.num_layers * layer + head + pooler
 
 
 def training_flops(config: TransformerConfig, shape: RowShape) -> float:
@@ -213,7 +217,7 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
     fused = computing.device == "cpu" and s == FP32 and config.activation == "gelu_tanh"
     linears = tokens * s * (2 * D + D + (1 if fused else 2) * config.ffn_size)
     noise = tokens * 2 * D if config.dropout else 0  # a byte for each element
-    casts = s * (4 * D * D + 2 * D * config.ffn_size) if s < FP32 else 0
+    casts = own_matrices(config) * s // config.num_layers if s < FP32 else 0
     attention = tokens * s * 3 * D
     if blocked(config, shape, computing):
         attention += weights * ((s if T <= KEEP else 0) + (1 if config.attention_dropout else 0))
@@ -227,6 +231,15 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
     return norms + linears + noise + casts + attention
 
 
+def own_matrices(config: TransformerConfig) -> int:
+    """Elements of the matrices of all layers, shared ones once: each has a copy in the compute type."""
+    attention, ffn = 4 * config.hidden_size**2, 2 * config.hidden_size * config.ffn_size
+    L = config.num_layers
+    return attention * (1 if config.shared in ("all", "attention") else L) + ffn * (
+        1 if config.shared in ("all", "ffn") else L
+    )
+
+
 def activation_bytes(
     config: TransformerConfig, shape: RowShape, computing: Computing, rows: int, checkpointing: bool = False
 ) -> int:
@@ -234,7 +247,7 @@ def activation_bytes(
 
     checkpointing: each layer keeps its input only, and one layer at a time is computed again.
     """
-    D, T, P = config.hidden_size, shape.columns, len(config.position_sizes)
+    D, T, P, W = config.hidden_size, shape.columns, len(config.position_sizes), config.word_size
     tokens, targets = rows * T, math.ceil(rows * shape.targets)
     layer = layer_bytes(config, shape, computing, rows)
     layers = config.num_layers * layer
@@ -243,10 +256,12 @@ def activation_bytes(
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
     bare = shape.mask != "rule" or (plain and not checkpointing)
     mask = 0 if bare else rows * T * T * computing.width
-    norms = int(config.embedding_norm) + int(config.norm == "pre")
-    embeddings = tokens * 8 * (1 + P) + (tokens * D if config.dropout else 0)
-    head = targets * D * (2 * computing.width + FP32) if config.head_transform else 0
-    return layers + mask + embeddings + norms * tokens * (FP32 * D + 2 * FP32) + head
+    normed = (W + 2) * int(config.embedding_norm) + (D + 2) * int(config.norm == "pre")
+    embeddings = tokens * 8 * (1 + P) + (tokens * W if config.dropout else 0)
+    if config.embedding_size:
+        embeddings += (tokens + D) * W * computing.width
+    head = targets * (computing.width * (D + W) + FP32 * W) if config.head_transform else 0
+    return layers + mask + embeddings + tokens * FP32 * normed + head
 
 
 def blocked(config: TransformerConfig, shape: RowShape, computing: Computing) -> bool:
@@ -275,13 +290,13 @@ def memory(
     """What training takes with so many rows at a time. checkpointing: whether layers are computed again."""
     from blankfill.train.loss import GPU_ROWS, SCORES
 
-    D, T, V, s = config.hidden_size, shape.columns, config.vocab_size, computing.width
-    tokens, table = micro * T, FP32 * V * D
+    D, T, V, W, s = config.hidden_size, shape.columns, config.vocab_size, config.word_size, computing.width
+    tokens, table = micro * T, FP32 * V * W
     weights = gradients = FP32 * sum(parameters(config).values())
     states = optimizer_bytes(config, options)
     activations = activation_bytes(config, shape, computing, micro, checkpointing)
     targets = math.ceil(micro * shape.targets)
-    loss = table + targets * FP32 * D  # made in the forward pass
+    loss = table + targets * FP32 * W  # made in the forward pass
     logits = FP32 * min(targets * V, SCORES if computing.device == "cpu" else GPU_ROWS * V)
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
     scores = 2 * micro * config.num_heads * T * T * FP32 if plain else 0
@@ -298,11 +313,12 @@ def memory(
 
 def optimizer_temporaries(config: TransformerConfig, options: TrainOptions) -> int:
     """Bytes that a step of the optimiser takes besides its states: fused kernels none."""
-    table = config.vocab_size * config.hidden_size
+    table = config.vocab_size * config.word_size
     rest = sum(parameters(config).values()) - table
     if options.optimizer == "lamb":
         return FP32 * max(table, rest)
-    return 2 * FP32 * max(table, rest // max(1, config.num_layers) // 3) if options.optimizer == "adafactor" else 0
+    own = 1 if config.shared == "all" else max(1, config.num_layers)
+    return 2 * FP32 * max(table, rest // own // 3) if options.optimizer == "adafactor" else 0
 
 
 def checkpoint_bytes(config: TransformerConfig, options: TrainOptions) -> int:

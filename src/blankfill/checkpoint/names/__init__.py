@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blankfill.checkpoint.names.albert import AlbertNames
 from blankfill.checkpoint.names.base import Family, Table
 from blankfill.checkpoint.names.bert import BertNames
 from blankfill.checkpoint.names.glm import GlmNames
@@ -19,7 +20,9 @@ from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.types import Vocabulary
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BertNames(), RobertaNames(), Gpt2Names(), GlmNames())}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BertNames(), RobertaNames(), AlbertNames(), Gpt2Names(), GlmNames())
+}
 
 MODEL_TYPES: dict[str, Family] = {
     **{family.model_type: family for family in FAMILIES.values()},

@@ -1,0 +1,176 @@
+"""ALBERT: runs of masked words and sentence-order prediction (Lan et al. 2019; google-research/albert).
+
+Row: [CLS] A [SEP] B [SEP], two runs of sentences that follow one another in a document, half of the time with the
+second first. Label `sentence_order`: 0 = as in the text, 1 = swapped. Masked are n-grams of whole words, n drawn with
+p(n) ∝ 1/n, up to a budget; of their tokens 80% become [MASK], 10% a random token, 10% stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Masked, Objective, replacements, share_problems
+from blankfill.objectives.bert import (
+    candidates,
+    exact_budget,
+    frame,
+    framed_words,
+    pair_positions,
+    truncate_pair,
+)
+from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
+
+
+@dataclass(frozen=True)
+class AlbertChoice:
+    """Which tokens of the Document stand first and second in the row (half-open), and what is masked (in the row).
+
+    second: empty where a sentence stands alone. label: the answer about the order, None where nothing is asked.
+    """
+
+    first: tuple[int, int]
+    second: tuple[int, int]
+    label: int | None
+    masked: Masked
+
+
+@dataclass(frozen=True)
+class Albert(Objective):
+    """Options of the ALBERT objective."""
+
+    name: ClassVar[str] = "albert"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    masked: ClassVar[bool] = True
+
+    mask_ratio: float = 0.15
+    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
+    mask_share: float = 0.8
+    """Of these, the share replaced by [MASK]."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random token; the rest stays as it is."""
+    max_predictions: int = 0
+    """Most answers in one example; 0 means length × mask_ratio, rounded."""
+    ngram: int = 3
+    """Most words that are masked in one go; n of them with a probability in proportion to 1/n."""
+    whole_word: bool = True
+    """Count n in words, all pieces of a word masked together; off: in tokens."""
+    sentence_order: bool = True
+    """Pairs of segments with the sentence-order label; off: one segment, no label."""
+    sole_random: bool = False
+    """Put a random segment behind a sentence that has no other to be paired with and call the pair swapped, as the
+    released code does; off: it stands alone and is not asked about."""
+    short: float = 0.1
+    """Share of documents that are cut into shorter examples."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        shares = share_problems(
+            mask_ratio=self.mask_ratio,
+            mask_share=self.mask_share,
+            random_share=self.random_share,
+            short=self.short,
+        )
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            shares.append("objective.mask_share and objective.random_share add up to more than 1")
+        if self.ngram < 1:
+            shares.append(f"objective.ngram is {self.ngram}; it must be at least 1")
+        return super().problems() + shares
+
+    def layout(self) -> Layout:
+        """Pairs of sentence runs that follow one another, or single runs without sentence-order prediction."""
+        if not self.sentence_order:
+            return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+        sole: Literal["random", "none"] = "random" if self.sole_random else "none"
+        return Layout(
+            "pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short, random_next=0, sole=sole
+        )
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Position and token type."""
+        return (self.length, 2)
+
+    def labels(self) -> tuple[str, ...]:
+        """Sentence order, unless it is off."""
+        return ("sentence_order",) if self.sentence_order else ()
+
+    def needs_words(self) -> bool:
+        """Whole words are found by where they begin."""
+        return self.whole_word
+
+    def budget(self, length: int) -> int:
+        """How many tokens of a row of `length` (specials counted) are answered."""
+        return exact_budget(length, self.length, self.mask_ratio, self.max_predictions)
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> AlbertChoice:
+        """Cut the pair to size, draw its order and the masked n-grams."""
+        middle = int(document.sentences[1]) if self.sentence_order else len(document)
+        first, second = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        second = (second[0] + middle, second[1] + middle)
+        label = None
+        if middle < len(document):
+            # a part from elsewhere (`sole_random`) is called swapped, and is not swapped on top of that
+            label = document.label or int(rng.random() < 0.5)
+            if label and not document.label:
+                first, second = second, first
+        row = _row(document, vocabulary, first, second)
+        words = np.ones(len(document), np.bool_)
+        if self.whole_word:
+            if document.words is None:
+                raise ValueError("whole-word masking needs word starts, which this tokenizer does not tell")
+            words = document.words
+        units = candidates(row, framed_words(words, first, second), vocabulary)
+        index = choose_ngrams(units, self.budget(len(row)), self.ngram, rng)
+        masked = replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=False)
+        return AlbertChoice(first, second, label, masked)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: AlbertChoice) -> Example:
+        """Frame the pair in its order, put the replacements in."""
+        row = _row(document, vocabulary, choice.first, choice.second)
+        index = choice.masked.index
+        target_ids = row[index]
+        row[index] = choice.masked.inputs
+        positions = pair_positions(len(row), choice.first[1] - choice.first[0])
+        labels = {} if choice.label is None else {"sentence_order": choice.label}
+        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
+
+
+def _row(document: Document, vocabulary: Vocabulary, first: tuple[int, int], second: tuple[int, int]) -> Int32:
+    return frame(document.ids[slice(*first)], document.ids[slice(*second)], vocabulary)
+
+
+def choose_ngrams(units: Sequence[tuple[int, int]], budget: int, most: int, rng: Generator) -> np.ndarray:
+    """Draw n-grams of at most `most` units, p(n) ∝ 1/n, in a random order, until the budget is reached.
+
+    Returns token indices, in the order taken.
+    """
+    order = rng.permutation(len(units))
+    law = np.cumsum(1 / np.arange(1, most + 1))
+    sizes = 1 + np.searchsorted(law, law[-1] * rng.random(len(units)), side="right")
+    return take_ngrams(units, order, sizes, budget)
+
+
+def take_ngrams(units: Sequence[tuple[int, int]], order: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
+    """The pure half of `choose_ngrams`: at unit order[k], sizes[order[k]] units are wanted.
+
+    As in the released code: an n-gram that overshoots the budget is tried with fewer units and skipped when a single
+    one overshoots, one that touches an earlier one is skipped, and [SEP] is no unit, so that an n-gram may span it.
+    """
+    taken: list[int] = []
+    covered: set[int] = set()
+    for k in order.tolist():
+        left = budget - len(taken)
+        if left <= 0:
+            break
+        wanted = [range(*unit) for unit in units[k : k + int(sizes[k])]]
+        while wanted and sum(map(len, wanted)) > left:
+            wanted.pop()
+        tokens = [token for unit in wanted for token in unit]
+        if covered.isdisjoint(tokens):
+            taken += tokens
+            covered.update(tokens)
+    return np.asarray(taken, np.int64)
