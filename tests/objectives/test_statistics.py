@@ -94,6 +94,23 @@ def test_random_pairs_are_more_than_half(tmp_path: Path) -> None:
     assert all(example.labels == {"next_sentence": 1} for i in range(10) for example in sampler.row(i))
 
 
+def test_sentence_pairs_are_single_sentences(tmp_path: Path) -> None:
+    """Half follow one another in the document, half come from another; a document's last sentence is always the latter.
+
+    Documents of two sentences of 4 and 5 tokens: (4, 5) with p = ½, else (4, x) and then (5, x): 2 of 3 are random.
+    """
+    count = 3000
+    corpus = write_corpus(tmp_path / "c", [[4, 5]] * count)
+    sampler = Sampler(corpus, Bert(length=64, pairs="sentences", short=0.0), covering(corpus), 0)
+    pieces = sampler.plan(0).pieces
+    first, second = pieces[:, 1] - pieces[:, 0], pieces[:, 3] - pieces[:, 2]
+    assert set(first.tolist()) == set(second.tolist()) == {4, 5}
+    follows = (pieces[:, 4] & 4) == 0
+    assert (pieces[follows, 1] == pieces[follows, 2]).all()
+    assert within(follows.sum() / count, 0.5, count) and follows.sum() + (~follows).sum() / 2 == count
+    assert max(len(sampler.documents(i)) for i in range(5)) > 3, "many pairs share a row"
+
+
 def test_short_documents_share(tmp_path: Path) -> None:
     """With short = .1 a tenth of the documents is cut to a room drawn uniformly from [2, 30]."""
     count = 4000
