@@ -10,7 +10,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]",
            "<|startofpiece|>", "<|endofpiece|>", "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
@@ -20,6 +20,14 @@ SIZES = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "ffn_size": 48, "dr
 FAMILY = {
     "bert": {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True},
     "mlm": {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True},
+    "albert": {
+        "norm": "post",
+        "embedding_norm": True,
+        "head_transform": True,
+        "head_bias": True,
+        "embedding_size": 16,
+        "shared": "all",
+    },
     "gpt": {"norm": "pre"},
     "glm": {"norm": "pre"},
 }
@@ -57,8 +65,9 @@ def byte_level(texts: list[str], size: int = 300) -> Tokenizer:
 
 def objective_of(name: str, length: int = 48) -> Objective:
     """An objective with small options."""
-    made = {"bert": Bert(length), "mlm": Mlm(length), "glm": Glm(length, document=1.0), "gpt": Gpt(length)}
-    return made[name]
+    if name == "glm":
+        return Glm(length, document=1.0)
+    return {"bert": Bert, "mlm": Mlm, "albert": Albert, "gpt": Gpt}[name](length)
 
 
 def random_model(name: str, seed: int = 0, rows: int = 40, length: int = 48, sharp: float = 8.0) -> Transformer:

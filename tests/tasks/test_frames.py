@@ -22,6 +22,7 @@ def frames(name: str, roles: dict[str, int] = ROLES, positions: int = 40, length
     ("name", "one", "pair", "read"),
     [
         ("bert", [1, 10, 11, 2], [1, 10, 11, 2, 20, 2], 0),
+        ("albert", [1, 10, 11, 2], [1, 10, 11, 2, 20, 2], 0),
         ("mlm", [1, 10, 11, 2], [1, 10, 11, 2, 20, 2], 0),
         ("glm", [1, 10, 11, 4], [1, 10, 11, 2, 20, 4], 0),
         ("gpt", [10, 11, 4], [10, 11, 4, 20, 4], -1),
@@ -43,7 +44,9 @@ def test_special_tokens(name: str, one: Sequence[int], pair: Sequence[int], read
 
 
 def test_positions_and_types() -> None:
-    assert frames("bert").framed([10, 11], [20]).example.positions.tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1]]
+    for name in ("bert", "albert"):
+        both = frames(name).framed([10, 11], [20]).example
+        assert both.positions.tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1]]
     assert frames("mlm").framed([10], [20]).example.positions.tolist() == [[2, 3, 4, 5, 6]]
     assert frames("glm").framed([10]).example.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
 
