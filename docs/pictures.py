@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
 from blankfill.objectives.glm import GlmChoice
+from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.report.drawing import example_png
 from blankfill.report.picture import CHANNELS, example_text
 from blankfill.types import ROLES, Document, Vocabulary
@@ -32,6 +33,7 @@ def examples():
     run = Masked(ids(8, 9), np.array([MASK, MASK], np.int32))
     two = document(TEXT[:4] + TEXT[7:], [0, 4, 8], parts=ids(0, 4, 8))
     whole = document(TEXT, [0, 6, 11])
+    order = XlnetChoice((0, 6), (6, 10), ids(2, 3, 9), ids(5, 6, 8, 0, 9, 10, 2, 7, 11, 4, 12, 3, 1))
     return {
         "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
         "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
@@ -42,6 +44,7 @@ def examples():
         "gpt": [
             Gpt(length=16).build(document(part, [0, len(part)]), VOCABULARY, None) for part in (TEXT[:4], TEXT[7:])
         ],
+        "xlnet": [Xlnet(length=16).build(pair, VOCABULARY, order)],
         "gpt-stream": [Gpt(length=16, documents="stream").build(two, VOCABULARY, None)],
     }
 

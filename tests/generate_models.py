@@ -10,7 +10,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective, Xlnet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]",
            "<|startofpiece|>", "<|endofpiece|>", "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
@@ -30,6 +30,7 @@ FAMILY = {
     },
     "gpt": {"norm": "pre"},
     "glm": {"norm": "pre"},
+    "xlnet": {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False},
 }
 
 
@@ -67,7 +68,7 @@ def objective_of(name: str, length: int = 48) -> Objective:
     """An objective with small options."""
     if name == "glm":
         return Glm(length, document=1.0)
-    return {"bert": Bert, "mlm": Mlm, "albert": Albert, "gpt": Gpt}[name](length)
+    return {"bert": Bert, "mlm": Mlm, "albert": Albert, "gpt": Gpt, "xlnet": Xlnet}[name](length)
 
 
 def random_model(name: str, seed: int = 0, rows: int = 40, length: int = 48, sharp: float = 8.0) -> Transformer:

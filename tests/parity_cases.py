@@ -44,6 +44,10 @@ CASES = [
     Case("gpt2", "GPT2LMHeadModel", "gelu, inner width 40", {"n_inner": 40, "activation_function": "gelu"}),
     Case("gpt2", "GPT2LMHeadModel", "word table not tied, 2 heads", {"tie_word_embeddings": False, "n_head": 2}),
     Case("gpt2", "GPT2LMHeadModel", "relu, eps 1e-3", {"layer_norm_epsilon": 1e-3, "activation_function": "relu"}),
+    Case("xlnet", "XLNetLMHeadModel", "as published"),
+    Case("xlnet", "XLNetLMHeadModel", "gelu_new, distances clamped at 5", {
+        "ff_activation": "gelu_new", "clamp_len": 5}),
+    Case("xlnet", "XLNetLMHeadModel", "word table not tied, 2 heads", {"tie_word_embeddings": False, "n_head": 2}),
 ]  # fmt: skip
 SAVED = [("glm", "saved outputs of the original code")]
 """Compared with files beside the project instead."""
@@ -53,6 +57,10 @@ SIZES: dict[str, dict[str, Any]] = {
              "max_position_embeddings": 24},
     "gpt2": {"vocab_size": 61, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 3, "resid_pdrop": 0.0,
              "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+}  # fmt: skip
+SIZES["xlnet"] = {
+    "vocab_size": 97, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "dropout": 0.0, "mem_len": 0,
+    "initializer_range": 0.1,  # at 0.02 nothing that attention does is much more than rounding
 }  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
 SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice, candidates, take_candidates
 from blankfill.objectives.glm import GlmChoice, infill, span_law
+from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.types import AttentionRule, Document, Vocabulary
 from conftest import VECTORS
 
@@ -198,3 +199,22 @@ def test_rules_of_later_objectives_can_be_said() -> None:
     _, expect = vector("unilm1_s2s")
     assert strings(AttentionRule.prefix(4, 7).visible()) == expect["attention"]
     assert strings(AttentionRule.causal(7).visible()) == expect["left_to_right"]
+
+
+def test_xlnet_two_streams() -> None:
+    """Ranks and targets as given; the halves of five are permuted each on its own."""
+    given, expect = vector("xlnet_two_stream")
+    words = Words(pad="<pad>", cls="<cls>", sep="<sep>", mask="<mask>")
+    first, second = given["tokens"][:6], given["tokens"][7:8]
+    ids = words.row(first + second)
+    order = np.array(given["rank_first_half"] + given["rank_second_half"], np.int32)
+    choice = XlnetChoice((0, 6), (6, 7), np.array(given["is_masked"], np.int32), order)
+    document = Document(ids, np.array([0, 6, 7], np.int32))
+    example = Xlnet(length=10, permuted=given["perm_size"]).build(document, words.vocabulary(), choice)
+    assert words.names(example.input_ids[:10]) == given["tokens"]
+    assert words.names(example.target_ids) == expect["target_tokens"]
+    assert example.positions[0, example.target_index].tolist() == expect["targets_at"]
+    assert example.positions[1, :10].tolist() == expect["seg_ids"]
+    seen = strings(example.rule.visible()[:, :10])
+    assert seen[:10] == expect["content_stream"]
+    assert dict(zip(map(str, expect["targets_at"]), seen[10:], strict=True)) == expect["query_stream"]

@@ -179,8 +179,9 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
         told = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
         problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
     objective = positioned(recipe.objective, loaded.objective)
+    endless = config.position_scheme == "relative"
     for needed, rows in zip(objective.position_sizes(), config.position_sizes, strict=False):
-        if needed > rows:
+        if needed > rows and not endless:
             most = objective.length - (needed - rows)
             problems.append(
                 f"objective.length is {objective.length} and {where} has {rows} positions; lower it to {most} at most"
@@ -188,7 +189,8 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
             break
     values: dict[str, Any] = {
         "family": recipe.model.family, "hidden_size": config.hidden_size, "num_layers": config.num_layers,
-        "num_heads": config.num_heads, "ffn_size": config.ffn_size, "positions": config.position_sizes[0],
+        "num_heads": config.num_heads, "ffn_size": config.ffn_size,
+        "positions": 0 if endless else config.position_sizes[0],
         "norm": "family" if FAMILIES[recipe.model.family]["norm"] == config.norm else config.norm, "start": "family",
         "embedding_size": config.embedding_size, "shared": config.shared,
     }  # fmt: skip
@@ -215,6 +217,7 @@ def families_of(config: TransformerConfig) -> list[str]:
         if preset["norm"] == config.norm
         and bool(preset.get("embedding_norm")) == config.embedding_norm
         and bool(preset.get("embedding_size")) == bool(config.embedding_size)
+        and preset.get("position_scheme", "learned") == config.position_scheme
         and CHANNELS[name] == len(config.position_sizes)
     ]
 
@@ -235,6 +238,8 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         "dropout": options.dropout,
         "attention_dropout": options.attention_dropout,
     }
+    if config.position_scheme == "relative":
+        changes["position_sizes"] = recipe.objective.position_sizes()
     lacking = []
     if not config.word_head:
         changes |= {"word_head": True, "tied": True}

@@ -66,7 +66,7 @@ class Recipe:
         return self
 
 
-CHANNELS = {"bert": 2, "roberta": 1, "albert": 2, "gpt2": 1, "glm": 2}
+CHANNELS = {"bert": 2, "roberta": 1, "albert": 2, "gpt2": 1, "glm": 2, "xlnet": 3}
 """Position channels of each family."""
 
 

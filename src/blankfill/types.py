@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 PADDING = -1
 """The segment of padding: padded columns see one another and nothing else, so that no softmax is empty."""
 
+TEXT, QUERY, MEMORY = 0, 1, 2
+"""The streams of a model with relative positions, in its third position channel: columns that hold a word, columns that
+ask for the word at their place, and columns that are remembered, which pass no gradient on to what they were."""
+
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
 

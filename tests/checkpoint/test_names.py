@@ -12,13 +12,15 @@ from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
-from blankfill.objectives import Bert, Glm, Gpt, Mlm
+from blankfill.objectives import Bert, Glm, Gpt, Mlm, Xlnet
 from blankfill.recipe import load_recipe, recipe_names
 from blankfill.types import Vocabulary
 
 ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 3}
 SIZES = {"vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "ffn_size": 12}
 POST = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "activation": "gelu"}
+XLNET = {"norm": "post", "norm_eps": 1e-12, "head_bias": True, "position_scheme": "relative", "attention_bias": False,
+         "position_sizes": (16, 3, 3)}  # fmt: skip
 CONFIGS = {
     "bert": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), pooler=True),
     "bert without pairs": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2)),
@@ -27,8 +29,11 @@ CONFIGS = {
     "gpt2": TransformerConfig(**SIZES, position_sizes=(16,)),
     "gpt2 untied": TransformerConfig(**SIZES, position_sizes=(16,), tied=False),
     "glm": TransformerConfig(**SIZES, position_sizes=(17, 17)),
+    "xlnet": TransformerConfig(**SIZES, **XLNET),
+    "xlnet untied, clamped": TransformerConfig(**SIZES, **XLNET, tied=False, clamp=7),
+    "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, word_head=False),
 }
-OBJECTIVES = {"bert": Bert(16), "roberta": Mlm(16), "gpt2": Gpt(16), "glm": Glm(16)}
+OBJECTIVES = {"bert": Bert(16), "roberta": Mlm(16), "gpt2": Gpt(16), "glm": Glm(16), "xlnet": Xlnet(16)}
 
 
 def vocabulary(pad: int = 0) -> Vocabulary:

@@ -33,6 +33,7 @@ SECTIONS = {
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",
     OBJECTIVES["gpt"]: "length documents",
+    OBJECTIVES["xlnet"]: "length share whole_word permuted pairs memory short",
 }
 
 OWN = {

@@ -257,7 +257,7 @@ def test_gpt_with_spaces_in_its_tokens() -> None:
 
 
 def test_the_same_call_serves_every_family_and_chinese() -> None:
-    for name in ("bert", "mlm", "glm", "gpt"):
+    for name in ("bert", "mlm", "glm", "gpt", "xlnet"):
         result = fill(
             loaded(name, random_model(name, rows=32)), "猫在[MASK]，the <mask> ____。", top_k=2, lengths="1-2"
         )
@@ -277,7 +277,7 @@ def test_padded_rows_of_the_word_table_are_never_written() -> None:
         assert max(max(c.ids) for found in result.candidates for c in found) < 30
 
 
-@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt"])
+@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt", "xlnet"])
 def test_errors_say_what_to_do(name: str) -> None:
     ready = loaded(name, random_model(name, rows=32, length=16), length=16)
     with pytest.raises(UserError, match=r"no blank; write one as \[MASK\]"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blankfill.attention.kernels import Mask
+from blankfill.attention.relative import lower_distances
 from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import Transformer, build
 
@@ -40,6 +41,20 @@ def test_the_first_heads_look_at_the_neighbours(family: str, sizes: tuple[int, .
         near = torch.stack([weights[head][place, place + shift + d].mean() for d in range(-6, 7)])
         assert near.argmax() == 6 and near[6] > 0.08  # uniform would be 0.01
         assert near[3:10].sum() > 0.5
+
+
+def test_relative_positions_look_at_the_neighbours() -> None:
+    """Whatever the words are: the first heads' terms for distances alone put most of the weight where they should."""
+    model = build(ModelOptions(family="xlnet", hidden_size=96, num_layers=1, num_heads=3, start="neighbours").config(
+        500, (64, 3, 3)), seed=1)  # fmt: skip
+    columns = torch.arange(40)[None]
+    distances = lower_distances(columns, torch.zeros_like(columns), 96)
+    _, added = model.layers[0].attention.relative(torch.zeros(1, 3, 40, 32), distances)
+    weights = added.softmax(-1)[0]
+    for head, shift in enumerate((-1, 1, -2)):
+        place = torch.arange(4, 36)
+        assert (weights[head, place].argmax(-1) == place + shift).all()
+        assert (weights[head, place, place + shift] > 0.5).all()
 
 
 def test_left_to_right_models_look_back() -> None:

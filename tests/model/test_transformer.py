@@ -35,6 +35,9 @@ PUBLISHED = {
     "gpt2-medium": (50257, 354_823_168),
     "gpt2-large": (50257, 774_030_080),
     "gpt2-xl": (50257, 1_557_611_200),
+    # transformers' XLNetLMHeadModel of xlnet-base-cased and xlnet-large-cased
+    "xlnet-base": (32000, 116_750_336),
+    "xlnet-large": (32000, 360_300_800),
     # GLM's README: 110M and 335M; its vocabulary is BERT's with two more tokens, padded to 30,592
     "glm-base": (30524, 109_338_624),
     "glm-large": (30524, 334_688_256),

@@ -86,3 +86,54 @@ def test_the_same_losses_for_some_epochs(pairs: bool, tmp_path: Path) -> None:
         assert loss.item() == pytest.approx(other.item(), abs=1e-4), f"step {step}"
         first = loss.item() if step == 0 else first
     assert abs(loss.item() - first) > 0.02  # it is training that agrees, not standing still
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_xlnet_reads_its_last_column_as_transformers_does(pairs: bool, tmp_path: Path) -> None:
+    """XLNetForSequenceClassification, padded on the left; its summary and classifier are our head."""
+    torch.manual_seed(0)
+    config = transformers.XLNetConfig(
+        vocab_size=len(WORDS), d_model=32, n_layer=2, n_head=4, d_inner=48, dropout=0.0, summary_last_dropout=0.0,
+        initializer_range=0.1, num_labels=2, pad_token_id=0,
+    )  # fmt: skip
+    theirs = transformers.XLNetForSequenceClassification(config).train()
+    theirs.transformer.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    loaded, items = load_model(tmp_path), some_items(pairs)
+    loaded.model.config = dataclasses.replace(loaded.model.config, dropout=0.0)
+    options, task = FinetuneOptions(batch_size=8, threads=1), task_named("rte")
+    adapter = adapter_of(task, task.labels, loaded, options)
+    encoded = adapter.encode(items, learn=True).encoded
+    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32)
+    assert isinstance(model, TaskModel) and model.head.dense is not None
+    model.head.drop = 0.0
+    with torch.no_grad():
+        for ours, other in (
+            (model.head.dense, theirs.sequence_summary.summary), (model.head.output, theirs.logits_proj),
+        ):  # fmt: skip
+            ours.load_state_dict(other.state_dict())
+    epochs = Epochs(len(items), options.batch_size, 0)
+    (packed,) = Batches(encoded, epochs, loaded.vocabulary["pad"]).of(0)
+    chosen = [items[k] for k in epochs.items(0)]
+    sep, cls = WORDS.index("[SEP]"), WORDS.index("[CLS]")
+    rows = []
+    for item in chosen:
+        a, b = ([WORDS.index(word) for word in (text or "").split()] for text in (item.first, item.second))
+        types = [0] * (len(a) + 1) + ([1] * (len(b) + 1) if pairs else []) + [2]
+        rows.append(([*a, sep, *([*b, sep] if pairs else []), cls], types))
+    width = max(len(row) for row, _ in rows)
+    ids = torch.tensor([[0] * (width - len(row)) + row for row, _ in rows])
+    types = torch.tensor([[3] * (width - len(row)) + kinds for row, kinds in rows])
+    labels = torch.tensor([int(item.label or 0) for item in chosen])
+    out = theirs(ids, attention_mask=(types != 3).float(), token_type_ids=types, labels=labels)
+    loss = task_losses(model, packed.batch).labels["answer"] / len(chosen)
+    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    out.loss.backward()
+    for ours, other in (
+        (model.head.output.weight, theirs.logits_proj.weight),
+        (model.encoder.words.weight, theirs.transformer.word_embedding.weight),
+        (model.encoder.layers[0].ffn.inner.weight, theirs.transformer.layer[0].ff.layer_1.weight),
+        (model.encoder.layers[1].attention.relative.segments, theirs.transformer.layer[1].rel_attn.seg_embed),
+    ):
+        torch.testing.assert_close(ours.grad, other.grad, atol=1e-5, rtol=1e-4)

@@ -26,6 +26,7 @@ def frames(name: str, roles: dict[str, int] = ROLES, positions: int = 40, length
         ("mlm", [1, 10, 11, 2], [1, 10, 11, 2, 20, 2], 0),
         ("glm", [1, 10, 11, 4], [1, 10, 11, 2, 20, 4], 0),
         ("gpt", [10, 11, 4], [10, 11, 4, 20, 4], -1),
+        ("xlnet", [10, 11, 2, 1], [10, 11, 2, 20, 2, 1], -1),
     ],
 )
 def test_special_tokens(name: str, one: Sequence[int], pair: Sequence[int], read: int) -> None:
@@ -48,6 +49,10 @@ def test_positions_and_types() -> None:
         both = frames(name).framed([10, 11], [20]).example
         assert both.positions.tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1]]
     assert frames("mlm").framed([10], [20]).example.positions.tolist() == [[2, 3, 4, 5, 6]]
+    assert frames("xlnet").framed([10, 11]).example.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 2], [0] * 4]
+    pair = frames("xlnet").framed([10], [20]).example
+    assert pair.positions.tolist() == [[0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [0] * 5]
+    assert frames("xlnet", length=100).length == 100  # longer than what it was trained on
     assert frames("glm").framed([10]).example.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
 
 

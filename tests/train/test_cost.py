@@ -38,6 +38,7 @@ def make_batch(rows: int, columns: int, targets: int, vocabulary: int, mask: str
     ids = torch.randint(0, vocabulary, (rows, columns), generator=rng)
     positions = torch.zeros(channels, rows, columns, dtype=torch.int64)
     positions[0] = torch.arange(columns)
+    positions[1:, :, columns // 2 :] = 1 if channels == 3 else 0
     segment = torch.zeros(rows, columns, dtype=torch.int32)
     segment[:, columns // 2 :] = 1 if mask == "rule" else 0
     index = torch.cat([row * columns + torch.arange(targets) for row in range(rows)])
@@ -81,9 +82,15 @@ BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bi
 ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
 
 
+XLNET = {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False,
+         "position_sizes": (40, 3, 3)}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changed", "mask", "dtype", "kernel"),
     [
+        (XLNET, "rule", torch.float32, "blocked"),
+        ({**XLNET, "attention_dropout": 0.1}, "rule", torch.float32, "explicit"),
         ({}, "causal", torch.float32, "sdpa"),
         (BERT, "rule", torch.float32, "sdpa"),
         ({"dropout": 0.1}, "rule", torch.float32, "sdpa"),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.attention.blocked import QUERIES, Ranges, blocked_attention, visible_ranges
+from blankfill.attention.relative import Distances
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
 
@@ -29,11 +30,13 @@ class Mask:
     """A lowered rule. kind "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf).
 
     ranges: of a dense mask over long rows on a CPU, what the blocks of queries can see; None where nobody asks.
+    distances: how far apart queries and keys stand, of a model that asks for it.
     """
 
     kind: Literal["none", "causal", "dense"]
     bias: Tensor | None = None
     ranges: Ranges | None = None
+    distances: Distances | None = None
 
 
 def lower(
@@ -60,15 +63,26 @@ def lower(
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Mask, dropout: float = 0.0, kernel: Kernel = "sdpa"
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask,
+    dropout: float = 0.0,
+    kernel: Kernel = "sdpa",
+    added: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention under a mask.
 
     query [B, H, Q, E], key and value [B, H, K, E] → [B, H, Q, E]; scores are scaled by 1/√E. "causal" aligns the last
-    query with the last key, so that cached keys may come first. dropout: probability, applied to the weights.
+    query with the last key, so that cached keys may come first. dropout: probability, applied to the weights. added:
+    [B, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
     """
-    if kernel == "blocked":  # for queries and keys of the same columns only, see `self_attend`
-        kernel = "sdpa" if query.dtype != torch.bfloat16 else "explicit"
+    if kernel == "blocked":  # for queries and keys of the same columns only, without `added`, see `self_attend`
+        kernel = "explicit" if query.dtype == torch.bfloat16 or added is not None else "sdpa"
+    if added is not None:
+        added = _joined(added, mask, query, key)
+        if kernel == "sdpa":
+            return F.scaled_dot_product_attention(query, key, value, added.to(query.dtype), dropout)
     if kernel == "sdpa":
         causal = mask.kind == "causal"
         if causal and query.shape[2] != key.shape[2]:
@@ -77,7 +91,9 @@ def attend(
     if kernel != "explicit":
         raise ValueError(f"unknown attention kernel: {kernel!r}")
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if mask.kind == "dense":
+    if added is not None:
+        scores = scores + added
+    elif mask.kind == "dense":
         assert mask.bias is not None
         scores = scores + mask.bias
     elif mask.kind == "causal":
@@ -97,6 +113,15 @@ def self_attend(qkv_BT3HE: Tensor, mask: Mask, dropout: float = 0.0, kernel: Ker
         return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges)
     query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
     return attend(query, key, value, mask, dropout, kernel).transpose(1, 2).reshape(B, T, H * E)
+
+
+def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:
+    """What is added to the scores and the mask, as one tensor."""
+    if mask.kind == "none":
+        return added
+    bias = _causal_bias(query, key) if mask.kind == "causal" else mask.bias
+    assert bias is not None
+    return added + bias
 
 
 def _causal_bias(query: Tensor, key: Tensor) -> Tensor:

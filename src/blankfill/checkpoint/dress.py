@@ -9,7 +9,7 @@ from blankfill.checkpoint.names import Form, form_of
 from blankfill.checkpoint.store import Dress
 from blankfill.corpus.tokenizer import Post, Tokenizer
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Mlm, Objective
+from blankfill.objectives import Mlm, Objective, Xlnet
 from blankfill.types import Vocabulary
 
 
@@ -25,9 +25,10 @@ def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: 
     A prompt to be continued must not end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
     """
     post: Post = "none"
-    if objective.masked:
+    if objective.masked or isinstance(objective, Xlnet):
         able = not vocabulary.missing(("cls", "sep"))
-        post = "pair" if able and not tokenizer.adds_special else "keep"
+        own: Post = "last" if isinstance(objective, Xlnet) else "pair"
+        post = own if able and not tokenizer.adds_special else "keep"
     files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest(form, objective))
     values = form.config_json(vocabulary)
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})

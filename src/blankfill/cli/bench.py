@@ -24,7 +24,7 @@ class Bench:
     """What is timed, and how."""
 
     shapes: tuple[str, ...] = USUAL
-    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, glm, gpt."""
+    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, albert, glm, gpt, xlnet."""
     length: int = 128
     """Tokens of a row."""
     tokens: int = 4096

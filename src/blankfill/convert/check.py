@@ -22,7 +22,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.python_docs import read_share
 from blankfill.errors import UserError
-from blankfill.objectives import Glm, Gpt, Mlm
+from blankfill.objectives import Glm, Gpt, Mlm, Xlnet
 from blankfill.types import AttentionRule
 
 TOLERANCE = 1e-4
@@ -136,6 +136,8 @@ def our_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
     index = np.arange(T)
     positions = np.zeros((len(model.config.position_sizes), T), np.int64)
     positions[0] = index + (objective.position_offset if isinstance(objective, Mlm) else 0)
+    if isinstance(objective, Xlnet) and len(ids) and int(ids[-1]) == loaded.vocabulary.roles.get("cls"):
+        positions[1, -1] = 2
     rule = AttentionRule.causal(T) if isinstance(objective, Gpt) else AttentionRule.full(T)
     if isinstance(objective, Glm):
         begin = ids.tolist().index(loaded.vocabulary["sop"])

@@ -52,7 +52,7 @@ CACHE_LIMIT = 1_000_000
 """Chunks remembered at most: some 150 MB."""
 _LONGEST_KEPT = 64
 
-Post = Literal["keep", "none", "pair"]
+Post = Literal["keep", "none", "pair", "last"]
 
 
 class Tokenizer:
@@ -99,24 +99,29 @@ class Tokenizer:
         """The texts of `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
 
         The same tokenizer gives the same bytes. `post` is what `AutoTokenizer` puts around a text when asked for
-        special tokens: what this tokenizer does, nothing, or `[CLS] a [SEP] b [SEP]`. `inputs` are the tensors that it
-        makes for a model, `longest` the most tokens of one. Raises `UserError` for a pair without those two.
+        special tokens: what this tokenizer does, nothing, `[CLS] a [SEP] b [SEP]`, or XLNet's `a [SEP] b [SEP] [CLS]`
+        with padding before it. `inputs` are the tensors that it makes for a model, `longest` the most tokens of one.
+        Raises `UserError` for a pair without those two.
         """
         spec = json.loads(self._full.to_str())
         if post != "keep":
             spec["post_processor"] = None
-        if post == "pair":
+        if post in ("pair", "last"):
             if missing := self.vocabulary().missing(("cls", "sep")):
                 raise UserError(f"The tokenizer has no {' and no '.join(missing)} token, which `[CLS] a [SEP]` needs.")
             cls, sep = self._roles["cls"], self._roles["sep"]
             spec["post_processor"] = {
                 "type": "BertProcessing", "sep": [self.token(sep), sep], "cls": [self.token(cls), cls],
             }  # fmt: skip
+            if post == "last":
+                spec["post_processor"] = _closing(self.token(sep), sep, self.token(cls), cls)
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": self._kind == "wordpiece",
             "model_max_length": longest,
         }
+        if post == "last":
+            config["padding_side"] = "left"
         if inputs is not None:
             config["model_input_names"] = list(inputs)
         for role in ("pad", "unk", "cls", "sep", "mask", "eos"):
@@ -461,6 +466,22 @@ def _from_json(text: str) -> Tokenizer:
     import tokenizers
 
     return Tokenizer(tokenizers.Tokenizer.from_str(text))
+
+
+def _closing(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
+    """A post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
+
+    def token(name: str, kind: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": name, "type_id": kind}}
+
+    first = [{"Sequence": {"id": "A", "type_id": 0}}, token(sep, 0)]
+    second = [{"Sequence": {"id": "B", "type_id": 1}}, token(sep, 1)]
+    return {
+        "type": "TemplateProcessing", "single": [*first, token(cls, 2)], "pair": [*first, *second, token(cls, 2)],
+        "special_tokens": {
+            name: {"id": name, "ids": [number], "tokens": [name]} for name, number in ((sep, sep_id), (cls, cls_id))
+        },
+    }  # fmt: skip
 
 
 def _as_json(value: Any) -> str:

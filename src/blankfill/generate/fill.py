@@ -4,6 +4,7 @@
 the one whose best fill is the most certain (by mean log-probability of its tokens) is filled first, and the others are
 predicted anew with it in place; while a blank waits it is as long as its shortest length. Inside a blank a small beam
 fills the most certain token first. When a range of lengths is tried, fills are ranked by mean log-probability.
+*XLNet* does the same with query slots in place of [MASK]s (`generate.slots`), as it was trained.
 
 *GLM* writes each blank token by token until [E], from left to right, each seeing the ones before it, by beam search; it
 finds the lengths itself. A fill's probability is the product of its tokens and [E].
@@ -32,7 +33,8 @@ from blankfill.errors import UserError
 from blankfill.generate.beam import Grammar, beam_search
 from blankfill.generate.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
 from blankfill.generate.engine import Decoder, banned, evaluating, glm_context, gpt_context
-from blankfill.objectives import Glm, Gpt, Mlm
+from blankfill.generate.slots import slot_states
+from blankfill.objectives import Glm, Gpt, Mlm, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -178,7 +180,7 @@ class Filler:
         length: int,
     ) -> tuple[tuple[int, ...], range]:
         mask = self.vocabulary["mask"]
-        row = [self.vocabulary["cls"], *task.runs[0]]
+        row = [*([] if isinstance(self.loaded.objective, Xlnet) else [self.vocabulary["cls"]]), *task.runs[0]]
         slots = range(0)
         for j, (fill_j, run) in enumerate(zip(fills, task.runs[1:], strict=True)):
             if j == k:
@@ -187,7 +189,10 @@ class Filler:
             else:
                 row += [mask] * ranges[j][0] if fill_j is None else fill_j
             row += run
-        return (*row, self.vocabulary["sep"]), slots
+        row.append(self.vocabulary["sep"])
+        if isinstance(self.loaded.objective, Xlnet):
+            row.append(self.vocabulary["cls"])
+        return tuple(row), slots
 
     def _fill_slots(
         self, task: _Task, k: int, row: tuple[int, ...], slots: range, reader: _MaskReader
@@ -340,13 +345,9 @@ class _MaskReader:
         if new:
             model = self.filler.model
             ids_NT = torch.tensor(new, device=self.filler.device)
-            positions = torch.zeros(
-                (len(model.config.position_sizes), *ids_NT.shape), dtype=torch.int64, device=ids_NT.device
-            )
-            positions[0] = torch.arange(self.offset, self.offset + ids_NT.shape[1], device=ids_NT.device)
-            hidden_NTD = model(ids_NT, positions, Mask("none"))
-            at_M2 = (ids_NT == self.mask).nonzero()
-            scores_MV = model.head.logits(hidden_NTD[at_M2[:, 0], at_M2[:, 1]], model.output_table).float()
+            open_NT = ids_NT == self.mask
+            at_M2 = open_NT.nonzero()
+            scores_MV = model.head.logits(self._states(ids_NT, open_NT), model.output_table).float()
             scores_MV = scores_MV.log_softmax(-1)
             for row in new:
                 self._known[row] = {}
@@ -354,11 +355,23 @@ class _MaskReader:
                 self._known[new[n]][column] = scores_MV[m]
         return [self._known[row] for row in rows]
 
+    def _states(self, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
+        """Hidden states of the masked columns, [M, D]."""
+        model = self.filler.model
+        if isinstance(self.filler.loaded.objective, Xlnet):
+            return slot_states(model, ids_NT, open_NT)
+        positions = torch.zeros(
+            (len(model.config.position_sizes), *ids_NT.shape), dtype=torch.int64, device=ids_NT.device
+        )
+        positions[0] = torch.arange(self.offset, self.offset + ids_NT.shape[1], device=ids_NT.device)
+        hidden_NTD: Tensor = model(ids_NT, positions, Mask("none"))
+        return hidden_NTD[open_NT]
+
 
 def check_can_fill(loaded: Loaded) -> None:
     """UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
     objective, vocabulary = loaded.objective, loaded.vocabulary
-    if not (objective.masked or isinstance(objective, (Glm, Gpt))):
+    if not (objective.masked or isinstance(objective, (Glm, Gpt, Xlnet))):
         raise UserError(f"{loaded.path}: a model of the objective {objective.name} cannot fill blanks")
     if not loaded.model.config.word_head:
         raise UserError(

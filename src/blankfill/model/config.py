@@ -31,12 +31,19 @@ class TransformerConfig:
     """Which weights all layers have in common with the first (ALBERT §3.1): norms go with what they follow."""
     position_sizes: tuple[int, ...] = (512,)
     """Rows of each learned position table, summed with the words: BERT position + token type, GLM's two, GPT's one."""
+    position_scheme: Literal["learned", "relative"] = "learned"
+    """Tables of positions, or none: Transformer-XL's distances between columns, and whether two are of one segment
+    (`model.relative`). Then the channels are place, segment and stream, and the sizes say what they may hold."""
+    clamp: int = 0
+    """Relative: places farther apart than this count as so far (Transformer-XL); 0: all distances are told apart."""
     norm: Literal["pre", "post"] = "pre"
     """LayerNorm before each sublayer (GPT-2, GLM) or after each residual sum (BERT)."""
     norm_eps: float = 1e-5
     embedding_norm: bool = False
     """LayerNorm on the summed embeddings (BERT)."""
     activation: Activation = "gelu_tanh"
+    attention_bias: bool = True
+    """Biases of queries, keys, values and of attention's output (XLNet has none)."""
     dropout: float = 0.1
     """On embeddings and on each sublayer's output."""
     attention_dropout: float = 0.1
@@ -85,6 +92,8 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
+        if self.clamp < 0:
+            found.append(f"model.clamp is {self.clamp}; it must not be negative")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")

@@ -16,7 +16,7 @@ from blankfill.model.config import TransformerConfig
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
-Family = Literal["bert", "roberta", "albert", "gpt2", "glm"]
+Family = Literal["bert", "roberta", "albert", "gpt2", "glm", "xlnet"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
@@ -51,6 +51,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
     "glm": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
+    "xlnet": {
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "activation": "gelu_tanh",
+        "head_bias": True,
+        "position_scheme": "relative",
+        "attention_bias": False,
+    },
 }
 """GPT-2's release draws positions with std 0.01 and has no residual scaling; its paper has the scaling, as here."""
 

@@ -17,6 +17,7 @@ from blankfill.attention.dropout import add_dropped
 from blankfill.attention.kernels import Kernel, Mask, attend, self_attend
 from blankfill.model.config import TransformerConfig
 from blankfill.model.fused import can_fuse, feed_forward
+from blankfill.model.relative import RelativeTerms
 
 
 class LayerCache:
@@ -51,18 +52,25 @@ class Attention(nn.Module):
         self.heads = config.num_heads
         self.dropout = config.attention_dropout
         self.kernel: Kernel = "sdpa"
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, config.attention_bias)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, config.attention_bias)
+        self.relative = RelativeTerms(config) if config.position_scheme == "relative" else None
 
     def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
         B, T, D = hidden_BTD.shape
         dropout = self.dropout if self.training else 0.0
         qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, D // self.heads)
-        if cache is None:
+        if cache is None and self.relative is None:
             return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel))
         query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
-        key, value = cache.append(key, value)
-        mixed = attend(query, key, value, mask, dropout, self.kernel)
+        added = None
+        if self.relative is not None:
+            if cache is not None or mask.distances is None:
+                raise ValueError("relative positions need the distances of all columns, and know no cache")
+            query, added = self.relative(query, mask.distances)
+        if cache is not None:
+            key, value = cache.append(key, value)
+        mixed = attend(query, key, value, mask, dropout, self.kernel, added)
         return self.output(mixed.transpose(1, 2).reshape(B, T, D))
 
 

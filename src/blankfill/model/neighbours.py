@@ -6,6 +6,8 @@ first position table starts as sines and cosines (Vaswani et al. 2017, §3.5), f
 rotation, and the first heads of the first layer start with that rotation between query and key, each with a d of its
 own. Everything else is drawn as usual, larger for the words (a residual stream of small vectors is drowned by the
 positions), and the masked-LM head's dense layer starts as a multiple of the identity. All of it is trained as ever.
+A model with relative positions has the sines already: there the first heads start with a v and a projection of the
+distances whose product is largest at one of them.
 Starting from structure instead of noise is Trockman & Kolter 2023 (arXiv:2305.09828), who do it for the products of the
 attention's weights; what each part is worth here is in docs/log.md.
 
@@ -24,7 +26,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from blankfill.attention.relative import BASE
 from blankfill.model.layers import Layer
+from blankfill.model.relative import RelativeTerms
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
@@ -43,6 +47,13 @@ IDENTITY = 0.2
 def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     """Overwrite a freshly drawn model's start. shifts: what the first heads look at, in positions from their own."""
     D, W = model.config.hidden_size, model.config.word_size
+    model.words.weight.mul_(WORD_STD / model.config.init_std)
+    if model.relative:
+        first = model.layers[0]
+        assert isinstance(first, Layer) and first.attention.relative is not None
+        for head, shift in enumerate(shifts[: model.config.num_heads]):
+            look_at_distance(first.attention.relative, head, shift)
+        return
     E = D // model.config.num_heads
     pairs = min(D, W) // 2
     angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
@@ -53,7 +64,6 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     table.zero_()
     table[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
     table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
-    model.words.weight.mul_(WORD_STD / model.config.init_std)
     if model.widen is not None:
         model.widen.weight[: 2 * pairs] = torch.eye(2 * pairs, W)
     weight = first.attention.qkv.weight
@@ -64,6 +74,20 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
         weight[D + head * E : D + (head + 1) * E] = scale * key
     if model.head.dense is not None:
         model.head.dense.weight.copy_(IDENTITY * torch.eye(W, D))
+
+
+def look_at_distance(terms: RelativeTerms, head: int, shift: int) -> None:
+    """Let a head's scores be highest for the key that stands `shift` places further on: a sum of cosines."""
+    H, E = terms.distance_bias.shape
+    D = H * E
+    angle = BASE ** (-torch.arange(0, D, 2) / D)
+    angle = angle[angle > SLOWEST]
+    scale = math.sqrt(SHARPNESS * math.sqrt(E) / len(angle))
+    row = torch.zeros(2, D // 2)
+    row[0, : len(angle)] = -scale * (angle * shift).sin()
+    row[1, : len(angle)] = scale * (angle * shift).cos()
+    terms.distance_bias[head, 0] = scale
+    terms.distance.weight[head * E] = row.flatten()
 
 
 def rotation(angle: Tensor, shift: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:

@@ -10,17 +10,20 @@ makes D of them (ALBERT).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from blankfill.attention.kernels import Kernel, Mask, lower
+from blankfill.attention.relative import lower_distances
 from blankfill.model.config import TransformerConfig
 from blankfill.model.heads import PairHead, WordHead
 from blankfill.model.layers import Layer, LayerCache, dropout
 from blankfill.model.neighbours import start_with_neighbours
-from blankfill.types import Batch
+from blankfill.model.relative import RelativeTerms
+from blankfill.types import MEMORY, QUERY, Batch
 
 
 class Transformer(nn.Module):
@@ -30,7 +33,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.words = _table(config.vocab_size, config.word_size)
-        self.positions = nn.ModuleList(_table(size, config.word_size) for size in config.position_sizes)
+        self.relative = config.position_scheme == "relative"
+        tables = () if self.relative else config.position_sizes
+        self.positions = nn.ModuleList(_table(size, config.word_size) for size in tables)
+        self.query = nn.Parameter(torch.empty(1, config.word_size)) if self.relative else None
+        """What a query slot begins as, [1, W]: it knows a place and no word (XLNet)."""
         self.embedding_norm = nn.LayerNorm(config.word_size, config.norm_eps) if config.embedding_norm else None
         self.widen = nn.Linear(config.embedding_size, config.hidden_size) if config.embedding_size else None
         first = Layer(config)
@@ -54,7 +61,14 @@ class Transformer(nn.Module):
         keep: receives what goes into the first layer and what comes out of each, the final norm aside.
         """
         embedded_BTW = self.words(input_ids)
-        for table, channel in zip(self.positions, positions, strict=True):
+        memory_BT = None
+        if self.query is not None:
+            place, segment, stream = positions
+            embedded_BTW = torch.where((stream == QUERY)[..., None], self.query.to(embedded_BTW.dtype), embedded_BTW)
+            memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
+            distances = lower_distances(place, segment, self.config.hidden_size, self.config.clamp)
+            mask = replace(mask, distances=distances)
+        for table, channel in zip(self.positions, () if self.relative else positions, strict=True):
             embedded_BTW = embedded_BTW + table(channel)
         if self.embedding_norm is not None:
             embedded_BTW = self.embedding_norm(embedded_BTW)
@@ -63,6 +77,8 @@ class Transformer(nn.Module):
         if keep is not None:
             keep.append(hidden_BTD)
         for k, layer in enumerate(self.layers):
+            if memory_BT is not None:  # what is remembered is read at every layer, and learns nothing by it
+                hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
             if self.recompute and self.training:
                 hidden_BTD = checkpoint(layer, hidden_BTD, mask, use_reentrant=False)
             else:
@@ -103,7 +119,11 @@ class Transformer(nn.Module):
             elif isinstance(module, nn.Linear):
                 is_residual = name.endswith(("attention.output", "ffn.output"))
                 _draw(module.weight, residual if is_residual else config.init_std, config, generator)
-                module.bias.zero_()
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, RelativeTerms):
+                for parameter in module.parameters(recurse=False):
+                    _draw(parameter, config.init_std, config, generator)
             elif isinstance(module, nn.Embedding):
                 std = config.position_std if name.startswith("positions") else config.init_std
                 _draw(module.weight, std, config, generator)
@@ -111,6 +131,8 @@ class Transformer(nn.Module):
             self.head.bias.zero_()
         if self.head.table is not None:
             _draw(self.head.table, config.init_std, config, generator)
+        if self.query is not None:
+            _draw(self.query, config.init_std, config, generator)
         if config.neighbours:
             start_with_neighbours(self, config.neighbours)
 

@@ -6,7 +6,8 @@ from blankfill.objectives.bert import Bert
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
+from blankfill.objectives.xlnet import Xlnet
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Albert, Glm, Gpt)}
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Albert, Glm, Gpt, Xlnet)}
 
-__all__ = ["OBJECTIVES", "Albert", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective"]
+__all__ = ["OBJECTIVES", "Albert", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective", "Xlnet"]

@@ -26,6 +26,7 @@ CHANNELS = {
     "albert": ("pos", "type"),
     "glm": ("pos 1", "pos 2"),
     "gpt": ("pos",),
+    "xlnet": ("pos", "type", "stream"),
 }
 """What the position channels of an objective are called."""
 MEANINGS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from blankfill.checkpoint.load import Loaded
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.objectives import Glm, Gpt
+from blankfill.objectives import Glm, Gpt, Xlnet
 from blankfill.tasks.adapter import Adapter
 from blankfill.tasks.batches import Batches, Encoded
 from blankfill.tasks.cloze_texts import WithTexts
@@ -23,6 +23,11 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
         raise UserError(
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
             "its masked-language-model head, or leave out --method cloze"
+        )
+    if isinstance(loaded.objective, Xlnet):
+        raise UserError(
+            f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective xlnet has "
+            "none of; leave out --method cloze"
         )
     needed = ("mask", "sop", "eop") if isinstance(loaded.objective, Glm) else ("mask",)
     missing = () if isinstance(loaded.objective, Gpt) else loaded.vocabulary.missing(needed)

@@ -1,4 +1,4 @@
-"""Texts → vectors: the mean of a model's hidden states over a text, or the state of its first column.
+"""Texts → vectors: the mean of a model's hidden states over a text, or the state of its [CLS], first or last.
 
 Most of the work in embedding sentences the usual way is spent on padding: a batch is as wide as its longest text. Here
 texts are sorted by length and batched by tokens, so that almost every batch holds texts of one length, which need
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
 from blankfill.errors import UserError
-from blankfill.objectives import Gpt, Mlm
+from blankfill.objectives import Gpt, Mlm, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -50,12 +50,12 @@ class Embedder:
     """A loaded model that turns texts into vectors."""
 
     def __init__(self, loaded: Loaded, pooling: Pooling = "mean", normalize: bool = True) -> None:
-        """pooling: "mean" over a text's columns, or "cls", its first. normalize: to length 1.
+        """pooling: "mean" over a text's columns, or "cls", its first (XLNet: its last). normalize: to length 1.
 
         Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, and
         for a tokenizer without the tokens that frame a text.
         """
-        self.causal = isinstance(loaded.objective, Gpt)
+        self.causal, self.cls_last = isinstance(loaded.objective, Gpt), isinstance(loaded.objective, Xlnet)
         if self.causal and pooling == "cls":
             raise UserError(
                 f"{loaded.path}: the first column of a {loaded.objective.name} model sees only itself, so it says "
@@ -102,7 +102,8 @@ class Embedder:
                 f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
                 "every text; use the tokenizer that the model was trained with"
             )
-        return (loaded.vocabulary["cls"],), (loaded.vocabulary["sep"],)
+        cls, sep = loaded.vocabulary["cls"], loaded.vocabulary["sep"]
+        return ((), (sep, cls)) if self.cls_last else ((cls,), (sep,))
 
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         before, after = self.frame
@@ -121,7 +122,8 @@ class Embedder:
         padding_BT = torch.arange(width) >= lengths_B[:, None]
         hidden_BTD = self._encode(ids_BT.to(self.device), padding_BT.to(self.device))
         if self.pooling == "cls":
-            pooled_BD = hidden_BTD[:, 0]
+            columns_B = lengths_B - 1 if self.cls_last else torch.zeros_like(lengths_B)
+            pooled_BD = hidden_BTD[torch.arange(len(rows)), columns_B]
         elif padding_BT.any():
             inside_BT1 = (~padding_BT).to(self.device, hidden_BTD.dtype)[:, :, None]
             pooled_BD = (hidden_BTD * inside_BT1).sum(1) / inside_BT1.sum(1)
@@ -134,6 +136,9 @@ class Embedder:
         channels = len(self.model.config.position_sizes)
         positions_PBT = torch.zeros((channels, rows, width), dtype=torch.int64, device=self.device)
         positions_PBT[0] = torch.arange(self.first_position, self.first_position + width, device=self.device)
+        if self.cls_last:
+            columns = (~padding_BT).sum(1) - 1
+            positions_PBT[1, torch.arange(rows, device=self.device), columns] = 2
         if self.causal:
             mask = Mask("causal")  # padding stands at the end, where no text sees it
         elif padding_BT.any():

@@ -4,6 +4,7 @@ bert   `[CLS] a [SEP]`, `[CLS] a [SEP] b [SEP]`, token type 1 from b on (Devlin 
 mlm    the same without types, its positions counted from the objective's offset; RoBERTa's `<s> a </s></s> b </s>`
 glm    `[CLS] a [SEP] b <eos>`, every column at its own place, all visible to all, read at [CLS]
 gpt    `a <eos> b <eos>`, left to right, read at the last column (Radford et al. 2018)
+xlnet  `a [SEP] [CLS]`, `a [SEP] b [SEP] [CLS]`, segments 0, 1 and 2, read at [CLS] (Yang et al. 2019)
 
 What a tokenizer has no token for is left out. A text that is too long loses its end; of a pair the longer one does, a
 token at a time, as the original BERT cuts.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blankfill.errors import UserError
-from blankfill.objectives import Glm, Gpt, Mlm, Objective
+from blankfill.objectives import Glm, Gpt, Mlm, Objective, Xlnet
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 NOTHING = np.zeros(0, np.int32)
@@ -49,7 +50,7 @@ class Frames:
         self.objective, self.vocabulary = objective, vocabulary
         self.offset = objective.position_offset if isinstance(objective, Mlm) else 0
         most = positions - self.offset
-        if length > most:
+        if length > most and not isinstance(objective, Xlnet):  # whose distances have no end
             raise UserError(f"--max-length {length} is more than the model's {most} positions; give at most {most}")
         self.length, self.inside = length or most, inside
         self.channels = len(objective.position_sizes())
@@ -73,11 +74,15 @@ class Frames:
         positions[0] = np.arange(self.offset, self.offset + size)
         if self.objective.masked and self.channels > 1 and pair:
             positions[1, edges[3] :] = 1
+        if isinstance(self.objective, Xlnet):
+            positions[1, edges[3] :] = int(pair)
+            positions[1, -1] = 2
         causal = isinstance(self.objective, Gpt)
         rule = AttentionRule.causal(size) if causal else AttentionRule.full(size)
         example = Example(ids, positions, rule, NOTHING, NOTHING)
         spans = ((int(edges[1]), int(edges[2])), (int(edges[3]), int(edges[4])))
-        return Framed(example, size - 1 if causal else 0, *spans, cut)
+        last = causal or isinstance(self.objective, Xlnet)
+        return Framed(example, size - 1 if last else 0, *spans, cut)
 
 
 def fit(first: int, second: int, room: int) -> tuple[int, int]:
@@ -104,6 +109,8 @@ def _specials(objective: Objective, vocabulary: Vocabulary) -> tuple[Int32, Int3
         return NOTHING, tokens("eos"), tokens("eos")
     if isinstance(objective, Glm):
         return tokens("cls"), tokens("sep"), tokens("eos")
+    if isinstance(objective, Xlnet):
+        return NOTHING, tokens("sep"), tokens("sep", "cls")
     # RoBERTa closes the first text and opens the second with the same token, which is its end of text as well
     twice = isinstance(objective, Mlm) and roles.get("sep", -1) == roles.get("eos", -2)
     return tokens("cls"), tokens("sep", "sep") if twice else tokens("sep"), tokens("sep")

@@ -37,7 +37,9 @@ from blankfill.train.progress import Progress
 from blankfill.train.scaling import loss_scaler
 from blankfill.types import ROLES, Batch, Document, Example, Vocabulary
 
-FAMILY: dict[str, Family] = {"bert": "bert", "mlm": "roberta", "albert": "albert", "glm": "glm", "gpt": "gpt2"}
+FAMILY: dict[str, Family] = {
+    "bert": "bert", "mlm": "roberta", "albert": "albert", "glm": "glm", "gpt": "gpt2", "xlnet": "xlnet",
+}  # fmt: skip
 ENDLESS = 10**9
 """So many steps that neither validation nor checkpoints come due."""
 BATCHES = 4

@@ -136,7 +136,8 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     """How many weights each part of a model has: words (tied with the output), positions, layers, norms, heads."""
     parts = dict.fromkeys(("words", "positions", "layers", "norms", "heads"), 0)
     names = {
-        "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads", "pair_head": "heads",
+        "query": "words", "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads",
+        "pair_head": "heads",
     }  # fmt: skip
     for name, shape in weight_shapes(config):
         first = name.split(".", 1)[0]
@@ -161,6 +162,8 @@ def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     D, T, M, W = config.hidden_size, shape.columns, shape.targets, config.word_size
     pairs_seen = T * T / 2 if shape.mask == "causal" else T * T
     layer = 2 * T * (4 * D * D + 2 * D * config.ffn_size) + 4 * pairs_seen * D
+    if config.position_scheme == "relative":  # the encodings of 2·T distances, and each query with all of them
+        layer += 2 * 2 * T * (D * D + T * D)
     head = 2 * M * W * config.vocab_size + (2 * M * D * W if config.head_transform else 0)
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     widen = 2 * T * W * D if config.embedding_size else 0
@@ -223,6 +226,9 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
         attention += weights * ((s if T <= KEEP else 0) + (1 if config.attention_dropout else 0))
     elif not _stores_weights(config, computing):
         attention += tokens * config.num_heads * FP32
+    elif config.position_scheme == "relative":
+        # the queries with u, v and w, and for each row the encodings of 2·T distances
+        attention += weights * s * (3 if config.attention_dropout else 1) + tokens * s * (3 + 2) * D
     elif computing.kernel == "explicit":
         attention += weights * s * (3 if config.attention_dropout else 1)
     else:
@@ -260,6 +266,8 @@ def activation_bytes(
     embeddings = tokens * 8 * (1 + P) + (tokens * W if config.dropout else 0)
     if config.embedding_size:
         embeddings += (tokens + D) * W * computing.width
+    if config.position_scheme == "relative":
+        embeddings += tokens * 8 * T  # which distance each pair has
     head = targets * (computing.width * (D + W) + FP32 * W) if config.head_transform else 0
     return layers + mask + embeddings + tokens * FP32 * normed + head
 
@@ -269,12 +277,14 @@ def blocked(config: TransformerConfig, shape: RowShape, computing: Computing) ->
     from blankfill.attention.blocked import QUERIES
 
     long = shape.mask in ("causal", "rule") and shape.columns >= 2 * QUERIES
+    if config.position_scheme == "relative":
+        return False
     return computing.kernel == "blocked" and (config.attention_dropout > 0 or long or computing.width < FP32)
 
 
 def _stores_weights(config: TransformerConfig, computing: Computing) -> bool:
     """Whether attention weights, T² of them a head, are kept for the backward pass."""
-    if computing.kernel == "explicit":
+    if computing.kernel == "explicit" or config.position_scheme == "relative":
         return True
     return computing.device == "cpu" and config.attention_dropout > 0
 
@@ -299,7 +309,8 @@ def memory(
     loss = table + targets * FP32 * W  # made in the forward pass
     logits = FP32 * min(targets * V, SCORES if computing.device == "cpu" else GPU_ROWS * V)
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
-    scores = 2 * micro * config.num_heads * T * T * FP32 if plain else 0
+    tables = 4 if config.position_scheme == "relative" else 2  # that of all distances is twice as wide
+    scores = tables * micro * config.num_heads * T * T * FP32 if plain else 0
     working = max(tokens * (2 * s * config.ffn_size + 2 * FP32 * D), scores + 3 * tokens * s * D)
     row_bytes = T * (8 + 8 * len(config.position_sizes) + 12) + 16 * math.ceil(shape.targets)
     batches = (STEPS_READY * options.batch_size + options.eval_rows) * row_bytes

@@ -15,13 +15,15 @@ from blankfill.checkpoint.names.bert import BertNames
 from blankfill.checkpoint.names.glm import GlmNames
 from blankfill.checkpoint.names.gpt2 import Gpt2Names
 from blankfill.checkpoint.names.roberta import RobertaNames
+from blankfill.checkpoint.names.xlnet import XlnetNames
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.types import Vocabulary
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BertNames(), RobertaNames(), AlbertNames(), Gpt2Names(), GlmNames())
+    family.name: family
+    for family in (BertNames(), RobertaNames(), AlbertNames(), Gpt2Names(), GlmNames(), XlnetNames())
 }
 
 MODEL_TYPES: dict[str, Family] = {

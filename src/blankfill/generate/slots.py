@@ -1,0 +1,33 @@
+"""What a permutation model (XLNet) knows of words that are not there: query slots at their places.
+
+The open places of a row are left out of the text; behind it stands a query slot for each, which sees all of the text
+and no other slot. So a blank of several tokens can be filled in any order, each fill read by the next.
+
+Shapes: N rows, T columns, M open places in all rows, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blankfill.attention.kernels import lower
+from blankfill.model.transformer import Transformer
+from blankfill.types import QUERY
+
+
+def slot_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
+    """Hidden states [M, D] of the open places, row by row. open_NT: bool, as many in each row; the rest is text that
+    ends in [CLS], a segment of its own."""
+    N, T = ids_NT.shape
+    device = ids_NT.device
+    count = int(open_NT[0].sum())
+    # the text's columns, then the open places, each in their order
+    place_NT = open_NT.to(torch.int8).argsort(dim=1, stable=True)
+    segment_NT = torch.where(place_NT == T - 1, 2, 0)
+    slot_NT = (torch.arange(T, device=device) >= T - count).expand(N, T)
+    positions = torch.stack([place_NT, segment_NT, slot_NT * QUERY])
+    zeros_NT, rank_NT = torch.zeros_like(place_NT), slot_NT.to(torch.int64)
+    mask = lower("rule", (zeros_NT, zeros_NT), (zeros_NT, rank_NT), model.words.weight.dtype)
+    hidden_NTD: Tensor = model(ids_NT.gather(1, place_NT), positions, mask)
+    return hidden_NTD[:, T - count :].flatten(0, 1)

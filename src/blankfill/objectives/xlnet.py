@@ -1,0 +1,244 @@
+"""XLNet: permutation language modelling with two streams (Yang et al. 2019; zihangdai/xlnet).
+
+Row: A [SEP] B [SEP] [CLS], and behind it a *query slot* for each target. A factorisation order is drawn. The words that
+are not asked for come first in it, all at once; then the targets, [SEP]s and [CLS] one after the other. The *content
+stream*, the row itself, sees what comes no later than itself; a target's query slot stands at the target's place, knows
+no word, and sees what comes strictly earlier. Both streams are columns of one row under one attention rule, and the
+targets are the words themselves: nothing in the text is replaced, so there is no [MASK] that fine-tuning would not see.
+
+Targets are spans: a length n from 1 to 5 with probability in proportion to 1/n, somewhere in n/share tokens of context
+(*partial prediction*, share = 1/K), until the budget is spent.
+
+Positions: the place in the row, the segment (A 0, B 1, [CLS] 2) and the stream. Distances and whether two segments are
+the same are all that the model makes of the first two. With `memory` a piece of a long document begins with the end of
+the piece before it, which is read as it was, without gradient, and never asked for (Transformer-XL's recurrence).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Objective, inside_frame, join, share_problems
+from blankfill.objectives.bert import truncate_pair
+from blankfill.types import MEMORY, QUERY, AttentionRule, Bool, Document, Example, Int32, Vocabulary
+
+LONGEST_SPAN = 5
+SPAN_LAW = np.cumsum(1 / np.arange(1, LONGEST_SPAN + 1)) / (1 / np.arange(1, LONGEST_SPAN + 1)).sum()
+PARTS = 3
+"""Segments of a row: A, B and [CLS]."""
+
+
+@dataclass(frozen=True)
+class XlnetChoice:
+    """Which tokens of A and of B remain (half-open, in the Document), and the order.
+
+    targets: int32[M], places in the row, ascending. order: int32[L], a permutation of each block of the row; only the
+    numbers of targets, [SEP] and [CLS] matter, which come in their order.
+    """
+
+    a: tuple[int, int]
+    b: tuple[int, int]
+    targets: Int32
+    order: Int32
+
+
+@dataclass(frozen=True)
+class Xlnet(Objective):
+    """Options of XLNet's objective. `length` counts the clean row; query slots and memory come on top."""
+
+    name: ClassVar[str] = "xlnet"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+
+    share: float = 1 / 6
+    """Share of the row's tokens that are asked for (1/K of the paper)."""
+    whole_word: bool = True
+    """Spans are of n whole words; off: of n tokens, as the released code draws them."""
+    permuted: int = 0
+    """Tokens that are permuted together, each such block seeing those before it whole; 0: the whole row, as in the
+    paper (released code: 256 of 512)."""
+    pairs: bool = True
+    """Two segments, the second a random one half of the time (nothing asks which); off: one segment."""
+    memory: int = 0
+    """Tokens remembered from the piece before, in documents that are cut; needs pairs off. 0: no recurrence."""
+    short: float = 0.1
+    """Share of documents that are cut into shorter examples."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = super().problems() + share_problems(short=self.short)
+        if not 0 < self.share <= 0.5:
+            found.append(f"objective.share is {self.share}; it must be above 0 and at most 0.5")
+        if self.permuted < 0 or 0 < self.permuted < 8:
+            found.append(f"objective.permuted is {self.permuted}; it must be 0 or at least 8")
+        if self.memory < 0:
+            found.append(f"objective.memory is {self.memory}; it must not be negative")
+        if self.memory and self.pairs:
+            found.append("objective.memory goes with running text; turn objective.pairs off, or set memory to 0")
+        return found
+
+    def layout(self) -> Layout:
+        """Pairs of sentence runs, or pieces of documents that begin with what is remembered."""
+        if self.pairs:
+            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
+        if self.memory:
+            room = self.length - 2 + self.memory
+            return Layout("pieces", room, extra=2, overlap=self.memory)
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Place, segment, stream."""
+        return (self.length + self.memory, PARTS, PARTS)
+
+    def needs_words(self) -> bool:
+        """Whole words are found by where they begin."""
+        return self.whole_word
+
+    def remembered(self, document: Document) -> int:
+        """How many of a Document's first tokens are memory."""
+        return 0 if document.first or not self.memory else min(self.memory, len(document) - 1)
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> XlnetChoice:
+        """Cut the pair to size, draw the order and the targets."""
+        begin, total = self.remembered(document), len(document)
+        a, b = (begin, total), (total, total)
+        if self.pairs:
+            middle = int(document.sentences[1])
+            a, b = truncate_pair(middle, total - middle, self.layout().room, rng)
+            b = (b[0] + middle, b[1] + middle)
+        row = self._row(document, vocabulary, a, b)
+        ordinary = inside_frame(row, vocabulary)
+        starts = self._starts(document, a, b, len(row))
+        order = np.empty(len(row), np.int32)
+        targets = np.zeros(len(row), np.bool_)
+        goal = max(1, int(self.share * len(row)))
+        blocks = self._blocks(len(row))
+        for k, (low, high) in enumerate(blocks):
+            at = slice(low, high)
+            order[at] = rng.permutation(high - low)
+            budget = -(-goal * (k + 1) // len(blocks)) + (-goal * k // len(blocks))
+            targets[at] = choose_spans(starts[at], ordinary[at], budget, round(1 / self.share), rng)
+        return XlnetChoice(a, b, np.flatnonzero(targets).astype(np.int32), order)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: XlnetChoice) -> Example:
+        """The row, its memory before it and its query slots behind it."""
+        row = self._row(document, vocabulary, choice.a, choice.b)
+        segments = np.zeros(len(row), np.int32)
+        segments[choice.a[1] - choice.a[0] + 1 :] = 1
+        segments[-1] = PARTS - 1
+        loose = inside_frame(row, vocabulary)
+        loose[choice.targets] = False
+        example = two_streams(row, segments, loose, choice.targets, choice.order, self._blocks(len(row)), vocabulary)
+        count = self.remembered(document)
+        return example if not count else with_memory(example, document.ids[:count])
+
+    def _blocks(self, length: int) -> list[tuple[int, int]]:
+        """The blocks of a row that are permuted each on its own; a short rest goes with the block before it."""
+        size = self.permuted or length
+        edges = [*range(0, max(1, length - size // 2), size), length]
+        return list(itertools.pairwise(edges))
+
+    def _row(self, document: Document, vocabulary: Vocabulary, a: tuple[int, int], b: tuple[int, int]) -> Int32:
+        sep, cls = [vocabulary["sep"]], [vocabulary["cls"]]
+        second: list[Int32 | list[int]] = [document.ids[slice(*b)], sep] if self.pairs else []
+        return join(document.ids[slice(*a)], sep, *second, cls)
+
+    def _starts(self, document: Document, a: tuple[int, int], b: tuple[int, int], length: int) -> Bool:
+        """bool[L]: where a unit of the spans begins, a word or a token."""
+        starts = np.ones(length, np.bool_)
+        if self.whole_word:
+            if document.words is None:
+                raise ValueError("whole-word spans need word starts, which this tokenizer does not tell")
+            second = a[1] - a[0] + 1
+            starts[1 : second - 1] = document.words[a[0] + 1 : a[1]]
+            starts[second + 1 : second + b[1] - b[0]] = document.words[b[0] + 1 : b[1]]
+        return starts
+
+
+def draw_span(spread: int, rng: Generator) -> tuple[int, int]:
+    """(n, l): units of a span, 1 to 5 in proportion to 1/n, and the tokens before it, uniform on 0 … spread·n − 1."""
+    units = 1 + min(LONGEST_SPAN - 1, int(SPAN_LAW.searchsorted(rng.random(), side="right")))
+    return units, int(rng.integers(0, spread * units))
+
+
+def choose_spans(starts: Bool, ordinary: Bool, budget: int, spread: int, rng: Generator) -> Bool:
+    """bool[L]: the targets of a block, `budget` of them where there are so many ordinary tokens.
+
+    starts: where units begin. spread: K; a span of n units has a context of K·n tokens, l of them before it, l uniform.
+    A span that leaves the block, meets [SEP] or [CLS], or overshoots the budget is left out; what is then lacking is
+    filled up with single tokens.
+    """
+    chosen = np.zeros(len(starts), np.bool_)
+    unit_at = np.append(np.flatnonzero(starts), len(starts))
+    at, taken = 0, 0
+    while at < len(starts) and taken < budget:
+        units, before = draw_span(spread, rng)
+        first = int(unit_at.searchsorted(at + before))
+        if first + units >= len(unit_at):
+            break
+        begin, end = int(unit_at[first]), int(unit_at[first + units])
+        if ordinary[begin:end].all() and taken + end - begin <= budget:
+            chosen[begin:end] = True
+            taken += end - begin
+        at = end + spread * units - before
+    rest = np.flatnonzero(ordinary & ~chosen)
+    chosen[rng.permutation(rest)[: budget - taken]] = True
+    return chosen
+
+
+def two_streams(
+    row: Int32,
+    segments: Int32,
+    loose: Bool,
+    targets: Int32,
+    order: Int32,
+    blocks: list[tuple[int, int]],
+    vocabulary: Vocabulary,
+) -> Example:
+    """The pure step of XLNet: a row, what is asked for and in which order → content columns, then query slots.
+
+    loose: bool[L], the words that are not asked for, visible to all of their block and of later ones. A block's ranks
+    lie above those of the blocks before it: loose words have its lowest, the others the next ones in their order.
+    """
+    rank = np.empty(len(row), np.int32)
+    for k, (low, high) in enumerate(blocks):
+        at = slice(low, high)
+        rank[at] = low + k + np.where(loose[at], 0, 1 + order[at])
+    count = len(targets)
+    unreached = int(rank.max()) + 1
+    places = np.arange(len(row), dtype=np.int32)
+    positions = np.zeros((3, len(row) + count), np.int32)
+    positions[0] = np.concatenate([places, targets])
+    positions[1] = np.concatenate([segments, segments[targets]])
+    positions[2, len(row) :] = QUERY
+    rule = AttentionRule(
+        np.zeros(len(row) + count, np.int32),
+        np.concatenate([rank, np.full(count, unreached, np.int32)]),
+        np.concatenate([rank, rank[targets] - 1]),
+    )
+    ids = join(row, np.full(count, vocabulary["mask"], np.int32))
+    index = np.arange(len(row), len(row) + count, dtype=np.int32)
+    return Example(ids, positions, rule, index, row[targets])
+
+
+def with_memory(example: Example, ids: Int32) -> Example:
+    """An Example that remembers the tokens before it: columns of their own, seen by all, that see one another only."""
+    count = len(ids)
+    before = np.zeros((3, count), np.int32)
+    before[0], before[2] = np.arange(count), MEMORY
+    after = example.positions.copy()
+    after[0] += count
+    zeros, rule = np.zeros(count, np.int32), example.rule
+    return Example(
+        join(ids, example.input_ids),
+        np.concatenate([before, after], 1),
+        AttentionRule(
+            join(zeros, rule.segment), join(zeros, rule.rank + 1), join(zeros, rule.horizon + 1)
+        ),
+        example.target_index + np.int32(count),
+        example.target_ids,
+    )  # fmt: skip
