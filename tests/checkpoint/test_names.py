@@ -164,6 +164,8 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("roberta", {"type_vocab_size": 2}, "type_vocab_size is 2"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("glm", {"model_type": "glm", "num_hidden_layers": 2}, "GLM-4"),
+    ("xlnet", {"bi_data": True}, "bi_data is True"),
+    ("xlnet", {"attn_type": "uni"}, "attn_type is 'uni'"),
 ])  # fmt: skip
 def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
     form = Form(FAMILIES[family], CONFIGS[family])

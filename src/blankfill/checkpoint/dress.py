@@ -25,10 +25,12 @@ def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: 
     A prompt to be continued must not end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
     """
     post: Post = "none"
-    if objective.masked or isinstance(objective, Xlnet):
-        able = not vocabulary.missing(("cls", "sep"))
-        own: Post = "last" if isinstance(objective, Xlnet) else "pair"
-        post = own if able and not tokenizer.adds_special else "keep"
+    able = not vocabulary.missing(("cls", "sep"))
+    if objective.masked:
+        post = "pair" if able and not tokenizer.adds_special else "keep"
+    if isinstance(objective, Xlnet):
+        own = tokenizer.frame()[1][-1:] == (vocabulary.roles.get("cls"),)
+        post = "last" if able and not own else "keep"
     files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest(form, objective))
     values = form.config_json(vocabulary)
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})

@@ -95,7 +95,10 @@ class Embedder:
     def _frame(self, loaded: Loaded) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before and after a text: as the tokenizer frames it, else as the objective does in training."""
         framed = self.tokenizer.frame()
-        if framed != ((), ()):
+        told = framed != ((), ())
+        if self.cls_last:  # a tokenizer of BERT's kind closes nothing with [CLS]
+            told = framed[1][-1:] == (loaded.vocabulary.roles.get("cls"),)
+        if told:
             return framed
         if missing := loaded.vocabulary.missing(("cls", "sep")):
             raise UserError(
