@@ -19,6 +19,7 @@ from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
 from blankfill.corpus.tokenizer_train import SPECIAL_TOKENS, TokenizerConfig, train_tokenizer
+from blankfill.corpus.tokenizer_words import join_words
 from blankfill.errors import UserError
 from blankfill.types import ROLES
 
@@ -254,7 +255,7 @@ def test_word_starts_are_unknown_for_other_kinds() -> None:
     ],
 )
 def test_words_are_joined_as_people_write(words: str, text: str) -> None:
-    assert tokenizer_module.join_words(words.split()) == text
+    assert join_words(words.split()) == text
 
 
 def test_decode(tokenizer: Tokenizer) -> None:

@@ -15,7 +15,7 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
 from blankfill.corpus.tokenizer_formats import read_tokenizer
+from blankfill.corpus.tokenizer_words import WIDE, begins_word, gpt2_bytes, join_words
 from blankfill.errors import UserError
 from blankfill.types import Vocabulary
 
@@ -184,7 +185,7 @@ class Tokenizer:
         grown = _from_json(self._full.to_str())
         normalizer = grown._full.normalizer
         lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
-        apart = [re.search(f"[{_WIDE}]", word) is None for word in new]
+        apart = [re.search(f"[{WIDE}]", word) is None for word in new]
         grown._full.add_tokens(
             [AddedToken(word, single_word=alone, normalized=alone and lowers)
              for word, alone in zip(new, apart, strict=True)]
@@ -387,10 +388,10 @@ class Tokenizer:
             if self._kind == "wordpiece":
                 starts[id] = not token.startswith(self._prefix)
             elif self._kind == "bytes":
-                starts[id] = _begins_word(_gpt2_bytes(token))
+                starts[id] = begins_word(gpt2_bytes(token))
             elif self._kind == "metaspace":
                 byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
-                starts[id] = _begins_word(bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode())
+                starts[id] = begins_word(bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode())
             else:
                 starts[id] = True
         starts[list(self._special_tokens.values())] = True
@@ -486,55 +487,3 @@ def _closing(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
 
 def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-
-
-def _gpt2_bytes(token: str) -> bytes:
-    """The bytes that a token of byte-level BPE stands for; b"" for a special token."""
-    table = _gpt2_table()
-    return bytes(table[character] for character in token) if all(c in table for c in token) else b""
-
-
-@cache
-def _gpt2_table() -> dict[str, int]:
-    """GPT-2's way to write each byte as a visible character."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
-
-
-def _begins_word(token: bytes) -> bool:
-    """Whether a piece of running text begins a word: with white space, a punctuation mark or a Chinese character.
-
-    A piece cut inside a character counts as Chinese by its lead byte (E3 to E9 hold the CJK blocks).
-    """
-    first = token[:1]
-    if not first:
-        return False
-    if first < b"\x80":
-        return not first.isalnum()
-    character = token.decode("utf-8", "ignore")[:1]
-    whole = character != "" and token.startswith(character.encode())
-    if whole:
-        return "\u2e80" <= character <= "\u9fff" or not character.isalnum()
-    return b"\xe3" <= first <= b"\xe9"
-
-
-_WIDE = "\u2e80-\u2fdf\u3000-\u9fff\uf900-\ufaff\uff01-\uff65"
-_JOINS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"(?<=[{_WIDE}]) | (?=[{_WIDE}])"), ""),
-    (re.compile(r"(?<=\d) ([.,:]) (?=\d)"), r"\1"),
-    (re.compile(r"(?<=[^\W_]) (['’]) (?=(?:s|t|m|d|ll|re|ve)(?![A-Za-z]))", re.IGNORECASE), r"\1"),
-    (re.compile(r"(?<=\w) ([-/]) (?=\w)"), r"\1"),
-    (re.compile(r"(?<=\.) (?=\.)|(?<=-) (?=-)"), ""),
-    (re.compile(r'" ([^"]*?) "'), r'"\1"'),
-    (re.compile(r" (?=[.,;:!?%)\]}”’…])"), ""),
-    (re.compile(r"(?<=[(\[{“‘$£€#]) "), ""),
-)
-
-
-def join_words(words: Sequence[str]) -> str:
-    """Words and marks, as BERT's pre-tokenizer parts them, put back as people write them (as far as can be told)."""
-    text = " ".join(words)
-    for pattern, replacement in _JOINS:
-        text = pattern.sub(replacement, text)
-    return text
