@@ -167,6 +167,7 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"method": "cloze"}, "leave out --method cloze"),
         ({"name": "bert"}, "a model of the objective bert reads texts and does not write any"),
         ({"name": "mlm"}, "a model of the objective mlm reads texts and does not write any"),
+        ({"name": "xlnet"}, "a model of the objective xlnet reads texts and does not write any"),
         ({"without": "<|endofpiece|>"}, "the tokenizer has no token for eop"),
         ({"name": "gpt", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
         ({"name": "gpt", "longest_target": 24}, "--longest-target 24: there is room for 20 tokens"),

@@ -42,6 +42,19 @@ def bert(folder: Path, head: bool = True) -> tuple[Any, Tokenizer]:
     return _saved(BertForMaskedLM(config) if head else BertModel(config), tokenizer, folder), tokenizer
 
 
+def xlnet(folder: Path) -> tuple[Any, Tokenizer]:
+    """A random XLNet with rows of 24 tokens and a few words, saved."""
+    from transformers import XLNetConfig, XLNetLMHeadModel
+
+    tokenizer = wordpiece()
+    torch.manual_seed(0)
+    config = XLNetConfig(
+        vocab_size=tokenizer.size, d_model=16, n_layer=2, n_head=2, d_inner=32, n_positions=24, initializer_range=0.4,
+        pad_token_id=tokenizer.id("[PAD]"), bos_token_id=tokenizer.id("[CLS]"), eos_token_id=tokenizer.id("[SEP]"),
+    )  # fmt: skip
+    return _saved(XLNetLMHeadModel(config), tokenizer, folder), tokenizer
+
+
 def _saved(model: Any, tokenizer: Tokenizer, folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(folder)

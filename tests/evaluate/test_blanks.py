@@ -13,6 +13,7 @@ from blankfill.evaluate.last_word import last_words
 from blankfill.evaluate.scorers import Scorer, scorer_of
 from blankfill.evaluate.texts import Cut, around, chosen, cut_blanks, passages
 from blankfill.generate.engine import Decoder, glm_context, gpt_context
+from blankfill.generate.fill import Filler
 from blankfill.tasks.items import GenerationItem, LanguageItem
 from generate_models import SPECIAL, byte_level, loaded, random_model
 
@@ -41,6 +42,8 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
         for token in answer[: len(answer) - 1 + one.ends]:
             found.append(decoder.step(torch.tensor([token]))[0].log_softmax(-1))
         return found
+    if name == "xlnet":
+        return [slot(one, [*before, *answer[:k], *after], len(before), k, len(answer)) for k in range(len(answer))]
     found = []
     for k in range(len(answer)):
         masks = [roles["mask"]] * (len(answer) - k)
@@ -54,7 +57,30 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
     return found
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm"])
+def slot(one: Scorer, text: Sequence[int], first: int, known: int, answer: int) -> torch.Tensor:
+    """What XLNet's query slot says [V] of a text that lacks the end of an answer, the columns' sight written out.
+
+    first: where the answer begins; known: how many of its tokens are there, of `answer` in all.
+    """
+    model, roles = one.loaded.model, one.vocabulary
+    row = [*text, roles["sep"], roles["cls"], roles["mask"]]
+    kept = first + known
+    places = [*range(kept), *range(first + answer, len(text) + answer - known + 2), kept]
+    segments = [0] * (len(row) - 2) + [2, 0]
+    streams = [0] * (len(row) - 1) + [1]
+    last = len(row) - 1
+    bias = torch.full((len(row), len(row)), -torch.inf)
+    for i in range(len(row)):
+        for j in range(last):
+            if i == last or not first <= j < kept or first <= j <= i < kept:
+                bias[i, j] = 0
+    with torch.inference_mode():
+        channels = torch.tensor([[places], [segments], [streams]])
+        hidden = model(torch.tensor([row]), channels, Mask("dense", bias[None, None]))
+        return model.head.logits(hidden[0, -1:], model.output_table)[0].log_softmax(-1)
+
+
+@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet"])
 def test_last_words_are_right_when_greedy_decoding_writes_them(name: str) -> None:
     """Half of the words are what the model itself would write, so that some are right."""
     one = scorer(name)
@@ -98,7 +124,7 @@ def test_a_passage_that_is_too_long_loses_its_beginning() -> None:
         last_words(one, [GenerationItem("0", "the", ("\u200b",))])
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm"])
+@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet"])
 def test_blanks_have_the_probability_of_their_tokens_in_turn(name: str) -> None:
     one = scorer(name)
     cuts = [Cut("the cat ", "sat on", " the mat .", 2), Cut("the big ", "dog playing", " ran .", 2)]
@@ -119,6 +145,15 @@ def test_blanks_have_the_probability_of_their_tokens_in_turn(name: str) -> None:
     assert found["nats_per_character"] == pytest.approx(nats / len("sat ondog playing"), rel=1e-4)
     assert found["probability"] == pytest.approx(np.exp(-nats / 2), rel=1e-3)
     assert (found["token_accuracy"], found["exact"]) == (pytest.approx(hits / tokens), exact / 2)
+
+
+def test_a_blank_of_one_token_has_the_probability_that_fill_gives() -> None:
+    one = scorer("xlnet")
+    candidates = Filler(one.loaded).fill("the cat [MASK] on the mat .", top_k=30).candidates[0]
+    likely = {candidate.text: candidate for candidate in candidates}
+    assert "ran" in likely
+    found = infill(one, [Cut("the cat ", "ran", " on the mat .", 1)]).metrics()
+    assert found["probability"] == pytest.approx(likely["ran"].probability, rel=1e-4)
 
 
 def test_blanks_without_room_are_left_out_and_told() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluate_models import TEXT, bert, gpt2
+from evaluate_models import TEXT, bert, gpt2, xlnet
 
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import UserError
@@ -155,6 +155,32 @@ def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
     assert (found.nats, found.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
     assert nats[0] != pytest.approx(nats[1])
     assert found.metrics()["pseudo_perplexity"] == pytest.approx(math.exp(nats[0] / tokens), rel=1e-5)
+
+
+def test_pseudo_perplexity_of_xlnet_is_what_transformers_gives(tmp_path: Path) -> None:
+    """By perm_mask and target_mapping: nothing sees what is hidden, the query stream asks for one place."""
+    theirs, tokenizer = xlnet(tmp_path)
+    scorer = scorer_of(load_model(tmp_path))
+    assert isinstance(scorer, MaskedScorer)
+    found = pseudo_perplexity(scorer, [item("the cat playing on the mat ."), item("unplayed")])
+    cls, sep = tokenizer.id("[CLS]"), tokenizer.id("[SEP]")
+    nats = np.zeros(2)
+    for ids in map(tokenizer.encode, ("the cat playing on the mat .", "unplayed")):
+        types = torch.tensor([[0] * (len(ids) + 1) + [2]])
+        for k in range(len(ids)):
+            stop = k + 1
+            while stop < len(ids) and tokenizer.token(ids[stop]).startswith("##"):
+                stop += 1
+            for kind, end in enumerate((k + 1, stop)):
+                unseen, asked = torch.zeros(1, len(ids) + 2, len(ids) + 2), torch.zeros(1, 1, len(ids) + 2)
+                unseen[:, :, k:end], asked[0, 0, k] = 1, 1
+                with torch.no_grad():
+                    out = theirs(
+                        torch.tensor([[*ids, sep, cls]]), token_type_ids=types, perm_mask=unseen, target_mapping=asked
+                    )
+                nats[kind] -= float(out.logits[0, 0].log_softmax(-1)[ids[k]])
+    assert (found.nats, found.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
+    assert nats[0] != pytest.approx(nats[1])
 
 
 def test_where_words_end() -> None:

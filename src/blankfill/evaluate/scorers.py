@@ -2,8 +2,7 @@
 
 `blank(before, answer, after)` asks for an answer between two texts, `tokens(text, …)` for the tokens of a running text.
 Both give Examples whose answers, in order, are what is asked for; `answers.answered` computes them. So a measurement
-knows nothing of families, and a family that fills blanks in another way (T5's second stack, XLNet's permutation) is one
-class here.
+knows nothing of families, and a family that fills blanks in another way (T5's second stack) is one class here.
 
 Three things differ between the ways and must be told beside every figure: whether the model sees what follows a blank,
 whether it must find the blank's length itself, and how many answers say that it is at its end.
@@ -11,6 +10,7 @@ whether it must find the blank's length itself, and how many answers say that it
 GLM     both sides, length unknown: `[CLS] before [MASK] after <eos>`, then the answer and [E], as in training.
 masked  both sides, length given: as many [MASK]s as the answer has tokens, answered from left to right, each with the
         ones before it in place. Telling the length helps much, so these figures do not compare with the others'.
+XLNet   the same, but nothing stands for a token that is hidden: a query slot at its place asks for it.
 GPT     what stands before alone, length unknown but never asked for: the answer's tokens and no end.
 """
 
@@ -25,9 +25,10 @@ import numpy as np
 
 from blankfill.generate.fill import check_can_fill
 from blankfill.generate.write import longest_role
-from blankfill.objectives import Glm, Gpt
+from blankfill.objectives import Glm, Gpt, Xlnet
 from blankfill.objectives.base import join
 from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.objectives.xlnet import two_streams
 from blankfill.tasks.frames import Frames
 from blankfill.types import AttentionRule, Example, Int32
 
@@ -132,7 +133,7 @@ class GlmScorer(Writer):
 
 
 class MaskedScorer(Scorer):
-    """BERT and RoBERTa: a mask for each token of the answer."""
+    """BERT, RoBERTa and ALBERT: a mask for each token of the answer."""
 
     sides = "both"
     length = "given"
@@ -157,6 +158,35 @@ class MaskedScorer(Scorer):
         return replace(framed.example, target_index=column, target_ids=text[asked : asked + 1])
 
 
+class XlnetScorer(MaskedScorer):
+    """XLNet: the row of a text, its hidden tokens last in the order, a query slot for each that is asked for.
+
+    What is not hidden sees all of itself, [SEP] and [CLS] as well, as where `fill` reads a text.
+    """
+
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """One row: each token is asked for given those to its left, which the text around the blank does not see, as
+        in training."""
+        places = np.arange(len(before), len(before) + len(answer), dtype=np.int32)
+        return [self.ordered(join(before, answer, after), places, asked=len(answer))]
+
+    def masked(self, text: Int32, asked: int, hidden: Sequence[int]) -> Example:
+        """The token at one place as the answer; nothing that it sees has seen those at the places `hidden`."""
+        order = np.array([asked, *(place for place in hidden if place != asked)], np.int32)
+        return self.ordered(text, order, asked=1)
+
+    def ordered(self, text: Int32, hidden: Int32, asked: int) -> Example:
+        """The first `asked` of the places `hidden` as answers, each given what is not hidden and those before it."""
+        framed = self.frames.framed(text)
+        row, columns = framed.example.input_ids, np.int32(framed.first[0]) + hidden
+        loose = np.ones(len(row), np.bool_)
+        loose[columns] = False
+        order = np.zeros(len(row), np.int32)
+        order[columns] = np.arange(len(hidden))
+        segments, block = framed.example.positions[1], (0, len(row))
+        return two_streams(row, segments, loose, columns[:asked], order, [block], self.vocabulary)
+
+
 def scorer_of(loaded: Loaded, both_ways: bool = True) -> Scorer:
     """How a model is asked. both_ways: see `GlmScorer`. UserError for a model that has no words to answer with."""
     check_can_fill(loaded)
@@ -165,8 +195,7 @@ def scorer_of(loaded: Loaded, both_ways: bool = True) -> Scorer:
         return GlmScorer(loaded, objective, both_ways)
     if isinstance(objective, Gpt):
         return GptScorer(loaded)
-    assert objective.masked
-    return MaskedScorer(loaded)
+    return XlnetScorer(loaded) if isinstance(objective, Xlnet) else MaskedScorer(loaded)
 
 
 def windows(count: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
