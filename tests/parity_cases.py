@@ -29,6 +29,11 @@ CASES = [
         "hidden_act": "silu", "num_attention_heads": 2, "intermediate_size": 20}),
     Case("bert", "BertForPreTraining", "word table not tied", {"tie_word_embeddings": False}),
     Case("bert", "BertForMaskedLM", "without pairs"),
+    Case("distilbert", "DistilBertForMaskedLM", "as published"),
+    Case("distilbert", "DistilBertForMaskedLM", "relu, 2 heads, sinusoidal positions", {
+        "activation": "relu", "n_heads": 2, "sinusoidal_pos_embds": True}),
+    Case("distilbert", "DistilBertForMaskedLM", "word table not tied, 1 layer", {
+        "tie_word_embeddings": False, "n_layers": 1}),
     Case("roberta", "RobertaForMaskedLM", "as published"),
     Case("roberta", "RobertaForMaskedLM", "relu, eps 1e-5", {"hidden_act": "relu", "layer_norm_eps": 1e-5}),
     Case("roberta", "RobertaForMaskedLM", "word table not tied, 1 layer", {
@@ -62,6 +67,8 @@ SIZES["xlnet"] = {
     "vocab_size": 97, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "dropout": 0.0, "mem_len": 0,
     "initializer_range": 0.1,  # at 0.02 nothing that attention does is much more than rounding
 }  # fmt: skip
+SIZES["distilbert"] = {"dropout": 0.0, "attention_dropout": 0.0, "vocab_size": 97, "dim": 32, "n_layers": 2,
+                       "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 24}  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
 SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}
 

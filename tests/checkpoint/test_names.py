@@ -25,6 +25,7 @@ CONFIGS = {
     "bert": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), pooler=True),
     "bert without pairs": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2)),
     "bert untied": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), tied=False),
+    "distilbert": TransformerConfig(**SIZES, **POST, position_sizes=(16,), norm_eps=1e-12),
     "roberta": TransformerConfig(**SIZES, **POST, position_sizes=(18,)),
     "gpt2": TransformerConfig(**SIZES, position_sizes=(16,)),
     "gpt2 untied": TransformerConfig(**SIZES, position_sizes=(16,), tied=False),
@@ -33,7 +34,14 @@ CONFIGS = {
     "xlnet untied, clamped": TransformerConfig(**SIZES, **XLNET, tied=False, clamp=7),
     "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, word_head=False),
 }
-OBJECTIVES = {"bert": Bert(16), "roberta": Mlm(16), "gpt2": Gpt(16), "glm": Glm(16), "xlnet": Xlnet(16)}
+OBJECTIVES = {
+    "bert": Bert(16),
+    "distilbert": Mlm(16, position_offset=0),
+    "roberta": Mlm(16),
+    "gpt2": Gpt(16),
+    "glm": Glm(16),
+    "xlnet": Xlnet(16),
+}
 
 
 def vocabulary(pad: int = 0) -> Vocabulary:
@@ -88,6 +96,17 @@ def test_a_causal_model_in_roberta_clothes_has_no_form() -> None:
     found = form_of(CONFIGS["roberta"], Gpt(16), vocabulary())
     assert isinstance(found, str)
     assert "gpt2 has no" in found
+
+
+def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
+    """Its norms have eps 1e-12; with another one the model is a RoBERTa whose position rows are moved."""
+    named = [
+        form_of(dataclasses.replace(CONFIGS["distilbert"], norm_eps=eps), OBJECTIVES["distilbert"], vocabulary())
+        for eps in (1e-12, 1e-5)
+    ]
+    assert [(one.family.name, one.shift) for one in named if isinstance(one, Form)] == [
+        ("distilbert", 0), ("roberta", 1),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("pad", "first_row"), [(0, 1), (1, 2), (5, 6)])

@@ -37,7 +37,8 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "
            "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
 WORDS = [*SPECIAL, "the", "old", "boat", "lamp", "sings", "sleeps", "on", "near", "sea", ".", ",", "red", "##s"]
 OBJECTIVES: dict[str, Objective] = {
-    "bert": Bert(24), "roberta": Mlm(24), "albert": Albert(24), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
+    "bert": Bert(24), "distilbert": Mlm(24, position_offset=0), "roberta": Mlm(24),
+    "albert": Albert(24), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
 }  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
@@ -51,7 +52,8 @@ def vocabulary_file(folder: Path, words: list[str] = WORDS) -> Path:
 def config_of(family: str, objective: Objective) -> TransformerConfig:
     """A tiny model of a family, as a recipe makes it."""
     recipes = {
-        "bert": "bert-base", "roberta": "roberta-base", "albert": "albert-base", "gpt2": "gpt2", "glm": "glm-base",
+        "bert": "bert-base", "distilbert": "distilbert-base", "roberta": "roberta-base",
+        "albert": "albert-base", "gpt2": "gpt2", "glm": "glm-base",
     }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
@@ -81,7 +83,7 @@ def test_an_export_computes_the_same_in_transformers(tmp_path: Path, family: str
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert"])
 def test_the_fill_mask_pipeline_fills_as_we_do(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
@@ -108,7 +110,7 @@ def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
         assert written[k] == int(our_scores(loaded, torch.tensor(written[:k]))[-1].argmax())
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "gpt2"])
 def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)

@@ -177,6 +177,37 @@ def test_albert_alone_equals_transformers() -> None:
     torch.testing.assert_close(model.pair_head.pooled(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", of("distilbert"), ids=case_name)
+def test_distilbert_equals_transformers(case: Case) -> None:
+    """transformers' DistilBertForMaskedLM: logits, loss and gradients, padding in the batch."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, case)
+    form, model = ours("distilbert", theirs.config.to_dict(), theirs.state_dict())
+    assert form.config.tied == case.options.get("tie_word_embeddings", True)
+    batch = example_batch(16, 1, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long(), labels=labels_of(batch))
+    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
+    loss = loss_sums(model, batch).words / len(batch.target_ids)
+    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    out.loss.backward()
+    same_gradients(form, model, theirs)
+
+
+def test_distilbert_alone_equals_transformers() -> None:
+    """transformers' DistilBertModel: hidden states."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, Case("distilbert", "DistilBertModel", "an encoder alone"))
+    form, model = ours("distilbert", theirs.config.to_dict(), theirs.state_dict())
+    assert not form.config.word_head
+    assert form.family.write(form.config)["architectures"] == ["DistilBertModel"]
+    batch = example_batch(16, 1, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long())
+    torch.testing.assert_close(model.encode(batch)[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", of("roberta"), ids=case_name)
 def test_roberta_equals_transformers(case: Case) -> None:
     """transformers' RobertaForMaskedLM, which numbers positions itself: logits, loss and gradients."""

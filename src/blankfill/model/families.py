@@ -16,7 +16,7 @@ from blankfill.model.config import TransformerConfig
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
-Family = Literal["bert", "roberta", "albert", "gpt2", "glm", "xlnet"]
+Family = Literal["bert", "distilbert", "roberta", "albert", "gpt2", "glm", "xlnet"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
@@ -28,6 +28,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_bias": True,
         "pooler": True,
         "init": "truncated_normal",
+    },
+    "distilbert": {
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
     },
     "roberta": {
         "norm": "post",

@@ -12,6 +12,7 @@ from typing import Any
 from blankfill.checkpoint.names.albert import AlbertNames
 from blankfill.checkpoint.names.base import Family, Table
 from blankfill.checkpoint.names.bert import BertNames
+from blankfill.checkpoint.names.distilbert import DistilbertNames
 from blankfill.checkpoint.names.glm import GlmNames
 from blankfill.checkpoint.names.gpt2 import Gpt2Names
 from blankfill.checkpoint.names.roberta import RobertaNames
@@ -23,7 +24,15 @@ from blankfill.types import Vocabulary
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (BertNames(), RobertaNames(), AlbertNames(), Gpt2Names(), GlmNames(), XlnetNames())
+    for family in (
+        BertNames(),
+        DistilbertNames(),
+        RobertaNames(),
+        AlbertNames(),
+        Gpt2Names(),
+        GlmNames(),
+        XlnetNames(),
+    )  # fmt: skip
 }
 
 MODEL_TYPES: dict[str, Family] = {
@@ -70,12 +79,14 @@ class Form:
 
 def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabulary) -> Form | str:
     """The form of a run's model in transformers' names, or a sentence that says why it has none."""
+    refused = f"transformers has no family that is trained as {objective.name}"
     for family in FAMILIES.values():
-        if type(objective) is not family.objective:
+        if not family.trained_as(objective):
             continue
         if lacking := family.differences(config):
             told = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
-            return f"transformers' {family.model_type} has no {told}"
+            refused = f"transformers' {family.model_type} has no {told}"
+            continue
         shift = family.shift(objective, vocabulary.roles.get("pad", 0))
         if shift > MOST_SHIFTED:
             return (
@@ -83,7 +94,7 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
                 f"and here that id is {vocabulary.roles['pad']}"
             )
         return Form(family, config, shift)
-    return f"transformers has no family that is trained as {objective.name}"
+    return refused
 
 
 def form_from_state(names: Mapping[str, Any], config: TransformerConfig) -> Form:

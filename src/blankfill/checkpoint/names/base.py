@@ -287,6 +287,10 @@ class Family(ABC):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """The objective of an imported model, as long as its positions allow."""
 
+    def trained_as(self, objective: Objective) -> bool:
+        """Whether an objective has the family's positions and visibility."""
+        return type(objective) is self.objective
+
     def shift(self, objective: Objective, pad: int) -> int:
         """The `shift` of a run's table. pad: the id of its padding."""
         return 0
