@@ -22,7 +22,7 @@ LAYERS = [
     {"tasks"},
     {"report"},
     {"recipe"},
-    {"origin"},
+    {"origin", "teacher"},
     {"material"},
     {"run"},
     {"evaluate", "finetune"},

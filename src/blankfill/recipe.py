@@ -1,8 +1,9 @@
 """Recipes: everything that a run is, as typed options; YAML files with dotted overrides.
 
-A recipe has a name, a seed and four sections: `corpus` (how text becomes tokens), `objective` (its `name` decides which
-options there are), `model`, `train`. Shipped recipes lie in `blankfill/recipes`; a path to a YAML file works as well. A
-file may begin with `base: NAME` and change what it names. Every mistake in a recipe is told at once.
+A recipe has a name, a seed and five sections: `corpus` (how text becomes tokens), `objective` (its `name` decides which
+options there are), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes lie in `blankfill/recipes`; a
+path to a YAML file works as well. A file may begin with `base: NAME` and change what it names. Every mistake in a
+recipe is told at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.families import ModelOptions
 from blankfill.objectives import OBJECTIVES, Objective
-from blankfill.train.options import TrainOptions
+from blankfill.train.options import DistilOptions, TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Recipe:
     objective: Objective
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    distil: DistilOptions = dataclasses.field(default_factory=DistilOptions)
 
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
@@ -41,7 +43,7 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """What is wrong with the recipe, a sentence each, over all sections."""
-        found = self.objective.problems() + self.train.problems()
+        found = self.objective.problems() + self.train.problems() + self.distil.problems()
         sizes = self.objective.position_sizes()
         found += self.model_config(1).problems()
         if 0 < self.model.positions < sizes[0]:
@@ -66,7 +68,7 @@ class Recipe:
         return self
 
 
-CHANNELS = {"bert": 2, "roberta": 1, "albert": 2, "gpt2": 1, "glm": 2, "xlnet": 3}
+CHANNELS = {"bert": 2, "distilbert": 1, "roberta": 1, "albert": 2, "gpt2": 1, "glm": 2, "xlnet": 3}
 """Position channels of each family."""
 
 
@@ -155,6 +157,7 @@ def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
         problems.append(f"objective.name is {kind!r}; known objectives: {', '.join(OBJECTIVES)}")
     types: dict[str, type | None] = {
         "corpus": PrepareConfig, "objective": objective, "model": ModelOptions, "train": TrainOptions,
+        "distil": DistilOptions,
     }  # fmt: skip
     built: dict[str, Any] = {}
     for key, value in values.items():
@@ -207,7 +210,7 @@ def unknown_key(key: str, known: list[str], where: str) -> str:
 def to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, every option resolved."""
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
-    for key in ("corpus", "objective", "model", "train"):
+    for key in ("corpus", "objective", "model", "train", "distil"):
         values[key] = dataclasses.asdict(getattr(recipe, key))
     values["objective"] = {"name": recipe.objective.name, **values["objective"]}
     return values

@@ -33,6 +33,8 @@ from blankfill.material import (
 from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
+from blankfill.teacher import FILE as TEACHER
+from blankfill.teacher import Teacher, open_teacher, read_teacher
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from blankfill.model.config import TransformerConfig
     from blankfill.model.transformer import Transformer
     from blankfill.train.faults import NonFiniteError, OnNan
+    from blankfill.train.loop import Trainer
     from blankfill.train.progress import Progress
     from blankfill.train.record import RunRecorder
+    from blankfill.types import Batch
 
 MOST_ROLLBACKS = 5
 LOCK = ".lock"
@@ -70,13 +74,15 @@ def pretrain(
     stop_after: float | None = None,
     on_nan: OnNan = "stop",
     start: Continue | None = None,
+    teacher: str | Path | None = None,
 ) -> RunResult:
     """Train a model from text, as a recipe says, into a run folder. UserError for whatever the user can mend.
 
     paths: text sources or one prepared folder; none means the embedded corpus. resume: go on from the newest whole
     checkpoint of `out`. stop_after: seconds after which the run saves and ends, to be resumed. on_nan: what to do when
     a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
-    start: the model to begin from, with its architecture and tokenizer; None begins from nothing.
+    start: the model to begin from, with its architecture and tokenizer; None begins from nothing. teacher: the model to
+    learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
     """
     import torch
 
@@ -113,14 +119,21 @@ def pretrain(
         origin = read_origin(out) if resume else None
         if start is not None and not resume:
             origin, recipe = open_origin(start, recipe)
-        corpus, old = open_texts(paths, recipe, out, origin)
+        taught = read_teacher(out, teacher, device) if resume else open_teacher(teacher, device) if teacher else None
+        corpus, old = open_texts(paths, recipe, out, origin, taught)
         rows = phases(corpus, recipe, old, origin.replay_ratio if origin else 0.0)
         old_batches = old_validation(old, recipe, rows[-1].micro) if old else []
         config = origin.config if origin else recipe.model_config(corpus.vocabulary.size)
-        check_it_fits(config, rows, recipe, device, dtype, corpus, out)
+        if taught is not None:
+            taught.loaded.model.use_kernel(best_kernel(device, dtype))
+            config = config if origin else taught.student_config(config, recipe)
+        check_it_fits(config, rows, recipe, device, dtype, corpus, out, taught)
         model = origin.build(recipe.seed, device) if origin else build(config, recipe.seed, device)
         model.use_kernel(best_kernel(device, dtype))
         model.recompute = options.gradient_checkpointing
+        if taught is not None and origin is None and not resume and recipe.distil.start == "teacher":
+            taken = taught.start(model, recipe)
+            say(f"the student begins as layers {', '.join(map(str, taken))} of {taught.path}, counted from 0")
         optimizer = build_optimizer(model, options)
         scaler = loss_scaler(device, dtype)
         done = Progress()
@@ -135,6 +148,8 @@ def pretrain(
             corpus.tokenizer.save(out)
             if origin is not None:
                 write_text(out / ORIGIN, origin.write(out, old.folder if old else None))
+            if taught is not None:
+                write_text(out / TEACHER, taught.write(out))
             write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
             write_text(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
@@ -180,7 +195,9 @@ def pretrain(
             scaler, stop, validated, lambda step: recorder.sample(step, samples.take(step)),
             on_nan, lambda batch: batch_flops(config, batch), peak_rate(device, dtype),
         )  # fmt: skip
-        note_run(out, baselines[-1], model, trainer.peak, resume, origin)
+        if taught is not None:
+            learn_from(taught, recipe, config, trainer)
+        note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught)
         if resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
         if done.step == 0:
@@ -213,8 +230,10 @@ def pretrain(
     return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out))
 
 
-def resume(out: str | Path, stop_after: float | None = None, on_nan: OnNan = "stop") -> RunResult:
-    """Go on with a run from its newest whole checkpoint, with its own recipe and corpus; see `pretrain`."""
+def resume(
+    out: str | Path, stop_after: float | None = None, on_nan: OnNan = "stop", teacher: str | Path | None = None
+) -> RunResult:
+    """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
     out = Path(out)
     if not (out / "recipe.yaml").exists():
         raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
@@ -223,15 +242,21 @@ def resume(out: str | Path, stop_after: float | None = None, on_nan: OnNan = "st
         corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
-    return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan)
+    return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan, None, teacher)
 
 
 def open_texts(
-    paths: Sequence[str | Path], recipe: Recipe, out: Path, origin: Origin | None
+    paths: Sequence[str | Path], recipe: Recipe, out: Path, origin: Origin | None, teacher: Teacher | None = None
 ) -> tuple[Corpus, Corpus | None]:
-    """The corpus of a run, and that of old text for a run that goes on from a model and was given one."""
+    """The corpus of a run, and that of old text for a run that goes on from a model and was given one.
+
+    A run with a teacher has its tokenizer; ConfigError when it cannot learn from it.
+    """
+    if teacher is not None:
+        teacher.check(recipe, origin.tokenizer if origin else teacher.tokenizer, begun=origin is not None)
     if origin is None:
-        return open_corpus(paths, recipe, out / "corpus"), None
+        own = teacher.tokenizer if teacher else None
+        return open_corpus(paths, recipe, out / "corpus", own, (own,) if own else ()), None
     tokenizer, earlier = origin.tokenizer, origin.earlier
     corpus = open_corpus(paths, recipe, out / "corpus", tokenizer, (tokenizer,) if earlier else ())
     if origin.replay is None:
@@ -324,6 +349,7 @@ def check_it_fits(
     dtype: torch.dtype,
     corpus: Corpus,
     out: Path,
+    teacher: Teacher | None = None,
 ) -> None:
     """Raise a ConfigError when the run cannot work on this machine, before it begins; see `train.verdict`."""
     from blankfill.attention.kernels import best_kernel
@@ -336,7 +362,8 @@ def check_it_fits(
     parts = cost.parts(options, shapes, [part.new.objective.length for part in rows])
     room = verdict.room(str(device), out)
     written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
-    room = dataclasses.replace(room, disk=room.disk + written)
+    kept = cost.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
+    room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
     computing = cost.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
     if found := verdict.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
         raise ConfigError(found)
@@ -357,7 +384,29 @@ def announce(recipe: Recipe, corpus: Corpus, model: Transformer, rows: int, wher
         say(f"unigram baseline on the validation answers: {baseline:.3f} nats (a model that learns goes below it)")
 
 
-def note_run(out: Path, baseline: float, model: Transformer, peak: float, resumed: bool, origin: Origin | None) -> None:
+def learn_from(teacher: Teacher, recipe: Recipe, config: TransformerConfig, trainer: Trainer) -> None:
+    """Let a run learn by a teacher's losses, and count its work."""
+    from blankfill.train.cost import batch_shape, distil_flops
+
+    teacher.distillation(recipe).teach(trainer)
+    student = trainer.flops
+
+    def flops(batch: Batch) -> float:
+        more = distil_flops(teacher.config, config, recipe.distil, batch_shape(batch))
+        return student(batch) + len(batch.input_ids) * more
+
+    trainer.flops = flops
+
+
+def note_run(
+    out: Path,
+    baseline: float,
+    model: Transformer,
+    peak: float,
+    resumed: bool,
+    origin: Origin | None,
+    teacher: Teacher | None,
+) -> None:
     """Write what a reader of the run folder should know of where it was made: `run.json`."""
     from blankfill.environment import environment
 
@@ -370,6 +419,8 @@ def note_run(out: Path, baseline: float, model: Transformer, peak: float, resume
     }
     if origin is not None:
         noted |= {"from": origin.path, "new_words": len(origin.words), "replay_ratio": origin.replay_ratio}
+    if teacher is not None:
+        noted["teacher"] = str(teacher.path)
     note_facts(out, noted, resumed)
 
 

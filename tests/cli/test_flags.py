@@ -13,7 +13,7 @@ import pytest
 from blankfill.corpus.prepare import PrepareConfig
 from blankfill.model.families import ModelOptions
 from blankfill.objectives import OBJECTIVES
-from blankfill.train.options import TrainOptions
+from blankfill.train.options import DistilOptions, TrainOptions
 
 SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
@@ -24,6 +24,7 @@ SECTIONS = {
     "word_lr schedule warmup decay_steps min_lr weight_decay decay_all beta1 beta2 eps clip precision "
     "gradient_checkpointing device threads workers log_every eval_every eval_rows save_every keep patience "
     "sample_every samples",
+    DistilOptions: "temperature soft_weight word_weight hidden_weight over start layers",
     OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence pairs "
     "short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
@@ -47,6 +48,7 @@ OWN = {
         "add-tokens",
         "replay",
         "replay-ratio",
+        "teacher",
         "seed",
         "help",
     },

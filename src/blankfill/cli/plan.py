@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blankfill.data.sampler import Sampler
     from blankfill.model.config import TransformerConfig
     from blankfill.recipe import Recipe
+    from blankfill.teacher import Teacher
     from blankfill.train.cost import Computing, Part
     from blankfill.train.rehearsal import Rehearsal
     from blankfill.train.verdict import Room
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
         OUT,
         ("measure", bool, True, f"Time some steps, for about {SECONDS:.0f} seconds."),
         ("json", bool, False, "Print one JSON object."),
+        ("teacher", Path | None, None, "The model that the run would learn from."),
     ]
     args, recipe = parse("plan", DESCRIBED, argv, extra)
 
@@ -73,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.attention.kernels import best_kernel
     from blankfill.environment import usable_cores
     from blankfill.errors import ConfigError
+    from blankfill.teacher import open_teacher
     from blankfill.train import cost, verdict
     from blankfill.train.memory import keep_freed_memory
     from blankfill.train.precision import pick_device, pick_dtype
@@ -84,17 +87,24 @@ def main(argv: Sequence[str]) -> int:
     room = verdict.room(str(device), args.out)
     dtype = pick_dtype(options.precision, device)
     computing = cost.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
+    taught = open_teacher(args.teacher, device) if args.teacher else None
+    if taught is not None:
+        taught.check(recipe, taught.tokenizer)
+        taught.loaded.model.use_kernel(computing.kernel)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True)))
-        text = look_at(args.paths, recipe, folder)
+        text = look_at(args.paths, recipe, folder, taught)
         config = recipe.model_config(text.vocabulary.size)
+        config = taught.student_config(config, recipe) if taught else config
+        kept = cost.distil_bytes(taught.config, config, recipe.distil) if taught else 0
+        left = dataclasses.replace(room, memory=room.memory - kept)
         shapes = [cost.row_shape(cost.sampled_rows(one), text.vocabulary["pad"], text.counts) for one in text.samplers]
         parts = cost.parts(options, shapes, [one.objective.length for one in text.samplers])
-        problems = verdict.verdict(config, parts, options, computing, room, text.vocabulary.size)
+        problems = verdict.verdict(config, parts, options, computing, left, text.vocabulary.size)
         measured = None
         if args.measure and not verdict.misfits(config, shapes, text.vocabulary.size):
-            measured = rehearsals(config, parts, recipe, computing, device, dtype, room, text)
-        values = plan(recipe, config, parts, computing, room, text, measured)
+            measured = rehearsals(config, parts, recipe, computing, device, dtype, left, text, taught)
+        values = plan(recipe, config, parts, computing, room, text, measured, taught)
         values |= {"device": device.type, "compute": str(dtype).removeprefix("torch."), "problems": problems}
         text.samplers.clear()
     if args.json:
@@ -106,12 +116,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def look_at(paths: Sequence[str], recipe: Recipe, work: Path) -> Text:
+def look_at(paths: Sequence[str], recipe: Recipe, work: Path, taught: Teacher | None = None) -> Text:
     """What a run of this recipe would read: a prepared corpus, or made-up text of the same size."""
+    own = taught.tokenizer if taught else None
     from blankfill import material
 
     if len(paths) == 1 and material.is_prepared(Path(paths[0])):
-        corpus = material.open_corpus(paths, recipe, work)
+        corpus = material.open_corpus(paths, recipe, work, own, (own,) if own else ())
         phases = material.phases(corpus, recipe)
         valid = phases[-1].valid
         return Text(
@@ -121,7 +132,7 @@ def look_at(paths: Sequence[str], recipe: Recipe, work: Path) -> Text:
             sum(path.stat().st_size for path in corpus.folder.glob("*.bin")),
         )  # fmt: skip
     size = source_bytes(paths, recipe) if paths else None
-    vocabulary = expected_vocabulary(recipe, size)
+    vocabulary = taught.loaded.vocabulary if taught else expected_vocabulary(recipe, size)
     samplers = made_up(recipe, vocabulary, work)
     if size is None:
         return Text(f"no text given; rows are of made-up text, vocabulary {vocabulary.size:,}", samplers, vocabulary)
@@ -195,6 +206,7 @@ def rehearsals(
     dtype: torch.dtype,
     room: Room,
     text: Text,
+    taught: Teacher | None = None,
 ) -> list[Rehearsal] | None:
     """Timed steps of each phase; None when not even one layer fits."""
     from blankfill.console import say
@@ -213,7 +225,8 @@ def rehearsals(
             return collate(widest, text.vocabulary["pad"])
 
         one = rehearse(
-            config, part, recipe.train, computing, device, dtype, room.memory, batch, SECONDS / len(parts)
+            config, part, recipe.train, computing, device, dtype, room.memory, batch, SECONDS / len(parts),
+            taught.distillation(recipe) if taught else None,
         )  # fmt: skip
         if one is None:
             return None
@@ -229,6 +242,7 @@ def plan(
     room: Room,
     text: Text,
     measured: list[Rehearsal] | None,
+    taught: Teacher | None = None,
 ) -> dict[str, Any]:
     """All figures, as JSON values. Memory and disk in bytes, time in seconds."""
     from blankfill.train import cost
@@ -240,7 +254,16 @@ def plan(
     needs = [cost.memory(config, p.shape, options, computing, p.micro, options.gradient_checkpointing) for p in parts]
     worst = max(range(len(parts)), key=lambda k: needs[k].peak)
     tokens = sum(part.rows * part.shape.tokens for part in parts)
-    flops = sum(part.rows * cost.training_flops(config, part.shape) for part in parts)
+    row_flops = [cost.training_flops(config, part.shape) for part in parts]
+    memory = {**dataclasses.asdict(needs[worst]), "rows_at_a_time": parts[worst].micro, "free": room.memory}
+    if taught is not None:
+        row_flops = [
+            own + cost.distil_flops(taught.config, config, recipe.distil, part.shape)
+            for own, part in zip(row_flops, parts, strict=True)
+        ]
+        kept = cost.distil_bytes(taught.config, config, recipe.distil)
+        memory = {"teacher": kept, **memory, "peak": needs[worst].peak + kept}
+    flops = sum(part.rows * one for part, one in zip(parts, row_flops, strict=True))
     rows = sum(part.rows for part in parts)
     full = parts[-1].shape
     epochs = None
@@ -254,7 +277,7 @@ def plan(
             {**{k: v for k, v in dataclasses.asdict(p.shape).items() if k not in ("ids", "positions")},
              "rows": p.rows, "at_a_time": p.micro} for p in parts
         ],
-        "memory": {**dataclasses.asdict(needs[worst]), "rows_at_a_time": parts[worst].micro, "free": room.memory},
+        "memory": memory,
         "disk": {
             "checkpoint": cost.checkpoint_bytes(config, options),
             "checkpoints": cost.disk_bytes(config, options),
@@ -269,7 +292,7 @@ def plan(
             "epochs": epochs,
             "epochs_exact": text.exact,
             "tokens_per_parameter": tokens / count,
-            "flops_per_step": options.batch_size * cost.training_flops(config, full),
+            "flops_per_step": options.batch_size * row_flops[-1],
             "flops": flops,
         },
         "time": None,

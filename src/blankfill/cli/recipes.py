@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from blankfill.recipe import Recipe, load_recipe, recipe_names
 
 DEFAULT = "glm-nano"
-SECTIONS = ("corpus", "objective", "model", "train")
+SECTIONS = ("corpus", "objective", "model", "train", "distil")
 
 Paths = tuple[str, ...]
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from blankfill.model.config import TransformerConfig
-from blankfill.train.options import TrainOptions
+from blankfill.train.options import DistilOptions, TrainOptions
 from blankfill.types import Example
 
 if TYPE_CHECKING:
@@ -177,10 +177,37 @@ def training_flops(config: TransformerConfig, shape: RowShape) -> float:
 
 def batch_flops(config: TransformerConfig, batch: Batch) -> float:
     """FLOPs of the forward and the backward pass of a batch."""
+    return len(batch.input_ids) * training_flops(config, batch_shape(batch))
+
+
+def batch_shape(batch: Batch) -> RowShape:
+    """What the rows of a batch look like."""
     rows, columns = batch.input_ids.shape
     pairs = sum(len(value) for _, value in batch.labels.values())
-    shape = RowShape(columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, pairs / rows)
-    return rows * training_flops(config, shape)
+    return RowShape(columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, pairs / rows)
+
+
+def distil_flops(
+    teacher: TransformerConfig, student: TransformerConfig, options: DistilOptions, shape: RowShape
+) -> float:
+    """FLOPs that learning from a teacher adds to a row: its forward pass, and the student's scores once more."""
+    compared = 0.0
+    if options.soft_weight:
+        compared = shape.tokens if options.over == "all" else shape.targets
+    read = replace(shape, targets=compared, pairs=0.0)
+    again = 2 * compared * student.word_size * student.vocab_size
+    if student.head_transform and options.over == "all":  # of the tokens that are not asked for
+        again += 2 * (compared - shape.targets) * student.hidden_size * student.word_size
+    return forward_flops(teacher, read) + 3 * again
+
+
+def distil_bytes(teacher: TransformerConfig, student: TransformerConfig, options: DistilOptions) -> int:
+    """Memory that learning from a teacher takes: its weights, the gradient of the word table that the loss against it
+    makes ahead, and the scores at work."""
+    from blankfill.train.loss import SCORES
+
+    soft = FP32 * (student.vocab_size * student.word_size + 2 * SCORES) if options.soft_weight else 0
+    return FP32 * sum(parameters(teacher).values()) + soft
 
 
 def parts(options: TrainOptions, shapes: Sequence[RowShape], lengths: Sequence[int]) -> list[Part]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from blankfill.errors import UserError
 from blankfill.train.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
-from blankfill.train.loss import LossFunction, counts, loss_sums
+from blankfill.train.loss import CountFunction, LossFunction, counts, loss_sums
 from blankfill.train.options import TrainOptions
 from blankfill.train.precision import computing
 from blankfill.train.progress import Progress, Window
@@ -59,7 +59,8 @@ class Trainer:
     validation: the fixed batches that a step is validated with. save: writes a checkpoint of the progress. stop: says
     that the run should end. validated and sample: called after a validation, and when samples are due. flops: of a
     batch's forward and backward pass; peak: what the machine could do in a second, both for the utilisation. loss: what
-    a batch is trained for. examine: what a validation is, when it is not the mean loss of the batches: a figure of
+    a batch is trained for; counts: the divisors of its parts; weights: what the mean of each counts, 1 where it is not
+    named. examine: what a validation is, when it is not the mean loss of the batches: a figure of
     which less is better, and metrics.
     """
 
@@ -81,6 +82,8 @@ class Trainer:
     flops: Callable[[Batch], float] = field(default=lambda batch: 0.0)
     peak: float = 0.0
     loss: LossFunction = field(default_factory=lambda: loss_sums)
+    counts: CountFunction = field(default_factory=lambda: counts)
+    weights: Mapping[str, float] = field(default_factory=dict)
     examine: Callable[[], tuple[float, Metrics]] | None = None
     examine_first: bool = True
     parts: int = 1
@@ -203,7 +206,7 @@ class Trainer:
         torch.manual_seed(self.seed * 1_000_003 + step)  # dropout is a function of the step, not of the past
         totals: dict[str, int] = {}
         for batch in micro_batches:
-            for name, count in counts(batch).items():
+            for name, count in self.counts(batch).items():
                 totals[name] = totals.get(name, 0) + count
         summed: dict[str, float] = {}
         for batch in micro_batches:
@@ -211,7 +214,7 @@ class Trainer:
                 part = part.to(self.device)
                 with computing(self.device, self.dtype):
                     losses = self.loss(self.model, part, self.dtype).asked(totals)
-                loss = torch.stack([losses[name] / totals[name] for name in losses]).sum()
+                loss = torch.stack([self.weights.get(name, 1.0) * losses[name] / totals[name] for name in losses]).sum()
                 self.scaler.scale(loss).backward()
                 for name, value in losses.items():
                     summed[name] = summed.get(name, 0.0) + float(value.detach()) / totals[name]
@@ -222,7 +225,7 @@ class Trainer:
         if self.examine is not None:
             progress.valid_loss, found = self.examine()
         elif batches := self.validation(progress.step):
-            losses = evaluate(self.model, batches, self.device, self.dtype)
+            losses = evaluate(self.model, batches, self.device, self.dtype, self.loss, self.counts)
             progress.valid_loss, found = losses["words"], named(losses)
         else:
             self.validated(progress)
@@ -247,6 +250,7 @@ def evaluate(
     device: torch.device,
     dtype: torch.dtype,
     loss: LossFunction = loss_sums,
+    count: CountFunction = counts,
 ) -> dict[str, float]:
     """Mean losses over all answers of some batches: `words`, and each other answer by name."""
     model.eval()
@@ -255,7 +259,7 @@ def evaluate(
     for batch in batches:
         with computing(device, dtype):
             sums = loss(model, batch.to(device), dtype)
-        asked = counts(batch)
+        asked = count(batch)
         for name, part in sums.asked(asked).items():
             summed[name] = summed.get(name, 0.0) + float(part)
             totals[name] = totals.get(name, 0) + asked[name]

@@ -44,6 +44,9 @@ class LossSums:
 LossFunction = Callable[[Any, Batch, torch.dtype], LossSums]
 """Runs a batch through a model and sums its losses; the type is the compute type in force."""
 
+CountFunction = Callable[[Batch], dict[str, int]]
+"""How many answers of each kind a batch asks for, by the names of the losses."""
+
 
 def counts(batch: Batch) -> dict[str, int]:
     """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
@@ -56,12 +59,17 @@ def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float
     hidden_ND = model.encode(batch, dtype).flatten(0, 1)
     transformed_MD = model.head.transform(hidden_ND[batch.target_index])
     words = word_loss(transformed_MD, model.output_table, model.head.bias, batch.target_ids)
+    return LossSums(words, label_losses(model, hidden_ND, batch))
+
+
+def label_losses(model: Transformer, hidden_ND: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Summed losses of the answers for whole examples, by name. hidden_ND: all columns of all rows."""
     labels: dict[str, Tensor] = {}
     for name, (index, value) in batch.labels.items():
         if model.pair_head is None:
             raise ValueError(f"the batch asks for {name!r}, but the model has no pooler")
         labels[name] = F.cross_entropy(model.pair_head(hidden_ND[index]).float(), value, reduction="sum")
-    return LossSums(words, labels)
+    return labels
 
 
 def word_loss(
@@ -71,11 +79,15 @@ def word_loss(
 
     smoothing: the share of each target that is spread evenly over the whole table (Szegedy et al. 2016, section 7).
     """
-    dtype = (
-        torch.get_autocast_dtype(hidden_MD.device.type) if torch.is_autocast_enabled(hidden_MD.device.type) else None
-    )
+    dtype = compute_dtype(hidden_MD)
     loss: Tensor = _WordLoss.apply(hidden_MD, table_VD, bias_V, target_M, smoothing, dtype, torch.is_grad_enabled())
     return loss
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The type of matrix products with a tensor: autocast's where it is on, its own otherwise."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 class _WordLoss(torch.autograd.Function):
@@ -87,10 +99,9 @@ class _WordLoss(torch.autograd.Function):
         bias_V: Tensor | None,
         target_M: Tensor,
         smoothing: float,
-        dtype: torch.dtype | None,
+        dtype: torch.dtype,
         with_grad: bool,
     ) -> Tensor:
-        dtype = dtype or hidden_MD.dtype
         M, V = len(target_M), len(table_VD)
         device = table_VD.device
         table, hidden = table_VD.to(dtype), hidden_MD.to(dtype)

@@ -139,3 +139,34 @@ class TrainOptions:
     def lr_at(self, step: int) -> float:
         """The learning rate of a step."""
         return learning_rate(step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilOptions:
+    """The distil section of a recipe: how a run learns from a teacher (`--teacher`), when it has one."""
+
+    temperature: float = 2.0
+    """Both distributions over the words are made flatter by this much before they are compared."""
+    soft_weight: float = 5.0
+    """What the loss against the teacher's distributions counts; 0 leaves it out."""
+    word_weight: float = 2.0
+    """What the loss of the masked words counts, and that of a pair's answer."""
+    hidden_weight: float = 1.0
+    """What 1 - the cosine of both models' last hidden states counts; 0 leaves it out."""
+    over: Literal["all", "masked"] = "all"
+    """Which tokens' distributions are compared: all of the text, or those alone that must be answered."""
+    start: Literal["teacher", "drawn"] = "teacher"
+    """The student begins as some of the teacher's layers with its embeddings and head, or from nothing."""
+    layers: tuple[int, ...] = ()
+    """Which of the teacher's layers, counted from 0; none means evenly from the first to the last."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options, a sentence each."""
+        found = []
+        if self.temperature <= 0:
+            found.append(f"distil.temperature is {self.temperature}; it must be above 0")
+        weights = {name: getattr(self, name) for name in ("soft_weight", "word_weight", "hidden_weight")}
+        found += [f"distil.{name} is {value}; it must not be negative" for name, value in weights.items() if value < 0]
+        if not any(weights.values()):
+            found.append("distil.soft_weight, distil.word_weight and distil.hidden_weight are all 0; give one a weight")
+        return found

@@ -20,6 +20,7 @@ import torch
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
 from blankfill.train.cost import Computing, Part, memory, parameters, training_flops
+from blankfill.train.distil import Distillation
 from blankfill.train.loop import Metrics, Trainer
 from blankfill.train.optimizer import build_optimizer
 from blankfill.train.options import TrainOptions
@@ -101,11 +102,12 @@ def rehearse(
     free: int,
     batch: Callable[[int], Batch],
     seconds: float = 20.0,
+    learns: Distillation | None = None,
 ) -> Rehearsal | None:
     """Time steps of one phase of a run; None when not even one row with one layer fits.
 
     batch: makes a batch of so many rows. free: bytes of memory there are. seconds: the time box, model building
-    included; a step that has begun is finished.
+    included; a step that has begun is finished. learns: by what, when it is by a teacher's losses.
     """
     began = time.perf_counter()
     peak = peak_rate(device, dtype)
@@ -115,7 +117,7 @@ def rehearse(
         until = began + seconds * (k + 1) / len(sizes)
         # a truncated normal takes seconds for a large word table, and how weights begin changes no time
         tried = dataclasses.replace(config, num_layers=layers, init="normal")
-        trials.append(_trial(tried, batch(rows), options, computing, device, dtype, until))
+        trials.append(_trial(tried, batch(rows), options, computing, device, dtype, until, learns))
     if not trials:
         return None
     last = trials[-1]
@@ -176,6 +178,7 @@ def _trial(
     device: torch.device,
     dtype: torch.dtype,
     until: float,
+    learns: Distillation | None = None,
 ) -> Trial:
     """Steps on one batch until a time of `time.perf_counter`, through the one loop."""
     model = build(config, 0, device)
@@ -195,10 +198,13 @@ def _trial(
                 return
             yield step, [batch]
 
-    Trainer(
+    trainer = Trainer(
         model, optimizer, endless, 0, device, dtype, clock, lambda step: [], lambda progress: None,
         options.row_schedule, loss_scaler(device, dtype), on_nan="skip",
-    ).train(batches(), Progress())  # fmt: skip
+    )  # fmt: skip
+    if learns is not None:
+        learns.teach(trainer)
+    trainer.train(batches(), Progress())
     steps = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
     update = statistics.median(clock.updates[1:])
     seconds = max(1e-9, statistics.median(steps) - update)

@@ -32,7 +32,7 @@ FAMILIES: dict[str, Family] = {
         Gpt2Names(),
         GlmNames(),
         XlnetNames(),
-    )  # fmt: skip
+    )
 }
 
 MODEL_TYPES: dict[str, Family] = {
