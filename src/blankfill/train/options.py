@@ -143,7 +143,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilOptions:
-    """The distil section of a recipe: how a run learns from a teacher (`--teacher`), when it has one."""
+    """The distil section of a recipe: how a run learns from a teacher, when it has one."""
 
     temperature: float = 2.0
     """Both distributions over the words are made flatter by this much before they are compared."""
