@@ -35,7 +35,7 @@ def test_training_equals_the_plain_reference(objective: str, length: int, monkey
     logits = plain.head.logits(hidden.flatten(0, 1)[batch.target_index], plain.words.weight)
     reference = torch.nn.functional.cross_entropy(logits, batch.target_ids)
     for name, (columns, labels) in batch.labels.items():
-        assert name == "next_sentence" and plain.pair_head is not None
+        assert name in ("next_sentence", "sentence_order") and plain.pair_head is not None
         reference = reference + torch.nn.functional.cross_entropy(
             plain.pair_head(hidden.flatten(0, 1)[columns]), labels
         )
