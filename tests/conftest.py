@@ -71,4 +71,5 @@ def fingerprint(example: Example) -> tuple[object, ...]:
     rule = example.rule
     arrays = (example.input_ids, example.positions, rule.segment, rule.rank, rule.horizon)
     answers = (example.target_index, example.target_ids)
-    return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels))
+    borders = None if example.borders is None else example.borders.tolist()
+    return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels), borders)

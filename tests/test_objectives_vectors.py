@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, SpanBert, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice, candidates, take_candidates
 from blankfill.objectives.glm import GlmChoice, infill, span_law
+from blankfill.objectives.spanbert import SpanChoice, cover, length_law, replaced
 from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.types import AttentionRule, Document, Vocabulary
 from conftest import VECTORS
@@ -218,3 +219,38 @@ def test_xlnet_two_streams() -> None:
     seen = strings(example.rule.visible()[:, :10])
     assert seen[:10] == expect["content_stream"]
     assert dict(zip(map(str, expect["targets_at"]), seen[10:], strict=True)) == expect["query_stream"]
+
+
+def test_spanbert_length_law() -> None:
+    given, expect = vector("spanbert_length_law")
+    law = np.diff(length_law(given["p"], given["max"]), prepend=0.0)
+    assert law[0] == pytest.approx(expect["p1"], abs=1e-6)
+    assert law[-1] == pytest.approx(expect["p10"], abs=1e-6)
+    assert law @ np.arange(1, given["max"] + 1) == pytest.approx(expect["mean"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["spanbert_merge_sbo", "spanbert_edge_no_sbo"])
+def test_spanbert_spans_and_borders(name: str) -> None:
+    given, expect = vector(name)
+    words = Words(**BERT_ROLES)
+    ids = words.row(given["sentence"])
+    begins = np.isin(np.arange(len(ids)), [begin for begin, _ in given["words"]])
+    objective = SpanBert(length=16, boundary=given["max_pair_targets"])
+    assert objective.budget(len(ids)) == expect["budget"]
+    spans = cover(begins, map(tuple, given["anchor_len_draws"]), expect["budget"])
+    assert [[begin, end - 1] for begin, end in spans] == expect["merged_spans"]
+    draw, rng = given["replacement_draw"], np.random.default_rng(0)
+    inputs = [replaced(ids[slice(*span)], draw, 0.8, 0.1, words.vocabulary(), rng) for span in spans]
+    document = Document(ids, np.array([0, len(ids)], np.int32))
+    example = objective.build(document, words.vocabulary(), SpanChoice(tuple(spans), tuple(inputs)))
+    assert words.names(example.input_ids) == expect["input_tokens"]
+    assert words.names(example.target_ids) == [given["sentence"][k] for span in spans for k in range(*span)]
+    assert example.borders is not None
+    found = [(left, right, place, words.names([answer])[0]) for left, right, place, answer in example.borders.T]
+    assert found == [
+        (pair["left"], pair["right"], place, token)
+        for pair in expect["sbo_pairs"]
+        for place, token in enumerate(pair["tokens"])
+        if token != "[PAD]"
+    ]
+    assert example.rule.visible().all()

@@ -39,7 +39,7 @@ class Recipe:
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
         pairs = bool(self.objective.labels())
-        return self.model.config(vocab_size, self.objective.position_sizes(), pairs)
+        return self.model.config(vocab_size, self.objective.position_sizes(), pairs, self.objective.span_places())
 
     def problems(self) -> list[str]:
         """What is wrong with the recipe, a sentence each, over all sections."""
@@ -68,7 +68,7 @@ class Recipe:
         return self
 
 
-CHANNELS = {"bert": 2, "distilbert": 1, "roberta": 1, "albert": 2, "gpt2": 1, "glm": 2, "xlnet": 3}
+CHANNELS = {"bert": 2, "distilbert": 1, "roberta": 1, "albert": 2, "spanbert": 2, "gpt2": 1, "glm": 2, "xlnet": 3}
 """Position channels of each family."""
 
 

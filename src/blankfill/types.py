@@ -125,6 +125,8 @@ class Example:
     input_ids: int32[L]. positions: int32[P, L], P channels (BERT: position, token type; GLM: position 1, position 2;
     GPT: position). target_index: int32[M], where in the row the answer is read; target_ids: int32[M], the answer.
     labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side.
+    borders: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind it, the place in
+    it, the answer; None where an objective asks none.
     """
 
     input_ids: Int32
@@ -134,6 +136,7 @@ class Example:
     target_ids: Int32
     labels: Mapping[str, int] = field(default_factory=dict)
     context: Example | None = None
+    borders: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -162,6 +165,8 @@ class Batch:
     """How many of the B·T columns are not padding."""
     joined: frozenset[int] = frozenset()
     """Rows that must not be parted from the row before them, because an answer is looked for in both."""
+    borders: torch.Tensor | None = None
+    """int64[4, K]: words asked from outside their span, as in `Example`, columns flat over B·T."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -173,7 +178,7 @@ class Batch:
             move(self.input_ids), move(self.positions), move(self.segment), move(self.rank), move(self.horizon),
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
-            self.mask, self.tokens, self.joined,
+            self.mask, self.tokens, self.joined, None if self.borders is None else move(self.borders),
         )  # fmt: skip
 
     def part(self, first: int, stop: int) -> Batch:
@@ -185,10 +190,15 @@ class Batch:
             inside = (index >= low) & (index < high)
             return index[inside] - low, value[inside]
 
+        borders = self.borders
+        if borders is not None:
+            borders = borders[:, (borders[0] >= low) & (borders[0] < high)] - borders.new_tensor(
+                [[low], [low], [0], [0]]
+            )
         at = slice(first, stop)
         labels = {name: pick(*found) for name, found in self.labels.items()}
         return Batch(
             self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
             *pick(self.target_index, self.target_ids), labels, self.mask, int((self.segment[at] != PADDING).sum()),
-            frozenset(row - first for row in self.joined if first <= row < stop),
+            frozenset(row - first for row in self.joined if first <= row < stop), borders,
         )  # fmt: skip

@@ -32,8 +32,10 @@ def config(**changed: object) -> TransformerConfig:
     return TransformerConfig(**{**SMALL, **changed})
 
 
-def make_batch(rows: int, columns: int, targets: int, vocabulary: int, mask: str, channels: int, pairs: bool) -> Batch:
-    """A batch of random ids with `targets` answers in each row."""
+def make_batch(
+    rows: int, columns: int, targets: int, vocabulary: int, mask: str, channels: int, pairs: bool, spans: bool = False
+) -> Batch:
+    """A batch of random ids with `targets` answers in each row; spans: as many asked from borders too."""
     rng = torch.Generator().manual_seed(1)
     ids = torch.randint(0, vocabulary, (rows, columns), generator=rng)
     positions = torch.zeros(channels, rows, columns, dtype=torch.int64)
@@ -45,13 +47,16 @@ def make_batch(rows: int, columns: int, targets: int, vocabulary: int, mask: str
     answers = torch.randint(0, vocabulary, (rows * targets,), generator=rng)
     first = torch.arange(rows) * columns
     labels = {"next_sentence": (first, torch.zeros(rows, dtype=torch.int64))} if pairs else {}
-    return Batch(ids, positions, segment, segment * 0, segment * 0, index, answers, labels, mask, rows * columns)
+    borders = torch.stack([index, index + 2, index % targets, answers]) if spans else None
+    return Batch(
+        ids, positions, segment, segment * 0, segment * 0, index, answers, labels, mask, rows * columns, borders=borders
+    )
 
 
 def batch_of(config: TransformerConfig, rows: int, shape: cost.RowShape) -> Batch:
     return make_batch(
         rows, shape.columns, int(shape.targets), config.vocab_size, shape.mask, len(config.position_sizes),
-        config.pooler,
+        config.pooler, bool(config.span_places),
     )  # fmt: skip
 
 
@@ -79,6 +84,7 @@ def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
 
 BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "pooler": True,
         "position_sizes": (40, 2), "dropout": 0.1, "attention_dropout": 0.1}  # fmt: skip
+SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "span_places": 20}
 ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
 
 
@@ -98,6 +104,8 @@ XLNET = {"norm": "post", "head_bias": True, "position_scheme": "relative", "atte
         ({"dropout": 0.1, "attention_dropout": 0.1}, "none", torch.bfloat16, "explicit"),
         (BERT, "rule", torch.float16, "sdpa"),
         (BERT, "rule", torch.float32, "blocked"),
+        (SPANBERT, "rule", torch.float32, "sdpa"),
+        (SPANBERT, "rule", torch.bfloat16, "sdpa"),
         (ALBERT, "rule", torch.float32, "sdpa"),
         ({**ALBERT, "dropout": 0.0, "attention_dropout": 0.0}, "none", torch.bfloat16, "explicit"),
         ({**BERT, "shared": "ffn"}, "rule", torch.float16, "sdpa"),
@@ -109,10 +117,11 @@ def test_activations_are_what_autograd_keeps(
     changed: dict[str, object], mask: str, dtype: torch.dtype, kernel: str, rows: int, columns: int
 ) -> None:
     made = config(**changed)
-    shape = cost.RowShape(columns, columns, 5, mask, float(made.pooler))
+    shape = cost.RowShape(columns, columns, 5, mask, float(made.pooler), borders=5.0 if made.span_places else 0.0)
     model = build(made).train()
     model.use_kernel(kernel)
-    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - word_loss_bytes(made, 5 * rows)
+    losses = word_loss_bytes(made, 5 * rows) * (2 if made.span_places else 1)
+    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
     reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
 

@@ -3,7 +3,8 @@
 `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which names the step, the
 run's counters and a checksum of each file. Where transformers has a class for the model (a `Form`, see
 `checkpoint.names`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
-the folder opens there as it is; what that form has no room for lies with the optimiser's state. A checkpoint is written
+the folder opens there as it is; what that form has no room for lies with the optimiser's state, heads that it lacks in
+`heads.safetensors`. A checkpoint is written
 under a temporary name, synced to disk and renamed, so a kill at any instant leaves the one before whole; `latest` names
 the newest, `best` that of the best validation.
 """
@@ -30,6 +31,8 @@ from blankfill.errors import UserError
 from blankfill.model.config import config_from_values
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+HEADS = "heads.safetensors"
+"""Heads that the form of a model has no place for (`Table.apart`), where it has such."""
 
 REST = "rest."
 """Before the names of what the form of a model has no room for, in the optimiser's file."""
@@ -108,6 +111,8 @@ def write_files(
     if dress is not None:
         table = dress.form.table
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
+        if heads := table.kept_apart(model):
+            write_weights(folder / HEADS, heads)
         model, optimizer = table.to_theirs(model), {**optimizer, **rest}
         state = {**state, "names": dress.form.state()}
         for name, text in dress.files.items():
@@ -236,21 +241,21 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
         sums, step = dict(state["sha256"]), int(state["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a whole checkpoint ({STATE} is missing or unreadable)") from error
-    wanted = [MODEL, OPTIMIZER] if with_optimizer and OPTIMIZER in sums else [MODEL]
-    loaded = []
-    for name in wanted:
+    loaded: dict[str, dict[str, torch.Tensor]] = {OPTIMIZER: {}, HEADS: {}}
+    for name in (MODEL, *(name for name in (HEADS, OPTIMIZER) if name in sums and (with_optimizer or name == HEADS))):
         try:
             if checksum(path / name) != sums.get(name):
                 raise UserError(f"{path / name} is damaged: its checksum is not the one noted when it was written")
-            loaded.append(load_file(path / name))
+            loaded[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / name} cannot be read ({error})") from error
-    model, optimizer = loaded[0], loaded[1] if len(loaded) > 1 else {}
+    model, optimizer = loaded[MODEL], loaded[OPTIMIZER]
     rest = {name.removeprefix(REST): optimizer.pop(name) for name in list(optimizer) if name.startswith(REST)}
     if state.get("names"):
         form = form_from_state(state["names"], config_from_values(state["model"]))
         model = form.table.to_ours(model, str(path / MODEL))
         put_back(model, rest)
+        model.update(loaded[HEADS])
     return Checkpoint(path, step, state, model, optimizer)
 
 

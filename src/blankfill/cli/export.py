@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         show(f"transformers gives the same scores on {made.texts} texts; largest difference {made.difference:.1e}")
     show(f"{made.architecture}; the model is in {made.folder}")
+    if made.left_out:
+        show(f"transformers has no place for the {made.left_out}; it was left out, and stays in the run's checkpoints")
     if made.architecture == "GlmForBlankFilling":
         show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
     return 0

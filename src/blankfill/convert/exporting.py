@@ -27,6 +27,8 @@ class Exported:
     architecture: str
     texts: int
     difference: float | None
+    left_out: str = ""
+    """A head that transformers' class has no place for; empty when all of the model was written."""
 
 
 def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
@@ -47,7 +49,8 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary)
         for name, content in dress.files.items():
             (folder / name).write_text(content, encoding="utf-8", newline="\n")
-        write_weights(folder / MODEL, form.table.to_theirs(loaded.model.state_dict()))
+        weights = loaded.model.state_dict()
+        write_weights(folder / MODEL, form.table.to_theirs(weights))
         if has_module("transformers"):
             found = difference(loaded, folder, texts)
             if not found <= TOLERANCE:
@@ -55,7 +58,8 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
                     f"{path}: transformers computes other scores from the export than blankfill from the model: they "
                     f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
                 )
-    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), found)
+    left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
+    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), found, left_out)
 
 
 def the_form(loaded: Loaded) -> Form:

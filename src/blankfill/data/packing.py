@@ -34,6 +34,7 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
     horizon = np.zeros(shape, np.int32)
     index, answers = [], []
     labels: dict[str, list[tuple[int, int]]] = {}
+    borders: list[np.ndarray] = []
     for r, row in enumerate(rows):
         column, before = 0, 0
         for example in row:
@@ -47,6 +48,9 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
             answers.append(example.target_ids)
             for name, value in example.labels.items():
                 labels.setdefault(name, []).append((r * width + column, value))
+            if example.borders is not None:
+                begin = r * width + column
+                borders.append(example.borders.astype(np.int64) + np.array([[begin], [begin], [0], [0]]))
             before += int(example.rule.segment.max()) + 1
             column = at.stop
     return Batch(
@@ -60,6 +64,7 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
         {name: _columns(found) for name, found in labels.items()},
         mask,
         sum(widths),
+        borders=torch.from_numpy(np.concatenate(borders, axis=1)) if borders else None,
     )
 
 

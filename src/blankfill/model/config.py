@@ -13,6 +13,9 @@ from typing import Any, Literal
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Shared = Literal["none", "attention", "ffn", "all"]
 
+PLACE_SIZE = 200
+"""Columns of the table of places in a span, at every width of the model (SpanBERT's code)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -61,6 +64,9 @@ class TransformerConfig:
     """Tanh dense on the first column (BERT)."""
     pair_classifier: bool = True
     """The two-way classifier of a pair (next sentence, sentence order) on the pooler, where there is a pooler."""
+    span_places: int = 0
+    """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
+    means that there is no such head."""
     init: Literal["normal", "truncated_normal"] = "normal"
     init_std: float = 0.02
     position_std: float = 0.02

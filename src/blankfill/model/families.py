@@ -2,8 +2,8 @@
 
 A family fixes what its paper fixes (norms, activation, heads, initialisation); a recipe gives sizes and dropout. The
 position tables come from the objective and the vocabulary from the tokenizer. Sources: google-research/bert and
-google-research/albert modeling.py, fairseq roberta, openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py (see the docs
-page on recipes).
+google-research/albert modeling.py, fairseq roberta, facebookresearch/SpanBERT, openai/gpt-2 model.py, THUDM/GLM
+mpu/transformer.py (see the docs page on recipes).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from blankfill.model.config import TransformerConfig
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
-Family = Literal["bert", "distilbert", "roberta", "albert", "gpt2", "glm", "xlnet"]
+Family = Literal["bert", "distilbert", "roberta", "albert", "spanbert", "gpt2", "glm", "xlnet"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
@@ -56,6 +56,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_bias": True,
         "pooler": True,
         "init": "truncated_normal",
+    },
+    "spanbert": {
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
     },
     "gpt2": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
     "glm": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
@@ -104,8 +112,11 @@ class ModelOptions:
     vocab_multiple: int = 1
     """The word table is padded to a multiple of this (GLM: 128)."""
 
-    def config(self, vocab_size: int, position_sizes: tuple[int, ...], pairs: bool = True) -> TransformerConfig:
-        """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one."""
+    def config(
+        self, vocab_size: int, position_sizes: tuple[int, ...], pairs: bool = True, span_places: int = 0
+    ) -> TransformerConfig:
+        """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
+        span_places: `Objective.span_places`."""
         preset = dict(FAMILIES[self.family])
         if self.norm != "family":
             preset["norm"] = self.norm
@@ -126,6 +137,7 @@ class ModelOptions:
             num_heads=self.num_heads,
             ffn_size=self.ffn_size or 4 * self.hidden_size,
             position_sizes=sizes,
+            span_places=span_places,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             **preset,

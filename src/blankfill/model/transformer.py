@@ -23,6 +23,7 @@ from blankfill.model.heads import PairHead, WordHead
 from blankfill.model.layers import Layer, LayerCache, dropout
 from blankfill.model.neighbours import start_with_neighbours
 from blankfill.model.relative import RelativeTerms
+from blankfill.model.span_head import SpanHead
 from blankfill.types import MEMORY, QUERY, Batch
 
 
@@ -45,6 +46,7 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.norm == "pre" else None
         self.head = WordHead(config)
         self.pair_head = PairHead(config) if config.pooler else None
+        self.span_head = SpanHead(config) if config.span_places else None
         self.recompute = False
         """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
 
@@ -129,6 +131,8 @@ class Transformer(nn.Module):
                 _draw(module.weight, std, config, generator)
         if self.head.bias is not None:
             self.head.bias.zero_()
+        if self.span_head is not None:
+            self.span_head.bias.zero_()
         if self.head.table is not None:
             _draw(self.head.table, config.init_std, config, generator)
         if self.query is not None:

@@ -6,8 +6,9 @@ from blankfill.objectives.bert import Bert
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
+from blankfill.objectives.spanbert import SpanBert
 from blankfill.objectives.xlnet import Xlnet
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Albert, Glm, Gpt, Xlnet)}
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Albert, SpanBert, Glm, Gpt, Xlnet)}
 
-__all__ = ["OBJECTIVES", "Albert", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective", "Xlnet"]
+__all__ = ["OBJECTIVES", "Albert", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective", "SpanBert", "Xlnet"]

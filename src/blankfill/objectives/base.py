@@ -91,6 +91,10 @@ class Objective:
         """Whether Documents must tell where words begin."""
         return False
 
+    def span_places(self) -> int:
+        """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
+        return 0
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
         raise NotImplementedError

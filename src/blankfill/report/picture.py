@@ -24,6 +24,7 @@ CHANNELS = {
     "bert": ("pos", "type"),
     "mlm": ("pos",),
     "albert": ("pos", "type"),
+    "spanbert": ("pos", "type"),
     "glm": ("pos 1", "pos 2"),
     "gpt": ("pos",),
     "xlnet": ("pos", "type", "stream"),
@@ -79,6 +80,7 @@ def join_row(examples: Sequence[Example]) -> Row:
             asked[begin + index].append(answer)
         if example.labels:
             labels[begin] = ", ".join(_label(name, value) for name, value in example.labels.items())
+        labels |= {begin + column: text for column, text in _borders(example, begin).items()}
     rule = AttentionRule(
         np.concatenate(segments),
         np.concatenate([example.rule.rank for example in examples]),
@@ -208,6 +210,15 @@ def _ruler(length: int, group: int) -> str:
 def _label(name: str, value: int) -> str:
     meaning = MEANINGS.get(name, {}).get(value)
     return f"{name} = {value}" + (f" ({meaning})" if meaning else "")
+
+
+def _borders(example: Example, begin: int) -> dict[int, str]:
+    """What is asked from the borders of spans: the column before each → text. begin: the example's first column."""
+    if example.borders is None:
+        return {}
+    left, right = example.borders[:2].tolist()
+    pairs = list(zip(left, right, strict=True))
+    return {a: f"with column {begin + b}, asked for {_count(pairs.count((a, b)), 'word')} between" for a, b in pairs}
 
 
 def _count(number: int, noun: str) -> str:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from blankfill.model.config import TransformerConfig
+from blankfill.model.config import PLACE_SIZE, TransformerConfig
 from blankfill.train.options import DistilOptions, TrainOptions
 from blankfill.types import Example
 
@@ -53,7 +53,7 @@ PROCESS = 64 << 20
 
 @dataclass(frozen=True)
 class RowShape:
-    """What the rows of a batch look like. columns: T, padding included; tokens, targets and pairs: means of a row.
+    """What the rows of a batch look like. columns: T, padding included; tokens, targets, pairs, borders: means a row.
 
     mask: "none", "causal" or "rule", as in `types.Batch`. ids and positions: one more than the largest in the rows (of
     each position channel).
@@ -66,6 +66,7 @@ class RowShape:
     pairs: float = 0.0
     ids: int = 0
     positions: tuple[int, ...] = ()
+    borders: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,18 @@ def row_shape(rows: Sequence[Sequence[Example]], pad: int, counts: NDArray[np.in
     ids = 1 + max(int(batch.input_ids.max()), int(batch.target_ids.max()) if len(batch.target_ids) else 0)
     if counts is not None and counts.any():
         ids = max(ids, 1 + int(counts.nonzero()[0][-1]))
-    pairs = sum(len(value) for _, value in batch.labels.values())
     return RowShape(
-        columns, batch.tokens / count, len(batch.target_ids) / count, batch.mask, pairs / count, ids, positions
-    )
+        columns, batch.tokens / count, len(batch.target_ids) / count, batch.mask, _pairs(batch) / count, ids, positions,
+        _borders(batch) / count,
+    )  # fmt: skip
+
+
+def _pairs(batch: Batch) -> int:
+    return sum(len(value) for _, value in batch.labels.values())
+
+
+def _borders(batch: Batch) -> int:
+    return 0 if batch.borders is None else batch.borders.shape[1]
 
 
 def parameters(config: TransformerConfig) -> dict[str, int]:
@@ -137,7 +146,7 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     parts = dict.fromkeys(("words", "positions", "layers", "norms", "heads"), 0)
     names = {
         "query": "words", "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads",
-        "pair_head": "heads",
+        "pair_head": "heads", "span_head": "heads",
     }  # fmt: skip
     for name, shape in weight_shapes(config):
         first = name.split(".", 1)[0]
@@ -167,7 +176,8 @@ def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     head = 2 * M * W * config.vocab_size + (2 * M * D * W if config.head_transform else 0)
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     widen = 2 * T * W * D if config.embedding_size else 0
-    return widen + config.num_layers * layer + head + pooler
+    borders = 2 * shape.borders * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
+    return widen + config.num_layers * layer + head + pooler + borders
 
 
 def training_flops(config: TransformerConfig, shape: RowShape) -> float:
@@ -183,8 +193,10 @@ def batch_flops(config: TransformerConfig, batch: Batch) -> float:
 def batch_shape(batch: Batch) -> RowShape:
     """What the rows of a batch look like."""
     rows, columns = batch.input_ids.shape
-    pairs = sum(len(value) for _, value in batch.labels.values())
-    return RowShape(columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, pairs / rows)
+    return RowShape(
+        columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, _pairs(batch) / rows,
+        borders=_borders(batch) / rows,
+    )  # fmt: skip
 
 
 def distil_flops(
@@ -194,7 +206,7 @@ def distil_flops(
     compared = 0.0
     if options.soft_weight:
         compared = shape.tokens if options.over == "all" else shape.targets
-    read = replace(shape, targets=compared, pairs=0.0)
+    read = replace(shape, targets=compared, pairs=0.0, borders=0.0)
     again = 2 * compared * student.word_size * student.vocab_size
     if student.head_transform and options.over == "all":  # of the tokens that are not asked for
         again += 2 * (compared - shape.targets) * student.hidden_size * student.word_size
@@ -296,6 +308,8 @@ def activation_bytes(
     if config.position_scheme == "relative":
         embeddings += tokens * 8 * T  # which distance each pair has
     head = targets * (computing.width * (D + W) + FP32 * W) if config.head_transform else 0
+    borders = math.ceil(rows * shape.borders)
+    head += borders * (computing.width * (4 * D + PLACE_SIZE + W) + FP32 * (D + W)) if config.span_places else 0
     return layers + mask + embeddings + tokens * FP32 * normed + head
 
 
@@ -332,8 +346,9 @@ def memory(
     weights = gradients = FP32 * sum(parameters(config).values())
     states = optimizer_bytes(config, options)
     activations = activation_bytes(config, shape, computing, micro, checkpointing)
-    targets = math.ceil(micro * shape.targets)
-    loss = table + targets * FP32 * W  # made in the forward pass
+    targets, borders = math.ceil(micro * shape.targets), math.ceil(micro * shape.borders)
+    # gradients made in the forward pass; words asked from borders meet the table once more
+    loss = table * (2 if config.span_places else 1) + (targets + borders) * FP32 * W
     logits = FP32 * min(targets * V, SCORES if computing.device == "cpu" else GPU_ROWS * V)
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
     tables = 4 if config.position_scheme == "relative" else 2  # that of all distances is twice as wide

@@ -31,7 +31,8 @@ GPU_ROWS = 8192
 
 @dataclass(frozen=True)
 class LossSums:
-    """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name."""
+    """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name (whole-example
+    answers, and `span_boundary` over `Batch.borders`)."""
 
     words: Tensor
     labels: Mapping[str, Tensor]
@@ -51,6 +52,8 @@ CountFunction = Callable[[Batch], dict[str, int]]
 def counts(batch: Batch) -> dict[str, int]:
     """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
     found = {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
+    if batch.borders is not None:
+        found["span_boundary"] = batch.borders.shape[1]
     return {name: count for name, count in found.items() if count}
 
 
@@ -69,7 +72,18 @@ def label_losses(model: Transformer, hidden_ND: Tensor, batch: Batch) -> dict[st
         if model.pair_head is None:
             raise ValueError(f"the batch asks for {name!r}, but the model has no pooler")
         labels[name] = F.cross_entropy(model.pair_head(hidden_ND[index]).float(), value, reduction="sum")
+    if batch.borders is not None:
+        labels["span_boundary"] = border_loss(model, hidden_ND, batch.borders)
     return labels
+
+
+def border_loss(model: Transformer, hidden_ND: Tensor, borders_4K: Tensor) -> Tensor:
+    """Summed loss of the words that are asked from outside their spans (`Batch.borders`)."""
+    if model.span_head is None:
+        raise ValueError("the batch asks from the borders of spans, but the model has no span-boundary head")
+    left, right, place, answers = borders_4K
+    transformed_KD = model.span_head(hidden_ND[left], hidden_ND[right], place)
+    return word_loss(transformed_KD, model.output_table, model.span_head.bias, answers)
 
 
 def word_loss(

@@ -16,6 +16,7 @@ from blankfill.checkpoint.names.distilbert import DistilbertNames
 from blankfill.checkpoint.names.glm import GlmNames
 from blankfill.checkpoint.names.gpt2 import Gpt2Names
 from blankfill.checkpoint.names.roberta import RobertaNames
+from blankfill.checkpoint.names.spanbert import SpanBertNames
 from blankfill.checkpoint.names.xlnet import XlnetNames
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
@@ -29,6 +30,7 @@ FAMILIES: dict[str, Family] = {
         DistilbertNames(),
         RobertaNames(),
         AlbertNames(),
+        SpanBertNames(),
         Gpt2Names(),
         GlmNames(),
         XlnetNames(),
@@ -36,7 +38,8 @@ FAMILIES: dict[str, Family] = {
 }
 
 MODEL_TYPES: dict[str, Family] = {
-    **{family.model_type: family for family in FAMILIES.values()},
+    # of two of a type the one that bears its name
+    **{family.model_type: FAMILIES.get(family.model_type, family) for family in FAMILIES.values()},
     "glm": FAMILIES["glm"],
 }
 """By what config.json calls a family."""

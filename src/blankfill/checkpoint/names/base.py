@@ -119,11 +119,15 @@ def _moved(table: Tensor, shift: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Table:
-    """The rules of one model. ignored and aliases are regular expressions over their names."""
+    """The rules of one model. ignored and aliases are regular expressions over their names.
+
+    apart: beginnings of our names of weights that their form has no place for; a checkpoint keeps them beside it.
+    """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    apart: tuple[str, ...] = ()
 
     def match(self, names: Iterable[str], where: str) -> dict[str, str]:
         """The name in the file of each of the table's names; UserError lists the unknown and the missing ones."""
@@ -148,8 +152,10 @@ class Table:
 
     def to_theirs(self, ours: Mapping[str, Tensor], where: str = "the model") -> dict[str, Tensor]:
         """Their tensors, under the names that their own programs write today, from our state dict."""
-        known = {rule.ours for rule in self.rules}
-        _complain(where, [name for name in ours if name not in known], sorted(known - ours.keys()))
+        known, apart = {rule.ours for rule in self.rules}, self.kept_apart(ours)
+        _complain(
+            where, [name for name in ours if name not in known and name not in apart], sorted(known - ours.keys())
+        )
         out: dict[str, Tensor] = {}
         for rule in self.rules:
             out.update(zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True))
@@ -159,6 +165,10 @@ class Table:
         """By our names, what `to_theirs` leaves out."""
         parts = {rule.ours: rule.rest(ours[rule.ours]) for rule in self.rules}
         return {name: part for name, part in parts.items() if part is not None}
+
+    def kept_apart(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By our names, the weights that their form has no place for."""
+        return {name: part for name, part in ours.items() if self.apart and name.startswith(self.apart)}
 
     @property
     def names(self) -> frozenset[str]:
@@ -271,6 +281,10 @@ class Family(ABC):
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
     """What its tokenizer should give."""
 
+    apart: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the configuration that its files cannot say and that a model may have all the same: their weights are
+    kept beside (`Table.apart`)."""
+
     @abstractmethod
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Our configuration from a config.json and the names in the weight file; UserError for what we lack."""
@@ -307,7 +321,8 @@ def _differences(family: Family, config: TransformerConfig) -> tuple[str, ...]:
     return tuple(
         field.name
         for field in fields(TransformerConfig)
-        if field.name not in NOT_ARCHITECTURE and getattr(back, field.name) != getattr(config, field.name)
+        if field.name not in NOT_ARCHITECTURE | family.apart
+        and getattr(back, field.name) != getattr(config, field.name)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from blankfill.checkpoint.names.base import (
     Copied,
@@ -36,7 +36,7 @@ class BertNames(Family):
 
     name = "bert"
     model_type = "bert"
-    objective = Bert
+    objective: ClassVar[type[Objective]] = Bert
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:

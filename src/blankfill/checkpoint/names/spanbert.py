@@ -1,0 +1,32 @@
+"""SpanBERT's names: BERT's, since transformers has no class of its own for it (Joshi et al. 2019).
+
+The encoder and the word head are BERT's without pairs. The span-boundary head has no place in transformers' form: a
+checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from blankfill.checkpoint.names.base import Table
+from blankfill.checkpoint.names.bert import BertNames
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Objective, SpanBert
+
+
+class SpanBertNames(BertNames):
+    """A model trained on spans, as transformers' BERT."""
+
+    name = "spanbert"
+    objective: ClassVar[type[Objective]] = SpanBert
+    apart = frozenset({"span_places"})
+
+    def table(self, config: TransformerConfig, shift: int = 0) -> Table:
+        """BERT's names, the span-boundary head apart."""
+        return replace(super().table(config, shift), apart=("span_head.",))
+
+    def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+        """Spans over all positions, without the head that its files do not have."""
+        return SpanBert(config.position_sizes[0], boundary=0)

@@ -1,0 +1,33 @@
+"""SpanBERT's second head: a masked word from the two tokens outside its span and its place in it.
+
+K answers, D width, W columns of the word table. As released (facebookresearch/SpanBERT, pair_bert.py): two dense layers
+with activation and norm each, then the word table with a bias of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from blankfill.model.config import PLACE_SIZE, TransformerConfig
+from blankfill.model.layers import activate
+
+
+class SpanHead(nn.Module):
+    """[left; right; place] → what is multiplied with the word table."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.places = nn.Embedding(config.span_places, PLACE_SIZE, _weight=torch.empty(config.span_places, PLACE_SIZE))
+        self.first = nn.Linear(2 * config.hidden_size + PLACE_SIZE, config.hidden_size)
+        self.first_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.second = nn.Linear(config.hidden_size, config.word_size)
+        self.second_norm = nn.LayerNorm(config.word_size, config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, left_KD: Tensor, right_KD: Tensor, place_K: Tensor) -> Tensor:
+        """What is multiplied with the word table, [K, W]."""
+        joined = torch.cat([left_KD, right_KD, self.places(place_K)], -1)
+        hidden_KD = self.first_norm(activate(self.first(joined), self.activation))
+        return self.second_norm(activate(self.second(hidden_KD), self.activation))

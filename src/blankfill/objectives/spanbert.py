@@ -1,0 +1,191 @@
+"""SpanBERT: masked spans of whole words, and each word asked from the borders of its span (Joshi et al. 2019).
+
+Row: [CLS] text [SEP], one run of one document, no pairs. Spans have 1 to 10 words, their number drawn from a geometric
+law, until 15% of the text is masked; spans that meet are one. A whole span becomes [MASK] (80%), random tokens (10%) or
+stays (10%). Besides the masked words themselves, the first words of each span are asked again, from the two tokens
+outside its borders and the place in the span (span-boundary objective). Code: facebookresearch/SpanBERT, masking.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Objective, share_problems
+from blankfill.objectives.bert import frame, pair_positions
+from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SpanChoice:
+    """The masked spans, half-open in the Document, ascending and apart; and for each what stands there, int32[n]."""
+
+    spans: tuple[Span, ...]
+    inputs: tuple[Int32, ...]
+
+
+@dataclass(frozen=True)
+class SpanBert(Objective):
+    """Options of the SpanBERT objective."""
+
+    name: ClassVar[str] = "spanbert"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    masked: ClassVar[bool] = True
+
+    mask_ratio: float = 0.15
+    """Share of the text's tokens, [CLS] and [SEP] not counted, that must be answered; rounded up."""
+    mask_share: float = 0.8
+    """Share of the spans that become [MASK]."""
+    random_share: float = 0.1
+    """Share of the spans that become random tokens; the rest stays as it is."""
+    geometric: float = 0.2
+    """Chance that a span ends with each of its words: lengths follow the geometric law, up to `longest`."""
+    longest: int = 10
+    """Most words of a span as drawn; spans that meet make a longer one."""
+    whole_word: bool = True
+    """Count spans in words; off: in tokens."""
+    boundary: int = 20
+    """How many words of a span are asked from its borders too; 0 turns this off."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = share_problems(
+            mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share
+        )  # fmt: skip
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        if not 0 < self.geometric < 1:
+            found.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
+        if self.longest < 1:
+            found.append(f"objective.longest is {self.longest}; it must be at least 1")
+        if self.boundary < 0:
+            found.append(f"objective.boundary is {self.boundary}; it must be at least 0")
+        return super().problems() + found
+
+    def layout(self) -> Layout:
+        """Runs of whole sentences of one document, as long as fit."""
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Position and token type, which is 0 everywhere."""
+        return (self.length, 2)
+
+    def needs_words(self) -> bool:
+        """Spans of words need to know where words begin."""
+        return self.whole_word
+
+    def span_places(self) -> int:
+        """As many places as words are asked about from the borders."""
+        return self.boundary
+
+    def budget(self, length: int) -> int:
+        """How many tokens of a text of `length` (specials not counted) are masked."""
+        return math.ceil(self.mask_ratio * length)
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> SpanChoice:
+        """Draw the spans, and for each what becomes of it."""
+        size = len(document)
+        begins = np.ones(size, np.bool_)
+        if self.whole_word:
+            if document.words is None:
+                raise ValueError("spans of whole words need word starts, which this tokenizer does not tell")
+            begins = document.words.copy()
+        begins[document.sentences[:-1]] = True
+        spans = cover(begins, self._draws(size, rng), self.budget(size))
+        inputs = [self._replacement(document.ids[slice(*span)], vocabulary, rng) for span in spans]
+        return SpanChoice(tuple(spans), tuple(inputs))
+
+    def _draws(self, size: int, rng: Generator) -> Iterator[tuple[int, int]]:
+        """Anchors and numbers of words, without end."""
+        law = length_law(self.geometric, self.longest)
+        while True:
+            yield int(rng.integers(size)), 1 + int(np.searchsorted(law, rng.random() * law[-1], side="right"))
+
+    def _replacement(self, ids: Int32, vocabulary: Vocabulary, rng: Generator) -> Int32:
+        """What stands in a span of these tokens: one draw decides for all of them."""
+        return replaced(ids, rng.random(), self.mask_share, self.random_share, vocabulary, rng)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: SpanChoice) -> Example:
+        """Frame the text, put the replacements in, and ask from the borders where both lie inside the text."""
+        row = frame(document.ids, np.zeros(0, np.int32), vocabulary)
+        index = np.array([1 + k for span in choice.spans for k in range(*span)], np.int32)
+        target_ids = row[index]
+        borders = border_targets(document.ids, choice.spans, self.boundary)
+        row[index] = np.concatenate([np.zeros(0, np.int32), *choice.inputs])
+        positions = pair_positions(len(row), len(document))
+        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, borders=borders)
+
+
+def length_law(geometric: float, longest: int) -> np.ndarray:
+    """Cumulative law of span lengths 1 … longest, geometric and renormalised as in the released code. float64[longest].
+
+    The paper says that lengths are cut off at the longest; its mean of 3.8 words is that of this law, not of that.
+    """
+    weights = geometric * (1 - geometric) ** np.arange(longest)
+    return np.cumsum(weights / weights.sum())
+
+
+def cover(begins: np.ndarray, draws: Iterable[tuple[int, int]], budget: int) -> list[Span]:
+    """The masked spans, merged, for draws of (an anchor token, how many words); the draws must reach the budget.
+
+    begins: bool[N], where words begin. A span begins with the anchor's word; one whose anchor is masked already is
+    drawn again. The last span ends where the budget is reached, inside a word too, as in the released code.
+    """
+    starts = np.flatnonzero(begins).tolist()
+    word = np.cumsum(begins) - 1
+    edges = [*starts, len(begins)]
+    taken: set[int] = set()
+    draw = iter(draws)
+    while len(taken) < budget:
+        anchor, words = next(draw)
+        if anchor in taken:
+            continue
+        first = int(word[anchor])
+        for token in range(edges[first], edges[min(first + words, len(starts))]):
+            taken.add(token)
+            if len(taken) == budget:
+                break
+    return runs(sorted(taken))
+
+
+def runs(tokens: Sequence[int]) -> list[Span]:
+    """Ascending numbers as half-open runs of neighbours."""
+    if not tokens:
+        return []
+    cuts = [0, *(k for k in range(1, len(tokens)) if tokens[k] != tokens[k - 1] + 1), len(tokens)]
+    return [(tokens[low], tokens[high - 1] + 1) for low, high in itertools.pairwise(cuts)]
+
+
+def replaced(
+    ids: Int32, draw: float, mask_share: float, random_share: float, vocabulary: Vocabulary, rng: Generator
+) -> Int32:
+    """What stands in a span, int32[n]: [MASK] for all, a random token for each, or the tokens as they are."""
+    if draw < mask_share:
+        return np.full(len(ids), vocabulary["mask"], np.int32)
+    if draw < mask_share + random_share:
+        return rng.integers(0, vocabulary.size, len(ids)).astype(np.int32)
+    return ids.copy()
+
+
+def border_targets(ids: Int32, spans: Sequence[Span], most: int) -> Int32 | None:
+    """What is asked from the borders of spans in the row [CLS] ids [SEP]: `Example.borders`; None when most is 0.
+
+    Only spans with a token of the text on both sides are asked about, and at most `most` tokens of each.
+    """
+    if not most:
+        return None
+    asked = [
+        (begin, end + 1, place, int(ids[begin + place]))  # counted in the row, where [CLS] stands first
+        for begin, end in spans
+        if begin > 0 and end < len(ids)
+        for place in range(min(end - begin, most))
+    ]
+    return np.array(asked, np.int32).reshape(-1, 4).T.copy()
