@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, SpanBert, Xlnet
+from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, SpanBert, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
@@ -39,6 +39,7 @@ def examples():
         "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
         "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
         "spanbert": [SpanBert(length=16).build(whole, VOCABULARY, SpanChoice(((3, 6),), (ids(MASK, MASK, MASK),)))],
+        "ernie": [Ernie(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), run))],
         "mlm": [Mlm(length=16).build(two, VOCABULARY, Masked(ids(3, 7), np.array([MASK, MASK], np.int32)))],
         "glm": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((4, 5), (9, 11)), (1, 0)))],
         "glm-sentence": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((7, 12),), (0,), "smask"))],

@@ -45,6 +45,9 @@ CASES = [
     Case("albert", "AlbertForPreTraining", "word table not tied, 1 head", {
         "tie_word_embeddings": False, "num_attention_heads": 1}),
     Case("albert", "AlbertForMaskedLM", "without pairs, no weights shared", {"num_hidden_groups": 3}),
+    Case("ernie", "ErnieForPreTraining", "as published", {"hidden_act": "relu"}),
+    Case("ernie", "ErnieForPreTraining", "with tasks", {"use_task_id": True}),
+    Case("ernie", "ErnieForMaskedLM", "without pairs, with tasks", {"use_task_id": True, "task_type_vocab_size": 4}),
     Case("gpt2", "GPT2LMHeadModel", "as published"),
     Case("gpt2", "GPT2LMHeadModel", "gelu, inner width 40", {"n_inner": 40, "activation_function": "gelu"}),
     Case("gpt2", "GPT2LMHeadModel", "word table not tied, 2 heads", {"tie_word_embeddings": False, "n_head": 2}),
@@ -70,6 +73,7 @@ SIZES["xlnet"] = {
 SIZES["distilbert"] = {"dropout": 0.0, "attention_dropout": 0.0, "vocab_size": 97, "dim": 32, "n_layers": 2,
                        "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 24}  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
+SIZES["ernie"] = SIZES["bert"]
 SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}
 
 

@@ -10,6 +10,7 @@ from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, SpanBert, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice, candidates, take_candidates
+from blankfill.objectives.ernie import mask_units
 from blankfill.objectives.glm import GlmChoice, infill, span_law
 from blankfill.objectives.spanbert import SpanChoice, cover, length_law, replaced
 from blankfill.objectives.xlnet import XlnetChoice
@@ -254,3 +255,18 @@ def test_spanbert_spans_and_borders(name: str) -> None:
         if token != "[PAD]"
     ]
     assert example.rule.visible().all()
+
+
+@pytest.mark.parametrize("level", ["word_level", "char_level"])
+def test_ernie_masking(level: str) -> None:
+    given, expect = vector("ernie1_masking")
+    words = Words(**BERT_ROLES)
+    row = words.row(given["tokens"])
+    begins = np.array([level == "char_level" or label != 1 for label in given["seg_labels"]])
+    units = candidates(row, begins, words.vocabulary())
+    drawn = np.full(len(row), words(given["random_token"]), np.int32)
+    masked = mask_units(row, units, np.array(given["prob"]), drawn, words.ids["[MASK]"], 0.15, 0.8, 0.1)
+    assert masked.index.tolist() == expect[level]["positions"]
+    assert words.names(row[masked.index]) == expect[level]["labels"]
+    row[masked.index] = masked.inputs
+    assert words.names(row) == expect[level]["input_tokens"]

@@ -57,7 +57,7 @@ def test_wrong_types_and_values() -> None:
     assert "at least 0 and below 2^32" in problems(seed=2**32)[0] and problems(seed=-1)
     assert "train.batch_start is 64; it must not be above" in problems(train__batch_start=64, train__batch_size=32)[0]
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
-    assert "known objectives: bert, mlm, albert, spanbert, glm, gpt, xlnet" in problems(objective__name="brt")[0]
+    assert "known objectives: bert, mlm, albert, spanbert, ernie, glm, gpt, xlnet" in problems(objective__name="brt")[0]
     found = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
     assert len(found) == 3
 
@@ -69,7 +69,7 @@ def test_length_above_the_positions() -> None:
 
 def test_objective_and_family_that_do_not_fit() -> None:
     (found,) = problems(model__family="gpt2")
-    assert "does not fit model.family `gpt2`" in found and "bert, albert, spanbert, glm" in found
+    assert "does not fit model.family `gpt2`" in found and "bert, albert, spanbert, ernie, glm" in found
 
 
 def test_numbers_as_people_write_them(tmp_path: Path) -> None:

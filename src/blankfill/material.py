@@ -16,9 +16,11 @@ from blankfill.corpus import summary
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.prepare import PrepareConfig, prepare
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
+from blankfill.objectives import Ernie, Objective
 from blankfill.recipe import Recipe
 from blankfill.train.cost import micro_rows
 from blankfill.types import Vocabulary
@@ -79,15 +81,29 @@ def open_corpus(
     if lacking:
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
         tokenizer = tokenizer.with_roles(lacking)
-    valid = folder / "valid"
+    valid, unigram = folder / "valid", np.load(folder / "unigram.npy")
     return Corpus(
         folder,
         IndexedCorpus(folder / "train"),
         IndexedCorpus(valid) if valid.with_suffix(".idx").exists() else None,
         tokenizer,
-        tokenizer.vocabulary(),
-        np.load(folder / "unigram.npy"),
+        with_units(tokenizer, recipe.objective, unigram),
+        unigram,
     )
+
+
+def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) -> Vocabulary:
+    """A tokenizer's vocabulary, with what finds the words and larger units that an objective masks whole.
+
+    unigram: int64[V], how often each id occurs in the text. Raises UserError where they cannot be found.
+    """
+    vocabulary = tokenizer.vocabulary()
+    units: Units | None = None
+    if isinstance(objective, Ernie) and (asked := objective.needs_units()):
+        units = phrase_units(tokenizer, unigram, objective.phrases, objective.entities, asked)
+    elif objective.needs_words() and not isinstance(objective, Ernie) and vocabulary.word_start is not None:
+        units = word_units(tokenizer, unigram)
+    return vocabulary if units is None else dataclasses.replace(vocabulary, units=units)
 
 
 def in_recipe_terms(error: UserError) -> UserError:
@@ -121,8 +137,9 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
     options, objective = recipe.train, recipe.objective
     if objective.needs_words() and corpus.vocabulary.word_start is None:
         raise UserError(
-            f"objective.whole_word needs a tokenizer that tells where words begin, and the one of {corpus.folder} does "
-            "not; use a wordpiece, bpe or unigram tokenizer or turn whole_word off"
+            f"objective `{objective.name}` masks whole words, which needs a tokenizer that tells where they begin, and "
+            f"the one of {corpus.folder} does not; use a wordpiece, bpe or unigram tokenizer"
+            + (" or turn objective.whole_word off" if hasattr(objective, "whole_word") else "")
         )
     lengths = [(0, objective.length)]
     if options.long_from:

@@ -24,7 +24,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
 from blankfill.model.families import FAMILIES
 from blankfill.objectives import Mlm, Objective
-from blankfill.recipe import CHANNELS, Recipe
+from blankfill.recipe import Recipe, fits
 
 if TYPE_CHECKING:
     import torch
@@ -218,7 +218,7 @@ def families_of(config: TransformerConfig) -> list[str]:
         and bool(preset.get("embedding_norm")) == config.embedding_norm
         and bool(preset.get("embedding_size")) == bool(config.embedding_size)
         and preset.get("position_scheme", "learned") == config.position_scheme
-        and CHANNELS[name] == len(config.position_sizes)
+        and fits(name, len(config.position_sizes))
     ]
 
 

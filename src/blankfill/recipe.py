@@ -51,8 +51,8 @@ class Recipe:
                 f"objective.length needs {sizes[0]} positions but model.positions is {self.model.positions}; "
                 "raise model.positions or lower objective.length"
             )
-        if len(sizes) != CHANNELS[self.model.family]:
-            families = ", ".join(name for name, count in CHANNELS.items() if count == len(sizes))
+        if not fits(self.model.family, len(sizes)):
+            families = ", ".join(name for name in CHANNELS if fits(name, len(sizes)))
             found.append(
                 f"objective `{self.objective.name}` does not fit model.family `{self.model.family}`: it has "
                 f"{len(sizes)} position channel(s); families that have them: {families}"
@@ -68,8 +68,25 @@ class Recipe:
         return self
 
 
-CHANNELS = {"bert": 2, "distilbert": 1, "roberta": 1, "albert": 2, "spanbert": 2, "gpt2": 1, "glm": 2, "xlnet": 3}
+CHANNELS = {
+    "bert": 2,
+    "distilbert": 1,
+    "roberta": 1,
+    "albert": 2,
+    "spanbert": 2,
+    "ernie": 2,
+    "gpt2": 1,
+    "glm": 2,
+    "xlnet": 3,
+}
 """Position channels of each family."""
+TASKS = ("ernie",)
+"""Families that may have a channel more, for the task."""
+
+
+def fits(family: str, channels: int) -> bool:
+    """Whether a family can have so many position channels."""
+    return channels == CHANNELS[family] or (family in TASKS and channels == CHANNELS[family] + 1)
 
 
 def recipe_names() -> list[str]:

@@ -9,7 +9,7 @@ Not here: how a Document is cut from a corpus (`data.plans`), or how a rule beco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,13 +39,15 @@ class Vocabulary:
 
     `roles` maps a name of `ROLES` to a token id; a role that the tokenizer lacks is absent. `word_start[id]` says
     whether a token begins a word (`##` pieces do not), None when the tokenizer cannot tell. `special` are the ids
-    that text never contains.
+    that text never contains. `units(ids, words, sentence starts)` → bool[K, N] finds where units begin that the
+    tokenizer alone cannot tell: words (K = 1), or words, phrases and entities (K = 3); None where it is not needed.
     """
 
     size: int
     roles: Mapping[str, int]
     special: frozenset[int] = frozenset()
     word_start: Bool | None = None
+    units: Callable[[Int32, Bool, Int32], Bool] | None = None
 
     def __getitem__(self, role: str) -> int:
         return self.roles[role]
@@ -62,7 +64,8 @@ class Document:
     ids: int32[N]. sentences: int32[S+1], offsets of sentence starts, first 0 and last N. `words`: bool[N], True where
     a word begins, None if unknown. `label`: for pairs, 1 when the second part is a random one. `first`/`last`: whether
     the piece begins/ends its document (a long document is cut into several pieces). `parts`: int32[P+1], offsets of
-    the documents inside when several were joined, None for a piece of one document.
+    the documents inside when several were joined, None for a piece of one document. `units`: bool[2, N], where
+    phrases and where entities begin, None if unknown.
     """
 
     ids: Int32
@@ -73,6 +76,7 @@ class Document:
     last: bool = True
     parts: Int32 | None = None
     source: str = ""
+    units: Bool | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

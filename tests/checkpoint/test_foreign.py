@@ -93,7 +93,7 @@ def test_a_folder_without_config_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ('{"model_type": "mamba"}', "'mamba', which is not known; known: bert, distilbert, roberta, albert, gpt2"),
+    ('{"model_type": "mamba"}', "'mamba', which is not known; known: bert, distilbert, roberta, albert, ernie, gpt2"),
     ('{"model_type": ["bert"]}', "which is not known"),
     ("{", r"config\.json is not JSON"),
     ("[1]", "holds no settings"),

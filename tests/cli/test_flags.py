@@ -32,6 +32,8 @@ SECTIONS = {
     OBJECTIVES["albert"]: "length mask_ratio mask_share random_share max_predictions ngram whole_word sentence_order "
     "sole_random short",
     OBJECTIVES["spanbert"]: "length mask_ratio mask_share random_share geometric longest whole_word boundary",
+    OBJECTIVES["ernie"]: "length basic phrase entity phrases entities mask_ratio mask_share random_share next_sentence "
+    "short task_types task",
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",
     OBJECTIVES["gpt"]: "length documents",

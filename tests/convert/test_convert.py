@@ -30,7 +30,7 @@ from blankfill.errors import UserError
 from blankfill.generate.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective, SpanBert
+from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, Objective, SpanBert
 from blankfill.recipe import load_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "<|startofpiece|>", "<|endofpiece|>",
@@ -39,7 +39,7 @@ WORDS = [*SPECIAL, "the", "old", "boat", "lamp", "sings", "sleeps", "on", "near"
 OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(24), "distilbert": Mlm(24, position_offset=0), "roberta": Mlm(24),
     "albert": Albert(24), "spanbert": SpanBert(24),
-    "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
+    "ernie": Ernie(24, task_types=3), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
 }  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
@@ -55,7 +55,7 @@ def config_of(family: str, objective: Objective) -> TransformerConfig:
     recipes = {
         "bert": "bert-base", "distilbert": "distilbert-base", "roberta": "roberta-base",
         "albert": "albert-base", "spanbert": "spanbert-base",
-        "gpt2": "gpt2", "glm": "glm-base",
+        "ernie": "ernie-base", "gpt2": "gpt2", "glm": "glm-base",
     }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
@@ -112,7 +112,7 @@ def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
         assert written[k] == int(our_scores(loaded, torch.tensor(written[:k]))[-1].argmax())
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "spanbert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2"])
 def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
@@ -123,7 +123,7 @@ def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> N
     assert [key for key in report["unexpected_keys"] if not any(head in key for head in heads)] == []
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer("old boat")["input_ids"] == ([12, 13] if family == "gpt2" else [2, 12, 13, 3])
-    assert ("token_type_ids" in tokenizer("old boat")) == (family in ("bert", "albert", "spanbert"))
+    assert ("token_type_ids" in tokenizer("old boat")) == (family in ("bert", "albert", "spanbert", "ernie"))
     assert tokenizer.mask_token == "[MASK]"
 
 

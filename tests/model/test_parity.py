@@ -102,11 +102,12 @@ def example_batch(length: int, channels: int, vocab: int, causal: bool, seed: in
     for size in (length, length - 3):
         positions = np.zeros((channels, size), np.int32)
         positions[0] = np.arange(first, first + size)
-        if channels == 2:
+        if channels > 1:
             positions[1, size // 2 :] = 1
+        positions[2:] = np.arange(size) % 3  # a task for each token, which one model has and the other must have too
         index = np.arange(size, dtype=np.int32) if causal else np.sort(rng.choice(size, 4, False)).astype(np.int32)
         rule = AttentionRule.causal(size) if causal else AttentionRule.full(size)
-        labels = {"next_sentence": size % 2} if channels == 2 and not causal else {}
+        labels = {"next_sentence": size % 2} if channels > 1 and not causal else {}
         ids = rng.integers(5, vocab, (2, size)).astype(np.int32)
         rows.append([Example(ids[0], positions, rule, index, ids[1][index], labels)])
     return collate(rows, pad=1)
@@ -118,8 +119,8 @@ def labels_of(batch: Batch) -> torch.Tensor:
     return flat.scatter(0, batch.target_index, batch.target_ids).view_as(batch.input_ids)
 
 
-@pytest.mark.parametrize("case", [*of("bert"), *of("albert")], ids=case_name)
-def test_bert_and_albert_equal_transformers(case: Case) -> None:
+@pytest.mark.parametrize("case", [*of("bert"), *of("ernie"), *of("albert")], ids=case_name)
+def test_models_of_pairs_equal_transformers(case: Case) -> None:
     """Their models of pairs: logits, word and pair losses and gradients, padding in the batch."""
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, case)
@@ -127,14 +128,17 @@ def test_bert_and_albert_equal_transformers(case: Case) -> None:
     assert form.config.tied == case.options.get("tie_word_embeddings", True)
     pairs = case.kind.endswith("ForPreTraining")
     assert form.config.pooler == pairs
-    batch = example_batch(16, 2, 97, causal=False, seed=3)
+    batch = example_batch(16, len(form.config.position_sizes), 97, causal=False, seed=3)
     real = batch.segment >= 0
     if not pairs:
         batch = replace(batch, labels={})
-    asked = {"bert": "next_sentence_label", "albert": "sentence_order_label"}[case.family]
+    asked = "sentence_order_label" if case.family == "albert" else "next_sentence_label"
     more = {asked: batch.labels["next_sentence"][1]} if pairs else {}
+    if len(batch.positions) > 2:
+        more["task_type_ids"] = batch.positions[2]
     out = theirs(
-        batch.input_ids, real.long(), batch.positions[1], batch.positions[0], labels=labels_of(batch), **more
+        batch.input_ids, real.long(), batch.positions[1], position_ids=batch.positions[0], labels=labels_of(batch),
+        **more,
     )  # fmt: skip
     expected = out.prediction_logits if pairs else out.logits
     torch.testing.assert_close(logits(model, batch)[real], expected[real], atol=1e-5, rtol=1e-5)

@@ -300,6 +300,23 @@ class Tokenizer:
         found: int | None = self._full.token_to_id(token)
         return found
 
+    def texts(self) -> list[str]:
+        """What each id stands for in running text, [V]: without the marks of words, "" for special tokens; parts of
+        characters are written as `surrogateescape` writes them."""
+        found = [""] * self.size
+        for token, id in self._ids.items():
+            if token in self._special_tokens:
+                continue
+            if self._kind == "bytes":
+                found[id] = gpt2_bytes(token).decode("utf-8", "surrogateescape").strip()
+            elif self._kind == "metaspace":
+                byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+                raw = bytes.fromhex(byte[1]) if byte else token.replace("▁", "").encode()
+                found[id] = raw.decode("utf-8", "surrogateescape")
+            else:
+                found[id] = token.removeprefix(self._prefix) if self._kind == "wordpiece" else token
+        return found
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that decides the ids of a text: vocabulary, merges or scores, and settings."""

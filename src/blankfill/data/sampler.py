@@ -21,7 +21,7 @@ from numpy.random.bit_generator import ISeedSequence
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
 from blankfill.objectives import Objective
-from blankfill.types import Document, Example, Vocabulary
+from blankfill.types import Bool, Document, Example, Vocabulary
 
 if TYPE_CHECKING:
     from blankfill.corpus.indexed import IndexedCorpus
@@ -206,18 +206,24 @@ class Sampler:
         return np.unique(sentences) if self._has_empty else sentences
 
     def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
-        """Where words begin; None when the objective does not ask or the tokenizer cannot tell."""
+        """Where words begin, and larger units where the vocabulary finds them: bool[K, N], words first.
+
+        None when the objective does not ask or the tokenizer cannot tell.
+        """
         if self.vocabulary.word_start is None or not self._needs_words:
             return None
         words = self.vocabulary.word_start[ids]
         if len(words):
             words[sentences[:-1]] = True
-        return words
+        return words[None] if self.vocabulary.units is None else self.vocabulary.units(ids, words, sentences)
 
     def _piece(self, begin: int, end: int, flags: int) -> Document:
         ids = self._ids(begin, end)
         sentences = self._sentences(begin, end)
-        return Document(ids, sentences, self._words(ids, sentences), first=bool(flags & FIRST), last=bool(flags & LAST))
+        words, units = _told(self._words(ids, sentences))
+        return Document(
+            ids, sentences, words, first=bool(flags & FIRST), last=bool(flags & LAST), units=units
+        )  # fmt: skip
 
     def _joined(self, pieces: list[list[int]]) -> Document:
         single = [self._piece(begin, end, flags) for begin, end, _, _, flags in pieces]
@@ -226,6 +232,7 @@ class Sampler:
         shifted = [document.sentences[:-1] + part for document, part in zip(single, parts[:-1], strict=True)]
         sentences = np.unique(np.concatenate([*shifted, parts[-1:]])).astype(np.int32)
         words = [document.words for document in single if document.words is not None]
+        units = [document.units for document in single if document.units is not None]
         return Document(
             ids,
             sentences,
@@ -233,6 +240,7 @@ class Sampler:
             first=single[0].first,
             last=single[-1].last,
             parts=parts,
+            units=np.concatenate(units, axis=1) if units else None,
         )
 
     def _pair(self, begin: int, end: int, begin_b: int, end_b: int, flags: int) -> Document:
@@ -244,4 +252,12 @@ class Sampler:
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]
             words = self._words(ids, np.concatenate(inside))
-        return Document(ids, runs, words, label=int(bool(flags & RANDOM_NEXT)))
+        told, units = _told(words)
+        return Document(ids, runs, told, label=int(bool(flags & RANDOM_NEXT)), units=units)
+
+
+def _told(words: np.ndarray | None) -> tuple[Bool | None, Bool | None]:
+    """`Document.words` and `Document.units`. words: bool[K, N], as `Sampler._words` gives them."""
+    if words is None:
+        return None, None
+    return words[0], words[1:] if len(words) > 1 else None

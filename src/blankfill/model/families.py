@@ -2,8 +2,8 @@
 
 A family fixes what its paper fixes (norms, activation, heads, initialisation); a recipe gives sizes and dropout. The
 position tables come from the objective and the vocabulary from the tokenizer. Sources: google-research/bert and
-google-research/albert modeling.py, fairseq roberta, facebookresearch/SpanBERT, openai/gpt-2 model.py, THUDM/GLM
-mpu/transformer.py (see the docs page on recipes).
+google-research/albert modeling.py, fairseq roberta, facebookresearch/SpanBERT, PaddlePaddle/ERNIE,
+openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py (see the docs page on recipes).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from blankfill.model.config import TransformerConfig
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
-Family = Literal["bert", "distilbert", "roberta", "albert", "spanbert", "gpt2", "glm", "xlnet"]
+Family = Literal["bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "glm", "xlnet"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
@@ -64,6 +64,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "activation": "gelu",
         "head_transform": True,
         "head_bias": True,
+    },
+    "ernie": {
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "relu",
+        "head_transform": True,
+        "head_bias": True,
+        "pooler": True,
+        "init": "truncated_normal",
     },
     "gpt2": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
     "glm": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},

@@ -3,12 +3,15 @@
 from blankfill.objectives.albert import Albert
 from blankfill.objectives.base import Layout, Objective
 from blankfill.objectives.bert import Bert
+from blankfill.objectives.ernie import Ernie
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
 from blankfill.objectives.spanbert import SpanBert
 from blankfill.objectives.xlnet import Xlnet
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Bert, Mlm, Albert, SpanBert, Glm, Gpt, Xlnet)}
+OBJECTIVES: dict[str, type[Objective]] = {
+    kind.name: kind for kind in (Bert, Mlm, Albert, SpanBert, Ernie, Glm, Gpt, Xlnet)
+}
 
-__all__ = ["OBJECTIVES", "Albert", "Bert", "Glm", "Gpt", "Layout", "Mlm", "Objective", "SpanBert", "Xlnet"]
+__all__ = ["OBJECTIVES", "Albert", "Bert", "Ernie", "Glm", "Gpt", "Layout", "Mlm", "Objective", "SpanBert", "Xlnet"]

@@ -91,6 +91,10 @@ class Objective:
         """Whether Documents must tell where words begin."""
         return False
 
+    def needs_units(self) -> tuple[str, ...]:
+        """Which larger units Documents must tell of: "phrase", "entity", both or neither."""
+        return ()
+
     def span_places(self) -> int:
         """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
         return 0

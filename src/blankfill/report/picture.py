@@ -25,6 +25,7 @@ CHANNELS = {
     "mlm": ("pos",),
     "albert": ("pos", "type"),
     "spanbert": ("pos", "type"),
+    "ernie": ("pos", "type"),
     "glm": ("pos 1", "pos 2"),
     "gpt": ("pos",),
     "xlnet": ("pos", "type", "stream"),

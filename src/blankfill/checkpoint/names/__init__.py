@@ -13,6 +13,7 @@ from blankfill.checkpoint.names.albert import AlbertNames
 from blankfill.checkpoint.names.base import Family, Table
 from blankfill.checkpoint.names.bert import BertNames
 from blankfill.checkpoint.names.distilbert import DistilbertNames
+from blankfill.checkpoint.names.ernie import ErnieNames
 from blankfill.checkpoint.names.glm import GlmNames
 from blankfill.checkpoint.names.gpt2 import Gpt2Names
 from blankfill.checkpoint.names.roberta import RobertaNames
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
         RobertaNames(),
         AlbertNames(),
         SpanBertNames(),
+        ErnieNames(),
         Gpt2Names(),
         GlmNames(),
         XlnetNames(),

@@ -36,6 +36,8 @@ class BertNames(Family):
 
     name = "bert"
     model_type = "bert"
+    title: ClassVar[str] = "Bert"
+    """How the names of transformers' classes begin; `model_type` is the prefix of their weights."""
     objective: ClassVar[type[Objective]] = Bert
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -63,11 +65,11 @@ class BertNames(Family):
         """The values of transformers' `BertConfig`."""
         pairs = config.pooler and config.pair_classifier
         kinds = {
-            (True, True): "BertForPreTraining", (True, False): "BertForMaskedLM",
-            (False, True): "BertForNextSentencePrediction", (False, False): "BertModel",
+            (True, True): "ForPreTraining", (True, False): "ForMaskedLM",
+            (False, True): "ForNextSentencePrediction", (False, False): "Model",
         }  # fmt: skip
         return {
-            "architectures": [kinds[config.word_head, pairs]],
+            "architectures": [self.title + kinds[config.word_head, pairs]],
             "model_type": self.model_type,
             **encoder_values(config),
             "max_position_embeddings": config.position_sizes[0],
@@ -75,9 +77,10 @@ class BertNames(Family):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """BERT's names; a model without heads has no `bert.` before them."""
+        """BERT's names; a model without heads has no `bert.` (of its kin, its own name) before them."""
         pairs = config.pooler and config.pair_classifier
-        base = "bert." if config.word_head or pairs else ""
+        own = self.model_type + "."
+        base = own if config.word_head or pairs else ""
         rules = [
             *encoder_rules(config, base),
             *plain({"positions.0.weight": f"{base}embeddings.position_embeddings.weight",
@@ -92,7 +95,7 @@ class BertNames(Family):
         if pairs:
             rules += both({"pair_head.classifier": "cls.seq_relationship"})
         tied = (r"^cls\.predictions\.decoder\.",)
-        prefix = (r"^(?!bert\.|cls\.)", "bert.") if base else (r"^bert\.", "")
+        prefix = (rf"^(?!{self.model_type}\.|cls\.)", own) if base else (rf"^{self.model_type}\.", "")
         return Table(tuple(rules), (*BUFFERS, *(tied if config.tied else ())), (*OLD_NAMES, prefix))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:

@@ -1,0 +1,235 @@
+"""Where Chinese words, phrases and entities begin in rows of token ids, for objectives that mask them whole.
+
+A tokenizer tells where words begin where people write spaces. Chinese words are found by rjieba in the text of each
+run of Chinese tokens. Phrases and entities are words that are taken together: those of the user's own lists, matched
+as runs of tokens, and for entities also words with capitals that follow one another (ERNIE, Sun et al. 2019). Nothing
+here is random, so a row is found cut in the same way each time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.environment import has_module
+from blankfill.errors import UserError
+from blankfill.types import Bool, Int32
+
+CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+HAS_CHINESE = re.compile(rf"{CHINESE.pattern}|[\udce4-\udce9]")
+"""Also where a character begins of whose bytes a token has a part (E4 to E9 lead those of most Chinese ones)."""
+LITTLE = 0.01
+"""With a smaller share of Chinese tokens a text counts as having none."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Listed words as runs of token ids. lengths: by the first id, how long they are, longest first."""
+
+    entries: frozenset[tuple[int, ...]]
+    lengths: dict[int, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, words: Sequence[str], tokenizer: Tokenizer) -> Lexicon:
+        """The words that are several known tokens; a word that is one token is whole as it is."""
+        ids, sizes = tokenizer.encode_plain(words)
+        cuts = [0, *accumulate(sizes.tolist())]
+        unknown = tokenizer.vocabulary().roles.get("unk", -1)
+        runs = (tuple(ids[begin:end].tolist()) for begin, end in pairwise(cuts) if end - begin > 1)
+        entries = frozenset(run for run in runs if unknown not in run)
+        lengths: dict[int, set[int]] = {}
+        for run in entries:
+            lengths.setdefault(run[0], set()).add(len(run))
+        return cls(entries, {first: tuple(sorted(found, reverse=True)) for first, found in lengths.items()})
+
+    def spans(self, ids: Int32, begins: Bool) -> Iterator[Span]:
+        """Where listed words stand, from the left, the longest first; they begin and end with words of the text."""
+        row, edge, at = ids.tolist(), [*begins.tolist(), True], 0
+        while at < len(row):
+            end = next(
+                (at + n for n in self.lengths.get(row[at], ()) if edge[at] and at + n <= len(row)
+                 and edge[at + n] and tuple(row[at : at + n]) in self.entries), 0
+            )  # fmt: skip
+            if end:
+                yield at, end
+            at = end or at + 1
+
+
+@dataclass(frozen=True)
+class Units:
+    """Finds where units begin; see `types.Vocabulary.units`. It can be pickled, for loader workers.
+
+    texts: what each id stands for. chinese: bool[V], tokens in which Chinese words are looked for. capital: bool[V].
+    nested: give words as the tokenizer tells them, phrases and entities, 3 rows; otherwise words alone, 1 row, with
+    those of Chinese text joined.
+    """
+
+    texts: Sequence[str]
+    chinese: Bool
+    nested: bool = False
+    phrases: Lexicon | None = None
+    entities: Lexicon | None = None
+    capital: Bool = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    def __call__(self, ids: Int32, begins: Bool, starts: Int32) -> Bool:
+        """bool[K, N]. ids: int32[N]. begins: bool[N], words as the tokenizer tells them. starts: of sentences."""
+        words = self._segmented(ids, begins, starts)
+        if not self.nested:
+            return words[None]
+        phrases = words if self.phrases is None else joined(words, self.phrases.spans(ids, begins))
+        entities = phrases if self.entities is None else joined(phrases, self.entities.spans(ids, begins))
+        if len(self.capital):
+            entities = joined(entities, self._capitals(ids, begins, starts))
+        return np.stack([begins, phrases, entities])
+
+    def _segmented(self, ids: Int32, begins: Bool, starts: Int32) -> Bool:
+        """Words with those of Chinese joined."""
+        chinese = self.chinese[ids]
+        if not chinese.any():
+            return begins
+        import rjieba
+
+        inner = chinese[1:] & chinese[:-1]
+        first = chinese.copy()
+        first[1:] &= ~inner
+        first[starts[starts < len(ids)]] |= chinese[starts[starts < len(ids)]]
+        words = begins.copy()
+        for begin in np.flatnonzero(first).tolist():
+            end = begin + 1
+            while end < len(ids) and chinese[end] and not first[end]:
+                end += 1
+            parts = [self.texts[k] for k in ids[begin:end].tolist()]
+            edges = {0, *accumulate(map(len, rjieba.cut("".join(parts))))}
+            words[begin:end] = [place in edges for place in (0, *accumulate(map(len, parts[:-1])))]
+        return words
+
+    def _capitals(self, ids: Int32, begins: Bool, starts: Int32) -> Iterator[Span]:
+        """Runs of two and more words with a capital; the first word of a sentence has one anyway."""
+        places = np.flatnonzero(begins)
+        marked = self.capital[ids[places]] & ~np.isin(places, starts)
+        edges = [*places.tolist(), len(ids)]
+        at = 0
+        while at < len(places):
+            end = at
+            while end < len(places) and marked[end]:
+                end += 1
+            if end - at > 1:
+                yield edges[at], edges[end]
+            at = max(end, at + 1)
+
+
+def joined(begins: Bool, spans: Iterator[Span]) -> Bool:
+    """Where units begin once each of these spans is one."""
+    begins = begins.copy()
+    for begin, end in spans:
+        begins[begin + 1 : end] = False
+        begins[begin] = True
+        if end < len(begins):
+            begins[end] = True
+    return begins
+
+
+def word_units(tokenizer: Tokenizer, counts: np.ndarray) -> Units | None:
+    """What finds whole words; None where the tokenizer tells them by itself, since the text has no Chinese.
+
+    counts: int64[V], how often each id occurs in the text. Raises UserError where Chinese words cannot be found.
+    """
+    texts = tokenizer.texts()
+    chinese = is_chinese(texts)
+    if chinese_share(texts, counts) < LITTLE:
+        return None
+    if not chinese.any() or counts[: len(chinese)][chinese[: len(counts)]].sum() < LITTLE * counts.sum():
+        raise UserError(
+            "the tokenizer keeps Chinese characters in parts or together with other text, so that whole Chinese words "
+            "cannot be found; use a wordpiece or unigram tokenizer, or turn objective.whole_word off"
+        )
+    check_segmenter("whole Chinese words are found")
+    return Units(texts, chinese)
+
+
+def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entities: str, asked: Sequence[str]) -> Units:
+    """What finds phrases and entities. phrases and entities: paths of lists, with commas; asked: which of the two an
+    objective masks. Raises UserError where there is nothing to find them by.
+    """
+    if not tokenizer.is_wordpiece:
+        raise UserError(
+            "objective `ernie` finds phrases and entities in word pieces; use a wordpiece tokenizer, or set "
+            "objective.phrase and objective.entity to 0"
+        )
+    texts = tokenizer.texts()
+    has_chinese = chinese_share(texts, counts) >= LITTLE
+    capital = np.array([text[:1].isupper() for text in texts], np.bool_)
+    capital[sorted(tokenizer.vocabulary().special)] = False
+    found = {
+        "phrase": has_chinese or bool(phrases),
+        "entity": bool(entities) or bool((capital[: len(counts)] & (counts > 0)[: len(capital)]).any()),
+    }
+    for name, where in (("phrase", "objective.phrases"), ("entity", "objective.entities")):
+        if name in asked and not found[name]:
+            why = "no Chinese" if name == "phrase" else "no capital letters"
+            raise UserError(
+                f"objective.{name} is above 0, but this text, as its tokenizer reads it, has {why} and there is no "
+                f"list to find them by; name one with {where}, or set objective.{name} to 0"
+            )
+    if has_chinese:
+        check_segmenter("Chinese phrases are found")
+    return Units(
+        texts,
+        is_chinese(texts) if has_chinese else np.zeros(len(texts), np.bool_),
+        nested=True,
+        phrases=lexicon(phrases, tokenizer, "objective.phrases"),
+        entities=lexicon(entities, tokenizer, "objective.entities"),
+        capital=capital,
+    )
+
+
+def check_segmenter(what: str) -> None:
+    """UserError when rjieba is not installed."""
+    if not has_module("rjieba"):
+        raise UserError(
+            f"{what} by rjieba, which is not installed: pip install 'blankfill[zh]', or turn objective.whole_word off "
+            "(of ernie: set objective.phrase and objective.entity to 0)"
+        )
+
+
+def is_chinese(texts: Sequence[str]) -> Bool:
+    """bool[V]: which tokens are Chinese characters and nothing else."""
+    return np.array([CHINESE.fullmatch(text) is not None for text in texts], np.bool_)
+
+
+def chinese_share(texts: Sequence[str], counts: np.ndarray) -> float:
+    """The share of a text's tokens that hold Chinese characters, or the beginning of one."""
+    holds = np.array([HAS_CHINESE.search(text) is not None for text in texts], np.bool_)
+    size = min(len(counts), len(holds))
+    return float(counts[:size][holds[:size]].sum() / max(1, counts.sum()))
+
+
+def lexicon(paths: str, tokenizer: Tokenizer, option: str) -> Lexicon | None:
+    """The words of lists: one on each line, what stands behind a tab left out. None for no list; UserError if empty."""
+    if not paths:
+        return None
+    words: list[str] = []
+    for name in paths.split(","):
+        try:
+            lines = Path(name.strip()).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{option}: {name.strip()} cannot be read ({error}); give UTF-8 files with a word on each line, with "
+                "commas between them"
+            ) from error
+        words += [word for line in lines if (word := line.partition("\t")[0].strip())]
+    found = Lexicon.of(words, tokenizer)
+    if not found.entries:
+        raise UserError(
+            f"{option}: of the {len(words)} words in {paths} none is made of several tokens that the tokenizer knows; "
+            "give a list in the language of the text"
+        )
+    return found

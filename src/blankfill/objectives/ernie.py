@@ -1,0 +1,162 @@
+"""ERNIE 1.0: BERT with words, phrases and entities masked whole (Sun et al. 2019; PaddlePaddle/ERNIE, batching.py).
+
+Row: [CLS] A [SEP] B [SEP] as BERT's. Each row is masked at one of three levels: by words (Chinese: by characters), by
+phrases, or by entities. Each unit of the level is chosen with probability 15%, without a budget. Label `next_sentence`:
+0 = B follows A, as BERT has it; the released code says 1 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Masked, Objective, share_problems
+from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, pair_positions, truncate_pair
+from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+
+LEVELS = ("basic", "phrase", "entity")
+
+
+@dataclass(frozen=True)
+class Ernie(Objective):
+    """Options of the ERNIE objective."""
+
+    name: ClassVar[str] = "ernie"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    masked: ClassVar[bool] = True
+
+    basic: float = 1.0
+    """Rows masked by words, or by characters in Chinese, in proportion to `phrase` and `entity`."""
+    phrase: float = 1.0
+    """Rows masked by phrases: Chinese words, and what `phrases` lists."""
+    entity: float = 1.0
+    """Rows masked by entities: words with capitals that follow one another, and what `entities` lists; elsewhere by
+    phrases."""
+    phrases: str = ""
+    """Files with a phrase on each line, with commas between them; what stands behind a tab is left out."""
+    entities: str = ""
+    """Files with an entity on each line, in the same way."""
+    mask_ratio: float = 0.15
+    """Chance of each unit to be chosen."""
+    mask_share: float = 0.8
+    """Of the tokens of chosen units, the share replaced by [MASK]."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random token; the rest stays as it is."""
+    next_sentence: bool = True
+    """Pairs of segments with the next-sentence label; off: one segment, no label."""
+    short: float = 0.1
+    """Share of documents that are cut into shorter examples."""
+    task_types: int = 0
+    """Rows of a table of tasks whose row `task` is added at every position (ERNIE 2.0, transformers' use_task_id); 0 is
+    ERNIE 1.0, which has none."""
+    task: int = 0
+    """The number of this task."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = share_problems(
+            mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share, short=self.short
+        )
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        if min(self._shares()) < 0 or sum(self._shares()) <= 0:
+            found.append("objective.basic, objective.phrase and objective.entity must not be negative, nor all 0")
+        if self.task_types < 0 or not 0 <= self.task < max(1, self.task_types):
+            found.append(f"objective.task is {self.task}; it must be from 0 on and below objective.task_types")
+        return super().problems() + found
+
+    def _shares(self) -> tuple[float, float, float]:
+        return self.basic, self.phrase, self.entity
+
+    def layout(self) -> Layout:
+        """Pairs of sentence runs, or single runs without next-sentence prediction."""
+        if self.next_sentence:
+            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Position and token type, and the task where there are several."""
+        return (self.length, 2, self.task_types) if self.task_types else (self.length, 2)
+
+    def labels(self) -> tuple[str, ...]:
+        """Next sentence, unless it is off."""
+        return ("next_sentence",) if self.next_sentence else ()
+
+    def needs_words(self) -> bool:
+        """Words are masked whole at every level."""
+        return True
+
+    def needs_units(self) -> tuple[str, ...]:
+        """Those of phrases and entities that rows are masked by."""
+        return tuple(name for name, share in zip(LEVELS, self._shares(), strict=True) if share and name != "basic")
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
+        """Cut the pair to size, draw the level and what is masked."""
+        middle = int(document.sentences[1]) if self.next_sentence else len(document)
+        a, b = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        b = (b[0] + middle, b[1] + middle)
+        row = frame(document.ids[slice(*a)], document.ids[slice(*b)], vocabulary)
+        shares = np.cumsum(self._shares())
+        level = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
+        units = candidates(row, framed_words(begins_at(document, level), a, b), vocabulary)
+        drawn = rng.integers(1, vocabulary.size, len(row)).astype(np.int32)
+        masked = mask_units(
+            row, units, rng.random(len(row)), drawn, vocabulary["mask"], self.mask_ratio, self.mask_share,
+            self.random_share,
+        )  # fmt: skip
+        return BertChoice(a, b, masked)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: BertChoice) -> Example:
+        """Frame the pair, put the replacements in."""
+        row = frame(document.ids[slice(*choice.a)], document.ids[slice(*choice.b)], vocabulary)
+        index = choice.masked.index
+        target_ids = row[index]
+        row[index] = choice.masked.inputs
+        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
+        if self.task_types:
+            positions = np.concatenate([positions, np.full((1, len(row)), self.task, np.int32)])
+        labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
+        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
+
+
+def begins_at(document: Document, level: int) -> Bool:
+    """Where the units of a level begin, bool[N]; text that tells of words alone has no larger ones."""
+    if document.words is None:
+        raise ValueError("words are masked whole and need word starts, which this tokenizer does not tell")
+    return document.words if level == 0 or document.units is None else document.units[level - 1]
+
+
+def mask_units(
+    row: Int32,
+    units: Sequence[tuple[int, int]],
+    draws: np.ndarray,
+    drawn: Int32,
+    mask: int,
+    ratio: float,
+    mask_share: float,
+    random_share: float,
+) -> Masked:
+    """The pure half of `Ernie.choose`, as the released code does it.
+
+    A unit is chosen when the draw of its first token is at most `ratio`; the same draw, against shares of `ratio`,
+    decides what becomes of that token, and each later token has its own. draws: float64[L]. drawn: int32[L], the random
+    tokens. mask: the id of [MASK].
+    """
+    keep = 1 - mask_share - random_share
+    index: list[int] = []
+    inputs: list[int] = []
+    for begin, end in units:
+        if draws[begin] > ratio:
+            continue
+        for token in range(begin, end):
+            scale = ratio if token == begin else 1.0
+            index.append(token)
+            if draws[token] <= keep * scale:
+                inputs.append(int(row[token]))
+            else:
+                inputs.append(int(drawn[token]) if draws[token] <= (keep + random_share) * scale else mask)
+    return Masked(np.array(index, np.int32), np.array(inputs, np.int32))

@@ -1,0 +1,118 @@
+"""Where Chinese words, listed phrases and entities begin; and the sentences when they cannot be found."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
+
+from blankfill.corpus import words
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.words import Lexicon, joined, phrase_units, word_units
+from blankfill.errors import UserError
+
+TEXT = "哈尔滨是黑龙江省会"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def make(pieces: list[str]) -> Tokenizer:
+    """A word-piece tokenizer that keeps its text's case and parts Chinese characters, as BERT's."""
+    made = tokenizers.Tokenizer(
+        models.WordPiece({piece: k for k, piece in enumerate([*SPECIAL, *pieces])}, unk_token="[UNK]")
+    )
+    made.normalizer = normalizers.BertNormalizer(lowercase=False)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return Tokenizer(made)
+
+
+ENGLISH = ["the", "Old", "Bailey", "stood", "near", "New", "York", "##ers", "and", ",", "The", "Queen"]
+TOKENIZER = make([*dict.fromkeys(TEXT + "，"), *dict.fromkeys(ENGLISH)])
+COUNTS = np.ones(TOKENIZER.size, np.int64)
+
+
+def told(units: words.Units, text: str, starts: tuple[int, ...] = (0,)) -> list[list[str]]:
+    """The units of each level as text."""
+    ids = np.array(TOKENIZER.encode(text), np.int32)
+    vocabulary = TOKENIZER.vocabulary()
+    assert vocabulary.word_start is not None
+    rows = units(ids, vocabulary.word_start[ids], np.array([*starts, len(ids)], np.int32))
+    names = [TOKENIZER.token(k) for k in ids.tolist()]
+    found = []
+    for row in rows:
+        cuts = [*np.flatnonzero(row).tolist(), len(ids)]
+        found.append(["".join(names[a:b]) for a, b in pairwise(cuts)])
+    return found
+
+
+def test_chinese_words_are_joined() -> None:
+    pytest.importorskip("rjieba")
+    units = word_units(TOKENIZER, COUNTS)
+    assert units is not None
+    (found,) = told(units, TEXT + "，New Yorkers，哈尔滨")
+    assert found == ["哈尔滨", "是", "黑龙江省", "会", "，", "New", "York##ers", "，", "哈尔滨"]
+    (found,) = told(units, TEXT, (0, 2))
+    assert found[:2] == ["哈尔", "滨"], "a word does not reach over the beginning of a sentence"
+
+
+def test_a_text_without_chinese_needs_no_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "has_module", lambda name: False)
+    english = make(ENGLISH)
+    assert word_units(english, np.ones(english.size, np.int64)) is None
+    with pytest.raises(UserError, match=r"rjieba, which is not installed: pip install 'blankfill\[zh\]'"):
+        word_units(TOKENIZER, COUNTS)
+
+
+def test_parts_of_characters_are_refused() -> None:
+    made = tokenizers.Tokenizer(models.BPE({c: k for k, c in enumerate(sorted("ä½łåĠab"))}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    parts = Tokenizer(made)
+    with pytest.raises(UserError, match="in parts or together"):
+        word_units(parts, np.ones(parts.size, np.int64))
+
+
+def test_listed_phrases_and_entities(tmp_path: Path) -> None:
+    pytest.importorskip("rjieba")
+    (tmp_path / "phrases.txt").write_text("是黑龙江\t17\nstood near\n不知\n", encoding="utf-8")
+    (tmp_path / "entities.txt").write_text("黑龙江省会\t3\n", encoding="utf-8")
+    units = phrase_units(
+        TOKENIZER, COUNTS, str(tmp_path / "phrases.txt"), str(tmp_path / "entities.txt"), ("phrase", "entity")
+    )
+    basic, phrase, entity = told(units, TEXT + "stood near")
+    assert basic == [*TEXT, "stood", "near"]
+    assert phrase == ["哈尔滨", "是黑龙江", "省", "会", "stoodnear"]
+    assert entity == ["哈尔滨", "是", "黑龙江省会", "stoodnear"]
+
+
+def test_capitals_that_follow_one_another_are_an_entity() -> None:
+    units = phrase_units(TOKENIZER, COUNTS, "", "", ("entity",))
+    text = "The Queen near New Yorkers and the Old Bailey"
+    assert told(units, text)[2] == ["The", "Queen", "near", "NewYork##ers", "and", "the", "OldBailey"]
+    assert told(units, text)[1] == ["The", "Queen", "near", "New", "York##ers", "and", "the", "Old", "Bailey"]
+
+
+def test_lists_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    small = make(["the", "queen"])
+    counts = np.ones(small.size, np.int64)
+    with pytest.raises(UserError, match=r"objective.phrase is above 0.*no Chinese"):
+        phrase_units(small, counts, "", "", ("phrase",))
+    with pytest.raises(UserError, match=r"objective.entity is above 0.*no capital"):
+        phrase_units(small, counts, "", "", ("entity",))
+    with pytest.raises(UserError, match="cannot be read"):
+        phrase_units(small, counts, str(tmp_path / "absent.txt"), "", ("phrase",))
+    (tmp_path / "list.txt").write_text("不知\nthe\n", encoding="utf-8")
+    with pytest.raises(UserError, match="of the 2 words"):
+        phrase_units(small, counts, str(tmp_path / "list.txt"), "", ("phrase",))
+
+
+def test_the_longest_listed_word_is_taken_from_the_left() -> None:
+    lexicon = Lexicon.of(["哈尔", "哈尔滨是", "滨是黑", "New York", "会"], TOKENIZER)
+    assert len(lexicon.entries) == 4, "a word of one token needs no list"
+    ids = np.array(TOKENIZER.encode(TEXT + "New Yorkers New York"), np.int32)
+    word_start = TOKENIZER.vocabulary().word_start
+    assert word_start is not None
+    spans = list(lexicon.spans(ids, word_start[ids]))
+    assert spans == [(0, 4), (len(ids) - 2, len(ids))], "New York does not end inside Yorkers"
+    assert joined(np.ones(4, np.bool_), iter([(1, 3)])).tolist() == [True, True, False, True]
