@@ -20,7 +20,7 @@ from blankfill.corpus.prepare import PrepareConfig
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.families import ModelOptions
-from blankfill.objectives import OBJECTIVES, Objective
+from blankfill.objectives import OBJECTIVES, Gpt, Objective
 from blankfill.train.options import DistilOptions, TrainOptions
 
 
@@ -39,7 +39,8 @@ class Recipe:
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
         pairs = bool(self.objective.labels())
-        return self.model.config(vocab_size, self.objective.position_sizes(), pairs, self.objective.span_places())
+        causal, places = isinstance(self.objective, Gpt), self.objective.span_places()
+        return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
 
     def problems(self) -> list[str]:
         """What is wrong with the recipe, a sentence each, over all sections."""

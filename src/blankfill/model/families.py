@@ -123,10 +123,16 @@ class ModelOptions:
     """The word table is padded to a multiple of this (GLM: 128)."""
 
     def config(
-        self, vocab_size: int, position_sizes: tuple[int, ...], pairs: bool = True, span_places: int = 0
+        self,
+        vocab_size: int,
+        position_sizes: tuple[int, ...],
+        pairs: bool = True,
+        span_places: int = 0,
+        causal: bool = False,
     ) -> TransformerConfig:
         """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
-        span_places: `Objective.span_places`."""
+        span_places: `Objective.span_places`; causal: whether each column sees only what stands before it, whatever the
+        family."""
         preset = dict(FAMILIES[self.family])
         if self.norm != "family":
             preset["norm"] = self.norm
@@ -136,7 +142,7 @@ class ModelOptions:
             preset["shared"] = self.shared
         preset["pooler"] = bool(preset.get("pooler")) and pairs
         if self.start == "neighbours":
-            preset["neighbours"] = BEFORE if self.family == "gpt2" else BOTH_SIDES
+            preset["neighbours"] = BEFORE if causal or self.family == "gpt2" else BOTH_SIDES
         first = max(self.positions, position_sizes[0]) if self.positions else position_sizes[0]
         # GLM's two tables grow together: a blank can be as long as the text
         sizes = (first, first) if self.family == "glm" else (first, *position_sizes[1:])
