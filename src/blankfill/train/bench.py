@@ -38,7 +38,8 @@ from blankfill.train.scaling import loss_scaler
 from blankfill.types import ROLES, Batch, Document, Example, Vocabulary
 
 FAMILY: dict[str, Family] = {
-    "bert": "bert", "mlm": "roberta", "albert": "albert", "glm": "glm", "gpt": "gpt2", "xlnet": "xlnet",
+    "bert": "bert", "mlm": "roberta", "albert": "albert", "spanbert": "spanbert", "ernie": "ernie", "glm": "glm",
+    "gpt": "gpt2", "xlnet": "xlnet",
 }  # fmt: skip
 ENDLESS = 10**9
 """So many steps that neither validation nor checkpoints come due."""
@@ -73,7 +74,9 @@ class Shape:
             family=FAMILY[self.objective], hidden_size=self.width, num_layers=self.layers,
             num_heads=max(1, self.width // HEAD), dropout=self.dropout, attention_dropout=self.dropout,
         )  # fmt: skip
-        return options.config(self.vocabulary, self.made_objective().position_sizes())
+        objective = self.made_objective()
+        places = objective.span_places()
+        return options.config(self.vocabulary, objective.position_sizes(), span_places=places)
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""
