@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, SpanBert, Xlnet
+from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, SpanBert, Unilm, Unilm2, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
+from blankfill.objectives.unilm import UnilmChoice
+from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.report.drawing import example_png
 from blankfill.report.picture import CHANNELS, example_text
@@ -23,7 +25,7 @@ SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "
 TEXT = ["the", "river", "was", "low", "that", "summer", "and", "the", "boys", "walked", "across"]
 TOKENS = [SPELLED.get(role, f"[{role.upper()}]") for role in ROLES] + sorted(set(TEXT))
 VOCABULARY = Vocabulary(len(TOKENS), {role: k for k, role in enumerate(ROLES)}, frozenset(range(len(ROLES))))
-BLANKS = [VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock")]
+BLANKS = [VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock", "pseudo")]
 MASK = VOCABULARY["mask"]
 
 
@@ -31,6 +33,7 @@ def examples():
     """The Examples of each picture by its name; the part before the dash is the objective."""
     pair = document(TEXT[:6] + TEXT[7:], [0, 6, 10], label=0)
     masked = Masked(ids(4, 8), np.array([MASK, TOKENS.index("low")], np.int32))
+    blocks = Masked(ids(2, 4, 5), np.array([MASK] * 3, np.int32))
     run = Masked(ids(8, 9), np.array([MASK, MASK], np.int32))
     two = document(TEXT[:4] + TEXT[7:], [0, 4, 8], parts=ids(0, 4, 8))
     whole = document(TEXT, [0, 6, 11])
@@ -40,6 +43,8 @@ def examples():
         "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
         "spanbert": [SpanBert(length=16).build(whole, VOCABULARY, SpanChoice(((3, 6),), (ids(MASK, MASK, MASK),)))],
         "ernie": [Ernie(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), run))],
+        "unilm": [Unilm(length=16).build(pair, VOCABULARY, UnilmChoice((0, 6), (6, 10), "sequence", masked))],
+        "unilm2": [Unilm2(length=16).build(whole, VOCABULARY, Unilm2Choice(((4, 6), (2, 3)), blocks))],
         "mlm": [Mlm(length=16).build(two, VOCABULARY, Masked(ids(3, 7), np.array([MASK, MASK], np.int32)))],
         "glm": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((4, 5), (9, 11)), (1, 0)))],
         "glm-sentence": [Glm(length=16).build(whole, VOCABULARY, GlmChoice(((7, 12),), (0,), "smask"))],

@@ -10,7 +10,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective, Xlnet
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective, Unilm, Unilm2, Xlnet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]",
            "<|startofpiece|>", "<|endofpiece|>", "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
@@ -28,6 +28,8 @@ FAMILY = {
         "embedding_size": 16,
         "shared": "all",
     },
+    "unilm": {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True},
+    "unilm2": {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True},
     "gpt": {"norm": "pre"},
     "glm": {"norm": "pre"},
     "xlnet": {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False},
@@ -68,7 +70,8 @@ def objective_of(name: str, length: int = 48) -> Objective:
     """An objective with small options."""
     if name == "glm":
         return Glm(length, document=1.0)
-    return {"bert": Bert, "mlm": Mlm, "albert": Albert, "gpt": Gpt, "xlnet": Xlnet}[name](length)
+    kinds = {"bert": Bert, "mlm": Mlm, "albert": Albert, "unilm": Unilm, "unilm2": Unilm2, "gpt": Gpt, "xlnet": Xlnet}
+    return kinds[name](length)
 
 
 def random_model(name: str, seed: int = 0, rows: int = 40, length: int = 48, sharp: float = 8.0) -> Transformer:
@@ -86,7 +89,8 @@ def random_model(name: str, seed: int = 0, rows: int = 40, length: int = 48, sha
 
 def loaded(name: str, model: Transformer, tokenizer: Tokenizer | None = None, length: int = 48) -> Loaded:
     """A model as `load_model` gives it."""
-    tokenizer = tokenizer or wordpiece()
+    words = [*WORDS, "[PSEUDO]"] if name == "unilm2" else WORDS
+    tokenizer = tokenizer or wordpiece(words=words)
     return Loaded(model, tokenizer, tokenizer.vocabulary(), objective_of(name, length), Path("run"))
 
 

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, SpanBert, Xlnet
+from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, SpanBert, Unilm, Xlnet
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice, candidates, take_candidates
 from blankfill.objectives.ernie import mask_units
 from blankfill.objectives.glm import GlmChoice, infill, span_law
 from blankfill.objectives.spanbert import SpanChoice, cover, length_law, replaced
+from blankfill.objectives.unilm import UnilmChoice
+from blankfill.objectives.unilm2 import Unilm2Choice, pseudo_masked
 from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.types import AttentionRule, Document, Vocabulary
 from conftest import VECTORS
@@ -119,6 +121,42 @@ def test_albert_sop() -> None:
         assert words.names(example.input_ids) == wanted["tokens"]
         assert example.positions.tolist() == [list(range(len(wanted["tokens"]))), wanted["segment_ids"]]
         assert example.labels == {"sentence_order": wanted["label"]}
+
+
+def test_unilm1_s2s() -> None:
+    given, expect = vector("unilm1_s2s")
+    words = Words(pad="[PAD]", cls="[SOS]", sep="[EOS]", mask="[MASK]")
+    source, target = words.row(given["source"][1:-1]), words.row(given["target"][:-1])
+    middle, ids = len(source), np.concatenate([source, target])
+    document = Document(ids, np.array([0, middle, len(ids)], np.int32), label=0)
+    index = np.array(given["masked"], np.int32)
+    masked = Masked(index, np.full(len(index), words("[MASK]"), np.int32))
+    for mode, wanted in (("sequence", expect["attention"]), ("left", expect["left_to_right"])):
+        choice = UnilmChoice((0, middle), (middle, len(ids)), mode, masked)  # type: ignore[arg-type]
+        example = Unilm(length=16).build(document, words.vocabulary(), choice)
+        assert words.names(example.input_ids) == expect["input_tokens"]
+        assert example.positions[0].tolist() == expect["position_ids"]
+        answers = dict(zip(map(str, example.target_index), words.names(example.target_ids), strict=True))
+        assert answers == expect["targets"]
+        assert strings(example.rule.visible()) == wanted
+    choice = UnilmChoice((0, middle), (middle, len(ids)), "right", masked)
+    example = Unilm(length=16).build(document, words.vocabulary(), choice)
+    assert strings(example.rule.visible().T) == expect["left_to_right"]
+
+
+def test_unilm2_pmlm() -> None:
+    given, expect = vector("unilm2_pmlm")
+    words = Words(**BERT_ROLES, pseudo="[P]")
+    words.ids["[M]"] = words.ids.pop("[MASK]")
+    blocks = tuple((block[0] - 1, block[-1]) for block in given["factorisation"])
+    index = np.array(sorted(column for block in blocks for column in range(*block)), np.int32)
+    masked = Masked(index, np.full(len(index), words("[M]"), np.int32))
+    example = pseudo_masked(words.row(given["x"]), Unilm2Choice(blocks, masked), words.vocabulary(), first_position=1)
+    assert words.names(example.input_ids) == expect["input_tokens"]
+    assert example.positions.tolist() == [expect["position_ids"], [0] * len(example)]
+    answers = dict(zip(map(str, example.target_index), words.names(example.target_ids), strict=True))
+    assert answers == expect["targets"]
+    assert strings(example.rule.visible()) == expect["attention"]
 
 
 def test_roberta_dynamic_mask() -> None:

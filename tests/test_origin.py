@@ -23,6 +23,7 @@ from blankfill.origin import Continue, open_origin, words_of
 from blankfill.train.record import read_lines
 from generate_models import wordpiece
 from small_run import SMALL, sentences
+from test_seq2seq import model_folder
 
 TRAINING = {key: value for key, value in SMALL.items() if key.startswith(("train.", "objective."))} | {
     "corpus.validation": 0.2, "corpus.workers": 1, "model.dropout": 0.0, "model.attention_dropout": 0.0,
@@ -282,3 +283,14 @@ def test_bytes_of_gpt2_take_new_words_too(tmp_path: Path) -> None:
     grown.save(tmp_path)
     assert Tokenizer.load(tmp_path).fingerprint == grown.fingerprint
     assert not grown.reads_like(tokenizer) and tokenizer.reads_like(tokenizer.with_roles(["cls", "mask"]))
+
+
+def test_new_token_types_begin_as_those_they_are_like(tmp_path: Path) -> None:
+    """UniLM's six from BERT's two, as its released code makes them."""
+    bert = model_folder(tmp_path, "bert")
+    given = {"objective.length": 24, "model.dropout": 0.0}
+    origin, recipe = open_origin(Continue(bert), blankfill.load_recipe("unilm-nano", given))
+    old = store.read(bert, with_optimizer=False).model["positions.1.weight"]
+    assert len(old) == 2 and origin.config.position_sizes == (48, 6) and recipe.objective.name == "unilm"
+    new = origin.build(7, "cpu").positions[1].weight
+    assert torch.equal(new, old[[0, 1, 0, 0, 0, 1]])

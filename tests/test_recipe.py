@@ -57,7 +57,8 @@ def test_wrong_types_and_values() -> None:
     assert "at least 0 and below 2^32" in problems(seed=2**32)[0] and problems(seed=-1)
     assert "train.batch_start is 64; it must not be above" in problems(train__batch_start=64, train__batch_size=32)[0]
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
-    assert "known objectives: bert, mlm, albert, spanbert, ernie, glm, gpt, xlnet" in problems(objective__name="brt")[0]
+    told = problems(objective__name="brt")[0]
+    assert "known objectives: bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet" in told
     found = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
     assert len(found) == 3
 

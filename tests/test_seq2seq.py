@@ -35,7 +35,8 @@ def model_folder(folder: Path, name: str = "glm", without: str = "") -> Path:
         "objective": {"name": objective.name, **dataclasses.asdict(objective)},
     }
     saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
-    wordpiece([token if token != without else "unused" for token in SPECIAL], WORDS).save(saved)
+    words = [*WORDS, "[PSEUDO]"] if name == "unilm2" else WORDS
+    wordpiece([token if token != without else "unused" for token in SPECIAL], words).save(saved)
     return saved
 
 
@@ -51,7 +52,9 @@ def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
     return finetune(Request("seq2seq", data, model, dataclasses.replace(QUICK, **options)), out)
 
 
-@pytest.mark.parametrize(("name", "blank"), [("glm", "mask"), ("glm", "gmask"), ("gpt", "mask")])
+@pytest.mark.parametrize(
+    ("name", "blank"), [("glm", "mask"), ("glm", "gmask"), ("gpt", "mask"), ("unilm", "mask"), ("unilm2", "mask")]
+)
 def test_a_model_learns_to_turn_a_text_round(name: str, blank: str, tmp_path: Path) -> None:
     data, model = turned(tmp_path / "data"), model_folder(tmp_path, name)
     result = run(data, model, tmp_path / "run", blank=blank)
@@ -170,6 +173,9 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"name": "xlnet"}, "a model of the objective xlnet reads texts and does not write any"),
         ({"without": "<|endofpiece|>"}, "the tokenizer has no token for eop"),
         ({"name": "gpt", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
+        ({"name": "unilm", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
+        ({"name": "unilm", "longest_target": 24}, "--longest-target 24: there is room for 19 tokens"),
+        ({"name": "unilm", "without": "[MASK]"}, "the tokenizer has no token for mask"),
         ({"name": "gpt", "longest_target": 24}, "--longest-target 24: there is room for 20 tokens"),
     ],
 )

@@ -111,7 +111,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
 
     from blankfill.checkpoint import store
     from blankfill.tasks.adapter import OwnWords
-    from blankfill.tasks.batches import Batches, Epochs
+    from blankfill.tasks.batches import Epochs
     from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
     from blankfill.tasks.heads import task_losses
     from blankfill.tasks.seq2seq_adapter import Write
@@ -177,7 +177,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         def save(now: Progress) -> None:
             writer.save(now.step, model, optimizer, {**state, "progress": now.state()}, now.best_step)
 
-        batches = Batches(encoded, Epochs(len(encoded), options.batch_size, options.seed), pad, options.micro_batch)
+        epochs = Epochs(len(encoded), options.batch_size, options.seed)
+        batches = adapter.batches(encoded, epochs, pad, options.micro_batch)
         if options.mlm_weight:
             batches = with_texts(batches, loaded, adapter, encoded, more)
         trainer = Trainer(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FILE = "origin.json"
 WORD_TABLES = ("words.weight", "head.bias", "head.table")
 """What has a row for each word."""
+TYPE_TABLE = "positions.1.weight"
 GIVEN = {
     "model": (
         "family",
@@ -88,6 +89,8 @@ class Origin:
     replay_ratio: float
     state: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     pieces: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
+    types_like: Sequence[int] = ()
+    """See `Objective.types_like`."""
     earlier: Tokenizer | None = None
     """The model's tokenizer before it got new words; None when a run is resumed."""
 
@@ -109,6 +112,8 @@ class Origin:
                     drawn[: self.earlier.size] = old[: self.earlier.size]
                     for row, pieces in self.pieces.items():
                         drawn[row] = old[list(pieces)].mean(0)
+                elif name == TYPE_TABLE and len(drawn) > len(old):
+                    drawn.copy_(old[[min(like, len(old) - 1) for like in self.types_like]])
                 else:
                     drawn.copy_(old)
         return model
@@ -165,7 +170,7 @@ def open_origin(asked: Continue, recipe: Recipe) -> tuple[Origin, Recipe]:
     config = grown(loaded.model.config, recipe, tokenizer.size, str(asked.model))
     found = Origin(
         str(asked.model), config, tokenizer, words, asked.replay, asked.replay_ratio, loaded.model.state_dict(),
-        pieces, loaded.tokenizer,
+        pieces, recipe.objective.types_like, loaded.tokenizer,
     )  # fmt: skip
     return found, recipe
 
@@ -180,8 +185,8 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
         problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
     objective = positioned(recipe.objective, loaded.objective)
     endless = config.position_scheme == "relative"
-    for needed, rows in zip(objective.position_sizes(), config.position_sizes, strict=False):
-        if needed > rows and not endless:
+    for k, (needed, rows) in enumerate(zip(objective.position_sizes(), config.position_sizes, strict=False)):
+        if needed > rows and not endless and not (k and objective.types_like):
             most = objective.length - (needed - rows)
             problems.append(
                 f"objective.length is {objective.length} and {where} has {rows} positions; lower it to {most} at most"
@@ -240,6 +245,9 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
     }
     if config.position_scheme == "relative":
         changes["position_sizes"] = recipe.objective.position_sizes()
+    if recipe.objective.types_like:
+        wanted = recipe.objective.position_sizes()[1]
+        changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
     lacking = []
     if not config.word_head:
         changes |= {"word_head": True, "tied": True}

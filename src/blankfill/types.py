@@ -29,8 +29,9 @@ ask for the word at their place, and columns that are remembered, which pass no 
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
 
-ROLES = ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
-"""What a special token can be for. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM."""
+ROLES = ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock", "pseudo")
+"""What a special token can be for. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM;
+`pseudo` is UniLM v2's [P], which asks for a token that stands in the row itself."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,18 @@ class Document:
 
 @dataclass(frozen=True)
 class AttentionRule:
-    """Who sees whom, in three int vectors over the row.
+    """Who sees whom, in three int vectors over the row, or four.
 
     Query i sees key j when `segment[i] == segment[j]` and `rank[j] <= horizon[i]`. All zeros is BERT;
     rank = horizon = index is GPT; source at rank 0 and blanks ranked 1, 2, 3, … is GLM and every prefix model; a
-    permutation is XLNet. It costs O(L) and never depends on positions.
+    permutation is XLNet. Where there is a `group`, a key whose group is not 0 is hidden from all queries but those of
+    its own group: UniLM v2's pseudo masks. It costs O(L) and never depends on positions.
     """
 
     segment: Int32
     rank: Int32
     horizon: Int32
+    group: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.segment)
@@ -119,7 +122,10 @@ class AttentionRule:
     def visible(self) -> Bool:
         """The reference bool[L, L], row = query, column = key; every kernel is tested against it."""
         same = self.segment[:, None] == self.segment[None, :]
-        return same & (self.rank[None, :] <= self.horizon[:, None])
+        seen: Bool = same & (self.rank[None, :] <= self.horizon[:, None])
+        if self.group is None:
+            return seen
+        return seen & ((self.group[None, :] == 0) | (self.group[None, :] == self.group[:, None]))
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class Batch:
     input_ids: int64[B, T]. positions: int64[P, B, T]. segment, rank, horizon: int32[B, T] (padding has segment -1).
     target_index: int64[M], flat over B·T. target_ids: int64[M]. labels: name → (flat index int64[K], value int64[K]).
     mask: "none" when every query may see every key, "causal" when each row is one plain left-to-right example
-    (padding only at the end), "rule" when the three vectors must be consulted.
+    (padding only at the end), "rule" when the vectors must be consulted.
     """
 
     input_ids: torch.Tensor
@@ -171,6 +177,8 @@ class Batch:
     """Rows that must not be parted from the row before them, because an answer is looked for in both."""
     borders: torch.Tensor | None = None
     """int64[4, K]: words asked from outside their span, as in `Example`, columns flat over B·T."""
+    group: torch.Tensor | None = None
+    """int32[B, T], where any rule of the batch has groups."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -183,6 +191,7 @@ class Batch:
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
             self.mask, self.tokens, self.joined, None if self.borders is None else move(self.borders),
+            None if self.group is None else move(self.group),
         )  # fmt: skip
 
     def part(self, first: int, stop: int) -> Batch:
@@ -205,4 +214,5 @@ class Batch:
             self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
             *pick(self.target_index, self.target_ids), labels, self.mask, int((self.segment[at] != PADDING).sum()),
             frozenset(row - first for row in self.joined if first <= row < stop), borders,
+            None if self.group is None else self.group[at],
         )  # fmt: skip

@@ -29,6 +29,9 @@ SECTIONS = {
     "short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
     "position_offset",
+    OBJECTIVES["unilm"]: "length both sequence left right mask_ratio mask_share random_share max_predictions "
+    "ngram_share next_sentence short",
+    OBJECTIVES["unilm2"]: "length mask_ratio mask_share random_share span_share",
     OBJECTIVES["albert"]: "length mask_ratio mask_share random_share max_predictions ngram whole_word sentence_order "
     "sole_random short",
     OBJECTIVES["spanbert"]: "length mask_ratio mask_share random_share geometric longest whole_word boundary",

@@ -7,13 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blankfill.attention.kernels import lower
-from blankfill.generate.engine import Context, Decoder, banned, evaluating, glm_context, gpt_context
+from blankfill.generate.engine import (
+    Context,
+    Decoder,
+    asking_context,
+    banned,
+    evaluating,
+    glm_context,
+    gpt_context,
+)
 from blankfill.model.transformer import Transformer
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.types import AttentionRule, Vocabulary
+from conftest import ORDINARY
 from generate_models import objective_of, random_model
 
-MODELS = {name: [random_model(name, seed) for seed in range(2)] for name in ("gpt", "glm")}
+MODELS = {name: [random_model(name, seed) for seed in range(2)] for name in ("gpt", "glm", "unilm")}
 
 
 def uncached(model: Transformer, ids: list[int], positions: np.ndarray, rule: AttentionRule) -> torch.Tensor:
@@ -58,6 +67,49 @@ def test_cached_equals_uncached(name: str, data: st.DataObject) -> None:
         expected = reference(model, context, new[row])
         torch.testing.assert_close(torch.stack([s[row] for s in scores]), expected, atol=1e-5, rtol=1e-4)
     assert decoder.room == 0
+
+
+def asked(model: Transformer, context: Context, new: list[int]) -> torch.Tensor:
+    """The scores [V] at the token that asks behind a context and new tokens, by the whole row."""
+    count = len(new) + 1
+    steps = context.next_position[:, None] + context.step[:, None] * np.arange(count)
+    positions = np.concatenate([context.positions, steps], 1)
+    behind = (context.rule.rank.max() + 1 + np.arange(count)).astype(np.int32)
+    rank, horizon = (np.concatenate([vector, behind]) for vector in (context.rule.rank, context.rule.horizon))
+    assert context.asks is not None
+    ids = [*context.input_ids.tolist(), *new, context.asks]
+    return uncached(model, ids, positions, AttentionRule(np.zeros(len(rank), np.int32), rank, horizon))[-1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), both_ways=st.booleans())
+def test_answers_at_a_mask_equal_uncached_ones(data: st.DataObject, both_ways: bool) -> None:
+    model = data.draw(st.sampled_from(MODELS["unilm"]))
+    token = st.integers(0, 39)
+    contexts = [
+        asking_context(data.draw(st.lists(token, min_size=1, max_size=12)), 48, 4, (4, 5), both_ways)
+        for _ in range(data.draw(st.integers(1, 4)))
+    ]
+    steps = data.draw(st.integers(0, 6))
+    new = [data.draw(st.lists(token, min_size=steps, max_size=steps)) for _ in contexts]
+    decoder = Decoder(model, contexts, steps, pad=3)
+    scores = [decoder.prefill(), *(decoder.step(torch.tensor(column)) for column in zip(*new, strict=True))]
+    for row, context in enumerate(contexts):
+        for count, score in enumerate(scores):
+            torch.testing.assert_close(score[row], asked(model, context, new[row][:count]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_last_position_can_be_asked_for() -> None:
+    model = MODELS["unilm"][0]
+    context = asking_context([1] * 45, 48, 4, (4, 5))
+    decoder = Decoder(model, [context], 9)
+    assert decoder.room == 2
+    decoder.prefill()
+    decoder.step(torch.tensor([5]))
+    last = decoder.step(torch.tensor([6]))  # asked at position 47
+    torch.testing.assert_close(last[0], asked(model, context, [5, 6]), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="48 tokens; it must have 1 to 47"):
+        asking_context([1] * 48, 48, 4, (4, 5))
 
 
 def test_rows_may_be_reordered_and_repeated() -> None:
@@ -124,7 +176,7 @@ def test_a_model_in_training_answers_without_dropout_and_returns() -> None:
 
 def test_banned_ids(vocabulary: Vocabulary) -> None:
     out = banned(vocabulary, 66, keep=[vocabulary["eop"]])
-    assert set(np.flatnonzero(out)) == {*range(11), 64, 65} - {vocabulary["eop"]}
+    assert set(np.flatnonzero(out)) == {*range(ORDINARY), 64, 65} - {vocabulary["eop"]}
 
 
 def test_objective_tables_fit_the_engine() -> None:

@@ -83,7 +83,7 @@ def test_a_continuation_fills_a_blank_only_where_letters_stand_before_it() -> No
     assert fill(ready, ".[MASK]").filled == ".red"
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "mlm"])
+@pytest.mark.parametrize("name", ["bert", "albert", "unilm", "unilm2", "mlm"])
 def test_several_blanks_are_filled_most_certain_first(name: str) -> None:
     offset = 2 if name == "mlm" else 0
     orders = set()

@@ -15,7 +15,7 @@ from blankfill.objectives.albert import AlbertChoice, choose_ngrams, take_ngrams
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import candidates
 from blankfill.types import Document, Vocabulary
-from conftest import covering, within, write_corpus
+from conftest import ORDINARY, covering, within, write_corpus
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 NOTHING = Masked(np.zeros(0, np.int32), np.zeros(0, np.int32))
@@ -149,7 +149,7 @@ def test_pairs_come_from_one_document(tmp_path: Path) -> None:
             asked += len(document.sentences) == 3
         for example in sampler.row(i):
             assert len(example.labels) == int((example.input_ids == SEP).sum() == 2)
-    assert sorted(seen) == sorted(set(seen)) == (np.arange(len(corpus.tokens)) + 11).tolist()
+    assert sorted(seen) == sorted(set(seen)) == (np.arange(len(corpus.tokens)) + ORDINARY).tolist()
     assert asked == 80
     labelled = Sampler(corpus, Albert(length=64, short=0.0, sole_random=True), whole, 0)
     rows = [labelled.row(i) for i in range(labelled.rows_in_epoch(0))]

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from blankfill.data.packing import collate
-from blankfill.tasks.batches import ANSWER, evaluation, pack
+from blankfill.tasks.batches import ANSWER, Epochs, evaluation, pack
 from blankfill.tasks.frames import Frames
 from blankfill.tasks.seq2seq import Writing
 from blankfill.tasks.seq2seq_model import Search, WritingModel
+from blankfill.tasks.seq2seq_unilm import MaskedTargets, UnilmWriting
 from blankfill.train.loss import counts
-from generate_models import objective_of, random_model, wordpiece
+from conftest import within
+from generate_models import WORDS, objective_of, random_model, wordpiece
 
-VOCABULARY = wordpiece().vocabulary()
+VOCABULARY = wordpiece(words=[*WORDS, "[PSEUDO]"]).vocabulary()
 ROLES = VOCABULARY.roles
 CLS, SEP, MASK, GMASK, SOP, EOP, EOS = (
     ROLES[name] for name in ("cls", "sep", "mask", "gmask", "sop", "eop", "eos")
@@ -24,7 +26,8 @@ LONG = [[20, 21, 22], [23], [24, 25, 11, 12, 13, 14], [15, 16], [17], [18, 19, 2
 
 def writing(name: str, longest: int = 4, length: int = 0, blank: Any = "mask") -> Writing:
     sizes = objective_of(name).position_sizes()
-    return Writing(Frames(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
+    kind = UnilmWriting if name.startswith("unilm") else Writing
+    return kind(Frames(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
 
 
 def test_a_row_of_glm() -> None:
@@ -67,7 +70,63 @@ def test_what_is_too_long_is_cut() -> None:
     assert len(reads.encoded(source, [11, 12]).examples[0]) == 7
 
 
-@pytest.mark.parametrize("name", ["glm", "gpt"])
+def test_rows_of_unilm() -> None:
+    """Learnt in one row with types 4 and 5; measured with a mask behind the text for each token and the end."""
+    reads = writing("unilm")
+    source = reads.source([20, 21], [22])
+    assert source.ids.tolist() == [CLS, 20, 21, SEP, 22, SEP] and source.cut == 0
+    learnt = reads.learnt(source, [23, 24])
+    (example,) = learnt.examples
+    assert example.input_ids.tolist() == [*source.ids.tolist(), 23, 24, SEP]
+    assert example.positions.tolist() == [list(range(9)), [4] * 6 + [5] * 3]
+    assert learnt.columns[0].tolist() == [6, 7, 8] and learnt.answers.tolist() == [23, 24, SEP]
+    visible = example.rule.visible()
+    assert visible[:, :6].all() and not visible[:6, 6:].any() and np.array_equal(visible[6:, 6:], np.tri(3, dtype=bool))
+    measured = reads.encoded(source, [23, 24])
+    (example,) = measured.examples
+    assert example.input_ids.tolist() == [*source.ids.tolist(), 23, 24, SEP, MASK, MASK, MASK]
+    assert example.positions.tolist() == [[*range(9), 6, 7, 8], [4] * 6 + [5] * 6]
+    assert measured.columns[0].tolist() == [9, 10, 11] and measured.answers.tolist() == [23, 24, SEP]
+    asking = example.rule.visible()[9:]
+    assert asking[:, :6].all() and np.array_equal(asking[:, 6:9], np.tri(3, k=-1, dtype=bool))
+    assert np.array_equal(asking[:, 9:], np.eye(3, dtype=bool))
+    assert (example.rule.visible()[:9, :9] == visible).all() and not example.rule.visible()[:9, 9:].any()
+
+
+def test_unilm2_is_learnt_as_it_is_measured() -> None:
+    reads = writing("unilm2")
+    source = reads.source([20])
+    (learnt,), (measured,) = reads.learnt(source, [23]).examples, reads.encoded(source, [23]).examples
+    pseudo = ROLES["pseudo"]
+    assert learnt.input_ids.tolist() == measured.input_ids.tolist() == [CLS, 20, SEP, 23, SEP, pseudo, pseudo]
+    assert learnt.positions[1].tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_masks_of_targets_are_drawn_anew_for_each_step_and_the_same_again() -> None:
+    """70% of each target, the end among them; of these 80% masks; a source is never masked."""
+    reads = writing("unilm", longest=20)
+    source = reads.source([20, 21])
+    items = [reads.learnt(source, list(range(11, 20)))] * 400
+    batches = reads.batches(items, Epochs(400, 200, 3), 0, 0)
+    assert isinstance(batches, MaskedTargets)
+    first, again, later = batches.chosen(0), batches.chosen(0), batches.chosen(2)
+    ids = [np.stack([item.examples[0].input_ids for item in step]) for step in (first, again, later)]
+    assert np.array_equal(ids[0], ids[1]) and not np.array_equal(ids[0], ids[2])
+    assert (ids[0][:, :4] == source.ids).all()
+    columns = np.stack([item.columns[0] for item in first])
+    assert columns.shape == (200, 7) and columns.min() == 4 and columns.max() == 13
+    counts_of = np.bincount(columns.ravel(), minlength=14)[4:]
+    assert all(within(count / 200, 0.7, 200) for count in counts_of)
+    whole = np.array([*source.ids, *range(11, 20), SEP])
+    assert all((item.answers == whole[item.columns[0]]).all() for item in first)
+    asked = np.take_along_axis(ids[0], columns.astype(np.int64), 1)
+    assert within((asked == MASK).mean(), 0.8 + 0.1 / VOCABULARY.size, asked.size)
+    untouched = np.ones(ids[0].shape, bool)
+    np.put_along_axis(untouched, columns.astype(np.int64), False, 1)
+    assert (ids[0][untouched] == np.broadcast_to(whole, ids[0].shape)[untouched]).all()
+
+
+@pytest.mark.parametrize("name", ["glm", "gpt", "unilm", "unilm2"])
 def test_what_is_learnt_is_what_is_written(name: str) -> None:
     """The search's log-probability of a text is minus the training loss of that text: the same rows, cached or whole.
 

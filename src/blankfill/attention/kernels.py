@@ -1,6 +1,6 @@
 """From an attention rule to the fastest kernel that computes it.
 
-A rule (three int vectors over the row, see `types.AttentionRule`) is lowered once for a batch and shared by all layers:
+A rule (a few int vectors over the row, see `types.AttentionRule`) is lowered once for a batch and shared by all layers:
 to nothing when every query sees every key, to the causal flag, or to a dense additive mask. Three kernels compute it:
 `sdpa` (torch's scaled_dot_product_attention), `explicit` (matmul, softmax, matmul) and `blocked` (explicit, a block at
 a time, for training on a CPU). Which is fastest depends on the processor, the type, the mask and on dropout; `blocked`
@@ -44,12 +44,17 @@ def lower(
     query: tuple[Tensor, Tensor],
     key: tuple[Tensor, Tensor],
     dtype: torch.dtype,
+    groups: tuple[Tensor, Tensor] | None = None,
 ) -> Mask:
     """Lower a rule.
 
     kind: "none" or "causal" when the batch is known to need no more, "rule" otherwise. query: (segment, horizon), int
-    [B, Q]; key: (segment, rank), int [B, K]. dtype: of the queries, which the dense mask shares.
+    [B, Q]; key: (segment, rank), int [B, K]. dtype: of the queries, which the dense mask shares. groups: those of the
+    queries and of the keys, where the rule has any. Raises ValueError for an unknown kind, and for one that would
+    ignore groups.
     """
+    if groups is not None and kind in ("none", "causal") and bool(groups[1].any()):
+        raise ValueError(f"a mask of the kind {kind!r} cannot hide keys from other groups")
     if kind == "none":
         return Mask("none")
     if kind == "causal":
@@ -57,6 +62,9 @@ def lower(
     if kind != "rule":
         raise ValueError(f"unknown kind of mask: {kind!r}")
     visible = (query[0][:, :, None] == key[0][:, None, :]) & (key[1][:, None, :] <= query[1][:, :, None])
+    if groups is not None:
+        open_BQK = (groups[1][:, None, :] == 0) | (groups[1][:, None, :] == groups[0][:, :, None])
+        visible = visible & open_BQK
     bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
     long = visible.device.type == "cpu" and visible.shape[1] == visible.shape[2] >= 2 * QUERIES
     return Mask("dense", bias[:, None], visible_ranges(visible) if long else None)

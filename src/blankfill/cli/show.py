@@ -18,7 +18,7 @@ Prints row number --example of a run: its tokens, their positions, what is asked
 the same recipe, seed and text trains on this very row. Every option of the recipe can be changed by its dotted name,
 e.g. --objective.length 48 --objective.mask-ratio 0.3.
 """
-BLANKS = ("mask", "gmask", "smask", "dblock")
+BLANKS = ("mask", "gmask", "smask", "dblock", "pseudo")
 """The roles of tokens that stand for text which is not shown."""
 
 

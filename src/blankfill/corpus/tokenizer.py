@@ -44,6 +44,7 @@ ROLE_TOKENS: dict[str, tuple[str, ...]] = {
     "eop": ("<|endofpiece|>", "[eop]", "<eop>"),
     "eos": ("<|endoftext|>", "[EOS]", "<eos>", "<eod>", "</s>"),
     "dblock": ("[dBLOCK]",),
+    "pseudo": ("[PSEUDO]",),
 }
 """Which strings play a role, the first present wins; the first of each is what `with_roles` adds."""
 

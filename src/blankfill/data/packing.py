@@ -2,7 +2,7 @@
 
 Several Examples may share a row; `segment` tells them apart. The batch says in `mask` what its rows need: nothing at
 all when every row is one full-length Example that sees everything, the plain causal kernel when every row is one
-left-to-right Example, the rule's three vectors otherwise. Rows are as wide as the longest, no wider.
+left-to-right Example, the rule's vectors otherwise. Rows are as wide as the longest, no wider.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
     segment = np.full(shape, PADDING, np.int32)
     rank = np.zeros(shape, np.int32)
     horizon = np.zeros(shape, np.int32)
+    grouped = any(example.rule.group is not None for row in rows for example in row)
+    group = np.zeros(shape, np.int32) if grouped else None
     index, answers = [], []
     labels: dict[str, list[tuple[int, int]]] = {}
     borders: list[np.ndarray] = []
@@ -44,6 +46,8 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
             segment[r, at] = example.rule.segment + before
             rank[r, at] = example.rule.rank
             horizon[r, at] = example.rule.horizon
+            if group is not None and example.rule.group is not None:
+                group[r, at] = example.rule.group
             index.append(example.target_index.astype(np.int64) + (r * width + column))
             answers.append(example.target_ids)
             for name, value in example.labels.items():
@@ -65,6 +69,7 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
         mask,
         sum(widths),
         borders=torch.from_numpy(np.concatenate(borders, axis=1)) if borders else None,
+        group=None if group is None else torch.from_numpy(group),
     )
 
 
@@ -84,10 +89,17 @@ def _mask(rows: Sequence[Sequence[Example]], width: int) -> str:
 
 def sees_all(rule: AttentionRule) -> bool:
     """Whether every query of a rule may see every key."""
-    return bool((rule.segment == rule.segment[0]).all() and rule.rank.max() <= rule.horizon.min())
+    alike = (rule.segment == rule.segment[0]).all() and rule.rank.max() <= rule.horizon.min()
+    return bool(alike and not _parted(rule))
 
 
 def is_causal(rule: AttentionRule) -> bool:
     """Whether a rule is the plain left-to-right one."""
     index = np.arange(len(rule))
-    return bool((rule.segment == 0).all() and (rule.rank == index).all() and (rule.horizon == index).all())
+    plain = (rule.segment == 0).all() and (rule.rank == index).all() and (rule.horizon == index).all()
+    return bool(plain and not _parted(rule))
+
+
+def _parted(rule: AttentionRule) -> bool:
+    """Whether some keys are for their own group alone."""
+    return rule.group is not None and bool(rule.group.any())

@@ -1,9 +1,11 @@
 """The decoding engine: rows of context in, the scores of the next token out, one column at a time.
 
 A *context* is what a row has read before it writes: ids, positions, ranks of the attention rule, and where its new
-tokens will stand. Two families write: GPT (every column sees what is before it; the position counts on) and GLM (Part A
-sees itself both ways, then causal; position 1 stays at the mask's place, position 2 counts 1, 2, 3, …). The engine
-knows only the context, so a new family is a new function that makes one.
+tokens will stand. Three families write: GPT (every column sees what is before it; the position counts on), GLM (Part A
+sees itself both ways, then causal; position 1 stays at the mask's place, position 2 counts 1, 2, 3, …) and UniLM, which
+answers at a mask: behind what is there stands a [MASK], which the answer then replaces, so that a step reads two
+columns, the new token and the next mask, and forgets the mask. The engine knows only the context, so a new family is a
+new function that makes one.
 
 Rows of unequal length are padded at the *right*, after their own tokens, and new tokens of all rows share the columns
 after the widest row. That is sound because order lies in positions and ranks, never in columns: padding is its own
@@ -40,7 +42,8 @@ class Context:
 
     input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P], of the
     first new token; step: int32[P], what each further one adds. room: how many new tokens the position tables can hold
-    (one more can be predicted, since the last is never read).
+    (one more can be predicted, since the last is never read). asks: the id that asks for the next token in its place;
+    None for families that answer one column before.
     """
 
     input_ids: Int32
@@ -49,6 +52,7 @@ class Context:
     next_position: Int32
     step: Int32
     room: int
+    asks: int | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -91,6 +95,24 @@ def glm_context(
     )  # fmt: skip
 
 
+def asking_context(
+    ids: Sequence[int], table: int, asks: int, types: tuple[int, int], both_ways: bool = True
+) -> Context:
+    """A row whose next token is asked for by a token behind it.
+
+    ids: what is read, at least one token and fewer than `table`, the rows of the position table. types: of what is read
+    and of what is written. both_ways: whether what is read sees itself both ways.
+    """
+    if not 0 < len(ids) < table:
+        raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table - 1}")
+    index = np.arange(len(ids), dtype=np.int32)
+    rule = AttentionRule.full(len(ids)) if both_ways else AttentionRule.causal(len(ids))
+    return Context(
+        np.asarray(ids, np.int32), np.stack([index, np.full_like(index, types[0])]), rule,
+        np.array([len(ids), types[1]], np.int32), np.array([1, 0], np.int32), table - len(ids) - 1, asks,
+    )  # fmt: skip
+
+
 class Decoder:
     """Rows of a model with their key/value caches: `prefill` once, then `step` for each new column."""
 
@@ -99,7 +121,7 @@ class Decoder:
         self.model = model
         self.device = model.words.weight.device
         self.room = min(new_tokens, *(context.room for context in contexts))
-        self.rows = len(contexts)
+        self.rows, self.asks = len(contexts), contexts[0].asks
         width = max(len(context) for context in contexts)
         self.lengths = torch.tensor([len(context) for context in contexts], device=self.device)
         shape = (self.rows, width)
@@ -120,7 +142,8 @@ class Decoder:
         step = np.stack([context.step for context in contexts], axis=1).astype(np.int64)
         self._next = torch.from_numpy(next_position[:, :, None]).to(self.device)
         self._step = torch.from_numpy(step[:, :, None]).to(self.device)
-        self._cache = model.new_cache(self.rows, width + self.room)
+        self._width = width + self.room + (self.asks is not None)
+        self._cache = model.new_cache(self.rows, self._width)
         self._bias = self._padding_bias(width) if any(len(context) < width for context in contexts) else None
 
     @torch.inference_mode()
@@ -130,6 +153,8 @@ class Decoder:
         mask = lower(self._kind, (segment, horizon), (segment, rank), self.model.words.weight.dtype)
         with evaluating(self.model):
             hidden_BTD = self.model(self._ids, self._positions, mask, self._cache)
+        if self.asks is not None:
+            return self._read(self._next, self._asking)
         last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
         return self.model.head.logits(last_BD, self.model.output_table)
 
@@ -138,14 +163,37 @@ class Decoder:
         """Add one token to every row, int64[B]; the scores of the next one, [B, V]."""
         if self.room <= 0:
             raise ValueError("the decoder has no room for another token")
-        mask = Mask("none")
-        if self._bias is not None:
-            mask = Mask("dense", self._bias[..., : self._cache[0].length + 1])
-        with evaluating(self.model):
-            hidden_BTD = self.model(ids_B[:, None], self._next, mask, self._cache)
-        self._next = self._next + self._step
+        here, self._next = self._next, self._next + self._step
         self.room -= 1
-        return self.model.head.logits(hidden_BTD[:, 0], self.model.output_table)
+        if self.asks is None:
+            return self._read(here, ids_B[:, None])
+        return self._read(torch.cat([here, self._next], 2), torch.cat([ids_B[:, None], self._asking], 1))
+
+    @property
+    def _asking(self) -> Tensor:
+        """What asks for each row's next token, int64[B, 1]."""
+        assert self.asks is not None
+        return torch.full((self.rows, 1), self.asks, device=self.device)
+
+    def _read(self, positions_PBQ: Tensor, ids_BQ: Tensor) -> Tensor:
+        """Read columns behind those in the cache, each seeing those before it; the scores at the last one, [B, V].
+
+        What asks is forgotten again, since no later column may see it.
+        """
+        Q = ids_BQ.shape[1]
+        mask = Mask("none" if Q == 1 else "causal")
+        if self._bias is not None:
+            bias = self._bias[..., : self._cache[0].length + Q]
+            if Q > 1:
+                bias = bias.expand(-1, -1, Q, -1).clone()
+                bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
+            mask = Mask("dense", bias)
+        with evaluating(self.model):
+            hidden_BQD = self.model(ids_BQ, positions_PBQ, mask, self._cache)
+        if self.asks is not None:
+            for layer in self._cache:
+                layer.forget(1)
+        return self.model.head.logits(hidden_BQD[:, -1], self.model.output_table)
 
     @torch.inference_mode()
     def select(self, rows_K: Tensor) -> None:
@@ -160,7 +208,7 @@ class Decoder:
         self.rows = len(rows_K)
 
     def _padding_bias(self, width: int) -> Tensor:
-        hidden = torch.full((self.rows, width + self.room), 0, dtype=torch.int32, device=self.device)
+        hidden = torch.full((self.rows, self._width), 0, dtype=torch.int32, device=self.device)
         hidden[:, :width] = self._rule[0]
         query = torch.zeros((self.rows, 1), dtype=torch.int32, device=self.device)
         mask = lower("rule", (query, query), (hidden, torch.zeros_like(hidden)), self.model.words.weight.dtype)

@@ -21,7 +21,7 @@ from blankfill.generate.blanks import find_blanks
 from blankfill.generate.fill import Filler
 from blankfill.generate.sampling import Sampling
 from blankfill.generate.write import generate_many
-from blankfill.objectives import Glm, Gpt
+from blankfill.objectives import Glm, Gpt, MaskWriter
 from blankfill.types import Vocabulary
 
 SAMPLES = 4
@@ -39,7 +39,7 @@ class Samples:
 
     def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
-        writes = isinstance(loaded.objective, Gpt | Glm)
+        writes = isinstance(loaded.objective, Gpt | Glm | MaskWriter)
         self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text)]
         self.prompts = [text for text in texts if not find_blanks(text)]
         if self.prompts and not writes:

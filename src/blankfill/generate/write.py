@@ -1,8 +1,8 @@
 """Writing text: continue a prompt, or write a blank at length, in pieces as they come.
 
-GPT continues the prompt. GLM writes the prompt's one blank; where the prompt has none, a document blank is put at its
-end. Text comes out in whole words and whole characters: a piece is held back until what follows can no longer change
-it. Several rows are decoded together; each has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
+GPT and UniLM continue the prompt. GLM writes the prompt's one blank; where the prompt has none, a document blank is put
+at its end. Text comes out in whole words and whole characters: a piece is held back until what follows can no longer
+change it. Several rows are decoded together; each has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
 
 A model has a position table and cannot write past it. Generation ends there with the reason "positions", or, for GPT on
 request, slides: the older half of the window is forgotten and the rest read again.
@@ -21,11 +21,12 @@ import torch
 
 from blankfill.errors import UserError
 from blankfill.generate.blanks import Words, find_blanks
-from blankfill.generate.engine import Context, Decoder, banned, glm_context, gpt_context
+from blankfill.generate.engine import Context, Decoder, asking_context, banned, glm_context, gpt_context
 from blankfill.generate.fill import check_room, glm_part_a
 from blankfill.generate.sampling import Sampler, Sampling
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Glm, Gpt
+from blankfill.objectives import Glm, Gpt, MaskWriter
+from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -131,13 +132,12 @@ class Writer:
             raise UserError(f"max-tokens is {max_tokens}; it must be at least 1")
         self.loaded, self.max_tokens, self.sampling = loaded, max_tokens, sampling
         objective, vocabulary = loaded.objective, loaded.vocabulary
-        if not isinstance(objective, (Gpt, Glm)):
+        if not isinstance(objective, (Gpt, Glm, MaskWriter)):
             raise UserError(
                 f"{loaded.path}: a model of the objective {objective.name} fills blanks but does not write on; "
-                'use `blankfill fill "… [MASK] …"`, or train a model with the objective gpt or glm'
+                'use `blankfill fill "… [MASK] …"`, or train a model with the objective gpt, glm or unilm'
             )
-        needed = ("eos",) if isinstance(objective, Gpt) else ("cls", "mask", "sop", "eop", "eos")
-        if missing := vocabulary.missing(needed):
+        if missing := vocabulary.missing(needed_roles(objective)):
             raise UserError(
                 f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which generation needs; "
                 "use the tokenizer that the model was trained with"
@@ -146,7 +146,7 @@ class Writer:
             raise UserError("only a gpt model can slide past its positions; leave --slide out")
         self.slide = slide
         rows = loaded.model.config.vocab_size
-        self.ends = [vocabulary["eos"], *([] if isinstance(objective, Gpt) else [vocabulary["eop"]])]
+        self.ends = end_tokens(objective, vocabulary)
         self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
         self.banned_V = self.banned_V.to(loaded.model.words.weight.device)
         self.words = Words(loaded.tokenizer, vocabulary, rows)
@@ -160,7 +160,7 @@ class Writer:
         self.written: list[list[int]] = [[] for _ in prompts]
         self.finish = ["length"] * len(prompts)
 
-    def _read(self, prompt: str, objective: Gpt | Glm) -> None:
+    def _read(self, prompt: str, objective: Gpt | Glm | MaskWriter) -> None:
         tokenizer, vocabulary = self.loaded.tokenizer, self.loaded.vocabulary
         tables = self.loaded.model.config.position_sizes
         if isinstance(objective, Gpt):
@@ -171,6 +171,13 @@ class Writer:
                 ids = ids[-tables[0] :]
             check_room(len(ids), tables[0])
             self.contexts.append(gpt_context(ids, tables[0]))
+        elif isinstance(objective, MaskWriter):
+            source, end = prompt, len(prompt)
+            before = tokenizer.encode(self.words.before_blank(source))
+            ids = [vocabulary["cls"], *before]
+            check_room(len(ids) + 1, tables[0])
+            types, asks = (objective.goes_on, objective.goes_on), vocabulary[objective.asks]
+            self.contexts.append(asking_context(ids, tables[0], asks, types, objective.reads_both_ways))
         else:
             blanks = find_blanks(prompt)
             if len(blanks) > 1:
@@ -247,6 +254,22 @@ class Writer:
         (table,) = self.loaded.model.config.position_sizes
         whole = [self.loaded.vocabulary["eos"], *self.before[row], *self.written[row]]
         return gpt_context(whole[-max(1, table // 2) :], table)
+
+
+def needed_roles(objective: Gpt | Glm | MaskWriter) -> tuple[str, ...]:
+    """The special tokens without which a model cannot write."""
+    if isinstance(objective, Gpt):
+        return ("eos",)
+    if isinstance(objective, MaskWriter):
+        return ("cls", "sep", objective.asks)
+    return ("cls", "mask", "sop", "eop", "eos")
+
+
+def end_tokens(objective: Gpt | Glm | MaskWriter, vocabulary: Vocabulary) -> list[int]:
+    """What ends a text."""
+    if isinstance(objective, MaskWriter):
+        return [vocabulary["sep"]]
+    return [vocabulary["eos"], *([] if isinstance(objective, Gpt) else [vocabulary["eop"]])]
 
 
 def longest_role(objective: Glm) -> str:

@@ -39,6 +39,10 @@ class LayerCache:
         self.length = end
         return self.key[:, :, :end], self.value[:, :, :end]
 
+    def forget(self, columns: int) -> None:
+        """Drop the last columns."""
+        self.length -= columns
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order (beams); rows int64[B']."""
         self.key, self.value = self.key[rows], self.value[rows]

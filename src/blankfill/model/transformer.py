@@ -91,7 +91,8 @@ class Transformer(nn.Module):
 
     def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
         """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask shares; keep: see above."""
-        mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype)
+        groups = None if batch.group is None else (batch.group, batch.group)
+        mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype, groups)
         return self(batch.input_ids, batch.positions, mask, keep=keep)
 
     @property

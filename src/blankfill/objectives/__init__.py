@@ -8,10 +8,27 @@ from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
 from blankfill.objectives.spanbert import SpanBert
+from blankfill.objectives.unilm import MaskWriter, Unilm
+from blankfill.objectives.unilm2 import Unilm2
 from blankfill.objectives.xlnet import Xlnet
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (Bert, Mlm, Albert, SpanBert, Ernie, Glm, Gpt, Xlnet)
+    kind.name: kind for kind in (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, Gpt, Xlnet)
 }
 
-__all__ = ["OBJECTIVES", "Albert", "Bert", "Ernie", "Glm", "Gpt", "Layout", "Mlm", "Objective", "SpanBert", "Xlnet"]
+__all__ = [
+    "OBJECTIVES",
+    "Albert",
+    "Bert",
+    "Ernie",
+    "Glm",
+    "Gpt",
+    "Layout",
+    "MaskWriter",
+    "Mlm",
+    "Objective",
+    "SpanBert",
+    "Unilm",
+    "Unilm2",
+    "Xlnet",
+]

@@ -68,6 +68,9 @@ class Objective:
     masked: ClassVar[bool] = False
     """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
 
+    types_like: ClassVar[tuple[int, ...]] = ()
+    """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
+
     length: int = 128
     """Tokens of a clean row, special ones included."""
 

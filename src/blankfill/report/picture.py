@@ -26,6 +26,8 @@ CHANNELS = {
     "albert": ("pos", "type"),
     "spanbert": ("pos", "type"),
     "ernie": ("pos", "type"),
+    "unilm": ("pos", "type"),
+    "unilm2": ("pos", "type"),
     "glm": ("pos 1", "pos 2"),
     "gpt": ("pos",),
     "xlnet": ("pos", "type", "stream"),
@@ -86,10 +88,19 @@ def join_row(examples: Sequence[Example]) -> Row:
         np.concatenate(segments),
         np.concatenate([example.rule.rank for example in examples]),
         np.concatenate([example.rule.horizon for example in examples]),
+        _joined_groups(examples),
     )
     input_ids = np.concatenate([example.input_ids for example in examples])
     positions = np.concatenate([example.positions for example in examples], axis=1)
     return Row(input_ids, positions, rule, asked, begins, labels)
+
+
+def _joined_groups(examples: Sequence[Example]) -> Int32 | None:
+    if all(example.rule.group is None for example in examples):
+        return None
+    return np.concatenate(
+        [np.zeros(len(one), np.int32) if one.rule.group is None else one.rule.group for one in examples]
+    )
 
 
 def heading(row: Row) -> str:
@@ -181,6 +192,8 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
         ("rank", [str(k) for k in rule.rank], True),
         ("horizon", [str(k) for k in rule.horizon], True),
     ]
+    if rule.group is not None:
+        columns.append(("group", [str(k) for k in rule.group], True))
     drawn = []
     for name, values, is_number in columns:
         width = max(map(cells, [name, *values]))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.transformer import Transformer
-from blankfill.tasks.batches import Encoded
+from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.frames import Frames
 from blankfill.tasks.heads import AnswerModel, HeadKind
 from blankfill.tasks.items import Item, Split
@@ -77,6 +77,10 @@ class Adapter(ABC):
     @abstractmethod
     def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
         """The items as the model reads them. learn: leave out what nothing can be learnt from."""
+
+    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
+        """The batches of a run, from what `encode` made to learn from. micro: items computed at once, 0 means all."""
+        return Batches(items, epochs, pad, micro)
 
     def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
         """The task's metrics. Raises UserError when the items have no answers."""

@@ -168,11 +168,12 @@ class Batches:
 
     def of(self, step: int) -> list[Packed]:
         """The batches of a step."""
-        chosen = self.epochs.items(step)
-        return [
-            pack([self.items[k] for k in chosen[at : at + self.micro]], self.pad)
-            for at in range(0, len(chosen), self.micro)
-        ]
+        items = self.chosen(step)
+        return [pack(items[at : at + self.micro], self.pad) for at in range(0, len(items), self.micro)]
+
+    def chosen(self, step: int) -> list[Encoded]:
+        """The items of a step."""
+        return [self.items[k] for k in self.epochs.items(step)]
 
     def rows(self, step: int) -> list[int]:
         """For each row of a step's batches, the number of its first item."""

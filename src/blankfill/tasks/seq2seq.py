@@ -3,6 +3,7 @@
 glm   `[CLS] source [SEP] second [MASK] <eos>`, which sees itself both ways, then `[S] target` from left to right at the
       place of the mask, counted on by position 2; asked is the target and `[E]` (Du et al., arXiv 2103.10360, section
       3.3). With [gMASK] the row ends in the mask, as document-level rows do in training.
+unilm `[CLS] source [SEP] second [SEP] target [SEP]`, the source seeing itself both ways (see `seq2seq_unilm`).
 gpt   `<eos> source <eos> second <eos> target`, left to right; asked is the target and `<eos>`. What parts the texts
       is [SEP] where the vocabulary has it.
 
@@ -21,7 +22,7 @@ import numpy as np
 from blankfill.errors import ConfigError
 from blankfill.generate.engine import Context, glm_context, gpt_context
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks.batches import Encoded
+from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.frames import NOTHING, Frames, fit
 from blankfill.tasks.options import Blank
 from blankfill.types import AttentionRule, Example, Int32
@@ -48,14 +49,19 @@ class Writing:
         for it, or knows no such blank."""
         self.frames, self.roles, self.blank = frames, frames.vocabulary.roles, blank
         self.is_glm = isinstance(frames.objective, Glm)
+        self.end = self.roles[self.end_role]
         if blank != "mask" and (not self.is_glm or blank not in self.roles):
             raise ConfigError([f"--blank {blank}: the model knows no such blank; leave it out"])
-        self.end = self.roles["eop" if self.is_glm else "eos"]
         most = frames.inside - 2 if self.is_glm else frames.length - self._fixed(pair=True) - 1
         usual = min(USUAL_TARGET, most if self.is_glm else frames.length // 2)
         if not 0 < (longest or usual) <= most:
             raise ConfigError([f"--longest-target {longest}: there is room for {max(0, most)} tokens; give fewer"])
         self.longest = longest or usual
+
+    @property
+    def end_role(self) -> str:
+        """What ends a target."""
+        return "eop" if self.is_glm else "eos"
 
     def source(self, first: Sequence[int], second: Sequence[int] | None = None) -> Source:
         """A source, and what is given beside it, as tokens without special ones."""
@@ -72,9 +78,21 @@ class Writing:
         after = NOTHING if self.blank == "gmask" else self._tokens("eos")
         return Source(_joined([before, self._tokens(self.blank), after]), len(before), cut)
 
+    def learnt(self, source: Source, target: Sequence[int]) -> Encoded:
+        """A source and its target as they are learnt from."""
+        return self.encoded(source, target)
+
+    def whole(self, target: Sequence[int]) -> list[int]:
+        """A target and its end, or as much of it as is learnt."""
+        return [*target, self.end] if len(target) <= self.longest else list(target[: self.longest])
+
+    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
+        """The batches of a run; items as `learnt` makes them."""
+        return Batches(items, epochs, pad, micro)
+
     def encoded(self, source: Source, target: Sequence[int]) -> Encoded:
         """A source and its target, given whole (teacher forcing); asked are the target and its end."""
-        whole = [*target, self.end] if len(target) <= self.longest else list(target[: self.longest])
+        whole = self.whole(target)
         answers, length = np.array(whole, np.int32), len(source.ids)
         first = [self.roles["sop"]] if self.is_glm else []
         ids = _joined([source.ids, np.array([*first, *whole[:-1]], np.int32)])

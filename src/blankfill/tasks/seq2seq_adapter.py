@@ -10,13 +10,15 @@ from blankfill.corpus.sentences import split_sentences
 from blankfill.errors import ConfigError, UserError
 from blankfill.generate.beam import Hypothesis
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Glm, Gpt
+from blankfill.objectives import Glm, Gpt, MaskWriter
 from blankfill.tasks.adapter import Coded, Decided, OwnWords
+from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.generation_metrics import text_scores, without_spaces
 from blankfill.tasks.items import GenerationItem, Item
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.seq2seq import Writing
 from blankfill.tasks.seq2seq_model import Search, WritingModel
+from blankfill.tasks.seq2seq_unilm import UnilmWriting
 
 WORST = 20
 """So many of the worst texts are kept to be looked at."""
@@ -32,7 +34,8 @@ class Write(OwnWords):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         if self._frames is not None:
-            self._writing = Writing(self._frames, self.options.longest_target, self.options.blank)
+            kind = UnilmWriting if isinstance(self._frames.objective, MaskWriter) else Writing
+            self._writing = kind(self._frames, self.options.longest_target, self.options.blank)
         self.long = self.without = 0
         """Targets that were cut, and items without one, in what was encoded to learn from."""
 
@@ -73,13 +76,18 @@ class Write(OwnWords):
                 target = next(third)
                 self.long += learn and len(target) > self.writing.longest
                 if target:
-                    encoded.append(self.writing.encoded(source, target))
+                    read = self.writing.learnt if learn else self.writing.encoded
+                    encoded.append(read(source, target))
             self.without += learn and not right
             if not learn:
                 contexts.append(self.writing.context(source))
         if learn and not encoded:
             raise UserError("no item to train on has a target; such data can be predicted, not learnt from")
         return Coded(items, encoded, contexts)
+
+    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
+        """The batches of a run."""
+        return self.writing.batches(items, epochs, pad, micro)
 
     def remarks(self) -> list[str]:
         """What was cut, and what has no target."""
@@ -138,12 +146,13 @@ class Write(OwnWords):
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
     objective = loaded.objective
-    if not isinstance(objective, Glm | Gpt) or not loaded.model.config.word_head:
+    if not isinstance(objective, Glm | Gpt | MaskWriter) or not loaded.model.config.word_head:
         raise UserError(
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
-            "the objectives glm or gpt, such as `blankfill pretrain --recipe glm-nano` makes"
+            "the objectives glm, gpt or unilm, such as `blankfill pretrain --recipe glm-nano` makes"
         )
     needed = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
+    needed = (*objective.roles, objective.asks) if isinstance(objective, MaskWriter) else needed
     if missing := loaded.vocabulary.missing(needed):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "

@@ -278,6 +278,8 @@ class Family(ABC):
     """What `config.json` calls it."""
     objective: ClassVar[type[Objective]]
     """The objective whose positions and visibility it has."""
+    kin: ClassVar[tuple[type[Objective], ...]] = ()
+    """Other objectives whose models have its weights and, given a text, read it as its own do."""
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
     """What its tokenizer should give."""
 
@@ -303,7 +305,7 @@ class Family(ABC):
 
     def trained_as(self, objective: Objective) -> bool:
         """Whether an objective has the family's positions and visibility."""
-        return type(objective) is self.objective
+        return type(objective) in (self.objective, *self.kin)
 
     def shift(self, objective: Objective, pad: int) -> int:
         """The `shift` of a run's table. pad: the id of its padding."""

@@ -20,7 +20,7 @@ from blankfill.checkpoint.names.base import (
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Bert, Objective
+from blankfill.objectives import Bert, Objective, Unilm, Unilm2
 
 PLAIN_OPTIONS = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Options of BERT's kin that have no counterpart here."""
@@ -39,6 +39,7 @@ class BertNames(Family):
     title: ClassVar[str] = "Bert"
     """How the names of transformers' classes begin; `model_type` is the prefix of their weights."""
     objective: ClassVar[type[Objective]] = Bert
+    kin: ClassVar[tuple[type[Objective], ...]] = (Unilm, Unilm2)
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:

@@ -1,0 +1,149 @@
+"""UniLM v2: masked words and whole blocks written one after the other, in one pass (Bao et al. 2020; microsoft/unilm).
+
+Row: [CLS] text [SEP], in which blocks of tokens are masked ([MASK]), then the tokens of the blocks themselves and for
+each of them a pseudo mask ([PSEUDO], the paper's [P]), both at the position of the token that they stand for. Every
+[MASK] is asked for its token from the rest of the text alone (autoencoding); every pseudo mask is asked for it again,
+and sees besides the tokens of the blocks that come before its own in a drawn order (partially autoregressive). Nobody
+but its own block sees a pseudo mask, and no column of the text sees what stands behind it, so one pass answers both.
+
+A block is one token with a probability of 60%, 2 to 6 tokens otherwise; blocks are drawn until 15% of the row is in
+them, and their order is that of the drawing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Masked, inside_frame, join, replacements, share_problems
+from blankfill.objectives.unilm import MaskWriter
+from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+
+LONGEST_BLOCK = 6
+
+
+@dataclass(frozen=True)
+class Unilm2Choice:
+    """Blocks of the row, half-open, in the order in which they are written; and what stands at their columns in the
+    text instead (its `index` is all columns of all blocks, ascending)."""
+
+    blocks: tuple[tuple[int, int], ...]
+    masked: Masked
+
+
+@dataclass(frozen=True)
+class Unilm2(MaskWriter):
+    """Options of the UniLM v2 objective. `length` counts the text; the row is longer by two columns a masked token."""
+
+    name: ClassVar[str] = "unilm2"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask", "pseudo")
+    asks: ClassVar[str] = "pseudo"
+
+    mask_ratio: float = 0.15
+    """Share of the row's tokens, [CLS] and [SEP] counted, that blocks are drawn for."""
+    mask_share: float = 0.8
+    """Of the tokens in blocks, the share that becomes [MASK] in the text."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random token in the text; the rest stays as it is."""
+    span_share: float = 0.4
+    """Share of blocks that have 2 to 6 tokens; the others have one."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = share_problems(
+            mask_ratio=self.mask_ratio,
+            mask_share=self.mask_share,
+            random_share=self.random_share,
+            span_share=self.span_share,
+        )
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        return super().problems() + found
+
+    def layout(self) -> Layout:
+        """Runs of whole sentences."""
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """Position and token type; type 1 is for what is written from a source, in fine-tuning."""
+        return (self.length, 2)
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Unilm2Choice:
+        """Draw the blocks and what stands in their place."""
+        row = _row(document, vocabulary)
+        wanted = max(1, round(self.mask_ratio * len(row)))
+        blocks = choose_blocks(inside_frame(row, vocabulary), wanted, self.span_share, rng)
+        index = join(*(np.arange(*block) for block in blocks)).astype(np.int64)
+        masked = replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=False)
+        return Unilm2Choice(tuple(blocks), masked)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: Unilm2Choice) -> Example:
+        """The text with its masks, then tokens and pseudo masks."""
+        return pseudo_masked(_row(document, vocabulary), choice, vocabulary)
+
+
+def _row(document: Document, vocabulary: Vocabulary) -> Int32:
+    return join([vocabulary["cls"]], document.ids, [vocabulary["sep"]])
+
+
+def pseudo_masked(row: Int32, choice: Unilm2Choice, vocabulary: Vocabulary, first_position: int = 0) -> Example:
+    """The pure step: a row with its specials and what is blanked → the Example.
+
+    row: int32[N]. first_position numbers the first column (the paper's figure counts from 1).
+    """
+    length = len(row)
+    column = join(*(np.arange(*block) for block in choice.blocks))
+    step = join(*([k + 1] * (end - begin) for k, (begin, end) in enumerate(choice.blocks)))
+    text = row.copy()
+    text[choice.masked.index] = choice.masked.inputs
+    ids = join(text, row[column], np.full(len(column), vocabulary["pseudo"], np.int32))
+    positions = np.zeros((2, len(ids)), np.int32)
+    positions[0] = first_position + join(np.arange(length), column, column)
+    index = join(choice.masked.index, np.arange(length + len(column), len(ids)))
+    targets = join(row[choice.masked.index], row[column])
+    return Example(ids, positions, step_rule(length, step), index, targets)
+
+
+def step_rule(context: int, step: Int32) -> AttentionRule:
+    """Who sees whom: `context` columns that see one another, then K tokens, then their K pseudo masks.
+
+    step: int32[K], from 1 on, at which each of the tokens is written. A token sees the context and the tokens of all
+    steps up to its own; a pseudo mask the context, the tokens of the steps before, and the pseudo masks of its own.
+    """
+    before = np.zeros(context, np.int32)
+    nothing = np.zeros(len(step), np.int32)
+    segment = np.zeros(context + 2 * len(step), np.int32)
+    rank, horizon = join(before, step, nothing), join(before, step, step - 1)
+    return AttentionRule(segment, rank, horizon, join(before, nothing, step))
+
+
+def choose_blocks(maskable: Bool, wanted: int, share: float, rng: Generator) -> list[tuple[int, int]]:
+    """Draw blocks until `wanted` columns are in them: a start, uniform over the columns that may be taken, and a
+    length, 1 or (a `share` of the draws) 2 to 6; a block that touches an earlier one or a special column is drawn
+    again.
+
+    The last block may overshoot. Where only single columns are left to be had, single ones are taken.
+    """
+    free = maskable.copy()
+    starts = np.flatnonzero(maskable)
+    wanted = min(wanted, len(starts))
+    blocks: list[tuple[int, int]] = []
+    count = 0
+    while count < wanted:
+        start = int(starts[rng.integers(len(starts))])
+        size = int(rng.integers(2, LONGEST_BLOCK + 1)) if rng.random() < share else 1
+        if start + size > len(free) or not free[start : start + size].all():
+            if share < 1 or _any_pair(free):
+                continue
+            start, size = int(rng.choice(np.flatnonzero(free))), 1
+        free[start : start + size] = False
+        blocks.append((start, start + size))
+        count += size
+    return blocks
+
+
+def _any_pair(free: Bool) -> bool:
+    return bool((free[1:] & free[:-1]).any())
