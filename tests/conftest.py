@@ -19,12 +19,12 @@ ORDINARY = len(ROLES)
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
-    """64 tokens: the eleven roles first, then ordinary ones."""
+    """64 tokens: the roles first, then ordinary ones."""
     return make_vocabulary(64)
 
 
 def make_vocabulary(size: int) -> Vocabulary:
-    """`size` tokens: the eleven roles first, then ordinary ones, each a word of its own."""
+    """`size` tokens: the roles first, then ordinary ones, each a word of its own."""
     roles = {role: k for k, role in enumerate(ROLES)}
     return Vocabulary(size, roles, frozenset(range(ORDINARY)), np.ones(size, np.bool_))
 
@@ -69,7 +69,8 @@ def same_examples(ours: Sequence[Example], theirs: Sequence[Example]) -> bool:
 def fingerprint(example: Example) -> tuple[object, ...]:
     """All that an Example says, comparable."""
     rule = example.rule
-    arrays = (example.input_ids, example.positions, rule.segment, rule.rank, rule.horizon)
+    group = np.zeros(0, np.int32) if rule.group is None else rule.group
+    arrays = (example.input_ids, example.positions, rule.segment, rule.rank, rule.horizon, group)
     answers = (example.target_index, example.target_ids)
     borders = None if example.borders is None else example.borders.tolist()
     return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels), borders)
