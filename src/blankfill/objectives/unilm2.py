@@ -12,6 +12,7 @@ them, and their order is that of the drawing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -76,7 +77,7 @@ class Unilm2(MaskWriter):
         row = _row(document, vocabulary)
         wanted = max(1, round(self.mask_ratio * len(row)))
         blocks = choose_blocks(inside_frame(row, vocabulary), wanted, self.span_share, rng)
-        index = join(*(np.arange(*block) for block in blocks)).astype(np.int64)
+        index = _columns(blocks).astype(np.int64)
         masked = replacements(row, index, vocabulary, rng, self.mask_share, self.random_share, ordinary=False)
         return Unilm2Choice(tuple(blocks), masked)
 
@@ -89,20 +90,25 @@ def _row(document: Document, vocabulary: Vocabulary) -> Int32:
     return join([vocabulary["cls"]], document.ids, [vocabulary["sep"]])
 
 
+def _columns(blocks: Sequence[tuple[int, int]]) -> Int32:
+    """The columns of blocks, in their order, int32[K]."""
+    return join(*(np.arange(begin, end, dtype=np.int32) for begin, end in blocks))
+
+
 def pseudo_masked(row: Int32, choice: Unilm2Choice, vocabulary: Vocabulary, first_position: int = 0) -> Example:
     """The pure step: a row with its specials and what is blanked → the Example.
 
     row: int32[N]. first_position numbers the first column (the paper's figure counts from 1).
     """
     length = len(row)
-    column = join(*(np.arange(*block) for block in choice.blocks))
+    column = _columns(choice.blocks)
     step = join(*([k + 1] * (end - begin) for k, (begin, end) in enumerate(choice.blocks)))
     text = row.copy()
     text[choice.masked.index] = choice.masked.inputs
     ids = join(text, row[column], np.full(len(column), vocabulary["pseudo"], np.int32))
     positions = np.zeros((2, len(ids)), np.int32)
-    positions[0] = first_position + join(np.arange(length), column, column)
-    index = join(choice.masked.index, np.arange(length + len(column), len(ids)))
+    positions[0] = first_position + join(np.arange(length, dtype=np.int32), column, column)
+    index = join(choice.masked.index, np.arange(length + len(column), len(ids), dtype=np.int32))
     targets = join(row[choice.masked.index], row[column])
     return Example(ids, positions, step_rule(length, step), index, targets)
 

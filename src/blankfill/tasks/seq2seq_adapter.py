@@ -151,7 +151,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
             "the objectives glm, gpt or unilm, such as `blankfill pretrain --recipe glm-nano` makes"
         )
-    needed = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
+    needed: tuple[str, ...] = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
     needed = (*objective.roles, objective.asks) if isinstance(objective, MaskWriter) else needed
     if missing := loaded.vocabulary.missing(needed):
         raise UserError(

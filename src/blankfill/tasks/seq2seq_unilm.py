@@ -52,7 +52,9 @@ class UnilmWriting(Writing):
         a, b = np.asarray(first, np.int32), np.asarray(second if pair else (), np.int32)
         keep_a, keep_b = fit(len(a), len(b), self.frames.length - self._fixed(pair) - self.longest)
         cls, sep = [self.roles["cls"]], [self.roles["sep"]]
-        ids = join(cls, a[:keep_a], *([sep, b[:keep_b]] if pair else []), sep)
+        ids = join(cls, a[:keep_a], sep)
+        if pair:
+            ids = join(ids, b[:keep_b], sep)
         return Source(ids, -1, len(a) - keep_a + len(b) - keep_b)
 
     def learnt(self, source: Source, target: Sequence[int]) -> Encoded:
@@ -71,8 +73,8 @@ class UnilmWriting(Writing):
         answers = np.array(self.whole(target), np.int32)
         count, first = len(answers), len(source.ids)
         ids = join(source.ids, answers, np.full(count, self.roles[self.objective.asks], np.int32))
-        places = np.arange(first, first + count)
-        positions = self._positions(first, join(np.arange(first), places, places))
+        places = np.arange(first, first + count, dtype=np.int32)
+        positions = self._positions(first, join(np.arange(first, dtype=np.int32), places, places))
         rule = step_rule(first, np.arange(1, count + 1, dtype=np.int32))
         columns = np.arange(first + count, len(ids), dtype=np.int32)
         example = Example(ids, positions, rule, NOTHING, NOTHING)
