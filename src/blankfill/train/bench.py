@@ -38,8 +38,8 @@ from blankfill.train.scaling import loss_scaler
 from blankfill.types import ROLES, Batch, Document, Example, Vocabulary
 
 FAMILY: dict[str, Family] = {
-    "bert": "bert", "mlm": "roberta", "albert": "albert", "spanbert": "spanbert", "ernie": "ernie", "glm": "glm",
-    "gpt": "gpt2", "xlnet": "xlnet",
+    "bert": "bert", "mlm": "roberta", "albert": "albert", "spanbert": "spanbert", "ernie": "ernie",
+    "unilm": "bert", "unilm2": "bert", "glm": "glm", "gpt": "gpt2", "xlnet": "xlnet",
 }  # fmt: skip
 ENDLESS = 10**9
 """So many steps that neither validation nor checkpoints come due."""

@@ -19,6 +19,7 @@ class ErnieNames(BertNames):
     model_type = "ernie"
     title = "Ernie"
     objective: ClassVar[type[Objective]] = Ernie
+    kin: ClassVar[tuple[type[Objective], ...]] = ()
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """As BERT's, with a third position table for tasks."""

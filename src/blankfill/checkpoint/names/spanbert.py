@@ -21,6 +21,7 @@ class SpanBertNames(BertNames):
 
     name = "spanbert"
     objective: ClassVar[type[Objective]] = SpanBert
+    kin: ClassVar[tuple[type[Objective], ...]] = ()
     apart = frozenset({"span_places"})
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
