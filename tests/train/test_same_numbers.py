@@ -39,6 +39,12 @@ def test_training_equals_the_plain_reference(objective: str, length: int, monkey
         reference = reference + torch.nn.functional.cross_entropy(
             plain.pair_head(hidden.flatten(0, 1)[columns]), labels
         )
+    if batch.borders is not None:
+        assert plain.span_head is not None
+        left, right, place, answers = batch.borders
+        asked = plain.span_head(hidden.flatten(0, 1)[left], hidden.flatten(0, 1)[right], place)
+        scores = torch.nn.functional.linear(asked, plain.words.weight, plain.span_head.bias)
+        reference = reference + torch.nn.functional.cross_entropy(scores, answers)
     reference.backward()
     assert loss == pytest.approx(reference.item(), rel=1e-6)
     assert len(gradients) == len(list(plain.parameters()))
