@@ -76,7 +76,8 @@ class Shape:
         )  # fmt: skip
         objective = self.made_objective()
         places = objective.span_places()
-        return options.config(self.vocabulary, objective.position_sizes(), span_places=places)
+        pairs = bool(objective.labels())
+        return options.config(self.vocabulary, objective.position_sizes(), pairs, span_places=places)
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""
