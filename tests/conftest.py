@@ -30,8 +30,8 @@ def make_vocabulary(size: int) -> Vocabulary:
 
 
 def make_document(length: int, sentence: int = 7, **fields: object) -> Document:
-    """A Document of ordinary ids 11, 12, …, cut into sentences of `sentence` tokens."""
-    ids = (11 + np.arange(length) % 53).astype(np.int32)
+    """A Document of the ordinary ids in turn, cut into sentences of `sentence` tokens."""
+    ids = (ORDINARY + np.arange(length) % (64 - ORDINARY)).astype(np.int32)
     sentences = np.append(np.arange(0, length, sentence), length).astype(np.int32)
     return Document(ids, np.unique(sentences), **fields)
 

@@ -174,7 +174,7 @@ def test_roles_of_a_trained_tokenizer(tokenizer: Tokenizer) -> None:
     vocabulary = tokenizer.vocabulary()
     assert vocabulary.size == tokenizer.size == len(vocabulary.word_start)
     assert list(vocabulary.roles.values()) == list(range(11))
-    assert set(vocabulary.roles) == set(ROLES)
+    assert set(vocabulary.roles) == set(ROLES) - {"pseudo"}  # added only where it is needed
     unknown_can_occur = tokenizer._kind == "wordpiece"
     assert vocabulary.special == frozenset(range(11)) - ({1} if unknown_can_occur else set())
 

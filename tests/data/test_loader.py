@@ -16,8 +16,8 @@ from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
 from blankfill.objectives import Bert, Gpt
-from blankfill.types import Batch
-from conftest import covering, make_vocabulary, write_corpus
+from blankfill.types import ROLES, Batch
+from conftest import ORDINARY, covering, make_vocabulary, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -156,5 +156,6 @@ def test_a_step_of_a_corpus_on_the_disk(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", [[3]])
     sampler = Sampler(corpus, Gpt(length=8), covering(corpus), 0)
     ((_, (batch,)),) = load(Steps([Phase(0, sampler, 4)], RowSchedule(4)), 0, 1)
-    assert batch.input_ids.tolist() == [[9, 11, 12, 13]] * 4 and batch.mask == "causal"
-    assert batch.target_ids.tolist() == [11, 12, 13, 9] * 4
+    eos, text = ROLES.index("eos"), [ORDINARY, ORDINARY + 1, ORDINARY + 2]
+    assert batch.input_ids.tolist() == [[eos, *text]] * 4 and batch.mask == "causal"
+    assert batch.target_ids.tolist() == [*text, eos] * 4

@@ -160,9 +160,11 @@ def test_sentence_spans_are_sentences_and_reach_their_share(vocabulary: Vocabula
 
 
 def test_a_document_of_one_sentence_is_blanked_whole(vocabulary: Vocabulary) -> None:
-    example = Glm(token=0, sentence=1).example(make_document(6), vocabulary, np.random.default_rng(0))
-    assert example.input_ids.tolist() == [CLS, SMASK, EOS, SOP, 11, 12, 13, 14, 15, 16]
-    assert example.target_ids.tolist() == [11, 12, 13, 14, 15, 16, EOP]
+    document = make_document(6)
+    ids = document.ids.tolist()
+    example = Glm(token=0, sentence=1).example(document, vocabulary, np.random.default_rng(0))
+    assert example.input_ids.tolist() == [CLS, SMASK, EOS, SOP, *ids]
+    assert example.target_ids.tolist() == [*ids, EOP]
 
 
 def test_the_long_blank_to_the_end(vocabulary: Vocabulary) -> None:

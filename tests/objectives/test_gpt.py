@@ -85,10 +85,11 @@ def test_a_row_that_begins_with_an_end_token(tmp_path: Path) -> None:
 def test_a_piece_by_hand(vocabulary: Vocabulary) -> None:
     """First and last piece of a document, and one from its middle."""
     objective = Gpt(length=8)
+    a, b, c = make_document(3).ids.tolist()
     whole = objective.build(make_document(3), vocabulary, None)
-    assert (whole.input_ids.tolist(), whole.target_ids.tolist()) == ([EOS, 11, 12, 13], [11, 12, 13, EOS])
+    assert (whole.input_ids.tolist(), whole.target_ids.tolist()) == ([EOS, a, b, c], [a, b, c, EOS])
     middle = objective.build(make_document(3, first=False, last=False), vocabulary, None)
-    assert (middle.input_ids.tolist(), middle.target_ids.tolist()) == ([11, 12], [12, 13])
+    assert (middle.input_ids.tolist(), middle.target_ids.tolist()) == ([a, b], [b, c])
     ids = np.array([20, 21, 30], np.int32)
     joined = Document(ids, np.array([0, 2, 3], np.int32), last=False, parts=np.array([0, 2, 3], np.int32))
     stream = Gpt(length=8, documents="stream").build(joined, vocabulary, None)

@@ -64,7 +64,8 @@ def test_a_document_alone_and_documents_together(vocabulary: Vocabulary) -> None
     assert objective.example(joined(2, 1, 3), vocabulary, rng).input_ids.tolist() == [
         CLS, 20, 21, SEP, 22, SEP, 23, 24, 25, SEP,
     ]  # fmt: skip
-    assert objective.example(make_document(3), vocabulary, rng).input_ids.tolist() == [CLS, 11, 12, 13, SEP]
+    alone = make_document(3)
+    assert objective.example(alone, vocabulary, rng).input_ids.tolist() == [CLS, *alone.ids.tolist(), SEP]
 
 
 def test_specials_can_be_masked(vocabulary: Vocabulary) -> None:
