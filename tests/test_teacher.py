@@ -172,6 +172,8 @@ def test_another_vocabulary_objective_or_half_a_model_is_told(teacher: Path) -> 
         Teacher(loaded("gpt", random_model("gpt"))).check(student(), found.tokenizer)
     with pytest.raises(ConfigError, match="was trained as bert and the student would be as glm"):
         found.check(blankfill.load_recipe("glm-nano", SMALL), found.tokenizer)
+    with pytest.raises(ConfigError, match="was trained as bert and has never read rows of unilm; give one"):
+        found.check(blankfill.load_recipe("unilm-nano", SMALL), found.tokenizer)
     headless = loaded("bert", random_model("bert"))
     headless.model.config = dataclasses.replace(headless.model.config, word_head=False)
     with pytest.raises(ConfigError, match="no head that predicts words"):

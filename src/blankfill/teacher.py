@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Mlm, Objective
+from blankfill.objectives import MaskWriter, Mlm, Objective
 from blankfill.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ class Teacher:
             return [
                 f"the teacher {self.path} was trained as {own.name} and the student would be as {objective.name}; "
                 "distilling needs masked objectives, whose rows both can read, on both sides"
+            ]
+        if isinstance(objective, MaskWriter) and type(own) is not type(objective):
+            return [
+                f"the teacher {self.path} was trained as {own.name} and has never read rows of {objective.name}; give "
+                f"one that was trained as {objective.name}"
             ]
         rows = self.config.position_sizes[0] - first_position(own)
         if objective.length > rows:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from blankfill.data.packing import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives import Bert, Mlm
+from blankfill.objectives import Bert, Mlm, Unilm2
 from blankfill.train import distil
 from blankfill.train.distil import HIDDEN, SOFT, Distillation, soft_loss
 from blankfill.train.loop import evaluate
@@ -37,7 +37,7 @@ def biased(config: TransformerConfig, seed: int) -> Transformer:
     return model
 
 
-def batch_of(objective: Bert | Mlm, rng: np.random.Generator, lengths: tuple[int, ...] = (20, 11)) -> Batch:
+def batch_of(objective: Bert | Mlm | Unilm2, rng: np.random.Generator, lengths: tuple[int, ...] = (20, 11)) -> Batch:
     vocabulary = make_vocabulary(V)
     rows = [[objective.example(make_document(length), vocabulary, rng)] for length in lengths]
     return collate(rows, vocabulary["pad"])
@@ -110,6 +110,14 @@ def test_the_worked_case() -> None:
     assert float(soft.detach()) == pytest.approx(0.241076, abs=1e-6)
     assert float(total) == pytest.approx(2.420592, abs=1e-5)
     assert expect["total"] == pytest.approx(float(total), abs=1e-5)
+
+
+def test_the_teacher_sees_of_pseudo_masks_what_the_student_sees() -> None:
+    same = dataclasses.replace(CONFIG, position_sizes=(32, 2), dropout=0.0, attention_dropout=0.0)
+    batch = batch_of(Unilm2(32), np.random.default_rng(1))
+    found = Distillation(biased(same, 1), DistilOptions())(biased(same, 1), batch).labels
+    assert float(found[SOFT].detach().sum()) == pytest.approx(0, abs=1e-4)
+    assert float(found[HIDDEN].detach().sum()) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(batch: Batch) -> None:
