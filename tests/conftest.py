@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
 from blankfill.types import ROLES, Document, Example, Vocabulary
+
+# a busy machine is slow, which says nothing of the code
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "spec" / "test_vectors.json"

@@ -34,7 +34,11 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--shapes", "elmo-2x64"], "elmo-2x64 is no shape; write an objective (bert, mlm, albert, glm, gpt, xlnet)"),
+        (
+            ["--shapes", "elmo-2x64"],
+            "elmo-2x64 is no shape; write an objective (bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, "
+            "xlnet)",
+        ),
         (["--shapes", "bert-2"], "bert-2 is no shape"),
         (["--length", "0"], "--length is 0"),
         (["--tokens", "64", "--length", "128"], "--tokens 64 hold no row of --length 128"),

@@ -24,7 +24,8 @@ class Bench:
     """What is timed, and how."""
 
     shapes: tuple[str, ...] = USUAL
-    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, albert, glm, gpt, xlnet."""
+    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, albert, spanbert,
+    ernie, unilm, unilm2, glm, gpt, xlnet."""
     length: int = 128
     """Tokens of a row."""
     tokens: int = 4096
