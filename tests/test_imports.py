@@ -24,6 +24,7 @@ LAYERS = [
     {"recipe"},
     {"origin", "teacher"},
     {"material"},
+    {"run_folder"},
     {"run"},
     {"evaluate", "finetune"},
     {"predict"},

@@ -21,7 +21,7 @@ from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, with_head
 from blankfill.predict import TogetherPredictor, open_predictor
-from blankfill.run import renew_report, write_text
+from blankfill.run_folder import renew_report, write_text
 from blankfill.tasks.pattern import pattern_text, read_patterns
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from blankfill.tasks.together import Taught, combined, logs_of, score_lines

@@ -20,7 +20,7 @@ from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.run import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
+from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS, pattern_text

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +30,7 @@ from blankfill.material import (
 from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
+from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
 
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from blankfill.types import Batch
 
 MOST_ROLLBACKS = 5
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -296,21 +293,6 @@ def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None
     return checkpoint
 
 
-def newest_whole(out: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over."""
-    from blankfill.checkpoint import store
-
-    damaged: list[str] = []
-    checkpoint = store.newest(out / "checkpoints", damaged=damaged)
-    for sentence in damaged:
-        say(f"passed over: {sentence}")
-    if checkpoint is None:
-        if damaged:
-            raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
-        say(f"{out} has no checkpoint yet; starting from the beginning")
-    return checkpoint
-
-
 def restore(checkpoint: Checkpoint | None, model: Transformer, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's tensors into the model and the optimiser; returns its progress."""
     from blankfill.checkpoint import store
@@ -424,23 +406,6 @@ def note_run(
     note_facts(out, noted, resumed)
 
 
-def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
-    """Write facts to a run's `run.json`, over those that a resumed run has there."""
-    path = out / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
-    write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
-
-
-def renew_report(out: Path) -> None:
-    """Write `report.html` as the run is now; one that cannot be written does not end the run."""
-    from blankfill.report.page import write_page
-
-    try:
-        write_page(out)
-    except UserError as error:
-        say(str(error))
-
-
 def watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRecorder) -> Callable[[Progress], None]:
     """What happens after each validation: the report is renewed; a baseline not beaten in time is told of, once."""
     options = recipe.train
@@ -463,77 +428,3 @@ def watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRecorder) -
             )
 
     return watch
-
-
-def prepare_folder(out: Path, resume: bool) -> None:
-    """Make the run folder; UserError when it holds a run already or cannot be written."""
-    if not resume and ((out / "recipe.yaml").exists() or (out / "checkpoints").exists()):
-        raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / ".writable", "")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
-
-
-@contextmanager
-def run_folder(out: Path, resume: bool) -> Iterator[None]:
-    """A run's folder, this process's own while it lasts; one that was made for a run which is refused goes again."""
-    new = not out.exists()
-    prepare_folder(out, resume)
-    try:
-        with only_run(out):
-            yield
-    except UserError:
-        if new and [path.name for path in out.iterdir()] == [LOCK]:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole: a temporary name, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-@contextmanager
-def only_run(out: Path) -> Iterator[None]:
-    """Keep a second process from training into the same folder; the lock ends with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    with open(out / LOCK, "w", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader processes
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"{out}: another process is training there; wait for it or give another --out") from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, so that a run ends after its step; a second SIGINT interrupts."""
-    caught: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        say("stopping after this step; the run can be resumed")
-
-    try:
-        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller handles its own signals
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from blankfill.console import say
 from blankfill.errors import ConfigError
 from blankfill.finetune import Request, finished
-from blankfill.run import renew_report, write_text
+from blankfill.run_folder import renew_report, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 

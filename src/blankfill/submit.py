@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.errors import UserError
-from blankfill.run import write_text
+from blankfill.run_folder import write_text
 from blankfill.tasks.items import Split
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.task import Task

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.console import progress, say
 from blankfill.environment import usable_cores
 from blankfill.errors import UserError
-from blankfill.run import write_text
+from blankfill.run_folder import write_text
 from blankfill.tasks.registry import task_named
 
 if TYPE_CHECKING:
