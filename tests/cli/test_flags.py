@@ -29,13 +29,13 @@ SECTIONS = {
     "short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
     "position_offset",
-    OBJECTIVES["unilm"]: "length both sequence left right mask_ratio mask_share random_share max_predictions "
+    OBJECTIVES["unilm"]: "length mask_ratio mask_share random_share both sequence left right max_predictions "
     "ngram_share next_sentence short",
     OBJECTIVES["unilm2"]: "length mask_ratio mask_share random_share span_share",
     OBJECTIVES["albert"]: "length mask_ratio mask_share random_share max_predictions ngram whole_word sentence_order "
     "sole_random short",
     OBJECTIVES["spanbert"]: "length mask_ratio mask_share random_share geometric longest whole_word boundary",
-    OBJECTIVES["ernie"]: "length basic phrase entity phrases entities mask_ratio mask_share random_share next_sentence "
+    OBJECTIVES["ernie"]: "length mask_ratio mask_share random_share basic phrase entity phrases entities next_sentence "
     "short task_types task",
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, replacements, share_problems
+from blankfill.objectives.base import Layout, Masked, Masking, replacements, share_problems
 from blankfill.objectives.bert import (
     candidates,
     exact_budget,
@@ -40,19 +40,11 @@ class AlbertChoice:
 
 
 @dataclass(frozen=True)
-class Albert(Objective):
+class Albert(Masking):
     """Options of the ALBERT objective."""
 
     name: ClassVar[str] = "albert"
-    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
-    masked: ClassVar[bool] = True
 
-    mask_ratio: float = 0.15
-    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
-    mask_share: float = 0.8
-    """Of these, the share replaced by [MASK]."""
-    random_share: float = 0.1
-    """Of these, the share replaced by a random token; the rest stays as it is."""
     max_predictions: int = 0
     """Most answers in one example; 0 means length × mask_ratio, rounded."""
     ngram: int = 3
@@ -69,17 +61,10 @@ class Albert(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        shares = share_problems(
-            mask_ratio=self.mask_ratio,
-            mask_share=self.mask_share,
-            random_share=self.random_share,
-            short=self.short,
-        )
-        if self.mask_share + self.random_share > 1.0 + 1e-9:
-            shares.append("objective.mask_share and objective.random_share add up to more than 1")
+        found = super().problems() + share_problems(short=self.short)
         if self.ngram < 1:
-            shares.append(f"objective.ngram is {self.ngram}; it must be at least 1")
-        return super().problems() + shares
+            found.append(f"objective.ngram is {self.ngram}; it must be at least 1")
+        return found
 
     def layout(self) -> Layout:
         """Pairs of sentence runs that follow one another, or single runs without sentence-order prediction."""

@@ -115,17 +115,40 @@ class Objective:
         return self.build(document, vocabulary, self.choose(document, vocabulary, rng))
 
 
+def share_problems(**shares: float) -> list[str]:
+    """A sentence for every share that is not between 0 and 1."""
+    return [f"objective.{k} is {v}; it must be between 0 and 1" for k, v in shares.items() if not 0.0 <= v <= 1.0]
+
+
+@dataclass(frozen=True)
+class Masking(Objective):
+    """Base of the objectives that hide tokens where they stand: behind [MASK], a random token or the token itself."""
+
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    masked: ClassVar[bool] = True
+
+    mask_ratio: float = 0.15
+    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
+    mask_share: float = 0.8
+    """Of these, the share replaced by [MASK]."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = super().problems()
+        found += share_problems(mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share)
+        if self.mask_share + self.random_share > 1.0 + 1e-9:
+            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        return found
+
+
 @dataclass(frozen=True)
 class Masked:
     """A choice of masked tokens: `index` int32[M], ascending, and what stands there instead, `inputs` int32[M]."""
 
     index: Int32
     inputs: Int32
-
-
-def share_problems(**shares: float) -> list[str]:
-    """A sentence for every share that is not between 0 and 1."""
-    return [f"objective.{k} is {v}; it must be between 0 and 1" for k, v in shares.items() if not 0.0 <= v <= 1.0]
 
 
 def join(*parts: Int32 | list[int]) -> Int32:

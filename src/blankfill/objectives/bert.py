@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, inside_frame, replacements, share_problems
+from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 
@@ -27,19 +27,11 @@ class BertChoice:
 
 
 @dataclass(frozen=True)
-class Bert(Objective):
+class Bert(Masking):
     """Options of the BERT objective."""
 
     name: ClassVar[str] = "bert"
-    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
-    masked: ClassVar[bool] = True
 
-    mask_ratio: float = 0.15
-    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
-    mask_share: float = 0.8
-    """Of these, the share replaced by [MASK]."""
-    random_share: float = 0.1
-    """Of these, the share replaced by a random token; the rest stays as it is."""
     max_predictions: int = 0
     """Most answers in one example; 0 means length × mask_ratio, rounded."""
     whole_word: bool = False
@@ -54,15 +46,7 @@ class Bert(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        shares = share_problems(
-            mask_ratio=self.mask_ratio,
-            mask_share=self.mask_share,
-            random_share=self.random_share,
-            short=self.short,
-        )
-        if self.mask_share + self.random_share > 1.0 + 1e-9:
-            shares.append("objective.mask_share and objective.random_share add up to more than 1")
-        return super().problems() + shares
+        return super().problems() + share_problems(short=self.short)
 
     def layout(self) -> Layout:
         """Pairs of sentence runs, or single runs without next-sentence prediction."""

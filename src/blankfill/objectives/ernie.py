@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, share_problems
+from blankfill.objectives.base import Layout, Masked, Masking, share_problems
 from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, pair_positions, truncate_pair
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -22,12 +22,10 @@ LEVELS = ("basic", "phrase", "entity")
 
 
 @dataclass(frozen=True)
-class Ernie(Objective):
+class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
-    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
-    masked: ClassVar[bool] = True
 
     basic: float = 1.0
     """Rows masked by words, or by characters in Chinese, in proportion to `phrase` and `entity`."""
@@ -58,16 +56,12 @@ class Ernie(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = share_problems(
-            mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share, short=self.short
-        )
-        if self.mask_share + self.random_share > 1.0 + 1e-9:
-            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        found = super().problems() + share_problems(short=self.short)
         if min(self._shares()) < 0 or sum(self._shares()) <= 0:
             found.append("objective.basic, objective.phrase and objective.entity must not be negative, nor all 0")
         if self.task_types < 0 or not 0 <= self.task < max(1, self.task_types):
             found.append(f"objective.task is {self.task}; it must be from 0 on and below objective.task_types")
-        return super().problems() + found
+        return found
 
     def _shares(self) -> tuple[float, float, float]:
         return self.basic, self.phrase, self.entity

@@ -14,25 +14,17 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, inside_frame, join, replacements, share_problems
+from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, join, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 
 @dataclass(frozen=True)
-class Mlm(Objective):
+class Mlm(Masking):
     """Options of the masked-language-model objective."""
 
     name: ClassVar[str] = "mlm"
-    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
-    masked: ClassVar[bool] = True
 
-    mask_ratio: float = 0.15
-    """Share of the row's tokens that must be answered."""
-    mask_share: float = 0.8
-    """Of these, the share replaced by [MASK]."""
-    random_share: float = 0.1
-    """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
     whole_word: bool = False
     """Mask all pieces of a word together."""
     across_documents: bool = True
@@ -44,12 +36,10 @@ class Mlm(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        shares = share_problems(mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share)
-        if self.mask_share + self.random_share > 1.0 + 1e-9:
-            shares.append("objective.mask_share and objective.random_share add up to more than 1")
+        found = super().problems()
         if self.mask_specials and self.whole_word:
-            shares.append("objective.mask_specials and objective.whole_word exclude each other")
-        return super().problems() + shares
+            found.append("objective.mask_specials and objective.whole_word exclude each other")
+        return found
 
     def layout(self) -> Layout:
         """Runs of whole sentences."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Objective, share_problems
+from blankfill.objectives.base import Layout, Masking
 from blankfill.objectives.bert import frame, pair_positions
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -33,12 +33,10 @@ class SpanChoice:
 
 
 @dataclass(frozen=True)
-class SpanBert(Objective):
+class SpanBert(Masking):
     """Options of the SpanBERT objective."""
 
     name: ClassVar[str] = "spanbert"
-    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
-    masked: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
     """Share of the text's tokens, [CLS] and [SEP] not counted, that must be answered; rounded up."""
@@ -57,18 +55,14 @@ class SpanBert(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = share_problems(
-            mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share
-        )  # fmt: skip
-        if self.mask_share + self.random_share > 1.0 + 1e-9:
-            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        found = super().problems()
         if not 0 < self.geometric < 1:
             found.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
         if self.longest < 1:
             found.append(f"objective.longest is {self.longest}; it must be at least 1")
         if self.boundary < 0:
             found.append(f"objective.boundary is {self.boundary}; it must be at least 0")
-        return super().problems() + found
+        return found
 
     def layout(self) -> Layout:
         """Runs of whole sentences of one document, as long as fit."""

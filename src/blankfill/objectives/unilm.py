@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Objective, inside_frame, replacements, share_problems
+from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
 from blankfill.objectives.bert import exact_budget, frame, pair_positions, truncate_pair
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -29,10 +29,9 @@ TYPES: dict[Mode, tuple[int, int]] = {"both": (0, 1), "sequence": (4, 5), "left"
 
 
 @dataclass(frozen=True)
-class MaskWriter(Objective):
+class MaskWriter(Masking):
     """An objective whose models write by asking with a token behind the text, which the answer then replaces."""
 
-    masked: ClassVar[bool] = True
     asks: ClassVar[str] = "mask"
     """The role of the token that asks."""
     sides: ClassVar[tuple[int, int]] = (0, 1)
@@ -59,7 +58,6 @@ class Unilm(MaskWriter):
     """Options of the UniLM objective."""
 
     name: ClassVar[str] = "unilm"
-    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     sides: ClassVar[tuple[int, int]] = TYPES["sequence"]
     goes_on: ClassVar[int] = TYPES["left"][0]
     reads_both_ways: ClassVar[bool] = False
@@ -73,12 +71,6 @@ class Unilm(MaskWriter):
     """Weight of examples that are read from left to right."""
     right: float = 1.0
     """Weight of examples that are read from right to left."""
-    mask_ratio: float = 0.15
-    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
-    mask_share: float = 0.8
-    """Of these, the share replaced by [MASK]."""
-    random_share: float = 0.1
-    """Of these, the share replaced by a random token; the rest stays as it is."""
     max_predictions: int = 0
     """Most answers in one example; 0 means length × mask_ratio, rounded."""
     ngram_share: float = 0.2
@@ -90,22 +82,14 @@ class Unilm(MaskWriter):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = share_problems(
-            mask_ratio=self.mask_ratio,
-            mask_share=self.mask_share,
-            random_share=self.random_share,
-            ngram_share=self.ngram_share,
-            short=self.short,
-        )
-        if self.mask_share + self.random_share > 1.0 + 1e-9:
-            found.append("objective.mask_share and objective.random_share add up to more than 1")
+        found = super().problems() + share_problems(ngram_share=self.ngram_share, short=self.short)
         weights = self._weights()
         found += [
             f"objective.{mode} is {weights[mode]}; it must not be negative" for mode in MODES if weights[mode] < 0
         ]
         if not found and not sum(weights.values()):
             found.append("objective.both, sequence, left and right are all 0; give one of them a weight")
-        return super().problems() + found
+        return found
 
     def layout(self) -> Layout:
         """Pairs of sentence runs, of which half of those that are asked about are not neighbours."""
