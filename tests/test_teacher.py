@@ -102,6 +102,16 @@ def test_a_student_of_all_layers_computes_as_its_teacher(name: str) -> None:
     torch.testing.assert_close(made.encode(batch), known.model.encode(read), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "answer"), [
+    ("bert-nano", "next_sentence"), ("albert-nano", "sentence_order"), ("spanbert-nano", "span_boundary")
+])  # fmt: skip
+def test_all_that_the_objective_asks_for_counts_as_words_do(name: str, answer: str) -> None:
+    """A word weight of 0 leaves nothing to learn but the teacher."""
+    recipe = blankfill.load_recipe(name, {"distil.word_weight": 0.0})
+    weights = Teacher(loaded("bert", random_model("bert"))).distillation(recipe).weights
+    assert weights["words"] == weights[answer] == 0.0
+
+
 def test_every_loss_is_told(distilled: Path, teacher: Path) -> None:
     """In the metrics and the report; the teacher in run.json."""
     lines = read_lines(distilled / "metrics.jsonl")

@@ -175,8 +175,11 @@ class Teacher:
     def distillation(self, recipe: Recipe) -> Distillation:
         """The losses that a student of this recipe learns by."""
         from blankfill.train.distil import Distillation
+        from blankfill.train.loss import BORDERS
 
-        return Distillation(self.loaded.model, recipe.distil, self.shift(recipe.objective))
+        objective = recipe.objective
+        answers = (*objective.labels(), *([BORDERS] if objective.span_places() else []))
+        return Distillation(self.loaded.model, recipe.distil, self.shift(objective), answers)
 
     def write(self, out: Path) -> str:
         """The text of `teacher.json`."""

@@ -33,12 +33,14 @@ SOFT, HIDDEN = "soft", "hidden"
 class Distillation:
     """The losses of a student, called with (student, batch, compute type); what is asked for, and what each counts.
 
-    shift: by how much the teacher's positions are numbered higher than the student's.
+    shift: by how much the teacher's positions are numbered higher than the student's. answers: the losses beside words
+    that the objective asks for (of whole examples, from borders).
     """
 
     teacher: Transformer
     options: DistilOptions
     shift: int = 0
+    answers: tuple[str, ...] = ()
 
     def __call__(self, student: Transformer, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
         """The summed losses of a batch: words, soft targets and hidden states, and the student's other answers."""
@@ -72,10 +74,10 @@ class Distillation:
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """What the mean of each loss counts; answers for whole examples count as words do."""
+        """What the mean of each loss counts; the objective's other answers count as words do."""
         options = self.options
-        labels = dict.fromkeys(("next_sentence",), options.word_weight)
-        return {"words": options.word_weight, SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **labels}
+        asked = dict.fromkeys(("words", *self.answers), options.word_weight)
+        return {SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **asked}
 
     def teach(self, trainer: Trainer) -> None:
         """Let a run learn by these losses."""

@@ -27,12 +27,14 @@ COLUMNS = 2048
 """Columns of the vocabulary in a block of scores on a CPU."""
 GPU_ROWS = 8192
 """Targets at work at a time on other devices, with all columns in one block."""
+BORDERS = "span_boundary"
+"""The name of the loss over `Batch.borders`."""
 
 
 @dataclass(frozen=True)
 class LossSums:
     """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name (whole-example
-    answers, and `span_boundary` over `Batch.borders`)."""
+    answers, and `BORDERS`)."""
 
     words: Tensor
     labels: Mapping[str, Tensor]
@@ -53,7 +55,7 @@ def counts(batch: Batch) -> dict[str, int]:
     """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
     found = {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
     if batch.borders is not None:
-        found["span_boundary"] = batch.borders.shape[1]
+        found[BORDERS] = batch.borders.shape[1]
     return {name: count for name, count in found.items() if count}
 
 
@@ -73,7 +75,7 @@ def label_losses(model: Transformer, hidden_ND: Tensor, batch: Batch) -> dict[st
             raise ValueError(f"the batch asks for {name!r}, but the model has no pooler")
         labels[name] = F.cross_entropy(model.pair_head(hidden_ND[index]).float(), value, reduction="sum")
     if batch.borders is not None:
-        labels["span_boundary"] = border_loss(model, hidden_ND, batch.borders)
+        labels[BORDERS] = border_loss(model, hidden_ND, batch.borders)
     return labels
 
 
