@@ -13,6 +13,7 @@ import torch
 import blankfill
 from blankfill import run as wiring
 from blankfill.checkpoint import store
+from blankfill.checkpoint.load import load_model
 from blankfill.errors import ConfigError, UserError
 from blankfill.train.record import read_lines
 from small_run import SMALL, sentences
@@ -49,6 +50,7 @@ def test_a_run_folder_is_enough_alone(trained: Path) -> None:
     writes = trained.name in ("glm-nano", "gpt-nano")
     assert sum("prompt" in sample for sample in samples) == (6 if writes else 0)
     assert blankfill.load_recipe(trained / "recipe.yaml").train.steps == 12
+    assert load_model(trained).word_lr == blankfill.load_recipe(trained / "recipe.yaml").train.word_lr == 16
 
 
 def test_it_fills_and_generates(trained: Path) -> None:

@@ -152,7 +152,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             if options.method == "cloze":
                 write_text(out / PATTERNS, pattern_text(options.patterns, task.name)[0])
         settings = options.train_options(len(encoded))
-        optimizer = task_optimizer(model, options, settings)
+        optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
         checkpoint = newest_whole(out) if resume else None
         if checkpoint is not None:

@@ -181,8 +181,8 @@ def pretrain(
             watch(now)
 
         def save(now: Progress) -> None:
-            state = {"model": config_values(config), "objective": objective_values, "progress": now.state()}
-            writer.save(now.step, model, optimizer, state, now.best_step)
+            known = {"model": config_values(config), "objective": objective_values, "word_lr": options.word_lr}
+            writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
 
         def stop() -> bool:
             return bool(stopping) or (stop_after is not None and time.monotonic() - began > stop_after)

@@ -94,6 +94,7 @@ PLAIN = {
         "weight-decay",
         "clip",
         "layer-decay",
+        "word-lr",
         "freeze",
         "class-weights",
         "eval-every",

@@ -28,13 +28,14 @@ from blankfill.types import Vocabulary
 
 @dataclass
 class Loaded:
-    """A model ready to answer."""
+    """A model ready to answer. word_lr: how many times the rate of the rest its word table was pretrained at."""
 
     model: Transformer
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     objective: Objective
     path: Path
+    word_lr: float = 1.0
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Loaded:
@@ -82,7 +83,8 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
     objective = OBJECTIVES[values.pop("name")](**values)
     tokenizer = Tokenizer.load(folder)
     vocabulary = with_roles_of(tokenizer.vocabulary(), found.state)
-    return _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
+    loaded = _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
+    return dataclasses.replace(loaded, word_lr=float(found.state.get("word_lr", 1.0)))
 
 
 def _from_foreign(found: Foreign, device: str) -> Loaded:

@@ -22,6 +22,9 @@ class FinetuneOptions:
 
     lr: float = 3e-5
     """Peak learning rate (BERT: 5e-5, 4e-5, 3e-5 or 2e-5)."""
+    word_lr: float = 0.0
+    """The word table's rate, in multiples of `lr`. 0: as in the run that pretrained the model (`train.word_lr`), whose
+    table is so much larger; 1 for models from elsewhere."""
     batch_size: int = 32
     """Items of a step (BERT: 16 or 32)."""
     epochs: float = 3.0
@@ -136,6 +139,7 @@ class FinetuneOptions:
         ]
         for name in (
             "max_length",
+            "word_lr",
             "warmup",
             "weight_decay",
             "clip",

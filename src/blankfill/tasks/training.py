@@ -21,10 +21,13 @@ from blankfill.train.options import TrainOptions
 from blankfill.train.precision import computing
 
 
-def task_optimizer(model: AnswerModel, options: FinetuneOptions, train: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`."""
+def task_optimizer(
+    model: AnswerModel, options: FinetuneOptions, train: TrainOptions, word_lr: float = 1.0
+) -> torch.optim.Optimizer:
+    """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
+    table at `word_lr` times its layer's."""
     top = len(model.encoder.layers) + 1
-    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top)
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
@@ -32,14 +35,15 @@ def task_optimizer(model: AnswerModel, options: FinetuneOptions, train: TrainOpt
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
-            groups.setdefault((depth, parameter.dim() >= 2), []).append(parameter)
+            faster = word_lr if name == "encoder.words.weight" else 1.0
+            groups.setdefault((depth, parameter.dim() >= 2, faster), []).append(parameter)
     given: list[dict[str, Any]] = [
         {
             "params": parameters,
-            "weight_decay": options.weight_decay if decayed else 0.0,
-            "lr_scale": options.layer_decay ** (top - depth),
+            "weight_decay": options.weight_decay / faster if decayed else 0.0,
+            "lr_scale": options.layer_decay ** (top - depth) * faster,
         }
-        for (depth, decayed), parameters in groups.items()
+        for (depth, decayed, faster), parameters in groups.items()
     ]
     return torch.optim.AdamW(given, lr=0.0, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
 

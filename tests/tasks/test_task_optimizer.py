@@ -1,0 +1,34 @@
+"""The groups of fine-tuning's optimiser."""
+
+import torch
+
+from blankfill.tasks.heads import TaskModel, new_head
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.training import task_optimizer
+from blankfill.train.options import TrainOptions
+from generate_models import random_model
+
+
+def scales(options: FinetuneOptions, word_lr: float) -> dict[str, tuple[float, float]]:
+    """For each weight that learns, its multiple of the rate and its decay."""
+    encoder = random_model("bert")
+    model = TaskModel(encoder, new_head(encoder, "class", 2, True, torch.Generator().manual_seed(0)))
+    groups = task_optimizer(model, options, TrainOptions(), word_lr).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(one)]: (group["lr_scale"], group["weight_decay"]) for group in groups for one in group["params"]}
+
+
+def test_the_word_table_has_a_rate_of_its_own() -> None:
+    """And decays no faster for it, as in pretraining; below it is that of its layer."""
+    found = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 16.0)
+    layers = random_model("bert").config.num_layers
+    lowest = 0.5 ** (layers + 1)
+    assert found["encoder.words.weight"] == (16 * lowest, 0.01 / 16)
+    assert found["encoder.positions.0.weight"] == (lowest, 0.01)
+    assert found["head.output.weight"] == (1.0, 0.01)
+    plain = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 1.0)
+    assert plain == {**found, "encoder.words.weight": (lowest, 0.01)}
+
+
+def test_a_frozen_table_has_none() -> None:
+    assert not any(name.startswith("encoder.") for name in scales(FinetuneOptions(freeze=-1), 16.0))
