@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
 from blankfill.corpus.tokenizer_formats import read_tokenizer
-from blankfill.corpus.tokenizer_words import WIDE, begins_word, gpt2_bytes, join_words
+from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
 from blankfill.types import Vocabulary
 
@@ -306,16 +306,8 @@ class Tokenizer:
         characters are written as `surrogateescape` writes them."""
         found = [""] * self.size
         for token, id in self._ids.items():
-            if token in self._special_tokens:
-                continue
-            if self._kind == "bytes":
-                found[id] = gpt2_bytes(token).decode("utf-8", "surrogateescape").strip()
-            elif self._kind == "metaspace":
-                byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
-                raw = bytes.fromhex(byte[1]) if byte else token.replace("▁", "").encode()
-                found[id] = raw.decode("utf-8", "surrogateescape")
-            else:
-                found[id] = token.removeprefix(self._prefix) if self._kind == "wordpiece" else token
+            if token not in self._special_tokens:
+                found[id] = text_of(token, self._kind, self._prefix)
         return found
 
     @cached_property
@@ -403,15 +395,7 @@ class Tokenizer:
             return None
         starts = np.zeros(self.size, np.bool_)
         for token, id in self._ids.items():
-            if self._kind == "wordpiece":
-                starts[id] = not token.startswith(self._prefix)
-            elif self._kind == "bytes":
-                starts[id] = begins_word(gpt2_bytes(token))
-            elif self._kind == "metaspace":
-                byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
-                starts[id] = begins_word(bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode())
-            else:
-                starts[id] = True
+            starts[id] = token_begins_word(token, self._kind, self._prefix)
         starts[list(self._special_tokens.values())] = True
         return starts
 

@@ -52,6 +52,34 @@ def begins_word(token: bytes) -> bool:
     return b"\xe3" <= first <= b"\xe9"
 
 
+def token_begins_word(token: str, kind: str, prefix: str) -> bool:
+    """Whether a token begins a word. kind: how the vocabulary writes its tokens (`Tokenizer` tells: wordpiece, bytes,
+    metaspace, …). prefix: what WordPiece writes before those that go on."""
+    if kind == "wordpiece":
+        return not token.startswith(prefix)
+    if kind == "bytes":
+        return begins_word(gpt2_bytes(token))
+    if kind == "metaspace":
+        return begins_word(_metaspace_bytes(token, " "))
+    return True
+
+
+def text_of(token: str, kind: str, prefix: str) -> str:
+    """What a token stands for in running text, without the marks of words; see `token_begins_word`. Parts of
+    characters are written as `surrogateescape` writes them."""
+    if kind == "bytes":
+        return gpt2_bytes(token).decode("utf-8", "surrogateescape").strip()
+    if kind == "metaspace":
+        return _metaspace_bytes(token, "").decode("utf-8", "surrogateescape")
+    return token.removeprefix(prefix) if kind == "wordpiece" else token
+
+
+def _metaspace_bytes(token: str, mark: str) -> bytes:
+    """The bytes of a SentencePiece token, `mark` where it writes ▁; <0xE4> is a single one."""
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(byte[1]) if byte else token.replace("▁", mark).encode()
+
+
 def join_words(words: Sequence[str]) -> str:
     """Words and marks, as BERT's pre-tokenizer parts them, put back as people write them (as far as can be told)."""
     text = " ".join(words)
