@@ -1,0 +1,112 @@
+"""Objectives on equal terms: one text, one size of Transformer, the same processor time; then fine-tuned alike.
+
+    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 900 --tasks sst2-head cola-head wikigold-head
+
+CORPUS is a folder of `blankfill prepare`, with one tokenizer for all. The recipes are the nano ones, whose models have
+the same layers and width. First a few steps of each tell what a step costs in processor time; then it is trained for as
+many steps as fit into --seconds, so that its schedule ends where its time does. The runs are fine-tuned as in
+`bench/pretraining.py`, from which the tasks come. What is finished in --out is not run again.
+
+Losses are told beside the unigram baseline of the same answers: what they ask for differs, so they are no race.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pretraining import TASKS, row
+from side_by_side import write
+
+RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm")
+SHORT, LONG = 8, 24
+"""Steps of the two runs whose difference is what a step costs."""
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("corpus", type=Path, help="a folder of `blankfill prepare`")
+    parser.add_argument("--data", type=Path, required=True, help="the data sets of the tasks")
+    parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="without -nano")
+    parser.add_argument("--seconds", type=float, default=900.0, help="of processor time, for each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=["sst2-head", "cola-head", "wikigold-head"])
+    parser.add_argument("--lrs", type=float, nargs="+", default=[3e-4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = []
+    for recipe in given.recipes:
+        one = pretrained(recipe, given)
+        print(
+            f"| {recipe} | {one['weights']:,} | {one['steps']:,} | {one['tokens'] / 1e6:.2f} M | "
+            f"{one['tokens_per_second']:,.0f} | {one['loss']:.3f} of {one['baseline']:.3f} |",
+            flush=True,
+        )
+        scores = [row(task, f"{recipe}={given.out / recipe}", False, given) for task in given.tasks]
+        for score in scores:
+            told = " ".join(f"{score:.4f}" for score in score["scores"])
+            print(f"| {recipe} | {score['task']} | {statistics.fmean(score['scores']):.4f} ± {score['deviation']:.4f} "
+                  f"({told}) | {score['metric']}, {score['baseline']:.4f} without reading |", flush=True)  # fmt: skip
+        found.append({**one, "scores": scores})
+        write(given.json, found)
+
+
+def pretrained(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
+    """What the run of a recipe was and learnt; it is made unless it is there."""
+    folder, noted = given.out / recipe, given.out / f"{recipe}.json"
+    if not noted.exists():
+        pace = step_cost(recipe, given)
+        steps = max(1, round(given.seconds / pace))
+        spent = pretrain(recipe, given, folder, steps, max(1, steps // 4))
+        write(noted, {"pace": pace, "steps": steps, "processor_seconds": spent})
+    facts: dict[str, Any] = json.loads(noted.read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = next(line for line in reversed(lines) if line["split"] == "valid")
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return {
+        "recipe": f"{recipe}-nano", **facts, "weights": run["parameters"], "tokens": last["tokens"],
+        "loss": last["loss"], "baseline": run["baseline"],
+        "tokens_per_second": last["tokens"] / facts["steps"] / facts["pace"],
+    }  # fmt: skip
+
+
+def step_cost(recipe: str, given: argparse.Namespace) -> float:
+    """Processor seconds of a step: of a longer run, less those of a shorter one, start and end being the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        spent = [
+            pretrain(recipe, given, Path(folder) / str(k), steps, steps) for k, steps in enumerate((SHORT, SHORT, LONG))
+        ]
+    return (spent[2] - spent[1]) / (LONG - SHORT)  # the first one makes plans that are kept with the corpus
+
+
+def pretrain(recipe: str, given: argparse.Namespace, folder: Path, steps: int, every: int) -> float:
+    """Train a recipe for so many steps; its processor seconds, those of processes that help it included."""
+    before = processor_seconds()
+    command = [
+        sys.executable, "-m", "blankfill", "pretrain", str(given.corpus), "--recipe", f"{recipe}-nano", "--out",
+        str(folder), "--train.steps", str(steps), "--train.threads", str(given.threads), "--train.precision", "fp32",
+        "--train.eval-every", str(every),
+    ]  # fmt: skip
+    with (given.out / f"{recipe}.log").open("a", encoding="utf-8") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log)
+    return processor_seconds() - before
+
+
+def processor_seconds() -> float:
+    """Seconds of the processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    sys.exit(main())
