@@ -63,7 +63,27 @@ def test_an_item_is_read_alone_whatever_shares_its_row() -> None:
         torch.testing.assert_close(found[together.items == k], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_an_lstm_without_features_learns_with_the_encoder() -> None:
+    """On the last layer, and each item is still read alone."""
+    encoder, items = random_model("bert"), some_items("class")
+    torch.manual_seed(0)
+    reader = reader_for(encoder, FinetuneOptions(top="bilstm", lstm_size=8))
+    assert reader is not None and reader_for(encoder, FinetuneOptions()) is None
+    head = new_head(encoder, "class", 3, True, torch.Generator().manual_seed(0), reader.width)
+    model = TaskModel(encoder.eval(), head, None, reader)
+    together = pack(items, 0)
+    scores = model.scores(together.batch)
+    for k, item in enumerate(items):
+        torch.testing.assert_close(
+            scores[together.items == k], model.scores(pack([item], 0).batch), atol=1e-5, rtol=1e-5
+        )
+    task_losses(model, together.batch).labels[ANSWER].backward()
+    learnt = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"encoder.words.weight", "encoder.layers.0.attention.qkv.weight", "reader.lstm.weight_ih_l0"} <= learnt
+
+
 def test_options_that_do_not_go_together() -> None:
     base = FinetuneOptions()
-    assert "--top bilstm reads features" in dataclasses.replace(base, top="bilstm").problems()[0]
+    cloze = dataclasses.replace(base, method="cloze", top="bilstm").problems()
+    assert "not with a head; leave out --top" in cloze[0] and len(cloze) == 1
     assert "leave out --lora-rank" in dataclasses.replace(base, features="last", freeze=1).problems()[0]

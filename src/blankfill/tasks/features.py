@@ -1,13 +1,14 @@
-"""A frozen encoder's hidden states as features, as BERT's authors tried them (Devlin et al. 2019, section 5.3).
+"""An encoder's hidden states as features, as BERT's authors tried them (Devlin et al. 2019, section 5.3).
 
-Which layers, and how they are joined:
+Which layers of a frozen encoder, and how they are joined:
 
 * "last", "second-to-last": one layer.
 * "sum-last-4", "concat-last-4": the last four, summed or side by side.
 * "weighted-sum": all layers, embeddings included, each with a weight that is learnt (softmax, times one scale).
 
 On them a linear layer, or two layers of a bidirectional LSTM of BERT's 768 units first, which read each item's columns
-on their own. The encoder runs without dropout and without gradients.
+on their own. The encoder runs without dropout and without gradients. The LSTM can also stand on the last layer of an
+encoder that learns with it (the same paper's table 5, LTR + BiLSTM).
 
 Shapes: B rows, T columns, N = B·T, D width, L layers and the embeddings, S items of a batch.
 """
@@ -25,18 +26,19 @@ FOUR = 4
 
 
 def reader_for(encoder: Transformer, options: FinetuneOptions) -> FeatureReader | None:
-    """What reads an encoder as the options say, drawn from torch's global generator; None: it learns itself."""
-    if options.features == "none":
+    """What reads an encoder as the options say, drawn from torch's global generator; None: the head itself."""
+    if options.features == "none" and options.top == "linear":
         return None
     config = encoder.config
     return FeatureReader(config.hidden_size, config.num_layers + 1, options.features, options.top, options.lstm_size)
 
 
 class FeatureReader(nn.Module):
-    """Hidden states of a frozen encoder → features [N, width]."""
+    """Hidden states of an encoder → features [N, width]."""
 
     def __init__(self, encoder_width: int, layers: int, features: Features, top: Top, hidden: int) -> None:
-        """layers: L. hidden: units of the LSTM in one direction."""
+        """layers: L. features: "none" is the last layer of an encoder that learns. hidden: units of the LSTM in one
+        direction."""
         super().__init__()
         self.features = features
         self.weights = nn.Parameter(torch.zeros(layers)) if features == "weighted-sum" else None
@@ -48,6 +50,8 @@ class FeatureReader(nn.Module):
 
     def forward(self, encoder: Transformer, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Features of all columns, [N, width]; those of padding are of no meaning."""
+        if self.features == "none":
+            return self.read(encoder.encode(batch, dtype).flatten(0, 1), batch)
         was_training = encoder.training
         encoder.eval()
         kept: list[Tensor] = []
@@ -55,8 +59,7 @@ class FeatureReader(nn.Module):
             final = encoder.encode(batch, dtype, keep=kept)
         encoder.train(was_training)
         kept[-1] = final
-        joined = self.join(kept).flatten(0, 1)
-        return joined if self.lstm is None else self.read(joined, batch)
+        return self.read(self.join(kept).flatten(0, 1), batch)
 
     def join(self, layers: list[Tensor]) -> Tensor:
         """The chosen layers, joined: [B, T, width]."""
@@ -71,8 +74,9 @@ class FeatureReader(nn.Module):
         return layers[-1]
 
     def read(self, features_ND: Tensor, batch: Batch) -> Tensor:
-        """The LSTM's states, each item's columns read on their own: [N, width]."""
-        assert self.lstm is not None
+        """The LSTM's states, where there is one, each item's columns read on their own: [N, width]."""
+        if self.lstm is None:
+            return features_ND
         rows, width = batch.segment.shape
         item_N = (torch.arange(rows, device=batch.segment.device)[:, None] * (width + 1) + batch.segment).flatten()
         columns_K = (batch.segment.flatten() != PADDING).nonzero().squeeze(1)

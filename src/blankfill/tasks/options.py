@@ -94,7 +94,8 @@ class FinetuneOptions:
     features: Features = "none"
     """Other than none, the encoder stays as it is and these layers of it are what the head reads."""
     top: Top = "linear"
-    """What reads features: a linear layer, or two layers of a bidirectional LSTM before it."""
+    """What reads features: a linear layer, or two layers of a bidirectional LSTM before it; without --features the
+    encoder below the LSTM learns with it (BERT, table 5)."""
     lstm_size: int = 768
     """Units of the LSTM in each direction."""
     lora_rank: int = 0
@@ -158,10 +159,13 @@ class FinetuneOptions:
         found += self._cloze_problems()
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
-        if self.method == "cloze" and self.features != "none":
-            found.append("--method cloze answers with the model's own words, not with a head; leave out --features")
-        if self.features == "none" and self.top != "linear":
-            found.append(f"--top {self.top} reads features; choose some with --features, such as concat-last-4")
+        if self.method == "cloze":
+            given = [("--features", self.features != "none"), ("--top", self.top != "linear")]
+            found += [
+                f"--method cloze answers with the model's own words, not with a head; leave out {flag}"
+                for flag, is_given in given
+                if is_given
+            ]
         if self.features != "none" and (self.lora_rank or self.freeze):
             found.append("--features leaves the encoder as it is; leave out --lora-rank and --freeze")
         if self.from_scratch and (self.lora_rank or self.freeze or self.features != "none"):

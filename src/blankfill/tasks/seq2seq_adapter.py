@@ -160,6 +160,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         )
     unfit = {
         "--features": options.features != "none",
+        "--top": options.top != "linear",
         "--class-weights": options.class_weights != "none",
         "--freeze -1": options.freeze == -1,
     }
