@@ -42,6 +42,13 @@ PUBLISHED = {
     # transformers' XLNetLMHeadModel of xlnet-base-cased and xlnet-large-cased
     "xlnet-base": (32000, 116_750_336),
     "xlnet-large": (32000, 360_300_800),
+    # DistilBertForMaskedLM of distilbert-base-uncased
+    "distilbert-base": (30522, 66_985_530),
+    # ErnieForPreTraining of ernie-1.0-base-zh, 100,477,778, less the 768 weights of its 513th position
+    "ernie-base": (18000, 100_477_778 - 768),
+    # BertForMaskedLM of bert-base-cased and bert-large-cased, and the head for borders: places, two layers, a bias
+    "spanbert-base": (28996, 108_340_804 + 4_000 + 1736 * 768 + 768 * 768 + 6 * 768 + 28996),
+    "spanbert-large": (28996, 333_610_308 + 4_000 + 2248 * 1024 + 1024 * 1024 + 6 * 1024 + 28996),
     # GLM's README: 110M and 335M; its vocabulary is BERT's with two more tokens, padded to 30,592
     "glm-base": (30524, 109_338_624),
     "glm-large": (30524, 334_688_256),

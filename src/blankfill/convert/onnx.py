@@ -90,7 +90,7 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
     if not loaded.objective.masked:
         encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(
-            f"{path}: ONNX is for encoders ({encoders}), and this is a {loaded.objective.name} model; "
+            f"{path}: ONNX is for encoders ({encoders}), and this model's objective is {loaded.objective.name}; "
             "use --format transformers"
         )
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0)
