@@ -23,7 +23,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
-from blankfill.tasks.pattern import PATTERNS, pattern_text
+from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
 from blankfill.tasks.together import Taught, read_taught, softened
@@ -149,8 +149,8 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         if not resume:
             loaded.tokenizer.save(out)
             write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
-            if options.method == "cloze":
-                write_text(out / PATTERNS, pattern_text(options.patterns, task.name)[0])
+            if isinstance(adapter, OwnWords) and (patterns := adapter.patterns()):
+                write_text(out / PATTERNS, patterns)
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
@@ -271,6 +271,8 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     from blankfill.tasks.cloze_setup import check_model
     from blankfill.tasks.frames import Frames
     from blankfill.tasks.seq2seq_adapter import check_writer
+    from blankfill.tasks.text_to_text import READ as TEXT
+    from blankfill.tasks.text_to_text import TextToText
 
     adapters: Mapping[str, type[Adapter]] = ADAPTERS
     if options.method == "cloze":
@@ -278,9 +280,15 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
             raise UserError(f"{task.name} is a task of kind {task.kind}, not one of labels; leave out --method cloze")
         check_model(loaded, options)
         adapters = CLOZE
+    elif options.method == "text":
+        if task.kind not in TEXT:
+            raise UserError(
+                f"{task.name} is a task of kind {task.kind}, which has no form as text; leave out --method text"
+            )
+        adapters = dict.fromkeys(TEXT, TextToText)
     if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
-    if task.kind == "generate":
+    if task.kind == "generate" or options.method == "text":
         check_writer(loaded, options)
     sizes = loaded.model.config.position_sizes
     frames = Frames(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1])

@@ -110,7 +110,7 @@ class Predictor:
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
         """Take over what is asked of a search."""
         given = [*search, *(["n_best"] if n_best != 1 else [])]
-        if given and self.task.kind != "generate":
+        if given and self.task.kind != "generate" and self.options.method != "text":
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
         self.options = dataclasses.replace(self.options, **search)

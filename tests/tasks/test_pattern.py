@@ -7,10 +7,9 @@ import pytest
 
 from blankfill.errors import ConfigError, UserError
 from blankfill.tasks.cloze import unbroken
-from blankfill.tasks.cloze_adapters import item_fields
 from blankfill.tasks.items import ChoiceItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.pattern import SAME, Pattern, numbered, pattern_text, read_patterns, shipped
+from blankfill.tasks.pattern import SAME, Pattern, item_fields, numbered, pattern_text, read_patterns, shipped
 from blankfill.tasks.registry import TASKS
 from conftest import DATA, VECTORS
 

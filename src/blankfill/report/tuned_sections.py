@@ -176,6 +176,7 @@ def numbers_section(results: Values) -> str:
 
 MISTAKES = {
     "surest_mistakes": ("Surest mistakes", "wrong answers that the model was surest of"),
+    "wrong_answers": ("Wrong answers", "items of which something else should have been written"),
     "largest_errors": ("Largest errors", "predicted numbers that lie furthest from the true ones"),
     "most_wrong": ("Most wrong", "items with most labels wrong"),
     "misses": ("Misses", "answers that do not match, from the worst to those nearest to right"),

@@ -133,6 +133,10 @@ class HeadAdapter(Adapter):
 class OwnWords(Adapter):
     """A kind of task that is answered with the model's own words: there is no new head."""
 
+    def patterns(self) -> str:
+        """The YAML text that says how the task is put, which a run keeps; "" where there is nothing to say."""
+        return ""
+
     @abstractmethod
     def model(self, encoder: Transformer) -> AnswerModel:
         """The model that is trained."""

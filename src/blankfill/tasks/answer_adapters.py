@@ -101,12 +101,14 @@ class Answer(HeadAdapter):
 
     def parse(self, shown: Mapping[str, Any]) -> Decided:
         """From an answer, "" for none: it stands as it is, whatever the odds."""
-        return Decided(_Plain(str(shown["answer"])), dict(shown))
+        return Decided(PlainAnswer(str(shown["answer"])), dict(shown))
 
     def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
         """No answer where there may be none, the context's beginning elsewhere."""
         refuse = self.may_refuse
-        return [Decided(_Plain("" if refuse else item.context.split("\n")[0][:40]), {}) for item in _questions(items)]
+        return [
+            Decided(PlainAnswer("" if refuse else item.context.split("\n")[0][:40]), {}) for item in _questions(items)
+        ]
 
     def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
         """How right the answers are by what the questions begin with, and misses."""
@@ -114,8 +116,8 @@ class Answer(HeadAdapter):
         return question_study(_questions(items), answers, self.task.by_characters)
 
 
-class _Plain:
-    """An answer that needed no reading, in the form of `windows.Spans`."""
+class PlainAnswer:
+    """An answer without a place in the context, in the form of `windows.Spans`."""
 
     null_odds = 0.0
 

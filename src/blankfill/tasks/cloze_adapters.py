@@ -6,7 +6,7 @@ added up, is the cloze's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from blankfill.tasks.adapter import Coded, Decided, OwnWords, Scores
 from blankfill.tasks.cloze import PLACE, Asked, ClozeReader
 from blankfill.tasks.cloze_model import ClozeModel
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
-from blankfill.tasks.pattern import Pattern, Piece, numbered, pattern_text, read_patterns
+from blankfill.tasks.pattern import Pattern, Piece, item_fields, numbered, pattern_text, read_patterns
 from blankfill.tasks.text_adapters import Choose, Classify, chosen, classified
 
 MOST_CHOICES = 10
@@ -36,6 +36,10 @@ class Cloze(OwnWords):
         vocabulary = self.frames.vocabulary
         self.reader = ClozeReader(self.tokenizer, self.frames, vocabulary, False)
         self.reader.single = self.single = labels is not None and self._one_token()
+
+    def patterns(self) -> str:
+        """The patterns and their words."""
+        return pattern_text(self.options.patterns, self.task.name)[0]
 
     @property
     def hinge(self) -> bool:
@@ -120,11 +124,3 @@ class ClozeChoices(Cloze, Choose):
     def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
         """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
         return [chosen(item, one) for item, one in zip(coded.items, self.added(coded, scores), strict=True)]
-
-
-def item_fields(item: TextItem | ChoiceItem) -> Mapping[str, str]:
-    """The texts of an item by the names that patterns give them."""
-    if isinstance(item, TextItem):
-        return {"first": item.first, **({} if item.second is None else {"second": item.second}), **item.parts}
-    choices = {f"choice{k}": choice for k, choice in enumerate(item.choices, 1)}
-    return {"context": item.context, **choices, **item.parts}

@@ -11,7 +11,7 @@ from blankfill.train.schedule import Schedule
 ClassWeights = Literal["none", "balanced"]
 Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-4", "weighted-sum"]
 Top = Literal["linear", "bilstm"]
-Method = Literal["head", "cloze"]
+Method = Literal["head", "cloze", "text"]
 SeveralMasks = Literal["surest-first", "at-once"]
 Blank = Literal["mask", "gmask"]
 
@@ -42,11 +42,13 @@ class FinetuneOptions:
     """Tagging: read each sentence with those around it in its document, as far as they fit."""
     method: Method = "head"
     """head: a new head on the encoder. cloze: the task as a sentence with a blank, answered with the model's own words
-    (PET, GLM); see docs/cloze.md."""
+    (PET, GLM); see docs/cloze.md. text: the model reads the item as a text and writes the answer (T5); see
+    docs/text-to-text.md."""
     pattern: str = "0"
     """Cloze: which pattern, by its number; all: a model for each of them, and all of them together (PET)."""
     patterns: str = ""
-    """Cloze: a YAML file of patterns and words, or the name of a shipped one; left out, those shipped for the task."""
+    """Cloze: a YAML file of patterns and words, or the name of a shipped one; left out, those shipped for the task.
+    Text: a YAML file that says how the task is put as text."""
     several_masks: SeveralMasks = "surest-first"
     """Cloze with BERT and RoBERTa: how a word of several tokens is scored in an answer, its masks filled one after the
     other (PET) or all in one pass, which is faster. Learning takes one pass."""
@@ -159,10 +161,10 @@ class FinetuneOptions:
         found += self._cloze_problems()
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
-        if self.method == "cloze":
+        if self.method != "head":
             given = [("--features", self.features != "none"), ("--top", self.top != "linear")]
             found += [
-                f"--method cloze answers with the model's own words, not with a head; leave out {flag}"
+                f"--method {self.method} answers with the model's own words, not with a head; leave out {flag}"
                 for flag, is_given in given
                 if is_given
             ]
@@ -187,15 +189,15 @@ class FinetuneOptions:
         found = []
         if self.pattern != "all" and not self.pattern.isdigit():
             found.append(f"--pattern is {self.pattern}; it must be a number from 0 on, or all")
-        if self.method == "head":
+        if self.method != "cloze":
             given = {
-                "pattern": self.pattern != "0", "patterns": self.patterns, "mlm-weight": self.mlm_weight,
-                "several-masks": self.several_masks != "surest-first",
+                "pattern": self.pattern != "0", "patterns": self.patterns and self.method == "head",
+                "mlm-weight": self.mlm_weight, "several-masks": self.several_masks != "surest-first",
             }  # fmt: skip
             found += [
                 f"--{name} is for --method cloze; add that, or leave it out" for name, one in given.items() if one
             ]
-        elif self.class_weights != "none":
+        if self.method != "head" and self.class_weights != "none":
             found.append("--class-weights is for --method head; leave one of the two out")
         if self.distil and (self.method != "cloze" or self.pattern != "all"):
             found.append("--distil learns from all patterns; add --method cloze --pattern all, or leave it out")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.tasks.items import listed
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
 
 PATTERNS = "patterns.yaml"
 """The patterns of a run, in its folder."""
@@ -116,6 +116,21 @@ class Pattern:
             ) from error
 
 
+def item_fields(item: Item) -> Mapping[str, str]:
+    """The texts of an item by the names that patterns give them. Raises TypeError for an item without such texts."""
+    if isinstance(item, TextItem):
+        return {"first": item.first, **({} if item.second is None else {"second": item.second}), **item.parts}
+    if isinstance(item, ChoiceItem):
+        choices = {f"choice{k}": choice for k, choice in enumerate(item.choices, 1)}
+        names = {"names": ", ".join(item.names or item.choices)}
+        return {"context": item.context, **choices, **names, **item.parts}
+    if isinstance(item, QuestionItem):
+        return {"question": item.question, "context": item.context}
+    if isinstance(item, GenerationItem):
+        return {"source": item.source, **({} if item.second is None else {"second": item.second})}
+    raise TypeError(f"{type(item).__name__} has no texts for a pattern")
+
+
 def shipped() -> list[str]:
     """The names of the shipped files: of tasks, and agnews."""
     files = resources.files("blankfill.tasks.patterns").iterdir()
@@ -148,7 +163,7 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
 
     Raises ConfigError with every mistake at once, UserError when the text is no YAML.
     """
-    values = _yaml(text, origin)
+    values = yaml_values(text, origin)
     problems: list[str] = []
     given = values.get("patterns")
     if strange := sorted(values.keys() - {"patterns", "verbalizers", "answer", "values"}):
@@ -169,7 +184,7 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
             answer = _answer(settings.get("answer"), name, problems)
         else:
             words = _words(settings.get("verbalizers"), labels, name, problems)
-        parts = _parts(own["text"], name, problems)
+        parts = parts_of(own["text"], name, problems)
         if (blanks := parts.count(MASK)) != 1:
             problems.append(f"{name}: it has {blanks} blanks; write [MASK] once, where the answer belongs")
         if parts.count(BREAK) > 1:
@@ -187,7 +202,7 @@ def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
     return patterns[int(number)]
 
 
-def _yaml(text: str, origin: str) -> dict[str, Any]:
+def yaml_values(text: str, origin: str) -> dict[str, Any]:
     """The values of a YAML text, every scalar a text: a verbalizer Yes is a word, not a truth value."""
     import yaml
 
@@ -202,7 +217,8 @@ def _yaml(text: str, origin: str) -> dict[str, Any]:
     return values
 
 
-def _parts(text: str, name: str, problems: list[str]) -> tuple[str | Field, ...]:
+def parts_of(text: str, name: str, problems: list[str]) -> tuple[str | Field, ...]:
+    """The pieces of a pattern's text; what is wrong with its fields is added to `problems`."""
     found: list[str | Field] = []
     last = 0
     for match in _TOKEN.finditer(text):
@@ -226,7 +242,7 @@ def _answer(given: Any, name: str, problems: list[str]) -> tuple[str | Field, ..
             f'{name}: the items have choices of their own; say what is written for one: answer: "{{choice}}"'
         )
         return ()
-    return _parts(given, name, problems)
+    return parts_of(given, name, problems)
 
 
 def _words(given: Any, labels: Sequence[str], name: str, problems: list[str]) -> dict[str, tuple[str, ...]]:

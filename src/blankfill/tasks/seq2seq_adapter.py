@@ -35,9 +35,14 @@ class Write(OwnWords):
         super().__init__(*args, **more)
         if self._frames is not None:
             kind = UnilmWriting if isinstance(self._frames.objective, MaskWriter) else Writing
-            self._writing = kind(self._frames, self.options.longest_target, self.options.blank)
+            self._writing = kind(self._frames, self.longest_target, self.options.blank)
         self.long = self.without = 0
         """Targets that were cut, and items without one, in what was encoded to learn from."""
+
+    @property
+    def longest_target(self) -> int:
+        """Tokens of a target at most; 0: the usual number."""
+        return self.options.longest_target
 
     @property
     def writing(self) -> Writing:
@@ -105,7 +110,7 @@ class Write(OwnWords):
         """UserError when some items have no target to be scored by, or the libraries of the metrics are missing."""
         self.measure(items, [Decided("", {})] * len(items))
 
-    def written(self, texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
         """Predictions from what was found for each item."""
         return [self._decided(hypotheses) for hypotheses in texts]
 

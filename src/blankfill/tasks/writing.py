@@ -61,8 +61,9 @@ class Written:
     def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Decided]:
         """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
         model.eval()
-        contexts = [self.contexts[k] for k in places]
-        return self.adapter.written(self.adapter.search.run(model.encoder, contexts, self.adapter.frames.vocabulary))
+        items, contexts = [self.items[k] for k in places], [self.contexts[k] for k in places]
+        found = self.adapter.search.run(model.encoder, contexts, self.adapter.frames.vocabulary)
+        return self.adapter.written(items, found)
 
 
 def examiner(

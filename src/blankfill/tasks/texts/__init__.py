@@ -1,0 +1,1 @@
+"""Tasks as texts: `forms.yaml`, which `tasks.text_form` reads."""

@@ -1,0 +1,161 @@
+"""Tasks as text in and text out, from end to end: a tiny GLM writes labels, numbers, choices and answers."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blankfill.cli.main import main
+from blankfill.errors import ConfigError, UserError
+from blankfill.finetune import Request, finetune
+from blankfill.predict import Predictor
+from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.run_files import PREDICTIONS, RESULTS
+from test_finetune import write_lines
+from test_seq2seq import NOUNS, QUICK, model_folder
+
+TEXT = dataclasses.replace(QUICK, method="text", longest_target=0)
+FORM = 'source: "{first}"\nlabels: {up: big, down: red}\n'
+
+
+def labelled(folder: Path, label: Any, train: int = 192) -> Path:
+    """Rows whose label depends on the first of two words."""
+    for name, count, seed in (("train", train, 1), ("dev", 24, 2)):
+        words = np.random.default_rng(seed).choice(NOUNS, (count, 2)).tolist()
+        write_lines(folder / f"{name}.jsonl", [{"text": f"{a} {b}", "label": label(a, b)} for a, b in words])
+    return folder
+
+
+def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> dict[str, Any]:
+    finetune(Request(task, data, model, dataclasses.replace(TEXT, **options)), out)
+    found: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    return found
+
+
+def test_labels_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By words of a form of one's own, which the run keeps; predicted and scored again from the command line."""
+    data = labelled(tmp_path / "data", lambda a, b: "up" if a in ("cat", "dog") else "down")
+    form = tmp_path / "form.yaml"
+    form.write_text(FORM, encoding="utf-8")
+    out = tmp_path / "run"
+    found = run("classify", data, model_folder(tmp_path), out, patterns=str(form))
+    assert found["metrics"]["accuracy"] == 1.0 > found["baseline"]["score"]
+    assert found["other_texts"] == 0 and found["wrong_answers"] == [] and len(found["confusions"]) == 2
+    form.unlink()
+    lines = [json.loads(line) for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    assert {(one["label"], one["written"]) for one in lines} == {("up", "big"), ("down", "red")}
+    rows = tmp_path / "rows"
+    rows.write_text("cat red\nmat dog\n", encoding="utf-8")
+    assert main(["predict", "--model", str(out), str(rows), "--threads", "1", "--beams", "2"]) == 0
+    assert [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()] == ["up", "down"]
+    assert main(["evaluate", "--task", "classify", "--data", str(data), str(out / PREDICTIONS), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found["metrics"]
+    assert "Confusions" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_was_written_and_is_no_answer_is_counted(tmp_path: Path) -> None:
+    """Before anything is learnt: the label that a text resembles, the text beside it."""
+    data = labelled(tmp_path / "data", lambda a, b: "up" if a in ("cat", "dog") else "down", 8)
+    form = tmp_path / "form.yaml"
+    form.write_text(FORM, encoding="utf-8")
+    found = run("classify", data, model_folder(tmp_path), tmp_path / "run", patterns=str(form), epochs=1, lr=1e-9)
+    assert 0 < found["other_texts"] <= 24
+    wrong = found["wrong_answers"]
+    assert wrong and all(one["right"] in ("big", "red") and one["given"] != one["right"] for one in wrong)
+    assert "Wrong answers" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_labels_are_written(tmp_path: Path) -> None:
+    data = labelled(tmp_path / "data", lambda a, b: sorted({a, b} & {"cat", "dog"}))
+    form = tmp_path / "form.yaml"
+    form.write_text('source: "{first}"\n', encoding="utf-8")
+    found = run("multilabel", data, model_folder(tmp_path), tmp_path / "run", patterns=str(form), longest_target=6)
+    # `none` and the comma have no tokens in this vocabulary, so sets of one label are what can be right
+    assert found["metrics"]["micro-f1"] > 0.5 > found["baseline"]["score"]
+
+
+def test_choices_and_answers_are_written(tmp_path: Path) -> None:
+    """A choice by its text, a question's answer as it stands."""
+    rng, model = np.random.default_rng(0), model_folder(tmp_path)
+    folder = tmp_path / "choice"
+    for name, count in (("train", 192), ("dev", 24)):
+        rows = []
+        for _ in range(count):
+            right, other = rng.permutation(NOUNS)[:2].tolist()
+            place = int(rng.integers(2))
+            choices = [right, other] if place == 0 else [other, right]
+            rows.append({"context": f"{right} {right}", "choices": choices, "label": place})
+        write_lines(folder / f"{name}.jsonl", rows)
+    form = tmp_path / "form.yaml"
+    form.write_text('source: "{context}"\nchoice: "{choice}"\n', encoding="utf-8")
+    found = run("choice", folder, model, tmp_path / "chosen", patterns=str(form))
+    assert found["metrics"]["accuracy"] > 0.9 and found["other_texts"] == 0
+    item = ChoiceItem("1", "cat cat", ("dog", "cat"))
+    [decided] = Predictor(tmp_path / "chosen", "cpu", 1).predict([item])
+    assert decided.shown["choice"] == "cat" and decided.value == 1
+
+    data = {name: [] for name in ("train", "dev")}  # type: dict[str, list[Any]]
+    for name, count in (("train", 192), ("dev", 24)):
+        for k in range(count):
+            a, b = rng.choice(NOUNS, 2).tolist()
+            answer = {"text": b, "answer_start": len(a) + 1}
+            paragraph = {"context": f"{a} {b}", "qas": [{"id": f"{name}{k}", "question": "who", "answers": [answer]}]}
+            data[name].append({"title": str(k), "paragraphs": [paragraph]})
+        path = tmp_path / "qa" / f"{name}-v1.1.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"version": "1.1", "data": data[name]}), encoding="utf-8")
+    found = run("squad", tmp_path / "qa", model, tmp_path / "answered")
+    assert found["metrics"]["exact"] > 0.9 > found["baseline"]["score"]
+    [decided] = Predictor(tmp_path / "answered", "cpu", 1).predict([QuestionItem("1", "who", "cat dog")])
+    assert decided.shown["answer"] == "dog"
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "told"),
+    [
+        ("classify", {"name": "bert"}, "a model of the objective bert reads texts and does not write any"),
+        ("classify", {}, "the tokenizer has no tokens for down, which is written for the label down"),
+        ("classify", {"features": "last"}, "--method text answers with the model's own words"),
+        ("classify", {"class_weights": "balanced"}, "--class-weights is for --method head"),
+        ("classify", {"pattern": "1"}, "--pattern is for --method cloze"),
+        ("classify", {"mlm_weight": 0.1}, "--mlm-weight is for --method cloze"),
+        ("classify", {"patterns": "nowhere"}, "--patterns nowhere: no such file"),
+        ("conll", {}, "conll is a task of kind tag, which has no form as text"),
+    ],
+)
+def test_what_it_refuses(task: str, options: dict[str, Any], told: str, tmp_path: Path) -> None:
+    made = {key: options.pop(key) for key in ("name",) if key in options}
+    data = labelled(tmp_path / "data", lambda a, b: "up" if a == "cat" else "down", 24)
+    if task == "conll":
+        for name in ("train", "dev"):
+            (data / f"{name}.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")
+            (data / f"{name}.jsonl").unlink()
+    with pytest.raises((UserError, ConfigError), match=told):
+        run(task, data, model_folder(tmp_path, **made), tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_two_labels_that_a_tokenizer_writes_alike(tmp_path: Path) -> None:
+    data = labelled(tmp_path / "data", lambda a, b: "up" if a == "cat" else "down", 24)
+    form = tmp_path / "form.yaml"
+    form.write_text("labels: {up: red-big, down: red - big}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="the tokenizer"):
+        run("classify", data, model_folder(tmp_path), tmp_path / "run", patterns=str(form))
+
+
+def test_a_number_that_is_no_number() -> None:
+    """Is 0; one in a text is that."""
+    from blankfill.generate.beam import Hypothesis
+    from blankfill.tasks.registry import task_named
+    from blankfill.tasks.text_to_text import TextToText
+    from generate_models import SPECIAL, wordpiece
+
+    words = wordpiece(SPECIAL, ["3", ".", "8", "a"])
+    adapter = TextToText(task_named("stsb"), (), FinetuneOptions(method="text"), words)
+    item, tokenizer = TextItem("1", "a", "a", 3.0), adapter.tokenizer
+    written = [[Hypothesis(tuple(tokenizer.encode(text)), -1.0, -1.0)] for text in ("3.8", "a")]
+    assert [one.value for one in adapter.written([item, item], written)] == [3.8, 0.0]
