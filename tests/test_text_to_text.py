@@ -16,7 +16,7 @@ from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from test_finetune import write_lines
-from test_seq2seq import NOUNS, QUICK, model_folder
+from test_seq2seq import NOUNS, QUICK, model_folder, turned
 
 TEXT = dataclasses.replace(QUICK, method="text", longest_target=0)
 FORM = 'source: "{first}"\nlabels: {up: big, down: red}\n'
@@ -159,3 +159,58 @@ def test_a_number_that_is_no_number() -> None:
     item, tokenizer = TextItem("1", "a", "a", 3.0), adapter.tokenizer
     written = [[Hypothesis(tuple(tokenizer.encode(text)), -1.0, -1.0)] for text in ("3.8", "a")]
     assert [one.value for one in adapter.written([item, item], written)] == [3.8, 0.0]
+
+
+def mixed_data(folder: Path, train: int = 192) -> Path:
+    """Labels to be told in one task, words to be turned round in another, which has a third of the items."""
+    labelled(folder / "labels", lambda a, b: "big" if a in ("cat", "dog") else "red", train)
+    turned(folder / "turned", train // 3)
+    file = folder / "data.yaml"
+    file.write_text("classify: labels\nseq2seq: turned\n", encoding="utf-8")
+    return file
+
+
+def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is scored as by itself; rows say whose they are; a split of one member can be answered."""
+    data, out = mixed_data(tmp_path), tmp_path / "run"
+    found = run("classify+seq2seq", data, model_folder(tmp_path), out, mixing_temperature=2.0, epochs=8, eval_every=40,
+                eval_items=8)  # fmt: skip
+    assert "drawn are classify 63.4%, seq2seq 36.6% of the items" in capsys.readouterr().err
+    metrics = found["metrics"]
+    assert metrics["classify accuracy"] > 0.95 and metrics["seq2seq rougeL"] > 0.95
+    assert found["score"] == pytest.approx((metrics["classify accuracy"] + metrics["seq2seq rougeL"]) / 2)
+    assert found["tasks"]["classify"]["other_texts"] == 0 and len(found["tasks"]["seq2seq"]["mistakes"]) == 20
+    assert "classify accuracy" in (out / "report.html").read_text(encoding="utf-8")
+    rows = tmp_path / "rows"
+    rows.write_text(
+        '{"task": "classify", "text": "cat red"}\n{"task": "seq2seq", "source": "cat red"}\n', encoding="utf-8"
+    )
+    predict = ["predict", "--model", str(out), "--threads", "1"]
+    assert main([*predict, str(rows)]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (first["task"], first["label"], second["text"]) == ("classify", "big", "red cat")
+    assert main([*predict, "--data", str(tmp_path / "labels"), "--task", "classify", "--split", "dev"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 24 and {one["task"] for one in lines} == {"classify"}
+    for row, told in (("cat red", "give a JSON object that says whose row it is"),
+                      ('{"task": "rte", "text": "a"}', "the task rte is none of classify+seq2seq")):  # fmt: skip
+        rows.write_text(row, encoding="utf-8")
+        assert main([*predict, str(rows)]) == 2
+        assert told in capsys.readouterr().err
+    assert main([*predict, "--data", str(data), "--split", "dev", "--submission", "--out", str(tmp_path / "sent")]) == 2
+    assert "name the task with --task" in capsys.readouterr().err
+
+
+def test_what_a_mixture_refuses(tmp_path: Path) -> None:
+    data, model = mixed_data(tmp_path, 24), model_folder(tmp_path)
+    with pytest.raises(UserError, match="tasks are learnt together as texts; add --method text"):
+        run("classify+seq2seq", data, model, tmp_path / "a", method="head")
+    with pytest.raises(ConfigError, match="--patterns is the form of one task"):
+        run("classify+seq2seq", data, model, tmp_path / "b", patterns="form.yaml")
+    with pytest.raises(ConfigError, match="--mixing-temperature is 0"):
+        run("classify+seq2seq", data, model, tmp_path / "c", mixing_temperature=0.0)
+    (tmp_path / "turned" / "train.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")
+    (tmp_path / "turned" / "dev.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")
+    data.write_text("classify: labels\nconll: turned\n", encoding="utf-8")
+    with pytest.raises(UserError, match="conll is a task of kind tag, which has no form as text; leave it out"):
+        run("classify+conll", data, model, tmp_path / "d")

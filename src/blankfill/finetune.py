@@ -111,7 +111,6 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
 
     from blankfill.checkpoint import store
     from blankfill.tasks.adapter import OwnWords
-    from blankfill.tasks.batches import Epochs
     from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
     from blankfill.tasks.heads import task_losses
     from blankfill.tasks.seq2seq_adapter import Write
@@ -177,8 +176,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         def save(now: Progress) -> None:
             writer.save(now.step, model, optimizer, {**state, "progress": now.state()}, now.best_step)
 
-        epochs = Epochs(len(encoded), options.batch_size, options.seed)
-        batches = adapter.batches(encoded, epochs, pad, options.micro_batch)
+        batches = adapter.batches(encoded, adapter.epochs(encoded), pad, options.micro_batch)
         if options.mlm_weight:
             batches = with_texts(batches, loaded, adapter, encoded, more)
         trainer = Trainer(
@@ -246,7 +244,12 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
     Data without a dev set, such as a single file, are split: see `tasks.held_out`.
     """
     from blankfill.tasks.held_out import fewer, hold_out
+    from blankfill.tasks.mixture import Mixture
 
+    if isinstance(task, Mixture):
+        places = task.places(data)
+        parts = [read_data(one, places[one.name], options) for one in task.members]
+        return task.mixed([train for train, _ in parts]), task.mixed([dev for _, dev in parts])
     splits = task.splits(data) if data.is_dir() else []
     if "train" in splits and "dev" in splits:
         train = task.read(data, "train")
@@ -270,6 +273,8 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze_setup import check_model
     from blankfill.tasks.frames import Frames
+    from blankfill.tasks.mixture import Mixture
+    from blankfill.tasks.mixture_text import MixedText
     from blankfill.tasks.seq2seq_adapter import check_writer
     from blankfill.tasks.text_to_text import READ as TEXT
     from blankfill.tasks.text_to_text import TextToText
@@ -281,11 +286,15 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
         check_model(loaded, options)
         adapters = CLOZE
     elif options.method == "text":
-        if task.kind not in TEXT:
+        members = task.members if isinstance(task, Mixture) else [task]
+        if unfit := [one for one in members if one.kind not in TEXT]:
             raise UserError(
-                f"{task.name} is a task of kind {task.kind}, which has no form as text; leave out --method text"
+                f"{unfit[0].name} is a task of kind {unfit[0].kind}, which has no form as text; leave "
+                f"{'it' if len(members) > 1 else '--method text'} out"
             )
-        adapters = dict.fromkeys(TEXT, TextToText)
+        adapters = {**dict.fromkeys(TEXT, TextToText), "mixture": MixedText}
+    elif task.kind == "mixture":
+        raise UserError(f"{task.name}: tasks are learnt together as texts; add --method text")
     if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
     if task.kind == "generate" or options.method == "text":

@@ -16,7 +16,8 @@ from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import adapter_of, with_kept_patterns
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
-from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
+from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import UnusableError, text_lines
@@ -228,6 +229,9 @@ def items_of(task: Task, rows: Iterator[tuple[str, str]]) -> Iterator[Item]:
 
 
 def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
+    if isinstance(task, Mixture):
+        member = _member(task, where, line)
+        return [MixedItem(item.id, member.name, item) for item in _items(member, number, where, line)]
     given: Any = None
     fields = NEEDED.get(task.name, FIELDS[task.kind])
     if line.lstrip().startswith("{"):
@@ -245,6 +249,18 @@ def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
     if task.name in OWN_FORM or (task.name in NEEDED and "text" not in given):
         return _own_rows(task, given, number, where)
     return [_item(task.kind, given, str(given.get("id", number)), where)]
+
+
+def _member(task: Mixture, where: str, line: str) -> Task:
+    """The member of a mixture that a row is for."""
+    try:
+        given = json.loads(line)
+        name = given["task"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{where}: give a JSON object that says whose row it is: "task": one of {task.name}') from error
+    if name not in (names := {one.name: one for one in task.members}):
+        raise UserError(f"{where}: the task {name} is none of {task.name}, for which the model was fine-tuned")
+    return names[name]
 
 
 def _own_rows(task: Task, given: Mapping[str, Any], number: int, where: str) -> Sequence[Item]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.errors import UserError
 from blankfill.run_folder import write_text
-from blankfill.tasks.items import Split
+from blankfill.tasks.items import MixedItem, Split
+from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.task import Task
 
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
 
 def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
     """The items of a split of the model's task, or of another one of the same kind and labels."""
-    return task_asked(model, task).read(data, split, model.labels)
+    asked, whole = task_asked(model, task), model.task
+    if asked is whole or not isinstance(whole, Mixture):
+        return asked.read(data, split, model.labels)
+    read = asked.read(data, split, whole.labels_of(asked, model.labels))
+    return dataclasses.replace(read, items=[MixedItem(item.id, asked.name, item) for item in read.items])
 
 
 def task_asked(model: AnyPredictor, task: str | None) -> Task:
-    """The model's task, or the one of that name; UserError when the model's answers are not for that one."""
+    """The model's task, a member of its mixture, or another one of that name; UserError when it has other answers."""
     other = model.task if task is None else task_named(task)
+    if isinstance(model.task, Mixture) and other in model.task.members:
+        return other
     if other.kind != model.task.kind or (other.labels and other.labels != model.labels):
         raise UserError(
             f"--task {other.name}: the model was fine-tuned for {model.task.name}, which has other answers; "
@@ -47,12 +55,15 @@ def write_submission(
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
     asked = task_asked(model, task)
+    if isinstance(asked, Mixture):
+        raise UserError(f"--submission: name the task with --task, one of {asked.name}")
     read = split_of(model, data, split, task)
     if read.problems:
         raise UserError(f"a submission must answer every row, and {read.problems[0]}")
     decided = [one for at in range(0, len(read), window) for one in model.predict(read.items[at : at + window])]
     file = find_file(data, asked.folders, asked.files[split], f"{split} file of {asked.name}")
-    texts = submission(asked, split, file, read.items, decided)
+    items = [item.item if isinstance(item, MixedItem) else item for item in read.items]
+    texts = submission(asked, split, file, items, decided)
     for name, text in texts.items():
         write_text(out / name, text)
     return [(out / name, len(read)) for name in texts]

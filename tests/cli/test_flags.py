@@ -83,6 +83,8 @@ PLAIN = {
         "longest-target",
         "blank",
         "label-smoothing",
+        "mixing-limit",
+        "mixing-temperature",
         "beams",
         "length-penalty",
         "no-repeat-ngram",

@@ -82,6 +82,10 @@ class Adapter(ABC):
         """The batches of a run, from what `encode` made to learn from. micro: items computed at once, 0 means all."""
         return Batches(items, epochs, pad, micro)
 
+    def epochs(self, encoded: Sequence[Encoded]) -> Epochs:
+        """In which order a run goes through what `encode` made to learn from."""
+        return Epochs(len(encoded), self.options.batch_size, self.options.seed)
+
     def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
         """The task's metrics. Raises UserError when the items have no answers."""
         return score(self.task, Split(items, self.labels), [one.value for one in decided])

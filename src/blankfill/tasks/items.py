@@ -104,7 +104,16 @@ class LanguageItem:
     words: int
 
 
-Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | LanguageItem
+@dataclass(frozen=True)
+class MixedItem:
+    """An item of a mixture of tasks. task: the name of its own."""
+
+    id: str
+    task: str
+    item: TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | LanguageItem | MixedItem
+
+
+Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | LanguageItem | MixedItem
 T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem, LanguageItem)
 
 

@@ -65,6 +65,11 @@ class FinetuneOptions:
     """Writing: tokens of a written text at most. 0: 128, or fewer where the model has no room for so many."""
     blank: Blank = "mask"
     """Writing with a GLM: [MASK] behind the source, or [gMASK] where the vocabulary has it."""
+    mixing_limit: int = 0
+    """Several tasks at once: each is drawn in proportion to its training items, as if it had no more than these (T5:
+    2^16 to 2^21); 0: no limit."""
+    mixing_temperature: float = 1.0
+    """Several tasks at once: above 1, small tasks are drawn more often, in proportion to items^(1/this) (T5: 2)."""
     label_smoothing: float = 0.0
     """Writing: the share of each right word that is spread over all words (GLM, UniLM: 0.1)."""
     beams: int = 1
@@ -136,6 +141,7 @@ class FinetuneOptions:
                 "longest_answer",
                 "lstm_size",
                 "distil_epochs",
+                "mixing_temperature",
                 "beams",
             )
             if getattr(self, name) <= 0
@@ -153,6 +159,7 @@ class FinetuneOptions:
             "train_items",
             "mlm_weight",
             "longest_target",
+            "mixing_limit",
             "no_repeat_ngram",
             "eval_items",
         ):

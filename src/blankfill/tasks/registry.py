@@ -7,6 +7,7 @@ from blankfill.tasks.choices import CHOICES
 from blankfill.tasks.conll import TAGGED
 from blankfill.tasks.generation import GENERATION
 from blankfill.tasks.glue import CHNSENTICORP, GLUE
+from blankfill.tasks.mixture import JOIN, mixture_of
 from blankfill.tasks.own import OWN
 from blankfill.tasks.squad import QUESTIONS
 from blankfill.tasks.superglue import CLUE, SUPERGLUE
@@ -20,7 +21,10 @@ TASKS: dict[str, Task] = {
 
 
 def task_named(name: str) -> Task:
-    """The task of that name, in any case; UserError that lists the names."""
+    """The task of that name, in any case, or a mixture of those named with plus signs between; UserError that lists the
+    names."""
+    if JOIN in name:
+        return mixture_of([task_named(one.strip()) for one in name.split(JOIN)])
     if name.lower() not in TASKS:
         raise UserError(f"There is no task {name!r}: the tasks are {', '.join(TASKS)}.")
     return TASKS[name.lower()]

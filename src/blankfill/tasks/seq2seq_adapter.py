@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
 from blankfill.errors import ConfigError, UserError
@@ -105,6 +107,10 @@ class Write(OwnWords):
         if self.without:
             found.append(f"{self.without:,} items have no target and are not learnt from")
         return found
+
+    def sample(self, items: Sequence[Item], count: int) -> list[int]:
+        """The places of so many items, evenly spaced."""
+        return np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
 
     def check_answers(self, items: Sequence[Item]) -> None:
         """UserError when some items have no target to be scored by, or the libraries of the metrics are missing."""

@@ -11,7 +11,9 @@ from blankfill.errors import UserError
 from blankfill.tasks.items import Item, Split
 from blankfill.tasks.rows import find_file
 
-Kind = Literal["classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "language", "last-word"]
+Kind = Literal[
+    "classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "language", "last-word", "mixture"
+]
 
 
 class Parse(Protocol):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from blankfill.tasks.adapter import Adapter, Decided
@@ -29,8 +28,7 @@ class Written:
         self.adapter, self.items, self.pad, self.least = adapter, items, pad, least
         self.best: list[Decided] | None = None
         self.contexts = adapter.encode(items).parts
-        count = min(sample or len(items), len(items))
-        self.sample = np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
+        self.sample = adapter.sample(items, min(sample or len(items), len(items)))
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score of the sample; its mean loss of a token and all its metrics)."""
