@@ -119,7 +119,8 @@ def ours(corpus: IndexedCorpus, name: str, options: dict[str, Any], length: int)
     from blankfill.objectives import OBJECTIVES
     from blankfill.train.bench import made_up_vocabulary
 
-    sampler = Sampler(corpus, OBJECTIVES[name](length=length, **options), made_up_vocabulary(VOCABULARY), 0)
+    objective = OBJECTIVES[name](length=length, **options)
+    sampler = Sampler(corpus, objective, made_up_vocabulary(VOCABULARY, objective.sentinels()), 0)
     sampler.row(0)
     return lambda k: collate([sampler.row(i) for i in range(k * ROWS, (k + 1) * ROWS)], 0)
 
@@ -160,7 +161,7 @@ def loader_waits(corpus: IndexedCorpus, steps: int) -> list[dict[str, Any]]:
 
     from blankfill.data.loader import Phase, Steps, load
     from blankfill.data.sampler import Sampler
-    from blankfill.train.bench import Bench, Shape, made_up_vocabulary
+    from blankfill.train.bench import Bench, Shape
     from blankfill.train.progress import Window
 
     print("\ntraining with the loader in the background: share of the time spent on waiting for rows")
@@ -169,7 +170,7 @@ def loader_waits(corpus: IndexedCorpus, steps: int) -> list[dict[str, Any]]:
         for layers, width in ((2, 128), (4, 256)):
             shape = Shape(objective, layers, width, rows=16, vocabulary=VOCABULARY if width > 128 else SMALL)
             bench = Bench(shape, torch.device("cpu"), torch.float32)
-            sampler = Sampler(corpus, shape.made_objective(), made_up_vocabulary(shape.vocabulary), 0)
+            sampler = Sampler(corpus, shape.made_objective(), shape.made_vocabulary(), 0)
             batches = load(Steps([Phase(0, sampler, shape.rows)], bench.options.row_schedule), 0, steps + WARMING)
             with closing(batches):
                 bench.trainer.train(islice(batches, WARMING), bench.progress)

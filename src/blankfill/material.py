@@ -77,10 +77,10 @@ def open_corpus(
             "itself, or prepare it again with --tokenizer and the model's folder"
         )
     tokenizer = tokenizer or Tokenizer.load(folder)
-    lacking = tokenizer.vocabulary().missing(recipe.objective.roles)
-    if lacking:
+    needed = recipe.objective.roles, recipe.objective.sentinels()
+    if lacking := tokenizer.vocabulary().missing(*needed):
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
-        tokenizer = tokenizer.with_roles(lacking)
+        tokenizer = tokenizer.with_roles(*needed)
     valid, unigram = folder / "valid", np.load(folder / "unigram.npy")
     return Corpus(
         folder,

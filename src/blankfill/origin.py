@@ -157,9 +157,10 @@ def open_origin(asked: Continue, recipe: Recipe) -> tuple[Origin, Recipe]:
     loaded = load_model(asked.model)
     recipe = fitted(recipe, loaded, asked)
     tokenizer = loaded.tokenizer
-    if lacking := tokenizer.vocabulary().missing(recipe.objective.roles):
+    needed = recipe.objective.roles, recipe.objective.sentinels()
+    if lacking := tokenizer.vocabulary().missing(*needed):
         say(f"{asked.model} has no token for {', '.join(lacking)}; added at the end of its vocabulary, as drawn")
-        tokenizer = tokenizer.with_roles(lacking)
+        tokenizer = tokenizer.with_roles(*needed)
     first = tokenizer.size
     tokenizer = tokenizer.with_words(asked.words)
     words = [tokenizer.token(row) for row in range(first, tokenizer.size)]

@@ -42,6 +42,7 @@ class Vocabulary:
     whether a token begins a word (`##` pieces do not), None when the tokenizer cannot tell. `special` are the ids
     that text never contains. `units(ids, words, sentence starts)` → bool[K, N] finds where units begin that the
     tokenizer alone cannot tell: words (K = 1), or words, phrases and entities (K = 3); None where it is not needed.
+    `sentinels` are the ids of T5's numbered blanks, the first one first; empty when the tokenizer has none.
     """
 
     size: int
@@ -49,13 +50,16 @@ class Vocabulary:
     special: frozenset[int] = frozenset()
     word_start: Bool | None = None
     units: Callable[[Int32, Bool, Int32], Bool] | None = None
+    sentinels: tuple[int, ...] = ()
 
     def __getitem__(self, role: str) -> int:
         return self.roles[role]
 
-    def missing(self, roles: Sequence[str]) -> list[str]:
-        """The names among `roles` that this vocabulary has no token for."""
-        return [role for role in roles if role not in self.roles]
+    def missing(self, roles: Sequence[str], sentinels: int = 0) -> list[str]:
+        """What this vocabulary has no token for: names among `roles`, and how many of so many sentinels, in words."""
+        lacking = [role for role in roles if role not in self.roles]
+        few = sentinels - len(self.sentinels)
+        return [*lacking, f"{few} sentinels"] if few > 0 else lacking
 
 
 @dataclass(frozen=True)

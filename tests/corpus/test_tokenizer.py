@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from blankfill.corpus import tokenizer as tokenizer_module
 from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.corpus.tokenizer_formats import byte_bpe, unigram, wordpiece
 from blankfill.corpus.tokenizer_train import SPECIAL_TOKENS, TokenizerConfig, train_tokenizer
 from blankfill.corpus.tokenizer_words import join_words
 from blankfill.errors import UserError
@@ -205,6 +205,47 @@ def test_with_roles_appends_what_is_missing() -> None:
     assert new.encode("cat [gMASK]<|startofpiece|>") == [5, 8, 6]
     assert new.with_roles(["sop", "pad", "eos"]) is new
     assert "sop" not in old.vocabulary().roles
+
+
+def test_sentinels_are_appended_from_the_last_to_the_first() -> None:
+    """As in T5's vocabulary: `<extra_id_0>` has the highest id."""
+    made = wordpiece({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "cat": 5}, lowercase=True)
+    old = Tokenizer(made)
+    assert old.vocabulary().sentinels == ()
+    assert old.vocabulary().missing(["mask", "sop"], 3) == ["sop", "3 sentinels"]
+    new = old.with_roles(["mask", "sop"], 3)
+    vocabulary = new.vocabulary()
+    assert (new.size, vocabulary["sop"], vocabulary.sentinels) == (10, 6, (9, 8, 7))
+    assert new.token(9) == "<extra_id_0>"
+    assert vocabulary.special >= {7, 8, 9}
+    assert new.encode("cat <extra_id_1>cat") == [5, 8, 5]
+    assert new.encode_plain(["cat <extra_id_1>"])[0].max() < 7
+    assert new.decode([5, 9, 5]) == "cat cat"
+    assert new.with_roles(["mask"], 2) is new
+    assert vocabulary.missing(["mask"], 3) == []
+    grown = new.with_roles([], 5)
+    assert grown.vocabulary().sentinels == (9, 8, 7, 11, 10)
+    assert [grown.token(id) for id in range(10)] == [new.token(id) for id in range(10)]
+
+
+def test_sentinels_of_a_vocabulary_file_are_special(tmp_path: Path) -> None:
+    """Up to the first number that is not there; in a folder that was saved they are what they were."""
+    names = ["[PAD]", "[UNK]", "cat", "<extra_id_1>", "<extra_id_0>", "<extra_id_3>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path / "vocab.txt")
+    assert tokenizer.vocabulary().sentinels == (4, 3)
+    assert tokenizer.vocabulary().special == {0, 3, 4}
+    assert tokenizer.encode("<extra_id_0> cat") == [4, 2]
+    tokenizer.save(tmp_path / "saved")
+    again = Tokenizer.load(tmp_path / "saved")
+    assert again.vocabulary().sentinels == (4, 3)
+    assert again.fingerprint == tokenizer.fingerprint
+
+
+def test_a_space_before_a_sentinel_is_no_token() -> None:
+    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("▁", -3.0), ("▁a", -1.0), ("b", -2.0)]
+    tokenizer = Tokenizer(unigram(pieces, unk_id=1, byte_fallback=False, charsmap=b"")).with_roles([], 2)
+    assert tokenizer.encode("a <extra_id_0> a") == [3, 6, 3]
 
 
 def test_with_roles_refuses_gaps() -> None:

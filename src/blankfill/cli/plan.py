@@ -168,11 +168,14 @@ def expected_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
 
     if recipe.corpus.tokenizer not in KINDS:
         tokenizer = Tokenizer.load(Path(recipe.corpus.tokenizer))
-        return tokenizer.with_roles(tokenizer.vocabulary().missing(recipe.objective.roles)).vocabulary()
+        return tokenizer.with_roles(recipe.objective.roles, recipe.objective.sentinels()).vocabulary()
     asked = recipe.corpus.vocab_size or (LARGEST_AUTOMATIC if size is None else automatic_size(size))
     count = max(asked, 2 * len(ROLES))
     roles = {role: number for number, role in enumerate(ROLES)}
-    return Vocabulary(count, roles, frozenset(roles.values()), np.ones(count, np.bool_))
+    size = count + recipe.objective.sentinels()
+    sentinels = tuple(reversed(range(count, size)))
+    special = frozenset([*roles.values(), *sentinels])
+    return Vocabulary(size, roles, special, np.ones(size, np.bool_), sentinels=sentinels)
 
 
 def made_up(recipe: Recipe, vocabulary: Vocabulary, folder: Path) -> list[Sampler]:

@@ -14,9 +14,9 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
-from blankfill.corpus.tokenizer_formats import read_tokenizer
+from blankfill.corpus.tokenizer_formats import closing_frame, read_tokenizer
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
 from blankfill.types import Vocabulary
@@ -49,6 +49,8 @@ ROLE_TOKENS: dict[str, tuple[str, ...]] = {
 """Which strings play a role, the first present wins; the first of each is what `with_roles` adds."""
 
 _MASKS = frozenset(chain.from_iterable(ROLE_TOKENS[role] for role in ("mask", "gmask", "smask")))
+_SENTINEL = "<extra_id_{}>"
+"""T5's numbered blanks, from 0 on."""
 
 CACHE_LIMIT = 1_000_000
 """Chunks remembered at most: some 150 MB."""
@@ -66,15 +68,16 @@ class Tokenizer:
         names = tokenizer.get_vocab(with_added_tokens=True)
         special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
         # A vocabulary file knows of no special tokens; by their names they are.
-        found = [name for tokens in ROLE_TOKENS.values() for name in tokens if name in names and name not in special]
-        if found:
+        known = [name for tokens in ROLE_TOKENS.values() for name in tokens] + _sentinels_among(names)
+        if found := [name for name in known if name in names and name not in special]:
             tokenizer.add_special_tokens([self._special(name) for name in dict.fromkeys(found)])
 
     def _special(self, name: str) -> tokenizers.AddedToken:
         from tokenizers import AddedToken
 
         # Except in WordPiece, the space before a mask would become a token of its own.
-        strip = self._full.model.__class__.__name__ != "WordPiece" and name in _MASKS
+        blank = name in _MASKS or name.startswith("<extra_id_")
+        strip = self._full.model.__class__.__name__ != "WordPiece" and blank
         return AddedToken(name, normalized=False, lstrip=strip)
 
     def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
@@ -116,7 +119,7 @@ class Tokenizer:
                 "type": "BertProcessing", "sep": [self.token(sep), sep], "cls": [self.token(cls), cls],
             }  # fmt: skip
             if post == "last":
-                spec["post_processor"] = _closing(self.token(sep), sep, self.token(cls), cls)
+                spec["post_processor"] = closing_frame(self.token(sep), sep, self.token(cls), cls)
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": self._kind == "wordpiece",
@@ -145,7 +148,8 @@ class Tokenizer:
         special = set(self._special_tokens.values())
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
-        return Vocabulary(self.size, dict(self._roles), frozenset(special), self._word_starts())
+        sentinels = tuple(self._ids[name] for name in _sentinels_among(self._ids))
+        return Vocabulary(self.size, dict(self._roles), frozenset(special), self._word_starts(), sentinels=sentinels)
 
     @property
     def adds_special(self) -> bool:
@@ -157,18 +161,21 @@ class Tokenizer:
         """Whether it is BERT's kind of tokenizer."""
         return self._kind == "wordpiece"
 
-    def with_roles(self, roles: Sequence[str]) -> Tokenizer:
-        """This tokenizer with a token for each of `roles` (names of `types.ROLES`).
+    def with_roles(self, roles: Sequence[str], sentinels: int = 0) -> Tokenizer:
+        """This tokenizer with a token for each of `roles` (names of `types.ROLES`), and with so many sentinels.
 
-        Missing ones are appended, so that every old id stays; returns self when nothing is missing. Raises `UserError`
-        when the vocabulary has gaps that the library would fill first.
+        Missing ones are appended, so that every old id stays; returns self when nothing is missing. The first sentinel
+        comes last, as in T5's vocabulary: where there was none before, they count down from the highest id. Raises
+        `UserError` when the vocabulary has gaps that the library would fill first.
         """
-        missing = [role for role in roles if role not in self._roles]
+        missing = [ROLE_TOKENS[role][0] for role in roles if role not in self._roles]
+        have = len(_sentinels_among(self._ids))
+        missing += [_SENTINEL.format(k) for k in reversed(range(have, sentinels))]
         if not missing:
             return self
         grown = _from_json(self._full.to_str())
-        grown._full.add_special_tokens([self._special(ROLE_TOKENS[role][0]) for role in missing])
-        return self._appended(grown, [ROLE_TOKENS[role][0] for role in missing])
+        grown._full.add_special_tokens([self._special(name) for name in missing])
+        return self._appended(grown, missing)
 
     def with_words(self, words: Sequence[str]) -> Tokenizer:
         """This tokenizer with each of `words` as one token, appended in their order; words that are one are left out.
@@ -471,20 +478,9 @@ def _from_json(text: str) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(text))
 
 
-def _closing(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
-    """A post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
-
-    def token(name: str, kind: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": name, "type_id": kind}}
-
-    first = [{"Sequence": {"id": "A", "type_id": 0}}, token(sep, 0)]
-    second = [{"Sequence": {"id": "B", "type_id": 1}}, token(sep, 1)]
-    return {
-        "type": "TemplateProcessing", "single": [*first, token(cls, 2)], "pair": [*first, *second, token(cls, 2)],
-        "special_tokens": {
-            name: {"id": name, "ids": [number], "tokens": [name]} for name, number in ((sep, sep_id), (cls, cls_id))
-        },
-    }  # fmt: skip
+def _sentinels_among(names: Container[str]) -> list[str]:
+    """The sentinels of a vocabulary, the first one first, up to the first number that it lacks."""
+    return list(takewhile(names.__contains__, map(_SENTINEL.format, count())))
 
 
 def _as_json(value: Any) -> str:

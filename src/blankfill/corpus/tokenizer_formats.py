@@ -309,3 +309,19 @@ def _read_json_object(path: Path) -> dict[str, Any]:
 def _config_beside(path: Path) -> dict[str, Any]:
     config = path.parent / "tokenizer_config.json"
     return _read_json_object(config) if config.is_file() else {}
+
+
+def closing_frame(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
+    """A post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
+
+    def token(name: str, kind: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": name, "type_id": kind}}
+
+    first = [{"Sequence": {"id": "A", "type_id": 0}}, token(sep, 0)]
+    second = [{"Sequence": {"id": "B", "type_id": 1}}, token(sep, 1)]
+    return {
+        "type": "TemplateProcessing", "single": [*first, token(cls, 2)], "pair": [*first, *second, token(cls, 2)],
+        "special_tokens": {
+            name: {"id": name, "ids": [number], "tokens": [name]} for name, number in ((sep, sep_id), (cls, cls_id))
+        },
+    }  # fmt: skip

@@ -98,6 +98,10 @@ class Objective:
         """Which larger units Documents must tell of: "phrase", "entity", both or neither."""
         return ()
 
+    def sentinels(self) -> int:
+        """How many sentinels (T5's numbered blanks) the tokenizer must have."""
+        return 0
+
     def span_places(self) -> int:
         """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
         return 0

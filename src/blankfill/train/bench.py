@@ -68,6 +68,10 @@ class Shape:
         """The objective, with its usual options."""
         return OBJECTIVES[self.objective](length=self.length)
 
+    def made_vocabulary(self) -> Vocabulary:
+        """Made-up words, and the sentinels that the objective needs among them."""
+        return made_up_vocabulary(self.vocabulary, self.made_objective().sentinels())
+
     def config(self) -> TransformerConfig:
         """The model: the family that goes with the objective."""
         options = ModelOptions(
@@ -81,7 +85,8 @@ class Shape:
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""
-        objective, special = self.made_objective(), len(ROLES)
+        objective = self.made_objective()
+        special = len(ROLES) + objective.sentinels()
         found = [f"{self}: {problem}" for problem in objective.problems() + self.config().problems()]
         if self.vocabulary <= special:
             found.append(f"{self}: a vocabulary of {self.vocabulary} holds no words beside {special} special tokens")
@@ -89,8 +94,8 @@ class Shape:
 
     def batches(self, count: int = BATCHES, seed: int = 0) -> list[Batch]:
         """Batches of made-up rows."""
-        vocabulary, rng = made_up_vocabulary(self.vocabulary), np.random.default_rng(seed)
-        return [collate([[made_up_example(self.made_objective(), vocabulary, rng)] for _ in range(self.rows)], 0)
+        objective, vocabulary, rng = self.made_objective(), self.made_vocabulary(), np.random.default_rng(seed)
+        return [collate([[made_up_example(objective, vocabulary, rng)] for _ in range(self.rows)], 0)
                 for _ in range(count)]  # fmt: skip
 
 
@@ -104,17 +109,18 @@ def shape_named(name: str, **sizes: Any) -> Shape:
     return Shape(objective, int(layers), int(width), **sizes)
 
 
-def made_up_vocabulary(size: int) -> Vocabulary:
-    """Every role, then ordinary tokens, each a word of its own."""
+def made_up_vocabulary(size: int, sentinels: int = 0) -> Vocabulary:
+    """Every role, then ordinary tokens, each a word of its own, then so many sentinels."""
     roles = {role: k for k, role in enumerate(ROLES)}
-    return Vocabulary(size, roles, frozenset(roles.values()), np.ones(size, np.bool_))
+    last = tuple(reversed(range(size - sentinels, size)))
+    return Vocabulary(size, roles, frozenset([*roles.values(), *last]), np.ones(size, np.bool_), sentinels=last)
 
 
 def made_up_document(objective: Objective, vocabulary: Vocabulary, rng: np.random.Generator) -> Document:
     """Random tokens that just fill a row, in sentences of about 20; a pair's second part begins in the middle."""
     layout = objective.layout()
     size = layout.room - layout.before - layout.after
-    ids = rng.integers(len(ROLES), vocabulary.size, size).astype(np.int32)
+    ids = rng.integers(len(ROLES), vocabulary.size - len(vocabulary.sentinels), size).astype(np.int32)
     cuts = [0, size // 2, size] if layout.unit == "pairs" else [*range(0, size - 10, 20), size]
     return Document(
         ids, np.array(cuts, np.int32), np.ones(size, np.bool_), 0 if "next_sentence" in objective.labels() else None
@@ -207,7 +213,7 @@ def peak_memory(device: torch.device) -> int:
 
 def examples_per_second(shape: Shape, seconds: float = 0.5) -> float:
     """Rows of the objective that one core makes, packed into batches, in a second."""
-    objective, vocabulary = shape.made_objective(), made_up_vocabulary(shape.vocabulary)
+    objective, vocabulary = shape.made_objective(), shape.made_vocabulary()
     rng = np.random.default_rng(0)
     documents = [made_up_document(objective, vocabulary, rng) for _ in range(shape.rows)]
 
