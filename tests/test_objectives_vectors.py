@@ -1,18 +1,23 @@
 """The worked cases of the specification sheet, with the choices given (shared/spec/test_vectors.json)."""
 
+import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, SpanBert, Unilm, Xlnet
+from blankfill.objectives import T5, Albert, Bart, Bert, Glm, Gpt, Mlm, SpanBert, Unilm, Xlnet
 from blankfill.objectives.albert import AlbertChoice
+from blankfill.objectives.bart import RAREST, BartChoice, infilled, trimmed
+from blankfill.objectives.bart import span_law as bart_law
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice, candidates, take_candidates
 from blankfill.objectives.ernie import mask_units
 from blankfill.objectives.glm import GlmChoice, infill, span_law
 from blankfill.objectives.spanbert import SpanChoice, cover, length_law, replaced
+from blankfill.objectives.t5 import T5Choice, interleaved, segments, span_counts
 from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice, pseudo_masked
 from blankfill.objectives.xlnet import XlnetChoice
@@ -308,3 +313,82 @@ def test_ernie_masking(level: str) -> None:
     assert words.names(row[masked.index]) == expect[level]["labels"]
     row[masked.index] = masked.inputs
     assert words.names(row) == expect[level]["input_tokens"]
+
+
+def test_t5_lengths() -> None:
+    given, expect = vector("t5_lengths")
+    for length, wanted in expect.items():
+        objective = T5(length=int(length), mask_ratio=given["density"], mean_span=given["mean_span"])
+        assert [objective.raw_length(), objective.answer_length()] == wanted
+        noise, spans = span_counts(objective.raw_length(), objective.mask_ratio, objective.mean_span)
+        assert objective.raw_length() - noise + spans + 1 == int(length)
+
+
+def test_t5_span_corruption() -> None:
+    given, expect = vector("t5_span_corruption")
+    kept, blanks = segments(np.array(given["nonnoise_shuffled"]) == 1), segments(np.array(given["noise_shuffled"]) == 1)
+    assert kept.tolist() == expect["nonnoise_lengths"]
+    assert blanks.tolist() == expect["noise_lengths"]
+    counts = span_counts(len(given["tokens"]), given["density"], given["mean_span"])
+    assert counts == (sum(expect["noise_lengths"]), len(expect["noise_lengths"]))
+    noise = interleaved(kept, blanks)
+    assert noise.astype(int).tolist() == expect["mask"]
+    words = Words(pad="<pad>", eos="</s>")
+    ids = words.row(given["tokens"])
+    size = given["vocab_size"]
+    sentinels = tuple(reversed(range(size - 100, size)))
+    vocabulary = dataclasses.replace(words.vocabulary(), size=size, sentinels=sentinels)
+    example = T5(length=16).build(Document(ids, np.array([0, len(ids)], np.int32)), vocabulary, T5Choice(noise))
+
+    def names(ids: np.ndarray) -> list[Any]:
+        return [number if number in sentinels else words.names([number])[0] for number in ids.tolist()]
+
+    assert example.context is not None
+    assert names(example.context.input_ids) == expect["inputs"]
+    assert names(example.target_ids) == expect["targets"]
+    assert names(example.input_ids) == expect["decoder_inputs"]
+
+
+def test_t5_prefix_lm() -> None:
+    given, expect = vector("t5_prefix_lm")
+    words = Words(pad="<pad>", eos="</s>")
+    ids = words.row(given["tokens"])
+    choice = T5Choice(np.arange(len(ids)) >= given["prefix_len"])
+    document = Document(ids, np.array([0, len(ids)], np.int32))
+    example = T5(length=16, variant="prefix-lm").build(document, words.vocabulary(), choice)
+    assert example.context is not None
+    assert words.names(example.context.input_ids) == expect["inputs"]
+    assert words.names(example.target_ids) == expect["targets"]
+
+
+def test_bart_poisson_support() -> None:
+    given, expect = vector("bart_poisson_support")
+    assert given["cut"] == RAREST
+    assert len(bart_law(given["lam"])) - 1 == expect["last_k_kept"]
+
+
+def test_bart_noise() -> None:
+    given, expect = vector("bart_noise")
+    words = Words(pad="<pad>", cls="<s>", sep="</s>", mask="<mask>")
+    row, mask = words.row(given["source"]), words("<mask>")
+    assert math.ceil(given["mask_ratio"] * (len(row) - 2)) == expect["budget"]
+    lengths, empty = trimmed(np.array(given["poisson_draws"]), expect["budget"])
+    assert lengths.tolist() == expect["lengths_after_trim"]
+    assert empty == len(given["insert_index"])
+    spans = tuple((start, start + int(n)) for start, n in zip(given["span_starts"], lengths, strict=True))
+    document = Document(row[1:-1], np.array([0, 4, 7], np.int32))
+    inserted = tuple(given["insert_index"])
+    as_it_is, singles = (0, 1), tuple((k, k + 1) for k in given["delete"])
+    cases = {
+        "infilled": (BartChoice(as_it_is, spans, inserted), "span"),
+        "permuted": (BartChoice(tuple(given["sentence_order"])), "span"),
+        "rotated": (BartChoice(as_it_is, offset=given["rotate_offset"]), "span"),
+        "deleted": (BartChoice(as_it_is, singles), "delete"),
+    }
+    for name, (choice, replace) in cases.items():
+        example = Bart(length=16, replace=replace).build(document, words.vocabulary(), choice)  # type: ignore[arg-type]
+        assert example.context is not None
+        assert words.names(example.context.input_ids) == expect[name]
+        assert words.names(example.target_ids) == expect["target"]
+        assert words.names(example.input_ids) == expect["decoder_input"]
+    assert infilled(row, ((2, 4), (5, 6)), "token", mask).tolist().count(mask) == expect["budget"]

@@ -58,9 +58,17 @@ def test_wrong_types_and_values() -> None:
     assert "train.batch_start is 64; it must not be above" in problems(train__batch_start=64, train__batch_size=32)[0]
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
     told = problems(objective__name="brt")[0]
-    assert "known objectives: bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet" in told
+    assert "known objectives: bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart" in told
     found = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_objective_with_two_sides_needs_two_stacks(name: str) -> None:
+    values = {"name": "mine", "objective": {"name": name}, "model": {"family": "gpt2"}}
+    (found,) = from_values(values).problems()
+    assert f"objective `{name}` is read by an encoder" in found
+    assert "model.family `gpt2` is one stack; families that have both: t5, " in found
 
 
 def test_length_above_the_positions() -> None:

@@ -58,6 +58,11 @@ class Recipe:
                 f"objective `{self.objective.name}` does not fit model.family `{self.model.family}`: it has "
                 f"{len(sizes)} position channel(s); families that have them: {families}"
             )
+        if self.objective.two_sided and self.model.family not in TWO_STACKS:
+            found.append(
+                f"objective `{self.objective.name}` is read by an encoder and written by a decoder, and model.family "
+                f"`{self.model.family}` is one stack; families that have both: {', '.join(TWO_STACKS)}"
+            )
         if not 0 <= self.seed < 2**32:
             found.append(f"seed is {self.seed}; it must be at least 0 and below 2^32")
         return found
@@ -81,6 +86,8 @@ CHANNELS = {
     "xlnet": 3,
 }
 """Position channels of each family."""
+TWO_STACKS = ("t5", "t5-v1.1", "bart")
+"""Families with an encoder and a decoder."""
 TASKS = ("ernie",)
 """Families that may have a channel more, for the task."""
 

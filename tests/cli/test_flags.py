@@ -40,6 +40,8 @@ SECTIONS = {
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",
     OBJECTIVES["gpt"]: "length documents",
+    OBJECTIVES["t5"]: "length variant mask_ratio mean_span random_share",
+    OBJECTIVES["bart"]: "length mask_ratio poisson replace whole_word insert_ratio permute rotate position_offset",
     OBJECTIVES["xlnet"]: "length share whole_word permuted pairs memory short",
 }
 

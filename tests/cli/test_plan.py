@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ from blankfill.corpus.prepare import PrepareConfig, prepare
 from blankfill.corpus.tokenizer_train import automatic_size
 from blankfill.material import open_corpus, phases
 from blankfill.model.transformer import count_parameters
+from blankfill.objectives import T5
 from blankfill.recipe import load_recipe
 from blankfill.train import cost, verdict
 
@@ -211,6 +213,18 @@ def test_made_up_rows_are_those_of_the_objective(tmp_path: Path) -> None:
     assert all(
         0 < size <= table for size, table in zip(shape.positions, recipe.objective.position_sizes(), strict=True)
     )
+
+
+def test_sentinels_stand_behind_the_vocabulary(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(load_recipe("gpt-nano"), objective=T5(length=64))
+    vocabulary = plan.expected_vocabulary(recipe, None)
+    size = recipe.corpus.vocab_size
+    assert vocabulary.sentinels == tuple(range(size + 99, size - 1, -1))
+    assert vocabulary.size == size + 100
+    (sampler,) = plan.made_up(recipe, vocabulary, tmp_path)
+    (example,) = sampler.row(0)
+    assert example.context is not None
+    assert example.target_ids[0] == vocabulary.sentinels[0]
 
 
 def test_its_flags_are_frozen() -> None:

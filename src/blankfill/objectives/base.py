@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from blankfill.types import Bool, Document, Example, Int32, Vocabulary
+from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Objective:
     """The special tokens without which the objective cannot run."""
     masked: ClassVar[bool] = False
     """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
+
+    two_sided: ClassVar[bool] = False
+    """Whether its Examples have an encoder's side (`Example.context`), which only a model with an encoder reads."""
 
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
@@ -158,6 +161,20 @@ class Masked:
 def join(*parts: Int32 | list[int]) -> Int32:
     """Concatenate runs of ids to one int32 row."""
     return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+def two_sided(source: Int32, target: Int32, start: int, first_position: int = 0) -> Example:
+    """The Example of a model with an encoder: it reads `source` both ways and writes `target` from left to right.
+
+    source: int32[N]; target: int32[M], of which every token is asked for. start: the id that the decoder reads first.
+    first_position numbers the first column of either side.
+    """
+    nothing = np.zeros(0, np.int32)
+    read = np.arange(first_position, first_position + len(source), dtype=np.int32)[None]
+    context = Example(source, read, AttentionRule.full(len(source)), nothing, nothing)
+    index = np.arange(len(target), dtype=np.int32)
+    rule = AttentionRule.causal(len(target))
+    return Example(join([start], target[:-1]), index[None] + first_position, rule, index, target, context=context)
 
 
 def inside_frame(row: Int32, vocabulary: Vocabulary) -> Bool:

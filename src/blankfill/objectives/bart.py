@@ -1,0 +1,218 @@
+"""BART: a text is damaged in several ways at once, and a second stack writes it whole (Lewis et al. 2020).
+
+Encoder: <s> damaged text </s>. Decoder: </s> <s> text, asked for the whole clean row. The damage, in this order: the
+sentences change places; spans of words become a single mask each (*infilling*), their lengths Poisson(3), until 30% of
+the words are in them, and a span of no words is a mask put between two tokens; more masks may be put in; the row may be
+rotated. A mask does not tell how long its span was; spans may meet or overlap.
+Code: facebookresearch/fairseq, denoising_dataset.py, whose defaults are not the paper's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Layout, Objective, join, share_problems, two_sided
+from blankfill.types import Bool, Document, Example, Int32, Vocabulary
+
+RAREST = 1e-7
+"""Span lengths less likely than this are left out of the law, as in the released code; the first of them stays."""
+LONGEST_MEAN = 100
+"""Words that spans may have on average."""
+
+Replace = Literal["span", "token", "delete"]
+
+
+@dataclass(frozen=True)
+class BartChoice:
+    """The damage. order: the sentences as they come. spans: half-open, in the row with its sentences in that order, in
+    any order. inserted: where masks are put in, int32[K], counted in the row that has them. offset: the column with
+    which the rotated row begins; 1 leaves it as it is."""
+
+    order: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...] = ()
+    inserted: tuple[int, ...] = ()
+    offset: int = 1
+
+
+@dataclass(frozen=True)
+class Bart(Objective):
+    """Options of the BART objective."""
+
+    name: ClassVar[str] = "bart"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    two_sided: ClassVar[bool] = True
+
+    mask_ratio: float = 0.3
+    """Share of the words that spans are drawn for, rounded up."""
+    poisson: float = 3.0
+    """Mean length of spans, in words, of a Poisson law; 0: every span is one word (token masking)."""
+    replace: Replace = "span"
+    """What becomes of a span: one mask for all of it, a mask for each token, or nothing (token deletion)."""
+    whole_word: bool = True
+    """Count spans in words; off: in tokens."""
+    insert_ratio: float = 0.0
+    """How many masks more are put in anywhere, as a share of the row."""
+    permute: float = 1.0
+    """Share of the sentences that change places among themselves, rounded up."""
+    rotate: float = 0.0
+    """Share of the rows that are rotated, to begin with any of their tokens."""
+    position_offset: int = 2
+    """Number of the first position; BART counts from 2."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = super().problems() + share_problems(
+            mask_ratio=self.mask_ratio, insert_ratio=self.insert_ratio, permute=self.permute, rotate=self.rotate
+        )
+        if not 0 <= self.poisson <= LONGEST_MEAN:
+            found.append(f"objective.poisson is {self.poisson}; it must be between 0 and {LONGEST_MEAN}")
+        return found
+
+    def layout(self) -> Layout:
+        """Runs of whole sentences of one document, as long as fit."""
+        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """One channel of positions; room for the masks that are put in."""
+        share = min(1.0, max(0.0, self.insert_ratio))  # asked even of options that cannot be
+        return (self.position_offset + self.length + math.ceil(share * self.length),)
+
+    def needs_words(self) -> bool:
+        """Spans of words need to know where words begin."""
+        return self.whole_word
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BartChoice:
+        """Draw the damage, in the order in which it is done."""
+        order = choose_order(len(document.sentences) - 1, self.permute, rng)
+        begins = self._word_starts(document, order)
+        words = np.flatnonzero(begins)
+        lengths, empty = self._lengths(math.ceil(self.mask_ratio * len(words)), rng)
+        first = rng.permutation(len(words))[: len(lengths)]
+        ends = np.append(words, len(begins) - 1)[np.minimum(first + lengths, len(words))]
+        spans = tuple(zip(words[first].tolist(), ends.tolist(), strict=True))
+        size = int(np.count_nonzero(remaining(spans, len(begins), self.replace)[0]))
+        # A longer row than the clean one may be is one that the model has no positions for.
+        count = min(empty, max(0, self.length - size))
+        count += math.ceil(self.insert_ratio * (size + count))
+        inserted = np.sort(1 + rng.permutation(size + count - 2)[:count])
+        size += count
+        offset = int(rng.integers(1, size)) if rng.random() < self.rotate else 1
+        return BartChoice(order, spans, tuple(inserted.tolist()), offset)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: BartChoice) -> Example:
+        """Damage the row as chosen, and ask for all of the clean one."""
+        row = framed(document.ids, vocabulary)
+        noised = framed(document.ids[sentence_order(document.sentences, choice.order)], vocabulary)
+        noised = infilled(noised, choice.spans, self.replace, vocabulary["mask"])
+        noised = rotated(with_inserted(noised, choice.inserted, vocabulary["mask"]), choice.offset)
+        return two_sided(noised, row, vocabulary["sep"], self.position_offset)
+
+    def _word_starts(self, document: Document, order: tuple[int, ...]) -> Bool:
+        """Where words begin in the row, bool[L], its sentences in their new order; the special tokens are none."""
+        begins = np.ones(len(document), np.bool_)
+        if self.whole_word:
+            if document.words is None:
+                raise ValueError("spans of whole words need word starts, which this tokenizer does not tell")
+            begins = document.words.copy()
+        begins[document.sentences[:-1]] = True
+        return np.concatenate([[False], begins[sentence_order(document.sentences, order)], [False]])
+
+    def _lengths(self, budget: int, rng: Generator) -> tuple[Int32, int]:
+        """Lengths of spans in words, int32[K], that add up to the budget; and how many were drawn that have none."""
+        if not self.poisson:
+            return np.ones(budget, np.int32), 0
+        law = _kept_law(self.poisson)
+        draws = np.zeros(0, np.int64)
+        while draws.sum() < budget:
+            draws = np.concatenate([draws, np.searchsorted(law, rng.random(budget) * law[-1], side="right")])
+        return trimmed(draws, budget)
+
+
+def span_law(mean: float) -> np.ndarray:
+    """The law of span lengths 0, 1, …, float64[K]: Poisson(mean), up to the first above the mean rarer than 1e-7.
+
+    As in the released code, it is not scaled to a sum of 1; who draws from it does that.
+    """
+    law: list[float] = []
+    while not law or law[-1] >= RAREST or len(law) <= mean:
+        k = len(law)
+        law.append(math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)))
+    return np.array(law)
+
+
+@lru_cache(maxsize=8)
+def _kept_law(mean: float) -> np.ndarray:
+    """`span_law`, cumulated."""
+    law = np.cumsum(span_law(mean))
+    law.flags.writeable = False
+    return law
+
+
+def trimmed(draws: np.ndarray, budget: int) -> tuple[Int32, int]:
+    """The drawn lengths up to the one that reaches the budget, that one cut to it exactly, without those of 0; and how
+    many of 0 there were. draws: int64[K], their sum at least the budget."""
+    if not budget:
+        return np.zeros(0, np.int32), 0
+    total = np.cumsum(draws)
+    last = int(np.searchsorted(total, budget))
+    lengths = draws[: last + 1].astype(np.int32)
+    lengths[last] -= total[last] - budget
+    return lengths[lengths > 0], int(np.count_nonzero(lengths == 0))
+
+
+def choose_order(count: int, share: float, rng: Generator) -> tuple[int, ...]:
+    """An order of `count` sentences, in which a share of them, drawn, have changed places among themselves."""
+    order = np.arange(count)
+    moved = rng.permutation(count)[: math.ceil(count * share)]
+    order[moved] = rng.permutation(moved)
+    return tuple(order.tolist())
+
+
+def sentence_order(sentences: Int32, order: tuple[int, ...]) -> np.ndarray:
+    """Which token comes where when the sentences are in that order, int64[N]. sentences: int32[S+1], as in Document."""
+    return np.concatenate([np.arange(sentences[k], sentences[k + 1]) for k in order])
+
+
+def framed(ids: Int32, vocabulary: Vocabulary) -> Int32:
+    """<s> ids </s>, int32[N+2]."""
+    return join([vocabulary["cls"]], ids, [vocabulary["sep"]])
+
+
+def remaining(spans: tuple[tuple[int, int], ...], length: int, replace: Replace) -> tuple[Bool, Bool]:
+    """Which columns of a row remain, and which of those are masks, bool[length] both.
+
+    A span that begins inside another one has no mask of its own.
+    """
+    heads, inner = np.zeros(length, np.bool_), np.zeros(length, np.bool_)
+    for begin, end in spans:
+        heads[begin] = True
+        inner[begin + 1 : end] = True
+    if replace == "token":
+        return np.ones(length, np.bool_), heads | inner
+    if replace == "delete":
+        return ~(heads | inner), np.zeros(length, np.bool_)
+    return ~inner, heads & ~inner
+
+
+def infilled(row: Int32, spans: tuple[tuple[int, int], ...], replace: Replace, mask: int) -> Int32:
+    """The row with its spans replaced, int32. mask: the id of the mask."""
+    kept, masks = remaining(spans, len(row), replace)
+    return np.where(masks, mask, row)[kept].astype(np.int32)
+
+
+def with_inserted(row: Int32, places: tuple[int, ...], mask: int) -> Int32:
+    """The row with masks put in, int32. places: where they stand afterwards."""
+    made = np.full(len(row) + len(places), mask, np.int32)
+    made[np.setdiff1d(np.arange(len(made)), np.array(places, np.int64))] = row
+    return made
+
+
+def rotated(row: Int32, offset: int) -> Int32:
+    """The row between its special tokens begun at column `offset`, int32[L]."""
+    return join(row[:1], row[offset:-1], row[1:offset], row[-1:])

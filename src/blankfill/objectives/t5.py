@@ -1,0 +1,194 @@
+"""T5: spans of the text become numbered blanks, and a second stack writes what stood there (Raffel et al. 2020).
+
+Documents run on end to end and are cut every so many tokens. In the encoder's row each span is one *sentinel*, numbered
+in the order of the text; the decoder answers with each sentinel and the tokens that it stands for. 15% of the tokens
+are in spans, three a span on average: the number of spans is not random, only where they are cut is. The blanked tokens
+are cut into that many spans and the kept ones into as many runs, all ways equally likely, and they take turns, kept
+text first. So the raw text is cut to just the length that gives a full encoder's row.
+Code: google-research/text-to-text-transfer-transformer.
+
+`variant` has the unsupervised objectives that the paper compares (its section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.errors import UserError
+from blankfill.objectives.base import Layout, Objective, join, share_problems, two_sided
+from blankfill.types import Bool, Document, Example, Int32, Vocabulary
+
+SENTINELS = 100
+"""As many as the released vocabulary has; more only where a row can need more."""
+MOST = 0.9
+"""The largest share of the text that may be blanked: a row then takes up to ten times its length of text."""
+
+
+@dataclass(frozen=True)
+class T5Choice:
+    """noise: bool[N], which tokens are blanked. shown: int32[N], what stands in their place where the encoder reads a
+    row as long as the text and the decoder writes all of it (bert, mass, deshuffle); None elsewhere."""
+
+    noise: Bool
+    shown: Int32 | None = None
+
+
+@dataclass(frozen=True)
+class T5(Objective):
+    """Options of the T5 objective. Its raw text is longer than the encoder's row, and so `raw_length` says how long."""
+
+    name: ClassVar[str] = "t5"
+    roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
+    two_sided: ClassVar[bool] = True
+
+    length: int = 512
+    """Tokens of the encoder's row, its end token counted; the decoder's follows from it (114 for 512)."""
+    variant: Literal["spans", "prefix-lm", "bert", "mass", "drop", "deshuffle", "iid"] = "spans"
+    """What is blanked and asked for: spans behind sentinels, or another unsupervised objective that the paper compares
+    (prefix language model, BERT-style, MASS-style, dropped tokens, deshuffling, single tokens behind sentinels)."""
+    mask_ratio: float = 0.15
+    """Share of the tokens that are blanked; prefix-lm and deshuffle have none."""
+    mean_span: float = 3.0
+    """Mean length of the spans, in tokens."""
+    random_share: float = 0.1
+    """Of the tokens blanked BERT-style, the share that becomes a random token; the others become the first sentinel."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options."""
+        found = super().problems() + share_problems(random_share=self.random_share)
+        if not 0 < self.mask_ratio <= MOST:
+            found.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
+        if not self.mean_span >= 1:
+            found.append(f"objective.mean_span is {self.mean_span}; it must be at least 1")
+        return found
+
+    def layout(self) -> Layout:
+        """Documents end to end, cut where a row is full; nothing stands between them, as in the released code."""
+        return Layout("stream", self.raw_length(), joined=True, minimum=2)
+
+    def position_sizes(self) -> tuple[int, ...]:
+        """One channel of places, from which distances are taken; the longer of the two rows."""
+        return (max(self.length, self.answer_length()),)
+
+    def sentinels(self) -> int:
+        """100, whatever the variant, so that all have the same vocabulary; more where a row may have more blanks."""
+        raw = self.raw_length()
+        if self._in_spans():
+            return max(SENTINELS, span_counts(raw, self.mask_ratio, self.mean_span)[1])
+        usual = raw * self.mask_ratio * (1 - self.mask_ratio)
+        return max(SENTINELS, math.ceil(usual + 6 * usual**0.5)) if self.variant == "iid" else SENTINELS
+
+    def raw_length(self) -> int:
+        """Tokens of text that make an encoder's row: 568 for 512, since a span is shorter once it is blanked."""
+        raw = self.length - 1
+        if self._in_spans():
+            while self._lengths(raw + 1)[0] <= self.length:
+                raw += 1
+        return raw
+
+    def answer_length(self) -> int:
+        """The longest decoder's row; all rows but the last of an epoch have this length, if the variant is spans."""
+        return self._lengths(self.raw_length())[1] if self._in_spans() else self.length
+
+    def _in_spans(self) -> bool:
+        """Whether lengths follow from spans; a recipe asks for them even where its options cannot be."""
+        return self.variant == "spans" and not self.problems()
+
+    def _lengths(self, raw: int) -> tuple[int, int]:
+        """The rows of the encoder and the decoder for so much text, both with their end token."""
+        noise, spans = span_counts(raw, self.mask_ratio, self.mean_span)
+        return raw - noise + spans + 1, noise + spans + 1
+
+    def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> T5Choice:
+        """Draw what is blanked."""
+        ids, size = document.ids, len(document)
+        if self.variant == "spans":
+            return T5Choice(random_spans(size, self.mask_ratio, self.mean_span, rng))
+        if self.variant == "prefix-lm":
+            return T5Choice(np.arange(size) >= 1 + rng.integers(max(1, size - 1)))
+        if self.variant == "deshuffle":
+            return T5Choice(np.ones(size, np.bool_), rng.permutation(ids))
+        noise = rng.random(size) < self.mask_ratio
+        if self.variant == "drop":
+            return T5Choice(noise)
+        if self.variant == "iid":
+            return T5Choice(first_runs(noise, len(vocabulary.sentinels) - 1))
+        shown = ids.copy()
+        shown[noise] = first_sentinels(vocabulary, 1)
+        if self.variant == "bert":
+            is_random = noise & (rng.random(size) < self.random_share)
+            shown[is_random] = rng.integers(0, vocabulary.size, np.count_nonzero(is_random))
+        return T5Choice(noise, shown)
+
+    def build(self, document: Document, vocabulary: Vocabulary, choice: T5Choice) -> Example:
+        """The two rows: what the encoder reads, what the decoder writes."""
+        ids, noise, end = document.ids, choice.noise, [vocabulary["eos"]]
+        if choice.shown is not None:
+            read, written = choice.shown, ids
+        elif self.variant in ("spans", "iid"):
+            read, written = blanked(ids, noise, vocabulary), blanked(ids, ~noise, vocabulary)
+        else:
+            read, written = ids[~noise], ids[noise]
+        return two_sided(join(read, end), join(written, end), vocabulary["pad"])
+
+
+def span_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:
+    """How many of `length` tokens are blanked, and in how many spans; neither is random."""
+    length = max(length, 2)
+    noise = min(max(round(length * ratio), 1), length - 1)
+    return noise, min(max(round(noise / mean), 1), length - noise)
+
+
+def random_spans(length: int, ratio: float, mean: float, rng: Generator) -> Bool:
+    """Which tokens are in spans, bool[length]: kept text first, a span last, all such ways to cut equally likely."""
+    noise, spans = span_counts(length, ratio, mean)
+    blanks = segments(rng.permutation(np.arange(noise - 1) < spans - 1))
+    kept = segments(rng.permutation(np.arange(max(length, 2) - noise - 1) < spans - 1))
+    return interleaved(kept, blanks)[:length]
+
+
+def segments(cuts: Bool) -> Int32:
+    """Lengths of the pieces of a run of tokens, int32[K]. cuts: bool[N-1], behind which tokens it is cut."""
+    edges = np.concatenate([[0], np.flatnonzero(cuts) + 1, [len(cuts) + 1]])
+    return np.diff(edges).astype(np.int32)
+
+
+def interleaved(kept: Int32, blanks: Int32) -> Bool:
+    """Kept runs and blanked ones of these lengths in turn, bool[their sum]: whether a token is blanked."""
+    lengths = np.stack([kept, blanks], axis=1).ravel()
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+
+
+def run_begins(noise: Bool) -> Bool:
+    """Where runs of marked tokens begin, bool[N]."""
+    begins = noise.copy()
+    begins[1:] &= ~noise[:-1]
+    return begins
+
+
+def first_runs(noise: Bool, most: int) -> Bool:
+    """The same marks without the runs beyond the first `most`."""
+    return noise & (np.cumsum(run_begins(noise)) <= most)
+
+
+def blanked(ids: Int32, noise: Bool, vocabulary: Vocabulary) -> Int32:
+    """The text with a sentinel for each run of marked tokens, int32. UserError when there are too few sentinels."""
+    begins = run_begins(noise)
+    found = ids.copy()
+    found[begins] = first_sentinels(vocabulary, int(np.count_nonzero(begins)))
+    return found[begins | ~noise]
+
+
+def first_sentinels(vocabulary: Vocabulary, count: int) -> Int32:
+    """The ids of the first `count` sentinels, int32[count]; UserError when there are fewer."""
+    if count > len(vocabulary.sentinels):
+        raise UserError(
+            f"a row has {count} blanks and the tokenizer {len(vocabulary.sentinels)} sentinels (<extra_id_0>, …); take "
+            "a shorter objective.length, or a tokenizer with more of them"
+        )
+    return np.array(vocabulary.sentinels[:count], np.int32)
