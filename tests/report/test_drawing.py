@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from blankfill.errors import UserError
+from blankfill.objectives.base import two_sided
 from blankfill.report import drawing
-from blankfill.report.drawing import COLOURS, UNSEEN, example_png, find_fonts
+from blankfill.report.drawing import COLOURS, ENCODER, UNSEEN, example_png, find_fonts
 from blankfill.types import AttentionRule, Example
 
 
@@ -52,6 +53,18 @@ def test_the_grid_is_the_rule(tmp_path: Path, seen: dict[str, Any]) -> None:
     colour = {0: to_rgb(UNSEEN), 1: to_rgb(COLOURS["sees"]), 2: to_rgb(COLOURS["sees, and is asked"])}
     expected = ["11100000", "11100000", "11100000", "22220000", "22222000", "00000100", "00000110", "00000111"]
     assert seen["image"].tolist() == [[list(colour[int(c)]) for c in line] for line in expected]
+
+
+def test_what_the_decoder_sees_of_the_encoder_has_a_colour_of_its_own(tmp_path: Path, seen: dict[str, Any]) -> None:
+    from matplotlib.colors import to_rgb
+
+    row = [two_sided(np.arange(3, dtype=np.int32), np.arange(2, dtype=np.int32), 9)]
+    assert example_png(row, str, tmp_path / "a.png", title="a row") == ""
+    colour = [to_rgb(name) for name in (UNSEEN, COLOURS["sees"], COLOURS["sees, and is asked"], ENCODER)]
+    expected = ["11100", "11100", "11100", "33320", "33322"]
+    assert seen["image"].tolist() == [[list(colour[int(c)]) for c in line] for line in expected]
+    # the third token, its number and its position are the encoder's alone
+    assert seen["texts"].count("2") == 5
 
 
 def test_words_answers_and_positions_are_written(tmp_path: Path, seen: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from blankfill.objectives.base import two_sided
 from blankfill.report.picture import cells, example_text, heading, join_row, spell
 from blankfill.types import AttentionRule, Example
 
@@ -134,8 +135,60 @@ def test_channels_without_names_are_numbered() -> None:
 def test_what_is_no_row_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         join_row([])
-    with pytest.raises(ValueError, match="two rows"):
-        join_row([simple(2, context=simple(2))])
+    with pytest.raises(ValueError, match="with an encoder's side and without one"):
+        join_row([simple(2, context=simple(2)), simple(2)])
+
+
+def sided(read: int, written: int) -> Example:
+    """An example of a model with an encoder, whose tokens are their numbers and 90 behind what the decoder reads."""
+    return two_sided(np.arange(read, dtype=np.int32), np.arange(10, 10 + written, dtype=np.int32), 90)
+
+
+def test_encoder_and_decoder_stand_in_one_grid() -> None:
+    text = example_text([sided(3, 2)], str, plain=True)
+    assert text == (
+        "encoder 3 columns, decoder 2 columns, 1 example, 2 answers asked for\n"
+        "above the line the encoder, below it the decoder, which sees the encoder left of the bar\n"
+        "\n"
+        "col  token  pos  asked for  seg  rank  horizon  0  |0\n"
+        "  0  0        0               0     0        0  111|00\n"
+        "  1  1        1               0     0        0  111|00\n"
+        "  2  2        2               0     0        0  111|00\n"
+        "---------------------------------------------------+--\n"
+        "  0  90       0  10           0     0        0  111|10\n"
+        "  1  10       1  11           0     1        1  111|11\n"
+    )
+
+
+def test_a_decoder_sees_the_encoder_of_its_own_example() -> None:
+    row = join_row([sided(2, 1), sided(1, 2)])
+    lines = ["".join("01"[int(cell)] for cell in line) for line in row.visible()]
+    assert lines == ["110000", "110000", "001000", "110100", "001010", "001011"]
+    assert row.encoder == 3
+    assert row.begins == [0, 2, 3, 4]
+    assert row.numbers() == [0, 1, 2, 0, 1, 2]
+    assert heading(row) == "encoder 3 columns, decoder 3 columns, 2 examples, 3 answers asked for"
+
+
+def test_sides_are_grouped_apart_where_the_grid_is_wide() -> None:
+    """No cell stands for columns of both sides, and the bar does not make a line too wide."""
+    text = example_text([sided(50, 20)], str, width=75, plain=True)
+    body = [line for line in text.split("\n\n")[1].splitlines() if line[:3].strip().isdigit()]
+    grid = [line.split()[-1] for line in body]
+    group = int(text.split("stands for ")[1].split()[0])
+    assert {tuple(map(len, line.split("|"))) for line in grid} == {(-(-50 // group), -(-20 // group))}
+    assert all(set(line.split("|")[0]) == {"1"} for line in grid[50:])
+    assert max(map(cells, text.split("\n\n")[1].splitlines())) <= 75
+
+
+def test_sides_below_the_table_where_the_terminal_is_narrow() -> None:
+    text = example_text([sided(30, 10)], str, width=46, plain=True)
+    table, grid = (part.splitlines() for part in text.split("\n\n")[1:])
+    assert (len(table), len(grid)) == (42, 42)
+    assert set(table[31]) == {"-"}
+    assert set(grid[31]) == {"-", "+"}
+    assert grid[1] == " 0 " + "1" * 30 + "|" + "0" * 10
+    assert grid[-1] == " 9 " + "1" * 30 + "|" + "1" * 10
 
 
 def test_the_heading_counts() -> None:

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         width = args.width or shutil.get_terminal_size((120, 24)).columns
         if args.png is not None:
             roles = corpus.vocabulary.roles
-            blanks = {roles[role] for role in BLANKS if role in roles}
+            blanks = {roles[role] for role in BLANKS if role in roles} | {*corpus.vocabulary.sentinels}
             lacking = example_png(
                 examples, spell, args.png, channels=channels, blanks=blanks, title=name, font=args.font
             )

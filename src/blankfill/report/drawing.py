@@ -36,6 +36,8 @@ HEAD, FOOT = 0.8, 0.6
 SMALLEST_FONT = 4.4
 """Points below which words are left out."""
 COLOURS = {"sees": "#9cc3e6", "sees, and is asked": "#f4a95b", "a blank": "#ffe066", "asked here": "#f9cf9c"}
+ENCODER = "#b5dcae"
+"""What the decoder sees of the encoder."""
 UNSEEN = "#f2f2f2"
 PREFERRED = ("notosanscjk", "sourcehansans", "wqy", "droidsansfallback", "msyh", "simhei", "pingfang", "hiragino",
              "arialuni", "malgun", "yugoth")  # fmt: skip
@@ -155,18 +157,21 @@ def example_png(
     if with_words:
         _draw_words(axes, row, words, answers, names, fonts, points)
     else:
-        _draw_numbers(axes, len(row))
-    said = [heading(row), *(f"column {column}: {label}" for column, label in [*row.labels.items()][:2])]
+        _draw_numbers(axes, row)
+    labels = [*row.labels.items()][:2]
+    said = [heading(row), *(f"column {row.numbers()[column]}: {label}" for column, label in labels)]
     if fonts.having(title) is None:
         title = "".join(c if c.isascii() else "?" for c in title)
     figure.text(
         0.5, 1 - 0.28 / height, title, ha="center", va="center", fontproperties=fonts.sized(title, 13), parse_math=False
     )  # fmt: skip
     figure.text(0.5, 1 - 0.58 / height, "   ".join(said), ha="center", va="center", fontsize=9, color="0.3")
-    handles = [Patch(facecolor=colour, edgecolor="0.6", label=label) for label, colour in COLOURS.items()]
+    colours = COLOURS | ({"the decoder sees the encoder": ENCODER} if row.encoder else {})
+    handles = [Patch(facecolor=colour, edgecolor="0.6", label=label) for label, colour in colours.items()]
     figure.legend(
-        handles=handles, ncol=4, loc="lower center", fontsize=9, frameon=False, title_fontsize=9,
-        title="each line is a query; the cells in colour are the keys that it sees",
+        handles=handles, ncol=len(handles), loc="lower center", fontsize=9, frameon=False, title_fontsize=9,
+        title="each line is a query; the cells in colour are the keys that it sees"
+        + ("; the encoder first, then the decoder" if row.encoder else ""),
     )  # fmt: skip
     temporary = out.with_name(f"{out.name}.{os.getpid()}")
     try:
@@ -193,10 +198,12 @@ def _draw_grid(axes: Axes, row: Row) -> None:
 
     length = len(row)
     image = np.full((length, length, 3), to_rgb(UNSEEN))
-    visible = row.rule.visible()
+    visible = row.visible()
     is_asked = np.array([bool(ids) for ids in row.asked])
     image[visible & ~is_asked[:, None]] = to_rgb(COLOURS["sees"])
     image[visible & is_asked[:, None]] = to_rgb(COLOURS["sees, and is asked"])
+    read, written = slice(row.encoder), slice(row.encoder, None)
+    image[written, read][visible[written, read]] = to_rgb(ENCODER)
     axes.imshow(image, extent=(0, length, length, 0), interpolation="nearest", aspect="auto")
     if length <= 140:
         axes.hlines(np.arange(1, length), 0, length, color="white", linewidth=0.6)
@@ -204,6 +211,9 @@ def _draw_grid(axes: Axes, row: Row) -> None:
     edges = [*row.begins, length]
     axes.hlines(edges, 0, length, color="0.35", linewidth=0.8)
     axes.vlines(edges, 0, length, color="0.35", linewidth=0.8)
+    if row.encoder:
+        axes.hlines(row.encoder, 0, length, color="0.1", linewidth=2)
+        axes.vlines(row.encoder, 0, length, color="0.1", linewidth=2)
 
 
 def _draw_marks(axes: Axes, row: Row, is_blank: Bool, depth: float) -> None:
@@ -220,7 +230,7 @@ def _draw_marks(axes: Axes, row: Row, is_blank: Bool, depth: float) -> None:
 def _draw_words(
     axes: Axes, row: Row, words: list[str], answers: list[str], names: list[str], fonts: Fonts, points: float
 ) -> None:
-    length = len(row)
+    length, numbers = len(row), row.numbers()
 
     def write(x: float, y: float, text: str, ha: str, va: str = "center", small: bool = False, **style: object) -> None:
         font = fonts.sized(text, points * (0.75 if small else 1))
@@ -228,9 +238,9 @@ def _draw_words(
 
     for i, (word, answer) in enumerate(zip(words, answers, strict=True)):
         write(-1.8, i + 0.5, word, "right")
-        write(-0.25, i + 0.5, str(i), "right", small=True, color="0.45")
+        write(-0.25, i + 0.5, str(numbers[i]), "right", small=True, color="0.45")
         write(i + 0.5, -1.8, word, "center", "bottom", rotation=90 if cells(word) > 2 else 0)
-        write(i + 0.5, -0.25, str(i), "center", "bottom", small=True, color="0.45", rotation=90)
+        write(i + 0.5, -0.25, str(numbers[i]), "center", "bottom", small=True, color="0.45", rotation=90)
         write(length + 0.5, i + 0.5, answer, "left")
     write(length + 0.5, -0.5, "asked for", "left", color="0.3")
     for k, (name, channel) in enumerate(zip(names, row.positions, strict=True)):
@@ -240,9 +250,11 @@ def _draw_words(
             write(i + 0.5, y, str(position), "center", small=True)
 
 
-def _draw_numbers(axes: Axes, length: int) -> None:
+def _draw_numbers(axes: Axes, row: Row) -> None:
     """Numbers of columns where there is no room for words."""
+    length = len(row)
     step = max(16, length // 16 // 16 * 16)
-    for i in range(0, length, step):
-        axes.text(i, length, f"{i}", ha="center", va="top", fontsize=8)
-        axes.text(length, i, f" {i}", ha="left", va="center", fontsize=8)
+    for i, number in enumerate(row.numbers()):
+        if number % step == 0:
+            axes.text(i, length, f"{number}", ha="center", va="top", fontsize=8)
+            axes.text(length, i, f" {number}", ha="left", va="center", fontsize=8)

@@ -3,7 +3,8 @@
 Two forms of the same thing. `example_text` is for a terminal: a line for each column of the row, and beside it the
 line of the attention grid that belongs to it (the query at the left, keys across). `report.drawing.example_png` is for
 a page. Both draw the reference `AttentionRule.visible`, so a picture shows what the kernels are
-tested against, not a retelling of it.
+tested against, not a retelling of it. Where a model has an encoder, its columns come first and the decoder's behind
+them, so that one grid has all three attentions: the encoder's, the decoder's, and the decoder's to the encoder.
 
 Not here: where examples come from (`data.sampler`), and the command that asks for them (`cli.show`).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,6 +33,8 @@ CHANNELS = {
     "glm": ("pos 1", "pos 2"),
     "gpt": ("pos",),
     "xlnet": ("pos", "type", "stream"),
+    "t5": ("pos",),
+    "bart": ("pos",),
 }
 """What the position channels of an objective are called."""
 MEANINGS = {
@@ -48,7 +52,8 @@ NARROWEST_GRID = 24
 class Row:
     """Examples that share a row, joined as `data.packing` joins them. L columns, P channels.
 
-    asked[i]: the ids that are asked for at column i. begins: the first column of each Example. labels: column → text.
+    asked[i]: the ids that are asked for at column i. begins: the first column of each Example, of both its sides.
+    labels: column → text. encoder: how many columns are the encoder's, which come first; 0 for a model of one stack.
     """
 
     input_ids: Int32
@@ -57,27 +62,47 @@ class Row:
     asked: list[list[int]]
     begins: list[int]
     labels: dict[int, str]
+    encoder: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def visible(self) -> Bool:
+        """bool[L, L], row = query, column = key: the rules', and the decoder sees its Example's encoder side."""
+        writes = np.arange(len(self)) >= self.encoder
+        alike = writes[:, None] == writes[None, :]
+        same = self.rule.segment[:, None] == self.rule.segment[None, :]
+        return (alike & self.rule.visible()) | (~alike & writes[:, None] & same)
+
+    def numbers(self) -> list[int]:
+        """What the columns are called: each side counts from 0."""
+        return [*range(self.encoder), *range(len(self) - self.encoder)]
+
 
 def join_row(examples: Sequence[Example]) -> Row:
-    """Put Examples into one row, each in a segment of its own. Raises ValueError for none, or for an encoder side."""
+    """Put Examples into one row, each in a segment of its own; encoder's sides first.
+
+    Raises ValueError for none, or when only some have an encoder's side.
+    """
     if not examples:
         raise ValueError("a row needs at least one example")
-    if any(example.context is not None for example in examples):
-        raise ValueError("an example with an encoder side is two rows; draw each of them alone")
+    contexts = [example.context for example in examples if example.context is not None]
+    if contexts and len(contexts) < len(examples):
+        raise ValueError("examples with an encoder's side and without one cannot share a row")
+    before, offsets = 0, []
+    for k, example in enumerate(examples):
+        offsets.append(before)
+        sides = [example, *contexts[k : k + 1]]
+        before += 1 + max(int(side.rule.segment.max()) for side in sides)
     segments: list[Int32] = []
     asked: list[list[int]] = []
     begins: list[int] = []
     labels: dict[int, str] = {}
-    before = 0
-    for example in examples:
+    sides = [*contexts, *examples]
+    for example, offset in zip(sides, offsets * (2 if contexts else 1), strict=True):
         begin = len(asked)
         begins.append(begin)
-        segments.append(example.rule.segment + before)
-        before += int(example.rule.segment.max()) + 1
+        segments.append(example.rule.segment + offset)
         asked += [[] for _ in range(len(example))]
         for index, answer in zip(example.target_index.tolist(), example.target_ids.tolist(), strict=True):
             asked[begin + index].append(answer)
@@ -86,13 +111,13 @@ def join_row(examples: Sequence[Example]) -> Row:
         labels |= {begin + column: text for column, text in _borders(example, begin).items()}
     rule = AttentionRule(
         np.concatenate(segments),
-        np.concatenate([example.rule.rank for example in examples]),
-        np.concatenate([example.rule.horizon for example in examples]),
-        _joined_groups(examples),
+        np.concatenate([side.rule.rank for side in sides]),
+        np.concatenate([side.rule.horizon for side in sides]),
+        _joined_groups(sides),
     )
-    input_ids = np.concatenate([example.input_ids for example in examples])
-    positions = np.concatenate([example.positions for example in examples], axis=1)
-    return Row(input_ids, positions, rule, asked, begins, labels)
+    input_ids = np.concatenate([side.input_ids for side in sides])
+    positions = np.concatenate([side.positions for side in sides], axis=1)
+    return Row(input_ids, positions, rule, asked, begins, labels, sum(map(len, contexts)))
 
 
 def _joined_groups(examples: Sequence[Example]) -> Int32 | None:
@@ -105,8 +130,12 @@ def _joined_groups(examples: Sequence[Example]) -> Int32 | None:
 
 def heading(row: Row) -> str:
     """How large a row is and how much it asks, in a few words."""
-    asked = sum(map(len, row.asked))
-    return f"{_count(len(row), 'column')}, {_count(len(row.begins), 'example')}, {_count(asked, 'answer')} asked for"
+    asked = _count(sum(map(len, row.asked)), "answer") + " asked for"
+    if not row.encoder:
+        return f"{_count(len(row), 'column')}, {_count(len(row.begins), 'example')}, {asked}"
+    written = len(row) - row.encoder
+    sides = f"encoder {_count(row.encoder, 'column')}, decoder {_count(written, 'column')}"
+    return f"{sides}, {_count(len(row.begins) // 2, 'example')}, {asked}"
 
 
 def example_text(
@@ -121,31 +150,54 @@ def example_text(
 
     channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
-    characters. The table of tokens itself is never cut, so it may be wider than a very small `width`.
+    characters. A line and a bar part the encoder from the decoder. The table of tokens itself is never cut, so it may
+    be wider than a very small `width`.
     """
     row = join_row(examples)
-    marks = "01+" if plain else "·█▌"
+    marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
     table = _table(row, token, channels)
     left = max(map(cells, table))
     room = width - left - 2
     beside = room >= min(len(row), NARROWEST_GRID)
-    digits = len(str(len(row) - 1))
-    room = max(1, room if beside else width - digits - 1)
-    group = -(-len(row) // room)
-    grid = _grid(row.rule.visible(), group, marks)
-    ruler = _ruler(len(grid[0]), group)
+    numbers = row.numbers()
+    digits = len(str(max(numbers)))
+    sides = [row.encoder, len(row) - row.encoder] if row.encoder else [len(row)]
+    group = _grouping(sides, max(1, room if beside else width - digits - 1))
+    visible = row.visible()
+    edges = [0, *np.cumsum(sides).tolist()]
+    parts = [_grid(visible[:, a:b], group, marks) for a, b in pairwise(edges)]
+    grid = [bar.join(line) for line in zip(*parts, strict=True)]
+    ruler = bar.join(_ruler(len(part[0]), group) for part in parts)
 
     lines = [heading(row)]
-    lines += [f"column {column}: {label}" for column, label in row.labels.items()]
+    lines += [f"column {numbers[column]}: {label}" for column, label in row.labels.items()]
+    if row.encoder:
+        lines.append("above the line the encoder, below it the decoder, which sees the encoder left of the bar")
     if group > 1:
         lines.append(f"each cell of the grid stands for {group} columns; {marks[2]} where only some of them are seen")
     lines.append("")
+    parting = cross.join(dash * len(part[0]) for part in parts)
     if beside:
-        lines += [f"{pad(line, left)}  {drawn}" for line, drawn in zip(table, [ruler, *grid], strict=True)]
+        drawn = [f"{pad(line, left)}  {cells}" for line, cells in zip(table, [ruler, *grid], strict=True)]
+        lines += _parted(drawn, row.encoder + 1, dash * (left + 2) + parting)
     else:
-        lines += [*table, "", f"{'':>{digits}} {ruler}"]
-        lines += [f"{i:>{digits}} {drawn}" for i, drawn in enumerate(grid)]
+        lines += [*_parted(table, row.encoder + 1, dash * left), ""]
+        drawn = [f"{name:>{digits}} {cells}" for name, cells in zip(["", *numbers], [ruler, *grid], strict=True)]
+        lines += _parted(drawn, row.encoder + 1, dash * (digits + 1) + parting)
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _grouping(sides: Sequence[int], room: int) -> int:
+    """How many columns a cell must stand for, so that sides of these lengths and the bar between them fit the room."""
+    group = 1
+    while sum(-(-side // group) for side in sides) + len(sides) - 1 > room and group < max(sides):
+        group += 1
+    return group
+
+
+def _parted(lines: list[str], at: int, line: str) -> list[str]:
+    """The lines with another one put in before number `at`; as they are when that is right behind the header."""
+    return lines if at == 1 else [*lines[:at], line, *lines[at:]]
 
 
 def cells(text: str) -> int:
@@ -182,7 +234,7 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
     names = channel_names(channels, len(row.positions))
     rule = row.rule
     columns: list[tuple[str, list[str], bool]] = [
-        ("col", [str(i) for i in range(len(row))], True),
+        ("col", [str(i) for i in row.numbers()], True),
         ("token", [spell(token(i)) for i in row.input_ids.tolist()], False),
     ]
     columns += [(name, [str(p) for p in channel], True) for name, channel in zip(names, row.positions, strict=True)]
@@ -202,8 +254,8 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
 
 
 def _grid(visible: Bool, group: int, marks: str) -> list[str]:
-    """A line for each query; `group` keys in a character. marks: none, all, some seen."""
-    length = len(visible)
+    """A line for each query; `group` keys in a character. visible: bool[Q, K]. marks: none, all, some seen."""
+    length = visible.shape[1]
     edges = range(0, length, group)
     share = np.add.reduceat(visible.astype(np.int64), edges, axis=1)
     sizes = np.diff([*edges, length])
@@ -218,7 +270,7 @@ def _ruler(length: int, group: int) -> str:
         number = str(cell * group)
         if cell + len(number) <= length:
             ruler = ruler.ljust(cell) + number
-    return ruler
+    return ruler.ljust(length)
 
 
 def _label(name: str, value: int) -> str:
