@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, SpanBert, Unilm, Unilm2, Xlnet
+from blankfill.objectives import T5, Albert, Bart, Bert, Ernie, Glm, Gpt, Mlm, SpanBert, Unilm, Unilm2, Xlnet
 from blankfill.objectives.albert import AlbertChoice
+from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
+from blankfill.objectives.t5 import T5Choice
 from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
@@ -24,8 +26,11 @@ from blankfill.types import ROLES, Document, Vocabulary
 SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "dblock": "[dBLOCK]"}
 TEXT = ["the", "river", "was", "low", "that", "summer", "and", "the", "boys", "walked", "across"]
 TOKENS = [SPELLED.get(role, f"[{role.upper()}]") for role in ROLES] + sorted(set(TEXT))
-VOCABULARY = Vocabulary(len(TOKENS), {role: k for k, role in enumerate(ROLES)}, frozenset(range(len(ROLES))))
-BLANKS = [VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock", "pseudo")]
+SENTINELS = tuple(len(TOKENS) + k for k in (2, 1, 0))
+TOKENS += [f"<extra_id_{k}>" for k in (2, 1, 0)]
+SPECIAL = frozenset([*range(len(ROLES)), *SENTINELS])
+VOCABULARY = Vocabulary(len(TOKENS), {role: k for k, role in enumerate(ROLES)}, SPECIAL, sentinels=SENTINELS)
+BLANKS = [*(VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock", "pseudo")), *SENTINELS]
 MASK = VOCABULARY["mask"]
 
 
@@ -37,6 +42,8 @@ def examples():
     run = Masked(ids(8, 9), np.array([MASK, MASK], np.int32))
     two = document(TEXT[:4] + TEXT[7:], [0, 4, 8], parts=ids(0, 4, 8))
     whole = document(TEXT, [0, 6, 11])
+    short = document(TEXT[:6], [0, 6])
+    shuffled = T5Choice(np.ones(6, np.bool_), short.ids[[2, 5, 0, 3, 1, 4]])
     order = XlnetChoice((0, 6), (6, 10), ids(2, 3, 9), ids(5, 6, 8, 0, 9, 10, 2, 7, 11, 4, 12, 3, 1))
     return {
         "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
@@ -53,6 +60,9 @@ def examples():
             Gpt(length=16).build(document(part, [0, len(part)]), VOCABULARY, None) for part in (TEXT[:4], TEXT[7:])
         ],
         "xlnet": [Xlnet(length=16).build(pair, VOCABULARY, order)],
+        "t5": [T5(length=16).build(whole, VOCABULARY, T5Choice(np.isin(np.arange(11), [3, 9, 10])))],
+        "t5-deshuffle": [T5(length=16, variant="deshuffle").build(short, VOCABULARY, shuffled)],
+        "bart": [Bart(length=16).build(whole, VOCABULARY, BartChoice((1, 0), ((3, 4), (9, 11)), (8,)))],
         "gpt-stream": [Gpt(length=16, documents="stream").build(two, VOCABULARY, None)],
     }
 
