@@ -242,10 +242,19 @@ def test_sentinels_of_a_vocabulary_file_are_special(tmp_path: Path) -> None:
     assert again.fingerprint == tokenizer.fingerprint
 
 
-def test_a_space_before_a_sentinel_is_no_token() -> None:
-    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("▁", -3.0), ("▁a", -1.0), ("b", -2.0)]
-    tokenizer = Tokenizer(unigram(pieces, unk_id=1, byte_fallback=False, charsmap=b"")).with_roles([], 2)
-    assert tokenizer.encode("a <extra_id_0> a") == [3, 6, 3]
+def test_sentinels_of_a_unigram_tokenizer_are_those_of_t5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ids as transformers' own class gives with T5's vocabulary; a space before a sentinel is no token."""
+    transformers = pytest.importorskip("transformers")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), ("▁a", -1.0), ("b", -2.0)]
+    tokenizer = Tokenizer(unigram(pieces, unk_id=2, byte_fallback=False, charsmap=b"")).with_roles(["pad", "eos"], 100)
+    assert tokenizer.size == 106
+    assert tokenizer.vocabulary().roles == {"pad": 0, "eos": 1, "unk": 2, "sep": 1}
+    theirs = transformers.T5Tokenizer(vocab=[*pieces, *((f"<extra_id_{k}>", 0.0) for k in reversed(range(100)))])
+    text = "a <extra_id_0> ab <extra_id_99>"
+    wanted = theirs(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode(text) == wanted == [4, 105, 4, 5, 6]
+    tokenizer.save(tmp_path)
+    assert auto_tokenizer(tmp_path, monkeypatch)(text, add_special_tokens=False)["input_ids"] == wanted
 
 
 def test_with_roles_refuses_gaps() -> None:

@@ -1,5 +1,6 @@
 """`blankfill show` from text to picture: it shows the row that a run trains on."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ from blankfill import material
 from blankfill.cli.main import main
 from blankfill.cli.show import blocks_fit, speller
 from blankfill.data.sampler import Sampler
+from blankfill.objectives import T5
 from blankfill.recipe import load_recipe
+from blankfill.report.picture import example_text
 
 SMALL = ["--corpus.vocab-size", "0", "--corpus.workers", "1"]
 
@@ -39,6 +42,20 @@ def test_the_row_shown_is_the_row_of_the_sampler(corpus: Path, capsys: pytest.Ca
     shown = [line.split()[1] for line in lines if line.strip()[:1].isdigit()][: sum(map(len, examples))]
     ids = [i for example in examples for i in example.input_ids.tolist()]
     assert shown == [opened.tokenizer.token(i) for i in ids]
+
+
+def test_a_corpus_prepared_before_gets_the_sentinels_of_a_recipe(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(load_recipe("gpt-nano"), objective=T5(length=32))
+    opened = material.open_corpus([str(corpus)], recipe, corpus)
+    assert "has no token for 100 sentinels; added at the end of the vocabulary" in capsys.readouterr().err
+    assert opened.vocabulary.size == len(opened.unigram) + 100
+    assert opened.tokenizer.token(opened.vocabulary.size - 1) == "<extra_id_0>"
+    (rows,) = material.phases(opened, recipe)
+    text = example_text(rows.new.row(3), opened.tokenizer.token)
+    assert text.startswith("encoder 32 columns, decoder ")
+    assert text.count("<extra_id_0>") == 3  # read by the encoder, asked for, and read by the decoder
 
 
 def test_a_picture_is_drawn(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
