@@ -78,4 +78,5 @@ def fingerprint(example: Example) -> tuple[object, ...]:
     arrays = (example.input_ids, example.positions, rule.segment, rule.rank, rule.horizon, group)
     answers = (example.target_index, example.target_ids)
     borders = None if example.borders is None else example.borders.tolist()
-    return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels), borders)
+    context = None if example.context is None else fingerprint(example.context)
+    return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels), borders, context)

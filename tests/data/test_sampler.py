@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.data import sampler as module
 from blankfill.data.sampler import Sampler, plan_generator, row_generator
 from blankfill.errors import UserError
-from blankfill.objectives import Bert, Glm, Gpt, Mlm, Objective
+from blankfill.objectives import T5, Bart, Bert, Glm, Gpt, Mlm, Objective
 from blankfill.objectives.glm import row_length
 from blankfill.types import ROLES, Vocabulary
 from conftest import ORDINARY, covering, fingerprint, make_vocabulary, same_examples, write_corpus
@@ -32,6 +33,10 @@ OBJECTIVES: dict[str, Objective] = {
     "glm joined": Glm(length=32, joined=True, sentence=1, document=1, short=0.3),
     "gpt": Gpt(length=32),
     "gpt stream": Gpt(length=32, documents="stream"),
+    "t5": T5(length=32),
+    "t5 iid": T5(length=32, variant="iid"),
+    "bart": Bart(length=32, rotate=0.5),
+    "bart tokens": Bart(length=32, whole_word=False, insert_ratio=0.1),
 }
 everything = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -46,7 +51,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> IndexedCorpus:
 
 
 def make(corpus: IndexedCorpus, objective: Objective, seed: int = 3, cache: Path | None = None) -> Sampler:
-    return Sampler(corpus, objective, covering(corpus), seed, cache)
+    vocabulary, sentinels = covering(corpus), objective.sentinels()
+    last = tuple(reversed(range(vocabulary.size, vocabulary.size + sentinels)))
+    vocabulary = dataclasses.replace(vocabulary, size=vocabulary.size + sentinels, sentinels=last)
+    return Sampler(corpus, objective, vocabulary, seed, cache)
 
 
 @everything
@@ -107,6 +115,10 @@ def test_rows_hold_what_they_may(corpus: IndexedCorpus, objective: Objective) ->
             assert (np.diff(document.sentences) > 0).all() or not len(document)
             assert len(example.positions) == len(sizes)
             assert all(channel.max() < size for channel, size in zip(example.positions, sizes, strict=True))
+            if example.context is not None:
+                assert all(channel.max() < size for channel, size in zip(example.context.positions, sizes, strict=True))
+                assert len(example.context.positions[0]) <= sizes[0]
+            assert (example.context is not None) == objective.two_sided
             assert example.input_ids.min() >= 0 and example.input_ids.max() < sampler.vocabulary.size
             assert len(example.target_index) == len(example.target_ids) == len(set(example.target_index.tolist()))
             whole_word = getattr(objective, "whole_word", False)
@@ -260,7 +272,8 @@ def test_generators_are_philox_with_the_key_of_the_row() -> None:
 
 @everything
 def test_ids_above_the_vocabulary_are_the_users_to_mend(corpus: IndexedCorpus, objective: Objective) -> None:
-    sampler = Sampler(corpus, objective, make_vocabulary(len(corpus.tokens)), 0)
+    vocabulary = dataclasses.replace(make_vocabulary(len(corpus.tokens)), sentinels=tuple(range(100)))
+    sampler = Sampler(corpus, objective, vocabulary, 0)
     with pytest.raises(UserError, match=r"holds token id \d+ near token \d+, but the tokenizer has only \d+"):
         for i in range(sampler.rows_in_epoch(0)):
             sampler.row(i)

@@ -226,7 +226,9 @@ def test_how_many_sentinels_are_needed() -> None:
 def test_too_few_sentinels_are_told(marked: Vocabulary) -> None:
     few = dataclasses.replace(marked, sentinels=marked.sentinels[:2])
     choice = T5Choice(np.arange(12) % 3 == 1)
-    with pytest.raises(UserError, match=r"4 blanks and the tokenizer 2 sentinels \(<extra_id_0>, …\); take a shorter"):
+    with pytest.raises(
+        UserError, match=r"needs 4 sentinels \(<extra_id_0>, …\) and the tokenizer has 2; take a shorter"
+    ):
         T5().build(make_document(12), few, choice)
 
 

@@ -188,7 +188,7 @@ def first_sentinels(vocabulary: Vocabulary, count: int) -> Int32:
     """The ids of the first `count` sentinels, int32[count]; UserError when there are fewer."""
     if count > len(vocabulary.sentinels):
         raise UserError(
-            f"a row has {count} blanks and the tokenizer {len(vocabulary.sentinels)} sentinels (<extra_id_0>, …); take "
+            f"a row needs {count} sentinels (<extra_id_0>, …) and the tokenizer has {len(vocabulary.sentinels)}; take "
             "a shorter objective.length, or a tokenizer with more of them"
         )
     return np.array(vocabulary.sentinels[:count], np.int32)
