@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -129,9 +130,14 @@ def read_values(name: str | Path) -> dict[str, Any]:
     if base is not None:
         if not isinstance(base, str):
             raise ConfigError([f"{origin}: base must be the name of a recipe"])
-        values = _merged(read_values(base), {"name": Path(str(name)).stem, **values})
-    values.setdefault("name", Path(str(name)).stem)
+        values = _merged(read_values(base), {"name": _named(name), **values})
+    values.setdefault("name", _named(name))
     return values
+
+
+def _named(name: str | Path) -> str:
+    """What a recipe is called that does not say so: its file's name, which may have dots of its own."""
+    return re.sub(r"\.ya?ml$", "", Path(str(name)).name)
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:

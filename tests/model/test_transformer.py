@@ -42,6 +42,20 @@ PUBLISHED = {
     # transformers' XLNetLMHeadModel of xlnet-base-cased and xlnet-large-cased
     "xlnet-base": (32000, 116_750_336),
     "xlnet-large": (32000, 360_300_800),
+    # transformers' T5ForConditionalGeneration of t5-small … t5-11b and google/t5-v1_1-small … t5-v1_1-xxl
+    "t5-small": (32100, 60_506_624),
+    "t5-base": (32100, 222_903_552),
+    "t5-large": (32100, 737_668_096),
+    "t5-3b": (32100, 2_851_598_336),
+    "t5-11b": (32100, 11_307_321_344),
+    "t5-v1.1-small": (32100, 76_961_152),
+    "t5-v1.1-base": (32100, 247_577_856),
+    "t5-v1.1-large": (32100, 783_150_080),
+    "t5-v1.1-xl": (32100, 2_849_757_184),
+    "t5-v1.1-xxl": (32100, 11_135_332_352),
+    # transformers' BartForConditionalGeneration of facebook/bart-base and bart-large
+    "bart-base": (50265, 139_420_416),
+    "bart-large": (50265, 406_291_456),
     # DistilBertForMaskedLM of distilbert-base-uncased
     "distilbert-base": (30522, 66_985_530),
     # ErnieForPreTraining of ernie-1.0-base-zh, 100,477,778, less the 768 weights of its 513th position
