@@ -22,7 +22,7 @@ from blankfill.console import say
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
-from blankfill.model.families import FAMILIES
+from blankfill.model.families import FAMILIES, TWO_STACKS
 from blankfill.objectives import Mlm, Objective
 from blankfill.recipe import Recipe, fits
 
@@ -42,6 +42,8 @@ GIVEN = {
         "hidden_size",
         "num_layers",
         "num_heads",
+        "head_size",
+        "encoder_layers",
         "ffn_size",
         "embedding_size",
         "shared",
@@ -185,7 +187,7 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
         told = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
         problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
     objective = positioned(recipe.objective, loaded.objective)
-    endless = config.position_scheme == "relative"
+    endless = config.position_scheme != "learned"
     for k, (needed, rows) in enumerate(zip(objective.position_sizes(), config.position_sizes, strict=False)):
         if needed > rows and not endless and not (k and objective.types_like):
             most = objective.length - (needed - rows)
@@ -198,13 +200,14 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
         "num_heads": config.num_heads, "ffn_size": config.ffn_size,
         "positions": 0 if endless else config.position_sizes[0],
         "norm": "family" if FAMILIES[recipe.model.family]["norm"] == config.norm else config.norm, "start": "family",
-        "embedding_size": config.embedding_size, "shared": config.shared,
+        "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
+        "encoder_layers": config.encoder_layers,
     }  # fmt: skip
     for option in asked.insisted:
         section, _, name = option.partition(".")
         if section == "model" and name in values:
             wished = getattr(recipe.model, name)
-            if wished != values[name] and not (name == "ffn_size" and wished == 0):
+            if wished != values[name] and not (name in ("ffn_size", "head_size", "encoder_layers") and wished == 0):
                 problems.append(f"{option} is {wished} and that of {where} is {values[name]}; leave it out")
         elif name in GIVEN.get(section, ()):
             problems.append(f"{option} cannot be chosen: the tokenizer is that of {where}; leave it out")
@@ -216,7 +219,8 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
 
 
 def families_of(config: TransformerConfig) -> list[str]:
-    """The families that a model could be of, by its norms, its embeddings and the number of its position tables."""
+    """The families that a model could be of, by its norms, its embeddings, its stacks and the number of its position
+    tables."""
     return [
         name
         for name, preset in FAMILIES.items()
@@ -224,6 +228,8 @@ def families_of(config: TransformerConfig) -> list[str]:
         and bool(preset.get("embedding_norm")) == config.embedding_norm
         and bool(preset.get("embedding_size")) == bool(config.embedding_size)
         and preset.get("position_scheme", "learned") == config.position_scheme
+        and (name in TWO_STACKS) == bool(config.encoder_layers)
+        and preset.get("gated", False) == config.gated
         and fits(name, len(config.position_sizes))
     ]
 
@@ -244,7 +250,7 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         "dropout": options.dropout,
         "attention_dropout": options.attention_dropout,
     }
-    if config.position_scheme == "relative":
+    if config.position_scheme != "learned":
         changes["position_sizes"] = recipe.objective.position_sizes()
     if recipe.objective.types_like:
         wanted = recipe.objective.position_sizes()[1]

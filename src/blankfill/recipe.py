@@ -85,6 +85,9 @@ CHANNELS = {
     "gpt2": 1,
     "glm": 2,
     "xlnet": 3,
+    "t5": 1,
+    "t5-v1.1": 1,
+    "bart": 1,
 }
 """Position channels of each family."""
 TWO_STACKS = ("t5", "t5-v1.1", "bart")

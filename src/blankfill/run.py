@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,7 @@ def pretrain(
     from blankfill.train.cost import batch_flops
     from blankfill.train.faults import NonFiniteError
     from blankfill.train.loop import Trainer, evaluate
+    from blankfill.train.loss import loss_sums
     from blankfill.train.memory import keep_freed_memory
     from blankfill.train.optimizer import build_optimizer
     from blankfill.train.precision import peak_rate, pick_device, pick_dtype
@@ -191,6 +193,7 @@ def pretrain(
             model, optimizer, options, recipe.seed, device, dtype, recorder, validation, save, options.row_schedule,
             scaler, stop, validated, lambda step: recorder.sample(step, samples.take(step)),
             on_nan, lambda batch: batch_flops(config, batch), peak_rate(device, dtype),
+            partial(loss_sums, z_loss=options.z_loss),
         )  # fmt: skip
         if taught is not None:
             learn_from(taught, recipe, config, trainer)

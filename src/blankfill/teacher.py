@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blankfill.train.distil import Distillation
 
 FILE = "teacher.json"
-COPIED = ("hidden_size", "num_heads", "ffn_size", "embedding_size", "shared", "norm", "embedding_norm")
+COPIED = ("hidden_size", "num_heads", "head_size", "ffn_size", "embedding_size", "shared", "norm", "embedding_norm")
 """What teacher and student must have alike for layers to go from one to the other."""
 ADOPTED = ("activation", "head_activation", "tied")
 """What a student made of the teacher's layers takes over, since its weights mean nothing else."""

@@ -138,7 +138,8 @@ class Example:
 
     input_ids: int32[L]. positions: int32[P, L], P channels (BERT: position, token type; GLM: position 1, position 2;
     GPT: position). target_index: int32[M], where in the row the answer is read; target_ids: int32[M], the answer.
-    labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side.
+    labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side, without
+    targets of its own; columns of a segment read those of the same segment there, all of them.
     borders: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind it, the place in
     it, the answer; None where an objective asks none.
     """
@@ -176,13 +177,16 @@ class Batch:
     labels: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     mask: str
     tokens: int
-    """How many of the B·T columns are not padding."""
+    """How many of the B·T columns, and of those of the context, are not padding."""
     joined: frozenset[int] = frozenset()
     """Rows that must not be parted from the row before them, because an answer is looked for in both."""
     borders: torch.Tensor | None = None
     """int64[4, K]: words asked from outside their span, as in `Example`, columns flat over B·T."""
     group: torch.Tensor | None = None
     """int32[B, T], where any rule of the batch has groups."""
+    context: Batch | None = None
+    """The encoder's side: as many rows, of a width of their own. A column of segment s in row b reads all columns of
+    segment s in row b there. `tokens` counts both sides."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -195,7 +199,7 @@ class Batch:
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
             self.mask, self.tokens, self.joined, None if self.borders is None else move(self.borders),
-            None if self.group is None else move(self.group),
+            None if self.group is None else move(self.group), None if self.context is None else self.context.to(device),
         )  # fmt: skip
 
     def part(self, first: int, stop: int) -> Batch:
@@ -214,9 +218,11 @@ class Batch:
             )
         at = slice(first, stop)
         labels = {name: pick(*found) for name, found in self.labels.items()}
+        context = None if self.context is None else self.context.part(first, stop)
+        tokens = int((self.segment[at] != PADDING).sum()) + (0 if context is None else context.tokens)
         return Batch(
             self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
-            *pick(self.target_index, self.target_ids), labels, self.mask, int((self.segment[at] != PADDING).sum()),
+            *pick(self.target_index, self.target_ids), labels, self.mask, tokens,
             frozenset(row - first for row in self.joined if first <= row < stop), borders,
-            None if self.group is None else self.group[at],
+            None if self.group is None else self.group[at], context,
         )  # fmt: skip

@@ -1,5 +1,7 @@
 """Attention in blocks against torch's own kernel: values, gradients, masks, and dropout with the masks it drew."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -71,9 +73,17 @@ def test_ranges_are_those_of_the_visible_table(small_blocks: None) -> None:
     assert visible_ranges(visible[None]) == [[(0, 5), (0, 10), (7, 15)]]
 
 
+def some_added(rows: int, columns: int, heads: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(rows, heads, columns, columns, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("with_added", [False, True])
 @pytest.mark.parametrize("kind", ["none", "causal", "rule"])
 @pytest.mark.usefixtures("small_blocks")
-def test_dropout_drops_weights_at_random_and_keeps_their_sum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_drops_weights_at_random_and_keeps_their_sum(
+    kind: str, with_added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The mask that was drawn, put into attention written out, gives the same values and gradients."""
     drawn: list[torch.Tensor] = []
     draw = blocked.draw_kept
@@ -86,6 +96,8 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(kind: str, monkeypa
     rows, columns, heads, probability = 2, 13, 2, 0.25
     mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
     qkv = packed(rows, columns, heads)
+    if with_added:
+        mask = dataclasses.replace(mask, added=some_added(1, columns, heads))
     torch.manual_seed(3)
     got = self_attend(qkv, mask, probability, "blocked")
 
@@ -99,12 +111,14 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(kind: str, monkeypa
         scores = scores + mask.bias
     elif kind == "causal":
         scores = scores + torch.full((columns, columns), -torch.inf, dtype=torch.float64).triu(1)
+    if mask.added is not None:
+        scores = scores + mask.added
     expected = ((scores.softmax(-1) * kept / (1 - probability)) @ value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
-    torch.testing.assert_close(
-        torch.autograd.grad(got, qkv, upstream)[0], torch.autograd.grad(expected, qkv, upstream)[0]
-    )
+    leaves = [qkv] if mask.added is None else [qkv, mask.added]
+    for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
+        torch.testing.assert_close(one, other)
     torch.manual_seed(3)
     torch.testing.assert_close(self_attend(qkv, mask, probability, "blocked"), got, rtol=0, atol=0)
 
@@ -129,3 +143,21 @@ def test_bf16_is_close_to_fp32() -> None:
     low = self_attend(qkv.to(torch.bfloat16), Mask("causal"), kernel="blocked")
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.double(), torch_attention(qkv, None, True), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("keep", [0, 1000])
+@pytest.mark.parametrize("kind", ["none", "causal", "rule"])
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.usefixtures("small_blocks")
+def test_what_is_added_and_its_gradient(each: bool, kind: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Added to the scores of all rows, or of each row, which are not scaled."""
+    monkeypatch.setattr(blocked, "KEEP", keep)
+    mask = rule_mask(3, 13) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
+    mask, qkv = dataclasses.replace(mask, added=some_added(3 if each else 1, 13, 2)), packed(3, 13, 2)
+    got, expected = (self_attend(qkv, mask, 0.0, kernel, 1.0) for kernel in ("blocked", "explicit"))
+    torch.testing.assert_close(got, expected)
+    upstream = torch.randn(got.shape, dtype=torch.float64)
+    assert mask.added is not None
+    pairs = (torch.autograd.grad(out, (qkv, mask.added), upstream) for out in (got, expected))
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other)

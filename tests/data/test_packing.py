@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -164,3 +166,44 @@ def test_what_the_objectives_need(objective: Bert | Mlm | Gpt | Glm, document: D
         clean[batch.target_index] = batch.target_ids
         assert clean.reshape(3, -1)[:, 1:].ge(3).all() and vocabulary["mask"] not in clean
     check_visibility(batch, [[example.rule]] * 3)
+
+
+def two_sided(read: AttentionRule, written: AttentionRule, first: int) -> Example:
+    """An Example whose context has the ids from `first` on, and whose own are these + 50."""
+    return dataclasses.replace(simple(written, first + 50), context=simple(read, first, ()))
+
+
+def test_contexts_by_hand() -> None:
+    """Row 0 has two Examples, the first with a context of two segments; row 1 has one. Both sides have their width."""
+    rows = [
+        [two_sided(TWO_SEGMENTS, CAUSAL(2), 100), two_sided(FULL(2), CAUSAL(3), 200)],
+        [two_sided(FULL(9), CAUSAL(1), 300)],
+    ]
+    batch = collate(rows, PAD)
+    context = batch.context
+    assert context is not None and context.context is None
+    assert batch.input_ids.tolist() == [[150, 151, 250, 251, 252, 0, 0, 0], [350] + [0] * 7]
+    assert batch.segment.tolist() == [[0, 0, 2, 2, 2, -1, -1, -1], [0] + [-1] * 7]
+    assert context.input_ids[0].tolist() == [100, 101, 102, 103, 200, 201] + [0] * 10
+    assert context.segment[0].tolist() == [0, 0, 1, 1, 2, 2] + [-1] * 10
+    assert context.input_ids[1].tolist() == [*range(300, 309)] + [0] * 7
+    assert (batch.mask, context.mask) == ("rule", "rule")
+    assert (batch.tokens, context.tokens) == (6 + 15, 15)
+    second = batch.part(1, 2)
+    assert second.context is not None and second.context.input_ids.tolist() == context.input_ids[1:].tolist()
+    assert (second.tokens, second.context.tokens) == (10, 9)
+    moved = batch.to("cpu").context
+    assert moved is not None and torch.equal(moved.segment, context.segment)
+
+
+def test_contexts_that_fill_their_rows_need_no_mask() -> None:
+    batch = collate([[two_sided(FULL(3), CAUSAL(2), 100)], [two_sided(FULL(3), CAUSAL(4), 200)]], PAD)
+    assert batch.context is not None and (batch.mask, batch.context.mask) == ("causal", "none")
+
+
+@pytest.mark.parametrize("odd", [simple(FULL(3)), two_sided(FULL(0), CAUSAL(2), 100)], ids=["no context", "empty"])
+def test_examples_without_a_context_among_others(odd: Example) -> None:
+    whole = two_sided(FULL(3), CAUSAL(2), 100)
+    for rows in ([[whole, odd]], [[whole], [odd]]):
+        with pytest.raises(ValueError, match="must have a context with at least one column, or none of them any"):
+            collate(rows, PAD)

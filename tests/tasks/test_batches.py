@@ -1,5 +1,6 @@
 """Items in rows: each once, its columns where they belong, in an order that is a function of seed and step."""
 
+import dataclasses
 import functools
 import itertools
 import operator
@@ -41,6 +42,29 @@ def test_every_asked_column_is_the_items_own(parts: int) -> None:
     assert packed.batch.tokens / packed.batch.input_ids.numel() > 0.75
     for r, first in enumerate(packed.rows):
         assert packed.batch.input_ids[r, 0] == first + 1
+
+
+def test_a_row_is_full_when_either_side_is() -> None:
+    """Items of 60 columns with contexts of 30, and the other way round: two in a row of 128, with one of
+    30 and 30 beside them."""
+
+    def two_sided(number: int, written: int, read: int) -> Encoded:
+        plain = item(number, written)
+        context = example([number] * read)
+        return dataclasses.replace(plain, examples=(dataclasses.replace(plain.examples[0], context=context),))
+
+    items = [two_sided(k + 1, *((60, 30) if k % 2 else (30, 60))) for k in range(8)]
+    items += [two_sided(k + 1, 30, 30) for k in range(8, 12)]
+    packed = pack(items, 0)
+    context = packed.batch.context
+    assert context is not None and packed.batch.tokens == sum(map(len, items)) == 8 * 90 + 4 * 60
+    rows = [set(row[row > 0].tolist()) for row in packed.batch.input_ids]
+    assert rows == [set(row[row > 0].tolist()) for row in context.input_ids]
+    assert sorted(number for row in rows for number in row) == list(range(1, 13))
+    assert max(packed.batch.input_ids.shape[1], context.input_ids.shape[1]) <= ROW and len(rows) == 4
+    own = packed.batch.segment[:, :, None] == context.segment[:, None, :]
+    same = packed.batch.input_ids[:, :, None] == context.input_ids[:, None, :]
+    assert torch.equal(own, same)
 
 
 def test_candidates_carry_the_number_of_their_item() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,10 +55,16 @@ def make_batch(
 
 
 def batch_of(config: TransformerConfig, rows: int, shape: cost.RowShape) -> Batch:
-    return make_batch(
+    batch = make_batch(
         rows, shape.columns, int(shape.targets), config.vocab_size, shape.mask, len(config.position_sizes),
         config.pooler, bool(config.span_places),
     )  # fmt: skip
+    if shape.context is None:
+        return batch
+    context = make_batch(
+        rows, shape.context.columns, 0, config.vocab_size, shape.context.mask, len(config.position_sizes), False
+    )
+    return dataclasses.replace(batch, context=context)
 
 
 def kept_bytes(model: Transformer, batch: Batch, dtype: torch.dtype) -> int:
@@ -88,6 +95,11 @@ SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "span_places": 20}
 ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
 
 
+T5 = {"norm_kind": "rms", "position_scheme": "none", "relative_buckets": 8, "encoder_layers": 2, "head_size": 10,
+      "attention_bias": False, "ffn_bias": False, "scale_scores": False, "activation": "relu"}  # fmt: skip
+T5_1 = {**T5, "gated": True, "activation": "gelu_tanh", "tied": False}
+BART = {"norm": "post", "embedding_norm": True, "activation": "gelu", "encoder_layers": 2}
+DROPPED = {"dropout": 0.1, "attention_dropout": 0.1, "more_dropout": True}
 XLNET = {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False,
          "position_sizes": (40, 3, 3)}  # fmt: skip
 
@@ -122,6 +134,34 @@ def test_activations_are_what_autograd_keeps(
     model.use_kernel(kernel)
     losses = word_loss_bytes(made, 5 * rows) * (2 if made.span_places else 1)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
+    reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
+    assert reckoned == pytest.approx(kept, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("changed", "mask", "dtype", "kernel"),
+    [
+        (T5, "causal", torch.float32, "blocked"),
+        ({**T5, **DROPPED}, "rule", torch.float32, "blocked"),
+        ({**T5, **DROPPED}, "causal", torch.bfloat16, "blocked"),
+        (T5_1, "rule", torch.float32, "blocked"),
+        ({**T5_1, **DROPPED}, "causal", torch.float32, "blocked"),
+        (T5_1, "rule", torch.bfloat16, "explicit"),
+        (BART, "causal", torch.float32, "blocked"),
+        ({**BART, "dropout": 0.1, "attention_dropout": 0.1}, "rule", torch.float32, "blocked"),
+        ({**BART, "dropout": 0.1}, "rule", torch.bfloat16, "explicit"),
+    ],
+)
+@pytest.mark.parametrize(("rows", "columns", "read"), [(3, 16, 24), (6, 40, 30)])
+def test_activations_of_two_stacks(
+    changed: dict[str, object], mask: str, dtype: torch.dtype, kernel: str, rows: int, columns: int, read: int
+) -> None:
+    made = config(**changed)
+    context = cost.RowShape(read, read, 0, "rule" if mask == "rule" else "none")
+    shape = cost.RowShape(columns, columns + read, 5, mask, context=context)
+    model = build(made).train()
+    model.use_kernel(kernel)
+    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - word_loss_bytes(made, 5 * rows)
     reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
 
@@ -187,6 +227,19 @@ def test_torch_counts_the_same(changed: dict[str, object]) -> None:
         torch.stack([sums.words, *sums.labels.values()]).sum().backward()
     assert cost.batch_flops(made, batch) == counter.get_total_flops()
     assert cost.batch_flops(made, batch) == 3 * cost.training_flops(made, shape)
+
+
+@pytest.mark.parametrize("changed", [T5, T5_1, BART])
+def test_torch_counts_two_stacks_the_same(changed: dict[str, object]) -> None:
+    made = config(**{**changed, "norm_kind": "layer"})  # the other kind's sums are products of vectors to torch
+    context = cost.RowShape(30, 30, 0, "rule")
+    shape = cost.RowShape(24, 54, 7, "rule", context=context)
+    model = build(made).train()
+    model.use_kernel("explicit")
+    batch = batch_of(made, 3, shape)
+    with FlopCounterMode(display=False) as counter:
+        loss_sums(model, batch).words.backward()
+    assert cost.batch_flops(made, batch) == counter.get_total_flops() == 3 * cost.training_flops(made, shape)
 
 
 @pytest.mark.parametrize("name", ["bert-base", "glm-large", "gpt2", "roberta-base"])
@@ -262,6 +315,22 @@ def test_the_shape_of_rows() -> None:
     assert (packed.columns, packed.mask, packed.ids) == (16, "rule", 52)  # padded rows are rounded up to eights
     counted = cost.row_shape(examples([10], [3], causal=True), pad=0, counts=np.bincount([3, 99, 99]))
     assert counted.ids == 100  # an id that these rows happen to lack
+
+
+def test_the_shape_of_rows_with_contexts() -> None:
+    """Positions and ids are those of both sides."""
+    (written,), (read,) = examples([10], [3], causal=True)[0], examples([14], [0], causal=False)[0]
+    shape = cost.row_shape([[dataclasses.replace(written, context=read)]], pad=0)
+    context = cost.RowShape(14, 14.0, 0.0, "none")
+    assert shape == cost.RowShape(10, 24.0, 3.0, "causal", ids=52, positions=(14,), context=context)
+
+
+def test_two_stacks_with_checkpointing_keep_their_inputs() -> None:
+    made = config(**T5, num_layers=6)
+    shape = cost.RowShape(40, 80, 6, "causal", context=cost.RowShape(40, 40, 0, "none"))
+    plain, again = (cost.memory(made, shape, TrainOptions(), cost.Computing(), 16, flag) for flag in (False, True))
+    assert (6 + 2) * 16 * 40 * 32 * 4 < again.activations < 0.5 * plain.activations
+    assert plain.weights == 4 * count_parameters(made)
 
 
 def test_memory_grows_with_rows_and_shrinks_with_checkpointing() -> None:

@@ -13,11 +13,11 @@ from blankfill.train.loss import counts, loss_sums, word_loss
 from blankfill.types import AttentionRule, Batch, Example
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.02), (0.1, 0.02)])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("scores", "columns"), [(1 << 24, 2048), (200, 2048), (1 << 24, 4), (20, 7)])
 def test_word_loss_and_gradients(
-    smoothing: float, with_bias: bool, scores: int, columns: int, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, z_loss: float, with_bias: bool, scores: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss_module, "SCORES", scores)
     monkeypatch.setattr(loss_module, "COLUMNS", columns)
@@ -29,8 +29,9 @@ def test_word_loss_and_gradients(
     leaves = [leaf for leaf in (hidden, table, bias) if leaf is not None]
     logits = F.linear(hidden, table, bias)
     theirs = F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
+    theirs = theirs + z_loss * logits.logsumexp(-1).square().sum()
     expected = torch.autograd.grad(theirs * 0.3, leaves)
-    ours = word_loss(hidden, table, bias, target, smoothing)
+    ours = word_loss(hidden, table, bias, target, smoothing, z_loss)
     torch.testing.assert_close(ours, theirs)
     for got, wanted in zip(torch.autograd.grad(ours * 0.3, leaves), expected, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
@@ -40,6 +41,18 @@ def test_word_loss_without_gradient() -> None:
     with torch.no_grad():
         value = word_loss(torch.zeros(3, 4), torch.zeros(5, 4), None, torch.tensor([0, 1, 2]))
     assert float(value) == pytest.approx(3 * np.log(5))
+
+
+def test_z_loss_is_trained_with_and_not_measured_with() -> None:
+    config = TransformerConfig(
+        vocab_size=40, hidden_size=16, num_layers=1, num_heads=2, ffn_size=32, position_sizes=(12, 2), dropout=0.0,
+        attention_dropout=0.0, norm="post", pooler=True,
+    )  # fmt: skip
+    model, batch = build(config), batch_of(slice(0, 4))
+    logits = model.head.logits(model.encode(batch), model.output_table).flatten(0, 1)[batch.target_index]
+    added = loss_sums(model.train(), batch, z_loss=0.5).words - loss_sums(model, batch).words
+    torch.testing.assert_close(added, 0.5 * logits.logsumexp(-1).square().sum())
+    assert torch.equal(loss_sums(model.eval(), batch, z_loss=0.5).words, loss_sums(model, batch).words)
 
 
 def batch_of(rows: slice) -> Batch:

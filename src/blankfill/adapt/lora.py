@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021): dense layers that learn by a product of two thin matrices beside their frozen weight.
 
-A module transform: `add_lora` replaces the dense modules of a Transformer's layers, `merge_lora` puts the plain ones
-back with the product added, which compute the same.
+A module transform: `add_lora` replaces the dense modules of the layers of a Transformer's stacks, `merge_lora` puts
+the plain ones back with the product added, which compute the same.
 
 Shapes: I inputs, O outputs, r rank.
 """
@@ -9,6 +9,7 @@ Shapes: I inputs, O outputs, r rank.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from blankfill.model.transformer import Transformer
 ALPHA = 2.0
 """The product counts this much for rank 1 … r: α/r of the paper with α = 2r, as is usual."""
 PARTS = ("attention.qkv", "attention.output", "ffn.inner", "ffn.output")
+CROSS = ("cross.query", "cross.key_value", "cross.output")
+"""What a layer that attends to a context has besides."""
 
 
 class LoraLinear(nn.Module):
@@ -55,20 +58,24 @@ def add_lora(model: Transformer, rank: int, dropout: float = 0.0, seed: int = 0)
     """Freeze a model and give the dense modules of its layers products of this rank, which learn."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for layer in model.layers:
-        for part in PARTS:
-            parent, name = layer.get_submodule(part.rpartition(".")[0]), part.rpartition(".")[2]
-            base = getattr(parent, name)
-            if isinstance(base, LoraLinear):
-                continue  # of a layer that has its weights in common with the first
-            assert isinstance(base, nn.Linear)
-            setattr(parent, name, LoraLinear(base, rank, dropout, generator))
+    for parent, name in _places(model):
+        base = getattr(parent, name)
+        if isinstance(base, LoraLinear):
+            continue  # of a layer that has its weights in common with the first
+        assert isinstance(base, nn.Linear)
+        setattr(parent, name, LoraLinear(base, rank, dropout, generator))
 
 
 def merge_lora(model: Transformer) -> None:
     """Put plain dense modules back, the products added to their weights."""
-    for layer in model.layers:
-        for part in PARTS:
-            parent, name = layer.get_submodule(part.rpartition(".")[0]), part.rpartition(".")[2]
-            if isinstance(added := getattr(parent, name), LoraLinear):
-                setattr(parent, name, added.merged())
+    for parent, name in _places(model):
+        if isinstance(added := getattr(parent, name), LoraLinear):
+            setattr(parent, name, added.merged())
+
+
+def _places(model: Transformer) -> Iterator[tuple[nn.Module, str]]:
+    """Where the dense modules of all layers hang: the module that has each, and its name there."""
+    for layer in model.all_layers:
+        for part in PARTS if layer.cross is None else (*PARTS, *CROSS):
+            where, _, name = part.rpartition(".")
+            yield layer.get_submodule(where), name

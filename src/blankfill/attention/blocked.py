@@ -51,6 +51,11 @@ class _Block:
         part = tensor_BTHE[self.rows, columns, self.heads]
         return part.transpose(0, 1) if isinstance(self.rows, int) else part
 
+    def added_of(self, added: Tensor) -> Tensor:
+        """Its part of what is added, [B or 1, H, T, T], as a view [G or 1, Q, K]."""
+        one: slice | int = slice(0, 1) if isinstance(self.rows, slice) else 0
+        return added[self.rows if len(added) > 1 else one, self.heads, self.queries, self.keys]
+
     def bias_of(self, bias_B1TT: Tensor) -> Tensor:
         """Its part of a dense mask, [G or 1, Q, K]."""
         rows = self.rows if isinstance(self.rows, slice) else slice(self.rows, self.rows + 1)
@@ -96,24 +101,34 @@ def visible_ranges(visible_BTT: Tensor) -> Ranges:
 
 
 def blocked_attention(
-    qkv_BT3HE: Tensor, bias_B1TT: Tensor | None, causal: bool, dropout: float, ranges: Ranges | None = None
+    qkv_BT3HE: Tensor,
+    bias_B1TT: Tensor | None,
+    causal: bool,
+    dropout: float,
+    ranges: Ranges | None = None,
+    added: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """Scaled dot-product self-attention of packed queries, keys and values; returns [B, T, H·E].
 
     bias: added to the scaled scores, or None. causal: each query sees the keys up to itself. ranges: keys outside of
-    them are known to be invisible under the bias.
+    them are known to be invisible under the bias. added: [B or 1, H, T, T], added to the scaled scores too, with
+    gradient. scale: of the scores, None being 1/√E.
     """
-    mixed: Tensor = _Blocked.apply(qkv_BT3HE, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled())
+    scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
+    mixed: Tensor = _Blocked.apply(qkv_BT3HE, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale)
     return mixed
 
 
 class _Weights:
     """Computes the attention weights of blocks, always into the same memory."""
 
-    def __init__(self, qkv: Tensor, bias: Tensor | None, causal: bool, blocks: list[_Block]) -> None:
+    def __init__(
+        self, qkv: Tensor, bias: Tensor | None, causal: bool, blocks: list[_Block], added: Tensor | None, scale: float
+    ) -> None:
         self.query, self.key, self.value = qkv.unbind(2)
-        self.bias = bias
-        self.scale = qkv.shape[-1] ** -0.5
+        self.bias, self.added = bias, None if added is None else added.to(qkv.dtype)
+        self.scale = scale
         self.causal = causal
         most = max(block.queries.stop - block.queries.start for block in blocks)
         self.later = torch.full((most, most), -math.inf, dtype=qkv.dtype).triu_(1) if causal else None
@@ -122,6 +137,8 @@ class _Weights:
         """The weights of a block, before dropout."""
         query, key = block.of(self.query, block.queries), block.of(self.key, block.keys)
         torch.baddbmm(out_GQK, query, key.transpose(1, 2), beta=0, alpha=self.scale, out=out_GQK)
+        if self.added is not None:
+            out_GQK.add_(block.added_of(self.added))
         if self.later is not None:
             size = query.shape[1]
             out_GQK[:, :, block.queries].add_(self.later[:size, :size])
@@ -144,10 +161,12 @@ class _Blocked(torch.autograd.Function):
         dropout: float,
         ranges: Ranges | None,
         with_grad: bool,
+        added: Tensor | None,
+        score_scale: float,
     ) -> Tensor:
         B, T, _, H, E = qkv.shape
         blocks = _blocks(B, T, H, causal, ranges)
-        weights = _Weights(qkv, bias, causal, blocks)
+        weights = _Weights(qkv, bias, causal, blocks, added, score_scale)
         total, most = blocks[-1].stop, max(block.stop - block.start for block in blocks)
         keep = with_grad and T <= KEEP
         scores = qkv.new_empty(total if keep else most)
@@ -165,16 +184,20 @@ class _Blocked(torch.autograd.Function):
             out = qkv.new_empty(G, Q, E)
             block.of(mixed, block.queries).copy_(torch.baddbmm(out, used, value, beta=0, alpha=scale, out=out))
         if with_grad:
-            ctx.save_for_backward(qkv, bias, kept, scores if keep else None)
+            ctx.save_for_backward(qkv, bias, kept, scores if keep else None, added)
             ctx.blocks, ctx.causal, ctx.scale, ctx.most = blocks, causal, scale, most
+            ctx.score_scale = score_scale
         return mixed.view(B, T, H * E)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, bias, kept, scores = ctx.saved_tensors
+        qkv, bias, kept, scores, added = ctx.saved_tensors
         B, T, _, H, E = qkv.shape
         blocks: list[_Block] = ctx.blocks
-        weights = _Weights(qkv, bias, ctx.causal, blocks)
+        weights = _Weights(qkv, bias, ctx.causal, blocks, added, ctx.score_scale)
+        grad_added = None
+        if ctx.needs_input_grad[6]:
+            grad_added = torch.zeros_like(added, dtype=torch.promote_types(added.dtype, torch.float32))
         grad = upstream[0].reshape(B, T, H, E)
         several = any(block.queries.start for block in blocks)
         grad_qkv = torch.zeros_like(qkv) if several else torch.empty_like(qkv)
@@ -199,12 +222,17 @@ class _Blocked(torch.autograd.Function):
             torch.baddbmm(share, used.transpose(1, 2), out, beta=0, alpha=ctx.scale, out=share)
             _put(block.of(grad_value, block.keys), share, several)
             torch.ops.aten._softmax_backward_data.out(error, weight, -1, weight.dtype, grad_input=error)
+            if grad_added is not None:
+                place = block.added_of(grad_added)
+                place.add_(error if len(place) == G else error.sum(0, keepdim=True, dtype=place.dtype))
             torch.baddbmm(share, error.transpose(1, 2), query, beta=0, alpha=weights.scale, out=share)
             _put(block.of(grad_key, block.keys), share, several)
             own = qkv.new_empty(G, Q, E)
             torch.baddbmm(own, error, key, beta=0, alpha=weights.scale, out=own)
             block.of(grad_query, block.queries).copy_(own)
-        return grad_qkv, None, None, None, None, None
+        if grad_added is not None:
+            grad_added = grad_added.to(added.dtype)
+        return grad_qkv, None, None, None, None, None, grad_added, None
 
 
 def _put(place: Tensor, share: Tensor, several: bool) -> None:

@@ -30,13 +30,17 @@ class Mask:
     """A lowered rule. kind "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf).
 
     ranges: of a dense mask over long rows on a CPU, what the blocks of queries can see; None where nobody asks.
-    distances: how far apart queries and keys stand, of a model that asks for it.
+    distances: how far apart queries and keys stand, of a model that asks for it. added: [B or 1, H, Q, K], with
+    gradient, what every layer adds to its scores. in_order: whether columns tell the distances of places
+    (`attention.buckets.in_order`).
     """
 
     kind: Literal["none", "causal", "dense"]
     bias: Tensor | None = None
     ranges: Ranges | None = None
     distances: Distances | None = None
+    added: Tensor | None = None
+    in_order: bool = False
 
 
 def lower(
@@ -70,6 +74,20 @@ def lower(
     return Mask("dense", bias[:, None], visible_ranges(visible) if long else None)
 
 
+def lower_cross(kind: str, query_BQ: Tensor, key_BS: Tensor, dtype: torch.dtype) -> Mask:
+    """Lower "what of a context a query sees": all columns of its segment, whatever their rank.
+
+    kind: the context's own (`types.Batch.mask`): "none" when each of its rows is one text without padding. query, key:
+    the segments. dtype: of the queries. Padded queries, of negative segments, see every key, so that no softmax is
+    empty.
+    """
+    if kind == "none":
+        return Mask("none")
+    visible = (query_BQ[:, :, None] == key_BS[:, None, :]) | (query_BQ < 0)[:, :, None]
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+    return Mask("dense", bias[:, None])
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -78,29 +96,31 @@ def attend(
     dropout: float = 0.0,
     kernel: Kernel = "sdpa",
     added: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """Scaled dot-product attention under a mask.
 
-    query [B, H, Q, E], key and value [B, H, K, E] → [B, H, Q, E]; scores are scaled by 1/√E. "causal" aligns the last
-    query with the last key, so that cached keys may come first. dropout: probability, applied to the weights. added:
-    [B, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
+    query [B, H, Q, E], key and value [B, H, K, E] → [B, H, Q, E]; scores are scaled by `scale`, None being 1/√E.
+    "causal" aligns the last query with the last key, so that cached keys may come first. dropout: probability, applied
+    to the weights. added: [B or 1, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
     """
     if kernel == "blocked":  # for queries and keys of the same columns only, without `added`, see `self_attend`
         kernel = "explicit" if query.dtype == torch.bfloat16 or added is not None else "sdpa"
     if added is not None:
         added = _joined(added, mask, query, key)
         if kernel == "sdpa":
-            return F.scaled_dot_product_attention(query, key, value, added.to(query.dtype), dropout)
+            return F.scaled_dot_product_attention(query, key, value, added.to(query.dtype), dropout, scale=scale)
     if kernel == "sdpa":
         causal = mask.kind == "causal"
         if causal and query.shape[2] != key.shape[2]:
-            return F.scaled_dot_product_attention(query, key, value, _causal_bias(query, key), dropout)
-        return F.scaled_dot_product_attention(query, key, value, mask.bias, dropout, is_causal=causal)
+            return F.scaled_dot_product_attention(query, key, value, _causal_bias(query, key), dropout, scale=scale)
+        return F.scaled_dot_product_attention(query, key, value, mask.bias, dropout, is_causal=causal, scale=scale)
     if kernel != "explicit":
         raise ValueError(f"unknown attention kernel: {kernel!r}")
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query if scale == 1 else query * scale) @ key.transpose(-1, -2)
     if added is not None:
-        scores = scores + added
+        scores = scores + added.to(scores.dtype)
     elif mask.kind == "dense":
         assert mask.bias is not None
         scores = scores + mask.bias
@@ -112,15 +132,21 @@ def attend(
     return weights @ value
 
 
-def self_attend(qkv_BT3HE: Tensor, mask: Mask, dropout: float = 0.0, kernel: Kernel = "sdpa") -> Tensor:
-    """`attend` for queries, keys and values of the same columns, as one projection makes them; returns [B, T, H·E]."""
+def self_attend(
+    qkv_BT3HE: Tensor, mask: Mask, dropout: float = 0.0, kernel: Kernel = "sdpa", scale: float | None = None
+) -> Tensor:
+    """`attend` for queries, keys and values of the same columns, as one projection makes them; returns [B, T, H·E].
+
+    What the mask says is added is added.
+    """
     B, T, _, H, E = qkv_BT3HE.shape
     causal = mask.kind == "causal"
     shorter = mask.ranges is not None or (causal and T >= 2 * QUERIES)
-    if kernel == "blocked" and (dropout or shorter or qkv_BT3HE.dtype == torch.bfloat16):
-        return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges)
+    if kernel == "blocked" and (dropout or shorter or mask.added is not None or qkv_BT3HE.dtype == torch.bfloat16):
+        return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges, mask.added, scale)
     query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
-    return attend(query, key, value, mask, dropout, kernel).transpose(1, 2).reshape(B, T, H * E)
+    mixed = attend(query, key, value, mask, dropout, kernel, mask.added, scale)
+    return mixed.transpose(1, 2).reshape(B, T, H * E)
 
 
 def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:

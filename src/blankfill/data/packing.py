@@ -3,11 +3,15 @@
 Several Examples may share a row; `segment` tells them apart. The batch says in `mask` what its rows need: nothing at
 all when every row is one full-length Example that sees everything, the plain causal kernel when every row is one
 left-to-right Example, the rule's vectors otherwise. Rows are as wide as the longest, no wider.
+
+Examples with a context make two such batches of the same rows, whose segments have the same numbers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -18,8 +22,31 @@ from blankfill.types import PADDING, AttentionRule, Batch, Example
 def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> Batch:
     """Put rows of Examples into tensors.
 
-    pad: the id of padding. multiple: the width is rounded up to it when rows are padded anyway.
+    pad: the id of padding. multiple: the width is rounded up to it when rows are padded anyway. Raises ValueError when
+    some Examples have a context and others none, or one without columns.
     """
+    segments = [_first_segments(row) for row in rows]
+    batch = _side(rows, segments, pad, multiple)
+    contexts = [[example.context for example in row if example.context is not None] for row in rows]
+    if not any(contexts):
+        return batch
+    if any(len(row) != len(found) or not all(map(len, found)) for row, found in zip(rows, contexts, strict=True)):
+        raise ValueError("every Example of a batch must have a context with at least one column, or none of them any")
+    context = _side(contexts, segments, pad, multiple)
+    return dataclasses.replace(batch, context=context, tokens=batch.tokens + context.tokens)
+
+
+def _first_segments(row: Sequence[Example]) -> list[int]:
+    """The number of the first segment of each Example of a row; an Example's context has the same segments."""
+    counts = [
+        1 + max(int(side.rule.segment.max(initial=0)) for side in (example, example.context) if side is not None)
+        for example in row
+    ]
+    return [0, *accumulate(counts[:-1])]
+
+
+def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], pad: int, multiple: int) -> Batch:
+    """One side of a batch, contexts left out. segments: the number of the first segment of each Example."""
     widths = [sum(len(example) for example in row) for row in rows]
     width = max(widths)
     mask = _mask(rows, width)
@@ -38,8 +65,8 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
     labels: dict[str, list[tuple[int, int]]] = {}
     borders: list[np.ndarray] = []
     for r, row in enumerate(rows):
-        column, before = 0, 0
-        for example in row:
+        column = 0
+        for example, before in zip(row, segments[r], strict=True):
             at = slice(column, column + len(example))
             input_ids[r, at] = example.input_ids
             positions[:, r, at] = example.positions
@@ -55,7 +82,6 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
             if example.borders is not None:
                 begin = r * width + column
                 borders.append(example.borders.astype(np.int64) + np.array([[begin], [begin], [0], [0]]))
-            before += int(example.rule.segment.max()) + 1
             column = at.stop
     return Batch(
         torch.from_numpy(input_ids),

@@ -26,7 +26,12 @@ class TransformerConfig:
     hidden_size: int = 768
     num_layers: int = 12
     num_heads: int = 12
+    head_size: int = 0
+    """Width of a head (T5's largest models: 128, whatever the width); 0 means hidden_size / num_heads."""
     ffn_size: int = 3072
+    encoder_layers: int = 0
+    """Layers of a second stack, which reads the context and whose output every layer of the first attends to (Vaswani
+    et al. 2017); 0 means that there is none."""
     embedding_size: int = 0
     """Width of the embeddings, before a dense layer that makes hidden_size of it (ALBERT §3.1); 0 means hidden_size,
     without that layer."""
@@ -34,26 +39,46 @@ class TransformerConfig:
     """Which weights all layers have in common with the first (ALBERT §3.1): norms go with what they follow."""
     position_sizes: tuple[int, ...] = (512,)
     """Rows of each learned position table, summed with the words: BERT position + token type, GLM's two, GPT's one."""
-    position_scheme: Literal["learned", "relative"] = "learned"
+    position_scheme: Literal["learned", "relative", "none"] = "learned"
     """Tables of positions, or none: Transformer-XL's distances between columns, and whether two are of one segment
-    (`model.relative`). Then the channels are place, segment and stream, and the sizes say what they may hold."""
+    (`model.relative`); then the channels are place, segment and stream. Without tables the sizes say what the channels
+    may hold."""
+    relative_buckets: int = 0
+    """Rows of a table of numbers for each head, one a stack, that distances of places (channel 0) choose from and
+    attention adds to its scores (T5, Raffel et al. 2020, §2.1; beside learned positions: UniLM v2, Bao et al. 2020);
+    half of them for keys further on, except in a stack that writes what another read. 0: no such table."""
+    relative_distance: int = 128
+    """Distances from here on share a bucket."""
     clamp: int = 0
     """Relative: places farther apart than this count as so far (Transformer-XL); 0: all distances are told apart."""
     norm: Literal["pre", "post"] = "pre"
     """LayerNorm before each sublayer (GPT-2, GLM) or after each residual sum (BERT)."""
+    norm_kind: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or its scale alone: no mean is taken off, no bias added (Zhang & Sennrich 2019; T5)."""
     norm_eps: float = 1e-5
     embedding_norm: bool = False
     """LayerNorm on the summed embeddings (BERT)."""
     activation: Activation = "gelu_tanh"
+    gated: bool = False
+    """The feed-forward part multiplies the activation with another dense layer's output (GEGLU, Shazeer 2020; T5 v1.1,
+    GLM-130B)."""
     attention_bias: bool = True
-    """Biases of queries, keys, values and of attention's output (XLNet has none)."""
+    """Biases of queries, keys, values and of attention's output (XLNet and T5 have none)."""
+    ffn_bias: bool = True
+    """Biases of the feed-forward part (T5 has none)."""
+    scale_scores: bool = True
+    """Whether attention divides its scores by √head size; T5 begins with smaller queries instead."""
     dropout: float = 0.1
     """On embeddings and on each sublayer's output."""
+    more_dropout: bool = False
+    """The same dropout inside the feed-forward part and behind the final norm too (T5)."""
     attention_dropout: float = 0.1
     word_head: bool = True
     """Whether it was made to answer with words; False for an encoder alone, such as transformers' BertModel."""
     tied: bool = True
     """Words are scored with the word table itself; False: with a table of their own."""
+    scale_logits: bool = False
+    """What is multiplied with the word table is first divided by √hidden_size (T5, whose words begin as large as 1)."""
     head_transform: bool = False
     """Dense, activation, LayerNorm before the word table (BERT's masked-LM head)."""
     head_activation: Literal["same", "gelu", "gelu_tanh", "relu", "silu"] = "same"
@@ -67,13 +92,24 @@ class TransformerConfig:
     span_places: int = 0
     """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
     means that there is no such head."""
-    init: Literal["normal", "truncated_normal"] = "normal"
+    init: Literal["normal", "truncated_normal", "t5"] = "normal"
+    """t5: each matrix by the width of what it reads (`model.initial`)."""
     init_std: float = 0.02
     position_std: float = 0.02
     scaled_init: bool = False
     """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
     neighbours: tuple[int, ...] = ()
     """What the first heads of the first layer begin by looking at, in positions from their own (`model.neighbours`)."""
+
+    @property
+    def head_width(self) -> int:
+        """Columns of a head's queries, keys and values."""
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def attention_width(self) -> int:
+        """Columns of the queries of all heads."""
+        return self.num_heads * self.head_width
 
     @property
     def word_size(self) -> int:
@@ -86,7 +122,7 @@ class TransformerConfig:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size"):
             if getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if not found and self.hidden_size % self.num_heads:
+        if not found and self.hidden_size % self.num_heads and not self.head_size:
             found.append(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
                 f"try {self.hidden_size // self.num_heads * self.num_heads or self.num_heads}"
@@ -98,8 +134,31 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
-        if self.clamp < 0:
-            found.append(f"model.clamp is {self.clamp}; it must not be negative")
+        for name in ("clamp", "head_size", "encoder_layers", "relative_buckets"):
+            if getattr(self, name) < 0:
+                found.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
+        if self.relative_buckets and self.relative_distance <= self.relative_buckets // 2:
+            found.append(
+                f"model.relative_distance is {self.relative_distance}; it must be above half of model.relative_buckets "
+                f"({self.relative_buckets // 2})"
+            )
+        if 0 < self.relative_buckets < 4:
+            found.append(f"model.relative_buckets is {self.relative_buckets}; it must be at least 4, or 0 for none")
+        if self.position_scheme == "relative" and (self.encoder_layers or self.head_size or self.relative_buckets):
+            found.append(
+                "the positions of this family (Transformer-XL's) know no encoder, no head_size and no "
+                "relative_buckets; leave these at 0"
+            )
+        if self.encoder_layers and (self.embedding_size or self.shared != "none"):
+            found.append(
+                "an encoder and a decoder share their word table and nothing else; leave model.embedding_size at 0 and "
+                "model.shared at none"
+            )
+        if self.neighbours and (self.encoder_layers or self.position_scheme == "none" or self.head_size):
+            found.append(
+                "model.start is neighbours, which sets heads of one stack by its position table; this family has no "
+                "such table or two stacks: leave it at family"
+            )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")

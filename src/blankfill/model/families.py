@@ -3,7 +3,8 @@
 A family fixes what its paper fixes (norms, activation, heads, initialisation); a recipe gives sizes and dropout. The
 position tables come from the objective and the vocabulary from the tokenizer. Sources: google-research/bert and
 google-research/albert modeling.py, fairseq roberta, facebookresearch/SpanBERT, PaddlePaddle/ERNIE,
-openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py (see the docs page on recipes).
+openai/gpt-2 model.py, THUDM/GLM mpu/transformer.py, google-research/text-to-text-transfer-transformer with
+tensorflow/mesh, fairseq bart (see the docs page on recipes).
 """
 
 from __future__ import annotations
@@ -16,7 +17,26 @@ from blankfill.model.config import TransformerConfig
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
-Family = Literal["bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "glm", "xlnet"]
+Family = Literal[
+    "bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "glm", "xlnet", "t5", "t5-v1.1", "bart"
+]  # fmt: skip
+
+TWO_STACKS: tuple[Family, ...] = ("t5", "t5-v1.1", "bart")
+"""Families with an encoder and a decoder."""
+
+T5: dict[str, Any] = {
+    "norm": "pre",
+    "norm_kind": "rms",
+    "norm_eps": 1e-6,
+    "position_scheme": "none",
+    "relative_buckets": 32,
+    "attention_bias": False,
+    "ffn_bias": False,
+    "scale_scores": False,
+    "more_dropout": True,
+    "init": "t5",
+}
+"""What both versions of T5 have in common."""
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
@@ -85,6 +105,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "position_scheme": "relative",
         "attention_bias": False,
     },
+    "t5": {**T5, "activation": "relu", "scale_logits": True},
+    "t5-v1.1": {**T5, "activation": "gelu_tanh", "gated": True, "tied": False},
+    "bart": {"norm": "post", "norm_eps": 1e-5, "embedding_norm": True, "activation": "gelu"},
 }
 """GPT-2's release draws positions with std 0.01 and has no residual scaling; its paper has the scaling, as here."""
 
@@ -100,7 +123,11 @@ class ModelOptions:
     num_layers: int = 12
     """Transformer layers."""
     num_heads: int = 12
-    """Attention heads; they divide the width."""
+    """Attention heads; they divide the width, unless they have a width of their own."""
+    head_size: int = 0
+    """Width of a head; 0 means the model's, divided by the heads."""
+    encoder_layers: int = 0
+    """Layers of the encoder, in families that have one (t5, t5-v1.1, bart); 0 means as many as num_layers."""
     ffn_size: int = 0
     """Width inside the feed-forward part; 0 means four times the width."""
     embedding_size: int = 0
@@ -151,6 +178,8 @@ class ModelOptions:
             hidden_size=self.hidden_size,
             num_layers=self.num_layers,
             num_heads=self.num_heads,
+            head_size=0 if self.head_size * self.num_heads == self.hidden_size else self.head_size,
+            encoder_layers=self.encoder_layers or (self.num_layers if self.family in TWO_STACKS else 0),
             ffn_size=self.ffn_size or 4 * self.hidden_size,
             position_sizes=sizes,
             span_places=span_places,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blankfill.model.config import TransformerConfig
 from blankfill.model.layers import activate
+from blankfill.model.norms import norm
 
 
 class WordHead(nn.Module):
@@ -22,7 +23,8 @@ class WordHead(nn.Module):
         super().__init__()
         self.activation = config.activation if config.head_activation == "same" else config.head_activation
         self.dense = nn.Linear(config.hidden_size, config.word_size) if config.head_transform else None
-        self.norm = nn.LayerNorm(config.word_size, config.norm_eps) if config.head_transform else None
+        self.norm = norm(config, config.word_size) if config.head_transform else None
+        self.scale = config.hidden_size**-0.5 if config.scale_logits else 1.0
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         shape = (config.vocab_size, config.word_size)
         self.table = None if config.tied else nn.Parameter(torch.empty(shape))
@@ -30,9 +32,9 @@ class WordHead(nn.Module):
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
         """What is multiplied with the word table, [M, W]."""
-        if self.dense is None or self.norm is None:
-            return hidden_MD
-        return self.norm(activate(self.dense(hidden_MD), self.activation))
+        if self.dense is not None and self.norm is not None:
+            hidden_MD = self.norm(activate(self.dense(hidden_MD), self.activation))
+        return hidden_MD if self.scale == 1 else hidden_MD * self.scale
 
     def logits(self, hidden_MD: Tensor, table_VW: Tensor) -> Tensor:
         """Scores of all words, [M, V]."""

@@ -1,10 +1,13 @@
 """The parts of a Transformer layer: attention with an optional key/value cache, feed-forward, and their wiring.
 
-Shapes: B rows, T columns, D width, H heads, E = D/H, S cached columns.
+Shapes: B rows, T columns, D width, H heads, E width of a head, S cached columns.
 
          pre-norm                               post-norm
   x ──┬─ norm ─ attention ─ + ─┬─ …      x ──┬─ attention ─ + ─ norm ─┬─ …
       └────────────────────────┘             └──────────────┘
+
+A layer of a decoder has a part more between the two, in the same wiring: attention to what the encoder made of the
+context (`model.cross`).
 """
 
 from __future__ import annotations
@@ -16,17 +19,25 @@ from torch import Tensor, nn
 from blankfill.attention.dropout import add_dropped
 from blankfill.attention.kernels import Kernel, Mask, attend, self_attend
 from blankfill.model.config import TransformerConfig
+from blankfill.model.cross import CrossAttention, Seen
 from blankfill.model.fused import can_fuse, feed_forward
+from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import RelativeTerms
 
 
 class LayerCache:
-    """Keys and values of one layer for columns already computed, in buffers made once: [B, H, S, E]."""
+    """Keys and values of one layer for columns already computed, in buffers made once: [B, H, S, E].
 
-    def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor) -> None:
-        shape = (rows, config.num_heads, size, config.hidden_size // config.num_heads)
+    places: int64[B, S], where the columns stand, for a model that adds to its scores by their distances; that of the
+    first layer alone keeps it.
+    """
+
+    def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor, first: bool = False) -> None:
+        shape = (rows, config.num_heads, size, config.head_width)
         self.key = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.value = torch.empty_like(self.key)
+        keeps = first and config.relative_buckets > 0
+        self.places = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
         self.length = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +50,13 @@ class LayerCache:
         self.length = end
         return self.key[:, :, :end], self.value[:, :, :end]
 
+    def stand(self, places_BQ: Tensor) -> Tensor:
+        """Note where the columns stand that are added next; returns the places of all, int64[B, S + Q]."""
+        assert self.places is not None
+        end = self.length + places_BQ.shape[1]
+        self.places[:, self.length : end] = places_BQ
+        return self.places[:, :end]
+
     def forget(self, columns: int) -> None:
         """Drop the last columns."""
         self.length -= columns
@@ -46,6 +64,7 @@ class LayerCache:
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order (beams); rows int64[B']."""
         self.key, self.value = self.key[rows], self.value[rows]
+        self.places = None if self.places is None else self.places[rows]
 
 
 class Attention(nn.Module):
@@ -53,44 +72,54 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads = config.num_heads
+        self.heads, self.width = config.num_heads, config.head_width
         self.dropout = config.attention_dropout
+        self.scale = None if config.scale_scores else 1.0
         self.kernel: Kernel = "sdpa"
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, config.attention_bias)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, config.attention_bias)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.attention_width, config.attention_bias)
+        self.output = nn.Linear(config.attention_width, config.hidden_size, config.attention_bias)
         self.relative = RelativeTerms(config) if config.position_scheme == "relative" else None
 
     def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
-        B, T, D = hidden_BTD.shape
+        B, T, _ = hidden_BTD.shape
         dropout = self.dropout if self.training else 0.0
-        qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, D // self.heads)
+        qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, self.width)
         if cache is None and self.relative is None:
-            return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel))
+            return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel, self.scale))
         query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
-        added = None
+        added = mask.added
         if self.relative is not None:
             if cache is not None or mask.distances is None:
                 raise ValueError("relative positions need the distances of all columns, and know no cache")
             query, added = self.relative(query, mask.distances)
         if cache is not None:
             key, value = cache.append(key, value)
-        mixed = attend(query, key, value, mask, dropout, self.kernel, added)
-        return self.output(mixed.transpose(1, 2).reshape(B, T, D))
+        mixed = attend(query, key, value, mask, dropout, self.kernel, added, self.scale)
+        return self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
 
 
 class FeedForward(nn.Module):
-    """Dense, activation, dense."""
+    """Dense, activation, dense; gated, the first makes twice as many columns, and the activation of the first half is
+    multiplied with the second."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = config.activation
-        self.inner = nn.Linear(config.hidden_size, config.ffn_size)
-        self.output = nn.Linear(config.ffn_size, config.hidden_size)
+        self.activation, self.gated = config.activation, config.gated
+        self.dropout = config.dropout if config.more_dropout else 0.0
+        self.inner = nn.Linear(config.hidden_size, config.ffn_size * (2 if config.gated else 1), config.ffn_bias)
+        self.output = nn.Linear(config.ffn_size, config.hidden_size, config.ffn_bias)
+        self.plain = config.activation == "gelu_tanh" and config.ffn_bias and not config.gated and not self.dropout
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        if self.training and self.activation == "gelu_tanh" and can_fuse(hidden_BTD, self.inner, self.output):
+        if self.training and self.plain and can_fuse(hidden_BTD, self.inner, self.output):
             return feed_forward(hidden_BTD, self.inner, self.output)
-        return self.output(activate(self.inner(hidden_BTD), self.activation))
+        made = self.inner(hidden_BTD)
+        if self.gated:
+            chosen, other = made.chunk(2, -1)
+            made = activate(chosen, self.activation) * other
+        else:
+            made = activate(made, self.activation)
+        return self.output(dropout(made, self.dropout if self.training else 0.0))
 
 
 class Layer(nn.Module):
@@ -98,37 +127,47 @@ class Layer(nn.Module):
 
     first: the model's first layer, for one that has parts in common with it (`TransformerConfig.shared`). Such parts
     are used and not owned: weights, names, moves to a device and transforms of modules find each once, in the first.
+    cross: whether it attends to a context too.
     """
 
-    def __init__(self, config: TransformerConfig, first: Layer | None = None) -> None:
+    def __init__(self, config: TransformerConfig, first: Layer | None = None, cross: bool = False) -> None:
         super().__init__()
         self.pre = config.norm == "pre"
         self.dropout = config.dropout
         self.attention: Attention
-        self.attention_norm: nn.LayerNorm
+        self.attention_norm: Norm
         self.ffn: FeedForward
-        self.ffn_norm: nn.LayerNorm
+        self.ffn_norm: Norm
         if first is not None and config.shared in ("all", "attention"):
             self._use(first, "attention", "attention_norm")
         else:
             self.attention = Attention(config)
-            self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+            self.attention_norm = norm(config, config.hidden_size)
+        self.cross = CrossAttention(config) if cross else None
+        self.cross_norm = norm(config, config.hidden_size) if cross else None
         if first is not None and config.shared in ("all", "ffn"):
             self._use(first, "ffn", "ffn_norm")
         else:
             self.ffn = FeedForward(config)
-            self.ffn_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+            self.ffn_norm = norm(config, config.hidden_size)
 
     def _use(self, first: Layer, *parts: str) -> None:
         for part in parts:
             self.__dict__[part] = getattr(first, part)  # past `nn.Module.__setattr__`, which would own it
 
-    def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None, seen: Seen | None = None
+    ) -> Tensor:
+        """seen: of the context, for a layer that attends to one."""
         drop = self.dropout if self.training else 0.0
         if self.pre:
             hidden_BTD = add(hidden_BTD, self.attention(self.attention_norm(hidden_BTD), mask, cache), drop)
+            if self.cross is not None and self.cross_norm is not None:
+                hidden_BTD = add(hidden_BTD, self.cross(self.cross_norm(hidden_BTD), seen), drop)
             return add(hidden_BTD, self.ffn(self.ffn_norm(hidden_BTD)), drop)
         hidden_BTD = self.attention_norm(add(hidden_BTD, self.attention(hidden_BTD, mask, cache), drop))
+        if self.cross is not None and self.cross_norm is not None:
+            hidden_BTD = self.cross_norm(add(hidden_BTD, self.cross(hidden_BTD, seen), drop))
         return self.ffn_norm(add(hidden_BTD, self.ffn(hidden_BTD), drop))
 
 

@@ -1,7 +1,8 @@
 """The one Transformer: ids, positions and a mask in, hidden states out.
 
 Every family runs through this file: words and position channels are summed, layers follow, and the result is handed to
-heads that see the target columns only. It knows nothing of objectives, of losses or of distribution.
+heads that see the target columns only. A family with a context has a second stack that reads it first
+(`model.encoder`). It knows nothing of objectives, of losses or of distribution.
 
 Shapes: B rows, T columns, P position channels, D width, W columns of the embeddings: D, or fewer where a dense layer
 makes D of them (ALBERT).
@@ -9,20 +10,25 @@ makes D of them (ALBERT).
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from blankfill.attention.kernels import Kernel, Mask, lower
+from blankfill.attention.buckets import in_order
+from blankfill.attention.kernels import Kernel, Mask, lower, lower_cross
 from blankfill.attention.relative import lower_distances
+from blankfill.model.buckets import DistanceTable
 from blankfill.model.config import TransformerConfig
+from blankfill.model.cross import CrossAttention, Reading, kept_keys_values
+from blankfill.model.embeddings import position_tables, summed, table
+from blankfill.model.encoder import Encoder
 from blankfill.model.heads import PairHead, WordHead
+from blankfill.model.initial import draw_weights
 from blankfill.model.layers import Layer, LayerCache, dropout
 from blankfill.model.neighbours import start_with_neighbours
-from blankfill.model.relative import RelativeTerms
+from blankfill.model.norms import norm
 from blankfill.model.span_head import SpanHead
 from blankfill.types import MEMORY, QUERY, Batch
 
@@ -33,17 +39,19 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.words = _table(config.vocab_size, config.word_size)
+        self.words = table(config.vocab_size, config.word_size)
         self.relative = config.position_scheme == "relative"
-        tables = () if self.relative else config.position_sizes
-        self.positions = nn.ModuleList(_table(size, config.word_size) for size in tables)
+        self.positions = position_tables(config)
         self.query = nn.Parameter(torch.empty(1, config.word_size)) if self.relative else None
         """What a query slot begins as, [1, W]: it knows a place and no word (XLNet)."""
-        self.embedding_norm = nn.LayerNorm(config.word_size, config.norm_eps) if config.embedding_norm else None
+        self.embedding_norm = norm(config, config.word_size) if config.embedding_norm else None
         self.widen = nn.Linear(config.embedding_size, config.hidden_size) if config.embedding_size else None
-        first = Layer(config)
-        self.layers = nn.ModuleList([first, *(Layer(config, first) for _ in range(config.num_layers - 1))])
-        self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps) if config.norm == "pre" else None
+        answers = config.encoder_layers > 0
+        self.encoder = Encoder(config) if answers else None
+        self.distances = DistanceTable(config, both_ways=not answers) if config.relative_buckets else None
+        first = Layer(config, cross=answers)
+        self.layers = nn.ModuleList([first, *(Layer(config, first, answers) for _ in range(config.num_layers - 1))])
+        self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
         self.head = WordHead(config)
         self.pair_head = PairHead(config) if config.pooler else None
         self.span_head = SpanHead(config) if config.span_places else None
@@ -57,10 +65,12 @@ class Transformer(nn.Module):
         mask: Mask,
         cache: list[LayerCache] | None = None,
         keep: list[Tensor] | None = None,
+        context: Reading | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None.
 
-        keep: receives what goes into the first layer and what comes out of each, the final norm aside.
+        keep: receives what goes into the first layer and what comes out of each, the final norm aside. context: what
+        `read` made of the encoder's side, for a model that has one.
         """
         embedded_BTW = self.words(input_ids)
         memory_BT = None
@@ -70,30 +80,71 @@ class Transformer(nn.Module):
             memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
             distances = lower_distances(place, segment, self.config.hidden_size, self.config.clamp)
             mask = replace(mask, distances=distances)
-        for table, channel in zip(self.positions, () if self.relative else positions, strict=True):
-            embedded_BTW = embedded_BTW + table(channel)
+        if self.distances is not None:
+            mask = replace(mask, added=self._by_distance(self.distances, positions[0], mask, cache))
+        embedded_BTW = summed(embedded_BTW, self.positions, positions)
         if self.embedding_norm is not None:
             embedded_BTW = self.embedding_norm(embedded_BTW)
-        embedded_BTW = dropout(embedded_BTW, self.config.dropout if self.training else 0.0)
+        drop = self.config.dropout if self.training else 0.0
+        embedded_BTW = dropout(embedded_BTW, drop)
         hidden_BTD = embedded_BTW if self.widen is None else self.widen(embedded_BTW)
         if keep is not None:
             keep.append(hidden_BTD)
         for k, layer in enumerate(self.layers):
+            seen = None if context is None else context.of(k)
             if memory_BT is not None:  # what is remembered is read at every layer, and learns nothing by it
                 hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
             if self.recompute and self.training:
-                hidden_BTD = checkpoint(layer, hidden_BTD, mask, use_reentrant=False)
+                hidden_BTD = checkpoint(layer, hidden_BTD, mask, None, seen, use_reentrant=False)
             else:
-                hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None)
+                hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None, seen)
             if keep is not None:
                 keep.append(hidden_BTD)
-        return self.final_norm(hidden_BTD) if self.final_norm is not None else hidden_BTD
+        if self.final_norm is not None:
+            hidden_BTD = self.final_norm(hidden_BTD)
+        return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
+
+    def _by_distance(
+        self, table: DistanceTable, places_BT: Tensor, mask: Mask, cache: list[LayerCache] | None
+    ) -> Tensor:
+        """What is added to the scores of columns at these places, [B or 1, H, T, S + T]."""
+        return table.of(places_BT, mask) if cache is None else table(places_BT, cache[0].stand(places_BT))
 
     def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
         """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask shares; keep: see above."""
+        context = None
+        if batch.context is not None:
+            context = self.read(batch.context, batch.segment, dtype)
+        return self(batch.input_ids, batch.positions, self._mask(batch, dtype), keep=keep, context=context)
+
+    def read(
+        self,
+        context: Batch,
+        segment_BT: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        keep: bool = False,
+    ) -> Reading:
+        """Run the encoder over the contexts of a batch, for `forward`.
+
+        segment_BT: the segments of the decoder's columns; None where each row is one text. keep: make the keys and
+        values of all layers now, without gradient, for a decoder that runs many times.
+        """
+        if self.encoder is None:
+            raise ValueError("the batch has a context, and the model no encoder to read it")
+        mask = self._mask(context, dtype)
+        hidden_BSD = self.encoder(self.words(context.input_ids), context.positions, mask, self.recompute)
+        if segment_BT is None:
+            segment_BT = context.segment.new_zeros(len(context.segment), 1)
+        seen = lower_cross(context.mask, segment_BT, context.segment, dtype)
+        parts = [part for part in self.modules() if isinstance(part, CrossAttention)] if keep else []
+        return Reading(hidden_BSD, seen, kept_keys_values(parts, hidden_BSD) if keep else None)
+
+    def _mask(self, batch: Batch, dtype: torch.dtype) -> Mask:
         groups = None if batch.group is None else (batch.group, batch.group)
         mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype, groups)
-        return self(batch.input_ids, batch.positions, mask, keep=keep)
+        if not self.config.relative_buckets:
+            return mask
+        return replace(mask, in_order=in_order(batch.positions[0], batch.segment))
 
     @property
     def output_table(self) -> Tensor:
@@ -102,60 +153,27 @@ class Transformer(nn.Module):
 
     def use_kernel(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on."""
-        for module in self.layers:
-            assert isinstance(module, Layer)
+        for module in self.all_layers:
             module.attention.kernel = kernel
+            if module.cross is not None:
+                module.cross.kernel = kernel
+
+    @property
+    def all_layers(self) -> list[Layer]:
+        """The layers of the encoder, where there is one, and of the main stack."""
+        stacks = [*(self.encoder.layers if self.encoder is not None else ()), *self.layers]
+        return [layer for layer in stacks if isinstance(layer, Layer)]
 
     def new_cache(self, rows: int, size: int) -> list[LayerCache]:
         """Empty caches for `size` columns of `rows` rows, one per layer."""
-        return [LayerCache(rows, self.config, size, self.words.weight) for _ in self.layers]
+        return [LayerCache(rows, self.config, size, self.words.weight, k == 0) for k in range(len(self.layers))]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights as the family's paper does. Biases start at 0, norms at 1."""
-        config = self.config
-        residual = config.init_std / math.sqrt(2 * config.num_layers) if config.scaled_init else config.init_std
-        for name, module in self.named_modules():
-            if isinstance(module, nn.LayerNorm):
-                module.weight.fill_(1.0)
-                module.bias.zero_()
-            elif isinstance(module, nn.Linear):
-                is_residual = name.endswith(("attention.output", "ffn.output"))
-                _draw(module.weight, residual if is_residual else config.init_std, config, generator)
-                if module.bias is not None:
-                    module.bias.zero_()
-            elif isinstance(module, RelativeTerms):
-                for parameter in module.parameters(recurse=False):
-                    _draw(parameter, config.init_std, config, generator)
-            elif isinstance(module, nn.Embedding):
-                std = config.position_std if name.startswith("positions") else config.init_std
-                _draw(module.weight, std, config, generator)
-        if self.head.bias is not None:
-            self.head.bias.zero_()
-        if self.span_head is not None:
-            self.span_head.bias.zero_()
-        if self.head.table is not None:
-            _draw(self.head.table, config.init_std, config, generator)
-        if self.query is not None:
-            _draw(self.query, config.init_std, config, generator)
-        if config.neighbours:
-            start_with_neighbours(self, config.neighbours)
-
-
-def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding without torch's own initialisation, which on the meta device takes a second for its imports."""
-    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
-
-
-def _draw(weight: Tensor, std: float, config: TransformerConfig, generator: torch.Generator) -> None:
-    weight.normal_(std=std, generator=generator)
-    if config.init != "truncated_normal":
-        return
-    flat = weight.view(-1)
-    outside = (flat.abs() > 2 * std).nonzero().squeeze(1)
-    while len(outside):  # several times as fast as torch's trunc_normal_, which inverts the error function everywhere
-        flat[outside] = torch.empty(len(outside), device=flat.device).normal_(std=std, generator=generator)
-        outside = outside[flat[outside].abs() > 2 * std]
+        draw_weights(self, self.config, generator)
+        if self.config.neighbours:
+            start_with_neighbours(self, self.config.neighbours)
 
 
 def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +44,13 @@ class Encoded:
     candidates: bool = False
 
     def __len__(self) -> int:
-        """Columns that it takes."""
-        return sum(map(len, self.examples))
+        """Columns that it takes, those of its context counted."""
+        return sum(len(one) + _read(one) for one in self.examples)
+
+
+def _read(example: Example) -> int:
+    """Columns of an Example's context."""
+    return 0 if example.context is None else len(example.context)
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,13 @@ def pack(items: Sequence[Encoded], pad: int) -> Packed:
     """Put items into rows, the longest first, each into the first row with room for it.
 
     An item of several Examples that has no room in a row, such as a question with many candidates, has rows of its own,
-    so that rows are no wider than the longest Example and attention costs no more than that.
+    so that rows are no wider than the longest Example and attention costs no more than that. Where Examples have a
+    context, a row is full when either side is, each side as wide as its longest Example.
     """
-    width = max(ROW, max(len(one) for item in items for one in item.examples))
-    rows, places, joined = _placed(items, width)
+    widths = _Sides(*(
+        max(ROW, max(size(one) for item in items for one in item.examples)) for size in (len, _read)
+    ))  # fmt: skip
+    rows, places, joined = _placed(items, widths)
     batch = collate([[items[k].examples[e] for k, e in row] for row in rows], pad)
     T = batch.input_ids.shape[1]
     starts = _starts(items, rows, T)
@@ -85,32 +94,48 @@ def pack(items: Sequence[Encoded], pad: int) -> Packed:
     return Packed(batch, owners, [row[0][0] for row in rows])
 
 
-def _placed(items: Sequence[Encoded], width: int) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
+class _Sides(NamedTuple):
+    """Columns of the two sides of an Example or a row: its own and its context's."""
+
+    own: int
+    context: int
+
+    def holds(self, other: _Sides) -> bool:
+        """Whether there is room for the other."""
+        return self.own >= other.own and self.context >= other.context
+
+    def without(self, other: _Sides) -> _Sides:
+        """What is left."""
+        return _Sides(self.own - other.own, self.context - other.context)
+
+
+def _placed(items: Sequence[Encoded], widths: _Sides) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
     """(what each row holds: item and which Example of it; the items in the order of their rows; rows that go on with
-    the item of the row before)."""
+    the item of the row before). widths: of a row."""
     rows: list[list[tuple[int, int]]] = []
-    room: list[int] = []
+    room: list[_Sides] = []
     joined: list[int] = []
+
+    def put(entries: Sequence[tuple[int, int]], size: _Sides, first: int) -> None:
+        """Into the first row from `first` on that has room, else a new one."""
+        place = next((r for r in range(first, len(rows)) if room[r].holds(size)), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(widths)
+        rows[place] += entries
+        room[place] = room[place].without(size)
+
     for k in sorted(range(len(items)), key=lambda k: -len(items[k])):
-        sizes = [len(one) for one in items[k].examples]
-        if sum(sizes) <= width:
-            place = next((r for r, left in enumerate(room) if left >= sum(sizes)), len(rows))
-            if place == len(rows):
-                rows.append([])
-                room.append(width)
-            rows[place] += [(k, e) for e in range(len(sizes))]
-            room[place] -= sum(sizes)
+        sizes = [_Sides(len(one), _read(one)) for one in items[k].examples]
+        whole = _Sides(sum(size.own for size in sizes), sum(size.context for size in sizes))
+        if widths.holds(whole):
+            put([(k, e) for e in range(len(sizes))], whole, 0)
             continue
         first = len(rows)
-        for e in sorted(range(len(sizes)), key=lambda e: -sizes[e]):
-            place = next((r for r in range(first, len(rows)) if room[r] >= sizes[e]), len(rows))
-            if place == len(rows):
-                rows.append([])
-                room.append(width)
-            rows[place].append((k, e))
-            room[place] -= sizes[e]
+        for e in sorted(range(len(sizes)), key=lambda e: -sum(sizes[e])):
+            put([(k, e)], sizes[e], first)
         joined += range(first + 1, len(rows))
-        room[first:] = [0] * (len(rows) - first)  # so that no other item is joined to them
+        room[first:] = [_Sides(0, 0)] * (len(rows) - first)  # so that no other item is joined to them
     order = list(dict.fromkeys(k for row in rows for k, _ in row))
     return rows, order, joined
 

@@ -1,17 +1,19 @@
 """What a run costs, by arithmetic: parameters, floating-point operations, memory and disk.
 
 Nothing is measured and no tensor is allocated here, so the answer comes in milliseconds. Whether it fits is
-`train.verdict`'s to say; `train.rehearsal` measures hours. T columns of a row, M targets of a row, D width, F width
-inside the feed-forward part, V vocabulary, W width of the word table (D, where embeddings are not factorised).
+`train.verdict`'s to say; `train.rehearsal` measures hours. T columns of a row, S columns of its context, M targets of a
+row, D width, A width of the queries of all heads (D, unless heads have a width of their own), F width inside the
+feed-forward part, V vocabulary, W width of the word table (D, where embeddings are not factorised).
 
 Floating-point operations (FLOPs) are those of the matrix products, 2·m·n·k each; norms, activations and softmax are
-left out, as is usual. A row's forward pass takes, for each layer, 2·T·(4·D² + 2·D·F) for the projections and 4·T²·D for
-attention (scores and mixing), and 2·M·W·V for the word table, which meets the targets only; layers that share their
-weights take as much as others. The backward pass takes twice as much. Attention counts all T² pairs, but half of them
-where rows are plain left-to-right. PaLM (Chowdhery et al. 2022, appendix B: 6·N + 12·layers·D·T a token) and
-Megatron-LM count all of them there too; Kaplan et al. 2020 (6·N, N without embeddings) counts none; Chinchilla
-(Hoffmann et al. 2022, appendix F) counts all pairs and the embeddings. What gradient checkpointing computes again is
-not counted: it is work of the machine, not of the model.
+left out, as is usual. A row's forward pass takes, for each layer, 2·T·(4·D·A + 2·D·F) for the projections (3·D·F where
+the feed-forward part is gated) and 4·T²·A for attention (scores and mixing), and 2·M·W·V for the word table, which
+meets the targets only; layers that share their weights take as much as others. A layer of a decoder takes 4·D·A·(T + S)
++ 4·T·S·A more, and those of its encoder what others do. The backward pass takes twice as much. Attention counts all T²
+pairs, but half of them where rows are plain left-to-right. PaLM (Chowdhery et al. 2022, appendix B: 6·N + 12·layers·D·T
+a token) and Megatron-LM count all of them there too; Kaplan et al. 2020 (6·N, N without embeddings) counts none;
+Chinchilla (Hoffmann et al. 2022, appendix F) counts all pairs and the embeddings. What gradient checkpointing computes
+again is not counted: it is work of the machine, not of the model.
 
 Memory follows what this program really keeps for the backward pass; a test holds it against torch's saved tensors.
 Weights, gradients and optimiser states are always fp32. On a GPU the same sums are used with dropout masks of one byte
@@ -56,7 +58,7 @@ class RowShape:
     """What the rows of a batch look like. columns: T, padding included; tokens, targets, pairs, borders: means a row.
 
     mask: "none", "causal" or "rule", as in `types.Batch`. ids and positions: one more than the largest in the rows (of
-    each position channel).
+    each position channel), in both sides of them.
     """
 
     columns: int
@@ -67,6 +69,8 @@ class RowShape:
     ids: int = 0
     positions: tuple[int, ...] = ()
     borders: float = 0.0
+    context: RowShape | None = None
+    """Of the encoder's side; `tokens` counts both."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +126,17 @@ def row_shape(rows: Sequence[Sequence[Example]], pad: int, counts: NDArray[np.in
     from blankfill.data.packing import collate
 
     batch = collate(rows, pad)
-    count, columns = batch.input_ids.shape
-    positions = tuple(int(channel.max()) + 1 for channel in batch.positions)
-    ids = 1 + max(int(batch.input_ids.max()), int(batch.target_ids.max()) if len(batch.target_ids) else 0)
+    sides = [side for side in (batch, batch.context) if side is not None]
+    positions = tuple(
+        1 + max(int(channel.max()) for channel in channels)
+        for channels in zip(*(s.positions for s in sides), strict=True)
+    )
+    ids = 1 + max(
+        int(found.max()) for found in (*(side.input_ids for side in sides), batch.target_ids) if found.numel()
+    )
     if counts is not None and counts.any():
         ids = max(ids, 1 + int(counts.nonzero()[0][-1]))
-    return RowShape(
-        columns, batch.tokens / count, len(batch.target_ids) / count, batch.mask, _pairs(batch) / count, ids, positions,
-        _borders(batch) / count,
-    )  # fmt: skip
+    return replace(batch_shape(batch), ids=ids, positions=positions)
 
 
 def _pairs(batch: Batch) -> int:
@@ -144,7 +150,10 @@ def _borders(batch: Batch) -> int:
 def parameters(config: TransformerConfig) -> dict[str, int]:
     """How many weights each part of a model has: words (tied with the output), positions, layers, norms, heads."""
     parts = dict.fromkeys(("words", "positions", "layers", "norms", "heads"), 0)
+    if config.encoder_layers:
+        parts["encoder"] = 0
     names = {
+        "distances": "positions",
         "query": "words", "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads",
         "pair_head": "heads", "span_head": "heads",
     }  # fmt: skip
@@ -169,15 +178,30 @@ def weight_shapes(config: TransformerConfig) -> tuple[tuple[str, tuple[int, ...]
 def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     """FLOPs of the forward pass of one row."""
     D, T, M, W = config.hidden_size, shape.columns, shape.targets, config.word_size
-    pairs_seen = T * T / 2 if shape.mask == "causal" else T * T
-    layer = 2 * T * (4 * D * D + 2 * D * config.ffn_size) + 4 * pairs_seen * D
+    layer, encoder = _layer_flops(config, shape), 0.0
+    if shape.context is not None:
+        S, A = shape.context.columns, config.attention_width
+        layer += 4 * D * A * (T + S) + 4 * T * S * A
+        encoder = config.encoder_layers * _layer_flops(config, shape.context)
     if config.position_scheme == "relative":  # the encodings of 2·T distances, and each query with all of them
         layer += 2 * 2 * T * (D * D + T * D)
     head = 2 * M * W * config.vocab_size + (2 * M * D * W if config.head_transform else 0)
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     widen = 2 * T * W * D if config.embedding_size else 0
     borders = 2 * shape.borders * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
-    return widen + config.num_layers * layer + head + pooler + borders
+    return widen + encoder + config.num_layers * layer + head + pooler + borders
+
+
+def _layer_flops(config: TransformerConfig, shape: RowShape) -> float:
+    """FLOPs of a layer's own attention and feed-forward part."""
+    D, T, A = config.hidden_size, shape.columns, config.attention_width
+    pairs_seen = T * T / 2 if shape.mask == "causal" else T * T
+    return 2 * T * (4 * D * A + dense(config) * D * config.ffn_size) + 4 * pairs_seen * A
+
+
+def dense(config: TransformerConfig) -> int:
+    """How many matrices the feed-forward part has."""
+    return 3 if config.gated else 2
 
 
 def training_flops(config: TransformerConfig, shape: RowShape) -> float:
@@ -195,7 +219,7 @@ def batch_shape(batch: Batch) -> RowShape:
     rows, columns = batch.input_ids.shape
     return RowShape(
         columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, _pairs(batch) / rows,
-        borders=_borders(batch) / rows,
+        borders=_borders(batch) / rows, context=None if batch.context is None else batch_shape(batch.context),
     )  # fmt: skip
 
 
@@ -252,15 +276,15 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
     """What one layer keeps for its backward pass, for so many rows."""
     from blankfill.attention.blocked import KEEP
 
-    D, T, s = config.hidden_size, shape.columns, computing.width
+    D, A, T, s = config.hidden_size, config.attention_width, shape.columns, computing.width
     tokens, weights = rows * T, rows * config.num_heads * T * T
-    norms = tokens * 2 * (FP32 * D + 2 * FP32)
-    # on a CPU in fp32 the activation of the tanh GELU is computed again
-    fused = computing.device == "cpu" and s == FP32 and config.activation == "gelu_tanh"
-    linears = tokens * s * (2 * D + D + (1 if fused else 2) * config.ffn_size)
+    norms = tokens * 2 * (FP32 * D + (2 if config.norm_kind == "layer" else 1) * FP32)
+    linears = tokens * s * (2 * D + A + _inner_columns(config, computing))
     noise = tokens * 2 * D if config.dropout else 0  # a byte for each element
+    if config.dropout and config.more_dropout:
+        noise += tokens * config.ffn_size
     casts = own_matrices(config) * s // config.num_layers if s < FP32 else 0
-    attention = tokens * s * 3 * D
+    attention = tokens * s * 3 * A
     if blocked(config, shape, computing):
         attention += weights * ((s if T <= KEEP else 0) + (1 if config.attention_dropout else 0))
     elif not _stores_weights(config, computing):
@@ -272,13 +296,47 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
         attention += weights * s * (3 if config.attention_dropout else 1)
     else:
         # with dropout on a CPU, SDPA takes the plain road, in fp32 whatever the inputs are
-        attention = tokens * FP32 * 3 * D + weights * FP32 * 3
+        attention = tokens * FP32 * 3 * A + weights * FP32 * 3
     return norms + linears + noise + casts + attention
+
+
+def _inner_columns(config: TransformerConfig, computing: Computing) -> int:
+    """Columns inside the feed-forward part that are kept for each token: what goes into the activation and what comes
+    out of it; gated, also what that is multiplied with, and the product."""
+    if config.gated:
+        return 4 * config.ffn_size
+    if config.more_dropout and config.dropout:
+        return 2 * config.ffn_size
+    # on a CPU in fp32 the activation of the tanh GELU is computed again; ReLU's gradient asks for its output alone
+    fused = computing.device == "cpu" and computing.width == FP32 and config.activation == "gelu_tanh"
+    return (1 if (fused and config.ffn_bias) or config.activation == "relu" else 2) * config.ffn_size
+
+
+def cross_bytes(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> int:
+    """What attending to the context adds to `layer_bytes`."""
+    if shape.context is None:
+        return 0
+    D, A, s = config.hidden_size, config.attention_width, computing.width
+    T, S = rows * shape.columns, rows * shape.context.columns
+    pairs = config.num_heads * T * shape.context.columns
+    norm = T * (FP32 * D + (2 if config.norm_kind == "layer" else 1) * FP32)
+    noise = T * D if config.dropout else 0
+    casts = 4 * D * A * s if s < FP32 else 0
+    projected = s * (T * (D + 2 * A) + S * 2 * A)
+    if computing.kernel == "explicit" or (computing.kernel == "blocked" and s < FP32):
+        weights = pairs * s * (3 if config.attention_dropout else 1)
+    elif config.attention_dropout and computing.device == "cpu":
+        projected += FP32 * (T + 2 * S) * A
+        weights = pairs * FP32 * 3
+    else:
+        weights = T * config.num_heads * FP32
+    return norm + noise + casts + projected + weights
 
 
 def own_matrices(config: TransformerConfig) -> int:
     """Elements of the matrices of all layers, shared ones once: each has a copy in the compute type."""
-    attention, ffn = 4 * config.hidden_size**2, 2 * config.hidden_size * config.ffn_size
+    attention = 4 * config.hidden_size * config.attention_width
+    ffn = dense(config) * config.hidden_size * config.ffn_size
     L = config.num_layers
     return attention * (1 if config.shared in ("all", "attention") else L) + ffn * (
         1 if config.shared in ("all", "ffn") else L
@@ -294,10 +352,12 @@ def activation_bytes(
     """
     D, T, P, W = config.hidden_size, shape.columns, len(config.position_sizes), config.word_size
     tokens, targets = rows * T, math.ceil(rows * shape.targets)
-    layer = layer_bytes(config, shape, computing, rows)
+    layer = layer_bytes(config, shape, computing, rows) + cross_bytes(config, shape, computing, rows)
     layers = config.num_layers * layer
     if checkpointing:
         layers = config.num_layers * tokens * FP32 * D + layer
+    if shape.context is not None:
+        layers += _encoder_bytes(config, shape, computing, rows, checkpointing)
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
     bare = shape.mask != "rule" or (plain and not checkpointing)
     mask = 0 if bare else rows * T * T * computing.width
@@ -307,10 +367,27 @@ def activation_bytes(
         embeddings += (tokens + D) * W * computing.width
     if config.position_scheme == "relative":
         embeddings += tokens * 8 * T  # which distance each pair has
+    if config.relative_buckets:
+        embeddings += T * T * (8 + FP32 * config.num_heads)  # which bucket, and what it adds, alike in all rows
     head = targets * (computing.width * (D + W) + FP32 * W) if config.head_transform else 0
     borders = math.ceil(rows * shape.borders)
     head += borders * (computing.width * (4 * D + PLACE_SIZE + W) + FP32 * (D + W)) if config.span_places else 0
     return layers + mask + embeddings + tokens * FP32 * normed + head
+
+
+def _encoder_bytes(
+    config: TransformerConfig, shape: RowShape, computing: Computing, rows: int, checkpointing: bool
+) -> int:
+    """What the encoder keeps: all that a model of its own keeps, heads aside, and its output, once more where that goes
+    into the decoder in another type, with what a decoder's column sees of it."""
+    context = shape.context
+    assert context is not None
+    alone = replace(config, num_layers=config.encoder_layers, encoder_layers=0)
+    read = replace(context, targets=0.0, pairs=0.0, borders=0.0)
+    own = activation_bytes(alone, read, computing, rows, checkpointing)
+    output = rows * context.columns * config.hidden_size * (FP32 if computing.width == FP32 else 2)
+    mask = rows * shape.columns * context.columns * computing.width if context.mask != "none" else 0
+    return own + output + mask
 
 
 def blocked(config: TransformerConfig, shape: RowShape, computing: Computing) -> bool:
@@ -320,12 +397,13 @@ def blocked(config: TransformerConfig, shape: RowShape, computing: Computing) ->
     long = shape.mask in ("causal", "rule") and shape.columns >= 2 * QUERIES
     if config.position_scheme == "relative":
         return False
-    return computing.kernel == "blocked" and (config.attention_dropout > 0 or long or computing.width < FP32)
+    always = config.attention_dropout > 0 or config.relative_buckets > 0 or computing.width < FP32
+    return computing.kernel == "blocked" and (always or long)
 
 
 def _stores_weights(config: TransformerConfig, computing: Computing) -> bool:
     """Whether attention weights, T² of them a head, are kept for the backward pass."""
-    if computing.kernel == "explicit" or config.position_scheme == "relative":
+    if computing.kernel == "explicit" or config.position_scheme == "relative" or config.relative_buckets:
         return True
     return computing.device == "cpu" and config.attention_dropout > 0
 
@@ -342,6 +420,8 @@ def memory(
     from blankfill.train.loss import GPU_ROWS, SCORES
 
     D, T, V, W, s = config.hidden_size, shape.columns, config.vocab_size, config.word_size, computing.width
+    if shape.context is not None:
+        T = max(T, shape.context.columns)
     tokens, table = micro * T, FP32 * V * W
     weights = gradients = FP32 * sum(parameters(config).values())
     states = optimizer_bytes(config, options)
@@ -353,8 +433,10 @@ def memory(
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
     tables = 4 if config.position_scheme == "relative" else 2  # that of all distances is twice as wide
     scores = tables * micro * config.num_heads * T * T * FP32 if plain else 0
-    working = max(tokens * (2 * s * config.ffn_size + 2 * FP32 * D), scores + 3 * tokens * s * D)
-    row_bytes = T * (8 + 8 * len(config.position_sizes) + 12) + 16 * math.ceil(shape.targets)
+    inner = dense(config) * config.ffn_size
+    working = max(tokens * (s * inner + 2 * FP32 * D), scores + 3 * tokens * s * config.attention_width)
+    columns = shape.columns + (0 if shape.context is None else shape.context.columns)
+    row_bytes = columns * (8 + 8 * len(config.position_sizes) + 12) + 16 * math.ceil(shape.targets)
     batches = (STEPS_READY * options.batch_size + options.eval_rows) * row_bytes
     saving = checkpoint_bytes(config, options) if computing.device == "cpu" else 0
     before = gradients if micro < options.batch_size else 0
@@ -370,7 +452,7 @@ def optimizer_temporaries(config: TransformerConfig, options: TrainOptions) -> i
     rest = sum(parameters(config).values()) - table
     if options.optimizer == "lamb":
         return FP32 * max(table, rest)
-    own = 1 if config.shared == "all" else max(1, config.num_layers)
+    own = 1 if config.shared == "all" else max(1, config.num_layers + config.encoder_layers)
     return 2 * FP32 * max(table, rest // own // 3) if options.optimizer == "adafactor" else 0
 
 

@@ -59,11 +59,13 @@ def counts(batch: Batch) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-    """Run a batch through a model and sum its losses. dtype: the compute type in force."""
+def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float32, z_loss: float = 0.0) -> LossSums:
+    """Run a batch through a model and sum its losses. dtype: the compute type in force. z_loss: see `word_loss`; it is
+    there for the weights' sake, so a model that is not in training mode is measured without it."""
     hidden_ND = model.encode(batch, dtype).flatten(0, 1)
     transformed_MD = model.head.transform(hidden_ND[batch.target_index])
-    words = word_loss(transformed_MD, model.output_table, model.head.bias, batch.target_ids)
+    z_loss = z_loss if model.training else 0.0
+    words = word_loss(transformed_MD, model.output_table, model.head.bias, batch.target_ids, z_loss=z_loss)
     return LossSums(words, label_losses(model, hidden_ND, batch))
 
 
@@ -89,14 +91,23 @@ def border_loss(model: Transformer, hidden_ND: Tensor, borders_4K: Tensor) -> Te
 
 
 def word_loss(
-    hidden_MD: Tensor, table_VD: Tensor, bias_V: Tensor | None, target_M: Tensor, smoothing: float = 0.0
+    hidden_MD: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    target_M: Tensor,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of `hidden @ tableᵀ + bias` against the targets, summed; a scalar with gradient.
 
     smoothing: the share of each target that is spread evenly over the whole table (Szegedy et al. 2016, section 7).
+    z_loss: so many times log² Z is added for each target, Z being the sum of the exponentiated scores, so that scores
+    stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
     """
     dtype = compute_dtype(hidden_MD)
-    loss: Tensor = _WordLoss.apply(hidden_MD, table_VD, bias_V, target_M, smoothing, dtype, torch.is_grad_enabled())
+    loss: Tensor = _WordLoss.apply(
+        hidden_MD, table_VD, bias_V, target_M, (smoothing, z_loss), dtype, torch.is_grad_enabled()
+    )
     return loss
 
 
@@ -114,7 +125,7 @@ class _WordLoss(torch.autograd.Function):
         table_VD: Tensor,
         bias_V: Tensor | None,
         target_M: Tensor,
-        smoothing: float,
+        smoothing: tuple[float, float],
         dtype: torch.dtype,
         with_grad: bool,
     ) -> Tensor:
@@ -131,7 +142,7 @@ class _WordLoss(torch.autograd.Function):
         scores = torch.empty(min(M, rows) * V, dtype=torch.float32, device=device)
         for k in range(0, M, rows):
             at = slice(k, min(M, k + rows))
-            share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V, smoothing)
+            share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V, *smoothing)
             total += share.loss
             if grad_hidden is not None and grad_table is not None:
                 share.add_gradients(grad_hidden[at], grad_table, grad_bias, first=k == 0)
@@ -152,8 +163,9 @@ class _WordLoss(torch.autograd.Function):
 class _Share:
     """Some targets: their scores a block of columns at a time, then their loss, then their gradients.
 
-    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block. smoothing: see
-    `word_loss`; with ε of it the loss is norm − (1 − ε) · the answer's score − ε · the mean of all scores.
+    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block. smoothing and
+    z_loss: see `word_loss`; with ε of the one and ζ of the other the loss is
+    norm + ζ · norm² − (1 − ε) · the answer's score − ε · the mean of all scores.
     """
 
     def __init__(
@@ -165,6 +177,7 @@ class _Share:
         memory: Tensor,
         columns: int,
         smoothing: float,
+        z_loss: float,
     ) -> None:
         M, V = len(hidden_MD), len(table_VD)
         self.kept, self.spread = 1 - smoothing, smoothing / V
@@ -189,7 +202,9 @@ class _Share:
             torch.sum(block.sub_(largest[n, :, None]).exp_(), 1, out=sums[n])
         norm = (largest + sums.log()).logsumexp(0)
         self.factors = (largest - norm).exp_()
-        self.loss = (norm - self.kept * answered - self.spread * whole).sum()
+        if z_loss:  # the derivative of the norm is the softmax
+            self.factors *= 1 + 2 * z_loss * norm
+        self.loss = (norm - self.kept * answered - self.spread * whole + z_loss * norm.square()).sum()
 
     def add_gradients(self, grad_hidden: Tensor, grad_table: Tensor, grad_bias: Tensor | None, first: bool) -> None:
         """Add the gradients of the loss. first: nothing is in `grad_table` yet, its memory is not even set to 0."""

@@ -57,6 +57,9 @@ class TrainOptions:
     """Adam's second decay rate."""
     eps: float = 1e-6
     """Adam's epsilon."""
+    z_loss: float = 0.0
+    """So many times log² Z is added to the loss of each answer, Z being what its softmax divides by (T5: 1e-4); it is
+    trained with and not validated with."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Precision = "auto"
@@ -94,7 +97,7 @@ class TrainOptions:
                 found.append(f"train.{name} is {getattr(self, name)}; it must be at least 1")
         for name in (
             "micro_batch", "batch_start", "batch_ramp", "short_length", "short_steps", "eval_every", "save_every",
-            "sample_every", "threads", "workers", "clip", "weight_decay", "warmup", "patience",
+            "sample_every", "threads", "workers", "clip", "z_loss", "weight_decay", "warmup", "patience",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 found.append(f"train.{name} is {getattr(self, name)}; it must not be negative")

@@ -1,0 +1,86 @@
+"""Attention of a decoder's columns to what the encoder made of the context (Vaswani et al. 2017, §3.2.3).
+
+Shapes: B rows, Q columns of the decoder, S columns of the context, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blankfill.attention.kernels import Kernel, Mask, attend
+from blankfill.model.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one layer attends to: the encoder's output [B, S, D], or the layer's keys and values of it, [B, H, S, E]
+    each, where they are kept."""
+
+    hidden: Tensor
+    mask: Mask
+    kept: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass
+class Reading:
+    """What the encoder made of the contexts of a batch, [B, S, D], for all layers of the decoder.
+
+    mask: what each column of the decoder sees of it. kept: the keys and values of every layer, each [B, H, S, E], when
+    the decoder is to run many times.
+    """
+
+    hidden: Tensor
+    mask: Mask
+    kept: Sequence[tuple[Tensor, Tensor]] | None = None
+
+    def of(self, layer: int) -> Seen:
+        """What a layer of the decoder attends to."""
+        return Seen(self.hidden, self.mask, None if self.kept is None else self.kept[layer])
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order, repeats allowed (beams); int64[B']."""
+        self.hidden = self.hidden[rows]
+        if self.mask.bias is not None:
+            self.mask = Mask(self.mask.kind, self.mask.bias[rows])
+        if self.kept is not None:
+            self.kept = [(key[rows], value[rows]) for key, value in self.kept]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention with queries of one stack, and keys and values of another's output."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.width = config.num_heads, config.head_width
+        self.dropout = config.attention_dropout
+        self.scale = None if config.scale_scores else 1.0
+        self.kernel: Kernel = "sdpa"
+        self.query = nn.Linear(config.hidden_size, config.attention_width, config.attention_bias)
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.attention_width, config.attention_bias)
+        self.output = nn.Linear(config.attention_width, config.hidden_size, config.attention_bias)
+
+    def keys_values(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's output, [B, H, S, E] each."""
+        B, S, _ = hidden_BSD.shape
+        key, value = self.key_value(hidden_BSD).view(B, S, 2, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        return key, value
+
+    def forward(self, hidden_BQD: Tensor, seen: Seen | None) -> Tensor:
+        if seen is None:
+            raise ValueError("this model answers to a context, and was given none")
+        B, Q, _ = hidden_BQD.shape
+        query = self.query(hidden_BQD).view(B, Q, self.heads, self.width).transpose(1, 2)
+        key, value = seen.kept or self.keys_values(seen.hidden)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(query, key, value, seen.mask, dropout, self.kernel, scale=self.scale)
+        return self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))
+
+
+@torch.no_grad()
+def kept_keys_values(parts: Sequence[CrossAttention], hidden_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values of every layer, in memory of their own, so that each step reads them in order."""
+    return [(key.contiguous(), value.contiguous()) for key, value in (part.keys_values(hidden_BSD) for part in parts)]

@@ -1,0 +1,67 @@
+"""Norms: LayerNorm (Ba et al. 2016), and its scale alone, the root mean square (Zhang & Sennrich 2019; T5).
+
+torch computes the latter on a CPU from single operations over the whole tensor, eight times as slow as its LayerNorm.
+Here rows go through in portions that stay in the cache, and the input is all that is kept for the backward pass.
+
+Shapes: N rows, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blankfill.model.config import TransformerConfig
+
+ROWS = 256
+"""Rows that go through together."""
+
+Norm = nn.LayerNorm | nn.RMSNorm
+
+
+def norm(config: TransformerConfig, width: int) -> Norm:
+    """A norm of the model's kind."""
+    kind = RmsNorm if config.norm_kind == "rms" else nn.LayerNorm
+    return kind(width, config.norm_eps)
+
+
+class RmsNorm(nn.RMSNorm):
+    """x / √(mean of x² + eps) · weight, over the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        fast = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and torch.is_grad_enabled()
+        if not fast:
+            return super().forward(x)
+        made: Tensor = _RmsNorm.apply(x.flatten(0, -2), self.weight, self.eps)
+        return made.view(x.shape)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        made_ND = torch.empty_like(x_ND)
+        scale_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+        scale_N1.square_().div_(x_ND.shape[1]).add_(eps).rsqrt_()
+        for start in range(0, len(x_ND), ROWS):
+            at = slice(start, start + ROWS)
+            torch.mul(x_ND[at], scale_N1[at], out=made_ND[at]).mul_(weight_D)
+        ctx.save_for_backward(x_ND, weight_D, scale_N1)
+        return made_ND
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_D, scale_N1 = ctx.saved_tensors
+        grad_ND = upstream[0]
+        N, D = x_ND.shape
+        grad_x, grad_weight = torch.empty_like(x_ND), torch.zeros_like(weight_D)
+        buffer = x_ND.new_empty(min(N, ROWS), D)
+        for start in range(0, N, ROWS):
+            at = slice(start, min(N, start + ROWS))
+            x, scale, out = x_ND[at], scale_N1[at], grad_x[at]
+            product = torch.mul(grad_ND[at], x, out=buffer[: at.stop - start])
+            grad_weight += scale[:, 0] @ product
+            share = (product @ weight_D)[:, None] * scale**3 / -D
+            torch.mul(grad_ND[at], weight_D, out=out).mul_(scale).addcmul_(x, share)
+        return grad_x, grad_weight, None
