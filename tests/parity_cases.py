@@ -56,6 +56,17 @@ CASES = [
     Case("xlnet", "XLNetLMHeadModel", "gelu_new, distances clamped at 5", {
         "ff_activation": "gelu_new", "clamp_len": 5}),
     Case("xlnet", "XLNetLMHeadModel", "word table not tied, 2 heads", {"tie_word_embeddings": False, "n_head": 2}),
+    Case("t5", "T5ForConditionalGeneration", "as published (1.0)"),
+    Case("t5", "T5ForConditionalGeneration", "as published (1.1)", {
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    Case("t5", "T5ForConditionalGeneration", "gated-silu, heads of 5, 3 and 1 layers", {
+        "feed_forward_proj": "gated-silu", "d_kv": 5, "num_layers": 3, "num_decoder_layers": 1}),
+    Case("t5", "T5ForConditionalGeneration", "8 buckets up to 20, gelu, eps 1e-3", {
+        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "feed_forward_proj": "gelu",
+        "layer_norm_epsilon": 1e-3}),
+    Case("bart", "BartForConditionalGeneration", "as published"),
+    Case("bart", "BartForConditionalGeneration", "gelu_new, 3 and 1 layers, padding is token 3", {
+        "activation_function": "gelu_new", "encoder_layers": 3, "decoder_layers": 1, "pad_token_id": 3}),
 ]  # fmt: skip
 SAVED = [("glm", "saved outputs of the original code")]
 """Compared with files beside the project instead."""
@@ -74,6 +85,13 @@ SIZES["distilbert"] = {"dropout": 0.0, "attention_dropout": 0.0, "vocab_size": 9
                        "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 24}  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
 SIZES["ernie"] = SIZES["bert"]
+SIZES["t5"] = {"vocab_size": 97, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
+               "dropout_rate": 0.0}  # fmt: skip
+SIZES["bart"] = {
+    "vocab_size": 97, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 24,
+    "dropout": 0.0, "init_std": 0.1,
+}  # fmt: skip
 SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}
 
 
@@ -93,6 +111,9 @@ def made(transformers: Any, case: Case, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     kind = getattr(transformers, case.kind)
     model = kind(kind.config_class(**{**SIZES[case.family], **case.options}))
+    if case.family == "t5" and not case.options.get("tie_word_embeddings", True):
+        # a fresh model of transformers' ties all the same; one that is read from a file with its own table does not
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     with torch.no_grad():
         for where, parameter in model.named_parameters():
             if parameter.dim() == 1:

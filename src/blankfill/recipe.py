@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 from blankfill.corpus.prepare import PrepareConfig
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
-from blankfill.model.families import ModelOptions
+from blankfill.model.families import TWO_STACKS, ModelOptions
 from blankfill.objectives import OBJECTIVES, Gpt, Objective
 from blankfill.train.options import DistilOptions, TrainOptions
 
@@ -64,6 +64,16 @@ class Recipe:
                 f"objective `{self.objective.name}` is read by an encoder and written by a decoder, and model.family "
                 f"`{self.model.family}` is one stack; families that have both: {', '.join(TWO_STACKS)}"
             )
+        if self.model.family in TWO_STACKS and not self.objective.two_sided:
+            found.append(
+                f"model.family `{self.model.family}` has an encoder and a decoder, and objective "
+                f"`{self.objective.name}` is one row; take an objective with both sides (t5, bart) or another family"
+            )
+        if self.model.encoder_layers and self.model.family not in TWO_STACKS:
+            found.append(
+                f"model.encoder_layers is {self.model.encoder_layers} and model.family `{self.model.family}` is one "
+                "stack; leave it at 0"
+            )
         if not 0 <= self.seed < 2**32:
             found.append(f"seed is {self.seed}; it must be at least 0 and below 2^32")
         return found
@@ -90,8 +100,6 @@ CHANNELS = {
     "bart": 1,
 }
 """Position channels of each family."""
-TWO_STACKS = ("t5", "t5-v1.1", "bart")
-"""Families with an encoder and a decoder."""
 TASKS = ("ernie",)
 """Families that may have a channel more, for the task."""
 

@@ -12,7 +12,7 @@ from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
-from blankfill.objectives import Bert, Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives import T5, Bart, Bert, Glm, Gpt, Mlm, Xlnet
 from blankfill.recipe import load_recipe, recipe_names
 from blankfill.types import Vocabulary
 
@@ -21,6 +21,11 @@ SIZES = {"vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "f
 POST = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "activation": "gelu"}
 XLNET = {"norm": "post", "norm_eps": 1e-12, "head_bias": True, "position_scheme": "relative", "attention_bias": False,
          "position_sizes": (16, 3, 3)}  # fmt: skip
+T5_1_0 = {"position_sizes": (16,), "position_scheme": "none", "relative_buckets": 8, "encoder_layers": 3, "norm": "pre",
+          "norm_kind": "rms", "norm_eps": 1e-6, "attention_bias": False, "ffn_bias": False, "scale_scores": False,
+          "activation": "relu", "scale_logits": True, "more_dropout": True}  # fmt: skip
+T5_1_1 = {**T5_1_0, "activation": "gelu_tanh", "gated": True, "scale_logits": False, "tied": False}
+BART = {"position_sizes": (18,), "encoder_layers": 3, "norm": "post", "embedding_norm": True, "activation": "gelu"}
 CONFIGS = {
     "bert": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), pooler=True),
     "bert without pairs": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2)),
@@ -33,6 +38,10 @@ CONFIGS = {
     "xlnet": TransformerConfig(**SIZES, **XLNET),
     "xlnet untied, clamped": TransformerConfig(**SIZES, **XLNET, tied=False, clamp=7),
     "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, word_head=False),
+    "t5": TransformerConfig(**SIZES, **T5_1_0),
+    "t5 1.1, narrow heads": TransformerConfig(**SIZES, **T5_1_1, head_size=3),
+    "t5 tied, not scaled": TransformerConfig(**SIZES, **{**T5_1_1, "tied": True}),
+    "bart": TransformerConfig(**SIZES, **BART),
 }
 OBJECTIVES = {
     "bert": Bert(16),
@@ -41,6 +50,8 @@ OBJECTIVES = {
     "gpt2": Gpt(16),
     "glm": Glm(16),
     "xlnet": Xlnet(16),
+    "t5": T5(16),
+    "bart": Bart(16),
 }
 
 
@@ -67,7 +78,7 @@ def test_there_and_back_changes_no_bit(name: str) -> None:
 
 def back_init(form: Form) -> str:
     """How training starts is no part of a config.json; the family's own is assumed."""
-    return "truncated_normal" if form.family.name == "bert" else "normal"
+    return {"bert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
 
 
 @pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - {"bert-nano-ltr"}))
@@ -165,6 +176,51 @@ def test_old_spellings_are_read(spelling) -> None:
     assert all(torch.equal(back[key], ours[key]) for key in ours)
 
 
+def test_what_older_files_of_t5_say() -> None:
+    """Version 1.0 with copies of its table and a table of distances that nothing reads; 1.1 by the older mark."""
+    form = Form(FAMILIES["t5"], CONFIGS["t5"])
+    ours = build(CONFIGS["t5"], seed=2).state_dict()
+    theirs = form.table.to_theirs(ours)
+    theirs |= {f"{place}.weight": ours["words.weight"] for place in ("lm_head", "encoder.embed_tokens")}
+    theirs["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(8, 2)
+    values = form.family.write(form.config)
+    del values["scale_decoder_outputs"]
+    assert form.family.read(values, theirs.keys()) == dataclasses.replace(form.config, init="t5")
+    back = form.table.to_ours(theirs, "the file")
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+    read = form.family.read({**values, "tie_word_embeddings": False}, theirs.keys())
+    assert (read.tied, read.scale_logits) == (False, False)
+
+
+def test_bart_without_its_head_and_with_a_bias_that_counts() -> None:
+    form = Form(FAMILIES["bart"], CONFIGS["bart"])
+    ours = build(CONFIGS["bart"], seed=2).state_dict()
+    theirs = form.table.to_theirs(ours)
+    assert torch.equal(theirs["final_logits_bias"], torch.zeros(1, 30))
+    bare = {name.removeprefix("model."): tensor for name, tensor in theirs.items() if name != "final_logits_bias"}
+    back = form.table.to_ours(bare, "the file")
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+    theirs["final_logits_bias"][0, 7] = 0.5
+    with pytest.raises(UserError, match="final_logits_bias is not zero"):
+        form.table.to_ours(theirs, "the file")
+
+
+def test_bart_positions_begin_at_2() -> None:
+    """A run that counts from 0 or 3 has its rows moved; of the latter the first is kept apart."""
+    config = CONFIGS["bart"]
+    ours = build(config, seed=1).state_dict()
+    for offset, first in ((0, 2), (2, 0), (3, -1)):
+        form = form_of(config, Bart(13, position_offset=offset), vocabulary())
+        assert isinstance(form, Form) and form.shift == first
+        theirs = form.table.to_theirs(ours)
+        table = theirs["model.encoder.embed_positions.weight"]
+        assert torch.equal(table[2:], ours["encoder.positions.0.weight"][offset:])
+        assert len(table) == 18 + first == form.config_json(vocabulary())["max_position_embeddings"] + 2
+        back = form.table.to_ours(theirs, "the file")
+        put_back(back, form.table.rest(ours))
+        assert all(torch.equal(back[key], ours[key]) for key in ours)
+
+
 def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     form = Form(FAMILIES["gpt2"], CONFIGS["gpt2"])
     ours = build(CONFIGS["gpt2"], seed=2).state_dict()
@@ -185,6 +241,11 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("glm", {"model_type": "glm", "num_hidden_layers": 2}, "GLM-4"),
     ("xlnet", {"bi_data": True}, "bi_data is True"),
     ("xlnet", {"attn_type": "uni"}, "attn_type is 'uni'"),
+    ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder is False"),
+    ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj is mish"),
+    ("bart", {"encoder_ffn_dim": 13}, "encoder_ffn_dim is 13, and only 12"),
+    ("bart", {"scale_embedding": True}, "scale_embedding is True"),
+    ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
 ])  # fmt: skip
 def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
     form = Form(FAMILIES[family], CONFIGS[family])

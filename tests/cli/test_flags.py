@@ -18,8 +18,8 @@ from blankfill.train.options import DistilOptions, TrainOptions
 SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
     "min_chars workers",
-    ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared norm "
-    "start positions dropout attention_dropout vocab_multiple",
+    ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
+    "norm start positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_start batch_ramp short_length short_steps optimizer momentum lr "
     "word_lr schedule warmup decay_steps min_lr weight_decay decay_all beta1 beta2 eps z_loss clip precision "
     "gradient_checkpointing device threads workers log_every eval_every eval_rows save_every keep patience "

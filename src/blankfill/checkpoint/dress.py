@@ -9,7 +9,7 @@ from blankfill.checkpoint.names import Form, form_of
 from blankfill.checkpoint.store import Dress
 from blankfill.corpus.tokenizer import Post, Tokenizer
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Mlm, Objective, Xlnet
+from blankfill.objectives import T5, Bart, Mlm, Objective, Xlnet
 from blankfill.types import Vocabulary
 
 
@@ -26,11 +26,13 @@ def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: 
     """
     post: Post = "none"
     able = not vocabulary.missing(("cls", "sep"))
-    if objective.masked:
+    if objective.masked or isinstance(objective, Bart):
         post = "pair" if able and not tokenizer.adds_special else "keep"
     if isinstance(objective, Xlnet):
         own = tokenizer.frame()[1][-1:] == (vocabulary.roles.get("cls"),)
         post = "last" if able and not own else "keep"
+    if isinstance(objective, T5):
+        post = "end" if "eos" in vocabulary.roles and not tokenizer.adds_special else "keep"
     files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest(form, objective))
     values = form.config_json(vocabulary)
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
@@ -38,5 +40,5 @@ def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: 
 
 def longest(form: Form, objective: Objective) -> int:
     """The most tokens of a text that the model can read."""
-    offset = objective.position_offset if isinstance(objective, Mlm) else 0
+    offset = objective.position_offset if isinstance(objective, Mlm | Bart) else 0
     return form.config.position_sizes[0] - offset

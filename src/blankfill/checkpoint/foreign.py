@@ -53,7 +53,7 @@ class Foreign:
         lies there because it is in another precision, turned or put together."""
         found, total = self.form.table.match(self.weights, str(self.path)), 0
         for rule in self.form.table.rules:
-            for name in rule.theirs:
+            for name in (name for name in rule.theirs if name in found):
                 size, dtype = math.prod(self.weights.shapes[found[name]]), self.weights.dtypes[found[name]]
                 stays = type(rule) is Rule and dtype == torch.float32
                 total += size * dtype.itemsize + (0 if stays else 4 * size)
@@ -163,7 +163,7 @@ def check_shapes(form: Form, weights: Weights) -> None:
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(tensor.shape)}"
         for name, tensor in table.to_theirs(ours).items()
-        if weights.shapes[names[name]] != tuple(tensor.shape)
+        if name in names and weights.shapes[names[name]] != tuple(tensor.shape)
     ]
     if wrong:
         more = ", …" if len(wrong) > LISTED else ""

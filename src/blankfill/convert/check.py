@@ -21,8 +21,10 @@ from blankfill.checkpoint.foreign import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.python_docs import read_share
+from blankfill.data.packing import collate
 from blankfill.errors import UserError
-from blankfill.objectives import Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives import Bart, Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives.base import two_sided
 from blankfill.types import AttentionRule
 
 TOLERANCE = 1e-4
@@ -68,7 +70,7 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     with no_bars(transformers):
         theirs = maker.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    offset = loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0
+    offset = loaded.objective.position_offset if isinstance(loaded.objective, Mlm | Bart) else 0
     room = loaded.model.config.position_sizes[0] - offset
     largest = 0.0
     for text in texts:
@@ -78,6 +80,9 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
         if isinstance(loaded.objective, Glm):
             ids = with_blank(loaded, ids[: room - 4])
             inputs = {"input_ids": ids[None]}
+        if loaded.objective.two_sided:
+            start = torch.tensor([theirs.config.decoder_start_token_id])
+            inputs = {**inputs, "decoder_input_ids": torch.cat([start, ids[:-1]])[None]}
         if len(ids):
             scores = _scores(theirs(**inputs))
             largest = larger(largest, float((scores[0] - our_scores(loaded, ids)).abs().max()))
@@ -133,6 +138,8 @@ def with_blank(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
 def our_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
     """Our scores of a row, [T, V]; hidden states [T, D] of an encoder alone."""
     model, objective, T = loaded.model, loaded.objective, len(ids)
+    if objective.two_sided:
+        return _written_scores(loaded, ids)
     index = np.arange(T)
     positions = np.zeros((len(model.config.position_sizes), T), np.int64)
     positions[0] = index + (objective.position_offset if isinstance(objective, Mlm) else 0)
@@ -148,3 +155,12 @@ def our_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
     mask = lower("rule", (vectors[0], vectors[1]), (vectors[0], vectors[2]), torch.float32)
     hidden = model(ids[None], torch.from_numpy(positions)[:, None], mask)[0]
     return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
+
+
+def _written_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
+    """Our scores of a row that an encoder reads and a decoder writes again, [T, V]."""
+    model, objective, row = loaded.model, loaded.objective, ids.numpy().astype(np.int32)
+    first = objective.position_offset if isinstance(objective, Bart) else 0
+    start = loaded.vocabulary["sep" if isinstance(objective, Bart) else "pad"]
+    batch = collate([[two_sided(row, row, start, first)]], loaded.vocabulary["pad"])
+    return model.head.logits(model.encode(batch)[0], model.output_table)

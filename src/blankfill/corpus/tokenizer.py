@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
-from blankfill.corpus.tokenizer_formats import closing_frame, read_tokenizer
+from blankfill.corpus.tokenizer_formats import closing_frame, ending_frame, read_tokenizer
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
 from blankfill.types import Vocabulary
@@ -56,7 +56,7 @@ CACHE_LIMIT = 1_000_000
 """Chunks remembered at most: some 150 MB."""
 _LONGEST_KEPT = 64
 
-Post = Literal["keep", "none", "pair", "last"]
+Post = Literal["keep", "none", "pair", "last", "end"]
 
 
 class Tokenizer:
@@ -104,9 +104,10 @@ class Tokenizer:
         """The texts of `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
 
         The same tokenizer gives the same bytes. `post` is what `AutoTokenizer` puts around a text when asked for
-        special tokens: what this tokenizer does, nothing, `[CLS] a [SEP] b [SEP]`, or XLNet's `a [SEP] b [SEP] [CLS]`
-        with padding before it. `inputs` are the tensors that it makes for a model, `longest` the most tokens of one.
-        Raises `UserError` for a pair without those two.
+        special tokens: what this tokenizer does, nothing, `[CLS] a [SEP] b [SEP]`, XLNet's `a [SEP] b [SEP] [CLS]` with
+        padding before it, or T5's `a </s> b </s>` (the end of text). `inputs` are the tensors that it makes for a
+        model, `longest` the most tokens of one. Raises `UserError` for a pair without those two tokens, for an end
+        without that one.
         """
         spec = json.loads(self._full.to_str())
         if post != "keep":
@@ -120,6 +121,10 @@ class Tokenizer:
             }  # fmt: skip
             if post == "last":
                 spec["post_processor"] = closing_frame(self.token(sep), sep, self.token(cls), cls)
+        if post == "end":
+            if missing := self.vocabulary().missing(("eos",)):
+                raise UserError(f"The tokenizer has no {missing[0]} token, which ends a text.")
+            spec["post_processor"] = ending_frame(self.token(self._roles["eos"]), self._roles["eos"])
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": self._kind == "wordpiece",

@@ -311,6 +311,16 @@ def _config_beside(path: Path) -> dict[str, Any]:
     return _read_json_object(config) if config.is_file() else {}
 
 
+def ending_frame(eos: str, eos_id: int) -> dict[str, Any]:
+    """A post-processor for `a </s>` and `a </s> b </s>`."""
+    end = {"SpecialToken": {"id": eos, "type_id": 0}}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, end]
+    return {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}, end],
+        "special_tokens": {eos: {"id": eos, "ids": [eos_id], "tokens": [eos]}},
+    }  # fmt: skip
+
+
 def closing_frame(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
     """A post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
 

@@ -179,7 +179,7 @@ class ModelOptions:
             num_layers=self.num_layers,
             num_heads=self.num_heads,
             head_size=0 if self.head_size * self.num_heads == self.hidden_size else self.head_size,
-            encoder_layers=self.encoder_layers or (self.num_layers if self.family in TWO_STACKS else 0),
+            encoder_layers=(self.encoder_layers or self.num_layers) if self.family in TWO_STACKS else 0,
             ffn_size=self.ffn_size or 4 * self.hidden_size,
             position_sizes=sizes,
             span_places=span_places,

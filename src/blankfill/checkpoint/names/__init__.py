@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blankfill.checkpoint.names.albert import AlbertNames
+from blankfill.checkpoint.names.bart import BartNames
 from blankfill.checkpoint.names.base import Family, Table
 from blankfill.checkpoint.names.bert import BertNames
 from blankfill.checkpoint.names.distilbert import DistilbertNames
@@ -18,6 +19,7 @@ from blankfill.checkpoint.names.glm import GlmNames
 from blankfill.checkpoint.names.gpt2 import Gpt2Names
 from blankfill.checkpoint.names.roberta import RobertaNames
 from blankfill.checkpoint.names.spanbert import SpanBertNames
+from blankfill.checkpoint.names.t5 import T5Names
 from blankfill.checkpoint.names.xlnet import XlnetNames
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
@@ -36,6 +38,8 @@ FAMILIES: dict[str, Family] = {
         Gpt2Names(),
         GlmNames(),
         XlnetNames(),
+        T5Names(),
+        BartNames(),
     )
 }
 
@@ -73,6 +77,12 @@ class Form:
             ids |= {f"{role}_token_id": roles.get(role) for role in ("mask", "gmask", "smask", "sop", "eop")}
             ends = [roles[role] for role in ("eop", "eos") if role in roles]  # of a blank, and of the text
             ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": ends}
+        elif self.family.name == "t5":
+            ids |= {"eos_token_id": roles.get("eos"), "decoder_start_token_id": roles.get("pad")}
+        elif self.family.name == "bart":
+            end = roles.get("sep")
+            ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": end, "decoder_start_token_id": end}
+            ids |= {"forced_eos_token_id": end}
         else:
             ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": roles.get("sep")}
         return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}

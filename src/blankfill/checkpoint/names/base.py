@@ -87,14 +87,30 @@ class Copied(Rule):
 
 
 @dataclass(frozen=True)
-class Positions(Rule):
-    """A position table whose rows stand `shift` further down in theirs, with their constant row added to every one.
+class Shifted(Rule):
+    """A position table whose rows stand `shift` further down in theirs."""
+
+    shift: int = 0
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """Rows moved up."""
+        return _moved(theirs[0], -self.shift)
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Rows moved down."""
+        return [_moved(ours, self.shift)]
+
+    def rest(self, ours: Tensor) -> Tensor | None:
+        """The first rows, which no position names, when theirs begin later in ours."""
+        return ours[: -self.shift].clone() if self.shift < 0 else None
+
+
+class Positions(Shifted):
+    """The same with their constant row added to every one.
 
     RoBERTa's positions are numbered from the padding's id + 1, and its single token type is the same for all. Theirs:
     (positions [rows + shift, D], token types [1, D]). Going to theirs the constant is zero.
     """
-
-    shift: int = 0
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """Rows moved up, the constant added."""
@@ -105,10 +121,6 @@ class Positions(Rule):
     def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
         """Rows moved down, a constant of zeros."""
         return [_moved(ours, self.shift), ours.new_zeros(1, ours.shape[1])]
-
-    def rest(self, ours: Tensor) -> Tensor | None:
-        """The first rows, which no position names, when theirs begin later in ours."""
-        return ours[: -self.shift].clone() if self.shift < 0 else None
 
 
 def _moved(table: Tensor, shift: int) -> Tensor:
@@ -122,15 +134,18 @@ class Table:
     """The rules of one model. ignored and aliases are regular expressions over their names.
 
     apart: beginnings of our names of weights that their form has no place for; a checkpoint keeps them beside it.
+    optional: names of theirs, none the first of its rule, that a file may lack.
     """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     apart: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
 
     def match(self, names: Iterable[str], where: str) -> dict[str, str]:
-        """The name in the file of each of the table's names; UserError lists the unknown and the missing ones."""
+        """The name in the file of each of the table's names, optional ones that it lacks left out; UserError lists the
+        unknown and the missing ones."""
         wanted = {name for rule in self.rules for name in rule.theirs}
         found: dict[str, str] = {}
         unknown = []
@@ -142,13 +157,16 @@ class Table:
                 found[canonical] = name
             elif not any(re.search(pattern, canonical) for pattern in self.ignored):
                 unknown.append(name)
-        _complain(where, unknown, sorted(wanted - found.keys()))
+        _complain(where, unknown, sorted(wanted - found.keys() - self.optional))
         return found
 
     def to_ours(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         """Our state dict from theirs; where: the file, for the message when names do not fit."""
         found = self.match(theirs, where)
-        return {rule.ours: rule.to_ours([theirs[found[name]] for name in rule.theirs]) for rule in self.rules}
+        return {
+            rule.ours: rule.to_ours([theirs[found[name]] for name in rule.theirs if name in found])
+            for rule in self.rules
+        }
 
     def to_theirs(self, ours: Mapping[str, Tensor], where: str = "the model") -> dict[str, Tensor]:
         """Their tensors, under the names that their own programs write today, from our state dict."""
@@ -265,7 +283,7 @@ def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -
 
 
 NOT_ARCHITECTURE = {
-    "dropout", "attention_dropout", "init", "init_std", "position_std", "scaled_init", "neighbours",
+    "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "neighbours",
 }  # fmt: skip
 """Fields of `TransformerConfig` that say how a model is trained, not what it computes."""
 

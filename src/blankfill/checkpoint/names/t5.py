@@ -1,0 +1,145 @@
+"""T5's names and config.json (transformers' `t5`; Raffel et al. 2020, and version 1.1).
+
+Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Which
+one a file holds is told by `tie_word_embeddings` in older files, by `scale_decoder_outputs` in newer ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from blankfill.checkpoint.names.base import (
+    Family,
+    Fused,
+    Rule,
+    Table,
+    activation_name,
+    activation_of,
+    number,
+    plain,
+    refuse_options,
+)
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import T5, Objective
+
+LENGTH = 512
+"""Tokens of the released models' rows, which bind nothing: distances have no end."""
+
+
+class T5Names(Family):
+    """T5 with its word head; T5Model, which lacks one, where the head is tied."""
+
+    name = "t5"
+    model_type = "t5"
+    objective = T5
+
+    def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
+        """Sizes from config.json; whether the output has its own word table also from the names."""
+        refuse_options(values, {"is_encoder_decoder": True, "is_decoder": False})
+        gate, _, activation = str(values.get("feed_forward_proj", "relu")).rpartition("-")
+        if gate == "gated" and activation == "gelu":
+            activation = "gelu_new"  # what transformers takes it for
+        scaled = bool(values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True)))
+        layers = number(values, "num_layers")
+        width, heads, head_size = number(values, "d_model"), number(values, "num_heads"), number(values, "d_kv")
+        dropout = float(values.get("dropout_rate", 0.1))
+        return TransformerConfig(
+            vocab_size=number(values, "vocab_size"),
+            hidden_size=width,
+            num_layers=number(values, "num_decoder_layers") if values.get("num_decoder_layers") else layers,
+            encoder_layers=layers,
+            num_heads=heads,
+            head_size=0 if heads * head_size == width else head_size,
+            ffn_size=number(values, "d_ff"),
+            position_sizes=(int(values.get("n_positions", LENGTH)),),
+            position_scheme="none",
+            relative_buckets=int(values.get("relative_attention_num_buckets", 32)),
+            relative_distance=int(values.get("relative_attention_max_distance", 128)),
+            norm="pre",
+            norm_kind="rms",
+            norm_eps=float(values.get("layer_norm_epsilon", 1e-6)),
+            activation=activation_of({"feed_forward_proj": activation}, "feed_forward_proj", "relu"),
+            gated=gate == "gated",
+            attention_bias=False,
+            ffn_bias=False,
+            scale_scores=False,
+            dropout=dropout,
+            attention_dropout=dropout,
+            more_dropout=True,
+            tied=scaled or not any(name.endswith("lm_head.weight") for name in names),
+            scale_logits=scaled,
+            init="t5",
+        )
+
+    def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
+        """The values of transformers' `T5Config`, for its older and newer versions."""
+        activation = activation_name(config.activation)
+        if config.gated:  # where "gelu" is the one with tanh
+            activation = f"gated-{'gelu' if activation == 'gelu_new' else activation}"
+        return {
+            "architectures": ["T5ForConditionalGeneration"],
+            "model_type": self.model_type,
+            "is_encoder_decoder": True,
+            "vocab_size": config.vocab_size,
+            "d_model": config.hidden_size,
+            "d_kv": config.head_width,
+            "d_ff": config.ffn_size,
+            "num_layers": config.encoder_layers,
+            "num_decoder_layers": config.num_layers,
+            "num_heads": config.num_heads,
+            "n_positions": config.position_sizes[0],
+            "relative_attention_num_buckets": config.relative_buckets,
+            "relative_attention_max_distance": config.relative_distance,
+            "feed_forward_proj": activation,
+            "dropout_rate": config.dropout,
+            "layer_norm_epsilon": config.norm_eps,
+            "initializer_factor": 1.0,
+            "tie_word_embeddings": config.tied,
+            "scale_decoder_outputs": config.scale_logits,
+        }
+
+    def table(self, config: TransformerConfig, shift: int = 0) -> Table:
+        """T5's names: a block's parts are numbered, attention first."""
+        rules = plain({
+            "words.weight": "shared.weight",
+            "final_norm.weight": "decoder.final_layer_norm.weight",
+            "encoder.final_norm.weight": "encoder.final_layer_norm.weight",
+        })  # fmt: skip
+        for ours, theirs, count in (("", "decoder", config.num_layers), ("encoder.", "encoder", config.encoder_layers)):
+            bias = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+            rules.append(Rule(f"{ours}distances.weight", (bias,)))
+            for k in range(count):
+                rules += _layer_rules(f"{ours}layers.{k}.", f"{theirs}.block.{k}.layer.", config, theirs == "decoder")
+        if not config.tied:
+            rules.append(Rule("head.table", ("lm_head.weight",)))
+        ignored = [r"^(encoder|decoder)\.embed_tokens\.weight$", r"EncDecAttention\.relative_attention_bias\.weight$"]
+        if config.tied:
+            ignored.append(r"^lm_head\.weight$")
+        return Table(tuple(rules), tuple(ignored), ((r"^(module|transformer)\.", ""),))
+
+    def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+        """Spans of rows as long as the released models' were."""
+        return T5(config.position_sizes[0])
+
+
+def _layer_rules(ours: str, theirs: str, config: TransformerConfig, crossed: bool) -> list[Rule]:
+    attention, last = f"{theirs}0.SelfAttention.", f"{theirs}{2 if crossed else 1}."
+    inner = ("wi_0", "wi_1") if config.gated else ("wi",)
+    rules: list[Rule] = [
+        Fused(f"{ours}attention.qkv.weight", tuple(f"{attention}{part}.weight" for part in "qkv")),
+        Rule(f"{ours}attention.output.weight", (f"{attention}o.weight",)),
+        Rule(f"{ours}attention_norm.weight", (f"{theirs}0.layer_norm.weight",)),
+        Fused(f"{ours}ffn.inner.weight", tuple(f"{last}DenseReluDense.{part}.weight" for part in inner)),
+        Rule(f"{ours}ffn.output.weight", (f"{last}DenseReluDense.wo.weight",)),
+        Rule(f"{ours}ffn_norm.weight", (f"{last}layer_norm.weight",)),
+    ]
+    if crossed:
+        cross = f"{theirs}1.EncDecAttention."
+        rules += [
+            Rule(f"{ours}cross.query.weight", (f"{cross}q.weight",)),
+            Fused(f"{ours}cross.key_value.weight", (f"{cross}k.weight", f"{cross}v.weight")),
+            Rule(f"{ours}cross.output.weight", (f"{cross}o.weight",)),
+            Rule(f"{ours}cross_norm.weight", (f"{theirs}1.layer_norm.weight",)),
+        ]
+    return rules
