@@ -92,6 +92,7 @@ CHANNELS = {
     "albert": 2,
     "spanbert": 2,
     "ernie": 2,
+    "unilm2": 2,
     "gpt2": 1,
     "glm": 2,
     "xlnet": 3,

@@ -26,7 +26,7 @@ def given(monkeypatch: pytest.MonkeyPatch, name: str) -> Loaded:
     return ready
 
 
-@pytest.mark.parametrize(("name", "offset"), [("bert", 0), ("albert", 0), ("mlm", 2)])
+@pytest.mark.parametrize(("name", "offset"), [("bert", 0), ("albert", 0), ("mlm", 2), ("unilm2", 0)])
 def test_any_size_and_any_padding(
     name: str, offset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,10 +25,11 @@ PUBLISHED = {
     # RobertaForMaskedLM of roberta-base, 124,697,433, less the 768 weights of its only token type
     "roberta-base": (50265, 124_697_433 - 768),
     "roberta-large": (50265, 355_412_057 - 1024),
-    # transformers' BertForPreTraining with six token types, and BertForMaskedLM of bert-base
+    # transformers' BertForPreTraining with six token types, and BertForMaskedLM of bert-base with UniLM v2's
+    # table of distances
     "unilm-base": (28996, 108_936_006),
     "unilm-large": (28996, 334_666_054),
-    "unilm-v2-base": (30522, 109_514_298),
+    "unilm-v2-base": (30522, 109_514_298 + 32 * 12),
     # transformers' AlbertForPreTraining; the paper says 12M, 18M, 60M and 235M
     "albert-base": (30000, 11_813_810),
     "albert-large": (30000, 17_847_474),

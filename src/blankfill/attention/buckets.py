@@ -35,6 +35,8 @@ def buckets_of(distances: Tensor, count: int, farthest: int, both_ways: bool) ->
 def lower_buckets(query_BQ: Tensor, key_BK: Tensor, count: int, farthest: int, both_ways: bool) -> Tensor:
     """The bucket of every pair of a batch, int64[B, Q, K], from the places of its queries and keys, int64 each."""
     distances = key_BK[:, None, :] - query_BQ[:, :, None]
+    if torch.compiler.is_compiling():  # for an export, whose sizes are not known: no step may depend on values
+        return buckets_of(distances, count, farthest, both_ways)
     most = int(distances.abs().max())
     told = torch.arange(-most, most + 1, device=distances.device)
     return buckets_of(told, count, farthest, both_ways)[distances + most]

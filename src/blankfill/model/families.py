@@ -18,7 +18,8 @@ BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
 
 Family = Literal[
-    "bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "glm", "xlnet", "t5", "t5-v1.1", "bart"
+    "bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "unilm2", "gpt2", "glm", "xlnet", "t5", "t5-v1.1",
+    "bart",
 ]  # fmt: skip
 
 TWO_STACKS: tuple[Family, ...] = ("t5", "t5-v1.1", "bart")
@@ -38,17 +39,20 @@ T5: dict[str, Any] = {
 }
 """What both versions of T5 have in common."""
 
+BERT: dict[str, Any] = {
+    "norm": "post",
+    "norm_eps": 1e-12,
+    "embedding_norm": True,
+    "activation": "gelu_tanh",
+    "head_transform": True,
+    "head_bias": True,
+    "pooler": True,
+    "init": "truncated_normal",
+}
+"""What UniLM v2 has too."""
+
 FAMILIES: dict[str, dict[str, Any]] = {
-    "bert": {
-        "norm": "post",
-        "norm_eps": 1e-12,
-        "embedding_norm": True,
-        "activation": "gelu_tanh",
-        "head_transform": True,
-        "head_bias": True,
-        "pooler": True,
-        "init": "truncated_normal",
-    },
+    "bert": BERT,
     "distilbert": {
         "norm": "post",
         "norm_eps": 1e-12,
@@ -95,6 +99,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "pooler": True,
         "init": "truncated_normal",
     },
+    "unilm2": {**BERT, "relative_buckets": 32},
     "gpt2": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
     "glm": {"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
     "xlnet": {

@@ -39,7 +39,7 @@ from blankfill.types import ROLES, Batch, Document, Example, Vocabulary
 
 FAMILY: dict[str, Family] = {
     "bert": "bert", "mlm": "roberta", "albert": "albert", "spanbert": "spanbert", "ernie": "ernie",
-    "unilm": "bert", "unilm2": "bert", "glm": "glm", "gpt": "gpt2", "xlnet": "xlnet", "t5": "t5", "bart": "bart",
+    "unilm": "bert", "unilm2": "unilm2", "glm": "glm", "gpt": "gpt2", "xlnet": "xlnet", "t5": "t5", "bart": "bart",
 }  # fmt: skip
 ENDLESS = 10**9
 """So many steps that neither validation nor checkpoints come due."""
