@@ -34,11 +34,17 @@ WRITTEN = 40
 class Samples:
     """Texts to fill and to continue, the same at each step. texts: a user's own; none means validation sentences.
 
-    Raises UserError for a text without a blank when the objective cannot write on.
+    Models of two stacks, which `fill` does not know, take none. Raises UserError for a text that the objective can
+    neither fill nor write on.
     """
 
     def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
+        if texts and loaded.objective.two_sided:
+            raise UserError(
+                f"train.samples: a model of the objective {loaded.objective.name} fills no blanks while it trains; "
+                "leave them out"
+            )
         writes = isinstance(loaded.objective, Gpt | Glm | MaskWriter)
         self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text)]
         self.prompts = [text for text in texts if not find_blanks(text)]
@@ -47,7 +53,7 @@ class Samples:
                 f"train.samples: {self.prompts[0]!r} has no [MASK], and `{loaded.objective.name}` cannot continue a "
                 "text; put a [MASK] where a word should be filled in"
             )
-        if not texts and valid is not None:
+        if not texts and valid is not None and not loaded.objective.two_sided:
             self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary))
             self.prompts = beginnings(valid, loaded.tokenizer) if writes else []
 
@@ -60,15 +66,19 @@ class Samples:
         was_training = model.training
         model.eval()
         lines: list[dict[str, Any]] = []
-        filler = Filler(self.loaded)
-        for text, answer in self.blanked:
-            result = filler.fill(text, 3)
-            fills = [fill.text for fill in result.candidates[0]] if len(result.candidates) == 1 else [result.filled]
-            lines.append({"step": step, "text": text, "answer": answer, "fills": fills})
+        if self.blanked:
+            filler = Filler(self.loaded)
+            lines += [_filled(filler, text, answer, step) for text, answer in self.blanked]
         for written in generate_many(self.loaded, self.prompts, WRITTEN, Sampling(temperature=0.8, top_k=40)):
             lines.append({"step": step, "prompt": written.prompt, "continuation": written.text})
         model.train(was_training)
         return lines
+
+
+def _filled(filler: Filler, text: str, answer: str, step: int) -> dict[str, Any]:
+    result = filler.fill(text, 3)
+    fills = [fill.text for fill in result.candidates[0]] if len(result.candidates) == 1 else [result.filled]
+    return {"step": step, "text": text, "answer": answer, "fills": fills}
 
 
 def compare(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> None:

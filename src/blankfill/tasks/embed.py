@@ -52,9 +52,14 @@ class Embedder:
     def __init__(self, loaded: Loaded, pooling: Pooling = "mean", normalize: bool = True) -> None:
         """pooling: "mean" over a text's columns, or "cls", its first (XLNet: its last). normalize: to length 1.
 
-        Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, and
-        for a tokenizer without the tokens that frame a text.
+        Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, for
+        a model of two stacks, and for a tokenizer without the tokens that frame a text.
         """
+        if loaded.objective.two_sided:
+            raise UserError(
+                f"{loaded.path}: a model of the objective {loaded.objective.name} has two stacks, and vectors are made "
+                "by models of one; give a model trained with bert, mlm or another objective that fills blanks in place"
+            )
         self.causal, self.cls_last = isinstance(loaded.objective, Gpt), isinstance(loaded.objective, Xlnet)
         if self.causal and pooling == "cls":
             raise UserError(

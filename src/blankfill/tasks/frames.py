@@ -46,7 +46,12 @@ class Frames:
         self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int, inside: int = 0
     ) -> None:
         """positions: rows of the model's position table; inside: of that of places inside a blank (GLM). Raises
-        UserError when `length` is more than they allow."""
+        UserError when `length` is more than they allow, and for models of two stacks."""
+        if objective.two_sided:
+            raise UserError(
+                f"a model of the objective {objective.name} reads with one stack and writes with another, and this "
+                "frames a text for one; give a model of one stack, such as one trained with bert, glm or gpt"
+            )
         self.objective, self.vocabulary = objective, vocabulary
         self.offset = objective.position_offset if isinstance(objective, Mlm) else 0
         most = positions - self.offset

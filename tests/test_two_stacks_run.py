@@ -1,0 +1,110 @@
+"""T5 and BART from text to a model that transformers opens: train, stop, resume, export, go on; and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blankfill import run
+from blankfill.checkpoint.load import Loaded, load_model
+from blankfill.convert.exporting import export_model
+from blankfill.errors import ConfigError, UserError
+from blankfill.generate.fill import fill
+from blankfill.generate.samples import Samples
+from blankfill.origin import Continue
+from blankfill.recipe import Recipe, load_recipe
+from blankfill.tasks.embed import Embedder
+from blankfill.tasks.frames import Frames
+from blankfill.train.record import read_lines
+from small_run import SMALL, sentences
+
+TINY = {**SMALL, "train.threads": 1, "model.dropout": 0.0, "model.vocab_multiple": 1, "corpus.vocab_exact": False}
+TINY |= {"train.micro_batch": 0, "train.warmup": 0, "train.eval_rows": 4, "train.save_every": 0}
+
+
+def recipe(name: str, **changed: object) -> Recipe:
+    sizes = {"t5-v1.1-small": {"model.head_size": 8, "model.ffn_size": 48, "corpus.tokenizer": "wordpiece",
+                               "model.encoder_layers": 2, "train.optimizer": "adamw", "train.schedule": "constant"},
+             "bart-base": {"model.positions": 0, "train.clip": 1.0, "corpus.tokenizer": "wordpiece"}}[name]  # fmt: skip
+    return load_recipe(name, {**TINY, **sizes, **changed})
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for k in range(20):
+        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["t5-v1.1-small", "bart-base"])
+def trained(request: pytest.FixtureRequest, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of twelve steps."""
+    threads = torch.get_num_threads()
+    out: Path = tmp_path_factory.mktemp("runs") / str(request.param)
+    run.pretrain([str(text)], recipe(request.param), out)
+    torch.set_num_threads(threads)
+    return out
+
+
+def test_it_learns_and_is_the_same_when_resumed(trained: Path, text: Path, tmp_path: Path) -> None:
+    lines = list(read_lines(trained / "metrics.jsonl"))
+    losses = [line["loss"] for line in lines if line.get("split") == "valid"]
+    assert losses[-1] < losses[0] - 0.2
+    again = tmp_path / trained.name
+    shutil.copytree(trained, again)
+    shutil.rmtree(again / "checkpoints" / "step-12")
+    run.pretrain([str(text)], recipe(trained.name), again, resume=True)
+    first, second = (load_model(folder).model.state_dict() for folder in (trained, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_checkpoint_opens_in_transformers_and_an_export_is_alike(trained: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    exported = export_model(trained, tmp_path / "out")
+    assert exported.difference is not None and exported.difference < 1e-4
+    newest = sorted((trained / "checkpoints").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))[-1]
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(newest)
+    source = load_file(newest / "model.safetensors")
+    state = theirs.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in source.items())
+    vocabulary = load_model(trained).vocabulary
+    assert theirs.config.decoder_start_token_id == vocabulary["pad" if "t5" in trained.name else "sep"]
+
+
+def test_another_run_begins_from_it(trained: Path, text: Path, tmp_path: Path) -> None:
+    given = recipe(trained.name, **{"train.steps": 2})
+    run.pretrain([str(text)], given, tmp_path / "on", start=Continue(trained))
+    before, after = (load_model(folder).model.config for folder in (trained, tmp_path / "on"))
+    assert before == after
+
+
+def test_what_a_model_of_two_stacks_cannot_do_is_told(trained: Path) -> None:
+    loaded: Loaded = load_model(trained)
+    name = loaded.objective.name
+    with pytest.raises(UserError, match=f"{name} cannot fill blanks"):
+        fill(loaded, "the farmer [MASK] a boat")
+    with pytest.raises(UserError, match="has two stacks, and vectors are made by models of one"):
+        Embedder(loaded)
+    with pytest.raises(UserError, match="reads with one stack and writes with another"):
+        Frames(loaded.objective, loaded.vocabulary, 32, 0)
+    with pytest.raises(UserError, match="fills no blanks while it trains; leave them out"):
+        Samples(loaded, None, ["the farmer [MASK] a boat"])
+
+
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"objective.name": "gpt"}, "has an encoder and a decoder, and objective `gpt` is one row"),
+    ({"model.family": "gpt2", "model.encoder_layers": 2}, "is 2 and model.family `gpt2` is one stack; leave it at 0"),
+    ({"model.start": "neighbours"}, "or two stacks: leave it at family"),
+    ({"model.embedding_size": 8}, "an encoder and a decoder share their word table and nothing else"),
+    ({"model.head_size": -1}, "model.head_size is -1; it must not be negative"),
+    ({"train.z_loss": -1.0}, "train.z_loss is -1.0; it must not be negative"),
+])  # fmt: skip
+def test_recipes_that_cannot_be(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        recipe("bart-base", **changed)
+    assert told in str(found.value)
