@@ -71,6 +71,11 @@ def test_an_objective_with_two_sides_needs_two_stacks(name: str) -> None:
     assert "model.family `gpt2` is one stack; families that have both: t5, " in found
 
 
+def test_two_stacks_need_an_objective_with_two_sides() -> None:
+    (found,) = from_values({"name": "mine", "objective": {"name": "gpt"}, "model": {"family": "bart"}}).problems()
+    assert found.startswith("model.family `bart` has an encoder and a decoder, and objective `gpt` is one row; take")
+
+
 def test_length_above_the_positions() -> None:
     (found,) = problems(model__positions=64)
     assert "objective.length needs 128 positions but model.positions is 64" in found

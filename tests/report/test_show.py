@@ -68,6 +68,16 @@ def test_a_picture_is_drawn(corpus: Path, tmp_path: Path, capsys: pytest.Capture
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["t5-small", "bart-base"])
+def test_both_stacks_are_shown(name: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    png = tmp_path / "row.png"
+    assert main(["show", str(corpus), "--recipe", name, "--objective.length", "24", "--png", str(png)]) == 0
+    out = capsys.readouterr().out
+    assert "\nencoder " in out and " columns, decoder " in out
+    assert "which sees the encoder left of the bar" in out
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
 def test_characters_without_a_font_are_told(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
