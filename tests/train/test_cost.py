@@ -354,3 +354,16 @@ def test_on_a_gpu_attention_weights_are_never_kept() -> None:
     on_gpu = [cost.layer_bytes(made, shape, cost.Computing(device="cuda"), 4) for shape in (short, long)]
     assert on_gpu[1] == 2 * on_gpu[0]  # linear in the length
     assert cost.layer_bytes(made, long, cost.Computing(), 4) > on_gpu[1] + 2 * 4 * 4 * 40 * 40 * 4
+
+
+def test_fewer_layers_and_shorter_rows_have_both_sides() -> None:
+    made = config(**T5, num_layers=6)
+    assert [(one.num_layers, one.encoder_layers) for one in map(made.with_layers, (6, 3, 1))] == [
+        (6, 2),
+        (3, 1),
+        (1, 1),
+    ]
+    assert config(num_layers=6).with_layers(2) == config(num_layers=2)
+    context = cost.RowShape(512, 512, 0, "none")
+    shape = cost.RowShape(114, 626, 114, "causal", context=context).shortened(0.5)
+    assert (shape.columns, shape.targets, shape.context) == (57, 57, dataclasses.replace(context, columns=256))

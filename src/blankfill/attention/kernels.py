@@ -120,7 +120,7 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query if scale == 1 else query * scale) @ key.transpose(-1, -2)
     if added is not None:
-        scores = scores + added.to(scores.dtype)
+        scores = scores + added
     elif mask.kind == "dense":
         assert mask.bias is not None
         scores = scores + mask.bias
@@ -145,7 +145,8 @@ def self_attend(
     if kernel == "blocked" and (dropout or shorter or mask.added is not None or qkv_BT3HE.dtype == torch.bfloat16):
         return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges, mask.added, scale)
     query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
-    mixed = attend(query, key, value, mask, dropout, kernel, mask.added, scale)
+    added = None if mask.added is None else mask.added.to(query.dtype)
+    mixed = attend(query, key, value, mask, dropout, kernel, added, scale)
     return mixed.transpose(1, 2).reshape(B, T, H * E)
 
 

@@ -7,7 +7,7 @@ comes from; options that concern norms, positions or heads belong to those files
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -115,6 +115,11 @@ class TransformerConfig:
     def word_size(self) -> int:
         """Columns of the word table."""
         return self.embedding_size or self.hidden_size
+
+    def with_layers(self, count: int) -> TransformerConfig:
+        """The same with so many layers, those of an encoder in proportion."""
+        encoder = max(1, round(self.encoder_layers * count / self.num_layers)) if self.encoder_layers else 0
+        return replace(self, num_layers=count, encoder_layers=encoder)
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""

@@ -72,6 +72,12 @@ class RowShape:
     context: RowShape | None = None
     """Of the encoder's side; `tokens` counts both."""
 
+    def shortened(self, share: float) -> RowShape:
+        """Rows of so much of their length, on both sides, and as much of their targets."""
+        context = None if self.context is None else self.context.shortened(share)
+        columns = max(1, round(self.columns * share))
+        return replace(self, columns=columns, targets=self.targets * share, context=context)
+
 
 @dataclass(frozen=True)
 class Computing:

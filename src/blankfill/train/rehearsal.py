@@ -116,12 +116,12 @@ def rehearse(
     for k, (layers, rows) in enumerate(sizes):
         until = began + seconds * (k + 1) / len(sizes)
         # a truncated normal takes seconds for a large word table, and how weights begin changes no time
-        tried = dataclasses.replace(config, num_layers=layers, init="normal")
+        tried = dataclasses.replace(config.with_layers(layers), init="normal")
         trials.append(_trial(tried, batch(rows), options, computing, device, dtype, until, learns))
     if not trials:
         return None
     last = trials[-1]
-    tried = dataclasses.replace(config, num_layers=last.layers)
+    tried = config.with_layers(last.layers)
     update = last.update * sum(parameters(config).values()) / sum(parameters(tried).values())
     return Rehearsal(micro_seconds(trials, config.num_layers, part.micro), update, peak, tuple(trials))
 
@@ -143,11 +143,11 @@ def what_to_try(
         ways += [[(layers, 1), *([(layers, rows)] if rows > 1 else []), *deeper] for rows in seconds]
 
     def work_of(sizes: Sequence[Size]) -> float:
-        tried = [(dataclasses.replace(config, num_layers=layers), rows) for layers, rows in sizes]
+        tried = [(config.with_layers(layers), rows) for layers, rows in sizes]
         return sum((1 + LEAST_STEPS) * rows * training_flops(one, part.shape) for one, rows in tried)
 
     def fits(sizes: Sequence[Size]) -> bool:
-        tried = [(dataclasses.replace(config, num_layers=layers), rows) for layers, rows in sizes]
+        tried = [(config.with_layers(layers), rows) for layers, rows in sizes]
         again = options.gradient_checkpointing
         return all(memory(one, part.shape, options, computing, rows, again).peak <= free for one, rows in tried)
 

@@ -152,15 +152,14 @@ def memory_remedy(
     if options.optimizer != "adafactor" and fits(config, shape, dataclasses.replace(options, optimizer="adafactor")):
         ways.append(f"train.optimizer adafactor with {one_row}")
 
-    def shorter(steps: int) -> RowShape:
-        columns = LENGTH_STEP * steps
-        return dataclasses.replace(shape, columns=columns, targets=shape.targets * columns / shape.columns)
+    length = shape.columns if shape.context is None else shape.context.columns  # objective.length is the encoder's
 
-    if steps := largest(shape.columns // LENGTH_STEP, lambda steps: fits(config, shorter(steps), options)):
+    def shorter(steps: int) -> RowShape:
+        return shape.shortened(LENGTH_STEP * steps / length)
+
+    if steps := largest(length // LENGTH_STEP, lambda steps: fits(config, shorter(steps), options)):
         ways.append(f"{one_row} with rows of {LENGTH_STEP * steps:,} tokens (objective.length)")
-    if layers := largest(
-        config.num_layers - 1, lambda layers: fits(dataclasses.replace(config, num_layers=layers), shape, options)
-    ):
+    if layers := largest(config.num_layers - 1, lambda layers: fits(config.with_layers(layers), shape, options)):
         ways.append(f"model.num_layers {layers} with {one_row}")
     least = memory(config, shape, options, computing, 1, True)
     fixed = amount(least.weights + least.gradients + least.optimizer + least.saving, "B")
