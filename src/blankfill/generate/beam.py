@@ -12,7 +12,7 @@ Shapes: B contexts, K beams, N = B·K rows, V vocabulary; A contexts whose searc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ def beam_search(
     still beat the ones that it has. thorough False searches as transformers does unless told otherwise: a hypothesis
     ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
     (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
-    they ended here, so that a search with a penalty above 0 stops before max_tokens.
+    their last token were their end, so that a search with a penalty above 0 stops before max_tokens.
     """
     rows = decoder.rows
     scores_NV = decoder.prefill()
@@ -64,7 +64,12 @@ def beam_search(
     written: list[list[tuple[int, ...]]] = [[()] * beams for _ in range(rows)]
     found: list[list[Hypothesis]] = [[] for _ in range(rows)]
     ended = list(found)
-    longest, greedy = max_tokens if thorough else 0, beams == 1 and not thorough
+    greedy = beams == 1 and not thorough
+
+    def lengths(count: int) -> tuple[int, ...]:
+        """How many tokens open hypotheses may end with, when the next to be written is number `count`."""
+        return (count + 1, max_tokens) if thorough else (count,)
+
     for count in range(max_tokens + 1):
         allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
         end_AK = open_AK + end_N.view(open_AK.shape)
@@ -89,7 +94,7 @@ def beam_search(
             row
             for row, totals in enumerate(open_AK.tolist())
             if not (greedy and ended[row])
-            and not _settled(ended[row], max(totals), count + 1, beams, max(longest, count + 1), length_penalty)
+            and not _settled(ended[row], max(totals), lengths(count), beams, length_penalty)
         ]
         if not going:
             break
@@ -121,10 +126,11 @@ def _collect(
         del ended[row][beams:]
 
 
-def _settled(ended: list[Hypothesis], total: float, count: int, beams: int, most: int, penalty: float) -> bool:
-    """Whether no open hypothesis can enter: its total only falls, and its length will be between count and most.
+def _settled(ended: list[Hypothesis], total: float, lengths: Sequence[int], beams: int, penalty: float) -> bool:
+    """Whether no open hypothesis can enter: its total only falls, and its tokens will be as many as one of `lengths`,
+    or between them.
 
     total: the log-probability of the best open one.
     """
-    hope = max(_score(total, tokens, penalty) for tokens in (count, most))
+    hope = max(_score(total, tokens, penalty) for tokens in lengths)
     return hope == -math.inf or (len(ended) == beams and ended[-1].score >= hope)

@@ -1,11 +1,12 @@
 """The decoding engine: rows of context in, the scores of the next token out, one column at a time.
 
 A *context* is what a row has read before it writes: ids, positions, ranks of the attention rule, and where its new
-tokens will stand. Three families write: GPT (every column sees what is before it; the position counts on), GLM (Part A
+tokens will stand. Families differ in it: GPT (every column sees what is before it; the position counts on), GLM (Part A
 sees itself both ways, then causal; position 1 stays at the mask's place, position 2 counts 1, 2, 3, …) and UniLM, which
 answers at a mask: behind what is there stands a [MASK], which the answer then replaces, so that a step reads two
-columns, the new token and the next mask, and forgets the mask. The engine knows only the context, so a new family is a
-new function that makes one.
+columns, the new token and the next mask, and forgets the mask. A model of two stacks (T5, BART) has read a text of its
+own besides: the encoder runs once, and every layer's keys and values of it are kept, once for all the rows that answer
+to it. The engine knows only the context, so a new family is a new function that makes one.
 
 Rows of unequal length are padded at the *right*, after their own tokens, and new tokens of all rows share the columns
 after the widest row. That is sound because order lies in positions and ranks, never in columns: padding is its own
@@ -21,6 +22,7 @@ Shapes: B rows, T columns, P position channels, D width, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +33,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
-from blankfill.data.packing import PADDING, is_causal, sees_all
+from blankfill.data.packing import PADDING, collate, is_causal, sees_all
+from blankfill.model.cross import Reading
 from blankfill.model.transformer import Transformer
-from blankfill.types import AttentionRule, Int32, Vocabulary
+from blankfill.types import AttentionRule, Example, Int32, Vocabulary
+
+ENDLESS = 1 << 30
+"""The room of a model whose positions have no end."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Context:
     input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P], of the
     first new token; step: int32[P], what each further one adds. room: how many new tokens the position tables can hold
     (one more can be predicted, since the last is never read). asks: the id that asks for the next token in its place;
-    None for families that answer one column before.
+    None for families that answer one column before. source: what the encoder reads, of a model that has one.
     """
 
     input_ids: Int32
@@ -53,9 +59,15 @@ class Context:
     step: Int32
     room: int
     asks: int | None = None
+    source: Example | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def columns(self) -> int:
+        """Columns that are read, those of the source among them."""
+        return len(self) + (0 if self.source is None else len(self.source))
 
 
 def gpt_context(ids: Sequence[int], table: int) -> Context:
@@ -113,11 +125,51 @@ def asking_context(
     )  # fmt: skip
 
 
+def two_stack_context(source: Sequence[int], begun: Sequence[int], first: int = 0, table: int = 0) -> Context:
+    """A row of a model of two stacks, laid out as `objectives.base.two_sided` does in training.
+
+    source: what the encoder reads. begun: what the decoder has written, the token that it starts from among it. first:
+    the number of the first position of either side; table: rows of the position tables, 0 where there are none.
+    """
+    for ids, side in ((source, "a source"), (begun, "a text begun")):
+        if not ids or (table and first + len(ids) > table):
+            raise ValueError(
+                f"{side} of {len(ids)} tokens; it must have 1 to {table - first if table else 'any number'}"
+            )
+    read, index = (np.arange(first, first + len(ids), dtype=np.int32)[None] for ids in (source, begun))
+    nothing = np.zeros(0, np.int32)
+    return Context(
+        np.asarray(begun, np.int32), index, AttentionRule.causal(len(begun)),
+        np.array([first + len(begun)], np.int32), np.ones(1, np.int32),
+        table - first - len(begun) if table else ENDLESS,
+        source=Example(np.asarray(source, np.int32), read, AttentionRule.full(len(source)), nothing, nothing),
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def read_sources(model: Transformer, contexts: Sequence[Context], pad: int = 0) -> Reading | None:
+    """What the encoder makes of the sources of contexts, with the keys and values of all layers; None without them."""
+    sources = [[context.source] for context in contexts if context.source is not None]
+    if not sources:
+        return None
+    weight = model.words.weight
+    with evaluating(model):
+        return model.read(collate(sources, pad).to(weight.device), dtype=weight.dtype, keep=True)
+
+
 class Decoder:
     """Rows of a model with their key/value caches: `prefill` once, then `step` for each new column."""
 
-    def __init__(self, model: Transformer, contexts: Sequence[Context], new_tokens: int, pad: int = 0) -> None:
-        """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding."""
+    def __init__(
+        self,
+        model: Transformer,
+        contexts: Sequence[Context],
+        new_tokens: int,
+        pad: int = 0,
+        reading: Reading | None = None,
+    ) -> None:
+        """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding. reading:
+        what `read_sources` made of the contexts, where they were read before; it is left as it is."""
         self.model = model
         self.device = model.words.weight.device
         self.room = min(new_tokens, *(context.room for context in contexts))
@@ -145,6 +197,9 @@ class Decoder:
         self._width = width + self.room + (self.asks is not None)
         self._cache = model.new_cache(self.rows, self._width)
         self._bias = self._padding_bias(width) if any(len(context) < width for context in contexts) else None
+        self._reading = read_sources(model, contexts, pad) if reading is None else dataclasses.replace(reading)
+        self._read_by = torch.arange(self.rows, device=self.device)
+        """Which of the sources each row answers to, ascending by as many rows for each, int64[B]."""
 
     @torch.inference_mode()
     def prefill(self) -> Tensor:
@@ -152,7 +207,7 @@ class Decoder:
         segment, rank, horizon = self._rule
         mask = lower(self._kind, (segment, horizon), (segment, rank), self.model.words.weight.dtype)
         with evaluating(self.model):
-            hidden_BTD = self.model(self._ids, self._positions, mask, self._cache)
+            hidden_BTD = self.model(self._ids, self._positions, mask, self._cache, context=self._reading)
         if self.asks is not None:
             return self._read(self._next, self._asking)
         last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
@@ -189,7 +244,7 @@ class Decoder:
                 bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
             mask = Mask("dense", bias)
         with evaluating(self.model):
-            hidden_BQD = self.model(ids_BQ, positions_PBQ, mask, self._cache)
+            hidden_BQD = self.model(ids_BQ, positions_PBQ, mask, self._cache, context=self._reading)
         if self.asks is not None:
             for layer in self._cache:
                 layer.forget(1)
@@ -206,6 +261,19 @@ class Decoder:
         self._next, self._step = self._next[:, rows_K], self._step[:, rows_K]
         self._bias = self._bias[rows_K] if self._bias is not None else None
         self.rows = len(rows_K)
+        if self._reading is not None:
+            self._select_sources(self._reading, self._read_by[rows_K])
+
+    def _select_sources(self, reading: Reading, read_by_K: Tensor) -> None:
+        """Keep what these rows answer to: once for rows that stand together, where all stand in groups of one size."""
+        kept, count = read_by_K.unique_consecutive(return_counts=True)
+        size = int(count[0])
+        if not bool((count == size).all()):
+            kept, size = read_by_K, 1
+        have = len(reading.hidden)
+        if len(kept) != have or not bool((kept == torch.arange(have, device=self.device)).all()):
+            reading.select(kept)
+        self._read_by = torch.arange(len(kept), device=self.device).repeat_interleave(size)
 
     def _padding_bias(self, width: int) -> Tensor:
         hidden = torch.full((self.rows, self._width), 0, dtype=torch.int32, device=self.device)

@@ -1,6 +1,10 @@
 """Attention of a decoder's columns to what the encoder made of the context (Vaswani et al. 2017, §3.2.3).
 
-Shapes: B rows, Q columns of the decoder, S columns of the context, D width, H heads, E width of a head.
+Several rows of the decoder that follow one another may share a context (beams): its keys and values are then held and
+read once for all of them.
+
+Shapes: B rows, Q columns of the decoder, C contexts (B, or a divisor of it), S columns of a context, D width, H heads,
+E width of a head.
 """
 
 from __future__ import annotations
@@ -73,8 +77,9 @@ class CrossAttention(nn.Module):
         if seen is None:
             raise ValueError("this model answers to a context, and was given none")
         B, Q, _ = hidden_BQD.shape
-        query = self.query(hidden_BQD).view(B, Q, self.heads, self.width).transpose(1, 2)
         key, value = seen.kept or self.keys_values(seen.hidden)
+        C = len(key)  # rows of one context stand side by side, as if they were columns of one row
+        query = self.query(hidden_BQD).view(C, B // C * Q, self.heads, self.width).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, seen.mask, dropout, self.kernel, scale=self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))

@@ -62,9 +62,16 @@ class LayerCache:
         self.length -= columns
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order (beams); rows int64[B']."""
-        self.key, self.value = self.key[rows], self.value[rows]
+        """Keep these rows, in this order (beams); rows int64[B']. Columns not yet in use are not copied."""
+        self.key, self.value = self._picked(self.key, rows), self._picked(self.value, rows)
         self.places = None if self.places is None else self.places[rows]
+
+    def _picked(self, buffer: Tensor, rows: Tensor) -> Tensor:
+        used = buffer[:, :, : self.length][rows]
+        if len(rows) != len(buffer):
+            buffer = buffer.new_empty(len(rows), *buffer.shape[1:])
+        buffer[:, :, : self.length] = used
+        return buffer
 
 
 class Attention(nn.Module):
