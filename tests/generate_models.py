@@ -9,13 +9,16 @@ import torch
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig
+from blankfill.model.families import FAMILIES
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives import Albert, Bert, Glm, Gpt, Mlm, Objective, Unilm, Unilm2, Xlnet
+from blankfill.objectives import T5, Albert, Bart, Bert, Glm, Gpt, Mlm, Objective, Unilm, Unilm2, Xlnet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]",
            "<|startofpiece|>", "<|endofpiece|>", "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "red", "big", "play", "##ing", "##ed", ".", ",", "un",
          "猫", "狗", "在", "跑"]  # fmt: skip
+MORE = {"unilm2": ["[PSEUDO]"], "t5": [f"<extra_id_{k}>" for k in range(4)]}
+"""Tokens that some objectives need besides, the last ones of their vocabularies."""
 SIZES = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "ffn_size": 48, "dropout": 0.0, "attention_dropout": 0.0}
 FAMILY = {
     "bert": {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True},
@@ -40,6 +43,8 @@ FAMILY = {
     "gpt": {"norm": "pre"},
     "glm": {"norm": "pre"},
     "xlnet": {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False},
+    "t5": {**FAMILIES["t5"], "encoder_layers": 2},
+    "bart": {**FAMILIES["bart"], "encoder_layers": 2},
 }
 
 
@@ -77,8 +82,8 @@ def objective_of(name: str, length: int = 48) -> Objective:
     """An objective with small options."""
     if name == "glm":
         return Glm(length, document=1.0)
-    kinds = {"bert": Bert, "mlm": Mlm, "albert": Albert, "unilm": Unilm, "unilm2": Unilm2, "gpt": Gpt, "xlnet": Xlnet}
-    return kinds[name](length)
+    kinds = (Bert, Mlm, Albert, Unilm, Unilm2, Gpt, Xlnet, T5, Bart)
+    return {kind.name: kind for kind in kinds}[name](length)
 
 
 def random_model(name: str, seed: int = 0, rows: int = 40, length: int = 48, sharp: float = 8.0) -> Transformer:
@@ -96,8 +101,7 @@ def random_model(name: str, seed: int = 0, rows: int = 40, length: int = 48, sha
 
 def loaded(name: str, model: Transformer, tokenizer: Tokenizer | None = None, length: int = 48) -> Loaded:
     """A model as `load_model` gives it."""
-    words = [*WORDS, "[PSEUDO]"] if name == "unilm2" else WORDS
-    tokenizer = tokenizer or wordpiece(words=words)
+    tokenizer = tokenizer or wordpiece(words=[*WORDS, *MORE.get(name, [])])
     return Loaded(model, tokenizer, tokenizer.vocabulary(), objective_of(name, length), Path("run"))
 
 

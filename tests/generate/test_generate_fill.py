@@ -12,7 +12,8 @@ from blankfill.attention.kernels import Mask
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import UserError
 from blankfill.generate.blanks import Blank, Words, assemble, find_blanks, parse_lengths
-from blankfill.generate.fill import Candidate, Filler, distinct, fill, glm_part_a
+from blankfill.generate.fill import Candidate, Filler, distinct, fill
+from blankfill.generate.rows import glm_part_a
 from blankfill.objectives import Glm, Objective
 from blankfill.objectives.glm import GlmChoice, infill
 from generate_models import SPECIAL, byte_level, forced_model, loaded, objective_of, random_model, wordpiece

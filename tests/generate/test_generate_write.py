@@ -7,8 +7,9 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.generate.engine import gpt_context
+from blankfill.generate.rows import longest_role
 from blankfill.generate.sampling import Sampler, Sampling
-from blankfill.generate.write import Detokenizer, Writer, decode_rows, generate, generate_many, longest_role
+from blankfill.generate.write import Detokenizer, Writer, decode_rows, generate, generate_many
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Glm

@@ -34,9 +34,10 @@ class FillArguments:
     top: int = 5
     """How many candidates are shown for each blank."""
     lengths: str | None = None
-    """How many tokens a blank may have, such as 2 or 1-3; without it 1 (bert, mlm), a word (gpt), any (glm)."""
+    """How many tokens a blank may have, such as 2 or 1-3; without it 1 (bert, mlm), a word (gpt), any number (glm, t5,
+    bart)."""
     length_penalty: float = 0.0
-    """Above 0, longer fills of a glm model rank higher; 1 ranks by the mean log-probability."""
+    """Above 0, longer fills of a glm or t5 model rank higher; 1 ranks by the mean log-probability."""
     json: bool = False
     """Print one JSON object on a line for each sentence."""
     device: str = "cpu"

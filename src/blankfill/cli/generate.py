@@ -16,8 +16,9 @@ from blankfill.errors import UserError
 class GenerateArguments:
     """Continue a text: blankfill generate --model RUN --prompt "It was a dark"
 
-    A gpt model continues the prompt. A glm model writes the prompt's blank ([gMASK], [sMASK] or [MASK]); without one,
-    a blank is put at the end. Models of the objectives bert and mlm only fill blanks: see blankfill fill.
+    A gpt, unilm or bart model continues the prompt. A glm or t5 model writes the prompt's blank ([gMASK], [sMASK] or
+    [MASK]); without one, a blank is put at the end. Models of the objectives bert and mlm only fill blanks: see
+    blankfill fill.
     """
 
     model: Path = tyro.MISSING

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from blankfill.errors import UserError
 from blankfill.generate.fill import check_can_fill
-from blankfill.generate.write import longest_role
+from blankfill.generate.rows import longest_role
 from blankfill.objectives import Glm, Gpt, Xlnet
 from blankfill.objectives.base import join
 from blankfill.objectives.glm import GlmChoice, infill
@@ -191,6 +192,11 @@ def scorer_of(loaded: Loaded, both_ways: bool = True) -> Scorer:
     """How a model is asked. both_ways: see `GlmScorer`. UserError for a model that has no words to answer with."""
     check_can_fill(loaded)
     objective = loaded.objective
+    if objective.two_sided:
+        raise UserError(
+            f"{loaded.path}: how probable a text is to a model of the objective {objective.name} is not measured; "
+            "fine-tune it with --method text, and score what it writes"
+        )
     if isinstance(objective, Glm):
         return GlmScorer(loaded, objective, both_ways)
     if isinstance(objective, Gpt):

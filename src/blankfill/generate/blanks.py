@@ -1,7 +1,8 @@
 """Blanks in a text: how they are written, what may stand in them, and what a fill looks like. No model here.
 
-A blank is written `[MASK]`, `[BLANK]`, `<mask>` or as three or more underscores; `[sMASK]` and `[gMASK]` are GLM's
-sentence and document blanks; `[MASK:3]` asks for exactly three tokens. Capitals do not matter.
+A blank is written `[MASK]`, `[BLANK]`, `<mask>`, `<extra_id_0>` (as T5 does, whatever the number) or as three or more
+underscores; `[sMASK]` and `[gMASK]` are GLM's sentence and document blanks; `[MASK:3]` asks for exactly three tokens.
+Capitals do not matter.
 
 Words: people expect words in blanks, so the first token of a fill must begin a word wherever the blank stands apart
 from what is before it: after a space, a mark, a Chinese character, or nothing. Where the blank follows letters directly
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
 
 _BLANK = re.compile(
-    r"\[(?P<name>mask|blank|gmask|smask)(?::(?P<length>\d+))?\]|<mask(?::(?P<length_2>\d+))?>|_{3,}", re.I
+    r"\[(?P<name>mask|blank|gmask|smask)(?::(?P<length>\d+))?\]|<mask(?::(?P<length_2>\d+))?>|<extra_id_\d+>|_{3,}",
+    re.I,
 )
 _SPACE_MARKS = ("Ġ", "▁")
 HOW = "write one as [MASK], [BLANK], <mask> or ____, or [MASK:3] for exactly three tokens"

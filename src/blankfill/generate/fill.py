@@ -9,8 +9,15 @@ fills the most certain token first. When a range of lengths is tried, fills are 
 *GLM* writes each blank token by token until [E], from left to right, each seeing the ones before it, by beam search; it
 finds the lengths itself. A fill's probability is the product of its tokens and [E].
 
+*T5* does as GLM: the blanks are sentinels, and the next sentinel, behind the last blank also the end of the text, ends
+a fill.
+
 *GPT* sees only what is to the left. Beam search proposes words, and the whole sentence decides: candidates are ranked
 by the likelihood of fill and following text together. Their probabilities are shares among the candidates.
+*BART* writes the whole text again: what is known is forced, and beam search proposes fills, each of which ends where
+the known text may go on. They are ranked by the likelihood of fill and known text up to the next blank, so that a
+proposal counts for what it makes of the text behind it; among the proposals their shares are the probabilities that
+the fill has, given what is known up to there.
 
 Rows are framed as in training. Probabilities are the model's over its whole vocabulary; specials are never written.
 
@@ -20,7 +27,7 @@ Shapes: N rows, T columns, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,9 +39,11 @@ from blankfill.attention.kernels import Mask
 from blankfill.errors import UserError
 from blankfill.generate.beam import Grammar, beam_search
 from blankfill.generate.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
-from blankfill.generate.engine import Decoder, banned, evaluating, glm_context, gpt_context
+from blankfill.generate.engine import Context, Decoder, banned, evaluating, glm_context, gpt_context, read_sources
+from blankfill.generate.rows import bart_context, check_room, fills, glm_part_a, needed_roles, t5_context, t5_ends
 from blankfill.generate.slots import slot_states
-from blankfill.objectives import Glm, Gpt, Mlm, Xlnet
+from blankfill.model.cross import Reading
+from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -42,7 +51,7 @@ if TYPE_CHECKING:
 LONGEST_WORD = 8
 """Most tokens of a word that GPT proposes."""
 LONGEST_FILL = {"mask": 40, "smask": 128, "gmask": 256}
-"""Most tokens that GLM writes into a blank; 39 is the longest it meets in training at token level."""
+"""Most tokens that GLM, T5 and BART write into a blank; 39 is the longest GLM meets in training at token level."""
 SCORED_AT_ONCE = 256
 """How many columns' scores of the whole vocabulary are held at a time."""
 
@@ -90,9 +99,9 @@ class Filler:
         """Fill the blanks of a text.
 
         top_k: how many candidates are given for each blank. lengths: how many tokens a blank may have that does not
-        say so itself, `"2"` or `"1-3"`; None means 1 for masked models, one word for GPT, and GLM's own choice.
-        length_penalty: above 0, longer fills of GLM rank higher (see `beam_search`). Raises UserError for a text
-        without blanks, one that is too long for the model, and lengths that say nothing.
+        say so itself, `"2"` or `"1-3"`; None means 1 for masked models, one word for GPT, and the model's own choice
+        for GLM, T5 and BART. length_penalty: above 0, longer fills of GLM and T5 rank higher (see `beam_search`).
+        Raises UserError for a text without blanks, one that is too long for the model, and lengths that say nothing.
         """
         if top_k < 1:
             raise UserError(f"top is {top_k}; it must be at least 1")
@@ -103,14 +112,19 @@ class Filler:
                 candidates = self._fill_glm(task, objective)
             elif isinstance(objective, Gpt):
                 candidates = self._fill_gpt(task)
+            elif isinstance(objective, T5):
+                candidates = self._fill_t5(task)
+            elif isinstance(objective, Bart):
+                candidates = self._fill_bart(task)
             else:
                 candidates = self._fill_masked(task, objective.position_offset if isinstance(objective, Mlm) else 0)
         for blank, found in zip(task.blanks, candidates, strict=True):
             if not found:
                 raise UserError(f"the model finds nothing for {blank.written}; try other lengths")
+        shares = "candidates" if isinstance(objective, Gpt | Bart) else "model"
         return FillResult(
             text, assemble(text, task.blanks, [found[0].text for found in candidates]), task.blanks,
-            tuple(map(tuple, candidates)), "candidates" if isinstance(objective, Gpt) else "model", objective.name,
+            tuple(map(tuple, candidates)), shares, objective.name,
         )  # fmt: skip
 
     def _take_apart(self, text: str, top_k: int, lengths: str | None, length_penalty: float) -> _Task:
@@ -131,9 +145,13 @@ class Filler:
 
     def _encode(self, pieces: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         tokenizer = self.loaded.tokenizer
-        if "mask" not in self.vocabulary.roles:
+        blanks = [
+            *self.vocabulary.sentinels[:1],
+            *([self.vocabulary["mask"]] if "mask" in self.vocabulary.roles else []),
+        ]
+        if not blanks:
             return tuple(tuple(tokenizer.encode(piece)) for piece in pieces)
-        mask = self.vocabulary["mask"]
+        mask = blanks[0] if isinstance(self.loaded.objective, T5) else blanks[-1]
         runs: list[list[int]] = [[]]
         for token in tokenizer.encode(tokenizer.token(mask).join(pieces)):
             if token == mask:
@@ -225,18 +243,42 @@ class Filler:
         part_a, places = glm_part_a(self.loaded, objective, task.runs, [blank.role for blank in task.blanks])
         tables = self.model.config.position_sizes
         check_room(len(part_a), tables[0])
-        eop, eos = self.vocabulary["eop"], self.vocabulary["eos"]
-        written: list[tuple[int, tuple[int, ...]]] = []
+        sop, eop, eos = (self.vocabulary[role] for role in ("sop", "eop", "eos"))
+
+        def context(k: int, written: Sequence[tuple[int, ...]]) -> Context:
+            return glm_context(part_a, list(zip(places, written, strict=False)), places[k], sop, tables)
+
+        def ends(k: int) -> list[int]:
+            return [eop, eos] if places[k] == len(part_a) - 1 else [eop]
+
+        return self._write_blanks(task, context, ends)
+
+    def _fill_t5(self, task: _Task) -> list[list[Candidate]]:
+        def context(k: int, written: Sequence[tuple[int, ...]]) -> Context:
+            return t5_context(self.vocabulary, task.runs, written)
+
+        reading = read_sources(self.model, [context(0, ())])
+        return self._write_blanks(task, context, lambda k: t5_ends(self.vocabulary, k, len(task.blanks)), reading)
+
+    def _write_blanks(
+        self,
+        task: _Task,
+        context_of: Callable[[int, Sequence[tuple[int, ...]]], Context],
+        ends_of: Callable[[int], list[int]],
+        reading: Reading | None = None,
+    ) -> list[list[Candidate]]:
+        """Blanks written one after the other, each seeing the best fills of those before it. context_of: what is read
+        before blank k, given those; ends_of: the tokens that end it."""
+        written: list[tuple[int, ...]] = []
         candidates = []
-        for k, (blank, place) in enumerate(zip(task.blanks, places, strict=True)):
-            context = glm_context(part_a, written, place, self.vocabulary["sop"], tables)
+        for k, blank in enumerate(task.blanks):
+            context = context_of(k, written)
             least, most = task.ranges[k] or (1, LONGEST_FILL[blank.role])
             if least > context.room:
                 raise UserError(f"{blank.written} asks for {least} tokens, and the model writes at most {context.room}")
             most = min(most, context.room)
-            ends = [eop, eos] if place == len(part_a) - 1 else [eop]
-            grammar = self._ending_with(ends, task.first[k], least)
-            decoder = Decoder(self.model, [context], most, self.vocabulary["pad"])
+            grammar = self._ending_with(ends_of(k), task.first[k], least)
+            decoder = Decoder(self.model, [context], most, self.vocabulary["pad"], reading)
             (found,) = beam_search(decoder, task.beams, grammar, most, task.length_penalty)
             kept = distinct(
                 [self._candidate(task, k, h.ids, math.exp(h.log_probability), h.score) for h in found]
@@ -244,7 +286,7 @@ class Filler:
             candidates.append(kept)
             if not kept:
                 break
-            written.append((place, kept[0].ids))
+            written.append(kept[0].ids)
         return candidates + [[] for _ in task.blanks[len(candidates) :]]
 
     def _ending_with(self, ends: Sequence[int], first: Tensor | None, least: int) -> Grammar:
@@ -262,19 +304,61 @@ class Filler:
     def _fill_gpt(self, task: _Task) -> list[list[Candidate]]:
         (table,) = self.model.config.position_sizes
         left = [self.vocabulary["eos"], *task.runs[0]]
-        spare = table - 1 - sum(map(len, task.runs))
-        check_room(table - spare + sum(found[0] if found else 1 for found in task.ranges), table)
+        ranges = [found or (1, LONGEST_WORD) for found in task.ranges]
+
+        def grammar(k: int) -> Grammar:
+            return self._ending_at_a_word(task.first[k], ranges[k][0], whole_word=task.ranges[k] is None)
+
+        def context(begun: Sequence[int]) -> Context:
+            return gpt_context(begun, table)
+
+        return self._rank_blanks(task, left, task.runs[1:], ranges, table, context, grammar)
+
+    def _fill_bart(self, task: _Task) -> list[list[Candidate]]:
+        frame = [self.vocabulary["sep"], self.vocabulary["cls"]]
+        rights = [*task.runs[1:-1], (*task.runs[-1], self.vocabulary["sep"])]
+        ranges = [found or (1, LONGEST_FILL["mask"]) for found in task.ranges]
+        reading = read_sources(self.model, [bart_context(self.loaded, task.runs, ())])
+
+        def grammar(k: int) -> Grammar:
+            if rights[k]:
+                return self._ending_with(rights[k][:1], task.first[k], ranges[k][0])
+            return self._ending_at_a_word(task.first[k], ranges[k][0], whole_word=task.ranges[k] is None)
+
+        def context(begun: Sequence[int]) -> Context:
+            return bart_context(self.loaded, task.runs, begun[len(frame) :])
+
+        limit = len(frame) + context(frame).room
+        return self._rank_blanks(task, [*frame, *task.runs[0]], rights, ranges, limit, context, grammar, reading)
+
+    def _rank_blanks(
+        self,
+        task: _Task,
+        left: list[int],
+        rights: Sequence[Sequence[int]],
+        ranges: Sequence[tuple[int, int]],
+        limit: int,
+        context_of: Callable[[Sequence[int]], Context],
+        grammar_of: Callable[[int], Grammar],
+        reading: Reading | None = None,
+    ) -> list[list[Candidate]]:
+        """Blanks filled one after the other: what beam search proposes is ranked together with the known text behind.
+
+        left: the row before the first blank; rights: what follows each blank, up to the next; limit: the longest row;
+        context_of: a row, as it is read; grammar_of: what may stand in blank k.
+        """
+        least_of = [least if found else 1 for found, (least, _) in zip(task.ranges, ranges, strict=True)]
+        spare = limit - len(left) - sum(map(len, rights))
+        check_room(limit - spare + sum(least_of), limit)
         candidates: list[list[Candidate]] = []
-        for k, right in enumerate(task.runs[1:]):
-            waiting = sum(found[0] if found else 1 for found in task.ranges[k + 1 :])
-            least, most = task.ranges[k] or (1, LONGEST_WORD)
-            most = min(most, spare - waiting)
-            decoder = Decoder(self.model, [gpt_context(left, table)], most)
-            grammar = self._ending_at_a_word(task.first[k], least, whole_word=task.ranges[k] is None)
-            (found,) = beam_search(decoder, max(16, 4 * task.top_k), grammar, most)
+        for k, right in enumerate(rights):
+            most = min(ranges[k][1], spare - sum(least_of[k + 1 :]))
+            context = context_of(left)
+            decoder = Decoder(self.model, [context], most, reading=reading)
+            (found,) = beam_search(decoder, max(16, 4 * task.top_k), grammar_of(k), most)
             totals = [hypothesis.log_probability for hypothesis in found]
             if right and found:
-                totals = self._likelihoods(left, [(*hypothesis.ids, *right) for hypothesis in found])
+                totals = self._likelihoods(context, [(*hypothesis.ids, *right) for hypothesis in found], reading)
             whole = np.logaddexp.reduce(totals) if totals else 0.0
             kept = [
                 self._candidate(task, k, hypothesis.ids, math.exp(total - whole), total)
@@ -284,7 +368,7 @@ class Filler:
             candidates.append(kept)
             if not kept:
                 break
-            left += [*kept[0].ids, *right]
+            left = [*left, *kept[0].ids, *right]
             spare -= len(kept[0].ids)
         return candidates + [[] for _ in task.blanks[len(candidates) :]]
 
@@ -306,7 +390,11 @@ class Filler:
 
         return grammar
 
-    def _likelihoods(self, left: Sequence[int], endings: Sequence[tuple[int, ...]]) -> list[float]:
+    def _likelihoods(
+        self, context: Context, endings: Sequence[tuple[int, ...]], reading: Reading | None
+    ) -> list[float]:
+        """The log-probability of each ending behind a row that is read from left to right."""
+        left = context.input_ids.tolist()
         width = len(left) + max(map(len, endings)) - 1
         ids_NT = torch.zeros((len(endings), width), dtype=torch.int64)
         rows: list[int] = []
@@ -319,8 +407,9 @@ class Filler:
             columns += range(len(left) - 1, len(whole) - 1)
             answers += ending
         ids_NT = ids_NT.to(self.device)
-        positions = torch.arange(width, device=self.device).expand(1, len(endings), width)
-        hidden_NTD = self.model(ids_NT, positions, Mask("causal"))
+        first = int(context.positions[0, 0])
+        positions = torch.arange(first, first + width, device=self.device).expand(1, len(endings), width)
+        hidden_NTD = self.model(ids_NT, positions, Mask("causal"), context=reading)
         hidden_MD = hidden_NTD[rows, columns]
         target_M1 = torch.tensor(answers, device=self.device)[:, None]
         totals = np.zeros(len(endings))
@@ -371,48 +460,20 @@ class _MaskReader:
 def check_can_fill(loaded: Loaded) -> None:
     """UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
     objective, vocabulary = loaded.objective, loaded.vocabulary
-    if not (objective.masked or isinstance(objective, (Glm, Gpt, Xlnet))):
-        raise UserError(f"{loaded.path}: a model of the objective {objective.name} cannot fill blanks")
+    if not fills(objective):
+        learnt = {"t5": "variant", "bart": "replace"}.get(objective.name)
+        told = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
+        raise UserError(f"{loaded.path}: a model of the objective {objective.name}{told} cannot fill blanks")
     if not loaded.model.config.word_head:
         raise UserError(
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "
             "give a model with its masked-language-model head"
         )
-    needed = ("cls", "mask", "sop", "eop", "eos") if isinstance(objective, Glm) else objective.roles
-    if missing := vocabulary.missing(needed):
+    needed = needed_roles(objective) if isinstance(objective, Glm) else objective.roles
+    if missing := vocabulary.missing(needed, int(isinstance(objective, T5))):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which a model of the "
             f"objective {objective.name} cannot fill blanks; use the tokenizer that the model was trained with"
-        )
-
-
-def glm_part_a(
-    loaded: Loaded, objective: Glm, runs: Sequence[Sequence[int]], roles: Sequence[str]
-) -> tuple[list[int], list[int]]:
-    """GLM's Part A of a text with blanks, and the columns of its masks.
-
-    runs: the ids between the blanks. A kind of mask that training never used becomes [MASK]. The row ends in the
-    end-of-text token, as a whole document does in training, unless it ends in a document blank, which writes it.
-    """
-    vocabulary = loaded.vocabulary
-    used = {"mask"}
-    if objective.task_mask:
-        used |= {role for role, weight in (("smask", objective.sentence), ("gmask", objective.document)) if weight > 0}
-    row = [vocabulary["cls"], *runs[0]]
-    places = []
-    for role, run in zip(roles, runs[1:], strict=True):
-        places.append(len(row))
-        row += [vocabulary[role if role in used and role in vocabulary.roles else "mask"], *run]
-    to_end = bool(roles) and not runs[-1] and roles[-1] == "gmask" and objective.document > 0
-    return (row if to_end else [*row, vocabulary["eos"]]), places
-
-
-def check_room(tokens: int, limit: int) -> None:
-    """Raise UserError when a text has more tokens than a model has positions."""
-    if tokens > limit:
-        raise UserError(
-            f"the text has {tokens} tokens with its special tokens and blanks, and the model reads at most {limit}; "
-            "shorten it"
         )
 
 

@@ -18,10 +18,10 @@ from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.generate.blanks import find_blanks
-from blankfill.generate.fill import Filler
+from blankfill.generate.fill import Filler, check_can_fill
+from blankfill.generate.rows import fills, writes_on
 from blankfill.generate.sampling import Sampling
 from blankfill.generate.write import generate_many
-from blankfill.objectives import Glm, Gpt, MaskWriter
 from blankfill.types import Vocabulary
 
 SAMPLES = 4
@@ -34,18 +34,13 @@ WRITTEN = 40
 class Samples:
     """Texts to fill and to continue, the same at each step. texts: a user's own; none means validation sentences.
 
-    Models of two stacks, which `fill` does not know, take none. Raises UserError for a text that the objective can
-    neither fill nor write on.
+    Raises UserError for a text without a blank when the objective cannot write on, and for one with blanks when it
+    cannot fill them.
     """
 
     def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
-        if texts and loaded.objective.two_sided:
-            raise UserError(
-                f"train.samples: a model of the objective {loaded.objective.name} fills no blanks while it trains; "
-                "leave them out"
-            )
-        writes = isinstance(loaded.objective, Gpt | Glm | MaskWriter)
+        writes = writes_on(loaded.objective)
         self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text)]
         self.prompts = [text for text in texts if not find_blanks(text)]
         if self.prompts and not writes:
@@ -53,8 +48,11 @@ class Samples:
                 f"train.samples: {self.prompts[0]!r} has no [MASK], and `{loaded.objective.name}` cannot continue a "
                 "text; put a [MASK] where a word should be filled in"
             )
-        if not texts and valid is not None and not loaded.objective.two_sided:
-            self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary))
+        if self.blanked:
+            check_can_fill(loaded)
+        if not texts and valid is not None:
+            if fills(loaded.objective):
+                self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary))
             self.prompts = beginnings(valid, loaded.tokenizer) if writes else []
 
     def take(self, step: int) -> list[dict[str, Any]]:

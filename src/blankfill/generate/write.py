@@ -1,8 +1,10 @@
 """Writing text: continue a prompt, or write a blank at length, in pieces as they come.
 
-GPT and UniLM continue the prompt. GLM writes the prompt's one blank; where the prompt has none, a document blank is put
-at its end. Text comes out in whole words and whole characters: a piece is held back until what follows can no longer
-change it. Several rows are decoded together; each has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
+GPT, UniLM and BART continue the prompt; BART reads it with a mask behind it, and writes it again before it goes on. GLM
+and T5 write the prompt's one blank; where the prompt has none, one is put at its end, for GLM a document blank.
+
+Text comes out in whole words and whole characters: a piece is held back until what follows can no longer change it.
+Several rows are decoded together; each has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
 
 A model has a position table and cannot write past it. Generation ends there with the reason "positions", or, for GPT on
 request, slides: the older half of the window is forgotten and the rest read again.
@@ -21,12 +23,29 @@ import torch
 
 from blankfill.errors import UserError
 from blankfill.generate.blanks import Words, find_blanks
-from blankfill.generate.engine import Context, Decoder, asking_context, banned, glm_context, gpt_context
-from blankfill.generate.fill import check_room, glm_part_a
+from blankfill.generate.engine import (
+    Context,
+    Decoder,
+    asking_context,
+    banned,
+    glm_context,
+    gpt_context,
+    two_stack_context,
+)
+from blankfill.generate.rows import (
+    bart_context,
+    check_room,
+    end_tokens,
+    fills,
+    glm_part_a,
+    longest_role,
+    needed_roles,
+    t5_context,
+    writes_on,
+)
 from blankfill.generate.sampling import Sampler, Sampling
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Glm, Gpt, MaskWriter
-from blankfill.types import Vocabulary
+from blankfill.objectives import T5, Bart, Glm, Gpt, MaskWriter
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -132,12 +151,14 @@ class Writer:
             raise UserError(f"max-tokens is {max_tokens}; it must be at least 1")
         self.loaded, self.max_tokens, self.sampling = loaded, max_tokens, sampling
         objective, vocabulary = loaded.objective, loaded.vocabulary
-        if not isinstance(objective, (Gpt, Glm, MaskWriter)):
+        if not writes_on(objective):
+            can = 'fills blanks but does not write on; use `blankfill fill "… [MASK] …"`, or'
+            can = can if fills(objective) else "with these options does not write on;"
             raise UserError(
-                f"{loaded.path}: a model of the objective {objective.name} fills blanks but does not write on; "
-                'use `blankfill fill "… [MASK] …"`, or train a model with the objective gpt, glm or unilm'
+                f"{loaded.path}: a model of the objective {objective.name} {can} train a model with the objective gpt, "
+                "glm, unilm, t5 or bart"
             )
-        if missing := vocabulary.missing(needed_roles(objective)):
+        if missing := vocabulary.missing(needed_roles(objective), int(isinstance(objective, T5) and fills(objective))):
             raise UserError(
                 f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which generation needs; "
                 "use the tokenizer that the model was trained with"
@@ -156,49 +177,63 @@ class Writer:
         self.trimmed: list[bool] = []
         self.frames: list[tuple[str, str]] = []
         for prompt in prompts:
-            self._read(prompt, objective)
+            self._read(prompt)
         self.written: list[list[int]] = [[] for _ in prompts]
         self.finish = ["length"] * len(prompts)
 
-    def _read(self, prompt: str, objective: Gpt | Glm | MaskWriter) -> None:
-        tokenizer, vocabulary = self.loaded.tokenizer, self.loaded.vocabulary
-        tables = self.loaded.model.config.position_sizes
+    def _read(self, prompt: str) -> None:
+        loaded = self.loaded
+        tokenizer, vocabulary, objective = loaded.tokenizer, loaded.vocabulary, loaded.objective
+        tables = loaded.model.config.position_sizes
+        start, end, role = self._place(prompt)
+        source = prompt[:start]
+        before = tokenizer.encode(self.words.before_blank(source))
         if isinstance(objective, Gpt):
-            source, end = prompt, len(prompt)
-            before = tokenizer.encode(self.words.before_blank(source))
             ids = [vocabulary["eos"], *before]
             if self.slide:
                 ids = ids[-tables[0] :]
             check_room(len(ids), tables[0])
-            self.contexts.append(gpt_context(ids, tables[0]))
+            context = gpt_context(ids, tables[0])
         elif isinstance(objective, MaskWriter):
-            source, end = prompt, len(prompt)
-            before = tokenizer.encode(self.words.before_blank(source))
             ids = [vocabulary["cls"], *before]
             check_room(len(ids) + 1, tables[0])
             types, asks = (objective.goes_on, objective.goes_on), vocabulary[objective.asks]
-            self.contexts.append(asking_context(ids, tables[0], asks, types, objective.reads_both_ways))
-        else:
-            blanks = find_blanks(prompt)
-            if len(blanks) > 1:
-                raise UserError(
-                    f"the prompt has {len(blanks)} blanks; generate writes one (fill several with `blankfill fill`)"
-                )
-            if blanks and blanks[0].length:
-                raise UserError(
-                    f"the blank {blanks[0].written} asks for a length, which generate does not keep; "
-                    "leave it out and give --max-tokens, or use `blankfill fill`"
-                )
-            start, end = (blanks[0].start, blanks[0].end) if blanks else (len(prompt), len(prompt))
-            role = blanks[0].role if blanks else longest_role(objective)
-            source = prompt[:start]
-            before = tokenizer.encode(self.words.before_blank(source))
-            part_a, (place,) = glm_part_a(self.loaded, objective, [before, tokenizer.encode(prompt[end:])], [role])
+            context = asking_context(ids, tables[0], asks, types, objective.reads_both_ways)
+        elif isinstance(objective, Bart):
+            context = bart_context(loaded, [before, ()], before)
+        elif isinstance(objective, Glm):
+            runs = [before, tokenizer.encode(prompt[end:])]
+            part_a, (place,) = glm_part_a(loaded, objective, runs, [role or longest_role(objective)])
             check_room(len(part_a), tables[0])
-            self.contexts.append(glm_context(part_a, [], place, vocabulary["sop"], tables))
+            context = glm_context(part_a, [], place, vocabulary["sop"], tables)
+        elif fills(objective):
+            context = t5_context(vocabulary, [before, tokenizer.encode(prompt[end:])], ())
+        else:
+            context = two_stack_context([*before, vocabulary["eos"]], [vocabulary["pad"]])
+        self.contexts.append(context)
         self.frames.append((source, prompt[end:]))
         self.before.append(before)
         self.trimmed.append(source.endswith(" ") or (source[-1:].isspace() and not self.words.spaced))
+
+    def _place(self, prompt: str) -> tuple[int, int, str]:
+        """Where the text is to stand: the characters of the prompt's blank and its role; the prompt's end and "" where
+        the model continues prompts, or there is no blank."""
+        objective = self.loaded.objective
+        if isinstance(objective, Bart) and find_blanks(prompt):
+            raise UserError("the prompt has a blank, and a bart model goes on behind it; use `blankfill fill`")
+        if not isinstance(objective, Glm) and not (isinstance(objective, T5) and fills(objective)):
+            return len(prompt), len(prompt), ""
+        blanks = find_blanks(prompt)
+        if len(blanks) > 1:
+            raise UserError(
+                f"the prompt has {len(blanks)} blanks; generate writes one (fill several with `blankfill fill`)"
+            )
+        if blanks and blanks[0].length:
+            raise UserError(
+                f"the blank {blanks[0].written} asks for a length, which generate does not keep; "
+                "leave it out and give --max-tokens, or use `blankfill fill`"
+            )
+        return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")
 
     def run(self) -> Iterator[list[str]]:
         """Pieces of text of all rows, a list for each step."""
@@ -254,29 +289,6 @@ class Writer:
         (table,) = self.loaded.model.config.position_sizes
         whole = [self.loaded.vocabulary["eos"], *self.before[row], *self.written[row]]
         return gpt_context(whole[-max(1, table // 2) :], table)
-
-
-def needed_roles(objective: Gpt | Glm | MaskWriter) -> tuple[str, ...]:
-    """The special tokens without which a model cannot write."""
-    if isinstance(objective, Gpt):
-        return ("eos",)
-    if isinstance(objective, MaskWriter):
-        return ("cls", "sep", objective.asks)
-    return ("cls", "mask", "sop", "eop", "eos")
-
-
-def end_tokens(objective: Gpt | Glm | MaskWriter, vocabulary: Vocabulary) -> list[int]:
-    """What ends a text."""
-    if isinstance(objective, MaskWriter):
-        return [vocabulary["sep"]]
-    return [vocabulary["eos"], *([] if isinstance(objective, Gpt) else [vocabulary["eop"]])]
-
-
-def longest_role(objective: Glm) -> str:
-    """The kind of blank for writing at length: the longest that the model was trained on."""
-    if objective.document > 0:
-        return "gmask"
-    return "smask" if objective.sentence > 0 else "mask"
 
 
 class Detokenizer:
