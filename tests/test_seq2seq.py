@@ -17,7 +17,7 @@ from blankfill.model.config import config_values
 from blankfill.predict import Predictor
 from blankfill.tasks.items import GenerationItem
 from blankfill.tasks.options import FinetuneOptions
-from generate_models import SPECIAL, objective_of, random_model, wordpiece
+from generate_models import MORE, SPECIAL, objective_of, random_model, wordpiece
 from test_finetune import WORDS, write_lines
 
 NOUNS = ["red", "big", "cat", "dog", "mat"]
@@ -27,15 +27,19 @@ QUICK = FinetuneOptions(
 )  # fmt: skip
 
 
+SLOW: dict[str, Any] = {"lr": 1e-2, "epochs": 16}
+"""For T5, whose words are large, so that a step moves them little."""
+
+
 def model_folder(folder: Path, name: str = "glm", without: str = "") -> Path:
     """A random model, its weights large enough to learn quickly, as a folder that opens like an imported one."""
-    model, objective = random_model(name, rows=48), objective_of(name)
+    model, objective = random_model(name, rows=48, sharp=1.0 if name == "t5" else 8.0), objective_of(name)
     state = {
         "model": config_values(model.config),
         "objective": {"name": objective.name, **dataclasses.asdict(objective)},
     }
     saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
-    words = [*WORDS, "[PSEUDO]"] if name == "unilm2" else WORDS
+    words = [*WORDS, *MORE.get(name, [])]
     wordpiece([token if token != without else "unused" for token in SPECIAL], words).save(saved)
     return saved
 
@@ -53,11 +57,12 @@ def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
 
 
 @pytest.mark.parametrize(
-    ("name", "blank"), [("glm", "mask"), ("glm", "gmask"), ("gpt", "mask"), ("unilm", "mask"), ("unilm2", "mask")]
+    ("name", "blank"),
+    [("glm", "mask"), ("glm", "gmask"), *((name, "mask") for name in ("gpt", "unilm", "unilm2", "t5", "bart"))],
 )
 def test_a_model_learns_to_turn_a_text_round(name: str, blank: str, tmp_path: Path) -> None:
     data, model = turned(tmp_path / "data"), model_folder(tmp_path, name)
-    result = run(data, model, tmp_path / "run", blank=blank)
+    result = run(data, model, tmp_path / "run", blank=blank, **(SLOW if name == "t5" else {}))
     assert result.metrics["rougeL"] > 0.95 > 0.8 > result.baseline
     found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
     assert found["baseline"]["metrics"]["rouge1"] == 1.0 and found["items"] == {"train": 192, "dev": 24}
@@ -99,9 +104,10 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
     assert "--n-best is 0" in told and "--beams is 0" in told
 
 
-def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["glm", "bart"])
+def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With label smoothing and scores between: the weights are those of a run that was not stopped."""
-    data, model = turned(tmp_path / "data", 96), model_folder(tmp_path)
+    data, model = turned(tmp_path / "data", 96), model_folder(tmp_path, name)
     request = Request("seq2seq", data, model, dataclasses.replace(QUICK, epochs=2, eval_every=4, label_smoothing=0.1))
     finetune(request, tmp_path / "whole")
 
@@ -120,14 +126,14 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(KeyboardInterrupt):
             finetune(request, tmp_path / "parts")
     finetune(request, tmp_path / "parts", resume=True)
-    ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
+    ends = [store.newest(tmp_path / out / "checkpoints") for out in ("whole", "parts")]
     assert ends[0] is not None and ends[1] is not None and ends[0].step == ends[1].step == 12
-    for name, tensor in ends[0].model.items():
-        assert torch.equal(tensor, ends[1].model[name]), name
+    for weight, tensor in ends[0].model.items():
+        assert torch.equal(tensor, ends[1].model[weight]), weight
 
 
-def test_lora_and_frozen_layers(tmp_path: Path) -> None:
-    """Only what is to learn moves, and the model with its products merged writes what it wrote with them beside."""
+def test_frozen_layers(tmp_path: Path) -> None:
+    """Only what is to learn moves."""
     data, model = turned(tmp_path / "data"), model_folder(tmp_path)
     before = store.read(model, with_optimizer=False).model
     run(data, model, tmp_path / "frozen", epochs=1, freeze=1, layer_decay=0.9)
@@ -136,6 +142,13 @@ def test_lora_and_frozen_layers(tmp_path: Path) -> None:
     moved = {name for name in before if not torch.equal(found.model[f"encoder.{name}"], before[name])}
     assert moved and {name.split(".")[0] for name in moved} == {"layers", "final_norm"}
     assert not any(name.startswith("layers.0") for name in moved)
+
+
+@pytest.mark.parametrize("name", ["glm", "bart"])
+def test_lora(name: str, tmp_path: Path) -> None:
+    """The model with its products merged writes what it wrote with them beside."""
+    data, model = turned(tmp_path / "data"), model_folder(tmp_path, name)
+    before = store.read(model, with_optimizer=False).model
     result = run(data, model, tmp_path / "lora", lora_rank=8, lr=2e-2)
     found = store.newest(tmp_path / "lora" / "checkpoints", with_optimizer=False)
     assert found is not None and torch.equal(found.model["encoder.words.weight"], before["words.weight"])
@@ -177,6 +190,10 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"name": "unilm", "longest_target": 24}, "--longest-target 24: there is room for 19 tokens"),
         ({"name": "unilm", "without": "[MASK]"}, "the tokenizer has no token for mask"),
         ({"name": "gpt", "longest_target": 24}, "--longest-target 24: there is room for 20 tokens"),
+        ({"name": "bart", "longest_target": 47}, "--longest-target 47: there is room for 46 tokens"),
+        ({"name": "bart", "max_length": 49}, "--max-length 49 is more than the model's 48 positions"),
+        ({"name": "t5", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
+        ({"name": "t5", "without": "<|endoftext|>"}, "the tokenizer has no token for eos"),
     ],
 )
 def test_what_it_refuses(options: dict[str, Any], told: str, tmp_path: Path) -> None:

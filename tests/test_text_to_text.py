@@ -16,7 +16,7 @@ from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from test_finetune import write_lines
-from test_seq2seq import NOUNS, QUICK, model_folder, turned
+from test_seq2seq import NOUNS, QUICK, SLOW, model_folder, turned
 
 TEXT = dataclasses.replace(QUICK, method="text", longest_target=0)
 FORM = 'source: "{first}"\nlabels: {up: big, down: red}\n'
@@ -36,13 +36,16 @@ def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> dict[s
     return found
 
 
-def test_labels_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["glm", "t5", "bart"])
+def test_labels_are_written(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By words of a form of one's own, which the run keeps; predicted and scored again from the command line."""
     data = labelled(tmp_path / "data", lambda a, b: "up" if a in ("cat", "dog") else "down")
     form = tmp_path / "form.yaml"
     form.write_text(FORM, encoding="utf-8")
     out = tmp_path / "run"
-    found = run("classify", data, model_folder(tmp_path), out, patterns=str(form))
+    found = run(
+        "classify", data, model_folder(tmp_path, name), out, patterns=str(form), **(SLOW if name == "t5" else {})
+    )
     assert found["metrics"]["accuracy"] == 1.0 > found["baseline"]["score"]
     assert found["other_texts"] == 0 and found["wrong_answers"] == [] and len(found["confusions"]) == 2
     form.unlink()

@@ -11,6 +11,7 @@ from blankfill.tasks.batches import ANSWER, Epochs, evaluation, pack
 from blankfill.tasks.frames import Frames
 from blankfill.tasks.seq2seq import Writing
 from blankfill.tasks.seq2seq_model import Search, WritingModel
+from blankfill.tasks.seq2seq_stacks import StackWriting
 from blankfill.tasks.seq2seq_unilm import MaskedTargets, UnilmWriting
 from blankfill.train.loss import counts
 from conftest import within
@@ -18,15 +19,15 @@ from generate_models import WORDS, objective_of, random_model, wordpiece
 
 VOCABULARY = wordpiece(words=[*WORDS, "[PSEUDO]"]).vocabulary()
 ROLES = VOCABULARY.roles
-CLS, SEP, MASK, GMASK, SOP, EOP, EOS = (
-    ROLES[name] for name in ("cls", "sep", "mask", "gmask", "sop", "eop", "eos")
+PAD, CLS, SEP, MASK, GMASK, SOP, EOP, EOS = (
+    ROLES[name] for name in ("pad", "cls", "sep", "mask", "gmask", "sop", "eop", "eos")
 )  # fmt: skip
 LONG = [[20, 21, 22], [23], [24, 25, 11, 12, 13, 14], [15, 16], [17], [18, 19, 20, 21]]
 
 
 def writing(name: str, longest: int = 4, length: int = 0, blank: Any = "mask") -> Writing:
     sizes = objective_of(name).position_sizes()
-    kind = UnilmWriting if name.startswith("unilm") else Writing
+    kind = {"unilm": UnilmWriting, "unilm2": UnilmWriting, "t5": StackWriting, "bart": StackWriting}.get(name, Writing)
     return kind(Frames(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
 
 
@@ -55,6 +56,35 @@ def test_a_row_of_gpt() -> None:
     assert example.positions.tolist() == [list(range(8))]
     assert encoded.columns[0].tolist() == [5, 6, 7] and encoded.answers.tolist() == [23, 24, EOS]
     assert np.array_equal(example.rule.visible(), np.tri(8, dtype=bool))
+
+
+def test_rows_of_two_stacks() -> None:
+    """The source in one row, the target in the other; what the decoder starts from is not asked for."""
+    cases = {
+        "t5": ([20, 21, 22, EOS], [PAD, 23, 24], [0, 1, 2], EOS, 0),
+        "bart": ([CLS, 20, 21, SEP, 22, SEP], [SEP, CLS, 23, 24], [1, 2, 3], SEP, 2),
+    }
+    for name, (read, written, asked, end, first) in cases.items():
+        reads = writing(name)
+        source = reads.source([20, 21], [22])
+        assert source.ids.tolist() == read and source.cut == 0
+        encoded = reads.encoded(source, [23, 24])
+        (example,) = encoded.examples
+        assert example.context is not None and example.context.input_ids.tolist() == read
+        assert example.context.positions.tolist() == [list(range(first, first + len(read)))]
+        assert example.context.rule.visible().all() and not len(example.target_ids)
+        assert example.input_ids.tolist() == written
+        assert example.positions.tolist() == [list(range(first, first + len(written)))]
+        assert np.array_equal(example.rule.visible(), np.tri(len(written), dtype=bool))
+        assert encoded.columns[0].tolist() == asked and encoded.answers.tolist() == [23, 24, end]
+        context = reads.context(source)
+        assert context.input_ids.tolist() == written[: asked[0] + 1] and context.source is not None
+        assert context.source.input_ids.tolist() == read and context.columns == len(read) + asked[0] + 1
+        assert writing(name, longest=0).longest == {"t5": 48, "bart": 46}[name]
+        cut = writing(name, length=6).source([20, 21, 22, 23, 24], [11, 12])
+        assert len(cut.ids) == 6 and cut.cut == {"t5": 2, "bart": 4}[name]
+        assert reads.encoded(source, [23] * 5).answers.tolist() == [23] * 4
+    assert writing("t5").before_second == " " and writing("bart").before_second == ""
 
 
 def test_what_is_too_long_is_cut() -> None:
@@ -126,7 +156,7 @@ def test_masks_of_targets_are_drawn_anew_for_each_step_and_the_same_again() -> N
     assert (ids[0][untouched] == np.broadcast_to(whole, ids[0].shape)[untouched]).all()
 
 
-@pytest.mark.parametrize("name", ["glm", "gpt", "unilm", "unilm2"])
+@pytest.mark.parametrize("name", ["glm", "gpt", "unilm", "unilm2", "t5", "bart"])
 def test_what_is_learnt_is_what_is_written(name: str) -> None:
     """The search's log-probability of a text is minus the training loss of that text: the same rows, cached or whole.
 
@@ -150,9 +180,10 @@ def test_what_is_learnt_is_what_is_written(name: str) -> None:
     ]
 
 
-def test_items_of_one_row_do_not_see_one_another() -> None:
+@pytest.mark.parametrize("name", ["glm", "t5", "bart"])
+def test_items_of_one_row_do_not_see_one_another(name: str) -> None:
     """The loss of a packed row is the sum of the losses of its items; smoothing is for learning alone."""
-    reads, model = writing("glm"), WritingModel(random_model("glm", sharp=3.0), smoothing=0.2).eval()
+    reads, model = writing(name), WritingModel(random_model(name, sharp=3.0), smoothing=0.2).eval()
     items = [reads.encoded(reads.source(ids), ids[:3]) for ids in LONG]
     (packed,) = evaluation(items, 0)
     assert packed.batch.input_ids.shape[0] == 1 and counts(packed.batch) == {ANSWER: sum(len(i.answers) for i in items)}

@@ -4,6 +4,7 @@ import torch
 
 from blankfill.tasks.heads import TaskModel, new_head
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.seq2seq_model import WritingModel
 from blankfill.tasks.training import task_optimizer
 from blankfill.train.options import TrainOptions
 from generate_models import random_model
@@ -32,3 +33,22 @@ def test_the_word_table_has_a_rate_of_its_own() -> None:
 
 def test_a_frozen_table_has_none() -> None:
     assert not any(name.startswith("encoder.") for name in scales(FinetuneOptions(freeze=-1), 16.0))
+
+
+def test_the_stack_that_reads_stands_below_the_one_that_writes() -> None:
+    """Of two layers each: freezing three of them leaves the decoder's last one, and what is above it, to learn."""
+    model = WritingModel(random_model("bart"))
+    options = FinetuneOptions(freeze=3, layer_decay=0.5)
+    groups = task_optimizer(model, options, TrainOptions()).param_groups
+    assert {group["lr_scale"] for group in groups} == {0.5}
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning and all(name.startswith("encoder.layers.1.") for name in learning)
+    model = WritingModel(random_model("t5"))
+    groups = task_optimizer(model, FinetuneOptions(layer_decay=0.5), TrainOptions()).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    scale = {names[id(one)]: group["lr_scale"] for group in groups for one in group["params"]}
+    expected = {"words": 5, "encoder.distances": 5, "encoder.layers.0.attention.qkv": 4, "encoder.final_norm": 3,
+                "layers.0.cross.query": 2, "layers.1.ffn.inner": 1, "final_norm": 0}  # fmt: skip
+    assert {name: scale[f"encoder.{name}.weight"] for name in expected} == {
+        name: 0.5**depth for name, depth in expected.items()
+    }

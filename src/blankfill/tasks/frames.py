@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blankfill.errors import UserError
-from blankfill.objectives import Glm, Gpt, Mlm, Objective, Xlnet
+from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Objective, Xlnet
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 NOTHING = np.zeros(0, np.int32)
@@ -46,16 +46,11 @@ class Frames:
         self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int, inside: int = 0
     ) -> None:
         """positions: rows of the model's position table; inside: of that of places inside a blank (GLM). Raises
-        UserError when `length` is more than they allow, and for models of two stacks."""
-        if objective.two_sided:
-            raise UserError(
-                f"a model of the objective {objective.name} reads with one stack and writes with another, and this "
-                "frames a text for one; give a model of one stack, such as one trained with bert, glm or gpt"
-            )
+        UserError when `length` is more than they allow."""
         self.objective, self.vocabulary = objective, vocabulary
-        self.offset = objective.position_offset if isinstance(objective, Mlm) else 0
-        most = positions - self.offset
-        if length > most and not isinstance(objective, Xlnet):  # whose distances have no end
+        self.offset = objective.position_offset if isinstance(objective, Mlm | Bart) else 0
+        self.most = most = positions - self.offset
+        if length > most and not isinstance(objective, Xlnet | T5):  # whose distances have no end
             raise UserError(f"--max-length {length} is more than the model's {most} positions; give at most {most}")
         self.length, self.inside = length or most, inside
         self.channels = len(objective.position_sizes())

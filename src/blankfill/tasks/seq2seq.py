@@ -4,6 +4,7 @@ glm   `[CLS] source [SEP] second [MASK] <eos>`, which sees itself both ways, the
       place of the mask, counted on by position 2; asked is the target and `[E]` (Du et al., arXiv 2103.10360, section
       3.3). With [gMASK] the row ends in the mask, as document-level rows do in training.
 unilm `[CLS] source [SEP] second [SEP] target [SEP]`, the source seeing itself both ways (see `seq2seq_unilm`).
+t5, bart  the source in the encoder's row, the target in the decoder's (see `seq2seq_stacks`).
 gpt   `<eos> source <eos> second <eos> target`, left to right; asked is the target and `<eos>`. What parts the texts
       is [SEP] where the vocabulary has it.
 
@@ -52,16 +53,26 @@ class Writing:
         self.end = self.roles[self.end_role]
         if blank != "mask" and (not self.is_glm or blank not in self.roles):
             raise ConfigError([f"--blank {blank}: the model knows no such blank; leave it out"])
-        most = frames.inside - 2 if self.is_glm else frames.length - self._fixed(pair=True) - 1
-        usual = min(USUAL_TARGET, most if self.is_glm else frames.length // 2)
-        if not 0 < (longest or usual) <= most:
+        most, usual = self.room()
+        self.longest = longest or min(USUAL_TARGET, usual)
+        if not 0 < self.longest <= most:
             raise ConfigError([f"--longest-target {longest}: there is room for {max(0, most)} tokens; give fewer"])
-        self.longest = longest or usual
 
     @property
     def end_role(self) -> str:
         """What ends a target."""
         return "eop" if self.is_glm else "eos"
+
+    @property
+    def before_second(self) -> str:
+        """What is put before a second text."""
+        return ""
+
+    def room(self) -> tuple[int, int]:
+        """Tokens of a target at most, and as a rule, where that is fewer than `USUAL_TARGET`."""
+        frames = self.frames
+        most = frames.inside - 2 if self.is_glm else frames.length - self._fixed(pair=True) - 1
+        return most, most if self.is_glm else frames.length // 2
 
     def source(self, first: Sequence[int], second: Sequence[int] | None = None) -> Source:
         """A source, and what is given beside it, as tokens without special ones."""

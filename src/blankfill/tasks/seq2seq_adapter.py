@@ -1,4 +1,5 @@
-"""Texts written from texts: summaries, titles, questions, translations, as GLM and UniLM are fine-tuned for them."""
+"""Texts written from texts: summaries, titles, questions, translations, as GLM, UniLM, T5 and BART are fine-tuned for
+them."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
 from blankfill.errors import ConfigError, UserError
 from blankfill.generate.beam import Hypothesis
+from blankfill.generate.rows import Writes
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Glm, Gpt, MaskWriter
+from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
 from blankfill.tasks.adapter import Coded, Decided, OwnWords
 from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.generation_metrics import text_scores, without_spaces
@@ -20,6 +22,7 @@ from blankfill.tasks.items import GenerationItem, Item
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.seq2seq import Writing
 from blankfill.tasks.seq2seq_model import Search, WritingModel
+from blankfill.tasks.seq2seq_stacks import StackWriting
 from blankfill.tasks.seq2seq_unilm import UnilmWriting
 
 WORST = 20
@@ -36,8 +39,7 @@ class Write(OwnWords):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         if self._frames is not None:
-            kind = UnilmWriting if isinstance(self._frames.objective, MaskWriter) else Writing
-            self._writing = kind(self._frames, self.longest_target, self.options.blank)
+            self._writing = _writing_of(self._frames.objective)(self._frames, self.longest_target, self.options.blank)
         self.long = self.without = 0
         """Targets that were cut, and items without one, in what was encoded to learn from."""
 
@@ -71,7 +73,8 @@ class Write(OwnWords):
         texts = _texts(items)
         targets = [[target for target in item.targets if target.strip()] for item in texts]
         first = self.tokenizer.encode_batch([item.source for item in texts])
-        second = self.tokenizer.encode_batch([item.second or "" for item in texts])
+        apart = self.writing.before_second
+        second = self.tokenizer.encode_batch([apart + item.second if item.second else "" for item in texts])
         third = iter(self.tokenizer.encode_batch([target for right in targets for target in right]))
         encoded, contexts = [], []
         for item, a, b, right in zip(texts, first, second, targets, strict=True):
@@ -157,13 +160,14 @@ class Write(OwnWords):
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
     objective = loaded.objective
-    if not isinstance(objective, Glm | Gpt | MaskWriter) or not loaded.model.config.word_head:
+    if not isinstance(objective, Writes) or not loaded.model.config.word_head:
         raise UserError(
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
-            "the objectives glm, gpt or unilm, such as `blankfill pretrain --recipe glm-nano` makes"
+            "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"
         )
     needed: tuple[str, ...] = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
-    needed = (*objective.roles, objective.asks) if isinstance(objective, MaskWriter) else needed
+    needed = objective.roles if isinstance(objective, MaskWriter | T5 | Bart) else needed
+    needed = (*needed, objective.asks) if isinstance(objective, MaskWriter) else needed
     if missing := loaded.vocabulary.missing(needed):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "
@@ -177,6 +181,12 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     }
     if given := [name for name, one in unfit.items() if one]:
         raise ConfigError([f"{name} is for a head on an encoder, and a model that writes has none" for name in given])
+
+
+def _writing_of(objective: Objective) -> type[Writing]:
+    if isinstance(objective, T5 | Bart):
+        return StackWriting
+    return UnilmWriting if isinstance(objective, MaskWriter) else Writing
 
 
 def _lead(item: GenerationItem) -> str:

@@ -79,8 +79,8 @@ class Search:
 
     def _batches(self, contexts: Sequence[Context], columns: int) -> Iterator[list[int]]:
         """Places of contexts, the longest first."""
-        order = sorted(range(len(contexts)), key=lambda k: -len(contexts[k]))
+        order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
         while order:
-            rows = max(1, columns // (self.beams * (len(contexts[order[0]]) + self.longest)))
+            rows = max(1, columns // (self.beams * (contexts[order[0]].columns + self.longest)))
             yield order[:rows]
             order = order[rows:]

@@ -26,10 +26,11 @@ def task_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
     table at `word_lr` times its layer's."""
-    top = len(model.encoder.layers) + 1
+    below = model.encoder.config.encoder_layers
+    top = below + len(model.encoder.layers) + 1
     groups: dict[tuple[int, bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        depth = depth_of(name, top)
+        depth = depth_of(name, top, below)
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
         if options.lora_rank:
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
@@ -61,11 +62,19 @@ def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
         )
 
 
-def depth_of(name: str, top: int) -> int:
-    """Where a weight stands: 0 the embeddings, 1 the lowest layer, `top` what is above the layers."""
-    if name.startswith(("encoder.words.", "encoder.positions.", "encoder.embedding_norm.", "encoder.widen.")):
+def depth_of(name: str, top: int, below: int = 0) -> int:
+    """Where a weight stands: 0 the embeddings, 1 the lowest layer, `top` what is above the layers. below: layers of a
+    stack that reads the context, which count as the lowest; its last norm is as high as the last of them."""
+    if not name.startswith("encoder."):
+        return top
+    part = name.removeprefix("encoder.")
+    reads, part = part.startswith("encoder."), part.removeprefix("encoder.")
+    kind, _, rest = part.partition(".")
+    if kind in ("words", "positions", "embedding_norm", "widen", "distances"):
         return 0
-    return int(name.split(".")[2]) + 1 if name.startswith("encoder.layers.") else top
+    if kind == "layers":
+        return int(rest.split(".")[0]) + 1 + (0 if reads else below)
+    return below if reads else top
 
 
 def balanced(counts_C: Sequence[int]) -> list[float]:
