@@ -193,7 +193,8 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"name": "bart", "longest_target": 47}, "--longest-target 47: there is room for 46 tokens"),
         ({"name": "bart", "max_length": 49}, "--max-length 49 is more than the model's 48 positions"),
         ({"name": "t5", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
-        ({"name": "t5", "without": "<|endoftext|>"}, "the tokenizer has no token for eos"),
+        ({"name": "t5", "without": "[PAD]"}, "the tokenizer has no token for pad"),
+        ({"name": "bart", "without": "[CLS]"}, "the tokenizer has no token for cls"),
     ],
 )
 def test_what_it_refuses(options: dict[str, Any], told: str, tmp_path: Path) -> None:
