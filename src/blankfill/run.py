@@ -193,8 +193,9 @@ def pretrain(
             model, optimizer, options, recipe.seed, device, dtype, recorder, validation, save, options.row_schedule,
             scaler, stop, validated, lambda step: recorder.sample(step, samples.take(step)),
             on_nan, lambda batch: batch_flops(config, batch), peak_rate(device, dtype),
-            partial(loss_sums, z_loss=options.z_loss),
         )  # fmt: skip
+        if options.z_loss:
+            trainer.loss = partial(loss_sums, z_loss=options.z_loss)
         if taught is not None:
             learn_from(taught, recipe, config, trainer)
         note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught)

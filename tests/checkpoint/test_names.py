@@ -81,7 +81,21 @@ def back_init(form: Form) -> str:
     return {"bert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
 
 
-@pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - {"bert-nano-ltr"}))
+FORMLESS = {
+    "bert-nano-ltr": "transformers' gpt2 has no model.norm = post, model.embedding_norm = True, model.head_transform = "
+    "True, model.head_bias = True",
+    "unilm2-nano": "transformers' bert has no model.relative_buckets = 32",
+    "unilm-v2-base": "transformers' bert has no model.relative_buckets = 32",
+}
+
+
+@pytest.mark.parametrize("recipe", sorted(FORMLESS))
+def test_recipes_that_transformers_has_no_class_for(recipe: str) -> None:
+    made = load_recipe(recipe)
+    assert form_of(made.model_config(300), made.objective, Vocabulary(300, dict(ROLES))) == FORMLESS[recipe]
+
+
+@pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - FORMLESS.keys()))
 def test_every_recipe_has_a_form(recipe: str) -> None:
     made = load_recipe(recipe)
     vocabulary = Vocabulary(300, dict(ROLES))
