@@ -1,5 +1,7 @@
 """A recipe of seconds and a text of our own, for tests of whole runs."""
 
+from pathlib import Path
+
 import numpy as np
 
 SMALL = {
@@ -18,3 +20,10 @@ def sentences(count: int, seed: int) -> str:
     when = ["in the morning", "before supper", "near the harbour", "without a word", "after the rain"]
     pick = [[words[k] for k in rng.integers(0, len(words), count)] for words in (who, does, what, when)]
     return " ".join(f"{a.capitalize()} {b} {c} {d}." for a, b, c, d in zip(*pick, strict=True))
+
+
+def texts_in(folder: Path, count: int) -> Path:
+    """The folder, with so many files of sentences in it."""
+    for k in range(count):
+        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
+    return folder

@@ -16,15 +16,12 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import ConfigError, UserError
 from blankfill.train.record import read_lines
-from small_run import SMALL, sentences
+from small_run import SMALL, sentences, texts_in
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("texts")
-    for k in range(30):
-        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
-    return folder
+    return texts_in(tmp_path_factory.mktemp("texts"), 30)
 
 
 @pytest.fixture(scope="module", params=["glm-nano", "bert-nano", "mlm-nano", "gpt-nano"])

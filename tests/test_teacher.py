@@ -25,7 +25,7 @@ from blankfill.teacher import Teacher, evenly, open_teacher
 from blankfill.train.record import read_lines
 from conftest import make_document
 from generate_models import loaded, random_model
-from small_run import SMALL, sentences
+from small_run import SMALL, texts_in
 
 STUDENT = {**SMALL, "train.eval_rows": 4, "train.threads": 1, "model.dropout": 0.1}
 
@@ -39,10 +39,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for k in range(20):
-        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
-    return folder
+    return texts_in(tmp_path_factory.mktemp("text"), 20)
 
 
 @pytest.fixture(scope="module")

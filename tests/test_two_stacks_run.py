@@ -18,7 +18,7 @@ from blankfill.origin import Continue
 from blankfill.recipe import Recipe, load_recipe
 from blankfill.tasks.embed import Embedder
 from blankfill.train.record import read_lines
-from small_run import SMALL, sentences
+from small_run import SMALL, texts_in
 
 TINY = {**SMALL, "train.threads": 1, "model.dropout": 0.0, "model.vocab_multiple": 1, "corpus.vocab_exact": False}
 TINY |= {"train.micro_batch": 0, "train.warmup": 0, "train.eval_rows": 4, "train.save_every": 0}
@@ -33,10 +33,7 @@ def recipe(name: str, **changed: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for k in range(20):
-        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
-    return folder
+    return texts_in(tmp_path_factory.mktemp("text"), 20)
 
 
 @pytest.fixture(scope="module", params=["t5-v1.1-small", "bart-base"])

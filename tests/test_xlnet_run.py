@@ -19,17 +19,14 @@ from blankfill.tasks.cloze_setup import check_model
 from blankfill.tasks.embed import Embedder
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.train.record import read_lines
-from small_run import SMALL, sentences
+from small_run import SMALL, texts_in
 
 MEMORY = {"objective.pairs": False, "objective.memory": 8, "objective.whole_word": False}
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for k in range(20):
-        (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
-    return folder
+    return texts_in(tmp_path_factory.mktemp("text"), 20)
 
 
 @pytest.fixture(scope="module")

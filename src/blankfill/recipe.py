@@ -54,7 +54,8 @@ class Recipe:
                 "raise model.positions or lower objective.length"
             )
         if not fits(self.model.family, len(sizes)):
-            families = ", ".join(name for name in CHANNELS if fits(name, len(sizes)))
+            stacks = set(TWO_STACKS) if self.objective.two_sided else CHANNELS.keys() - set(TWO_STACKS)
+            families = ", ".join(name for name in CHANNELS if name in stacks and fits(name, len(sizes)))
             found.append(
                 f"objective `{self.objective.name}` does not fit model.family `{self.model.family}`: it has "
                 f"{len(sizes)} position channel(s); families that have them: {families}"
