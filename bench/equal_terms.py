@@ -1,6 +1,6 @@
 """Objectives on equal terms: one text, one size of Transformer, the same processor time; then fine-tuned alike.
 
-    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 900 --tasks sst2-head cola-head wikigold-head
+    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 900 --tasks sst2-head cola-4000-head wikigold-head
 
 CORPUS is a folder of `blankfill prepare`, with one tokenizer for all. The recipes are the nano ones, whose models have
 the same layers and width. First a few steps of each tell what a step costs in processor time; then it is trained for as
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="without -nano")
     parser.add_argument("--seconds", type=float, default=900.0, help="of processor time, for each")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=["sst2-head", "cola-head", "wikigold-head"])
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=["sst2-head", "cola-4000-head", "wikigold-head"])
     parser.add_argument("--lrs", type=float, nargs="+", default=[3e-4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path)
