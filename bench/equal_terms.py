@@ -1,6 +1,6 @@
 """Objectives on equal terms: one text, one size of Transformer, the same processor time; then fine-tuned alike.
 
-    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 900 --tasks sst2-head cola-4000-head wikigold-head
+    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 480 --threads 1
 
 CORPUS is a folder of `blankfill prepare`, with one tokenizer for all. The recipes are the nano ones, whose models have
 the same layers and width. First a few steps of each tell what a step costs in processor time; then it is trained for as

@@ -217,10 +217,3 @@ def test_what_a_mixture_refuses(tmp_path: Path) -> None:
     data.write_text("classify: labels\nconll: turned\n", encoding="utf-8")
     with pytest.raises(UserError, match="conll is a task of kind tag, which has no form as text; leave it out"):
         run("classify+conll", data, model, tmp_path / "d")
-
-
-@pytest.mark.parametrize(("name", "method"), [("t5", "head"), ("bart", "cloze")])
-def test_models_of_two_stacks_answer_by_writing_alone(name: str, method: str, tmp_path: Path) -> None:
-    data = labelled(tmp_path / "data", lambda a, b: "up" if a == "cat" else "down", 8)
-    with pytest.raises(UserError, match=f"a model of the objective {name} answers by writing; add --method text"):
-        run("classify", data, model_folder(tmp_path, name), tmp_path / "run", method=method)

@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from blankfill import run
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.exporting import export_model
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError
 from blankfill.generate.fill import fill
 from blankfill.origin import Continue
 from blankfill.recipe import Recipe, load_recipe
-from blankfill.tasks.embed import Embedder
 from blankfill.train.record import read_lines
 from small_run import SMALL, texts_in
 
@@ -79,15 +78,12 @@ def test_another_run_begins_from_it(trained: Path, text: Path, tmp_path: Path) -
 
 
 def test_it_fills_blanks_and_shows_so_while_it_trains(trained: Path) -> None:
-    """And makes no vectors."""
     loaded: Loaded = load_model(trained)
     result = fill(loaded, "the farmer [MASK] a boat")
     assert result.filled == f"the farmer {result.candidates[0][0].text} a boat"
     lines = list(read_lines(trained / "samples.jsonl"))
     assert {line["step"] for line in lines} >= {0, 12} and any(line.get("fills") for line in lines)
     assert any("continuation" in line for line in lines)
-    with pytest.raises(UserError, match="has two stacks, and vectors are made by models of one"):
-        Embedder(loaded)
 
 
 @pytest.mark.parametrize(("changed", "told"), [

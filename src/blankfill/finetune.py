@@ -299,10 +299,6 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
     if task.kind == "generate" or options.method == "text":
         check_writer(loaded, options)
-    elif loaded.objective.two_sided:
-        raise UserError(
-            f"{loaded.path}: a model of the objective {loaded.objective.name} answers by writing; add --method text"
-        )
     sizes = loaded.model.config.position_sizes
     frames = Frames(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1])
     return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)

@@ -50,16 +50,22 @@ def alone(model: Loaded, text: str, pooling: str) -> torch.Tensor:
     """The vector of one text, in one plain pass: no batch, no padding."""
     tokenizer, objective = model.tokenizer, model.objective
     ids = tokenizer.encode(text)
-    if objective.name != "gpt":
+    if objective.name == "t5":
+        ids = [*ids, model.vocabulary["eos"]]
+    elif objective.name != "gpt":
         ids = [model.vocabulary["cls"], *ids, model.vocabulary["sep"]]
     positions = torch.zeros(len(model.model.config.position_sizes), 1, len(ids), dtype=torch.int64)
-    positions[0] = torch.arange(len(ids)) + (2 if objective.name == "mlm" else 0)
+    positions[0] = torch.arange(len(ids)) + (2 if objective.name in ("mlm", "bart") else 0)
     with torch.no_grad():
-        hidden = model.model(torch.tensor([ids]), positions, Mask("causal" if objective.name == "gpt" else "none"))[0]
+        if model.model.encoder is not None:
+            hidden = model.model.encoder(model.model.words(torch.tensor([ids])), positions, Mask("none"))[0]
+        else:
+            mask = Mask("causal" if objective.name == "gpt" else "none")
+            hidden = model.model(torch.tensor([ids]), positions, mask)[0]
     return hidden[0] if pooling == "cls" else hidden.mean(0)
 
 
-@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt"])
+@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt", "bart"])
 @pytest.mark.parametrize("kind", [framed, lambda tokenizer: tokenizer], ids=["framed", "bare"])
 def test_a_text_among_others_has_the_vector_it_has_alone(name: str, kind) -> None:
     model = loaded(name, random_model(name, sharp=3.0), kind(wordpiece()))
@@ -68,6 +74,16 @@ def test_a_text_among_others_has_the_vector_it_has_alone(name: str, kind) -> Non
     assert found.cut == 0
     expected = torch.stack([alone(model, text, "mean") for text in texts])
     torch.testing.assert_close(torch.from_numpy(found.array), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_t5s_encoder_reads_a_text_and_its_end() -> None:
+    model = loaded("t5", random_model("t5", sharp=3.0))
+    texts = some_texts(9)
+    found = torch.from_numpy(Embedder(model, normalize=False).vectors(texts).array)
+    expected = torch.stack([alone(model, text, "mean") for text in texts])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match=r"a T5 has no \[CLS\] that would stand for a text; use --pooling mean"):
+        Embedder(model, "cls")
 
 
 def test_the_first_column_and_the_length() -> None:

@@ -161,6 +161,6 @@ def _written_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
     """Our scores of a row that an encoder reads and a decoder writes again, [T, V]."""
     model, objective, row = loaded.model, loaded.objective, ids.numpy().astype(np.int32)
     first = objective.position_offset if isinstance(objective, Bart) else 0
-    start = loaded.vocabulary["sep" if isinstance(objective, Bart) else "pad"]
+    start = loaded.vocabulary[objective.decoder_start]
     batch = collate([[two_sided(row, row, start, first)]], loaded.vocabulary["pad"])
     return model.head.logits(model.encode(batch)[0], model.output_table)

@@ -46,7 +46,7 @@ class Bart(Objective):
 
     name: ClassVar[str] = "bart"
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
-    two_sided: ClassVar[bool] = True
+    decoder_start: ClassVar[str] = "sep"
 
     mask_ratio: float = 0.3
     """Share of the words that spans are drawn for, rounded up."""
@@ -111,7 +111,7 @@ class Bart(Objective):
         noised = framed(document.ids[sentence_order(document.sentences, choice.order)], vocabulary)
         noised = infilled(noised, choice.spans, self.replace, vocabulary["mask"])
         noised = rotated(with_inserted(noised, choice.inserted, vocabulary["mask"]), choice.offset)
-        return two_sided(noised, row, vocabulary["sep"], self.position_offset)
+        return two_sided(noised, row, vocabulary[self.decoder_start], self.position_offset)
 
     def _word_starts(self, document: Document, order: tuple[int, ...]) -> Bool:
         """Where words begin in the row, bool[L], its sentences in their new order; the special tokens are none."""

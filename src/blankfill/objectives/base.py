@@ -68,14 +68,20 @@ class Objective:
     masked: ClassVar[bool] = False
     """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
 
-    two_sided: ClassVar[bool] = False
-    """Whether its Examples have an encoder's side (`Example.context`), which only a model with an encoder reads."""
+    decoder_start: ClassVar[str] = ""
+    """The role of the token that the decoder reads first, where Examples have an encoder's side (`Example.context`),
+    which only a model with an encoder reads; "" where they have none."""
 
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
 
     length: int = 128
     """Tokens of a clean row, special ones included."""
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether its Examples have an encoder's side."""
+        return bool(self.decoder_start)
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""

@@ -44,7 +44,7 @@ class T5(Objective):
 
     name: ClassVar[str] = "t5"
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
-    two_sided: ClassVar[bool] = True
+    decoder_start: ClassVar[str] = "pad"
 
     length: int = 512
     """Tokens of the encoder's row, its end token counted; the decoder's follows from it (114 for 512)."""
@@ -134,7 +134,7 @@ class T5(Objective):
             read, written = blanked(ids, noise, vocabulary), blanked(ids, ~noise, vocabulary)
         else:
             read, written = ids[~noise], ids[noise]
-        return two_sided(join(read, end), join(written, end), vocabulary["pad"])
+        return two_sided(join(read, end), join(written, end), vocabulary[self.decoder_start])
 
 
 def span_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:

@@ -29,6 +29,11 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
             f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective xlnet has "
             "none of; leave out --method cloze"
         )
+    if loaded.objective.two_sided:
+        raise UserError(
+            f"{loaded.path}: a cloze reads scores where the blank stands, and a model of the objective "
+            f"{loaded.objective.name} writes its answers; use --method text in place of --method cloze"
+        )
     needed = ("mask", "sop", "eop") if isinstance(loaded.objective, Glm) else ("mask",)
     missing = () if isinstance(loaded.objective, Gpt) else loaded.vocabulary.missing(needed)
     if missing:

@@ -1,4 +1,5 @@
-"""Texts → vectors: the mean of a model's hidden states over a text, or the state of its [CLS], first or last.
+"""Texts → vectors: the mean of a model's hidden states over a text, or the state of its [CLS], first or last. Of a
+model of two stacks (T5, BART) it is the encoder that reads (Sentence-T5, arXiv 2108.08877).
 
 Most of the work in embedding sentences the usual way is spent on padding: a batch is as wide as its longest text. Here
 texts are sorted by length and batched by tokens, so that almost every batch holds texts of one length, which need
@@ -12,7 +13,7 @@ Shapes: N texts, B rows, T columns, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
 from blankfill.errors import UserError
-from blankfill.objectives import Gpt, Mlm, Xlnet
+from blankfill.objectives import T5, Bart, Gpt, Mlm, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -52,23 +53,20 @@ class Embedder:
     def __init__(self, loaded: Loaded, pooling: Pooling = "mean", normalize: bool = True) -> None:
         """pooling: "mean" over a text's columns, or "cls", its first (XLNet: its last). normalize: to length 1.
 
-        Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, for
-        a model of two stacks, and for a tokenizer without the tokens that frame a text.
+        Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, or
+        has no [CLS], and for a tokenizer without the tokens that frame a text.
         """
-        if loaded.objective.two_sided:
-            raise UserError(
-                f"{loaded.path}: a model of the objective {loaded.objective.name} has two stacks, and vectors are made "
-                "by models of one; give a model trained with bert, mlm or another objective that fills blanks in place"
-            )
         self.causal, self.cls_last = isinstance(loaded.objective, Gpt), isinstance(loaded.objective, Xlnet)
         if self.causal and pooling == "cls":
             raise UserError(
                 f"{loaded.path}: the first column of a {loaded.objective.name} model sees only itself, so it says "
                 "nothing of the text; use --pooling mean"
             )
+        if isinstance(loaded.objective, T5) and pooling == "cls":
+            raise UserError(f"{loaded.path}: a T5 has no [CLS] that would stand for a text; use --pooling mean")
         self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
         self.pooling, self.normalize = pooling, normalize
-        self.first_position = loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0
+        self.first_position = loaded.objective.position_offset if isinstance(loaded.objective, Mlm | Bart) else 0
         self.longest = self.model.config.position_sizes[0] - self.first_position
         self.device = self.model.words.weight.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
@@ -105,6 +103,8 @@ class Embedder:
             told = framed[1][-1:] == (loaded.vocabulary.roles.get("cls"),)
         if told:
             return framed
+        if isinstance(loaded.objective, T5):
+            return (), (loaded.vocabulary["eos"],)
         if missing := loaded.vocabulary.missing(("cls", "sep")):
             raise UserError(
                 f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
@@ -154,6 +154,10 @@ class Embedder:
             mask = lower("rule", (segment_BT, zeros_BT), (segment_BT, zeros_BT), self.model.words.weight.dtype)
         else:
             mask = Mask("none")
+        if self.model.encoder is not None:
+            words_BTD = self.model.words(ids_BT)
+            states_BTD: Tensor = self.model.encoder(words_BTD, positions_PBT, replace(mask, in_order=True))
+            return states_BTD
         hidden_BTD: Tensor = self.model(ids_BT, positions_PBT, mask)
         return hidden_BTD
 

@@ -5,6 +5,11 @@ mlm    the same without types, its positions counted from the objective's offset
 glm    `[CLS] a [SEP] b <eos>`, every column at its own place, all visible to all, read at [CLS]
 gpt    `a <eos> b <eos>`, left to right, read at the last column (Radford et al. 2018)
 xlnet  `a [SEP] [CLS]`, `a [SEP] b [SEP] [CLS]`, segments 0, 1 and 2, read at [CLS] (Yang et al. 2019)
+bart   `<s> a </s>`, `<s> a </s></s> b </s>`, read at the last column (Lewis et al. 2020, section 3)
+t5     `a </s>`, `a </s> b </s>`, read at the last column, as transformers has it
+
+The encoder of a model of two stacks reads the whole row, and so does the decoder, a column later: its first column
+holds what it starts with, and column j, which pretraining asks for token j, stands for token j.
 
 What a tokenizer has no token for is left out. A text that is too long loses its end; of a pair the longer one does, a
 token at a time, as the original BERT cuts.
@@ -13,12 +18,13 @@ token at a time, as the original BERT cuts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Objective, Xlnet
+from blankfill.objectives.base import join
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 NOTHING = np.zeros(0, np.int32)
@@ -77,9 +83,13 @@ class Frames:
         if isinstance(self.objective, Xlnet):
             positions[1, edges[3] :] = int(pair)
             positions[1, -1] = 2
-        causal = isinstance(self.objective, Gpt)
+        causal = isinstance(self.objective, Gpt | T5 | Bart)
         rule = AttentionRule.causal(size) if causal else AttentionRule.full(size)
         example = Example(ids, positions, rule, NOTHING, NOTHING)
+        if self.objective.two_sided:
+            start = self.vocabulary[self.objective.decoder_start]
+            context = replace(example, rule=AttentionRule.full(size))
+            example = replace(example, input_ids=join([start], ids[:-1]), context=context)
         spans = ((int(edges[1]), int(edges[2])), (int(edges[3]), int(edges[4])))
         last = causal or isinstance(self.objective, Xlnet)
         return Framed(example, size - 1 if last else 0, *spans, cut)
@@ -111,6 +121,8 @@ def _specials(objective: Objective, vocabulary: Vocabulary) -> tuple[Int32, Int3
         return tokens("cls"), tokens("sep"), tokens("eos")
     if isinstance(objective, Xlnet):
         return NOTHING, tokens("sep"), tokens("sep", "cls")
+    if isinstance(objective, T5):
+        return NOTHING, tokens("eos"), tokens("eos")
     # RoBERTa closes the first text and opens the second with the same token, which is its end of text as well
-    twice = isinstance(objective, Mlm) and roles.get("sep", -1) == roles.get("eos", -2)
+    twice = isinstance(objective, Mlm | Bart) and roles.get("sep", -1) == roles.get("eos", -2)
     return tokens("cls"), tokens("sep", "sep") if twice else tokens("sep"), tokens("sep")

@@ -45,7 +45,8 @@ class StackWriting(Writing):
     @property
     def begun(self) -> list[int]:
         """What the decoder begins with."""
-        return [self.roles["pad"]] if self.is_t5 else [self.roles["sep"], self.roles["cls"]]
+        start = self.roles[self.frames.objective.decoder_start]
+        return [start] if self.is_t5 else [start, self.roles["cls"]]
 
     @property
     def first(self) -> int:
