@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from blankfill.corpus.tokenizer import Tokenizer
-from generate_models import byte_level, wordpiece
+from generate_models import MORE, SPECIAL, byte_level, wordpiece
 
 TEXT = (
     "The cat sat on the mat, and the dog ran. A big red cat was playing with the dog on a mat; the dog sat. "
@@ -53,6 +53,20 @@ def xlnet(folder: Path) -> tuple[Any, Tokenizer]:
         pad_token_id=tokenizer.id("[PAD]"), bos_token_id=tokenizer.id("[CLS]"), eos_token_id=tokenizer.id("[SEP]"),
     )  # fmt: skip
     return _saved(XLNetLMHeadModel(config), tokenizer, folder), tokenizer
+
+
+def t5(folder: Path) -> tuple[Any, Tokenizer]:
+    """A random T5 with a few words and four sentinels, saved."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = wordpiece([*SPECIAL, *MORE["t5"]])
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=tokenizer.size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, initializer_factor=0.4,
+        pad_token_id=tokenizer.id("[PAD]"), eos_token_id=tokenizer.id("<|endoftext|>"),
+        decoder_start_token_id=tokenizer.id("[PAD]"),
+    )  # fmt: skip
+    return _saved(T5ForConditionalGeneration(config), tokenizer, folder), tokenizer
 
 
 def _saved(model: Any, tokenizer: Tokenizer, folder: Path) -> Any:

@@ -14,6 +14,7 @@ from blankfill.evaluate.scorers import Scorer, scorer_of
 from blankfill.evaluate.texts import Cut, around, chosen, cut_blanks, passages
 from blankfill.generate.engine import Decoder, glm_context, gpt_context
 from blankfill.generate.fill import Filler
+from blankfill.generate.rows import bart_context, t5_context
 from blankfill.tasks.items import GenerationItem, LanguageItem
 from generate_models import SPECIAL, byte_level, loaded, random_model
 
@@ -31,9 +32,13 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
     """The log-probabilities [V] at each token of an answer, and at its end, one pass after the other."""
     model, roles = one.loaded.model, one.vocabulary
     name = one.loaded.objective.name
-    if name in ("gpt", "glm"):
+    if name in ("gpt", "glm", "t5", "bart"):
         if name == "gpt":
             context = gpt_context([roles["eos"], *before], model.config.position_sizes[0])
+        elif name == "t5":
+            context = t5_context(one.vocabulary, [before, after], [])
+        elif name == "bart":
+            context = bart_context(one.loaded, [before, after], before)
         else:
             part_a = [roles["cls"], *before, roles["mask"], *after, *([roles["eos"]] if after else [])]
             context = glm_context(part_a, [], 1 + len(before), roles["sop"], model.config.position_sizes)
@@ -55,6 +60,16 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
             place = 1 + len(before) + k
             found.append(model.head.logits(hidden[0, place : place + 1], model.output_table)[0].log_softmax(-1))
     return found
+
+
+def end_of(one: Scorer, after: Sequence[int]) -> list[int]:
+    """The token that says that an answer is at its end, where one is asked for."""
+    roles, sentinels = one.vocabulary.roles, one.vocabulary.sentinels
+    ends = {"glm": "eop", "t5": "eos", "bart": "sep"}
+    name = one.loaded.objective.name
+    if name == "bart" and after:
+        return [after[0]]
+    return [sentinels[1]] if name == "t5" and after else [roles[ends[name]]] if name in ends else []
 
 
 def slot(one: Scorer, text: Sequence[int], first: int, known: int, answer: int) -> torch.Tensor:
@@ -80,11 +95,11 @@ def slot(one: Scorer, text: Sequence[int], first: int, known: int, answer: int) 
         return model.head.logits(hidden[0, -1:], model.output_table)[0].log_softmax(-1)
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet"])
+@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])
 def test_last_words_are_right_when_greedy_decoding_writes_them(name: str) -> None:
     """Half of the words are what the model itself would write, so that some are right."""
-    one = scorer(name)
-    tokenizer, roles = one.loaded.tokenizer, one.vocabulary
+    one = scorer(name, int(name == "t5"))
+    tokenizer = one.loaded.tokenizer
     items, right, ended, nats, pieces = [], 0, 0, 0.0, 0
     for number, (head, word) in enumerate(zip(HEADS, ANSWERS, strict=True)):
         before = tokenizer.encode(head)
@@ -98,15 +113,15 @@ def test_last_words_are_right_when_greedy_decoding_writes_them(name: str) -> Non
         scores = chain(one, before, answer, [])
         greedy = [int(row.argmax()) for row in scores]
         right += greedy[: len(answer)] == answer
-        ended += greedy == [*answer, roles["eop"]]
+        ended += greedy == [*answer, *end_of(one, [])]
         nats -= sum(float(row[token]) for row, token in zip(scores, answer, strict=False))
         pieces += len(answer)
     found = last_words(one, items)
     metrics = found.metrics()
-    key = "accuracy" if name in ("gpt", "glm") else "accuracy_given_length"
+    key = "accuracy" if one.length == "unknown" else "accuracy_given_length"
     assert right > 0
     assert metrics[key] == pytest.approx(right / 6)
-    assert metrics.get("accuracy_with_end") == (pytest.approx(ended / 6) if name == "glm" else None)
+    assert metrics.get("accuracy_with_end") == (pytest.approx(ended / 6) if one.ends else None)
     assert metrics["perplexity_per_word"] == pytest.approx(np.exp(nats / 6), rel=1e-4)
     assert metrics["nats_per_token"] == pytest.approx(nats / pieces, rel=1e-4)
     assert found.counts() == {"words": 6, "tokens": pieces, "cut": 0}
@@ -124,7 +139,7 @@ def test_a_passage_that_is_too_long_loses_its_beginning() -> None:
         last_words(one, [GenerationItem("0", "the", ("\u200b",))])
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet"])
+@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])
 def test_blanks_have_the_probability_of_their_tokens_in_turn(name: str) -> None:
     one = scorer(name)
     cuts = [Cut("the cat ", "sat on", " the mat .", 2), Cut("the big ", "dog playing", " ran .", 2)]
@@ -132,8 +147,9 @@ def test_blanks_have_the_probability_of_their_tokens_in_turn(name: str) -> None:
     nats, hits, tokens, exact = 0.0, 0, 0, 0
     for cut in cuts:
         answer = encode(cut.answer)
-        scores = chain(one, encode(cut.before), answer, encode(cut.after) if name != "gpt" else [])
-        whole = [*answer, *[one.vocabulary["eop"]] * one.ends]
+        after = encode(cut.after) if name != "gpt" else []
+        scores = chain(one, encode(cut.before), answer, after)
+        whole = [*answer, *end_of(one, after)]
         nats -= sum(float(row[token]) for row, token in zip(scores, whole, strict=True))
         greedy = [int(row.argmax()) for row in scores]
         hits += sum(a == b for a, b in zip(greedy, answer, strict=False))
@@ -157,7 +173,11 @@ def test_a_blank_of_one_token_has_the_probability_that_fill_gives() -> None:
 
 
 def test_blanks_without_room_are_left_out_and_told() -> None:
+    """All 48 positions are used where the text just fits."""
     cuts = [Cut("the ", "cat", " sat" * 60, 1), Cut("the ", "cat", " sat .", 1)]
+    for name, room in (("t5", 46), ("bart", 44)):
+        fits = [Cut("the ", "cat", " sat" * more, 1) for more in (room - 2, room - 1)]
+        assert infill(scorer(name), fits).metrics()["left_out"] == 1
     assert infill(scorer("bert"), cuts).metrics()["left_out"] == 1
     assert infill(scorer("gpt"), cuts).metrics()["left_out"] == 0
     with pytest.raises(UserError, match="no passage has room"):

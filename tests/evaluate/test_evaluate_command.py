@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluate_models import TEXT, bert, gpt2, xlnet
+from evaluate_models import TEXT, bert, gpt2, t5, xlnet
 
 from blankfill.cli.main import main
 from blankfill.evaluate.run import MEASUREMENTS
@@ -17,6 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gpt2(made / "gpt")
     bert(made / "bert")
     xlnet(made / "xlnet")
+    t5(made / "t5")
     bert(made / "encoder", head=False)
     (made / "text.txt").write_text(TEXT * 3, encoding="utf-8")
     (made / "lines.txt").write_text("the cat sat .\n\nthe dog playing\n", encoding="utf-8")
@@ -44,6 +45,8 @@ def run(folder: Path, model: str, task: str, data: str, *more: str) -> int:
         ("bert", "lambada", ".", {"accuracy_given_length"}, {"words": 2}),
         ("bert", "pseudo-perplexity", "lines.txt", {"pseudo_perplexity"}, {"texts": 2, "words": 7}),
         ("xlnet", "lambada", ".", {"accuracy_given_length"}, {"words": 2}),
+        ("t5", "lambada", ".", {"accuracy", "accuracy_with_end"}, {"words": 2}),
+        ("t5", "infill", "text.txt", {"1", "2", "3", "5", "8", "13"}, {"passages": 2}),
         ("gpt", "infill", "text.txt", {"1", "2", "3", "5", "8", "13"}, {"passages": 2}),
     ],
 )
@@ -77,6 +80,8 @@ def test_every_measurement_has_its_test_above() -> None:
         ("bert", "perplexity", "text.txt", (), "objective bert: it has no perplexity; use --task pseudo-perplexity"),
         ("xlnet", "perplexity", "text.txt", (), "objective xlnet: it has no perplexity; use --task pseudo-perplexity"),
         ("gpt", "pseudo-perplexity", "lines.txt", (), "objective gpt: it gives text a probability; use --task perplex"),
+        ("t5", "perplexity", "text.txt", (), "objective t5: it has no perplexity; use --task infill"),
+        ("t5", "pseudo-perplexity", "lines.txt", (), "t5: it has no scores of single masks; use --task infill"),
         ("encoder", "pseudo-perplexity", "lines.txt", (), "an encoder without a word head"),
         ("gpt", "sst2", "text.txt", (), "not measured by 'sst2'; give one of perplexity, wikitext2, lambada"),
         ("gpt", "perplexity", "none.txt", (), "none.txt does not exist"),

@@ -60,7 +60,8 @@ def answered(loaded: Loaded, examples: Iterable[Example], pool: int = POOL) -> I
     pad = loaded.vocabulary.roles.get("pad", 0)
     remaining = iter(examples)
     while chosen := list(itertools.islice(remaining, pool)):
-        lengths = np.array([len(example) for example in chosen], np.int64)
+        sides = [(len(example), 0 if example.context is None else len(example.context)) for example in chosen]
+        lengths = np.array([max(side) for side in sides], np.int64)
         found: dict[int, Answered] = {}
         for numbers in batches(lengths):
             together = [chosen[k] for k in numbers]

@@ -137,11 +137,12 @@ def _wikitext(scorer: Scorer, data: Path, settings: Settings, start: Start) -> M
 
 def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings: Settings, start: Start) -> Measured:
     from blankfill.evaluate.perplexity import perplexity
-    from blankfill.evaluate.scorers import GlmScorer, Writer
+    from blankfill.evaluate.scorers import GlmScorer, MaskedScorer, Writer
     from blankfill.evaluate.texts import chosen
 
     if not isinstance(scorer, Writer):
-        raise _cannot(scorer, task, "it has no perplexity; use --task pseudo-perplexity, or --task infill")
+        instead = "--task pseudo-perplexity, or --task infill" if isinstance(scorer, MaskedScorer) else "--task infill"
+        raise _cannot(scorer, task, f"it has no perplexity; use {instead}")
     picked = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     count = perplexity(scorer, picked, settings.window, settings.stride, start)
     notes = list(count.notes)
@@ -152,11 +153,13 @@ def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings:
 
 def _pseudo(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
     from blankfill.evaluate.pseudo import pseudo_perplexity
-    from blankfill.evaluate.scorers import MaskedScorer
+    from blankfill.evaluate.scorers import MaskedScorer, Writer
     from blankfill.evaluate.texts import chosen, sentences
 
     if not isinstance(scorer, MaskedScorer):
-        raise _cannot(scorer, "pseudo-perplexity", "it gives text a probability; use --task perplexity")
+        if isinstance(scorer, Writer):
+            raise _cannot(scorer, "pseudo-perplexity", "it gives text a probability; use --task perplexity")
+        raise _cannot(scorer, "pseudo-perplexity", "it has no scores of single masks; use --task infill")
     texts = sentences(data)
     count = pseudo_perplexity(scorer, [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)], start)
     notes = [f"{count.parted:,} texts were too long and measured in parts"] if count.parted else []

@@ -12,6 +12,10 @@ masked  both sides, length given: as many [MASK]s as the answer has tokens, answ
         ones before it in place. Telling the length helps much, so these figures do not compare with the others'.
 XLNet   the same, but nothing stands for a token that is hidden: a query slot at its place asks for it.
 GPT     what stands before alone, length unknown but never asked for: the answer's tokens and no end.
+T5      both sides, length unknown: the encoder reads a sentinel in the blank's place, the decoder has written it, then
+        the answer and what ends it: the next sentinel, or the end of the text where nothing follows the blank.
+BART    both sides, length unknown: the encoder reads a mask in the blank's place, the decoder has written the text
+        before it, then the answer and the token that follows it in the text, which says that it is at its end.
 """
 
 from __future__ import annotations
@@ -23,11 +27,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from blankfill.errors import UserError
 from blankfill.generate.fill import check_can_fill
 from blankfill.generate.rows import longest_role
-from blankfill.objectives import Glm, Gpt, Xlnet
-from blankfill.objectives.base import join
+from blankfill.objectives import T5, Bart, Glm, Gpt, Xlnet
+from blankfill.objectives.base import join, two_sided
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.objectives.xlnet import two_streams
 from blankfill.tasks.frames import Frames
@@ -188,17 +191,63 @@ class XlnetScorer(MaskedScorer):
         return two_streams(row, segments, loose, columns[:asked], order, [block], self.vocabulary)
 
 
+class StackScorer(Scorer):
+    """A model of two stacks: the encoder reads the text with its blank, the decoder writes the answer."""
+
+    sides = "both"
+    length = "unknown"
+    ends = 1
+    beside: ClassVar[int]
+    """Tokens of a side that are not text."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        objective = loaded.objective
+        self.start = self.vocabulary[objective.decoder_start]
+        self.first = objective.position_offset if isinstance(objective, Bart) else 0
+        self.room = loaded.model.config.position_sizes[0] - self.first - self.beside
+
+    def written(self, source: Int32, begun: Int32, asked: Int32) -> list[Example]:
+        """A row whose decoder has written `begun` behind its start, and is asked for `asked`."""
+        example = two_sided(source, join(begun, asked), self.start, self.first)
+        index, ids = example.target_index[len(begun) :], example.target_ids[len(begun) :]
+        return [replace(example, target_index=index, target_ids=ids)]
+
+
+class T5Scorer(StackScorer):
+    """T5: spans behind sentinels, as in training."""
+
+    beside = 2  # a sentinel and the end, on either side
+
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """One sentinel on each side, and its end."""
+        end, sentinels = [self.vocabulary["eos"]], [[number] for number in self.vocabulary.sentinels]
+        close = sentinels[1] if len(after) and len(sentinels) > 1 else end
+        return self.written(join(before, sentinels[0], after, end), join(sentinels[0]), join(answer, close))
+
+
+class BartScorer(StackScorer):
+    """BART: a blank is one mask, and all of the text is written."""
+
+    beside = 4  # start and both ends, and the mask
+
+    def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
+        """The text up to the blank is written; asked are the answer and the token behind it."""
+        cls, sep, mask = ([self.vocabulary[role]] for role in ("cls", "sep", "mask"))
+        close = join(after, sep)[:1]
+        return self.written(join(cls, before, mask, after, sep), join(cls, before), join(answer, close))
+
+
 def scorer_of(loaded: Loaded, both_ways: bool = True) -> Scorer:
     """How a model is asked. both_ways: see `GlmScorer`. UserError for a model that has no words to answer with."""
     check_can_fill(loaded)
     objective = loaded.objective
-    if objective.two_sided:
-        raise UserError(
-            f"{loaded.path}: how probable a text is to a model of the objective {objective.name} is not measured; "
-            "fine-tune it with --method text, and score what it writes"
-        )
     if isinstance(objective, Glm):
         return GlmScorer(loaded, objective, both_ways)
+    if isinstance(objective, T5):
+        return T5Scorer(loaded)
+    if isinstance(objective, Bart):
+        return BartScorer(loaded)
     if isinstance(objective, Gpt):
         return GptScorer(loaded)
     return XlnetScorer(loaded) if isinstance(objective, Xlnet) else MaskedScorer(loaded)
