@@ -1,0 +1,51 @@
+"""Blanks of several lengths, filled by pretrained models: how probable the true words are, by the objective.
+
+    python bench/infilling.py bert=runs/bert glm=runs/glm t5=runs/t5 --data held-out.txt --limit 500
+
+Every model gets the same blanks, cut by seed (`blankfill evaluate --task infill`); how it is asked is in
+docs/evaluate.md. Prints a table for each figure: the share of tokens that come first after the right ones before
+them, the share of blanks that are all right, and nats of the true words, the end included where a model must find it.
+Models that are told a blank's length, see one side alone or are asked for an end do not compare with the others: the
+tables say who is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from side_by_side import write
+
+FIGURES = {"token_accuracy": "tokens right", "exact": "blanks right", "nats_per_word": "nats a word"}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    from blankfill.evaluate.run import Settings, evaluate
+    from blankfill.evaluate.texts import LENGTHS
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="runs or imported models")
+    parser.add_argument("--data", type=Path, required=True, help="text that no model has seen")
+    parser.add_argument("--limit", type=int, default=500, help="passages, each with a blank of every length")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    settings = Settings(limit=given.limit, seed=given.seed)
+    found: list[dict[str, Any]] = []
+    for model in given.models:
+        name, _, path = model.partition("=")
+        found.append({"name": name, **evaluate(Path(path), "infill", given.data, settings, "cpu", given.threads)})
+        write(given.json, found)
+    for figure, told in FIGURES.items():
+        print(f"\n| {told} | sees | length | {' | '.join(map(str, LENGTHS))} |")
+        print(f"| --- | --- | --- |{' --- |' * len(LENGTHS)}")
+        for one in found:
+            cells = (f"{one['metrics'][str(length)][figure]:.3f}" for length in LENGTHS)
+            print(f"| {one['name']} | {one['sees']} | {one['length']} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
