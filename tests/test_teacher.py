@@ -163,6 +163,7 @@ def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Pa
     ({"model__num_layers": 3}, "model.num_layers is 3 and the teacher has 2"),
     ({"objective__length": 40}, "reads 32 tokens at most; lower it to 32"),
     ({"distil__layers": [0, 1]}, "distil.layers names 2 layers and model.num_layers is 1"),
+    ({"train__z_loss": 1e-4}, "train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0"),
     ({"distil__layers": [2]}, "distil.layers names layer 2, and the teacher has layers 0 to 1"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_told(teacher: Path, changes: dict[str, Any], told: str) -> None:

@@ -113,6 +113,8 @@ class Teacher:
                 f"objective.length is {objective.length} and the teacher {self.path} reads {rows} tokens at most; "
                 f"lower it to {rows}"
             )
+        if recipe.train.z_loss:
+            found.append("train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0")
         config = recipe.model_config(self.config.vocab_size)
         if recipe.distil.start == "teacher":
             found += self._start_problems(recipe, config)

@@ -42,5 +42,8 @@ def _show(path: Path, text: str) -> None:
     vocabulary = tokenizer.vocabulary()
     roles = [(role, tokenizer.token(vocabulary[role]), vocabulary[role]) for role in ROLES if role in vocabulary.roles]
     table(f"Roles in a vocabulary of {tokenizer.size:,}", roles, ("role", "token", "id"))
+    if names := [tokenizer.token(number) for number in vocabulary.sentinels]:
+        ids = sorted(vocabulary.sentinels)
+        show(f"{len(names)} sentinels for T5's blanks: {names[0]} to {names[-1]}, ids {ids[0]} to {ids[-1]}")
     if missing := vocabulary.missing(ROLES):
         show(f"No token for: {', '.join(missing)}")
