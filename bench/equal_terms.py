@@ -1,6 +1,6 @@
 """Objectives on equal terms: one text, one size of Transformer, the same processor time; then fine-tuned alike.
 
-    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 480 --threads 1
+    python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 300 --threads 1
 
 CORPUS is a folder of `blankfill prepare`, with one tokenizer for all. The recipes are the nano ones, whose models have
 the same layers and width. First a few steps of each tell what a step costs in processor time; then it is trained for as
@@ -25,7 +25,7 @@ from typing import Any
 from pretraining import TASKS, row
 from side_by_side import write
 
-RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm")
+RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm", "t5", "bart")
 SHORT, LONG = 8, 24
 """Steps of the two runs whose difference is what a step costs."""
 
@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="without -nano")
     parser.add_argument("--seconds", type=float, default=900.0, help="of processor time, for each")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=["sst2-head", "cola-4000-head", "wikigold-head"])
+    parser.add_argument(
+        "--tasks", nargs="*", choices=TASKS, default=["sst2-2000-head", "cola-2000-head", "wikigold-head"]
+    )
     parser.add_argument("--lrs", type=float, nargs="+", default=[3e-4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path)

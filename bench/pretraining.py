@@ -26,10 +26,11 @@ FEW: dict[str, Any] = {"train_items": 100, "epochs": 10, "batch_size": 16, "eval
 TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sst2-head": ("sst2", "glue", {"train_items": 4000, "epochs": 3}),
     "sst2-cloze": ("sst2", "glue", {"train_items": 4000, "epochs": 3, "method": "cloze"}),
+    "sst2-2000-head": ("sst2", "glue", {"train_items": 2000, "epochs": 3}),
     "sst2-100-head": ("sst2", "glue", FEW),
     "sst2-100-cloze": ("sst2", "glue", {**FEW, "method": "cloze"}),
     "cola-head": ("cola", "glue", {"epochs": 3}),
-    "cola-4000-head": ("cola", "glue", {"train_items": 4000, "epochs": 3}),
+    "cola-2000-head": ("cola", "glue", {"train_items": 2000, "epochs": 3}),
     "stsb-head": ("stsb", "glue", {"epochs": 3}),
     "rte-head": ("rte", "glue", {"epochs": 3}),
     "rte-cloze": ("rte", "glue", {"epochs": 3, "method": "cloze"}),
