@@ -20,7 +20,8 @@ from blankfill._version import __version__
 if TYPE_CHECKING:
     from blankfill.convert.exporting import export_model
     from blankfill.convert.importing import import_model
-    from blankfill.corpus.prepare import PrepareConfig, prepare
+    from blankfill.corpus.options import PrepareConfig
+    from blankfill.corpus.prepare import prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
     from blankfill.generate.model import Model, load
@@ -35,7 +36,8 @@ __all__ = [
 _HOMES = {
     "convert.exporting": ("export_model",),
     "convert.importing": ("import_model",),
-    "corpus.prepare": ("PrepareConfig", "prepare"),
+    "corpus.options": ("PrepareConfig",),
+    "corpus.prepare": ("prepare",),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
     "generate.model": ("Model", "load"),

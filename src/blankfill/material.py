@@ -14,7 +14,8 @@ import numpy as np
 from blankfill.console import say
 from blankfill.corpus import summary
 from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.corpus.prepare import PrepareConfig, prepare
+from blankfill.corpus.options import PrepareConfig
+from blankfill.corpus.prepare import prepare
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from blankfill.corpus.prepare import PrepareConfig
+from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.families import TWO_STACKS, ModelOptions

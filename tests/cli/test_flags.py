@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import pytest
 
-from blankfill.corpus.prepare import PrepareConfig
+from blankfill.corpus.options import PrepareConfig
 from blankfill.model.families import ModelOptions
 from blankfill.objectives import OBJECTIVES
 from blankfill.train.options import DistilOptions, TrainOptions

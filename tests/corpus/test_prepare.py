@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from blankfill.corpus import prepare, shards, stages
 from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.corpus.prepare import PrepareConfig
+from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.shards import DocumentTable, Shard, ShardWriter
 from blankfill.corpus.summary import CorpusReport
@@ -348,8 +348,8 @@ def test_flags_are_a_decision():
     from blankfill.cli.prepare import Options
 
     assert [one.name for one in fields(Options)] == [
-        "paths", "out", "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "cased", "dedup",
-        "validation", "workers", "force",
+        "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "vocab_exact", "lowercase", "dedup",
+        "validation", "min_chars", "workers", "paths", "out", "cased", "force",
     ]  # fmt: skip
 
 

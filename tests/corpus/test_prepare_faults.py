@@ -13,7 +13,7 @@ import pytest
 from test_prepare import CONFIG, files, run, small_tasks, text, write
 
 from blankfill.corpus import folder, indexed, pool, prepare
-from blankfill.corpus.prepare import PrepareConfig
+from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError

@@ -24,9 +24,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,11 +36,12 @@ from blankfill.corpus.decide import Decision, decide
 from blankfill.corpus.folder import WORK, load_json, locked, look_at, plain_errors, refuse_other
 from blankfill.corpus.indexed import IndexedCorpus, path_of
 from blankfill.corpus.merge import Merged, merge
+from blankfill.corpus.options import KINDS, PrepareConfig
 from blankfill.corpus.pool import run_tasks
 from blankfill.corpus.shards import Shard
 from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract, write_marker
 from blankfill.corpus.summary import CorpusReport
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import UserError
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when a stage's outcome changes, so that a work folder of an older version is not continued."""
-KINDS = ("wordpiece", "bpe", "unigram")
 TASK_BYTES = (1_000_000, 24_000_000)
 SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
 """Text that a tokenizer is trained on at most: more changes a vocabulary little, and training time grows with it."""
@@ -59,54 +59,6 @@ FEW = 200
 """Up to so many tasks, what has been written is shown between them; it tells most where there is one large source."""
 EXPANSION = 4.0
 """How much larger text becomes when unpacked, for estimates of size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """How a corpus is prepared. The first four are those of `SourceOptions`."""
-
-    documents: Literal["file", "paragraphs"] = "file"
-    """What one document of a plain-text file is: the whole file, or what stands between blank lines."""
-    text_field: str | None = None
-    """The field or column with the text, in JSON, CSV, TSV and Parquet; found by itself if omitted."""
-    encoding: str = "utf-8"
-    """The encoding of the text."""
-    strip: Literal["none", "gutenberg"] = "none"
-    """Also remove what is not text: gutenberg drops Project Gutenberg's header and licence."""
-    tokenizer: str = "wordpiece"
-    """wordpiece, bpe or unigram to train one, or the path of a tokenizer.json (or of a folder with one) to use."""
-    vocab_size: int = 0
-    """Tokens of a trained vocabulary, special ones included; 0 chooses by the amount of text."""
-    vocab_exact: bool = True
-    """A text that supports fewer tokens is an error; off, it gets as many as it supports."""
-    lowercase: bool | None = None
-    """Whether text is lower-cased; unset, as usual for the kind of tokenizer (wordpiece only)."""
-    dedup: Literal["exact", "lines", "near", "none"] = "exact"
-    """Drop documents that repeat another; lines: also lines that stand in several; near: also near-duplicates."""
-    validation: float = 0.02
-    """Share of the text kept for validation."""
-    min_chars: int = 1
-    """Shorter documents are dropped."""
-    workers: int = 0
-    """Processes; 0 is one a core."""
-
-    def check(self) -> None:
-        """Raise ConfigError with every value that is out of range."""
-        problems = []
-        if not 0 <= self.validation < 1:
-            problems.append(f"--validation is {self.validation}: give a share from 0 up to, but not including, 1.")
-        if self.dedup not in ("exact", "lines", "near", "none"):
-            problems.append(f"--dedup is {self.dedup!r}: choose exact, lines, near or none.")
-        if self.vocab_size < 0:
-            problems.append(
-                f"--vocab-size is {self.vocab_size}: give the number of entries, or 0 to let the text decide."
-            )
-        if self.workers < 0:
-            problems.append(f"--workers is {self.workers}: give the number of processes, or 0 for one a core.")
-        if self.tokenizer not in KINDS and not Path(self.tokenizer).exists():
-            problems.append(f"--tokenizer {self.tokenizer} is neither a file nor one of {', '.join(KINDS)}.")
-        if problems:
-            raise ConfigError(problems)
 
 
 def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool = False) -> CorpusReport:
