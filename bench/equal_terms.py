@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0, help="of processor time, for each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--tasks", nargs="*", choices=TASKS, default=["sst2-2000-head", "cola-2000-head", "wikigold-head"]
+        "--tasks", nargs="*", choices=TASKS, default=["sst2-2000-head", "cola-1000-head", "wikigold-4-head"]
     )
     parser.add_argument("--lrs", type=float, nargs="+", default=[3e-4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
