@@ -5,8 +5,9 @@
 Each step is forward, backward, clipping to norm 1, AdamW (torch's fused one, for all) and the schedule's arithmetic, on
 the same rows of random tokens that went through this program's objectives. `transformers-sdpa` is transformers as it
 comes (its default attention and optimiser; with dropout 0.1, its defaults altogether), `transformers-eager` its other
-attention. `full-logit-glm` is the original GLM's way on our layers: a dense mask, logits and loss at every position
-(`full_logit_glm.py`). What does not run on this machine is left out with the reason.
+attention. T5 and BART are given both rows of every example, the encoder's and the decoder's, with a mask where there is
+padding; tokens are those of both sides. `full-logit-glm` is the original GLM's way on our layers: a dense mask, logits
+and loss at every position (`full_logit_glm.py`). What does not run on this machine is left out with the reason.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ PEERS = {
     "bert": ("transformers-sdpa", "transformers-eager"),
     "gpt": ("transformers-sdpa", "transformers-eager"),
     "glm": ("full-logit-glm",),
+    "t5": ("transformers-sdpa", "transformers-eager"),
+    "bart": ("transformers-sdpa", "transformers-eager"),
 }
 CLIP = 1.0
 Step = Callable[[], Any]
@@ -176,19 +179,12 @@ def transformers_model(
         import transformers
     except ImportError as error:
         raise UnableError("transformers is not installed") from error
-    import torch
-
-    def labels(batch: Batch) -> torch.Tensor:
-        every = torch.full(batch.input_ids.shape, -100)
-        every.view(-1)[batch.target_index] = batch.target_ids
-        return every
-
-    heads = shape.config().num_heads
+    heads, rate = shape.config().num_heads, shape.dropout
     if shape.objective == "bert":
         options = transformers.BertConfig(
             vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
-            num_attention_heads=heads, intermediate_size=4 * shape.width, hidden_dropout_prob=shape.dropout,
-            attention_probs_dropout_prob=shape.dropout, attn_implementation=attention,
+            num_attention_heads=heads, intermediate_size=4 * shape.width, hidden_dropout_prob=rate,
+            attention_probs_dropout_prob=rate, attn_implementation=attention,
         )  # fmt: skip
         inputs = [
             {
@@ -198,14 +194,50 @@ def transformers_model(
             for batch in given
         ]  # fmt: skip
         return transformers.BertForPreTraining(options), inputs
+    if shape.objective == "t5":
+        options = transformers.T5Config(
+            vocab_size=shape.vocabulary, d_model=shape.width, d_kv=shape.width // heads, d_ff=4 * shape.width,
+            num_layers=shape.layers, num_heads=heads, dropout_rate=rate, use_cache=False,
+            attn_implementation=attention,
+        )  # fmt: skip
+        return transformers.T5ForConditionalGeneration(options), [two_rows(batch) for batch in given]
+    if shape.objective == "bart":
+        options = transformers.BartConfig(
+            vocab_size=shape.vocabulary, d_model=shape.width, encoder_layers=shape.layers, decoder_layers=shape.layers,
+            encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=4 * shape.width,
+            decoder_ffn_dim=4 * shape.width, dropout=rate, attention_dropout=rate, use_cache=False,
+            max_position_embeddings=shape.length, attn_implementation=attention,
+        )  # fmt: skip
+        return transformers.BartForConditionalGeneration(options), [two_rows(batch) for batch in given]
     options = transformers.GPT2Config(
         vocab_size=shape.vocabulary, n_embd=shape.width, n_layer=shape.layers, n_head=heads, n_positions=shape.length,
-        resid_pdrop=shape.dropout, embd_pdrop=shape.dropout, attn_pdrop=shape.dropout, use_cache=False,
-        attn_implementation=attention,
+        resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate, use_cache=False, attn_implementation=attention,
     )  # fmt: skip
     # it shifts the labels itself, so the last column of a row asks for nothing
     inputs = [{"input_ids": batch.input_ids, "labels": batch.input_ids} for batch in given]
     return transformers.GPT2LMHeadModel(options), inputs
+
+
+def labels(batch: Batch) -> torch.Tensor:
+    """The answers of a batch at their columns, int64[B, T], −100 elsewhere."""
+    import torch
+
+    every = torch.full_like(batch.input_ids, -100)
+    every.view(-1)[batch.target_index] = batch.target_ids
+    return every
+
+
+def two_rows(batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch as a model of two stacks wants it; its rows hold one example each."""
+    assert batch.context is not None
+    inputs = {
+        "input_ids": batch.context.input_ids, "decoder_input_ids": batch.input_ids, "labels": labels(batch)
+    }  # fmt: skip
+    for name, rows in (("attention_mask", batch.context), ("decoder_attention_mask", batch)):
+        seen = (rows.segment >= 0).long()
+        if not seen.all():  # a row without padding needs no mask, and pays for none
+            inputs[name] = seen
+    return inputs
 
 
 if __name__ == "__main__":
