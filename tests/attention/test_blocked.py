@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from blankfill.attention import blocked, kernels
-from blankfill.attention.blocked import blocked_attention, visible_ranges
-from blankfill.attention.kernels import Mask, lower, self_attend
+from blankfill.attention.blocked import blocked_attention, blocked_cross_attention, visible_ranges
+from blankfill.attention.kernels import Mask, cross_attend, lower, lower_cross, self_attend
 from blankfill.types import AttentionRule
 
 WIDTH = 8
@@ -160,4 +160,62 @@ def test_what_is_added_and_its_gradient(each: bool, kind: str, keep: int, monkey
     assert mask.added is not None
     pairs = (torch.autograd.grad(out, (qkv, mask.added), upstream) for out in (got, expected))
     for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def cross_case(rows: int, columns: int, context: int, heads: int, kind: str) -> tuple[list[torch.Tensor], Mask]:
+    """Queries, keys and values as projections make them; kind: "rule" for two items in each row, and padding."""
+    generator = torch.Generator().manual_seed(6)
+    shapes = [(rows, columns, heads, WIDTH), (rows, context, 2, heads, WIDTH)]
+    leaves = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    places = [torch.arange(size).expand(rows, size) for size in (columns, context)]
+    segments = [torch.where(place < size // 2, 0, 1) for place, size in zip(places, (columns, context), strict=True)]
+    segments[0][:, -1] = segments[1][:, -1] = -1
+    return leaves, lower_cross(kind, *segments, torch.float64)
+
+
+@pytest.mark.parametrize("keep", [0, 1000])
+@pytest.mark.parametrize("kind", ["none", "rule"])
+@pytest.mark.parametrize(("columns", "context"), [(4, 9), (23, 7), (12, 30)])
+@pytest.mark.usefixtures("small_blocks")
+def test_cross_attention(columns: int, context: int, kind: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients, fewer columns than the context has and more, in several blocks and in one."""
+    monkeypatch.setattr(blocked, "KEEP", keep)
+    leaves, mask = cross_case(3, columns, context, 2, kind)
+    got = blocked_cross_attention(*leaves, mask.bias, 0.0)
+    query, key, value = leaves[0].transpose(1, 2), *leaves[1].permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(query, key, value, mask.bias).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(got, expected)
+    upstream = torch.randn(expected.shape, dtype=torch.float64)
+    for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", ["none", "rule"])
+@pytest.mark.usefixtures("small_blocks")
+def test_cross_attention_with_dropout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask that was drawn, put into attention written out, gives the same values and gradients."""
+    drawn: list[torch.Tensor] = []
+    draw = blocked.draw_kept
+
+    def noted(out: torch.Tensor, probability: float) -> torch.Tensor:
+        drawn.append(draw(out, probability).clone())
+        return out
+
+    monkeypatch.setattr(blocked, "draw_kept", noted)
+    rows, columns, context, heads, probability = 2, 13, 21, 2, 0.25
+    leaves, mask = cross_case(rows, columns, context, heads, kind)
+    got = cross_attend(*leaves, mask, probability, "blocked", 1.0)
+    kept = torch.zeros(rows, heads, columns, context, dtype=torch.float64)
+    for block, bits in zip(blocked._blocks(rows, columns, heads, False, None, context), drawn, strict=True):
+        size = block.queries.stop - block.queries.start, block.keys.stop - block.keys.start
+        kept[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
+    assert 0.15 < 1 - kept.mean() < 0.35
+    query, key, value = leaves[0].transpose(1, 2), *leaves[1].permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(-1, -2)
+    weights = (scores if mask.bias is None else scores + mask.bias).softmax(-1)
+    expected = ((weights * kept / (1 - probability)) @ value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(got, expected)
+    upstream = torch.randn(expected.shape, dtype=torch.float64)
+    for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
         torch.testing.assert_close(one, other)

@@ -1,4 +1,4 @@
-"""Self-attention for training on a CPU, a block of scores at a time.
+"""Attention for training on a CPU, a block of scores at a time.
 
 On a CPU torch's own kernel leaves its fast road as soon as attention weights are dropped, computes all of a causal
 table of up to 512 columns and then hides half of it, and is slow in bf16. Here the scores of a few heads are computed,
@@ -9,7 +9,8 @@ The backward pass needs the weights. Up to `KEEP` columns they are kept, being s
 layer; of longer rows they are computed again. Dropout masks are kept as bytes. Blocks do not depend on the number of
 threads, so neither do the masks drawn.
 
-Shapes: B rows, T columns, H heads, E width of a head; G matrices of a block with Q queries and K keys.
+Shapes: B rows, T columns, S columns of a context, H heads, E width of a head; G matrices of a block with Q queries and
+K keys.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class _Block:
         return bias_B1TT[rows, 0, self.queries, self.keys]
 
 
-def _blocks(B: int, T: int, H: int, causal: bool, ranges: Ranges | None) -> list[_Block]:
+def _blocks(B: int, T: int, H: int, causal: bool, ranges: Ranges | None, context: int | None = None) -> list[_Block]:
+    """context: columns of a context that the T columns attend to; None where they attend to one another."""
+    S = T if context is None else context
     found: list[_Block] = []
     total = 0
 
@@ -77,14 +80,14 @@ def _blocks(B: int, T: int, H: int, causal: bool, ranges: Ranges | None) -> list
             for n, (first, last) in enumerate(row):
                 add(b, slice(0, H), slice(n * QUERIES, min(T, (n + 1) * QUERIES)), slice(first, last), H)
         return found
-    step = QUERIES if causal and T >= 2 * QUERIES else min(T, max(QUERIES, BLOCK // T))
-    together = max(1, BLOCK // (step * T))
+    step = QUERIES if causal and T >= 2 * QUERIES else min(T, max(QUERIES, BLOCK // S))
+    together = max(1, BLOCK // (step * S))
     for h in range(H):
         for b in range(0, B, together):
             rows = slice(b, min(B, b + together))
             for q in range(0, T, step):
                 queries = slice(q, min(T, q + step))
-                add(rows, h, queries, slice(0, queries.stop if causal else T), rows.stop - rows.start)
+                add(rows, h, queries, slice(0, queries.stop if causal else S), rows.stop - rows.start)
     return found
 
 
@@ -116,22 +119,47 @@ def blocked_attention(
     gradient. scale: of the scores, None being 1/√E.
     """
     scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
-    mixed: Tensor = _Blocked.apply(qkv_BT3HE, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale)
+    mixed: Tensor = _Blocked.apply(
+        qkv_BT3HE, None, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale
+    )
     return mixed
+
+
+def blocked_cross_attention(
+    query_BTHE: Tensor, kv_BS2HE: Tensor, bias_B1TS: Tensor | None, dropout: float, scale: float | None = None
+) -> Tensor:
+    """The same of queries, to packed keys and values of other columns; returns [B, T, H·E]."""
+    scale = query_BTHE.shape[-1] ** -0.5 if scale is None else scale
+    mixed: Tensor = _Blocked.apply(
+        query_BTHE, kv_BS2HE, bias_B1TS, False, dropout, None, torch.is_grad_enabled(), None, scale
+    )
+    return mixed
+
+
+def _parts(packed: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+    """Queries, keys and values, as views of what the projections made: [B, T or S, H, E] each."""
+    return packed.unbind(2) if context is None else (packed, *context.unbind(2))
 
 
 class _Weights:
     """Computes the attention weights of blocks, always into the same memory."""
 
     def __init__(
-        self, qkv: Tensor, bias: Tensor | None, causal: bool, blocks: list[_Block], added: Tensor | None, scale: float
+        self,
+        parts: tuple[Tensor, ...],
+        bias: Tensor | None,
+        causal: bool,
+        blocks: list[_Block],
+        added: Tensor | None,
+        scale: float,
     ) -> None:
-        self.query, self.key, self.value = qkv.unbind(2)
-        self.bias, self.added = bias, None if added is None else added.to(qkv.dtype)
+        self.query, self.key, self.value = parts
+        dtype = self.query.dtype
+        self.bias, self.added = bias, None if added is None else added.to(dtype)
         self.scale = scale
         self.causal = causal
         most = max(block.queries.stop - block.queries.start for block in blocks)
-        self.later = torch.full((most, most), -math.inf, dtype=qkv.dtype).triu_(1) if causal else None
+        self.later = torch.full((most, most), -math.inf, dtype=dtype).triu_(1) if causal else None
 
     def fill(self, block: _Block, out_GQK: Tensor) -> Tensor:
         """The weights of a block, before dropout."""
@@ -155,7 +183,8 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        qkv: Tensor,
+        packed: Tensor,
+        context: Tensor | None,
         bias: Tensor | None,
         causal: bool,
         dropout: float,
@@ -164,15 +193,16 @@ class _Blocked(torch.autograd.Function):
         added: Tensor | None,
         score_scale: float,
     ) -> Tensor:
-        B, T, _, H, E = qkv.shape
-        blocks = _blocks(B, T, H, causal, ranges)
-        weights = _Weights(qkv, bias, causal, blocks, added, score_scale)
+        parts = _parts(packed, context)
+        B, T, H, E = parts[0].shape
+        blocks = _blocks(B, T, H, causal, ranges, None if context is None else context.shape[1])
+        weights = _Weights(parts, bias, causal, blocks, added, score_scale)
         total, most = blocks[-1].stop, max(block.stop - block.start for block in blocks)
-        keep = with_grad and T <= KEEP
-        scores = qkv.new_empty(total if keep else most)
+        keep = with_grad and parts[1].shape[1] <= KEEP
+        scores = packed.new_empty(total if keep else most)
         kept = torch.empty(total if dropout else 0, dtype=torch.int8)
-        dropped = qkv.new_empty(most if dropout else 0)
-        mixed = qkv.new_empty(B, T, H, E)
+        dropped = packed.new_empty(most if dropout else 0)
+        mixed = packed.new_empty(B, T, H, E)
         scale = 1 / (1 - rounded(dropout))
         for block in blocks:
             value = block.of(weights.value, block.keys)
@@ -181,28 +211,31 @@ class _Blocked(torch.autograd.Function):
             if dropout:
                 mask = draw_kept(kept[block.start : block.stop], dropout).view(G, Q, K)
                 used = _shaped(dropped, G, Q, K).copy_(mask).mul_(used)
-            out = qkv.new_empty(G, Q, E)
+            out = packed.new_empty(G, Q, E)
             block.of(mixed, block.queries).copy_(torch.baddbmm(out, used, value, beta=0, alpha=scale, out=out))
         if with_grad:
-            ctx.save_for_backward(qkv, bias, kept, scores if keep else None, added)
+            ctx.save_for_backward(packed, context, bias, kept, scores if keep else None, added)
             ctx.blocks, ctx.causal, ctx.scale, ctx.most = blocks, causal, scale, most
             ctx.score_scale = score_scale
         return mixed.view(B, T, H * E)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, bias, kept, scores, added = ctx.saved_tensors
-        B, T, _, H, E = qkv.shape
+        packed, context, bias, kept, scores, added = ctx.saved_tensors
+        parts = _parts(packed, context)
+        B, T, H, E = parts[0].shape
         blocks: list[_Block] = ctx.blocks
-        weights = _Weights(qkv, bias, ctx.causal, blocks, added, ctx.score_scale)
+        weights = _Weights(parts, bias, ctx.causal, blocks, added, ctx.score_scale)
         grad_added = None
-        if ctx.needs_input_grad[6]:
+        if ctx.needs_input_grad[7]:
             grad_added = torch.zeros_like(added, dtype=torch.promote_types(added.dtype, torch.float32))
         grad = upstream[0].reshape(B, T, H, E)
         several = any(block.queries.start for block in blocks)
-        grad_qkv = torch.zeros_like(qkv) if several else torch.empty_like(qkv)
-        grad_query, grad_key, grad_value = grad_qkv.unbind(2)
-        buffers = [qkv.new_empty(ctx.most) for _ in range(1 + (scores is None) + (len(kept) > 0))]
+        # what several blocks of queries see gets its gradient in several parts
+        empty = torch.zeros_like if several else torch.empty_like
+        grad_packed, grad_context = empty(packed), None if context is None else empty(context)
+        grad_query, grad_key, grad_value = _parts(grad_packed, grad_context)
+        buffers = [packed.new_empty(ctx.most) for _ in range(1 + (scores is None) + (len(kept) > 0))]
         for block in blocks:
             query, key = block.of(weights.query, block.queries), block.of(weights.key, block.keys)
             value, out = block.of(weights.value, block.keys), block.of(grad, block.queries)
@@ -218,7 +251,7 @@ class _Blocked(torch.autograd.Function):
                 used = _shaped(buffers[-1], G, Q, K).copy_(kept[block.start : block.stop].view(G, Q, K))
                 error.mul_(used)
                 used.mul_(weight)
-            share = qkv.new_empty(G, K, E)
+            share = packed.new_empty(G, K, E)
             torch.baddbmm(share, used.transpose(1, 2), out, beta=0, alpha=ctx.scale, out=share)
             _put(block.of(grad_value, block.keys), share, several)
             torch.ops.aten._softmax_backward_data.out(error, weight, -1, weight.dtype, grad_input=error)
@@ -227,12 +260,12 @@ class _Blocked(torch.autograd.Function):
                 place.add_(error if len(place) == G else error.sum(0, keepdim=True, dtype=place.dtype))
             torch.baddbmm(share, error.transpose(1, 2), query, beta=0, alpha=weights.scale, out=share)
             _put(block.of(grad_key, block.keys), share, several)
-            own = qkv.new_empty(G, Q, E)
+            own = packed.new_empty(G, Q, E)
             torch.baddbmm(own, error, key, beta=0, alpha=weights.scale, out=own)
             block.of(grad_query, block.queries).copy_(own)
         if grad_added is not None:
             grad_added = grad_added.to(added.dtype)
-        return grad_qkv, None, None, None, None, None, grad_added, None
+        return grad_packed, grad_context, None, None, None, None, None, grad_added, None
 
 
 def _put(place: Tensor, share: Tensor, several: bool) -> None:

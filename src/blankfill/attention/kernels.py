@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blankfill.attention.blocked import QUERIES, Ranges, blocked_attention, visible_ranges
+from blankfill.attention.blocked import QUERIES, Ranges, blocked_attention, blocked_cross_attention, visible_ranges
 from blankfill.attention.relative import Distances
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
@@ -104,7 +104,7 @@ def attend(
     "causal" aligns the last query with the last key, so that cached keys may come first. dropout: probability, applied
     to the weights. added: [B or 1, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
     """
-    if kernel == "blocked":  # for queries and keys of the same columns only, without `added`, see `self_attend`
+    if kernel == "blocked":  # for what one projection made, see `self_attend` and `cross_attend`
         kernel = "explicit" if query.dtype == torch.bfloat16 or added is not None else "sdpa"
     if added is not None:
         added = _joined(added, mask, query, key)
@@ -148,6 +148,16 @@ def self_attend(
     added = None if mask.added is None else mask.added.to(query.dtype)
     mixed = attend(query, key, value, mask, dropout, kernel, added, scale)
     return mixed.transpose(1, 2).reshape(B, T, H * E)
+
+
+def cross_attend(
+    query_BQHE: Tensor, kv_BS2HE: Tensor, mask: Mask, dropout: float, kernel: Kernel, scale: float | None = None
+) -> Tensor:
+    """`attend` for queries of one stack, and keys and values of another, as projections make them; [B, Q, H·E]."""
+    if kernel == "blocked" and (dropout or query_BQHE.dtype == torch.bfloat16):
+        return blocked_cross_attention(query_BQHE, kv_BS2HE, mask.bias, dropout, scale)
+    key, value = kv_BS2HE.permute(2, 0, 3, 1, 4)
+    return attend(query_BQHE.transpose(1, 2), key, value, mask, dropout, kernel, scale=scale).transpose(1, 2).flatten(2)
 
 
 def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:

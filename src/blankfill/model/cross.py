@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blankfill.attention.kernels import Kernel, Mask, attend
+from blankfill.attention.kernels import Kernel, Mask, attend, cross_attend
 from blankfill.model.config import TransformerConfig
 
 
@@ -69,18 +69,25 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output, [B, H, S, E] each."""
-        B, S, _ = hidden_BSD.shape
-        key, value = self.key_value(hidden_BSD).view(B, S, 2, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        key, value = self._packed(hidden_BSD).permute(2, 0, 3, 1, 4)
         return key, value
+
+    def _packed(self, hidden_BSD: Tensor) -> Tensor:
+        """Both side by side, [B, S, 2, H, E]."""
+        return self.key_value(hidden_BSD).view(*hidden_BSD.shape[:2], 2, self.heads, self.width)
 
     def forward(self, hidden_BQD: Tensor, seen: Seen | None) -> Tensor:
         if seen is None:
             raise ValueError("this model answers to a context, and was given none")
         B, Q, _ = hidden_BQD.shape
+        dropout = self.dropout if self.training else 0.0
+        query = self.query(hidden_BQD)
+        if seen.kept is None and len(seen.hidden) == B:
+            query, kv = query.view(B, Q, self.heads, self.width), self._packed(seen.hidden)
+            return self.output(cross_attend(query, kv, seen.mask, dropout, self.kernel, self.scale))
         key, value = seen.kept or self.keys_values(seen.hidden)
         C = len(key)  # rows of one context stand side by side, as if they were columns of one row
-        query = self.query(hidden_BQD).view(C, B // C * Q, self.heads, self.width).transpose(1, 2)
-        dropout = self.dropout if self.training else 0.0
+        query = query.view(C, B // C * Q, self.heads, self.width).transpose(1, 2)
         mixed = attend(query, key, value, seen.mask, dropout, self.kernel, scale=self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))
 

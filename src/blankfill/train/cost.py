@@ -320,6 +320,8 @@ def _inner_columns(config: TransformerConfig, computing: Computing) -> int:
 
 def cross_bytes(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> int:
     """What attending to the context adds to `layer_bytes`."""
+    from blankfill.attention.blocked import KEEP
+
     if shape.context is None:
         return 0
     D, A, s = config.hidden_size, config.attention_width, computing.width
@@ -329,7 +331,10 @@ def cross_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
     noise = T * D if config.dropout else 0
     casts = 4 * D * A * s if s < FP32 else 0
     projected = s * (T * (D + 2 * A) + S * 2 * A)
-    if computing.kernel == "explicit" or (computing.kernel == "blocked" and s < FP32):
+    if computing.kernel == "blocked" and (config.attention_dropout > 0 or s < FP32):
+        kept = s if shape.context.columns <= KEEP else 0
+        weights = pairs * (kept + (1 if config.attention_dropout else 0))
+    elif computing.kernel == "explicit":
         weights = pairs * s * (3 if config.attention_dropout else 1)
     elif config.attention_dropout and computing.device == "cpu":
         projected += FP32 * (T + 2 * S) * A
