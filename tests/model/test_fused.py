@@ -1,15 +1,18 @@
 """The feed-forward part in portions against the plain modules."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from blankfill.model import fused, layers
-from blankfill.model.config import TransformerConfig
+from blankfill.model.config import Activation, TransformerConfig
 from blankfill.model.fused import can_fuse, feed_forward
-from blankfill.model.layers import FeedForward
+from blankfill.model.layers import FeedForward, activate
 
 CONFIG = TransformerConfig(vocab_size=8, hidden_size=6, num_heads=1, ffn_size=20)
+KINDS = [(activation, gated) for gated in (False, True) for activation in ("relu", "gelu_tanh", "gelu", "silu")]
 
 
 def gradients(made: torch.Tensor, module: FeedForward, x: torch.Tensor) -> list[torch.Tensor]:
@@ -17,18 +20,67 @@ def gradients(made: torch.Tensor, module: FeedForward, x: torch.Tensor) -> list[
     return list(torch.autograd.grad((made * weights).sum(), [x, *module.parameters()]))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("activation", "gated"), KINDS)
 @pytest.mark.parametrize("rows", [4, 1024])
-def test_values_and_gradients(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_and_gradients(
+    rows: int, activation: Activation, gated: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """10 rows through portions of 4, and in one; activations on both sides of zero and far out."""
     monkeypatch.setattr(fused, "ROWS", rows)
     torch.manual_seed(0)
-    module = FeedForward(CONFIG).eval()
+    module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated, ffn_bias=bias)).eval()
     x = (torch.randn(2, 5, 6) * torch.linspace(0.1, 30, 10).view(2, 5, 1)).requires_grad_()
     expected = module(x)
-    got = feed_forward(x, module.inner, module.output)
+    got = feed_forward(x, module.inner, module.output, activation, gated)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     for one, other in zip(gradients(got, module, x), gradients(expected, module, x), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("activation", "gated"), KINDS)
+def test_dropout_inside(activation: Activation, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masks that were drawn, put into the formula written out, give the same values and gradients."""
+    drawn: list[torch.Tensor] = []
+    draw = fused.draw_kept
+
+    def noted(out: torch.Tensor, probability: float) -> torch.Tensor:
+        drawn.append(draw(out, probability).clone())
+        return out
+
+    monkeypatch.setattr(fused, "draw_kept", noted)
+    monkeypatch.setattr(fused, "ROWS", 4)
+    torch.manual_seed(1)
+    module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated))
+    x = torch.randn(2, 5, 6, requires_grad=True)
+    got = feed_forward(x, module.inner, module.output, activation, gated, 0.25)
+    kept = torch.cat(drawn).view(2, 5, 20).float()
+    assert 0.15 < 1 - kept.mean() < 0.35
+    chosen, *other = module.inner(x).split(20, -1)
+    inside = activate(chosen, activation) * kept / 0.75
+    expected = module.output(inside * other[0] if gated else inside)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    for one, two in zip(gradients(got, module, x), gradients(expected, module, x), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_fused_keeps_no_more_than_the_plain_modules(dropout: float) -> None:
+    """Of ReLU what comes out of it, of a gated part what the inner dense makes and a byte for each dropped element."""
+    for activation, gated, columns in (("relu", False, 20), ("gelu_tanh", True, 40 + (5 if dropout else 0))):
+        module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated))
+        weights = {weight.data_ptr() for weight in module.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        x = torch.randn(8, 6, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            feed_forward(x, module.inner, module.output, activation, gated, dropout)
+        inside = sum(size for place, size in kept.items() if place not in weights and place != x.data_ptr())
+        assert inside == 4 * 8 * columns
 
 
 def test_only_plain_fp32_modules_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +105,12 @@ def test_only_plain_fp32_modules_are_fused(monkeypatch: pytest.MonkeyPatch) -> N
     module.output = Adapted(20, 6)
     module(x)
     assert called == [1]
+
+
+def test_what_is_slower_so_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The erf GELU on its own goes the plain way; gated, and all others, the fused one."""
+    called = []
+    monkeypatch.setattr(layers, "feed_forward", lambda *given: called.append(1) or feed_forward(*given))
+    for activation, gated in KINDS:
+        FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated)).train()(torch.randn(3, 6))
+    assert len(called) == len(KINDS) - 1

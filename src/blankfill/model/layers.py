@@ -115,18 +115,20 @@ class FeedForward(nn.Module):
         self.dropout = config.dropout if config.more_dropout else 0.0
         self.inner = nn.Linear(config.hidden_size, config.ffn_size * (2 if config.gated else 1), config.ffn_bias)
         self.output = nn.Linear(config.ffn_size, config.hidden_size, config.ffn_bias)
-        self.plain = config.activation == "gelu_tanh" and config.ffn_bias and not config.gated and not self.dropout
+        # the erf GELU takes longer to compute again than its output to read
+        self.fused = config.gated or config.activation != "gelu"
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        if self.training and self.plain and can_fuse(hidden_BTD, self.inner, self.output):
-            return feed_forward(hidden_BTD, self.inner, self.output)
+        drop = self.dropout if self.training else 0.0
+        if self.training and self.fused and can_fuse(hidden_BTD, self.inner, self.output):
+            return feed_forward(hidden_BTD, self.inner, self.output, self.activation, self.gated, drop)
         made = self.inner(hidden_BTD)
         if self.gated:
             chosen, other = made.chunk(2, -1)
             made = activate(chosen, self.activation) * other
         else:
             made = activate(made, self.activation)
-        return self.output(dropout(made, self.dropout if self.training else 0.0))
+        return self.output(dropout(made, drop))
 
 
 class Layer(nn.Module):

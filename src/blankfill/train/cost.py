@@ -287,7 +287,7 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
     norms = tokens * 2 * (FP32 * D + (2 if config.norm_kind == "layer" else 1) * FP32)
     linears = tokens * s * (2 * D + A + _inner_columns(config, computing))
     noise = tokens * 2 * D if config.dropout else 0  # a byte for each element
-    if config.dropout and config.more_dropout:
+    if config.dropout and config.more_dropout and not _kept_by_zeros(config, computing):
         noise += tokens * config.ffn_size
     casts = own_matrices(config) * s // config.num_layers if s < FP32 else 0
     attention = tokens * s * 3 * A
@@ -308,14 +308,24 @@ def layer_bytes(config: TransformerConfig, shape: RowShape, computing: Computing
 
 def _inner_columns(config: TransformerConfig, computing: Computing) -> int:
     """Columns inside the feed-forward part that are kept for each token: what goes into the activation and what comes
-    out of it; gated, also what that is multiplied with, and the product."""
+    out of it; gated, also what that is multiplied with, and the product. Fused, what the inner dense makes."""
+    if _fused(config, computing):
+        return (2 if config.gated else 1) * config.ffn_size
     if config.gated:
         return 4 * config.ffn_size
     if config.more_dropout and config.dropout:
         return 2 * config.ffn_size
-    # on a CPU in fp32 the activation of the tanh GELU is computed again; ReLU's gradient asks for its output alone
-    fused = computing.device == "cpu" and computing.width == FP32 and config.activation == "gelu_tanh"
-    return (1 if (fused and config.ffn_bias) or config.activation == "relu" else 2) * config.ffn_size
+    return (1 if config.activation == "relu" else 2) * config.ffn_size  # ReLU's gradient asks for its output alone
+
+
+def _kept_by_zeros(config: TransformerConfig, computing: Computing) -> bool:
+    """Whether dropout inside the feed-forward part needs no mask, what it drops being 0 as what ReLU stops is."""
+    return _fused(config, computing) and config.activation == "relu" and not config.gated
+
+
+def _fused(config: TransformerConfig, computing: Computing) -> bool:
+    """Whether `model.fused` computes the feed-forward part; the conditions of `model.layers.FeedForward`."""
+    return computing.device == "cpu" and computing.width == FP32 and (config.gated or config.activation != "gelu")
 
 
 def cross_bytes(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> int:
