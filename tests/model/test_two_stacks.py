@@ -256,3 +256,27 @@ def test_published_sizes(name: str) -> None:
     assert count_parameters(made) == expected == sum(parameters(made).values())
     if name in MILLIONS:
         assert round(expected / 1e6, 1) == MILLIONS[name]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_sides_are_looked_up_at_once(family: str) -> None:
+    """Each look into the word table has a gradient of its size; one is made, and it equals that of two."""
+    model = build(config(family), seed=1).train()
+    batch = collate([[one] for one in examples()], pad=0)
+    assert batch.context is not None
+    looks: list[torch.Size] = []
+    handle = model.words.register_forward_hook(lambda module, given, made: looks.append(made.shape))
+    together = gradient(model, batch)
+    handle.remove()
+    assert looks == [torch.Size([batch.input_ids.numel() + batch.context.input_ids.numel(), 32])]
+
+    model.zero_grad()
+    context = model.read(batch.context, batch.segment)
+    mask = model._mask(batch, torch.float32)
+    hidden = model(batch.input_ids, batch.positions, mask, context=context).flatten(0, 1)[batch.target_index]
+    torch.nn.functional.cross_entropy(
+        model.head.logits(hidden, model.output_table), batch.target_ids, reduction="sum"
+    ).backward()
+    apart = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

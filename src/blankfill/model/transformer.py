@@ -66,13 +66,15 @@ class Transformer(nn.Module):
         cache: list[LayerCache] | None = None,
         keep: list[Tensor] | None = None,
         context: Reading | None = None,
+        words_BTW: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None.
 
         keep: receives what goes into the first layer and what comes out of each, the final norm aside. context: what
-        `read` made of the encoder's side, for a model that has one.
+        `read` made of the encoder's side, for a model that has one. words: the rows of the word table, where they have
+        been looked up already.
         """
-        embedded_BTW = self.words(input_ids)
+        embedded_BTW = self.words(input_ids) if words_BTW is None else words_BTW
         memory_BT = None
         if self.query is not None:
             place, segment, stream = positions
@@ -112,10 +114,15 @@ class Transformer(nn.Module):
 
     def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
         """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask shares; keep: see above."""
-        context = None
-        if batch.context is not None:
-            context = self.read(batch.context, batch.segment, dtype)
-        return self(batch.input_ids, batch.positions, self._mask(batch, dtype), keep=keep, context=context)
+        mask = self._mask(batch, dtype)
+        if batch.context is None:
+            return self(batch.input_ids, batch.positions, mask, keep=keep)
+        # one look into the word table for both sides, since each makes a gradient as large as the table
+        sides = batch.context.input_ids, batch.input_ids
+        read, written = self.words(torch.cat([ids.flatten() for ids in sides])).split([ids.numel() for ids in sides])
+        context = self.read(batch.context, batch.segment, dtype, words_BSW=read.view(*sides[0].shape, -1))
+        written = written.view(*sides[1].shape, -1)
+        return self(batch.input_ids, batch.positions, mask, keep=keep, context=context, words_BTW=written)
 
     def read(
         self,
@@ -123,16 +130,18 @@ class Transformer(nn.Module):
         segment_BT: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         keep: bool = False,
+        words_BSW: Tensor | None = None,
     ) -> Reading:
         """Run the encoder over the contexts of a batch, for `forward`.
 
         segment_BT: the segments of the decoder's columns; None where each row is one text. keep: make the keys and
-        values of all layers now, without gradient, for a decoder that runs many times.
+        values of all layers now, without gradient, for a decoder that runs many times. words: as in `forward`.
         """
         if self.encoder is None:
             raise ValueError("the batch has a context, and the model no encoder to read it")
         mask = self._mask(context, dtype)
-        hidden_BSD = self.encoder(self.words(context.input_ids), context.positions, mask, self.recompute)
+        words_BSW = self.words(context.input_ids) if words_BSW is None else words_BSW
+        hidden_BSD = self.encoder(words_BSW, context.positions, mask, self.recompute)
         if segment_BT is None:
             segment_BT = context.segment.new_zeros(len(context.segment), 1)
         seen = lower_cross(context.mask, segment_BT, context.segment, dtype)
