@@ -1,25 +1,30 @@
-"""Writing with an encoder and a decoder, beside transformers' `generate`: `python bench/generation.py t5 bart`.
+"""Writing beside transformers' `generate` and CTranslate2: `python bench/generation.py t5 bart gpt2`.
 
-Both write from the same sources with the same random weights, greedily and by beams, in a padded batch, as many tokens
-for all (the end is ruled out). Contenders are processes that take turns (`side_by_side`). Prints, for each
-family and number of beams, the tokens a second of both and how many times longer transformers takes; of greedy writing
-also whether the texts are the same.
+All write from the same sources with the same random weights, greedily and by beams, in a batch, as many tokens for all
+(the end is ruled out). Sources of an encoder are of unequal length and padded; prompts of GPT-2 are of one length,
+since CTranslate2 reads unequal ones together only as far as the shortest goes. CTranslate2 computes in fp32 too, from
+weights that its own converter has made of transformers'; where it is not installed it is left out. Contenders are
+processes that take turns (`side_by_side`). Prints, for each family and number of beams, the tokens a second of each and
+how many times longer than ours the others take; of greedy writing also whether the texts are the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import compared, compete, load_note, serve, write
+from side_by_side import UnableError, compared, compete, load_note, serve, write
 
-FAMILIES = ("t5", "t5-v1.1", "bart")
-CONTENDERS = ("blankfill", "transformers")
+FAMILIES = ("t5", "t5-v1.1", "bart", "gpt2")
+CONTENDERS = ("blankfill", "transformers", "ctranslate2")
 SPECIAL = 4
 """So many ids are not words."""
+BEGUN = {"bart": 2}
+"""What a decoder starts from, where it is not token 0."""
 
 
 def model_of(spec: dict[str, Any]) -> Any:
@@ -38,6 +43,11 @@ def model_of(spec: dict[str, Any]) -> Any:
         longest = 2 + spec["source"] + spec["written"]
         config = transformers.BartConfig(vocab_size=words, d_model=width, max_position_embeddings=longest, **sides)
         return transformers.BartForConditionalGeneration(config).eval()
+    if spec["family"] == "gpt2":
+        longest = spec["source"] + spec["written"] + 1
+        sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": longest}
+        config = transformers.GPT2Config(vocab_size=words, bos_token_id=2, eos_token_id=1, **sizes)
+        return transformers.GPT2LMHeadModel(config).eval()
     gated = {"feed_forward_proj": "gated-gelu"} if spec["family"] == "t5-v1.1" else {}
     config = transformers.T5Config(
         vocab_size=words,
@@ -46,17 +56,19 @@ def model_of(spec: dict[str, Any]) -> Any:
         num_heads=heads,
         d_kv=width // heads,
         d_ff=4 * width,
+        decoder_start_token_id=0,
         **gated,
     )
     return transformers.T5ForConditionalGeneration(config).eval()
 
 
 def sources_of(spec: dict[str, Any]) -> list[list[int]]:
-    """Rows of random words, from half as long as the longest on."""
+    """Rows of random words, for an encoder from half as long as the longest on."""
     import numpy as np
 
     rng = np.random.default_rng(1)
-    sizes = rng.integers(spec["source"] // 2, spec["source"] + 1, spec["rows"])
+    shortest = spec["source"] if spec["family"] == "gpt2" else spec["source"] // 2
+    sizes = rng.integers(shortest, spec["source"] + 1, spec["rows"])
     return [rng.integers(SPECIAL, spec["words"], size).tolist() for size in sizes]
 
 
@@ -64,7 +76,7 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     """Our way to write, once."""
     from blankfill.checkpoint.names import FAMILIES as NAMES
     from blankfill.generate.beam import beam_search
-    from blankfill.generate.engine import Decoder, two_stack_context
+    from blankfill.generate.engine import Decoder, gpt_context, two_stack_context
     from blankfill.model.transformer import Transformer
 
     theirs = model_of(spec)
@@ -74,8 +86,12 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     model = Transformer(config)
     model.load_state_dict(names.table(config).to_ours(weights, "the model"))
     model.eval()
-    table, first, begun = (config.position_sizes[0], 2, [2]) if spec["family"] == "bart" else (0, 0, [0])
-    contexts = [two_stack_context(source, begun, first, table) for source in sources_of(spec)]
+    sources, table, begun = sources_of(spec), (config.position_sizes or (0,))[0], BEGUN.get(spec["family"], 0)
+    if spec["family"] == "gpt2":
+        contexts = [gpt_context(source, table) for source in sources]
+    else:
+        first = 2 if spec["family"] == "bart" else 0
+        contexts = [two_stack_context(source, [begun], first, table) for source in sources]
     del theirs, weights
 
     def grammar(scores: Any, count: int) -> tuple[Any, Any]:
@@ -98,16 +114,59 @@ def theirs(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     width = max(map(len, sources))
     ids = torch.tensor([[*row, *[1] * (width - len(row))] for row in sources])
     real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in sources])
-    begun = 2 if spec["family"] == "bart" else 0
+    begun = {} if spec["family"] == "gpt2" else {"decoder_start_token_id": BEGUN.get(spec["family"], 0)}
+    read = width if spec["family"] == "gpt2" else 1
 
     def repeat() -> list[list[int]]:
         out = model.generate(
             ids, attention_mask=real, num_beams=spec["beams"], do_sample=False, max_new_tokens=spec["written"] + 1,
-            suppress_tokens=list(range(SPECIAL)), decoder_start_token_id=begun, pad_token_id=1, eos_token_id=None,
+            suppress_tokens=list(range(SPECIAL)), pad_token_id=1, eos_token_id=None, **begun,
             forced_eos_token_id=None, forced_bos_token_id=None, length_penalty=1.0 if spec["beams"] > 1 else None,
         )  # fmt: skip
-        found: list[list[int]] = out[:, 1 : spec["written"] + 1].tolist()
+        found: list[list[int]] = out[:, read : read + spec["written"]].tolist()
         return found
+
+    return repeat
+
+
+def save(spec: dict[str, Any], folder: Path) -> None:
+    """transformers' model with a tokenizer of as many made-up words, as CTranslate2's converter asks for it."""
+    import tokenizers
+    import transformers
+
+    words = [f"w{k}" for k in range(spec["words"])]
+    table = tokenizers.models.WordLevel({word: k for k, word in enumerate(words)}, unk_token=words[3])
+    roles = {"pad_token": words[0], "bos_token": words[2], "eos_token": words[1], "unk_token": words[3]}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(table), **roles).save_pretrained(folder)
+    model = model_of(spec)
+    if spec["family"] == "bart":
+        model.config.normalize_before = False  # transformers has dropped what the converter asks for
+    model.save_pretrained(folder)
+
+
+def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
+    """CTranslate2's way to write, once: one token more, where ours asks for the end."""
+    try:
+        import ctranslate2
+    except ImportError:
+        raise UnableError("not installed (pip install ctranslate2)") from None
+    with tempfile.TemporaryDirectory() as made:
+        save(spec, Path(made, "theirs"))
+        folder = ctranslate2.converters.TransformersConverter(f"{made}/theirs").convert(f"{made}/converted")
+        kind = ctranslate2.Generator if spec["family"] == "gpt2" else ctranslate2.Translator
+        model = kind(folder, compute_type="float32", inter_threads=1, intra_threads=spec["threads"])
+    sources = [[f"w{token}" for token in row] for row in sources_of(spec)]
+    common = {"beam_size": spec["beams"], "suppress_sequences": [[f"w{token}"] for token in range(SPECIAL)]}
+    count = spec["written"] + 1
+
+    def repeat() -> list[list[int]]:
+        if spec["family"] == "gpt2":
+            sizes = {"min_length": count, "max_length": count, "include_prompt_in_result": False}
+            texts = [found.sequences[0] for found in model.generate_batch(sources, **sizes, **common)]
+        else:
+            sizes = {"min_decoding_length": count, "max_decoding_length": count}
+            texts = [found.hypotheses[0] for found in model.translate_batch(sources, **sizes, **common)]
+        return [[int(word[1:]) for word in text[: spec["written"]]] for text in texts]
 
     return repeat
 
@@ -117,7 +176,7 @@ def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str
     import torch
 
     torch.set_num_threads(spec["threads"])
-    repeat = {"blankfill": ours, "transformers": theirs}[name](spec)
+    repeat = {"blankfill": ours, "transformers": theirs, "ctranslate2": translated}[name](spec)
     return repeat, {"texts": repeat()}
 
 
@@ -142,7 +201,7 @@ def main() -> None:
             spec = {**vars(args), "family": family, "beams": beams, "out": ""}
             lines = compared(compete(Path(__file__), CONTENDERS, spec, args.rounds, 1), args.clock)
             texts = [line.pop("texts", None) for line in lines]
-            for line in lines:
+            for line, text in zip(lines, texts, strict=True):
                 line |= {"family": family, "beams": beams}
                 if "unable" in line:
                     print(f"{family}, {beams} beams, {line['contender']}: {line['unable']}")
@@ -151,9 +210,9 @@ def main() -> None:
                 told = f"{family}, {beams} beams, {line['contender']}: {rate:,.0f} tokens/s"
                 if "ratio" in line:
                     told += f"; takes {line['ratio']:.2f} times as long ({line['low']:.2f} to {line['high']:.2f})"
+                if beams == 1 and "ratio" in line:
+                    told += f"; the texts are {'the same' if text == texts[0] else 'not the same'}"
                 print(told)
-            if beams == 1 and None not in texts:
-                print(f"{family}: the texts are {'the same' if texts[0] == texts[1] else 'not the same'}")
             found += lines
     write(args.out, found)
 
