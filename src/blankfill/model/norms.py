@@ -32,19 +32,26 @@ class RmsNorm(nn.RMSNorm):
     """x / √(mean of x² + eps) · weight, over the last dimension."""
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and torch.is_grad_enabled()
-        if not fast:
+        plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if not plain or torch.compiler.is_compiling():
             return super().forward(x)
+        if not torch.is_grad_enabled():
+            return torch.mul(x, _scale(x, self.eps)).mul_(self.weight)
         made: Tensor = _RmsNorm.apply(x.flatten(0, -2), self.weight, self.eps)
         return made.view(x.shape)
+
+
+def _scale(x: Tensor, eps: float | None) -> Tensor:
+    """1 / √(mean of x² + eps), of the last dimension, [..., 1]."""
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return scale.square_().div_(x.shape[-1]).add_(eps or 0.0).rsqrt_()
 
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         made_ND = torch.empty_like(x_ND)
-        scale_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
-        scale_N1.square_().div_(x_ND.shape[1]).add_(eps).rsqrt_()
+        scale_N1 = _scale(x_ND, eps)
         for start in range(0, len(x_ND), ROWS):
             at = slice(start, start + ROWS)
             torch.mul(x_ND[at], scale_N1[at], out=made_ND[at]).mul_(weight_D)
