@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.attention.buckets import lower_buckets
+from blankfill.attention.buckets import buckets_of, lower_buckets
 from blankfill.attention.kernels import Mask
 from blankfill.model.config import TransformerConfig
 
@@ -27,6 +27,18 @@ class DistanceTable(nn.Module):
         """What is added to the scores of queries at these places for keys at those, [B, H, Q, K], with gradient."""
         index_BQK = lower_buckets(query_BQ, key_BK, len(self.weight), self.farthest, self.both_ways)
         return F.embedding(index_BQK, self.weight).permute(0, 3, 1, 2).contiguous()
+
+    def of_each(self) -> Tensor:
+        """What distances are worth, from −`farthest` to `farthest`, farther ones as those; [2 · farthest + 1, H]."""
+        far = self.farthest
+        told = torch.arange(-far, far + 1, device=self.weight.device)
+        return F.embedding(buckets_of(told, len(self.weight), far, self.both_ways), self.weight)
+
+    def looked_up(self, worth: Tensor, query_BQ: Tensor, key_BK: Tensor) -> Tensor:
+        """As `forward`, from what `of_each` made before: for few queries at a time."""
+        index_BQK = key_BK[:, None, :] - query_BQ[:, :, None]
+        index_BQK.clamp_(-self.farthest, self.farthest).add_(self.farthest)
+        return F.embedding(index_BQK, worth).permute(0, 3, 1, 2).contiguous()
 
     def of(self, places_BT: Tensor, mask: Mask) -> Tensor:
         """The same for columns that attend to one another, [B or 1, H, T, T]."""

@@ -28,8 +28,8 @@ from blankfill.model.relative import RelativeTerms
 class LayerCache:
     """Keys and values of one layer for columns already computed, in buffers made once: [B, H, S, E].
 
-    places: int64[B, S], where the columns stand, for a model that adds to its scores by their distances; that of the
-    first layer alone keeps it.
+    places: int64[B, S], where the columns stand, for a model that adds to its scores by their distances; worth: what
+    each distance adds, once it was asked for. Both are kept by the first layer alone.
     """
 
     def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor, first: bool = False) -> None:
@@ -38,6 +38,7 @@ class LayerCache:
         self.value = torch.empty_like(self.key)
         keeps = first and config.relative_buckets > 0
         self.places = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
+        self.worth: Tensor | None = None
         self.length = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,12 @@ class Transformer(nn.Module):
         self, table: DistanceTable, places_BT: Tensor, mask: Mask, cache: list[LayerCache] | None
     ) -> Tensor:
         """What is added to the scores of columns at these places, [B or 1, H, T, S + T]."""
-        return table.of(places_BT, mask) if cache is None else table(places_BT, cache[0].stand(places_BT))
+        if cache is None:
+            return table.of(places_BT, mask)
+        first = cache[0]
+        if first.worth is None:
+            first.worth = table.of_each()
+        return table.looked_up(first.worth, places_BT, first.stand(places_BT))
 
     def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
         """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask shares; keep: see above."""
