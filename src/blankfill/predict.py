@@ -60,6 +60,7 @@ class Predictor:
         from blankfill.checkpoint.load import Loaded, with_roles_of
         from blankfill.corpus.tokenizer import Tokenizer
         from blankfill.model.config import config_from_values
+        from blankfill.model.layout import lay_out_to_write
         from blankfill.model.transformer import Transformer
         from blankfill.objectives import OBJECTIVES
         from blankfill.tasks.adapter import HeadAdapter, OwnWords
@@ -104,6 +105,8 @@ class Predictor:
         self.device, self.dtype = pick_device(device), torch.float32
         self.model = model.to(self.device).eval()
         self.model.encoder.use_kernel(best_kernel(self.device, self.dtype))
+        if isinstance(self.adapter, Write):
+            lay_out_to_write(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
             self.adapter.threshold = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("threshold")

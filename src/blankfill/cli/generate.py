@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.console import say, show
     from blankfill.generate.sampling import Sampling
     from blankfill.generate.write import Writer
+    from blankfill.model.layout import lay_out_to_write
 
     sampling = Sampling(
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
@@ -66,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     sampling.check()
     loaded = load_model(args.model, args.device)
     writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
+    lay_out_to_write(loaded.model)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
         _emit(before)

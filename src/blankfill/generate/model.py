@@ -12,6 +12,7 @@ from blankfill.generate.blanks import FillResult
 from blankfill.generate.fill import Filler
 from blankfill.generate.sampling import Sampling
 from blankfill.generate.write import generate
+from blankfill.model.layout import lay_out_to_write
 
 
 class Model:
@@ -34,6 +35,7 @@ class Model:
         sampling: the fields of `generate.sampling.Sampling`, e.g. temperature, top_k, top_p, repetition_penalty, seed.
         slide: go on past the position table by forgetting the older half (GPT).
         """
+        lay_out_to_write(self.loaded.model)
         return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide)
 
 

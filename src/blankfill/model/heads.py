@@ -29,6 +29,8 @@ class WordHead(nn.Module):
         shape = (config.vocab_size, config.word_size)
         self.table = None if config.tied else nn.Parameter(torch.empty(shape))
         """The output's own word table where it is not the input's, [V, W]."""
+        self.packed: tuple[Tensor, int] | None = None
+        """oneDNN's copy of the output table, of the table's version so numbered (`model.layout`)."""
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
         """What is multiplied with the word table, [M, W]."""
@@ -38,7 +40,13 @@ class WordHead(nn.Module):
 
     def logits(self, hidden_MD: Tensor, table_VW: Tensor) -> Tensor:
         """Scores of all words, [M, V]."""
-        return nn.functional.linear(self.transform(hidden_MD), table_VW, self.bias)
+        made_MW = self.transform(hidden_MD)
+        if self.packed is not None and len(made_MW) > 1 and not torch.is_grad_enabled():
+            copy, version = self.packed
+            if version == table_VW._version:
+                scores_MV: Tensor = torch.ops.mkldnn._linear_pointwise(made_MW, copy, self.bias, "none", [], "")
+                return scores_MV
+        return nn.functional.linear(made_MW, table_VW, self.bias)
 
 
 class PairHead(nn.Module):

@@ -1,0 +1,52 @@
+"""A model laid out for writing answers as it did, and takes new weights."""
+
+import copy
+
+import pytest
+import torch
+
+import blankfill.model.layout as layout
+from blankfill.generate.engine import Decoder, gpt_context
+from blankfill.model.transformer import Transformer
+from generate_models import random_model
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Transformer:
+    """A GPT of its own whose table is large enough to be copied."""
+    monkeypatch.setattr(layout, "SMALLEST", 1)
+    return copy.deepcopy(random_model("gpt", 0))
+
+
+def scores(model: Transformer, rows: int) -> torch.Tensor:
+    decoder = Decoder(model, [gpt_context([1, 2, 3 + k], 48) for k in range(rows)], 1)
+    return torch.stack([decoder.prefill(), decoder.step(torch.arange(rows))])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_answers_are_the_same(model: Transformer, rows: int) -> None:
+    expected = scores(model, rows)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    layout.lay_out_to_write(model)
+    assert not model.layers[0].ffn.inner.weight.is_contiguous()
+    torch.testing.assert_close(scores(model, rows), expected, atol=1e-5, rtol=1e-4)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, weights[name])
+
+
+def test_new_weights_are_seen(model: Transformer) -> None:
+    layout.lay_out_to_write(model)
+    first = scores(model, 3)
+    with torch.no_grad():
+        model.output_table.mul_(2.0)
+    changed = scores(model, 3)
+    assert not torch.allclose(changed, first)
+    model.head.packed = None
+    torch.testing.assert_close(scores(model, 3), changed, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_in_half_precision_stays_as_it_is(model: Transformer) -> None:
+    model.bfloat16()
+    layout.lay_out_to_write(model)
+    assert model.head.packed is None
+    assert model.layers[0].ffn.inner.weight.is_contiguous()
