@@ -39,6 +39,8 @@ class LayerCache:
         keeps = first and config.relative_buckets > 0
         self.places = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
         self.worth: Tensor | None = None
+        self.spare: Tensor | None = None
+        """A buffer no longer in use, which the next selection is written to."""
         self.length = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,11 +70,11 @@ class LayerCache:
         self.places = None if self.places is None else self.places[rows]
 
     def _picked(self, buffer: Tensor, rows: Tensor) -> Tensor:
-        used = buffer[:, :, : self.length][rows]
-        if len(rows) != len(buffer):
-            buffer = buffer.new_empty(len(rows), *buffer.shape[1:])
-        buffer[:, :, : self.length] = used
-        return buffer
+        target, self.spare = self.spare, buffer
+        if target is None or len(target) != len(rows):
+            target = buffer.new_empty(len(rows), *buffer.shape[1:])
+        torch.index_select(buffer[:, :, : self.length], 0, rows, out=target[:, :, : self.length])
+        return target
 
 
 class Attention(nn.Module):
