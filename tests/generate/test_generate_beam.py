@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blankfill.attention.kernels import Mask
-from blankfill.generate.beam import Grammar, Hypothesis, beam_search
+from blankfill.generate.beam import Grammar, Hypothesis, beam_search, highest
 from blankfill.generate.engine import Context, Decoder, gpt_context
 from generate_models import random_model
 
@@ -147,3 +147,15 @@ def test_one_beam_ends_where_the_end_is_the_best_token() -> None:
         assert hypothesis.ids == tuple(ids)
         lengths.add(len(ids))
     assert 8 in lengths and len(lengths) > 1
+
+
+@pytest.mark.parametrize("words", [3, 64, 640, 1999])
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_highest_scores_are_those_of_topk(words: int, count: int) -> None:
+    scores = torch.randn(5, words, generator=torch.Generator().manual_seed(words))
+    scores[:, ::3] = -math.inf
+    best, ids = highest(scores, count)
+    expected = scores.topk(min(count, words))
+    assert torch.equal(best, expected.values)
+    assert torch.equal(scores.gather(1, ids), expected.values)
+    assert all(len(set(row)) == len(row) for row in ids.tolist())
