@@ -28,7 +28,7 @@ from side_by_side import write
 RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm", "t5", "bart")
 MORE = {"ernie": ("--objective.phrase", "0")}
 """Options of a recipe: in English ERNIE finds no phrases without a list of them, so it masks words."""
-SHORT, LONG = 8, 24
+SHORT, LONG = 8, 56
 """Steps of the two runs whose difference is what a step costs."""
 
 
