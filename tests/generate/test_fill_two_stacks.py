@@ -11,7 +11,6 @@ import torch
 from blankfill.checkpoint.load import Loaded
 from blankfill.data.packing import collate
 from blankfill.errors import UserError
-from blankfill.evaluate.scorers import scorer_of
 from blankfill.generate.fill import fill
 from blankfill.generate.samples import Samples
 from blankfill.generate.sampling import Sampling
@@ -197,6 +196,3 @@ def test_more_blanks_than_sentinels_and_other_refusals() -> None:
     for call in (lambda: fill(bare, "[MASK]"), lambda: generate_many(bare, ["cat"])):
         with pytest.raises(UserError, match="the tokenizer has no token for 1 sentinels"):
             call()
-    for name in ("t5", "bart"):
-        with pytest.raises(UserError, match=f"how probable a text is to a model of the objective {name}"):
-            scorer_of(of(name))
