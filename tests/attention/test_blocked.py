@@ -11,6 +11,7 @@ from blankfill.attention import blocked, kernels
 from blankfill.attention.blocked import blocked_attention, blocked_cross_attention, visible_ranges
 from blankfill.attention.kernels import Mask, cross_attend, lower, lower_cross, self_attend
 from blankfill.types import AttentionRule
+from drawn_masks import drawn_masks
 
 WIDTH = 8
 
@@ -85,14 +86,7 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
     kind: str, with_added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mask that was drawn, put into attention written out, gives the same values and gradients."""
-    drawn: list[torch.Tensor] = []
-    draw = blocked.draw_kept
-
-    def noted(out: torch.Tensor, probability: float) -> torch.Tensor:
-        drawn.append(draw(out, probability).clone())
-        return out
-
-    monkeypatch.setattr(blocked, "draw_kept", noted)
+    drawn = drawn_masks(blocked, monkeypatch)
     rows, columns, heads, probability = 2, 13, 2, 0.25
     mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
     qkv = packed(rows, columns, heads)
@@ -195,14 +189,7 @@ def test_cross_attention(columns: int, context: int, kind: str, keep: int, monke
 @pytest.mark.usefixtures("small_blocks")
 def test_cross_attention_with_dropout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mask that was drawn, put into attention written out, gives the same values and gradients."""
-    drawn: list[torch.Tensor] = []
-    draw = blocked.draw_kept
-
-    def noted(out: torch.Tensor, probability: float) -> torch.Tensor:
-        drawn.append(draw(out, probability).clone())
-        return out
-
-    monkeypatch.setattr(blocked, "draw_kept", noted)
+    drawn = drawn_masks(blocked, monkeypatch)
     rows, columns, context, heads, probability = 2, 13, 21, 2, 0.25
     leaves, mask = cross_case(rows, columns, context, heads, kind)
     got = cross_attend(*leaves, mask, probability, "blocked", 1.0)

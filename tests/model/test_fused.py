@@ -10,6 +10,7 @@ from blankfill.model import fused, layers
 from blankfill.model.config import Activation, TransformerConfig
 from blankfill.model.fused import can_fuse, feed_forward
 from blankfill.model.layers import FeedForward, activate
+from drawn_masks import drawn_masks
 
 CONFIG = TransformerConfig(vocab_size=8, hidden_size=6, num_heads=1, ffn_size=20)
 KINDS = [(activation, gated) for gated in (False, True) for activation in ("relu", "gelu_tanh", "gelu", "silu")]
@@ -41,14 +42,7 @@ def test_values_and_gradients(
 @pytest.mark.parametrize(("activation", "gated"), KINDS)
 def test_dropout_inside(activation: Activation, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The masks that were drawn, put into the formula written out, give the same values and gradients."""
-    drawn: list[torch.Tensor] = []
-    draw = fused.draw_kept
-
-    def noted(out: torch.Tensor, probability: float) -> torch.Tensor:
-        drawn.append(draw(out, probability).clone())
-        return out
-
-    monkeypatch.setattr(fused, "draw_kept", noted)
+    drawn = drawn_masks(fused, monkeypatch)
     monkeypatch.setattr(fused, "ROWS", 4)
     torch.manual_seed(1)
     module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated))
