@@ -272,7 +272,7 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     """What stands between a task and a model; UserError for a task that a head cannot answer."""
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze_setup import check_model
-    from blankfill.tasks.frames import Frames
+    from blankfill.tasks.frames import Frames, reads_alone
     from blankfill.tasks.mixture import Mixture
     from blankfill.tasks.mixture_text import MixedText
     from blankfill.tasks.seq2seq_adapter import check_writer
@@ -300,7 +300,8 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     if task.kind == "generate" or options.method == "text":
         check_writer(loaded, options)
     sizes = loaded.model.config.position_sizes
-    frames = Frames(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1])
+    alone = reads_alone(loaded.objective, options.stack, task)
+    frames = Frames(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1], alone)
     return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)
 
 
@@ -331,12 +332,13 @@ def with_head(
         assert isinstance(adapter, HeadAdapter)
         generator = torch.Generator().manual_seed(options.seed)
         torch.manual_seed(options.seed)
-        reader = reader_for(loaded.model, options)
+        alone = adapter.frames.alone
+        reader = reader_for(loaded.model, options, alone)
         width = reader.width if reader is not None else 0
         head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator, width)
         sizes = adapter.classes(items)
         weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
-        model = TaskModel(loaded.model, head, weights, reader)
+        model = TaskModel(loaded.model, head, weights, reader, alone)
     model = model.to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()

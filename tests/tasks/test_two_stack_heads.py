@@ -1,5 +1,6 @@
 """Heads on models of two stacks: the scores are those of transformers' classes that have such heads."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.errors import UserError
 from blankfill.finetune import adapter_of, with_head
+from blankfill.objectives import Bert
 from blankfill.tasks.batches import pack
+from blankfill.tasks.frames import reads_alone
 from blankfill.tasks.heads import TaskModel, task_losses
 from blankfill.tasks.items import Item, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
+from blankfill.tasks.training import task_optimizer
 from blankfill.types import Batch
 
 transformers = pytest.importorskip("transformers")
@@ -111,7 +115,7 @@ def test_a_tag_is_asked_where_pretraining_asks_for_the_word(family: str, tmp_pat
     task = task_named("wikigold")
     items: list[Item] = [TaggedItem("0", ("w3", "w4", "w5"), ("O", "B-PER", "I-PER")), TaggedItem("1", ("w6",), ("O",))]
     labels = ("O", "B-PER", "I-PER")
-    adapter = adapter_of(task, labels, loaded, OPTIONS)
+    adapter = adapter_of(task, labels, loaded, dataclasses.replace(OPTIONS, stack="decoder"))
     encoded = adapter.encode(items, learn=True).encoded
     packed = pack(encoded, loaded.vocabulary["pad"])
     whole = theirs.model if family == "bart" else theirs.transformer
@@ -145,3 +149,83 @@ def test_it_learns_all_of_both_stacks(family: str, tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if not name.startswith("encoder.head"):  # words are not scored
             assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+
+
+def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
+    """Which has no decoder: the encoder reads the item alone."""
+    loaded = imported("t5", model_of("t5"), tmp_path)
+    body = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    task = task_named("wikigold")
+    body.config.num_labels = len(task.labels)
+    theirs = transformers.T5ForTokenClassification(body.config).eval()
+    theirs.transformer.load_state_dict(body.state_dict(), strict=False)
+    items: list[Item] = [
+        TaggedItem("0", ("w3", "w4", "w5"), ("O", "B-PER", "O")),
+        TaggedItem("1", ("w6",), ("O",)),
+        TaggedItem("2", ("w7", "w3"), ("B-PER", "O")),
+    ]
+    adapter = adapter_of(task, task.labels, loaded, OPTIONS)
+    encoded = adapter.encode(items, learn=True).encoded
+    model = with_head(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32).eval()
+    assert isinstance(model, TaskModel)
+    model.head.output.load_state_dict(theirs.classifier.state_dict())
+    packed = pack(encoded, loaded.vocabulary["pad"])
+    with torch.no_grad():
+        ours = model.scores(packed.batch)
+        for k, one in enumerate(encoded):
+            assert one.examples[0].context is None
+            ids = torch.from_numpy(one.examples[0].input_ids.astype(np.int64))[None]
+            expected = theirs(input_ids=ids).logits[0, :-1]  # without the end token
+            assert torch.allclose(ours[packed.items == k], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "column"), [("t5", -1), ("bart", 0)])
+def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> None:
+    """Its own states are what the head reads, and nothing of the decoder learns."""
+    theirs = model_of(family)
+    loaded = imported(family, theirs, tmp_path)
+    task, items = task_named("rte"), some_texts()
+    options = dataclasses.replace(OPTIONS, stack="encoder")
+    adapter = adapter_of(task, task.labels, loaded, options)
+    encoded = adapter.encode(items, learn=True).encoded
+    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
+    body = (theirs.model if family == "bart" else theirs.transformer).encoder
+    packed = pack(encoded, loaded.vocabulary["pad"])
+    with torch.no_grad():
+        states = loaded.model.encode(packed.batch).flatten(0, 1)[packed.batch.labels["answer"][0]]
+        for k, one in enumerate(encoded):
+            ids = torch.from_numpy(one.examples[0].input_ids.astype(np.int64))[None]
+            expected = body(input_ids=ids).last_hidden_state[:, column]
+            assert torch.allclose(states[packed.items == k], expected, atol=1e-5)
+    task_optimizer(model, options, options.train_options(len(encoded)))
+    task_losses(model, packed.batch).labels["answer"].backward()
+    for name, parameter in model.named_parameters():
+        read = name.startswith(("head.", "encoder.encoder.", "encoder.words."))
+        assert parameter.requires_grad == read, name
+        assert not read or (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)), name
+
+
+def test_features_of_the_encoder_alone(tmp_path: Path) -> None:
+    loaded = imported("t5", model_of("t5"), tmp_path)
+    task, labels = task_named("wikigold"), ("O", "B-PER")
+    items: list[Item] = [TaggedItem("0", ("w3", "w4"), ("O", "B-PER"))]
+    options = dataclasses.replace(OPTIONS, features="second-to-last")
+    adapter = adapter_of(task, labels, loaded, options)
+    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
+    assert isinstance(model, TaskModel) and model.reader is not None
+    packed = pack(adapter.encode(items, learn=True).encoded, loaded.vocabulary["pad"])
+    body = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval().encoder
+    with torch.no_grad():
+        expected = body(input_ids=packed.batch.input_ids, output_hidden_states=True).hidden_states
+        assert torch.allclose(model.reader(loaded.model, packed.batch, torch.float32), expected[1][0], atol=1e-5)
+
+
+def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
+    loaded = imported("bart", model_of("bart"), tmp_path)
+    task, options = task_named("scitldr"), dataclasses.replace(OPTIONS, stack="encoder")
+    with pytest.raises(UserError, match="scitldr is written by the decoder; leave out --stack"):
+        adapter_of(task, (), loaded, options)
+    with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one; leave it out"):
+        reads_alone(Bert(), "decoder", task_named("rte"))
+    problems = dataclasses.replace(options, method="text").problems()
+    assert "--method text answers with the model's own words, not with a head; leave out --stack" in problems

@@ -33,9 +33,16 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
 
-    def forward(self, words_BSD: Tensor, positions: Tensor, mask: Mask, recompute: bool = False) -> Tensor:
+    def forward(
+        self,
+        words_BSD: Tensor,
+        positions: Tensor,
+        mask: Mask,
+        recompute: bool = False,
+        keep: list[Tensor] | None = None,
+    ) -> Tensor:
         """The context as the decoder sees it, [B, S, D]. words: of the shared table; positions int64[P, B, S];
-        recompute: compute layers again on the way back."""
+        recompute: compute layers again on the way back; keep: as in `Transformer.forward`."""
         drop = self.dropout if self.training else 0.0
         hidden_BSD = summed(words_BSD, self.positions, positions)
         if self.embedding_norm is not None:
@@ -43,11 +50,15 @@ class Encoder(nn.Module):
         hidden_BSD = dropout(hidden_BSD, drop)
         if self.distances is not None:
             mask = replace(mask, added=self.distances.of(positions[0], mask))
+        if keep is not None:
+            keep.append(hidden_BSD)
         for layer in self.layers:
             if recompute and self.training:
                 hidden_BSD = checkpoint(layer, hidden_BSD, mask, use_reentrant=False)
             else:
                 hidden_BSD = layer(hidden_BSD, mask)
+            if keep is not None:
+                keep.append(hidden_BSD)
         if self.final_norm is not None:
             hidden_BSD = self.final_norm(hidden_BSD)
         return dropout(hidden_BSD, drop) if self.more_dropout else hidden_BSD

@@ -118,8 +118,14 @@ class Transformer(nn.Module):
         return table.looked_up(first.worth, places_BT, first.stand(places_BT))
 
     def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
-        """Hidden states of a batch, [B, T, D]. dtype: the compute type, which a dense mask shares; keep: see above."""
+        """Hidden states of a batch, [B, T, D]: of the last stack, or of the encoder alone where a model that has one is
+        given nothing for its decoder. dtype: the compute type, which a dense mask shares; keep: see above."""
         mask = self._mask(batch, dtype)
+        if batch.context is None and self.encoder is not None:
+            states_BTD: Tensor = self.encoder(
+                self.words(batch.input_ids), batch.positions, mask, self.recompute, keep=keep
+            )
+            return states_BTD
         if batch.context is None:
             return self(batch.input_ids, batch.positions, mask, keep=keep)
         # one look into the word table for both sides, since each makes a gradient as large as the table

@@ -25,12 +25,14 @@ from blankfill.types import PADDING, Batch
 FOUR = 4
 
 
-def reader_for(encoder: Transformer, options: FinetuneOptions) -> FeatureReader | None:
-    """What reads an encoder as the options say, drawn from torch's global generator; None: the head itself."""
+def reader_for(encoder: Transformer, options: FinetuneOptions, alone: bool = False) -> FeatureReader | None:
+    """What reads an encoder as the options say, drawn from torch's global generator; None: the head itself. alone: of a
+    model of two stacks it reads the encoder."""
     if options.features == "none" and options.top == "linear":
         return None
     config = encoder.config
-    return FeatureReader(config.hidden_size, config.num_layers + 1, options.features, options.top, options.lstm_size)
+    layers = config.encoder_layers if alone else config.num_layers
+    return FeatureReader(config.hidden_size, layers + 1, options.features, options.top, options.lstm_size)
 
 
 class FeatureReader(nn.Module):

@@ -9,7 +9,8 @@ bart   `<s> a </s>`, `<s> a </s></s> b </s>`, read at the last column (Lewis et 
 t5     `a </s>`, `a </s> b </s>`, read at the last column, as transformers has it
 
 The encoder of a model of two stacks reads the whole row, and so does the decoder, a column later: its first column
-holds what it starts with, and column j, which pretraining asks for token j, stands for token j.
+holds what it starts with, and column j, which pretraining asks for token j, stands for token j. Or the encoder reads
+it alone (`alone`): each column stands for its token, the whole is read at bart's first and t5's last column.
 
 What a tokenizer has no token for is left out. A text that is too long loses its end; of a pair the longer one does, a
 token at a time, as the original BERT cuts.
@@ -25,6 +26,8 @@ import numpy as np
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Objective, Xlnet
 from blankfill.objectives.base import join
+from blankfill.tasks.options import Stack
+from blankfill.tasks.task import Task
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 NOTHING = np.zeros(0, np.int32)
@@ -49,11 +52,17 @@ class Frames:
     """Frames texts for a model. length: the most columns, special tokens included."""
 
     def __init__(
-        self, objective: Objective, vocabulary: Vocabulary, positions: int, length: int, inside: int = 0
+        self,
+        objective: Objective,
+        vocabulary: Vocabulary,
+        positions: int,
+        length: int,
+        inside: int = 0,
+        alone: bool = False,
     ) -> None:
-        """positions: rows of the model's position table; inside: of that of places inside a blank (GLM). Raises
-        UserError when `length` is more than they allow."""
-        self.objective, self.vocabulary = objective, vocabulary
+        """positions: rows of the model's position table; inside: of that of places inside a blank (GLM); alone: of a
+        model of two stacks only the encoder reads. Raises UserError when `length` is more than they allow."""
+        self.objective, self.vocabulary, self.alone = objective, vocabulary, alone
         self.offset = objective.position_offset if isinstance(objective, Mlm | Bart) else 0
         self.most = most = positions - self.offset
         if length > most and not isinstance(objective, Xlnet | T5):  # whose distances have no end
@@ -83,16 +92,31 @@ class Frames:
         if isinstance(self.objective, Xlnet):
             positions[1, edges[3] :] = int(pair)
             positions[1, -1] = 2
-        causal = isinstance(self.objective, Gpt | T5 | Bart)
+        answers = self.objective.two_sided and not self.alone
+        causal = answers or isinstance(self.objective, Gpt)
         rule = AttentionRule.causal(size) if causal else AttentionRule.full(size)
         example = Example(ids, positions, rule, NOTHING, NOTHING)
-        if self.objective.two_sided:
+        if answers:
             start = self.vocabulary[self.objective.decoder_start]
             context = replace(example, rule=AttentionRule.full(size))
             example = replace(example, input_ids=join([start], ids[:-1]), context=context)
         spans = ((int(edges[1]), int(edges[2])), (int(edges[3]), int(edges[4])))
-        last = causal or isinstance(self.objective, Xlnet)
+        last = causal or isinstance(self.objective, Xlnet | T5)
         return Framed(example, size - 1 if last else 0, *spans, cut)
+
+
+def reads_alone(objective: Objective, stack: Stack, task: Task) -> bool:
+    """Whether the encoder of a model of two stacks reads an item alone, by what was asked for. Raises UserError where
+    there is nothing to choose."""
+    if stack == "auto":
+        return isinstance(objective, T5) and task.kind == "tag"
+    if not objective.two_sided:
+        raise UserError(
+            f"--stack says which stack of a T5 or BART a head reads, and a {objective.name} model has one; leave it out"
+        )
+    if task.kind == "generate":
+        raise UserError(f"{task.name} is written by the decoder; leave out --stack")
+    return stack == "encoder"
 
 
 def fit(first: int, second: int, room: int) -> tuple[int, int]:

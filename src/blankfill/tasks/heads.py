@@ -65,9 +65,10 @@ class TaskHead(nn.Module):
 class AnswerModel(nn.Module, ABC):
     """An encoder that answers a task: what the loop trains and `Scored` examines."""
 
-    def __init__(self, encoder: Transformer) -> None:
+    def __init__(self, encoder: Transformer, alone: bool = False) -> None:
+        """alone: of a model of two stacks only the encoder is asked."""
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.alone = encoder, alone
 
     @abstractmethod
     def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
@@ -95,7 +96,7 @@ class TaskModel(ScoreModel):
     """An encoder with a head.
 
     class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of
-    the encoder's layers, for an encoder that does not learn; or None.
+    the encoder's layers, for an encoder that does not learn; or None. alone: see `AnswerModel`.
     """
 
     def __init__(
@@ -104,8 +105,9 @@ class TaskModel(ScoreModel):
         head: TaskHead,
         class_weights: Sequence[float] | None = None,
         reader: FeatureReader | None = None,
+        alone: bool = False,
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, alone)
         self.head, self.reader = head, reader
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)

@@ -14,6 +14,7 @@ Top = Literal["linear", "bilstm"]
 Method = Literal["head", "cloze", "text"]
 SeveralMasks = Literal["surest-first", "at-once"]
 Blank = Literal["mask", "gmask"]
+Stack = Literal["auto", "encoder", "decoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,9 @@ class FinetuneOptions:
     """So many of the lowest layers stay as they are, and the embeddings with them; -1: the whole encoder."""
     features: Features = "none"
     """Other than none, the encoder stays as it is and these layers of it are what the head reads."""
+    stack: Stack = "auto"
+    """T5 and BART: whose states a head reads. encoder: it reads the item alone. auto: the encoder's for tags with T5
+    (as transformers' T5ForTokenClassification), the decoder's otherwise (as BART's authors)."""
     top: Top = "linear"
     """What reads features: a linear layer, or two layers of a bidirectional LSTM before it; without --features the
     encoder below the LSTM learns with it (BERT, table 5)."""
@@ -170,6 +174,7 @@ class FinetuneOptions:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
         if self.method != "head":
             given = [("--features", self.features != "none"), ("--top", self.top != "linear")]
+            given.append(("--stack", self.stack != "auto"))
             found += [
                 f"--method {self.method} answers with the model's own words, not with a head; leave out {flag}"
                 for flag, is_given in given
