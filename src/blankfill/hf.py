@@ -169,10 +169,10 @@ class Borrowed(LayerCache):
     def __init__(self, cache: DynamicCache, layer: int) -> None:
         self.cache, self.layer = cache, layer
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new columns; returns all of them."""
-        both: tuple[Tensor, Tensor] = self.cache.update(key, value, self.layer)
-        return both
+    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
+        """Add the keys and values of new columns; returns those of all."""
+        found: tuple[Tensor, Tensor] = self.cache.update(*both_2BHQE, self.layer)
+        return found
 
 
 def original_tree(model: Transformer) -> nn.Module:

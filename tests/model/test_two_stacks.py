@@ -14,6 +14,7 @@ from blankfill.attention.kernels import Mask, lower_cross
 from blankfill.data.packing import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.families import ModelOptions
+from blankfill.model.single import SingleColumn
 from blankfill.model.transformer import Transformer, build, count_parameters
 from blankfill.train.cost import parameters
 from blankfill.train.loss import loss_sums
@@ -54,8 +55,9 @@ def gradient(model: Transformer, batch: Batch) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
+@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cached_steps_equal_one_pass(family: str) -> None:
+def test_cached_steps_equal_one_pass(family: str, single: bool) -> None:
     """Column by column with keys and values of the context kept, rows reordered and repeated on the way."""
     model = build(config(family), seed=1).eval()
     made = examples()
@@ -73,8 +75,11 @@ def test_cached_steps_equal_one_pass(family: str) -> None:
                 for layer in cache:
                     layer.select(rows)
             ids, places = batch.input_ids[rows, column, None], batch.positions[:, rows, column, None]
-            hidden = model(ids, places, Mask("none"), cache, context=context)
-            torch.testing.assert_close(hidden[:, 0], whole[rows, column], atol=1e-5, rtol=1e-5)
+            if single:
+                hidden = SingleColumn(model)(ids, places, None, cache, context)
+            else:
+                hidden = model(ids, places, Mask("none"), cache, context=context)[:, 0]
+            torch.testing.assert_close(hidden, whole[rows, column], atol=1e-5, rtol=1e-5)
 
 
 def test_one_stack_adds_by_distance_beside_its_positions() -> None:

@@ -192,7 +192,7 @@ def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> No
     body = (theirs.model if family == "bart" else theirs.transformer).encoder
     packed = pack(encoded, loaded.vocabulary["pad"])
     with torch.no_grad():
-        states = loaded.model.encode(packed.batch).flatten(0, 1)[packed.batch.labels["answer"][0]]
+        states = loaded.model.encode(packed.batch, alone=True).flatten(0, 1)[packed.batch.labels["answer"][0]]
         for k, one in enumerate(encoded):
             ids = torch.from_numpy(one.examples[0].input_ids.astype(np.int64))[None]
             expected = body(input_ids=ids).last_hidden_state[:, column]

@@ -90,11 +90,11 @@ def beam_search(
             least_A = torch.cat([open_AK, end_AK], 1).topk(beams).values[:, -1]
             end_AK = end_AK.masked_fill(end_AK < least_A[:, None], -math.inf)
         _collect(ended, written, end_AK.tolist(), count, length_penalty, beams)
-        beam_AK = best_AK // totals_AKK.shape[-1]
+        from_AK = (best_AK // totals_AKK.shape[-1]).tolist()
         token_AK = tokens_NK.view(len(open_AK), -1).gather(1, best_AK)
         written = [
             [(*written[row][beam], token) for beam, token in zip(from_beams, tokens, strict=True)]
-            for row, (from_beams, tokens) in enumerate(zip(beam_AK.tolist(), token_AK.tolist(), strict=True))
+            for row, (from_beams, tokens) in enumerate(zip(from_AK, token_AK.tolist(), strict=True))
         ]
         going = [
             row
@@ -105,10 +105,13 @@ def beam_search(
         if not going:
             break
         ended, written = [ended[row] for row in going], [written[row] for row in going]
-        kept = torch.tensor(going, device=open_AK.device)
-        open_AK = open_AK[kept]
-        decoder.select((kept[:, None] * beams + beam_AK[kept]).flatten())
-        scores_NV = decoder.step(token_AK[kept].flatten())
+        if len(going) < len(open_AK):
+            kept = torch.tensor(going, device=open_AK.device)
+            open_AK, token_AK = open_AK[kept], token_AK[kept]
+        picked = [row * beams + beam for row in going for beam in from_AK[row]]
+        if picked != list(range(decoder.rows)):
+            decoder.select(torch.tensor(picked))
+        scores_NV = decoder.step(token_AK.flatten())
     return found
 
 

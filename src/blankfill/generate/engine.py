@@ -35,6 +35,7 @@ from torch import Tensor
 from blankfill.attention.kernels import Mask, lower
 from blankfill.data.packing import PADDING, collate, is_causal, sees_all
 from blankfill.model.cross import Reading
+from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
@@ -197,6 +198,7 @@ class Decoder:
         self._width = width + self.room + (self.asks is not None)
         self._cache = model.new_cache(self.rows, self._width)
         self._bias = self._padding_bias(width) if any(len(context) < width for context in contexts) else None
+        self._single = SingleColumn(model) if fits(model) else None
         self._reading = read_sources(model, contexts, pad) if reading is None else dataclasses.replace(reading)
         self._read_by = torch.arange(self.rows, device=self.device)
         """Which of the sources each row answers to, ascending by as many rows for each, int64[B]."""
@@ -236,19 +238,22 @@ class Decoder:
         What asks is forgotten again, since no later column may see it.
         """
         Q = ids_BQ.shape[1]
-        mask = Mask("none" if Q == 1 else "causal")
-        if self._bias is not None:
-            bias = self._bias[..., : self._cache[0].length + Q]
-            if Q > 1:
-                bias = bias.expand(-1, -1, Q, -1).clone()
-                bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
-            mask = Mask("dense", bias)
-        with evaluating(self.model):
-            hidden_BQD = self.model(ids_BQ, positions_PBQ, mask, self._cache, context=self._reading)
+        bias = None if self._bias is None else self._bias[..., : self._cache[0].length + Q]
+        if Q == 1 and self._single is not None and not torch.is_autocast_enabled(self.device.type):
+            hidden_BD = self._single(ids_BQ, positions_PBQ, bias, self._cache, self._reading)
+        else:
+            mask = Mask("none" if Q == 1 else "causal")
+            if bias is not None:
+                if Q > 1:
+                    bias = bias.expand(-1, -1, Q, -1).clone()
+                    bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
+                mask = Mask("dense", bias)
+            with evaluating(self.model):
+                hidden_BD = self.model(ids_BQ, positions_PBQ, mask, self._cache, context=self._reading)[:, -1]
         if self.asks is not None:
             for layer in self._cache:
                 layer.forget(1)
-        return self.model.head.logits(hidden_BQD[:, -1], self.model.output_table)
+        return self.model.head.logits(hidden_BD, self.model.output_table)
 
     @torch.inference_mode()
     def select(self, rows_K: Tensor) -> None:

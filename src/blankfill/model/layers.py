@@ -26,32 +26,31 @@ from blankfill.model.relative import RelativeTerms
 
 
 class LayerCache:
-    """Keys and values of one layer for columns already computed, in buffers made once: [B, H, S, E].
+    """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, H, S, E].
 
     places: int64[B, S], where the columns stand, for a model that adds to its scores by their distances; worth: what
     each distance adds, once it was asked for. Both are kept by the first layer alone.
     """
 
     def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor, first: bool = False) -> None:
-        shape = (rows, config.num_heads, size, config.head_width)
-        self.key = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self.value = torch.empty_like(self.key)
+        shape = (2, rows, config.num_heads, size, config.head_width)
+        self.kept = torch.empty(shape, dtype=like.dtype, device=like.device)
         keeps = first and config.relative_buckets > 0
         self.places = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
         self.worth: Tensor | None = None
         self.spare: Tensor | None = None
-        """A buffer no longer in use, which the next selection is written to."""
+        """The buffer no longer in use, which the next selection is written to."""
         self.length = 0
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new columns; returns all of them."""
-        end = self.length + key.shape[2]
-        if end > self.key.shape[2]:
-            raise ValueError(f"the cache holds {self.key.shape[2]} columns, {end} are needed")
-        self.key[:, :, self.length : end] = key
-        self.value[:, :, self.length : end] = value
+    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
+        """Add the keys and values of new columns; returns those of all, [B, H, S + Q, E] each."""
+        columns = both_2BHQE.shape[3]
+        end = self.length + columns
+        if end > self.kept.shape[3]:
+            raise ValueError(f"the cache holds {self.kept.shape[3]} columns, {end} are needed")
+        self.kept.narrow(3, self.length, columns).copy_(both_2BHQE)
         self.length = end
-        return self.key[:, :, :end], self.value[:, :, :end]
+        return self.kept.narrow(3, 0, end).unbind(0)
 
     def stand(self, places_BQ: Tensor) -> Tensor:
         """Note where the columns stand that are added next; returns the places of all, int64[B, S + Q]."""
@@ -66,15 +65,12 @@ class LayerCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order (beams); rows int64[B']. Columns not yet in use are not copied."""
-        self.key, self.value = self._picked(self.key, rows), self._picked(self.value, rows)
+        buffer, target = self.kept, self.spare
+        if target is None or target.shape[1] != len(rows):
+            target = buffer.new_empty(2, len(rows), *buffer.shape[2:])
+        torch.index_select(buffer[:, :, :, : self.length], 1, rows, out=target[:, :, :, : self.length])
+        self.kept, self.spare = target, buffer
         self.places = None if self.places is None else self.places[rows]
-
-    def _picked(self, buffer: Tensor, rows: Tensor) -> Tensor:
-        target, self.spare = self.spare, buffer
-        if target is None or len(target) != len(rows):
-            target = buffer.new_empty(len(rows), *buffer.shape[1:])
-        torch.index_select(buffer[:, :, : self.length], 0, rows, out=target[:, :, : self.length])
-        return target
 
 
 class Attention(nn.Module):
@@ -96,14 +92,15 @@ class Attention(nn.Module):
         qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, self.width)
         if cache is None and self.relative is None:
             return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel, self.scale))
-        query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
+        made_3BHTE = qkv_BT3HE.permute(2, 0, 3, 1, 4)
+        query, key, value = made_3BHTE
         added = mask.added
         if self.relative is not None:
             if cache is not None or mask.distances is None:
                 raise ValueError("relative positions need the distances of all columns, and know no cache")
             query, added = self.relative(query, mask.distances)
         if cache is not None:
-            key, value = cache.append(key, value)
+            key, value = cache.append(made_3BHTE[1:])
         mixed = attend(query, key, value, mask, dropout, self.kernel, added, self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
 

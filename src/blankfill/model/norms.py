@@ -10,6 +10,7 @@ Shapes: N rows, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,22 +30,31 @@ def norm(config: TransformerConfig, width: int) -> Norm:
     return kind(width, config.norm_eps)
 
 
+def single_norm(module: Norm) -> Callable[[Tensor], Tensor]:
+    """A norm as a plain function of fp32 or other rows [B, D], without gradient."""
+    if isinstance(module, nn.LayerNorm):
+        shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
+        return lambda x_BD: torch.layer_norm(x_BD, shape, weight, bias, eps)
+    plain = module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+    return module.written if plain and isinstance(module, RmsNorm) else module
+
+
 class RmsNorm(nn.RMSNorm):
     """x / √(mean of x² + eps) · weight, over the last dimension."""
 
     _floor: tuple[Tensor, Tensor] | None = None
-    """√(D eps), and nothing, for `_written`."""
+    """√(D eps), and nothing, for `written`."""
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
         if not plain or torch.compiler.is_compiling():
             return super().forward(x)
         if not torch.is_grad_enabled():
-            return self._written(x)
+            return self.written(x)
         made: Tensor = _RmsNorm.apply(x.flatten(0, -2), self.weight, self.eps)
         return made.view(x.shape)
 
-    def _written(self, x: Tensor) -> Tensor:
+    def written(self, x: Tensor) -> Tensor:
         """For single columns, in as few operations as can be: √D x / √(sum of x² + D eps) · weight."""
         size = x.shape[-1]
         if self._floor is None:

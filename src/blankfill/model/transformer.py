@@ -10,6 +10,7 @@ makes D of them (ALBERT).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -83,7 +84,8 @@ class Transformer(nn.Module):
             distances = lower_distances(place, segment, self.config.hidden_size, self.config.clamp)
             mask = replace(mask, distances=distances)
         if self.distances is not None:
-            mask = replace(mask, added=self._by_distance(self.distances, positions[0], mask, cache))
+            made = self.distances.of(positions[0], mask) if cache is None else self.by_distance(positions[0], cache)
+            mask = replace(mask, added=made)
         embedded_BTW = summed(embedded_BTW, self.positions, positions)
         if self.embedding_norm is not None:
             embedded_BTW = self.embedding_norm(embedded_BTW)
@@ -106,25 +108,30 @@ class Transformer(nn.Module):
             hidden_BTD = self.final_norm(hidden_BTD)
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
 
-    def _by_distance(
-        self, table: DistanceTable, places_BT: Tensor, mask: Mask, cache: list[LayerCache] | None
-    ) -> Tensor:
-        """What is added to the scores of columns at these places, [B or 1, H, T, S + T]."""
-        if cache is None:
-            return table.of(places_BT, mask)
+    def by_distance(self, places_BT: Tensor, cache: Sequence[LayerCache]) -> Tensor:
+        """What is added to the scores of columns at these places behind cached ones, [B, H, T, S + T]."""
+        assert self.distances is not None
         first = cache[0]
         if first.worth is None:
-            first.worth = table.of_each()
-        return table.looked_up(first.worth, places_BT, first.stand(places_BT))
+            first.worth = self.distances.of_each()
+        return self.distances.looked_up(first.worth, places_BT, first.stand(places_BT))
 
-    def encode(self, batch: Batch, dtype: torch.dtype = torch.float32, keep: list[Tensor] | None = None) -> Tensor:
-        """Hidden states of a batch, [B, T, D]: of the last stack, or of the encoder alone where a model that has one is
-        given nothing for its decoder. dtype: the compute type, which a dense mask shares; keep: see above."""
+    def encode(
+        self,
+        batch: Batch,
+        dtype: torch.dtype = torch.float32,
+        keep: list[Tensor] | None = None,
+        alone: bool = False,
+    ) -> Tensor:
+        """Hidden states of a batch, [B, T, D].
+
+        dtype: the compute type, which a dense mask shares; keep: see above; alone: of a model of two stacks only the
+        encoder reads the batch, which has no context.
+        """
         mask = self._mask(batch, dtype)
-        if batch.context is None and self.encoder is not None:
-            states_BTD: Tensor = self.encoder(
-                self.words(batch.input_ids), batch.positions, mask, self.recompute, keep=keep
-            )
+        if alone and self.encoder is not None:
+            words_BTD = self.words(batch.input_ids)
+            states_BTD: Tensor = self.encoder(words_BTD, batch.positions, mask, self.recompute, keep=keep)
             return states_BTD
         if batch.context is None:
             return self(batch.input_ids, batch.positions, mask, keep=keep)

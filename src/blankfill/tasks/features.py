@@ -32,17 +32,19 @@ def reader_for(encoder: Transformer, options: FinetuneOptions, alone: bool = Fal
         return None
     config = encoder.config
     layers = config.encoder_layers if alone else config.num_layers
-    return FeatureReader(config.hidden_size, layers + 1, options.features, options.top, options.lstm_size)
+    return FeatureReader(config.hidden_size, layers + 1, options.features, options.top, options.lstm_size, alone)
 
 
 class FeatureReader(nn.Module):
     """Hidden states of an encoder → features [N, width]."""
 
-    def __init__(self, encoder_width: int, layers: int, features: Features, top: Top, hidden: int) -> None:
+    def __init__(
+        self, encoder_width: int, layers: int, features: Features, top: Top, hidden: int, alone: bool = False
+    ) -> None:
         """layers: L. features: "none" is the last layer of an encoder that learns. hidden: units of the LSTM in one
-        direction."""
+        direction. alone: see `Transformer.encode`."""
         super().__init__()
-        self.features = features
+        self.features, self.alone = features, alone
         self.weights = nn.Parameter(torch.zeros(layers)) if features == "weighted-sum" else None
         self.scale = nn.Parameter(torch.ones(())) if features == "weighted-sum" else None
         width = encoder_width * (min(FOUR, layers) if features == "concat-last-4" else 1)
@@ -53,12 +55,12 @@ class FeatureReader(nn.Module):
     def forward(self, encoder: Transformer, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Features of all columns, [N, width]; those of padding are of no meaning."""
         if self.features == "none":
-            return self.read(encoder.encode(batch, dtype).flatten(0, 1), batch)
+            return self.read(encoder.encode(batch, dtype, alone=self.alone).flatten(0, 1), batch)
         was_training = encoder.training
         encoder.eval()
         kept: list[Tensor] = []
         with torch.no_grad():
-            final = encoder.encode(batch, dtype, keep=kept)
+            final = encoder.encode(batch, dtype, keep=kept, alone=self.alone)
         encoder.train(was_training)
         kept[-1] = final
         return self.read(self.join(kept).flatten(0, 1), batch)

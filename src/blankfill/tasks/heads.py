@@ -117,7 +117,7 @@ class TaskModel(ScoreModel):
         index_K = batch.labels[ANSWER][0]
         if self.reader is not None:
             return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
-        asked_KD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_K]
+        asked_KD = self.encoder.encode(batch, dtype, alone=self.alone).flatten(0, 1)[index_K]
         if self.head.pooled and self.encoder.pair_head is not None:
             asked_KD = self.encoder.pair_head.pooled(asked_KD)
         return self.head(asked_KD).float()
