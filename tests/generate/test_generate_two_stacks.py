@@ -12,6 +12,7 @@ import torch
 
 from blankfill.checkpoint.names import FAMILIES
 from blankfill.data.packing import collate
+from blankfill.generate import engine
 from blankfill.generate.beam import beam_search
 from blankfill.generate.engine import Context, Decoder, read_sources, two_stack_context
 from blankfill.model.families import ModelOptions
@@ -102,9 +103,11 @@ def test_texts_are_those_of_transformers(case: Case) -> None:
         assert len(lengths) >= 2
 
 
+@pytest.mark.parametrize("enough", [8, 256])
 @pytest.mark.parametrize("family", ["t5", "t5-v1.1", "bart"])
-def test_cached_rows_answer_as_the_row_of_training(family: str) -> None:
-    """Sources and texts begun of different lengths, read once, whatever becomes of the rows."""
+def test_cached_rows_answer_as_the_row_of_training(family: str, enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources and texts begun of different lengths, read once, together or apart, whatever becomes of the rows."""
+    monkeypatch.setattr(engine, "ENOUGH", enough)
     config = ModelOptions(family=family, hidden_size=32, num_layers=2, num_heads=4).config(WORDS, (40,))
     model = build(dataclasses.replace(config, init_std=0.3, position_std=0.3), seed=1).eval()
     first, size = (2, 40) if family == "bart" else (0, 0)

@@ -18,8 +18,9 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.cli.embed import EmbedArguments
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.data.packing import batches
 from blankfill.errors import UserError
-from blankfill.tasks.embed import Embedder, batches
+from blankfill.tasks.embed import Embedder
 from generate_models import SPECIAL, loaded, random_model, wordpiece
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "red", "big", "play", ".", ",", "猫", "狗", "在", "跑"]

@@ -10,13 +10,19 @@ Examples with a context make two such batches of the same rows, whose segments h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blankfill.types import PADDING, AttentionRule, Batch, Example
+
+FULL = 4096
+"""Most columns of a batch; more do not make it faster and take memory."""
+ENOUGH = 1024
+"""A batch of so many columns is not joined with longer texts: padding would cost more than a larger batch gains."""
 
 
 def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> Batch:
@@ -129,3 +135,23 @@ def is_causal(rule: AttentionRule) -> bool:
 def _parted(rule: AttentionRule) -> bool:
     """Whether some keys are for their own group alone."""
     return rule.group is not None and bool(rule.group.any())
+
+
+def batches(lengths: NDArray[np.int64], full: int = FULL, enough: int = ENOUGH) -> Iterator[NDArray[np.int64]]:
+    """Which texts go together: indices into `lengths`, shortest texts first, each once.
+
+    A batch has at most `full` columns (one text may have more) and texts of one length, unless it would hold fewer than
+    `enough` columns: then longer ones join it.
+    """
+    order = np.argsort(lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        stop = first
+        while stop < len(order):
+            length, count = int(lengths[order[stop]]), stop - first
+            longer = count and length > lengths[order[stop - 1]]
+            if count and ((count + 1) * length > full or (longer and count * lengths[order[stop - 1]] >= enough)):
+                break
+            stop += 1
+        yield order[first:stop]
+        first = stop

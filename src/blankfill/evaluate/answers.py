@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blankfill.data.packing import collate
+from blankfill.data.packing import batches, collate
 from blankfill.generate.fill import SCORED_AT_ONCE
-from blankfill.tasks.embed import batches
 from blankfill.types import Batch, Example
 
 if TYPE_CHECKING:

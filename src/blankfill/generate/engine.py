@@ -33,14 +33,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
-from blankfill.data.packing import PADDING, collate, is_causal, sees_all
-from blankfill.model.cross import Reading
+from blankfill.data.packing import PADDING, batches, collate, is_causal, sees_all
+from blankfill.model.cross import Reading, side_by_side
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 ENDLESS = 1 << 30
 """The room of a model whose positions have no end."""
+ENOUGH = 256
+"""Sources that have so many columns together are not read with longer ones."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,21 @@ def two_stack_context(source: Sequence[int], begun: Sequence[int], first: int = 
 
 @torch.inference_mode()
 def read_sources(model: Transformer, contexts: Sequence[Context], pad: int = 0) -> Reading | None:
-    """What the encoder makes of the sources of contexts, with the keys and values of all layers; None without them."""
-    sources = [[context.source] for context in contexts if context.source is not None]
+    """What the encoder makes of the sources of contexts, with the keys and values of all layers; None without them.
+
+    Those of like length are read together, so that hardly a column is padding.
+    """
+    sources = [context.source for context in contexts if context.source is not None]
     if not sources:
         return None
     weight = model.words.weight
+    parts = []
     with evaluating(model):
-        return model.read(collate(sources, pad).to(weight.device), dtype=weight.dtype, keep=True)
+        for alike in batches(np.array([len(one) for one in sources]), enough=ENOUGH):
+            places = sorted(alike.tolist())
+            batch = collate([[sources[k]] for k in places], pad).to(weight.device)
+            parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))
+    return parts[0][1] if len(parts) == 1 else side_by_side(parts)
 
 
 class Decoder:

@@ -54,6 +54,32 @@ class Reading:
             self.kept = [(key[rows], value[rows]) for key, value in self.kept]
 
 
+def side_by_side(parts: Sequence[tuple[Sequence[int], Reading]]) -> Reading:
+    """Readings of some contexts each as one, with padding that nothing sees. Each comes with the places of its contexts
+    among all, and with the keys and values of all layers."""
+    rows = sum(len(places) for places, _ in parts)
+    width = max(part.hidden.shape[1] for _, part in parts)
+    first = parts[0][1]
+    assert first.kept is not None
+
+    def whole(like: Tensor, columns: int) -> Tensor:
+        shape = [rows, *like.shape[1:]]
+        shape[columns] = width
+        return like.new_zeros(shape)
+
+    hidden = whole(first.hidden, 1)
+    bias = first.hidden.new_full((rows, 1, 1, width), float("-inf"))
+    kept = [(whole(key, 2), whole(value, 2)) for key, value in first.kept]
+    for places, part in parts:
+        size = part.hidden.shape[1]
+        hidden[places, :size] = part.hidden
+        bias[places, ..., :size] = 0.0 if part.mask.bias is None else part.mask.bias
+        for wholes, parts_of in zip(kept, part.kept or (), strict=True):
+            for into, made in zip(wholes, parts_of, strict=True):
+                into[places, :, :size] = made
+    return Reading(hidden, Mask("dense", bias), kept)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention with queries of one stack, and keys and values of another's output."""
 

@@ -12,7 +12,7 @@ Shapes: N texts, B rows, T columns, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
+from blankfill.data.packing import batches
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Bart, Gpt, Mlm, Xlnet
 
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls"]
 Float32 = NDArray[np.float32]
 
-FULL = 4096
-"""Most columns of a batch; more do not make it faster and take memory."""
-ENOUGH = 1024
-"""A batch of so many columns is not joined with longer texts: padding would cost more than a larger batch gains."""
 WINDOW = 16_384
 """How many texts to give at once: they are sorted together, and memory grows with this, not with the file."""
 
@@ -160,23 +157,3 @@ class Embedder:
             return states_BTD
         hidden_BTD: Tensor = self.model(ids_BT, positions_PBT, mask)
         return hidden_BTD
-
-
-def batches(lengths: NDArray[np.int64], full: int = FULL, enough: int = ENOUGH) -> Iterator[NDArray[np.int64]]:
-    """Which texts go together: indices into `lengths`, shortest texts first, each once.
-
-    A batch has at most `full` columns (one text may have more) and texts of one length, unless it would hold fewer than
-    `enough` columns: then longer ones join it.
-    """
-    order = np.argsort(lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        stop = first
-        while stop < len(order):
-            length, count = int(lengths[order[stop]]), stop - first
-            longer = count and length > lengths[order[stop - 1]]
-            if count and ((count + 1) * length > full or (longer and count * lengths[order[stop - 1]] >= enough)):
-                break
-            stop += 1
-        yield order[first:stop]
-        first = stop
