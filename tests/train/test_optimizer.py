@@ -42,6 +42,26 @@ def test_floor_and_early_end_of_decay() -> None:
     assert TrainOptions(steps=1000, warmup=25).warmup_steps == 25
 
 
+@pytest.mark.parametrize(
+    ("step", "schedule", "rate"),
+    [
+        (9, "linear", 1.0), (29, "linear", 1.0), (30, "linear", 1.0), (65, "linear", 0.5), (100, "linear", 0.0),
+        (65, "cosine", 0.5), (29, "inverse_sqrt", 1.0), (119, "inverse_sqrt", 0.5),
+    ],
+)  # fmt: skip
+def test_the_peak_is_held(step: int, schedule: str, rate: float) -> None:
+    """Ten steps of warm-up, twenty at the peak."""
+    assert learning_rate(step, 100, 1.0, 10, schedule, hold=20) == pytest.approx(rate)  # type: ignore[arg-type]
+
+
+def test_t5_has_the_published_rates() -> None:
+    train = load_recipe("t5-base").train
+    for step in (0, 1, 9_999, 10_000, 40_000, 524_287):
+        assert train.lr_at(step) == pytest.approx(1 / max(step + 1, 10_000) ** 0.5)
+    assert TrainOptions(steps=1000, hold=0.5, decay_steps=400, lr=1.0, warmup=0).lr_at(199) == 1.0
+    assert "train.hold is -1; it must not be negative" in TrainOptions(hold=-1).problems()
+
+
 def test_decay_leaves_out_biases_and_norms() -> None:
     model = build(TINY)
     words, decayed, spared = build_optimizer(model, TrainOptions(weight_decay=0.01, word_lr=8.0)).param_groups

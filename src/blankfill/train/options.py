@@ -43,6 +43,9 @@ class TrainOptions:
     """How the learning rate decays after warm-up."""
     warmup: float = 0.1
     """Warm-up: a share of the decay steps when below 1, a number of steps otherwise."""
+    hold: float = 0.0
+    """How long the rate stays at its peak before it decays: a share of the decay steps when below 1, a number of steps
+    otherwise (T5: 10,000)."""
     decay_steps: int = 0
     """Where the decay ends; 0 means at the last step."""
     min_lr: float = 0.0
@@ -97,7 +100,7 @@ class TrainOptions:
                 found.append(f"train.{name} is {getattr(self, name)}; it must be at least 1")
         for name in (
             "micro_batch", "batch_start", "batch_ramp", "short_length", "short_steps", "eval_every", "save_every",
-            "sample_every", "threads", "workers", "clip", "z_loss", "weight_decay", "warmup", "patience",
+            "sample_every", "threads", "workers", "clip", "z_loss", "weight_decay", "warmup", "hold", "patience",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 found.append(f"train.{name} is {getattr(self, name)}; it must not be negative")
@@ -116,8 +119,11 @@ class TrainOptions:
     @property
     def warmup_steps(self) -> int:
         """Warm-up in steps."""
-        share = self.warmup < 1
-        return round(self.warmup * (self.decay_steps or self.steps)) if share else int(self.warmup)
+        return self._of_decay(self.warmup)
+
+    def _of_decay(self, span: float) -> int:
+        """A share of the decay steps when below 1, a number of steps otherwise; in steps."""
+        return round(span * (self.decay_steps or self.steps)) if span < 1 else int(span)
 
     def every(self, name: Literal["eval", "save", "sample"]) -> int:
         """Steps between validations, checkpoints or samples, the defaults filled in."""
@@ -141,7 +147,10 @@ class TrainOptions:
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step."""
-        return learning_rate(step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps)
+        hold = self._of_decay(self.hold)
+        return learning_rate(
+            step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps, hold
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

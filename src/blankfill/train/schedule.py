@@ -9,20 +9,30 @@ Schedule = Literal["linear", "cosine", "inverse_sqrt", "constant"]
 
 
 def learning_rate(
-    step: int, steps: int, peak: float, warmup: int, schedule: Schedule, least: float = 0.0, decay_steps: int = 0
+    step: int,
+    steps: int,
+    peak: float,
+    warmup: int,
+    schedule: Schedule,
+    least: float = 0.0,
+    decay_steps: int = 0,
+    hold: int = 0,
 ) -> float:
     """The learning rate of step number `step` (0-based) of `steps`.
 
-    Linear warm-up from 0 over `warmup` steps, then decay from the peak to `least` × peak at `decay_steps` (0: the last
-    step). "inverse_sqrt" decays as √(warmup/step). Decay begins where warm-up ends, as in XLNet, GLM and fairseq; the
-    original BERT lets a decay that began at step 0 take over, a drop of warmup/steps at that point.
+    Linear warm-up from 0 over `warmup` steps, then the peak for `hold` steps, then decay to `least` × peak at
+    `decay_steps` (0: the last step). "inverse_sqrt" decays as √(begin/step), begin being where warm-up and holding end:
+    T5's 1/√max(step, 10⁴) is a peak of 0.01 that is held for 10⁴ steps. Decay begins there with the others too, as in
+    XLNet, GLM and fairseq; the original BERT lets a decay that began at step 0 take over, a drop of warmup/steps at
+    that point.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    if schedule == "constant":
+    begin = warmup + hold
+    if schedule == "constant" or step < begin:
         return peak
     if schedule == "inverse_sqrt":
-        return peak * math.sqrt(max(1, warmup) / max(1, step + 1))
-    share = min(1.0, (step - warmup) / max(1, (decay_steps or steps) - warmup))
+        return peak * math.sqrt(max(1, begin) / max(1, step + 1))
+    share = min(1.0, (step - begin) / max(1, (decay_steps or steps) - begin))
     shape = 0.5 * (1 + math.cos(math.pi * share)) if schedule == "cosine" else 1 - share
     return peak * (least + (1 - least) * shape)
