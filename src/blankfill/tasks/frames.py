@@ -109,7 +109,7 @@ def reads_alone(objective: Objective, stack: Stack, task: Task) -> bool:
     """Whether the encoder of a model of two stacks reads an item alone, by what was asked for. Raises UserError where
     there is nothing to choose."""
     if stack == "auto":
-        return isinstance(objective, T5) and task.kind == "tag"
+        return objective.two_sided and task.kind == "tag"
     if not objective.two_sided:
         raise UserError(
             f"--stack says which stack of a T5 or BART a head reads, and a {objective.name} model has one; leave it out"

@@ -102,8 +102,8 @@ class FinetuneOptions:
     features: Features = "none"
     """Other than none, the encoder stays as it is and these layers of it are what the head reads."""
     stack: Stack = "auto"
-    """T5 and BART: whose states a head reads. encoder: it reads the item alone. auto: the encoder's for tags with T5
-    (as transformers' T5ForTokenClassification), the decoder's otherwise (as BART's authors)."""
+    """T5 and BART: whose states a head reads. encoder: it reads the item alone. auto: the encoder's for tags (as
+    transformers' T5ForTokenClassification), the decoder's otherwise (as BART's authors)."""
     top: Top = "linear"
     """What reads features: a linear layer, or two layers of a bidirectional LSTM before it; without --features the
     encoder below the LSTM learns with it (BERT, table 5)."""
