@@ -59,6 +59,8 @@ def beam_search(
     (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
     their last token were their end, so that a search with a penalty above 0 stops before max_tokens.
     """
+    if beams == 1 and not thorough:
+        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram)
     rows = decoder.rows
     scores_NV = decoder.prefill()
     decoder.select(torch.arange(rows).repeat_interleave(beams))
@@ -68,7 +70,6 @@ def beam_search(
     written: list[list[tuple[int, ...]]] = [[()] * beams for _ in range(rows)]
     found: list[list[Hypothesis]] = [[] for _ in range(rows)]
     ended = list(found)
-    greedy = beams == 1 and not thorough
 
     def lengths(count: int) -> tuple[int, ...]:
         """How many tokens open hypotheses may end with, when the next to be written is number `count`."""
@@ -99,8 +100,7 @@ def beam_search(
         going = [
             row
             for row, totals in enumerate(open_AK.tolist())
-            if not (greedy and ended[row])
-            and not _settled(ended[row], max(totals), lengths(count), beams, length_penalty)
+            if not _settled(ended[row], max(totals), lengths(count), beams, length_penalty)
         ]
         if not going:
             break
@@ -112,6 +112,43 @@ def beam_search(
         if picked != list(range(decoder.rows)):
             decoder.select(torch.tensor(picked))
         scores_NV = decoder.step(token_AK.flatten())
+    return found
+
+
+def _greedy(
+    decoder: Decoder, grammar: Grammar, max_tokens: int, penalty: float, no_repeat_ngram: int
+) -> list[list[Hypothesis]]:
+    """The likeliest token each time, until the end is as likely: a search with one beam that is not thorough."""
+    scores_NV = decoder.prefill()
+    rows = list(range(decoder.rows))  # that go on
+    written: list[list[int]] = [[] for _ in rows]
+    totals = [0.0] * len(rows)
+    found: list[list[Hypothesis]] = [[] for _ in rows]
+    for count in range(max_tokens + 1):
+        allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
+        last = count == max_tokens or decoder.room == 0
+        if no_repeat_ngram and not last:
+            allowed_NV = forbid_ngrams(allowed_NV, [tuple(written[row]) for row in rows], no_repeat_ngram)
+        best_N1, token_N1 = highest(allowed_NV, 1)
+        kept = []
+        for k, (best, token, end) in enumerate(
+            zip(best_N1[:, 0].tolist(), token_N1[:, 0].tolist(), end_N.tolist(), strict=True)
+        ):
+            row = rows[k]
+            if end > -math.inf and (last or end >= best):
+                total = totals[row] + end
+                found[row].append(Hypothesis(tuple(written[row]), total, _score(total, count, penalty)))
+            elif not last and best > -math.inf:
+                totals[row] += best
+                written[row].append(token)
+                kept.append(k)
+        if not kept:
+            break
+        if len(kept) < len(rows):
+            chosen = torch.tensor(kept, device=token_N1.device)
+            decoder.select(chosen)
+            token_N1, rows = token_N1[chosen], [rows[k] for k in kept]
+        scores_NV = decoder.step(token_N1[:, 0])
     return found
 
 
