@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from blankfill import run
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.exporting import export_model
 from blankfill.errors import ConfigError
+from blankfill.finetune import Request, finetune, read_data
 from blankfill.generate.fill import fill
 from blankfill.origin import Continue
+from blankfill.predict import Predictor
 from blankfill.recipe import Recipe, load_recipe
+from blankfill.tasks.options import FinetuneOptions, Stack
 from blankfill.train.record import read_lines
 from small_run import SMALL, texts_in
 
@@ -98,3 +102,29 @@ def test_recipes_that_cannot_be(changed: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError) as found:
         recipe("bart-base", **changed)
     assert told in str(found.value)
+
+
+@pytest.mark.parametrize(("stack", "tags"), [("auto", True), ("decoder", True), ("auto", False), ("encoder", False)])
+def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: Stack, tags: bool, tmp_path: Path) -> None:
+    """Whichever stack its head reads; what is not read stays as it was."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    if tags:
+        (data / "wikigold.conll.txt").write_text("Ann I-PER\nsat O\n\nthe O\nhouse O\n\n" * 6)
+    else:
+        rows = [f"{words}\t{k % 2}" for k, words in enumerate(["a fine story", "the house", "he went", "she sat"] * 3)]
+        for split in ("train", "dev"):
+            (data / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    options = FinetuneOptions(
+        stack=stack, epochs=1.0, batch_size=4, lr=1e-3, threads=1, precision="fp32", hold_out=0.5, max_length=16
+    )
+    request = Request("wikigold" if tags else "sst2", data, trained, options)
+    finetune(request, out)
+    _, dev = read_data(request.task_asked(), data, options)
+    predictor = Predictor(out, "cpu", 1)
+    shown = [one.shown for one in predictor.predict(dev.items)]
+    said = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert shown and [{key: line[key] for key in one} for one, line in zip(shown, said, strict=True)] == shown
+    before, after = load_model(trained).model.layers.state_dict(), predictor.model.encoder.layers.state_dict()
+    at_encoder = stack == "encoder" or (stack == "auto" and tags)
+    assert all(torch.equal(before[name], after[name]) for name in before) == at_encoder

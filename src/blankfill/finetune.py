@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from blankfill.checkpoint.load import Loaded
+    from blankfill.model.transformer import Transformer
     from blankfill.tasks.adapter import Adapter, Decided
     from blankfill.tasks.heads import AnswerModel
     from blankfill.tasks.items import Item, Split
@@ -318,30 +319,45 @@ def with_head(
 
     from blankfill.adapt.lora import add_lora
     from blankfill.attention.kernels import best_kernel
-    from blankfill.tasks.adapter import HeadAdapter, OwnWords
-    from blankfill.tasks.features import reader_for
-    from blankfill.tasks.heads import TaskModel, new_head
     from blankfill.tasks.training import balanced, check_layers
 
     check_layers(loaded.model.config, options)
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
-    if isinstance(adapter, OwnWords):
-        model: AnswerModel = adapter.model(loaded.model)
-    else:
-        assert isinstance(adapter, HeadAdapter)
-        generator = torch.Generator().manual_seed(options.seed)
-        torch.manual_seed(options.seed)
-        alone = adapter.frames.alone
-        reader = reader_for(loaded.model, options, alone)
-        width = reader.width if reader is not None else 0
-        head = new_head(loaded.model, adapter.head, adapter.outputs, adapter.pooled, generator, width)
-        sizes = adapter.classes(items)
-        weights = balanced(sizes.tolist()) if options.class_weights == "balanced" and sizes is not None else None
-        model = TaskModel(loaded.model, head, weights, reader, alone)
+    weights = None
+    if options.class_weights == "balanced" and (sizes := adapter.classes(items)) is not None:
+        weights = balanced(sizes.tolist())
+    torch.manual_seed(options.seed)
+    model = answering(loaded.model, adapter, options, torch.Generator().manual_seed(options.seed), weights)
     model = model.to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()
+
+
+def answering(
+    encoder: Transformer,
+    adapter: Adapter,
+    options: FinetuneOptions,
+    generator: torch.Generator | None = None,
+    class_weights: Sequence[float] | None = None,
+) -> AnswerModel:
+    """What answers a task with an encoder: its own words, or a head on it, drawn from a generator if one is given."""
+    from blankfill.tasks.adapter import HeadAdapter, OwnWords
+    from blankfill.tasks.features import reader_for
+    from blankfill.tasks.heads import TaskModel, empty_head, new_head
+
+    if isinstance(adapter, OwnWords):
+        return adapter.model(encoder)
+    assert isinstance(adapter, HeadAdapter)
+    alone = adapter.frames.alone
+    reader = reader_for(encoder, options, alone)
+    width = reader.width if reader is not None else 0
+    kind, outputs, pooled = adapter.head, adapter.outputs, adapter.pooled
+    if generator is None:
+        head = empty_head(encoder, kind, outputs, pooled, width)
+    else:
+        head = new_head(encoder, kind, outputs, pooled, generator, width)
+    return TaskModel(encoder, head, class_weights, reader, alone)
 
 
 def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:

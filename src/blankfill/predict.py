@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from blankfill.console import say
 from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import adapter_of, with_kept_patterns
+from blankfill.finetune import adapter_of, answering, with_kept_patterns
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.mixture import Mixture
@@ -63,9 +63,6 @@ class Predictor:
         from blankfill.model.layout import lay_out_to_write
         from blankfill.model.transformer import Transformer
         from blankfill.objectives import OBJECTIVES
-        from blankfill.tasks.adapter import HeadAdapter, OwnWords
-        from blankfill.tasks.features import reader_for
-        from blankfill.tasks.heads import AnswerModel, TaskModel, empty_head
         from blankfill.tasks.seq2seq_adapter import Write
         from blankfill.train.precision import pick_device
 
@@ -91,14 +88,7 @@ class Predictor:
         if isinstance(self.adapter, Write):
             self.adapter.shown = n_best
         with torch.device("meta"):
-            if isinstance(self.adapter, OwnWords):
-                model: AnswerModel = self.adapter.model(encoder)
-            else:
-                assert isinstance(self.adapter, HeadAdapter)
-                reader = reader_for(encoder, self.options)
-                width = reader.width if reader is not None else 0
-                head = empty_head(encoder, self.adapter.head, self.adapter.outputs, self.adapter.pooled, width)
-                model = TaskModel(encoder, head, None, reader)
+            model = answering(encoder, self.adapter, self.options)
         model.load_state_dict(found.model, assign=True)
         if self.options.lora_rank:
             merge_lora(encoder)
