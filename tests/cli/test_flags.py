@@ -21,7 +21,7 @@ SECTIONS = {
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
     "norm start positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_start batch_ramp short_length short_steps optimizer momentum lr "
-    "word_lr schedule warmup decay_steps min_lr weight_decay decay_all beta1 beta2 eps z_loss clip precision "
+    "word_lr schedule warmup hold decay_steps min_lr weight_decay decay_all beta1 beta2 eps z_loss clip precision "
     "gradient_checkpointing device threads workers log_every eval_every eval_rows save_every keep patience "
     "sample_every samples",
     DistilOptions: "temperature soft_weight word_weight hidden_weight over start layers",
@@ -122,6 +122,7 @@ PLAIN = {
         "lora-rank",
         "features",
         "top",
+        "stack",
         "lstm-size",
         "restarts",
         "help",
