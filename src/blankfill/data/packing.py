@@ -4,7 +4,8 @@ Several Examples may share a row; `segment` tells them apart. The batch says in 
 all when every row is one full-length Example that sees everything, the plain causal kernel when every row is one
 left-to-right Example, the rule's vectors otherwise. Rows are as wide as the longest, no wider.
 
-Examples with a context make two such batches of the same rows, whose segments have the same numbers.
+Examples with a context make two such batches of the same rows, whose segments have the same numbers. `batches` says
+which texts are best put into one.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def norm(config: TransformerConfig, width: int) -> Norm:
 
 
 def single_norm(module: Norm) -> Callable[[Tensor], Tensor]:
-    """A norm as a plain function of fp32 or other rows [B, D], without gradient."""
+    """A norm as a plain function of rows [B, D], without gradient."""
     if isinstance(module, nn.LayerNorm):
         shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
         return lambda x_BD: torch.layer_norm(x_BD, shape, weight, bias, eps)

@@ -42,7 +42,7 @@ class SingleColumn:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.layers = [_Layer(layer) for layer in model.all_layers[-len(model.layers) :]]
+        self.layers = [_Layer(layer) for layer in model.layers if isinstance(layer, Layer)]
         self.embedding_norm = None if model.embedding_norm is None else single_norm(model.embedding_norm)
         self.final_norm = None if model.final_norm is None else single_norm(model.final_norm)
 

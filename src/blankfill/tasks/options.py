@@ -173,11 +173,10 @@ class FinetuneOptions:
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
         if self.method != "head":
-            given = [("--features", self.features != "none"), ("--top", self.top != "linear")]
-            given.append(("--stack", self.stack != "auto"))
+            asked = {"features": self.features != "none", "top": self.top != "linear", "stack": self.stack != "auto"}
             found += [
-                f"--method {self.method} answers with the model's own words, not with a head; leave out {flag}"
-                for flag, is_given in given
+                f"--method {self.method} answers with the model's own words, not with a head; leave out --{name}"
+                for name, is_given in asked.items()
                 if is_given
             ]
         if self.features != "none" and (self.lora_rank or self.freeze):
