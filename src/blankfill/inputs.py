@@ -283,7 +283,7 @@ def go_on(out: Path, notes: Sequence[Note], note: Note, tokenizer: Tokenizer, so
     check_run_tokenizer(out, notes, tokenizer, source)
     note = {**(notes[0] if notes else {}), **note}
     note.setdefault("tokenizer", tokenizer_mark(tokenizer, out))
-    if notes[-1:] != [note] or not (out / FILE).exists():
+    if notes[-1:] != [note] or len(notes) < 2:  # the file is the last of the two
         write_note(out, note)
     return note
 
