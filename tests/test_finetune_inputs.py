@@ -95,7 +95,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "an option": (reworded("run/finetune.json", '"lr": 0.005', '"lr": 0.004'), r"lr is 0\.004 and was 0\.005"),
     "the run's patterns": (reworded("run/patterns.yaml", "ran on the", "sat on the"), r"the patterns are others"),
     "the model's tokenizer": (lambda root: permute(root / "made/step-0/tokenizer.json"), r"tokenizer of \S*step-0 is"),
-    "the run's tokenizer": (lambda root: permute(root / "run/tokenizer.json"), r"run/tokenizer\.json is another .*step-0 is the same"),
+    "the run's tokenizer": (
+        lambda root: permute(root / "run/tokenizer.json"),
+        r"run/tokenizer\.json is another .*step-0 is the same",
+    ),
     "the model's word rate": (retagged(word_lr=4.0), r"in the model it began from word_lr is 4\.0 and was 1\.0"),
     "the model's roles": (retagged(roles={"pad": 3}), r"in the model it began from roles\.pad is 3 and was"),
 }  # fmt: skip
