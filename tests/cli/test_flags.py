@@ -85,6 +85,8 @@ PLAIN = {
         "longest-target",
         "blank",
         "label-smoothing",
+        "pseudo-noise",
+        "target-noise",
         "mixing-limit",
         "mixing-temperature",
         "beams",

@@ -73,6 +73,12 @@ class FinetuneOptions:
     """Several tasks at once: above 1, small tasks are drawn more often, in proportion to items^(1/this) (T5: 2)."""
     label_smoothing: float = 0.0
     """Writing: the share of each right word that is spread over all words (GLM, UniLM: 0.1)."""
+    pseudo_noise: float = 0.0
+    """Writing with a UniLM v2: the share of pseudo masks that are something else while it learns, half of them a random
+    token and half the token itself (released code: 0.2)."""
+    target_noise: float = 0.0
+    """Writing with a UniLM v2: the share of the target's tokens that it reads as what stands at their pseudo mask while
+    it learns (released code: 0.4 to 0.8, by the task)."""
     beams: int = 1
     """Writing: how many ways of going on are followed at once (GLM: 5)."""
     length_penalty: float = 1.0
@@ -189,6 +195,9 @@ class FinetuneOptions:
             found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
         if not 0 <= self.label_smoothing < 1:
             found.append(f"--label-smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        for name in ("pseudo_noise", "target_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be between 0 and 1")
         if not 0 < self.hold_out < 1:
             found.append(f"--hold-out is {self.hold_out}; it must be above 0 and below 1")
         if not 0 <= self.seed < 2**32:
