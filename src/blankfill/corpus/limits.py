@@ -27,11 +27,20 @@ LARGEST_WINDOW = 128 << 20
 LARGEST_DICTIONARY = 256 << 20
 """Bytes that reading an .xz file may take; `xz -9` takes 65 MiB."""
 
+LARGEST_COLUMN = 256 << 20
+"""Bytes that a column of a Parquet row group may unpack to however small it is packed; beyond, see LARGEST_RATIO."""
+
+LARGEST_RATIO = 100
+"""How many bytes one byte of a larger column may unpack to; text gives some 3 to 20."""
+
 LARGEST_DIRECTORY = 1 << 20
 """Bytes of the table of contents of a zip archive: some 10,000 names."""
 
 MOST_TOKENS = 4_000_000
 """Entries of a vocabulary; the largest in use have some 260,000 (mT5) to 1,000,000."""
+
+SPARE_IDS = 1000
+"""How far the highest id of a vocabulary may lie beyond twice the number of its entries."""
 
 
 def too_long(where: str, limit: int, remedy: str, unit: str = "characters") -> UserError:

@@ -131,7 +131,7 @@ def read_extractor(
     title = ""
     kept: list[str] = []
     size = 0
-    for line in lines(read_text(path, compression, encoding, start, end, name)):
+    for line in lines(read_text(path, compression, encoding, start, end, name), name, LONGEST_PAGE):
         if line.startswith("<doc "):
             at = line.find('title="')
             found = _TITLE.match(line, at) if at >= 0 else None
