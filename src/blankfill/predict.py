@@ -20,7 +20,7 @@ from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, Q
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.rows import UnusableError, text_lines
+from blankfill.tasks.rows import UnusableError, joined_lines
 from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.together import combined, logs_of
@@ -339,7 +339,7 @@ def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> 
 
 def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
     """Predictions by the ids of their items."""
-    text = "\n".join(text_lines(path)).strip()
+    text = joined_lines(path).strip()
     try:
         whole = json.loads(text)
         if isinstance(whole, dict) and "id" not in whole:

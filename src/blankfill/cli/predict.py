@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from blankfill.cli.lines import lines_of
+from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
             target = sys.stdout if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
-        while window := list(islice(items, WINDOW)):
+        for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, one in zip(window, predictor.predict(window), strict=True):
                 target.write(json.dumps({"id": item.id, **one.shown}, ensure_ascii=False) + "\n")
     return 0
