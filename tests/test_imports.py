@@ -12,6 +12,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "blankfill"
 LAYERS = [
     {"errors", "types", "_version", "recipes"},
     {"console", "environment"},
+    {"threads"},
     {"corpus", "objectives", "attention"},
     {"model"},
     {"data", "checkpoint", "adapt"},

@@ -19,6 +19,7 @@ from blankfill.errors import UserError
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
+    from blankfill.train.machine import Machine
 
 LOCK = ".lock"
 
@@ -79,6 +80,23 @@ def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
     path = out / "run.json"
     before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
     write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+
+
+def note_machine(out: Path, machine: Machine) -> None:
+    """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
+    from blankfill.train.machine import FILE
+
+    write_text(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
+
+
+def noted_machine(out: Path) -> Machine | None:
+    """What `note_machine` wrote, None when it is not there or cannot be read."""
+    from blankfill.train.machine import FILE, machine_from
+
+    try:
+        return machine_from(json.loads((out / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def renew_report(out: Path) -> None:
