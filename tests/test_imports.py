@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "blankfill"
 
 LAYERS = [
     {"errors", "types", "_version", "recipes"},
+    {"system"},
     {"console", "environment"},
     {"threads"},
     {"corpus", "objectives", "attention"},

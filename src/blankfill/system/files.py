@@ -1,0 +1,287 @@
+"""Files and folders that are written whole or not at all, and that survive a power cut.
+
+Everything that this program leaves on a disk goes through here. A file is written under a temporary name beside its
+own, synced to the disk, renamed, and then its folder is synced: without the first sync a power cut leaves an empty file
+under the final name, without the second it takes the name back. Temporary names have one pattern,
+`.NAME.PROCESS-THREAD.part`, so that what a killed process left is known and removed by the next one that writes the
+same output; nothing else is ever removed.
+
+Errors of the disk become a `DiskError` of one sentence, whichever library met them. Not here: reading (`reading`), the
+locks of folders that a run owns.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from blankfill.errors import UserError
+
+REMEDY = "free some space or give another --out"
+LONGEST = 200
+"""Bytes of a name that its temporary name repeats; file systems allow 255 in all."""
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
+"""What file systems without a sync of folders, and pipes, answer to one."""
+
+
+class DiskError(UserError):
+    """A file or folder that could not be written; `full` when the disk (or the user's share of it) has no room."""
+
+    def __init__(self, message: str, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+    def __reduce__(self) -> tuple[type[DiskError], tuple[str, bool]]:
+        return (type(self), (str(self), self.full))
+
+
+def error_number(error: BaseException) -> int | None:
+    """The errno of an error of the disk, also where a library (safetensors, tokenizers, numpy) gives only a text.
+
+    None for an error that has nothing to do with a disk.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    text = str(error)
+    if found := re.search(r"\(os error (\d+)\)", text):  # as Rust writes it
+        return int(found[1])
+    if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", text):  # numpy's short write
+        return errno.ENOSPC
+    return errno.EIO if isinstance(error, OSError) and not text else None
+
+
+def disk_error(path: Path, error: BaseException, remedy: str = REMEDY) -> DiskError | None:
+    """The sentence for an error met while `path` was written, None when it is not one of the disk."""
+    number = error_number(error)
+    if number is None:
+        return None
+    return DiskError(f"{path}: cannot be written ({os.strerror(number)}); {remedy}", number in FULL)
+
+
+@contextmanager
+def disk_errors(path: Path, remedy: str = REMEDY) -> Iterator[None]:
+    """Turn errors of the disk inside the block into a DiskError that names `path`.
+
+    An OSError that names a file elsewhere passes through: it is not about `path`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and not _concerns(path, error.filename):
+            raise
+        found = disk_error(path, error, remedy)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _concerns(path: Path, name: object) -> bool:
+    """Whether a file that an error names is `path`, lies inside it, or is a folder that it needs."""
+    if not isinstance(name, str | bytes):
+        return True  # a descriptor
+    named, own = Path(os.fsdecode(name)).absolute(), path.absolute()
+    return own.parent == named.parent or named.is_relative_to(own) or own.is_relative_to(named)
+
+
+def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
+    """Write a file whole and durably; text as UTF-8 with its line ends as they are. Raises DiskError."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with whole_file(path, "wb", remedy) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY) -> Iterator[IO[Any]]:
+    """Open a file that gets its name `path` when the block ends well; otherwise what was there before stays.
+
+    mode: "wb", or "w" for UTF-8 text with line feeds. Raises DiskError.
+    """
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    with whole_path(path, remedy) as part, open(part, mode, encoding=encoding, newline=newline) as file:
+        yield file
+
+
+@contextmanager
+def whole_path(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
+    """Yield a temporary path; the file that the block writes there is synced and renamed to `path` when it ends well.
+
+    A link at `path` stays, and what it leads to is written. A device or a pipe is written as it is (by a library that
+    makes a file of its own and renames it, it would be replaced: safetensors does). Raises DiskError.
+    """
+    target = path.resolve() if path.is_symlink() else path
+    if _is_special(target):
+        with disk_errors(path, remedy):
+            yield target
+        return
+    part = part_of(target)
+    with disk_errors(path, remedy):
+        remove_leftovers(target)
+        try:
+            yield part
+            sync_file(part)
+            part.replace(target)
+            sync_folder(target.parent)
+        except BaseException:
+            remove(part)
+            raise
+
+
+@contextmanager
+def whole_folder(out: Path, remedy: str = REMEDY) -> Iterator[Path]:
+    """Yield an empty temporary folder, which is synced with all that lies in it and becomes `out` at the end.
+
+    `out` must not exist, or be an empty folder. The folders above it are made. Raises DiskError.
+    """
+    part = part_of(out)
+    with disk_errors(out, remedy):
+        remove_leftovers(out)
+        try:
+            make_folder(out.parent)
+            part.mkdir()
+            yield part
+            sync_tree(part)
+            if out.is_dir() and not out.is_symlink():
+                out.rmdir()
+            part.rename(out)
+            sync_folder(out.parent)
+        except BaseException:
+            remove(part)
+            raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each entered in the one above durably. Raises OSError."""
+    missing = []
+    folder = path
+    while not folder.exists():
+        missing.append(folder)
+        if folder == folder.parent:
+            break
+        folder = folder.parent
+    path.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
+
+
+def own_folder(path: Path) -> Path:
+    """Make a folder that this program fills and clears by itself.
+
+    Raises UserError when a link or a file stands under its name: what a link leads to is not ours to clear.
+    """
+    refuse_link(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file where a work folder belongs; move it away")
+    with disk_errors(path):
+        make_folder(path)
+    return path
+
+
+def refuse_link(path: Path) -> None:
+    """Raise UserError when a work folder is a link, which a folder from elsewhere may hold."""
+    if path.is_symlink() or (hasattr(path, "is_junction") and path.is_junction()):
+        raise UserError(
+            f"{path} is a link to {path.readlink()}, and a work folder must not be one, since it is cleared; "
+            "remove the link or give another folder"
+        )
+
+
+def part_of(path: Path) -> Path:
+    """The temporary name of an output of this process and thread."""
+    return path.with_name(f".{_short(path.name)}.{os.getpid()}-{threading.get_native_id()}.part")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files and folders of `path` whose processes have ended, and nothing else."""
+    pattern = re.compile(re.escape(f".{_short(path.name)}.") + r"(\d+)-\d+\.part")
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return
+    for name in names:
+        found = pattern.fullmatch(name)
+        if found and not _alive(int(found[1])):
+            remove(path.with_name(name))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder as far as that is possible; of a link only the link."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def sync_file(path: Path) -> None:
+    """Push a file's content to the disk. Raises OSError."""
+    with open(path, "rb+") as file:
+        _sync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Push the names in a folder to the disk, where the system can (not on Windows). Raises OSError."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _sync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(path: Path) -> None:
+    """Push a file, or a folder with everything in it, to the disk; links are left alone. Raises OSError."""
+    if path.is_symlink():
+        return
+    if not path.is_dir():
+        sync_file(path)
+        return
+    for entry in path.iterdir():
+        sync_tree(entry)
+    sync_folder(path)
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, which cannot be replaced by a file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _short(name: str) -> str:
+    """A name, or its beginning and a hash where it is long."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= LONGEST:
+        return name
+    beginning = encoded[: LONGEST - 17].decode("utf-8", "ignore")
+    return f"{beginning}-{hashlib.blake2b(encoded, digest_size=8).hexdigest()}"
+
+
+def _alive(process: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(process))

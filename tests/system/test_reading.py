@@ -1,0 +1,125 @@
+"""Bounded reads: what is no regular file, too large, too deep, not UTF-8 or of another type is one sentence."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blankfill.errors import UserError
+from blankfill.system import reading
+
+
+def make(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "file is empty, where JSON is expected"),
+        (b'{"a": 1', r"file: not JSON \(Expecting ',' delimiter"),
+        (b'{\n"a": }', r"file, line 2: not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"9" * 5_000, "a number of too many digits"),
+        (b'{"a": "caf\xe9"}', r"file, line 1, is not UTF-8 \(byte 10\)"),
+        (b"[1]", "a list stands where an object is expected"),
+        (b"true", "true or false stands where an object is expected"),
+    ],
+)
+def test_json_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        reading.read_json(make(tmp_path, content))
+
+
+def test_json_that_is_well_is_read(tmp_path: Path) -> None:
+    assert reading.read_json(make(tmp_path, b'\xef\xbb\xbf{"a": [1, 2.5, null]}')) == {"a": [1, 2.5, None]}
+    assert reading.read_json(make(tmp_path, b"[1]"), list) == [1]
+
+
+def test_a_missing_file_is_told_from_an_unreadable_one(tmp_path: Path) -> None:
+    with pytest.raises(reading.UnreadableError, match="none does not exist") as caught:
+        reading.read_text(tmp_path / "none")
+    assert caught.value.missing
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(reading.UnreadableError, match="link is a link to gone, which does not exist"):
+        reading.read_text(tmp_path / "link")
+    with pytest.raises(reading.UnreadableError, match="is a folder") as caught:
+        reading.read_text(tmp_path)
+    assert not caught.value.missing
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes there")
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="pipe is a named pipe"):
+        reading.read_json(tmp_path / "pipe")
+    with pytest.raises(UserError, match="endless is a device"):
+        reading.read_text(tmp_path / "endless")
+
+
+def test_sizes_are_limited_before_reading(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with open(path, "wb") as file:
+        file.truncate(10 << 40)  # a hole of ten terabytes
+    with pytest.raises(UserError, match="67,108,864 are the most"):
+        reading.read_bytes(path)
+
+
+def test_lines_that_inform_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = make(tmp_path, b'{"step": 1}\n\xff\xfe{"step"\n{"text": "a\xe2\x80\xa8b"}\n[2]\n\n{"step": 3}\n{"st')
+    assert reading.read_json_lines(path) == ([{"step": 1}, {"text": "a\u2028b"}, {"step": 3}], 3)
+    assert reading.read_json_lines(tmp_path / "none") == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        ({}, int, "state: `step` is missing"),
+        ({"step": "1"}, int, "state: `step`: a text stands where a whole number is expected"),
+        ({"step": True}, int, "state: `step`: true or false stands where a whole number is expected"),
+        ({"step": 1.0}, int, "a number stands where a whole number is expected"),
+        ({"step": float("nan")}, float, "`step` is nan, where a finite number is expected"),
+        ({"step": 10**400}, float, "`step`: the number is too large"),
+        ({"step": None}, dict, "null stands where an object is expected"),
+    ],
+)
+def test_fields_of_other_types(values: dict[str, Any], kind: type, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        reading.field(values, "step", kind, "state")
+
+
+def test_fields_that_are_well() -> None:
+    assert reading.field({"step": 3}, "step", int, "state") == 3
+    assert reading.field({"step": 3}, "step", float, "state") == 3.0
+    assert reading.field({}, "step", int, "state", 7) == 7
+
+
+def test_aliases_do_not_multiply() -> None:
+    lines = ["a: &a [1,1,1,1,1,1,1,1,1]"]
+    lines += [f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 9)}]" for k in range(9)]
+    with pytest.raises(UserError, match="aliases that repeat more than"):
+        reading.parse_yaml("\n".join(lines), "recipe")
+    with pytest.raises(UserError, match="aliases that repeat"):
+        reading.parse_yaml("&a [*a]", "recipe")
+    assert reading.parse_yaml("a: &x [1, 2]\nb: *x", "recipe") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "nest"),
+        ("a: [1,\nb: }", r"recipe, line 2: not valid YAML"),
+        ("x: " + "9" * 5_000, "a value that cannot be read"),
+        ("day: 2024-13-45", "a value that cannot be read"),
+        ("a: !!python/object:os.system x", "not valid YAML"),
+    ],
+)
+def test_yaml_that_is_none(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        reading.parse_yaml(text, "recipe")
