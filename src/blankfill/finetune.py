@@ -24,7 +24,6 @@ from blankfill.run_folder import (
     note_facts,
     note_machine,
     noted_machine,
-    prepare_folder,
     renew_report,
     run_folder,
     stop_signals,
@@ -243,7 +242,11 @@ def finished(request: Request, folder: Path, alike: Machine | None = None) -> di
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if not found.get("complete"):
         resume = (folder / ASKED).exists()
-        finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
+        try:
+            finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
+        finally:
+            if alike is not None and folder.is_dir():  # which it is not where the run was refused
+                note_machine(folder.parent, alike)
         found = json.loads(path.read_text(encoding="utf-8"))
     if not found["complete"]:
         raise UserError(f"stopped in {folder}; the same command goes on there")
@@ -264,14 +267,12 @@ def together(options: FinetuneOptions, out: Path) -> Machine:
     from blankfill.threads import from_variables
     from blankfill.train.machine import able, is_here, settle
 
-    prepare_folder(out, resume=True)
     found = noted_machine(out)
     if found is not None and is_here(device := torch.device(found.device)) and able(device, found.dtype):
         return dataclasses.replace(found, threads=options.threads or from_variables() or found.threads)
     conditions = settle(options)
     for remark in conditions.remarks:
         say(remark)
-    note_machine(out, conditions.machine)
     return conditions.machine
 
 

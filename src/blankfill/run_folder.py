@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import say
 from blankfill.errors import UserError
+from blankfill.system.reading import read_json
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
@@ -94,8 +95,8 @@ def noted_machine(out: Path) -> Machine | None:
     from blankfill.train.machine import FILE, machine_from
 
     try:
-        return machine_from(json.loads((out / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        return machine_from(read_json(out / FILE))
+    except UserError:
         return None
 
 
