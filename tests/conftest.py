@@ -7,6 +7,7 @@ sides of every choice can be tested on any machine; on a processor without them,
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def bf16_units() -> Iterator[None]:
         if BF16 == "on" and not set(found) & set(environment.BF16_SETS):
             patch.setattr(environment, "instruction_sets", lambda: [*found, environment.BF16_SETS[0]])
         yield
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """The threads of torch, which runs and commands change for their process, as they were before the test."""
+    torch = sys.modules.get("torch")  # tests without it stay fast
+    count = torch.get_num_threads() if torch else 0
+    yield
+    if torch:
+        torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="session")

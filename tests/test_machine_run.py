@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ from test_finetune import classes, model_folder
 
 RUN = {**SMALL, "model.dropout": 0.1, "train.save_every": 2, "train.log_every": 1}
 UNITS = {"off": ["avx2"], "on": ["avx2", "avx512_bf16"]}
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +103,7 @@ def test_machine_options_go_with_resume(
     assert changed in said and workers in said
     assert "with 1 thread (2 so far), with 2 rows at a time (all rows of a step at once so far)" in changed
     assert "by rounding and, where there is dropout, by what is dropped" in changed
-    assert workers == "1 processes prepare the rows from here on; no number depends on it"
+    assert workers == "train.workers is 1 from here on; no number depends on it"
     assert (run / "recipe.yaml").read_bytes() == before
     blankfill.resume(run)
     assert (noted(run)["threads"], noted(run)["micro_batch"]) == (1, 2) and len(remarks(run)) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,13 +13,6 @@ from blankfill import environment, threads
 from blankfill.cli.main import main
 from blankfill.errors import UserError
 from blankfill.threads import choose_threads, use_threads
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ def conditions_again(recipe: Recipe, checkpoint: Checkpoint, changes: Mapping[st
     recipe = with_changes(recipe, changes)
     found = settle_again(recipe.train, noted, changes)
     if "workers" in changes:
-        found.remarks.append(f"{recipe.train.workers} processes prepare the rows from here on; no number depends on it")
+        found.remarks.append(f"train.workers is {recipe.train.workers} from here on; no number depends on it")
     return with_changes(recipe, {"micro_batch": found.machine.micro_batch}), found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,13 +18,6 @@ from blankfill.train.pace import FIRST, STEPS
 from blankfill.train.precision import pick_dtype
 
 NOTED = Machine("cpu", "float32", 2, 0, "blocked", "2.13.0", "AVX2", "a processor", "avx2 fma")
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture
