@@ -59,6 +59,7 @@ OWN = {
         "teacher",
         "verify",
         "no-verify",
+        "threads",
         "seed",
         "help",
     },
@@ -87,6 +88,8 @@ PLAIN = {
         "longest-target",
         "blank",
         "label-smoothing",
+        "pseudo-noise",
+        "target-noise",
         "mixing-limit",
         "mixing-temperature",
         "beams",
@@ -164,8 +167,8 @@ PLAIN = {
         "threads",
         "help",
     },
-    "import": {"out", "tokenizer", "heads", "help"},
-    "export": {"out", "format", "text", "help"},
+    "import": {"out", "tokenizer", "heads", "threads", "help"},
+    "export": {"out", "format", "text", "threads", "help"},
 }
 """Commands without a recipe."""
 
