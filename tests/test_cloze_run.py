@@ -20,6 +20,7 @@ from blankfill.tasks.items import TextItem
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import RESULTS
 from blankfill.tasks.together import combined
+from blankfill.train.machine import settle
 from test_finetune import QUICK, classes, model_folder, sentences
 
 OWN = """verbalizers: {"1": big, "0": red}
@@ -181,7 +182,8 @@ def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:
         [request_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
     )  # fmt: skip
     train, _ = read_data(plain[0].task_asked(), plain[0].data, plain[0].options)
-    assert untrained(thin, train) == untrained(plain, train)
+    machine = settle(plain[0].options).machine
+    assert untrained(thin, train, machine) == untrained(plain, train, machine)
 
 
 def test_models_that_were_all_wrong_count_alike() -> None:

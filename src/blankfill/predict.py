@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.console import say
-from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import adapter_of, answering, with_kept_patterns
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
@@ -20,10 +19,11 @@ from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, Q
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.rows import UnusableError, text_lines
+from blankfill.tasks.rows import UnusableError, joined_lines
 from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.together import combined, logs_of
+from blankfill.threads import use_threads
 
 if TYPE_CHECKING:
     from blankfill.tasks.adapter import Adapter, Decided
@@ -66,7 +66,7 @@ class Predictor:
         from blankfill.tasks.seq2seq_adapter import Write
         from blankfill.train.precision import pick_device
 
-        torch.set_num_threads(threads or usable_cores())
+        use_threads(threads)
         path = Path(path)
         run = path if not (path / store.STATE).exists() else path.parent.parent
         found = best_checkpoint(path)
@@ -171,6 +171,7 @@ def open_predictor(
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / RESULTS}: its list of patterns cannot be read ({error})") from error
         say(f"{path}: {len(folders)} patterns answer together")
+        threads = use_threads(threads)
         return TogetherPredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = str(best["best_run"])
@@ -339,7 +340,7 @@ def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> 
 
 def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
     """Predictions by the ids of their items."""
-    text = "\n".join(text_lines(path)).strip()
+    text = joined_lines(path).strip()
     try:
         whole = json.loads(text)
         if isinstance(whole, dict) and "id" not in whole:

@@ -57,6 +57,7 @@ OWN = {
         "replay",
         "replay-ratio",
         "teacher",
+        "threads",
         "seed",
         "help",
     },
@@ -164,8 +165,8 @@ PLAIN = {
         "threads",
         "help",
     },
-    "import": {"out", "tokenizer", "heads", "help"},
-    "export": {"out", "format", "text", "help"},
+    "import": {"out", "tokenizer", "heads", "threads", "help"},
+    "export": {"out", "format", "text", "threads", "help"},
 }
 """Commands without a recipe."""
 

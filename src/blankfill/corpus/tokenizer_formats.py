@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.limits import MOST_TOKENS, SPARE_IDS
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
     spec = _read_json_object(path)
     if "model" not in spec:
         raise UserError(f"{path} is JSON but no tokenizer: it has no `model`; give the tokenizer.json of a tokenizer.")
+    _check_ids(_ids_of(spec), path)
     spec["truncation"] = spec["padding"] = None
     if isinstance(spec["model"], dict) and spec["model"].get("dropout"):
         spec["model"]["dropout"] = None
@@ -108,6 +110,30 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
         raise UserError(
             f"{path} cannot be read as a tokenizer ({error}): was it written by another version?"
         ) from error
+
+
+def _ids_of(spec: dict[str, Any]) -> list[Any]:
+    """The ids that a tokenizer.json writes out; those of a list are its places."""
+    vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
+    added = spec.get("added_tokens")
+    ids = (
+        list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab))) if isinstance(vocab, list) else []
+    )
+    return ids + [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else ids
+
+
+def _check_ids(ids: Sequence[Any], path: Path) -> None:
+    """UserError for ids so high that tables by id, and the model's embeddings, would be mostly empty or beyond memory.
+
+    What is no number is left to the library to refuse.
+    """
+    whole = [id for id in ids if isinstance(id, int)]
+    limit = min(MOST_TOKENS, 2 * len(whole) + SPARE_IDS)
+    if wrong := next((id for id in whole if not 0 <= id < limit), None):
+        raise UserError(
+            f"{path} gives a token the id {str(wrong)[:24]}, and with its {len(whole):,} tokens an id must lie between 0 and "
+            f"{limit - 1:,}: number the tokens without such gaps."
+        )
 
 
 def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
@@ -160,6 +186,7 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
         raise UserError(
             f"{folder / 'vocab.json'} is not byte-level (it has no token Ġ): give a tokenizer.json instead."
         )
+    _check_ids(list(vocab.values()), folder / "vocab.json")
     merges = []
     for number, line in enumerate(_read_text(folder / "merges.txt").split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):

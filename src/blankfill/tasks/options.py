@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from blankfill.threads import check_threads
 from blankfill.train.options import Precision, TrainOptions
 from blankfill.train.schedule import Schedule
 
@@ -129,13 +130,14 @@ class FinetuneOptions:
     seed: int = 0
     """Of the order of the items, of the head's first weights, and of dropout."""
     micro_batch: int = 0
-    """Items computed at once; 0 means all of a step. The result is the same, to rounding."""
+    """Items computed at once; 0 means all of a step. The result is the same to rounding, but dropout draws anew for
+    each part."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    """Type of the matrix products; auto is bf16 where the processor has units for it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
@@ -165,7 +167,6 @@ class FinetuneOptions:
             "eval_every",
             "patience",
             "micro_batch",
-            "threads",
             "train_items",
             "mlm_weight",
             "longest_target",
@@ -175,6 +176,7 @@ class FinetuneOptions:
         ):
             if getattr(self, name) < 0:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
+        found += check_threads(self.threads)
         found += self._cloze_problems()
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
