@@ -16,6 +16,7 @@ from blankfill.ensemble import finetune_patterns, unlabelled, untrained
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import Request, finetune, read_data, read_request
 from blankfill.predict import Predictor, open_predictor
+from blankfill.run_folder import noted_machine
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import RESULTS
@@ -96,6 +97,9 @@ def test_all_patterns_and_their_say_together(
     found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     assert [run["folder"] for run in found["patterns"]] == ["pattern-0", "pattern-1"]
     assert all(0 <= run["untrained"] <= 1 for run in found["patterns"])
+    settled = noted_machine(out)
+    assert settled is not None and settled.threads == 1
+    assert [noted_machine(out / f"pattern-{k}") for k in (0, 1)] == [settled, settled]
     assert found["together"]["alike"]["score"] > 0.6
     rows = [
         [json.loads(line) for line in (out / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
