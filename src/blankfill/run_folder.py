@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import say
 from blankfill.errors import UserError
+from blankfill.system.reading import read_json
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
+    from blankfill.train.machine import Machine
 
 LOCK = ".lock"
 
@@ -79,6 +81,23 @@ def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
     path = out / "run.json"
     before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
     write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+
+
+def note_machine(out: Path, machine: Machine) -> None:
+    """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
+    from blankfill.train.machine import FILE
+
+    write_text(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
+
+
+def noted_machine(out: Path) -> Machine | None:
+    """What `note_machine` wrote, None when it is not there or cannot be read."""
+    from blankfill.train.machine import FILE, machine_from
+
+    try:
+        return machine_from(read_json(out / FILE))
+    except UserError:
+        return None
 
 
 def renew_report(out: Path) -> None:

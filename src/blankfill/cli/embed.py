@@ -42,6 +42,8 @@ class EmbedArguments:
     """Scale each vector to length 1."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
+    threads: int = 0
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,14 +53,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--out {args.out}: vectors are written to a .npy or a .jsonl file; end its name so")
     source = None if str(args.file) == "-" else args.file
     total = count_lines(source)
-    import torch
-
     from blankfill.checkpoint.load import load_model
     from blankfill.console import progress, say
-    from blankfill.environment import usable_cores
     from blankfill.tasks.embed import WINDOW, Embedder
+    from blankfill.threads import use_threads
 
-    torch.set_num_threads(usable_cores())
+    use_threads(args.threads)
     embedder = Embedder(load_model(args.model, args.device), args.pooling, args.normalize)
     began, texts, cut = time.monotonic(), 0, 0
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:

@@ -52,7 +52,7 @@ class PredictArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
     n_best: int = 1
     """Writing: so many texts for each row, the best first."""
     beams: int | None = None

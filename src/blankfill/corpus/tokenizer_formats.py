@@ -20,6 +20,9 @@ from blankfill.errors import UserError
 if TYPE_CHECKING:
     import tokenizers
 
+SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
+"""The roles that other programs name tokens for."""
+
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     """The tokenizer in a file or folder; raises `UserError` when there is none or it cannot be read."""
@@ -35,6 +38,21 @@ def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     if path.suffix == ".model":
         return read_sentencepiece(path)
     return read_json(path)
+
+
+def roles_said(path: Path) -> dict[str, str]:
+    """By roles, the tokens that `tokenizer_config.json` or `special_tokens_map.json` beside a tokenizer names, such as
+    `mask_token`; empty where there is neither."""
+    folder = path if path.is_dir() else path.parent
+    said: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
+        values = _read_json_object(folder / name) if (folder / name).is_file() else {}
+        for role in SAID:
+            found = values.get(f"{role}_token")
+            found = found.get("content") if isinstance(found, dict) else found
+            if isinstance(found, str):
+                said[role] = found
+    return said
 
 
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:
