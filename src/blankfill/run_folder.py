@@ -6,8 +6,6 @@ Shared by pretraining (`blankfill.run`) and fine-tuning (`blankfill.finetune`), 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import say
 from blankfill.errors import UserError
+from blankfill.system import files
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
 
 LOCK = ".lock"
+WORK = ("checkpoints", "corpus", "replay", "tensorboard")
+"""Folders that a run fills by itself."""
+APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
+"""Files that are opened where they lie; all others are replaced."""
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def run_folder(out: Path, resume: bool) -> Iterator[None]:
             yield
     except UserError:
         if new and [path.name for path in out.iterdir()] == [LOCK]:
-            shutil.rmtree(out, ignore_errors=True)
+            files.remove(out)
         raise
 
 
@@ -41,12 +44,13 @@ def prepare_folder(out: Path, resume: bool) -> None:
     """Make the run folder; UserError when it holds a run already or cannot be written."""
     if not resume and ((out / "recipe.yaml").exists() or (out / "checkpoints").exists()):
         raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / ".writable", "")
+    with files.disk_errors(out, "give another --out"):
+        files.make_folder(out)
+        for name in (*WORK, *APPENDED):
+            files.refuse_link(out / name)
+        files.remove_parts(out)
+        files.write_file(out / ".writable", "", "give another --out")
         (out / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
 
 
 @contextmanager
@@ -67,28 +71,28 @@ def only_run(out: Path) -> Iterator[None]:
         yield
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole: a temporary name, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
     """Write facts to a run's `run.json`, over those that a resumed run has there."""
     path = out / "run.json"
     before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
-    write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+    files.write_file(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def informing() -> Iterator[None]:
+    """Say an error of the block and go on: what only informs does not end a run."""
+    try:
+        yield
+    except UserError as error:
+        say(str(error))
 
 
 def renew_report(out: Path) -> None:
     """Write `report.html` as the run is now; one that cannot be written does not end the run."""
     from blankfill.report.page import write_page
 
-    try:
+    with informing():
         write_page(out)
-    except UserError as error:
-        say(str(error))
 
 
 def newest_whole(out: Path) -> Checkpoint | None:

@@ -15,6 +15,7 @@ import tyro
 
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
+from blankfill.system.files import whole_file
 
 if TYPE_CHECKING:
     from blankfill.predict import AnyPredictor
@@ -82,10 +83,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
-        try:
-            target = sys.stdout if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
+        target = sys.stdout if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         while window := list(islice(items, WINDOW)):
             for item, one in zip(window, predictor.predict(window), strict=True):
                 target.write(json.dumps({"id": item.id, **one.shown}, ensure_ascii=False) + "\n")

@@ -65,7 +65,7 @@ def disk_error(path: Path, error: BaseException, remedy: str = REMEDY) -> DiskEr
     number = error_number(error)
     if number is None:
         return None
-    return DiskError(f"{path}: cannot be written ({os.strerror(number)}); {remedy}", number in FULL)
+    return DiskError(f"{path} cannot be written ({os.strerror(number)}); {remedy}", number in FULL)
 
 
 @contextmanager
@@ -88,11 +88,13 @@ def disk_errors(path: Path, remedy: str = REMEDY) -> Iterator[None]:
 
 
 def _concerns(path: Path, name: object) -> bool:
-    """Whether a file that an error names is `path`, lies inside it, or is a folder that it needs."""
+    """Whether a file that an error names is `path` or its temporary one, lies inside, or is a folder that it needs."""
     if not isinstance(name, str | bytes):
         return True  # a descriptor
     named, own = Path(os.fsdecode(name)).absolute(), path.absolute()
-    return own.parent == named.parent or named.is_relative_to(own) or own.is_relative_to(named)
+    part = _parts_of(re.escape(_short(own.name)))
+    inside = (one for one in (named, *named.parents) if one.parent == own.parent)
+    return own.is_relative_to(named) or any(one == own or part.fullmatch(one.name) for one in inside)
 
 
 def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
@@ -103,31 +105,34 @@ def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY) -> Iterator[IO[Any]]:
+def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY, follow: bool = False) -> Iterator[IO[Any]]:
     """Open a file that gets its name `path` when the block ends well; otherwise what was there before stays.
 
-    mode: "wb", or "w" for UTF-8 text with line feeds. Raises DiskError.
+    mode: "wb", or "w" for UTF-8 text with line feeds. follow: see `whole_path`. Raises DiskError.
     """
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-    with whole_path(path, remedy) as part, open(part, mode, encoding=encoding, newline=newline) as file:
+    with whole_path(path, remedy, follow) as part, open(part, mode, encoding=encoding, newline=newline) as file:
         yield file
 
 
 @contextmanager
-def whole_path(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
+def whole_path(path: Path, remedy: str = REMEDY, follow: bool = False) -> Iterator[Path]:
     """Yield a temporary path; the file that the block writes there is synced and renamed to `path` when it ends well.
 
-    A link at `path` stays, and what it leads to is written. A device or a pipe is written as it is (by a library that
-    makes a file of its own and renames it, it would be replaced: safetensors does). Raises DiskError.
+    follow: whether a link at `path` stays and what it leads to is written, as suits a path that the user named; by
+    default the link itself is replaced, since a folder from elsewhere may hold links to the user's own files. A device
+    or a pipe is written as it is (a library that makes a file of its own and renames it, such as safetensors, would
+    replace it). Raises DiskError.
     """
-    target = path.resolve() if path.is_symlink() else path
-    if _is_special(target):
+    if _is_special(path):
         with disk_errors(path, remedy):
-            yield target
+            yield path
         return
+    target = path.resolve() if follow and path.is_symlink() else path
     part = part_of(target)
     with disk_errors(path, remedy):
         remove_leftovers(target)
+        remove(part)  # a link there would be followed
         try:
             yield part
             sync_file(part)
@@ -147,6 +152,7 @@ def whole_folder(out: Path, remedy: str = REMEDY) -> Iterator[Path]:
     part = part_of(out)
     with disk_errors(out, remedy):
         remove_leftovers(out)
+        remove(part)
         try:
             make_folder(out.parent)
             part.mkdir()
@@ -204,15 +210,29 @@ def part_of(path: Path) -> Path:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files and folders of `path` whose processes have ended, and nothing else."""
-    pattern = re.compile(re.escape(f".{_short(path.name)}.") + r"(\d+)-\d+\.part")
+    remove_parts(path.parent, re.escape(_short(path.name)))
+
+
+def remove_parts(folder: Path, names: str = ".+") -> None:
+    """Remove the temporary files and folders in `folder` whose processes have ended and whose outputs match `names`."""
+    pattern = _parts_of(names)
+    for path in entries(folder):
+        found = pattern.fullmatch(path.name)
+        if found and not _alive(int(found["process"])):
+            remove(path)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in no order; nothing when it cannot be read."""
     try:
-        names = [entry.name for entry in os.scandir(path.parent)]
+        return list(folder.iterdir())
     except OSError:
-        return
-    for name in names:
-        found = pattern.fullmatch(name)
-        if found and not _alive(int(found[1])):
-            remove(path.with_name(name))
+        return []
+
+
+def _parts_of(names: str) -> re.Pattern[str]:
+    """The temporary names of the outputs that match the regular expression `names`."""
+    return re.compile(rf"\.(?:{names})\.(?P<process>\d+)-\d+\.part", re.DOTALL)
 
 
 def remove(path: Path) -> None:
@@ -264,7 +284,9 @@ def _sync(handle: int) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is a device, a pipe or a socket, which cannot be replaced by a file."""
+    """Whether a path leads to a device, a pipe or a socket, or is a link of the system's own such as /dev/stdout."""
+    if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:
