@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ def identity(path: Path) -> int:
 
 def names_in(folder: Path) -> dict[str, tuple[int, bool]]:
     """What lies in a folder: its identity, and whether it is a folder."""
-    return {one.name: (identity(one), one.is_dir()) for one in folder.iterdir()}
+    found = {}
+    for one in folder.iterdir():
+        with suppress(FileNotFoundError):  # another thread renamed it meanwhile
+            found[one.name] = (identity(one), one.is_dir())
+    return found
 
 
 class Disk:
@@ -43,7 +47,7 @@ class Disk:
         self.count = 0
         self.contents: dict[int, bytes] = {}
         self.names: dict[int, dict[str, tuple[int, bool]]] = {}
-        self.early: list[str] = []
+        self.early: list[tuple[Path, str]] = []
         self.held: dict[int, int] = {}
 
     def note_sync(self, handle: int) -> None:
@@ -66,14 +70,14 @@ class Disk:
         if not target.is_relative_to(self.root) or temporary(target, self.root):
             return
         moved = [source] if source.is_file() else [one for one in source.rglob("*") if one.is_file()]
-        self.early += [f"{target.name} ← {one.name}" for one in moved if not self.is_synced(one)]
+        self.early += [(target, f"{target.name} ← {one.name}") for one in moved if not self.is_synced(one)]
 
     def is_synced(self, path: Path) -> bool:
         return self.contents.get(identity(path)) == path.read_bytes()
 
     def lost(self, spared: Callable[[Path], bool] = lambda path: False) -> list[str]:
         """The files and folders whose content or name a power cut now would lose, but for those `spared`."""
-        found = list(self.early)
+        found = [text for target, text in self.early if not spared(target)]
         for path in sorted(self.root.rglob("*")):
             name = str(path.relative_to(self.root))
             if temporary(path, self.root) or path.is_symlink() or spared(path):

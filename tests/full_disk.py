@@ -49,7 +49,11 @@ def full_after(room: int | None, root: Path, patch: pytest.MonkeyPatch) -> Itera
         real = module.open
 
         def call(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
-            if set(mode) & set("wx") and not isinstance(file, int) and os.path.realpath(file).startswith(top):
+            if (
+                set(mode) & set("wx")
+                and not isinstance(file, int)
+                and os.path.realpath(os.fsdecode(file)).startswith(top)
+            ):
                 writes.take()
             return real(file, mode, *rest, **more)
 

@@ -32,7 +32,7 @@ def run_folder(out: Path, resume: bool) -> Iterator[None]:
     new = not out.exists()
     prepare_folder(out, resume)
     try:
-        with only_run(out):
+        with only_run(out), files.disk_errors(out, only=files.FULL):
             yield
     except UserError:
         if new and [path.name for path in out.iterdir()] == [LOCK]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,14 @@ def test_a_file_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
             (folder / "inner" / "b.bin").write_bytes(b"x" * 1000)
     assert disk.lost() == []
     assert (tmp_path / "deep" / "out" / "inner" / "b.bin").stat().st_size == 1000
+
+
+def test_an_error_inside_a_temporary_folder_names_the_output(tmp_path: Path) -> None:
+    with pytest.raises(files.DiskError) as caught, files.whole_folder(tmp_path / "out", "do better") as folder:
+        files.write_file(folder / "missing" / "a", "words")
+    assert str(caught.value) == f"{tmp_path / 'out'} cannot be written ({os.strerror(errno.ENOENT)}); do better"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.full, again.path) == (str(caught.value), False, tmp_path / "out")
 
 
 @linux

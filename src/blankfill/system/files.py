@@ -19,7 +19,7 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -37,12 +37,15 @@ NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
 class DiskError(UserError):
     """A file or folder that could not be written; `full` when the disk (or the user's share of it) has no room."""
 
-    def __init__(self, message: str, full: bool = False) -> None:
-        super().__init__(message)
-        self.full = full
+    def __init__(self, path: Path, number: int, remedy: str) -> None:
+        super().__init__(f"{path} cannot be written ({os.strerror(number)}); {remedy}")
+        self.path = path
+        self.number = number
+        self.remedy = remedy
+        self.full = number in FULL
 
-    def __reduce__(self) -> tuple[type[DiskError], tuple[str, bool]]:
-        return (type(self), (str(self), self.full))
+    def __reduce__(self) -> tuple[type[DiskError], tuple[Path, int, str]]:
+        return (type(self), (self.path, self.number, self.remedy))
 
 
 def error_number(error: BaseException) -> int | None:
@@ -63,23 +66,28 @@ def error_number(error: BaseException) -> int | None:
 def disk_error(path: Path, error: BaseException, remedy: str = REMEDY) -> DiskError | None:
     """The sentence for an error met while `path` was written, None when it is not one of the disk."""
     number = error_number(error)
-    if number is None:
-        return None
-    return DiskError(f"{path} cannot be written ({os.strerror(number)}); {remedy}", number in FULL)
+    return None if number is None else DiskError(path, number, remedy)
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = REMEDY) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str = REMEDY, only: Collection[int] | None = None) -> Iterator[None]:
     """Turn errors of the disk inside the block into a DiskError that names `path`.
 
-    An OSError that names a file elsewhere passes through: it is not about `path`.
+    only: the errno of those that are meant, where the block does much else. An OSError that names a file elsewhere
+    passes through: it is not about `path`.
     """
     try:
         yield
+    except DiskError as error:
+        if _has_part(path, error.path):  # whose name means nothing to the user
+            raise DiskError(path, error.number, remedy) from error
+        raise
     except UserError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None and not _concerns(path, error.filename):
+            raise
+        if only is not None and error_number(error) not in only:
             raise
         found = disk_error(path, error, remedy)
         if found is None:
@@ -92,9 +100,13 @@ def _concerns(path: Path, name: object) -> bool:
     if not isinstance(name, str | bytes):
         return True  # a descriptor
     named, own = Path(os.fsdecode(name)).absolute(), path.absolute()
-    part = _parts_of(re.escape(_short(own.name)))
-    inside = (one for one in (named, *named.parents) if one.parent == own.parent)
-    return own.is_relative_to(named) or any(one == own or part.fullmatch(one.name) for one in inside)
+    return own.is_relative_to(named) or named.is_relative_to(own) or _has_part(own, named)
+
+
+def _has_part(path: Path, named: Path) -> bool:
+    """Whether `named` is a temporary file or folder of `path`, or lies inside one."""
+    pattern = _parts_of(re.escape(_short(path.name)))
+    return any(one.parent == path.parent and pattern.fullmatch(one.name) for one in (named, *named.parents))
 
 
 def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
