@@ -34,14 +34,15 @@ from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.run_folder import (
+    informing,
     newest_whole,
     note_facts,
     note_machine,
     renew_report,
     run_folder,
     stop_signals,
-    write_text,
 )
+from blankfill.system.files import write_file
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
 
@@ -173,11 +174,11 @@ def pretrain(
             corpus.tokenizer.save(out)
             note = inputs.begin(out, note, corpus.tokenizer)
             if origin is not None:
-                write_text(out / ORIGIN, origin.write(out, old.folder if old else None))
+                write_file(out / ORIGIN, origin.write(out, old.folder if old else None))
             if taught is not None:
-                write_text(out / TEACHER, taught.write(out))
-            write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
-            write_text(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
+                write_file(out / TEACHER, taught.write(out))
+            write_file(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
+            write_file(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
         validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
         baselines = [
@@ -253,9 +254,9 @@ def pretrain(
                 checkpoint = newest_whole(out)
                 done = roll_back(error, checkpoint, done, recipe, recorder)
                 restore(checkpoint, model, optimizer)
-    loss_plot(
-        out / "metrics.jsonl", out / "loss.png", None if math.isnan(baselines[-1]) else baselines[-1], recipe.name
-    )
+    with informing():
+        baseline = None if math.isnan(baselines[-1]) else baselines[-1]
+        loss_plot(out / "metrics.jsonl", out / "loss.png", baseline, recipe.name)
     renew_report(out)
     lines = read_lines(out / "samples.jsonl")
     if done.step < options.steps and stop():

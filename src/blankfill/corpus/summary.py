@@ -14,6 +14,7 @@ from typing import Any
 
 from blankfill import console
 from blankfill.errors import UserError
+from blankfill.system.files import write_file
 
 FILE = "corpus.json"
 
@@ -81,10 +82,8 @@ class CorpusReport:
         values = asdict(self)
         for name in ("folder", "reused"):
             values.pop(name)
-        path = folder / (FILE + ".part")
         text = json.dumps({"format": "blankfill corpus 1", **values}, ensure_ascii=False, indent=1)
-        path.write_text(text + "\n", encoding="utf-8", newline="\n")
-        path.replace(folder / FILE)
+        write_file(folder / FILE, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> CorpusReport:
