@@ -30,7 +30,7 @@ from blankfill.material import (
 )
 from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
-from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
+from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml, values_to_yaml
 from blankfill.run_folder import informing, newest_whole, note_facts, renew_report, run_folder, stop_signals
 from blankfill.system.files import write_file
 from blankfill.teacher import FILE as TEACHER
@@ -144,6 +144,8 @@ def pretrain(
                     f"{out} ended before its first checkpoint; remove it and begin again from {origin.path}"
                 )
             done = restore(checkpoint, model, optimizer) if checkpoint else done
+            if is_empty(out / "tokenizer.json"):
+                corpus.tokenizer.save(out)
         else:
             corpus.tokenizer.save(out)
             if origin is not None:
@@ -174,7 +176,7 @@ def pretrain(
         samples = Samples(
             Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
         )
-        objective_values = to_values(recipe)["objective"]
+        recipe_values = to_values(recipe)
 
         watch = watcher(baselines, recipe, recorder)
 
@@ -184,7 +186,8 @@ def pretrain(
             watch(now)
 
         def save(now: Progress) -> None:
-            known = {"model": config_values(config), "objective": objective_values, "word_lr": options.word_lr}
+            known = {"model": config_values(config), "objective": recipe_values["objective"]}
+            known |= {"word_lr": options.word_lr, "recipe": recipe_values}
             writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
 
         def stop() -> bool:
@@ -237,14 +240,43 @@ def resume(
 ) -> RunResult:
     """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
     out = Path(out)
-    if not (out / "recipe.yaml").exists():
-        raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+    mend_recipe(out)
     corpus = out / "corpus"
+    if is_empty(out / "corpus_path.txt"):
+        raise UserError(
+            f"{out / 'corpus_path.txt'} is empty; write the path of the prepared corpus into it, as seen from {out}"
+        )
     if (out / "corpus_path.txt").exists():
         corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
     return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan, None, teacher)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is such a file with nothing in it, as power cuts leave them."""
+    return path.is_file() and not path.stat().st_size
+
+
+def mend_recipe(out: Path) -> None:
+    """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
+
+    Raises UserError when no checkpoint has it.
+    """
+    from blankfill.checkpoint import store
+
+    path = out / "recipe.yaml"
+    if path.exists() and not is_empty(path):
+        return
+    for step in sorted(store.steps_in(out / "checkpoints"), reverse=True):
+        values = store.state_of(out / "checkpoints" / f"step-{step}").get("recipe")
+        if isinstance(values, dict):
+            write_file(path, values_to_yaml(values))
+            say(f"{path} was missing or empty; it is written again as the checkpoint of step {step} has it")
+            return
+    if path.exists():
+        raise UserError(f"{path} is empty and no checkpoint has a copy of it; write the recipe of the run there again")
+    raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
 
 
 def open_texts(
