@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.console import say
-from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import adapter_of, answering, with_kept_patterns
+from blankfill.finetune import adapter_of, answering, patterns_of, with_kept_patterns
+from blankfill.inputs import patterns_mark
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.rows import UnusableError, text_lines
+from blankfill.tasks.rows import UnusableError, joined_lines
 from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.together import combined, logs_of
+from blankfill.threads import use_threads
 
 if TYPE_CHECKING:
     from blankfill.tasks.adapter import Adapter, Decided
@@ -58,6 +60,7 @@ class Predictor:
         from blankfill.attention.kernels import best_kernel
         from blankfill.checkpoint import store
         from blankfill.checkpoint.load import Loaded, with_roles_of
+        from blankfill.corpus.identity import check_tokenizer
         from blankfill.corpus.tokenizer import Tokenizer
         from blankfill.model.config import config_from_values
         from blankfill.model.layout import lay_out_to_write
@@ -66,7 +69,7 @@ class Predictor:
         from blankfill.tasks.seq2seq_adapter import Write
         from blankfill.train.precision import pick_device
 
-        torch.set_num_threads(threads or usable_cores())
+        use_threads(threads)
         path = Path(path)
         run = path if not (path / store.STATE).exists() else path.parent.parent
         found = best_checkpoint(path)
@@ -75,6 +78,7 @@ class Predictor:
         values = dict(state["objective"])
         objective = OBJECTIVES[values.pop("name")](**values)
         tokenizer = Tokenizer.load(run)
+        check_tokenizer(state, tokenizer, run, found.path)
         with torch.device("meta"):
             encoder = Transformer(config)
             if rank := state["task"]["options"]["lora_rank"]:
@@ -85,6 +89,9 @@ class Predictor:
         self._search(n_best, search or {})
         self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
         self.labels = self.adapter.labels
+        noted = state["inputs"].get("patterns") if isinstance(state.get("inputs"), dict) else None
+        if noted not in (None, patterns_mark(patterns_of(self.adapter))):
+            raise UserError(f"{run / PATTERNS} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
             self.adapter.shown = n_best
         with torch.device("meta"):
@@ -171,6 +178,7 @@ def open_predictor(
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / RESULTS}: its list of patterns cannot be read ({error})") from error
         say(f"{path}: {len(folders)} patterns answer together")
+        threads = use_threads(threads)
         return TogetherPredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = str(best["best_run"])
@@ -339,7 +347,7 @@ def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> 
 
 def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
     """Predictions by the ids of their items."""
-    text = "\n".join(text_lines(path)).strip()
+    text = joined_lines(path).strip()
     try:
         whole = json.loads(text)
         if isinstance(whole, dict) and "id" not in whole:

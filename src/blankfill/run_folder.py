@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from blankfill.console import say
 from blankfill.errors import UserError
 from blankfill.system import files
+from blankfill.system.reading import read_json
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
+    from blankfill.train.machine import Machine
 
 LOCK = ".lock"
 WORK = ("checkpoints", "corpus", "replay", "tensorboard")
@@ -87,12 +89,56 @@ def informing() -> Iterator[None]:
         say(str(error))
 
 
+def note_machine(out: Path, machine: Machine) -> None:
+    """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
+    from blankfill.train.machine import FILE
+
+    files.write_file(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
+
+
+def noted_machine(out: Path) -> Machine | None:
+    """What `note_machine` wrote, None when it is not there or cannot be read."""
+    from blankfill.train.machine import FILE, machine_from
+
+    try:
+        return machine_from(read_json(out / FILE))
+    except UserError:
+        return None
+
+
 def renew_report(out: Path) -> None:
     """Write `report.html` as the run is now; one that cannot be written does not end the run."""
     from blankfill.report.page import write_page
 
     with informing():
         write_page(out)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is such a file with nothing in it, as power cuts leave them."""
+    return path.is_file() and not path.stat().st_size
+
+
+def mend_recipe(out: Path) -> None:
+    """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
+
+    Raises UserError when no checkpoint has it.
+    """
+    from blankfill.checkpoint import store
+    from blankfill.recipe import values_to_yaml
+
+    path = out / "recipe.yaml"
+    if path.exists() and not is_empty(path):
+        return
+    for step in sorted(store.steps_in(out / "checkpoints"), reverse=True):
+        values = store.state_of(out / "checkpoints" / f"step-{step}").get("recipe")
+        if isinstance(values, dict):
+            files.write_file(path, values_to_yaml(values))
+            say(f"{path} was missing or empty; it is written again as the checkpoint of step {step} has it")
+            return
+    if path.exists():
+        raise UserError(f"{path} is empty and no checkpoint has a copy of it; write the recipe of the run there again")
+    raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
 
 
 def newest_whole(out: Path) -> Checkpoint | None:

@@ -519,6 +519,14 @@ def test_the_command_tells_which_roles_are_missing(tmp_path: Path, capsys: pytes
     assert "No token for: pad, cls, sep, mask" in capsys.readouterr().out
 
 
+def test_decoding_shows_the_unknown_token_and_hides_other_special_ones(tokenizer: Tokenizer) -> None:
+    """One rule for all kinds, told in docs/import-export.md; transformers leaves the unknown token out."""
+    roles = tokenizer.vocabulary().roles
+    ids = [roles["cls"], *tokenizer.encode("the robot"), roles["unk"], roles["mask"], roles["pad"], roles["sep"]]
+    shown = tokenizer.decode(ids)
+    assert shown.replace(" ", "") == f"therobot{tokenizer.token(roles['unk'])}"
+
+
 def real_sentences() -> dict[str, list[str]]:
     books, wiki = DATA / "gutenberg_en", DATA / "wiki_zh" / "AA" / "wiki_00"
     if not books.is_dir() or not wiki.is_file():

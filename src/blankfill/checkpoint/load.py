@@ -7,6 +7,7 @@ Weights stay memory-mapped where their form allows it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.foreign import Foreign, is_foreign, open_foreign
 from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
 from blankfill.console import say
+from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig, config_from_values
@@ -82,6 +84,7 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
     values = dict(found.state["objective"])
     objective = OBJECTIVES[values.pop("name")](**values)
     tokenizer = Tokenizer.load(folder)
+    check_tokenizer(found.state, tokenizer, folder, found.path)
     vocabulary = with_roles_of(tokenizer.vocabulary(), found.state)
     loaded = _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
     return dataclasses.replace(loaded, word_lr=float(found.state.get("word_lr", 1.0)))
@@ -112,6 +115,15 @@ def _loaded(
         model = Transformer(config)
     model.load_state_dict(state, strict=True, assign=True)
     return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
+
+
+def weights_checksum(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights by their names, whatever file they lie in, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        found.update(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
 
 
 def with_roles_of(vocabulary: Vocabulary, state: Mapping[str, Any]) -> Vocabulary:

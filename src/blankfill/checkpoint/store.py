@@ -10,7 +10,6 @@ cut at any instant leaves the one before whole; `latest` names the newest, `best
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
 from blankfill.model.config import config_from_values
 from blankfill.system import files
+from blankfill.system.marks import checksum
 from blankfill.system.reading import read_json
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -185,12 +185,6 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     mode = path.stat().st_mode
     save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
     path.chmod(mode)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -9,6 +9,7 @@ these are read as inert placeholders that do nothing (`only_tensors`).
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from blankfill.errors import UserError
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
 LOW = (torch.float16, torch.bfloat16)
+COMPARED = 1 << 20
+"""So many numbers of two tensors are compared at a time."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -59,6 +62,27 @@ class Weights(Mapping[str, Tensor]):
         tensor = held if isinstance(held, Tensor) else held.get_tensor(name)
         return tensor.float() if tensor.is_floating_point() else tensor
 
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers. Reads some rows of each at a time, none where both are one."""
+        if self.shapes[one] != self.shapes[other]:
+            return False
+        a, b = self._open[one], self._open[other]
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and _same_memory(a, b):
+            return True
+        count, *rest = self.shapes[one] or (1,)
+        step = max(1, COMPARED // max(1, math.prod(rest)))
+        return all(
+            torch.equal(self._rows(one, k, k + step), self._rows(other, k, k + step)) for k in range(0, count, step)
+        )
+
+    def _rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Some rows as float64, which holds every number of the types that weights come in."""
+        held = self._open[name]
+        if not self.shapes[name]:
+            return self[name].double()
+        part: Tensor = (held if isinstance(held, Tensor) else held.get_slice(name))[begin:end]
+        return part.double()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._open)
 
@@ -70,6 +94,10 @@ class Weights(Mapping[str, Tensor]):
         """The types that are not float32 among the weights, in words; empty when all are."""
         kinds = {str(dtype)[6:] for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != torch.float32}
         return " and ".join(sorted(kinds))
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.stride() == b.stride()
 
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}

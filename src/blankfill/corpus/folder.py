@@ -16,6 +16,7 @@ from typing import Any
 
 from blankfill import console
 from blankfill.corpus import summary
+from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.system import files
@@ -54,8 +55,8 @@ def refuse_other(out: Path, force: bool) -> None:
 def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) -> CorpusReport | None:
     """The finished corpus in `out` if it was made with the options `recorded` from the sources `identity`.
 
-    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise, and
-    when its report is damaged and there is no work to continue.
+    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise, when
+    its files are not those that were written, and when its report is damaged and there is no work to continue.
     """
     if force or not (out / summary.FILE).exists():
         return None
@@ -74,6 +75,7 @@ def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) 
             f"{out} holds a corpus that was prepared differently ({'; '.join(changed)}): give another --out, "
             "or --force to replace it."
         )
+    prepared_marks(out)
     return finished
 
 

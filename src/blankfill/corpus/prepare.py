@@ -34,6 +34,7 @@ from blankfill import console
 from blankfill.corpus import summary
 from blankfill.corpus.decide import OUTCOMES, Decision, decide
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
+from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
 from blankfill.corpus.markers import is_done, read_marker, write_marker
 from blankfill.corpus.merge import Merged, merge
@@ -141,8 +142,7 @@ class _Run:
         marks = self._encode(prefixes)
         merged = self._merge(prefixes, decision, marks, tokenizer)
         report = self._report(merged, decision, marks, tokenizer, continued, began)
-        self._publish(report, tokenizer, merged.files)
-        return report
+        return self._publish(report, tokenizer, merged.files)
 
     def _clear_others(self) -> bool:
         """Remove what other options or sources left in the work folder; whether anything of ours was there."""
@@ -283,8 +283,9 @@ class _Run:
             sources=self.identity, fingerprint=corpus.fingerprint,
         )  # fmt: skip
 
-    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> None:
-        """Move the files into place, the report last, each step on the disk before the next."""
+    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:
+        """Move the files into place and write the report last, with their checksums, each step on the disk before the
+        next; returns the report so."""
         (self.out / summary.FILE).unlink(missing_ok=True)
         files.sync_folder(self.out)
         for name in ("train", "valid"):
@@ -294,7 +295,9 @@ class _Run:
             path.replace(self.out / name)
         tokenizer.save(self.out)
         files.sync_folder(self.out)
+        report = replace(report, files=corpus_marks(self.out, full=True))
         report.write(self.out)
+        return report
 
 
 def _extract_tasks(sources: Sequence[Source], folder: Path, options: SourceOptions) -> list[ExtractTask]:

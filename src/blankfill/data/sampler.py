@@ -21,6 +21,8 @@ from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
 from blankfill.objectives import Objective
 from blankfill.system.files import own_folder, whole_file, write_file
+from blankfill.system.marks import changes, marks
+from blankfill.system.reading import read_json
 from blankfill.types import Bool, Document, Example, Vocabulary
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Sampler:
         self.layout = objective.layout()
         self.cache = cache
         self.first = first
-        self._needs_words = objective.needs_words()
+        self._reads_words = objective.reads_words()
         self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
         told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}" + (f" {first}" if first else "")
@@ -140,7 +142,9 @@ class Sampler:
                 for name in ("pieces", "rows", "order"):
                     with whole_file(self._path(epoch, name)) as file:
                         np.save(file, getattr(plan, name))
-            except UserError:
+                names = [self._path(epoch, name).name for name in ("pieces", "rows", "order")]
+                write_file(self._path(epoch, "marks"), json.dumps(marks(self.cache, names)))
+            except (OSError, UserError):
                 return plan
         return plan
 
@@ -148,17 +152,20 @@ class Sampler:
         if self.cache is None or not self._path(epoch, "order").exists():
             return None
         try:
+            noted = read_json(self._path(epoch, "marks"))
+            if not noted or changes(noted, marks(self.cache, noted)):
+                return None
             pieces, rows, order = (
                 np.asarray(np.load(self._path(epoch, name), mmap_mode="r")) for name in ("pieces", "rows", "order")
             )
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, UserError):
             return None
         whole = pieces.shape[1:] == (5,) and rows.shape == (len(order) + 1,) and int(rows[-1]) == len(pieces)
         return Plan(pieces, rows, order) if whole else None
 
     def _path(self, epoch: int, name: str) -> Path:
         assert self.cache is not None
-        return self.cache / f"{self._key}-{epoch}-{name}.npy"
+        return self.cache / f"{self._key}-{epoch}-{name}{'' if name == 'marks' else '.npy'}"
 
     def _read_sizes(self) -> list[int]:
         if self.cache is None:
@@ -205,7 +212,7 @@ class Sampler:
 
         None when the objective does not ask or the tokenizer cannot tell.
         """
-        if self.vocabulary.word_start is None or not self._needs_words:
+        if self.vocabulary.word_start is None or not self._reads_words:
             return None
         words = self.vocabulary.word_start[ids]
         if len(words):
@@ -242,7 +249,7 @@ class Sampler:
         ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
         runs = np.unique(np.array([0, end - begin, len(ids)], np.int32))  # a lone sentence has no second part
         words = None
-        if self._needs_words:
+        if self._reads_words:
             inside = [self._sentences(begin, end)]
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]
