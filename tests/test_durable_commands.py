@@ -217,6 +217,35 @@ def test_what_a_command_wrote_survives_a_power_cut(
     assert disk.lost() == []
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer.json", "report.html", "loss.png", "latest"])
+def test_a_run_whose_checkpoints_are_whole_is_resumed_without_its_small_files(
+    corpus: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blankfill.pretrain([str(corpus)], recipe(), tmp_path / "whole")
+    out = tmp_path / "run"
+    blankfill.pretrain([str(corpus)], recipe(), out, stop_after=1e-9)
+    before = (out / name).read_bytes() if (out / name).exists() else b""
+    (out / name).write_bytes(b"")
+    blankfill.resume(out)
+    assert same_weights(out, tmp_path / "whole")
+    if name in ("recipe.yaml", "tokenizer.json"):
+        assert (out / name).read_bytes() == before
+    if name == "recipe.yaml":
+        assert "recipe.yaml was missing or empty; it is written again" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_again_is_named(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    (out / "corpus_path.txt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"corpus_path\.txt is empty; write the path of the prepared corpus"):
+        blankfill.resume(out)
+    shutil.rmtree(out / "checkpoints")
+    (out / "recipe.yaml").write_bytes(b"")
+    with pytest.raises(UserError, match=r"recipe\.yaml is empty and no checkpoint has a copy"):
+        blankfill.resume(out)
+
+
 # full disks
 
 

@@ -262,6 +262,11 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(recipe: Recipe) -> str:
     """A recipe as YAML, every option resolved; `load_recipe` reads it back."""
+    return values_to_yaml(to_values(recipe))
+
+
+def values_to_yaml(values: Mapping[str, Any]) -> str:
+    """The values of a recipe, as `to_values` gives them, as YAML."""
     import yaml
 
-    return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

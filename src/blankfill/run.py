@@ -35,6 +35,8 @@ from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.run_folder import (
     informing,
+    is_empty,
+    mend_recipe,
     newest_whole,
     note_facts,
     note_machine,
@@ -142,6 +144,8 @@ def pretrain(
         taught = read_teacher(out, teacher, device) if resume else open_teacher(teacher, device) if teacher else None
         inputs.check_teacher(out, notes, taught)
         corpus, old = open_texts(paths, recipe, out, origin, taught)
+        if resume and is_empty(out / "tokenizer.json"):
+            corpus.tokenizer.save(out)
         note = inputs.pretraining_note(recipe, corpus, old, origin, taught)
         if resume:
             note = inputs.go_on(out, notes, note, corpus.tokenizer, str(corpus.folder))
@@ -197,7 +201,7 @@ def pretrain(
         samples = Samples(
             Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
         )
-        objective_values = to_values(recipe)["objective"]
+        recipe_values = to_values(recipe)
 
         watch = watcher(baselines, recipe, recorder)
 
@@ -207,9 +211,9 @@ def pretrain(
             watch(now)
 
         def save(now: Progress) -> None:
-            known = {"model": config_values(config), "objective": objective_values, "word_lr": options.word_lr}
-            known["inputs"] = note
-            known[NOTED] = conditions.machine.values()
+            known = {"model": config_values(config), "objective": recipe_values["objective"]}
+            known |= {"word_lr": options.word_lr, "recipe": recipe_values}
+            known |= {"inputs": note, NOTED: conditions.machine.values()}
             writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
 
         def changed(step: int, kind: str, text: str) -> None:
@@ -275,9 +279,12 @@ def resume(
 ) -> RunResult:
     """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
     out = Path(out)
-    if not (out / "recipe.yaml").exists():
-        raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+    mend_recipe(out)
     corpus = out / "corpus"
+    if is_empty(out / "corpus_path.txt"):
+        raise UserError(
+            f"{out / 'corpus_path.txt'} is empty; write the path of the prepared corpus into it, as seen from {out}"
+        )
     if (out / "corpus_path.txt").exists():
         corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
     if not is_prepared(corpus):

@@ -114,6 +114,33 @@ def renew_report(out: Path) -> None:
         write_page(out)
 
 
+def is_empty(path: Path) -> bool:
+    """Whether there is such a file with nothing in it, as power cuts leave them."""
+    return path.is_file() and not path.stat().st_size
+
+
+def mend_recipe(out: Path) -> None:
+    """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
+
+    Raises UserError when no checkpoint has it.
+    """
+    from blankfill.checkpoint import store
+    from blankfill.recipe import values_to_yaml
+
+    path = out / "recipe.yaml"
+    if path.exists() and not is_empty(path):
+        return
+    for step in sorted(store.steps_in(out / "checkpoints"), reverse=True):
+        values = store.state_of(out / "checkpoints" / f"step-{step}").get("recipe")
+        if isinstance(values, dict):
+            files.write_file(path, values_to_yaml(values))
+            say(f"{path} was missing or empty; it is written again as the checkpoint of step {step} has it")
+            return
+    if path.exists():
+        raise UserError(f"{path} is empty and no checkpoint has a copy of it; write the recipe of the run there again")
+    raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+
+
 def newest_whole(out: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over."""
     from blankfill.checkpoint import store

@@ -27,6 +27,7 @@ from blankfill.errors import UserError
 from blankfill.model.config import config_from_values
 from blankfill.system import files
 from blankfill.system.marks import checksum
+from blankfill.system.reading import read_json
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"
@@ -217,6 +218,14 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
         put_back(model, rest)
         model.update(loaded[HEADS])
     return Checkpoint(path, step, state, model, optimizer)
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """What the run noted in a checkpoint; nothing when that cannot be read."""
+    try:
+        return read_json(path / STATE)
+    except UserError:
+        return {}
 
 
 def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None) -> Checkpoint | None:
