@@ -21,6 +21,8 @@ from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
+from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.values import build, fitting
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS
@@ -88,19 +90,24 @@ class FinetuneResult:
 
 
 def read_request(out: Path) -> Request:
-    """What a run was asked for; UserError when the folder is no fine-tuning run."""
+    """What a run was asked for; UserError when the folder is no fine-tuning run, or a damaged one."""
+    file = out / ASKED
     try:
-        values = json.loads((out / ASKED).read_text(encoding="utf-8"))
-        columns: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in values["columns"].items()
-        }
-        taught = {name: Path(path) for name, path in values.get("taught", {}).items()}
-        return Request(
-            values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]),
-            Columns(**columns), Taught(**taught) if taught else None,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing or unreadable)") from error
+        values = read_json(file)
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
+    taught = None
+    if "taught" in values:
+        told = field(values, "taught", dict, file)
+        taught = Taught(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
+    return Request(
+        field(values, "task", str, file), Path(field(values, "data", str, file)),
+        Path(field(values, "from", str, file)),
+        build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
+        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), taught,
+    )  # fmt: skip
 
 
 def finetune(request: Request, out: str | Path, resume: bool = False) -> FinetuneResult:
@@ -156,9 +163,10 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         done = Progress()
         checkpoint = newest_whole(out) if resume else None
         if checkpoint is not None:
-            model.load_state_dict(checkpoint.model)
+            where = f"{checkpoint.path / store.STATE}: `progress`"
+            done = Progress.from_state(checkpoint.state.get("progress"), where)
+            store.put_weights(model, checkpoint.model, checkpoint.path)
             store.restore_optimizer(optimizer, checkpoint.optimizer)
-            done = Progress.from_state(checkpoint.state["progress"])
         where = f"{device.type} {str(dtype)[6:]}"
         announce(request, adapter, learnt, dev, model, settings.steps, where)
         plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
@@ -195,7 +203,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         if decided is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:
                 best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
-                model.load_state_dict(best.model)
+                store.put_weights(model, best.model, best.path)
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     complete = done.step == settings.steps or not stopping
@@ -209,13 +217,32 @@ def finished(request: Request, folder: Path) -> dict[str, Any]:
 
     Raises UserError when it is told to stop, so that the runs after it are not begun.
     """
-    path = folder / RESULTS
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = results_in(folder)
     if not found.get("complete"):
         finetune(request, folder, resume=(folder / ASKED).exists())
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if not found["complete"]:
+        found = results_in(folder)
+    if not found.get("complete"):
         raise UserError(f"stopped in {folder}; the same command goes on there")
+    return found
+
+
+def results_in(folder: Path) -> dict[str, Any]:
+    """The results of a run; {} when there are none or they are damaged, so that the run is not complete."""
+    path = folder / RESULTS
+    try:
+        found = read_json(path)
+        field(found, "complete", bool, path)
+        for name, kind in (("score", float), ("main", str), ("best_step", int), ("steps", int)):
+            field(found, name, kind, path)
+        field(field(found, "baseline", dict, path), "score", float, path)
+        fitting(field(found, "metrics", dict, path), dict[str, float], str(path))
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        return {}
+    except UserError as error:
+        say(f"{error}; the run in {folder} is gone through again from its last checkpoint")
+        return {}
     return found
 
 

@@ -32,6 +32,7 @@ from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
+from blankfill.system.reading import read_path
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
 
@@ -101,7 +102,7 @@ def pretrain(
     from blankfill.train.optimizer import build_optimizer
     from blankfill.train.precision import peak_rate, pick_device, pick_dtype
     from blankfill.train.progress import Progress
-    from blankfill.train.record import RunRecorder, read_lines
+    from blankfill.train.record import RunRecorder, of_step
     from blankfill.train.scaling import loss_scaler
 
     began = time.monotonic()
@@ -224,10 +225,9 @@ def pretrain(
         out / "metrics.jsonl", out / "loss.png", None if math.isnan(baselines[-1]) else baselines[-1], recipe.name
     )
     renew_report(out)
-    lines = read_lines(out / "samples.jsonl")
     if done.step < options.steps and stop():
         say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
-    compare([line for line in lines if line["step"] == 0], [line for line in lines if line["step"] == done.step])
+    compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
     return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out))
 
 
@@ -240,7 +240,7 @@ def resume(
         raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
     corpus = out / "corpus"
     if (out / "corpus_path.txt").exists():
-        corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
+        corpus = out / read_path(out / "corpus_path.txt")
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
     return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan, None, teacher)
@@ -276,8 +276,9 @@ def old_text_losses(out: Path) -> tuple[float, float] | None:
     """The first and the last validation loss of the old text, None when a run has none."""
     from blankfill.train.record import read_lines
 
-    losses = [line["loss"] for line in read_lines(out / "metrics.jsonl") if line["split"] == "old"]
-    return (losses[0], losses[-1]) if losses and None not in (losses[0], losses[-1]) else None
+    losses = [line.get("loss") for line in read_lines(out / "metrics.jsonl") if line.get("split") == "old"]
+    before, after = (losses[0], losses[-1]) if losses else (None, None)
+    return (before, after) if isinstance(before, float) and isinstance(after, float) else None
 
 
 def forgetting(losses: tuple[float, float]) -> str:
@@ -289,10 +290,10 @@ def forgetting(losses: tuple[float, float]) -> str:
 
 def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None:
     """The newest whole checkpoint of a pretraining run, which must be of this model; see `newest_whole`."""
-    from blankfill.model.config import config_from_values
+    from blankfill.checkpoint import store
 
     checkpoint = newest_whole(out)
-    if checkpoint is not None and config_from_values(checkpoint.state["model"]) != config:
+    if checkpoint is not None and store.model_of(checkpoint.state, checkpoint.path) != config:
         raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
     return checkpoint
 
@@ -303,9 +304,10 @@ def restore(checkpoint: Checkpoint | None, model: Transformer, optimizer: torch.
     from blankfill.train.progress import Progress
 
     assert checkpoint is not None
-    model.load_state_dict(checkpoint.model)
+    done = Progress.from_state(checkpoint.state.get("progress"), f"{checkpoint.path / store.STATE}: `progress`")
+    store.put_weights(model, checkpoint.model, checkpoint.path)
     store.restore_optimizer(optimizer, checkpoint.optimizer)
-    return Progress.from_state(checkpoint.state["progress"])
+    return done
 
 
 def roll_back(
