@@ -23,6 +23,7 @@ from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Ernie, Objective
 from blankfill.recipe import Recipe
+from blankfill.system.reading import read_array
 from blankfill.train.cost import micro_rows
 from blankfill.types import Vocabulary
 
@@ -82,7 +83,7 @@ def open_corpus(
     if lacking := tokenizer.vocabulary().missing(*needed):
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
         tokenizer = tokenizer.with_roles(*needed)
-    valid, unigram = folder / "valid", np.load(folder / "unigram.npy")
+    valid, unigram = folder / "valid", counts_of(folder / "unigram.npy")
     return Corpus(
         folder,
         IndexedCorpus(folder / "train"),
@@ -91,6 +92,14 @@ def open_corpus(
         with_units(tokenizer, recipe.objective, unigram),
         unigram,
     )
+
+
+def counts_of(path: Path) -> np.ndarray:
+    """How often each id occurs in a prepared text, int64[V]. Raises UserError when the file is damaged."""
+    counts = read_array(path, "iu", 1).astype(np.int64)
+    if not len(counts) or counts.min() < 0 or not 0 < float(counts.sum(dtype=np.float64)) < 2**63:
+        raise UserError(f"{path} is damaged: it does not count the tokens of a text; prepare the text again")
+    return counts
 
 
 def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) -> Vocabulary:

@@ -283,7 +283,10 @@ def words_of(given: str) -> list[str]:
     """The words of `--add-tokens`: a file with one on each line, or a list with commas. UserError if there are none."""
     path = Path(given)
     if path.is_file():
-        words = read_text(path).splitlines()
+        try:
+            words = read_text(path).splitlines()
+        except UserError as error:
+            raise UserError(f"--add-tokens {given}: {error}; give a UTF-8 file with a word on each line") from error
     elif "/" in given or path.suffix == ".txt":
         raise UserError(
             f"--add-tokens {given}: there is no such file; give a file with a word on each line, or words with commas"

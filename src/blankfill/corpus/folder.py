@@ -6,7 +6,6 @@ Not here: what is put into it (`prepare`), the report that makes it a finished c
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from blankfill.corpus import summary
 from blankfill.corpus.stages import write_marker
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
+from blankfill.system.reading import read_json
 
 WORK = ".prepare"
 """The work folder inside the output folder."""
@@ -73,7 +73,7 @@ def locked(out: Path) -> Iterator[None]:
         try:
             held = load_json(lock)
             alive = psutil.Process(held["process"]).create_time() == held["began"]
-        except (ValueError, KeyError, TypeError, psutil.Error):
+        except (UserError, ValueError, KeyError, TypeError, psutil.Error):
             alive = False
         if alive and held["process"] != os.getpid():
             raise UserError(
@@ -114,6 +114,5 @@ def plain_errors(out: Path, need: int) -> Iterator[None]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded
+    """A JSON object from a file. Raises UserError."""
+    return read_json(path)

@@ -21,6 +21,7 @@ from numpy.random.bit_generator import ISeedSequence
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
 from blankfill.objectives import Objective
+from blankfill.system.reading import read_array, read_json
 from blankfill.types import Bool, Document, Example, Vocabulary
 
 if TYPE_CHECKING:
@@ -152,12 +153,13 @@ class Sampler:
             return None
         try:
             pieces, rows, order = (
-                np.asarray(np.load(self._path(epoch, name), mmap_mode="r")) for name in ("pieces", "rows", "order")
+                np.asarray(read_array(self._path(epoch, name), "i", 2 if name == "pieces" else 1, mapped=True))
+                for name in ("pieces", "rows", "order")
             )
-        except (OSError, ValueError, EOFError):
+        except UserError:
             return None
-        whole = pieces.shape[1:] == (5,) and rows.shape == (len(order) + 1,) and int(rows[-1]) == len(pieces)
-        return Plan(pieces, rows, order) if whole else None
+        plan = Plan(pieces, rows, order)
+        return plan if plan.fits(len(self.corpus.tokens)) else None
 
     def _path(self, epoch: int, name: str) -> Path:
         assert self.cache is not None
@@ -167,11 +169,10 @@ class Sampler:
         if self.cache is None:
             return []
         try:
-            sizes = json.loads((self.cache / f"{self._key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            sizes = read_json(self.cache / f"{self._key}.json", list)
+        except UserError:
             return []
-        whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
-        return sizes if whole else []
+        return sizes if all(type(size) is int and 0 < size < 2**48 for size in sizes) else []
 
     def _write_sizes(self) -> None:
         if self.cache is None:

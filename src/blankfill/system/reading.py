@@ -176,7 +176,7 @@ def parse_json(text: str, where: object, kind: type[Any] = dict) -> Any:
     try:
         value = json.loads(text)
         if _MAY_BE_LONE.search(text):
-            value = _mended(value)
+            value = mended_value(value)
     except RecursionError:
         raise UserError(f"{where}: the JSON is nested too deeply to be read") from None
     except json.JSONDecodeError as error:
@@ -214,13 +214,14 @@ def mended(text: str) -> str:
     return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
 
 
-def _mended(value: Any) -> Any:
+def mended_value(value: Any) -> Any:
+    """A JSON value with `mended` texts and names."""
     if isinstance(value, str):
         return mended(value)
     if isinstance(value, list):
-        return [_mended(one) for one in value]
+        return [mended_value(one) for one in value]
     if isinstance(value, dict):
-        return {mended(key): _mended(one) for key, one in value.items()}
+        return {mended(key): mended_value(one) for key, one in value.items()}
     return value
 
 
@@ -303,7 +304,7 @@ def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if texts:
         loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    with yaml_errors(where):
+    with yaml_errors(where, text):
         node = yaml.compose(text, loader)
         if node is not None and _expanded(node, {}) > MOST_NODES:
             raise UserError(f"{where}: the YAML has aliases that repeat more than {MOST_NODES:,} values")
@@ -311,8 +312,8 @@ def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
 
 
 @contextmanager
-def yaml_errors(where: object) -> Iterator[None]:
-    """Make the errors of a YAML parser a UserError that begins with `where`."""
+def yaml_errors(where: object, text: str) -> Iterator[None]:
+    """Make the errors of a YAML parser, while it reads `text`, a UserError that begins with `where`."""
     import yaml
 
     try:
@@ -321,7 +322,7 @@ def yaml_errors(where: object) -> Iterator[None]:
         raise UserError(f"{where}: the YAML is nested too deeply to be read") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
+        line = f", line {min(mark.line, text.rstrip().count(chr(10))) + 1}" if mark is not None else ""
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{where}{line}: not valid YAML ({reason})") from error
     except (ValueError, OverflowError, TypeError) as error:  # a date that is none, 5,000 digits, a list for a name

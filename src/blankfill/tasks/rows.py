@@ -7,8 +7,8 @@ Not here: tables of the user's own, whose fields may be quoted (`tables`).
 
 from __future__ import annotations
 
-import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.errors import UserError
+from blankfill.system.reading import LARGE, parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
 
 T = TypeVar("T")
@@ -47,11 +48,9 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
 
 def text_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
-    try:
-        with path.open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    regular_size(path)
+    with readable(path), path.open("rb") as raw:
+        compression = sniff_compression(raw.read(16))
     for line in lines(read_text(str(path), compression)):
         yield line.removesuffix("\r")
 
@@ -68,25 +67,15 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not valid JSON ({error}): mend or delete that line.") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object: each line must hold one.")
-        yield number, found
+        yield number, parse_json(line, f"{path}, line {number}")
 
 
 def json_document(path: Path) -> Any:
     """The value of a JSON file; a zip archive must hold one .json file. UserError when it cannot be read."""
-    try:
-        if zipfile.is_zipfile(path):
-            text = _unzipped(path)
-        else:
-            text = "\n".join(text_lines(path))
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy or download it again.") from error
+    regular_size(path)
+    with readable(path):
+        packed = zipfile.is_zipfile(path)
+    return parse_json(_unzipped(path) if packed else "\n".join(text_lines(path)), path, object)
 
 
 def _unzipped(path: Path) -> str:
@@ -95,8 +84,14 @@ def _unzipped(path: Path) -> str:
             names = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
             if len(names) != 1:
                 raise UserError(f"{path} holds {len(names)} .json files where one is wanted: unpack it, name the file.")
-            return archive.read(names[0]).decode("utf-8-sig")
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            with archive.open(names[0]) as member:
+                data = member.read(LARGE + 1)
+            if len(data) > LARGE:
+                raise UserError(f"{path}: {names[0]} has more than {LARGE:,} bytes: unpack it, name the file.")
+            return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {names[0]} is not UTF-8: save it as UTF-8.") from error
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
         raise UserError(f"{path} is not a readable zip archive ({error}): copy or download it again.") from error
 
 
