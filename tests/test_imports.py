@@ -13,6 +13,7 @@ LAYERS = [
     {"errors", "types", "_version", "recipes"},
     {"system"},
     {"console", "environment"},
+    {"threads"},
     {"corpus", "objectives", "attention"},
     {"model"},
     {"data", "checkpoint", "adapt"},

@@ -19,7 +19,7 @@ import numpy as np
 
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, with_head
+from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, together, with_head
 from blankfill.predict import TogetherPredictor, open_predictor
 from blankfill.run_folder import renew_report, write_text
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
@@ -31,6 +31,7 @@ from blankfill.tasks.together import Taught, combined, logs_of, score_lines
 if TYPE_CHECKING:
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
+    from blankfill.train.machine import Machine
 
 SOFT_LABELS = "soft_labels.jsonl"
 """What all patterns say of the texts of `--distil`."""
@@ -55,35 +56,36 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
         dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k), distil=""))
         for k in range(count)
     ]
-    weights = untrained(requests, train)
+    alike = together(request.options, out)
+    weights = untrained(requests, train, alike)
     runs: list[dict[str, Any]] = []
     for k, one in enumerate(requests):
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
-        found = finished(one, folder)
+        found = finished(one, folder, alike)
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
         yield f"pattern {k}: {found['main']} {found['score']:.4f}; untrained {weights[k]:.4f} of the training items"
     yield from _together(request, out, runs, dev)
     if texts is not None:
-        yield from _distilled(request, out, texts)
+        yield from _distilled(request, out, texts, alike)
 
 
-def untrained(requests: Sequence[Request], train: Split) -> list[float]:
+def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> list[float]:
     """The share of the training items that the model gets right with each pattern before it is trained."""
-    from blankfill.tasks.training import Scored
-    from blankfill.train.precision import pick_device, pick_dtype
+    import torch
 
-    options = requests[0].options
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.precision, device)
+    from blankfill.tasks.training import Scored
+
+    torch.set_num_threads(machine.threads)
+    device = torch.device(machine.device)
     loaded = start_of(requests[0])
     found = []
     for one in requests:
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
         adapter = adapter_of(one.task_asked(), train.labels, loaded, plain)
-        model = with_head(loaded, adapter, train.items, plain, device, dtype)
+        model = with_head(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = Scored(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
-        decided, _ = scored.decide(model, device, dtype)
+        decided, _ = scored.decide(model, device, machine.dtype)
         right = [one.value == _label(item) for one, item in zip(decided, train.items, strict=True)]
         found.append(float(np.mean(right)))
     return found
@@ -126,11 +128,11 @@ def unlabelled(request: Request, task: Task, labels: tuple[str, ...]) -> Split |
     return dataclasses.replace(texts, labels=labels)
 
 
-def _distilled(request: Request, out: Path, texts: Split) -> Iterator[str]:
+def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Iterator[str]:
     """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
     options, scores = request.options, out / SOFT_LABELS
     if not scores.exists():
-        teachers = open_predictor(out, options.device, options.threads)
+        teachers = open_predictor(out, alike.device, alike.threads)
         assert isinstance(teachers, TogetherPredictor)
         write_text(scores, score_lines(texts, teachers.logs(texts.items)))
     learning = dataclasses.replace(
@@ -139,7 +141,7 @@ def _distilled(request: Request, out: Path, texts: Split) -> Iterator[str]:
     )  # fmt: skip
     taught = Taught(Path(options.distil), scores)
     say(f"a head learns what all patterns say of {len(texts):,} texts")
-    found = finished(dataclasses.replace(request, options=learning, taught=taught), out / DISTILLED)
+    found = finished(dataclasses.replace(request, options=learning, taught=taught), out / DISTILLED, alike)
     kept = read_json(out / RESULTS)
     field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})

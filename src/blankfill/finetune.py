@@ -18,9 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
-from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
+from blankfill.run_folder import (
+    newest_whole,
+    note_facts,
+    note_machine,
+    noted_machine,
+    renew_report,
+    run_folder,
+    stop_signals,
+    write_text,
+)
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.values import build, fitting
 from blankfill.tasks.options import FinetuneOptions
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
     from blankfill.tasks.heads import AnswerModel
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
+    from blankfill.train.machine import Machine
     from blankfill.train.progress import Progress
 
 
@@ -110,13 +119,19 @@ def read_request(out: Path) -> Request:
     )  # fmt: skip
 
 
-def finetune(request: Request, out: str | Path, resume: bool = False) -> FinetuneResult:
+def finetune(
+    request: Request,
+    out: str | Path,
+    resume: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    alike: Machine | None = None,
+) -> FinetuneResult:
     """Fine-tune a model on a task, score it on the dev set, and keep the best.
 
-    resume: go on with the run in `out`. Raises UserError or ConfigError for whatever the user can mend.
+    resume: go on with the run in `out`. changes: for a resumed run, the options of `train.machine.CHANGEABLE` that were
+    given anew. alike: for a run among several, what they all compute with where their options leave it free. Raises
+    UserError or ConfigError for whatever the user can mend.
     """
-    import torch
-
     from blankfill.checkpoint import store
     from blankfill.tasks.adapter import OwnWords
     from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
@@ -125,12 +140,12 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     from blankfill.tasks.training import task_optimizer
     from blankfill.tasks.writing import examiner
     from blankfill.train.loop import Trainer
+    from blankfill.train.machine import NOTED, machine_from, settle, settle_again
     from blankfill.train.memory import keep_freed_memory
-    from blankfill.train.precision import pick_device, pick_dtype
     from blankfill.train.progress import Progress
     from blankfill.train.record import RunRecorder
 
-    out, options = Path(out), request.options
+    out, options = Path(out), dataclasses.replace(request.options, **(changes or {}))
     if problems := options.problems():
         raise ConfigError(problems)
     task = request.task_asked()
@@ -139,11 +154,15 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     more = read_unlabelled(task, options, train.labels)
     with ExitStack() as stack:
         stack.enter_context(run_folder(out, resume))
-        busy = competing(options.threads or usable_cores())
-        torch.set_num_threads(options.threads or usable_cores())
+        checkpoint = newest_whole(out) if resume else None
+        if checkpoint is None:
+            conditions = settle(options, alike)
+        else:
+            conditions = settle_again(options, machine_from(checkpoint.state.get(NOTED)), changes or {})
+            options = dataclasses.replace(options, micro_batch=conditions.machine.micro_batch)
+        device, dtype = conditions.device, conditions.dtype
+        conditions.begin()
         keep_freed_memory()
-        device = pick_device(options.device)
-        dtype = pick_dtype(options.precision, device)
         loaded = start_of(request)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
         if isinstance(adapter, Write):
@@ -153,6 +172,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             encoded = softened(encoded, scores)
         pad = loaded.vocabulary.roles.get("pad", 0)
         model = with_head(loaded, adapter, train.items, options, device, dtype)
+        model.encoder.use_kernel(conditions.machine.attention)
         if not resume:
             loaded.tokenizer.save(out)
             write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
@@ -161,19 +181,18 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
-        checkpoint = newest_whole(out) if resume else None
         if checkpoint is not None:
             where = f"{checkpoint.path / store.STATE}: `progress`"
             done = Progress.from_state(checkpoint.state.get("progress"), where)
             store.put_weights(model, checkpoint.model, checkpoint.path)
             store.restore_optimizer(optimizer, checkpoint.optimizer)
-        where = f"{device.type} {str(dtype)[6:]}"
+            done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
+        where = conditions.machine.where
         announce(request, adapter, learnt, dev, model, settings.steps, where)
         plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
         facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
-        if device.type == "cpu" and busy:
-            say(busy)
+        note_machine(out, conditions.machine)
 
         bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
         stopping = stack.enter_context(stop_signals())
@@ -182,8 +201,16 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         scored = examiner(adapter, dev.items, pad, done.best_loss, options.eval_items)
         state = task_state(loaded, adapter, options)
 
+        for remark in conditions.remarks:
+            recorder.event(done.step, "machine", remark)
+
         def save(now: Progress) -> None:
-            writer.save(now.step, model, optimizer, {**state, "progress": now.state()}, now.best_step)
+            known = {**state, NOTED: conditions.machine.values(), "progress": now.state()}
+            writer.save(now.step, model, optimizer, known, now.best_step)
+
+        def changed(step: int, kind: str, text: str) -> None:
+            recorder.event(step, kind, text)
+            note_machine(out, conditions.machine)
 
         batches = adapter.batches(encoded, adapter.epochs(encoded), pad, options.micro_batch)
         if options.mlm_weight:
@@ -192,6 +219,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), validated=lambda now: renew_report(out), loss=task_losses,
             examine=lambda: scored.examine(model, device, dtype), examine_first=isinstance(adapter, OwnWords),
+            pace=conditions.watch(changed),
         )  # fmt: skip
         if done.step == 0:
             save(done)  # nothing may be better than the beginning
@@ -212,14 +240,20 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     return result
 
 
-def finished(request: Request, folder: Path) -> dict[str, Any]:
+def finished(request: Request, folder: Path, alike: Machine | None = None) -> dict[str, Any]:
     """The results of a run among several, which is begun or gone on with unless it is complete.
 
-    Raises UserError when it is told to stop, so that the runs after it are not begun.
+    alike: what all of them compute with where their options leave it free. Raises UserError when it is told to stop, so
+    that the runs after it are not begun.
     """
     found = results_in(folder)
     if not found.get("complete"):
-        finetune(request, folder, resume=(folder / ASKED).exists())
+        resume = (folder / ASKED).exists()
+        try:
+            finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
+        finally:
+            if alike is not None and folder.is_dir():  # which it is not where the run was refused
+                note_machine(folder.parent, alike)
         found = results_in(folder)
     if not found.get("complete"):
         raise UserError(f"stopped in {folder}; the same command goes on there")
@@ -244,6 +278,29 @@ def results_in(folder: Path) -> dict[str, Any]:
         say(f"{error}; the run in {folder} is gone through again from its last checkpoint")
         return {}
     return found
+
+
+def anew(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
+    """The machine options in which a command that goes on with a run differs from the one that began it."""
+    before = read_request(folder).options
+    names = ("device", "threads", "micro_batch")
+    return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(before, name)}
+
+
+def together(options: FinetuneOptions, out: Path) -> Machine:
+    """What several runs below `out` compute with where their options leave it free: settled by the first of them."""
+    import torch
+
+    from blankfill.threads import from_variables
+    from blankfill.train.machine import able, is_here, settle
+
+    found = noted_machine(out)
+    if found is not None and is_here(device := torch.device(found.device)) and able(device, found.dtype):
+        return dataclasses.replace(found, threads=options.threads or from_variables() or found.threads)
+    conditions = settle(options)
+    for remark in conditions.remarks:
+        say(remark)
+    return conditions.machine
 
 
 def start_of(request: Request) -> Loaded:

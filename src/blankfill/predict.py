@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.console import say
-from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import adapter_of, answering, with_kept_patterns
 from blankfill.system.reading import field, of_kind, parse_json, read_json, shown
@@ -22,10 +21,11 @@ from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, Q
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.rows import UnusableError, text_lines
+from blankfill.tasks.rows import UnusableError, joined_lines
 from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.together import combined, logs_of
+from blankfill.threads import use_threads
 
 if TYPE_CHECKING:
     from blankfill.tasks.adapter import Adapter, Decided
@@ -66,7 +66,7 @@ class Predictor:
         from blankfill.tasks.seq2seq_adapter import Write
         from blankfill.train.precision import pick_device
 
-        torch.set_num_threads(threads or usable_cores())
+        use_threads(threads)
         path = Path(path)
         run = path if not (path / store.STATE).exists() else path.parent.parent
         found = best_checkpoint(path)
@@ -179,6 +179,7 @@ def open_predictor(
         if min(weights) < 0:
             raise UserError(f"{where}: a weight is negative")
         say(f"{path}: {len(folders)} patterns answer together")
+        threads = use_threads(threads)
         return TogetherPredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = field(best, "best_run", str, path / RESULTS)
@@ -363,7 +364,7 @@ def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> 
 
 def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
     """Predictions by the ids of their items."""
-    text = "\n".join(text_lines(path)).strip()
+    text = joined_lines(path).strip()
     with suppress(UserError):  # several lines
         whole = parse_json(text, path)
         if "id" not in whole:

@@ -20,6 +20,7 @@ from blankfill.system.reading import UnreadableError, read_json
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
+    from blankfill.train.machine import Machine
 
 LOCK = ".lock"
 
@@ -98,6 +99,23 @@ def keep_aside(path: Path, error: UserError) -> None:
         say(f"{error}; it is begun anew, and the file as it was is {set_aside(path).name}")
     except OSError as failure:
         say(f"{error}; it could not be put aside ({failure.strerror or failure})")
+
+
+def note_machine(out: Path, machine: Machine) -> None:
+    """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
+    from blankfill.train.machine import FILE
+
+    write_text(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
+
+
+def noted_machine(out: Path) -> Machine | None:
+    """What `note_machine` wrote, None when it is not there or cannot be read."""
+    from blankfill.train.machine import FILE, machine_from
+
+    try:
+        return machine_from(read_json(out / FILE))
+    except UserError:
+        return None
 
 
 def renew_report(out: Path) -> None:

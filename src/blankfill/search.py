@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import Request, finished
+from blankfill.finetune import Request, finished, together
 from blankfill.run_folder import renew_report, write_text
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
@@ -68,9 +68,10 @@ def _values(name: str, values: str, problems: list[str]) -> list[Any]:
 def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator[str]:
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
     found: list[dict[str, Any]] = []
+    alike = together(request.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")
-        results = finished(dataclasses.replace(request, options=options), out / name)
+        results = finished(dataclasses.replace(request, options=options), out / name, alike)
         found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
         table = list(summary(found))
         best = max(table, key=lambda row: row["mean"])

@@ -232,4 +232,4 @@ def test_its_flags_are_frozen() -> None:
         [sys.executable, "-m", "blankfill", "plan", "--help"], capture_output=True, text=True, check=True
     )
     flags = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?![\w.-])", run.stdout))
-    assert flags == {"recipe", "out", "teacher", "measure", "no-measure", "json", "no-json", "seed", "help"}
+    assert flags == {"recipe", "out", "teacher", "measure", "no-measure", "json", "no-json", "threads", "seed", "help"}

@@ -190,7 +190,7 @@ def test_mistakes_get_a_sentence_and_leave_nothing(
 
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
-    assert names == ["file", "model", "out", "pooling", "normalize", "device"]
+    assert names == ["file", "model", "out", "pooling", "normalize", "device", "threads"]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

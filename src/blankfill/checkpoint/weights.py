@@ -9,6 +9,7 @@ when it is read.
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import warnings
@@ -27,6 +28,8 @@ from blankfill.system.reading import field, of_kind, read_json, readable, regula
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
 LOW = (torch.float16, torch.bfloat16)
+COMPARED = 1 << 20
+"""So many numbers of two tensors are compared at a time."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -84,6 +87,27 @@ class Weights(Mapping[str, Tensor]):
             )
         return tensor
 
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers. Reads some rows of each at a time, none where both are one."""
+        if self.shapes[one] != self.shapes[other]:
+            return False
+        a, b = self._open[one], self._open[other]
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and _same_memory(a, b):
+            return True
+        count, *rest = self.shapes[one] or (1,)
+        step = max(1, COMPARED // max(1, math.prod(rest)))
+        return all(
+            torch.equal(self._rows(one, k, k + step), self._rows(other, k, k + step)) for k in range(0, count, step)
+        )
+
+    def _rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Some rows as float64, which holds every number of the types that weights come in."""
+        held = self._open[name]
+        if not self.shapes[name]:
+            return self[name].double()
+        part: Tensor = (held if isinstance(held, Tensor) else held.get_slice(name))[begin:end]
+        return part.double()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._open)
 
@@ -95,6 +119,10 @@ class Weights(Mapping[str, Tensor]):
         """The types that are not float32 among the weights, in words; empty when all are."""
         kinds = {str(dtype)[6:] for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != torch.float32}
         return " and ".join(sorted(kinds))
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.stride() == b.stride()
 
 
 _DTYPES = {

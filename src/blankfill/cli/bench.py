@@ -35,11 +35,11 @@ class Bench:
     dropout: float = 0.1
     """Dropout everywhere, attention weights included."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    """Type of the matrix products; auto is bf16 where the processor has units for it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
     seconds: float = 10.0
     """How long each shape is timed, building it aside; at least three steps are taken."""
     json: bool = False
@@ -69,13 +69,12 @@ def main(argv: Sequence[str]) -> int:
 def check(given: Bench) -> None:
     """ConfigError with everything that is wrong with the options."""
     from blankfill.errors import ConfigError
+    from blankfill.threads import check_threads
 
-    found = []
+    found = check_threads(given.threads)
     for name in ("length", "tokens", "vocabulary", "seconds"):
         if getattr(given, name) <= 0:
             found.append(f"--{name} is {getattr(given, name)}; it must be above 0")
-    if given.threads < 0:
-        found.append(f"--threads is {given.threads}; it must not be negative")
     if not 0 <= given.dropout < 1:
         found.append(f"--dropout is {given.dropout}; it must be at least 0 and below 1")
     if given.length > given.tokens > 0:
@@ -116,13 +115,11 @@ def alone(name: str, given: Bench) -> dict[str, Any]:
 
 def timed(name: str, given: Bench) -> dict[str, Any]:
     """Time one shape here."""
-    import torch
-
-    from blankfill.environment import usable_cores
+    from blankfill.threads import use_threads
     from blankfill.train.bench import measure, shape_named
     from blankfill.train.precision import pick_device, pick_dtype
 
-    torch.set_num_threads(given.threads or usable_cores())
+    use_threads(given.threads)
     device = pick_device(given.device)
     shape = shape_named(name, **sizes(given))
     return {"name": name, **measure(shape, pick_dtype(given.precision, device), device, given.seconds)}

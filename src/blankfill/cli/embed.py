@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from blankfill.cli.lines import lines_of
+from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class EmbedArguments:
     """Scale each vector to length 1."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
+    threads: int = 0
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,19 +53,17 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--out {args.out}: vectors are written to a .npy or a .jsonl file; end its name so")
     source = None if str(args.file) == "-" else args.file
     total = count_lines(source)
-    import torch
-
     from blankfill.checkpoint.load import load_model
     from blankfill.console import progress, say
-    from blankfill.environment import usable_cores
     from blankfill.tasks.embed import WINDOW, Embedder
+    from blankfill.threads import use_threads
 
-    torch.set_num_threads(usable_cores())
+    use_threads(args.threads)
     embedder = Embedder(load_model(args.model, args.device), args.pooling, args.normalize)
     began, texts, cut = time.monotonic(), 0, 0
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))
-        while window := list(islice(lines, WINDOW)):
+        for window in windows(lines, WINDOW, len):
             found = embedder.vectors(window, first=texts + 1)
             write(window, found.array)
             texts, cut = texts + len(window), cut + found.cut
@@ -82,7 +81,10 @@ def count_lines(source: Path | None) -> int | None:
         return None
     try:
         with source.open("rb") as stream:
-            return sum(1 for _ in stream)
+            count, last = 0, b"\n"
+            while data := stream.read(1 << 20):
+                count, last = count + data.count(b"\n"), data[-1:]
+            return count + (last != b"\n")
     except OSError as error:
         raise UserError(f"{source}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None
 

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from blankfill.cli.lines import lines_of
+from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class PredictArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
     n_best: int = 1
     """Writing: so many texts for each row, the best first."""
     beams: int | None = None
@@ -86,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
             target = sys.stdout if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
-        while window := list(islice(items, WINDOW)):
+        for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, one in zip(window, predictor.predict(window), strict=True):
                 target.write(json.dumps({"id": item.id, **one.shown}, ensure_ascii=False) + "\n")
     return 0

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.limits import MOST_TOKENS, SPARE_IDS
 from blankfill.errors import UserError
 from blankfill.system.reading import field, read_bytes, read_text, shown
 from blankfill.system.reading import read_json as read_values
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 256 << 20
 """Of a tokenizer's file; the largest published ones have a fifth of it."""
-HIGHEST = 1 << 24
-"""Above every id of a token: tables of so many rows are made from what a file says."""
+SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
+"""The roles that other programs name tokens for."""
 
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
@@ -43,6 +44,21 @@ def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     if path.suffix == ".model":
         return read_sentencepiece(path)
     return read_json(path)
+
+
+def roles_said(path: Path) -> dict[str, str]:
+    """By roles, the tokens that `tokenizer_config.json` or `special_tokens_map.json` beside a tokenizer names, such as
+    `mask_token`; empty where there is neither."""
+    folder = path if path.is_dir() else path.parent
+    said: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
+        values = _object(folder / name) if (folder / name).is_file() else {}
+        for role in SAID:
+            found = values.get(f"{role}_token")
+            found = found.get("content") if isinstance(found, dict) else found
+            if isinstance(found, str):
+                said[role] = found
+    return said
 
 
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:
@@ -90,13 +106,36 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
     spec = _object(path)
     if "model" not in spec:
         raise UserError(f"{path} is JSON but no tokenizer: it has no `model`; give the tokenizer.json of a tokenizer.")
+    _check_ids(_ids_of(spec), path)
     spec["truncation"] = spec["padding"] = None
     if isinstance(spec["model"], dict) and spec["model"].get("dropout"):
         spec["model"]["dropout"] = None
     with library_errors(path):
-        made = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        ids_of(made.get_vocab(with_added_tokens=True), path)
-        return made
+        return tokenizers.Tokenizer.from_str(json.dumps(spec))
+
+
+def _ids_of(spec: dict[str, Any]) -> list[Any]:
+    """The ids that a tokenizer.json writes out; those of a list are its places."""
+    vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
+    added = spec.get("added_tokens")
+    ids = (
+        list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab))) if isinstance(vocab, list) else []
+    )
+    return ids + [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else ids
+
+
+def _check_ids(ids: Sequence[Any], path: Path) -> None:
+    """UserError for ids so high that tables by id, and the model's embeddings, would be mostly empty or beyond memory.
+
+    What is no number is left to the library to refuse.
+    """
+    whole = [id for id in ids if isinstance(id, int)]
+    limit = min(MOST_TOKENS, 2 * len(whole) + SPARE_IDS)
+    if wrong := next((id for id in whole if not 0 <= id < limit), None):
+        raise UserError(
+            f"{path} gives a token the id {str(wrong)[:24]}, and with its {len(whole):,} tokens an id must lie between 0 "
+            f"and {limit - 1:,}: number the tokens without such gaps."
+        )
 
 
 def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
@@ -149,6 +188,7 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
         raise UserError(
             f"{folder / 'vocab.json'} is not byte-level (it has no token Ġ): give a tokenizer.json instead."
         )
+    _check_ids(list(vocab.values()), folder / "vocab.json")
     merges = []
     for number, line in enumerate(read_text(folder / "merges.txt", MOST_BYTES).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
@@ -324,10 +364,8 @@ def library_errors(path: str | Path) -> Iterator[None]:
 def ids_of(values: dict[str, Any], path: Path) -> dict[str, int]:
     """Tokens and their ids from a JSON object. Raises UserError for an id that is none."""
     for name, id in values.items():
-        if type(id) is not int or not 0 <= id < HIGHEST:
-            raise UserError(
-                f"{path} gives {shown(name)} the id {shown(id)}: ids are whole numbers from 0 to {HIGHEST:,}."
-            )
+        if type(id) is not int:
+            raise UserError(f"{path} gives {shown(name)} the id {shown(id)}, which is no whole number.")
     return values
 
 

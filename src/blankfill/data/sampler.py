@@ -77,7 +77,7 @@ class Sampler:
         self.layout = objective.layout()
         self.cache = cache
         self.first = first
-        self._needs_words = objective.needs_words()
+        self._reads_words = objective.reads_words()
         self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
         told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}" + (f" {first}" if first else "")
@@ -211,7 +211,7 @@ class Sampler:
 
         None when the objective does not ask or the tokenizer cannot tell.
         """
-        if self.vocabulary.word_start is None or not self._needs_words:
+        if self.vocabulary.word_start is None or not self._reads_words:
             return None
         words = self.vocabulary.word_start[ids]
         if len(words):
@@ -248,7 +248,7 @@ class Sampler:
         ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
         runs = np.unique(np.array([0, end - begin, len(ids)], np.int32))  # a lone sentence has no second part
         words = None
-        if self._needs_words:
+        if self._reads_words:
             inside = [self._sentences(begin, end)]
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from blankfill.threads import check_threads
 from blankfill.train.options import Precision, TrainOptions
 from blankfill.train.schedule import Schedule
 
@@ -73,6 +74,12 @@ class FinetuneOptions:
     """Several tasks at once: above 1, small tasks are drawn more often, in proportion to items^(1/this) (T5: 2)."""
     label_smoothing: float = 0.0
     """Writing: the share of each right word that is spread over all words (GLM, UniLM: 0.1)."""
+    pseudo_noise: float = 0.0
+    """Writing with a UniLM v2: the share of pseudo masks that are something else while it learns, half of them a random
+    token and half the token itself (released code: 0.2)."""
+    target_noise: float = 0.0
+    """Writing with a UniLM v2: the share of the target's tokens that it reads as what stands at their pseudo mask while
+    it learns (released code: 0.4 to 0.8, by the task)."""
     beams: int = 1
     """Writing: how many ways of going on are followed at once (GLM: 5)."""
     length_penalty: float = 1.0
@@ -123,13 +130,14 @@ class FinetuneOptions:
     seed: int = 0
     """Of the order of the items, of the head's first weights, and of dropout."""
     micro_batch: int = 0
-    """Items computed at once; 0 means all of a step. The result is the same, to rounding."""
+    """Items computed at once; 0 means all of a step. The result is the same to rounding, but dropout draws anew for
+    each part."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    """Type of the matrix products; auto is bf16 where the processor has units for it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
@@ -159,7 +167,6 @@ class FinetuneOptions:
             "eval_every",
             "patience",
             "micro_batch",
-            "threads",
             "train_items",
             "mlm_weight",
             "longest_target",
@@ -169,6 +176,7 @@ class FinetuneOptions:
         ):
             if getattr(self, name) < 0:
                 found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
+        found += check_threads(self.threads)
         found += self._cloze_problems()
         if self.freeze < -1:
             found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
@@ -189,6 +197,9 @@ class FinetuneOptions:
             found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
         if not 0 <= self.label_smoothing < 1:
             found.append(f"--label-smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        for name in ("pseudo_noise", "target_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be between 0 and 1")
         if not 0 < self.hold_out < 1:
             found.append(f"--hold-out is {self.hold_out}; it must be above 0 and below 1")
         if not 0 <= self.seed < 2**32:

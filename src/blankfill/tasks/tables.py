@@ -5,7 +5,6 @@ Told apart by their names. Not here: what the fields mean (`own`), benchmarks' f
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import chain
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
-from blankfill.corpus.decoding import lines, read_text
-from blankfill.corpus.tables import LONGEST_FIELD, csv_rows, import_parquet, is_quoted, json_values
+from blankfill.corpus.decoding import read_text
+from blankfill.corpus.tables import csv_rows, import_parquet, json_values
 from blankfill.errors import UserError
 from blankfill.system.reading import mended_value, readable, regular_size
 from blankfill.tasks.rows import json_lines
@@ -77,15 +76,8 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
 def _cells(path: Path, delimiter: str | None, headless: bool) -> Iterator[tuple[int, Row]]:
     pieces = _text(path)
     head = next(pieces, "")
-    if delimiter is None:
-        delimiter = next((mark for mark in ",;\t" if mark in head.split("\n", 1)[0]), ",")
-    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" and not is_quoted(head) else csv.QUOTE_MINIMAL
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(
-        (line + "\n" for line in lines(chain([head], pieces))), delimiter=delimiter, quoting=quoting, strict=False
-    )
     names: list[str] = []
-    for line, cells in csv_rows(reader, str(path)):
+    for line, cells in csv_rows(head, pieces, str(path), delimiter):
         if not cells:
             continue
         if not names:

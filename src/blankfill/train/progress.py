@@ -63,6 +63,8 @@ class Progress:
     bad_in_a_row: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the loss scaler (fp16)."""
+    parts: int = 1
+    """Into how many parts each micro-batch is split; 2 once memory has run out."""
     window: Window = field(default_factory=Window)
 
     def state(self) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.checkpoint.names.base import Family, Fused, Rule, Table, both, flag, number, plain, real, refuse_options
-from blankfill.checkpoint.names.bert import BUFFERS, OLD_NAMES, encoder_sizes, encoder_values, output_rules
+from blankfill.checkpoint.names.bert import (
+    BUFFERS,
+    OLD_NAMES,
+    encoder_sizes,
+    encoder_values,
+    output_copies,
+    output_rules,
+)
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Albert, Objective
@@ -94,9 +101,8 @@ class AlbertNames(Family):
             rules += both({"pair_head.pooler": f"{base}pooler"})
         if config.pooler and config.pair_classifier:
             rules += both({"pair_head.classifier": "sop_classifier.classifier"})
-        tied = (r"^predictions\.decoder\.",)
         prefix = (r"^(?!albert\.|predictions\.|sop_classifier\.)", "albert.") if base else (r"^albert\.", "")
-        return Table(tuple(rules), (*BUFFERS, *(tied if config.tied else ())), (*OLD_NAMES, prefix))
+        return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "predictions.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, sentence order where the classifier for it is there."""

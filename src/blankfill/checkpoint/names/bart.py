@@ -115,9 +115,11 @@ class BartNames(Family):
             rules += both({f"{ours}embedding_norm": f"{base}layernorm_embedding"})
             for k in range(count):
                 rules += _layer_rules(f"{ours}layers.{k}.", f"{base}layers.{k}.", theirs == "decoder")
-        ignored = (r"\.embed_tokens\.weight$", r"^lm_head\.weight$")
+        copies = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
         prefixes = ((r"^module\.", ""), (r"^(?!model\.|lm_head\.|final_logits_bias)", "model."))
-        return Table(tuple(rules), ignored, prefixes, optional=frozenset({BIAS}))
+        return Table(
+            tuple(rules), (), prefixes, optional=frozenset({BIAS}), copies=dict.fromkeys(copies, "model.shared.weight")
+        )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Rows over all positions that text can have."""

@@ -101,9 +101,10 @@ class DistilbertNames(Family):
             rules.append(Rule("head.bias", ("vocab_projector.bias",)))  # the projector's own, tied or not
         if config.head_transform and not config.tied:
             rules.append(Rule("head.table", ("vocab_projector.weight",)))
-        tied = (r"^vocab_projector\.weight$",) if config.tied else ()
+        copies = {"vocab_projector.weight": f"{base}embeddings.word_embeddings.weight"}
         prefix = (r"^(?!distilbert\.|vocab_)", "distilbert.") if base else (r"^distilbert\.", "")
-        return Table(tuple(rules), (r"embeddings\.position_ids$", *tied), (*OLD_NAMES, prefix))
+        tied = copies if config.tied and config.word_head else {}
+        return Table(tuple(rules), (r"embeddings\.position_ids$",), (*OLD_NAMES, prefix), copies=tied)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, numbered from 0."""

@@ -90,7 +90,8 @@ class GlmNames(Family):
         })  # fmt: skip
         rules += both({"final_norm": "transformer.final_layernorm"})
         rules += layers(config.num_layers, "layers.{k}.", "transformer.layers.{k}.", PARTS)
-        return Table(tuple(rules), (r"^lm_head\.weight$",), ((r"^(module\.|glm\.|model\.)+", ""),))
+        copies = {"lm_head.weight": "word_embeddings.weight"}
+        return Table(tuple(rules), (), ((r"^(module\.|glm\.|model\.)+", ""),), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Words, sentences and documents to blank, as long as the tables allow."""

@@ -91,8 +91,9 @@ class Gpt2Names(Family):
                 rules.append(Rule(f"layers.{k}.{mine}.bias", (f"{base}h.{k}.{other}.bias",)))
         if not config.tied:
             rules.append(Rule("head.table", ("lm_head.weight",)))
-        ignored = (r"\.attn\.(bias|masked_bias)$", *((r"^lm_head\.weight$",) if config.tied else ()))
-        return Table(tuple(rules), ignored, ((r"^module\.", ""), (r"^(?!transformer\.|lm_head\.)", base)))
+        aliases = ((r"^module\.", ""), (r"^(?!transformer\.|lm_head\.)", base))
+        copies = {"lm_head.weight": f"{base}wte.weight"} if config.tied else {}
+        return Table(tuple(rules), (r"\.attn\.(bias|masked_bias)$",), aliases, copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """The next word, over all positions."""

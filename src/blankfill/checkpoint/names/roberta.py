@@ -19,6 +19,7 @@ from blankfill.checkpoint.names.bert import (
     encoder_rules,
     encoder_sizes,
     encoder_values,
+    output_copies,
     output_rules,
 )
 from blankfill.errors import UserError
@@ -75,9 +76,8 @@ class RobertaNames(Family):
             rules += output_rules(config, "lm_head.bias", "lm_head.decoder")
         if config.pooler:
             rules += both({"pair_head.pooler": f"{base}pooler.dense"})
-        tied = (r"^lm_head\.decoder\.",)
         prefix = (r"^(?!roberta\.|lm_head\.)", "roberta.") if base else (r"^roberta\.", "")
-        return Table(tuple(rules), (*BUFFERS, *(tied if config.tied else ())), (*OLD_NAMES, prefix))
+        return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "lm_head.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions that text can have."""

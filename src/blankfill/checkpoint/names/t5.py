@@ -1,7 +1,8 @@
 """T5's names and config.json (transformers' `t5`; Raffel et al. 2020, and version 1.1).
 
 Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Which
-one a file holds is told by `tie_word_embeddings` in older files, by `scale_decoder_outputs` in newer ones.
+one a file holds is told by `tie_word_embeddings` in older files, by `scale_decoder_outputs` in newer ones; a file whose
+output table differs from the word table has its own whatever they say (`checkpoint.foreign`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class T5Names(Family):
         gate, _, activation = field(values, "feed_forward_proj", str, WHERE, "relu").rpartition("-")
         if gate == "gated" and activation == "gelu":
             activation = "gelu_new"  # what transformers takes it for
-        scaled = flag(values, "scale_decoder_outputs", flag(values, "tie_word_embeddings", True))
+        said = flag(values, "tie_word_embeddings", True)
+        scaled = flag(values, "scale_decoder_outputs", said)
         layers = number(values, "num_layers")
         width, heads, head_size = number(values, "d_model"), number(values, "num_heads"), number(values, "d_kv")
         dropout = real(values, "dropout_rate", 0.1)
@@ -71,7 +73,7 @@ class T5Names(Family):
             dropout=dropout,
             attention_dropout=dropout,
             more_dropout=True,
-            tied=scaled or not any(name.endswith("lm_head.weight") for name in names),
+            tied=(said and scaled) or not any(name.endswith("lm_head.weight") for name in names),
             scale_logits=scaled,
             init="t5",
         )
@@ -117,10 +119,11 @@ class T5Names(Family):
                 rules += _layer_rules(f"{ours}layers.{k}.", f"{theirs}.block.{k}.layer.", config, theirs == "decoder")
         if not config.tied:
             rules.append(Rule("head.table", ("lm_head.weight",)))
-        ignored = [r"^(encoder|decoder)\.embed_tokens\.weight$", r"EncDecAttention\.relative_attention_bias\.weight$"]
-        if config.tied:
-            ignored.append(r"^lm_head\.weight$")
-        return Table(tuple(rules), tuple(ignored), ((r"^(module|transformer)\.", ""),))
+        copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *(["lm_head.weight"] * config.tied)]
+        ignored = (r"EncDecAttention\.relative_attention_bias\.weight$",)
+        return Table(
+            tuple(rules), ignored, ((r"^(module|transformer)\.", ""),), copies=dict.fromkeys(copies, "shared.weight")
+        )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Spans of rows as long as the released models' were."""

@@ -146,9 +146,9 @@ class XlnetNames(Family):
             rules.append(Rule("head.bias", ("lm_loss.bias",)))
         if not config.tied:
             rules.append(Rule("head.table", ("lm_loss.weight",)))
-        ignored = (r"^lm_loss\.weight$",) if config.tied else ()
+        copies = {"lm_loss.weight": f"{base}word_embedding.weight"} if config.tied and config.word_head else {}
         prefix = (r"^(?!transformer\.|lm_loss\.)", base) if base else (r"^transformer\.", "")
-        return Table(tuple(rules), ignored, ((r"^module\.", ""), prefix))
+        return Table(tuple(rules), (), ((r"^module\.", ""), prefix), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Permutations of rows as long as its texts were."""
