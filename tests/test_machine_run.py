@@ -15,8 +15,9 @@ from blankfill import environment, threads
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetune import Request, finetune, finished, read_request
+from blankfill.finetune import Request, finetune, read_request
 from blankfill.run_folder import noted_machine
+from blankfill.several import finished
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.train import pace
 from blankfill.train.record import read_lines

@@ -19,11 +19,14 @@ import numpy as np
 
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, together, with_head
+from blankfill.finetune import Request, adapter_of, read_data, start_of, with_head
+from blankfill.inputs import read_notes, refuse, write_note
 from blankfill.predict import TogetherPredictor, open_predictor
 from blankfill.run_folder import renew_report, write_text
+from blankfill.several import check_same, finished, together
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
 from blankfill.system.values import fitting
+from blankfill.tasks.content import items_mark
 from blankfill.tasks.pattern import pattern_text, read_patterns
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from blankfill.tasks.together import Taught, combined, logs_of, score_lines
@@ -56,6 +59,7 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
         dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k), distil=""))
         for k in range(count)
     ]
+    check_same([(one, out / f"pattern-{k}") for k, one in enumerate(requests)])
     alike = together(request.options, out)
     weights = untrained(requests, train, alike)
     runs: list[dict[str, Any]] = []
@@ -78,7 +82,7 @@ def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> li
 
     torch.set_num_threads(machine.threads)
     device = torch.device(machine.device)
-    loaded = start_of(requests[0])
+    loaded, _ = start_of(requests[0])
     found = []
     for one in requests:
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
@@ -131,6 +135,10 @@ def unlabelled(request: Request, task: Task, labels: tuple[str, ...]) -> Split |
 def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Iterator[str]:
     """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
     options, scores = request.options, out / SOFT_LABELS
+    mark = items_mark(texts.items, texts.labels)
+    if scores.exists() and (notes := read_notes(out)) and notes[0].get("texts") not in (None, mark):
+        refuse(out, [f"the texts of {options.distil} are others"], f"Put them back, or remove {scores} and that run.")
+    write_note(out, {"texts": mark})
     if not scores.exists():
         teachers = open_predictor(out, alike.device, alike.threads)
         assert isinstance(teachers, TogetherPredictor)
@@ -141,7 +149,9 @@ def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Ite
     )  # fmt: skip
     taught = Taught(Path(options.distil), scores)
     say(f"a head learns what all patterns say of {len(texts):,} texts")
-    found = finished(dataclasses.replace(request, options=learning, taught=taught), out / DISTILLED, alike)
+    student = dataclasses.replace(request, options=learning, taught=taught)
+    check_same([(student, out / DISTILLED)])
+    found = finished(student, out / DISTILLED, alike)
     kept = read_json(out / RESULTS)
     field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill import inputs
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
@@ -23,20 +24,19 @@ from blankfill.run_folder import (
     newest_whole,
     note_facts,
     note_machine,
-    noted_machine,
     renew_report,
     run_folder,
     stop_signals,
     write_text,
 )
 from blankfill.system.reading import UnreadableError, field, read_json
-from blankfill.system.values import build, fitting
+from blankfill.system.values import build
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
-from blankfill.tasks.together import Taught, read_taught, softened
+from blankfill.tasks.together import Scores, Taught, read_taught, softened
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def finetune(
     """
     from blankfill.checkpoint import store
     from blankfill.tasks.adapter import OwnWords
-    from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
+    from blankfill.tasks.cloze_setup import with_texts
     from blankfill.tasks.heads import task_losses
     from blankfill.tasks.seq2seq_adapter import Write
     from blankfill.tasks.training import task_optimizer
@@ -149,9 +149,9 @@ def finetune(
     if problems := options.problems():
         raise ConfigError(problems)
     task = request.task_asked()
-    train, dev = read_data(task, request.data, options)
-    learnt, scores = read_taught(task, request.taught, task.labels or train.labels) if request.taught else (train, None)
-    more = read_unlabelled(task, options, train.labels)
+    read = read_all(task, request)
+    train, dev, more = read.train, read.dev, read.more
+    learnt, scores = read.taught or (train, None)
     with ExitStack() as stack:
         stack.enter_context(run_folder(out, resume))
         checkpoint = newest_whole(out) if resume else None
@@ -163,8 +163,11 @@ def finetune(
         device, dtype = conditions.device, conditions.dtype
         conditions.begin()
         keep_freed_memory()
-        loaded = start_of(request)
+        loaded, start = start_of(request)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
+        note = read.note(request, start, patterns_of(adapter))
+        if resume:
+            note = same_inputs(out, request, note, loaded, checkpoint is not None)
         if isinstance(adapter, Write):
             adapter.check_answers(dev.items)
         encoded = adapter.encode(learnt.items, learn=True).encoded
@@ -175,8 +178,9 @@ def finetune(
         model.encoder.use_kernel(conditions.machine.attention)
         if not resume:
             loaded.tokenizer.save(out)
+            note = inputs.begin(out, note, loaded.tokenizer)
             write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
-            if isinstance(adapter, OwnWords) and (patterns := adapter.patterns()):
+            if patterns := patterns_of(adapter):
                 write_text(out / PATTERNS, patterns)
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
@@ -199,7 +203,7 @@ def finetune(
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
         scored = examiner(adapter, dev.items, pad, done.best_loss, options.eval_items)
-        state = task_state(loaded, adapter, options)
+        state = {**task_state(loaded, adapter, options), "inputs": note}
 
         for remark in conditions.remarks:
             recorder.event(done.step, "machine", remark)
@@ -240,79 +244,67 @@ def finetune(
     return result
 
 
-def finished(request: Request, folder: Path, alike: Machine | None = None) -> dict[str, Any]:
-    """The results of a run among several, which is begun or gone on with unless it is complete.
-
-    alike: what all of them compute with where their options leave it free. Raises UserError when it is told to stop, so
-    that the runs after it are not begun.
-    """
-    found = results_in(folder)
-    if not found.get("complete"):
-        resume = (folder / ASKED).exists()
-        try:
-            finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
-        finally:
-            if alike is not None and folder.is_dir():  # which it is not where the run was refused
-                note_machine(folder.parent, alike)
-        found = results_in(folder)
-    if not found.get("complete"):
-        raise UserError(f"stopped in {folder}; the same command goes on there")
-    return found
-
-
-def results_in(folder: Path) -> dict[str, Any]:
-    """The results of a run; {} when there are none or they are damaged, so that the run is not complete."""
-    path = folder / RESULTS
-    try:
-        found = read_json(path)
-        field(found, "complete", bool, path)
-        for name, kind in (("score", float), ("main", str), ("best_step", int), ("steps", int)):
-            field(found, name, kind, path)
-        field(field(found, "baseline", dict, path), "score", float, path)
-        fitting(field(found, "metrics", dict, path), dict[str, float], str(path))
-    except UnreadableError as error:
-        if not error.missing:
-            raise
-        return {}
-    except UserError as error:
-        say(f"{error}; the run in {folder} is gone through again from its last checkpoint")
-        return {}
-    return found
-
-
-def anew(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
-    """The machine options in which a command that goes on with a run differs from the one that began it."""
-    before = read_request(folder).options
-    names = ("device", "threads", "micro_batch")
-    return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(before, name)}
-
-
-def together(options: FinetuneOptions, out: Path) -> Machine:
-    """What several runs below `out` compute with where their options leave it free: settled by the first of them."""
-    import torch
-
-    from blankfill.threads import from_variables
-    from blankfill.train.machine import able, is_here, settle
-
-    found = noted_machine(out)
-    if found is not None and is_here(device := torch.device(found.device)) and able(device, found.dtype):
-        return dataclasses.replace(found, threads=options.threads or from_variables() or found.threads)
-    conditions = settle(options)
-    for remark in conditions.remarks:
-        say(remark)
-    return conditions.machine
-
-
-def start_of(request: Request) -> Loaded:
-    """The pretrained model, or one like it whose weights are drawn by the seed."""
+def start_of(request: Request) -> tuple[Loaded, inputs.Note]:
+    """The pretrained model, or one like it whose weights are drawn by the seed; and what a run notes of the former."""
     import torch
 
     from blankfill.checkpoint.load import load_model
 
     loaded = load_model(request.start)
+    note = inputs.model_note(loaded)
     if request.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(request.options.seed))
-    return loaded
+    return loaded, note
+
+
+@dataclass(frozen=True)
+class Read:
+    """The data of a run. taught: texts and what is learnt of them in place of labels; more: texts of `--unlabelled`."""
+
+    train: Split
+    dev: Split
+    taught: tuple[Split, Scores] | None
+    more: Sequence[Item]
+
+    def note(self, request: Request, start: inputs.Note, patterns: str) -> inputs.Note:
+        """What a run notes of its inputs."""
+        return inputs.finetuning_note(
+            request.values(), self.train, self.dev, self.more, self.taught, start, patterns
+        )  # fmt: skip
+
+
+def read_all(task: Task, request: Request) -> Read:
+    """Read the data of a run; UserError for what is missing or cannot be read."""
+    from blankfill.tasks.cloze_setup import read_unlabelled
+
+    train, dev = read_data(task, request.data, request.options)
+    taught = read_taught(task, request.taught, task.labels or train.labels) if request.taught else None
+    return Read(train, dev, taught, read_unlabelled(task, request.options, train.labels))
+
+
+def patterns_of(adapter: Adapter) -> str:
+    """The text of the patterns that a run keeps, "" for none."""
+    from blankfill.tasks.adapter import OwnWords
+
+    return adapter.patterns() if isinstance(adapter, OwnWords) else ""
+
+
+def same_inputs(out: Path, request: Request, note: inputs.Note, loaded: Loaded, trained: bool) -> inputs.Note:
+    """The note of a run that is resumed, whose data, options and first model were compared with what it noted.
+
+    trained: whether it has a checkpoint; then all weights are in it, and those of the first model do not matter.
+    Raises UserError when anything differs.
+    """
+    notes = inputs.read_notes(out)
+    found = inputs.finetuning_changes(notes, note)
+    if inputs.other_weights(notes, note):
+        if trained:
+            say(f"{request.start} has other weights than when {out} began from it; they are not needed any more")
+            note = {**note, "start": notes[0].get("start", note["start"])}
+        else:
+            found.append(f"{request.start} has other weights")
+    inputs.refuse(out, found, "Put back what it was begun with, or train again into another --out.")
+    return inputs.go_on(out, notes, note, loaded.tokenizer, str(request.start))
 
 
 def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:

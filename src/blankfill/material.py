@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from blankfill.console import say
 from blankfill.corpus import summary
+from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
@@ -23,6 +24,7 @@ from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Ernie, Objective
 from blankfill.recipe import Recipe
+from blankfill.system.marks import Mark
 from blankfill.system.reading import read_array
 from blankfill.train.cost import micro_rows
 from blankfill.types import Vocabulary
@@ -43,11 +45,18 @@ class Corpus:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     unigram: np.ndarray
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    """The marks of its files, by name."""
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder is a finished corpus made by `prepare`."""
     return (folder / summary.FILE).is_file()
+
+
+def prepared_in(paths: Sequence[str | Path], work: Path) -> Path:
+    """The folder of the token files of these paths: the prepared one that they name, else `work`."""
+    return Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
 
 
 def open_corpus(
@@ -60,9 +69,9 @@ def open_corpus(
     """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first.
 
     tokenizer: that of a model that is trained further, saved beside `work`; None is the corpus's own. accepted:
-    UserError when a prepared folder was made with none of these.
+    UserError when a prepared folder was made with none of these; also when one was changed since it was prepared.
     """
-    folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
+    folder = prepared_in(paths, work)
     if folder is work:
         options = recipe.corpus
         if tokenizer is not None:
@@ -73,7 +82,8 @@ def open_corpus(
             prepare([str(path) for path in paths] or ["python-docs"], work, options)
         except UserError as error:
             raise in_recipe_terms(error) from error
-    elif accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
+    marks = prepared_marks(folder)
+    if folder is not work and accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
         raise UserError(
             f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
             "itself, or prepare it again with --tokenizer and the model's folder"
@@ -91,6 +101,7 @@ def open_corpus(
         tokenizer,
         with_units(tokenizer, recipe.objective, unigram),
         unigram,
+        marks,
     )
 
 

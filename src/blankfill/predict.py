@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import adapter_of, answering, with_kept_patterns
+from blankfill.finetune import adapter_of, answering, patterns_of, with_kept_patterns
+from blankfill.inputs import patterns_mark
 from blankfill.system.reading import field, of_kind, parse_json, read_json, shown
 from blankfill.system.values import build, fitting
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.rows import UnusableError, joined_lines
 from blankfill.tasks.run_files import ASKED, RESULTS
@@ -60,6 +62,7 @@ class Predictor:
         from blankfill.attention.kernels import best_kernel
         from blankfill.checkpoint import store
         from blankfill.checkpoint.load import Loaded, check_vocabulary, with_roles_of
+        from blankfill.corpus.identity import check_tokenizer
         from blankfill.corpus.tokenizer import Tokenizer
         from blankfill.model.layout import lay_out_to_write
         from blankfill.model.transformer import Transformer
@@ -79,6 +82,7 @@ class Predictor:
             raise ConfigError([f"{where}: {problem}" for problem in problems])
         labels = fitting(field(told, "labels", list, where), tuple[str, ...], f"{where}: `labels`")
         tokenizer = Tokenizer.load(run)
+        check_tokenizer(state, tokenizer, run, found.path)
         vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(state, found.path))
         check_vocabulary(vocabulary, config, run)
         with torch.device("meta"):
@@ -90,6 +94,9 @@ class Predictor:
         self._search(n_best, search or {})
         self.adapter = adapter_of(self.task, labels, loaded, self.options)
         self.labels = self.adapter.labels
+        noted = state["inputs"].get("patterns") if isinstance(state.get("inputs"), dict) else None
+        if noted not in (None, patterns_mark(patterns_of(self.adapter))):
+            raise UserError(f"{run / PATTERNS} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
             self.adapter.shown = n_best
         with torch.device("meta"):

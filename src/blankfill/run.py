@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill import inputs
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import usable_memory
@@ -25,6 +26,7 @@ from blankfill.material import (
     old_validation,
     open_corpus,
     phases,
+    prepared_in,
     target_baseline,
     validation_batches,
 )
@@ -84,6 +86,7 @@ def pretrain(
     start: Continue | None = None,
     teacher: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
+    verify: bool = False,
 ) -> RunResult:
     """Train a model from text, as a recipe says, into a run folder. UserError for whatever the user can mend.
 
@@ -93,6 +96,7 @@ def pretrain(
     start: the model to begin from, with its architecture and tokenizer; None begins from nothing. teacher: the model to
     learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
     changes: for a resumed run, options of `train.machine.CHANGEABLE` that are other than they were.
+    verify: compare all bytes of the corpus with its checksums first; otherwise sizes and samples are compared.
     """
     from blankfill.checkpoint import store
     from blankfill.checkpoint.dress import dress_of
@@ -132,8 +136,17 @@ def pretrain(
         origin = read_origin(out) if resume else None
         if start is not None and not resume:
             origin, recipe = open_origin(start, recipe)
+        notes = inputs.read_notes(out) if resume else []
+        if resume:
+            inputs.check_pretraining(out, notes, recipe, prepared_in(paths, out / "corpus"), origin)
         taught = read_teacher(out, teacher, device) if resume else open_teacher(teacher, device) if teacher else None
+        inputs.check_teacher(out, notes, taught)
         corpus, old = open_texts(paths, recipe, out, origin, taught)
+        note = inputs.pretraining_note(recipe, corpus, old, origin, taught)
+        if resume:
+            note = inputs.go_on(out, notes, note, corpus.tokenizer, str(corpus.folder))
+        if verify:
+            inputs.verify(note, {"corpus": corpus.folder} | ({"replay": old.folder} if old else {}))
         rows = phases(corpus, recipe, old, origin.replay_ratio if origin else 0.0)
         old_batches = old_validation(old, recipe, rows[-1].micro) if old else []
         config = origin.config if origin else recipe.model_config(corpus.vocabulary.size)
@@ -159,6 +172,7 @@ def pretrain(
             done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
         else:
             corpus.tokenizer.save(out)
+            note = inputs.begin(out, note, corpus.tokenizer)
             if origin is not None:
                 write_text(out / ORIGIN, origin.write(out, old.folder if old else None))
             if taught is not None:
@@ -194,6 +208,7 @@ def pretrain(
 
         def save(now: Progress) -> None:
             known = {"model": config_values(config), "objective": objective_values, "word_lr": options.word_lr}
+            known["inputs"] = note
             known[NOTED] = conditions.machine.values()
             writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
 
@@ -255,6 +270,7 @@ def resume(
     on_nan: OnNan = "stop",
     teacher: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
+    verify: bool = False,
 ) -> RunResult:
     """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
     out = Path(out)
@@ -265,9 +281,8 @@ def resume(
         corpus = out / read_path(out / "corpus_path.txt")
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
-    return pretrain(
-        [str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan, None, teacher, changes
-    )
+    recipe = load_recipe(out / "recipe.yaml")
+    return pretrain([str(corpus)], recipe, out, True, stop_after, on_nan, None, teacher, changes, verify)
 
 
 def open_texts(

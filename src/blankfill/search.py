@@ -16,8 +16,9 @@ from typing import Any, get_type_hints
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import Request, finished, together
+from blankfill.finetune import Request
 from blankfill.run_folder import renew_report, write_text
+from blankfill.several import check_same, finished, together
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
@@ -68,6 +69,7 @@ def _values(name: str, values: str, problems: list[str]) -> list[Any]:
 def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator[str]:
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
     found: list[dict[str, Any]] = []
+    check_same([(dataclasses.replace(request, options=options), out / name) for name, options in settings])
     alike = together(request.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")

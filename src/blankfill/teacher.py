@@ -9,7 +9,6 @@ that a resumed run learns from the same one. What is learnt from it is in `train
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -63,11 +62,9 @@ class Teacher:
     @cached_property
     def sha256(self) -> str:
         """The checksum of its weights, whatever file they lie in."""
-        found = hashlib.sha256()
-        for name, tensor in sorted(self.loaded.model.state_dict().items()):
-            found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-            found.update(memoryview(tensor.cpu().contiguous().numpy()))
-        return found.hexdigest()
+        from blankfill.checkpoint.load import weights_checksum
+
+        return weights_checksum(self.loaded.model)
 
     def check(self, recipe: Recipe, tokenizer: Tokenizer, begun: bool = False) -> None:
         """ConfigError when a run of this recipe, with this tokenizer, cannot learn from it.

@@ -57,6 +57,8 @@ OWN = {
         "replay",
         "replay-ratio",
         "teacher",
+        "verify",
+        "no-verify",
         "threads",
         "seed",
         "help",

@@ -113,7 +113,7 @@ def open_foreign(path: Path, heads: int | None = None) -> Foreign:
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     form = with_own_tables(Form(family, config), weights)
     if form.config.tied != config.tied:
-        say(f"{path}: the table that words are scored with is not the word table, unlike {CONFIG} says; both are kept")
+        say(f"{path}: the output table is not the word table, although {CONFIG} ties them; both are kept")
     check_shapes(form, weights)
     return Foreign(path, form, objective_of(family, form.config, values), weights)
 

@@ -7,6 +7,7 @@ Weights stay memory-mapped where their form allows it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.foreign import Foreign, is_foreign, open_foreign
 from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
 from blankfill.console import say
+from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
@@ -83,6 +85,7 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
     config, objective = store.model_of(found.state, found.path), store.objective_of(found.state, found.path)
     word_lr = field(found.state, "word_lr", float, where, 1.0)
     tokenizer = Tokenizer.load(folder)
+    check_tokenizer(found.state, tokenizer, folder, found.path)
     vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(found.state, found.path))
     loaded = _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
     return dataclasses.replace(loaded, word_lr=word_lr)
@@ -113,6 +116,15 @@ def _loaded(
         model = Transformer(config)
     store.put_weights(model, state, path, assign=True)
     return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
+
+
+def weights_checksum(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights by their names, whatever file they lie in, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        found.update(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
 
 
 def with_roles_of(vocabulary: Vocabulary, roles: Mapping[str, int]) -> Vocabulary:

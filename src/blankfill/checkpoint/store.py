@@ -30,7 +30,8 @@ from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
-from blankfill.system.reading import UnreadableError, field, read_json, read_name, readable, regular_size, shown
+from blankfill.system.marks import checksum
+from blankfill.system.reading import UnreadableError, field, read_json, read_name, shown
 from blankfill.system.values import fitting
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -224,13 +225,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises UnreadableError for what is no regular file."""
-    regular_size(path)
-    with readable(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sum_of(values: Mapping[str, Any]) -> str:

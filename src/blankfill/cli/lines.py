@@ -31,10 +31,10 @@ def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
 def decoded(stream: BinaryIO | TextIO, name: str) -> Iterator[tuple[str, str]]:
     """(where it stands, text) of every line of a stream that is called `name`."""
     number = 0
-    while line := stream.readline(LONGEST_GIVEN + 1):
+    while line := stream.readline(LONGEST_GIVEN + len("\r\n")):
         number += 1
         where = f"{name}, line {number}"
-        if len(line) > LONGEST_GIVEN:
+        if len(line) > LONGEST_GIVEN and line[LONGEST_GIVEN:].strip():
             raise too_long(where, LONGEST_GIVEN, "split that text over several lines", "bytes")
         try:
             text = line.decode("utf-8-sig") if isinstance(line, bytes) else line

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
-GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher")
+GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher", "--verify", "--no-verify")
 MACHINE = {
     "--threads": "threads", "--train.threads": "threads", "--train.device": "device", "--train.workers": "workers",
     "--train.micro-batch": "micro_batch",
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         ("replay_ratio", float, 0.0, "The share of rows that come from the old text, against forgetting."),
         ("teacher", Path | None, None, "Learn from this model too, as --distil.* says; given like --from."),
         THREADS,
+        ("verify", bool, False, "Compare all bytes of the corpus with its checksums before anything is trained."),
     ]  # fmt: skip
     args, recipe = parse("pretrain", DESCRIBED, argv, extra)
     recipe = with_threads(recipe, args.threads)
@@ -62,14 +63,14 @@ def main(argv: Sequence[str]) -> int:
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in named(argv) if name in MACHINE}
-        result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes)
+        result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify)
     else:
         start = beginning(args, argv)
         asked = [arg for arg in argv if arg.startswith("--distil.")]
         if asked and args.teacher is None:
             raise UserError(f"{asked[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
         result = run.pretrain(
-            args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher
+            args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher, verify=args.verify
         )  # fmt: skip
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss

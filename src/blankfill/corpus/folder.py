@@ -14,6 +14,7 @@ from typing import Any
 
 from blankfill import console
 from blankfill.corpus import summary
+from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.stages import write_marker
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
@@ -37,7 +38,8 @@ def refuse_other(out: Path) -> None:
 def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) -> CorpusReport | None:
     """The finished corpus in `out` if it was made with the options `recorded` from the sources `identity`.
 
-    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise.
+    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise, or
+    its files are not those that were written.
     """
     if not (out / summary.FILE).exists():
         return None
@@ -53,6 +55,7 @@ def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) 
             f"{out} holds a corpus that was prepared differently ({'; '.join(changed)}): give another --out, "
             "or --force to replace it."
         )
+    prepared_marks(out)
     return finished
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from blankfill.errors import UserError
+from blankfill.system.marks import fingerprint
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -223,13 +224,12 @@ class IndexedCorpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with the content: a hash of the index and of both ends of the tokens."""
+        """32 hex digits that change with the content: a hash of the index and of the tokens' fingerprint."""
         state = hashlib.blake2b(digest_size=16)
         with open(path_of(self.prefix, ".idx"), "rb") as index:
             while block := index.read(1 << 22):
                 state.update(block)
-        state.update(np.ascontiguousarray(self.tokens[:32768]).data)
-        state.update(np.ascontiguousarray(self.tokens[-32768:]).data)
+        state.update(fingerprint(path_of(self.prefix, ".bin")).encode())
         return state.hexdigest()
 
     def _header(self, index: Path) -> tuple[int, int, int]:

@@ -34,6 +34,7 @@ from blankfill import console
 from blankfill.corpus import summary
 from blankfill.corpus.decide import Decision, decide
 from blankfill.corpus.folder import WORK, load_json, locked, look_at, plain_errors, refuse_other
+from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
 from blankfill.corpus.merge import Merged, merge
 from blankfill.corpus.options import KINDS, PrepareConfig
@@ -135,8 +136,7 @@ class _Run:
         marks = self._encode(prefixes)
         merged = self._merge(prefixes, decision, marks, tokenizer)
         report = self._report(merged, decision, marks, tokenizer, continued, began)
-        self._publish(report, tokenizer, merged.files)
-        return report
+        return self._publish(report, tokenizer, merged.files)
 
     def _clear_others(self) -> bool:
         """Remove what other options or sources left in the work folder; whether anything of ours was there."""
@@ -272,8 +272,8 @@ class _Run:
             sources=self.identity, fingerprint=corpus.fingerprint,
         )  # fmt: skip
 
-    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, files: Mapping[str, Path]) -> None:
-        """Move the files into place, the report last, and remove the work folder."""
+    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, files: Mapping[str, Path]) -> CorpusReport:
+        """Move the files into place, and write the report last, with their checksums; returns it so."""
         (self.out / summary.FILE).unlink(missing_ok=True)
         for name in ("train", "valid"):
             for suffix in (".bin", ".idx"):
@@ -281,7 +281,9 @@ class _Run:
         for name, path in files.items():
             path.replace(self.out / name)
         tokenizer.save(self.out)
+        report = replace(report, files=corpus_marks(self.out, full=True))
         report.write(self.out)
+        return report
 
 
 def _extract_tasks(sources: Sequence[Source], folder: Path, options: SourceOptions) -> list[ExtractTask]:

@@ -60,6 +60,8 @@ class CorpusReport:
     config: Mapping[str, Any]
     sources: str
     fingerprint: str
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The marks of the files (`system.marks`), by name; {} in reports of older versions."""
     reused: bool = field(default=False, compare=False)
 
     @property

@@ -301,7 +301,7 @@ def read_parquet(path: str, start: int, end: int | None, field: str | None, name
             number = sum(file.metadata.row_group(group).num_rows for group in range(groups.start))
             fault = _Fault(path, "", 0, name, "row")
             for group in groups:
-                _check_size(file.metadata.row_group(group), column, f"{name}, row group {group + 1}")
+                check_columns(file.metadata.row_group(group), f"{name}, row group {group + 1}", column)
                 for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], columns=[column]):
                     for record in batch.to_pylist():
                         number += 1
@@ -312,13 +312,16 @@ def read_parquet(path: str, start: int, end: int | None, field: str | None, name
         raise UserError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
 
 
-def _check_size(group: Any, column: str, where: str) -> None:
-    """UserError when a column of a row group unpacks to very much out of very little: pages are unpacked as a whole."""
+def check_columns(group: Any, where: str, column: str | None = None) -> None:
+    """UserError when `column` (None: any) of a row group unpacks to very much out of very little.
+
+    The library unpacks a page as a whole, and a page may be all of a column.
+    """
     for chunk in map(group.column, range(group.num_columns)):
-        size, packed = chunk.total_uncompressed_size, max(chunk.total_compressed_size, 1)
-        if chunk.path_in_schema.split(".")[0] == column and size > max(LARGEST_COLUMN, LARGEST_RATIO * packed):
+        size, packed, name = chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.path_in_schema
+        if column in (None, name.split(".")[0]) and size > max(LARGEST_COLUMN, LARGEST_RATIO * packed):
             raise UserError(
-                f"{where}: column {column!r} unpacks {packed:,} bytes to {size:,}, more than {LARGEST_RATIO} times as "
+                f"{where}: column {name!r} unpacks {packed:,} bytes to {size:,}, more than {LARGEST_RATIO} times as "
                 f"many: write the table anew without compression, or with smaller row groups."
             )
 

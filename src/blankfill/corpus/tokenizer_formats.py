@@ -117,11 +117,9 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
 def _ids_of(spec: dict[str, Any]) -> list[Any]:
     """The ids that a tokenizer.json writes out; those of a list are its places."""
     vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
-    added = spec.get("added_tokens")
-    ids = (
-        list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab))) if isinstance(vocab, list) else []
-    )
-    return ids + [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else ids
+    added = spec["added_tokens"] if isinstance(spec.get("added_tokens"), list) else []
+    ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab) if isinstance(vocab, list) else 0))
+    return ids + [token.get("id") for token in added if isinstance(token, dict)]
 
 
 def _check_ids(ids: Sequence[Any], path: Path) -> None:
@@ -133,8 +131,8 @@ def _check_ids(ids: Sequence[Any], path: Path) -> None:
     limit = min(MOST_TOKENS, 2 * len(whole) + SPARE_IDS)
     if wrong := next((id for id in whole if not 0 <= id < limit), None):
         raise UserError(
-            f"{path} gives a token the id {str(wrong)[:24]}, and with its {len(whole):,} tokens an id must lie between 0 "
-            f"and {limit - 1:,}: number the tokens without such gaps."
+            f"{path} gives a token the id {str(wrong)[:24]}, and with its {len(whole):,} tokens an id must lie between "
+            f"0 and {limit - 1:,}: number the tokens without such gaps."
         )
 
 

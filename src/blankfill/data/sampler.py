@@ -21,6 +21,8 @@ from numpy.random.bit_generator import ISeedSequence
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
 from blankfill.objectives import Objective
+from blankfill.system.files import write_file
+from blankfill.system.marks import changes, marks
 from blankfill.system.reading import read_array, read_json
 from blankfill.types import Bool, Document, Example, Vocabulary
 
@@ -144,7 +146,9 @@ class Sampler:
                     with open(temporary, "wb") as file:
                         np.save(file, getattr(plan, name))
                     temporary.replace(path)
-            except OSError:
+                names = [self._path(epoch, name).name for name in ("pieces", "rows", "order")]
+                write_file(self._path(epoch, "marks"), json.dumps(marks(self.cache, names)))
+            except (OSError, UserError):
                 return plan
         return plan
 
@@ -152,6 +156,9 @@ class Sampler:
         if self.cache is None or not self._path(epoch, "order").exists():
             return None
         try:
+            noted = read_json(self._path(epoch, "marks"))
+            if not noted or changes(noted, marks(self.cache, noted)):
+                return None
             pieces, rows, order = (
                 np.asarray(read_array(self._path(epoch, name), "i", 2 if name == "pieces" else 1, mapped=True))
                 for name in ("pieces", "rows", "order")
@@ -163,7 +170,7 @@ class Sampler:
 
     def _path(self, epoch: int, name: str) -> Path:
         assert self.cache is not None
-        return self.cache / f"{self._key}-{epoch}-{name}.npy"
+        return self.cache / f"{self._key}-{epoch}-{name}{'' if name == 'marks' else '.npy'}"
 
     def _read_sizes(self) -> list[int]:
         if self.cache is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import read_text
-from blankfill.corpus.tables import csv_rows, import_parquet, json_values
+from blankfill.corpus.tables import check_columns, csv_rows, import_parquet, json_values
 from blankfill.errors import UserError
 from blankfill.system.reading import mended_value, readable, regular_size
 from blankfill.tasks.rows import json_lines
@@ -67,6 +67,8 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
     pyarrow, parquet = import_parquet()
     try:
         with closing(parquet.ParquetFile(path)) as file:
+            for group in range(file.num_row_groups):
+                check_columns(file.metadata.row_group(group), f"{path}, row group {group + 1}")
             records = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(batch_size=1024))
             yield from enumerate(records, 1)
     except (pyarrow.ArrowException, OSError) as error:
