@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Corpus:
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder is a finished corpus made by `prepare`."""
-    return (folder / summary.FILE).is_file()
+    return os.path.lexists(folder / summary.FILE)  # whatever stands there: what is wrong with it is found later
 
 
 def prepared_in(paths: Sequence[str | Path], work: Path) -> Path:

@@ -409,7 +409,7 @@ def check_it_fits(
     room = verdict.room(str(device), out)
     main = max(room.main, free)
     room = dataclasses.replace(room, main=main, memory=room.memory if device.type == "cuda" else main)
-    written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
+    written = sum(path.lstat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
     kept = cost.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
     room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
     computing = cost.Computing(conditions.dtype.itemsize, conditions.machine.attention, device.type)
