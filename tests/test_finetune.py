@@ -362,7 +362,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     assert "kind last-word, for which no file of predictions is scored; --model measures" in capsys.readouterr().err
     path.write_text("nothing\n")
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
-    assert "line 1: not a prediction" in capsys.readouterr().err
+    assert "line 1: not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         Predictor(tmp_path / "run", "cpu", 1, n_best=2, search={"beams": 3})
     assert len(Predictor(tmp_path / "run", "cpu", 1).predict([TextItem("a", "the cat")])) == 1
     capsys.readouterr()
-    for text, told in (("\n", "the line is empty"), ('{"text": 3', "not a JSON object"), ('{"x": 1}', "no text")):
+    for text, told in (("\n", "the line is empty"), ('{"text": 3', "line 1: not JSON"), ('{"x": 1}', "no text")):
         (tmp_path / "rows").write_text(text, encoding="utf-8")
         assert main(["predict", "--model", str(tmp_path / "run"), str(tmp_path / "rows"), "--threads", "1"]) == 2
         assert told in capsys.readouterr().err

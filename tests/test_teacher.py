@@ -164,7 +164,7 @@ def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Pa
         wiring.resume(distilled, teacher=distilled)
     noted = shutil.copytree(distilled, tmp_path / "damaged") / "teacher.json"
     noted.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"teacher\.json is damaged"):
+    with pytest.raises(UserError, match=r"teacher\.json: not JSON"):
         wiring.resume(tmp_path / "damaged")
     with pytest.raises(UserError, match="was begun without a teacher"):
         wiring.resume(teacher, teacher=distilled)

@@ -25,6 +25,8 @@ from blankfill.predict import TogetherPredictor, open_predictor
 from blankfill.run_folder import renew_report
 from blankfill.several import check_same, finished, together
 from blankfill.system.files import write_file
+from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
+from blankfill.system.values import fitting
 from blankfill.tasks.content import items_mark
 from blankfill.tasks.pattern import pattern_text, read_patterns
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
@@ -151,8 +153,8 @@ def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Ite
     student = dataclasses.replace(request, options=learning, taught=taught)
     check_same([(student, out / DISTILLED)])
     found = finished(student, out / DISTILLED, alike)
-    kept = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    kept["together"][DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
+    kept = read_json(out / RESULTS)
+    field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})
     yield f"learnt from all patterns: {found['main']} {found['score']:.4f}; predict with --model {out / DISTILLED}"
 
@@ -164,7 +166,9 @@ def _keep(out: Path, results: dict[str, Any]) -> None:
 
 def _said(path: Path) -> list[dict[str, float]]:
     """The probabilities of a run's predictions, in the order of its items."""
-    return [json.loads(line)["probabilities"] for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [parse_json(line, path) for line in read_text(path, LARGE).split("\n") if line]
+    where = f"{path}: `probabilities`"
+    return [fitting(field(row, "probabilities", dict, path), dict[str, float], where) for row in rows]
 
 
 def _parts(found: dict[str, Any]) -> dict[str, Any]:

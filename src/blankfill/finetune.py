@@ -22,6 +22,8 @@ from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
 from blankfill.run_folder import newest_whole, note_facts, note_machine, renew_report, run_folder, stop_signals
 from blankfill.system.files import write_file
+from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.values import build
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS
@@ -90,19 +92,24 @@ class FinetuneResult:
 
 
 def read_request(out: Path) -> Request:
-    """What a run was asked for; UserError when the folder is no fine-tuning run."""
+    """What a run was asked for; UserError when the folder is no fine-tuning run, or a damaged one."""
+    file = out / ASKED
     try:
-        values = json.loads((out / ASKED).read_text(encoding="utf-8"))
-        columns: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in values["columns"].items()
-        }
-        taught = {name: Path(path) for name, path in values.get("taught", {}).items()}
-        return Request(
-            values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]),
-            Columns(**columns), Taught(**taught) if taught else None,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing or unreadable)") from error
+        values = read_json(file)
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
+    taught = None
+    if "taught" in values:
+        told = field(values, "taught", dict, file)
+        taught = Taught(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
+    return Request(
+        field(values, "task", str, file), Path(field(values, "data", str, file)),
+        Path(field(values, "from", str, file)),
+        build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
+        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), taught,
+    )  # fmt: skip
 
 
 def finetune(
@@ -173,9 +180,10 @@ def finetune(
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
         if checkpoint is not None:
-            model.load_state_dict(checkpoint.model)
+            where = f"{checkpoint.path / store.STATE}: `progress`"
+            done = Progress.from_state(checkpoint.state.get("progress"), where)
+            store.put_weights(model, checkpoint.model, checkpoint.path)
             store.restore_optimizer(optimizer, checkpoint.optimizer)
-            done = Progress.from_state(checkpoint.state["progress"])
             done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
         where = conditions.machine.where
         announce(request, adapter, learnt, dev, model, settings.steps, where)
@@ -221,7 +229,7 @@ def finetune(
         if decided is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:
                 best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
-                model.load_state_dict(best.model)
+                store.put_weights(model, best.model, best.path)
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     complete = done.step == settings.steps or not stopping

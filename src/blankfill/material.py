@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Ernie, Objective
 from blankfill.recipe import Recipe
 from blankfill.system.marks import Mark
+from blankfill.system.reading import read_array
 from blankfill.train.cost import micro_rows
 from blankfill.types import Vocabulary
 
@@ -50,7 +52,7 @@ class Corpus:
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder is a finished corpus made by `prepare`."""
-    return (folder / summary.FILE).is_file()
+    return os.path.lexists(folder / summary.FILE)  # whatever stands there: what is wrong with it is found later
 
 
 def prepared_in(paths: Sequence[str | Path], work: Path) -> Path:
@@ -92,7 +94,7 @@ def open_corpus(
     if lacking := tokenizer.vocabulary().missing(*needed):
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
         tokenizer = tokenizer.with_roles(*needed)
-    valid, unigram = folder / "valid", np.load(folder / "unigram.npy")
+    valid, unigram = folder / "valid", counts_of(folder / "unigram.npy")
     return Corpus(
         folder,
         IndexedCorpus(folder / "train"),
@@ -102,6 +104,14 @@ def open_corpus(
         unigram,
         marks,
     )
+
+
+def counts_of(path: Path) -> np.ndarray:
+    """How often each id occurs in a prepared text, int64[V]. Raises UserError when the file is damaged."""
+    counts = read_array(path, "iu", 1).astype(np.int64)
+    if not len(counts) or counts.min() < 0 or not 0 < float(counts.sum(dtype=np.float64)) < 2**63:
+        raise UserError(f"{path} is damaged: it does not count the tokens of a text; prepare the text again")
+    return counts
 
 
 def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) -> Vocabulary:

@@ -45,6 +45,7 @@ from blankfill.run_folder import (
     stop_signals,
 )
 from blankfill.system.files import write_file
+from blankfill.system.reading import read_path
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
 
@@ -117,7 +118,7 @@ def pretrain(
     from blankfill.train.optimizer import build_optimizer
     from blankfill.train.precision import peak_rate
     from blankfill.train.progress import Progress
-    from blankfill.train.record import RunRecorder, read_lines
+    from blankfill.train.record import RunRecorder, of_step
     from blankfill.train.scaling import loss_scaler
 
     began = time.monotonic()
@@ -258,14 +259,13 @@ def pretrain(
                 checkpoint = newest_whole(out)
                 done = roll_back(error, checkpoint, done, recipe, recorder)
                 restore(checkpoint, model, optimizer)
-    with informing():
+    with informing(out / "loss.png"):
         baseline = None if math.isnan(baselines[-1]) else baselines[-1]
         loss_plot(out / "metrics.jsonl", out / "loss.png", baseline, recipe.name)
     renew_report(out)
-    lines = read_lines(out / "samples.jsonl")
     if done.step < options.steps and stop():
         say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
-    compare([line for line in lines if line["step"] == 0], [line for line in lines if line["step"] == done.step])
+    compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
     return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out))
 
 
@@ -286,7 +286,7 @@ def resume(
             f"{out / 'corpus_path.txt'} is empty; write the path of the prepared corpus into it, as seen from {out}"
         )
     if (out / "corpus_path.txt").exists():
-        corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
+        corpus = out / read_path(out / "corpus_path.txt")
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
     recipe = load_recipe(out / "recipe.yaml")
@@ -323,8 +323,9 @@ def old_text_losses(out: Path) -> tuple[float, float] | None:
     """The first and the last validation loss of the old text, None when a run has none."""
     from blankfill.train.record import read_lines
 
-    losses = [line["loss"] for line in read_lines(out / "metrics.jsonl") if line["split"] == "old"]
-    return (losses[0], losses[-1]) if losses and None not in (losses[0], losses[-1]) else None
+    losses = [line.get("loss") for line in read_lines(out / "metrics.jsonl") if line.get("split") == "old"]
+    before, after = (losses[0], losses[-1]) if losses else (None, None)
+    return (before, after) if isinstance(before, float) and isinstance(after, float) else None
 
 
 def forgetting(losses: tuple[float, float]) -> str:
@@ -353,9 +354,9 @@ def conditions_again(recipe: Recipe, checkpoint: Checkpoint, changes: Mapping[st
 
 def of_model(checkpoint: Checkpoint, config: TransformerConfig) -> Checkpoint:
     """A checkpoint of a pretraining run, which must be of this model. Raises UserError when it is not."""
-    from blankfill.model.config import config_from_values
+    from blankfill.checkpoint import store
 
-    if config_from_values(checkpoint.state["model"]) != config:
+    if store.model_of(checkpoint.state, checkpoint.path) != config:
         raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
     return checkpoint
 
@@ -366,9 +367,10 @@ def restore(checkpoint: Checkpoint | None, model: Transformer, optimizer: torch.
     from blankfill.train.progress import Progress
 
     assert checkpoint is not None
-    model.load_state_dict(checkpoint.model)
+    done = Progress.from_state(checkpoint.state.get("progress"), f"{checkpoint.path / store.STATE}: `progress`")
+    store.put_weights(model, checkpoint.model, checkpoint.path)
     store.restore_optimizer(optimizer, checkpoint.optimizer)
-    return Progress.from_state(checkpoint.state["progress"])
+    return done
 
 
 def roll_back(
@@ -415,7 +417,7 @@ def check_it_fits(
     room = verdict.room(str(device), out)
     main = max(room.main, free)
     room = dataclasses.replace(room, main=main, memory=room.memory if device.type == "cuda" else main)
-    written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
+    written = sum(path.lstat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
     kept = cost.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
     room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
     computing = cost.Computing(conditions.dtype.itemsize, conditions.machine.attention, device.type)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.console import say
 from blankfill.errors import UserError
 from blankfill.system import files
-from blankfill.system.reading import read_json
+from blankfill.system.reading import UnreadableError, read_json
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
@@ -76,17 +76,37 @@ def only_run(out: Path) -> Iterator[None]:
 def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
     """Write facts to a run's `run.json`, over those that a resumed run has there."""
     path = out / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
+    before: dict[str, Any] = {}
+    if resumed:
+        try:
+            before = read_json(path)
+        except UnreadableError as error:
+            if not error.missing:
+                keep_aside(path, error)
+        except UserError as error:
+            keep_aside(path, error)
     files.write_file(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
-def informing() -> Iterator[None]:
-    """Say an error of the block and go on: what only informs does not end a run."""
+def informing(path: Path) -> Iterator[None]:
+    """Say an error of the block and go on: what only informs (`path`) must not take days of training with it."""
     try:
         yield
     except UserError as error:
         say(str(error))
+    except Exception as error:
+        say(f"{path} could not be made ({type(error).__name__}: {error}); the run goes on without it")
+
+
+def keep_aside(path: Path, error: UserError) -> None:
+    """Rename a file that only informs and cannot be read, and say so."""
+    from blankfill.train.record import set_aside
+
+    try:
+        say(f"{error}; it is begun anew, and the file as it was is {set_aside(path).name}")
+    except OSError as failure:
+        say(f"{error}; it could not be put aside ({failure.strerror or failure})")
 
 
 def note_machine(out: Path, machine: Machine) -> None:
@@ -107,10 +127,10 @@ def noted_machine(out: Path) -> Machine | None:
 
 
 def renew_report(out: Path) -> None:
-    """Write `report.html` as the run is now; one that cannot be written does not end the run."""
+    """Write `report.html` as the run is now; one that cannot be written does not end the run, whatever is the cause."""
     from blankfill.report.page import write_page
 
-    with informing():
+    with informing(out / "report.html"):
         write_page(out)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from blankfill.console import say
 from blankfill.errors import UserError
 from blankfill.finetune import Read, Request, adapter_of, finetune, patterns_of, read_all, read_request, start_of
 from blankfill.run_folder import note_machine, noted_machine
+from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.values import fitting
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import ASKED, RESULTS
 
@@ -27,8 +28,7 @@ def finished(request: Request, folder: Path, alike: Machine | None = None) -> di
     alike: what all of them compute with where their options leave it free. Raises UserError when it is told to stop, so
     that the runs after it are not begun.
     """
-    path = folder / RESULTS
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = results_in(folder)
     if not found.get("complete"):
         resume = (folder / ASKED).exists()
         try:
@@ -36,9 +36,29 @@ def finished(request: Request, folder: Path, alike: Machine | None = None) -> di
         finally:
             if alike is not None and folder.is_dir():  # which it is not where the run was refused
                 note_machine(folder.parent, alike)
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if not found["complete"]:
+        found = results_in(folder)
+    if not found.get("complete"):
         raise UserError(f"stopped in {folder}; the same command goes on there")
+    return found
+
+
+def results_in(folder: Path) -> dict[str, Any]:
+    """The results of a run; {} when there are none or they are damaged, so that the run is not complete."""
+    path = folder / RESULTS
+    try:
+        found = read_json(path)
+        field(found, "complete", bool, path)
+        for name, kind in (("score", float), ("main", str), ("best_step", int), ("steps", int)):
+            field(found, name, kind, path)
+        field(field(found, "baseline", dict, path), "score", float, path)
+        fitting(field(found, "metrics", dict, path), dict[str, float], str(path))
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        return {}
+    except UserError as error:
+        say(f"{error}; the run in {folder} is gone through again from its last checkpoint")
+        return {}
     return found
 
 

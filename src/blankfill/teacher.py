@@ -22,6 +22,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import MaskWriter, Mlm, Objective
 from blankfill.recipe import Recipe
+from blankfill.system.reading import field, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -206,10 +207,11 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
             raise UserError(f"{out} was begun without a teacher; leave out --teacher, or begin a run with it")
         return None
     try:
-        values = json.loads(noted.read_text(encoding="utf-8"))
-        path, sha256 = Path(os.path.normpath(out / values["teacher"])), str(values["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{noted} is damaged ({error}); begin the run again, into another --out") from error
+        values = read_json(noted)
+        path = Path(os.path.normpath(out / field(values, "teacher", str, noted)))
+        sha256 = field(values, "sha256", str, noted)
+    except UserError as error:
+        raise UserError(f"{error}; begin the run again, into another --out") from error
     path = Path(moved) if moved is not None else path
     if not path.exists():
         raise UserError(

@@ -99,7 +99,7 @@ def test_a_zipped_file_and_a_misplaced_answer(tmp_path: Path) -> None:
 def test_files_of_another_form_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     for text, message in [
-        ("{", "is not valid JSON"),
+        ("{", "x.json: not JSON"),
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\] has no 'context'"),
         ('{"data": []}', "has no questions"),
         ("[]", "has no 'data'"),

@@ -6,7 +6,6 @@ others (an output table tied to the word table) are then compared with them numb
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
+from blankfill.system.reading import read_json, read_name
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
@@ -79,7 +79,7 @@ def glm_file(folder: Path) -> Path | None:
     """The original GLM checkpoint in a folder, None when there is none; UserError when it is split over several."""
     pointer = folder / GLM_POINTER
     if pointer.is_file():
-        folder = folder / pointer.read_text(encoding="utf-8").strip()
+        folder = folder / read_name(pointer)
     if (folder / "mp_rank_01_model_states.pt").is_file():
         raise UserError(
             f"{folder} holds a model split over several files (model parallel); merge it with the original code's "
@@ -121,12 +121,9 @@ def open_foreign(path: Path, heads: int | None = None) -> Foreign:
 def read_config(path: Path) -> dict[str, Any]:
     """The values of a config.json."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings; copy or download it again")
-    return values
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; copy or download it again") from error
 
 
 def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
@@ -185,6 +182,8 @@ def check_shapes(form: Form, weights: Weights) -> None:
     """UserError when a file's names or shapes are not those of its architecture; nothing is read."""
     table = form.table
     names = table.match(weights, str(weights.where))
+    if whole := [name for name in names.values() if not weights.dtypes[name].is_floating_point]:
+        raise UserError(f"{weights.where}: {whole[0]} holds whole numbers, which no weights are; is it quantised?")
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
         for name, shape in table.shapes(skeleton(form.config)).items()

@@ -17,6 +17,7 @@ from blankfill.convert.importing import check_free
 from blankfill.environment import has_module
 from blankfill.errors import UserError
 from blankfill.system.files import whole_folder, write_file
+from blankfill.system.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,7 @@ def the_form(loaded: Loaded) -> Form:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file that say something; UserError when there are none."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; save the text as UTF-8") from error
+    lines = [line.strip() for line in read_text(path).splitlines()]
     if found := [line for line in lines if line]:
         return found
     raise UserError(f"{path}: the file is empty; give a text to compare on")

@@ -59,7 +59,7 @@ def import_model(
         state["roles"] = roles
     made = Imported(out, found.form.family.name, found.parameters, found.weights.converted)
     with whole_folder(out) as folder:
-        vocabulary = with_roles_of(words.vocabulary(), state)
+        vocabulary = with_roles_of(words.vocabulary(), roles)
         dress = dressed(found.form, found.objective, words, vocabulary)
         store.write_files(folder, 0, found.state(), {}, state, dress)
         del found  # so that what is read again is not in memory twice

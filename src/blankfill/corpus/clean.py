@@ -31,6 +31,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import chain, groupby
 
+from blankfill.system.reading import LONE_SURROGATE
+
 SAMPLE_CHARS = 1 << 16
 LONGEST_BLOCK = 1 << 16
 """Characters after which a block without a blank line is handed on in parts."""
@@ -48,7 +50,6 @@ _JUNK = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ue000-\uf8ff\ufeff\ufff9-\ufffb]"
 )
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*$", re.MULTILINE)
 _TAG = re.compile(
     r"</?(?:strong|b|em|i|u|s|p|span|font|center|div|h[1-6]|small|big|sup|sub|a|hr)(?:\s[^<>\n]{0,300})?/?>",
@@ -92,7 +93,7 @@ def characters(text: str) -> str:
     else:
         if _RARE_NEWLINE.search(text):
             text = text.replace("\u2029", "\n\n").translate(_NEWLINES)
-        text = _SURROGATES.sub("\ufffd", _JUNK.sub("", text))
+        text = LONE_SURROGATE.sub("\ufffd", _JUNK.sub("", text))
         text = normalized(text)
     if "```" in text or "~~~" in text:
         text = _FENCE.sub("", text)

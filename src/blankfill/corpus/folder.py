@@ -20,6 +20,7 @@ from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.system import files
+from blankfill.system.reading import read_json
 
 WORK = ".prepare"
 """The work folder inside the output folder."""
@@ -97,7 +98,7 @@ def locked(out: Path) -> Iterator[None]:
         try:
             held = load_json(lock)
             alive = psutil.Process(held["process"]).create_time() == held["began"]
-        except (ValueError, KeyError, TypeError, psutil.Error):
+        except (UserError, ValueError, KeyError, TypeError, psutil.Error):
             alive = False
         if alive and held["process"] != os.getpid():
             raise UserError(
@@ -147,6 +148,5 @@ def plain_errors(out: Path, need: int) -> Iterator[None]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded
+    """A JSON object from a file. Raises UserError."""
+    return read_json(path)

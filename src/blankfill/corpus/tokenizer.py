@@ -25,10 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
-from blankfill.corpus.tokenizer_formats import SAID, closing_frame, ending_frame, read_tokenizer, roles_said
+from blankfill.corpus.tokenizer_formats import (
+    SAID,
+    closing_frame,
+    ending_frame,
+    library_errors,
+    read_tokenizer,
+    roles_said,
+)
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
 from blankfill.system.files import make_folder, write_file
+from blankfill.system.reading import mended
 from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
@@ -101,7 +109,8 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """The tokenizer at `path`: see `tokenizer_formats.read_tokenizer` for what is read; raises `UserError`."""
-        return cls(read_tokenizer(path), roles_said(Path(path)))
+        with library_errors(path):
+            return cls(read_tokenizer(path), roles_said(Path(path)))
 
     def save(self, folder: Path, *, post: Post = "keep") -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens; see `files`.
@@ -232,12 +241,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Adds no special tokens, but recognises those written out in it, such as `[MASK]`."""
-        ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._full.encode(mended(text), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, on all cores."""
-        return [encoding.ids for encoding in self._full.encode_batch_fast(list(texts), add_special_tokens=False)]
+        whole = list(map(mended, texts))
+        return [encoding.ids for encoding in self._full.encode_batch_fast(whole, add_special_tokens=False)]
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
@@ -250,6 +260,7 @@ class Tokenizer:
 
     def encode_plain(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(ids of all sentences, one after the other; how many each has). No text gives a special token here."""
+        sentences = list(map(mended, sentences))
         chunked = self._chunking.chunks
         parts = [b""] * len(sentences)
         whole: list[int] = []
@@ -288,7 +299,7 @@ class Tokenizer:
         White space around a token does not belong to its place. As in `encode_plain`, no text gives a special token.
         """
         plain, table = self._plain
-        found = plain.encode(text, add_special_tokens=False)
+        found = plain.encode(mended(text), add_special_tokens=False)
         ids = np.array(found.ids, np.int32)
         places = np.array(found.offsets, np.int32).reshape(-1, 2)
         for row, (start, end) in enumerate(places.tolist()):

@@ -22,7 +22,7 @@ from blankfill.errors import UserError
 from blankfill.objectives import Objective
 from blankfill.system.files import own_folder, whole_file, write_file
 from blankfill.system.marks import changes, marks
-from blankfill.system.reading import read_json
+from blankfill.system.reading import read_array, read_json
 from blankfill.types import Bool, Document, Example, Vocabulary
 
 if TYPE_CHECKING:
@@ -156,12 +156,13 @@ class Sampler:
             if not noted or changes(noted, marks(self.cache, noted)):
                 return None
             pieces, rows, order = (
-                np.asarray(np.load(self._path(epoch, name), mmap_mode="r")) for name in ("pieces", "rows", "order")
+                np.asarray(read_array(self._path(epoch, name), "i", 2 if name == "pieces" else 1, mapped=True))
+                for name in ("pieces", "rows", "order")
             )
-        except (OSError, ValueError, EOFError, UserError):
+        except UserError:
             return None
-        whole = pieces.shape[1:] == (5,) and rows.shape == (len(order) + 1,) and int(rows[-1]) == len(pieces)
-        return Plan(pieces, rows, order) if whole else None
+        plan = Plan(pieces, rows, order)
+        return plan if plan.fits(len(self.corpus.tokens)) else None
 
     def _path(self, epoch: int, name: str) -> Path:
         assert self.cache is not None
@@ -171,11 +172,10 @@ class Sampler:
         if self.cache is None:
             return []
         try:
-            sizes = json.loads((self.cache / f"{self._key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            sizes = read_json(self.cache / f"{self._key}.json", list)
+        except UserError:
             return []
-        whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
-        return sizes if whole else []
+        return sizes if all(type(size) is int and 0 < size < 2**48 for size in sizes) else []
 
     def _write_sizes(self) -> None:
         if self.cache is None:

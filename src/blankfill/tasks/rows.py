@@ -7,7 +7,6 @@ Not here: tables of the user's own, whose fields may be quoted (`tables`).
 
 from __future__ import annotations
 
-import json
 import lzma
 import os
 import struct
@@ -21,6 +20,7 @@ from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.corpus.limits import LARGEST_DIRECTORY, LARGEST_DOCUMENT, too_long
 from blankfill.errors import UserError
+from blankfill.system.reading import parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
 
 T = TypeVar("T")
@@ -52,11 +52,9 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
 
 def text_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
-    try:
-        with path.open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    regular_size(path)
+    with readable(path), path.open("rb") as raw:
+        compression = sniff_compression(raw.read(16))
     for line in lines(read_text(str(path), compression), str(path)):
         yield line.removesuffix("\r")
 
@@ -73,13 +71,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not valid JSON ({error}): mend or delete that line.") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object: each line must hold one.")
-        yield number, found
+        yield number, parse_json(line, f"{path}, line {number}")
 
 
 def json_document(path: Path) -> Any:
@@ -87,14 +79,10 @@ def json_document(path: Path) -> Any:
 
     Raises UserError when it cannot be read, and for one of more than LARGEST_DOCUMENT characters (or bytes in a zip).
     """
-    try:
-        return json.loads(unzipped(path) if zipfile.is_zipfile(path) else joined_lines(path))
-    except RecursionError as error:
-        raise UserError(f"{path} is JSON that is nested too deeply to be read.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy or download it again.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    regular_size(path)
+    with readable(path):
+        packed = zipfile.is_zipfile(path)
+    return parse_json(unzipped(path) if packed else joined_lines(path), path, object)
 
 
 def joined_lines(path: Path) -> str:

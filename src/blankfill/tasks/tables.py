@@ -15,6 +15,7 @@ from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.tables import check_columns, csv_rows, import_parquet, json_values
 from blankfill.errors import UserError
+from blankfill.system.reading import mended_value, readable, regular_size
 from blankfill.tasks.rows import json_lines
 
 ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet")
@@ -49,11 +50,9 @@ def table_rows(path: Path, headless: bool = False) -> Iterator[tuple[int, Row]]:
 
 
 def _text(path: Path) -> Iterator[str]:
-    try:
-        with path.open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    regular_size(path)
+    with readable(path), path.open("rb") as raw:
+        compression = sniff_compression(raw.read(16))
     return read_text(str(path), compression)
 
 
@@ -61,7 +60,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, Row]]:
     for number, value in enumerate(json_values(_text(path), str(path)), 1):
         if not isinstance(value, Mapping):
             raise UserError(f"{path}, record {number} is not a JSON object: the file must hold a list of objects.")
-        yield number, value
+        yield number, mended_value(value)
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:

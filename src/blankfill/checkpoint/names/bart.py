@@ -21,6 +21,7 @@ from blankfill.checkpoint.names.base import (
     activation_of,
     both,
     number,
+    real,
     refuse_options,
 )
 from blankfill.errors import UserError
@@ -78,9 +79,9 @@ class BartNames(Family):
             norm_eps=1e-5,
             embedding_norm=True,
             activation=activation_of(values, "activation_function", "gelu"),
-            dropout=float(values.get("dropout", 0.1)),
-            attention_dropout=float(values.get("attention_dropout", 0.0)),
-            init_std=float(values.get("init_std", 0.02)),
+            dropout=real(values, "dropout", 0.1),
+            attention_dropout=real(values, "attention_dropout", 0.0),
+            init_std=real(values, "init_std", 0.02),
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:

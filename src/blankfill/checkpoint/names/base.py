@@ -24,9 +24,12 @@ import torch
 from torch import Tensor
 
 from blankfill.errors import UserError
-from blankfill.model.config import Activation, TransformerConfig
+from blankfill.model.config import MOST_ROWS, Activation, TransformerConfig
 from blankfill.objectives import Objective
+from blankfill.system.reading import field as field_of
+from blankfill.system.reading import shown
 
+WHERE = "config.json"
 LISTED = 8
 """So many names of a long list are shown."""
 
@@ -282,9 +285,9 @@ _WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "si
 
 def activation_of(values: Mapping[str, Any], key: str, default: str) -> Activation:
     """Our name of the activation that a config.json names; UserError for one that we do not have."""
-    name = str(values.get(key, default))
+    name = field_of(values, key, str, WHERE, default)
     if name not in ACTIVATIONS:
-        raise UserError(f"config.json: {key} is {name}, which is not known here; known: {', '.join(ACTIVATIONS)}")
+        raise UserError(f"{WHERE}: {key} is {name[:60]}, which is not known here; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -293,13 +296,25 @@ def activation_name(activation: str) -> str:
     return _WRITTEN[activation]
 
 
-def number(values: Mapping[str, Any], key: str) -> int:
-    """A size that a config.json must tell; UserError when it does not."""
-    value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        told = "is missing" if value is None else f"is {value!r}"
-        raise UserError(f"config.json: {key} {told}; it must be a whole number from 1 on, as its author wrote it")
+def number(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A size in a config.json; UserError when it is none. default: None for one that it must tell."""
+    value = values.get(key) if default is None else values.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_ROWS:
+        told = "is missing" if value is None else f"is {shown(value)}"
+        raise UserError(
+            f"{WHERE}: {key} {told}; it must be a whole number from 1 to {MOST_ROWS:,}, as its author wrote it"
+        )
     return value
+
+
+def real(values: Mapping[str, Any], key: str, default: float) -> float:
+    """A finite number in a config.json; UserError when it is none."""
+    return field_of(values, key, float, WHERE, default)
+
+
+def flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
+    """A truth value in a config.json; UserError when it is none."""
+    return field_of(values, key, bool, WHERE, default)
 
 
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
@@ -307,7 +322,7 @@ def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -
     for key, value in plain_values.items():
         if values.get(key, value) != value:
             raise UserError(
-                f"config.json: {key} is {values[key]!r}, and only {value!r} is known here; "
+                f"{WHERE}: {key} is {shown(values[key])}, and only {value!r} is known here; "
                 "this checkpoint cannot be imported"
             )
 

@@ -15,9 +15,11 @@ from blankfill.checkpoint.names.base import (
     activation_name,
     activation_of,
     both,
+    flag,
     layers,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
@@ -49,11 +51,11 @@ class BertNames(Family):
         present = {name.removeprefix("module.") for name in names}
         pooler = any("pooler.dense" in name for name in present)
         words = any(name.startswith("cls.predictions.") for name in present)
-        tied = bool(values.get("tie_word_embeddings", True)) or not words
+        tied = flag(values, "tie_word_embeddings", True) or not words
         return TransformerConfig(
             **encoder_sizes(values),
             position_sizes=(number(values, "max_position_embeddings"), number(values, "type_vocab_size")),
-            norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+            norm_eps=real(values, "layer_norm_eps", 1e-12),
             word_head=words,
             head_transform=words,
             head_bias=words,
@@ -117,9 +119,9 @@ def encoder_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
         "norm": "post",
         "embedding_norm": True,
         "activation": activation_of(values, "hidden_act", "gelu"),
-        "dropout": float(values.get("hidden_dropout_prob", 0.1)),
-        "attention_dropout": float(values.get("attention_probs_dropout_prob", 0.1)),
-        "init_std": float(values.get("initializer_range", 0.02)),
+        "dropout": real(values, "hidden_dropout_prob", 0.1),
+        "attention_dropout": real(values, "attention_probs_dropout_prob", 0.1),
+        "init_std": real(values, "initializer_range", 0.02),
     }
 
 

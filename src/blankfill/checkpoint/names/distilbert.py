@@ -16,9 +16,11 @@ from blankfill.checkpoint.names.base import (
     activation_name,
     activation_of,
     both,
+    flag,
     layers,
     number,
     plain,
+    real,
 )
 from blankfill.checkpoint.names.bert import OLD_NAMES
 from blankfill.model.config import TransformerConfig
@@ -50,13 +52,13 @@ class DistilbertNames(Family):
             norm_eps=1e-12,
             embedding_norm=True,
             activation=activation_of(values, "activation", "gelu"),
-            dropout=float(values.get("dropout", 0.1)),
-            attention_dropout=float(values.get("attention_dropout", 0.1)),
-            init_std=float(values.get("initializer_range", 0.02)),
+            dropout=real(values, "dropout", 0.1),
+            attention_dropout=real(values, "attention_dropout", 0.1),
+            init_std=real(values, "initializer_range", 0.02),
             word_head=words,
             head_transform=words,
             head_bias=words,
-            tied=bool(values.get("tie_word_embeddings", True)) or not words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:

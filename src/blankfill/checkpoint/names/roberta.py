@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from blankfill.checkpoint.names.base import Family, Positions, Table, both, number, refuse_options
+from blankfill.checkpoint.names.base import WHERE, Family, Positions, Table, both, flag, number, real, refuse_options
 from blankfill.checkpoint.names.bert import (
     BUFFERS,
     OLD_NAMES,
@@ -22,8 +22,10 @@ from blankfill.checkpoint.names.bert import (
     output_copies,
     output_rules,
 )
+from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Mlm, Objective
+from blankfill.system.reading import field, shown
 
 
 class RobertaNames(Family):
@@ -42,11 +44,11 @@ class RobertaNames(Family):
         made = TransformerConfig(
             **encoder_sizes(values),
             position_sizes=(number(values, "max_position_embeddings"),),
-            norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+            norm_eps=real(values, "layer_norm_eps", 1e-12),
             word_head=words,
             head_transform=words,
             head_bias=words,
-            tied=bool(values.get("tie_word_embeddings", True)) or not words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
             pooler=pooler,
             pair_classifier=not pooler,
         )
@@ -79,7 +81,13 @@ class RobertaNames(Family):
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions that text can have."""
-        first = int(values.get("pad_token_id") or 0) + 1
+        pad = values.get("pad_token_id")
+        first = (0 if pad is None else field(values, "pad_token_id", int, WHERE)) + 1
+        if not 0 < first < config.position_sizes[0]:
+            raise UserError(
+                f"{WHERE}: pad_token_id is {shown(pad)}, behind which positions begin, and their table has "
+                f"{config.position_sizes[0]} rows"
+            )
         return Mlm(config.position_sizes[0] - first, position_offset=first)
 
     def shift(self, objective: Objective, pad: int) -> int:

@@ -11,18 +11,22 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.checkpoint.names.base import (
+    WHERE,
     Family,
     Fused,
     Rule,
     Table,
     activation_name,
     activation_of,
+    flag,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import T5, Objective
+from blankfill.system.reading import field
 
 LENGTH = 512
 """Tokens of the released models' rows, which bind nothing: distances have no end."""
@@ -38,14 +42,14 @@ class T5Names(Family):
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json; whether the output has its own word table also from the names."""
         refuse_options(values, {"is_encoder_decoder": True, "is_decoder": False})
-        gate, _, activation = str(values.get("feed_forward_proj", "relu")).rpartition("-")
+        gate, _, activation = field(values, "feed_forward_proj", str, WHERE, "relu").rpartition("-")
         if gate == "gated" and activation == "gelu":
             activation = "gelu_new"  # what transformers takes it for
-        said = bool(values.get("tie_word_embeddings", True))
-        scaled = bool(values.get("scale_decoder_outputs", said))
+        said = flag(values, "tie_word_embeddings", True)
+        scaled = flag(values, "scale_decoder_outputs", said)
         layers = number(values, "num_layers")
         width, heads, head_size = number(values, "d_model"), number(values, "num_heads"), number(values, "d_kv")
-        dropout = float(values.get("dropout_rate", 0.1))
+        dropout = real(values, "dropout_rate", 0.1)
         return TransformerConfig(
             vocab_size=number(values, "vocab_size"),
             hidden_size=width,
@@ -54,13 +58,13 @@ class T5Names(Family):
             num_heads=heads,
             head_size=0 if heads * head_size == width else head_size,
             ffn_size=number(values, "d_ff"),
-            position_sizes=(int(values.get("n_positions", LENGTH)),),
+            position_sizes=(number(values, "n_positions", LENGTH),),
             position_scheme="none",
-            relative_buckets=int(values.get("relative_attention_num_buckets", 32)),
-            relative_distance=int(values.get("relative_attention_max_distance", 128)),
+            relative_buckets=number(values, "relative_attention_num_buckets", 32),
+            relative_distance=number(values, "relative_attention_max_distance", 128),
             norm="pre",
             norm_kind="rms",
-            norm_eps=float(values.get("layer_norm_epsilon", 1e-6)),
+            norm_eps=real(values, "layer_norm_epsilon", 1e-6),
             activation=activation_of({"feed_forward_proj": activation}, "feed_forward_proj", "relu"),
             gated=gate == "gated",
             attention_bias=False,
