@@ -166,7 +166,9 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    reading.parse_yaml(text, origin)  # which looks at depth and aliases first
+    plain = reading.parse_yaml(text, origin)  # which looks at depth and aliases first
+    if plain is not None and not isinstance(plain, dict):
+        raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
     try:
         with reading.yaml_errors(origin, text):
             values = OmegaConf.to_container(OmegaConf.create(text))
