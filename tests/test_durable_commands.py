@@ -217,7 +217,7 @@ def test_what_a_command_wrote_survives_a_power_cut(
     assert disk.lost() == []
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer.json", "report.html", "loss.png", "latest"])
+@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer.json", "run.json", "report.html", "loss.png", "latest"])
 def test_a_run_whose_checkpoints_are_whole_is_resumed_without_its_small_files(
     corpus: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
