@@ -20,7 +20,16 @@ from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
+from blankfill.run_folder import (
+    newest_whole,
+    note_facts,
+    note_step,
+    renew_report,
+    run_folder,
+    stop_signals,
+    write_text,
+)
+from blankfill.system.stopping import Stop, StoppedError, reason
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS
@@ -74,7 +83,8 @@ class Request:
 class FinetuneResult:
     """How a fine-tuning run ended. metrics: of the best checkpoint on the dev set; score: the one that chose it.
 
-    items_per_second: training items, without the scoring between. complete: False when the run was told to stop.
+    steps: done, of `total`. items_per_second: training items, without the scoring between. complete: False when the
+    run was stopped before its end. stopped: the signal that it got, be it after its last step.
     """
 
     folder: Path
@@ -85,6 +95,8 @@ class FinetuneResult:
     steps: int
     items_per_second: float
     complete: bool
+    total: int = 0
+    stopped: Stop | None = None
 
 
 def read_request(out: Path) -> Request:
@@ -164,6 +176,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
         facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
+        note_step(out, done)
         if device.type == "cpu" and busy:
             say(busy)
 
@@ -189,8 +202,9 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             save(done)  # nothing may be better than the beginning
         done = trainer.train(batches.steps(done.step, settings.steps), done)
         writer.wait()
-        if done.step < settings.steps and stopping:
-            say(f"stopped at step {done.step}; go on with: blankfill finetune --resume {out}")
+        note_step(out, done, reason(stopping) if trainer.stopped else None)
+        if trainer.stopped:
+            say(f"stopped at step {done.step:,} of {settings.steps:,}; go on with: blankfill finetune --resume {out}")
         decided = scored.best
         if decided is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:
@@ -198,24 +212,23 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
                 model.load_state_dict(best.model)
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
-    complete = done.step == settings.steps or not stopping
-    result = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, complete)
+    found = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, not trainer.stopped)
     renew_report(out)
-    return result
+    return dataclasses.replace(found, total=settings.steps, stopped=reason(stopping))
 
 
 def finished(request: Request, folder: Path) -> dict[str, Any]:
     """The results of a run among several, which is begun or gone on with unless it is complete.
 
-    Raises UserError when it is told to stop, so that the runs after it are not begun.
+    Raises StoppedError when a signal stops it, so that the runs after it are not begun.
     """
     path = folder / RESULTS
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if not found.get("complete"):
-        finetune(request, folder, resume=(folder / ASKED).exists())
+        result = finetune(request, folder, resume=(folder / ASKED).exists())
+        if result.stopped is not None:
+            raise StoppedError(result.stopped, f"stopped in {folder}; the same command goes on there")
         found = json.loads(path.read_text(encoding="utf-8"))
-    if not found["complete"]:
-        raise UserError(f"stopped in {folder}; the same command goes on there")
     return found
 
 

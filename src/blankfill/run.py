@@ -31,7 +31,16 @@ from blankfill.material import (
 from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
-from blankfill.run_folder import newest_whole, note_facts, renew_report, run_folder, stop_signals, write_text
+from blankfill.run_folder import (
+    newest_whole,
+    note_facts,
+    note_step,
+    renew_report,
+    run_folder,
+    stop_signals,
+    write_text,
+)
+from blankfill.system.stopping import Stop, reason
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
 
@@ -62,6 +71,8 @@ class RunResult:
     seconds: float
     old_loss: tuple[float, float] | None = None
     """Validation loss of the old text before and after, for a run that goes on from a model and was given it."""
+    stopped: Stop | None = None
+    """What stopped the run: a signal, or the end of its time. It is saved, and can be resumed unless it was done."""
 
 
 def pretrain(
@@ -199,6 +210,7 @@ def pretrain(
         if taught is not None:
             learn_from(taught, recipe, config, trainer)
         note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught)
+        note_step(out, done)
         if resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
         if done.step == 0:
@@ -220,15 +232,19 @@ def pretrain(
                 checkpoint = newest_checkpoint(out, config)
                 done = roll_back(error, checkpoint, done, recipe, recorder)
                 restore(checkpoint, model, optimizer)
+    stopped = reason(stopping) or (Stop.TIME if trainer.stopped else None)
+    note_step(out, done, stopped if trainer.stopped else None)
     loss_plot(
         out / "metrics.jsonl", out / "loss.png", None if math.isnan(baselines[-1]) else baselines[-1], recipe.name
     )
     renew_report(out)
     lines = read_lines(out / "samples.jsonl")
-    if done.step < options.steps and stop():
-        say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
+    if trainer.stopped:
+        say(f"stopped at step {done.step:,} of {options.steps:,}; go on with: blankfill pretrain --resume {out}")
     compare([line for line in lines if line["step"] == 0], [line for line in lines if line["step"] == done.step])
-    return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out))
+    return RunResult(
+        out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out), stopped
+    )
 
 
 def resume(

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import say
 from blankfill.errors import UserError
+from blankfill.system.stopping import Stop
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
+    from blankfill.train.progress import Progress
 
 LOCK = ".lock"
 
@@ -81,6 +83,14 @@ def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
     write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
 
 
+def note_step(out: Path, done: Progress, stop: Stop | None = None) -> None:
+    """Note in `run.json` how far a run is, and why it ended before its last step, if it did.
+
+    The lines of metrics tell the same only every `log_every` steps.
+    """
+    note_facts(out, {"step": done.step, "tokens": done.tokens, "stopped": stop.value if stop else None}, True)
+
+
 def renew_report(out: Path) -> None:
     """Write `report.html` as the run is now; one that cannot be written does not end the run."""
     from blankfill.report.page import write_page
@@ -110,8 +120,11 @@ def newest_whole(out: Path) -> Checkpoint | None:
 def stop_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to, so that a run ends after its step; a second SIGINT interrupts."""
     caught: list[int] = []
+    own = os.getpid()
 
     def handle(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a loader process: it gets the terminal's signals too, and the run decides
+            return
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
+from blankfill.bounds import Bound, at_least
+from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
 from blankfill.tasks.options import FinetuneOptions
 
@@ -21,6 +23,8 @@ class FinetuneArguments(FinetuneOptions):
 
     Reads the task's own files, scores the model on its dev set while it learns, and keeps the best.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"restarts": at_least(1, 100_000)}
 
     task: str = ""
     """What to learn, such as cola, sst2, mrpc, stsb, mnli, rte; a wrong name lists them all."""
@@ -51,7 +55,7 @@ class FinetuneArguments(FinetuneOptions):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    given = tyro.cli(FinetuneArguments, args=list(argv), prog="blankfill finetune")
+    given = parsed(FinetuneArguments, argv, "finetune")
     if given.resume is not None and (more := [arg for arg in argv if arg.startswith("--") and not _is_resume(arg)]):
         raise UserError(f"--resume goes on with the options of {given.resume}; leave out {', '.join(more)}")
     if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
@@ -85,10 +89,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
     result = finetune(request, out, resume=given.resume is not None)
     told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    show(f"{request.task}: {told} on the dev set at step {result.best_step} of {result.steps}")
+    show(f"{request.task}: {told} on the dev set at step {result.best_step:,} of {result.total:,}")
     show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
-    show(f"the scores are in {out / RESULTS}")
-    return 0
+    show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
+    return result.stopped.exit_code if result.stopped else 0
 
 
 def _is_resume(arg: str) -> bool:

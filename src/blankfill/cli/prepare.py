@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from blankfill.cli.arguments import parsed
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import UserError
 
@@ -34,7 +35,7 @@ class Options(PrepareConfig):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments; returns the exit code. Raises UserError."""
-    options = tyro.cli(Options, prog="blankfill prepare", args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
+    options = parsed(Options, argv, "prepare", config=(tyro.conf.FlagCreatePairsOff,))
     if not options.paths:
         raise UserError("Name at least one file or folder to prepare, - for standard input, or python-docs.")
     from blankfill.corpus.prepare import prepare

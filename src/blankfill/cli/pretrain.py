@@ -62,13 +62,15 @@ def main(argv: Sequence[str]) -> int:
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss
         side = "below" if below >= 0 else "ABOVE"
+        when = "the last validation loss was" if result.stopped else "validation loss"
         show(
-            f"validation loss {result.valid_loss:.3f} nats, {abs(below):.3f} {side} the unigram baseline "
-            f"({result.baseline:.3f})"
+            f"{when} {result.valid_loss:.3f} nats, {abs(below):.3f} {side} the unigram baseline ({result.baseline:.3f})"
         )
     if result.old_loss is not None:
         show(run.forgetting(result.old_loss))
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
+    if result.stopped:
+        return result.stopped.exit_code
     show(f'try: blankfill fill --model {result.folder} "… [MASK] …"')
     return 0
 

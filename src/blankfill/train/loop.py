@@ -88,6 +88,8 @@ class Trainer:
     examine_first: bool = True
     parts: int = 1
     """Into how many parts each micro-batch is split; 2 once memory has run out."""
+    stopped: bool = field(default=False, init=False)
+    """Whether `stop` ended the run before its last step."""
 
     def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
         """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
@@ -137,10 +139,11 @@ class Trainer:
             if impatient and not last:
                 text = f"no better validation in {options.patience}; the best was {progress.best_loss:.4f} at step "
                 self.recorder.event(progress.step, "early stop", f"{text}{progress.best_step}")
-            stopping = impatient or self.stop()
-            if improved or progress.step % save_every == 0 or last or stopping:
+            self.stopped = not last and not impatient and self.stop()
+            ending = last or impatient or self.stopped
+            if improved or progress.step % save_every == 0 or ending:
                 self.save(progress)
-            if stopping:
+            if ending:
                 break
             finished = time.perf_counter()
         return progress
