@@ -9,6 +9,7 @@ Not here: logging of training metrics (they have their own file), colours for er
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import time
@@ -82,14 +83,15 @@ class OutputError(UserError):
     @classmethod
     def of(cls, error: Exception) -> OutputError:
         """The sentence for an error of the stream."""
-        why = getattr(error, "strerror", None) or "it is closed"
+        lost = isinstance(error, OSError) and error.errno not in (None, errno.EBADF)
+        why = getattr(error, "strerror", "") if lost else "it is closed"
         return cls(f"standard output cannot be written ({why}); free some space, or send it elsewhere")
 
 
 def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> None:
     """A small table on standard output: drawn by rich on a terminal, aligned plain text elsewhere (nothing is cut)."""
     cells = [[product(str(cell)) for cell in row] for row in rows]
-    title = product(title)
+    title, headers = product(title), [product(name) for name in headers]
     if sys.stdout is None or not sys.stdout.isatty():
         show(plain_table(title, cells, headers))
         return
@@ -102,7 +104,7 @@ def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] =
     for column in range(max(len(row) for row in [*cells, headers])):
         numeric = all(_numeric(row[column]) for row in cells if column < len(row))
         name = headers[column] if column < len(headers) else ""
-        drawn.add_column(name, justify="right" if numeric and column else "left", overflow="fold")
+        drawn.add_column(Text(name), justify="right" if numeric and column else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(file=sys.stdout).print(drawn)

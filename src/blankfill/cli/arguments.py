@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeVar
 
 from blankfill.bounds import out_of_bounds
-from blankfill.console import say
+from blankfill.console import OutputError, say
 from blankfill.errors import ConfigError, UserError
 
 T = TypeVar("T")
@@ -55,6 +55,10 @@ def parsing(argv: Sequence[str], command: str) -> Iterator[None]:
         if message := told.getvalue().rstrip("\n"):
             say(shortened(message))
         raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # nothing but the help is written here
+        raise OutputError.of(error) from error
 
 
 def shortened(message: str) -> str:

@@ -10,6 +10,8 @@ import importlib
 import keyword
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 COMMANDS: dict[str, str] = {
     "prepare": "text of any shape → token files and a tokenizer",
@@ -68,13 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    from blankfill.cli.process import finished, sentence
+    from blankfill.cli.process import finished, sentence, threads_in_sentences
     from blankfill.console import OutputError
     from blankfill.errors import ConfigError, UserError
     from blankfill.system.stopping import Stop, StoppedError, Terminated, termination_raises
 
     try:
-        with termination_raises(), finished():
+        with termination_raises(), nullcontext() if debug else threads_in_sentences(), finished():
             return _run(args)
     except UserError as error:
         if debug and not isinstance(error, OutputError):
@@ -122,6 +124,10 @@ def _run(args: Sequence[str]) -> int:
         close = difflib.get_close_matches(args[0][:100], COMMANDS, 1)
         hint = f"did you mean `blankfill {close[0]}`?" if close else "`blankfill --help` lists them"
         raise UserError(f"there is no command {args[0]}; {hint}")
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # libraries end the process over it
+        raise UserError("the folder that this command is run in was removed; change to another one") from None
     module = args[0] + "_" * keyword.iskeyword(args[0])
     run = importlib.import_module(f"blankfill.cli.{module}").main
     code: int = run(args[1:])

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
+LONGEST = 36_500 * 86_400.0
+"""Seconds of the longest time that a run may be given: a hundred years."""
 GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher")
 
 DESCRIBED = """Train a model on text.
@@ -98,7 +100,10 @@ def seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
         raise UserError(f"--stop-after {text}: not a time; write for example 8h, 45m or 1h30m")
-    return sum(float(number) * units[unit] for number, unit in parts)
+    found = sum(float(number) * units[unit] for number, unit in parts)
+    if found > LONGEST:
+        raise UserError(f"--stop-after {text[:40]}: longer than any run; give at most {LONGEST / units['d']:,.0f}d")
+    return found
 
 
 def overridden(argv: Sequence[str]) -> list[str]:

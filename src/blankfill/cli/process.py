@@ -6,16 +6,17 @@ import codecs
 import errno
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blankfill.console import OutputError
+from blankfill.console import OutputError, say
 from blankfill.system.files import error_number
 
 REMEDIES = {
     errno.ENOENT: "it was moved or removed while the command ran; put it back and repeat the command",
-    errno.EMFILE: "too many files are open at once; allow more (ulimit -n 1024), or use fewer workers",
-    errno.ENFILE: "too many files are open on this machine; close some programs, or use fewer workers",
+    errno.EMFILE: "allow this process more of them (ulimit -n 1024), or use fewer workers",
+    errno.ENFILE: "close some programs, or use fewer workers",
     errno.ENOSPC: "free some space, or give another --out",
     errno.EACCES: "change its permissions, or name another",
     errno.EPERM: "change its permissions, or name another",
@@ -41,8 +42,9 @@ def _fill_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # the lowest that is free: this one
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - it lasts as long as the process
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _speak_utf8() -> None:
@@ -98,19 +100,38 @@ def _give_up_output() -> None:
     os.close(nowhere)
 
 
+@contextmanager
+def threads_in_sentences() -> Iterator[None]:
+    """Let threads of libraries tell of a full disk or a lost folder in a sentence, as the command itself does."""
+    before = threading.excepthook
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        found = sentence(args.exc_value) if args.exc_value is not None else None
+        if found is None:
+            before(args)
+        else:
+            say(f"blankfill: {found}")
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def sentence(error: BaseException) -> str | None:
     """An error of the system that no command foresaw, as one sentence; None for an error of the program."""
     number = error_number(error)
     if number is None:
-        return _exhausted(error)
+        return _files_ran_out(error)
     why = os.strerror(number)
     remedy = REMEDIES.get(number, "blankfill --debug shows where it was met")
     name = getattr(error, "filename", None)
     return f"{os.fsdecode(name)}: {why}; {remedy}" if isinstance(name, str | bytes) else f"{why}; {remedy}"
 
 
-def _exhausted(error: BaseException | None) -> str | None:
-    """The sentence for open files that ran out where a library says it in its own words."""
+def _files_ran_out(error: BaseException | None) -> str | None:
+    """The sentence for too many open files where a library tells of them in its own words."""
     seen = 0
     while error is not None and seen < 10:
         if os.strerror(errno.EMFILE) in str(error):
