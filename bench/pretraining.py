@@ -69,7 +69,8 @@ def main() -> None:
 
 def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict[str, Any]:
     """The scores of one model on one task, with the rate of `--lrs` that was best for the first seed less one."""
-    from blankfill.finetune import Request, finished
+    from blankfill.finetune import Request
+    from blankfill.several import finished
     from blankfill.tasks.options import FinetuneOptions
 
     name, _, path = model.partition("=")

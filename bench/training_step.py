@@ -109,17 +109,15 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
     import torch
 
     from blankfill.train.bench import Bench, Shape
-    from blankfill.train.precision import matmul_rate, peak_rate
+    from blankfill.train.precision import has_bf16, peak_rate
 
     torch.set_num_threads(spec["threads"])
     names = {field.name for field in dataclasses.fields(Shape)}
     shape = Shape(**{key: value for key, value in spec.items() if key in names})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if spec["precision"] == "bf16" else torch.float32
-    if dtype == torch.bfloat16 and device.type == "cpu":
-        slow, fast = (matmul_rate(device, one, 64, 0.01) for one in (torch.bfloat16, torch.float32))
-        if slow < 0.5 * fast:
-            raise UnableError(f"bf16 products run at {slow / fast:.0%} of the fp32 rate on this processor")
+    if dtype == torch.bfloat16 and not has_bf16(device):
+        raise UnableError("this processor has no units for bf16, or torch does not use them")
     torch.manual_seed(0)
     if name == "blankfill":
         bench = Bench(shape, device, dtype)

@@ -1,16 +1,33 @@
-"""Shared fixtures: a small vocabulary with every role, corpora written on the spot, where the real data sets lie."""
+"""Shared fixtures: a small vocabulary with every role, corpora written on the spot, where the real data sets lie.
+
+`BLANKFILL_TEST_BF16=on` (or `off`) makes the processor look as if it had (or had not) units for bf16, so that both
+sides of every choice can be tested on any machine; on a processor without them, `on` takes its time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from blankfill import environment
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
 from blankfill.types import ROLES, Document, Example, Vocabulary
+
+# One thread of torch, also in the programs that tests start, and before anything imports torch: how many threads would
+# be used otherwise depends on what else the machine does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+BF16 = os.environ.get("BLANKFILL_TEST_BF16", "auto")
+if BF16 == "on":
+    for limit in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        os.environ.pop(limit, None)
+elif BF16 == "off":
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 
 # a busy machine is slow, which says nothing of the code
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,6 +37,26 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "spec" / "test_vectors.json"
 ORDINARY = len(ROLES)
 """The first id that is not special in the vocabularies made here."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bf16_units() -> Iterator[None]:
+    """Units for bf16 where `BLANKFILL_TEST_BF16` is on, whatever the processor is."""
+    found = environment.instruction_sets()
+    with pytest.MonkeyPatch.context() as patch:
+        if BF16 == "on" and not set(found) & set(environment.BF16_SETS):
+            patch.setattr(environment, "instruction_sets", lambda: [*found, environment.BF16_SETS[0]])
+        yield
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """The threads of torch, which runs and commands change for their process, as they were before the test."""
+    torch = sys.modules.get("torch")  # tests without it stay fast
+    count = torch.get_num_threads() if torch else 0
+    yield
+    if torch:
+        torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="session")

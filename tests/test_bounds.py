@@ -205,4 +205,4 @@ def test_what_has_no_bound_is_left_alone() -> None:
         number: float = math.nan
         threads: int = -1
 
-    assert out_of_bounds(Free()) == ["threads is -1; it must be between 0 and 1024"]
+    assert out_of_bounds(Free()) == ["threads is -1; it must be 0 or between 1 and 1024"]

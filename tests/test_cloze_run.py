@@ -16,10 +16,12 @@ from blankfill.ensemble import finetune_patterns, unlabelled, untrained
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import Request, finetune, read_data, read_request
 from blankfill.predict import Predictor, open_predictor
+from blankfill.run_folder import noted_machine
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import RESULTS
 from blankfill.tasks.together import combined
+from blankfill.train.machine import settle
 from test_finetune import QUICK, classes, model_folder, sentences
 
 OWN = """verbalizers: {"1": big, "0": red}
@@ -95,6 +97,9 @@ def test_all_patterns_and_their_say_together(
     found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     assert [run["folder"] for run in found["patterns"]] == ["pattern-0", "pattern-1"]
     assert all(0 <= run["untrained"] <= 1 for run in found["patterns"])
+    settled = noted_machine(out)
+    assert settled is not None and settled.threads == 1
+    assert [noted_machine(out / f"pattern-{k}") for k in (0, 1)] == [settled, settled]
     assert found["together"]["alike"]["score"] > 0.6
     rows = [
         [json.loads(line) for line in (out / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -168,9 +173,10 @@ def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, request
     request = request_for(name)
     vocabulary = Tokenizer.load(request.start).vocabulary()
     role = next(role for role, id in vocabulary.roles.items() if Tokenizer.load(request.start).token(id) == token)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        text = (request.start / file).read_text(encoding="utf-8")
-        (request.start / file).write_text(text.replace(json.dumps(token)[1:-1], "[unused9]"), encoding="utf-8")
+    text = (request.start / "tokenizer.json").read_text(encoding="utf-8")
+    renamed = text.replace(json.dumps(token)[1:-1], "[unused9]")
+    (request.start / "tokenizer.json").write_text(renamed, encoding="utf-8")
+    (request.start / "tokenizer_config.json").unlink()  # it would say that the token is still the mask
     with pytest.raises(UserError, match=f"the tokenizer has no token for {role}, without which"):
         finetune(request, tmp_path / "run")
 
@@ -181,7 +187,8 @@ def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:
         [request_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
     )  # fmt: skip
     train, _ = read_data(plain[0].task_asked(), plain[0].data, plain[0].options)
-    assert untrained(thin, train) == untrained(plain, train)
+    machine = settle(plain[0].options).machine
+    assert untrained(thin, train, machine) == untrained(plain, train, machine)
 
 
 def test_models_that_were_all_wrong_count_alike() -> None:

@@ -327,7 +327,7 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
         patched.setattr("blankfill.finetune.stop_signals", lambda: contextlib.nullcontext([15]))
         assert main(command) == 143
     assert "the same command goes on there" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["seed-0"]
+    assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]
     assert json.loads((out / "seed-0" / RESULTS).read_text(encoding="utf-8"))["complete"] is False
     assert main(command) == 0
     found = [json.loads((out / f"seed-{k}" / RESULTS).read_text(encoding="utf-8")) for k in (0, 1)]
@@ -362,7 +362,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     assert "kind last-word, for which no file of predictions is scored; --model measures" in capsys.readouterr().err
     path.write_text("nothing\n")
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
-    assert "line 1: not a prediction" in capsys.readouterr().err
+    assert "line 1: not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         Predictor(tmp_path / "run", "cpu", 1, n_best=2, search={"beams": 3})
     assert len(Predictor(tmp_path / "run", "cpu", 1).predict([TextItem("a", "the cat")])) == 1
     capsys.readouterr()
-    for text, told in (("\n", "the line is empty"), ('{"text": 3', "not a JSON object"), ('{"x": 1}', "no text")):
+    for text, told in (("\n", "the line is empty"), ('{"text": 3', "line 1: not JSON"), ('{"x": 1}', "no text")):
         (tmp_path / "rows").write_text(text, encoding="utf-8")
         assert main(["predict", "--model", str(tmp_path / "run"), str(tmp_path / "rows"), "--threads", "1"]) == 2
         assert told in capsys.readouterr().err

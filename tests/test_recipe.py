@@ -106,7 +106,7 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         load_recipe("glm-nan")
     broken = tmp_path / "broken.yaml"
     broken.write_text("train:\n  lr: [1\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"broken.yaml line \d+: not valid YAML"):
+    with pytest.raises(UserError, match=r"broken.yaml, line \d+: not valid YAML"):
         load_recipe(broken)
     listed = tmp_path / "listed.yaml"
     listed.write_text("- a\n- b\n", encoding="utf-8")

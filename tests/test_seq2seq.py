@@ -180,6 +180,11 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"freeze": -1}, "--freeze -1 is for a head"),
         ({"label_smoothing": 1.0}, "--label-smoothing is 1.0"),
         ({"beams": 0}, "--beams is 0"),
+        ({"target_noise": 1.1}, "--target-noise is 1.1; it must be between 0 and 1"),
+        (
+            {"name": "unilm", "pseudo_noise": 0.2},
+            "--pseudo-noise is for a UniLM v2, and this model is trained as unilm",
+        ),
         ({"method": "cloze"}, "leave out --method cloze"),
         ({"name": "bert"}, "a model of the objective bert reads texts and does not write any"),
         ({"name": "mlm"}, "a model of the objective mlm reads texts and does not write any"),

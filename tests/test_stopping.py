@@ -167,7 +167,8 @@ def test_a_stopped_grid_begins_no_other_run(
 
 def test_one_of_several_runs_that_is_stopped_raises(tmp_path: Path, signalled: list) -> None:
     """What the patterns of a cloze and their distilled head go through too."""
-    from blankfill.finetune import Request, finished
+    from blankfill.finetune import Request
+    from blankfill.several import finished
     from blankfill.tasks.options import FinetuneOptions
 
     options = FinetuneOptions(batch_size=8, epochs=1, threads=1, precision="fp32", device="cpu")

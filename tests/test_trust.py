@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -52,13 +53,17 @@ def losses(run: Path) -> list[tuple[object, ...]]:
     return [tuple(line.get(name) for name in names) for line in read_lines(run / "metrics.jsonl")]
 
 
-def go_on(out: Path, corpus: Path, workers: int) -> None:
-    """Begin or resume a run; writing is slowed down, so that many kills fall into the middle of a checkpoint."""
-    write = store.write_weights
+def go_on(out: Path, corpus: Path, workers: int, halt: bool) -> None:
+    """Begin or resume a run. halt: stand still in the middle of the second checkpoint, and say so by a file."""
+    write, written = store.write_weights, []
 
     def slowly(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         time.sleep(0.02)
         write(path, tensors)
+        written.append(path)
+        if halt and path.name == store.MODEL and len(written) > 2:
+            halted(out).touch()
+            time.sleep(3600)
         time.sleep(0.02)
 
     store.write_weights = slowly
@@ -69,13 +74,17 @@ def go_on(out: Path, corpus: Path, workers: int) -> None:
         blankfill.pretrain([str(corpus)], recipe(train__workers=workers), out)
 
 
+def halted(run: Path) -> Path:
+    return run.with_name(f"{run.name}.halted")
+
+
 def newest_step(run: Path) -> int:
     return max(store.steps_in(run / "checkpoints"), default=0)
 
 
-def wait_for_more(process: BaseProcess, run: Path, step: int) -> None:
-    until = time.monotonic() + 60
-    while process.is_alive() and newest_step(run) <= step and time.monotonic() < until:
+def wait_until(process: BaseProcess, come: Callable[[], bool]) -> None:
+    """However slow the machine is; a process that ends by itself ends the waiting too."""
+    while process.is_alive() and not come():
         time.sleep(0.01)
 
 
@@ -89,11 +98,16 @@ def test_killed_again_and_again_it_gives_the_same_losses(corpus: Path, tmp_path:
     killed = tmp_path / "killed"
     kills = resumed = half_written = step = 0
     while kills < KILLS // 2:
-        process = context.Process(target=go_on, args=(killed, corpus, workers))
+        halt = kills % 3 == 1
+        halted(killed).unlink(missing_ok=True)
+        process = context.Process(target=go_on, args=(killed, corpus, workers, halt))
         process.start()
-        if rng.random() < 0.8:  # once it is under way, however slow the machine is
-            wait_for_more(process, killed, step)
-        process.join(float(rng.uniform(0.0, 0.6)))
+        before = (killed, step)
+        if halt:
+            wait_until(process, halted(killed).exists)
+        elif rng.random() < 0.8:  # once it is under way
+            wait_until(process, lambda before=before: newest_step(before[0]) > before[1])
+        process.join(0.0 if halt else float(rng.uniform(0.0, 0.6)))
         if process.exitcode is None:
             process.kill()
             kills += 1
@@ -105,7 +119,7 @@ def test_killed_again_and_again_it_gives_the_same_losses(corpus: Path, tmp_path:
         if step == 60:
             assert losses(killed) == losses(tmp_path / "whole")
             killed, step = killed.with_name(f"{killed.name}+"), 0  # and once more from the start
-    last = context.Process(target=go_on, args=(killed, corpus, workers))
+    last = context.Process(target=go_on, args=(killed, corpus, workers, False))
     last.start()
     last.join()
     assert last.exitcode == 0 and resumed >= 3 and half_written >= 1

@@ -80,8 +80,8 @@ COUNT = Bound(0)
 """0 usually stands for what the program chooses, or for nothing."""
 SOME = Bound(1)
 """One or more."""
-PROCESSES = Bound(0, 1024)
-"""Threads or processes; 0 chooses."""
+PROCESSES = Bound(1, 1024, also=(0,))
+"""Threads or processes; 0 chooses. More are a slip of the keyboard, for which some OpenMP libraries end the process."""
 SEED = Bound(0, 2**32 - 1)
 """What every generator of random numbers takes."""
 COMMON: Mapping[str, Bound] = {"seed": SEED, "threads": PROCESSES, "workers": PROCESSES}

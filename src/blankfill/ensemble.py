@@ -19,9 +19,15 @@ import numpy as np
 
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import Request, adapter_of, finished, read_data, start_of, with_head
+from blankfill.finetune import Request, adapter_of, read_data, start_of, with_head
+from blankfill.inputs import read_notes, refuse, write_note
 from blankfill.predict import TogetherPredictor, open_predictor
-from blankfill.run_folder import renew_report, write_text
+from blankfill.run_folder import renew_report
+from blankfill.several import check_same, finished, together
+from blankfill.system.files import write_file
+from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
+from blankfill.system.values import fitting
+from blankfill.tasks.content import items_mark
 from blankfill.tasks.pattern import pattern_text, read_patterns
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from blankfill.tasks.together import Taught, combined, logs_of, score_lines
@@ -29,6 +35,7 @@ from blankfill.tasks.together import Taught, combined, logs_of, score_lines
 if TYPE_CHECKING:
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
+    from blankfill.train.machine import Machine
 
 SOFT_LABELS = "soft_labels.jsonl"
 """What all patterns say of the texts of `--distil`."""
@@ -53,35 +60,37 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
         dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k), distil=""))
         for k in range(count)
     ]
-    weights = untrained(requests, train)
+    check_same([(one, out / f"pattern-{k}") for k, one in enumerate(requests)])
+    alike = together(request.options, out)
+    weights = untrained(requests, train, alike)
     runs: list[dict[str, Any]] = []
     for k, one in enumerate(requests):
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
-        found = finished(one, folder)
+        found = finished(one, folder, alike)
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
         yield f"pattern {k}: {found['main']} {found['score']:.4f}; untrained {weights[k]:.4f} of the training items"
     yield from _together(request, out, runs, dev)
     if texts is not None:
-        yield from _distilled(request, out, texts)
+        yield from _distilled(request, out, texts, alike)
 
 
-def untrained(requests: Sequence[Request], train: Split) -> list[float]:
+def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> list[float]:
     """The share of the training items that the model gets right with each pattern before it is trained."""
-    from blankfill.tasks.training import Scored
-    from blankfill.train.precision import pick_device, pick_dtype
+    import torch
 
-    options = requests[0].options
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.precision, device)
-    loaded = start_of(requests[0])
+    from blankfill.tasks.training import Scored
+
+    torch.set_num_threads(machine.threads)
+    device = torch.device(machine.device)
+    loaded, _ = start_of(requests[0])
     found = []
     for one in requests:
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
         adapter = adapter_of(one.task_asked(), train.labels, loaded, plain)
-        model = with_head(loaded, adapter, train.items, plain, device, dtype)
+        model = with_head(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = Scored(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
-        decided, _ = scored.decide(model, device, dtype)
+        decided, _ = scored.decide(model, device, machine.dtype)
         right = [one.value == _label(item) for one, item in zip(decided, train.items, strict=True)]
         found.append(float(np.mean(right)))
     return found
@@ -106,7 +115,7 @@ def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: 
         rows = [{"id": item.id, **one.shown} for item, one in zip(dev.items, decided, strict=True)]
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         yield f"all patterns, {way}: {task.main} {scores[way]['score']:.4f}"
-    write_text(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
+    write_file(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
     kept = {**request.values(), "main": task.main, "patterns": list(runs), "together": scores}
     complete = not request.options.distil
     _keep(out, {**kept, "complete": complete})
@@ -124,34 +133,42 @@ def unlabelled(request: Request, task: Task, labels: tuple[str, ...]) -> Split |
     return dataclasses.replace(texts, labels=labels)
 
 
-def _distilled(request: Request, out: Path, texts: Split) -> Iterator[str]:
+def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Iterator[str]:
     """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
     options, scores = request.options, out / SOFT_LABELS
+    mark = items_mark(texts.items, texts.labels)
+    if scores.exists() and (notes := read_notes(out)) and notes[0].get("texts") not in (None, mark):
+        refuse(out, [f"the texts of {options.distil} are others"], f"Put them back, or remove {scores} and that run.")
+    write_note(out, {"texts": mark})
     if not scores.exists():
-        teachers = open_predictor(out, options.device, options.threads)
+        teachers = open_predictor(out, alike.device, alike.threads)
         assert isinstance(teachers, TogetherPredictor)
-        write_text(scores, score_lines(texts, teachers.logs(texts.items)))
+        write_file(scores, score_lines(texts, teachers.logs(texts.items)))
     learning = dataclasses.replace(
         options, method="head", pattern="0", patterns="", mlm_weight=0.0, unlabelled="", distil="",
         several_masks="surest-first", epochs=options.distil_epochs,
     )  # fmt: skip
     taught = Taught(Path(options.distil), scores)
     say(f"a head learns what all patterns say of {len(texts):,} texts")
-    found = finished(dataclasses.replace(request, options=learning, taught=taught), out / DISTILLED)
-    kept = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    kept["together"][DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
+    student = dataclasses.replace(request, options=learning, taught=taught)
+    check_same([(student, out / DISTILLED)])
+    found = finished(student, out / DISTILLED, alike)
+    kept = read_json(out / RESULTS)
+    field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})
     yield f"learnt from all patterns: {found['main']} {found['score']:.4f}; predict with --model {out / DISTILLED}"
 
 
 def _keep(out: Path, results: dict[str, Any]) -> None:
-    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_file(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     renew_report(out)
 
 
 def _said(path: Path) -> list[dict[str, float]]:
     """The probabilities of a run's predictions, in the order of its items."""
-    return [json.loads(line)["probabilities"] for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [parse_json(line, path) for line in read_text(path, LARGE).split("\n") if line]
+    where = f"{path}: `probabilities`"
+    return [fitting(field(row, "probabilities", dict, path), dict[str, float], where) for row in rows]
 
 
 def _parts(found: dict[str, Any]) -> dict[str, Any]:

@@ -32,13 +32,23 @@ INSTRUCTIONS = (
 """Instruction sets that decide how fast a model runs, as Linux names them."""
 VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND",
-    "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "ONEDNN_MAX_CPU_ISA", "MALLOC_ARENA_MAX",
+    "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY", "MALLOC_ARENA_MAX",
     "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "WORLD_SIZE", "RANK", "LOCAL_RANK",
     "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHASHSEED", "LC_ALL", "LC_CTYPE", "LANG",
 )  # fmt: skip
 """Environment variables that change how a run behaves and hold numbers or short words, not paths or secrets."""
 UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number of about 2^63."""
+IDLE = 0.7
+"""A load below this is no competition."""
+BF16_SETS = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instruction sets that multiply matrices of bf16: Intel's and AMD's, and (the last) ARM's."""
+NO_BF16 = {
+    "ONEDNN_MAX_CPU_ISA": ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"),
+    "ATEN_CPU_CAPABILITY": ("DEFAULT", "AVX2"),
+}
+"""Values of variables that keep oneDNN and torch from using them."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +121,41 @@ def usable_cores(limits: Limits | None = None) -> int:
     return cores if limits.cores is None else max(1, min(cores, -int(-limits.cores // 1)))
 
 
-def competing(threads: int) -> str:
-    """A sentence when other programs keep the cores of so many threads busy; empty when not, or where unknown.
+def busy_cores(seconds: float = 0.2) -> float:
+    """Cores that other programs keep busy: as many as in the last minute, if they still do; 0.0 where unknown.
 
-    Threads of one product wait for one another, actively: one that has to share its core holds up all the others, and
-    steps were seen to take up to thirty times as long (docs/performance.md).
+    The load of the last minute counts programs that have ended as well, so above `IDLE` it is held against what the
+    usable cores do for so many seconds, in which this process sleeps.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if threads < 2 or load < max(0.7, usable_cores() - threads + 0.7):
-        return ""
-    return (
-        f"other programs keep this machine busy (a load of {load:.1f} on {usable_cores()} cores), and {threads} "
-        "threads that wait for one another may then be slower than fewer: if so, try "
-        f"--train.threads {threads - 1}, or set OMP_WAIT_POLICY=passive"
-    )
+    return min(load, _busy_now(seconds)) if load >= IDLE else load
+
+
+def _busy_now(seconds: float) -> float:
+    """Busy cores, of those that this process may run on; infinite where the system does not tell."""
+    import psutil
+
+    def ticks() -> list[tuple[float, float]]:
+        """(all, idle) of each core so far."""
+        found = []
+        for core in psutil.cpu_times(percpu=True):
+            told = core._asdict()
+            guests = told.get("guest", 0.0) + told.get("guest_nice", 0.0)  # which `user` and `nice` count as well
+            found.append((sum(told.values()) - guests, told["idle"] + told.get("iowait", 0.0)))
+        return found
+
+    before = ticks()
+    time.sleep(seconds)
+    after = ticks()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(len(after))
+    busy, known = 0.0, False
+    for core in cores:
+        if core >= min(len(before), len(after)):
+            continue
+        passed, idle = (b - a for a, b in zip(before[core], after[core], strict=True))
+        known |= passed > 0
+        busy += max(0.0, 1 - idle / passed) if passed > 0 else 0.0
+    return busy if known else float("inf")
 
 
 def usable_memory(limits: Limits | None = None) -> int:
@@ -214,6 +245,12 @@ def instruction_sets() -> list[str]:
     report: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     other_names = {"avx512f": "avx512_f", "fma": "fma3"}
     return [name for name in INSTRUCTIONS if report.get(other_names.get(name, name)) is True]
+
+
+def bf16_sets() -> list[str]:
+    """The instruction sets by which products of bf16 matrices pay here; none where a variable forbids their use."""
+    forbidden = any(os.environ.get(name, "").upper() in values for name, values in NO_BF16.items())
+    return [] if forbidden else [name for name in instruction_sets() if name in BF16_SETS]
 
 
 def _cpuinfo() -> str:

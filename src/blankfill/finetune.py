@@ -16,26 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill import inputs
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
-from blankfill.environment import competing, usable_cores
 from blankfill.errors import ConfigError, UserError
 from blankfill.run_folder import (
     newest_whole,
     note_facts,
+    note_machine,
     note_step,
     renew_report,
     run_folder,
     stop_signals,
-    write_text,
 )
-from blankfill.system.stopping import Stop, StoppedError, reason
+from blankfill.system.files import write_file
+from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.stopping import Stop, reason
+from blankfill.system.values import build
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
 from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
-from blankfill.tasks.together import Taught, read_taught, softened
+from blankfill.tasks.together import Scores, Taught, read_taught, softened
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from blankfill.tasks.heads import AnswerModel
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
+    from blankfill.train.machine import Machine
     from blankfill.train.progress import Progress
 
 
@@ -100,57 +104,75 @@ class FinetuneResult:
 
 
 def read_request(out: Path) -> Request:
-    """What a run was asked for; UserError when the folder is no fine-tuning run."""
+    """What a run was asked for; UserError when the folder is no fine-tuning run, or a damaged one."""
+    file = out / ASKED
     try:
-        values = json.loads((out / ASKED).read_text(encoding="utf-8"))
-        columns: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in values["columns"].items()
-        }
-        taught = {name: Path(path) for name, path in values.get("taught", {}).items()}
-        return Request(
-            values["task"], Path(values["data"]), Path(values["from"]), FinetuneOptions(**values["options"]),
-            Columns(**columns), Taught(**taught) if taught else None,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing or unreadable)") from error
+        values = read_json(file)
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
+    taught = None
+    if "taught" in values:
+        told = field(values, "taught", dict, file)
+        taught = Taught(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
+    return Request(
+        field(values, "task", str, file), Path(field(values, "data", str, file)),
+        Path(field(values, "from", str, file)),
+        build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
+        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), taught,
+    )  # fmt: skip
 
 
-def finetune(request: Request, out: str | Path, resume: bool = False) -> FinetuneResult:
+def finetune(
+    request: Request,
+    out: str | Path,
+    resume: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    alike: Machine | None = None,
+) -> FinetuneResult:
     """Fine-tune a model on a task, score it on the dev set, and keep the best.
 
-    resume: go on with the run in `out`. Raises UserError or ConfigError for whatever the user can mend.
+    resume: go on with the run in `out`. changes: for a resumed run, the options of `train.machine.CHANGEABLE` that were
+    given anew. alike: for a run among several, what they all compute with where their options leave it free. Raises
+    UserError or ConfigError for whatever the user can mend.
     """
-    import torch
-
     from blankfill.checkpoint import store
     from blankfill.tasks.adapter import OwnWords
-    from blankfill.tasks.cloze_setup import read_unlabelled, with_texts
+    from blankfill.tasks.cloze_setup import with_texts
     from blankfill.tasks.heads import task_losses
     from blankfill.tasks.seq2seq_adapter import Write
     from blankfill.tasks.training import task_optimizer
     from blankfill.tasks.writing import examiner
     from blankfill.train.loop import Trainer
+    from blankfill.train.machine import NOTED, machine_from, settle, settle_again
     from blankfill.train.memory import keep_freed_memory
-    from blankfill.train.precision import pick_device, pick_dtype
     from blankfill.train.progress import Progress
     from blankfill.train.record import RunRecorder
 
-    out, options = Path(out), request.options
+    out, options = Path(out), dataclasses.replace(request.options, **(changes or {}))
     if problems := options.problems():
         raise ConfigError(problems)
     task = request.task_asked()
-    train, dev = read_data(task, request.data, options)
-    learnt, scores = read_taught(task, request.taught, task.labels or train.labels) if request.taught else (train, None)
-    more = read_unlabelled(task, options, train.labels)
+    read = read_all(task, request)
+    train, dev, more = read.train, read.dev, read.more
+    learnt, scores = read.taught or (train, None)
     with ExitStack() as stack:
         stack.enter_context(run_folder(out, resume))
-        busy = competing(options.threads or usable_cores())
-        torch.set_num_threads(options.threads or usable_cores())
+        checkpoint = newest_whole(out) if resume else None
+        if checkpoint is None:
+            conditions = settle(options, alike)
+        else:
+            conditions = settle_again(options, machine_from(checkpoint.state.get(NOTED)), changes or {})
+            options = dataclasses.replace(options, micro_batch=conditions.machine.micro_batch)
+        device, dtype = conditions.device, conditions.dtype
+        conditions.begin()
         keep_freed_memory()
-        device = pick_device(options.device)
-        dtype = pick_dtype(options.precision, device)
-        loaded = start_of(request)
+        loaded, start = start_of(request)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
+        note = read.note(request, start, patterns_of(adapter))
+        if resume:
+            note = same_inputs(out, request, note, loaded, checkpoint is not None)
         if isinstance(adapter, Write):
             adapter.check_answers(dev.items)
         encoded = adapter.encode(learnt.items, learn=True).encoded
@@ -158,37 +180,48 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             encoded = softened(encoded, scores)
         pad = loaded.vocabulary.roles.get("pad", 0)
         model = with_head(loaded, adapter, train.items, options, device, dtype)
+        model.encoder.use_kernel(conditions.machine.attention)
         if not resume:
             loaded.tokenizer.save(out)
-            write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
-            if isinstance(adapter, OwnWords) and (patterns := adapter.patterns()):
-                write_text(out / PATTERNS, patterns)
+            note = inputs.begin(out, note, loaded.tokenizer)
+            if patterns := patterns_of(adapter):
+                write_file(out / PATTERNS, patterns)
+            # the last: with it, the folder is a run to resume
+            write_file(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
-        checkpoint = newest_whole(out) if resume else None
         if checkpoint is not None:
-            model.load_state_dict(checkpoint.model)
+            where = f"{checkpoint.path / store.STATE}: `progress`"
+            done = Progress.from_state(checkpoint.state.get("progress"), where)
+            store.put_weights(model, checkpoint.model, checkpoint.path)
             store.restore_optimizer(optimizer, checkpoint.optimizer)
-            done = Progress.from_state(checkpoint.state["progress"])
-        where = f"{device.type} {str(dtype)[6:]}"
+            done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
+        where = conditions.machine.where
         announce(request, adapter, learnt, dev, model, settings.steps, where)
         plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
         facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
         note_step(out, done)
-        if device.type == "cpu" and busy:
-            say(busy)
+        note_machine(out, conditions.machine)
 
         bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
         stopping = stack.enter_context(stop_signals())
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
         scored = examiner(adapter, dev.items, pad, done.best_loss, options.eval_items)
-        state = task_state(loaded, adapter, options)
+        state = {**task_state(loaded, adapter, options), "inputs": note}
+
+        for remark in conditions.remarks:
+            recorder.event(done.step, "machine", remark)
 
         def save(now: Progress) -> None:
-            writer.save(now.step, model, optimizer, {**state, "progress": now.state()}, now.best_step)
+            known = {**state, NOTED: conditions.machine.values(), "progress": now.state()}
+            writer.save(now.step, model, optimizer, known, now.best_step)
+
+        def changed(step: int, kind: str, text: str) -> None:
+            recorder.event(step, kind, text)
+            note_machine(out, conditions.machine)
 
         batches = adapter.batches(encoded, adapter.epochs(encoded), pad, options.micro_batch)
         if options.mlm_weight:
@@ -197,6 +230,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), validated=lambda now: renew_report(out), loss=task_losses,
             examine=lambda: scored.examine(model, device, dtype), examine_first=isinstance(adapter, OwnWords),
+            pace=conditions.watch(changed),
         )  # fmt: skip
         if done.step == 0:
             save(done)  # nothing may be better than the beginning
@@ -209,7 +243,7 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
         if decided is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:
                 best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
-                model.load_state_dict(best.model)
+                store.put_weights(model, best.model, best.path)
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     found = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, not trainer.stopped)
@@ -217,31 +251,67 @@ def finetune(request: Request, out: str | Path, resume: bool = False) -> Finetun
     return dataclasses.replace(found, total=settings.steps, stopped=reason(stopping))
 
 
-def finished(request: Request, folder: Path) -> dict[str, Any]:
-    """The results of a run among several, which is begun or gone on with unless it is complete.
-
-    Raises StoppedError when a signal stops it, so that the runs after it are not begun.
-    """
-    path = folder / RESULTS
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if not found.get("complete"):
-        result = finetune(request, folder, resume=(folder / ASKED).exists())
-        if result.stopped is not None:
-            raise StoppedError(result.stopped, f"stopped in {folder}; the same command goes on there")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def start_of(request: Request) -> Loaded:
-    """The pretrained model, or one like it whose weights are drawn by the seed."""
+def start_of(request: Request) -> tuple[Loaded, inputs.Note]:
+    """The pretrained model, or one like it whose weights are drawn by the seed; and what a run notes of the former."""
     import torch
 
     from blankfill.checkpoint.load import load_model
 
     loaded = load_model(request.start)
+    note = inputs.model_note(loaded)
     if request.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(request.options.seed))
-    return loaded
+    return loaded, note
+
+
+@dataclass(frozen=True)
+class Read:
+    """The data of a run. taught: texts and what is learnt of them in place of labels; more: texts of `--unlabelled`."""
+
+    train: Split
+    dev: Split
+    taught: tuple[Split, Scores] | None
+    more: Sequence[Item]
+
+    def note(self, request: Request, start: inputs.Note, patterns: str) -> inputs.Note:
+        """What a run notes of its inputs."""
+        return inputs.finetuning_note(
+            request.values(), self.train, self.dev, self.more, self.taught, start, patterns
+        )  # fmt: skip
+
+
+def read_all(task: Task, request: Request) -> Read:
+    """Read the data of a run; UserError for what is missing or cannot be read."""
+    from blankfill.tasks.cloze_setup import read_unlabelled
+
+    train, dev = read_data(task, request.data, request.options)
+    taught = read_taught(task, request.taught, task.labels or train.labels) if request.taught else None
+    return Read(train, dev, taught, read_unlabelled(task, request.options, train.labels))
+
+
+def patterns_of(adapter: Adapter) -> str:
+    """The text of the patterns that a run keeps, "" for none."""
+    from blankfill.tasks.adapter import OwnWords
+
+    return adapter.patterns() if isinstance(adapter, OwnWords) else ""
+
+
+def same_inputs(out: Path, request: Request, note: inputs.Note, loaded: Loaded, trained: bool) -> inputs.Note:
+    """The note of a run that is resumed, whose data, options and first model were compared with what it noted.
+
+    trained: whether it has a checkpoint; then all weights are in it, and those of the first model do not matter.
+    Raises UserError when anything differs.
+    """
+    notes = inputs.read_notes(out)
+    found = inputs.finetuning_changes(notes, note)
+    if inputs.other_weights(notes, note):
+        if trained:
+            say(f"{request.start} has other weights than when {out} began from it; they are not needed any more")
+            note = {**note, "start": notes[0].get("start", note["start"])}
+        else:
+            found.append(f"{request.start} has other weights")
+    inputs.refuse(out, found, "Put back what it was begun with, or train again into another --out.")
+    return inputs.go_on(out, notes, note, loaded.tokenizer, str(request.start))
 
 
 def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
@@ -435,7 +505,7 @@ def conclude(
     threshold = getattr(adapter, "threshold", None)
     lines = [{"id": item.id, **adapter.told(one)} for item, one in zip(dev, decided, strict=True)]
     score, baseline = metrics[adapter.task.main], plain[adapter.task.main]
-    write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_file(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {
         **request.values(),
         "labels": list(adapter.labels),
@@ -453,5 +523,5 @@ def conclude(
         "items_per_second": speed,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    write_text(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_file(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return FinetuneResult(out, metrics, score, baseline, best_step, done.step, speed, complete)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from blankfill.console import say
 from blankfill.corpus import summary
+from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
@@ -23,6 +25,8 @@ from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Ernie, Objective
 from blankfill.recipe import Recipe
+from blankfill.system.marks import Mark
+from blankfill.system.reading import read_array
 from blankfill.train.cost import micro_rows
 from blankfill.types import Vocabulary
 
@@ -42,11 +46,18 @@ class Corpus:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     unigram: np.ndarray
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    """The marks of its files, by name."""
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder is a finished corpus made by `prepare`."""
-    return (folder / summary.FILE).is_file()
+    return os.path.lexists(folder / summary.FILE)  # whatever stands there: what is wrong with it is found later
+
+
+def prepared_in(paths: Sequence[str | Path], work: Path) -> Path:
+    """The folder of the token files of these paths: the prepared one that they name, else `work`."""
+    return Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
 
 
 def open_corpus(
@@ -59,9 +70,9 @@ def open_corpus(
     """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first.
 
     tokenizer: that of a model that is trained further, saved beside `work`; None is the corpus's own. accepted:
-    UserError when a prepared folder was made with none of these.
+    UserError when a prepared folder was made with none of these; also when one was changed since it was prepared.
     """
-    folder = Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
+    folder = prepared_in(paths, work)
     if folder is work:
         options = recipe.corpus
         if tokenizer is not None:
@@ -72,7 +83,8 @@ def open_corpus(
             prepare([str(path) for path in paths] or ["python-docs"], work, options)
         except UserError as error:
             raise in_recipe_terms(error) from error
-    elif accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
+    marks = prepared_marks(folder)
+    if folder is not work and accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
         raise UserError(
             f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
             "itself, or prepare it again with --tokenizer and the model's folder"
@@ -82,7 +94,7 @@ def open_corpus(
     if lacking := tokenizer.vocabulary().missing(*needed):
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
         tokenizer = tokenizer.with_roles(*needed)
-    valid, unigram = folder / "valid", np.load(folder / "unigram.npy")
+    valid, unigram = folder / "valid", counts_of(folder / "unigram.npy")
     return Corpus(
         folder,
         IndexedCorpus(folder / "train"),
@@ -90,7 +102,16 @@ def open_corpus(
         tokenizer,
         with_units(tokenizer, recipe.objective, unigram),
         unigram,
+        marks,
     )
+
+
+def counts_of(path: Path) -> np.ndarray:
+    """How often each id occurs in a prepared text, int64[V]. Raises UserError when the file is damaged."""
+    counts = read_array(path, "iu", 1).astype(np.int64)
+    if not len(counts) or counts.min() < 0 or not 0 < float(counts.sum(dtype=np.float64)) < 2**63:
+        raise UserError(f"{path} is damaged: it does not count the tokens of a text; prepare the text again")
+    return counts
 
 
 def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) -> Vocabulary:

@@ -25,6 +25,8 @@ from blankfill.model.config import TransformerConfig, config_from_values, config
 from blankfill.model.families import FAMILIES, TWO_STACKS
 from blankfill.objectives import Mlm, Objective
 from blankfill.recipe import Recipe, fits
+from blankfill.system.reading import field, read_json, read_text
+from blankfill.system.values import fitting
 
 if TYPE_CHECKING:
     import torch
@@ -138,14 +140,14 @@ def read_origin(out: Path) -> Origin | None:
     if not path.exists():
         return None
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        replay = None if noted["replay"] is None else str(out / noted["replay"])
-        return Origin(
-            str(noted["from"]), config_from_values(noted["model"]), Tokenizer.load(out), noted["new_words"], replay,
-            float(noted["replay_ratio"]),
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); train again from the model, into another --out") from error
+        noted = read_json(path)
+        replay = None if noted.get("replay") is None else str(out / field(noted, "replay", str, path))
+        words = fitting(field(noted, "new_words", list, path), list[str], f"{path}: `new_words`")
+        config = config_from_values(field(noted, "model", dict, path), path)
+        start, ratio = field(noted, "from", str, path), field(noted, "replay_ratio", float, path)
+    except UserError as error:
+        raise UserError(f"{error}; train again from the model, into another --out") from error
+    return Origin(start, config, Tokenizer.load(out), words, replay, ratio)
 
 
 def open_origin(asked: Continue, recipe: Recipe) -> tuple[Origin, Recipe]:
@@ -282,11 +284,9 @@ def words_of(given: str) -> list[str]:
     path = Path(given)
     if path.is_file():
         try:
-            words = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--add-tokens {given} cannot be read ({error}); give a UTF-8 file with a word on each line"
-            ) from error
+            words = read_text(path).splitlines()
+        except UserError as error:
+            raise UserError(f"--add-tokens {given}: {error}; give a UTF-8 file with a word on each line") from error
     elif "/" in given or path.suffix == ".txt":
         raise UserError(
             f"--add-tokens {given}: there is no such file; give a file with a word on each line, or words with commas"

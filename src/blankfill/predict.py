@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.console import say
-from blankfill.environment import usable_cores
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import adapter_of, answering, with_kept_patterns
+from blankfill.finetune import adapter_of, answering, patterns_of, with_kept_patterns
+from blankfill.inputs import patterns_mark
+from blankfill.system.reading import field, of_kind, parse_json, read_json, shown
+from blankfill.system.values import build, fitting
 from blankfill.tasks.given import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.pattern import PATTERNS
 from blankfill.tasks.registry import task_named
-from blankfill.tasks.rows import UnusableError, text_lines
+from blankfill.tasks.rows import UnusableError, joined_lines
 from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.together import combined, logs_of
+from blankfill.threads import use_threads
 
 if TYPE_CHECKING:
     from blankfill.tasks.adapter import Adapter, Decided
@@ -57,39 +61,47 @@ class Predictor:
         from blankfill.adapt.lora import add_lora, merge_lora
         from blankfill.attention.kernels import best_kernel
         from blankfill.checkpoint import store
-        from blankfill.checkpoint.load import Loaded, with_roles_of
+        from blankfill.checkpoint.load import Loaded, check_vocabulary, with_roles_of
+        from blankfill.corpus.identity import check_tokenizer
         from blankfill.corpus.tokenizer import Tokenizer
-        from blankfill.model.config import config_from_values
         from blankfill.model.layout import lay_out_to_write
         from blankfill.model.transformer import Transformer
-        from blankfill.objectives import OBJECTIVES
         from blankfill.tasks.seq2seq_adapter import Write
         from blankfill.train.precision import pick_device
 
-        torch.set_num_threads(threads or usable_cores())
+        use_threads(threads)
         path = Path(path)
         run = path if not (path / store.STATE).exists() else path.parent.parent
         found = best_checkpoint(path)
         state = found.state
-        config = config_from_values(state["model"])
-        values = dict(state["objective"])
-        objective = OBJECTIVES[values.pop("name")](**values)
+        config, objective = store.model_of(state, found.path), store.objective_of(state, found.path)
+        told = field(state, "task", dict, where := found.path / store.STATE)
+        self.task = task_named(field(told, "name", str, where))
+        options = build(FinetuneOptions, field(told, "options", dict, where), f"{where}: `options`")
+        if problems := options.problems():
+            raise ConfigError([f"{where}: {problem}" for problem in problems])
+        labels = fitting(field(told, "labels", list, where), tuple[str, ...], f"{where}: `labels`")
         tokenizer = Tokenizer.load(run)
+        check_tokenizer(state, tokenizer, run, found.path)
+        vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(state, found.path))
+        check_vocabulary(vocabulary, config, run)
         with torch.device("meta"):
             encoder = Transformer(config)
-            if rank := state["task"]["options"]["lora_rank"]:
-                add_lora(encoder, rank)
-        loaded = Loaded(encoder, tokenizer, with_roles_of(tokenizer.vocabulary(), state), objective, path)
-        self.task = task_named(state["task"]["name"])
-        self.options = with_kept_patterns(FinetuneOptions(**state["task"]["options"]), run)
+            if options.lora_rank:
+                add_lora(encoder, options.lora_rank)
+        loaded = Loaded(encoder, tokenizer, vocabulary, objective, path)
+        self.options = with_kept_patterns(options, run)
         self._search(n_best, search or {})
-        self.adapter = adapter_of(self.task, tuple(state["task"]["labels"]), loaded, self.options)
+        self.adapter = adapter_of(self.task, labels, loaded, self.options)
         self.labels = self.adapter.labels
+        noted = state["inputs"].get("patterns") if isinstance(state.get("inputs"), dict) else None
+        if noted not in (None, patterns_mark(patterns_of(self.adapter))):
+            raise UserError(f"{run / PATTERNS} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
             self.adapter.shown = n_best
         with torch.device("meta"):
             model = answering(encoder, self.adapter, self.options)
-        model.load_state_dict(found.model, assign=True)
+        store.put_weights(model, found.model, found.path, assign=True)
         if self.options.lora_rank:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
@@ -99,7 +111,9 @@ class Predictor:
             lay_out_to_write(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
-            self.adapter.threshold = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("threshold")
+            results = read_json(run / RESULTS)
+            if results.get("threshold") is not None:
+                self.adapter.threshold = field(results, "threshold", float, run / RESULTS)
 
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
         """Take over what is asked of a search."""
@@ -164,19 +178,28 @@ def open_predictor(
     """
     path = Path(path)
     results = _results(path)
-    if patterns := results.get("patterns"):
-        try:
-            weights = [float(one["untrained"]) for one in patterns]
-            folders = [path / str(one["folder"]) for one in patterns]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path / RESULTS}: its list of patterns cannot be read ({error})") from error
+    if results.get("patterns"):
+        where = f"{path / RESULTS}: `patterns`"
+        patterns = [of_kind(one, dict, where) for one in field(results, "patterns", list, path / RESULTS)]
+        weights = [field(one, "untrained", float, where) for one in patterns]
+        folders = [_inside(path, field(one, "folder", str, where)) for one in patterns]
+        if min(weights) < 0:
+            raise UserError(f"{where}: a weight is negative")
         say(f"{path}: {len(folders)} patterns answer together")
+        threads = use_threads(threads)
         return TogetherPredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
-        run = str(best["best_run"])
+        run = field(best, "best_run", str, path / RESULTS)
         say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
-        return Predictor(path / run, device, threads, n_best, search)
+        return Predictor(_inside(path, run), device, threads, n_best, search)
     return Predictor(path, device, threads, n_best, search)
+
+
+def _inside(path: Path, name: str) -> Path:
+    """A run of several, below their folder. Raises UserError for a name that leads out of it."""
+    if Path(name).name != name or name == "..":
+        raise UserError(f"{path / RESULTS} names the run {shown(name)}, which is not a folder beside it")
+    return path / name
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -184,10 +207,9 @@ def _results(path: Path) -> dict[str, Any]:
     if (path / ASKED).exists() or not (path / RESULTS).exists():
         return {}
     try:
-        found = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / RESULTS}: not readable ({error}); give the command that wrote it again") from error
-    return found if isinstance(found, dict) else {}
+        return read_json(path / RESULTS)
+    except UserError as error:
+        raise UserError(f"{error}; give the command that wrote it again") from error
 
 
 def best_checkpoint(path: Path) -> Any:
@@ -199,8 +221,7 @@ def best_checkpoint(path: Path) -> Any:
     if (path / store.STATE).exists():
         found: Any = store.read(path, with_optimizer=False)
     elif (path / "best").exists():
-        name = (path / "best").read_text(encoding="utf-8").strip()
-        found = store.read(path / "checkpoints" / name, with_optimizer=False)
+        found = store.read(store.named_by(path / "best"), with_optimizer=False)
     else:
         found = store.newest(path / "checkpoints", with_optimizer=False)
     if found is None or "task" not in found.state:
@@ -228,10 +249,7 @@ def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
     given: Any = None
     fields = NEEDED.get(task.name, FIELDS[task.kind])
     if line.lstrip().startswith("{"):
-        try:
-            given = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: not a JSON object ({error}); is the line whole?") from error
+        given = parse_json(line, where)
     elif task.kind in ("choice", "answer") or task.name in OWN_FORM:
         raise UserError(f"{where}: give a JSON object with {', '.join(fields)}")
     elif task.kind == "tag":
@@ -241,15 +259,28 @@ def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
         given = {FIELDS[task.kind][0]: first, **({"second": second} if second else {})}
     if task.name in OWN_FORM or (task.name in NEEDED and "text" not in given):
         return _own_rows(task, given, number, where)
-    return [_item(task.kind, given, str(given.get("id", number)), where)]
+    return [_item(task.kind, given, _text(given, "id", where) if "id" in given else str(number), where)]
+
+
+def _text(given: Mapping[str, Any], name: str, where: str) -> str:
+    """A field of a row that is a text, or a number in its place; UserError for anything else."""
+    value = given[name]
+    return str(value) if type(value) in (int, float) else field(given, name, str, where)
+
+
+def _texts(given: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    """A field of a row that is a list of texts, one at least."""
+    found = tuple(_text({name: one}, name, where) for one in field(given, name, list, where))
+    if not found:
+        raise UserError(f"{where}: `{name}` is empty; leave the line out")
+    return found
 
 
 def _member(task: Mixture, where: str, line: str) -> Task:
     """The member of a mixture that a row is for."""
     try:
-        given = json.loads(line)
-        name = given["task"]
-    except (ValueError, TypeError, KeyError) as error:
+        name = field(parse_json(line, where), "task", str, where)
+    except UserError as error:
         raise UserError(f'{where}: give a JSON object that says whose row it is: "task": one of {task.name}') from error
     if name not in (names := {one.name: one for one in task.members}):
         raise UserError(f"{where}: the task {name} is none of {task.name}, for which the model was fine-tuned")
@@ -272,17 +303,18 @@ def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
     if lacking := [name for name in needed if name not in given]:
         raise UserError(f"{where}: there is no {' and no '.join(lacking)}; its fields are {', '.join(given)}")
     if kind == "choice":
-        return ChoiceItem(id, str(given["context"]), tuple(map(str, given["choices"])))
+        return ChoiceItem(id, _text(given, "context", where), _texts(given, "choices", where))
     if kind == "answer":
-        return QuestionItem(id, str(given["question"]), str(given["context"]))
+        return QuestionItem(id, _text(given, "question", where), _text(given, "context", where))
     if kind == "tag":
-        return TaggedItem(id, tuple(map(str, given["words"])))
-    beside = str(given["second"]) if given.get("second") is not None else None
+        return TaggedItem(id, _texts(given, "words", where))
+    beside = _text(given, "second", where) if given.get("second") is not None else None
     if kind == "generate":
-        if not str(given["source"]).strip():
+        source = _text(given, "source", where)
+        if not source.strip():
             raise UserError(f"{where}: the source is empty; give it a text, or leave the line out")
-        return GenerationItem(id, str(given["source"]), (), beside)
-    return TextItem(id, str(given["text"]), beside)
+        return GenerationItem(id, source, (), beside)
+    return TextItem(id, _text(given, "text", where), beside)
 
 
 def score_predictions(
@@ -333,24 +365,21 @@ def _best_of_odds(task: Task, read: Split, shown: Mapping[str, Mapping[str, Any]
 def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> Decided:
     try:
         return adapter.parse(shown)
-    except (KeyError, ValueError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path}: the prediction for {id} cannot be read ({error}); see docs/finetune.md") from error
 
 
 def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
     """Predictions by the ids of their items."""
-    text = "\n".join(text_lines(path)).strip()
-    try:
-        whole = json.loads(text)
-        if isinstance(whole, dict) and "id" not in whole:
+    text = joined_lines(path).strip()
+    with suppress(UserError):  # several lines
+        whole = parse_json(text, path)
+        if "id" not in whole:
             return {str(id): {"answer": answer} for id, answer in whole.items()}
-    except ValueError:
-        pass  # several lines
     found: dict[str, Mapping[str, Any]] = {}
     for number, line in enumerate(text.split("\n"), 1):
-        try:
-            row = json.loads(line)
-            found[str(row["id"])] = row
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a prediction (a JSON object with an id)") from error
+        row = parse_json(line, f"{path}, line {number}")
+        if type(row.get("id")) not in (str, int):
+            raise UserError(f"{path}, line {number}: not a prediction (a JSON object with an id)")
+        found[str(row["id"])] = row
     return found

@@ -23,6 +23,8 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.families import TWO_STACKS, ModelOptions
 from blankfill.objectives import OBJECTIVES, Gpt, Objective
+from blankfill.system import reading
+from blankfill.system.values import fitting
 from blankfill.train.options import DistilOptions, TrainOptions
 
 
@@ -137,15 +139,21 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return from_values(values, str(name)).check()
 
 
-def read_values(name: str | Path) -> dict[str, Any]:
-    """The plain values of a recipe, its `base` merged in."""
+def read_values(name: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The plain values of a recipe, its `base` merged in. above: the recipes that are built on it.
+
+    Raises UserError for what cannot be read, and for a recipe that is built on itself.
+    """
     text, origin = _text(name)
+    if origin in above:
+        chain = " is built on ".join((*above[above.index(origin) :], origin))
+        raise UserError(f"{chain}, so it has no beginning; give one of them another base, or none")
     values = parse_yaml(text, origin)
     base = values.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
             raise ConfigError([f"{origin}: base must be the name of a recipe"])
-        values = _merged(read_values(base), {"name": _named(name), **values})
+        values = _merged(read_values(base, (*above, origin)), {"name": _named(name), **values})
     values.setdefault("name", _named(name))
     return values
 
@@ -157,30 +165,34 @@ def _named(name: str | Path) -> str:
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     """YAML text as plain values, numbers such as 3e-4 understood; UserError with the line when it is not YAML."""
-    import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    reading.parse_yaml(text, origin)  # which looks at depth and aliases first
     try:
-        values = OmegaConf.to_container(OmegaConf.create(text))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{origin}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        with reading.yaml_errors(origin, text):
+            values = OmegaConf.to_container(OmegaConf.create(text))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{origin}: the YAML holds a value that no recipe has ({reason})") from error
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
     return {str(key): value for key, value in values.items()}
 
 
 def _text(name: str | Path) -> tuple[str, str]:
-    shipped = resources.files("blankfill.recipes") / f"{name}.yaml"
-    if isinstance(name, str) and shipped.is_file():
+    if isinstance(name, str) and name in recipe_names():
+        shipped = resources.files("blankfill.recipes") / f"{name}.yaml"
         return shipped.read_text(encoding="utf-8"), f"recipe {name}"
     path = Path(name)
-    if path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
+    try:
+        return reading.read_text(path), str(path)
+    except reading.UnreadableError as error:
+        if not error.missing:
+            raise
     close = difflib.get_close_matches(str(name), recipe_names(), 1)
     hint = f"did you mean {close[0]}?" if close else "the shipped ones are " + ", ".join(recipe_names())
-    raise UserError(f"no recipe named {name} and no such file; {hint}")
+    raise UserError(f"no recipe named {str(name)[:200]} and no such file; {hint}")
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +208,8 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """Plain values → a Recipe; ConfigError lists every unknown key, wrong type and missing value."""
     problems: list[str] = []
-    section = dict(values.get("objective") or {})
+    given_objective = values.get("objective")
+    section = dict(given_objective) if isinstance(given_objective, Mapping) else {}
     kind = section.pop("name", None)
     objective: type[Objective] | None = OBJECTIVES.get(kind) if isinstance(kind, str) else None
     if objective is None:
@@ -210,17 +223,20 @@ def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
         if key not in types and key not in ("name", "seed"):
             problems.append(unknown_key(key, [*types, "name", "seed"], ""))
         elif key in types and not isinstance(value, Mapping):
-            problems.append(f"{key} must be a section of options, not {value!r}")
+            problems.append(f"{key} must be a section of options, not {reading.shown(value)}")
     for key, schema in types.items():
         given = section if key == "objective" else values.get(key) or {}
         if schema is not None and isinstance(given, Mapping):
             built[key] = structured(schema, given, key, problems)
     seed = values.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
-        problems.append(f"seed is {seed!r}; it must be a whole number")
+        problems.append(f"seed is {reading.shown(seed)}; it must be a whole number")
+    name = values.get("name", "recipe")
+    if not isinstance(name, str | int | float):
+        problems.append(f"name is {reading.shown(name)}; it must be a word")
     if problems:
         raise ConfigError([f"{origin}: {problem}" for problem in problems])
-    return Recipe(name=str(values.get("name", "recipe")), seed=seed, **built)
+    return Recipe(name=str(name), seed=seed, **built)
 
 
 def structured(schema: type, given: Mapping[str, Any], where: str, problems: list[str]) -> Any:
@@ -231,18 +247,24 @@ def structured(schema: type, given: Mapping[str, Any], where: str, problems: lis
     names = [field.name for field in fields(schema)]
     problems += [unknown_key(str(key), names, f"{where}.") for key in given if key not in names]
     known = {key: value for key, value in given.items() if key in names}
-    base = OmegaConf.structured(schema)
+    base, hints = OmegaConf.structured(schema), get_type_hints(schema)
+
+    def taken(some: Mapping[str, Any]) -> dict[str, Any]:
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(base, some))
+        # the library lets through `???` and `${…}`, which are texts in the place of anything
+        return {key: fitting(merged[key], hints[key], key, finite=False) for key in some}
+
+    wrong = (OmegaConfBaseException, UserError, ValueError, OverflowError)
     try:
-        accepted: Any = OmegaConf.to_container(OmegaConf.merge(base, known))
-    except OmegaConfBaseException:
+        accepted = taken(known)
+    except wrong:
         accepted = {}  # one by one, since the library stops at the first mistake
-        hints = get_type_hints(schema)
         for key, value in known.items():
             try:
-                OmegaConf.merge(base, {key: value})
-            except OmegaConfBaseException:
+                taken({key: value})
+            except wrong:
                 wanted = str(hints[key]).replace("typing.", "").replace("<class '", "").replace("'>", "")
-                problems.append(f"{where}.{key} is {value!r}; it must be of type {wanted}")
+                problems.append(f"{where}.{key} is {reading.shown(value)}; it must be of type {wanted}")
     return schema(**accepted)
 
 
@@ -264,6 +286,11 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(recipe: Recipe) -> str:
     """A recipe as YAML, every option resolved; `load_recipe` reads it back."""
+    return values_to_yaml(to_values(recipe))
+
+
+def values_to_yaml(values: Mapping[str, Any]) -> str:
+    """The values of a recipe, as `to_values` gives them, as YAML."""
     import yaml
 
-    return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill import inputs
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
-from blankfill.environment import competing, usable_cores
+from blankfill.environment import usable_memory
 from blankfill.errors import ConfigError, UserError
 from blankfill.material import (
     Corpus,
@@ -25,6 +26,7 @@ from blankfill.material import (
     old_validation,
     open_corpus,
     phases,
+    prepared_in,
     target_baseline,
     validation_batches,
 )
@@ -32,14 +34,19 @@ from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.run_folder import (
+    informing,
+    is_empty,
+    mend_recipe,
     newest_whole,
     note_facts,
+    note_machine,
     note_step,
     renew_report,
     run_folder,
     stop_signals,
-    write_text,
 )
+from blankfill.system.files import write_file
+from blankfill.system.reading import read_path
 from blankfill.system.stopping import Stop, reason
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
     from blankfill.train.faults import NonFiniteError, OnNan
     from blankfill.train.loop import Trainer
+    from blankfill.train.machine import Conditions
     from blankfill.train.progress import Progress
     from blankfill.train.record import RunRecorder
     from blankfill.types import Batch
@@ -84,6 +92,8 @@ def pretrain(
     on_nan: OnNan = "stop",
     start: Continue | None = None,
     teacher: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    verify: bool = False,
 ) -> RunResult:
     """Train a model from text, as a recipe says, into a run folder. UserError for whatever the user can mend.
 
@@ -92,10 +102,9 @@ def pretrain(
     a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
     start: the model to begin from, with its architecture and tokenizer; None begins from nothing. teacher: the model to
     learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
+    changes: for a resumed run, options of `train.machine.CHANGEABLE` that are other than they were.
+    verify: compare all bytes of the corpus with its checksums first; otherwise sizes and samples are compared.
     """
-    import torch
-
-    from blankfill.attention.kernels import best_kernel
     from blankfill.checkpoint import store
     from blankfill.checkpoint.dress import dress_of
     from blankfill.checkpoint.load import Loaded
@@ -108,38 +117,54 @@ def pretrain(
     from blankfill.train.faults import NonFiniteError
     from blankfill.train.loop import Trainer, evaluate
     from blankfill.train.loss import loss_sums
+    from blankfill.train.machine import NOTED, settle
     from blankfill.train.memory import keep_freed_memory
     from blankfill.train.optimizer import build_optimizer
-    from blankfill.train.precision import peak_rate, pick_device, pick_dtype
+    from blankfill.train.precision import peak_rate
     from blankfill.train.progress import Progress
-    from blankfill.train.record import RunRecorder, read_lines
+    from blankfill.train.record import RunRecorder, of_step
     from blankfill.train.scaling import loss_scaler
 
     began = time.monotonic()
     recipe.check()
     out = Path(out)
-    options = recipe.train
     with ExitStack() as stack:
         stack.enter_context(run_folder(out, resume))
-        busy = competing(options.threads or usable_cores())  # before this program is itself what keeps it busy
-        torch.set_num_threads(options.threads or usable_cores())
+        free = usable_memory() if resume else 0  # before a checkpoint is read, whose pages count as used
+        checkpoint = newest_whole(out) if resume else None
+        if checkpoint is None:
+            recipe = with_changes(recipe, changes or {})
+            conditions = settle(recipe.train)
+        else:
+            recipe, conditions = conditions_again(recipe, checkpoint, changes or {})
+        options, device, dtype = recipe.train, conditions.device, conditions.dtype
+        conditions.begin()
         keep_freed_memory()
-        device = pick_device(options.device)
-        dtype = pick_dtype(options.precision, device)
         origin = read_origin(out) if resume else None
         if start is not None and not resume:
             origin, recipe = open_origin(start, recipe)
+        notes = inputs.read_notes(out) if resume else []
+        if resume:
+            inputs.check_pretraining(out, notes, recipe, prepared_in(paths, out / "corpus"), origin)
         taught = read_teacher(out, teacher, device) if resume else open_teacher(teacher, device) if teacher else None
+        inputs.check_teacher(out, notes, taught)
         corpus, old = open_texts(paths, recipe, out, origin, taught)
+        if resume and is_empty(out / "tokenizer.json"):
+            corpus.tokenizer.save(out)
+        note = inputs.pretraining_note(recipe, corpus, old, origin, taught)
+        if resume:
+            note = inputs.go_on(out, notes, note, corpus.tokenizer, str(corpus.folder))
+        if verify:
+            inputs.verify(note, {"corpus": corpus.folder} | ({"replay": old.folder} if old else {}))
         rows = phases(corpus, recipe, old, origin.replay_ratio if origin else 0.0)
         old_batches = old_validation(old, recipe, rows[-1].micro) if old else []
         config = origin.config if origin else recipe.model_config(corpus.vocabulary.size)
         if taught is not None:
-            taught.loaded.model.use_kernel(best_kernel(device, dtype))
+            taught.loaded.model.use_kernel(conditions.machine.attention)
             config = config if origin else taught.student_config(config, recipe)
-        check_it_fits(config, rows, recipe, device, dtype, corpus, out, taught)
+        check_it_fits(config, rows, recipe, conditions, corpus, out, free, taught)
         model = origin.build(recipe.seed, device) if origin else build(config, recipe.seed, device)
-        model.use_kernel(best_kernel(device, dtype))
+        model.use_kernel(conditions.machine.attention)
         model.recompute = options.gradient_checkpointing
         if taught is not None and origin is None and not resume and recipe.distil.start == "teacher":
             taken = taught.start(model, recipe)
@@ -148,30 +173,27 @@ def pretrain(
         scaler = loss_scaler(device, dtype)
         done = Progress()
         if resume:
-            checkpoint = newest_checkpoint(out, config)
             if checkpoint is None and origin is not None:
                 raise UserError(
                     f"{out} ended before its first checkpoint; remove it and begin again from {origin.path}"
                 )
-            done = restore(checkpoint, model, optimizer) if checkpoint else done
+            done = restore(of_model(checkpoint, config), model, optimizer) if checkpoint else done
+            done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
         else:
             corpus.tokenizer.save(out)
+            note = inputs.begin(out, note, corpus.tokenizer)
             if origin is not None:
-                write_text(out / ORIGIN, origin.write(out, old.folder if old else None))
+                write_file(out / ORIGIN, origin.write(out, old.folder if old else None))
             if taught is not None:
-                write_text(out / TEACHER, taught.write(out))
-            write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
-            write_text(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
+                write_file(out / TEACHER, taught.write(out))
+            write_file(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
+            write_file(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
         validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
         baselines = [
             target_baseline(corpus, part.new, batches) for part, (_, batches) in zip(rows, validations, strict=True)
         ]
-        announce(
-            recipe, corpus, model, rows[0].train.rows_in_epoch(0), f"{device.type} {str(dtype)[6:]}", baselines[-1]
-        )
-        if device.type == "cpu" and busy:
-            say(busy)
+        announce(recipe, corpus, model, rows[0].train.rows_in_epoch(0), conditions.machine.where, baselines[-1])
 
         def validation(step: int) -> Any:
             return [batches for start, batches in validations if start <= step][-1]
@@ -184,7 +206,7 @@ def pretrain(
         samples = Samples(
             Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
         )
-        objective_values = to_values(recipe)["objective"]
+        recipe_values = to_values(recipe)
 
         watch = watcher(baselines, recipe, recorder)
 
@@ -194,8 +216,14 @@ def pretrain(
             watch(now)
 
         def save(now: Progress) -> None:
-            known = {"model": config_values(config), "objective": objective_values, "word_lr": options.word_lr}
+            known = {"model": config_values(config), "objective": recipe_values["objective"]}
+            known |= {"word_lr": options.word_lr, "recipe": recipe_values}
+            known |= {"inputs": note, NOTED: conditions.machine.values()}
             writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
+
+        def changed(step: int, kind: str, text: str) -> None:
+            recorder.event(step, kind, text)
+            note_machine(out, conditions.machine)
 
         def stop() -> bool:
             return bool(stopping) or (stop_after is not None and time.monotonic() - began > stop_after)
@@ -209,10 +237,14 @@ def pretrain(
             trainer.loss = partial(loss_sums, z_loss=options.z_loss)
         if taught is not None:
             learn_from(taught, recipe, config, trainer)
-        note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught)
+        trainer.pace = conditions.watch(changed)
+        note_machine(out, conditions.machine)
+        note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught, conditions.machine.where)
         note_step(out, done)
         if resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
+        for remark in conditions.remarks:
+            recorder.event(done.step, "machine", remark)
         if done.step == 0:
             recorder.sample(0, samples.take(0))
             save(done)
@@ -229,37 +261,45 @@ def pretrain(
                 if on_nan != "rollback":
                     raise
                 writer.wait()
-                checkpoint = newest_checkpoint(out, config)
+                checkpoint = newest_whole(out)
                 done = roll_back(error, checkpoint, done, recipe, recorder)
                 restore(checkpoint, model, optimizer)
     stopped = reason(stopping) or (Stop.TIME if trainer.stopped else None)
     note_step(out, done, stopped if trainer.stopped else None)
-    loss_plot(
-        out / "metrics.jsonl", out / "loss.png", None if math.isnan(baselines[-1]) else baselines[-1], recipe.name
-    )
+    with informing(out / "loss.png"):
+        baseline = None if math.isnan(baselines[-1]) else baselines[-1]
+        loss_plot(out / "metrics.jsonl", out / "loss.png", baseline, recipe.name)
     renew_report(out)
-    lines = read_lines(out / "samples.jsonl")
     if trainer.stopped:
         say(f"stopped at step {done.step:,} of {options.steps:,}; go on with: blankfill pretrain --resume {out}")
-    compare([line for line in lines if line["step"] == 0], [line for line in lines if line["step"] == done.step])
+    compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
     return RunResult(
         out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out), stopped
     )
 
 
 def resume(
-    out: str | Path, stop_after: float | None = None, on_nan: OnNan = "stop", teacher: str | Path | None = None
+    out: str | Path,
+    stop_after: float | None = None,
+    on_nan: OnNan = "stop",
+    teacher: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    verify: bool = False,
 ) -> RunResult:
     """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
     out = Path(out)
-    if not (out / "recipe.yaml").exists():
-        raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+    mend_recipe(out)
     corpus = out / "corpus"
+    if is_empty(out / "corpus_path.txt"):
+        raise UserError(
+            f"{out / 'corpus_path.txt'} is empty; write the path of the prepared corpus into it, as seen from {out}"
+        )
     if (out / "corpus_path.txt").exists():
-        corpus = out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()
+        corpus = out / read_path(out / "corpus_path.txt")
     if not is_prepared(corpus):
         raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
-    return pretrain([str(corpus)], load_recipe(out / "recipe.yaml"), out, True, stop_after, on_nan, None, teacher)
+    recipe = load_recipe(out / "recipe.yaml")
+    return pretrain([str(corpus)], recipe, out, True, stop_after, on_nan, None, teacher, changes, verify)
 
 
 def open_texts(
@@ -292,8 +332,9 @@ def old_text_losses(out: Path) -> tuple[float, float] | None:
     """The first and the last validation loss of the old text, None when a run has none."""
     from blankfill.train.record import read_lines
 
-    losses = [line["loss"] for line in read_lines(out / "metrics.jsonl") if line["split"] == "old"]
-    return (losses[0], losses[-1]) if losses and None not in (losses[0], losses[-1]) else None
+    losses = [line.get("loss") for line in read_lines(out / "metrics.jsonl") if line.get("split") == "old"]
+    before, after = (losses[0], losses[-1]) if losses else (None, None)
+    return (before, after) if isinstance(before, float) and isinstance(after, float) else None
 
 
 def forgetting(losses: tuple[float, float]) -> str:
@@ -303,12 +344,28 @@ def forgetting(losses: tuple[float, float]) -> str:
     return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({told})"
 
 
-def newest_checkpoint(out: Path, config: TransformerConfig) -> Checkpoint | None:
-    """The newest whole checkpoint of a pretraining run, which must be of this model; see `newest_whole`."""
-    from blankfill.model.config import config_from_values
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with some options of its train section replaced. Raises ConfigError for values that cannot be."""
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes)).check()
 
-    checkpoint = newest_whole(out)
-    if checkpoint is not None and config_from_values(checkpoint.state["model"]) != config:
+
+def conditions_again(recipe: Recipe, checkpoint: Checkpoint, changes: Mapping[str, Any]) -> tuple[Recipe, Conditions]:
+    """The recipe of a resumed run with its machine options as they are now, and what it computes under."""
+    from blankfill.train.machine import NOTED, machine_from, settle_again
+
+    noted = machine_from(checkpoint.state.get(NOTED))
+    recipe = with_changes(recipe, changes)
+    found = settle_again(recipe.train, noted, changes)
+    if "workers" in changes:
+        found.remarks.append(f"train.workers is {recipe.train.workers} from here on; no number depends on it")
+    return with_changes(recipe, {"micro_batch": found.machine.micro_batch}), found
+
+
+def of_model(checkpoint: Checkpoint, config: TransformerConfig) -> Checkpoint:
+    """A checkpoint of a pretraining run, which must be of this model. Raises UserError when it is not."""
+    from blankfill.checkpoint import store
+
+    if store.model_of(checkpoint.state, checkpoint.path) != config:
         raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
     return checkpoint
 
@@ -319,9 +376,10 @@ def restore(checkpoint: Checkpoint | None, model: Transformer, optimizer: torch.
     from blankfill.train.progress import Progress
 
     assert checkpoint is not None
-    model.load_state_dict(checkpoint.model)
+    done = Progress.from_state(checkpoint.state.get("progress"), f"{checkpoint.path / store.STATE}: `progress`")
+    store.put_weights(model, checkpoint.model, checkpoint.path)
     store.restore_optimizer(optimizer, checkpoint.optimizer)
-    return Progress.from_state(checkpoint.state["progress"])
+    return done
 
 
 def roll_back(
@@ -347,14 +405,16 @@ def check_it_fits(
     config: TransformerConfig,
     rows: Sequence[Rows],
     recipe: Recipe,
-    device: torch.device,
-    dtype: torch.dtype,
+    conditions: Conditions,
     corpus: Corpus,
     out: Path,
+    free: int,
     teacher: Teacher | None = None,
 ) -> None:
-    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `train.verdict`."""
-    from blankfill.attention.kernels import best_kernel
+    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `train.verdict`.
+
+    free: bytes of main memory that there were before a checkpoint was read.
+    """
     from blankfill.train import cost, verdict
 
     options, pad = recipe.train, corpus.vocabulary["pad"]
@@ -362,11 +422,14 @@ def check_it_fits(
     for part in rows:
         shapes.append(cost.row_shape(cost.sampled_rows(part.new), pad, corpus.unigram))
     parts = cost.parts(options, shapes, [part.new.objective.length for part in rows])
+    device = conditions.device
     room = verdict.room(str(device), out)
-    written = sum(path.stat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
+    main = max(room.main, free)
+    room = dataclasses.replace(room, main=main, memory=room.memory if device.type == "cuda" else main)
+    written = sum(path.lstat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
     kept = cost.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
     room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
-    computing = cost.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
+    computing = cost.Computing(conditions.dtype.itemsize, conditions.machine.attention, device.type)
     if found := verdict.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
         raise ConfigError(found)
 
@@ -408,6 +471,7 @@ def note_run(
     resumed: bool,
     origin: Origin | None,
     teacher: Teacher | None,
+    where: str,
 ) -> None:
     """Write what a reader of the run folder should know of where it was made: `run.json`."""
     from blankfill.environment import environment
@@ -416,6 +480,7 @@ def note_run(
         "baseline": None if math.isnan(baseline) else baseline,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "matmul_flops_per_s": peak,
+        "computed_on": where,
         "resumed" if resumed else "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "environment": environment(),
     }

@@ -16,8 +16,10 @@ from typing import Any, get_type_hints
 
 from blankfill.console import say
 from blankfill.errors import ConfigError
-from blankfill.finetune import Request, finished
-from blankfill.run_folder import renew_report, write_text
+from blankfill.finetune import Request
+from blankfill.run_folder import renew_report
+from blankfill.several import check_same, finished, together
+from blankfill.system.files import write_file
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
@@ -68,16 +70,18 @@ def _values(name: str, values: str, problems: list[str]) -> list[Any]:
 def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator[str]:
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
     found: list[dict[str, Any]] = []
+    check_same([(dataclasses.replace(request, options=options), out / name) for name, options in settings])
+    alike = together(request.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")
-        results = finished(dataclasses.replace(request, options=options), out / name)
+        results = finished(dataclasses.replace(request, options=options), out / name, alike)
         found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
         table = list(summary(found))
         best = max(table, key=lambda row: row["mean"])
         runs = [run["folder"] for run in found]
         kept = {"task": request.task, "main": results["main"], "settings": table, "best": best, "runs": runs}
         whole = {**kept, "complete": number == len(settings)}
-        write_text(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         renew_report(out)
     main = found[0]["main"]
     for row in table:

@@ -9,7 +9,6 @@ that a resumed run learns from the same one. What is learnt from it is in `train
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import MaskWriter, Mlm, Objective
 from blankfill.recipe import Recipe
+from blankfill.system.reading import field, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -62,11 +62,9 @@ class Teacher:
     @cached_property
     def sha256(self) -> str:
         """The checksum of its weights, whatever file they lie in."""
-        found = hashlib.sha256()
-        for name, tensor in sorted(self.loaded.model.state_dict().items()):
-            found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-            found.update(memoryview(tensor.cpu().contiguous().numpy()))
-        return found.hexdigest()
+        from blankfill.checkpoint.load import weights_checksum
+
+        return weights_checksum(self.loaded.model)
 
     def check(self, recipe: Recipe, tokenizer: Tokenizer, begun: bool = False) -> None:
         """ConfigError when a run of this recipe, with this tokenizer, cannot learn from it.
@@ -209,10 +207,11 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
             raise UserError(f"{out} was begun without a teacher; leave out --teacher, or begin a run with it")
         return None
     try:
-        values = json.loads(noted.read_text(encoding="utf-8"))
-        path, sha256 = Path(os.path.normpath(out / values["teacher"])), str(values["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{noted} is damaged ({error}); begin the run again, into another --out") from error
+        values = read_json(noted)
+        path = Path(os.path.normpath(out / field(values, "teacher", str, noted)))
+        sha256 = field(values, "sha256", str, noted)
+    except UserError as error:
+        raise UserError(f"{error}; begin the run again, into another --out") from error
     path = Path(moved) if moved is not None else path
     if not path.exists():
         raise UserError(

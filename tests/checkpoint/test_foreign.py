@@ -95,8 +95,8 @@ def test_a_folder_without_config_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "told"), [
     ('{"model_type": "mamba"}', "'mamba', which is not known; known: bert, distilbert, roberta, albert, ernie, gpt2"),
     ('{"model_type": ["bert"]}', "which is not known"),
-    ("{", r"config\.json is not JSON"),
-    ("[1]", "holds no settings"),
+    ("{", r"config\.json: not JSON"),
+    ("[1]", "a list stands where an object is expected"),
 ])  # fmt: skip
 def test_a_config_that_says_nothing_known_is_told(tmp_path: Path, text: str, told: str) -> None:
     _, theirs = write_bert(tmp_path)
@@ -161,7 +161,7 @@ def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a file beside it"):
         load_model(tmp_path)
     index.write_text('{"weight_map": 3}', encoding="utf-8")
-    with pytest.raises(UserError, match="no index of weight files"):
+    with pytest.raises(UserError, match="`weight_map`: a whole number stands where an object"):
         load_model(tmp_path)
 
 
@@ -182,8 +182,9 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, file: str, zipped
     _, theirs = write_bert(tmp_path)
     mark = tmp_path / "ran"
     torch.save({**theirs, "x": Payload(mark)}, tmp_path / file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="is not read: it holds more than tensors and might run code"):
+    with pytest.raises(UserError, match="is not read: it asks for exec, so it holds more than tensors") as caught:
         load_model(tmp_path)
+    assert "weights_only" not in str(caught.value)
     assert not mark.exists()
     torch.load(tmp_path / file, weights_only=False)  # the payload is a real one
     assert mark.exists()

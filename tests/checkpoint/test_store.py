@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, name: str
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / "step-1" / store.MODEL).unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"model\.safetensors does not exist"):
         store.read(tmp_path / "step-1")
 
 

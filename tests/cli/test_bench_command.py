@@ -17,7 +17,7 @@ def test_shapes_are_timed_in_processes_of_their_own(capsys: pytest.CaptureFixtur
     for one in found:
         assert one["steps"] >= 3 and one["precision"] == "float32" and one["threads"] == 1
         assert one["tokens_per_s"] * one["seconds_per_step"] == pytest.approx(64, rel=0.3)
-        assert 0 < one["utilisation"] < 1
+        assert one["utilisation"] > 0  # both rates are measured, and what else the machine does at each is unknown
         assert one["peak_memory"] > 50_000_000
         rate = one["flops_per_step"] / one["seconds_per_step"]
         assert rate == pytest.approx(one["utilisation"] * one["gemm_flops_per_s"])

@@ -7,13 +7,13 @@ import json
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blankfill import environment
 from blankfill.cli import doctor
 from blankfill.cli import main as cli
 
@@ -52,10 +52,13 @@ def test_a_machine_without_trouble() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"processor__usable_cores": 2, "container__cores": 1.5}, r"only 2 of 8 .*limit of 1\.5.*--train\.threads 2"),
+        (
+            {"processor__usable_cores": 2, "container__cores": 1.5},
+            r"only 2 of 8 .*limit of 1\.5.*all commands start 2 threads",
+        ),
         ({"processor__usable_cores": 3}, r"only 3 of 8 cores may be used \(the process's affinity\)"),
         ({"variables": {"OMP_NUM_THREADS": "16"}}, r"OMP_NUM_THREADS is 16 with 8 cores to use; threads that wait"),
-        ({"variables": {"OMP_NUM_THREADS": "2"}}, r"OMP_NUM_THREADS is 2 with 8 cores to use; `pretrain` uses all"),
+        ({"variables": {"OMP_NUM_THREADS": "2"}}, r"OMP_NUM_THREADS is 2 with 8 cores to use; all commands"),
         ({"load": 20.0}, r"a load of 20 on 8 cores"),
         ({"memory__available": 5 * 10**8}, r"only 500 MB of memory is free"),
         ({"disk_free": 10**9}, r"only 1 GB is free on the disk"),
@@ -64,7 +67,6 @@ def test_a_machine_without_trouble() -> None:
         ({"text__preferred_encoding": "ANSI_X3.4-1968"}, r"the preferred encoding is ANSI_X3"),
         ({"torch__version": "2.10.1"}, r"torch 2\.10\.1 is not a version .*'torch>=2\.11,<2\.14'"),
         ({"torch__version": "2.14.0+cu130"}, r"torch 2\.14\.0\+cu130 is not"),
-        ({"bf16": 1e9}, r"bf16 many times slower than fp32"),
     ],
 )
 def test_each_trouble_is_told_alone(changed: dict[str, Any], told: str) -> None:
@@ -98,18 +100,14 @@ def test_what_it_says_of_packaging_is_so() -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    began = time.monotonic()
     run = subprocess.run(
         [sys.executable, "-m", "blankfill", "doctor", "--json", "--out", str(tmp_path / "runs" / "new")],
         capture_output=True, text=True, encoding="utf-8", check=True,
     )  # fmt: skip
-    assert time.monotonic() - began < 120  # seconds on a machine that is not busy
     found = json.loads(run.stdout)
     assert set(found) == {"environment", "measured", "precision", "extras", "warnings"}
     measured = found["measured"]
-    assert measured["fp32"] > 1e8
-    assert measured["bf16"] > 1e7
-    assert measured["disk_bytes_per_s"] > 1e5
+    assert measured["fp32"] > 0 and measured["bf16"] > 0 and measured["disk_bytes_per_s"] > 0
     assert found["precision"]["auto"] in ("float32", "bfloat16")
     assert not (tmp_path / "runs").exists()
     assert str(tmp_path) not in run.stdout
@@ -122,7 +120,7 @@ def test_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert "matrix products on cpu, bf16  300.0 GFLOP/s" in told
     assert "memory, one core              20 GB/s" in told
     assert "train.precision auto computes in" in told
-    assert "3.0 times the fp32 rate" in told
+    assert "3 times the fp32 rate" in told
     assert "[text]" in told
 
 
@@ -131,3 +129,27 @@ def test_its_flags_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["doctor", "--help"])
     flags = set(re.findall(r"--([a-z][a-z-]*)", capsys.readouterr().out))
     assert flags == {"out", "json", "no-json", "help"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "rates", "kind", "why"),
+    [
+        (["avx512_bf16"], "", (1e11, 1e9), "bfloat16", "has units for bf16 (avx512_bf16)"),
+        (["avx2"], "", (1e9, 1e11), "float32", "has no units for bf16"),
+        (["avx512_bf16"], "AVX2", (1e9, 1e11), "float32", "forbids the units for bf16 that this processor has"),
+    ],
+)
+def test_what_auto_computes_in_is_told_from_the_processor(
+    flags: list[str],
+    limit: str,
+    rates: tuple[float, float],
+    kind: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The measured rates say the contrary here, and decide nothing."""
+    monkeypatch.setattr(environment, "instruction_sets", lambda: flags)
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    found = doctor.precision({"device": "cpu", "fp32": rates[0], "bf16": rates[1]})
+    assert found["auto"] == kind and why in found["why"]

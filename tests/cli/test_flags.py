@@ -57,6 +57,9 @@ OWN = {
         "replay",
         "replay-ratio",
         "teacher",
+        "verify",
+        "no-verify",
+        "threads",
         "seed",
         "help",
     },
@@ -85,6 +88,8 @@ PLAIN = {
         "longest-target",
         "blank",
         "label-smoothing",
+        "pseudo-noise",
+        "target-noise",
         "mixing-limit",
         "mixing-temperature",
         "beams",
@@ -162,8 +167,8 @@ PLAIN = {
         "threads",
         "help",
     },
-    "import": {"out", "tokenizer", "heads", "help"},
-    "export": {"out", "format", "text", "help"},
+    "import": {"out", "tokenizer", "heads", "threads", "help"},
+    "export": {"out", "format", "text", "threads", "help"},
 }
 """Commands without a recipe."""
 

@@ -194,7 +194,7 @@ def test_a_model_that_transformers_lacks_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "cannot be read"), (b"\n \n", "is empty"), (b"\xff", "not UTF-8")]
+    ("content", "told"), [(None, "does not exist"), (b"\n \n", "is empty"), (b"\xff", "not UTF-8")]
 )
 def test_a_text_that_cannot_be_compared_on_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
     if content is not None:

@@ -54,6 +54,18 @@ def test_fingerprint_follows_the_content(tmp_path):
     assert first.fingerprint == same.fingerprint != other.fingerprint
 
 
+def test_fingerprint_follows_tokens_in_the_middle(tmp_path):
+    """Two pairs alike in their index and at both ends of their tokens."""
+    ids = np.arange(100_000) % 1000
+    changed = np.concatenate([ids[:50_000], ids[50_001:50_002], ids[50_001:]])
+    prints = []
+    for number, some in enumerate((ids, changed)):
+        with IndexedWriter(tmp_path / str(number), np.uint16) as writer:
+            writer.add_document(some, [len(some)])
+        prints.append(IndexedCorpus(tmp_path / str(number)).fingerprint)
+    assert prints[0] != prints[1]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     documents=st.lists(st.lists(st.lists(st.integers(0, 65535), max_size=4), max_size=4), min_size=1, max_size=8),

@@ -14,6 +14,6 @@ def test_a_script_without_the_usual_guard_runs_once(tmp_path: Path) -> None:
         "print(sorted(pair[1] for pair in run_tasks(factorial, [3, 4, 5], 2) if pair))\n",
         encoding="utf-8",
     )
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=600)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == ["started", "[6, 24, 120]"]

@@ -349,7 +349,7 @@ def test_flags_are_a_decision():
 
     assert [one.name for one in fields(Options)] == [
         "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "vocab_exact", "lowercase", "dedup",
-        "validation", "min_chars", "workers", "paths", "out", "cased", "force",
+        "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
     ]  # fmt: skip
 
 

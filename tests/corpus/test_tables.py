@@ -180,7 +180,7 @@ def test_csv_errors_name_the_place(tmp_path: Path, monkeypatch):
         texts(path, "body")
     with pytest.raises(UserError, match="has no header line"):
         texts(written(tmp_path / "e.csv", "\n\n"))
-    monkeypatch.setattr(tables, "LONGEST_FIELD", 100)
+    monkeypatch.setattr(tables, "LONGEST_RECORD", 100)
     with pytest.raises(UserError, match="quotation mark before it is probably never closed"):
         texts(written(tmp_path / "b.csv", 'id,text\n1,"one\n' + "2,two\n" * 50))
 

@@ -465,10 +465,10 @@ def bad(tmp_path: Path) -> Path:
         ("missing", "no tokenizer at"),
         ("empty", "holds no tokenizer"),
         ("two", "2 SentencePiece models"),
-        ("list.json", "no object"),
+        ("list.json", "a list stands where an object is expected"),
         ("model.json", "no `model`"),
         ("wrong.json", "cannot be read as a tokenizer"),
-        ("cut.json", "line 2, is not JSON"),
+        ("cut.json", "line 2: not JSON"),
         ("latin.txt", r"not UTF-8 \(byte 6\)"),
         ("words.txt", r"no line \[UNK\]"),
         ("alone", "merges.txt is missing"),
@@ -517,6 +517,14 @@ def test_the_command_tells_which_roles_are_missing(tmp_path: Path, capsys: pytes
     Tokenizer(wordpiece({"[UNK]": 0, "a": 1}, lowercase=True)).save(tmp_path)
     assert main(["show", "a", "--tokenizer", str(tmp_path)]) == 0
     assert "No token for: pad, cls, sep, mask" in capsys.readouterr().out
+
+
+def test_decoding_shows_the_unknown_token_and_hides_other_special_ones(tokenizer: Tokenizer) -> None:
+    """One rule for all kinds, told in docs/import-export.md; transformers leaves the unknown token out."""
+    roles = tokenizer.vocabulary().roles
+    ids = [roles["cls"], *tokenizer.encode("the robot"), roles["unk"], roles["mask"], roles["pad"], roles["sep"]]
+    shown = tokenizer.decode(ids)
+    assert shown.replace(" ", "") == f"therobot{tokenizer.token(roles['unk'])}"
 
 
 def real_sentences() -> dict[str, list[str]]:

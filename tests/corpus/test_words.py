@@ -100,7 +100,7 @@ def test_lists_that_do_not_fit_are_told(tmp_path: Path) -> None:
         phrase_units(small, counts, "", "", ("phrase",))
     with pytest.raises(UserError, match=r"objective.entity is above 0.*no capital"):
         phrase_units(small, counts, "", "", ("entity",))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"absent\.txt does not exist"):
         phrase_units(small, counts, str(tmp_path / "absent.txt"), "", ("phrase",))
     (tmp_path / "list.txt").write_text("不知\nthe\n", encoding="utf-8")
     with pytest.raises(UserError, match="of the 2 words"):

@@ -197,6 +197,7 @@ DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "cut in the header": lambda path: path.write_bytes(path.read_bytes()[:20]),
+    "a number changed": lambda path: path.write_bytes(path.read_bytes()[:-4] + b"\7\7\7\7"),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "another plan's": other_plan,
     "gone": lambda path: path.unlink(),

@@ -117,9 +117,9 @@ def test_generate_refuses_values_out_of_range(writing: Loaded) -> None:
 
 def test_the_lists_of_options_are_frozen() -> None:
     names = [field.name for field in dataclasses.fields(fill.FillArguments)]
-    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "json", "device"]
+    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "json", "device", "threads"]
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
         "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
-        "slide", "num", "seed", "json", "device",
+        "slide", "num", "seed", "json", "device", "threads",
     ]  # fmt: skip

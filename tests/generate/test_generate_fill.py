@@ -1,15 +1,19 @@
 """Filling blanks: known answers of hand-built models, independent re-computations, and every error."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import torch.nn.functional as F
 
 from blankfill.attention.kernels import Mask
 from blankfill.checkpoint.load import Loaded
+from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.generate.blanks import Blank, Words, assemble, find_blanks, parse_lengths
 from blankfill.generate.fill import Candidate, Filler, distinct, fill
@@ -255,6 +259,34 @@ def test_gpt_with_spaces_in_its_tokens() -> None:
     assert words.spaced and words.may_begin("the") is None and words.may_begin("") is None
     assert words.may_begin("猫 ") is None and words.may_begin("the ") is not None
     assert words.read([], "the") == ""
+
+
+@pytest.mark.parametrize("lstrip", [True, False])
+@pytest.mark.parametrize("mask", ["<mask>", "<blank>"])
+def test_a_mask_takes_the_space_before_it_where_its_tokenizer_says_so(tmp_path: Path, mask: str, lstrip: bool) -> None:
+    """The row is that of transformers; behind a space that is a token of its own anything may stand."""
+    transformers = pytest.importorskip("transformers")
+    made = byte_level(["the cat sat on the mat the cat ran", "a cat and a dog"] * 20, 290)._full
+    names = ["<s>", "</s>", tokenizers.AddedToken(mask, lstrip=lstrip, normalized=False)]
+    made.add_special_tokens(names)
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": mask}), encoding="utf-8"
+    )
+    tokenizer = Tokenizer.load(tmp_path)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), mask_token=names[2])
+    number = tokenizer.vocabulary()["mask"]
+    assert tokenizer.token(number) == mask
+    filler = Filler(loaded("mlm", random_model("mlm", rows=tokenizer.size), tokenizer))
+    for text in (f"the {mask} sat", f"the{mask} sat", f"{mask} sat", f"the cat  {mask}", f"the {mask} {mask}"):
+        task = filler._take_apart(text, 5, None, 0.0)
+        row = [token for run in task.runs for token in (*run, number)][:-1]
+        assert row == theirs(text, add_special_tokens=False).input_ids
+        for blank, first in zip(task.blanks, task.first, strict=True):
+            free = not lstrip or not text[: blank.start].strip() or not text[: blank.start].endswith(" ")
+            assert (first is None) == free
+    assert filler.fill(f"the {mask} sat").blanks[0].written == mask
+    assert filler.fill("the [MASK] sat").candidates == filler.fill(f"the {mask} sat").candidates
 
 
 def test_the_same_call_serves_every_family_and_chinese() -> None:

@@ -115,6 +115,36 @@ def test_spans_are_cut_in_all_ways_equally_often() -> None:
     assert all(within(count / draws, 1 / 90, draws) for count in found.values())
 
 
+@pytest.mark.parametrize(("length", "ratio", "mean", "raw", "written"), [
+    (512, 0.15, 3.0, 568, 114), (512, 0.5, 3.0, 766, 512), (128, 0.5, 3.0, 190, 128), (114, 0.5, 3.0, 170, 114),
+    (172, 0.15, 3.0, 190, 40), (165, 0.15, 10.0, 189, 32),
+])  # fmt: skip
+def test_texts_are_cut_as_in_the_released_code(length: int, ratio: float, mean: float, raw: int, written: int) -> None:
+    """Worked with its formulas: planned in float64 (165: 189 · 0.15 = 28.35 and 190 · 0.15 = 28.5 are both 28), drawn
+    in float32; at a density of a half, one token less where the answers would be longer than the row."""
+    objective = T5(length, mask_ratio=ratio, mean_span=mean)
+    assert (objective.raw_length(), objective.answer_length()) == (raw, written)
+
+
+@pytest.mark.parametrize(("size", "noise", "spans"), [
+    (190, 29, 10), (350, 53, 18), (10, 2, 1), (30, 4, 1), (70, 10, 3), (568, 85, 28), (2, 1, 1),
+])  # fmt: skip
+def test_halves_round_in_float32(size: int, noise: int, spans: int) -> None:
+    """0.15 is a little more in float32, so that 28.5 and 52.5 are above the half and 4.5 and 10.5 are still on it."""
+    assert span_counts(size, 0.15, 3.0) == (noise, spans)
+    assert random_spans(size, 0.15, 3.0, np.random.default_rng(0)).sum() == noise
+
+
+@given(st.integers(8, 700), st.floats(0.01, 0.9), st.floats(1, 9))
+@settings(max_examples=200)
+def test_no_row_is_longer_than_asked(length: int, ratio: float, mean: float) -> None:
+    objective = T5(length, mask_ratio=ratio, mean_span=mean)
+    raw = objective.raw_length()
+    noise, spans = span_counts(raw, ratio, mean)
+    assert raw - noise + spans + 1 <= length
+    assert objective.answer_length() == noise + spans + 1
+
+
 def test_shares_and_span_lengths_of_a_usual_row(marked: Vocabulary) -> None:
     objective, rng = T5(), np.random.default_rng(2)
     document = make_document(objective.raw_length())

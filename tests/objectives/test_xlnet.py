@@ -1,5 +1,7 @@
 """XLNet: rows, two streams, spans, blocks and memory, by hand and as properties."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from blankfill.data.sampler import Sampler
 from blankfill.errors import ConfigError
 from blankfill.objectives import Xlnet
-from blankfill.objectives.xlnet import LONGEST_SPAN, choose_spans, draw_span
+from blankfill.objectives.xlnet import LONGEST_SPAN, choose_spans, choose_words, draw_span, truncate_ends
 from blankfill.recipe import load_recipe
 from blankfill.types import MEMORY, QUERY, ROLES, Document, Example
 from conftest import make_document, make_vocabulary, within, write_corpus
@@ -30,10 +32,10 @@ def content(example: Example) -> int:
     return len(example) - len(example.target_ids)
 
 
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.integers(0, 99))
-def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, seed: int) -> None:
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.booleans(), st.integers(0, 99))
+def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, words: bool, seed: int) -> None:
     """[A, SEP, B, SEP, CLS] and its slots; who sees whom follows from who is asked, and from the order alone."""
-    objective = Xlnet(64, permuted=(0, 8, 16, 32)[block])
+    objective = Xlnet(64, permuted=(0, 8, 16, 32)[block], whole_word=words)
     document, rng = pair(length_a, length_b), np.random.default_rng(seed)
     choice = objective.choose(document, WIDE, rng)
     example = objective.build(document, WIDE, choice)
@@ -50,7 +52,8 @@ def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, see
     assert streams.tolist() == [0] * L + [QUERY] * (len(example) - L)
     assert example.target_ids.tolist() == [row[place] for place in choice.targets]
     assert not {SEP, CLS} & set(example.target_ids.tolist())
-    assert len(choice.targets) == min(max(1, L // 6), L - 3)
+    budget = min(max(1, L // 6), L - 3)  # in the released code [SEP] and [CLS] may take from it
+    assert len(choice.targets) == budget if words else max(1, budget - 3) <= len(choice.targets) <= budget
 
     visible = example.rule.visible()
     assert not visible[:, L:].any()  # nobody sees a slot
@@ -82,13 +85,14 @@ def test_a_single_segment() -> None:
     assert objective.labels() == () and len(example.labels) == 0
 
 
-def test_shares_and_uniform_places() -> None:
-    """Exactly a sixth of the row, every word's place about as often as any other."""
-    objective, document, rng = Xlnet(128), pair(70, 55), np.random.default_rng(1)
+@pytest.mark.parametrize("words", [False, True])
+def test_shares_and_uniform_places(words: bool) -> None:
+    """A sixth of the row (whole words: exactly), every word's place about as often as any other."""
+    objective, document, rng = Xlnet(128, whole_word=words), pair(70, 55), np.random.default_rng(1)
     counts = np.zeros(128)
     for _ in range(ROWS):
         targets = objective.choose(document, WIDE, rng).targets
-        assert len(targets) == 128 // 6
+        assert len(targets) == 128 // 6 or (not words and 128 // 6 - 3 <= len(targets) < 128 // 6)
         counts[targets] += 1
     assert counts[[70, 126, 127]].tolist() == [0, 0, 0]
     share = counts.sum() / ROWS / 125
@@ -107,6 +111,92 @@ def test_spans_follow_one_over_n() -> None:
         assert within(before.mean(), (6 * units - 1) / 2, len(before), 6 * units / 12**0.5)
 
 
+def drawn(*spans: tuple[int, int]) -> Callable[[int], tuple[int, int]]:
+    """Draws that are given, cut to the budget that is left."""
+    left = iter(spans)
+
+    def draw(most: int) -> tuple[int, int]:
+        size, before = next(left)
+        return min(size, most), before
+
+    return draw
+
+
+def test_spans_are_those_of_the_released_code_worked_by_hand() -> None:
+    """30 tokens, words at 0 1 3 5 6 8 10 12 …; (2, 4): two tokens from the word after 4, 5, then 8 more of the
+    context; (1, 3): one token from the word at 15 + 3, 18."""
+    starts = np.zeros(30, np.bool_)
+    starts[[0, 1, 3, 5, *range(6, 30, 2)]] = True
+    assert np.flatnonzero(choose_spans(starts, 3, 6, drawn((2, 4), (1, 3)))).tolist() == [5, 6, 18]
+    cut = choose_spans(starts, 4, 6, drawn((2, 4), (5, 3)))  # clipped to the two that are left
+    assert np.flatnonzero(cut).tolist() == [5, 6, 18, 19]
+    ends = choose_spans(starts, 9, 6, drawn((2, 4), (5, 12)))  # [28, 33) does not end before 30
+    assert np.flatnonzero(ends).tolist() == [5, 6]
+
+
+def walked(starts: list[bool], budget: int, spread: int, spans: list[tuple[int, int]]) -> list[int]:
+    """The same token by token, as the paper's authors do it."""
+    at, taken = 0, []
+    for size, before in spans:
+        if at >= len(starts) or len(taken) >= budget:
+            break
+        size = min(size, budget - len(taken))
+        begin = at + before % (spread * size)
+        while begin < len(starts) and not starts[begin]:
+            begin += 1
+        if begin >= len(starts) or begin + size >= len(starts):
+            break
+        taken += range(begin, begin + size)
+        at = begin + size + spread * size - before % (spread * size)
+    return taken
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 7),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 200)), min_size=60, max_size=60),
+)
+def test_spans_are_those_of_a_walk(starts: list[bool], budget: int, spread: int, spans: list[tuple[int, int]]) -> None:
+    left = iter(spans)
+
+    def draw(most: int) -> tuple[int, int]:
+        size, before = next(left)
+        return min(size, most), before % (spread * min(size, most))
+
+    found = choose_spans(np.array(starts), budget, spread, draw)
+    assert np.flatnonzero(found).tolist() == walked(starts, budget, spread, spans)
+
+
+def test_what_is_drawn_begins_with_a_word_and_may_hit_the_frame() -> None:
+    """Words of three tokens: spans begin with one, so a first token is asked for more often than a third one; and now
+    and then the budget goes to [SEP] or [CLS]."""
+    document, rng = pair(70, 55), np.random.default_rng(6)
+    assert document.words is not None
+    document.words[:] = False
+    document.words[[*range(0, 70, 3), *range(70, 125, 3)]] = True
+    objective, counts, lost = Xlnet(128), np.zeros(128), 0
+    for _ in range(ROWS):
+        choice = objective.choose(document, WIDE, rng)
+        counts[choice.targets] += 1
+        lost += 128 // 6 - len(choice.targets)
+    first, second, third = (counts[k:69:3].sum() for k in range(3))
+    assert first > 1.5 * second > 1.5 * third  # by the lengths alone 164 : 89 : 47
+    assert 0 < lost < 3 * ROWS
+    unknown = Document(document.ids, document.sentences, None, 0)  # no words are told of: spans begin anywhere
+    assert len(objective.choose(unknown, WIDE, rng).targets) > 15
+
+
+def test_rows_are_cut_at_their_ends_and_none_is_short() -> None:
+    """The longer run loses its end, B on a tie; there are no short rows."""
+    assert (
+        truncate_ends(70, 60, 100) == (50, 50) and truncate_ends(5, 7, 9) == (5, 4) and truncate_ends(3, 4, 9) == (3, 4)
+    )
+    choice = Xlnet(64).choose(pair(50, 40), WIDE, np.random.default_rng(0))
+    assert (choice.a, choice.b) == ((0, 31), (50, 80))
+    assert Xlnet(64).layout().short == 0.0
+
+
 @pytest.mark.parametrize("words", [1, 2, 3])
 def test_whole_words_are_asked_for_whole(words: int) -> None:
     """Spans begin and end where words do; only what is filled up at the end may be parts of words."""
@@ -114,7 +204,7 @@ def test_whole_words_are_asked_for_whole(words: int) -> None:
     starts[::words] = True
     rng, broken, total = np.random.default_rng(3), 0, 0
     for _ in range(50):
-        chosen = choose_spans(starts, np.ones(240, np.bool_), 40, 6, rng).reshape(-1, words)
+        chosen = choose_words(starts, np.ones(240, np.bool_), 40, 6, rng).reshape(-1, words)
         assert chosen.sum() == 40
         broken += int((chosen.any(1) & ~chosen.all(1)).sum())
         total += int(chosen.any(1).sum())
@@ -176,4 +266,4 @@ def test_bad_options_are_refused() -> None:
         assert told in str(found.value)
     document = make_document(20)
     with pytest.raises(ValueError, match="need word starts"):
-        Xlnet(32, pairs=False).choose(document, WIDE, np.random.default_rng(0))
+        Xlnet(32, pairs=False, whole_word=True).choose(document, WIDE, np.random.default_rng(0))

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blankfill.report.curves import bucket_starts, latest, read_objects, read_tables, rounded, thinned
+from blankfill.report.curves import bucket_starts, latest, read_tables, rounded, thinned
+from blankfill.system.reading import read_json_lines
 
 
 def write(path: Path, text: str) -> Path:
@@ -17,18 +18,18 @@ def write(path: Path, text: str) -> Path:
 def test_a_text_may_hold_what_other_readers_take_for_a_line_end(tmp_path: Path) -> None:
     texts = ["one\u2028two", "three\x85four", "five\x0csix", "seven\\neight"]
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-    assert [row["text"] for row in read_objects(write(tmp_path / "samples.jsonl", lines))] == texts
+    assert [row["text"] for row in read_json_lines(write(tmp_path / "samples.jsonl", lines))[0]] == texts
 
 
 @pytest.mark.parametrize("broken", ['{"a": 2', "7", "[1]", "", "   ", '{"a": 2}}', "\x00", '{"a": 2},{"a": 3}'])
 def test_what_is_no_object_is_passed_over_wherever_it_stands(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "x.jsonl"
-    assert read_objects(write(path, f'{{"a": 1}}\n{broken}\n{{"a": 4}}\n')) == [{"a": 1}, {"a": 4}]
-    assert read_objects(write(path, f'{{"a": 1}}\n{{"a": 4}}\n{broken}')) == [{"a": 1}, {"a": 4}]
+    assert read_json_lines(write(path, f'{{"a": 1}}\n{broken}\n{{"a": 4}}\n'))[0] == [{"a": 1}, {"a": 4}]
+    assert read_json_lines(write(path, f'{{"a": 1}}\n{{"a": 4}}\n{broken}'))[0] == [{"a": 1}, {"a": 4}]
 
 
 def test_a_last_line_without_its_end_counts_once_it_is_whole(tmp_path: Path) -> None:
-    assert read_objects(write(tmp_path / "x.jsonl", '{"a": 1}\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
+    assert read_json_lines(write(tmp_path / "x.jsonl", '{"a": 1}\n{"a": 2}'))[0] == [{"a": 1}, {"a": 2}]
 
 
 def test_columns_hold_numbers_and_nothing_else(tmp_path: Path) -> None:

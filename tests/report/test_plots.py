@@ -96,7 +96,7 @@ def test_the_baseline_and_the_last_losses_stand_in_the_plot(tmp_path: Path, monk
 
 
 def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl does not exist"):
         loss_plot(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
 
 

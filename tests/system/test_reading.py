@@ -73,7 +73,9 @@ def test_sizes_are_limited_before_reading(tmp_path: Path) -> None:
 
 def test_lines_that_inform_are_passed_over_and_counted(tmp_path: Path) -> None:
     path = make(tmp_path, b'{"step": 1}\n\xff\xfe{"step"\n{"text": "a\xe2\x80\xa8b"}\n[2]\n\n{"step": 3}\n{"st')
-    assert reading.read_json_lines(path) == ([{"step": 1}, {"text": "a\u2028b"}, {"step": 3}], 3)
+    assert reading.read_json_lines(path) == ([{"step": 1}, {"text": "a\u2028b"}, {"step": 3}], 2)
+    path.write_bytes(b'{"step": 1}\n{"step": 2}')
+    assert reading.read_json_lines(path) == ([{"step": 1}, {"step": 2}], 0)
     assert reading.read_json_lines(tmp_path / "none") == ([], 0)
 
 

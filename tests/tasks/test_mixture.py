@@ -68,5 +68,5 @@ def test_where_the_data_are(tmp_path: Path) -> None:
     file.write_text("rte: glue/RTE\n", encoding="utf-8")
     with pytest.raises(UserError, match="it does not say where cola is"):
         task.places(file)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
         task.places(tmp_path / "nowhere.yaml")

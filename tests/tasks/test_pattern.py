@@ -102,7 +102,7 @@ def test_yes_and_no_are_words() -> None:
     [
         ("patterns: []", "own.yaml: there is no list of patterns"),
         ("- a\n- b", "own.yaml: it holds no `patterns:`"),
-        ("patterns: [", "own.yaml line 1: not valid YAML"),
+        ("patterns: [", "own.yaml, line 1: not valid YAML"),
         (GOOD + "verbalisers: {}", "own.yaml: verbalisers is not known; there are patterns"),
         (GOOD.replace("[MASK]", "gap"), r"own.yaml, pattern 0: it has 0 blanks; write \[MASK\] once"),
         (GOOD.replace("[MASK]", "[MASK] [MASK]"), "pattern 0: it has 2 blanks"),

@@ -99,7 +99,7 @@ def test_a_zipped_file_and_a_misplaced_answer(tmp_path: Path) -> None:
 def test_files_of_another_form_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     for text, message in [
-        ("{", "is not valid JSON"),
+        ("{", "x.json: not JSON"),
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\] has no 'context'"),
         ('{"data": []}', "has no questions"),
         ("[]", "has no 'data'"),
@@ -196,7 +196,8 @@ def test_english_scores_by_hand() -> None:
     assert scores("The U.S.A.", "usa") == (1.0, 1.0)
     assert scores("tower of Pisa", "leaning tower in Pisa") == (0.0, pytest.approx(4 / 7))
     assert scores("Paris", "Rome") == (0.0, 0.0)
-    assert scores("the", "") == (1.0, 1.0)
+    assert scores("the", "", "2.0") == scores("", "", "2.0") == (1.0, 1.0)
+    assert scores("the", "") == scores("", "") == (1.0, 0.0)
     assert scores("", "Rome") == (0.0, 0.0)
     # A word counts as often as both have it.
     assert scores("no no no", "no no") == (0.0, pytest.approx(4 / 5))
@@ -236,6 +237,26 @@ def test_chinese_scores_are_nearly_those_with_nltks_words() -> None:
     other = [pair for pair in pairs if chinese_scores(*pair)[1] != pytest.approx(f1(*pair))]
     assert len(pairs) > 500
     assert len(other) < 0.005 * len(pairs)
+
+
+def test_answers_of_nothing_but_articles_count_as_in_each_script() -> None:
+    """Golds "The cat" and "the", no prediction: 1.1's script finds the second one, with no word shared; 2.0's does not
+    look at it."""
+    item = QuestionItem("q", "?", "c", (Answer("The cat", 0), Answer("the", 0)), False)
+    only = QuestionItem("r", "?", "c", (Answer("an", 0),), False)
+    none = QuestionItem("s", "?", "c", (), True)
+    predicted = {"q": "", "r": "the", "s": "a"}
+    names = TASKS["squad"].metrics
+    assert answer_metrics(names, [item], predicted) == {"exact": 1.0, "f1": 0.0}
+    assert answer_metrics(names, [item, only], predicted) == {"exact": 1.0, "f1": 0.0}
+    assert answer_metrics(TASKS["squad2"].metrics[:2], [item, only, none], predicted) == {
+        "exact": pytest.approx(2 / 3), "f1": pytest.approx(2 / 3)
+    }  # fmt: skip
+    found = answer_metrics(TASKS["squad2"].metrics, [item, only], predicted)
+    assert (found["exact"], found["f1"]) == (0.5, 0.5)
+    assert answer_metrics(names, [only], {"r": ""}) == {"exact": 1.0, "f1": 0.0}
+    cat = {"q": "cat"}
+    assert answer_metrics(names, [item], cat) == {"exact": 1.0, "f1": 1.0}
 
 
 def test_metrics_by_kind_of_question_and_the_best_threshold() -> None:

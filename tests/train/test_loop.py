@@ -199,6 +199,45 @@ def short_of_memory(made: Trainer, most: int) -> None:
     made.loss = limited
 
 
+def test_a_resumed_run_keeps_the_rows_that_fitted(
+    corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """Memory runs out at the first step; the second sitting would have enough, and computes in halves all the same."""
+    recipe = load_recipe("gpt-nano", SMALL)
+    rows = sampler(corpus, recipe, vocabulary)
+    whole, memory = trainer(recipe, vocabulary, rows, tmp_path / "whole")
+    short_of_memory(whole, 2)
+    assert whole.train(load(steps_of(rows), 0, 12), Progress()).parts == 2
+    first, _ = trainer(recipe, vocabulary, rows, tmp_path / "first")
+    short_of_memory(first, 2)
+    done = first.train(load(steps_of(rows), 0, 4), Progress())
+    state = Progress.from_state(done.state())
+    again, resumed = trainer(recipe, vocabulary, rows, tmp_path / "again")
+    again.model.load_state_dict(first.model.state_dict())
+    again.optimizer.load_state_dict(first.optimizer.state_dict())
+    again.train(load(steps_of(rows), 4, 12), state)
+    assert again.parts == 2
+    assert resumed.losses("train") == {step: loss for step, loss in memory.losses("train").items() if step > 4}
+
+
+def test_a_checkpoint_is_written_where_the_pace_changes(
+    corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    recipe = load_recipe("gpt-nano", SMALL)
+    rows = sampler(corpus, recipe, vocabulary)
+    made, _ = trainer(recipe, vocabulary, rows, tmp_path)
+    told: list[tuple[int, float, int]] = []
+
+    def pace(step: int, seconds: float, tokens: int) -> bool:
+        told.append((step, seconds, tokens))
+        return step == 3
+
+    made.pace = pace
+    made.train(load(steps_of(rows), 0, 4), Progress())
+    assert 3 in store.steps_in(tmp_path)
+    assert [step for step, _, _ in told] == [1, 2, 3, 4] and all(s > 0 and t > 0 for _, s, t in told)
+
+
 def test_out_of_memory_halves_the_rows_once(corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path) -> None:
     recipe = load_recipe("bert-nano", {**SMALL, "model.dropout": 0.0, "train.steps": 4})
     rows = sampler(corpus, recipe, vocabulary)

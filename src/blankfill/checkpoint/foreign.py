@@ -1,27 +1,29 @@
 """Models of other programs: a transformers folder or an original GLM checkpoint, as our model, without a run.
 
-The weights are compared with the architecture by name and shape before any is read.
+The weights are compared with the architecture by name and shape before any is read; those that should be copies of
+others (an output table tied to the word table) are then compared with them number by number.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from blankfill.checkpoint.names import Form, family_of
-from blankfill.checkpoint.names.base import LISTED, Family, Rule
+from blankfill.checkpoint.names.base import LISTED, Copied, Family, Rule
 from blankfill.checkpoint.names.glm import BLOCKS, sizes_from_shapes
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
+from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
+from blankfill.system.reading import read_json, read_name
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
@@ -55,7 +57,7 @@ class Foreign:
         for rule in self.form.table.rules:
             for name in (name for name in rule.theirs if name in found):
                 size, dtype = math.prod(self.weights.shapes[found[name]]), self.weights.dtypes[found[name]]
-                stays = type(rule) is Rule and dtype == torch.float32
+                stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == torch.float32
                 total += size * dtype.itemsize + (0 if stays else 4 * size)
         return total
 
@@ -77,7 +79,7 @@ def glm_file(folder: Path) -> Path | None:
     """The original GLM checkpoint in a folder, None when there is none; UserError when it is split over several."""
     pointer = folder / GLM_POINTER
     if pointer.is_file():
-        folder = folder / pointer.read_text(encoding="utf-8").strip()
+        folder = folder / read_name(pointer)
     if (folder / "mp_rank_01_model_states.pt").is_file():
         raise UserError(
             f"{folder} holds a model split over several files (model parallel); merge it with the original code's "
@@ -109,20 +111,19 @@ def open_foreign(path: Path, heads: int | None = None) -> Foreign:
         raise UserError(f"{folder}: {error}") from None
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
-    form = Form(family, config)
+    form = with_own_tables(Form(family, config), weights)
+    if form.config.tied != config.tied:
+        say(f"{path}: the output table is not the word table, although {CONFIG} ties them; both are kept")
     check_shapes(form, weights)
-    return Foreign(path, form, objective_of(family, config, values), weights)
+    return Foreign(path, form, objective_of(family, form.config, values), weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The values of a config.json."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings; copy or download it again")
-    return values
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; copy or download it again") from error
 
 
 def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
@@ -156,14 +157,37 @@ def objective_of(family: Family, config: TransformerConfig, values: Mapping[str,
     return objective
 
 
+def with_own_tables(form: Form, weights: Weights) -> Form:
+    """The form that reads what a file holds twice: tied where both are equal, else the output with a table of its own.
+
+    Other programs compute with both where they differ, whatever config.json says. UserError where ours cannot.
+    """
+    table = form.table
+    names = {table.canonical(name): name for name in weights}
+    pairs = [(copy, source) for copy, source in table.copies.items() if copy in names and source in names]
+    differing = {copy: source for copy, source in pairs if not weights.equal(names[copy], names[source])}
+    if not differing:
+        return form
+    free = replace(form, config=replace(form.config, tied=False))
+    if differing.keys() <= free.table.names:
+        return free
+    copy, source = next((copy, source) for copy, source in differing.items() if copy not in free.table.names)
+    raise UserError(
+        f"{weights.where}: {names[copy]} is not the same as {names[source]}, and this program's {form.family.name} has "
+        "one table of words for both; this checkpoint cannot be imported"
+    )
+
+
 def check_shapes(form: Form, weights: Weights) -> None:
     """UserError when a file's names or shapes are not those of its architecture; nothing is read."""
-    table, ours = form.table, skeleton(form.config)
+    table = form.table
     names = table.match(weights, str(weights.where))
+    if whole := [name for name in names.values() if not weights.dtypes[name].is_floating_point]:
+        raise UserError(f"{weights.where}: {whole[0]} holds whole numbers, which no weights are; is it quantised?")
     wrong = [
-        f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(tensor.shape)}"
-        for name, tensor in table.to_theirs(ours).items()
-        if name in names and weights.shapes[names[name]] != tuple(tensor.shape)
+        f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
+        for name, shape in table.shapes(skeleton(form.config)).items()
+        if name in names and weights.shapes[names[name]] != shape
     ]
     if wrong:
         more = ", …" if len(wrong) > LISTED else ""

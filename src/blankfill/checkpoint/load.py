@@ -7,10 +7,10 @@ Weights stay memory-mapped where their form allows it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,11 +18,13 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.foreign import Foreign, is_foreign, open_foreign
 from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
 from blankfill.console import say
+from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.model.config import TransformerConfig, config_from_values
+from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import OBJECTIVES, Gpt, Objective
+from blankfill.objectives import Gpt, Objective
+from blankfill.system.reading import field
 from blankfill.types import Vocabulary
 
 
@@ -46,7 +48,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
     """
     path = Path(path)
     if path.is_file() and path.name in ("best", "latest"):
-        path = path.parent / "checkpoints" / path.read_text(encoding="utf-8").strip()
+        path = store.named_by(path)
     if not path.exists():
         raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`, or an imported model")
     if (path / store.STATE).exists():
@@ -73,25 +75,27 @@ def _tokenizer_folder(checkpoint: Path) -> Path:
 
 
 def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Loaded:
+    where = found.path / store.STATE
     if "task" in found.state:
+        name = field(field(found.state, "task", dict, where), "name", str, where)
         raise UserError(
-            f"{found.path}: this model was fine-tuned for {found.state['task']['name']} and answers that alone, with "
+            f"{found.path}: this model was fine-tuned for {name} and answers that alone, with "
             "`blankfill predict`; give the pretrained model that it began from"
         )
-    config = config_from_values(found.state["model"])
-    values = dict(found.state["objective"])
-    objective = OBJECTIVES[values.pop("name")](**values)
+    config, objective = store.model_of(found.state, found.path), store.objective_of(found.state, found.path)
+    word_lr = field(found.state, "word_lr", float, where, 1.0)
     tokenizer = Tokenizer.load(folder)
-    vocabulary = with_roles_of(tokenizer.vocabulary(), found.state)
+    check_tokenizer(found.state, tokenizer, folder, found.path)
+    vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(found.state, found.path))
     loaded = _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
-    return dataclasses.replace(loaded, word_lr=float(found.state.get("word_lr", 1.0)))
+    return dataclasses.replace(loaded, word_lr=word_lr)
 
 
 def _from_foreign(found: Foreign, device: str) -> Loaded:
     tokenizer = read_tokenizer(found)
     if found.weights.converted:
         say(f"{found.path}: the weights are in {found.weights.converted}; they are computed with in float32")
-    vocabulary = with_roles_of(tokenizer.vocabulary(), {"roles": roles_unsaid(found, tokenizer.vocabulary())})
+    vocabulary = with_roles_of(tokenizer.vocabulary(), roles_unsaid(found, tokenizer.vocabulary()))
     return _loaded(found.form.config, found.state(), tokenizer, vocabulary, found.objective, found.path, device)
 
 
@@ -110,13 +114,22 @@ def _loaded(
         vocabulary = dataclasses.replace(vocabulary, roles={**vocabulary.roles, "pad": vocabulary["eos"]})
     with torch.device("meta"):
         model = Transformer(config)
-    model.load_state_dict(state, strict=True, assign=True)
+    store.put_weights(model, state, path, assign=True)
     return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
 
 
-def with_roles_of(vocabulary: Vocabulary, state: Mapping[str, Any]) -> Vocabulary:
-    """A vocabulary in which tokens have the roles that a checkpoint's state gives them, over those of their names."""
-    return dataclasses.replace(vocabulary, roles={**vocabulary.roles, **state.get("roles", {})})
+def weights_checksum(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights by their names, whatever file they lie in, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        found.update(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
+
+
+def with_roles_of(vocabulary: Vocabulary, roles: Mapping[str, int]) -> Vocabulary:
+    """A vocabulary in which tokens have the roles that a checkpoint gives them, over those of their names."""
+    return dataclasses.replace(vocabulary, roles={**vocabulary.roles, **roles})
 
 
 def check_vocabulary(vocabulary: Vocabulary, config: TransformerConfig, path: Path) -> None:
@@ -125,4 +138,8 @@ def check_vocabulary(vocabulary: Vocabulary, config: TransformerConfig, path: Pa
         raise UserError(
             f"{path}: the tokenizer has {vocabulary.size} tokens and the model {config.vocab_size}; "
             "they do not belong together; give the model's own tokenizer"
+        )
+    if missing := [role for role, id in vocabulary.roles.items() if id >= config.vocab_size]:
+        raise UserError(
+            f"{path}: the {missing[0]} token has the id {vocabulary[missing[0]]}, for which there is no row"
         )

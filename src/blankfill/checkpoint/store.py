@@ -1,20 +1,17 @@
 """Checkpoints on disk: written whole or not at all, checked when read, never unpickled.
 
 `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which names the step, the
-run's counters and a checksum of each file. Where transformers has a class for the model (a `Form`, see
+run's counters, a checksum of each file and one of itself. Where transformers has a class for the model (a `Form`, see
 `checkpoint.names`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
 the folder opens there as it is; what that form has no room for lies with the optimiser's state, heads that it lacks in
-`heads.safetensors`. A checkpoint is written
-under a temporary name, synced to disk and renamed, so a kill at any instant leaves the one before whole; `latest` names
-the newest, `best` that of the best validation.
+`heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and renamed, so a kill or a power
+cut at any instant leaves the one before whole; `latest` names the newest, `best` that of the best validation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,11 +25,22 @@ from safetensors.torch import load_file, save_file
 from blankfill.checkpoint.names import Form, form_from_state
 from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
-from blankfill.model.config import config_from_values
+from blankfill.model.config import TransformerConfig, config_from_values
+from blankfill.objectives import Objective, objective_from_values
+from blankfill.system import files
+from blankfill.system.marks import checksum
+from blankfill.system.reading import UnreadableError, field, read_json, read_name, shown
+from blankfill.system.values import fitting
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"
 """Heads that the form of a model has no place for (`Table.apart`), where it has such."""
+
+GONE = ".gone"
+"""Behind the name of a checkpoint that is being removed."""
+
+OWN_SUM = "state_sha256"
+"""In state.json: the checksum of all else in it; checkpoints of version 0.1 have none."""
 
 REST = "rest."
 """Before the names of what the form of a model has no room for, in the optimiser's file."""
@@ -74,25 +82,16 @@ def save(
     the disk is full or not writable.
     """
     final = folder / f"step-{step}"
-    temporary = folder / f".step-{step}.{os.getpid()}"
-    try:
-        for left in folder.glob(".step-*"):  # by runs that were killed
-            shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    remedy = f"{files.REMEDY}; the checkpoints before it are whole"
+    files.own_folder(folder)
+    files.remove_parts(folder, rf"step-\d+({GONE})?")  # of runs that were killed
+    with files.whole_folder(final, remedy) as temporary:
         write_files(temporary, step, model, optimizer, state, dress)
         if final.exists():
             _remove(final)
-        temporary.rename(final)
-        _sync_folder(folder)
-        _point(folder.parent / "latest", final.name)
-        if best is not None and (folder / f"step-{best}").exists():
-            _point(folder.parent / "best", f"step-{best}")
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{final}: the checkpoint could not be written ({error.strerror or error}); free some space or give "
-            "another --out; the checkpoints before it are whole"
-        ) from error
+    files.write_file(folder.parent / "latest", f"{final.name}\n", remedy)
+    if best is not None and (folder / f"step-{best}").exists():
+        files.write_file(folder.parent / "best", f"step-{best}\n", remedy)
     for old in sorted(steps_in(folder))[: -keep or None]:
         if old not in (best, step):
             _remove(folder / f"step-{old}")
@@ -107,7 +106,7 @@ def write_files(
     state: dict[str, Any],
     dress: Dress | None = None,
 ) -> None:
-    """Write a checkpoint's files into a folder that exists, synced to disk; see `save`."""
+    """Write a checkpoint's files into a folder that exists; see `save`. The folder is synced by whoever names it."""
     if dress is not None:
         table = dress.form.table
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
@@ -116,13 +115,13 @@ def write_files(
         model, optimizer = table.to_theirs(model), {**optimizer, **rest}
         state = {**state, "names": dress.form.state()}
         for name, text in dress.files.items():
-            _write_text(folder / name, text)
+            files.write_file(folder / name, text)
     write_weights(folder / MODEL, model)
     if optimizer:
         write_weights(folder / OPTIMIZER, optimizer)
     sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
-    _write_text(folder / STATE, json.dumps({**state, "step": step, "sha256": sums}, indent=1))
-    _sync_folder(folder)
+    values = {**state, "step": step, "sha256": sums}
+    files.write_file(folder / STATE, json.dumps({**values, OWN_SUM: sum_of(values)}, indent=1))
 
 
 class Writer:
@@ -176,54 +175,29 @@ def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: made[t.data_ptr(), t.shape, t.stride()] for name, t in tensors.items()}
 
 
-def _point(pointer: Path, name: str) -> None:
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-    _write_text(temporary, name + "\n")
-    temporary.replace(pointer)
-
-
 def _remove(path: Path) -> None:
     """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks like a damaged one."""
-    gone = path.with_name(f".{path.name}.gone")
+    gone = files.part_of(path.with_name(f"{path.name}{GONE}"))
     try:
         path.rename(gone)
     except OSError:
         return
-    shutil.rmtree(gone, ignore_errors=True)
+    files.remove(gone)
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file, synced to disk."""
+    """Write a safetensors file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()  # safetensors would make a file that its owner alone may read
     mode = path.stat().st_mode
     save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
     path.chmod(mode)
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
-def _write_text(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sum_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, however they are laid out in a file, their own checksum aside."""
+    rest = {name: value for name, value in values.items() if name != OWN_SUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -236,11 +210,7 @@ def steps_in(folder: Path) -> list[int]:
 
 def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
     """Read one checkpoint folder and check it against its checksums; UserError when anything is missing or damaged."""
-    try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        sums, step = dict(state["sha256"]), int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a whole checkpoint ({STATE} is missing or unreadable)") from error
+    state, sums = read_state(path)
     loaded: dict[str, dict[str, torch.Tensor]] = {OPTIMIZER: {}, HEADS: {}}
     for name in (MODEL, *(name for name in (HEADS, OPTIMIZER) if name in sums and (with_optimizer or name == HEADS))):
         try:
@@ -248,15 +218,83 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
                 raise UserError(f"{path / name} is damaged: its checksum is not the one noted when it was written")
             loaded[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path / name} cannot be read ({error})") from error
+            raise UserError(f"{path / name} is no whole safetensors file") from error
     model, optimizer = loaded[MODEL], loaded[OPTIMIZER]
     rest = {name.removeprefix(REST): optimizer.pop(name) for name in list(optimizer) if name.startswith(REST)}
     if state.get("names"):
-        form = form_from_state(state["names"], config_from_values(state["model"]))
+        form = form_from_state(field(state, "names", dict, path / STATE), model_of(state, path), path / STATE)
         model = form.table.to_ours(model, str(path / MODEL))
-        put_back(model, rest)
+        put_back(model, {name: part for name, part in rest.items() if name in model})
         model.update(loaded[HEADS])
-    return Checkpoint(path, step, state, model, optimizer)
+    return Checkpoint(path, state["step"], state, model, optimizer)
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the values of a checkpoint's state.json, the checksums of its files). Raises UserError when it is damaged."""
+    file = path / STATE
+    try:
+        state = read_json(file)
+        if OWN_SUM in state and state[OWN_SUM] != sum_of(state):
+            raise UserError(f"{file} is damaged: its checksum is not the one noted when it was written")
+        if field(state, "step", int, file) < 0:
+            raise UserError(f"{file}: `step` is negative")
+        return state, fitting(field(state, "sha256", dict, file), dict[str, str], f"{file}: `sha256`")
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        raise UserError(f"{path}: not a whole checkpoint ({STATE} is missing)") from error
+
+
+def model_of(state: Mapping[str, Any], path: Path) -> TransformerConfig:
+    """The configuration of the model in a checkpoint. Raises UserError."""
+    return config_from_values(field(state, "model", dict, path / STATE), path / STATE)
+
+
+def objective_of(state: Mapping[str, Any], path: Path) -> Objective:
+    """The objective of the model in a checkpoint. Raises UserError."""
+    return objective_from_values(field(state, "objective", dict, path / STATE), path / STATE)
+
+
+def roles_of(state: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The roles that a checkpoint gives to tokens, over those of their names. Raises UserError."""
+    where = f"{path / STATE}: `roles`"
+    roles: dict[str, int] = fitting(state.get("roles", {}), dict[str, int], where)
+    if any(not 0 <= id < 2**31 for id in roles.values()):
+        raise UserError(f"{where}: an id is negative or too large")
+    return roles
+
+
+def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, assign: bool = False) -> None:
+    """Load a checkpoint's weights into a model. assign: the tensors themselves.
+
+    Raises UserError when they are not those of the model.
+    """
+    own = model.state_dict()
+    wrong = [*(own.keys() - tensors.keys()), *(tensors.keys() - own.keys())]
+    wrong += [
+        name
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape or own[name].is_floating_point() != tensors[name].is_floating_point()
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} of its weights are not those of the model that {STATE} describes, such as "
+            f"{min(wrong)}; train or import it again"
+        )
+    model.load_state_dict(dict(tensors), assign=assign)
+
+
+def named_by(pointer: Path) -> Path:
+    """The checkpoint that a run's `latest` or `best` names. Raises UserError when it names anything else."""
+    return pointer.parent / "checkpoints" / read_name(pointer)
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """What the run noted in a checkpoint; nothing when that cannot be read."""
+    try:
+        return read_json(path / STATE)
+    except UserError:
+        return {}
 
 
 def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None) -> Checkpoint | None:
@@ -284,9 +322,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put state saved by `optimizer_tensors` back."""
+    """Put state saved by `optimizer_tensors` back. Raises UserError when it is not that of the optimiser."""
     state: dict[int, dict[str, torch.Tensor]] = {}
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
     for key, value in tensors.items():
-        number, name = key.split(".", 1)
+        number, _, name = key.partition(".")
+        if not number.isdecimal() or int(number) >= count or not name:
+            raise UserError(f"{OPTIMIZER} holds {shown(key)}, which is not of this run's optimiser; train it again")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

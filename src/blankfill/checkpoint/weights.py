@@ -3,13 +3,16 @@
 safetensors and torch's `.bin`/`.pt`, in one file or in several with an index. Files are memory-mapped where their
 format allows. Nothing in a file is ever run: `.bin` files are read with torch's restricted unpickler, and a file that
 wants more than tensors is refused. Checkpoints of the original GLM code hold harmless settings beside the weights;
-these are read as inert placeholders that do nothing (`only_tensors`).
+these are read as inert placeholders that do nothing (`only_tensors`). A tensor that holds what is no number is refused
+when it is read.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,10 +23,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blankfill.errors import UserError
+from blankfill.system.reading import field, of_kind, read_json, readable, regular_size, shown
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
 LOW = (torch.float16, torch.bfloat16)
+COMPARED = 1 << 20
+"""So many numbers of two tensors are compared at a time."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -37,27 +43,70 @@ class Weights(Mapping[str, Tensor]):
 
     def add_safetensors(self, path: Path) -> None:
         """Add the tensors of a safetensors file; UserError when it is not one or is cut short."""
+        regular_size(path)
         try:
-            file = safe_open(path, framework="pt")
+            with readable(path):
+                file = safe_open(path, framework="pt")
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 part = file.get_slice(name)
-                self.shapes[name] = tuple(part.get_shape())
-                self.dtypes[name] = _DTYPES.get(part.get_dtype(), torch.float32)
+                kind = part.get_dtype()
+                if kind not in _DTYPES:
+                    raise UserError(f"{path}: {shown(name)} is of the type {kind}, which is not known here")
+                self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), _DTYPES[kind]
                 self._open[name] = file
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is no whole safetensors file ({error}); copy or download it again") from error
+        except (SafetensorError, ValueError, OverflowError) as error:
+            raise UserError(f"{path} is no whole safetensors file; copy or download it again") from error
 
     def add_tensors(self, tensors: Mapping[str, Any]) -> None:
-        """Add tensors at hand; what is no tensor is left out."""
+        """Add tensors at hand; what is no tensor is left out.
+
+        Raises UserError for one that is no plain table of numbers, or that says that it has more than lie in the file.
+        """
         for name, value in tensors.items():
             if isinstance(value, Tensor):
+                plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+                if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                    raise UserError(f"{self.where}: {shown(name)} is not stored as a plain table of numbers")
                 self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
                 self._open[name] = value
 
     def __getitem__(self, name: str) -> Tensor:
         held = self._open[name]
-        tensor = held if isinstance(held, Tensor) else held.get_tensor(name)
-        return tensor.float() if tensor.is_floating_point() else tensor
+        try:
+            tensor: Tensor = held if isinstance(held, Tensor) else held.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{self.where}: {shown(name)} cannot be read; copy or download it again") from error
+        if not tensor.is_floating_point():
+            return tensor
+        tensor = tensor.float()
+        # the least and the largest are finite only if all are, and take no memory beside the tensor
+        if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            raise UserError(
+                f"{self.where}: {shown(name)} holds values that are not finite numbers (NaN or infinite), so the model "
+                "can compute nothing; copy or download it again, or take another checkpoint"
+            )
+        return tensor
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers. Reads some rows of each at a time, none where both are one."""
+        if self.shapes[one] != self.shapes[other]:
+            return False
+        a, b = self._open[one], self._open[other]
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and _same_memory(a, b):
+            return True
+        count, *rest = self.shapes[one] or (1,)
+        step = max(1, COMPARED // max(1, math.prod(rest)))
+        return all(
+            torch.equal(self._rows(one, k, k + step), self._rows(other, k, k + step)) for k in range(0, count, step)
+        )
+
+    def _rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Some rows as float64, which holds every number of the types that weights come in."""
+        held = self._open[name]
+        if not self.shapes[name]:
+            return self[name].double()
+        part: Tensor = (held if isinstance(held, Tensor) else held.get_slice(name))[begin:end]
+        return part.double()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._open)
@@ -72,7 +121,15 @@ class Weights(Mapping[str, Tensor]):
         return " and ".join(sorted(kinds))
 
 
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.stride() == b.stride()
+
+
+_DTYPES = {
+    "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""By the names of safetensors; others are of quantised models, which are not computed with here."""
 
 
 def weight_file(folder: Path) -> Path | None:
@@ -102,13 +159,12 @@ def open_weights(path: Path, inert: bool = False) -> Weights:
 def _parts(path: Path) -> list[Path]:
     if path.suffix != ".json":
         return [path]
-    try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no index of weight files; copy or download it again") from error
+    names = sorted(
+        {of_kind(name, str, str(path)) for name in field(read_json(path), "weight_map", dict, path).values()}
+    )
     for name in names:
         if Path(name).name != name:  # an index must not point out of its folder
-            raise UserError(f"{path} names {name!r}, which is not a file beside it; copy or download it again")
+            raise UserError(f"{path} names {shown(name)}, which is not a file beside it; copy or download it again")
     return [path.parent / name for name in names]
 
 
@@ -133,17 +189,17 @@ def only_tensors(path: Path, inert: bool = False) -> dict[str, Any]:
     Checkpoints that keep their weights under "module" (DeepSpeed) or "state_dict" give those. UserError for a file that
     is damaged or wants to run code.
     """
-    mapped = zipfile.is_zipfile(path)
+    regular_size(path)
+    with readable(path):
+        mapped = zipfile.is_zipfile(path)
     try:
         values = _load(path, mapped)
     except pickle.UnpicklingError as error:
         if not inert or not mapped:
             raise _refusal(path, error) from error
         values = _load_inert(path)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read as weights ({_first_line(error)}); copy or download it again"
-        ) from error
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise _damaged(path) from error
     for key in ("module", "state_dict"):
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
             values = values[key]
@@ -153,7 +209,9 @@ def only_tensors(path: Path, inert: bool = False) -> dict[str, Any]:
 
 
 def _load(path: Path, mapped: bool) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the pickle, to developers
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _load_inert(path: Path) -> Any:
@@ -165,16 +223,21 @@ def _load_inert(path: Path) -> Any:
             return _load(path, True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
+    except Exception as error:  # see above
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is no file of weights that torch wrote, or is not whole; copy or download it again")
 
 
 def _refusal(path: Path, error: Exception) -> UserError:
+    """What a file is that torch's restricted unpickler did not take; not the library's words, which advise to trust
+    it."""
+    asked = re.search(r"(?:GLOBAL|Unsupported class) ([A-Za-z_][\w.]{0,120}\w)", str(error))
+    if asked is None:
+        return _damaged(path)
     return UserError(
-        f"{path} is not read: it holds more than tensors and might run code ({_first_line(error)}); "
+        f"{path} is not read: it asks for {asked[1]}, so it holds more than tensors and might run code; "
         "get the weights as safetensors, or from a source that saves tensors only"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "GLOBAL" in line or "global" in line]
-    return (named or lines or [type(error).__name__])[0][:200]

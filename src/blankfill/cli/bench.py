@@ -42,11 +42,11 @@ class Bench:
     dropout: float = 0.1
     """Dropout everywhere, attention weights included."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    """Type of the matrix products; auto is bf16 where the processor has units for it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
     seconds: float = 10.0
     """How long each shape is timed, building it aside; at least three steps are taken."""
     json: bool = False
@@ -117,13 +117,11 @@ def alone(name: str, given: Bench) -> dict[str, Any]:
 
 def timed(name: str, given: Bench) -> dict[str, Any]:
     """Time one shape here."""
-    import torch
-
-    from blankfill.environment import usable_cores
+    from blankfill.threads import use_threads
     from blankfill.train.bench import measure, shape_named
     from blankfill.train.precision import pick_device, pick_dtype
 
-    torch.set_num_threads(given.threads or usable_cores())
+    use_threads(given.threads)
     device = pick_device(given.device)
     shape = shape_named(name, **sizes(given))
     return {"name": name, **measure(shape, pick_dtype(given.precision, device), device, given.seconds)}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from blankfill import console
-from blankfill.environment import Section
+from blankfill.environment import BF16_SETS, NO_BF16, Section
 
 TORCH = ((2, 11), (2, 14))
 """torch is supported from the first version on and below the second (pyproject.toml)."""
@@ -37,8 +37,6 @@ LONGEST = 0.3
 """Seconds that one product may take."""
 LITTLE_DISK = 5_000_000_000
 LITTLE_MEMORY = 2_000_000_000
-SLOW_BF16 = 0.25
-"""Below this share of the fp32 rate bf16 is computed without units of its own."""
 
 
 @dataclass(frozen=True)
@@ -135,23 +133,27 @@ def existing(path: Path) -> Path:
 
 
 def precision(measured: Mapping[str, Any]) -> dict[str, str]:
-    """What `train.precision auto` computes in here, and why."""
+    """What `train.precision auto` computes in here, and why. The rates are told, and decide nothing."""
     import torch
 
+    from blankfill.environment import bf16_sets, instruction_sets
     from blankfill.train.precision import pick_dtype
 
     device = torch.device(measured["device"])
     kind = str(pick_dtype("auto", device)).removeprefix("torch.")
-    ratio = measured["bf16"] / measured["fp32"]
+    rate = f"its products were measured at {measured['bf16'] / measured['fp32']:.3g} times the fp32 rate"
     if device.type == "cuda":
         why = "this GPU has units for bf16" if kind == "bfloat16" else "this GPU has no units for bf16"
     elif device.type != "cpu":
         why = f"bf16 is not used on {device.type}"
-    elif ratio < SLOW_BF16:
-        why = f"bf16 products run at {ratio:.1%} of the fp32 rate: this processor has no units for them"
+    elif kind == "bfloat16":
+        why = f"this processor has units for bf16 ({', '.join(bf16_sets())}); {rate}"
+    elif bf16_sets():
+        why = "this processor has units for bf16, but this build of torch does not use them (it has no oneDNN)"
+    elif any(name in BF16_SETS for name in instruction_sets()):
+        why = f"{' or '.join(NO_BF16)} forbids the units for bf16 that this processor has; {rate}"
     else:
-        pays = "" if kind == "bfloat16" else ", which does not pay"
-        why = f"bf16 products run at {ratio:.1f} times the fp32 rate{pays}"
+        why = f"this processor has no units for bf16; {rate}"
     return {"auto": kind, "why": why}
 
 
@@ -166,15 +168,15 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
     if usable < cores:
         limit = f"a container's limit of {container['cores']:g}" if "cores" in container else "the process's affinity"
         found.append(
-            f"only {usable} of {cores} cores may be used ({limit}), and a run starts as many threads as there are "
-            f"cores; give --train.threads {usable}"
+            f"only {usable} of {cores} cores may be used ({limit}), so all commands start {usable} threads, unless "
+            "--threads says otherwise"
         )
     if threads.isdigit() and int(threads) > usable:
         found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; threads that wait for one another are "
                      f"slower than fewer: set it to {usable} or unset it")  # fmt: skip
     elif threads.isdigit() and int(threads) < usable:
-        found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; `pretrain` uses all of them all the "
-                     "same (--train.threads says otherwise), other commands do not")  # fmt: skip
+        found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; all commands compute with so many "
+                     "threads unless --threads says otherwise")  # fmt: skip
     if measured.get("load", 0) > 1.5 * cores:
         found.append(f"other programs keep this machine busy (a load of {measured['load']:g} on {cores} cores), so the "
                      "rates measured here are too low")  # fmt: skip
@@ -195,10 +197,6 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
         low, high = (".".join(map(str, bound)) for bound in TORCH)
         found.append(f"torch {facts['torch']['version']} is not a version that blankfill is tested with; "
                      f"pip install 'torch>={low},<{high}'")  # fmt: skip
-    if str(measured["device"]) == "cpu" and measured["bf16"] < SLOW_BF16 * measured["fp32"]:
-        found.append(
-            "this processor computes bf16 many times slower than fp32; leave --train.precision at auto or fp32"
-        )
     if not facts.get("devices") and shutil.which("nvidia-smi"):
         found.append("there is an NVIDIA driver, but torch sees no GPU; install a build of torch with CUDA, or look at "
                      "CUDA_VISIBLE_DEVICES")  # fmt: skip

@@ -56,7 +56,7 @@ class EvaluateArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:

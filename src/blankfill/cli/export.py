@@ -30,11 +30,16 @@ class ExportArguments:
     text: Path | None = None
     """A UTF-8 file whose lines are compared; without it the run's validation text, else Python's documentation and
     words of the vocabulary."""
+    threads: int = 0
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(ExportArguments, argv, "export")
+    from blankfill.threads import use_threads
+
+    use_threads(args.threads)
     if args.format == "onnx":
         return to_onnx(args)
     from blankfill.console import show

@@ -53,6 +53,8 @@ class FillArguments:
     """Print one JSON object on a line for each sentence."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
+    threads: int = 0
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,7 +65,9 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.checkpoint.load import load_model
     from blankfill.console import show
     from blankfill.generate.fill import Filler
+    from blankfill.threads import use_threads
 
+    use_threads(args.threads)
     filler = Filler(load_model(args.model, args.device))
     first = True
     for where, text in sentences(args.text, args.file):

@@ -15,6 +15,8 @@ from blankfill.errors import UserError
 from blankfill.tasks.options import FinetuneOptions
 
 GOES_WITH_RESUME = "--resume"
+MACHINE = {"--threads": "threads", "--device": "device", "--micro-batch": "micro_batch"}
+"""Options that fit a run to the machine, and may be given anew with --resume."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FinetuneArguments(FinetuneOptions):
     out: Path | None = None
     """The folder to write to."""
     resume: Path | None = None
-    """Go on with this run, with its own data and options."""
+    """Go on with this run, with its own data and options; --threads, --device and --micro-batch may be given anew."""
     text_column: tuple[str, ...] = ()
     """Own tables: the column of the text, or of two texts (question and context, context and choices); found by the
     usual names otherwise."""
@@ -56,8 +58,13 @@ class FinetuneArguments(FinetuneOptions):
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     given = parsed(FinetuneArguments, argv, "finetune")
-    if given.resume is not None and (more := [arg for arg in argv if arg.startswith("--") and not _is_resume(arg)]):
-        raise UserError(f"--resume goes on with the options of {given.resume}; leave out {', '.join(more)}")
+    names = {arg: arg.split("=")[0].replace("_", "-") for arg in argv if arg.startswith("--")}
+    more = [arg for arg, name in names.items() if name != GOES_WITH_RESUME and name not in MACHINE]
+    if given.resume is not None and more:
+        raise UserError(
+            f"--resume goes on with the options of {given.resume}; leave out {', '.join(more)} (what fits a run to a "
+            "machine may change: --threads, --device, --micro-batch)"
+        )
     if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
         raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
 
@@ -68,8 +75,10 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.tasks.own import Columns
     from blankfill.tasks.run_files import RESULTS
 
+    changes = None
     if given.resume is not None:
         out, request = given.resume, read_request(given.resume)
+        changes = {MACHINE[name]: getattr(given, MACHINE[name]) for name in names.values() if name in MACHINE}
     else:
         assert given.data is not None and given.start is not None and given.out is not None
         columns = Columns(given.text_column, given.label_column, given.id_column)
@@ -87,16 +96,12 @@ def main(argv: Sequence[str]) -> int:
                 show(line)
             show(f"the scores are in {out / RESULTS}")
             return 0
-    result = finetune(request, out, resume=given.resume is not None)
+    result = finetune(request, out, given.resume is not None, changes)
     told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     show(f"{request.task}: {told} on the dev set at step {result.best_step:,} of {result.total:,}")
     show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
     show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
     return result.stopped.exit_code if result.stopped else 0
-
-
-def _is_resume(arg: str) -> bool:
-    return arg == GOES_WITH_RESUME or arg.startswith(f"{GOES_WITH_RESUME}=")
 
 
 def _needed(given: FinetuneArguments) -> dict[str, object]:

@@ -50,6 +50,8 @@ class GenerateArguments:
     """Print one JSON object on a line for each sample, when all are done."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
+    threads: int = 0
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.generate.sampling import Sampling
     from blankfill.generate.write import Writer
     from blankfill.model.layout import lay_out_to_write
+    from blankfill.threads import use_threads
 
+    use_threads(args.threads)
     sampling = Sampling(
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )

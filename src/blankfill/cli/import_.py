@@ -31,6 +31,8 @@ class ImportArguments:
     """The tokenizer, when it does not lie beside the weights: a file or folder."""
     heads: int | None = None
     """Attention heads of a GLM checkpoint, which does not tell them; without it, heads of width 64."""
+    threads: int = 0
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +40,9 @@ def main(argv: Sequence[str]) -> int:
     args = parsed(ImportArguments, argv, "import")
     from blankfill.console import show
     from blankfill.convert.importing import import_model
+    from blankfill.threads import use_threads
 
+    use_threads(args.threads)
     made = import_model(args.path, args.out, args.tokenizer, args.heads)
     show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
     return 0

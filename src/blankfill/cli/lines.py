@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, TextIO, TypeVar
 
+from blankfill.corpus.limits import LONGEST_GIVEN, too_long
 from blankfill.errors import UserError
+
+T = TypeVar("T")
 
 
 def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
     """(where it stands, text) of every line of a UTF-8 file, or of standard input for None; no line ends.
 
-    UserError names a file that cannot be read and a line that is not UTF-8.
+    UserError names a file that cannot be read, a line that is not UTF-8, and one of more than LONGEST_GIVEN bytes.
     """
     if source is None:
         yield from decoded(getattr(sys.stdin, "buffer", sys.stdin), "standard input")
@@ -24,12 +28,34 @@ def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
         raise UserError(f"{source}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None
 
 
-def decoded(stream: Iterable[bytes | str], name: str) -> Iterator[tuple[str, str]]:
+def decoded(stream: BinaryIO | TextIO, name: str) -> Iterator[tuple[str, str]]:
     """(where it stands, text) of every line of a stream that is called `name`."""
-    for number, line in enumerate(stream, 1):
+    number = 0
+    while line := stream.readline(LONGEST_GIVEN + len("\r\n")):
+        number += 1
         where = f"{name}, line {number}"
+        if len(line) > LONGEST_GIVEN and line[LONGEST_GIVEN:].strip():
+            raise too_long(where, LONGEST_GIVEN, "split that text over several lines", "bytes")
         try:
             text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: byte {error.start + 1} is not UTF-8; save the text as UTF-8") from None
         yield where, text.rstrip("\r\n")
+
+
+def windows(texts: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Consecutive texts in lists of at most `most`, and of at most LONGEST_GIVEN characters unless one alone has more.
+
+    size: how many characters a text has, roughly.
+    """
+    window: list[T] = []
+    total = 0
+    for text in texts:
+        length = size(text)
+        if window and (len(window) == most or total + length > LONGEST_GIVEN):
+            yield window
+            window, total = [], 0
+        window.append(text)
+        total += length
+    if window:
+        yield window

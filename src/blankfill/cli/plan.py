@@ -60,28 +60,28 @@ class Text:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UserError: ConfigError with what keeps the run from fitting."""
-    from blankfill.cli.recipes import OUT, parse
+    from blankfill.cli.recipes import OUT, THREADS, parse, with_threads
 
     extra = [
         OUT,
         ("measure", bool, True, f"Time some steps, for about {SECONDS:.0f} seconds."),
         ("json", bool, False, "Print one JSON object."),
         ("teacher", Path | None, None, "The model that the run would learn from."),
+        THREADS,
     ]
     args, recipe = parse("plan", DESCRIBED, argv, extra)
-
-    import torch
+    recipe = with_threads(recipe, args.threads)
 
     from blankfill.attention.kernels import best_kernel
-    from blankfill.environment import usable_cores
     from blankfill.errors import ConfigError
     from blankfill.teacher import open_teacher
+    from blankfill.threads import use_threads
     from blankfill.train import cost, verdict
     from blankfill.train.memory import keep_freed_memory
     from blankfill.train.precision import pick_device, pick_dtype
 
     options = recipe.train
-    torch.set_num_threads(options.threads or usable_cores())
+    use_threads(options.threads)
     keep_freed_memory()
     device = pick_device(options.device)
     room = verdict.room(str(device), args.out)

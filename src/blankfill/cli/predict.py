@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,8 +13,9 @@ import tyro
 
 from blankfill.bounds import Bound
 from blankfill.cli.arguments import parsed
-from blankfill.cli.lines import lines_of
+from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
+from blankfill.system.files import whole_file
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class PredictArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
     n_best: int = 1
     """Writing: so many texts for each row, the best first."""
     beams: int | None = None
@@ -90,11 +90,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
-        try:
-            target = None if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
-        while window := list(islice(items, WINDOW)):
+        target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
+        for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, one in zip(window, predictor.predict(window), strict=True):
                 row = {"id": item.id, **one.shown}
                 if target is None:

@@ -31,16 +31,32 @@ class Options(PrepareConfig):
     """Keep upper and lower case apart in a wordpiece vocabulary (the other kinds always do)."""
     force: bool = False
     """Replace a finished corpus in the output folder."""
+    verify: bool = False
+    """Compare all bytes of the finished corpus with its checksums; without PATH, nothing else is done."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments; returns the exit code. Raises UserError."""
     options = parsed(Options, argv, "prepare", config=(tyro.conf.FlagCreatePairsOff,))
+    if options.verify and not options.paths:
+        verified(options.out)
+        return 0
     if not options.paths:
         raise UserError("Name at least one file or folder to prepare, - for standard input, or python-docs.")
     from blankfill.corpus.prepare import prepare
 
     values = {field.name: getattr(options, field.name) for field in fields(PrepareConfig)}
     config = PrepareConfig(**{**values, "lowercase": False if options.cased else None})
-    prepare(options.paths, options.out, config, force=options.force).show()
+    report = prepare(options.paths, options.out, config, force=options.force)
+    if options.verify:
+        verified(options.out)
+    report.show()
     return 0
+
+
+def verified(out: Path) -> None:
+    """Compare all bytes of a corpus with its checksums and say so. Raises UserError when they differ."""
+    from blankfill.console import say
+    from blankfill.corpus.identity import verify_corpus
+
+    say(f"{out}: all {verify_corpus(out)} files have the checksums that were noted when they were written")

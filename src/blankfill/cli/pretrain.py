@@ -19,7 +19,12 @@ From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
 LONGEST = 36_500 * 86_400.0
 """Seconds of the longest time that a run may be given: a hundred years."""
-GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher")
+GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher", "--verify", "--no-verify")
+MACHINE = {
+    "--threads": "threads", "--train.threads": "threads", "--train.device": "device", "--train.workers": "workers",
+    "--train.micro-batch": "micro_batch",
+}  # fmt: skip
+"""Options that fit a run to the machine, and may be given anew with --resume."""
 
 DESCRIBED = """Train a model on text.
 
@@ -29,11 +34,12 @@ Every option of the recipe can be changed by its dotted name, e.g. --train.lr 3e
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    from blankfill.cli.recipes import OUT, parse
+    from blankfill.cli.recipes import OUT, THREADS, parse, with_threads
 
     extra = [
         OUT,
-        ("resume", Path | None, None, "Go on with this run folder from its newest checkpoint, with its own recipe."),
+        ("resume", Path | None, None, "Go on with this run folder from its newest checkpoint, with its own recipe; "
+         "--threads, --train.device, --train.workers and --train.micro-batch may be given anew."),
         ("stop_after", str, "", "Save and end after this time, e.g. 8h, 45m or 1h30m; go on later with --resume."),
         ("on_nan", OnNan, "stop", "When a loss or gradient is not finite: stop, skip the step, or go back to the last "
          "checkpoint and go on with other rows."),
@@ -42,24 +48,31 @@ def main(argv: Sequence[str]) -> int:
         ("replay", Path | None, None, "Old text: a file, or a folder. Its loss is told before and after."),
         ("replay_ratio", float, 0.0, "The share of rows that come from the old text, against forgetting."),
         ("teacher", Path | None, None, "Learn from this model too, as --distil.* says; given like --from."),
+        THREADS,
+        ("verify", bool, False, "Compare all bytes of the corpus with its checksums before anything is trained."),
     ]  # fmt: skip
     args, recipe = parse("pretrain", DESCRIBED, argv, extra)
+    recipe = with_threads(recipe, args.threads)
     stop_after = seconds(args.stop_after) if args.stop_after else None
     if args.resume and (changed := overridden(argv)):
-        raise UserError(f"--resume goes on with the recipe of {args.resume}; leave out {', '.join(changed)}")
+        raise UserError(
+            f"--resume goes on with the recipe of {args.resume}; leave out {', '.join(changed)} (what fits a run to a "
+            "machine may change: --threads, --train.device, --train.workers, --train.micro-batch)"
+        )
 
     from blankfill import run
     from blankfill.console import show
 
     if args.resume:
-        result = run.resume(args.resume, stop_after, args.on_nan, args.teacher)
+        changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in named(argv) if name in MACHINE}
+        result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify)
     else:
         start = beginning(args, argv)
         asked = [arg for arg in argv if arg.startswith("--distil.")]
         if asked and args.teacher is None:
             raise UserError(f"{asked[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
         result = run.pretrain(
-            args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher
+            args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher, verify=args.verify
         )  # fmt: skip
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss
@@ -108,5 +121,9 @@ def seconds(text: str) -> float:
 
 def overridden(argv: Sequence[str]) -> list[str]:
     """The options of a command line that a resumed run cannot take."""
-    names = [arg.split("=")[0].replace("_", "-") for arg in argv if arg.startswith("--")]
-    return [name for name in names if name not in GOES_WITH_RESUME]
+    return [name for name in named(argv) if name not in GOES_WITH_RESUME and name not in MACHINE]
+
+
+def named(argv: Sequence[str]) -> list[str]:
+    """The names of the options of a command line."""
+    return [arg.split("=")[0].replace("_", "-") for arg in argv if arg.startswith("--")]

@@ -72,4 +72,14 @@ def parse(
     return args, dataclasses.replace(recipe, seed=args.seed, **changed).check()
 
 
+THREADS = ("threads", int | None, None, "The same as --train.threads.")
+
+
+def with_threads(recipe: Recipe, threads: int | None) -> Recipe:
+    """The recipe with the threads of `--threads`, where it was given."""
+    if threads is None:
+        return recipe
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, threads=threads)).check()
+
+
 OUT = ("out", Path, Path("runs/blankfill"), "The run folder to make.")

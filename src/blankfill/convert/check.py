@@ -6,7 +6,6 @@ Shapes: T tokens, V vocabulary.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -25,6 +24,7 @@ from blankfill.data.packing import collate
 from blankfill.errors import UserError
 from blankfill.objectives import Bart, Glm, Gpt, Mlm, Xlnet
 from blankfill.objectives.base import two_sided
+from blankfill.system.reading import read_json, read_path
 from blankfill.types import AttentionRule
 
 TOLERANCE = 1e-4
@@ -40,7 +40,7 @@ def real_text(loaded: Loaded, path: Path) -> list[str]:
         pointer = run / "corpus_path.txt"
         if not pointer.is_file():
             continue
-        valid = run / pointer.read_text(encoding="utf-8").strip() / "valid"
+        valid = run / read_path(pointer) / "valid"
         if valid.with_suffix(".idx").exists():
             corpus = IndexedCorpus(valid)
             starts = np.cumsum([0, *corpus.document_tokens])
@@ -64,7 +64,7 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     transformers: Any = importlib.import_module("transformers")
     if isinstance(loaded.objective, Glm):
         importlib.import_module("blankfill.hf")
-    architecture = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
+    architecture = read_json(folder / CONFIG)["architectures"][0]
     kind = "AutoModelForCausalLM" if isinstance(loaded.objective, Gpt | Glm) else "AutoModelForMaskedLM"
     maker = getattr(transformers, architecture, None) or getattr(transformers, kind)
     with no_bars(transformers):

@@ -28,7 +28,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from functools import cache
+from itertools import chain, groupby
+
+from blankfill.system.reading import LONE_SURROGATE
 
 SAMPLE_CHARS = 1 << 16
 LONGEST_BLOCK = 1 << 16
@@ -47,7 +50,6 @@ _JUNK = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ue000-\uf8ff\ufeff\ufff9-\ufffb]"
 )
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*$", re.MULTILINE)
 _TAG = re.compile(
     r"</?(?:strong|b|em|i|u|s|p|span|font|center|div|h[1-6]|small|big|sup|sub|a|hr)(?:\s[^<>\n]{0,300})?/?>",
@@ -67,7 +69,6 @@ _HYPHENATED = re.compile(r"(?<=[^\W\d_]-)\n\s*(?=[^\W\d_])|(?<=--)\n\s*|(?<=\S[�
 _SEAM = re.compile(
     f"(?<=[{_UNSPACED}])\n(?=[{_UNSPACED}0-9“”‘’…—·])|(?<=[0-9“”‘’…—·])\n(?=[{_UNSPACED}])|(?<=[”’…—])\n(?=[“‘…—])"
 )
-_EDGES = re.compile(r"\s*\n\s*")
 _OPENERS = "\"'“‘([_*"
 
 _START = re.compile(r"^[ \t]*\*{3}[ \t]*START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*\n", re.MULTILINE | re.IGNORECASE)
@@ -92,14 +93,40 @@ def characters(text: str) -> str:
     else:
         if _RARE_NEWLINE.search(text):
             text = text.replace("\u2029", "\n\n").translate(_NEWLINES)
-        text = _SURROGATES.sub("\ufffd", _JUNK.sub("", text))
-        if not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
+        text = LONE_SURROGATE.sub("\ufffd", _JUNK.sub("", text))
+        text = normalized(text)
     if "```" in text or "~~~" in text:
         text = _FENCE.sub("", text)
     if "<" in text:
         text = _TAG.sub("", _BREAK.sub("\n", text))
     return text
+
+
+def normalized(text: str) -> str:
+    """`text` in NFC, in a time that is proportional to its length.
+
+    The library sorts the combining marks behind a letter by insertion, so a megabyte of them would take a quarter of an
+    hour; a long run is sorted here first.
+    """
+    text = _many_marks().sub(_in_canonical_order, text)
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+@cache
+def _many_marks() -> re.Pattern[str]:
+    """More combining marks in a row than any language writes (UAX #15 allows 30 in a stream).
+
+    Beyond U+FFFF the class is coarser, which makes it ten times as fast.
+    """
+    marks = (chr(code) for code in range(0x300, 0x10000) if not 0x3400 <= code < 0xA000 and code >> 11 != 27)
+    found = [mark for mark in marks if unicodedata.combining(unicodedata.normalize("NFD", mark)[0])]
+    return re.compile(f"[{''.join(found)}\U000101fd-\U0001efff]{{31,}}")
+
+
+def _in_canonical_order(run: re.Match[str]) -> str:
+    parts = chain.from_iterable(unicodedata.normalize("NFD", mark) for mark in run.group())
+    runs = groupby(parts, lambda part: unicodedata.combining(part) > 0)
+    return "".join(chain.from_iterable(sorted(few, key=unicodedata.combining) if marks else few for marks, few in runs))
 
 
 def paragraphs(pieces: Iterable[str], strip: str = "none") -> Iterator[str]:
@@ -308,7 +335,11 @@ def join_lines(rows: str) -> str:
     if "-\n" in rows or "—\n" in rows or "‐\n" in rows:
         rows = _HYPHENATED.sub("", rows)
     if not rows.isascii() and _UNSPACED_CHARACTER.search(rows):
-        rows = _SEAM.sub("", _EDGES.sub("\n", rows))
+        first, *others = rows.split("\n")
+        if others:
+            *middle, last = others
+            inner = filter(None, map(str.strip, middle))
+            rows = _SEAM.sub("", "\n".join([first.rstrip(), *inner, last.lstrip()]))
     return rows
 
 

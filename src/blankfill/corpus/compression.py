@@ -1,5 +1,8 @@
 """Opening compressed and plain files as one stream of bytes: gzip, bzip2, xz and zstandard.
 
+A stream hands out what is asked for and no more, whatever a file unpacks to: 33 kB of zstandard may stand for 1 GB.
+What a decompressor holds besides is limited (LARGEST_WINDOW, LARGEST_DICTIONARY).
+
 The compression is told by the first bytes, not by the name, because names lie more often than content does. Every
 failure of a decompressor (a truncated download, a flipped byte) becomes a UserError that names the file. Not here:
 turning bytes into text (`decoding`), archives of several files (tar, zip), which are refused where files are found.
@@ -14,8 +17,9 @@ import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
+from blankfill.corpus.limits import LARGEST_DICTIONARY, LARGEST_WINDOW
 from blankfill.errors import UserError
 
 MAGIC = (
@@ -26,6 +30,8 @@ MAGIC = (
 )
 SUFFIXES = {".gz": "gz", ".gzip": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zstd": "zst"}
 READ_BYTES = 1 << 17
+_ZSTD_STEP = 1 << 9
+"""Bytes of zstandard unpacked at once: at most 16 MB come out of them, and larger steps are no faster."""
 
 
 def sniff_compression(head: bytes) -> str:
@@ -54,8 +60,8 @@ def open_binary(path: str, compression: str) -> BinaryIO:
     openers: dict[str, Callable[[BinaryIO], Any]] = {
         "gz": _open_gzip,
         "bz2": bz2.open,
-        "xz": lzma.open,
-        "zst": _ZstdStream,
+        "xz": lambda raw: _Frames(raw, _XzFrame, READ_BYTES, padding=4),
+        "zst": lambda raw: _Frames(raw, _ZstdFrame, _ZSTD_STEP),
     }
     opener = openers[compression]
     return cast(BinaryIO, io.BufferedReader(_Guarded(opener(raw), raw, path), READ_BYTES))
@@ -85,6 +91,12 @@ class _Guarded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._inner.read(len(buffer))
+        except _TooMuchMemoryError as error:
+            limit, program = error.args
+            raise UserError(
+                f"{self._path} takes more than {limit >> 20} MiB of memory to unpack, the most that is used for it: "
+                f"unpack it first with `{program}`."
+            ) from error
         except EOFError as error:
             raise UserError(
                 f"{self._path} ends before its compressed data do: it is truncated, so copy or download it again."
@@ -103,36 +115,123 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-class _ZstdStream:
-    """Zstandard frames one after another; unlike the library's own stream reader it notices a truncated frame."""
+class _Frame(Protocol):
+    """A decompressor of one frame. Raises ValueError for damaged data, _TooMuchMemoryError for what needs too much."""
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._library = _zstandard()
-        self._frame: Any = None
-        self._ready = b""
+    @property
+    def eof(self) -> bool:
+        """Whether the frame is complete."""
+
+    @property
+    def rest(self) -> bytes:
+        """What followed the frame in the data that were given last."""
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it can give nothing more without new data."""
+
+    def decompress(self, data: bytes) -> bytes:
+        """The next bytes, of which there are not many however much `data` holds."""
+
+
+class _Frames:
+    """Frames one after another; unlike some libraries' own readers it notices a truncated last one.
+
+    step: bytes given to a frame at once. padding: zero bytes that may stand between frames come in multiples of this.
+    """
+
+    def __init__(self, raw: BinaryIO, make: Callable[[], _Frame], step: int, padding: int = 0) -> None:
+        self._raw, self._make, self._step, self._padding = raw, make, step, padding
+        self._frame: _Frame | None = None
+        self._ready = memoryview(b"")
         self._input = b""
+        self._zeros = 0
 
     def read(self, size: int) -> bytes:
         while not self._ready:
-            if not self._input:
-                self._input = self._raw.read(READ_BYTES)
+            if not self._input and (self._frame is None or self._frame.hungry):
+                self._input = self._raw.read(self._step)
                 if not self._input:
                     if self._frame is not None:
                         raise EOFError
+                    if self._padding and self._zeros % self._padding:
+                        raise ValueError("odd padding")
                     return b""
             if self._frame is None:
-                self._frame = self._library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                if self._padding and not self._between_frames():
+                    continue
+                self._frame = self._make()
             data, self._input = self._input, b""
-            try:
-                self._ready = self._frame.decompress(data)
-            except self._library.ZstdError as error:
-                raise ValueError(str(error)) from error
+            self._ready = memoryview(self._frame.decompress(data))
             if self._frame.eof:
-                self._input = self._frame.unused_data
-                self._frame = None
-        data, self._ready = self._ready[:size], self._ready[size:]
+                self._input, self._frame = self._frame.rest, None
+        data, self._ready = bytes(self._ready[:size]), self._ready[size:]
         return data
 
+    def _between_frames(self) -> bool:
+        """Pass over padding; whether a frame begins."""
+        found = self._input.lstrip(b"\0")
+        self._zeros += len(self._input) - len(found)
+        self._input = found
+        if found and self._zeros % self._padding:
+            raise ValueError("odd padding")
+        self._zeros = 0 if found else self._zeros
+        return bool(found)
+
     def close(self) -> None:
-        self._ready = b""
+        self._ready = memoryview(b"")
+
+
+class _ZstdFrame:
+    """Unpacks all that it is given, so it must be given little: a block of four bytes stands for up to 128 kB."""
+
+    hungry = True
+
+    def __init__(self) -> None:
+        self._library = _zstandard()
+        self._inner = self._library.ZstdDecompressor(max_window_size=LARGEST_WINDOW).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def rest(self) -> bytes:
+        return bytes(self._inner.unused_data)
+
+    def decompress(self, data: bytes) -> bytes:
+        try:
+            return bytes(self._inner.decompress(data))
+        except self._library.ZstdError as error:
+            if "too much memory" in str(error):
+                raise _TooMuchMemoryError(LARGEST_WINDOW, "zstd -d --long=31") from error
+            raise ValueError(str(error)) from error
+
+
+class _XzFrame:
+    def __init__(self) -> None:
+        self._inner = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LARGEST_DICTIONARY)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def rest(self) -> bytes:
+        return self._inner.unused_data
+
+    @property
+    def hungry(self) -> bool:
+        return self._inner.needs_input
+
+    def decompress(self, data: bytes) -> bytes:
+        try:
+            return self._inner.decompress(data, READ_BYTES)
+        except lzma.LZMAError as error:
+            if "Memory usage limit" in str(error):
+                raise _TooMuchMemoryError(LARGEST_DICTIONARY, "xz -d") from error
+            raise
+
+
+class _TooMuchMemoryError(Exception):
+    """A frame would take more than `args[0]` bytes of memory; the program `args[1]` unpacks it."""

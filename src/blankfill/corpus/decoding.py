@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from blankfill.corpus.compression import open_binary
+from blankfill.corpus.limits import LONGEST_RECORD, too_long
 from blankfill.errors import UserError
 
 CHUNK_BYTES = 1 << 17
@@ -34,7 +35,8 @@ def check_encoding(encoding: str) -> str:
     try:
         codec = codecs.lookup(encoding)
         "".encode(encoding)
-    except LookupError as error:
+        bytes(range(256)).decode(encoding, "ignore")  # the codecs of domain names, for one, cannot
+    except (LookupError, UnicodeError) as error:
         raise UserError(
             f"--encoding {encoding} is not a known text encoding: use a name such as utf-8, utf-16, gb18030, big5, "
             f"shift_jis or latin-1."
@@ -86,6 +88,8 @@ def _decode(stream: BinaryIO, encoding: str, name: str, start: int, end: int | N
             raise UserError(
                 _bad_byte(name, encoding, fed - len(error.object) + error.start, error.object, error.start)
             ) from error
+        except UnicodeError as error:
+            raise UserError(_undecodable(name, encoding, data, error)) from error
         if first:
             text = text.removeprefix("\ufeff")
             first = False
@@ -105,6 +109,19 @@ def _bad_byte(name: str, encoding: str, offset: int, data: bytes, at: int) -> st
     if guess and guess != codecs.lookup(encoding).name:
         return f"{where}; it looks like {guess}, so pass --encoding {guess}."
     return f"{where}: pass the file's own encoding with --encoding."
+
+
+def _undecodable(name: str, encoding: str, data: bytes, error: UnicodeError) -> str:
+    """What is said of a text that the codec refuses as a whole, such as UTF-16 whose byte order is not known."""
+    if not re.match(r"utf-(?:16|32)$", family := codecs.lookup(encoding).name):
+        return f"{name} is not {encoding} ({error}): pass the file's own encoding with --encoding."
+    # Letters of most scripts leave the upper half zero, and line ends and spaces do in all.
+    ends = data[0::4].count(0), data[3::4].count(0)
+    orders = ["le"] if ends[1] > 2 * ends[0] else ["be"] if ends[0] > 2 * ends[1] else ["le", "be"]
+    return (
+        f"{name} has no byte-order mark, without which {encoding} cannot be read: pass --encoding "
+        f"{' or '.join(f'{family}-{order}' for order in orders)}."
+    )
 
 
 def guess_encoding(data: bytes) -> str:
@@ -139,18 +156,29 @@ def guess_encoding(data: bytes) -> str:
     return ""
 
 
-def lines(pieces: Iterator[str]) -> Iterator[str]:
-    r"""The lines of a text given in pieces, cut at "\n" only and without it; the last need not end with one."""
+def lines(
+    pieces: Iterator[str], where: str | Callable[[int], str] = "the text", longest: int = LONGEST_RECORD
+) -> Iterator[str]:
+    r"""The lines of a text given in pieces, cut at "\n" only and without it; the last need not end with one.
+
+    where: what the text is called, or what line `number` (from 1) is called. Raises UserError for a line of more than
+    `longest` characters, before all of it is in memory.
+    """
     kept: list[str] = []
+    size, number = 0, 1
     for piece in pieces:
         head, found, rest = piece.partition("\n")
         kept.append(head)
+        size += len(head)
+        if size > longest:
+            place = f"{where}, line {number}" if isinstance(where, str) else where(number)
+            raise too_long(place, longest, "split that line, or leave it out")
         if not found:
             continue
         yield "".join(kept)
         *middle, last = rest.split("\n")
         yield from middle
-        kept = [last]
+        kept, size, number = [last], len(last), number + len(middle) + 1
     if any(kept):
         yield "".join(kept)
 

@@ -60,12 +60,11 @@ _FIELD = re.compile(
 )
 _NUMPY_ITEM = re.compile(r"(\*{0,2}\w[\w.]*(?:, ?(?:\*{0,2}\w[\w.]*|\.\.\.))*) : (\S.*)$")
 _SIGNATURE = re.compile(r"[\w.\[\], ]*\w\(.*\)(?:\s*->.*)?$")
-_SENTENCE = re.compile(r"(?:\S+ ){4,}.*[.!?]$")
 _LETTERS = re.compile(r"[^\W\d_]+| ")
 _NOT_PROSE = re.compile(r"::=|^[\w.*, ]+ : [\w.\[\], ]+$")
 _BULLET = re.compile(r"(?:[-*•+]|\(?(?:\d{1,2}|[a-z#])[.)])\s+(?=\S)")
-_ROLE = re.compile(r":(?:\w+:)?[\w-]+:`(~?)([^`<]*?)(?:\s*<([^`>]*)>)?`")
-_LINK = re.compile(r"`([^`<>]+?)\s*<[^`>]+>`_{1,2}")
+_ROLE = re.compile(r":(?:\w+:)?[\w-]+:`(~?)([^`<]*+)(<[^`>]*+>)?+`")
+_LINK = re.compile(r"`([^`<>]++)<[^`>]++>`_{1,2}")
 _LITERAL = re.compile(r"``([^`]+)``")
 _TICKS = re.compile(r"`([^`\n]+)`_{0,2}")
 _CITATION = re.compile(r"\s?\[[\w#*]+\]_")
@@ -202,7 +201,7 @@ def docstring_paragraphs(text: str) -> list[str]:
     for block in _prose_blocks(rows):
         paragraph = _inline(" ".join(row.strip() for row in block))
         indent = len(block[0]) - len(block[0].lstrip())
-        if introduced is not None and indent > introduced and not _SENTENCE.search(paragraph):
+        if introduced is not None and indent > introduced and not _is_sentence(paragraph):
             continue
         introduced = indent if block[-1].rstrip().endswith(":") else None
         words = paragraph.count(" ")
@@ -283,6 +282,11 @@ def _is_google_item(plain: str, follower: str, indent: int, block: list[str]) ->
     return first == indent and bool(re.match(r"\*{0,2}\w+(?: ?\([^)]*\))?: \S", plain))
 
 
+def _is_sentence(paragraph: str) -> bool:
+    """Whether a paragraph of single spaces has five words or more and ends like a sentence."""
+    return paragraph.endswith((".", "!", "?")) and paragraph.count(" ") > 3
+
+
 def _inline(text: str) -> str:
     field = _FIELD.match(text.strip())
     if field:
@@ -293,9 +297,16 @@ def _inline(text: str) -> str:
         lead = f"Raises {name}".strip() if kind.startswith("raise") else lead or name.split(" ")[-1]
         text = f"{lead}: {rest}"
     text = _BULLET.sub("", text.strip(), count=1) if _BULLET.match(text.strip()) else text
-    text = _ROLE.sub(lambda match: match.group(2).rpartition(".")[2] if match.group(1) else match.group(2), text)
-    text = _LINK.sub(r"\1", text)
+    text = _ROLE.sub(_role_text, text)
+    text = _LINK.sub(lambda match: match.group(1).rstrip() or " ", text)
     text = _TICKS.sub(r"\1", _LITERAL.sub(r"\1", text))
     text = _EMPHASIS.sub(r"\2", _CITATION.sub("", text))
     text = " ".join(text.split())
     return text[:-1] if text.endswith("::") else text
+
+
+def _role_text(match: re.Match[str]) -> str:
+    """What a role such as :meth:`~list.append` or :ref:`a title <target>` shows."""
+    short, text, target = match.groups()
+    text = text.rstrip() if target else text
+    return text.rpartition(".")[2] if short else text

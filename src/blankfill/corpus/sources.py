@@ -27,6 +27,8 @@ from blankfill.corpus import clean, python_docs, tables, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
 from blankfill.errors import UserError
+from blankfill.system.files import disk_errors
+from blankfill.system.reading import UnreadableError, regular_size
 
 LARGE_BYTES = 64 << 20
 """Plain text, JSON Lines, WikiExtractor and Parquet files beyond this size are cut into ranges of about this size."""
@@ -110,7 +112,8 @@ def discover(
     """Find what there is to read at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
     standard input, or "python-docs" for the documentation of this Python.
 
-    skipped: receives one line, "path: reason", for each file in a folder that is not text, and for each empty file.
+    skipped: receives one line, "path: reason", for each file in a folder that is not text or no file at all (a link
+    that leads nowhere, a pipe, a device), and for each empty file.
     large_bytes: see LARGE_BYTES. The order is that of the paths, then of names. Raises UserError for a path that
     does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown encoding.
     """
@@ -126,6 +129,14 @@ def discover(
             ]
             continue
         for file, named in _files(path):
+            if file != "-" and not (named and _is_pipe(file)):
+                try:
+                    regular_size(Path(file))
+                except UnreadableError as error:
+                    if named:
+                        raise
+                    skipped.append(str(error).replace(f"{file} ", f"{file}: ", 1))
+                    continue
             spooled = _spooled(file) if file == "-" or _is_pipe(file) else file
             name = "" if spooled == file else "standard input" if file == "-" else file
             found += _sources(spooled, name, named, options, skipped, large_bytes)
@@ -174,7 +185,8 @@ def _spooled(path: str) -> str:
     """Copy standard input or a pipe to a temporary file, which goes when this process ends."""
     handle, name = tempfile.mkstemp(prefix="blankfill-")
     atexit.register(Path(name).unlink, missing_ok=True)
-    with os.fdopen(handle, "wb") as target:
+    remedy = "free some space there, or let TMPDIR name a folder with more"
+    with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
         if path == "-":
             shutil.copyfileobj(sys.stdin.buffer, target)
         else:

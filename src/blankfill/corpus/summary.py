@@ -10,10 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from blankfill import console
 from blankfill.errors import UserError
+from blankfill.system.files import write_file
+from blankfill.system.reading import UnreadableError, read_json, shown
+from blankfill.system.reading import field as of_field
+from blankfill.system.values import fitting
 
 FILE = "corpus.json"
 
@@ -57,6 +61,8 @@ class CorpusReport:
     config: Mapping[str, Any]
     sources: str
     fingerprint: str
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The marks of the files (`system.marks`), by name; {} in reports of older versions."""
     reused: bool = field(default=False, compare=False)
 
     @property
@@ -79,32 +85,34 @@ class CorpusReport:
         values = asdict(self)
         for name in ("folder", "reused"):
             values.pop(name)
-        path = folder / (FILE + ".part")
         text = json.dumps({"format": "blankfill corpus 1", **values}, ensure_ascii=False, indent=1)
-        path.write_text(text + "\n", encoding="utf-8", newline="\n")
-        path.replace(folder / FILE)
+        write_file(folder / FILE, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> CorpusReport:
         """Read `corpus.json` of a finished folder. Raises UserError when it is missing or is something else."""
         path = folder / FILE
+        hints = get_type_hints(cls)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != "blankfill corpus 1":
-                raise KeyError("format")
-            known = {one.name for one in fields(cls)}
-            values = {name: _tuples(value) for name, value in values.items() if name in known}
-            for side in ("train", "valid"):
-                values[side] = Split(**values[side])
-            return cls(folder=folder, **values)
-        except FileNotFoundError:
+            values = read_json(path)
+            if values.get("format") != "blankfill corpus 1":
+                raise UserError(f"{path}: its format is {shown(values.get('format'))}, which is not known")
+            found = {
+                one.name: fitting(of_field(values, one.name, object, path), hints[one.name], f"{path}: `{one.name}`")
+                for one in fields(cls)
+                if one.name not in ("folder", "reused")
+            }
+        except UnreadableError as error:
+            if not error.missing:
+                raise
             raise UserError(
                 f"{folder} is not a prepared corpus (no {FILE}): make one with `blankfill prepare PATH --out {folder}`."
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UserError as error:
             raise UserError(
-                f"{path} is not the report of a prepared corpus: prepare the text again into another folder."
+                f"{path} is not the report of a prepared corpus ({error}): prepare the text again into another folder."
             ) from error
+        return cls(folder=folder, **found)
 
     def show(self) -> None:
         """Print it on standard output."""
@@ -148,7 +156,3 @@ def shortened(text: str, length: int) -> str:
     """`text` on one line, cut to `length` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[: length - 1] + "…"
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

@@ -19,6 +19,7 @@ from typing import Any
 from blankfill.corpus.clean import record_paragraphs
 from blankfill.corpus.compression import open_binary
 from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.limits import LARGEST_COLUMN, LARGEST_RATIO, LONGEST_RECORD, too_long
 from blankfill.corpus.wiki import extractor_paragraphs
 from blankfill.errors import UserError
 
@@ -48,9 +49,8 @@ _NOT_TEXT = frozenset(
 )
 _NUMBER = re.compile(r"[\s\d.,eE+\-:/%]*")
 _EXTRACTOR_FIELDS = frozenset(("id", "url", "title", "text"))
-LONGEST_FIELD = 1 << 27
-"""Characters that one CSV field may hold; beyond it a quotation mark was surely left open."""
-LONGEST_VALUE = 1 << 28
+_LONGEST_WORD = 16
+"""Characters of JSON that may be cut in two: a literal, an escape."""
 _ROWS_LOOKED_AT = 50
 _PARQUET_ROWS = 256
 _BY_NUMBER = ", by its number (from 1) where there is no header line"
@@ -69,18 +69,15 @@ def read_jsonl(
     fault = _Fault(path, compression, start, name)
     if field is None and start:
         # Every range of one file must read the same field, so it is guessed from the file's beginning.
-        for line in lines(read_text(path, compression, encoding, name=name)):
+        whole = _Fault(path, compression, 0, name)
+        for line in lines(read_text(path, compression, encoding, name=name), whole.where):
             if line.strip():
-                record = _json_line(line, 1, _Fault(path, compression, 0, name))
-                field = _guess(record, f"{name}, line 1") if isinstance(record, Mapping) else None
+                field, _ = _read_record(_json_line(line, 1, whole), field, 1, whole)
                 break
-    for number, line in enumerate(lines(read_text(path, compression, encoding, start, end, name)), 1):
+    for number, line in enumerate(lines(read_text(path, compression, encoding, start, end, name), fault.where), 1):
         if not line.strip():
             continue
-        record = _json_line(line, number, fault)
-        if field is None and isinstance(record, Mapping):
-            field = _guess(record, fault.where(number))
-        found = _record_paragraphs(record, field, number, fault)
+        field, found = _read_record(_json_line(line, number, fault), field, number, fault)
         if found:
             yield number, found
 
@@ -122,9 +119,7 @@ def read_json(path: str, compression: str, encoding: str, field: str | None, nam
     """
     fault = _Fault(path, compression, 0, name, "record")
     for number, record in enumerate(json_values(read_text(path, compression, encoding, name=name), name), 1):
-        if field is None and isinstance(record, Mapping):
-            field = _guess(record, fault.where(number))
-        found = _record_paragraphs(record, field, number, fault)
+        field, found = _read_record(record, field, number, fault)
         if found:
             yield number, found
 
@@ -140,13 +135,16 @@ def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
     while True:
         # A value that does not parse may only be unfinished: read as much again each time, so that a long one costs
         # a logarithmic number of attempts.
-        while not ended and len(text) - at < want:
-            piece = next(pieces, None)
-            if piece is None:
-                ended = True
-            else:
-                lines_before += text.count("\n", 0, at)
-                text, at = text[at:] + piece, 0
+        if not ended and len(text) - at < want:
+            lines_before += text.count("\n", 0, at)
+            parts = [text[at:]]
+            size = len(parts[0])
+            while size < want and not ended:
+                piece = next(pieces, None)
+                ended = piece is None
+                parts.append(piece or "")
+                size += len(parts[-1])
+            text, at = "".join(parts), 0
         at = _skip(text, at, " \t\r\n," if array else " \t\r\n")
         if at == len(text):
             if not ended:
@@ -165,14 +163,18 @@ def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            if ended or len(text) - at > LONGEST_VALUE:
+            long = len(text) - at > LONGEST_RECORD
+            if ended or long:
                 place = error.pos if isinstance(error, json.JSONDecodeError) else at
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                where = f"{name}, line {lines_before + text.count(chr(10), 0, place) + 1}"
+                if long and (reason.startswith("Unterminated string") or len(text) - place < _LONGEST_WORD):
+                    raise too_long(f"{where}: a record", LONGEST_RECORD, "split it into several") from error
                 raise UserError(
-                    f"{name}, line {lines_before + text.count(chr(10), 0, place) + 1} is not valid JSON ({reason}): "
-                    f"the file must be one array of objects, or one object after another."
+                    f"{where} is not valid JSON ({reason}): the file must be one array of objects, or one object after "
+                    f"another."
                 ) from error
-            want = max(2 * (len(text) - at), 1 << 16)
+            want = min(max(2 * (len(text) - at), 1 << 16), LONGEST_RECORD + 1)
             continue
         want = 1
         yield value
@@ -196,16 +198,7 @@ def read_csv(
     pieces = read_text(path, compression, encoding, name=name)
     head = next(pieces, "")
     first_line = head.split("\n", 1)[0]
-    if delimiter is None:
-        delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
-    quoting: Any = csv.QUOTE_MINIMAL
-    if delimiter == "\t" and not is_quoted(head):
-        quoting = csv.QUOTE_NONE
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(
-        (line + "\n" for line in lines(chain([head], pieces))), delimiter=delimiter, quoting=quoting, strict=False
-    )
-    rows = csv_rows(reader, name)
+    rows = csv_rows(head, pieces, name, delimiter)
     if field is not None and field.isascii() and field.isdigit() and field not in next(csv.reader([first_line]), []):
         column, header = int(field) - 1, None
         if column < 0:
@@ -238,9 +231,30 @@ def read_csv(
             yield line, paragraphs
 
 
-def csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its last line, cells) for the rows of a csv.reader; UserError for an unclosed quotation mark."""
+def csv_rows(head: str, pieces: Iterator[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its last line, cells) for the rows of a CSV or TSV text: `head`, its first piece, and the rest.
+
+    delimiter: see `read_csv`. Raises UserError for a quotation mark that is never closed, and for a row of more than
+    LONGEST_RECORD characters, which is what becomes of one.
+    """
+    if delimiter is None:
+        first_line = head.split("\n", 1)[0]
+        delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" and not is_quoted(head) else csv.QUOTE_MINIMAL
+    size = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal size
+        for line in lines(chain([head], pieces), name, LONGEST_RECORD):
+            size += len(line) + 1
+            if size > LONGEST_RECORD:
+                raise csv.Error(f"a row of more than {LONGEST_RECORD:,} characters")
+            yield line + "\n"
+
+    csv.field_size_limit(LONGEST_RECORD)
+    reader = csv.reader(counted(), delimiter=delimiter, quoting=quoting, strict=False)
     while True:
+        size = 0
         try:
             row = next(reader)
         except StopIteration:
@@ -287,14 +301,29 @@ def read_parquet(path: str, start: int, end: int | None, field: str | None, name
             number = sum(file.metadata.row_group(group).num_rows for group in range(groups.start))
             fault = _Fault(path, "", 0, name, "row")
             for group in groups:
+                check_columns(file.metadata.row_group(group), f"{name}, row group {group + 1}", column)
                 for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], columns=[column]):
                     for record in batch.to_pylist():
                         number += 1
-                        found = _record_paragraphs(record, field, number, fault)
+                        _, found = _read_record(record, field, number, fault)
                         if found:
                             yield number, found
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
+
+
+def check_columns(group: Any, where: str, column: str | None = None) -> None:
+    """UserError when `column` (None: any) of a row group unpacks to very much out of very little.
+
+    The library unpacks a page as a whole, and a page may be all of a column.
+    """
+    for chunk in map(group.column, range(group.num_columns)):
+        size, packed, name = chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.path_in_schema
+        if column in (None, name.split(".")[0]) and size > max(LARGEST_COLUMN, LARGEST_RATIO * packed):
+            raise UserError(
+                f"{where}: column {name!r} unpacks {packed:,} bytes to {size:,}, more than {LARGEST_RATIO} times as "
+                f"many: write the table anew without compression, or with smaller row groups."
+            )
 
 
 def import_parquet() -> tuple[Any, Any]:
@@ -373,6 +402,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts if text)
 
 
+def _read_record(record: Any, field: str | None, number: int, fault: _Fault) -> tuple[str | None, list[str]]:
+    """(the field that holds the text, guessed from this record when it is None; the record's paragraphs)."""
+    try:
+        if field is None and isinstance(record, Mapping):
+            field = _guess(record, fault.where(number))
+        return field, _record_paragraphs(record, field, number, fault)
+    except RecursionError as error:
+        raise UserError(f"{fault.where(number)} is nested too deeply to be read: mend or delete it.") from error
+
+
 def _record_paragraphs(record: Any, field: str | None, number: int, fault: _Fault) -> list[str]:
     if isinstance(record, str) and field is None:
         return record_paragraphs(record)
@@ -438,9 +477,9 @@ def json_lines(text: str, field: str | None) -> bool:
     for row in rows:
         try:
             record = json.loads(row)
+            if not isinstance(record, dict) or not (_sample(record) or (field and field.split(".")[0] in record)):
+                return False
         except (ValueError, RecursionError):
-            return False
-        if not isinstance(record, dict) or not (_sample(record) or (field and field.split(".")[0] in record)):
             return False
     return bool(rows)
 

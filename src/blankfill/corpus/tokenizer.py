@@ -14,19 +14,29 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, count, takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
-from blankfill.corpus.tokenizer_formats import closing_frame, ending_frame, read_tokenizer
+from blankfill.corpus.tokenizer_formats import (
+    SAID,
+    closing_frame,
+    ending_frame,
+    library_errors,
+    read_tokenizer,
+    roles_said,
+)
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
+from blankfill.system.files import make_folder, write_file
+from blankfill.system.reading import mended
 from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
@@ -62,13 +72,16 @@ Post = Literal["keep", "none", "pair", "last", "end"]
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of blankfill's special tokens."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        self._full = tokenizer
+    def __init__(self, tokenizer: tokenizers.Tokenizer, said: Mapping[str, str] = MappingProxyType({})) -> None:
+        """said: tokens that its author names for roles; that of the mask counts before `ROLE_TOKENS`, others where none
+        of these is there."""
+        self._full, self._said = tokenizer, dict(said)
         self._cache: dict[str, bytes] = {}
         names = tokenizer.get_vocab(with_added_tokens=True)
         special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
         # A vocabulary file knows of no special tokens; by their names they are.
-        known = [name for tokens in ROLE_TOKENS.values() for name in tokens] + _sentinels_among(names)
+        known = [*(name for tokens in ROLE_TOKENS.values() for name in tokens), *_sentinels_among(names)]
+        known += self._said_tokens(names).values()
         if found := [name for name in known if name in names and name not in special]:
             tokenizer.add_special_tokens([self._special(name) for name in dict.fromkeys(found)])
 
@@ -76,27 +89,37 @@ class Tokenizer:
         from tokenizers import AddedToken
 
         # Except in WordPiece, the space before a mask would become a token of its own.
-        blank = name in _MASKS or name.startswith("<extra_id_")
+        blank = name in _MASKS or name.startswith("<extra_id_") or name == self._said.get("mask")
         strip = self._full.model.__class__.__name__ != "WordPiece" and blank
         return AddedToken(name, normalized=False, lstrip=strip)
 
-    def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
-        return _from_json, (self._full.to_str(),)
+    def _said_tokens(self, names: Container[str]) -> dict[str, str]:
+        """By roles, the tokens of the author's that count. names: of the vocabulary."""
+        standard = {role for role, tokens in ROLE_TOKENS.items() if any(token in names for token in tokens)}
+        taken = {token for tokens in ROLE_TOKENS.values() for token in tokens}
+        return {
+            role: token
+            for role, token in self._said.items()
+            if token in names and (role == "mask" or (role not in standard and token not in taken))
+        }
+
+    def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[str, dict[str, str]]]:
+        return _from_json, (self._full.to_str(), self._said)
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """The tokenizer at `path`: see `tokenizer_formats.read_tokenizer` for what is read; raises `UserError`."""
-        return cls(read_tokenizer(path))
+        with library_errors(path):
+            return cls(read_tokenizer(path), roles_said(Path(path)))
 
     def save(self, folder: Path, *, post: Post = "keep") -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens; see `files`.
 
         Raises `UserError` for a pair without its two tokens.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, text in self.files(post=post).items():
-            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            write_file(folder / name, text)
 
     def files(
         self, *, post: Post = "keep", inputs: Sequence[str] | None = None, longest: int = 10**30
@@ -134,8 +157,9 @@ class Tokenizer:
             config["padding_side"] = "left"
         if inputs is not None:
             config["model_input_names"] = list(inputs)
-        for role in ("pad", "unk", "cls", "sep", "mask", "eos"):
-            if role in self._roles and (name := self.token(self._roles[role])) in ROLE_TOKENS[role]:
+        said = self._said_tokens(self._ids)
+        for role in SAID:
+            if role in self._roles and (name := self.token(self._roles[role])) in (*ROLE_TOKENS[role], said.get(role)):
                 config[f"{role}_token"] = name
         named = {value for key, value in config.items() if key.endswith("_token")}
         rest = [name for name in sorted(self._special_tokens, key=self._ids.__getitem__) if name not in named]
@@ -178,7 +202,7 @@ class Tokenizer:
         missing += [_SENTINEL.format(k) for k in reversed(range(have, sentinels))]
         if not missing:
             return self
-        grown = _from_json(self._full.to_str())
+        grown = _from_json(self._full.to_str(), self._said)
         grown._full.add_special_tokens([self._special(name) for name in missing])
         return self._appended(grown, missing)
 
@@ -195,7 +219,7 @@ class Tokenizer:
         new = [word for word in fresh if len(ids := self.encode(word)) != 1 or ids == unknown]
         if not new:
             return self
-        grown = _from_json(self._full.to_str())
+        grown = _from_json(self._full.to_str(), self._said)
         normalizer = grown._full.normalizer
         lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
         apart = [re.search(f"[{WIDE}]", word) is None for word in new]
@@ -213,16 +237,17 @@ class Tokenizer:
                 f"The tokenizer's ids have gaps, so tokens cannot be appended behind them: add {', '.join(names[:8])} "
                 "to its vocabulary by hand."
             )
-        return Tokenizer(grown._full)
+        return Tokenizer(grown._full, self._said)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Adds no special tokens, but recognises those written out in it, such as `[MASK]`."""
-        ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._full.encode(mended(text), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, on all cores."""
-        return [encoding.ids for encoding in self._full.encode_batch_fast(list(texts), add_special_tokens=False)]
+        whole = list(map(mended, texts))
+        return [encoding.ids for encoding in self._full.encode_batch_fast(whole, add_special_tokens=False)]
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
@@ -235,6 +260,7 @@ class Tokenizer:
 
     def encode_plain(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(ids of all sentences, one after the other; how many each has). No text gives a special token here."""
+        sentences = list(map(mended, sentences))
         chunked = self._chunking.chunks
         parts = [b""] * len(sentences)
         whole: list[int] = []
@@ -273,7 +299,7 @@ class Tokenizer:
         White space around a token does not belong to its place. As in `encode_plain`, no text gives a special token.
         """
         plain, table = self._plain
-        found = plain.encode(text, add_special_tokens=False)
+        found = plain.encode(mended(text), add_special_tokens=False)
         ids = np.array(found.ids, np.int32)
         places = np.array(found.offsets, np.int32).reshape(-1, 2)
         for row, (start, end) in enumerate(places.tolist()):
@@ -353,6 +379,7 @@ class Tokenizer:
             present = [self._ids[token] for token in tokens if token in self._ids]
             if present:
                 roles[role] = present[0]
+        roles |= {role: self._ids[token] for role, token in self._said_tokens(self._ids).items()}
         if "eos" not in roles:
             # GLM over BERT's vocabulary ends a text with [SEP], else with [PAD].
             for stand_in in ("sep", "pad"):
@@ -477,10 +504,10 @@ class Tokenizer:
             yield data[start:end]
 
 
-def _from_json(text: str) -> Tokenizer:
+def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
     import tokenizers
 
-    return Tokenizer(tokenizers.Tokenizer.from_str(text))
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), said)
 
 
 def _sentinels_among(names: Container[str]) -> list[str]:

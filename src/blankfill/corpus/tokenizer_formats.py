@@ -9,15 +9,25 @@ What the special tokens are for is `tokenizer`'s business.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.limits import MOST_TOKENS, SPARE_IDS
 from blankfill.errors import UserError
+from blankfill.system.reading import field, read_bytes, read_text, shown
+from blankfill.system.reading import read_json as read_values
 
 if TYPE_CHECKING:
     import tokenizers
+
+MOST_BYTES = 256 << 20
+"""Of a tokenizer's file; the largest published ones have a fifth of it."""
+SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
+"""The roles that other programs name tokens for."""
 
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
@@ -34,6 +44,21 @@ def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     if path.suffix == ".model":
         return read_sentencepiece(path)
     return read_json(path)
+
+
+def roles_said(path: Path) -> dict[str, str]:
+    """By roles, the tokens that `tokenizer_config.json` or `special_tokens_map.json` beside a tokenizer names, such as
+    `mask_token`; empty where there is neither."""
+    folder = path if path.is_dir() else path.parent
+    said: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
+        values = _object(folder / name) if (folder / name).is_file() else {}
+        for role in SAID:
+            found = values.get(f"{role}_token")
+            found = found.get("content") if isinstance(found, dict) else found
+            if isinstance(found, str):
+                said[role] = found
+    return said
 
 
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:
@@ -61,9 +86,9 @@ def with_added(tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Toke
     path = folder / "added_tokens.json"
     if not path.is_file():
         return tokenizer
-    ids = _read_json_object(path)
+    ids = ids_of(_object(path), path)
     fresh = [name for name in ids if tokenizer.token_to_id(name) is None]
-    fresh.sort(key=lambda name: ids[name] if isinstance(ids[name], int) else 0)
+    fresh.sort(key=ids.__getitem__)
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in fresh])
     for name, wanted in ids.items():
         if (found := tokenizer.token_to_id(name)) != wanted:
@@ -78,23 +103,42 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
     """A `tokenizer.json`, its truncation, padding and BPE dropout switched off: nothing may be lost or drawn."""
     import tokenizers
 
-    spec = _read_json_object(path)
+    spec = _object(path)
     if "model" not in spec:
         raise UserError(f"{path} is JSON but no tokenizer: it has no `model`; give the tokenizer.json of a tokenizer.")
+    _check_ids(_ids_of(spec), path)
     spec["truncation"] = spec["padding"] = None
     if isinstance(spec["model"], dict) and spec["model"].get("dropout"):
         spec["model"]["dropout"] = None
-    try:
+    with library_errors(path):
         return tokenizers.Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # the library raises bare Exception
+
+
+def _ids_of(spec: dict[str, Any]) -> list[Any]:
+    """The ids that a tokenizer.json writes out; those of a list are its places."""
+    vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
+    added = spec["added_tokens"] if isinstance(spec.get("added_tokens"), list) else []
+    ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab) if isinstance(vocab, list) else 0))
+    return ids + [token.get("id") for token in added if isinstance(token, dict)]
+
+
+def _check_ids(ids: Sequence[Any], path: Path) -> None:
+    """UserError for ids so high that tables by id, and the model's embeddings, would be mostly empty or beyond memory.
+
+    What is no number is left to the library to refuse.
+    """
+    whole = [id for id in ids if isinstance(id, int)]
+    limit = min(MOST_TOKENS, 2 * len(whole) + SPARE_IDS)
+    if wrong := next((id for id in whole if not 0 <= id < limit), None):
         raise UserError(
-            f"{path} cannot be read as a tokenizer ({error}): was it written by another version?"
-        ) from error
+            f"{path} gives a token the id {str(wrong)[:24]}, and with its {len(whole):,} tokens an id must lie between "
+            f"0 and {limit - 1:,}: number the tokens without such gaps."
+        )
 
 
 def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
     """BERT's `vocab.txt`, one token per line; case and accents as `tokenizer_config.json` beside it says."""
-    lines = _read_text(path).split("\n")
+    lines = read_text(path, MOST_BYTES).split("\n")
     if lines and not lines[-1]:
         lines.pop()
     tokens = [line.rstrip("\r") for line in lines]
@@ -106,9 +150,9 @@ def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
     config = _config_beside(path)
     return wordpiece(
         vocab,
-        lowercase=bool(config.get("do_lower_case", True)),
-        strip_accents=config.get("strip_accents"),
-        split_chinese=bool(config.get("tokenize_chinese_chars", True)),
+        lowercase=_flag(config, "do_lower_case", True),
+        strip_accents=None if config[1].get("strip_accents") is None else _flag(config, "strip_accents", True),
+        split_chinese=_flag(config, "tokenize_chinese_chars", True),
     )
 
 
@@ -137,13 +181,14 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: byte-level BPE needs vocab.json and merges.txt side by side.")
-    vocab = _read_json_object(folder / "vocab.json")
+    vocab = ids_of(_object(folder / "vocab.json"), folder / "vocab.json")
     if "Ġ" not in vocab:
         raise UserError(
             f"{folder / 'vocab.json'} is not byte-level (it has no token Ġ): give a tokenizer.json instead."
         )
+    _check_ids(list(vocab.values()), folder / "vocab.json")
     merges = []
-    for number, line in enumerate(_read_text(folder / "merges.txt").split("\n"), start=1):
+    for number, line in enumerate(read_text(folder / "merges.txt", MOST_BYTES).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         pair = tuple(line.split(" "))
@@ -153,7 +198,7 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
                 "the two files must come from one tokenizer."
             )
         merges.append(pair)
-    prefix = bool(_config_beside(folder / "vocab.json").get("add_prefix_space", False))
+    prefix = _flag(_config_beside(folder / "vocab.json"), "add_prefix_space", False)
     tokenizer = byte_bpe(vocab, merges, lowercase=False, add_prefix_space=prefix)
     if "<s>" in vocab and "</s>" in vocab:
         ends = ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"])
@@ -186,8 +231,8 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import AddedToken
 
     try:
-        pieces, kind, charsmap, prefix = parse_sentencepiece(path.read_bytes())
-    except (ValueError, IndexError, struct.error) as error:
+        pieces, kind, charsmap, prefix = parse_sentencepiece(read_bytes(path, MOST_BYTES))
+    except (ValueError, IndexError, TypeError, struct.error) as error:
         raise UserError(f"{path} is not a SentencePiece model, or it is cut short: get it anew.") from error
     if kind != 1:
         raise UserError(
@@ -238,14 +283,16 @@ def parse_sentencepiece(data: bytes) -> tuple[list[tuple[str, float, int]], int,
     """
     pieces: list[tuple[str, float, int]] = []
     kind, charsmap, prefix = 1, b"", True
-    for field, value in _fields(data):
-        if field == _PIECES:
+    for number, value in _fields(data):
+        if number == _PIECES:
             piece = dict(_fields(_as_bytes(value)))
             score = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))[0]
+            if not math.isfinite(score):
+                raise ValueError("a score that is no number")
             pieces.append((_as_bytes(piece[1]).decode("utf-8") if 1 in piece else "", score, int(piece.get(3, 1))))
-        elif field == _TRAINER:
+        elif number == _TRAINER:
             kind = int(dict(_fields(_as_bytes(value))).get(3, 1))
-        elif field == _NORMALIZER:
+        elif number == _NORMALIZER:
             spec = dict(_fields(_as_bytes(value)))
             charsmap, prefix = _as_bytes(spec.get(2, b"")), bool(spec.get(3, 1))
     if not pieces:
@@ -271,6 +318,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             at += 1
             value |= (byte & 0x7F) << shift
             shift += 7
+            if shift > 63:
+                raise ValueError("a number of too many digits")
             if byte < 0x80:
                 return value
 
@@ -289,26 +338,43 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         at += length
 
 
-def _read_text(path: Path) -> str:
+def _object(path: Path) -> dict[str, Any]:
+    return read_values(path, dict, MOST_BYTES)
+
+
+@contextmanager
+def library_errors(path: str | Path) -> Iterator[None]:
+    """Make whatever the library says of a file's content a UserError; it raises bare Exception, and its panics are no
+    Exception."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a tokenizer ({reason}): is it whole, or was it written by another version?"
+        ) from error
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}, is not JSON ({error.msg}): is the file whole?") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds JSON but no object: give the file that the tokenizer's author wrote.")
-    return value
+def ids_of(values: dict[str, Any], path: Path) -> dict[str, int]:
+    """Tokens and their ids from a JSON object. Raises UserError for an id that is none."""
+    for name, id in values.items():
+        if type(id) is not int:
+            raise UserError(f"{path} gives {shown(name)} the id {shown(id)}, which is no whole number.")
+    return values
 
 
-def _config_beside(path: Path) -> dict[str, Any]:
+def _config_beside(path: Path) -> tuple[Path, dict[str, Any]]:
     config = path.parent / "tokenizer_config.json"
-    return _read_json_object(config) if config.is_file() else {}
+    return config, _object(config) if config.is_file() else {}
+
+
+def _flag(config: tuple[Path, dict[str, Any]], name: str, default: bool) -> bool:
+    path, values = config
+    return field(values, name, bool, path, default)
 
 
 def ending_frame(eos: str, eos_id: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.environment import has_module
 from blankfill.errors import UserError
+from blankfill.system.reading import LARGE, read_text
 from blankfill.types import Bool, Int32
 
 CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
@@ -219,11 +220,10 @@ def lexicon(paths: str, tokenizer: Tokenizer, option: str) -> Lexicon | None:
     words: list[str] = []
     for name in paths.split(","):
         try:
-            lines = Path(name.strip()).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(Path(name.strip()), LARGE).splitlines()
+        except UserError as error:
             raise UserError(
-                f"{option}: {name.strip()} cannot be read ({error}); give UTF-8 files with a word on each line, with "
-                "commas between them"
+                f"{option}: {error}; give UTF-8 files with a word on each line, with commas between them"
             ) from error
         words += [word for line in lines if (word := line.partition("\t")[0].strip())]
     found = Lexicon.of(words, tokenizer)

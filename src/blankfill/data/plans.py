@@ -55,6 +55,21 @@ class Plan:
     def __len__(self) -> int:
         return len(self.order)
 
+    def fits(self, tokens: int) -> bool:
+        """Whether a plan that was read from a file can be one of a corpus of so many tokens."""
+        R = len(self.order)
+        if self.pieces.shape[1:] != (5,) or self.rows.shape != (R + 1,) or not R:
+            return False
+        if int(self.rows[0]) or int(self.rows[-1]) != len(self.pieces) or (np.diff(self.rows) < 0).any():
+            return False
+        ends = self.pieces[:, :4]
+        return bool(
+            self.order.min() >= 0
+            and self.order.max() < R
+            and ends.min(initial=0) >= 0
+            and ends.max(initial=0) <= tokens
+        )
+
     def row(self, j: int) -> Int64:
         """The pieces of the j-th row of the epoch, int64[K, 5]."""
         r = int(self.order[j])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,9 @@ from numpy.random.bit_generator import ISeedSequence
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
 from blankfill.objectives import Objective
+from blankfill.system.files import own_folder, whole_file, write_file
+from blankfill.system.marks import changes, marks
+from blankfill.system.reading import read_array, read_json
 from blankfill.types import Bool, Document, Example, Vocabulary
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Sampler:
         self.layout = objective.layout()
         self.cache = cache
         self.first = first
-        self._needs_words = objective.needs_words()
+        self._reads_words = objective.reads_words()
         self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
         told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}" + (f" {first}" if first else "")
@@ -136,14 +138,13 @@ class Sampler:
         plan = make_plan(self.corpus, self.layout, plan_generator(self.seed, epoch, self.first))
         if self.cache is not None and len(plan.pieces) >= WORTH_CACHING:
             try:
-                self.cache.mkdir(parents=True, exist_ok=True)
+                own_folder(self.cache)
                 for name in ("pieces", "rows", "order"):
-                    path = self._path(epoch, name)
-                    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-                    with open(temporary, "wb") as file:
+                    with whole_file(self._path(epoch, name)) as file:
                         np.save(file, getattr(plan, name))
-                    temporary.replace(path)
-            except OSError:
+                names = [self._path(epoch, name).name for name in ("pieces", "rows", "order")]
+                write_file(self._path(epoch, "marks"), json.dumps(marks(self.cache, names)))
+            except (OSError, UserError):
                 return plan
         return plan
 
@@ -151,37 +152,38 @@ class Sampler:
         if self.cache is None or not self._path(epoch, "order").exists():
             return None
         try:
+            noted = read_json(self._path(epoch, "marks"))
+            if not noted or changes(noted, marks(self.cache, noted)):
+                return None
             pieces, rows, order = (
-                np.asarray(np.load(self._path(epoch, name), mmap_mode="r")) for name in ("pieces", "rows", "order")
+                np.asarray(read_array(self._path(epoch, name), "i", 2 if name == "pieces" else 1, mapped=True))
+                for name in ("pieces", "rows", "order")
             )
-        except (OSError, ValueError, EOFError):
+        except UserError:
             return None
-        whole = pieces.shape[1:] == (5,) and rows.shape == (len(order) + 1,) and int(rows[-1]) == len(pieces)
-        return Plan(pieces, rows, order) if whole else None
+        plan = Plan(pieces, rows, order)
+        return plan if plan.fits(len(self.corpus.tokens)) else None
 
     def _path(self, epoch: int, name: str) -> Path:
         assert self.cache is not None
-        return self.cache / f"{self._key}-{epoch}-{name}.npy"
+        return self.cache / f"{self._key}-{epoch}-{name}{'' if name == 'marks' else '.npy'}"
 
     def _read_sizes(self) -> list[int]:
         if self.cache is None:
             return []
         try:
-            sizes = json.loads((self.cache / f"{self._key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            sizes = read_json(self.cache / f"{self._key}.json", list)
+        except UserError:
             return []
-        whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
-        return sizes if whole else []
+        return sizes if all(type(size) is int and 0 < size < 2**48 for size in sizes) else []
 
     def _write_sizes(self) -> None:
         if self.cache is None:
             return
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            temporary = self.cache / f"{self._key}.json.{os.getpid()}"
-            temporary.write_text(json.dumps(self._sizes), encoding="utf-8")
-            temporary.replace(self.cache / f"{self._key}.json")
-        except OSError:
+            own_folder(self.cache)
+            write_file(self.cache / f"{self._key}.json", json.dumps(self._sizes))
+        except UserError:
             return
 
     def _ids(self, begin: int, end: int) -> np.ndarray:
@@ -210,7 +212,7 @@ class Sampler:
 
         None when the objective does not ask or the tokenizer cannot tell.
         """
-        if self.vocabulary.word_start is None or not self._needs_words:
+        if self.vocabulary.word_start is None or not self._reads_words:
             return None
         words = self.vocabulary.word_start[ids]
         if len(words):
@@ -247,7 +249,7 @@ class Sampler:
         ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
         runs = np.unique(np.array([0, end - begin, len(ids)], np.int32))  # a lone sentence has no second part
         words = None
-        if self._needs_words:
+        if self._reads_words:
             inside = [self._sentences(begin, end)]
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]

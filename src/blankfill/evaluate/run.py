@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.console import progress, say
-from blankfill.environment import usable_cores
 from blankfill.errors import UserError
-from blankfill.run_folder import write_text
+from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.tasks.registry import task_named
+from blankfill.threads import use_threads
 
 if TYPE_CHECKING:
     from blankfill.evaluate.answers import Start
@@ -56,8 +56,6 @@ def evaluate(
 
     Raises UserError for a task that there is none of, or that the model cannot do, and for data that cannot be read.
     """
-    import torch
-
     from blankfill.attention.kernels import best_kernel
     from blankfill.checkpoint.load import load_model
     from blankfill.evaluate.scorers import scorer_of
@@ -70,7 +68,7 @@ def evaluate(
         )
     if settings.limit < 0 or settings.seed < 0:
         raise UserError("--limit and --seed are 0 or more")
-    torch.set_num_threads(threads or usable_cores())
+    use_threads(threads)
     where = pick_device(device)
     loaded = load_model(model, str(where))
     loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
@@ -96,18 +94,14 @@ def evaluate(
 
 def result_folder(out: Path) -> None:
     """Make the folder of the results, before anything is computed; UserError when it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
+    with disk_errors(out, "give another folder with --out"):
+        make_folder(out)
 
 
 def write_results(result: dict[str, Any], out: Path) -> None:
     """`results.json` in a folder; UserError when it cannot be written."""
-    try:
-        write_text(out / RESULTS, json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+    text = json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n"
+    write_file(out / RESULTS, text, "give another folder with --out")
 
 
 def finite(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Blanks in a text: how they are written, what may stand in them, and what a fill looks like. No model here.
 
-A blank is written `[MASK]`, `[BLANK]`, `<mask>`, `<extra_id_0>` (as T5 does, whatever the number) or as three or more
-underscores; `[sMASK]` and `[gMASK]` are GLM's sentence and document blanks; `[MASK:3]` asks for exactly three tokens.
+A blank is written `[MASK]`, `[BLANK]`, `<mask>`, `<extra_id_0>` (as T5 does, whatever the number), as three or more
+underscores, or as the tokenizer's own mask token; `[sMASK]` and `[gMASK]` are GLM's sentence and document blanks;
+`[MASK:3]` asks for exactly three tokens.
 Capitals do not matter.
 
 Words: people expect words in blanks, so the first token of a fill must begin a word wherever the blank stands apart
@@ -97,10 +98,14 @@ class FillResult:
         }  # fmt: skip
 
 
-def find_blanks(text: str) -> list[Blank]:
-    """The blanks of a text, from left to right; UserError for one of length 0 or of more than any model holds."""
+def find_blanks(text: str, mask: str = "") -> list[Blank]:
+    """The blanks of a text, from left to right; UserError for one of length 0 or of more than any model holds.
+
+    mask: how else one may be written.
+    """
     found = []
-    for match in _BLANK.finditer(text):
+    pattern = re.compile(f"{_BLANK.pattern}|{re.escape(mask)}", re.I) if mask else _BLANK
+    for match in pattern.finditer(text):
         name = (match["name"] or "mask").lower()
         digits = match["length"] or match["length_2"]
         length = None if digits is None else _tokens(digits)
@@ -147,9 +152,13 @@ def is_ideograph(character: str) -> bool:
 class Words:
     """What a tokenizer's tokens are as words: where a word may begin, and how ids read inside a sentence."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, rows: int) -> None:
-        """rows: of the model's word table, which may be longer than the vocabulary."""
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, rows: int, blank: int | None = None) -> None:
+        """rows: of the model's word table, which may be longer than the vocabulary. blank: the token that stands for
+        one in what is encoded; None where none does."""
         self.tokenizer = tokenizer
+        written = tokenizer.token(blank) if blank is not None else ""
+        self.takes_space = not written or tokenizer.encode(f"a {written}") == tokenizer.encode(f"a{written}")
+        """Whether the space before a blank is no token of its own, and belongs to what fills it."""
         self.begins: Bool = np.ones(rows, np.bool_)
         if vocabulary.word_start is not None:
             self.begins[: vocabulary.size] = vocabulary.word_start
@@ -161,13 +170,15 @@ class Words:
         stripped = before.rstrip()
         after_space = stripped != before
         if self.spaced:
+            if not self.takes_space:
+                return None
             return self.begins if after_space and stripped and not is_ideograph(stripped[-1]) else None
         attached = bool(stripped) and not after_space and stripped[-1].isalnum() and not is_ideograph(stripped[-1])
         return None if attached else self.begins
 
     def before_blank(self, text: str) -> str:
         """Text as it is encoded before a blank: without its last spaces where the next token carries them."""
-        return text.rstrip(" ") if self.spaced else text
+        return text.rstrip(" ") if self.spaced and self.takes_space else text
 
     def read(self, ids: Sequence[int], before: str) -> str:
         """The text of a fill that follows `before`."""

@@ -40,7 +40,17 @@ from blankfill.errors import UserError
 from blankfill.generate.beam import Grammar, beam_search
 from blankfill.generate.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
 from blankfill.generate.engine import Context, Decoder, banned, evaluating, glm_context, gpt_context, read_sources
-from blankfill.generate.rows import bart_context, check_room, fills, glm_part_a, needed_roles, t5_context, t5_ends
+from blankfill.generate.rows import (
+    bart_context,
+    check_room,
+    fills,
+    glm_part_a,
+    needed_roles,
+    own_mask,
+    parting_token,
+    t5_context,
+    t5_ends,
+)
 from blankfill.generate.slots import slot_states
 from blankfill.model.cross import Reading
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Xlnet
@@ -91,7 +101,10 @@ class Filler:
         self.loaded, self.model, self.vocabulary = loaded, loaded.model, vocabulary
         self.device = self.model.words.weight.device
         rows = self.model.config.vocab_size
-        self.words = Words(loaded.tokenizer, vocabulary, rows)
+        self.parting = parting_token(loaded)
+        """The token that stands for blanks in what is encoded; None where there is none."""
+        is_read = not isinstance(loaded.objective, Gpt)  # which reads up to a blank, not the blank
+        self.words = Words(loaded.tokenizer, vocabulary, rows, self.parting if is_read else None)
         self.banned_V = torch.from_numpy(banned(vocabulary, rows)).to(self.device)
 
     @torch.inference_mode()
@@ -128,7 +141,7 @@ class Filler:
         )  # fmt: skip
 
     def _take_apart(self, text: str, top_k: int, lengths: str | None, length_penalty: float) -> _Task:
-        blanks = find_blanks(text)
+        blanks = find_blanks(text, own_mask(self.loaded))
         if not blanks:
             raise UserError(f"the text has no blank; {HOW}")
         given = parse_lengths(lengths) if lengths is not None else None
@@ -144,14 +157,9 @@ class Filler:
         return _Task(text, tuple(blanks), runs, tuple(ranges), tuple(first), top_k, length_penalty)
 
     def _encode(self, pieces: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        tokenizer = self.loaded.tokenizer
-        blanks = [
-            *self.vocabulary.sentinels[:1],
-            *([self.vocabulary["mask"]] if "mask" in self.vocabulary.roles else []),
-        ]
-        if not blanks:
+        tokenizer, mask = self.loaded.tokenizer, self.parting
+        if mask is None:
             return tuple(tuple(tokenizer.encode(piece)) for piece in pieces)
-        mask = blanks[0] if isinstance(self.loaded.objective, T5) else blanks[-1]
         runs: list[list[int]] = [[]]
         for token in tokenizer.encode(tokenizer.token(mask).join(pieces)):
             if token == mask:

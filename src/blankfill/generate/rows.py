@@ -58,6 +58,20 @@ def end_tokens(objective: Objective, vocabulary: Vocabulary) -> list[int]:
     return [vocabulary["eos"], *([] if isinstance(objective, Gpt) else [vocabulary["eop"]])]
 
 
+def parting_token(loaded: Loaded) -> int | None:
+    """The token that stands for blanks in a text that is encoded: the mask, of a T5 the first sentinel."""
+    sentinels, mask = loaded.vocabulary.sentinels, loaded.vocabulary.roles.get("mask")
+    if sentinels and (mask is None or isinstance(loaded.objective, T5)):
+        return sentinels[0]
+    return mask
+
+
+def own_mask(loaded: Loaded) -> str:
+    """How the tokenizer writes its mask; "" where it has none."""
+    mask = loaded.vocabulary.roles.get("mask")
+    return "" if mask is None else loaded.tokenizer.token(mask)
+
+
 def longest_role(objective: Glm) -> str:
     """The kind of blank for writing at length: the longest that the model was trained on."""
     if objective.document > 0:

@@ -19,7 +19,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.generate.blanks import find_blanks
 from blankfill.generate.fill import Filler, check_can_fill
-from blankfill.generate.rows import fills, writes_on
+from blankfill.generate.rows import fills, own_mask, writes_on
 from blankfill.generate.sampling import Sampling
 from blankfill.generate.write import generate_many
 from blankfill.types import Vocabulary
@@ -41,8 +41,9 @@ class Samples:
     def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
         writes = writes_on(loaded.objective)
-        self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text)]
-        self.prompts = [text for text in texts if not find_blanks(text)]
+        mask = own_mask(loaded)
+        self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text, mask)]
+        self.prompts = [text for text in texts if not find_blanks(text, mask)]
         if self.prompts and not writes:
             raise UserError(
                 f"train.samples: {self.prompts[0]!r} has no [MASK], and `{loaded.objective.name}` cannot continue a "

@@ -40,6 +40,7 @@ from blankfill.generate.rows import (
     glm_part_a,
     longest_role,
     needed_roles,
+    own_mask,
     t5_context,
     writes_on,
 )
@@ -218,12 +219,12 @@ class Writer:
     def _place(self, prompt: str) -> tuple[int, int, str]:
         """Where the text is to stand: the characters of the prompt's blank and its role; the prompt's end and "" where
         the model continues prompts, or there is no blank."""
-        objective = self.loaded.objective
-        if isinstance(objective, Bart) and find_blanks(prompt):
+        objective, mask = self.loaded.objective, own_mask(self.loaded)
+        if isinstance(objective, Bart) and find_blanks(prompt, mask):
             raise UserError("the prompt has a blank, and a bart model goes on behind it; use `blankfill fill`")
         if not isinstance(objective, Glm) and not (isinstance(objective, T5) and fills(objective)):
             return len(prompt), len(prompt), ""
-        blanks = find_blanks(prompt)
+        blanks = find_blanks(prompt, mask)
         if len(blanks) > 1:
             raise UserError(
                 f"the prompt has {len(blanks)} blanks; generate writes one (fill several with `blankfill fill`)"

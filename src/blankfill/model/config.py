@@ -6,13 +6,22 @@ comes from; options that concern norms, positions or heads belong to those files
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from blankfill.errors import ConfigError
+from blankfill.system.values import build
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Shared = Literal["none", "attention", "ffn", "all"]
 
+MOST_LAYERS = 4096
+WIDEST = 1 << 20
+"""Columns of the model, and of one head."""
+MOST_ROWS = 1 << 28
+"""Rows of a table, columns inside the feed-forward part. All three are far above every model that there is: they keep
+sizes from a file that is damaged, or not meant well, from being allocated."""
 PLACE_SIZE = 200
 """Columns of the table of places in a span, at every width of the model (SpanBERT's code)."""
 
@@ -127,7 +136,14 @@ class TransformerConfig:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size"):
             if getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if not found and self.hidden_size % self.num_heads and not self.head_size:
+        if not self.position_sizes or any(not 1 <= rows <= MOST_ROWS for rows in self.position_sizes):
+            found.append(f"the position tables have {list(self.position_sizes)} rows; each must have at least 1")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                found.append(f"model.{name} is {getattr(self, name)}; {most:,} is the most that any model may have")
+        if found:
+            return found  # what follows divides by them
+        if self.hidden_size % self.num_heads and not self.head_size:
             found.append(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
                 f"try {self.hidden_size // self.num_heads * self.num_heads or self.num_heads}"
@@ -139,7 +155,7 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
-        for name in ("clamp", "head_size", "encoder_layers", "relative_buckets"):
+        for name in ("clamp", "head_size", "encoder_layers", "relative_buckets", "span_places"):
             if getattr(self, name) < 0:
                 found.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
         if self.relative_buckets and self.relative_distance <= self.relative_buckets // 2:
@@ -167,13 +183,28 @@ class TransformerConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name in ("norm_eps", "init_std", "position_std"):
+            if not 0 <= getattr(self, name) < math.inf:
+                found.append(f"model.{name} is {getattr(self, name)}; it must be a finite number and not negative")
         return found
 
 
-def config_from_values(values: Mapping[str, Any]) -> TransformerConfig:
-    """The configuration saved as JSON values, such as in a checkpoint's state."""
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return TransformerConfig(**fields)
+LARGEST = {
+    "vocab_size": MOST_ROWS, "hidden_size": WIDEST, "num_layers": MOST_LAYERS, "num_heads": WIDEST, "head_size": WIDEST,
+    "ffn_size": MOST_ROWS, "encoder_layers": MOST_LAYERS, "embedding_size": WIDEST, "relative_buckets": WIDEST,
+    "span_places": WIDEST, "attention_width": WIDEST,
+}  # fmt: skip
+
+
+def config_from_values(values: object, where: object = "the model's sizes") -> TransformerConfig:
+    """The configuration saved as JSON values, such as in a checkpoint's state.
+
+    where: the file, for messages. Raises UserError or ConfigError for values that no model can have.
+    """
+    config = build(TransformerConfig, values, where)
+    if problems := config.problems():
+        raise ConfigError([f"{where}: {problem}" for problem in problems])
+    return config
 
 
 def config_values(config: TransformerConfig) -> dict[str, Any]:

@@ -110,6 +110,10 @@ class Objective:
         """Whether Documents must tell where words begin."""
         return False
 
+    def reads_words(self) -> bool:
+        """Whether Documents tell where words begin, at least as far as the tokenizer knows."""
+        return self.needs_words()
+
     def needs_units(self) -> tuple[str, ...]:
         """Which larger units Documents must tell of: "phrase", "entity", both or neither."""
         return ()

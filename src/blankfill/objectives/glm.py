@@ -85,7 +85,8 @@ class Glm(Objective):
     block_mask: float = 0.0
     """Share of Part B's input tokens hidden as [dBLOCK], token level only (released 10B: 0.1)."""
     context_mask: float = 0.0
-    """Share of the row hidden as [dBLOCK] among the three tokens at either side of a mask, token level only."""
+    """Share of the row hidden as [dBLOCK] among the three tokens at either side of a mask and the last three of Part A,
+    token level only (released code: 0)."""
     short: float = 0.0
     """Share of documents cut into shorter examples (released 10B: 0.02; 10B longer: 0.5)."""
     joined: bool = False
@@ -210,8 +211,9 @@ class Glm(Objective):
                 hidden += (column + 1 + np.flatnonzero(rng.random(size) < self.block_mask)).tolist()
                 column += size + 1
         if self.context_mask:
-            near = {m + d for m in masks for d in (-3, -2, -1, 1, 2, 3)} - set(masks)
-            pool = sorted(i for i in near if 0 < i < part_a)
+            # as the released code, which takes the end of Part A for the border of a blank, and [CLS] for any token
+            near = {m + d for m in (*masks, part_a) for d in (-3, -2, -1, 1, 2, 3)} - set(masks)
+            pool = sorted(i for i in near if 0 <= i < part_a)
             count = min(len(pool), int(self.context_mask * length))
             hidden += rng.choice(pool, count, replace=False).tolist() if count else []
         return tuple(sorted(hidden))

@@ -87,9 +87,15 @@ class T5(Objective):
     def raw_length(self) -> int:
         """Tokens of text that make an encoder's row: 568 for 512, since a span is shorter once it is blanked."""
         raw = self.length - 1
-        if self._in_spans():
-            while self._lengths(raw + 1)[0] <= self.length:
-                raw += 1
+        if not self._in_spans():
+            return raw
+        while _row_sizes(raw + 1, *_planned_counts(raw + 1, self.mask_ratio, self.mean_span))[0] <= self.length:
+            raw += 1
+        written = _row_sizes(raw, *_planned_counts(raw, self.mask_ratio, self.mean_span))[1]
+        if self.mask_ratio == 0.5 and written > self.length:
+            raw -= 1  # the released code's exception, so that both sides have the round length that was asked for
+        while self._lengths(raw)[0] > self.length:
+            raw -= 1
         return raw
 
     def answer_length(self) -> int:
@@ -102,8 +108,7 @@ class T5(Objective):
 
     def _lengths(self, raw: int) -> tuple[int, int]:
         """The rows of the encoder and the decoder for so much text, both with their end token."""
-        noise, spans = span_counts(raw, self.mask_ratio, self.mean_span)
-        return raw - noise + spans + 1, noise + spans + 1
+        return _row_sizes(raw, *span_counts(raw, self.mask_ratio, self.mean_span))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> T5Choice:
         """Draw what is blanked."""
@@ -139,10 +144,30 @@ class T5(Objective):
 
 
 def span_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:
-    """How many of `length` tokens are blanked, and in how many spans; neither is random."""
+    """How many of `length` tokens are blanked, and in how many spans; neither is random.
+
+    In float32, as the released code computes it: of 190 tokens 15% are 28.500002, so 29. Exact halves go to the even
+    number.
+    """
     length = max(length, 2)
-    noise = min(max(round(length * ratio), 1), length - 1)
-    return noise, min(max(round(noise / mean), 1), length - noise)
+    noise = _within(float(np.round(np.float32(length) * np.float32(ratio))), length - 1)
+    return noise, _within(float(np.round(np.float32(noise) / np.float32(mean))), length - noise)
+
+
+def _planned_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:
+    """The same in float64: by these numbers the released code (`random_spans_helper`) cuts the text."""
+    length = max(length, 2)
+    noise = _within(round(length * ratio), length - 1)
+    return noise, _within(round(noise / mean), length - noise)
+
+
+def _within(count: float, most: int) -> int:
+    return min(max(int(count), 1), most)
+
+
+def _row_sizes(raw: int, noise: int, spans: int) -> tuple[int, int]:
+    """Of the encoder's row and the decoder's, both with their end token."""
+    return raw - noise + spans + 1, noise + spans + 1
 
 
 def random_spans(length: int, ratio: float, mean: float, rng: Generator) -> Bool:

@@ -7,7 +7,8 @@ no word, and sees what comes strictly earlier. Both streams are columns of one r
 targets are the words themselves: nothing in the text is replaced, so there is no [MASK] that fine-tuning would not see.
 
 Targets are spans: a length n from 1 to 5 with probability in proportion to 1/n, somewhere in n/share tokens of context
-(*partial prediction*, share = 1/K), until the budget is spent.
+(*partial prediction*, share = 1/K), until the budget is spent. The paper's spans are of n words; the released code's,
+the default here, begin where a word does and are of n tokens.
 
 Positions: the place in the row, the segment (A 0, B 1, [CLS] 2) and the stream. Distances and whether two segments are
 the same are all that the model makes of the first two. With `memory` a piece of a long document begins with the end of
@@ -17,7 +18,7 @@ the piece before it, which is read as it was, without gradient, and never asked 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +27,6 @@ from numpy.random import Generator
 
 from blankfill.bounds import Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Objective, inside_frame, join, share_problems
-from blankfill.objectives.bert import truncate_pair
 from blankfill.types import MEMORY, QUERY, AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 LONGEST_SPAN = 5
@@ -62,8 +62,9 @@ class Xlnet(Objective):
 
     share: float = 1 / 6
     """Share of the row's tokens that are asked for (1/K of the paper)."""
-    whole_word: bool = True
-    """Spans are of n whole words; off: of n tokens, as the released code draws them."""
+    whole_word: bool = False
+    """Spans are of n whole words, as the paper says; off: of n tokens from a word's first on, as the released code
+    draws them."""
     permuted: int = 0
     """Tokens that are permuted together, each such block seeing those before it whole; 0: the whole row, as in the
     paper (released code: 256 of 512)."""
@@ -71,8 +72,8 @@ class Xlnet(Objective):
     """Two segments, the second a random one half of the time (nothing asks which); off: one segment."""
     memory: int = 0
     """Tokens remembered from the piece before, in documents that are cut; needs pairs off. 0: no recurrence."""
-    short: float = 0.1
-    """Share of documents that are cut into shorter examples."""
+    short: float = 0.0
+    """Share of documents that are cut into shorter examples; released code: none."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
@@ -100,6 +101,10 @@ class Xlnet(Objective):
         """Whole words are found by where they begin."""
         return self.whole_word
 
+    def reads_words(self) -> bool:
+        """Every span begins with a word, where the tokenizer tells of words."""
+        return True
+
     def remembered(self, document: Document) -> int:
         """How many of a Document's first tokens are memory."""
         return 0 if document.first or not self.memory else min(self.memory, len(document) - 1)
@@ -110,8 +115,8 @@ class Xlnet(Objective):
         a, b = (begin, total), (total, total)
         if self.pairs:
             middle = int(document.sentences[1])
-            a, b = truncate_pair(middle, total - middle, self.layout().room, rng)
-            b = (b[0] + middle, b[1] + middle)
+            kept_a, kept_b = truncate_ends(middle, total - middle, self.layout().room)
+            a, b = (begin, kept_a), (middle, middle + kept_b)
         row = self._row(document, vocabulary, a, b)
         ordinary = inside_frame(row, vocabulary)
         starts = self._starts(document, a, b, len(row))
@@ -123,8 +128,20 @@ class Xlnet(Objective):
             at = slice(low, high)
             order[at] = rng.permutation(high - low)
             budget = -(-goal * (k + 1) // len(blocks)) + (-goal * k // len(blocks))
-            targets[at] = choose_spans(starts[at], ordinary[at], budget, round(1 / self.share), rng)
+            targets[at] = self._targets(starts[at], ordinary[at], budget, rng)
+        if not targets.any():  # a row of few tokens whose budget went to [SEP] and [CLS]
+            targets[rng.choice(np.flatnonzero(ordinary))] = True
         return XlnetChoice(a, b, np.flatnonzero(targets).astype(np.int32), order)
+
+    def _targets(self, starts: Bool, ordinary: Bool, budget: int, rng: Generator) -> Bool:
+        """bool[L]: what is asked for in a block; `starts` and `ordinary` as for `choose_words`."""
+        spread = round(1 / self.share)
+        if self.whole_word:
+            return choose_words(starts, ordinary, budget, spread, rng)
+        chosen = choose_spans(starts, budget, spread, lambda most: draw_span(spread, rng, most))
+        rest = np.flatnonzero(~chosen)
+        chosen[rng.permutation(rest)[: budget - int(chosen.sum())]] = True
+        return chosen & ordinary
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: XlnetChoice) -> Example:
         """The row, its memory before it and its query slots behind it."""
@@ -152,23 +169,60 @@ class Xlnet(Objective):
     def _starts(self, document: Document, a: tuple[int, int], b: tuple[int, int], length: int) -> Bool:
         """bool[L]: where a unit of the spans begins, a word or a token."""
         starts = np.ones(length, np.bool_)
-        if self.whole_word:
-            if document.words is None:
+        if document.words is None:
+            if self.whole_word:
                 raise ValueError("whole-word spans need word starts, which this tokenizer does not tell")
+        else:
             second = a[1] - a[0] + 1
             starts[1 : second - 1] = document.words[a[0] + 1 : a[1]]
             starts[second + 1 : second + b[1] - b[0]] = document.words[b[0] + 1 : b[1]]
         return starts
 
 
-def draw_span(spread: int, rng: Generator) -> tuple[int, int]:
-    """(n, l): units of a span, 1 to 5 in proportion to 1/n, and the tokens before it, uniform on 0 … spread·n − 1."""
+def truncate_ends(length_a: int, length_b: int, room: int) -> tuple[int, int]:
+    """How much of the front of two runs is kept: the longer one (B on a tie) loses its end, token by token, until both
+    fit."""
+    while length_a + length_b > room:
+        if length_a > length_b:
+            length_a -= 1
+        else:
+            length_b -= 1
+    return length_a, length_b
+
+
+def draw_span(spread: int, rng: Generator, most: int = LONGEST_SPAN) -> tuple[int, int]:
+    """(n, l): units of a span, 1 to 5 in proportion to 1/n, cut to `most`, and the tokens before it, uniform on
+    0 … spread·n − 1."""
     units = 1 + min(LONGEST_SPAN - 1, int(SPAN_LAW.searchsorted(rng.random(), side="right")))
+    units = min(units, most)
     return units, int(rng.integers(0, spread * units))
 
 
-def choose_spans(starts: Bool, ordinary: Bool, budget: int, spread: int, rng: Generator) -> Bool:
-    """bool[L]: the targets of a block, `budget` of them where there are so many ordinary tokens.
+def choose_spans(starts: Bool, budget: int, spread: int, draw: Callable[[int], tuple[int, int]]) -> Bool:
+    """bool[L]: the spans of a block of a row, at most `budget` tokens; the released code's `_sample_mask`.
+
+    starts: where words begin, [SEP] and [CLS] among them. spread: K; a span of n tokens has a context of K·n. draw:
+    (n, l) for so much of the budget; l tokens of the context, and those up to the next word's first, stand before the
+    span and the others behind it. [SEP] and [CLS] may be taken. A span that does not end before the block ends the
+    search.
+    """
+    chosen = np.zeros(len(starts), np.bool_)
+    unit_at = np.flatnonzero(starts)
+    at, taken = 0, 0
+    while at < len(starts) and taken < budget:
+        size, before = draw(budget - taken)
+        k = int(unit_at.searchsorted(at + before))
+        if k == len(unit_at) or unit_at[k] + size >= len(starts):
+            break
+        end = int(unit_at[k]) + size
+        chosen[end - size : end] = True
+        taken += size
+        at = end + spread * size - before
+    return chosen
+
+
+def choose_words(starts: Bool, ordinary: Bool, budget: int, spread: int, rng: Generator) -> Bool:
+    """bool[L]: the targets of a block by whole words, `budget` of them where there are so many ordinary tokens.
 
     starts: where units begin. spread: K; a span of n units has a context of K·n tokens, l of them before it, l uniform.
     A span that leaves the block, meets [SEP] or [CLS], or overshoots the budget is left out; what is then lacking is

@@ -6,7 +6,6 @@ steps twice, and a number may be missing or not finite. Not here: drawing (`plot
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.errors import UserError
+from blankfill.system.reading import read_json_lines
 
 Row = dict[str, Any]
 """The JSON object of one line."""
@@ -77,10 +77,9 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
     written). Where a run was resumed and measured steps again, what was measured last counts. Raises UserError when the
     file cannot be read.
     """
-    try:
-        tables = read_tables(metrics)
-    except OSError as error:
-        raise UserError(f"{metrics} cannot be read ({error.strerror}); name the metrics.jsonl of a run") from error
+    if not metrics.exists():
+        raise UserError(f"{metrics} does not exist; name the metrics.jsonl of a run")
+    tables = read_tables(metrics)
     curves = {}
     for split, table in tables.items():
         tokens, loss = table.column("tokens"), table.column("loss")
@@ -91,24 +90,13 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
 
 
 def read_tables(metrics: Path) -> dict[str, Table]:
-    """The lines of a metrics.jsonl that have a step and a split, by split. Raises OSError."""
+    """The lines of a metrics.jsonl that have a step and a split, by split. Raises UserError for no regular file."""
     rows: dict[str, list[Row]] = {}
-    for row in read_objects(metrics):
+    for row in read_json_lines(metrics)[0]:
         split, step = row.get("split"), row.get("step")
         if isinstance(split, str) and is_step(step):
             rows.setdefault(split, []).append(row)
     return {split: Table(latest(kept)) for split, kept in rows.items()}
-
-
-def read_objects(path: Path) -> list[Row]:
-    """The objects of a file of JSON lines; lines that are none are passed over. Raises OSError."""
-    # not splitlines(): it also cuts at U+2028 and its like, which stand unescaped inside the text of a sample
-    *lines, unfinished = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    lines = [line for line in lines if line.strip()]
-    found = _parsed(f"[{','.join(lines)}]")  # all at once is a third faster, and a long run has many lines
-    if not isinstance(found, list) or len(found) != len(lines):
-        found = [_parsed(line) for line in lines]
-    return [value for value in [*found, _parsed(unfinished)] if isinstance(value, dict)]
 
 
 def is_step(value: object) -> TypeGuard[int]:
@@ -159,13 +147,6 @@ def rounded(values: NDArray[np.float64], digits: int = 5) -> list[float | None]:
     shift = np.clip(np.nan_to_num(shift), -300, 300)
     near = np.round(values * 10.0**shift) / 10.0**shift
     return [None if value != value else value for value in near.tolist()]
-
-
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _numbers(values: list[Any]) -> NDArray[np.float64]:

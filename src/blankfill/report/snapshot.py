@@ -7,7 +7,6 @@ there. Not here: how any of it is shown (`page`), what a run writes and when (`t
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
-from blankfill.report.curves import Row, Table, is_step, latest, read_objects, read_tables
+from blankfill.report.curves import Row, Table, is_step, latest, read_tables
+from blankfill.system.reading import parse_json, parse_yaml, read_bytes, read_json_lines, read_path
 from blankfill.train.options import TrainOptions
 
 RECENT = 20
@@ -227,51 +227,45 @@ def number(value: object) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return read_bytes(path).decode("utf-8", "replace")
+    except UserError:
         return ""
 
 
 def _objects(path: Path) -> list[Row]:
     try:
-        return read_objects(path)
-    except OSError:
+        return read_json_lines(path)[0]
+    except UserError:
         return []
 
 
 def _metrics(path: Path) -> dict[str, Table]:
     try:
         return read_tables(path)
-    except OSError:
+    except UserError:
         return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file, {} when there is none that can be read."""
     try:
-        value = json.loads(_text(path))
-    except (ValueError, RecursionError):
+        return parse_json(_text(path), path)
+    except UserError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _yaml(text: str) -> dict[str, Any]:
-    import yaml
-
-    # the parser in C where it is built in: ten times as fast, and the page is written at each validation
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        value = yaml.load(text, loader)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+        value = parse_yaml(text, "recipe.yaml")
+    except UserError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _corpus(run: Path) -> CorpusReport | None:
-    path = _text(run / "corpus_path.txt").strip()
     try:
-        return CorpusReport.read(run / path) if path else None
-    except (UserError, OSError):
+        return CorpusReport.read(run / read_path(run / "corpus_path.txt"))
+    except UserError:
         return None
 
 

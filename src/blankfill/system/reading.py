@@ -12,21 +12,28 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
 SMALL = 64 << 20
 """Bytes of a file of settings, an index or a vocabulary at most."""
-LARGE = 4 << 30
-"""Bytes of a file that grows with a run or a data set, and is read at once, at most."""
+LARGE = 1 << 30
+"""Bytes of a file that grows with a vocabulary or a data set, and is read at once, at most."""
 LINE = 16 << 20
-"""Characters of one line of JSON Lines at most."""
+"""Bytes of one line of JSON Lines at most."""
+NAME = 4096
+"""Bytes of a file that holds nothing but a name or a path at most."""
 MOST_NODES = 1_000_000
 """Values in a YAML file at most, counted where aliases repeat them."""
 
@@ -34,6 +41,9 @@ NAMES: dict[type, str] = {
     dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number", bool: "true or false",
     type(None): "null",
 }  # fmt: skip
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair of UTF-16, which an escape in JSON can name and no UTF-8 can write."""
+_MAY_BE_LONE = re.compile(r"\\u[dD][89a-fA-F]")
 KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -91,6 +101,57 @@ def read_text(path: Path, limit: int = SMALL) -> str:
         raise UserError(f"{path}, line {line}, is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
 
 
+def read_path(path: Path) -> str:
+    """The path that a file holds, such as a run's `corpus_path.txt`. Raises UserError when it holds anything else."""
+    text = read_text(path, NAME).strip()
+    if not text or any(ord(character) < 32 for character in text):
+        raise UserError(f"{path} is {'damaged' if text else 'empty'}, where one line with a path is expected")
+    return text
+
+
+def read_name(path: Path) -> str:
+    """The name of a neighbour that a file such as `latest` holds.
+
+    Raises UserError for a path, which in a folder from elsewhere could lead out of it.
+    """
+    name = read_path(path)
+    if Path(name).name != name or "\\" in name or name == "..":
+        raise UserError(f"{path} holds {shown(name)}, where the plain name of a folder is expected")
+    return name
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Make errors of the disk, met while a file is read by other means than those here, an UnreadableError."""
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def read_array(path: Path, kind: str, dimensions: int, mapped: bool = False) -> np.ndarray:
+    """The array of a `.npy` file; never unpickles.
+
+    kind: numpy's letters of the types that it may have, such as "iu" for whole numbers. mapped: leave it on the disk.
+    Raises UserError when it is damaged or another array; UnreadableError when it is missing.
+    """
+    import numpy as np
+
+    if not regular_size(path):
+        raise UserError(f"{path} is empty, where an array is expected")
+    try:
+        # mapped first, so that a size that the file does not have is refused before it is allocated
+        found = np.load(path, "r", allow_pickle=False)
+    except PermissionError as error:
+        raise UnreadableError(f"{path} cannot be read ({error.strerror})") from error
+    except Exception as error:  # the header is a Python literal, and numpy raises whatever it leads to
+        raise UserError(f"{path} is no whole array file of numpy (.npy); make it again or copy it again") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in kind or found.ndim != dimensions:
+        told = f"{found.dtype}{list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
+        raise UserError(f"{path} holds {told}, which is another array than is expected; make it again or copy it again")
+    return found if mapped else np.array(found)
+
+
 @overload
 def read_json(path: Path, kind: type[dict[str, Any]] = ..., limit: int = ...) -> dict[str, Any]: ...
 @overload
@@ -114,6 +175,8 @@ def parse_json(text: str, where: object, kind: type[Any] = dict) -> Any:
     """
     try:
         value = json.loads(text)
+        if _MAY_BE_LONE.search(text):
+            value = mended_value(value)
     except RecursionError:
         raise UserError(f"{where}: the JSON is nested too deeply to be read") from None
     except json.JSONDecodeError as error:
@@ -140,6 +203,28 @@ def of_kind(value: Any, kind: type[T], where: str) -> T:
     raise UserError(f"{where}: {found} stands where {NAMES.get(kind, kind.__name__)} is expected")
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value from a file for a message: as Python writes it, cut where it is long."""
+    text = repr(value[: 2 * most] if isinstance(value, str) else value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def mended(text: str) -> str:
+    """A text with U+FFFD in the place of each lone surrogate."""
+    return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
+
+
+def mended_value(value: Any) -> Any:
+    """A JSON value with `mended` texts and names."""
+    if isinstance(value, str):
+        return mended(value)
+    if isinstance(value, list):
+        return [mended_value(one) for one in value]
+    if isinstance(value, dict):
+        return {mended(key): mended_value(one) for key, one in value.items()}
+    return value
+
+
 _REQUIRED: Any = object()
 
 
@@ -158,51 +243,89 @@ def field(values: Mapping[str, Any], name: str, kind: type[T], where: object, de
     return value
 
 
-def read_json_lines(path: Path, limit: int = LARGE) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a JSON Lines file that informs only, and the number of lines that are none.
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a JSON Lines file that informs only, and the number of damaged lines.
 
-    Bad bytes become U+FFFD, bad lines (also a last one that was cut) are passed over and counted; a missing file has
-    none. Raises UnreadableError for what is no regular file.
+    Bad bytes become U+FFFD, lines that hold no object are passed over and counted; a last line without an end, which a
+    process that was killed leaves, is passed over without being counted. A missing file has none. Raises
+    UnreadableError for what is no regular file.
     """
     try:
-        data = read_bytes(path, limit)
+        regular_size(path)
     except UnreadableError as error:
         if error.missing:
             return [], 0
         raise
-    found: list[dict[str, Any]] = []
-    bad = 0
-    # not splitlines(): it also cuts at U+2028 and its like, which stand unescaped inside texts
-    for line in data.decode("utf-8", "replace").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            found.append(parse_json(line[: LINE + 1], path))
-        except UserError:
-            bad += 1
-    return found, bad
+    lines, unfinished, too_long = _lines(path)
+    value: Any = None
+    with suppress(ValueError, RecursionError):  # all at once is a third faster, and a long run has many lines
+        value = json.loads(f"[{','.join(lines)}]")
+    if not isinstance(value, list) or len(value) != len(lines):
+        value = [_object(line) for line in lines]
+    found = [one for one in value if isinstance(one, dict)]
+    last = _object(unfinished)
+    return [*found, *([] if last is None else [last])], too_long + len(lines) - len(found)
 
 
-def parse_yaml(text: str, where: object) -> Any:
+def _lines(path: Path) -> tuple[list[str], str, int]:
+    """The lines of a file that are not empty, what stands behind the last line end, and how many lines are too long."""
+    lines, unfinished, too_long = [], "", 0
+    with readable(path), open(path, "rb") as file:
+        # not splitlines(): it also cuts at U+2028 and its like, which stand unescaped inside texts
+        while data := file.readline(LINE):
+            if len(data) == LINE and not data.endswith(b"\n"):
+                too_long += 1
+                while data and not data.endswith(b"\n"):
+                    data = file.readline(LINE)
+                continue
+            text = data.decode("utf-8", "replace")
+            if not text.endswith("\n"):
+                unfinished = text
+            elif text.strip():
+                lines.append(text.rstrip("\n"))
+    return lines, unfinished, too_long
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        return parse_json(line, "")
+    except UserError:
+        return None
+
+
+def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
     """The value of a YAML text of plain values; UserError with the line when it is none.
 
-    Aliases are followed, but not where they repeat each other into more than a million values.
+    Aliases are followed, but not where they repeat each other into more than a million values. texts: every scalar is a
+    text, so that the word Yes is no truth value.
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if texts:
+        loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    with yaml_errors(where, text):
         node = yaml.compose(text, loader)
         if node is not None and _expanded(node, {}) > MOST_NODES:
             raise UserError(f"{where}: the YAML has aliases that repeat more than {MOST_NODES:,} values")
         return yaml.load(text, loader)
+
+
+@contextmanager
+def yaml_errors(where: object, text: str) -> Iterator[None]:
+    """Make the errors of a YAML parser, while it reads `text`, a UserError that begins with `where`."""
+    import yaml
+
+    try:
+        yield
     except RecursionError:
         raise UserError(f"{where}: the YAML is nested too deeply to be read") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    except (ValueError, OverflowError) as error:  # a date that is none, a number of 5,000 digits
+        line = f", line {min(mark.line, text.rstrip().count(chr(10))) + 1}" if mark is not None else ""
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(f"{where}{line}: not valid YAML ({reason})") from error
+    except (ValueError, OverflowError, TypeError) as error:  # a date that is none, 5,000 digits, a list for a name
         reason = str(error).split(";")[0]
         raise UserError(f"{where}: the YAML holds a value that cannot be read ({reason})") from error
 

@@ -113,7 +113,7 @@ class Answer(HeadAdapter):
     def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
         """How right the answers are by what the questions begin with, and misses."""
         answers = [one.value.answer(self.threshold) for one in decided]
-        return question_study(_questions(items), answers, self.task.by_characters)
+        return question_study(_questions(items), answers, self.task.by_characters, self.task.metrics)
 
 
 class PlainAnswer:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from blankfill.errors import UserError
+from blankfill.system.reading import read_text
 from blankfill.tasks.items import MixedItem, Split
 from blankfill.tasks.task import Task
 
@@ -65,10 +65,7 @@ class Mixture(Task):
             return dict.fromkeys((one.name for one in self.members), data)
         from blankfill.tasks.pattern import yaml_values
 
-        try:
-            values: dict[str, Any] = yaml_values(data.read_text(encoding="utf-8"), str(data))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{data}: cannot be read ({error})") from error
+        values = yaml_values(read_text(data), str(data))
         if missing := [one.name for one in self.members if not isinstance(values.get(one.name), str)]:
             raise UserError(f"{data}: it does not say where {missing[0]} is; write a line {missing[0]}: FOLDER")
         return {one.name: data.parent / values[one.name] for one in self.members}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from blankfill.bounds import COUNT, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
+from blankfill.bounds import COUNT, SHARE, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
 from blankfill.train.options import Precision, TrainOptions
 from blankfill.train.schedule import Schedule
 
@@ -37,6 +37,7 @@ class FinetuneOptions:
         "beams": at_least(1, MOST_BEAMS),
         "length_penalty": Bound(-STEEPEST, STEEPEST),
         "label_smoothing": below(1),
+        **dict.fromkeys(("pseudo_noise", "target_noise"), SHARE),
         "hold_out": Bound(0, 1, above=True, below=True),
         "layer_decay": above(0, 1),
         "freeze": at_least(-1),
@@ -96,6 +97,12 @@ class FinetuneOptions:
     """Several tasks at once: above 1, small tasks are drawn more often, in proportion to items^(1/this) (T5: 2)."""
     label_smoothing: float = 0.0
     """Writing: the share of each right word that is spread over all words (GLM, UniLM: 0.1)."""
+    pseudo_noise: float = 0.0
+    """Writing with a UniLM v2: the share of pseudo masks that are something else while it learns, half of them a random
+    token and half the token itself (released code: 0.2)."""
+    target_noise: float = 0.0
+    """Writing with a UniLM v2: the share of the target's tokens that it reads as what stands at their pseudo mask while
+    it learns (released code: 0.4 to 0.8, by the task)."""
     beams: int = 1
     """Writing: how many ways of going on are followed at once (GLM: 5)."""
     length_penalty: float = 1.0
@@ -146,13 +153,14 @@ class FinetuneOptions:
     seed: int = 0
     """Of the order of the items, of the head's first weights, and of dropout."""
     micro_batch: int = 0
-    """Items computed at once; 0 means all of a step. The result is the same, to rounding."""
+    """Items computed at once; 0 means all of a step. The result is the same to rounding, but dropout draws anew for
+    each part."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine."""
+    """Type of the matrix products; auto is bf16 where the processor has units for it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blankfill.errors import ConfigError, UserError
+from blankfill.system.reading import UnreadableError, parse_yaml, read_text
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
 
 PATTERNS = "patterns.yaml"
@@ -152,10 +153,12 @@ def pattern_text(source: str, task: str) -> tuple[str, str]:
             f"there are some for {', '.join(shipped())}"
         )
     try:
-        return Path(source).read_text(encoding="utf-8"), source
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(Path(source)), source
+    except UnreadableError as error:
+        if not error.missing:
+            raise
         known = ", ".join(shipped())
-        raise UserError(f"--patterns {source}: no such file, and not one of {known} ({error})") from error
+        raise UserError(f"--patterns {source}: no such file, and not one of {known}") from error
 
 
 def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[Pattern]:
@@ -204,14 +207,7 @@ def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
 
 def yaml_values(text: str, origin: str) -> dict[str, Any]:
     """The values of a YAML text, every scalar a text: a verbalizer Yes is a word, not a truth value."""
-    import yaml
-
-    try:
-        values = yaml.load(text, Loader=yaml.BaseLoader)  # makes texts, lists and mappings, nothing else
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{origin}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    values = parse_yaml(text, origin, texts=True)
     if not isinstance(values, dict):
         raise UserError(f"{origin}: it holds no `patterns:`; see docs/cloze.md")
     return values

@@ -2,6 +2,10 @@
 
 All are shares: 1 is best, not 100. Of several right answers the one that the prediction is closest to counts.
 
+The two scripts of SQuAD differ where an answer has nothing left without articles and punctuation. 2.0's leaves such
+right answers out, takes "" where none is left, and gives F1 1 where both have no words. 1.1's has no special rule: the
+normal forms may be the same, and F1 is 0 where no word is shared.
+
 CMRC's script cuts Latin text with NLTK's tokenizer, which must be downloaded; here words and marks are parted by a
 pattern. Of the 16,705 answers of CMRC's and DRCD's dev sets 52 are cut in another way (abbreviations, degrees, quotes).
 """
@@ -11,7 +15,8 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +29,8 @@ _CHINESE_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、�
 """What CMRC's script calls punctuation."""
 _SEGMENT = re.compile(r"[\u4e00-\u9fa5]|[^\W\u4e00-\u9fa5]+(?:[.,'][^\W\u4e00-\u9fa5]+)*|[^\w\s]")
 
-Score = Callable[[str, str], tuple[float, float]]
+Script = Literal["1.1", "2.0", "cmrc"]
+"""Which official script counts: SQuAD's of version 1.1 (XQuAD's and ReCoRD's too) or 2.0, or CMRC 2018's."""
 
 
 def answer_metrics(
@@ -35,7 +41,7 @@ def answer_metrics(
     predicted: an answer for each question's id, "" for none. by_characters: as CMRC's script counts. Questions whose
     answer the file does not tell are refused, as are predictions that leave a question out (UserError).
     """
-    scores = _scores(items, predicted, by_characters)
+    scores = _scores(items, predicted, script_of(items, by_characters, names))
     found = {}
     for name in names:
         column = 0 if name.endswith("exact") else 1
@@ -54,7 +60,7 @@ def best_threshold(
 
     predicted: the best answer of each question, were there one. null_odds: how much likelier none is.
     """
-    scores = _scores(items, predicted, False)
+    scores = _scores(items, predicted, "2.0")
     missing = [item.id for item in items if item.id not in null_odds]
     if missing:
         raise UserError(f"{len(missing)} questions have no odds, such as {listed(missing)}: predict them all.")
@@ -71,8 +77,23 @@ def best_threshold(
     return best / len(items), threshold
 
 
+def script_of(items: Sequence[QuestionItem], by_characters: bool, names: Sequence[str] = ()) -> Script:
+    """The script for questions: 2.0's where some have no answer, or metrics of `names` ask for those that have none."""
+    if by_characters:
+        return "cmrc"
+    refuse = any(name.startswith("no-answer") for name in names) or any(item.impossible for item in items)
+    return "2.0" if refuse else "1.1"
+
+
+def item_scores(item: QuestionItem, predicted: str, script: Script) -> tuple[float, float]:
+    """(exact, F1) of a question by the nearest of its answers."""
+    right = [answer.text for answer in item.answers if script != "2.0" or normal(answer.text)] or [""]
+    pairs = [scores(predicted, text, script) for text in right]
+    return max(exact for exact, _ in pairs), max(f1 for _, f1 in pairs)
+
+
 def _scores(
-    items: Sequence[QuestionItem], predicted: Mapping[str, str], by_characters: bool
+    items: Sequence[QuestionItem], predicted: Mapping[str, str], script: Script
 ) -> dict[str, tuple[float, float]]:
     """(exact, F1) of each question."""
     if not items:
@@ -89,14 +110,7 @@ def _scores(
             f"{len(missing)} of {len(items)} questions have no predicted answer, such as {listed(missing)}: give each "
             f'one, "" for none.'
         )
-    score = chinese_scores if by_characters else scores
-    scored = {}
-    for item in items:
-        # An answer of nothing but articles and marks is none: SQuAD 2.0's script leaves it out.
-        right = [answer.text for answer in item.answers if by_characters or normal(answer.text)] or [""]
-        pairs = [score(predicted[item.id], text) for text in right]
-        scored[item.id] = (max(exact for exact, _ in pairs), max(f1 for _, f1 in pairs))
-    return scored
+    return {item.id: item_scores(item, predicted[item.id], script) for item in items}
 
 
 def normal(text: str) -> str:
@@ -104,13 +118,16 @@ def normal(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def scores(predicted: str, right: str) -> tuple[float, float]:
-    """(1 if the normal forms are the same, F1 of their words); where one is empty, both are 1 if the other is too."""
+def scores(predicted: str, right: str, script: Script = "1.1") -> tuple[float, float]:
+    """(1 if the normal forms are the same, F1 of their words). Where no word is shared, F1 is 0; by 2.0's script 1
+    where both have none."""
+    if script == "cmrc":
+        return chinese_scores(predicted, right)
     ours, theirs = normal(predicted).split(), normal(right).split()
-    if not ours or not theirs:
-        return (float(ours == theirs),) * 2
-    same = sum((Counter(ours) & Counter(theirs)).values())
-    return float(ours == theirs), 2 * same / (len(ours) + len(theirs))
+    exact, same = float(ours == theirs), sum((Counter(ours) & Counter(theirs)).values())
+    if not same:
+        return exact, float(script == "2.0" and ours == theirs)
+    return exact, 2 * same / (len(ours) + len(theirs))
 
 
 def chinese_scores(predicted: str, right: str) -> tuple[float, float]:

@@ -7,15 +7,20 @@ Not here: tables of the user's own, whose fields may be quoted (`tables`).
 
 from __future__ import annotations
 
-import json
+import lzma
+import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.limits import LARGEST_DIRECTORY, LARGEST_DOCUMENT, too_long
 from blankfill.errors import UserError
+from blankfill.system.reading import parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
 
 T = TypeVar("T")
@@ -47,12 +52,10 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
 
 def text_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
-    try:
-        with path.open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    for line in lines(read_text(str(path), compression)):
+    regular_size(path)
+    with readable(path), path.open("rb") as raw:
+        compression = sniff_compression(raw.read(16))
+    for line in lines(read_text(str(path), compression), str(path)):
         yield line.removesuffix("\r")
 
 
@@ -68,36 +71,73 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not valid JSON ({error}): mend or delete that line.") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object: each line must hold one.")
-        yield number, found
+        yield number, parse_json(line, f"{path}, line {number}")
 
 
 def json_document(path: Path) -> Any:
-    """The value of a JSON file; a zip archive must hold one .json file. UserError when it cannot be read."""
-    try:
-        if zipfile.is_zipfile(path):
-            text = _unzipped(path)
-        else:
-            text = "\n".join(text_lines(path))
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy or download it again.") from error
+    """The value of a JSON file; a zip archive must hold one .json file.
+
+    Raises UserError when it cannot be read, and for one of more than LARGEST_DOCUMENT characters (or bytes in a zip).
+    """
+    regular_size(path)
+    with readable(path):
+        packed = zipfile.is_zipfile(path)
+    return parse_json(unzipped(path) if packed else joined_lines(path), path, object)
 
 
-def _unzipped(path: Path) -> str:
+def joined_lines(path: Path) -> str:
+    """The text of a file that is read as a whole; UserError when it has more than LARGEST_DOCUMENT characters."""
+    kept: list[str] = []
+    size = 0
+    for line in text_lines(path):
+        kept.append(line)
+        size += len(line) + 1
+        if size > LARGEST_DOCUMENT:
+            raise too_long(str(path), LARGEST_DOCUMENT, "split it into several files")
+    return "\n".join(kept)
+
+
+def unzipped(path: Path) -> str:
+    """The text of the one .json file in a zip archive, unpacked step by step; what the archive says of its size is not
+    believed. Raises UserError when it is damaged, encrypted or too large."""
     try:
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
             if len(names) != 1:
                 raise UserError(f"{path} holds {len(names)} .json files where one is wanted: unpack it, name the file.")
-            return archive.read(names[0]).decode("utf-8-sig")
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            if archive.getinfo(names[0]).flag_bits & 1:
+                raise UserError(f"{path} is encrypted: unpack it with its password, and name the .json file.")
+            with archive.open(names[0]) as member:
+                data = member.read(LARGEST_DOCUMENT + 1)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGES) as error:
         raise UserError(f"{path} is not a readable zip archive ({error}): copy or download it again.") from error
+    if len(data) > LARGEST_DOCUMENT:
+        raise too_long(f"{names[0]} in {path}", LARGEST_DOCUMENT, "unpack it and split it into several files", "bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{names[0]} in {path} is not UTF-8 (byte {error.start:,}): save it as UTF-8.") from error
+
+
+_DAMAGES = (EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
+"""What reading a damaged archive raises besides BadZipFile."""
+
+
+def _check_directory(path: Path) -> None:
+    """UserError for an archive whose table of contents is so large that listing it would fill the memory."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _DIRECTORY_END), os.SEEK_SET)
+        tail = file.read(_DIRECTORY_END)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or at + 16 > len(tail):
+        raise zipfile.BadZipFile("its end is missing")
+    if int.from_bytes(tail[at + 12 : at + 16], "little") > LARGEST_DIRECTORY:
+        raise UserError(f"{path} holds too many files to look into: unpack it, and name the .json file.")
+
+
+_DIRECTORY_END = (1 << 16) + 22
+"""Bytes from the end of a zip archive in which its last record begins: that record and a comment."""
 
 
 class Faults:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,17 @@ class Source:
     ids: Int32
     mask: int
     cut: int
+
+
+class Noise(NamedTuple):
+    """What a UniLM v2 reads otherwise while it learns, as shares. pseudo: of pseudo masks, half of it a random token
+    and half the token itself. target: of the target's tokens, read as what stands at their pseudo mask."""
+
+    pseudo: float = 0.0
+    target: float = 0.0
+
+
+QUIET = Noise()
 
 
 class Writing:
@@ -97,8 +109,8 @@ class Writing:
         """A target and its end, or as much of it as is learnt."""
         return [*target, self.end] if len(target) <= self.longest else list(target[: self.longest])
 
-    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
-        """The batches of a run; items as `learnt` makes them."""
+    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET) -> Batches:
+        """The batches of a run; items as `learnt` makes them. noise: for UniLM v2 alone."""
         return Batches(items, epochs, pad, micro)
 
     def encoded(self, source: Source, target: Sequence[int]) -> Encoded:

@@ -14,13 +14,13 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.generate.beam import Hypothesis
 from blankfill.generate.rows import Writes
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
+from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective, Unilm2
 from blankfill.tasks.adapter import Coded, Decided, OwnWords
 from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.generation_metrics import text_scores, without_spaces
 from blankfill.tasks.items import GenerationItem, Item
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.seq2seq import Writing
+from blankfill.tasks.seq2seq import Noise, Writing
 from blankfill.tasks.seq2seq_model import Search, WritingModel
 from blankfill.tasks.seq2seq_stacks import StackWriting
 from blankfill.tasks.seq2seq_unilm import UnilmWriting
@@ -97,7 +97,8 @@ class Write(OwnWords):
 
     def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
         """The batches of a run."""
-        return self.writing.batches(items, epochs, pad, micro)
+        noise = Noise(self.options.pseudo_noise, self.options.target_noise)
+        return self.writing.batches(items, epochs, pad, micro, noise)
 
     def remarks(self) -> list[str]:
         """What was cut, and what has no target."""
@@ -179,8 +180,15 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         "--class-weights": options.class_weights != "none",
         "--freeze -1": options.freeze == -1,
     }
-    if given := [name for name, one in unfit.items() if one]:
-        raise ConfigError([f"{name} is for a head on an encoder, and a model that writes has none" for name in given])
+    found = [
+        f"{name} is for a head on an encoder, and a model that writes has none" for name, one in unfit.items() if one
+    ]
+    if not isinstance(objective, Unilm2):
+        noise = {"--pseudo-noise": options.pseudo_noise, "--target-noise": options.target_noise}
+        found += [f"{name} is for a UniLM v2, and this model is trained as {objective.name}; leave it out"
+                  for name, one in noise.items() if one]  # fmt: skip
+    if found:
+        raise ConfigError(found)
 
 
 def _writing_of(objective: Objective) -> type[Writing]:

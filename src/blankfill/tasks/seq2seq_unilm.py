@@ -3,9 +3,10 @@
 `[CLS] source [SEP] target [SEP]`: the source sees itself both ways, a token of the target sees the source and what
 stands before it. Every token is asked for at a mask of its own position. How it is *learnt* differs:
 
-unilm   70% of the target's tokens, its end among them, are masked where they stand, drawn anew for each step; of these
-        80% become [MASK], 10% a random token, 10% stay (the released code, seq2seq_loader.py)
-unilm2  the target stays whole, and behind it a pseudo mask for each token sees the source and the tokens before it
+unilm   as many columns as 70% of the target's tokens, drawn anew for each step from these and the end, are masked where
+        they stand; of these 80% become [MASK], 10% a random token, 10% stay (the released code, seq2seq_loader.py)
+unilm2  the target stays whole, and behind it a pseudo mask for each token sees the source and the tokens before it;
+        with `Noise` some of both is something else, drawn anew for each step (the released code, s2s-ft)
 
 How well a target is *written* is measured the second way for both: no mask is seen by another, as in writing.
 """
@@ -13,7 +14,7 @@ How well a target is *written* is measured the second way for both: no mask is s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,13 +24,15 @@ from blankfill.objectives.base import join, replacements
 from blankfill.objectives.unilm2 import step_rule
 from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.frames import NOTHING, fit
-from blankfill.tasks.seq2seq import Source, Writing
+from blankfill.tasks.seq2seq import QUIET, Noise, Source, Writing
 from blankfill.types import AttentionRule, Example, Vocabulary
 
 MASKED = 0.7
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 DRAWS = 1 << 40
 """Where the keys of the draws of masks begin, beyond those of the orders of epochs."""
+
+Change = Callable[[Encoded, np.random.Generator], Encoded]
 
 
 class UnilmWriting(Writing):
@@ -80,11 +83,14 @@ class UnilmWriting(Writing):
         example = Example(ids, positions, rule, NOTHING, NOTHING)
         return Encoded((example,), (columns,), answers.astype(np.int64))
 
-    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
-        """The batches of a run: for UniLM v1 with masks drawn anew for each step."""
-        if not isinstance(self.objective, Unilm):
+    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET) -> Batches:
+        """The batches of a run: masks, or what `noise` asks of UniLM v2, drawn anew for each step."""
+        vocabulary = self.frames.vocabulary
+        if isinstance(self.objective, Unilm):
+            return DrawnTargets(items, epochs, pad, micro, lambda item, rng: masked_target(item, vocabulary, rng))
+        if noise == QUIET:
             return Batches(items, epochs, pad, micro)
-        return MaskedTargets(items, epochs, pad, micro, self.frames.vocabulary)
+        return DrawnTargets(items, epochs, pad, micro, lambda item, rng: noisy_target(item, vocabulary, noise, rng))
 
     def context(self, source: Source) -> Context:
         """What the decoder reads before it writes."""
@@ -103,19 +109,16 @@ class UnilmWriting(Writing):
         return 4 if pair else 3
 
 
-class MaskedTargets(Batches):
-    """Batches in which targets are masked: a function of (seed, step, place in the step)."""
+class DrawnTargets(Batches):
+    """Batches in which targets are changed by draws: a function of (seed, step, place in the step)."""
 
-    def __init__(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, vocabulary: Vocabulary) -> None:
+    def __init__(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, change: Change) -> None:
         super().__init__(items, epochs, pad, micro)
-        self.vocabulary = vocabulary
+        self.change = change
 
     def chosen(self, step: int) -> list[Encoded]:
         """The items of a step."""
-        return [
-            masked_target(item, self.vocabulary, self._rng(step, place))
-            for place, item in enumerate(super().chosen(step))
-        ]
+        return [self.change(item, self._rng(step, place)) for place, item in enumerate(super().chosen(step))]
 
     def _rng(self, step: int, place: int) -> np.random.Generator:
         number = DRAWS + step * self.epochs.size + place
@@ -123,11 +126,28 @@ class MaskedTargets(Batches):
 
 
 def masked_target(item: Encoded, vocabulary: Vocabulary, rng: np.random.Generator) -> Encoded:
-    """A copy in which 70% of the asked columns, at least one, are asked, and masked as BERT masks."""
+    """A copy in which some of the asked columns are asked, and masked as BERT masks: 70% of the number of the target's
+    tokens, its end not counted, at least one; the end is as likely among them as any token."""
     (example,), (columns,) = item.examples, item.columns
-    index = rng.choice(columns, max(1, round(MASKED * len(columns))), replace=False).astype(np.int64)
+    tokens = len(columns) - int(item.answers[-1] == vocabulary["sep"])
+    index = rng.choice(columns, max(1, round(MASKED * tokens)), replace=False).astype(np.int64)
     choice = replacements(example.input_ids, index, vocabulary, rng, MASK_SHARE, RANDOM_SHARE, ordinary=False)
     ids = example.input_ids.copy()
     ids[choice.index] = choice.inputs
     answers = example.input_ids[choice.index].astype(np.int64)
     return Encoded((dataclasses.replace(example, input_ids=ids),), (choice.index,), answers)
+
+
+def noisy_target(item: Encoded, vocabulary: Vocabulary, noise: Noise, rng: np.random.Generator) -> Encoded:
+    """A copy in which some pseudo masks are a random token or the one that they ask for, and some tokens of the target
+    (its end as well) are read as what stands at their pseudo mask. All are asked for as before."""
+    (example,), (columns,) = item.examples, item.columns
+    ids, count = example.input_ids.copy(), len(columns)
+    draw = rng.random(count)
+    shown = np.where(draw < noise.pseudo / 2, item.answers, ids[columns]).astype(np.int32)
+    is_random = (draw >= noise.pseudo / 2) & (draw < noise.pseudo)
+    shown[is_random] = rng.integers(0, vocabulary.size, np.count_nonzero(is_random))
+    ids[columns] = shown
+    read = rng.random(count) < noise.target
+    ids[columns[read] - count] = shown[read]
+    return dataclasses.replace(item, examples=(dataclasses.replace(example, input_ids=ids),))

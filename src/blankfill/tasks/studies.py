@@ -14,7 +14,7 @@ import numpy as np
 
 from blankfill.tasks.entities import Entity, entities, entity_scores
 from blankfill.tasks.items import ChoiceItem, QuestionItem, TaggedItem, TextItem
-from blankfill.tasks.question_metrics import chinese_scores, normal, scores
+from blankfill.tasks.question_metrics import item_scores, script_of
 
 WORST = 20
 """So many mistakes are kept to be looked at."""
@@ -165,14 +165,13 @@ def _place(item: TaggedItem, span: tuple[int, int], by_characters: bool) -> dict
     return {"before": before, "entity": space.join(item.words[first:end]), "after": after}
 
 
-def question_study(items: Sequence[QuestionItem], given: Sequence[str], by_characters: bool) -> dict[str, Any]:
-    """Exact matches and F1 by what the questions begin with and by whether there is an answer; and misses."""
-    score = chinese_scores if by_characters else scores
-    scored = []
-    for item, answer in zip(items, given, strict=True):
-        right = [one.text for one in item.answers if by_characters or normal(one.text)] or [""]
-        pairs = [score(answer, text) for text in right]
-        scored.append((max(exact for exact, _ in pairs), max(f1 for _, f1 in pairs)))
+def question_study(
+    items: Sequence[QuestionItem], given: Sequence[str], by_characters: bool, names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Exact matches and F1 by what the questions begin with and by whether there is an answer; and misses. names: the
+    metrics of the task."""
+    script = script_of(items, by_characters, names)
+    scored = [item_scores(item, answer, script) for item, answer in zip(items, given, strict=True)]
     words = [_asks(item.question, by_characters) for item in items]
     frequent = {word for word, _ in Counter(words).most_common(WORST)}
     groups: dict[str, list[int]] = {}

@@ -5,7 +5,6 @@ Told apart by their names. Not here: what the fields mean (`own`), benchmarks' f
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import chain
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
-from blankfill.corpus.decoding import lines, read_text
-from blankfill.corpus.tables import LONGEST_FIELD, csv_rows, import_parquet, is_quoted, json_values
+from blankfill.corpus.decoding import read_text
+from blankfill.corpus.tables import check_columns, csv_rows, import_parquet, json_values
 from blankfill.errors import UserError
+from blankfill.system.reading import mended_value, readable, regular_size
 from blankfill.tasks.rows import json_lines
 
 ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet")
@@ -50,11 +50,9 @@ def table_rows(path: Path, headless: bool = False) -> Iterator[tuple[int, Row]]:
 
 
 def _text(path: Path) -> Iterator[str]:
-    try:
-        with path.open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    regular_size(path)
+    with readable(path), path.open("rb") as raw:
+        compression = sniff_compression(raw.read(16))
     return read_text(str(path), compression)
 
 
@@ -62,13 +60,15 @@ def _json_records(path: Path) -> Iterator[tuple[int, Row]]:
     for number, value in enumerate(json_values(_text(path), str(path)), 1):
         if not isinstance(value, Mapping):
             raise UserError(f"{path}, record {number} is not a JSON object: the file must hold a list of objects.")
-        yield number, value
+        yield number, mended_value(value)
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
     pyarrow, parquet = import_parquet()
     try:
         with closing(parquet.ParquetFile(path)) as file:
+            for group in range(file.num_row_groups):
+                check_columns(file.metadata.row_group(group), f"{path}, row group {group + 1}")
             records = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(batch_size=1024))
             yield from enumerate(records, 1)
     except (pyarrow.ArrowException, OSError) as error:
@@ -78,15 +78,8 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
 def _cells(path: Path, delimiter: str | None, headless: bool) -> Iterator[tuple[int, Row]]:
     pieces = _text(path)
     head = next(pieces, "")
-    if delimiter is None:
-        delimiter = next((mark for mark in ",;\t" if mark in head.split("\n", 1)[0]), ",")
-    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" and not is_quoted(head) else csv.QUOTE_MINIMAL
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(
-        (line + "\n" for line in lines(chain([head], pieces))), delimiter=delimiter, quoting=quoting, strict=False
-    )
     names: list[str] = []
-    for line, cells in csv_rows(reader, str(path)):
+    for line, cells in csv_rows(head, pieces, str(path), delimiter):
         if not cells:
             continue
         if not names:

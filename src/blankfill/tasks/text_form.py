@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from blankfill.errors import ConfigError, UserError
+from blankfill.system.reading import read_text
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
 from blankfill.tasks.pattern import BREAK, MASK, Field, Pattern, item_fields, parts_of, yaml_values
 from blankfill.tasks.task import Task
@@ -113,9 +114,9 @@ def form_text(source: str, task: str) -> tuple[str, str]:
     """
     if source:
         try:
-            return Path(source).read_text(encoding="utf-8"), source
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--patterns {source}: no such file ({error})") from error
+            return read_text(Path(source)), source
+        except UserError as error:
+            raise UserError(f"--patterns: {error}") from error
     forms = yaml_values((resources.files("blankfill.tasks.texts") / "forms.yaml").read_text(encoding="utf-8"), "")
     own = forms.get(LIKE.get(task, task))
     return (yaml.safe_dump(own, allow_unicode=True) if own else ""), f"the form of {task}"

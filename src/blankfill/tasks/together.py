@@ -14,12 +14,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.errors import UserError
+from blankfill.system.reading import LARGE, field, parse_json, read_text
 from blankfill.tasks.items import Split
 from blankfill.tasks.task import Task
 
@@ -68,13 +69,15 @@ def score_lines(texts: Split, scores_NC: Sequence[NDArray[np.float64]]) -> str:
 def read_taught(task: Task, taught: Taught, labels: tuple[str, ...]) -> tuple[Split, Scores]:
     """(the texts, what the teachers say of them, [N, C]). Raises UserError when the files do not belong together."""
     texts = task.read(taught.texts, "train", labels)
+    file = taught.scores
     try:
-        lines = taught.scores.read_text(encoding="utf-8").split("\n")
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
-        if [row["id"] for row in rows] != [item.id for item in texts.items]:
-            raise ValueError("other ids")
-        scores = np.array([[row["scores"][label] for label in labels] for row in rows], np.float32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = read_text(file, LARGE).split("\n")
+        rows = [parse_json(line, file) for line in lines if line]
+        if [field(row, "id", str, file) for row in rows] != [item.id for item in texts.items]:
+            raise UserError("other ids")
+        told = [field(row, "scores", dict, file) for row in rows]
+        scores = np.array([[field(one, label, float, file) for label in labels] for one in told], np.float32)
+    except UserError as error:
         raise UserError(
             f"{taught.scores}: not the scores of the texts in {taught.texts} ({error}); remove that run and give the "
             "command again"

@@ -87,13 +87,15 @@ class Trainer:
     examine: Callable[[], tuple[float, Metrics]] | None = None
     examine_first: bool = True
     parts: int = 1
-    """Into how many parts each micro-batch is split; 2 once memory has run out."""
+    """Of each micro-batch, as in the progress."""
+    pace: Callable[[int, float, int], bool] = field(default=lambda step, seconds, tokens: False)
+    """Called after each step with (step, seconds, tokens); whether it has changed how steps are computed."""
     stopped: bool = field(default=False, init=False)
     """Whether `stop` ended the run before its last step."""
 
     def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
         """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
-        options, model = self.options, self.model
+        options, model, self.parts = self.options, self.model, progress.parts
         evaluate_every, save_every, sample_every = options.every("eval"), options.every("save"), options.every("sample")
         if progress.step == 0 and self.examine_first:
             self._evaluate(progress)
@@ -108,7 +110,7 @@ class Trainer:
             losses = self._backward(step, micro_batches)
             norm = self._update(step, micro_batches, losses, progress)
 
-            progress.step = step + 1
+            progress.step, progress.parts = step + 1, self.parts
             tokens = sum(batch.tokens for batch in micro_batches)
             progress.tokens += tokens
             waited, seconds = started - finished, time.perf_counter() - finished
@@ -141,7 +143,8 @@ class Trainer:
                 self.recorder.event(progress.step, "early stop", f"{text}{progress.best_step}")
             self.stopped = not last and not impatient and self.stop()
             ending = last or impatient or self.stopped
-            if improved or progress.step % save_every == 0 or ending:
+            changed = self.pace(progress.step, seconds - waited, tokens)  # a resume must begin here with the new ways
+            if improved or progress.step % save_every == 0 or ending or changed:
                 self.save(progress)
             if ending:
                 break
@@ -201,7 +204,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}, the result is the same"
+        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}, the same result to rounding"
         self.recorder.event(step, "out of memory", f"step {step}: {text}")
         return self._backward(step, micro_batches)
 

@@ -35,7 +35,7 @@ class TrainOptions:
     batch_size: int = 32
     """Rows of a step, over all micro-batches and processes."""
     micro_batch: int = 0
-    """Rows computed at once; 0 means all. The result is the same, to rounding."""
+    """Rows computed at once; 0 means all. The result is the same to rounding, but dropout draws anew for each part."""
     batch_start: int = 0
     """Rows of the first step when the batch grows; 0 means that it does not."""
     batch_ramp: float = 0.1
@@ -80,13 +80,13 @@ class TrainOptions:
     clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto measures whether bf16 pays on this machine, fp16 scales the loss."""
+    """Type of the matrix products; auto is bf16 where the device has units for it, fp16 scales the loss."""
     gradient_checkpointing: bool = False
     """Keep the input of each layer only and compute it again on the way back: a third more work, far less memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
-    """CPU threads; 0 means all cores."""
+    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
     workers: int = 0
     """Processes that prepare batches; 0 means a thread."""
     log_every: int = 10

@@ -1,7 +1,8 @@
-"""Which device, and in which type to compute: measured at start, never assumed.
+"""Which device, and in which type to compute.
 
-bf16 triples the speed of a CPU that has the units for it and slows one that has not a hundredfold; a quarter of a
-second of matrix products tells which.
+bf16 triples the speed of a CPU that has the units for it and slows one that has not a hundredfold; the processor's
+instruction sets say which it is. A measured rate would not do: it differs from start to start on a busy machine, and a
+resumed run must compute in the type that it began in. Rates are measured here too, for utilisation only.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import time
 
 import torch
 
+from blankfill.environment import bf16_sets
+from blankfill.errors import UserError
 from blankfill.train.options import Precision
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: CUDA when there, then Apple's MPS, else the CPU."""
+    """`auto`: CUDA when there, then Apple's MPS, else the CPU. Raises UserError for a name that torch does not know."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise UserError(f"--device is {name}; give auto, cpu, cuda, cuda:1 or mps") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -56,22 +62,17 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The compute type: bf16 where it pays, fp32 elsewhere; `precision` overrides the measurement."""
-    if precision == "fp32":
-        return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
-    if precision == "fp16":
-        return torch.float16
+    """The compute type: `precision`, or where that is auto bf16 if the device has units for it, else fp32."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.bfloat16 if has_bf16(device) else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has units for bf16 that torch uses."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type != "cpu":
-        return torch.float32
-    small = matmul_rate(device, torch.bfloat16, 64, 0.01)  # a CPU without bf16 units would take seconds on a large one
-    if small < 0.25 * matmul_rate(device, torch.float32, 64, 0.01):
-        return torch.float32
-    pays = matmul_rate(device, torch.bfloat16) > 1.3 * matmul_rate(device, torch.float32)
-    return torch.bfloat16 if pays else torch.float32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and bool(bf16_sets())
 
 
 def computing(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:

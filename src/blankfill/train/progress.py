@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from blankfill.errors import UserError
+from blankfill.system.values import build
+
 
 @dataclass
 class Window:
@@ -60,6 +63,8 @@ class Progress:
     bad_in_a_row: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the loss scaler (fp16)."""
+    parts: int = 1
+    """Into how many parts each micro-batch is split; 2 once memory has run out."""
     window: Window = field(default_factory=Window)
 
     def state(self) -> dict[str, Any]:
@@ -67,6 +72,10 @@ class Progress:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Progress:
-        """From what `state` gave."""
-        return cls(**{**state, "window": Window(**state.get("window", {}))})
+    def from_state(cls, state: object, where: object = "the progress of the run") -> Progress:
+        """From what `state` gave. where: the file, for messages. Raises UserError when it is something else."""
+        found = build(cls, state, where, finite=False)  # the best loss is infinite before there is one
+        counted = (found.step, found.tokens, found.skipped_steps, found.skipped_rows, found.rollbacks)
+        if min(counted) < 0 or found.best_step < -1:
+            raise UserError(f"{where}: a count is negative")
+        return found

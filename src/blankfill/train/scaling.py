@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blankfill.system.reading import field
+
 
 class LossScaler:
     """The steps of an optimiser without any scaling, as fp32 and bf16 take them."""
@@ -82,9 +84,15 @@ class DynamicLossScaler(LossScaler):
         return self._scaler.state_dict()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a noted state; an empty one, of a run without scaling, changes nothing."""
-        if state:
-            self._scaler.load_state_dict(dict(state))
+        """Go on from a noted state; an empty one, of a run without scaling, changes nothing.
+
+        Raises UserError when it is none.
+        """
+        if not state:
+            return
+        known = self._scaler.state_dict()
+        noted = {name: field(state, name, type(value), "the loss scaler's state") for name, value in known.items()}
+        self._scaler.load_state_dict(noted)
 
 
 def loss_scaler(device: torch.device, dtype: torch.dtype) -> LossScaler:

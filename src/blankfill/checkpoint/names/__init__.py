@@ -24,6 +24,7 @@ from blankfill.checkpoint.names.xlnet import XlnetNames
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
+from blankfill.system.reading import field, shown
 from blankfill.types import Vocabulary
 
 FAMILIES: dict[str, Family] = {
@@ -112,13 +113,16 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
     return refused
 
 
-def form_from_state(names: Mapping[str, Any], config: TransformerConfig) -> Form:
-    """The form that a checkpoint's state.json names (`Form.state`)."""
-    return Form(FAMILIES[names["family"]], config, int(names["shift"]))
+def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: object) -> Form:
+    """The form that a checkpoint's state.json, `where`, names (`Form.state`). Raises UserError for an unknown one."""
+    family, shift = field(names, "family", str, where), field(names, "shift", int, where)
+    if family not in FAMILIES or not -MOST_SHIFTED <= shift <= MOST_SHIFTED:
+        raise UserError(f"{where}: its weights are named as {shown(family)}, moved by {shift}, which is not known here")
+    return Form(FAMILIES[family], config, shift)
 
 
 def family_of(model_type: object, where: str) -> Family:
     """The family that a config.json names; UserError lists the known ones."""
     if isinstance(model_type, str) and model_type in MODEL_TYPES:
         return MODEL_TYPES[model_type]
-    raise UserError(f"{where}: model_type is {model_type!r}, which is not known; known: {', '.join(MODEL_TYPES)}")
+    raise UserError(f"{where}: model_type is {shown(model_type)}, which is not known; known: {', '.join(MODEL_TYPES)}")

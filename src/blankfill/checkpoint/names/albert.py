@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.checkpoint.names.base import Family, Fused, Rule, Table, both, number, plain, refuse_options
-from blankfill.checkpoint.names.bert import BUFFERS, OLD_NAMES, encoder_sizes, encoder_values, output_rules
+from blankfill.checkpoint.names.base import Family, Fused, Rule, Table, both, flag, number, plain, real, refuse_options
+from blankfill.checkpoint.names.bert import (
+    BUFFERS,
+    OLD_NAMES,
+    encoder_sizes,
+    encoder_values,
+    output_copies,
+    output_rules,
+)
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Albert, Objective
@@ -33,7 +40,7 @@ class AlbertNames(Family):
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json, heads from the names."""
         refuse_options(values, {"inner_group_num": 1, "position_embedding_type": "absolute"})
-        groups, layers = int(values.get("num_hidden_groups", 1)), number(values, "num_hidden_layers")
+        groups, layers = number(values, "num_hidden_groups", 1), number(values, "num_hidden_layers")
         if groups not in (1, layers):
             raise UserError(
                 f"config.json: num_hidden_groups is {groups}, and only 1 or as many as layers ({layers}) is known "
@@ -49,11 +56,11 @@ class AlbertNames(Family):
             embedding_size=number(values, "embedding_size"),
             shared="all" if groups == 1 else "none",
             position_sizes=(number(values, "max_position_embeddings"), number(values, "type_vocab_size")),
-            norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+            norm_eps=real(values, "layer_norm_eps", 1e-12),
             word_head=words,
             head_transform=words,
             head_bias=words,
-            tied=bool(values.get("tie_word_embeddings", True)) or not words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
             pooler=pooler,
             pair_classifier=order or not pooler,
             init="truncated_normal",
@@ -94,9 +101,8 @@ class AlbertNames(Family):
             rules += both({"pair_head.pooler": f"{base}pooler"})
         if config.pooler and config.pair_classifier:
             rules += both({"pair_head.classifier": "sop_classifier.classifier"})
-        tied = (r"^predictions\.decoder\.",)
         prefix = (r"^(?!albert\.|predictions\.|sop_classifier\.)", "albert.") if base else (r"^albert\.", "")
-        return Table(tuple(rules), (*BUFFERS, *(tied if config.tied else ())), (*OLD_NAMES, prefix))
+        return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "predictions.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, sentence order where the classifier for it is there."""

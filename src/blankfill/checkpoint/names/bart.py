@@ -21,6 +21,7 @@ from blankfill.checkpoint.names.base import (
     activation_of,
     both,
     number,
+    real,
     refuse_options,
 )
 from blankfill.errors import UserError
@@ -78,9 +79,9 @@ class BartNames(Family):
             norm_eps=1e-5,
             embedding_norm=True,
             activation=activation_of(values, "activation_function", "gelu"),
-            dropout=float(values.get("dropout", 0.1)),
-            attention_dropout=float(values.get("attention_dropout", 0.0)),
-            init_std=float(values.get("init_std", 0.02)),
+            dropout=real(values, "dropout", 0.1),
+            attention_dropout=real(values, "attention_dropout", 0.0),
+            init_std=real(values, "init_std", 0.02),
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -114,9 +115,11 @@ class BartNames(Family):
             rules += both({f"{ours}embedding_norm": f"{base}layernorm_embedding"})
             for k in range(count):
                 rules += _layer_rules(f"{ours}layers.{k}.", f"{base}layers.{k}.", theirs == "decoder")
-        ignored = (r"\.embed_tokens\.weight$", r"^lm_head\.weight$")
+        copies = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
         prefixes = ((r"^module\.", ""), (r"^(?!model\.|lm_head\.|final_logits_bias)", "model."))
-        return Table(tuple(rules), ignored, prefixes, optional=frozenset({BIAS}))
+        return Table(
+            tuple(rules), (), prefixes, optional=frozenset({BIAS}), copies=dict.fromkeys(copies, "model.shared.weight")
+        )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Rows over all positions that text can have."""

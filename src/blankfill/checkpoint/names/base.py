@@ -2,7 +2,8 @@
 
 A `Table` is a list of rules, each for one of our tensors and the one or more of theirs that hold it. It works both
 ways, loses nothing, and refuses names that it does not know and names that are missing, listing them. What a file says
-beyond weights (masks, counters, tied copies) is `ignored` by name; older spellings are `aliases`.
+beyond weights (masks, counters) is `ignored` by name; older spellings are `aliases`. Weights that a file holds twice
+are `copies`, which whoever opens it compares (`checkpoint.foreign`).
 
 A `Family` pairs tables with the `config.json` of a published architecture. Adding one is a file beside this one: a
 subclass with `read`, `write` and `table`, named in `names/__init__.py`.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -23,9 +24,12 @@ import torch
 from torch import Tensor
 
 from blankfill.errors import UserError
-from blankfill.model.config import Activation, TransformerConfig
+from blankfill.model.config import MOST_ROWS, Activation, TransformerConfig
 from blankfill.objectives import Objective
+from blankfill.system.reading import field as field_of
+from blankfill.system.reading import shown
 
+WHERE = "config.json"
 LISTED = 8
 """So many names of a long list are shown."""
 
@@ -48,6 +52,11 @@ class Rule:
     def rest(self, ours: Tensor) -> Tensor | None:
         """What of our tensor has no place in theirs; `to_ours` of a later version of the rule takes it back."""
         return None
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Those of their names that a file of ours has."""
+        return self.theirs
 
 
 class Transposed(Rule):
@@ -84,6 +93,15 @@ class Copied(Rule):
     def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
         """Copies, since a file does not hold one tensor under two names."""
         return [ours, *(ours.clone() for _ in self.theirs[1:])]
+
+
+class Preferred(Copied):
+    """The same, of which we write the first alone."""
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The first."""
+        return self.theirs[:1]
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,8 @@ class Table:
     """The rules of one model. ignored and aliases are regular expressions over their names.
 
     apart: beginnings of our names of weights that their form has no place for; a checkpoint keeps them beside it.
-    optional: names of theirs, none the first of its rule, that a file may lack.
+    optional: names of theirs, none the first of its rule, that a file may lack. copies: of theirs that no rule reads,
+    because they repeat another one, its name.
     """
 
     rules: tuple[Rule, ...]
@@ -142,6 +161,13 @@ class Table:
     aliases: tuple[tuple[str, str], ...] = ()
     apart: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def canonical(self, name: str) -> str:
+        """The name that the table has for a name in a file."""
+        for pattern, plain in self.aliases:
+            name = re.sub(pattern, plain, name)
+        return name
 
     def match(self, names: Iterable[str], where: str) -> dict[str, str]:
         """The name in the file of each of the table's names, optional ones that it lacks left out; UserError lists the
@@ -150,12 +176,10 @@ class Table:
         found: dict[str, str] = {}
         unknown = []
         for name in names:
-            canonical = name
-            for pattern, plain in self.aliases:
-                canonical = re.sub(pattern, plain, canonical)
-            if canonical in wanted:
+            canonical = self.canonical(name)
+            if canonical in wanted and canonical not in found:
                 found[canonical] = name
-            elif not any(re.search(pattern, canonical) for pattern in self.ignored):
+            elif canonical not in self.copies and not any(re.search(pattern, canonical) for pattern in self.ignored):
                 unknown.append(name)
         _complain(where, unknown, sorted(wanted - found.keys() - self.optional))
         return found
@@ -176,8 +200,17 @@ class Table:
         )
         out: dict[str, Tensor] = {}
         for rule in self.rules:
-            out.update(zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True))
+            parts = zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True)
+            out.update((name, part) for name, part in parts if name in rule.written)
         return out
+
+    def shapes(self, ours: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of theirs that the table reads."""
+        return {
+            name: tuple(part.shape)
+            for rule in self.rules
+            for name, part in zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True)
+        }
 
     def rest(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By our names, what `to_theirs` leaves out."""
@@ -191,7 +224,7 @@ class Table:
     @property
     def names(self) -> frozenset[str]:
         """All names of theirs that the table writes."""
-        return frozenset(name for rule in self.rules for name in rule.theirs)
+        return frozenset(name for rule in self.rules for name in rule.written)
 
 
 def put_back(ours: dict[str, Tensor], rest: Mapping[str, Tensor]) -> None:
@@ -252,9 +285,9 @@ _WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "si
 
 def activation_of(values: Mapping[str, Any], key: str, default: str) -> Activation:
     """Our name of the activation that a config.json names; UserError for one that we do not have."""
-    name = str(values.get(key, default))
+    name = field_of(values, key, str, WHERE, default)
     if name not in ACTIVATIONS:
-        raise UserError(f"config.json: {key} is {name}, which is not known here; known: {', '.join(ACTIVATIONS)}")
+        raise UserError(f"{WHERE}: {key} is {name[:60]}, which is not known here; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -263,13 +296,25 @@ def activation_name(activation: str) -> str:
     return _WRITTEN[activation]
 
 
-def number(values: Mapping[str, Any], key: str) -> int:
-    """A size that a config.json must tell; UserError when it does not."""
-    value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        told = "is missing" if value is None else f"is {value!r}"
-        raise UserError(f"config.json: {key} {told}; it must be a whole number from 1 on, as its author wrote it")
+def number(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A size in a config.json; UserError when it is none. default: None for one that it must tell."""
+    value = values.get(key) if default is None else values.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_ROWS:
+        told = "is missing" if value is None else f"is {shown(value)}"
+        raise UserError(
+            f"{WHERE}: {key} {told}; it must be a whole number from 1 to {MOST_ROWS:,}, as its author wrote it"
+        )
     return value
+
+
+def real(values: Mapping[str, Any], key: str, default: float) -> float:
+    """A finite number in a config.json; UserError when it is none."""
+    return field_of(values, key, float, WHERE, default)
+
+
+def flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
+    """A truth value in a config.json; UserError when it is none."""
+    return field_of(values, key, bool, WHERE, default)
 
 
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
@@ -277,7 +322,7 @@ def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -
     for key, value in plain_values.items():
         if values.get(key, value) != value:
             raise UserError(
-                f"config.json: {key} is {values[key]!r}, and only {value!r} is known here; "
+                f"{WHERE}: {key} is {shown(values[key])}, and only {value!r} is known here; "
                 "this checkpoint cannot be imported"
             )
 
@@ -339,10 +384,9 @@ def _differences(family: Family, config: TransformerConfig) -> tuple[str, ...]:
     comparable = replace(config, **{name: getattr(_DEFAULTS, name) for name in NOT_ARCHITECTURE})
     back = family.read(family.write(comparable), family.table(comparable).names)
     return tuple(
-        field.name
-        for field in fields(TransformerConfig)
-        if field.name not in NOT_ARCHITECTURE | family.apart
-        and getattr(back, field.name) != getattr(config, field.name)
+        one.name
+        for one in fields(TransformerConfig)
+        if one.name not in NOT_ARCHITECTURE | family.apart and getattr(back, one.name) != getattr(config, one.name)
     )
 
 

@@ -9,14 +9,17 @@ from blankfill.checkpoint.names.base import (
     Copied,
     Family,
     Fused,
+    Preferred,
     Rule,
     Table,
     activation_name,
     activation_of,
     both,
+    flag,
     layers,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
@@ -48,11 +51,11 @@ class BertNames(Family):
         present = {name.removeprefix("module.") for name in names}
         pooler = any("pooler.dense" in name for name in present)
         words = any(name.startswith("cls.predictions.") for name in present)
-        tied = bool(values.get("tie_word_embeddings", True)) or not words
+        tied = flag(values, "tie_word_embeddings", True) or not words
         return TransformerConfig(
             **encoder_sizes(values),
             position_sizes=(number(values, "max_position_embeddings"), number(values, "type_vocab_size")),
-            norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+            norm_eps=real(values, "layer_norm_eps", 1e-12),
             word_head=words,
             head_transform=words,
             head_bias=words,
@@ -95,9 +98,10 @@ class BertNames(Family):
             rules += both({"pair_head.pooler": f"{base}pooler.dense"})
         if pairs:
             rules += both({"pair_head.classifier": "cls.seq_relationship"})
-        tied = (r"^cls\.predictions\.decoder\.",)
         prefix = (rf"^(?!{self.model_type}\.|cls\.)", own) if base else (rf"^{self.model_type}\.", "")
-        return Table(tuple(rules), (*BUFFERS, *(tied if config.tied else ())), (*OLD_NAMES, prefix))
+        return Table(
+            tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "cls.predictions.decoder", base)
+        )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, pairs where the classifier for them is there."""
@@ -115,9 +119,9 @@ def encoder_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
         "norm": "post",
         "embedding_norm": True,
         "activation": activation_of(values, "hidden_act", "gelu"),
-        "dropout": float(values.get("hidden_dropout_prob", 0.1)),
-        "attention_dropout": float(values.get("attention_probs_dropout_prob", 0.1)),
-        "init_std": float(values.get("initializer_range", 0.02)),
+        "dropout": real(values, "hidden_dropout_prob", 0.1),
+        "attention_dropout": real(values, "attention_probs_dropout_prob", 0.1),
+        "init_std": real(values, "initializer_range", 0.02),
     }
 
 
@@ -155,7 +159,20 @@ def encoder_rules(config: TransformerConfig, base: str) -> list[Rule]:
 
 
 def output_rules(config: TransformerConfig, bias: str, decoder: str) -> list[Rule]:
-    """The bias of the words, and their table where it is not tied: then transformers uses the decoder's own bias."""
+    """The bias of the words, and their table where it is not tied. Where a file has a bias of the decoder's own, it is
+    the one that transformers adds."""
+    biases = (bias, f"{decoder}.bias")
     if config.tied:
-        return [Rule("head.bias", (bias,))]
-    return [Copied("head.bias", (bias, f"{decoder}.bias")), Rule("head.table", (f"{decoder}.weight",))]
+        return [Preferred("head.bias", biases)]
+    return [Copied("head.bias", biases), Rule("head.table", (f"{decoder}.weight",))]
+
+
+def output_copies(config: TransformerConfig, decoder: str, base: str) -> dict[str, Any]:
+    """The `optional` names and the `copies` of a table with `output_rules`. base: the prefix of the words' table."""
+    if not config.word_head:
+        return {}
+    words = f"{base}embeddings.word_embeddings.weight"
+    return {
+        "optional": frozenset({f"{decoder}.bias"}),
+        "copies": {f"{decoder}.weight": words} if config.tied else {},
+    }

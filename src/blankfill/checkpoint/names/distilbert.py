@@ -16,9 +16,11 @@ from blankfill.checkpoint.names.base import (
     activation_name,
     activation_of,
     both,
+    flag,
     layers,
     number,
     plain,
+    real,
 )
 from blankfill.checkpoint.names.bert import OLD_NAMES
 from blankfill.model.config import TransformerConfig
@@ -50,13 +52,13 @@ class DistilbertNames(Family):
             norm_eps=1e-12,
             embedding_norm=True,
             activation=activation_of(values, "activation", "gelu"),
-            dropout=float(values.get("dropout", 0.1)),
-            attention_dropout=float(values.get("attention_dropout", 0.1)),
-            init_std=float(values.get("initializer_range", 0.02)),
+            dropout=real(values, "dropout", 0.1),
+            attention_dropout=real(values, "attention_dropout", 0.1),
+            init_std=real(values, "initializer_range", 0.02),
             word_head=words,
             head_transform=words,
             head_bias=words,
-            tied=bool(values.get("tie_word_embeddings", True)) or not words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -99,9 +101,10 @@ class DistilbertNames(Family):
             rules.append(Rule("head.bias", ("vocab_projector.bias",)))  # the projector's own, tied or not
         if config.head_transform and not config.tied:
             rules.append(Rule("head.table", ("vocab_projector.weight",)))
-        tied = (r"^vocab_projector\.weight$",) if config.tied else ()
+        copies = {"vocab_projector.weight": f"{base}embeddings.word_embeddings.weight"}
         prefix = (r"^(?!distilbert\.|vocab_)", "distilbert.") if base else (r"^distilbert\.", "")
-        return Table(tuple(rules), (r"embeddings\.position_ids$", *tied), (*OLD_NAMES, prefix))
+        tied = copies if config.tied and config.word_head else {}
+        return Table(tuple(rules), (r"embeddings\.position_ids$",), (*OLD_NAMES, prefix), copies=tied)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, numbered from 0."""

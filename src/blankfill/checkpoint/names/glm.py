@@ -19,6 +19,7 @@ from blankfill.checkpoint.names.base import (
     layers,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.errors import UserError
@@ -55,11 +56,11 @@ class GlmNames(Family):
             num_heads=number(values, "num_attention_heads"),
             ffn_size=number(values, "intermediate_size"),
             position_sizes=(rows, rows),
-            norm_eps=float(values.get("layer_norm_eps", 1e-5)),
+            norm_eps=real(values, "layer_norm_eps", 1e-5),
             activation=activation_of(values, "hidden_act", "gelu_new"),
-            dropout=float(values.get("hidden_dropout_prob", 0.1)),
-            attention_dropout=float(values.get("attention_probs_dropout_prob", 0.1)),
-            init_std=float(values.get("initializer_range", 0.02)),
+            dropout=real(values, "hidden_dropout_prob", 0.1),
+            attention_dropout=real(values, "attention_probs_dropout_prob", 0.1),
+            init_std=real(values, "initializer_range", 0.02),
             scaled_init=True,
         )
 
@@ -89,7 +90,8 @@ class GlmNames(Family):
         })  # fmt: skip
         rules += both({"final_norm": "transformer.final_layernorm"})
         rules += layers(config.num_layers, "layers.{k}.", "transformer.layers.{k}.", PARTS)
-        return Table(tuple(rules), (r"^lm_head\.weight$",), ((r"^(module\.|glm\.|model\.)+", ""),))
+        copies = {"lm_head.weight": "word_embeddings.weight"}
+        return Table(tuple(rules), (), ((r"^(module\.|glm\.|model\.)+", ""),), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Words, sentences and documents to blank, as long as the tables allow."""

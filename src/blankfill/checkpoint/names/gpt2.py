@@ -13,8 +13,10 @@ from blankfill.checkpoint.names.base import (
     activation_name,
     activation_of,
     both,
+    flag,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
@@ -47,12 +49,12 @@ class Gpt2Names(Family):
             num_heads=number(values, "n_head"),
             ffn_size=number(values, "n_inner") if values.get("n_inner") is not None else 4 * width,
             position_sizes=(number(values, "n_positions"),),
-            norm_eps=float(values.get("layer_norm_epsilon", 1e-5)),
+            norm_eps=real(values, "layer_norm_epsilon", 1e-5),
             activation=activation_of(values, "activation_function", "gelu_new"),
-            dropout=float(values.get("resid_pdrop", 0.1)),
-            attention_dropout=float(values.get("attn_pdrop", 0.1)),
-            tied=bool(values.get("tie_word_embeddings", True)),
-            init_std=float(values.get("initializer_range", 0.02)),
+            dropout=real(values, "resid_pdrop", 0.1),
+            attention_dropout=real(values, "attn_pdrop", 0.1),
+            tied=flag(values, "tie_word_embeddings", True),
+            init_std=real(values, "initializer_range", 0.02),
             scaled_init=True,
         )
 
@@ -89,8 +91,9 @@ class Gpt2Names(Family):
                 rules.append(Rule(f"layers.{k}.{mine}.bias", (f"{base}h.{k}.{other}.bias",)))
         if not config.tied:
             rules.append(Rule("head.table", ("lm_head.weight",)))
-        ignored = (r"\.attn\.(bias|masked_bias)$", *((r"^lm_head\.weight$",) if config.tied else ()))
-        return Table(tuple(rules), ignored, ((r"^module\.", ""), (r"^(?!transformer\.|lm_head\.)", base)))
+        aliases = ((r"^module\.", ""), (r"^(?!transformer\.|lm_head\.)", base))
+        copies = {"lm_head.weight": f"{base}wte.weight"} if config.tied else {}
+        return Table(tuple(rules), (r"\.attn\.(bias|masked_bias)$",), aliases, copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """The next word, over all positions."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from blankfill.checkpoint.names.base import Family, Positions, Table, both, number, refuse_options
+from blankfill.checkpoint.names.base import WHERE, Family, Positions, Table, both, flag, number, real, refuse_options
 from blankfill.checkpoint.names.bert import (
     BUFFERS,
     OLD_NAMES,
@@ -19,10 +19,13 @@ from blankfill.checkpoint.names.bert import (
     encoder_rules,
     encoder_sizes,
     encoder_values,
+    output_copies,
     output_rules,
 )
+from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Mlm, Objective
+from blankfill.system.reading import field, shown
 
 
 class RobertaNames(Family):
@@ -41,11 +44,11 @@ class RobertaNames(Family):
         made = TransformerConfig(
             **encoder_sizes(values),
             position_sizes=(number(values, "max_position_embeddings"),),
-            norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+            norm_eps=real(values, "layer_norm_eps", 1e-12),
             word_head=words,
             head_transform=words,
             head_bias=words,
-            tied=bool(values.get("tie_word_embeddings", True)) or not words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
             pooler=pooler,
             pair_classifier=not pooler,
         )
@@ -73,13 +76,18 @@ class RobertaNames(Family):
             rules += output_rules(config, "lm_head.bias", "lm_head.decoder")
         if config.pooler:
             rules += both({"pair_head.pooler": f"{base}pooler.dense"})
-        tied = (r"^lm_head\.decoder\.",)
         prefix = (r"^(?!roberta\.|lm_head\.)", "roberta.") if base else (r"^roberta\.", "")
-        return Table(tuple(rules), (*BUFFERS, *(tied if config.tied else ())), (*OLD_NAMES, prefix))
+        return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "lm_head.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions that text can have."""
-        first = int(values.get("pad_token_id") or 0) + 1
+        pad = values.get("pad_token_id")
+        first = (0 if pad is None else field(values, "pad_token_id", int, WHERE)) + 1
+        if not 0 < first < config.position_sizes[0]:
+            raise UserError(
+                f"{WHERE}: pad_token_id is {shown(pad)}, behind which positions begin, and their table has "
+                f"{config.position_sizes[0]} rows"
+            )
         return Mlm(config.position_sizes[0] - first, position_offset=first)
 
     def shift(self, objective: Objective, pad: int) -> int:

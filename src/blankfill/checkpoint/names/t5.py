@@ -1,7 +1,8 @@
 """T5's names and config.json (transformers' `t5`; Raffel et al. 2020, and version 1.1).
 
 Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Which
-one a file holds is told by `tie_word_embeddings` in older files, by `scale_decoder_outputs` in newer ones.
+one a file holds is told by `tie_word_embeddings` in older files, by `scale_decoder_outputs` in newer ones; a file whose
+output table differs from the word table has its own whatever they say (`checkpoint.foreign`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.checkpoint.names.base import (
+    WHERE,
     Family,
     Fused,
     Rule,
     Table,
     activation_name,
     activation_of,
+    flag,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import T5, Objective
+from blankfill.system.reading import field
 
 LENGTH = 512
 """Tokens of the released models' rows, which bind nothing: distances have no end."""
@@ -37,13 +42,14 @@ class T5Names(Family):
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json; whether the output has its own word table also from the names."""
         refuse_options(values, {"is_encoder_decoder": True, "is_decoder": False})
-        gate, _, activation = str(values.get("feed_forward_proj", "relu")).rpartition("-")
+        gate, _, activation = field(values, "feed_forward_proj", str, WHERE, "relu").rpartition("-")
         if gate == "gated" and activation == "gelu":
             activation = "gelu_new"  # what transformers takes it for
-        scaled = bool(values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True)))
+        said = flag(values, "tie_word_embeddings", True)
+        scaled = flag(values, "scale_decoder_outputs", said)
         layers = number(values, "num_layers")
         width, heads, head_size = number(values, "d_model"), number(values, "num_heads"), number(values, "d_kv")
-        dropout = float(values.get("dropout_rate", 0.1))
+        dropout = real(values, "dropout_rate", 0.1)
         return TransformerConfig(
             vocab_size=number(values, "vocab_size"),
             hidden_size=width,
@@ -52,13 +58,13 @@ class T5Names(Family):
             num_heads=heads,
             head_size=0 if heads * head_size == width else head_size,
             ffn_size=number(values, "d_ff"),
-            position_sizes=(int(values.get("n_positions", LENGTH)),),
+            position_sizes=(number(values, "n_positions", LENGTH),),
             position_scheme="none",
-            relative_buckets=int(values.get("relative_attention_num_buckets", 32)),
-            relative_distance=int(values.get("relative_attention_max_distance", 128)),
+            relative_buckets=number(values, "relative_attention_num_buckets", 32),
+            relative_distance=number(values, "relative_attention_max_distance", 128),
             norm="pre",
             norm_kind="rms",
-            norm_eps=float(values.get("layer_norm_epsilon", 1e-6)),
+            norm_eps=real(values, "layer_norm_epsilon", 1e-6),
             activation=activation_of({"feed_forward_proj": activation}, "feed_forward_proj", "relu"),
             gated=gate == "gated",
             attention_bias=False,
@@ -67,7 +73,7 @@ class T5Names(Family):
             dropout=dropout,
             attention_dropout=dropout,
             more_dropout=True,
-            tied=scaled or not any(name.endswith("lm_head.weight") for name in names),
+            tied=(said and scaled) or not any(name.endswith("lm_head.weight") for name in names),
             scale_logits=scaled,
             init="t5",
         )
@@ -113,10 +119,11 @@ class T5Names(Family):
                 rules += _layer_rules(f"{ours}layers.{k}.", f"{theirs}.block.{k}.layer.", config, theirs == "decoder")
         if not config.tied:
             rules.append(Rule("head.table", ("lm_head.weight",)))
-        ignored = [r"^(encoder|decoder)\.embed_tokens\.weight$", r"EncDecAttention\.relative_attention_bias\.weight$"]
-        if config.tied:
-            ignored.append(r"^lm_head\.weight$")
-        return Table(tuple(rules), tuple(ignored), ((r"^(module|transformer)\.", ""),))
+        copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *(["lm_head.weight"] * config.tied)]
+        ignored = (r"EncDecAttention\.relative_attention_bias\.weight$",)
+        return Table(
+            tuple(rules), ignored, ((r"^(module|transformer)\.", ""),), copies=dict.fromkeys(copies, "shared.weight")
+        )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Spans of rows as long as the released models' were."""

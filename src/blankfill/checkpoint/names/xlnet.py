@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 
 from blankfill.checkpoint.names.base import (
+    WHERE,
     Family,
     Rule,
     Table,
     activation_name,
     activation_of,
     both,
+    flag,
     number,
     plain,
+    real,
     refuse_options,
 )
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective, Xlnet
+from blankfill.system.reading import field
 
 LENGTH = 512
 """The length of the released models' rows, which their config.json does not tell; longer rows work as well."""
@@ -78,19 +82,19 @@ class XlnetNames(Family):
             num_layers=number(values, "n_layer"),
             num_heads=number(values, "n_head"),
             ffn_size=number(values, "d_inner"),
-            position_sizes=(int(values.get("n_positions", LENGTH)), 3, 3),
+            position_sizes=(number(values, "n_positions", LENGTH), 3, 3),
             position_scheme="relative",
-            clamp=max(0, int(values.get("clamp_len", -1))),
+            clamp=max(0, field(values, "clamp_len", int, WHERE, -1)),
             norm="post",
-            norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+            norm_eps=real(values, "layer_norm_eps", 1e-12),
             activation=activation_of(values, "ff_activation", "gelu"),
             attention_bias=False,
-            dropout=float(values.get("dropout", 0.1)),
-            attention_dropout=float(values.get("dropout", 0.1)),
+            dropout=real(values, "dropout", 0.1),
+            attention_dropout=real(values, "dropout", 0.1),
             word_head=words,
-            tied=bool(values.get("tie_word_embeddings", True)) or not words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
             head_bias=words,
-            init_std=float(values.get("initializer_range", 0.02)),
+            init_std=real(values, "initializer_range", 0.02),
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -142,9 +146,9 @@ class XlnetNames(Family):
             rules.append(Rule("head.bias", ("lm_loss.bias",)))
         if not config.tied:
             rules.append(Rule("head.table", ("lm_loss.weight",)))
-        ignored = (r"^lm_loss\.weight$",) if config.tied else ()
+        copies = {"lm_loss.weight": f"{base}word_embedding.weight"} if config.tied and config.word_head else {}
         prefix = (r"^(?!transformer\.|lm_loss\.)", base) if base else (r"^transformer\.", "")
-        return Table(tuple(rules), ignored, ((r"^module\.", ""), prefix))
+        return Table(tuple(rules), (), ((r"^module\.", ""), prefix), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Permutations of rows as long as its texts were."""

@@ -1,0 +1,43 @@
+"""Special tokens that a tokenizer's author names: which are honoured, and that they stay."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("form", [str, lambda name: {"content": name, "lstrip": False}])
+def test_a_mask_of_ones_own_is_honoured(tmp_path: Path, file: str, form: Callable[[str], object]) -> None:
+    """The author's mask counts before ours, other roles' tokens where ours are absent; so it stays when the tokenizer
+    is saved, grown and sent to another process."""
+    vocab = {name: k for k, name in enumerate(["[UNK]", "[MASK]", "<blank>", "<pad>", "{begin}", "cat", "##s"])}
+    wordpiece(vocab, lowercase=True).save(str(tmp_path / "tokenizer.json"))
+    names = {"mask_token": "<blank>", "cls_token": "{begin}", "pad_token": "cat", "sep_token": "{missing}"}
+    (tmp_path / file).write_text(json.dumps({name: form(token) for name, token in names.items()}), encoding="utf-8")
+    read = Tokenizer.load(tmp_path)
+    roles = {"unk": 0, "mask": 2, "pad": 3, "cls": 4, "eos": 3}
+    read.save(tmp_path / "again")
+    again, alone = Tokenizer.load(tmp_path / "again"), Tokenizer.load(tmp_path / "tokenizer.json")
+    for one in (read, again, alone, pickle.loads(pickle.dumps(read)), read.with_words(["dog"])):
+        found = one.vocabulary()
+        assert {role: found.roles[role] for role in roles} == roles
+        assert {1, 2, 3, 4} <= found.special and 5 not in found.special
+        assert one.encode("a <blank>")[-1] == 2 and 2 not in one.encode_plain(["a <blank>"])[0]
+    assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["mask_token"] == "<blank>"
+    (tmp_path / file).unlink()
+    assert Tokenizer.load(tmp_path).vocabulary().roles["mask"] == 1
+
+
+def test_names_that_say_nothing_new_are_passed_over(tmp_path: Path) -> None:
+    """GPT-2 names its one special token for every role; XLNet ends a sentence with another token than a text."""
+    vocab = {name: k for k, name in enumerate(["<|endoftext|>", "Ġ", "a", "</s>", "<eod>"])}
+    byte_bpe(vocab, [], lowercase=False).save(str(tmp_path / "tokenizer.json"))
+    names = {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "eos_token": "</s>", "mask_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).vocabulary().roles == {"sep": 3, "eos": 0}
