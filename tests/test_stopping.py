@@ -160,7 +160,7 @@ def test_a_stopped_grid_begins_no_other_run(
     signalled.append((step, number))
     assert cli.main(command) == code
     assert f"stopped in {out / 'seed-0'}; the same command goes on there" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["seed-0"]
+    assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]
     assert json.loads((out / "seed-0" / RESULTS).read_text(encoding="utf-8"))["complete"] is (step == 12)
     assert cli.main(command) == 0
 

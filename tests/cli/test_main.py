@@ -82,3 +82,12 @@ def test_a_run_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_resume_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "--resume", str(tmp_path)]) == 2
     assert "not a run folder" in capsys.readouterr().err
+
+
+def test_many_mistakes_are_told_once_and_up_to_a_number(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    values = ",".join(["x", "x", *(f"y{k}" for k in range(30))])
+    asked = ["--task", "sst2", "--data", str(tmp_path), "--from", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert cli.main(["finetune", *asked, "--grid", f"lr={values}"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "blankfill: --grid lr: 'x' is not a number" and told[1].endswith("'y0' is not a number")
+    assert len(told) == 21 and told[-1] == "blankfill: and 11 more"

@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(argv: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300, **more}
     return subprocess.run([sys.executable, "-m", "blankfill", *argv], check=False, encoding="utf-8", **given)
 
 
@@ -123,6 +123,7 @@ def test_arguments_that_are_not_utf8_are_refused(place: int, trained: Path) -> N
     ],
     ids=["pretrain", "resume", "fill", "prepare"],
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [8, 24])
 def test_few_open_files_are_enough_or_one_sentence(files: int, argv: list[str], trained: Path, tmp_path: Path) -> None:
     own = tmp_path / "run"

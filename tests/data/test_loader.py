@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blankfill.corpus.indexed import IndexedCorpus
-from blankfill.data.loader import Phase, Steps, load
+from blankfill.data.loader import Phase, Steps, allow_files, load
 from blankfill.data.packing import collate
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
@@ -159,3 +159,21 @@ def test_a_step_of_a_corpus_on_the_disk(tmp_path: Path) -> None:
     eos, text = ROLES.index("eos"), [ORDINARY, ORDINARY + 1, ORDINARY + 2]
     assert batch.input_ids.tolist() == [[eos, *text]] * 4 and batch.mask == "causal"
     assert batch.target_ids.tolist() == [*text, eos] * 4
+
+
+def test_few_open_files_are_refused_before_a_worker_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    limits = [(24, 24)]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, given: limits.append(given))
+    with pytest.raises(UserError, match=r"may have 24 files open, and 2 workers need 96; .* train\.workers to 0"):
+        allow_files(2, 2)
+    limits.append((256, 4096))  # raised as far as is useful and allowed
+    allow_files(2, 2)
+    assert limits[-1] == (1088, 4096)
+    limits.append((200, 300))
+    allow_files(2, 2)
+    assert limits[-1] == (300, 300)
+    limits.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    allow_files(64, 4)
+    assert limits[-1] == (resource.RLIM_INFINITY, resource.RLIM_INFINITY)

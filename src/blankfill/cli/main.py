@@ -31,6 +31,8 @@ COMMANDS: dict[str, str] = {
     "doctor": "what this machine offers, and what stands in its way",
 }
 
+MOST_SENTENCES = 20
+"""What is wrong with a command line is told at once, up to so many sentences."""
 EXIT_CODES: dict[int, str] = {
     0: "done",
     2: "refused: a sentence says what is wrong and what to do",
@@ -139,8 +141,11 @@ def _refused(sentences: Sequence[str]) -> int:
     from blankfill.cli.arguments import shortened
     from blankfill.console import say
 
-    for one in sentences:
+    different = list(dict.fromkeys(sentences))
+    for one in different[:MOST_SENTENCES]:
         say(shortened(f"blankfill: {one}"))
+    if len(different) > MOST_SENTENCES:
+        say(f"blankfill: and {len(different) - MOST_SENTENCES:,} more")
     return 2
 
 

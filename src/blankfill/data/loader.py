@@ -22,6 +22,13 @@ from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
 from blankfill.types import Batch
 
+TENSORS = 16
+"""More than a batch has."""
+MOST_PARTS = 16
+"""Micro-batches of a step that are allowed for."""
+OWN_FILES = 64
+"""What else a run has open."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -68,6 +75,29 @@ class _Told(torch.utils.data.Dataset[list[Batch] | UserError]):
             return error
 
 
+def allow_files(workers: int, ahead: int) -> None:
+    """Let this process open as many files as batches from worker processes need, one for each tensor on its way.
+
+    Raises UserError when the system allows too few: a worker that cannot open one says nothing, and its batch would be
+    waited for without end.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows passes tensors in another way
+        return
+    least, wanted = OWN_FILES + workers * TENSORS, OWN_FILES + workers * ahead * MOST_PARTS * TENSORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < wanted:
+        soft = wanted if hard == unlimited else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != unlimited and soft < least:
+        raise UserError(
+            f"this process may have {soft} files open, and {workers} workers need {least}; allow more (ulimit -n 1024) "
+            "or set train.workers to 0"
+        )
+
+
 def load(
     steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4
 ) -> Generator[tuple[int, list[Batch]], None, None]:
@@ -76,6 +106,7 @@ def load(
     workers: processes that prepare them; 0 uses a thread of this process. An error in preparing a step is raised here.
     """
     if workers:
+        allow_files(workers, max(2, ahead // workers))
         loader = torch.utils.data.DataLoader(
             _Told(steps),
             batch_size=None,
