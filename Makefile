@@ -12,10 +12,11 @@ MODEL := demo/run
 # Two test processes with one thread of torch each, so that they do not get in each other's way.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo setup test quick lint docs clean
+.PHONY: help demo setup test quick fuzz lint docs clean
 help:
 	@echo "make demo    train a small GLM on Python's own documentation, then fill blanks with it (minutes)"
 	@echo "make test    all tests            make quick   without the slow ones"
+	@echo "make fuzz    damaged files against every reader, for MINUTES=10"
 	@echo "make lint    style and types      make docs    the documentation, to docs/_build/html"
 	@echo "make setup   .venv with everything for development"
 	@echo "make clean   remove .venv, demo and what was built"
@@ -51,6 +52,11 @@ test: $(VENV)/.developed
 
 quick: $(VENV)/.developed
 	$(TESTS) -m "not slow"
+
+# atheris chooses the damage by the lines that it reaches; where it has no wheel, the tests' own mutations serve.
+fuzz: $(VENV)/.developed
+	-$(BIN)/python -m pip install --disable-pip-version-check -q --only-binary :all: atheris
+	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m fuzz --minutes $(or $(MINUTES),10)
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check

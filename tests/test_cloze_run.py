@@ -173,9 +173,10 @@ def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, request
     request = request_for(name)
     vocabulary = Tokenizer.load(request.start).vocabulary()
     role = next(role for role, id in vocabulary.roles.items() if Tokenizer.load(request.start).token(id) == token)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        text = (request.start / file).read_text(encoding="utf-8")
-        (request.start / file).write_text(text.replace(json.dumps(token)[1:-1], "[unused9]"), encoding="utf-8")
+    text = (request.start / "tokenizer.json").read_text(encoding="utf-8")
+    renamed = text.replace(json.dumps(token)[1:-1], "[unused9]")
+    (request.start / "tokenizer.json").write_text(renamed, encoding="utf-8")
+    (request.start / "tokenizer_config.json").unlink()  # it would say that the token is still the mask
     with pytest.raises(UserError, match=f"the tokenizer has no token for {role}, without which"):
         finetune(request, tmp_path / "run")
 

@@ -194,7 +194,7 @@ def test_mistakes_are_told_in_one_sentence(sst2: Path, tmp_path: Path, capsys: p
         (["--data", str(tmp_path / "bad"), "--submission", "--out", str(tmp_path / "x")], "must answer every row, and"),
         (
             ["--data", str(data), "--split", "dev", "--submission", "--out", str(tmp_path / "bad" / "test.tsv")],
-            "cannot be made",
+            "cannot be written",
         ),
     ]:
         assert main([*base, *more]) == 2

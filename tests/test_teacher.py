@@ -146,6 +146,19 @@ def test_a_resumed_run_is_the_same(distilled: Path, teacher: Path, tmp_path: Pat
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_an_edited_note_of_the_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Path) -> None:
+    """Another teacher, with `teacher.json` made to agree: the checkpoints know the first one."""
+    out = tmp_path / "student"
+    shutil.copytree(distilled, out)
+    recipe = blankfill.load_recipe("bert-nano", {**SMALL, "model.num_layers": 2, "train.threads": 1, "train.steps": 2})
+    blankfill.pretrain([str(teacher / "corpus")], recipe, tmp_path / "other")
+    other = open_teacher(tmp_path / "other")
+    (out / "teacher.json").write_text(other.write(out), encoding="utf-8")
+    (out / "corpus_path.txt").write_text(str(teacher / "corpus") + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"was begun with other inputs: .*step-2 is another teacher.*--teacher"):
+        wiring.resume(out)
+
+
 def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not the teacher that .* was begun with"):
         wiring.resume(distilled, teacher=distilled)

@@ -22,8 +22,9 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import Request, adapter_of, read_data, start_of, with_head
 from blankfill.inputs import read_notes, refuse, write_note
 from blankfill.predict import TogetherPredictor, open_predictor
-from blankfill.run_folder import renew_report, write_text
+from blankfill.run_folder import renew_report
 from blankfill.several import check_same, finished, together
+from blankfill.system.files import write_file
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
 from blankfill.system.values import fitting
 from blankfill.tasks.content import items_mark
@@ -114,7 +115,7 @@ def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: 
         rows = [{"id": item.id, **one.shown} for item, one in zip(dev.items, decided, strict=True)]
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         yield f"all patterns, {way}: {task.main} {scores[way]['score']:.4f}"
-    write_text(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
+    write_file(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
     kept = {**request.values(), "main": task.main, "patterns": list(runs), "together": scores}
     complete = not request.options.distil
     _keep(out, {**kept, "complete": complete})
@@ -142,7 +143,7 @@ def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Ite
     if not scores.exists():
         teachers = open_predictor(out, alike.device, alike.threads)
         assert isinstance(teachers, TogetherPredictor)
-        write_text(scores, score_lines(texts, teachers.logs(texts.items)))
+        write_file(scores, score_lines(texts, teachers.logs(texts.items)))
     learning = dataclasses.replace(
         options, method="head", pattern="0", patterns="", mlm_weight=0.0, unlabelled="", distil="",
         several_masks="surest-first", epochs=options.distil_epochs,
@@ -159,7 +160,7 @@ def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Ite
 
 
 def _keep(out: Path, results: dict[str, Any]) -> None:
-    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_file(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     renew_report(out)
 
 

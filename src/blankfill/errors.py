@@ -8,16 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_LINE = 2000
+"""Characters of a line of a message at most: one that quotes its input must not repeat a megabyte of it."""
+
 
 class UserError(Exception):
-    """Bad input, told in one sentence that names what is wrong, where, and the remedy."""
+    """Bad input, explained in one sentence that names what is wrong, where, and the remedy.
+
+    The middle of a line of more than `LONGEST_LINE` characters is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(_shortened, message.split("\n"))))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 class ConfigError(UserError):
     """All the mistakes of a configuration at once; `problems` holds one sentence each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
+        self.problems = list(map(_shortened, problems))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:

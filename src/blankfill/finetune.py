@@ -20,15 +20,8 @@ from blankfill import inputs
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.run_folder import (
-    newest_whole,
-    note_facts,
-    note_machine,
-    renew_report,
-    run_folder,
-    stop_signals,
-    write_text,
-)
+from blankfill.run_folder import newest_whole, note_facts, note_machine, renew_report, run_folder, stop_signals
+from blankfill.system.files import write_file
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.values import build
 from blankfill.tasks.options import FinetuneOptions
@@ -179,9 +172,10 @@ def finetune(
         if not resume:
             loaded.tokenizer.save(out)
             note = inputs.begin(out, note, loaded.tokenizer)
-            write_text(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
             if patterns := patterns_of(adapter):
-                write_text(out / PATTERNS, patterns)
+                write_file(out / PATTERNS, patterns)
+            # the last: with it, the folder is a run to resume
+            write_file(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
@@ -498,7 +492,7 @@ def conclude(
     threshold = getattr(adapter, "threshold", None)
     lines = [{"id": item.id, **adapter.told(one)} for item, one in zip(dev, decided, strict=True)]
     score, baseline = metrics[adapter.task.main], plain[adapter.task.main]
-    write_text(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_file(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {
         **request.values(),
         "labels": list(adapter.labels),
@@ -516,5 +510,5 @@ def conclude(
         "items_per_second": speed,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    write_text(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_file(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return FinetuneResult(out, metrics, score, baseline, best_step, done.step, speed, complete)

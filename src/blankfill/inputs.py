@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,7 @@ def check_pretraining(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: 
     for name, folder in folders.items():
         if any(isinstance(note.get(name), dict) for note in notes):
             marks = corpus_marks(folder)
-            found += [f"{folder}: {one}" for note in notes for one in changes(note.get(name, {}), marks)]
+            found += [f"{flat(folder)}: {one}" for note in notes for one in changes(note.get(name, {}), marks)]
     refuse(out, found, again(out, corpus))
 
 
@@ -241,8 +242,14 @@ def again(out: Path, corpus: Path) -> str:
     """What can be done about a pretraining run whose inputs have changed."""
     return (
         "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
-        f"blankfill pretrain {corpus} --recipe {out / 'recipe.yaml'} --from {out} --out …"
+        f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
     )
+
+
+def flat(folder: Path) -> Path:
+    """A path without steps up and down again, where it leads to the same folder."""
+    short = Path(os.path.normpath(folder))
+    return short if short.exists() and folder.exists() and short.samefile(folder) else folder
 
 
 def check_teacher(out: Path, notes: Sequence[Note], taught: Teacher | None) -> None:

@@ -166,7 +166,9 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    reading.parse_yaml(text, origin)  # which looks at depth and aliases first
+    plain = reading.parse_yaml(text, origin)  # which looks at depth and aliases first
+    if plain is not None and not isinstance(plain, dict):
+        raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
     try:
         with reading.yaml_errors(origin, text):
             values = OmegaConf.to_container(OmegaConf.create(text))
@@ -286,6 +288,11 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(recipe: Recipe) -> str:
     """A recipe as YAML, every option resolved; `load_recipe` reads it back."""
+    return values_to_yaml(to_values(recipe))
+
+
+def values_to_yaml(values: Mapping[str, Any]) -> str:
+    """The values of a recipe, as `to_values` gives them, as YAML."""
     import yaml
 
-    return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

@@ -34,14 +34,17 @@ from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.run_folder import (
+    informing,
+    is_empty,
+    mend_recipe,
     newest_whole,
     note_facts,
     note_machine,
     renew_report,
     run_folder,
     stop_signals,
-    write_text,
 )
+from blankfill.system.files import write_file
 from blankfill.system.reading import read_path
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
@@ -142,6 +145,8 @@ def pretrain(
         taught = read_teacher(out, teacher, device) if resume else open_teacher(teacher, device) if teacher else None
         inputs.check_teacher(out, notes, taught)
         corpus, old = open_texts(paths, recipe, out, origin, taught)
+        if resume and is_empty(out / "tokenizer.json"):
+            corpus.tokenizer.save(out)
         note = inputs.pretraining_note(recipe, corpus, old, origin, taught)
         if resume:
             note = inputs.go_on(out, notes, note, corpus.tokenizer, str(corpus.folder))
@@ -174,11 +179,11 @@ def pretrain(
             corpus.tokenizer.save(out)
             note = inputs.begin(out, note, corpus.tokenizer)
             if origin is not None:
-                write_text(out / ORIGIN, origin.write(out, old.folder if old else None))
+                write_file(out / ORIGIN, origin.write(out, old.folder if old else None))
             if taught is not None:
-                write_text(out / TEACHER, taught.write(out))
-            write_text(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
-            write_text(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
+                write_file(out / TEACHER, taught.write(out))
+            write_file(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
+            write_file(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
         validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
         baselines = [
@@ -197,7 +202,7 @@ def pretrain(
         samples = Samples(
             Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
         )
-        objective_values = to_values(recipe)["objective"]
+        recipe_values = to_values(recipe)
 
         watch = watcher(baselines, recipe, recorder)
 
@@ -207,9 +212,9 @@ def pretrain(
             watch(now)
 
         def save(now: Progress) -> None:
-            known = {"model": config_values(config), "objective": objective_values, "word_lr": options.word_lr}
-            known["inputs"] = note
-            known[NOTED] = conditions.machine.values()
+            known = {"model": config_values(config), "objective": recipe_values["objective"]}
+            known |= {"word_lr": options.word_lr, "recipe": recipe_values}
+            known |= {"inputs": note, NOTED: conditions.machine.values()}
             writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
 
         def changed(step: int, kind: str, text: str) -> None:
@@ -254,9 +259,9 @@ def pretrain(
                 checkpoint = newest_whole(out)
                 done = roll_back(error, checkpoint, done, recipe, recorder)
                 restore(checkpoint, model, optimizer)
-    loss_plot(
-        out / "metrics.jsonl", out / "loss.png", None if math.isnan(baselines[-1]) else baselines[-1], recipe.name
-    )
+    with informing(out / "loss.png"):
+        baseline = None if math.isnan(baselines[-1]) else baselines[-1]
+        loss_plot(out / "metrics.jsonl", out / "loss.png", baseline, recipe.name)
     renew_report(out)
     if done.step < options.steps and stop():
         say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
@@ -274,9 +279,12 @@ def resume(
 ) -> RunResult:
     """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
     out = Path(out)
-    if not (out / "recipe.yaml").exists():
-        raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+    mend_recipe(out)
     corpus = out / "corpus"
+    if is_empty(out / "corpus_path.txt"):
+        raise UserError(
+            f"{out / 'corpus_path.txt'} is empty; write the path of the prepared corpus into it, as seen from {out}"
+        )
     if (out / "corpus_path.txt").exists():
         corpus = out / read_path(out / "corpus_path.txt")
     if not is_prepared(corpus):

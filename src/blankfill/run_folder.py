@@ -6,8 +6,6 @@ Shared by pretraining (`blankfill.run`) and fine-tuning (`blankfill.finetune`), 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import say
 from blankfill.errors import UserError
+from blankfill.system import files
 from blankfill.system.reading import UnreadableError, read_json
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     from blankfill.train.machine import Machine
 
 LOCK = ".lock"
+WORK = ("checkpoints", "corpus", "replay", "tensorboard")
+"""Folders that a run fills by itself."""
+APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
+"""Files that are opened where they lie; all others are replaced."""
 
 
 @contextmanager
@@ -31,11 +34,11 @@ def run_folder(out: Path, resume: bool) -> Iterator[None]:
     new = not out.exists()
     prepare_folder(out, resume)
     try:
-        with only_run(out):
+        with only_run(out), files.disk_errors(out, only=files.FULL):
             yield
     except UserError:
         if new and [path.name for path in out.iterdir()] == [LOCK]:
-            shutil.rmtree(out, ignore_errors=True)
+            files.remove(out)
         raise
 
 
@@ -43,12 +46,13 @@ def prepare_folder(out: Path, resume: bool) -> None:
     """Make the run folder; UserError when it holds a run already or cannot be written."""
     if not resume and ((out / "recipe.yaml").exists() or (out / "checkpoints").exists()):
         raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / ".writable", "")
+    with files.disk_errors(out, "give another --out"):
+        files.make_folder(out)
+        for name in (*WORK, *APPENDED):
+            files.refuse_link(out / name)
+        files.remove_parts(out)
+        files.write_file(out / ".writable", "", "give another --out")
         (out / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
 
 
 @contextmanager
@@ -69,13 +73,6 @@ def only_run(out: Path) -> Iterator[None]:
         yield
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole: a temporary name, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
     """Write facts to a run's `run.json`, over those that a resumed run has there."""
     path = out / "run.json"
@@ -88,7 +85,18 @@ def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
                 keep_aside(path, error)
         except UserError as error:
             keep_aside(path, error)
-    write_text(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+    files.write_file(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def informing(path: Path) -> Iterator[None]:
+    """Say an error of the block and go on: what only informs (`path`) must not take days of training with it."""
+    try:
+        yield
+    except UserError as error:
+        say(str(error))
+    except Exception as error:
+        say(f"{path} could not be made ({type(error).__name__}: {error}); the run goes on without it")
 
 
 def keep_aside(path: Path, error: UserError) -> None:
@@ -105,7 +113,7 @@ def note_machine(out: Path, machine: Machine) -> None:
     """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
     from blankfill.train.machine import FILE
 
-    write_text(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
+    files.write_file(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
 
 
 def noted_machine(out: Path) -> Machine | None:
@@ -122,12 +130,35 @@ def renew_report(out: Path) -> None:
     """Write `report.html` as the run is now; one that cannot be written does not end the run, whatever is the cause."""
     from blankfill.report.page import write_page
 
-    try:
+    with informing(out / "report.html"):
         write_page(out)
-    except UserError as error:
-        say(str(error))
-    except Exception as error:  # a page that only informs must not take days of training with it
-        say(f"{out / 'report.html'} could not be made ({type(error).__name__}: {error}); the run goes on without it")
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is such a file with nothing in it, as power cuts leave them."""
+    return path.is_file() and not path.stat().st_size
+
+
+def mend_recipe(out: Path) -> None:
+    """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
+
+    Raises UserError when no checkpoint has it.
+    """
+    from blankfill.checkpoint import store
+    from blankfill.recipe import values_to_yaml
+
+    path = out / "recipe.yaml"
+    if path.exists() and not is_empty(path):
+        return
+    for step in sorted(store.steps_in(out / "checkpoints"), reverse=True):
+        values = store.state_of(out / "checkpoints" / f"step-{step}").get("recipe")
+        if isinstance(values, dict):
+            files.write_file(path, values_to_yaml(values))
+            say(f"{path} was missing or empty; it is written again as the checkpoint of step {step} has it")
+            return
+    if path.exists():
+        raise UserError(f"{path} is empty and no checkpoint has a copy of it; write the recipe of the run there again")
+    raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
 
 
 def newest_whole(out: Path) -> Checkpoint | None:

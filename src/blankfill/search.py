@@ -17,8 +17,9 @@ from typing import Any, get_type_hints
 from blankfill.console import say
 from blankfill.errors import ConfigError
 from blankfill.finetune import Request
-from blankfill.run_folder import renew_report, write_text
+from blankfill.run_folder import renew_report
 from blankfill.several import check_same, finished, together
+from blankfill.system.files import write_file
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
@@ -80,7 +81,7 @@ def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator
         runs = [run["folder"] for run in found]
         kept = {"task": request.task, "main": results["main"], "settings": table, "best": best, "runs": runs}
         whole = {**kept, "complete": number == len(settings)}
-        write_text(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         renew_report(out)
     main = found[0]["main"]
     for row in table:

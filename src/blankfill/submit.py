@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.errors import UserError
-from blankfill.run_folder import write_text
+from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.tasks.items import MixedItem, Split
 from blankfill.tasks.mixture import Mixture
 from blankfill.tasks.registry import task_named
@@ -50,10 +50,8 @@ def write_submission(
     from blankfill.tasks.rows import find_file
     from blankfill.tasks.submission import submission
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
+    with disk_errors(out, "give another folder with --out"):
+        make_folder(out)
     asked = task_asked(model, task)
     if isinstance(asked, Mixture):
         raise UserError(f"--submission: name the task with --task, one of {asked.name}")
@@ -65,5 +63,5 @@ def write_submission(
     items = [item.item if isinstance(item, MixedItem) else item for item in read.items]
     texts = submission(asked, split, file, items, decided)
     for name, text in texts.items():
-        write_text(out / name, text)
+        write_file(out / name, text)
     return [(out / name, len(read)) for name in texts]

@@ -154,6 +154,9 @@ def test_token_files_of_another_tokenizer(
             (tmp_path / path.name).write_bytes(path.read_bytes())
     counts = np.load(tmp_path / "unigram.npy")
     np.save(tmp_path / "unigram.npy", np.append(counts, [0, 0, 1]))
+    report = json.loads((tmp_path / "corpus.json").read_text(encoding="utf-8"))
+    del report["files"]  # as an earlier version prepared it: the files are not compared with what they were
+    (tmp_path / "corpus.json").write_text(json.dumps(report), encoding="utf-8")
     assert cli.main(["plan", str(tmp_path), "--recipe", "gpt-nano", *SMALL]) == 2
     assert f"hold the id {len(counts) + 2:,} and the tokenizer has only {len(counts):,}" in capsys.readouterr().err
 

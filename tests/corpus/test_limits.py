@@ -24,7 +24,7 @@ from blankfill.cli.embed import count_lines
 from blankfill.cli.lines import decoded, windows
 from blankfill.corpus import tables, wiki
 from blankfill.corpus.compression import open_binary
-from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.decoding import check_encoding, lines, read_text
 from blankfill.corpus.limits import LONGEST_GIVEN, LONGEST_PAGE, LONGEST_RECORD
 from blankfill.corpus.sources import SourceOptions, discover, read
 from blankfill.corpus.tokenizer_formats import read_tokenizer
@@ -373,3 +373,9 @@ def test_a_missing_byte_order_mark_is_told(tmp_path: Path, encoding: str, text: 
         list(read_text(str(path), encoding=encoding))
     path.write_text(text, encoding=encoding)
     assert "".join(read_text(str(path), encoding=encoding)) == text
+
+
+@pytest.mark.parametrize("encoding", ["undefined", "idna", "punycode", "rot13", "zip"])
+def test_codecs_that_are_no_encodings_of_texts_are_refused(encoding: str):
+    with pytest.raises(UserError, match=f"--encoding {encoding} is not a known text encoding"):
+        check_encoding(encoding)

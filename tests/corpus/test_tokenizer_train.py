@@ -1,14 +1,18 @@
 """Training: worked-out merges, exact sizes, the same vocabulary every time, and errors with remedies that work."""
 
 import os
+import random
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blankfill.corpus import tokenizer_train
 from blankfill.corpus.tokenizer_train import (
@@ -245,3 +249,23 @@ def test_a_wished_size_bends_to_the_text() -> None:
     unknown = large.vocabulary()["unk"]
     ids, _ = large.encode_plain(many)
     assert (ids == unknown).mean() < 0.006
+
+
+def test_a_word_of_a_quarter_million_letters_is_learned_in_parts():
+    letters = "".join(random.Random(1).choices("ACGT", k=1 << 18))
+    began = time.process_time()
+    tokenizer = train_tokenizer([letters, "a" * (1 << 18), " " * (1 << 18)], TokenizerConfig("bpe", vocab_size=400))
+    # uncut, the trainer takes hours
+    assert time.process_time() - began < 60
+    assert tokenizer.size == 400 and tokenizer.decode(tokenizer.encode(letters)) == letters
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", " ", "\n", "渡"]), st.integers(1, 2500)), max_size=5))
+def test_words_are_cut_only_where_they_are_long(runs: list[tuple[str, int]]):
+    text = "".join(letter * count for letter, count in runs)
+    parts = list(tokenizer_train._with_short_words([text]))
+    assert "".join(parts) == text
+    longest = max((len(run) for part in parts for run in re.findall(r"\S+|\s+", part)), default=0)
+    assert longest <= 1000
+    if not re.search(r"\S{1000}|\s{1000}", text):
+        assert parts == [text]

@@ -102,7 +102,7 @@ def test_every_measurement_has_its_test_above() -> None:
             ("answers.json",),
             "give either a file with predictions to score, or",
         ),
-        ("gpt", "perplexity", "text.txt", ("--out", "text.txt/x"), "cannot be made"),
+        ("gpt", "perplexity", "text.txt", ("--out", "text.txt/x"), "cannot be written (Not a directory)"),
         ("no", "perplexity", "text.txt", (), "no: no such folder"),
     ],
 )

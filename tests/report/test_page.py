@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -333,11 +334,10 @@ def test_the_page_is_replaced_at_once(run: Path, monkeypatch: pytest.MonkeyPatch
     before = (run / "report.html").read_bytes()
     names = sorted(path.name for path in run.iterdir())
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"report\.html cannot be written \(No space left on device\)"):
         write_page(run)
     assert (run / "report.html").read_bytes() == before

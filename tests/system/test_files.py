@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,14 @@ def test_a_file_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
             (folder / "inner" / "b.bin").write_bytes(b"x" * 1000)
     assert disk.lost() == []
     assert (tmp_path / "deep" / "out" / "inner" / "b.bin").stat().st_size == 1000
+
+
+def test_an_error_inside_a_temporary_folder_names_the_output(tmp_path: Path) -> None:
+    with pytest.raises(files.DiskError) as caught, files.whole_folder(tmp_path / "out", "do better") as folder:
+        files.write_file(folder / "missing" / "a", "words")
+    assert str(caught.value) == f"{tmp_path / 'out'} cannot be written ({os.strerror(errno.ENOENT)}); do better"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.full, again.path) == (str(caught.value), False, tmp_path / "out")
 
 
 @linux
@@ -87,12 +96,36 @@ def test_a_work_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         files.own_folder(tmp_path / "file")
 
 
-def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_that_the_user_named_is_followed_and_any_other_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "real.txt").write_text("before", encoding="utf-8")
     (tmp_path / "link.txt").symlink_to("real.txt")
-    files.write_file(tmp_path / "link.txt", "after")
+    with files.whole_file(tmp_path / "link.txt", "w", follow=True) as file:
+        file.write("after")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text(encoding="utf-8") == "after"
+    files.write_file(tmp_path / "link.txt", "own")
+    assert not (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text(encoding="utf-8") == "after"
+
+
+@linux
+def test_standard_output_by_its_name_is_written_and_not_replaced() -> None:
+    code = """
+from pathlib import Path
+from blankfill.system import files
+with files.whole_file(Path("/dev/stdout"), "w", follow=True) as file:
+    file.write("words")
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "words"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("years of work", encoding="utf-8")
+    files.part_of(tmp_path / "a").symlink_to("precious")
+    files.write_file(tmp_path / "a", "words")
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "years of work"
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "words"
 
 
 def test_a_very_long_name_is_written(tmp_path: Path) -> None:
@@ -105,7 +138,7 @@ def test_a_very_long_name_is_written(tmp_path: Path) -> None:
 def test_devices_are_written_and_stay(tmp_path: Path) -> None:
     files.write_file(Path("/dev/null"), "words")
     assert Path("/dev/null").is_char_device()
-    with pytest.raises(files.DiskError, match=r"^/dev/full: cannot be written \(No space left on device\)") as caught:
+    with pytest.raises(files.DiskError, match=r"^/dev/full cannot be written \(No space left on device\)") as caught:
         files.write_file(Path("/dev/full"), "words")
     assert caught.value.full
 
@@ -121,9 +154,10 @@ def test_every_library_s_full_disk_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(files.DiskError, match="free some space") as caught, files.whole_path(tmp_path / "a"):
             raise error
         assert caught.value.full
-    with pytest.raises(files.DiskError, match="Permission denied") as caught, files.whole_path(tmp_path / "a"):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "a"))
-    assert not caught.value.full
+    for named in (tmp_path / "a", tmp_path, files.part_of(tmp_path / "a") / "inner"):
+        with pytest.raises(files.DiskError, match="Permission denied") as caught, files.whole_path(tmp_path / "a"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(named))
+        assert not caught.value.full
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of processes")
@@ -151,13 +185,15 @@ for write in (weights, array):
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
     assert len(lines) == 2, run.stderr
-    assert all(line.startswith(f"{tmp_path / 'a'}: cannot be written (") for line in lines)
+    assert all(line.startswith(f"{tmp_path / 'a'} cannot be written (") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_about_other_files_pass_through(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), files.whole_path(tmp_path / "out" / "a"):
         open("/nowhere/at/all")  # noqa: SIM115
+    with pytest.raises(FileNotFoundError), files.whole_path(tmp_path / "a"):
+        open(tmp_path / "rows.txt")  # noqa: SIM115
     with pytest.raises(ValueError, match="unrelated"), files.whole_path(tmp_path / "a"):
         raise ValueError("unrelated")
 

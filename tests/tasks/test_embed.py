@@ -171,7 +171,7 @@ def test_the_command_writes_rows_in_the_order_of_the_lines(
         (["none.txt"], "none.txt: the file cannot be read"),
         (["bad.txt"], "bad.txt, line 2: byte 3 is not UTF-8"),
         (["good.txt", "--out", "v.csv"], "a .npy or a .jsonl file"),
-        (["good.txt", "--out", "nowhere/v.npy"], "v.npy: cannot be written"),
+        (["good.txt", "--out", "nowhere/v.npy"], "v.npy cannot be written"),
     ],
 )
 def test_mistakes_get_a_sentence_and_leave_nothing(

@@ -4,17 +4,14 @@
 run's counters, a checksum of each file and one of itself. Where transformers has a class for the model (a `Form`, see
 `checkpoint.names`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
 the folder opens there as it is; what that form has no room for lies with the optimiser's state, heads that it lacks in
-`heads.safetensors`. A checkpoint is written
-under a temporary name, synced to disk and renamed, so a kill at any instant leaves the one before whole; `latest` names
-the newest, `best` that of the best validation.
+`heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and renamed, so a kill or a power
+cut at any instant leaves the one before whole; `latest` names the newest, `best` that of the best validation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from blankfill.checkpoint.names.base import put_back
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
+from blankfill.system import files
 from blankfill.system.marks import checksum
 from blankfill.system.reading import UnreadableError, field, read_json, read_name, shown
 from blankfill.system.values import fitting
@@ -38,8 +36,12 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 HEADS = "heads.safetensors"
 """Heads that the form of a model has no place for (`Table.apart`), where it has such."""
 
+GONE = ".gone"
+"""Behind the name of a checkpoint that is being removed."""
+
 OWN_SUM = "state_sha256"
 """In state.json: the checksum of all else in it; checkpoints of version 0.1 have none."""
+
 REST = "rest."
 """Before the names of what the form of a model has no room for, in the optimiser's file."""
 
@@ -80,25 +82,16 @@ def save(
     the disk is full or not writable.
     """
     final = folder / f"step-{step}"
-    temporary = folder / f".step-{step}.{os.getpid()}"
-    try:
-        for left in folder.glob(".step-*"):  # by runs that were killed
-            shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    remedy = f"{files.REMEDY}; the checkpoints before it are whole"
+    files.own_folder(folder)
+    files.remove_parts(folder, rf"step-\d+({GONE})?")  # of runs that were killed
+    with files.whole_folder(final, remedy) as temporary:
         write_files(temporary, step, model, optimizer, state, dress)
         if final.exists():
             _remove(final)
-        temporary.rename(final)
-        _sync_folder(folder)
-        _point(folder.parent / "latest", final.name)
-        if best is not None and (folder / f"step-{best}").exists():
-            _point(folder.parent / "best", f"step-{best}")
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{final}: the checkpoint could not be written ({error.strerror or error}); free some space or give "
-            "another --out; the checkpoints before it are whole"
-        ) from error
+    files.write_file(folder.parent / "latest", f"{final.name}\n", remedy)
+    if best is not None and (folder / f"step-{best}").exists():
+        files.write_file(folder.parent / "best", f"step-{best}\n", remedy)
     for old in sorted(steps_in(folder))[: -keep or None]:
         if old not in (best, step):
             _remove(folder / f"step-{old}")
@@ -113,7 +106,7 @@ def write_files(
     state: dict[str, Any],
     dress: Dress | None = None,
 ) -> None:
-    """Write a checkpoint's files into a folder that exists, synced to disk; see `save`."""
+    """Write a checkpoint's files into a folder that exists; see `save`. The folder is synced by whoever names it."""
     if dress is not None:
         table = dress.form.table
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
@@ -122,14 +115,13 @@ def write_files(
         model, optimizer = table.to_theirs(model), {**optimizer, **rest}
         state = {**state, "names": dress.form.state()}
         for name, text in dress.files.items():
-            _write_text(folder / name, text)
+            files.write_file(folder / name, text)
     write_weights(folder / MODEL, model)
     if optimizer:
         write_weights(folder / OPTIMIZER, optimizer)
     sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
     values = {**state, "step": step, "sha256": sums}
-    _write_text(folder / STATE, json.dumps({**values, OWN_SUM: sum_of(values)}, indent=1))
-    _sync_folder(folder)
+    files.write_file(folder / STATE, json.dumps({**values, OWN_SUM: sum_of(values)}, indent=1))
 
 
 class Writer:
@@ -183,48 +175,23 @@ def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: made[t.data_ptr(), t.shape, t.stride()] for name, t in tensors.items()}
 
 
-def _point(pointer: Path, name: str) -> None:
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-    _write_text(temporary, name + "\n")
-    temporary.replace(pointer)
-
-
 def _remove(path: Path) -> None:
     """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks like a damaged one."""
-    gone = path.with_name(f".{path.name}.gone")
+    gone = files.part_of(path.with_name(f"{path.name}{GONE}"))
     try:
         path.rename(gone)
     except OSError:
         return
-    shutil.rmtree(gone, ignore_errors=True)
+    files.remove(gone)
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file, synced to disk."""
+    """Write a safetensors file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()  # safetensors would make a file that its owner alone may read
     mode = path.stat().st_mode
     save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
     path.chmod(mode)
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _write_text(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sum_of(values: Mapping[str, Any]) -> str:
@@ -320,6 +287,14 @@ def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pat
 def named_by(pointer: Path) -> Path:
     """The checkpoint that a run's `latest` or `best` names. Raises UserError when it names anything else."""
     return pointer.parent / "checkpoints" / read_name(pointer)
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """What the run noted in a checkpoint; nothing when that cannot be read."""
+    try:
+        return read_json(path / STATE)
+    except UserError:
+        return {}
 
 
 def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None) -> Checkpoint | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import tyro
 
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
+from blankfill.system.files import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,51 +95,37 @@ def writer(out: Path | None, width: int) -> Iterator[Write]:
     if out is None:
         yield print_lines
         return
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with array_file(temporary, width) if out.suffix == ".npy" else json_file(temporary) as write:
-            yield write
-        temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    as_array = out.suffix == ".npy"
+    with whole_file(out, "wb" if as_array else "w", follow=True) as file:
+        if as_array:
+            with array_writer(file, width) as write:
+                yield write
+        else:
+            yield lambda texts, vectors: file.writelines(line + "\n" for line in json_lines(texts, vectors))
 
 
 @contextmanager
-def array_file(path: Path, width: int) -> Iterator[Write]:
-    """A .npy file of float32 rows, as many as will come: numpy leaves room in the header for their number."""
+def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
+    """Rows of float32 for a .npy file, as many as will come: numpy leaves room in the header for their number."""
     import numpy as np
 
-    with path.open("wb") as file:
-        rows = 0
+    rows = 0
 
-        def header() -> None:
-            shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
-            np.lib.format.write_array_header_1_0(file, shape)
+    def header() -> None:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+        np.lib.format.write_array_header_1_0(file, shape)
 
-        def write(texts: Sequence[str], vectors: np.ndarray) -> None:
-            nonlocal rows
-            rows += len(vectors)
-            file.write(vectors.astype("<f4").tobytes())
+    def write(texts: Sequence[str], vectors: np.ndarray) -> None:
+        nonlocal rows
+        rows += len(vectors)
+        file.write(vectors.astype("<f4").tobytes())
 
-        header()
-        begins = file.tell()
-        yield write
-        file.seek(0)
-        header()
-        assert file.tell() == begins
-
-
-@contextmanager
-def json_file(path: Path) -> Iterator[Write]:
-    """A file of JSON lines."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-
-        def write(texts: Sequence[str], vectors: np.ndarray) -> None:
-            file.writelines(line + "\n" for line in json_lines(texts, vectors))
-
-        yield write
+    header()
+    begins = file.tell()
+    yield write
+    file.seek(0)
+    header()
+    assert file.tell() == begins
 
 
 def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:

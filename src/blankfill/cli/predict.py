@@ -14,6 +14,7 @@ import tyro
 
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
+from blankfill.system.files import whole_file
 
 if TYPE_CHECKING:
     from blankfill.predict import AnyPredictor
@@ -81,10 +82,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
-        try:
-            target = sys.stdout if args.out is None else stack.enter_context(args.out.open("w", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
+        target = sys.stdout if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, one in zip(window, predictor.predict(window), strict=True):
                 target.write(json.dumps({"id": item.id, **one.shown}, ensure_ascii=False) + "\n")

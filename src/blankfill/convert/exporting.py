@@ -13,9 +13,10 @@ from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.checkpoint.names import Form, form_of
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.check import TOLERANCE, difference, real_text
-from blankfill.convert.importing import check_free, new_folder
+from blankfill.convert.importing import check_free
 from blankfill.environment import has_module
 from blankfill.errors import UserError
+from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
 
 
@@ -46,10 +47,10 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     form = the_form(loaded)
     found = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
-    with new_folder(out) as folder:
+    with whole_folder(out) as folder:
         dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary)
         for name, content in dress.files.items():
-            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+            write_file(folder / name, content)
         weights = loaded.model.state_dict()
         write_weights(folder / MODEL, form.table.to_theirs(weights))
         if has_module("transformers"):

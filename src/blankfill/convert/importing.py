@@ -6,10 +6,7 @@ all of it is there, and only then given its name.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from blankfill.console import amount, say
 from blankfill.environment import usable_memory
 from blankfill.errors import UserError
 from blankfill.model.config import config_values
+from blankfill.system.files import whole_folder
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def import_model(
     if roles := roles_unsaid(found, words.vocabulary()):
         state["roles"] = roles
     made = Imported(out, found.form.family.name, found.parameters, found.weights.converted)
-    with new_folder(out) as folder:
+    with whole_folder(out) as folder:
         vocabulary = with_roles_of(words.vocabulary(), roles)
         dress = dressed(found.form, found.objective, words, vocabulary)
         store.write_files(folder, 0, found.state(), {}, state, dress)
@@ -93,21 +91,3 @@ def check_free(out: Path) -> None:
     """UserError when a folder is there already and holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already and not empty; give another --out")
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that gets its name when the block ends well, and is removed otherwise."""
-    temporary = out.parent / f".{out.name}.{os.getpid()}"
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror or error}); free some space or give another --out"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -27,11 +27,12 @@ from blankfill.checkpoint.dress import dress_of
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import read_lines
-from blankfill.convert.importing import check_free, new_folder
+from blankfill.convert.importing import check_free
 from blankfill.environment import has_module
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES, Mlm
+from blankfill.system.files import whole_folder, write_file
 
 FILE = "model.onnx"
 IN_ONE_FILE = 1_500_000_000
@@ -97,11 +98,11 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
     found = None
-    with new_folder(out) as folder:
+    with whole_folder(out) as folder:
         dress = dress_of(loaded.model.config, loaded.objective, loaded.tokenizer)
         files = dress.files if dress is not None else loaded.tokenizer.files()
         for name, content in files.items():
-            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+            write_file(folder / name, content)
         outputs = write_onnx(encoder, folder / FILE)
         if has_module("onnxruntime"):
             found = difference(encoder, folder / FILE, batches)

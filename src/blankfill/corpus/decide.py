@@ -27,6 +27,9 @@ from blankfill.corpus.stages import DROP, LONG_BYTES, SECTIONS, TRAIN, VALID, Sk
 Progress = Callable[[Callable[[Any], Any], Sequence[Any], str], None]
 """Runs the tasks that have no marker yet, in worker processes, under a description."""
 
+OUTCOMES = (".actions.npy", ".skip.npy")
+"""What is written for each shard, the second where lines are left out."""
+
 Int64 = NDArray[np.int64]
 SHINGLED_BYTES = 4_000_000
 """A document above this is compared by a sample of its shingles, the larger the smaller the share."""

@@ -35,6 +35,7 @@ def check_encoding(encoding: str) -> str:
     try:
         codec = codecs.lookup(encoding)
         "".encode(encoding)
+        bytes(range(256)).decode(encoding, "ignore")  # the codecs of domain names, for one, cannot
     except (LookupError, UnicodeError) as error:
         raise UserError(
             f"--encoding {encoding} is not a known text encoding: use a name such as utf-8, utf-16, gb18030, big5, "

@@ -6,46 +6,67 @@ Not here: what is put into it (`prepare`), the report that makes it a finished c
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from blankfill import console
 from blankfill.corpus import summary
 from blankfill.corpus.identity import prepared_marks
-from blankfill.corpus.stages import write_marker
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
+from blankfill.system import files
 from blankfill.system.reading import read_json
 
 WORK = ".prepare"
 """The work folder inside the output folder."""
+OURS = re.compile(r"(text|chosen|tokenizer|tokens)-[0-9a-f]{12}|final|lock\.json")
+"""The names in the work folder: nothing else is ever removed from it."""
+MADE = frozenset(
+    {f"{side}{suffix}" for side in ("train", "valid") for suffix in (".bin", ".idx")}
+    | {"unigram.npy", "tokenizer.json", "tokenizer_config.json", summary.FILE, "plans"}
+)
+"""What a finished corpus consists of, and where training keeps its plans."""
 IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
-def refuse_other(out: Path) -> None:
-    """Raise UserError when `out` is a file, or a folder that holds neither a corpus nor one in the making."""
+def refuse_other(out: Path, force: bool) -> None:
+    """Raise UserError when `out` is a file, or a folder that holds neither a corpus nor one in the making.
+
+    force: what is left of a corpus will do.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give --out a folder that does not exist yet.")
     if not out.exists() or (out / summary.FILE).exists() or (out / WORK).is_dir():
         return
-    if any(path.name not in IGNORED for path in out.iterdir()):
+    held = {path.name for path in out.iterdir()} - IGNORED
+    if held - MADE or (held and "train.bin" not in held):
         raise UserError(f"{out} exists and holds other files: give --out a new or an empty folder.")
+    if held and not force:
+        raise UserError(
+            f"{out} holds files of a corpus but not its report, {summary.FILE}: give --force to prepare it again, "
+            "or another --out."
+        )
 
 
 def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) -> CorpusReport | None:
     """The finished corpus in `out` if it was made with the options `recorded` from the sources `identity`.
 
-    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise, or
-    its files are not those that were written.
+    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise, when
+    its files are not those that were written, and when its report is damaged and there is no work to continue.
     """
-    if not (out / summary.FILE).exists():
+    if force or not (out / summary.FILE).exists():
         return None
-    finished = CorpusReport.read(out)
-    if force:
-        return None
+    try:
+        finished = CorpusReport.read(out)
+    except UserError as error:
+        if (out / WORK).is_dir():
+            return None  # it is written last, so the work was not done
+        raise UserError(f"{error} To replace it, give --force.") from error
     before, now = finished.config, recorded
     changed = [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in now if before.get(name) != now[name]]
     if finished.sources != identity:
@@ -65,8 +86,9 @@ def locked(out: Path) -> Iterator[None]:
     import psutil
 
     work = out / WORK
+    files.refuse_link(work)
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        files.make_folder(work)
     except FileNotFoundError as error:  # a parent that nobody may make, such as one under /proc
         raise UserError(
             f"Cannot write to {out} ({error.strerror}): give --out a folder that you may write to."
@@ -82,11 +104,23 @@ def locked(out: Path) -> Iterator[None]:
             raise UserError(
                 f"Process {held['process']} is preparing {out} right now: wait for it, or give another --out."
             )
-    write_marker(work / "lock", {"process": os.getpid(), "began": psutil.Process().create_time()})
+    files.write_file(lock, json.dumps({"process": os.getpid(), "began": psutil.Process().create_time()}))
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
+
+
+def clear_work(out: Path) -> None:
+    """Remove what this program put into the work folder, and the folder when nothing else lies in it."""
+    work = out / WORK
+    files.refuse_link(work)
+    files.remove_parts(work)
+    for path in files.entries(work):
+        if OURS.fullmatch(path.name):
+            files.remove(path)
+    with suppress(OSError):
+        work.rmdir()
 
 
 @contextmanager
@@ -94,20 +128,17 @@ def plain_errors(out: Path, need: int) -> Iterator[None]:
     """Turn a full disk (`need`: bytes that the whole work takes) or a folder that cannot be written into UserError."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        # numpy reports a short write without errno, the tokenizer library as bare text.
-        text = str(error)
-        codes = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-        full = isinstance(error, OSError) and (error.errno in codes or "requested and" in text)
-        if full or f"os error {errno.ENOSPC}" in text:
+        full = error.full if isinstance(error, files.DiskError) else files.error_number(error) in files.FULL
+        if isinstance(error, UserError) and not full:
+            raise
+        if full:
             raise UserError(
                 f"The disk of {out} is full: preparing these sources takes about {console.amount(need, 'B')} there "
                 "until it is done; free some space and repeat the same command, it continues where it stopped."
             ) from error
         if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)) or (
-            isinstance(error, OSError) and error.errno == errno.EROFS
+            isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EFBIG)
         ):
             raise UserError(
                 f"Cannot write to {error.filename or out} ({error.strerror}): give --out a folder that you may "

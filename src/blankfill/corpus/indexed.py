@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from blankfill.errors import UserError
+from blankfill.system.files import part_of, sync_file, sync_folder
 from blankfill.system.marks import fingerprint
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -44,12 +45,14 @@ class IndexedWriter:
     """Writes one pair of token files; memory does not grow with what is written.
 
     `prefix` is the path without `.bin`/`.idx`. Everything goes to temporary names beside it; `finish` syncs them to
-    disk and renames them, so that a pair under its own name is always whole. As a context manager it finishes on
-    success and removes the temporary files after an exception.
+    disk and renames them, so that a pair under its own name is always whole; with `synced` False that is left to
+    whoever vouches for the pair. As a context manager it finishes on success and removes the temporary files after an
+    exception.
     """
 
-    def __init__(self, prefix: str | os.PathLike[str], dtype: DTypeLike) -> None:
+    def __init__(self, prefix: str | os.PathLike[str], dtype: DTypeLike, synced: bool = True) -> None:
         self.prefix = Path(prefix)
+        self.synced = synced
         self.dtype = np.dtype(dtype).newbyteorder("<")
         codes = {np.dtype(name): code for code, name in DTYPES.items()}
         if self.dtype not in codes:
@@ -57,7 +60,9 @@ class IndexedWriter:
         self.code = codes[self.dtype]
         self.sequences = self.documents = self.tokens = 0
         self._pending: int | None = None
-        self._paths = {part: path_of(self.prefix, f".{part}.part") for part in ("bin", "idx", "lengths", "documents")}
+        self._paths = {
+            part: part_of(path_of(self.prefix, f".{part}")) for part in ("bin", "idx", "lengths", "documents")
+        }
         self._files: dict[str, BinaryIO] = {
             part: open(self._paths[part], "wb")  # noqa: SIM115 - closed by finish or abandon
             for part in ("bin", "lengths", "documents")
@@ -129,12 +134,15 @@ class IndexedWriter:
                     offset = int(ends[-1])
             with open(self._paths["documents"], "rb") as documents:
                 shutil.copyfileobj(documents, index, 1 << 22)
-            sync(index)
-        sync(self._files["bin"])
         self._files["bin"].close()
+        if self.synced:
+            for part in ("bin", "idx"):
+                sync_file(self._paths[part])
         path_of(self.prefix, ".idx").unlink(missing_ok=True)
         self._paths["bin"].replace(path_of(self.prefix, ".bin"))
         self._paths["idx"].replace(path_of(self.prefix, ".idx"))
+        if self.synced:
+            sync_folder(self.prefix.parent)
         self._paths["lengths"].unlink()
         self._paths["documents"].unlink()
 
@@ -279,9 +287,3 @@ def path_of(prefix: str | os.PathLike[str], suffix: str) -> Path:
     """`prefix` with `suffix` added to its last name (a dot in the name is kept: `wiki.en` → `wiki.en.bin`)."""
     path = Path(prefix)
     return path.with_name(path.name + suffix)
-
-
-def sync(file: BinaryIO) -> None:
-    """Push a file's content to the disk, so that a rename after it never leads to an empty file."""
-    file.flush()
-    os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from blankfill import console
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter, path_of, token_dtype
 from blankfill.corpus.stages import SIDES, TRAIN, VALID
 from blankfill.corpus.summary import Split
+from blankfill.system.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def merge(
         while len(ids := np.fromfile(file, token_dtype(vocabulary), 1 << 20)):
             unigram += np.bincount(ids, minlength=vocabulary)
     files["unigram.npy"] = folder / "unigram.npy"
-    np.save(files["unigram.npy"], unigram)
+    with whole_file(files["unigram.npy"]) as file:
+        np.save(file, unigram)
     return Merged(splits, files, unigram, swapped)
 
 

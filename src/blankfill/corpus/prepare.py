@@ -32,17 +32,19 @@ import numpy as np
 
 from blankfill import console
 from blankfill.corpus import summary
-from blankfill.corpus.decide import Decision, decide
-from blankfill.corpus.folder import WORK, load_json, locked, look_at, plain_errors, refuse_other
+from blankfill.corpus.decide import OUTCOMES, Decision, decide
+from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
 from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
+from blankfill.corpus.markers import is_done, read_marker, write_marker
 from blankfill.corpus.merge import Merged, merge
 from blankfill.corpus.options import KINDS, PrepareConfig
 from blankfill.corpus.pool import run_tasks
 from blankfill.corpus.shards import Shard
-from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract, write_marker
+from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
+from blankfill.system import files
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -71,16 +73,16 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
     config.check()
     began = time.monotonic()
     out = Path(out)
-    refuse_other(out)
+    refuse_other(out, force)
     options = _options(config)
     skipped: list[str] = []
     sources = _sources(paths, out, options, skipped)
     identity = _identity(sources)
     if (finished := look_at(out, _recorded(config), identity, force)) is not None:
         if (out / WORK).exists():
-            with locked(out):
+            with plain_errors(out, 0), locked(out):
                 pass
-            shutil.rmtree(out / WORK, ignore_errors=True)
+            clear_work(out)
         console.say(f"{out} already holds this corpus: it is reused (--force makes it again).")
         return replace(finished, reused=True)
     need = int(1.6 * sum(_estimated(source) for source in sources))
@@ -93,7 +95,7 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
         except KeyboardInterrupt:
             console.say(f"Stopped. What is done is kept in {out}; the same command goes on from there.")
             raise
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    clear_work(out)
     return report
 
 
@@ -122,7 +124,11 @@ class _Run:
         """All stages; what is done already is passed over."""
         continued = self._clear_others()
         for name in ("text", "chosen", "tokens"):
-            self.folders[name].mkdir(exist_ok=True)
+            folder = files.own_folder(self.folders[name])
+            files.remove_parts(folder)
+            if any(path.is_symlink() for path in files.entries(folder)):  # which is none of ours
+                files.remove(folder)
+                files.own_folder(folder)
         prefixes = self._extract()
         if not prefixes:
             raise UserError(f"No text was found in {_listed(self.sources)}: check the paths, or name --text-field.")
@@ -140,20 +146,21 @@ class _Run:
 
     def _clear_others(self) -> bool:
         """Remove what other options or sources left in the work folder; whether anything of ours was there."""
-        mine = {path.name for path in self.folders.values()}
-        others = [path for path in self.work.iterdir() if path.is_dir() and path.name not in mine]
+        mine = {path.name for path in self.folders.values()} | {"lock.json"}
+        others = [path for path in files.entries(self.work) if OURS.fullmatch(path.name) and path.name not in mine]
         ours = any(self.folders["text"].glob("*.json"))
         if others and not ours:
             console.say("The sources or the reading options changed since the interrupted run: starting over.")
         elif ours:
             console.say("Continuing an interrupted run.")
         for path in others:
-            shutil.rmtree(path)
+            files.remove(path)
+        files.remove_parts(self.work)
         return ours
 
     def _run(self, work: Callable[[Any], Any], tasks: Sequence[Any], description: str) -> None:
-        """Run the tasks whose marker is missing. A task has a `prefix`, and a `size` in bytes."""
-        left = [task for task in tasks if not path_of(task.prefix, ".json").exists()]
+        """Run the tasks that are not done. A task has a `prefix`, and a `size` in bytes."""
+        left = [task for task in tasks if not is_done(task.prefix)]
         if not left:
             return
         total = sum(task.size for task in tasks)
@@ -170,17 +177,19 @@ class _Run:
         self._run(extract, tasks, "1/4 reading")
         self.text_bytes: dict[Path, int] = {}
         for task in tasks:
-            for number, size in enumerate(load_json(path_of(task.prefix, ".json"))["shards"]):
+            for number, size in enumerate(read_marker(task.prefix)["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
         return list(self.text_bytes)
 
     def _decide(self) -> Decision:
         folder = self.folders["chosen"]
-        if not (folder / "decide.json").exists():
+        marker = folder / "decide"
+        if not is_done(marker):
             config = self.config
-            made = decide(self.text_bytes, folder, config.dedup, config.validation, config.min_chars, self._run)
-            write_marker(folder / "decide", asdict(made))
-        return Decision(**load_json(folder / "decide.json"))
+            decided = decide(self.text_bytes, folder, config.dedup, config.validation, config.min_chars, self._run)
+            made = [path_of(folder / prefix.name, name) for prefix in self.text_bytes for name in OUTCOMES]
+            write_marker(marker, asdict(decided), [path for path in made if path.exists()])
+        return Decision(**read_marker(marker))
 
     def _tokenizer(self, prefixes: Sequence[Path]) -> Tokenizer:
         from blankfill.corpus.tokenizer import Tokenizer
@@ -190,7 +199,9 @@ class _Run:
             tokenizer = Tokenizer.load(path)
         else:
             path = self.folders["tokenizer"]
-            if not path.exists():
+            files.refuse_link(path)
+            if not is_done(path / "done"):
+                files.remove(path)
                 self._train(prefixes, path)
             tokenizer = Tokenizer.load(path)
         self.tokenizer_path = path
@@ -205,12 +216,12 @@ class _Run:
             lowercase=self.config.lowercase,
         )  # fmt: skip
         console.say(f"2/4 training a {kind} tokenizer")
-        temporary = path.with_name("new-" + path.name)
-        shutil.rmtree(temporary, ignore_errors=True)
         share = min(1.0, SAMPLE_BYTES[kind] / sum(self.text_bytes.values()))
         sample = list(_sample(prefixes, self.folders["chosen"], share))
-        train_tokenizer(sample, config).save(temporary)
-        temporary.replace(path)
+        tokenizer = train_tokenizer(sample, config)
+        with files.whole_folder(path) as made:
+            tokenizer.save(made)
+            write_marker(made / "done", {}, list(made.iterdir()))
 
     def _encode(self, prefixes: Sequence[Path]) -> list[dict[str, Any]]:
         chosen, tokens = self.folders["chosen"], self.folders["tokens"]
@@ -224,13 +235,13 @@ class _Run:
             for prefix in prefixes
         ]  # fmt: skip
         self._run(encode, tasks, "3/4 encoding")
-        return [load_json(path_of(task.prefix, ".json")) for task in tasks]
+        return [read_marker(task.prefix) for task in tasks]
 
     def _merge(
         self, prefixes: Sequence[Path], decision: Decision, marks: Sequence[dict[str, Any]], tokenizer: Tokenizer
     ) -> Merged:
         final = self.work / "final"
-        shutil.rmtree(final, ignore_errors=True)
+        files.remove(final)
         final.mkdir()
         tokens = [self.folders["tokens"] / prefix.name for prefix in prefixes]
         merged = merge(tokens, marks, decision.joined, tokenizer.size, final)
@@ -272,15 +283,18 @@ class _Run:
             sources=self.identity, fingerprint=corpus.fingerprint,
         )  # fmt: skip
 
-    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, files: Mapping[str, Path]) -> CorpusReport:
-        """Move the files into place, and write the report last, with their checksums; returns it so."""
+    def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:
+        """Move the files into place and write the report last, with their checksums, each step on the disk before the
+        next; returns the report so."""
         (self.out / summary.FILE).unlink(missing_ok=True)
+        files.sync_folder(self.out)
         for name in ("train", "valid"):
             for suffix in (".bin", ".idx"):
                 (self.out / f"{name}{suffix}").unlink(missing_ok=True)
-        for name, path in files.items():
+        for name, path in made.items():
             path.replace(self.out / name)
         tokenizer.save(self.out)
+        files.sync_folder(self.out)
         report = replace(report, files=corpus_marks(self.out, full=True))
         report.write(self.out)
         return report

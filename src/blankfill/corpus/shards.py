@@ -25,12 +25,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.corpus.indexed import path_of, sync
+from blankfill.corpus.indexed import path_of
 
 PRIME = (1 << 127) - 1
 BASE = 0x5A17_3C94_E2B1_6D0F_8457_9ACB_1F2E_3D4B
 BLOCK_BYTES = 1 << 16
 SHARD_BYTES = 24_000_000
+FILES = (".text", ".npz", ".lines.npy", ".names.gz")
 LINE_BYTES = 20
 """Paragraphs under 20 bytes of UTF-8 (20 Latin letters, 7 Chinese characters) are not counted as repeated lines."""
 
@@ -41,7 +42,7 @@ class ShardWriter:
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
         self.bytes = 0
-        self._text: BinaryIO = open(path_of(prefix, ".text.part"), "wb")  # noqa: SIM115 - closed by finish
+        self._text: BinaryIO = open(path_of(prefix, ".text"), "wb")  # noqa: SIM115 - closed by finish
         self._block: list[str] = []
         self._block_bytes = 0
         self._block_offsets, self._block_paragraphs = array("q", [0]), array("q", [0])
@@ -97,11 +98,9 @@ class ShardWriter:
         part["low"].append(self._hash & 0xFFFF_FFFF_FFFF_FFFF)
 
     def finish(self) -> None:
-        """Write what is left and give the files their names, the `.npz` last: a shard that has one is whole."""
+        """Write what is left. Whether a shard is whole says the marker of the task that made it (`markers`)."""
         self._end_block()
-        sync(self._text)
         self._text.close()
-        path_of(self.prefix, ".text.part").replace(path_of(self.prefix, ".text"))
         with gzip.open(path_of(self.prefix, ".names.gz"), "wt", compresslevel=1, encoding="utf-8", newline="\n",
                        errors="replace") as names:  # fmt: skip
             names.writelines(name + "\n" for name in self._names)
@@ -112,10 +111,8 @@ class ShardWriter:
         arrays["paragraph_sentences"] = np.array(self._paragraph_sentences, np.int32)
         arrays["block_offsets"] = np.array(self._block_offsets)
         arrays["block_paragraphs"] = np.array(self._block_paragraphs)
-        with open(path_of(self.prefix, ".npz.part"), "wb") as file:
+        with open(path_of(self.prefix, ".npz"), "wb") as file:
             np.savez(file, **arrays)
-            sync(file)
-        path_of(self.prefix, ".npz.part").replace(path_of(self.prefix, ".npz"))
 
     def close(self) -> None:
         """Let go of the file after an exception; what was written is overwritten by the next run."""

@@ -27,6 +27,7 @@ from blankfill.corpus import clean, python_docs, tables, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
 from blankfill.errors import UserError
+from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
 
 LARGE_BYTES = 64 << 20
@@ -184,7 +185,8 @@ def _spooled(path: str) -> str:
     """Copy standard input or a pipe to a temporary file, which goes when this process ends."""
     handle, name = tempfile.mkstemp(prefix="blankfill-")
     atexit.register(Path(name).unlink, missing_ok=True)
-    with os.fdopen(handle, "wb") as target:
+    remedy = "free some space there, or let TMPDIR name a folder with more"
+    with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
         if path == "-":
             shutil.copyfileobj(sys.stdin.buffer, target)
         else:

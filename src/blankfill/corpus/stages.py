@@ -14,7 +14,6 @@ one document.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,7 +26,8 @@ from zlib import crc32
 import numpy as np
 
 from blankfill.corpus.indexed import IndexedWriter, path_of, token_dtype
-from blankfill.corpus.shards import SHARD_BYTES, Shard, ShardWriter, starts_of
+from blankfill.corpus.markers import write_marker
+from blankfill.corpus.shards import FILES, SHARD_BYTES, Shard, ShardWriter, starts_of
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -83,16 +83,8 @@ def extract(task: ExtractTask) -> dict[str, Any]:
         if writer is not None:
             writer.close()
         raise
-    return write_marker(task.prefix, {"shards": shards})
-
-
-def write_marker(prefix: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """Write `prefix.json` in one step: its presence says that the task is done."""
-    path = path_of(prefix, ".json")
-    temporary = path_of(path, ".part")
-    temporary.write_text(json.dumps(result), encoding="utf-8")
-    temporary.replace(path)
-    return result
+    made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
+    return write_marker(task.prefix, {"shards": shards}, made)
 
 
 @dataclass(frozen=True)
@@ -121,9 +113,10 @@ def sketch(task: SketchTask) -> dict[str, int]:
             one = shingles(text)
             one = one[one % np.uint64(moduli[part]) == 0]
             kept[str(part)] = np.union1d(kept[str(part)], one) if str(part) in kept else one
-        with open(path_of(task.prefix, ".npz"), "wb") as file:
+        made = path_of(task.prefix, ".npz")
+        with open(made, "wb") as file:
             np.savez(file, **kept)
-        return write_marker(task.prefix, {"parts": len(kept)})
+        return write_marker(task.prefix, {"parts": len(kept)}, [made])
     rows = np.full((len(shard), BANDS * ROWS), np.iinfo(np.uint32).max, np.uint32)
     sets, parts = [], []
     for part, text in _part_texts(shard, range(len(shard))):
@@ -133,8 +126,9 @@ def sketch(task: SketchTask) -> dict[str, int]:
             np.minimum.at(rows, parts, signatures(sets))
             sets, parts = [], []
     np.minimum.at(rows, parts, signatures(sets))
-    np.save(path_of(task.prefix, ".npy"), rows)
-    return write_marker(task.prefix, {"parts": len(shard)})
+    made = path_of(task.prefix, ".npy")
+    np.save(made, rows)
+    return write_marker(task.prefix, {"parts": len(shard)}, [made])
 
 
 def _part_texts(shard: Shard, chosen: Container[int]) -> Iterator[tuple[int, str]]:
@@ -188,13 +182,14 @@ def encode(task: EncodeTask) -> dict[str, Any]:
     except BaseException:
         out.abandon()
         raise
+    made = [path_of(task.prefix, f".{name}{suffix}") for name in SIDES.values() for suffix in (".bin", ".idx")]
     return write_marker(task.prefix, {
         "first": out.first,
         "last": -1 if out.leading and counts["seen"] == 1 and not out.last else out.last,
         "documents": {name: out.writers[side].documents for side, name in SIDES.items()},
         "characters": {name: out.characters[side] for side, name in SIDES.items()},
         "dropped_paragraphs": counts["dropped_paragraphs"], "emptied": counts["emptied"],
-    })  # fmt: skip
+    }, made)  # fmt: skip
 
 
 def _encode_parts(
@@ -285,7 +280,7 @@ class _Encoder:
 
     def __post_init__(self) -> None:
         dtype = token_dtype(self.tokenizer.size)
-        self.writers = {side: IndexedWriter(path_of(self.task.prefix, f".{name}"), dtype)
+        self.writers = {side: IndexedWriter(path_of(self.task.prefix, f".{name}"), dtype, synced=False)
                         for side, name in SIDES.items()}  # fmt: skip
         self._sentences: list[str] = []
         self._pieces: list[tuple[int, int, bool]] = []

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 from blankfill import console
 from blankfill.errors import UserError
+from blankfill.system.files import write_file
 from blankfill.system.reading import UnreadableError, read_json, shown
 from blankfill.system.reading import field as of_field
 from blankfill.system.values import fitting
@@ -84,10 +85,8 @@ class CorpusReport:
         values = asdict(self)
         for name in ("folder", "reused"):
             values.pop(name)
-        path = folder / (FILE + ".part")
         text = json.dumps({"format": "blankfill corpus 1", **values}, ensure_ascii=False, indent=1)
-        path.write_text(text + "\n", encoding="utf-8", newline="\n")
-        path.replace(folder / FILE)
+        write_file(folder / FILE, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> CorpusReport:

@@ -35,6 +35,7 @@ from blankfill.corpus.tokenizer_formats import (
 )
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
+from blankfill.system.files import make_folder, write_file
 from blankfill.system.reading import mended
 from blankfill.types import Vocabulary
 
@@ -116,10 +117,9 @@ class Tokenizer:
 
         Raises `UserError` for a pair without its two tokens.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, text in self.files(post=post).items():
-            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            write_file(folder / name, text)
 
     def files(
         self, *, post: Post = "keep", inputs: Sequence[str] | None = None, longest: int = 10**30

@@ -29,6 +29,9 @@ MOST_BYTES = 256 << 20
 SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
 """The roles that other programs name tokens for."""
 
+STRANGE = "\u16a0\U00012000 \u13a0"
+"""Letters that few vocabularies have: a tokenizer whose own unknown token is missing fails on them."""
+
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     """The tokenizer in a file or folder; raises `UserError` when there is none or it cannot be read."""
@@ -111,7 +114,9 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
     if isinstance(spec["model"], dict) and spec["model"].get("dropout"):
         spec["model"]["dropout"] = None
     with library_errors(path):
-        return tokenizers.Tokenizer.from_str(json.dumps(spec))
+        made = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        made.encode(STRANGE)
+    return made
 
 
 def _ids_of(spec: dict[str, Any]) -> list[Any]:

@@ -291,7 +291,7 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    blank.train_from_iterator(sample, trainer)
+    blank.train_from_iterator(_with_short_words(sample), trainer)
     vocab: dict[str, int] = blank.get_vocab(with_added_tokens=False)
     if len(vocab) < config.vocab_size and config.exact:
         raise _too_large(config.vocab_size, len(vocab))
@@ -303,6 +303,21 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer
             break
         merges.append((first, second))
     return byte_bpe({token: id for token, id in vocab.items() if id < size}, merges, lowercase=config.lower)
+
+
+def _with_short_words(sentences: Iterable[str]) -> Iterator[str]:
+    """The sentences, cut where a word, or white space, goes on for longer than _LONGEST_RUN.
+
+    The trainer's time grows with the square of a word's length: a megabyte of one letter would take days.
+    """
+    for sentence in sentences:
+        at = 0
+        if len(sentence) > _LONGEST_RUN:
+            for run in _RUN.finditer(sentence):
+                if run.end() - run.start() == _LONGEST_RUN:
+                    yield sentence[at : run.end()]
+                    at = run.end()
+        yield sentence[at:]
 
 
 def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
@@ -355,6 +370,8 @@ def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Token
 
 
 _LONGEST_LINE = 4096
+_LONGEST_RUN = 1000
+_RUN = re.compile(rf"\S{{1,{_LONGEST_RUN}}}+|\s{{1,{_LONGEST_RUN}}}+")
 
 
 def _lines(sentence: str) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from numpy.random.bit_generator import ISeedSequence
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.errors import UserError
 from blankfill.objectives import Objective
-from blankfill.system.files import write_file
+from blankfill.system.files import own_folder, whole_file, write_file
 from blankfill.system.marks import changes, marks
 from blankfill.system.reading import read_array, read_json
 from blankfill.types import Bool, Document, Example, Vocabulary
@@ -139,13 +138,10 @@ class Sampler:
         plan = make_plan(self.corpus, self.layout, plan_generator(self.seed, epoch, self.first))
         if self.cache is not None and len(plan.pieces) >= WORTH_CACHING:
             try:
-                self.cache.mkdir(parents=True, exist_ok=True)
+                own_folder(self.cache)
                 for name in ("pieces", "rows", "order"):
-                    path = self._path(epoch, name)
-                    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-                    with open(temporary, "wb") as file:
+                    with whole_file(self._path(epoch, name)) as file:
                         np.save(file, getattr(plan, name))
-                    temporary.replace(path)
                 names = [self._path(epoch, name).name for name in ("pieces", "rows", "order")]
                 write_file(self._path(epoch, "marks"), json.dumps(marks(self.cache, names)))
             except (OSError, UserError):
@@ -185,11 +181,9 @@ class Sampler:
         if self.cache is None:
             return
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            temporary = self.cache / f"{self._key}.json.{os.getpid()}"
-            temporary.write_text(json.dumps(self._sizes), encoding="utf-8")
-            temporary.replace(self.cache / f"{self._key}.json")
-        except OSError:
+            own_folder(self.cache)
+            write_file(self.cache / f"{self._key}.json", json.dumps(self._sizes))
+        except UserError:
             return
 
     def _ids(self, begin: int, end: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.console import progress, say
 from blankfill.errors import UserError
-from blankfill.run_folder import write_text
+from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.tasks.registry import task_named
 from blankfill.threads import use_threads
 
@@ -94,18 +94,14 @@ def evaluate(
 
 def result_folder(out: Path) -> None:
     """Make the folder of the results, before anything is computed; UserError when it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
+    with disk_errors(out, "give another folder with --out"):
+        make_folder(out)
 
 
 def write_results(result: dict[str, Any], out: Path) -> None:
     """`results.json` in a folder; UserError when it cannot be written."""
-    try:
-        write_text(out / RESULTS, json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+    text = json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n"
+    write_file(out / RESULTS, text, "give another folder with --out")
 
 
 def finite(value: Any) -> Any:

@@ -10,7 +10,6 @@ that has; where none is found, the number of the token stands in its place, and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.report.picture import Decode, Row, cells, channel_names, heading, join_row, spell
+from blankfill.system.files import whole_path
 from blankfill.types import Bool, Example
 
 if TYPE_CHECKING:
@@ -173,12 +173,8 @@ def example_png(
         title="each line is a query; the cells in colour are the keys that it sees"
         + ("; the encoder first, then the decoder" if row.encoder else ""),
     )  # fmt: skip
-    temporary = out.with_name(f"{out.name}.{os.getpid()}")
-    try:
+    with whole_path(out, "name a file in a folder that exists") as temporary:
         figure.savefig(temporary, format="png")
-        temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder that exists") from error
     return "".join(sorted(missing))
 
 

@@ -8,17 +8,15 @@ page (`sections`), the pages of fine-tuning runs (`tuned_page`) and of several r
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from blankfill.errors import UserError
 from blankfill.report import sections, several_page, tuned_page
 from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import Snapshot, number, read_snapshot
+from blankfill.system.files import write_file
 from blankfill.tasks.run_files import ASKED
 
 FILE = "report.html"
@@ -32,15 +30,8 @@ def write_page(run: Path, out: Path | None = None) -> Path:
     """
     out = out or run / FILE
     page = any_page(run, datetime.now().astimezone())
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        # half of a surrogate pair can come out of an escape in a .jsonl, and UTF-8 has no place for it
-        temporary.write_bytes(page.encode("utf-8", "replace"))
-        temporary.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder that exists") from error
+    # half of a surrogate pair can come out of an escape in a .jsonl, and UTF-8 has no place for it
+    write_file(out, page.encode("utf-8", "replace"), "name a file in a folder that exists")
     return out
 
 

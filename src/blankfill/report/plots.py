@@ -7,15 +7,14 @@ and no global state is touched.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.errors import UserError
 from blankfill.report.curves import read_curves
+from blankfill.system.files import whole_path
 
 SMOOTHED_OVER = 100
 """The smoothed curve forgets over a hundredth of the points, so that it hardly lags behind a steep start."""
@@ -89,9 +88,5 @@ def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: st
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=13, loc="upper right", framealpha=0.95)
 
-    temporary = out.with_name(f"{out.name}.{os.getpid()}")
-    try:
+    with whole_path(out, "name a file in a folder that exists") as temporary:
         figure.savefig(temporary, format="png")
-        temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder that exists") from error

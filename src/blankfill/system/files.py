@@ -19,7 +19,7 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -37,12 +37,15 @@ NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
 class DiskError(UserError):
     """A file or folder that could not be written; `full` when the disk (or the user's share of it) has no room."""
 
-    def __init__(self, message: str, full: bool = False) -> None:
-        super().__init__(message)
-        self.full = full
+    def __init__(self, path: Path, number: int, remedy: str) -> None:
+        super().__init__(f"{path} cannot be written ({os.strerror(number)}); {remedy}")
+        self.path = path
+        self.number = number
+        self.remedy = remedy
+        self.full = number in FULL
 
-    def __reduce__(self) -> tuple[type[DiskError], tuple[str, bool]]:
-        return (type(self), (str(self), self.full))
+    def __reduce__(self) -> tuple[type[DiskError], tuple[Path, int, str]]:
+        return (type(self), (self.path, self.number, self.remedy))
 
 
 def error_number(error: BaseException) -> int | None:
@@ -63,23 +66,28 @@ def error_number(error: BaseException) -> int | None:
 def disk_error(path: Path, error: BaseException, remedy: str = REMEDY) -> DiskError | None:
     """The sentence for an error met while `path` was written, None when it is not one of the disk."""
     number = error_number(error)
-    if number is None:
-        return None
-    return DiskError(f"{path}: cannot be written ({os.strerror(number)}); {remedy}", number in FULL)
+    return None if number is None else DiskError(path, number, remedy)
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = REMEDY) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str = REMEDY, only: Collection[int] | None = None) -> Iterator[None]:
     """Turn errors of the disk inside the block into a DiskError that names `path`.
 
-    An OSError that names a file elsewhere passes through: it is not about `path`.
+    only: the errno of those that are meant, where the block does much else. An OSError that names a file elsewhere
+    passes through: it is not about `path`.
     """
     try:
         yield
+    except DiskError as error:
+        if _has_part(path, error.path):  # whose name means nothing to the user
+            raise DiskError(path, error.number, remedy) from error
+        raise
     except UserError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None and not _concerns(path, error.filename):
+            raise
+        if only is not None and error_number(error) not in only:
             raise
         found = disk_error(path, error, remedy)
         if found is None:
@@ -88,11 +96,17 @@ def disk_errors(path: Path, remedy: str = REMEDY) -> Iterator[None]:
 
 
 def _concerns(path: Path, name: object) -> bool:
-    """Whether a file that an error names is `path`, lies inside it, or is a folder that it needs."""
+    """Whether a file that an error names is `path` or its temporary one, lies inside, or is a folder that it needs."""
     if not isinstance(name, str | bytes):
         return True  # a descriptor
     named, own = Path(os.fsdecode(name)).absolute(), path.absolute()
-    return own.parent == named.parent or named.is_relative_to(own) or own.is_relative_to(named)
+    return own.is_relative_to(named) or named.is_relative_to(own) or _has_part(own, named)
+
+
+def _has_part(path: Path, named: Path) -> bool:
+    """Whether `named` is a temporary file or folder of `path`, or lies inside one."""
+    pattern = _parts_of(re.escape(_short(path.name)))
+    return any(one.parent == path.parent and pattern.fullmatch(one.name) for one in (named, *named.parents))
 
 
 def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
@@ -103,31 +117,34 @@ def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY) -> Iterator[IO[Any]]:
+def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY, follow: bool = False) -> Iterator[IO[Any]]:
     """Open a file that gets its name `path` when the block ends well; otherwise what was there before stays.
 
-    mode: "wb", or "w" for UTF-8 text with line feeds. Raises DiskError.
+    mode: "wb", or "w" for UTF-8 text with line feeds. follow: see `whole_path`. Raises DiskError.
     """
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-    with whole_path(path, remedy) as part, open(part, mode, encoding=encoding, newline=newline) as file:
+    with whole_path(path, remedy, follow) as part, open(part, mode, encoding=encoding, newline=newline) as file:
         yield file
 
 
 @contextmanager
-def whole_path(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
+def whole_path(path: Path, remedy: str = REMEDY, follow: bool = False) -> Iterator[Path]:
     """Yield a temporary path; the file that the block writes there is synced and renamed to `path` when it ends well.
 
-    A link at `path` stays, and what it leads to is written. A device or a pipe is written as it is (by a library that
-    makes a file of its own and renames it, it would be replaced: safetensors does). Raises DiskError.
+    follow: whether a link at `path` stays and what it leads to is written, as suits a path that the user named; by
+    default the link itself is replaced, since a folder from elsewhere may hold links to the user's own files. A device
+    or a pipe is written as it is (a library that makes a file of its own and renames it, such as safetensors, would
+    replace it). Raises DiskError.
     """
-    target = path.resolve() if path.is_symlink() else path
-    if _is_special(target):
+    if _is_special(path):
         with disk_errors(path, remedy):
-            yield target
+            yield path
         return
+    target = path.resolve() if follow and path.is_symlink() else path
     part = part_of(target)
     with disk_errors(path, remedy):
         remove_leftovers(target)
+        remove(part)  # a link there would be followed
         try:
             yield part
             sync_file(part)
@@ -147,6 +164,7 @@ def whole_folder(out: Path, remedy: str = REMEDY) -> Iterator[Path]:
     part = part_of(out)
     with disk_errors(out, remedy):
         remove_leftovers(out)
+        remove(part)
         try:
             make_folder(out.parent)
             part.mkdir()
@@ -204,15 +222,29 @@ def part_of(path: Path) -> Path:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files and folders of `path` whose processes have ended, and nothing else."""
-    pattern = re.compile(re.escape(f".{_short(path.name)}.") + r"(\d+)-\d+\.part")
+    remove_parts(path.parent, re.escape(_short(path.name)))
+
+
+def remove_parts(folder: Path, names: str = ".+") -> None:
+    """Remove the temporary files and folders in `folder` whose processes have ended and whose outputs match `names`."""
+    pattern = _parts_of(names)
+    for path in entries(folder):
+        found = pattern.fullmatch(path.name)
+        if found and not _alive(int(found["process"])):
+            remove(path)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in no order; nothing when it cannot be read."""
     try:
-        names = [entry.name for entry in os.scandir(path.parent)]
+        return list(folder.iterdir())
     except OSError:
-        return
-    for name in names:
-        found = pattern.fullmatch(name)
-        if found and not _alive(int(found[1])):
-            remove(path.with_name(name))
+        return []
+
+
+def _parts_of(names: str) -> re.Pattern[str]:
+    """The temporary names of the outputs that match the regular expression `names`."""
+    return re.compile(rf"\.(?:{names})\.(?P<process>\d+)-\d+\.part", re.DOTALL)
 
 
 def remove(path: Path) -> None:
@@ -264,7 +296,9 @@ def _sync(handle: int) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is a device, a pipe or a socket, which cannot be replaced by a file."""
+    """Whether a path leads to a device, a pipe or a socket, or is a link of the system's own such as /dev/stdout."""
+    if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:
