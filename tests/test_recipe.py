@@ -114,3 +114,24 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         load_recipe(listed)
     with pytest.raises(ConfigError, match="must be a section"):
         from_values({"objective": {"name": "gpt"}, "model": {"family": "gpt2"}, "train": 3})
+
+
+def test_a_recipe_that_is_built_on_itself_is_refused(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "c"), ("c", "b"), ("own", "own")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {tmp_path / base}.yaml\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"b\.yaml is built on .*c\.yaml is built on .*b\.yaml, so it has no beginning"):
+        load_recipe(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=r"own\.yaml is built on .*own\.yaml, so it has no beginning"):
+        load_recipe(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("text", ["objective: [1]\n", "objective: 3\n", "name: {a: 1}\n", "train: {steps: '???'}\n",
+                                  "train: {steps: '${x}'}\n", "train: {lr: " + "9" * 400 + "}\n", "base: [x]\n",
+                                  "model: {hidden_size: " + "9" * 30 + "}\n", "? [a]\n: b\n", "model: null\n",
+                                  "train: {steps: ${oc.env:HOME}}\n", "&a [*a]\n", "model: {num_layers: 1000000000}\n",
+                                  "base: " + "x" * 5000 + "\n"])  # fmt: skip
+def test_odd_values_are_one_sentence(tmp_path: Path, text: str) -> None:
+    base = "" if "base:" in text or text[0] in "?&" else "base: bert-nano\n"
+    (tmp_path / "odd.yaml").write_text(base + text, encoding="utf-8")
+    with pytest.raises(UserError):
+        load_recipe(tmp_path / "odd.yaml")

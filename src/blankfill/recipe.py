@@ -252,8 +252,10 @@ def structured(schema: type, given: Mapping[str, Any], where: str, problems: lis
     base, hints = OmegaConf.structured(schema), get_type_hints(schema)
 
     def taken(some: Mapping[str, Any]) -> dict[str, Any]:
+        if "???" in some.values():  # which the library takes for a value that is still to come
+            raise ValueError
         merged: Any = OmegaConf.to_container(OmegaConf.merge(base, some))
-        # the library lets through `???` and `${…}`, which are texts in the place of anything
+        # it lets through `${…}`, a text in the place of anything
         return {key: fitting(merged[key], hints[key], key, finite=False) for key in some}
 
     wrong = (OmegaConfBaseException, UserError, ValueError, OverflowError)

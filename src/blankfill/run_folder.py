@@ -30,6 +30,9 @@ WORK = ("checkpoints", "corpus", "replay", "tensorboard")
 APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
 """Files that are opened where they lie; all others are replaced."""
 
+INFORMING = (*APPENDED[1:], "run.json", "machine.json", "report.html", "loss.png")
+"""Files that nothing is taken from again."""
+
 
 @contextmanager
 def run_folder(out: Path, resume: bool) -> Iterator[None]:
@@ -53,9 +56,24 @@ def prepare_folder(out: Path, resume: bool) -> None:
         files.make_folder(out)
         for name in (*WORK, *APPENDED):
             files.refuse_link(out / name)
+        clear_of_pipes(out)
         files.remove_parts(out)
         files.write_file(out / ".writable", "", "give another --out")
         (out / ".writable").unlink()
+
+
+def clear_of_pipes(out: Path) -> None:
+    """Raise UserError when a pipe, a device or a socket stands in a run folder, to which the run would write for ever.
+
+    In the place of a file that only informs it is put aside.
+    """
+    for path in sorted(out.iterdir()):
+        before, damaged, _ = path.name.partition(".damaged")
+        if not files.is_special(path) or (damaged and before in INFORMING):  # what was put aside is left alone
+            continue
+        if path.name not in INFORMING:
+            raise UserError(f"{path} is no file, but a pipe, a device or a socket, and a run writes there; remove it")
+        keep_aside(path, UserError(f"{path} is no file, but a pipe, a device or a socket"))
 
 
 @contextmanager

@@ -90,3 +90,18 @@ def test_state_is_plain_json(tmp_path: Path) -> None:
     save(tmp_path, 1)
     state = json.loads((tmp_path / "step-1" / store.STATE).read_text(encoding="utf-8"))
     assert state["step"] == 1 and set(state["sha256"]) == {store.MODEL, store.OPTIMIZER}
+
+
+def test_a_changed_state_is_seen_and_one_of_an_older_version_is_read(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = tmp_path / "step-1"
+    file = path / store.STATE
+    values = json.loads(file.read_text(encoding="utf-8"))
+    assert store.read(path).step == 1
+    file.write_text(json.dumps(values), encoding="utf-8")  # laid out otherwise
+    assert store.read(path).step == 1
+    file.write_text(json.dumps({**values, "step": 2}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"state\.json is damaged: its checksum"):
+        store.read(path)
+    file.write_text(json.dumps({name: one for name, one in values.items() if name != store.OWN_SUM}), encoding="utf-8")
+    assert store.read(path).state == {name: one for name, one in values.items() if name != store.OWN_SUM}

@@ -125,3 +125,25 @@ def test_aliases_do_not_multiply() -> None:
 def test_yaml_that_is_none(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         reading.parse_yaml(text, "recipe")
+
+
+def test_lone_surrogates_become_the_replacement_character() -> None:
+    assert reading.parse_json('{"a\\ud83d": ["\\ud83d\\ude00", "x\\uDE00"]}', "") == {
+        "a\ufffd": ["\U0001f600", "x\ufffd"]
+    }
+
+
+def test_names_that_lead_out_of_a_folder_are_refused(tmp_path: Path) -> None:
+    assert reading.read_name(make(tmp_path, b"step-12\n")) == "step-12"
+    for content in (b"../x", b"/etc/passwd", b"a\\b", b".."):
+        with pytest.raises(UserError, match="plain name of a folder"):
+            reading.read_name(make(tmp_path, content))
+    for content in (b"", b"\n", b"a\nb", b"a\0b"):
+        with pytest.raises(UserError, match="one line with a path"):
+            reading.read_path(make(tmp_path, content))
+
+
+def test_lines_of_any_length_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LINE", 16)
+    path = make(tmp_path, b'{"a": 1}\n{"long": "' + b"x" * 100 + b'"}\n{"b": 2}\n')
+    assert reading.read_json_lines(path) == ([{"a": 1}, {"b": 2}], 1)

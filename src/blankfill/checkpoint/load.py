@@ -65,6 +65,8 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
             f"{path}: there is no checkpoint in this folder{more}; train one with `blankfill pretrain`, or give a "
             "transformers folder with config.json and its weights"
         )
+    for sentence in damaged:
+        say(f"passed over: {sentence}; the checkpoint of step {newest.step} answers in its place")
     return _from_checkpoint(newest, path, device)
 
 

@@ -54,6 +54,7 @@ from blankfill.generate.rows import (
 from blankfill.generate.slots import slot_states
 from blankfill.model.cross import Reading
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Xlnet
+from blankfill.system.reading import mended
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -118,6 +119,7 @@ class Filler:
         """
         if top_k < 1:
             raise UserError(f"top is {top_k}; it must be at least 1")
+        text = mended(text)
         task = self._take_apart(text, top_k, lengths, length_penalty)
         objective = self.loaded.objective
         with evaluating(self.model):

@@ -11,12 +11,13 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from blankfill.errors import UserError
 from blankfill.report import sections, several_page, tuned_page
 from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import Snapshot, number, read_snapshot
-from blankfill.system.files import write_file
+from blankfill.system.files import is_special, write_file
 from blankfill.tasks.run_files import ASKED
 
 FILE = "report.html"
@@ -28,6 +29,8 @@ def write_page(run: Path, out: Path | None = None) -> Path:
     The file is replaced at once, never seen half written. Raises UserError when `run` is no folder or `out` cannot be
     written.
     """
+    if out is None and is_special(run / FILE):
+        raise UserError(f"{run / FILE} is a pipe, a device or a socket, and the report is written there; remove it")
     out = out or run / FILE
     page = any_page(run, datetime.now().astimezone())
     # half of a surrogate pair can come out of an escape in a .jsonl, and UTF-8 has no place for it

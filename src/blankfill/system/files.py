@@ -136,7 +136,7 @@ def whole_path(path: Path, remedy: str = REMEDY, follow: bool = False) -> Iterat
     or a pipe is written as it is (a library that makes a file of its own and renames it, such as safetensors, would
     replace it). Raises DiskError.
     """
-    if _is_special(path):
+    if is_special(path):
         with disk_errors(path, remedy):
             yield path
         return
@@ -295,7 +295,7 @@ def _sync(handle: int) -> None:
             raise
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether a path leads to a device, a pipe or a socket, or is a link of the system's own such as /dev/stdout."""
     if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
         return True

@@ -116,7 +116,7 @@ def _answers(row: Row) -> Row:
             raise UnusableError("has no list of 'answers'")
         answers = [{"text": answer} if isinstance(answer, str) else answer for answer in given]
         numbered = [{"idx": k, **answer} if isinstance(answer, dict) else answer for k, answer in enumerate(answers)]
-        questions.append({"idx": number, **one, "answers": numbered})
+        questions.append({"idx": number, **one, "answers": numbered})  # an object, since it has answers
     return {**row, "passage": {**passage, "questions": questions or None}}
 
 
@@ -125,7 +125,10 @@ def _query(row: Row) -> Row:
     passage = row.get("passage")
     if isinstance(passage, dict):
         asked = row.get("qas")
-        listed = [{"idx": k, **one, "answers": None} for k, one in enumerate(asked if isinstance(asked, list) else [])]
+        queries = asked if isinstance(asked, list) else []
+        if not all(isinstance(one, dict) for one in queries):
+            raise UnusableError("has a query in 'qas' that is no object")
+        listed = [{"idx": k, **one, "answers": None} for k, one in enumerate(queries)]
         return {**row, "qas": listed or None}
     names, text, entities = row["entities"], str(passage), []
     if not isinstance(names, list) or not names:
