@@ -95,3 +95,76 @@ def test_a_narrow_encoding_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
     console.show("naïve 中")
     assert raw.getvalue().decode("cp1252").strip() == "naïve ?"
+
+
+NASTY = "a\x1b]0;owned\x07b\rc\x7f\x9b31m\u202egpj.exe\u2066x\u2069\x00"
+SHOWN = r"a\x1b]0;owned\x07b\x0dc\x7f\x9b31m\u202egpj.exe\u2066x\u2069\x00"
+
+
+def test_control_characters_are_shown_and_others_kept():
+    assert console.visible(NASTY) == SHOWN
+    kept = "tab\tline\n«ü» 上海 👍🏽 \u200d ل"
+    assert console.visible(kept) == kept
+    for code in range(0x110000):
+        if not 0xD800 <= code < 0xE000:
+            obeyed = (code < 32 and code not in (9, 10)) or 0x7F <= code < 0xA0
+            obeyed = obeyed or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+            assert (console.visible(chr(code)) != chr(code)) == obeyed
+
+
+def test_notices_never_carry_control_characters(capsys, clock):
+    console.say(NASTY)
+    with console.progress(f"reading {NASTY}", 10, "B") as bar:
+        bar.set(file=NASTY)
+    told = capsys.readouterr().err
+    assert told.splitlines()[0] == SHOWN and told.count(SHOWN) == 4
+    assert not any(character in told for character in "\x1b\x07\r\x7f\x9b\u202e\u2066\x00")
+
+
+def test_the_product_is_data_in_a_pipe_and_harmless_on_a_terminal(capsys, monkeypatch):
+    console.show(NASTY)
+    console.table(NASTY, [[NASTY, 1]], (NASTY, "n"))
+    assert capsys.readouterr().out.count("\x1b]0;owned\x07") == 4
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "300")
+    console.show(NASTY)
+    console.table(NASTY, [[NASTY, 1]], (NASTY, "n"))
+    assert screen.getvalue().count(SHOWN) == 4 and "\x1b]" not in screen.getvalue()
+
+
+def test_a_bar_on_a_terminal_shows_names_harmlessly(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "200")
+    with console.progress("reading [red]x[/red] \x1b]0;owned\x07", 10, "B") as bar:
+        bar.advance(10)
+    assert r"[red]x[/red] \x1b]0;owned\x07" in screen.getvalue() and "\x1b]0;owned" not in screen.getvalue()
+
+
+def test_a_commands_mistake_is_told_harmlessly(capsys):
+    from blankfill.cli.main import main
+
+    for argv in (["fill", "--model", NASTY[:-1], "a [MASK]"], ["x" + NASTY[:-1]], ["pretrain", "--recipe", NASTY[:-1]]):
+        assert main(argv) == 2
+        told = capsys.readouterr().err
+        assert SHOWN[:-4] in told and "\x1b" not in told
+    with pytest.raises(SystemExit):
+        main(["fill", "--no\x1b]0;owned\x07"])
+    told = capsys.readouterr().err
+    assert r"--no\x1b]0;owned\x07" in told and "\x1b" not in told
+
+
+def test_a_notice_that_cannot_be_written_is_lost(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Full(), closed, None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        console.say("x")
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(console.OutputError, match="standard output cannot be written"):
+            console.show("x")

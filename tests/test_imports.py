@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "blankfill"
 
 LAYERS = [
-    {"errors", "types", "_version", "recipes"},
+    {"errors", "bounds", "types", "_version", "recipes"},
     {"system"},
     {"console", "environment"},
     {"threads"},

@@ -54,7 +54,7 @@ def test_all_mistakes_at_once_with_the_nearest_name() -> None:
 def test_wrong_types_and_values() -> None:
     assert "train.schedule" in problems(train__schedule="wavy")[0]
     assert "seed is 'x'" in problems(seed="x")[0]
-    assert "at least 0 and below 2^32" in problems(seed=2**32)[0] and problems(seed=-1)
+    assert "at most 4294967295" in problems(seed=2**32)[0] and "not be negative" in problems(seed=-1)[0]
     assert "train.batch_start is 64; it must not be above" in problems(train__batch_start=64, train__batch_size=32)[0]
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
     told = problems(objective__name="brt")[0]

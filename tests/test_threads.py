@@ -90,7 +90,7 @@ def test_fewer_threads_are_told_with_an_option_that_there_is(
 
 @pytest.mark.parametrize("asked", [-1, 1025, 10**9])
 def test_numbers_that_cannot_be(asked: int) -> None:
-    with pytest.raises(UserError, match=f"--threads is {asked}; it must be from 1 to 1024, or 0"):
+    with pytest.raises(UserError, match=f"--threads is {asked}; it must be 0 or between 1 and 1024"):
         choose_threads(asked)
 
 
@@ -119,5 +119,5 @@ def test_every_command_that_computes_takes_threads(
 ) -> None:
     monkeypatch.chdir(str(tmp_path))
     assert main([*argv, "--threads", "-7"]) == 2
-    assert "threads is -7; it must be from 1 to 1024" in capsys.readouterr().err
+    assert "threads is -7; it must be 0 or between 1 and 1024" in capsys.readouterr().err
     assert not any(os.scandir("."))

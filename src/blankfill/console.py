@@ -1,16 +1,23 @@
 """What long work says while it runs: a progress bar on a terminal, a plain line now and then elsewhere.
 
 Everything here goes to standard error, so that standard output stays the product of a command; `show` and `table` are
-the two that write that product. Not here: logging of training metrics (they have their own file), colours for errors.
+the two that write that product. Names of files and texts come from anywhere, and a terminal obeys what is in them, so
+control characters are made visible: in notices always, in a command's product where standard output is a terminal. In a
+file or a pipe the product is data, and stays as it is. Notices are not worth a run: one that cannot be written is lost.
+Not here: logging of training metrics (they have their own file), colours for errors.
 """
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from blankfill.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task, TaskID
@@ -29,32 +36,75 @@ class Bar(Protocol):
         """Replace the values shown, without counting work."""
 
 
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: C0 but tab and line feed, DEL, C1, and the marks that turn the direction
+of writing, by which a name can look like another (Unicode TR 36, 3.1)."""
+
+
+def visible(text: str) -> str:
+    """A text whose control characters stand as escapes, such as `\\x1b` for the one that begins a command."""
+    return CONTROLS.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def say(text: str) -> None:
     """One notice on standard error, above a bar that may be running."""
-    _write(sys.stderr, text)
+    try:
+        _write(sys.stderr, visible(text))
+    except (OSError, ValueError, RuntimeError):  # full, closed, or in the middle of a line when a signal came
+        return
 
 
-def show(text: str) -> None:
-    """One piece of a command's product on standard output; characters that its encoding lacks become `?`."""
-    _write(sys.stdout, text)
+def show(text: str, end: str = "\n") -> None:
+    """One piece of a command's product on standard output; characters that its encoding lacks become `?`.
+
+    Raises OutputError when it cannot be written, BrokenPipeError when nobody reads it any more.
+    """
+    try:
+        _write(sys.stdout, product(text), end)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise OutputError.of(error) from error
+
+
+def product(text: str) -> str:
+    """Text as a command's product has it: harmless on a terminal, as it is elsewhere."""
+    return visible(text) if sys.stdout is not None and sys.stdout.isatty() else text
+
+
+class OutputError(UserError):
+    """Standard output takes nothing more: the disk behind it is full, or it is closed."""
+
+    @classmethod
+    def of(cls, error: Exception) -> OutputError:
+        """The sentence for an error of the stream."""
+        lost = isinstance(error, OSError) and error.errno not in (None, errno.EBADF)
+        why = getattr(error, "strerror", "") if lost else "it is closed"
+        return cls(f"standard output cannot be written ({why}); free some space, or send it elsewhere")
 
 
 def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> None:
     """A small table on standard output: drawn by rich on a terminal, aligned plain text elsewhere (nothing is cut)."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        _write(sys.stdout, plain_table(title, cells, headers))
+    cells = [[product(str(cell)) for cell in row] for row in rows]
+    title, headers = product(title), [product(name) for name in headers]
+    if sys.stdout is None or not sys.stdout.isatty():
+        show(plain_table(title, cells, headers))
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(headers))
+    drawn = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_header=bool(headers))
     for column in range(max(len(row) for row in [*cells, headers])):
         numeric = all(_numeric(row[column]) for row in cells if column < len(row))
         name = headers[column] if column < len(headers) else ""
-        drawn.add_column(name, justify="right" if numeric and column else "left", overflow="fold")
+        drawn.add_column(Text(name), justify="right" if numeric and column else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(file=sys.stdout).print(drawn)
@@ -99,7 +149,8 @@ def progress(description: str, total: float | None, unit: str = "", done: float 
     On a terminal: a bar with share, rate, time left and the named fields. Elsewhere: a line on standard error at the
     start, at most every 15 seconds, and at the end. The rate, and so the time left, counts this run's work only.
     """
-    if not sys.stderr.isatty():
+    description = visible(description)
+    if sys.stderr is None or not sys.stderr.isatty():
         plain = _PlainBar(description, total, unit, done)
         plain.line()
         finished = False
@@ -114,9 +165,11 @@ def progress(description: str, total: float | None, unit: str = "", done: float 
         yield _RichBar(drawn, task, done)
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str, end: str = "\n") -> None:
+    if stream is None:  # closed before this process began
+        raise ValueError("closed")
     encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+    print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=True)
 
 
 def _numeric(cell: str) -> bool:
@@ -124,7 +177,7 @@ def _numeric(cell: str) -> bool:
 
 
 def _fields_text(fields: dict[str, object]) -> str:
-    return "  ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+    return "  ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={visible(str(value))}"
                      for name, value in fields.items())  # fmt: skip
 
 
@@ -191,7 +244,7 @@ def _rich_progress(unit: str) -> Any:
             return Text(f"{amount(speed, unit) if speed >= 10 or unit == 'B' else f'{speed:.2g} {unit}'}/s")
 
     columns: list[ProgressColumn] = [
-        TextColumn("{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), Rate(),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), TaskProgressColumn(), Rate(),
         TimeRemainingColumn(compact=True), TextColumn("{task.fields[shown]}", markup=False),
     ]  # fmt: skip
     return Progress(*columns, console=Console(file=sys.stderr), redirect_stdout=True, redirect_stderr=True)

@@ -20,9 +20,18 @@ from blankfill import inputs
 from blankfill.console import progress as progress_bar
 from blankfill.console import say
 from blankfill.errors import ConfigError, UserError
-from blankfill.run_folder import newest_whole, note_facts, note_machine, renew_report, run_folder, stop_signals
+from blankfill.run_folder import (
+    newest_whole,
+    note_facts,
+    note_machine,
+    note_step,
+    renew_report,
+    run_folder,
+    stop_signals,
+)
 from blankfill.system.files import write_file
 from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.stopping import Stop, reason
 from blankfill.system.values import build
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.own import OWN, Columns, own_task
@@ -78,7 +87,8 @@ class Request:
 class FinetuneResult:
     """How a fine-tuning run ended. metrics: of the best checkpoint on the dev set; score: the one that chose it.
 
-    items_per_second: training items, without the scoring between. complete: False when the run was told to stop.
+    steps: done, of `total`. items_per_second: training items, without the scoring between. complete: False when the
+    run was stopped before its end. stopped: the signal that it got, be it after its last step.
     """
 
     folder: Path
@@ -89,6 +99,8 @@ class FinetuneResult:
     steps: int
     items_per_second: float
     complete: bool
+    total: int = 0
+    stopped: Stop | None = None
 
 
 def read_request(out: Path) -> Request:
@@ -190,6 +202,7 @@ def finetune(
         plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
         facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
+        note_step(out, done)
         note_machine(out, conditions.machine)
 
         bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
@@ -223,8 +236,9 @@ def finetune(
             save(done)  # nothing may be better than the beginning
         done = trainer.train(batches.steps(done.step, settings.steps), done)
         writer.wait()
-        if done.step < settings.steps and stopping:
-            say(f"stopped at step {done.step}; go on with: blankfill finetune --resume {out}")
+        note_step(out, done, reason(stopping) if trainer.stopped else None)
+        if trainer.stopped:
+            say(f"stopped at step {done.step:,} of {settings.steps:,}; go on with: blankfill finetune --resume {out}")
         decided = scored.best
         if decided is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:
@@ -232,10 +246,9 @@ def finetune(
                 store.put_weights(model, best.model, best.path)
             decided, _ = scored.decide(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
-    complete = done.step == settings.steps or not stopping
-    result = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, complete)
+    found = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, not trainer.stopped)
     renew_report(out)
-    return result
+    return dataclasses.replace(found, total=settings.steps, stopped=reason(stopping))
 
 
 def start_of(request: Request) -> tuple[Loaded, inputs.Note]:

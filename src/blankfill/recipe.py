@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from blankfill.bounds import out_of_bounds
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
@@ -48,6 +49,9 @@ class Recipe:
     def problems(self) -> list[str]:
         """What is wrong with the recipe, a sentence each, over all sections."""
         found = self.objective.problems() + self.train.problems() + self.distil.problems()
+        found += [*self.model.problems(), *self.corpus.problems(), *out_of_bounds(self)]
+        if out_of_bounds(self.objective) or self.model.problems():  # sizes that cannot be give no model to look at
+            return found
         sizes = self.objective.position_sizes()
         found += self.model_config(1).problems()
         if 0 < self.model.positions < sizes[0]:
@@ -77,8 +81,6 @@ class Recipe:
                 f"model.encoder_layers is {self.model.encoder_layers} and model.family `{self.model.family}` is one "
                 "stack; leave it at 0"
             )
-        if not 0 <= self.seed < 2**32:
-            found.append(f"seed is {self.seed}; it must be at least 0 and below 2^32")
         return found
 
     def check(self) -> Recipe:

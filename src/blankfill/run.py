@@ -40,12 +40,14 @@ from blankfill.run_folder import (
     newest_whole,
     note_facts,
     note_machine,
+    note_step,
     renew_report,
     run_folder,
     stop_signals,
 )
 from blankfill.system.files import write_file
 from blankfill.system.reading import read_path
+from blankfill.system.stopping import Stop, reason
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
 
@@ -77,6 +79,8 @@ class RunResult:
     seconds: float
     old_loss: tuple[float, float] | None = None
     """Validation loss of the old text before and after, for a run that goes on from a model and was given it."""
+    stopped: Stop | None = None
+    """What stopped the run: a signal, or the end of its time. It is saved, and can be resumed unless it was done."""
 
 
 def pretrain(
@@ -236,6 +240,7 @@ def pretrain(
         trainer.pace = conditions.watch(changed)
         note_machine(out, conditions.machine)
         note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught, conditions.machine.where)
+        note_step(out, done)
         if resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
         for remark in conditions.remarks:
@@ -259,14 +264,18 @@ def pretrain(
                 checkpoint = newest_whole(out)
                 done = roll_back(error, checkpoint, done, recipe, recorder)
                 restore(checkpoint, model, optimizer)
+    stopped = reason(stopping) or (Stop.TIME if trainer.stopped else None)
+    note_step(out, done, stopped if trainer.stopped else None)
     with informing(out / "loss.png"):
         baseline = None if math.isnan(baselines[-1]) else baselines[-1]
         loss_plot(out / "metrics.jsonl", out / "loss.png", baseline, recipe.name)
     renew_report(out)
-    if done.step < options.steps and stop():
-        say(f"stopped at step {done.step}; go on with: blankfill pretrain --resume {out}")
+    if trainer.stopped:
+        say(f"stopped at step {done.step:,} of {options.steps:,}; go on with: blankfill pretrain --resume {out}")
     compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
-    return RunResult(out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out))
+    return RunResult(
+        out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out), stopped
+    )
 
 
 def resume(

@@ -6,6 +6,7 @@ Shared by pretraining (`blankfill.run`) and fine-tuning (`blankfill.finetune`), 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ from blankfill.console import say
 from blankfill.errors import UserError
 from blankfill.system import files
 from blankfill.system.reading import UnreadableError, read_json
+from blankfill.system.stopping import Stop
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.store import Checkpoint
     from blankfill.train.machine import Machine
+    from blankfill.train.progress import Progress
 
 LOCK = ".lock"
 WORK = ("checkpoints", "corpus", "replay", "tensorboard")
@@ -126,6 +129,14 @@ def noted_machine(out: Path) -> Machine | None:
         return None
 
 
+def note_step(out: Path, done: Progress, stop: Stop | None = None) -> None:
+    """Note in `run.json` how far a run is, and why it ended before its last step, if it did.
+
+    The lines of metrics tell the same only every `log_every` steps.
+    """
+    note_facts(out, {"step": done.step, "tokens": done.tokens, "stopped": stop.value if stop else None}, True)
+
+
 def renew_report(out: Path) -> None:
     """Write `report.html` as the run is now; one that cannot be written does not end the run, whatever is the cause."""
     from blankfill.report.page import write_page
@@ -180,8 +191,11 @@ def newest_whole(out: Path) -> Checkpoint | None:
 def stop_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to, so that a run ends after its step; a second SIGINT interrupts."""
     caught: list[int] = []
+    own = os.getpid()
 
     def handle(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a loader process: it gets the terminal's signals too, and the run decides
+            return
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)

@@ -13,6 +13,7 @@ from blankfill.errors import UserError
 from blankfill.finetune import Read, Request, adapter_of, finetune, patterns_of, read_all, read_request, start_of
 from blankfill.run_folder import note_machine, noted_machine
 from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.stopping import StoppedError
 from blankfill.system.values import fitting
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import ASKED, RESULTS
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
 def finished(request: Request, folder: Path, alike: Machine | None = None) -> dict[str, Any]:
     """The results of a run among several, which is begun or gone on with unless it is complete.
 
-    alike: what all of them compute with where their options leave it free. Raises UserError when it is told to stop, so
-    that the runs after it are not begun.
+    alike: what all of them compute with where their options leave it free. Raises StoppedError when a signal stops it,
+    so that the runs after it are not begun.
     """
     found = results_in(folder)
     if not found.get("complete"):
         resume = (folder / ASKED).exists()
         try:
-            finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
+            result = finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
         finally:
             if alike is not None and folder.is_dir():  # which it is not where the run was refused
                 note_machine(folder.parent, alike)
+        if result.stopped is not None:
+            raise StoppedError(result.stopped, f"stopped in {folder}; the same command goes on there")
         found = results_in(folder)
-    if not found.get("complete"):
-        raise UserError(f"stopped in {folder}; the same command goes on there")
     return found
 
 

@@ -12,13 +12,12 @@ import os
 from dataclasses import dataclass
 
 from blankfill import environment
+from blankfill.bounds import COMMON
 from blankfill.console import say
 from blankfill.errors import UserError
 
 VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 """Environment variables that give the number; torch lets the first one win where both are set."""
-MOST = 1024
-"""More threads than this are a slip of the keyboard, and some OpenMP libraries end the process for them."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,15 @@ def choose_threads(asked: int = 0) -> Threads:
 
 def check_threads(asked: int, option: str = "--threads") -> list[str]:
     """What is wrong with a number of threads that was asked for, as a list of sentences."""
-    if 0 <= asked <= MOST:
-        return []
-    return [f"{option} is {asked}; it must be from 1 to {MOST}, or 0 for as many as are useful"]
+    bound = COMMON["threads"]
+    return [] if bound.holds(asked) else [f"{option} is {asked}; it {bound.words(asked)}"]
 
 
 def from_variables() -> int:
     """The number in the environment, 0 where there is none. Of a list, as OpenMP allows, the first one counts."""
     for name in VARIABLES:
         first = os.environ.get(name, "").split(",")[0].strip()
-        if first.isdecimal() and 0 < len(first) < 5 and 0 < int(first) <= MOST:
+        if first.isdecimal() and 0 < len(first) < 5 and 0 < int(first) <= COMMON["threads"].most:
             return int(first)
     return 0
 

@@ -83,8 +83,8 @@ def test_the_task_is_a_channel_of_its_own(vocabulary: Vocabulary) -> None:
 def test_problems_are_told(vocabulary: Vocabulary) -> None:
     assert Ernie().problems() == [] and Ernie().needs_units() == ("phrase", "entity")
     assert Ernie(phrase=0, entity=0).needs_units() == ()
-    assert "nor all 0" in Ernie(basic=0, phrase=0, entity=0).problems()[0]
-    assert "nor all 0" in Ernie(basic=-1).problems()[0]
+    assert "are all 0" in Ernie(basic=0, phrase=0, entity=0).problems()[0]
+    assert "objective.basic is -1; it must not be negative" in Ernie(basic=-1).problems()[0]
     assert "more than 1" in Ernie(mask_share=0.9, random_share=0.2).problems()[0]
     with pytest.raises(ValueError, match="word starts"):
         Ernie().choose(make_document(20), vocabulary, np.random.default_rng(0))

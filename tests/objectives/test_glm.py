@@ -316,7 +316,7 @@ def test_where_spans_may_lie() -> None:
     ("options", "word"),
     [
         ({"token": 0.0}, "one must not be 0"),
-        ({"sentence": -1.0}, "none may be negative"),
+        ({"sentence": -1.0}, "objective.sentence is -1.0; it must not be negative"),
         ({"mean_span": 0.0}, "mean_span"),
         ({"document_ratio": 2.0}, "document_ratio"),
         ({"block_mask": -0.5}, "block_mask"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from blankfill.bounds import SOME, Bound, above, below
 from blankfill.train.options import Precision
 
 DESCRIBED = """How fast this machine trains: real steps of the training loop on made-up text.
@@ -22,6 +23,12 @@ USUAL = ("bert-4x256", "glm-4x256", "gpt-4x256")
 @dataclass(frozen=True)
 class Bench:
     """What is timed, and how."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("length", "tokens", "vocabulary"), SOME),
+        "dropout": below(1),
+        "seconds": above(0),
+    }
 
     shapes: tuple[str, ...] = USUAL
     """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, albert, spanbert,
@@ -48,36 +55,31 @@ class Bench:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    import tyro
+    from blankfill.cli.arguments import parsed
+    from blankfill.console import show
 
-    given = tyro.cli(Bench, args=list(argv), prog="blankfill bench", description=DESCRIBED)
+    given = parsed(Bench, argv, "bench", description=DESCRIBED)
     check(given)
     if not given.json:
-        print(
+        show(
             f"{'shape':<14} {'precision':>9} {'ms/step':>8} {'tokens/s':>9} {'GEMM':>13} {'used':>5} {'memory':>8} rows"
         )
     found = []
     for name in given.shapes:
         found.append(alone(name, given))
         if not given.json:
-            print(line(found[-1]), flush=True)
+            show(line(found[-1]))
     if given.json:
-        print(json.dumps({"shapes": found}, indent=1))
+        show(json.dumps({"shapes": found}, indent=1))
     return 0
 
 
 def check(given: Bench) -> None:
     """ConfigError with everything that is wrong with the options."""
     from blankfill.errors import ConfigError
-    from blankfill.threads import check_threads
 
-    found = check_threads(given.threads)
-    for name in ("length", "tokens", "vocabulary", "seconds"):
-        if getattr(given, name) <= 0:
-            found.append(f"--{name} is {getattr(given, name)}; it must be above 0")
-    if not 0 <= given.dropout < 1:
-        found.append(f"--dropout is {given.dropout}; it must be at least 0 and below 1")
-    if given.length > given.tokens > 0:
+    found = []
+    if given.length > given.tokens:
         found.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
     if found:
         raise ConfigError(found)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blankfill import console
 from blankfill.environment import BF16_SETS, NO_BF16, Section
 
 TORCH = ((2, 11), (2, 14))
@@ -50,12 +51,12 @@ class Doctor:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    import tyro
+    from blankfill.cli.arguments import parsed
 
-    chosen = tyro.cli(Doctor, args=list(argv), prog="blankfill doctor")
+    chosen = parsed(Doctor, argv, "doctor")
     found = examine(chosen.out)
     if chosen.json:
-        print(json.dumps(found, indent=1))
+        console.show(json.dumps(found, indent=1))
     else:
         show_report(found)
     return 0

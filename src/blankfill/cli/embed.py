@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 import tyro
 
+from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 from blankfill.system.files import whole_file
@@ -48,7 +49,7 @@ class EmbedArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(EmbedArguments, args=list(argv), prog="blankfill embed")
+    args = parsed(EmbedArguments, argv, "embed")
     if args.out is not None and args.out.suffix not in (".npy", ".jsonl"):
         raise UserError(f"--out {args.out}: vectors are written to a .npy or a .jsonl file; end its name so")
     source = None if str(args.file) == "-" else args.file

@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 
+from blankfill.bounds import COUNT, Bound
+from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
 
 
@@ -21,6 +23,8 @@ class EvaluateArguments:
     lie in a file: blankfill evaluate --task squad --data DIR predictions.json; they are the JSON lines of `predict` and
     `finetune`, or for questions a JSON object of id and answer, as SQuAD's own script takes them.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys(("window", "stride", "limit"), COUNT)
 
     predictions: tyro.conf.Positional[Path | None] = None
     """The file with the predictions; none when a model is measured."""
@@ -57,7 +61,7 @@ class EvaluateArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(EvaluateArguments, args=list(argv), prog="blankfill evaluate")
+    args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
         raise UserError("give either a file with predictions to score, or --model to measure one")
     from blankfill.console import show

@@ -9,6 +9,8 @@ from typing import Literal
 
 import tyro
 
+from blankfill.cli.arguments import parsed
+
 
 @dataclass(frozen=True)
 class ExportArguments:
@@ -34,7 +36,7 @@ class ExportArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(ExportArguments, args=list(argv), prog="blankfill export")
+    args = parsed(ExportArguments, argv, "export")
     from blankfill.threads import use_threads
 
     use_threads(args.threads)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
+from blankfill.bounds import STEEPEST, Bound, at_least
+from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
     from blankfill.generate.blanks import FillResult
+
+
+MOST_CANDIDATES = 100_000
+"""Candidates of a blank that can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class FillArguments:
     A blank is written [MASK], [BLANK], <mask> or ____ (three or more underscores); [MASK:3] asks for exactly three
     tokens. GLM models also know [sMASK] for a sentence and [gMASK] for a longer text.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        "top": at_least(1, MOST_CANDIDATES),
+        "length_penalty": Bound(-STEEPEST, STEEPEST),
+    }
 
     text: tyro.conf.Positional[tuple[str, ...]] = ()
     """Sentences with blanks; - reads one from each line of standard input."""
@@ -48,7 +59,7 @@ class FillArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(FillArguments, args=list(argv), prog="blankfill fill")
+    args = parsed(FillArguments, argv, "fill")
     if not args.text and args.file is None:
         raise UserError('there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or --file')
     from blankfill.checkpoint.load import load_model

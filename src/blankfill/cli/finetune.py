@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
+from blankfill.bounds import Bound, at_least
+from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
 from blankfill.tasks.options import FinetuneOptions
 
@@ -23,6 +25,8 @@ class FinetuneArguments(FinetuneOptions):
 
     Reads the task's own files, scores the model on its dev set while it learns, and keeps the best.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"restarts": at_least(1, 100_000)}
 
     task: str = ""
     """What to learn, such as cola, sst2, mrpc, stsb, mnli, rte; a wrong name lists them all."""
@@ -53,7 +57,7 @@ class FinetuneArguments(FinetuneOptions):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    given = tyro.cli(FinetuneArguments, args=list(argv), prog="blankfill finetune")
+    given = parsed(FinetuneArguments, argv, "finetune")
     names = {arg: arg.split("=")[0].replace("_", "-") for arg in argv if arg.startswith("--")}
     more = [arg for arg, name in names.items() if name != GOES_WITH_RESUME and name not in MACHINE]
     if given.resume is not None and more:
@@ -94,10 +98,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
     result = finetune(request, out, given.resume is not None, changes)
     told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    show(f"{request.task}: {told} on the dev set at step {result.best_step} of {result.steps}")
+    show(f"{request.task}: {told} on the dev set at step {result.best_step:,} of {result.total:,}")
     show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
-    show(f"the scores are in {out / RESULTS}")
-    return 0
+    show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
+    return result.stopped.exit_code if result.stopped else 0
 
 
 def _needed(given: FinetuneArguments) -> dict[str, object]:

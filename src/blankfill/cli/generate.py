@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
-from blankfill.errors import UserError
+from blankfill.bounds import SOME, Bound, at_least
+from blankfill.cli.arguments import parsed
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class GenerateArguments:
     [MASK]); without one, a blank is put at the end. Models of the objectives bert and mlm only fill blanks: see
     blankfill fill.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
 
     model: Path = tyro.MISSING
     """The run folder of a trained model, or one of its checkpoints."""
@@ -53,9 +56,7 @@ class GenerateArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(GenerateArguments, args=list(argv), prog="blankfill generate")
-    if args.num < 1:
-        raise UserError(f"num is {args.num}; it must be at least 1")
+    args = parsed(GenerateArguments, argv, "generate")
     from blankfill.checkpoint.load import load_model
     from blankfill.cli.fill import json_line
     from blankfill.console import say, show
@@ -74,10 +75,10 @@ def main(argv: Sequence[str]) -> int:
     lay_out_to_write(loaded.model)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
-        _emit(before)
+        show(before, end="")
         for pieces in writer.run():
-            _emit(pieces[0])
-        _emit(after + "\n")
+            show(pieces[0], end="")
+        show(after)
     else:
         for number, generation in enumerate(writer.finish_all(), 1):
             if args.json:
@@ -89,9 +90,3 @@ def main(argv: Sequence[str]) -> int:
         more = "; --slide goes on past them" if loaded.objective.name == "gpt" else ""
         say(f"stopped at the end of the model's {table} positions{more}")
     return 0
-
-
-def _emit(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
+
+from blankfill.bounds import Bound, at_least
+from blankfill.cli.arguments import parsed
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class ImportArguments:
     PATH is a transformers folder of a BERT, RoBERTa or GPT-2 (config.json, safetensors or .bin, a tokenizer), or a
     checkpoint of the original GLM. Nothing in it is run. The new folder works with fill, generate and export.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"heads": at_least(1, 100_000)}
 
     path: tyro.conf.Positional[Path]
     """The folder, or a weight file in it."""
@@ -31,7 +37,7 @@ class ImportArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(ImportArguments, args=list(argv), prog="blankfill import")
+    args = parsed(ImportArguments, argv, "import")
     from blankfill.console import show
     from blankfill.convert.importing import import_model
     from blankfill.threads import use_threads

@@ -10,6 +10,8 @@ import importlib
 import keyword
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 COMMANDS: dict[str, str] = {
     "prepare": "text of any shape → token files and a tokenizer",
@@ -29,6 +31,15 @@ COMMANDS: dict[str, str] = {
     "doctor": "what this machine offers, and what stands in its way",
 }
 
+EXIT_CODES: dict[int, str] = {
+    0: "done",
+    2: "refused: a sentence says what is wrong and what to do",
+    75: "the time of --stop-after is up; the run is saved, go on with --resume",
+    130: "interrupted (Ctrl-C); a run is saved and can be gone on with",
+    143: "terminated (SIGTERM, as schedulers send it); likewise",
+    1: "an error of the program itself, with a traceback; please report it",
+}
+
 
 def usage() -> str:
     """The text of `blankfill --help`."""
@@ -43,50 +54,100 @@ def usage() -> str:
             *lines,
             "",
             "blankfill COMMAND --help tells the options of a command; --debug shows tracebacks; --version the version.",
+            "",
+            "Exit codes:",
+            *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items()),
         ]
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 well, 2 a mistake of the user's, 130 interrupted."""
+    """Run a command line; returns the exit code: see `EXIT_CODES`."""
+    if argv is None:
+        from blankfill.cli.process import settle
+
+        settle()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    from blankfill.cli.process import finished, sentence, threads_in_sentences
+    from blankfill.console import OutputError
+    from blankfill.errors import ConfigError, UserError
+    from blankfill.system.stopping import Stop, StoppedError, Terminated, termination_raises
+
+    try:
+        with termination_raises(), nullcontext() if debug else threads_in_sentences(), finished():
+            return _run(args)
+    except UserError as error:
+        if debug and not isinstance(error, OutputError):
+            raise
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        return _refused(problems)
+    except StoppedError as stopped:
+        _refused([str(stopped)])
+        return stopped.why.exit_code
+    except KeyboardInterrupt as stop:
+        why = Stop.TERMINATED if isinstance(stop, Terminated) else Stop.INTERRUPTED
+        _refused([why.value])
+        return why.exit_code
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug or (told := sentence(error)) is None:
+            raise
+        return _refused([told])
+
+
+def _run(args: Sequence[str]) -> int:
+    from blankfill.console import show
+    from blankfill.errors import UserError
+
     if not args or args[0] in ("-h", "--help", "help"):
-        print(usage())
+        show(usage())
         return 0
     if args[0] in ("-V", "--version"):
         from blankfill._version import __version__
 
-        print(f"blankfill {__version__}")
+        show(f"blankfill {__version__}")
         return 0
+    for number, arg in enumerate(args, 1):
+        try:
+            arg.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(
+                f"argument {number} ({_bytes_shown(arg)}) is not UTF-8; give text as UTF-8, and rename files whose "
+                "names are not"
+            ) from None
     if args[0] not in COMMANDS:
         import difflib
 
-        close = difflib.get_close_matches(args[0], COMMANDS, 1)
+        close = difflib.get_close_matches(args[0][:100], COMMANDS, 1)
         hint = f"did you mean `blankfill {close[0]}`?" if close else "`blankfill --help` lists them"
-        print(f"blankfill: there is no command {args[0]}; {hint}", file=sys.stderr)
-        return 2
-    from blankfill.errors import ConfigError, UserError
-
+        raise UserError(f"there is no command {args[0]}; {hint}")
     try:
-        module = args[0] + "_" * keyword.iskeyword(args[0])
-        run = importlib.import_module(f"blankfill.cli.{module}").main
-        code: int = run(args[1:])
-        return code
-    except UserError as error:
-        if debug:
-            raise
-        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-        for problem in problems:
-            print(f"blankfill: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("blankfill: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        Path.cwd()
+    except FileNotFoundError:  # libraries end the process over it
+        raise UserError("the folder that this command is run in was removed; change to another one") from None
+    module = args[0] + "_" * keyword.iskeyword(args[0])
+    run = importlib.import_module(f"blankfill.cli.{module}").main
+    code: int = run(args[1:])
+    return code
+
+
+def _refused(sentences: Sequence[str]) -> int:
+    """Say why a command ends, a line each; returns the exit code of a mistake."""
+    from blankfill.cli.arguments import shortened
+    from blankfill.console import say
+
+    for one in sentences:
+        say(shortened(f"blankfill: {one}"))
+    return 2
+
+
+def _bytes_shown(arg: str) -> str:
+    """An argument with its odd bytes as escapes."""
+    shown = arg.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return shown if len(shown) < 100 else f"{shown[:100]}…"
 
 
 if __name__ == "__main__":

@@ -108,7 +108,9 @@ def main(argv: Sequence[str]) -> int:
         values |= {"device": device.type, "compute": str(dtype).removeprefix("torch."), "problems": problems}
         text.samplers.clear()
     if args.json:
-        print(json.dumps(values, indent=1))
+        from blankfill.console import show
+
+        show(json.dumps(values, indent=1))
     else:
         show_plan(values)
     if problems:

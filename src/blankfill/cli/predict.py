@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
+from blankfill.bounds import Bound
+from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 from blankfill.system.files import whole_file
+from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from blankfill.predict import AnyPredictor
@@ -34,6 +36,10 @@ class PredictArguments:
     of a file, the rows are those of a split of the task; with --submission the answers are written as its benchmark
     takes them.
     """
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        name: FinetuneOptions.BOUNDS[name] for name in ("beams", "length_penalty", "no_repeat_ngram")
+    } | {"n_best": FinetuneOptions.BOUNDS["beams"]}
 
     file: tyro.conf.Positional[Path | None] = None
     """A UTF-8 file with a row on each line; - reads standard input."""
@@ -66,11 +72,13 @@ class PredictArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args = tyro.cli(PredictArguments, args=list(argv), prog="blankfill predict")
+    args = parsed(PredictArguments, argv, "predict")
     if (args.file is None) == (args.data is None):
         raise UserError("give either a file of rows, or --data with the files of a task")
     if args.file is not None and (args.submission or args.task):
         raise UserError("--submission and --task go with --data; leave them out")
+    from blankfill.cli.fill import json_line
+    from blankfill.console import show
     from blankfill.predict import items_of
     from blankfill.submit import split_of
 
@@ -82,10 +90,14 @@ def main(argv: Sequence[str]) -> int:
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
     with ExitStack() as stack:
-        target = sys.stdout if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
+        target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, one in zip(window, predictor.predict(window), strict=True):
-                target.write(json.dumps({"id": item.id, **one.shown}, ensure_ascii=False) + "\n")
+                row = {"id": item.id, **one.shown}
+                if target is None:
+                    show(json_line(row))
+                else:
+                    target.write(json.dumps(row, ensure_ascii=False) + "\n")
     return 0
 
 

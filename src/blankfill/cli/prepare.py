@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from blankfill.cli.arguments import parsed
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import UserError
 
@@ -36,7 +37,7 @@ class Options(PrepareConfig):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments; returns the exit code. Raises UserError."""
-    options = tyro.cli(Options, prog="blankfill prepare", args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
+    options = parsed(Options, argv, "prepare", config=(tyro.conf.FlagCreatePairsOff,))
     if options.verify and not options.paths:
         verified(options.out)
         return 0

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
+LONGEST = 36_500 * 86_400.0
+"""Seconds of the longest time that a run may be given: a hundred years."""
 GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher", "--verify", "--no-verify")
 MACHINE = {
     "--threads": "threads", "--train.threads": "threads", "--train.device": "device", "--train.workers": "workers",
@@ -75,13 +77,15 @@ def main(argv: Sequence[str]) -> int:
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss
         side = "below" if below >= 0 else "ABOVE"
+        when = "the last validation loss was" if result.stopped else "validation loss"
         show(
-            f"validation loss {result.valid_loss:.3f} nats, {abs(below):.3f} {side} the unigram baseline "
-            f"({result.baseline:.3f})"
+            f"{when} {result.valid_loss:.3f} nats, {abs(below):.3f} {side} the unigram baseline ({result.baseline:.3f})"
         )
     if result.old_loss is not None:
         show(run.forgetting(result.old_loss))
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
+    if result.stopped:
+        return result.stopped.exit_code
     show(f'try: blankfill fill --model {result.folder} "… [MASK] …"')
     return 0
 
@@ -109,7 +113,10 @@ def seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
         raise UserError(f"--stop-after {text}: not a time; write for example 8h, 45m or 1h30m")
-    return sum(float(number) * units[unit] for number, unit in parts)
+    found = sum(float(number) * units[unit] for number, unit in parts)
+    if found > LONGEST:
+        raise UserError(f"--stop-after {text[:40]}: longer than any run; give at most {LONGEST / units['d']:,.0f}d")
+    return found
 
 
 def overridden(argv: Sequence[str]) -> list[str]:

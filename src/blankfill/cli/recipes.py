@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from blankfill.bounds import MOST, Bound, at_least, below
+from blankfill.cli.arguments import parsed
 from blankfill.recipe import Recipe, load_recipe, recipe_names
 
 DEFAULT = "glm-nano"
 SECTIONS = ("corpus", "objective", "model", "train", "distil")
+
+BOUNDS = {"replay_ratio": below(1), "width": at_least(0, 100_000), "example": Bound(-MOST)}
+"""Of the commands' own options; `show` itself holds --example against the rows of the run."""
 
 Paths = tuple[str, ...]
 
@@ -51,7 +56,7 @@ def arguments(name: str, described: str, recipe: Recipe, extra: Sequence[tuple[s
     for section in SECTIONS:
         value = getattr(recipe, section)
         specified.append((section, type(value), dataclasses.field(default=value)))
-    made = dataclasses.make_dataclass(name, specified, frozen=True)
+    made = dataclasses.make_dataclass(name, specified, frozen=True, namespace={"BOUNDS": BOUNDS})
     made.__doc__ = described
     return made
 
@@ -60,11 +65,9 @@ def parse(
     name: str, described: str, argv: Sequence[str], extra: Sequence[tuple[str, Any, Any, str]]
 ) -> tuple[Any, Recipe]:
     """Parse a command line; returns its arguments and the recipe with the overrides in it, checked."""
-    import tyro
-
     recipe = load_recipe(recipe_of(argv))
     made = arguments(name, described, recipe, extra)
-    args = tyro.cli(made, args=list(argv), prog=f"blankfill {name}")
+    args: Any = parsed(made, argv, name)
     changed = {section: getattr(args, section) for section in SECTIONS}
     return args, dataclasses.replace(recipe, seed=args.seed, **changed).check()
 

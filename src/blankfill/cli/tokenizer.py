@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from blankfill.cli.arguments import parsing
+
 
 @dataclass(frozen=True)
 class Show:
@@ -22,9 +24,10 @@ class Show:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UserError."""
-    chosen: Show = tyro.extras.subcommand_cli_from_dict(
-        {"show": Show}, prog="blankfill tokenizer", description="Look at a tokenizer.", args=list(argv)
-    )
+    with parsing(argv, "tokenizer"):
+        chosen: Show = tyro.extras.subcommand_cli_from_dict(
+            {"show": Show}, prog="blankfill tokenizer", description="Look at a tokenizer.", args=list(argv)
+        )
     _show(chosen.tokenizer, " ".join(chosen.text))
     return 0
 

@@ -5,10 +5,12 @@ Nothing heavy is imported here, so that `blankfill prepare --help` is quick.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from blankfill.bounds import COUNT, Bound, below, out_of_bounds
 from blankfill.errors import ConfigError
 
 KINDS = ("wordpiece", "bpe", "unigram")
@@ -18,6 +20,8 @@ KINDS = ("wordpiece", "bpe", "unigram")
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """How a corpus is prepared. The first four are those of `SourceOptions`."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"vocab_size": COUNT, "validation": below(1), "min_chars": COUNT}
 
     documents: Literal["file", "paragraphs"] = "file"
     """What one document of a plain-text file is: the whole file, or what stands between blank lines."""
@@ -45,19 +49,15 @@ class PrepareConfig:
     workers: int = 0
     """How many processes to use; 0 is one for each core."""
 
+    def problems(self) -> list[str]:
+        """Every number of a recipe's corpus section that is out of range, a sentence each."""
+        return out_of_bounds(self, "corpus.")
+
     def check(self) -> None:
         """Raise ConfigError with every value that is out of range."""
-        problems = []
-        if not 0 <= self.validation < 1:
-            problems.append(f"--validation is {self.validation}: give a share from 0 up to, but not including, 1.")
+        problems = out_of_bounds(self, "--", dashes=True)
         if self.dedup not in ("exact", "lines", "near", "none"):
             problems.append(f"--dedup is {self.dedup!r}: choose exact, lines, near or none.")
-        if self.vocab_size < 0:
-            problems.append(
-                f"--vocab-size is {self.vocab_size}: give the number of entries, or 0 to let the text decide."
-            )
-        if self.workers < 0:
-            problems.append(f"--workers is {self.workers}: give the number of processes, or 0 for one a core.")
         if self.tokenizer not in KINDS and not Path(self.tokenizer).exists():
             problems.append(f"--tokenizer {self.tokenizer} is neither a file nor one of {', '.join(KINDS)}.")
         if problems:

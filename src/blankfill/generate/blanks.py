@@ -30,6 +30,8 @@ _BLANK = re.compile(
     re.I,
 )
 _SPACE_MARKS = ("Ġ", "▁")
+MOST_TOKENS = 1_000_000
+"""Tokens that one blank may be asked to have."""
 HOW = "write one as [MASK], [BLANK], <mask> or ____, or [MASK:3] for exactly three tokens"
 
 
@@ -97,26 +99,40 @@ class FillResult:
 
 
 def find_blanks(text: str, mask: str = "") -> list[Blank]:
-    """The blanks of a text, from left to right; UserError for one of length 0. mask: how else one may be written."""
+    """The blanks of a text, from left to right; UserError for one of length 0 or of more than any model holds.
+
+    mask: how else one may be written.
+    """
     found = []
     pattern = re.compile(f"{_BLANK.pattern}|{re.escape(mask)}", re.I) if mask else _BLANK
     for match in pattern.finditer(text):
         name = (match["name"] or "mask").lower()
         digits = match["length"] or match["length_2"]
-        if digits is not None and int(digits) == 0:
+        length = None if digits is None else _tokens(digits)
+        if length == 0:
             raise UserError(f"the blank {match[0]} asks for no tokens; give at least 1, as in [MASK:1]")
+        if digits is not None and length is None:
+            raise UserError(f"the blank {match[0][:40]}… asks for too many tokens; give at most {MOST_TOKENS:,}")
         role = name if name in ("gmask", "smask") else "mask"
-        found.append(Blank(match[0], match.start(), match.end(), role, int(digits) if digits else None))
+        found.append(Blank(match[0], match.start(), match.end(), role, length))
     return found
 
 
 def parse_lengths(lengths: str) -> tuple[int, int]:
     """`"2"` → (2, 2), `"1-3"` → (1, 3): the fewest and most tokens of a fill."""
     match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", lengths)
-    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    least, most = (_tokens(match[1]), _tokens(match[2] or match[1])) if match else (0, 0)
+    if least is None or most is None:
+        raise UserError(f"lengths asks for too many tokens; give at most {MOST_TOKENS:,}")
     if not 1 <= least <= most:
         raise UserError(f'lengths is "{lengths}"; give a number of tokens such as 2 or a range such as 1-3')
     return least, most
+
+
+def _tokens(digits: str) -> int | None:
+    """A number of tokens, None for one above what any model holds; Python reads no more than 4,300 digits."""
+    plain = digits.lstrip("0") or "0"
+    return int(plain) if len(plain) < len(str(MOST_TOKENS)) or plain == str(MOST_TOKENS) else None
 
 
 def assemble(text: str, blanks: Sequence[Blank], fills: Sequence[str]) -> str:

@@ -186,8 +186,9 @@ class Filler:
                 candidates[k] = []
                 for length in range(ranges[k][0], ranges[k][1] + 1):
                     row, slots = self._masked_row(task, fills, ranges, k, length)
-                    if len(row) <= limit:
-                        candidates[k] += self._fill_slots(task, k, row, slots, reader)
+                    if len(row) > limit:
+                        break
+                    candidates[k] += self._fill_slots(task, k, row, slots, reader)
                 candidates[k].sort(key=lambda candidate: -candidate.score)
                 del candidates[k][task.top_k :]
                 if candidates[k] and (best < 0 or candidates[k][0].score > candidates[best][0].score):

@@ -9,21 +9,32 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from blankfill.bounds import COUNT, MOST, Bound, above, out_of_bounds
 from blankfill.errors import ConfigError
 
 NEVER = float("-inf")
+COLDEST = 1e-3
+"""The lowest temperature but 0: scores divided by less leave the range of a float."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("top_k", "no_repeat_ngram"), COUNT),
+        "temperature": Bound(COLDEST, MOST, also=(0,)),
+        "top_p": above(0, 1),
+        "repetition_penalty": above(0),
+    }
 
     temperature: float = 1.0
     """Divides the scores; below 1 is more predictable, 0 always takes the best token."""
@@ -40,19 +51,7 @@ class Sampling:
 
     def check(self) -> None:
         """Raise a ConfigError that names every value out of range."""
-        found = []
-        if self.temperature < 0:
-            found.append(f"temperature is {self.temperature:g}; it must be 0 or more")
-        if self.top_k < 0:
-            found.append(f"top-k is {self.top_k}; it must be 0 (no limit) or more")
-        if not 0 < self.top_p <= 1:
-            found.append(f"top-p is {self.top_p:g}; it must be above 0 and at most 1 (no limit)")
-        if self.repetition_penalty <= 0:
-            found.append(f"repetition-penalty is {self.repetition_penalty:g}; it must be above 0 (1 is no penalty)")
-        if self.no_repeat_ngram < 0:
-            found.append(f"no-repeat-ngram is {self.no_repeat_ngram}; it must be 0 (no limit) or more")
-        if self.seed < 0:
-            found.append(f"seed is {self.seed}; it must be 0 or more")
+        found = out_of_bounds(self, dashes=True)
         if found:
             raise ConfigError(found)
 

@@ -9,9 +9,11 @@ tensorflow/mesh, fairseq bart (see the docs page on recipes).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from blankfill.bounds import Bound, at_least, below, out_of_bounds
 from blankfill.model.config import TransformerConfig
 
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
@@ -117,9 +119,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """GPT-2's release draws positions with std 0.01 and has no residual scaling; its paper has the scaling, as here."""
 
 
+WIDEST = 2**24
+"""The largest size of a table's or a layer's side."""
+DEEPEST = 10_000
+"""The most layers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The model section of a recipe: a family and its sizes."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("hidden_size", "num_heads", "vocab_multiple"), at_least(1, WIDEST)),
+        **dict.fromkeys(("head_size", "ffn_size", "embedding_size", "positions"), at_least(0, WIDEST)),
+        "num_layers": at_least(1, DEEPEST),
+        "encoder_layers": at_least(0, DEEPEST),
+        **dict.fromkeys(("dropout", "attention_dropout"), below(1)),
+    }
 
     family: Family = "bert"
     """Architecture preset: norms, activation, heads, initialisation."""
@@ -153,6 +169,10 @@ class ModelOptions:
     """On attention weights."""
     vocab_multiple: int = 1
     """The word table is padded to a multiple of this (GLM: 128)."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options alone, a sentence each; `TransformerConfig.problems` tells the rest."""
+        return out_of_bounds(self, "model.")
 
     def config(
         self,

@@ -7,14 +7,15 @@ p(n) ∝ 1/n, up to a budget; of their tokens 80% become [MASK], 10% a random to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Masking, replacements, share_problems
+from blankfill.bounds import COUNT, Bound, at_least
+from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, replacements, share_problems
 from blankfill.objectives.bert import (
     candidates,
     exact_budget,
@@ -44,6 +45,7 @@ class Albert(Masking):
     """Options of the ALBERT objective."""
 
     name: ClassVar[str] = "albert"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT, "ngram": at_least(1, LONGEST)}
 
     max_predictions: int = 0
     """Most answers in one example; 0 means length × mask_ratio, rounded."""
@@ -61,10 +63,7 @@ class Albert(Masking):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(short=self.short)
-        if self.ngram < 1:
-            found.append(f"objective.ngram is {self.ngram}; it must be at least 1")
-        return found
+        return super().problems() + share_problems(short=self.short)
 
     def layout(self) -> Layout:
         """Pairs of sentence runs that follow one another, or single runs without sentence-order prediction."""

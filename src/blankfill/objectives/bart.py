@@ -10,6 +10,7 @@ Code: facebookresearch/fairseq, denoising_dataset.py, whose defaults are not the
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
@@ -17,7 +18,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Objective, join, share_problems, two_sided
+from blankfill.bounds import Bound, at_least
+from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems, two_sided
 from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 RAREST = 1e-7
@@ -45,6 +47,7 @@ class Bart(Objective):
     """Options of the BART objective."""
 
     name: ClassVar[str] = "bart"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     decoder_start: ClassVar[str] = "sep"
 

@@ -7,6 +7,7 @@ dataclass of its own options, imports numpy only, and knows nothing of corpora, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from blankfill.bounds import Bound, at_least, out_of_bounds
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+
+LONGEST = 2**20
+"""The most tokens of a row."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Objective:
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
 
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"length": at_least(8, LONGEST)}
+
     length: int = 128
     """Tokens of a clean row, special ones included."""
 
@@ -85,7 +92,7 @@ class Objective:
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""
-        return [] if self.length >= 8 else [f"objective.length is {self.length}; it must be at least 8"]
+        return out_of_bounds(self, "objective.")
 
     def layout(self) -> Layout:
         """How this objective wants its Documents."""

@@ -7,12 +7,14 @@ ten fixed maskings (`dupe_factor`), the masking here is drawn anew each time tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
+from blankfill.bounds import COUNT, Bound
 from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -31,6 +33,7 @@ class Bert(Masking):
     """Options of the BERT objective."""
 
     name: ClassVar[str] = "bert"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT}
 
     max_predictions: int = 0
     """Most answers in one example; 0 means length × mask_ratio, rounded."""

@@ -7,14 +7,15 @@ phrases, or by entities. Each unit of the level is chosen with probability 15%, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Masking, share_problems
+from blankfill.bounds import COUNT, Bound, at_least
+from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, share_problems
 from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, pair_positions, truncate_pair
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -26,6 +27,10 @@ class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("basic", "phrase", "entity"), COUNT),
+        **dict.fromkeys(("task_types", "task"), at_least(0, LONGEST)),
+    }
 
     basic: float = 1.0
     """Rows masked by words, or by characters in Chinese, in proportion to `phrase` and `entity`."""
@@ -57,8 +62,8 @@ class Ernie(Masking):
     def problems(self) -> list[str]:
         """What is wrong with these options."""
         found = super().problems() + share_problems(short=self.short)
-        if min(self._shares()) < 0 or sum(self._shares()) <= 0:
-            found.append("objective.basic, objective.phrase and objective.entity must not be negative, nor all 0")
+        if not found and not sum(self._shares()):
+            found.append("objective.basic, objective.phrase and objective.entity are all 0; give one of them a weight")
         if self.task_types < 0 or not 0 <= self.task < max(1, self.task_types):
             found.append(f"objective.task is {self.task}; it must be from 0 on and below objective.task_types")
         return found

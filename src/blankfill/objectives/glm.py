@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -26,7 +27,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Objective, join, share_problems
+from blankfill.bounds import COUNT, Bound, above
+from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 LONGEST_SPAN = 39
@@ -54,6 +56,10 @@ class Glm(Objective):
     """Options of the GLM objective. `length` counts the clean row; the built one is longer by the blanks' marks."""
 
     name: ClassVar[str] = "glm"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("token", "sentence", "document"), COUNT),
+        "mean_span": above(0, LONGEST),
+    }
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
 
     token: float = 1.0
@@ -97,13 +103,8 @@ class Glm(Objective):
             context_mask=self.context_mask,
             short=self.short,
         )
-        weights = (self.token, self.sentence, self.document)
-        if min(weights) < 0 or sum(weights) <= 0:
-            found.append(
-                "objective.token, .sentence and .document are weights; none may be negative, one must not be 0"
-            )
-        if self.mean_span <= 0:
-            found.append(f"objective.mean_span is {self.mean_span}; it must be above 0")
+        if not found and not self.token + self.sentence + self.document:
+            found.append("objective.token, .sentence and .document are weights; one must not be 0")
         return found
 
     def layout(self) -> Layout:

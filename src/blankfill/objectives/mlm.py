@@ -8,13 +8,15 @@ The number of masked tokens is rounded at random, so that its mean is exactly th
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, join, replacements
+from blankfill.bounds import Bound, at_least
+from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, inside_frame, join, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -24,6 +26,7 @@ class Mlm(Masking):
     """Options of the masked-language-model objective."""
 
     name: ClassVar[str] = "mlm"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
 
     whole_word: bool = False
     """Mask all pieces of a word together."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masking
+from blankfill.bounds import Bound, at_least
+from blankfill.objectives.base import LONGEST, Layout, Masking
 from blankfill.objectives.bert import frame, pair_positions
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -37,6 +38,7 @@ class SpanBert(Masking):
     """Options of the SpanBERT objective."""
 
     name: ClassVar[str] = "spanbert"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"longest": at_least(1, LONGEST), "boundary": at_least(0, LONGEST)}
 
     mask_ratio: float = 0.15
     """Share of the text's tokens, [CLS] and [SEP] not counted, that must be answered; rounded up."""
@@ -58,10 +60,6 @@ class SpanBert(Masking):
         found = super().problems()
         if not 0 < self.geometric < 1:
             found.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
-        if self.longest < 1:
-            found.append(f"objective.longest is {self.longest}; it must be at least 1")
-        if self.boundary < 0:
-            found.append(f"objective.boundary is {self.boundary}; it must be at least 0")
         return found
 
     def layout(self) -> Layout:

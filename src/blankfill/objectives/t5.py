@@ -13,14 +13,16 @@ Code: google-research/text-to-text-transfer-transformer.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
+from blankfill.bounds import Bound, at_least
 from blankfill.errors import UserError
-from blankfill.objectives.base import Layout, Objective, join, share_problems, two_sided
+from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems, two_sided
 from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 SENTINELS = 100
@@ -43,6 +45,7 @@ class T5(Objective):
     """Options of the T5 objective. Its raw text is longer than the encoder's row, and so `raw_length` says how long."""
 
     name: ClassVar[str] = "t5"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"mean_span": at_least(1, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     decoder_start: ClassVar[str] = "pad"
 
@@ -63,8 +66,6 @@ class T5(Objective):
         found = super().problems() + share_problems(random_share=self.random_share)
         if not 0 < self.mask_ratio <= MOST:
             found.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
-        if not self.mean_span >= 1:
-            found.append(f"objective.mean_span is {self.mean_span}; it must be at least 1")
         return found
 
     def layout(self) -> Layout:

@@ -12,12 +12,14 @@ Not here: fine-tuning and writing, which ask with a [MASK] behind the text (`tas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
+from blankfill.bounds import COUNT, Bound
 from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
 from blankfill.objectives.bert import exact_budget, frame, pair_positions, truncate_pair
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
@@ -58,6 +60,7 @@ class Unilm(MaskWriter):
     """Options of the UniLM objective."""
 
     name: ClassVar[str] = "unilm"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys((*MODES, "max_predictions"), COUNT)
     sides: ClassVar[tuple[int, int]] = TYPES["sequence"]
     goes_on: ClassVar[int] = TYPES["left"][0]
     reads_both_ways: ClassVar[bool] = False
@@ -84,9 +87,6 @@ class Unilm(MaskWriter):
         """What is wrong with these options."""
         found = super().problems() + share_problems(ngram_share=self.ngram_share, short=self.short)
         weights = self._weights()
-        found += [
-            f"objective.{mode} is {weights[mode]}; it must not be negative" for mode in MODES if weights[mode] < 0
-        ]
         if not found and not sum(weights.values()):
             found.append("objective.both, sequence, left and right are all 0; give one of them a weight")
         return found

@@ -18,14 +18,15 @@ the piece before it, which is read as it was, without gradient, and never asked 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Objective, inside_frame, join, share_problems
+from blankfill.bounds import Bound, at_least
+from blankfill.objectives.base import LONGEST, Layout, Objective, inside_frame, join, share_problems
 from blankfill.types import MEMORY, QUERY, AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 LONGEST_SPAN = 5
@@ -53,6 +54,10 @@ class Xlnet(Objective):
     """Options of XLNet's objective. `length` counts the clean row; query slots and memory come on top."""
 
     name: ClassVar[str] = "xlnet"
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        "permuted": Bound(8, LONGEST, also=(0,)),
+        "memory": at_least(0, LONGEST),
+    }
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
 
     share: float = 1 / 6
@@ -75,10 +80,6 @@ class Xlnet(Objective):
         found = super().problems() + share_problems(short=self.short)
         if not 0 < self.share <= 0.5:
             found.append(f"objective.share is {self.share}; it must be above 0 and at most 0.5")
-        if self.permuted < 0 or 0 < self.permuted < 8:
-            found.append(f"objective.permuted is {self.permuted}; it must be 0 or at least 8")
-        if self.memory < 0:
-            found.append(f"objective.memory is {self.memory}; it must not be negative")
         if self.memory and self.pairs:
             found.append("objective.memory goes with running text; turn objective.pairs off, or set memory to 0")
         return found

@@ -56,6 +56,8 @@ def state_of(snapshot: Snapshot) -> tuple[str, str]:
         return "early", f"stopped early at step {snapshot.step:,}"
     if snapshot.finished:
         return "done", "finished"
+    if snapshot.stopped:
+        return "early", f"stopped at step {snapshot.step or 0:,}; it can go on"
     if not snapshot.step:
         return "new", "nothing trained yet"
     if not snapshot.total:

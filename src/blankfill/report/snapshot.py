@@ -95,13 +95,17 @@ class Snapshot:
 
     @property
     def step(self) -> int | None:
-        """Steps done, as far as they were measured."""
-        return max((int(table.steps[-1]) for table in self.metrics.values()), default=None)
+        """Steps done, as far as they were measured, or noted when the run ended."""
+        known = [int(table.steps[-1]) for table in self.metrics.values()]
+        noted = self.facts.get("step")
+        return max([*known, noted] if is_step(noted) else known, default=None)
 
     @property
     def tokens(self) -> int | None:
-        """Tokens seen, as far as they were measured."""
+        """Tokens seen, as far as they were measured, or noted when the run ended."""
         last = [float(table.column("tokens")[-1]) for table in self.metrics.values()]
+        if last and (noted := number(self.facts.get("tokens"))) is not None:
+            last.append(noted)
         return int(max(last)) if last and all(map(math.isfinite, last)) else None
 
     @property
@@ -116,6 +120,11 @@ class Snapshot:
         if last is None or last.kind != "early stop" or self.step is None or last.step < self.step:
             return None
         return last
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was stopped before its last step, and has not been gone on with since."""
+        return bool(self.facts.get("stopped")) and not self.finished
 
     @property
     def finished(self) -> bool:

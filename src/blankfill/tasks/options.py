@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from blankfill.threads import check_threads
+from blankfill.bounds import COUNT, SHARE, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
 from blankfill.train.options import Precision, TrainOptions
 from blankfill.train.schedule import Schedule
 
@@ -18,9 +19,31 @@ Blank = Literal["mask", "gmask"]
 Stack = Literal["auto", "encoder", "decoder"]
 
 
+MOST_BEAMS = 1024
+"""Ways of going on that a search may follow."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
     """Options of a fine-tuning run."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("lr", "epochs", "distil_epochs", "mixing_temperature"), above(0)),
+        **dict.fromkeys(("batch_size", "stride", "longest_question", "longest_answer"), SOME),
+        **dict.fromkeys(
+            ("max_length", "word_lr", "warmup", "weight_decay", "clip", "eval_every", "patience", "micro_batch",
+             "train_items", "mlm_weight", "longest_target", "mixing_limit", "no_repeat_ngram", "eval_items"), COUNT
+        ),
+        "beams": at_least(1, MOST_BEAMS),
+        "length_penalty": Bound(-STEEPEST, STEEPEST),
+        "label_smoothing": below(1),
+        **dict.fromkeys(("pseudo_noise", "target_noise"), SHARE),
+        "hold_out": Bound(0, 1, above=True, below=True),
+        "layer_decay": above(0, 1),
+        "freeze": at_least(-1),
+        "lstm_size": at_least(1, 2**16),
+        "lora_rank": at_least(0, 2**16),
+    }  # fmt: skip
 
     lr: float = 3e-5
     """Peak learning rate (BERT: 5e-5, 4e-5, 3e-5 or 2e-5)."""
@@ -141,45 +164,8 @@ class FinetuneOptions:
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
-        found = [
-            f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0"
-            for name in (
-                "lr",
-                "batch_size",
-                "epochs",
-                "layer_decay",
-                "stride",
-                "longest_question",
-                "longest_answer",
-                "lstm_size",
-                "distil_epochs",
-                "mixing_temperature",
-                "beams",
-            )
-            if getattr(self, name) <= 0
-        ]
-        for name in (
-            "max_length",
-            "word_lr",
-            "warmup",
-            "weight_decay",
-            "clip",
-            "eval_every",
-            "patience",
-            "micro_batch",
-            "train_items",
-            "mlm_weight",
-            "longest_target",
-            "mixing_limit",
-            "no_repeat_ngram",
-            "eval_items",
-        ):
-            if getattr(self, name) < 0:
-                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
-        found += check_threads(self.threads)
+        found = out_of_bounds(self, "--", dashes=True)
         found += self._cloze_problems()
-        if self.freeze < -1:
-            found.append(f"--freeze is {self.freeze}; it must be -1 (the whole encoder) or a number of layers")
         if self.method != "head":
             asked = {"features": self.features != "none", "top": self.top != "linear", "stack": self.stack != "auto"}
             found += [
@@ -193,17 +179,6 @@ class FinetuneOptions:
             found.append("--from-scratch needs weights that learn; leave out --lora-rank, --freeze and --features")
         if self.lora_rank and self.freeze:
             found.append("--lora-rank leaves the encoder's own weights as they are; leave out --freeze")
-        if self.layer_decay > 1:
-            found.append(f"--layer-decay is {self.layer_decay}; it must not be above 1")
-        if not 0 <= self.label_smoothing < 1:
-            found.append(f"--label-smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
-        for name in ("pseudo_noise", "target_noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be between 0 and 1")
-        if not 0 < self.hold_out < 1:
-            found.append(f"--hold-out is {self.hold_out}; it must be above 0 and below 1")
-        if not 0 <= self.seed < 2**32:
-            found.append(f"--seed is {self.seed}; it must be at least 0 and below 2^32")
         return found
 
     def _cloze_problems(self) -> list[str]:

@@ -90,6 +90,8 @@ class Trainer:
     """Of each micro-batch, as in the progress."""
     pace: Callable[[int, float, int], bool] = field(default=lambda step, seconds, tokens: False)
     """Called after each step with (step, seconds, tokens); whether it has changed how steps are computed."""
+    stopped: bool = field(default=False, init=False)
+    """Whether `stop` ended the run before its last step."""
 
     def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
         """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
@@ -139,11 +141,12 @@ class Trainer:
             if impatient and not last:
                 text = f"no better validation in {options.patience}; the best was {progress.best_loss:.4f} at step "
                 self.recorder.event(progress.step, "early stop", f"{text}{progress.best_step}")
-            stopping = impatient or self.stop()
+            self.stopped = not last and not impatient and self.stop()
+            ending = last or impatient or self.stopped
             changed = self.pace(progress.step, seconds - waited, tokens)  # a resume must begin here with the new ways
-            if improved or progress.step % save_every == 0 or last or stopping or changed:
+            if improved or progress.step % save_every == 0 or ending or changed:
                 self.save(progress)
-            if stopping:
+            if ending:
                 break
             finished = time.perf_counter()
         return progress

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from blankfill.bounds import COUNT, SHARE, SOME, Bound, above, at_least, below, out_of_bounds
 from blankfill.data.rows import RowSchedule
-from blankfill.threads import check_threads
 from blankfill.train.schedule import Schedule, learning_rate
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -16,6 +17,18 @@ OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "lamb"]
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """The train section of a recipe."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(("steps", "batch_size", "log_every", "eval_rows", "keep"), SOME),
+        **dict.fromkeys(
+            ("micro_batch", "batch_start", "short_length", "short_steps", "warmup", "hold", "decay_steps",
+             "weight_decay", "z_loss", "clip", "eval_every", "save_every", "patience", "sample_every"), COUNT
+        ),
+        **dict.fromkeys(("momentum", "beta1", "beta2"), below(1)),
+        **dict.fromkeys(("lr", "word_lr", "eps"), above(0)),
+        "batch_ramp": at_least(0, 10_000_000),
+        "min_lr": SHARE,
+    }  # fmt: skip
 
     steps: int = 1000
     """Optimiser steps."""
@@ -95,27 +108,12 @@ class TrainOptions:
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
-        found = []
-        for name in ("steps", "batch_size", "log_every", "eval_rows", "keep"):
-            if getattr(self, name) < 1:
-                found.append(f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in (
-            "micro_batch", "batch_start", "batch_ramp", "short_length", "short_steps", "eval_every", "save_every",
-            "sample_every", "workers", "clip", "z_loss", "weight_decay", "warmup", "hold", "patience",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                found.append(f"train.{name} is {getattr(self, name)}; it must not be negative")
-        found += check_threads(self.threads, "train.threads")
-        for name in ("lr", "word_lr"):
-            if getattr(self, name) <= 0:
-                found.append(f"train.{name} is {getattr(self, name)}; it must be above 0")
+        found = out_of_bounds(self, "train.")
         if self.batch_start > self.batch_size:
             found.append(
                 f"train.batch_start is {self.batch_start}; it must not be above train.batch_size, the batch "
                 f"that the ramp ends with ({self.batch_size})"
             )
-        if not 0 <= self.momentum < 1:
-            found.append(f"train.momentum is {self.momentum}; it must be at least 0 and below 1")
         return found
 
     @property
@@ -155,9 +153,19 @@ class TrainOptions:
         )
 
 
+WEIGHTS = ("soft_weight", "word_weight", "hidden_weight")
+"""What the parts of a loss count that is learnt from a teacher."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistilOptions:
     """The distil section of a recipe: how a run learns from a teacher, when it has one."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **dict.fromkeys(WEIGHTS, COUNT),
+        "temperature": above(0),
+        "layers": COUNT,
+    }
 
     temperature: float = 2.0
     """Both distributions over the words are made flatter by this much before they are compared."""
@@ -176,11 +184,7 @@ class DistilOptions:
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
-        found = []
-        if self.temperature <= 0:
-            found.append(f"distil.temperature is {self.temperature}; it must be above 0")
-        weights = {name: getattr(self, name) for name in ("soft_weight", "word_weight", "hidden_weight")}
-        found += [f"distil.{name} is {value}; it must not be negative" for name, value in weights.items() if value < 0]
-        if not any(weights.values()):
+        found = out_of_bounds(self, "distil.")
+        if not any(getattr(self, name) for name in WEIGHTS):
             found.append("distil.soft_weight, distil.word_weight and distil.hidden_weight are all 0; give one a weight")
         return found

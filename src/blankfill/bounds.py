@@ -1,0 +1,121 @@
+"""Which values a numeric option may have: declared once beside the option, checked and told in one way.
+
+A class of options has `BOUNDS`, a bound for every field that holds numbers (a test walks the fields). Not a number and
+infinities pass no bound: each comparison with a NaN is false, so that a range that is asked the other way round lets it
+through, and it would be met much later as a loss that is not finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MOST = 2**31 - 1
+"""The largest number of an option that has no limit of its own: it fits every library's integers."""
+NATURAL = 1024
+"""Limits up to this belong to what an option means, and are always told; larger ones only to who goes beyond them."""
+STEEPEST = 100.0
+"""The largest power of a length by which texts are ranked; beyond it a float holds no score."""
+LONG = 16
+"""Longer numbers are not repeated in a message."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The range of an option. above, below: whether the least and the most are outside of it themselves. also: values
+    that may be given besides."""
+
+    least: float = 0
+    most: float = MOST
+    above: bool = False
+    below: bool = False
+    also: tuple[float, ...] = ()
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is allowed."""
+        if value in self.also:
+            return True
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        low = value > self.least if self.above else value >= self.least
+        return low and (value < self.most if self.below else value <= self.most)
+
+    def words(self, value: float) -> str:
+        """What a value must be, for one that is not allowed."""
+        low = f"above {self.least}" if self.above else f"at least {self.least}"
+        high = f"below {self.most}" if self.below else f"at most {self.most}"
+        if self.most <= NATURAL:
+            closed = not (self.above or self.below)
+            said = f"be between {self.least} and {self.most}" if closed else f"be {low} and {high}"
+        elif value > self.most:
+            said = f"be {high}"
+        else:
+            said = f"be {low}" if self.least or self.above else "not be negative"
+        if self.also:
+            said = f"be {' or '.join(map(str, self.also))} or {said.removeprefix('be ')}"
+        return f"must {said}" if abs(value) < math.inf else f"must {said}, and a finite number"
+
+
+def at_least(least: float, most: float = MOST) -> Bound:
+    """From a value on."""
+    return Bound(least, most)
+
+
+def above(least: float, most: float = MOST) -> Bound:
+    """Above a value."""
+    return Bound(least, most, above=True)
+
+
+def below(most: float, least: float = 0) -> Bound:
+    """From `least` up to, but without, a value."""
+    return Bound(least, most, below=True)
+
+
+SHARE = Bound(0, 1)
+"""Of a whole."""
+COUNT = Bound(0)
+"""0 usually stands for what the program chooses, or for nothing."""
+SOME = Bound(1)
+"""One or more."""
+PROCESSES = Bound(1, 1024, also=(0,))
+"""Threads or processes; 0 chooses. More are a slip of the keyboard, for which some OpenMP libraries end the process."""
+SEED = Bound(0, 2**32 - 1)
+"""What every generator of random numbers takes."""
+COMMON: Mapping[str, Bound] = {"seed": SEED, "threads": PROCESSES, "workers": PROCESSES}
+"""Options that mean the same wherever they stand."""
+
+
+def bounds_of(options: type) -> Mapping[str, Bound]:
+    """The bounds of a class of options, those of the classes that it extends included."""
+    found = dict(COMMON)
+    for one in reversed(options.__mro__):
+        found |= vars(one).get("BOUNDS", {})
+    return found
+
+
+def out_of_bounds(options: Any, prefix: str = "", dashes: bool = False) -> list[str]:
+    """A sentence for every number of some options that is outside of its bound.
+
+    prefix: written before each name. dashes: write names as the command line does.
+    """
+    bounds = bounds_of(type(options))
+    found = []
+    for field in dataclasses.fields(options):
+        bound = bounds.get(field.name)
+        if bound is None:
+            continue
+        value = getattr(options, field.name)
+        name = prefix + (field.name.replace("_", "-") if dashes else field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int | float) and not bound.holds(one):
+                found.append(f"{name} is {_number(one)}; it {bound.words(one)}")
+    return found
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) and abs(value) >= 10**LONG:
+        return f"a number of more than {LONG} digits"
+    return str(value)

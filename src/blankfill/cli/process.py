@@ -1,0 +1,141 @@
+"""What the `blankfill` process settles with the system around a command: its streams, encoding, unforeseen errors."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blankfill.console import OutputError, say
+from blankfill.system.files import error_number
+
+REMEDIES = {
+    errno.ENOENT: "it was moved or removed while the command ran; put it back and repeat the command",
+    errno.EMFILE: "allow this process more of them (ulimit -n 1024), or use fewer workers",
+    errno.ENFILE: "close some programs, or use fewer workers",
+    errno.ENOSPC: "free some space, or give another --out",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EIO: "the disk or the network behind it fails; look into the system's log",
+}
+"""What to do about an error of the system that no command foresaw."""
+
+
+def settle() -> None:
+    """Make the streams and the encoding of this process such as every command may rely on."""
+    _fill_streams()
+    _speak_utf8()
+
+
+def _fill_streams() -> None:
+    """Put something on the descriptors of streams that were closed, lest a file that is opened takes their place.
+
+    Standard output then refuses to be written, so that a product is not lost unnoticed; notices are.
+    """
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest that is free: this one
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+            setattr(sys, name, stream)
+
+
+def _speak_utf8() -> None:
+    """Begin again in UTF-8 where the locale knows ASCII only, as Python does by itself unless it is told not to.
+
+    Names and texts of the command line would arrive as bytes that cannot be written anywhere.
+    """
+    if os.name != "posix" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@contextmanager
+def finished() -> Iterator[None]:
+    """Write out what standard output still holds when a command ends, however it does.
+
+    Raises OutputError when it cannot be written; Python itself would tell so only after the exit code is given.
+    """
+    try:
+        yield
+    except (BrokenPipeError, OutputError):
+        _give_up_output()
+        raise
+    except SystemExit:  # the help of a command
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_output()
+        raise
+    except (OSError, ValueError) as error:
+        _give_up_output()
+        raise OutputError.of(error) from error
+
+
+def _give_up_output() -> None:
+    """Let what standard output still holds go nowhere, so that Python's last attempt to write it cannot fail."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+@contextmanager
+def threads_in_sentences() -> Iterator[None]:
+    """Let threads of libraries tell of a full disk or a lost folder in a sentence, as the command itself does."""
+    before = threading.excepthook
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        found = sentence(args.exc_value) if args.exc_value is not None else None
+        if found is None:
+            before(args)
+        else:
+            say(f"blankfill: {found}")
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def sentence(error: BaseException) -> str | None:
+    """An error of the system that no command foresaw, as one sentence; None for an error of the program."""
+    number = error_number(error)
+    if number is None:
+        return _files_ran_out(error)
+    why = os.strerror(number)
+    remedy = REMEDIES.get(number, "blankfill --debug shows where it was met")
+    name = getattr(error, "filename", None)
+    return f"{os.fsdecode(name)}: {why}; {remedy}" if isinstance(name, str | bytes) else f"{why}; {remedy}"
+
+
+def _files_ran_out(error: BaseException | None) -> str | None:
+    """The sentence for too many open files where a library tells of them in its own words."""
+    seen = 0
+    while error is not None and seen < 10:
+        if os.strerror(errno.EMFILE) in str(error):
+            return f"{os.strerror(errno.EMFILE)}; {REMEDIES[errno.EMFILE]}"
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None
