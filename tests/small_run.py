@@ -1,6 +1,8 @@
 """A recipe of seconds and a text of our own, for tests of whole runs."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,3 +29,10 @@ def texts_in(folder: Path, count: int) -> Path:
     for k in range(count):
         (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
     return folder
+
+
+def edit_state(path: Path, *without: str, **values: Any) -> None:
+    """Rewrite a checkpoint's state.json with other values and without some, as version 0.1 did: with no checksum."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in state.items() if name not in (*without, "state_sha256")}
+    path.write_text(json.dumps({**kept, **values}), encoding="utf-8")

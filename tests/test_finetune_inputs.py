@@ -22,6 +22,7 @@ from blankfill.predict import Predictor
 from blankfill.search import combinations, search
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import ASKED, RESULTS
+from small_run import edit_state
 from test_cloze_run import OWN
 from test_finetune import QUICK, classes, model_folder
 from test_inputs import permute
@@ -75,9 +76,7 @@ def retagged(**values: Any) -> Callable[[Path], None]:
     """Change what the first model's state says of it."""
 
     def change(root: Path) -> None:
-        path = root / "made" / "step-0" / store.STATE
-        state = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**state, **values}), encoding="utf-8")
+        edit_state(root / "made" / "step-0" / store.STATE, **values)
 
     return change
 
@@ -154,9 +153,7 @@ def test_other_weights_of_the_first_model(begun: Path, capsys: pytest.CaptureFix
 def test_a_run_of_an_older_version_goes_on_with_one_sentence(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (begun / "run" / inputs.FILE).unlink()
     for path in (begun / "run" / "checkpoints").glob("*/state.json"):
-        state = json.loads(path.read_text(encoding="utf-8"))
-        del state["inputs"]
-        path.write_text(json.dumps(state), encoding="utf-8")
+        edit_state(path, "inputs")
     resumed(begun)
     assert capsys.readouterr().err.count("did not note its inputs") == 1
     longer(begun)

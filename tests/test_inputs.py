@@ -23,7 +23,7 @@ from blankfill.errors import UserError
 from blankfill.origin import Continue
 from blankfill.recipe import Recipe, load_recipe, recipe_names, to_yaml
 from blankfill.system import marks
-from small_run import SMALL, texts_in
+from small_run import SMALL, edit_state, texts_in
 
 STEADY = {**SMALL, "train.threads": 1, "train.precision": "fp32", "corpus.vocab_size": 128}
 
@@ -183,9 +183,7 @@ def test_what_stays_the_same_goes_on(begun: Path, source: Path, tmp_path: Path) 
 def test_a_run_of_an_older_version_goes_on_with_one_sentence(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = next((begun / "run" / "checkpoints").glob("*")) / "state.json"
     (begun / "run" / inputs.FILE).unlink()
-    state = json.loads(path.read_text(encoding="utf-8"))
-    del state["inputs"]
-    path.write_text(json.dumps(state), encoding="utf-8")
+    edit_state(path, "inputs")
     report = begun / "corpus" / "corpus.json"
     values = json.loads(report.read_text(encoding="utf-8"))
     del values["files"]

@@ -21,7 +21,7 @@ from blankfill.several import finished
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.train import pace
 from blankfill.train.record import read_lines
-from small_run import SMALL, texts_in
+from small_run import SMALL, edit_state, texts_in
 from test_finetune import classes, model_folder
 
 RUN = {**SMALL, "model.dropout": 0.1, "train.save_every": 2, "train.log_every": 1}
@@ -98,7 +98,7 @@ def test_machine_options_go_with_resume(
     before = (run / "recipe.yaml").read_bytes()
     assert noted(run)["threads"] == 2 and remarks(run) == []
     more = ["--threads", "1", "--train.device=cpu", "--train.micro_batch", "2", "--train.workers", "1"]
-    assert main(["pretrain", "--resume", str(run), "--stop-after", "0s", *more]) == 0
+    assert main(["pretrain", "--resume", str(run), "--stop-after", "0s", *more]) == 75
     said = capsys.readouterr().err
     changed, workers = remarks(run)
     assert changed in said and workers in said
@@ -120,7 +120,7 @@ def test_an_option_that_cannot_be_leaves_a_run_as_it_is(
     blankfill.pretrain([str(corpus)], blankfill.load_recipe("gpt-nano", RUN), run, stop_after=0.0)
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for option, value, told in (
-        ("--threads", "-1", "train.threads is -1"),
+        ("--threads", "-1", "--threads is -1; it must be 0 or between 1 and 1024"),
         ("--train.micro-batch", "-1", "train.micro_batch is -1"),
         ("--train.workers", "-1", "train.workers is -1"),
         ("--train.device", "cudo", "--device is cudo"),
@@ -136,9 +136,8 @@ def test_a_run_of_an_earlier_version_is_resumed(corpus: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     blankfill.pretrain([str(corpus)], blankfill.load_recipe("gpt-nano", RUN), run, stop_after=0.0)
     for path in (run / "checkpoints").glob(f"*/{store.STATE}"):
-        state = json.loads(path.read_text(encoding="utf-8"))
-        del state["machine"], state["progress"]["parts"]
-        path.write_text(json.dumps(state), encoding="utf-8")
+        progress = json.loads(path.read_text(encoding="utf-8"))["progress"]
+        edit_state(path, "machine", progress={name: progress[name] for name in progress if name != "parts"})
     assert blankfill.resume(run).steps == 12
     assert "does not say how it was computed" in remarks(run)[0]
 

@@ -89,10 +89,10 @@ def test_every_measurement_has_its_test_above() -> None:
         ("bert", "pseudo-perplexity", "empty.txt", (), "empty.txt has no text: give a file with a sentence on each"),
         ("bert", "pseudo-perplexity", ".", (), "is a folder: give a file"),
         ("gpt", "infill", "lines.txt", (), "has no text of 48 words"),
-        ("gpt", "lambada", "text.txt", (), "line 1 is not valid JSON"),
+        ("gpt", "lambada", "text.txt", (), "line 1: not JSON"),
         ("gpt", "perplexity", "text.txt", ("--window", "33"), "--window 33: "),
         ("gpt", "perplexity", "text.txt", ("--stride", "33"), "--stride 33 does not go with a window of 32"),
-        ("gpt", "perplexity", "text.txt", ("--limit", "-1"), "--limit and --seed are 0 or more"),
+        ("gpt", "perplexity", "text.txt", ("--limit", "-1"), "--limit is -1; it must not be negative"),
         ("gpt", "wikitext2", ".", ("--split", "dev"), "has no dev file of wikitext2"),
         ("gpt", "perplexity", "text.txt", ("--null-odds", "x"), "--null-odds goes with a file of predictions"),
         (
