@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -330,3 +331,22 @@ def test_a_real_novel_is_the_same_in_ranges():
     assert len(parts) == 13
     assert everything(parts) == whole
     assert sources.LARGE_BYTES == 64 << 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes there")
+def test_what_is_no_file_in_a_folder_is_passed_over_and_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A sentence.\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    (tmp_path / "gone.txt").symlink_to("nowhere.txt")
+    skipped: list[str] = []
+    found = discover([tmp_path], SourceOptions(), skipped)
+    assert [Path(source.path).name for source in found] == ["a.txt"]
+    assert sorted(line.removeprefix(f"{tmp_path}/") for line in skipped) == [
+        "endless.txt: is a device; give a regular file",
+        "gone.txt: is a link to nowhere.txt, which does not exist",
+        "pipe.txt: is a named pipe; give a regular file",
+    ]
+    for name, said in (("endless.txt", "is a device"), ("gone.txt", "does not exist")):
+        with pytest.raises(UserError, match=said):
+            discover([tmp_path / name], SourceOptions())
