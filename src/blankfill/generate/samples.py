@@ -155,7 +155,8 @@ def beginnings(valid: IndexedCorpus, tokenizer: Tokenizer, count: int = PROMPTS)
 def blanked_sentences(
     valid: IndexedCorpus, tokenizer: Tokenizer, vocabulary: Vocabulary, count: int = SAMPLES, longest: int = LONGEST
 ) -> Iterator[tuple[str, str]]:
-    """Validation sentences of up to `longest` tokens with one word (or two Chinese characters) blanked, and what stood there.
+    """Validation sentences of up to `longest` tokens with one word (or a Chinese character) blanked, and what stood
+    there.
 
     The sentences are spread over the validation text; the same corpus always gives the same ones.
     """
