@@ -520,6 +520,16 @@ def test_a_killed_prediction_leaves_no_part_under_the_final_name(tuned: Path, tm
     assert len(out.read_text(encoding="utf-8").splitlines()) == 20 and leftovers(tmp_path) == []
 
 
+def test_predictions_are_not_written_over_their_rows(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.txt"
+    rows.write_text("the cat sat\n", encoding="utf-8")
+    assert main(["predict", "--model", str(tuned), str(rows), "--out", str(rows)]) == 2
+    assert "rows.txt is the file that is read, which would be lost" in capsys.readouterr().err
+    assert rows.read_text(encoding="utf-8") == "the cat sat\n"
+
+
 def test_an_array_of_vectors_reads_back(run: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     embed(".npy")(run, run, tmp_path / "made" / "out")
