@@ -124,7 +124,7 @@ def read_name(path: Path) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a text from a file names something beside it: no path, and nothing that no file system takes."""
-    short = len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    short = 0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
     return short and name.isprintable() and Path(name).name == name and "\\" not in name and name != ".."
 
 
@@ -268,6 +268,8 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     value: Any = None
     with suppress(ValueError, RecursionError):  # all at once is a third faster, and a long run has many lines
         value = json.loads(f"[{','.join(lines)}]")
+        if any(map(_MAY_BE_LONE.search, lines)):
+            value = mended_value(value)
     if not isinstance(value, list) or len(value) != len(lines):
         value = [_object(line) for line in lines]
     found = [one for one in value if isinstance(one, dict)]
