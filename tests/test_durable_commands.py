@@ -454,6 +454,33 @@ def test_a_checkpoint_folder_keeps_what_is_not_ours(tmp_path: Path) -> None:
     assert contents(kept) == before
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Path, tmp_path: Path) -> None:
+    """They may lie on a disk that is not mounted; what would be written in their place is a model of no training."""
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    (out / "checkpoints").rename(tmp_path / "elsewhere")
+    before = contents(out)
+    with pytest.raises(UserError, match=r"run/latest says that this run had checkpoints, and .*checkpoints holds none"):
+        blankfill.resume(out)
+    for name in (".lock", "run.json", "report.html"):
+        before.pop(name, None)
+    assert before.items() <= contents(out).items()
+    (tmp_path / "elsewhere").rename(out / "checkpoints")
+    blankfill.resume(out)
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "to a file", "to a folder"])
+def test_a_link_in_the_place_of_a_checkpoint_is_replaced(tmp_path: Path, leads: str) -> None:
+    kept, folder = precious(tmp_path), tmp_path / "checkpoints"
+    before = contents(kept)
+    folder.mkdir()
+    target = {"nowhere": kept / "nothing", "to a file": kept / "thesis.txt", "to a folder": kept}[leads]
+    (folder / "step-1").symlink_to(target)
+    store.save(folder, 1, {"a": torch.zeros(2)}, {}, {})
+    assert not (folder / "step-1").is_symlink() and store.read(folder / "step-1").step == 1
+    assert contents(kept) == before
+
+
 # kills
 
 
@@ -491,6 +518,16 @@ def test_a_killed_prediction_leaves_no_part_under_the_final_name(tuned: Path, tm
     assert not out.exists() and len(leftovers(tmp_path)) == 1
     assert main(arguments) == 0
     assert len(out.read_text(encoding="utf-8").splitlines()) == 20 and leftovers(tmp_path) == []
+
+
+def test_predictions_are_not_written_over_their_rows(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.txt"
+    rows.write_text("the cat sat\n", encoding="utf-8")
+    assert main(["predict", "--model", str(tuned), str(rows), "--out", str(rows)]) == 2
+    assert "rows.txt is the file that is read, which would be lost" in capsys.readouterr().err
+    assert rows.read_text(encoding="utf-8") == "the cat sat\n"
 
 
 def test_an_array_of_vectors_reads_back(run: Path, tmp_path: Path) -> None:

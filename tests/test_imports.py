@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "bounds", "types", "_version", "recipes"},
     {"system"},
     {"console", "environment"},
-    {"threads"},
+    {"threads", "device"},
     {"corpus", "objectives", "attention"},
     {"model"},
     {"data", "checkpoint", "adapt"},

@@ -64,10 +64,10 @@ class Predictor:
         from blankfill.checkpoint.load import Loaded, check_vocabulary, with_roles_of
         from blankfill.corpus.identity import check_tokenizer
         from blankfill.corpus.tokenizer import Tokenizer
+        from blankfill.device import pick_device
         from blankfill.model.layout import lay_out_to_write
         from blankfill.model.transformer import Transformer
         from blankfill.tasks.seq2seq_adapter import Write
-        from blankfill.train.precision import pick_device
 
         use_threads(threads)
         path = Path(path)

@@ -191,7 +191,10 @@ def mend_recipe(out: Path) -> None:
 
 
 def newest_whole(out: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over."""
+    """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over.
+
+    Raises UserError when a run had some and has none left: to begin again would put what is new in their place.
+    """
     from blankfill.checkpoint import store
 
     damaged: list[str] = []
@@ -201,6 +204,11 @@ def newest_whole(out: Path) -> Checkpoint | None:
     if checkpoint is None:
         if damaged:
             raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
+        if os.path.lexists(out / "latest"):
+            raise UserError(
+                f"{out / 'latest'} says that this run had checkpoints, and {out / 'checkpoints'} holds none; put them "
+                "back, or train it again, into another --out"
+            )
         say(f"{out} has no checkpoint yet; starting from the beginning")
     return checkpoint
 

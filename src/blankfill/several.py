@@ -74,8 +74,9 @@ def together(options: FinetuneOptions, out: Path) -> Machine:
     """What several runs below `out` compute with where their options leave it free: settled by the first of them."""
     import torch
 
+    from blankfill.device import is_here
     from blankfill.threads import from_variables
-    from blankfill.train.machine import able, is_here, settle
+    from blankfill.train.machine import able, settle
 
     found = noted_machine(out)
     if found is not None and is_here(device := torch.device(found.device)) and able(device, found.dtype):

@@ -241,6 +241,30 @@ def test_a_column_of_parquet_that_unpacks_a_hundredfold_is_refused(tmp_path: Pat
         list(table_rows(path))
 
 
+@pytest.mark.parametrize(
+    ("kind", "numbers", "said"),
+    [
+        ("string", None, "a text after row 0 is not UTF-8"),
+        ("date32", [10**8], "a value after row 0 cannot be read"),
+        ("timestamp[us]", [2**62], "a value after row 0 cannot be read"),
+    ],
+)
+def test_values_of_parquet_that_python_cannot_hold_are_named(
+    tmp_path: Path, kind: str, numbers: list[int] | None, said: str
+):
+    if numbers is None:
+        column = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"caf\xe9"], pa.binary()).buffers())
+    else:
+        column = pa.array(numbers, pa.int32() if kind == "date32" else pa.int64()).view(pa.type_for_alias(kind))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": column}), path)
+    with pytest.raises(UserError, match=said):
+        list(table_rows(path))
+    if numbers is None:
+        with pytest.raises(UserError, match=said):
+            list(tables.read_parquet(str(path), 0, None, "text", "x"))
+
+
 def archive(path: Path, *members: tuple[str, bytes]) -> bytearray:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
         for name, data in members:

@@ -119,3 +119,16 @@ def test_mistakes_are_told_in_one_sentence(
 def test_neither_a_file_nor_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--task", "sst2", "--data", "x"]) == 2
     assert "give either a file with predictions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["finetune.json", "lr-0.001_seed-0/finetune.json"])
+def test_the_results_of_a_fine_tuning_are_not_written_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    out = tmp_path / "tuned"
+    (out / where).parent.mkdir(parents=True)
+    (out / where).write_text("{}", encoding="utf-8")
+    (out / "results.json").write_text('{"score": 0.9}', encoding="utf-8")
+    assert run(folder, "gpt", "perplexity", "text.txt", "--out", str(out)) == 2
+    assert "holds a fine-tuning run, whose results.json would be lost" in capsys.readouterr().err
+    assert (out / "results.json").read_text(encoding="utf-8") == '{"score": 0.9}'

@@ -44,6 +44,7 @@ def one_target(name: str, seconds: float) -> int:
             check(target, folder, data)
         except BaseException as error:
             kept = ODD / f"{name}.{hashlib.sha256(data).hexdigest()[:12]}"
+            ODD.mkdir(exist_ok=True)
             kept.write_bytes(data)
             print(f"{name}: {type(error).__name__}: {str(error)[:300]}; kept as {kept.name}", file=sys.__stderr__)
             raise
@@ -80,6 +81,7 @@ def main() -> int:
 
     names = [args.target] if args.target else [target.name for target in TARGETS]
     failed = []
+    known = set(ODD.glob("*"))
     for name in names:
         print(f"{name} …", flush=True)
         command = [
@@ -94,6 +96,9 @@ def main() -> int:
         ]
         if subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, check=False).returncode:
             failed.append(name)
+            for kept in sorted(set(ODD.glob("*")) - known):  # libFuzzer has closed what its process could say it on
+                print(f"  kept as {kept}", flush=True)
+            known |= set(ODD.glob("*"))
     print(
         f"{len(names) - len(failed)} of {len(names)} readers hold"
         + (f"; failed: {', '.join(failed)}" if failed else "")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.data.packing import collate
 from blankfill.errors import UserError
 from blankfill.generate.fill import fill
-from blankfill.generate.samples import Samples
+from blankfill.generate.samples import Samples, compare
 from blankfill.generate.sampling import Sampling
 from blankfill.generate.write import Writer, generate_many
 from blankfill.objectives import T5, Bart
@@ -196,3 +197,25 @@ def test_more_blanks_than_sentinels_and_other_refusals() -> None:
     for call in (lambda: fill(bare, "[MASK]"), lambda: generate_many(bare, ["cat"])):
         with pytest.raises(UserError, match="the tokenizer has no token for 1 sentinels"):
             call()
+
+
+def test_a_sample_that_a_model_cannot_take_is_left_out_and_the_others_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """A text that is longer than the positions of a model must not end its run."""
+    made = of("bart")
+    long = "the cat " * 40
+    samples = Samples(made, None, [f"{long}[MASK]", "the [MASK] sat", long, "cat"])
+    made.model.train()
+    filled, continued = samples.take(0)
+    assert (filled["text"], continued["prompt"]) == ("the [MASK] sat", "cat") and made.model.training
+    told = capsys.readouterr().err
+    assert told.count("is left out: ") == 2 and "the model reads at most" in told
+    assert len(samples.take(1)) == 2 and not capsys.readouterr().err
+
+
+def test_lines_that_are_no_samples_are_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"step": 0, "text": "a [MASK]", "answer": "cat", "fills": ["on"]}
+    odd: list[dict[str, Any]] = [{"text": ["a"]}, {"text": "b"}, {**good, "fills": 3}, {**good, "answer": None}, {}]
+    compare([*odd, good], [*odd, {**good, "fills": ["cat"]}])
+    assert capsys.readouterr().err.count("before: on\n    after:  cat\n    text:   cat") == 1
+    compare(odd, odd)
+    assert not capsys.readouterr().err

@@ -77,6 +77,8 @@ def test_lines_that_inform_are_passed_over_and_counted(tmp_path: Path) -> None:
     path.write_bytes(b'{"step": 1}\n{"step": 2}')
     assert reading.read_json_lines(path) == ([{"step": 1}, {"step": 2}], 0)
     assert reading.read_json_lines(tmp_path / "none") == ([], 0)
+    path.write_text('{"step": 1, "text": "a\\ud83d"}\n{"\\udc00": "\\ud83d\\ude00"}\n', encoding="utf-8")
+    assert reading.read_json_lines(path) == ([{"step": 1, "text": "a\ufffd"}, {"\ufffd": "\U0001f600"}], 0)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +149,17 @@ def test_lines_of_any_length_are_passed_over(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(reading, "LINE", 16)
     path = make(tmp_path, b'{"a": 1}\n{"long": "' + b"x" * 100 + b'"}\n{"b": 2}\n')
     assert reading.read_json_lines(path) == ([{"a": 1}, {"b": 2}], 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "a\\b", "..", "", ".", "x" * 256, "é" * 128, "a\0b", "a\nb", "/etc", "\ud800"]
+)
+def test_names_that_lead_elsewhere_or_nowhere(name: str) -> None:
+    """No file system takes them, or takes them for a path, so nothing may be looked up by them."""
+    assert not reading.is_plain_name(name)
+
+
+def test_plain_names() -> None:
+    assert all(
+        map(reading.is_plain_name, ["step-12", "model-00001-of-00002.safetensors", "模型 1.bin", "x" * 255, ".a"])
+    )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +166,31 @@ def test_the_command_writes_rows_in_the_order_of_the_lines(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["text"] for line in lines] == ["the cat", "狗"]
     assert abs(np.linalg.norm(lines[0]["vector"]) - 1) > 1e-3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes there")
+def test_a_pipe_is_read_once(model: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a shell's <(…) gives it: counting its lines first would leave none to embed."""
+    os.mkfifo(tmp_path / "pipe")
+    feeder = threading.Thread(target=(tmp_path / "pipe").write_text, args=("the cat\na dog\n",))
+    feeder.start()
+    assert main(["embed", str(tmp_path / "pipe"), "--model", "RUN", "--out", str(tmp_path / "v.npy")]) == 0
+    feeder.join()
+    assert np.array_equal(np.load(tmp_path / "v.npy"), Embedder(model).vectors(["the cat", "a dog"]).array)
+    assert "2 vectors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["its name", "another path", "a link"])
+def test_the_text_is_not_written_over(
+    model: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "v.npy").write_text("the cat\n", encoding="utf-8")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "v.npy")
+    out = {"its name": "v.npy", "another path": "folder/../v.npy", "a link": "link.npy"}[by]
+    assert main(["embed", str(tmp_path / "v.npy"), "--model", "RUN", "--out", str(tmp_path / out)]) == 2
+    assert "is the file that is read, which would be lost; give another name" in capsys.readouterr().err
+    assert (tmp_path / "v.npy").read_text(encoding="utf-8") == "the cat\n"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
 from blankfill.console import say
 from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.device import pick_device
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
@@ -44,9 +45,9 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
     """Open a run folder (its newest whole checkpoint), RUN/best, RUN/latest, a checkpoint folder, an imported model, a
     transformers folder, or a checkpoint of the original GLM code.
 
-    UserError says what is missing.
+    UserError says what is missing, the device included.
     """
-    path = Path(path)
+    path, device = Path(path), str(pick_device(device))
     if path.is_file() and path.name in ("best", "latest"):
         path = store.named_by(path)
     if not path.exists():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def save(
     files.remove_parts(folder, rf"step-\d+({GONE})?")  # of runs that were killed
     with files.whole_folder(final, remedy) as temporary:
         write_files(temporary, step, model, optimizer, state, dress)
-        if final.exists():
+        if os.path.lexists(final):
             _remove(final)
     files.write_file(folder.parent / "latest", f"{final.name}\n", remedy)
     if best is not None and (folder / f"step-{best}").exists():

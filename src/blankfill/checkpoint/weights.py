@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blankfill.errors import UserError
-from blankfill.system.reading import field, of_kind, read_json, readable, regular_size, shown
+from blankfill.system.reading import field, is_plain_name, of_kind, read_json, readable, regular_size, shown
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
@@ -163,7 +163,7 @@ def _parts(path: Path) -> list[Path]:
         {of_kind(name, str, str(path)) for name in field(read_json(path), "weight_map", dict, path).values()}
     )
     for name in names:
-        if Path(name).name != name:  # an index must not point out of its folder
+        if not is_plain_name(name):  # an index must not point out of its folder
             raise UserError(f"{path} names {shown(name)}, which is not a file beside it; copy or download it again")
     return [path.parent / name for name in names]
 

@@ -117,9 +117,10 @@ def alone(name: str, given: Bench) -> dict[str, Any]:
 
 def timed(name: str, given: Bench) -> dict[str, Any]:
     """Time one shape here."""
+    from blankfill.device import pick_device
     from blankfill.threads import use_threads
     from blankfill.train.bench import measure, shape_named
-    from blankfill.train.precision import pick_device, pick_dtype
+    from blankfill.train.precision import pick_dtype
 
     use_threads(given.threads)
     device = pick_device(given.device)

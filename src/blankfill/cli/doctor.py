@@ -89,8 +89,9 @@ def measure(out: Path) -> Section:
     """Rates: matrix products in FLOP/s, memory and disk in bytes per second. A few seconds."""
     import torch
 
+    from blankfill.device import pick_device
     from blankfill.environment import copy_rate, usable_cores, write_rate
-    from blankfill.train.precision import matmul_rate, pick_device
+    from blankfill.train.precision import matmul_rate
 
     device = pick_device("auto")
     torch.set_num_threads(usable_cores())

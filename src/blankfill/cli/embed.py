@@ -15,7 +15,7 @@ import tyro
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
-from blankfill.system.files import whole_file
+from blankfill.system.files import is_special, refuse_input, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if args.out is not None and args.out.suffix not in (".npy", ".jsonl"):
         raise UserError(f"--out {args.out}: vectors are written to a .npy or a .jsonl file; end its name so")
     source = None if str(args.file) == "-" else args.file
+    refuse_input(args.out, source)
     total = count_lines(source)
     from blankfill.checkpoint.load import load_model
     from blankfill.console import progress, say
@@ -77,8 +78,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def count_lines(source: Path | None) -> int | None:
-    """How many lines a file has, None for standard input; UserError for a file that cannot be read."""
-    if source is None:
+    """How many lines a file has; None for standard input, and for a pipe or a device, which can be read only once.
+
+    Raises UserError for a file that cannot be read.
+    """
+    if source is None or is_special(source):
         return None
     try:
         with source.open("rb") as stream:

@@ -73,12 +73,13 @@ def main(argv: Sequence[str]) -> int:
     recipe = with_threads(recipe, args.threads)
 
     from blankfill.attention.kernels import best_kernel
+    from blankfill.device import pick_device
     from blankfill.errors import ConfigError
     from blankfill.teacher import open_teacher
     from blankfill.threads import use_threads
     from blankfill.train import cost, verdict
     from blankfill.train.memory import keep_freed_memory
-    from blankfill.train.precision import pick_device, pick_dtype
+    from blankfill.train.precision import pick_dtype
 
     options = recipe.train
     use_threads(options.threads)

@@ -15,7 +15,7 @@ from blankfill.bounds import Bound
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
-from blankfill.system.files import whole_file
+from blankfill.system.files import refuse_input, whole_file
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give either a file of rows, or --data with the files of a task")
     if args.file is not None and (args.submission or args.task):
         raise UserError("--submission and --task go with --data; leave them out")
+    refuse_input(args.out, args.file, args.data)
     from blankfill.cli.fill import json_line
     from blankfill.console import show
     from blankfill.predict import items_of

@@ -303,13 +303,29 @@ def read_parquet(path: str, start: int, end: int | None, field: str | None, name
             for group in groups:
                 check_columns(file.metadata.row_group(group), f"{name}, row group {group + 1}", column)
                 for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], columns=[column]):
-                    for record in batch.to_pylist():
+                    for record in batch_records(batch, name, number):
                         number += 1
                         _, found = _read_record(record, field, number, fault)
                         if found:
                             yield number, found
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
+
+
+def batch_records(batch: Any, name: str, number: int) -> list[dict[str, Any]]:
+    """The rows of a batch of a Parquet file, of which `number` were read before it.
+
+    Raises UserError for values that Python cannot hold: a text that is not UTF-8, a date beyond its years.
+    """
+    try:
+        found: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: a text after row {number} is not UTF-8: write the table anew as UTF-8.") from error
+    except (ValueError, OverflowError, ArithmeticError) as error:
+        raise UserError(
+            f"{name}: a value after row {number} cannot be read ({error}): write its column anew, as text say."
+        ) from error
+    return found
 
 
 def check_columns(group: Any, where: str, column: str | None = None) -> None:

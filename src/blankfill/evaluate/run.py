@@ -15,14 +15,13 @@ from blankfill.console import progress, say
 from blankfill.errors import UserError
 from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.tasks.registry import task_named
+from blankfill.tasks.run_files import ASKED, RESULTS
 from blankfill.threads import use_threads
 
 if TYPE_CHECKING:
     from blankfill.evaluate.answers import Start
     from blankfill.evaluate.scorers import Scorer
     from blankfill.tasks.items import LanguageItem
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def evaluate(
     """
     from blankfill.attention.kernels import best_kernel
     from blankfill.checkpoint.load import load_model
+    from blankfill.device import pick_device
     from blankfill.evaluate.scorers import scorer_of
-    from blankfill.train.precision import pick_device
 
     if task not in MEASUREMENTS:
         raise UserError(
@@ -93,7 +92,13 @@ def evaluate(
 
 
 def result_folder(out: Path) -> None:
-    """Make the folder of the results, before anything is computed; UserError when it cannot be."""
+    """Make the folder of the results, before anything is computed.
+
+    Raises UserError when it cannot be, and for the folder of a fine-tuning run or of several, whose results have the
+    same name.
+    """
+    if any(found.is_file() for where in (ASKED, f"*/{ASKED}") for found in out.glob(where)):
+        raise UserError(f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with --out")
     with disk_errors(out, "give another folder with --out"):
         make_folder(out)
 

@@ -7,7 +7,7 @@ runs can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,16 @@ from blankfill.generate.fill import Filler, check_can_fill
 from blankfill.generate.rows import fills, own_mask, writes_on
 from blankfill.generate.sampling import Sampling
 from blankfill.generate.write import generate_many
+from blankfill.system.reading import shown
 from blankfill.types import Vocabulary
 
 SAMPLES = 4
 PROMPTS = 2
 PROMPT_TOKENS = 6
+SHORTEST, LONGEST = 7, 40
+"""Tokens of a validation sentence that is shown with a blank."""
+FRAME = 12
+"""Tokens that special tokens, blanks and their fills take of a row, about."""
 WRITTEN = 40
 """Most tokens of a continuation."""
 
@@ -53,37 +58,77 @@ class Samples:
             check_can_fill(loaded)
         if not texts and valid is not None:
             if fills(loaded.objective):
-                self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary))
+                longest = max(SHORTEST, min(LONGEST, loaded.objective.length - FRAME))
+                self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary, longest=longest))
             self.prompts = beginnings(valid, loaded.tokenizer) if writes else []
 
     def take(self, step: int) -> list[dict[str, Any]]:
         """Fill and continue with the model as it is.
 
-        A line each: {step, text, answer, fills} or {step, prompt, continuation}.
+        A line each: {step, text, answer, fills} or {step, prompt, continuation}. A text that the model cannot take,
+        such as one that is too long for it, is named and left out.
         """
         model = self.loaded.model
         was_training = model.training
         model.eval()
+        try:
+            return [*self._filled(step), *self._continued(step)]
+        finally:
+            model.train(was_training)
+
+    def _filled(self, step: int) -> list[dict[str, Any]]:
+        """A line for each text that is filled; those that cannot be are left out from here on."""
         lines: list[dict[str, Any]] = []
-        if self.blanked:
-            filler = Filler(self.loaded)
-            lines += [_filled(filler, text, answer, step) for text, answer in self.blanked]
-        for written in generate_many(self.loaded, self.prompts, WRITTEN, Sampling(temperature=0.8, top_k=40)):
-            lines.append({"step": step, "prompt": written.prompt, "continuation": written.text})
-        model.train(was_training)
+        if not self.blanked:
+            return lines
+        filler = Filler(self.loaded)
+        for text, answer in list(self.blanked):
+            try:
+                lines.append(_line_of(filler, text, answer, step))
+            except UserError as error:
+                self.blanked.remove((text, answer))
+                say_left_out(text, error)
         return lines
 
+    def _continued(self, step: int) -> list[dict[str, Any]]:
+        """A line for each text that is continued; those that cannot be are left out from here on."""
+        sampling = Sampling(temperature=0.8, top_k=40)
+        try:
+            written = generate_many(self.loaded, self.prompts, WRITTEN, sampling)
+        except UserError:
+            for prompt in list(self.prompts):
+                try:
+                    generate_many(self.loaded, [prompt], 1, sampling)
+                except UserError as error:
+                    self.prompts.remove(prompt)
+                    say_left_out(prompt, error)
+            written = generate_many(self.loaded, self.prompts, WRITTEN, sampling)
+        return [{"step": step, "prompt": one.prompt, "continuation": one.text} for one in written]
 
-def _filled(filler: Filler, text: str, answer: str, step: int) -> dict[str, Any]:
+
+def say_left_out(text: str, error: UserError) -> None:
+    """Say that a sample is not shown; what only shows how a run does must not end it."""
+    say(f"the sample {shown(text)} is left out: {error}")
+
+
+def _line_of(filler: Filler, text: str, answer: str, step: int) -> dict[str, Any]:
     result = filler.fill(text, 3)
     fills = [fill.text for fill in result.candidates[0]] if len(result.candidates) == 1 else [result.filled]
     return {"step": step, "text": text, "answer": answer, "fills": fills}
 
 
+def is_fill(line: Mapping[str, Any]) -> bool:
+    """Whether a line that was read back is of a blanked text, with all its fields."""
+    fills = line.get("fills")
+    texts = [line.get("text"), line.get("answer"), *(fills if isinstance(fills, list) else [None])]
+    return all(isinstance(text, str) for text in texts)
+
+
 def compare(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> None:
-    """Print each blanked text with its answer, and the fills before and after."""
-    old = {line["text"]: line["fills"] for line in before if "text" in line}
-    new = [line for line in after if line.get("text") in old]
+    """Print each blanked text with its answer, and the fills before and after; lines that are no samples are passed
+    over."""
+    old = {line["text"]: line["fills"] for line in before if is_fill(line)}
+    new = [line for line in after if is_fill(line) and line["text"] in old]
     if new:
         unseen = ", in sentences that the model never saw" if new[0]["answer"] else ""
         say(f"\nblanks filled before and after training{unseen}:")
@@ -108,9 +153,10 @@ def beginnings(valid: IndexedCorpus, tokenizer: Tokenizer, count: int = PROMPTS)
 
 
 def blanked_sentences(
-    valid: IndexedCorpus, tokenizer: Tokenizer, vocabulary: Vocabulary, count: int = SAMPLES
+    valid: IndexedCorpus, tokenizer: Tokenizer, vocabulary: Vocabulary, count: int = SAMPLES, longest: int = LONGEST
 ) -> Iterator[tuple[str, str]]:
-    """Validation sentences of middling length with one word (or two Chinese characters) blanked, and what stood there.
+    """Validation sentences of up to `longest` tokens with one word (or a Chinese character) blanked, and what stood
+    there.
 
     The sentences are spread over the validation text; the same corpus always gives the same ones.
     """
@@ -118,7 +164,7 @@ def blanked_sentences(
     found = 0
     for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist():
         ids = [int(i) for i in valid.tokens[int(starts[s]) : int(starts[s + 1])]]
-        if not 7 <= len(ids) <= 40:
+        if not SHORTEST <= len(ids) <= longest:
             continue
         middle = len(ids) // 2
         for at in [*range(middle, len(ids) - 2), *range(middle, 2, -1)]:

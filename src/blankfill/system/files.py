@@ -215,6 +215,22 @@ def refuse_link(path: Path) -> None:
         )
 
 
+def refuse_input(out: Path | None, *sources: Path | None) -> None:
+    """Raise UserError when what is about to be written is one of the files that are read, which would be lost.
+
+    A device or a pipe, such as a terminal, may be both.
+    """
+    for source in sources:
+        if out is None or source is None or is_special(out):
+            continue
+        try:
+            same = out.samefile(source)
+        except OSError:  # one of them is not there
+            continue
+        if same:
+            raise UserError(f"--out {out} is the file that is read, which would be lost; give another name")
+
+
 def part_of(path: Path) -> Path:
     """The temporary name of an output of this process and thread."""
     return path.with_name(f".{_short(path.name)}.{os.getpid()}-{threading.get_native_id()}.part")

@@ -32,6 +32,8 @@ LARGE = 1 << 30
 """Bytes of a file that grows with a vocabulary or a data set, and is read at once, at most."""
 LINE = 16 << 20
 """Bytes of one line of JSON Lines at most."""
+LONGEST_NAME = 255
+"""Bytes of the name of a file that file systems allow."""
 NAME = 4096
 """Bytes of a file that holds nothing but a name or a path at most."""
 MOST_NODES = 1_000_000
@@ -115,9 +117,15 @@ def read_name(path: Path) -> str:
     Raises UserError for a path, which in a folder from elsewhere could lead out of it.
     """
     name = read_path(path)
-    if Path(name).name != name or "\\" in name or name == "..":
+    if not is_plain_name(name):
         raise UserError(f"{path} holds {shown(name)}, where the plain name of a folder is expected")
     return name
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a text from a file names something beside it: no path, and nothing that no file system takes."""
+    short = 0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    return short and name.isprintable() and Path(name).name == name and "\\" not in name and name != ".."
 
 
 @contextmanager
@@ -260,6 +268,8 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     value: Any = None
     with suppress(ValueError, RecursionError):  # all at once is a third faster, and a long run has many lines
         value = json.loads(f"[{','.join(lines)}]")
+        if any(map(_MAY_BE_LONE.search, lines)):
+            value = mended_value(value)
     if not isinstance(value, list) or len(value) != len(lines):
         value = [_object(line) for line in lines]
     found = [one for one in value if isinstance(one, dict)]

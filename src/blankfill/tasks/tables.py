@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import read_text
-from blankfill.corpus.tables import check_columns, csv_rows, import_parquet, json_values
+from blankfill.corpus.tables import batch_records, check_columns, csv_rows, import_parquet, json_values
 from blankfill.errors import UserError
 from blankfill.system.reading import mended_value, readable, regular_size
 from blankfill.tasks.rows import json_lines
@@ -69,8 +68,11 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
         with closing(parquet.ParquetFile(path)) as file:
             for group in range(file.num_row_groups):
                 check_columns(file.metadata.row_group(group), f"{path}, row group {group + 1}")
-            records = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(batch_size=1024))
-            yield from enumerate(records, 1)
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for record in batch_records(batch, str(path), number):
+                    number += 1
+                    yield number, record
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file ({error}): copy or download it again.") from error
 

@@ -18,11 +18,13 @@ import torch
 
 from blankfill import environment
 from blankfill.attention.kernels import Kernel, best_kernel
+from blankfill.bounds import COMMON
+from blankfill.device import is_here, named_device, pick_device
 from blankfill.errors import UserError
 from blankfill.threads import Threads, choose_threads, counted, from_variables, useful_threads
 from blankfill.train.options import Precision
 from blankfill.train.pace import Pace
-from blankfill.train.precision import has_bf16, pick_device, pick_dtype
+from blankfill.train.precision import has_bf16, pick_dtype
 
 FILE = "machine.json"
 """The file of a run folder that shows it."""
@@ -94,7 +96,13 @@ def machine_from(values: object) -> Machine | None:
     if any(type(value) is not kinds.get(name, str) for name, value in found.items()):
         return None
     known = found["compute"] in ("float32", "bfloat16", "float16") and found["attention"] in get_args(Kernel)
-    return Machine(**found) if known and found["threads"] > 0 <= found["micro_batch"] else None
+    if not known or not 0 < found["threads"] <= COMMON["threads"].most or found["micro_batch"] < 0:
+        return None
+    try:
+        named_device(found["device"])
+    except UserError:
+        return None
+    return Machine(**found)
 
 
 @dataclass
@@ -203,12 +211,9 @@ def settle_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]
 
 def _device_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]) -> torch.device:
     if "device" in changes:
-        device = pick_device(str(changes["device"]))
-        if not is_here(device):
-            raise UserError(f"--device is {device}, and torch finds no such device here; use cpu or auto")
-        return device
-    before = pick_device(noted.device if noted else asked.device)
-    return before if is_here(before) else pick_device("auto")
+        return pick_device(str(changes["device"]))
+    before = noted.device if noted else asked.device
+    return pick_device(before if before != "auto" and is_here(named_device(before)) else "auto")
 
 
 def differences(now: Machine, noted: Machine) -> list[str]:
@@ -256,13 +261,6 @@ def _crowded(threads: int) -> list[str]:
         f"{why}, and the run keeps its {threads} threads, with which its numbers stay exact; resumed with --threads "
         f"{useful} it may be many times faster, and what follows then differs by rounding"
     ]
-
-
-def is_here(device: torch.device) -> bool:
-    """Whether torch finds a device."""
-    if device.type == "cuda":
-        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def able(device: torch.device, dtype: torch.dtype) -> bool:

@@ -14,20 +14,7 @@ import time
 import torch
 
 from blankfill.environment import bf16_sets
-from blankfill.errors import UserError
 from blankfill.train.options import Precision
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`: CUDA when there, then Apple's MPS, else the CPU. Raises UserError for a name that torch does not know."""
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise UserError(f"--device is {name}; give auto, cpu, cuda, cuda:1 or mps") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.1) -> float:
