@@ -27,7 +27,7 @@ from blankfill.model.embeddings import position_tables, summed, table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import PairHead, WordHead
 from blankfill.model.initial import draw_weights
-from blankfill.model.layers import Layer, LayerCache, dropout
+from blankfill.model.layers import KeyValues, Layer, LayerCache, dropout
 from blankfill.model.neighbours import start_with_neighbours
 from blankfill.model.norms import norm
 from blankfill.model.span_head import SpanHead
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
         input_ids: Tensor,
         positions: Tensor,
         mask: Mask,
-        cache: list[LayerCache] | None = None,
+        cache: Sequence[KeyValues] | None = None,
         keep: list[Tensor] | None = None,
         context: Reading | None = None,
         words_BTW: Tensor | None = None,
@@ -108,10 +108,11 @@ class Transformer(nn.Module):
             hidden_BTD = self.final_norm(hidden_BTD)
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
 
-    def by_distance(self, places_BT: Tensor, cache: Sequence[LayerCache]) -> Tensor:
+    def by_distance(self, places_BT: Tensor, cache: Sequence[KeyValues]) -> Tensor:
         """What is added to the scores of columns at these places behind cached ones, [B, H, T, S + T]."""
         assert self.distances is not None
         first = cache[0]
+        assert isinstance(first, LayerCache)
         if first.worth is None:
             first.worth = self.distances.of_each()
         return self.distances.looked_up(first.worth, places_BT, first.stand(places_BT))
