@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blankfill.model.plain import plain_dense, plain_weight
 from blankfill.model.transformer import Transformer
@@ -31,7 +31,9 @@ def lay_out_to_write(model: Transformer) -> None:
     if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
         return
     for module in model.modules():
-        if plain_dense(module) and module.out_features >= module.in_features:
+        if not isinstance(module, nn.Linear) or not plain_dense(module):
+            continue
+        if module.out_features >= module.in_features:
             module.weight.data = by_columns(module.weight)
     copy = packed(table)
     model.head.packed = None if copy is None else (copy, table._version)
