@@ -213,6 +213,14 @@ def build(config: TransformerConfig, seed: int = 0, device: torch.device | str =
     return model
 
 
+def word_tables(config: TransformerConfig) -> frozenset[str]:
+    """The names of the weights that have a row for each word: those that another vocabulary gives another length."""
+    with torch.device("meta"):
+        models = [Transformer(replace(config, vocab_size=config.vocab_size + more)) for more in (0, 1)]
+    sizes = [{name: weight.shape for name, weight in model.state_dict().items()} for model in models]
+    return frozenset(name for name, shape in sizes[0].items() if sizes[1][name] != shape)
+
+
 def count_parameters(config: TransformerConfig) -> int:
     """How many weights a configuration has, without allocating them; tied tables count once."""
     with torch.device("meta"):
