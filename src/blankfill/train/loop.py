@@ -212,7 +212,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}, the same result to rounding"
+        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}"
+        text += ", the same but for dropout and rounding"
         self.recorder.event(step, "out of memory", f"step {step}: {text}")
         return self._backward(step, micro_batches)
 
