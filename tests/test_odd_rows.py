@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.errors import UserError
 from blankfill.finetune import Request, finetune
+from blankfill.generate.fill import fill
 from blankfill.predict import items_of
 from blankfill.tasks.registry import task_named
 from generate_models import SPECIAL, wordpiece
@@ -98,12 +100,15 @@ def test_halves_of_characters_end_no_command(tmp_path: Path, capsys: pytest.Capt
     asked = ["--model", str(tmp_path / "run-rows.json"), str(tmp_path / "rows.jsonl")]
     assert main(["predict", *asked, "--out", str(out)]) == 0
     assert len(out.read_text(encoding="utf-8").splitlines()) == len(rows)
-    assert main(["fill", "--model", str(model), f"the {HALF} [MASK]"]) == 0
-    assert "\ufffd" in capsys.readouterr().out
+    (tmp_path / "text.txt").write_text(f"the {HALF} [MASK]\n", encoding="utf-8", errors="surrogatepass")
+    assert main(["fill", "--model", str(model), "--file", str(tmp_path / "text.txt")]) == 2
+    assert "line 1: byte 5 is not UTF-8" in capsys.readouterr().err
+    assert main(["fill", "--model", str(model), f"the {HALF} [MASK]"]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    assert fill(load_model(model), f"the {HALF} [MASK]").text == "the \ufffd [MASK]"
 
 
 def test_embedding_takes_halves_of_characters(tmp_path: Path) -> None:
-    from blankfill.checkpoint.load import load_model
     from blankfill.tasks.embed import Embedder
 
     embedder = Embedder(load_model(model_folder(tmp_path)), "mean", False)

@@ -150,8 +150,12 @@ def _refused(sentences: Sequence[str]) -> int:
 
 
 def _bytes_shown(arg: str) -> str:
-    """An argument with its odd bytes as escapes."""
-    shown = arg.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """An argument with its odd bytes as escapes; lone surrogates too, which only Python's own callers can give."""
+    try:
+        data = arg.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = arg.encode("utf-8", "backslashreplace")
+    shown = data.decode("utf-8", "backslashreplace")
     return shown if len(shown) < 100 else f"{shown[:100]}…"
 
 
