@@ -377,7 +377,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--lora-rank", "2", "--freeze", "1"], "leave out --freeze"),
         (["--max-length", "9999"], "more than the model's"),
         (["--grid", "speed=3"], "--grid speed=3: give name=value"),
-        (["--grid", "lr=fast"], "'fast' is not a number"),
+        (["--grid", "lr=fast"], "'fast'; it must be a number"),
         (["--restarts", "0"], "--restarts is 0"),
         (["--text-column", "x"], "knows the columns of its files"),
         (["--task", "seq2seq"], "does not write any"),

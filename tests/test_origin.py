@@ -15,13 +15,14 @@ import torch
 
 import blankfill
 from blankfill.checkpoint import store
-from blankfill.checkpoint.load import load_model
+from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
+from blankfill.model.transformer import build
 from blankfill.origin import Continue, open_origin, words_of
 from blankfill.train.record import read_lines
-from generate_models import wordpiece
+from generate_models import SPECIAL, WORDS, wordpiece
 from small_run import SMALL, sentences
 from test_seq2seq import model_folder
 
@@ -115,6 +116,31 @@ def test_new_words_in_the_output_bias_and_an_untied_table(tmp_path: Path) -> Non
     }.items():
         assert len(state[ours]) == tokenizer.size + 1
         torch.testing.assert_close(state[ours][-1], old[pieces].mean(0).detach())
+
+
+@pytest.mark.parametrize("name", [name for name in blankfill.recipe_names() if name.endswith("-nano")])
+def test_every_table_of_words_grows_in_every_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has a row for each word: the old rows stay, a new word's is the mean of its pieces'."""
+    recipe = blankfill.load_recipe(name, TRAINING)
+    sentinels = [f"<extra_id_{k}>" for k in range(recipe.objective.sentinels())]
+    tokenizer = wordpiece([*SPECIAL, "[PSEUDO]"], [*WORDS, *sentinels])
+    config = recipe.model_config(tokenizer.size)
+    old = build(config, 0)
+    with torch.no_grad():
+        for weight in old.parameters():
+            weight.normal_()
+    loaded = Loaded(old, tokenizer, tokenizer.vocabulary(), recipe.objective, tmp_path)
+    monkeypatch.setattr("blankfill.checkpoint.load.load_model", lambda path: loaded)
+    origin, _ = open_origin(Continue(tmp_path, ["playinged"]), recipe)
+    state, size, pieces = origin.build(0, "cpu").state_dict(), tokenizer.size, tokenizer.encode("playinged")
+    grown = {weight for weight, found in old.state_dict().items() if config.vocab_size in found.shape}
+    assert "words.weight" in grown and ("span_head.bias" in grown) == (recipe.objective.name == "spanbert")
+    for weight, before in old.state_dict().items():
+        if weight not in grown:
+            torch.testing.assert_close(state[weight], before)
+            continue
+        assert torch.equal(state[weight][:size], before[:size])
+        torch.testing.assert_close(state[weight][size], before[pieces].mean(0))
 
 
 def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,12 @@
 """Recipes: every shipped one is sound, every mistake is told, at once and by name."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.recipe import Recipe, from_values, load_recipe, read_values, recipe_names, to_yaml
+from blankfill.recipe import Recipe, from_values, load_recipe, read_values, recipe_names, to_values, to_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -15,6 +16,31 @@ def test_shipped_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path
     saved = tmp_path / f"{name}.yaml"
     saved.write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(saved) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_lists_of_a_file_become_tuples(name: str) -> None:
+    """JSON and YAML have lists alone; options are tuples, so that they compare, hash and cannot be changed."""
+    recipe = load_recipe(name, {"train.samples": ["a [MASK]", "b"]})
+    values = json.loads(json.dumps(to_values(recipe)))
+    values["distil"]["layers"] = [0, 1]
+    made = from_values(values)
+    assert made.train == recipe.train and made.objective == recipe.objective and made.model == recipe.model
+    assert made.train.samples == ("a [MASK]", "b") and made.distil.layers == (0, 1)
+    assert {hash(section) for section in (made.train, made.distil, made.objective, made.model, made.corpus)}
+
+
+@pytest.mark.parametrize("length", [1, 7, -128, 10**9])
+def test_the_rows_of_the_first_phase_have_a_length_that_rows_can_have(length: int) -> None:
+    told = problems(train__short_length=length)[0]
+    assert told.startswith(f"train.short_length is {length}; it must be")
+
+
+def test_the_rows_of_the_first_phase_are_the_shorter_ones() -> None:
+    length = load_recipe("bert-nano").objective.length
+    (told,) = problems(train__short_length=length + 1)
+    assert "must not be above objective.length" in told and str(length) in told
+    assert load_recipe("bert-nano", {"train.short_length": length}).train.short_length == length
 
 
 def test_the_issue_names_these_recipes() -> None:

@@ -30,7 +30,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from blankfill.attention.kernels import Mask, lower
 from blankfill.checkpoint.names.glm import PARTS, GlmNames
 from blankfill.errors import UserError
-from blankfill.model.layers import Layer, LayerCache
+from blankfill.model.layers import KeyValues, Layer
 from blankfill.model.transformer import Transformer
 from blankfill.types import PADDING
 
@@ -129,7 +129,7 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         seen = past_key_values.get_seq_length() if past_key_values is not None else 0
         mask = rows_mask(position_ids[:, 1], attention_mask, seen, self.dtype)
         model = self._model[0].train(self.training)
-        cache: list[LayerCache] | None = None
+        cache: list[KeyValues] | None = None
         if past_key_values is not None:
             cache = [Borrowed(past_key_values, k) for k in range(self.config.num_hidden_layers)]
         hidden_BTD = model(input_ids, position_ids.transpose(0, 1), mask, cache)
@@ -163,8 +163,8 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         }
 
 
-class Borrowed(LayerCache):
-    """One layer's part of transformers' cache, in the clothes of ours."""
+class Borrowed(KeyValues):
+    """One layer's part of transformers' cache, behind the interface of ours."""
 
     def __init__(self, cache: DynamicCache, layer: int) -> None:
         self.cache, self.layer = cache, layer

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
 
 FILE = "origin.json"
-WORD_TABLES = ("words.weight", "head.bias", "head.table")
-"""What has a row for each word."""
 TYPE_TABLE = "positions.1.weight"
 GIVEN = {
     "model": (
@@ -102,17 +100,18 @@ class Origin:
         """The model to train: the old weights, new words at the mean of their pieces, all else drawn from the seed."""
         import torch
 
-        from blankfill.model.transformer import build
+        from blankfill.model.transformer import build, word_tables
 
         model = build(self.config, seed, device)
         if self.earlier is None:
             return model
+        tables = word_tables(self.config)
         with torch.no_grad():
             for name, drawn in model.state_dict().items():
                 if name not in self.state:
                     continue
                 old = self.state[name].to(drawn.device, drawn.dtype)
-                if name in WORD_TABLES:
+                if name in tables:
                     drawn[: self.earlier.size] = old[: self.earlier.size]
                     for row, pieces in self.pieces.items():
                         drawn[row] = old[list(pieces)].mean(0)

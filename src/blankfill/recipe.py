@@ -59,6 +59,11 @@ class Recipe:
                 f"objective.length needs {sizes[0]} positions but model.positions is {self.model.positions}; "
                 "raise model.positions or lower objective.length"
             )
+        if self.train.short_length > self.objective.length:
+            found.append(
+                f"train.short_length is {self.train.short_length}; it must not be above objective.length, the length "
+                f"of the rows after the first phase ({self.objective.length})"
+            )
         if not fits(self.model.family, len(sizes)):
             stacks = set(TWO_STACKS) if self.objective.two_sided else CHANNELS.keys() - set(TWO_STACKS)
             families = ", ".join(name for name in CHANNELS if name in stacks and fits(name, len(sizes)))

@@ -212,7 +212,7 @@ def pretrain(
 
         def validated(now: Progress) -> None:
             if old_batches:
-                recorder.record(old_text_line(now, evaluate(model, old_batches, device, dtype)["words"]))
+                recorder.record(old_text_line(now, evaluate(model, old_batches, device, dtype)))
             watch(now)
 
         def save(now: Progress) -> None:
@@ -323,8 +323,9 @@ def open_texts(
     return corpus, open_corpus([origin.replay], recipe, out / "replay", tokenizer, accepted)
 
 
-def old_text_line(now: Progress, loss: float) -> dict[str, float | int | str]:
-    """The line of metrics that tells the old text's validation loss."""
+def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
+    """The line of metrics that tells the old text's validation loss, NaN where no word of it is asked for."""
+    loss = losses.get("words", math.nan)
     return {"step": now.step, "split": "old", "loss": loss, "lr": 0.0, "tokens": now.tokens, "tokens_per_s": 0.0}
 
 

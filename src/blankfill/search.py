@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from blankfill.console import say
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, UserError
 from blankfill.finetune import Request
 from blankfill.run_folder import renew_report
 from blankfill.several import check_same, finished, together
 from blankfill.system.files import write_file
+from blankfill.system.values import spelled
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
@@ -30,41 +31,61 @@ Setting = tuple[str, FinetuneOptions]
 def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -> list[Setting]:
     """Every combination of a grid's values, each with so many seeds.
 
-    grid: `name=value,value` each. Raises ConfigError for names and values that there are none of.
+    grid: `name=value,value` each. Raises ConfigError for names and values that there are none of, and for settings that
+    could not be trained: all of them are looked at before the first begins.
     """
     problems: list[str] = []
-    axes: list[list[tuple[str, Any]]] = []
+    axes: dict[str, list[Any]] = {}
     for text in grid:
         name, _, values = text.partition("=")
         name = name.replace("-", "_")
-        axes.append([(name, value) for value in _values(name, values, problems)])
+        if name in axes:
+            problems.append(f"--grid {name} is given twice; put all of its values into one, as {name}=value,value")
+        axes[name] = _values(name, values, problems)
     if restarts < 1:
         problems.append(f"--restarts is {restarts}; it must be at least 1")
     if problems:
         raise ConfigError(problems)
-    found = []
-    for chosen in itertools.product(*axes):
+    found: dict[str, FinetuneOptions] = {}
+    for chosen in itertools.product(*axes.values()):
+        named = dict(zip(axes, chosen, strict=True))
+        setting = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
         for number in range(restarts):
-            made = dataclasses.replace(options, **dict(chosen), seed=options.seed + number)
-            parts = [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}" for name, value in chosen]
-            found.append(("_".join([*parts, f"seed-{made.seed}"]), made))
-    return found
+            made = dataclasses.replace(options, **named, seed=options.seed + number)
+            folder = "_".join([*([setting] if setting else []), f"seed-{made.seed}"])
+            if folder in found:
+                problems.append(f"--grid: two settings would be in the folder {folder}; give each value once")
+            found[folder] = made
+            told = made.problems()
+            if made.method == "cloze" and made.pattern == "all":
+                told.append("--pattern all is a run for each pattern; leave out --grid and --restarts, or it")
+            problems += [f"--grid, {setting}: {one}" if setting else one for one in told]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return list(found.items())
 
 
 def _values(name: str, values: str, problems: list[str]) -> list[Any]:
+    """The values of one option of a grid, read as the option itself is; appends what is wrong to `problems`."""
     hints = get_type_hints(FinetuneOptions)
-    if name not in hints or name == "seed" or not values:
-        known = ", ".join(key for key in hints if key != "seed")
-        problems.append(f"--grid {name}={values}: give name=value,value with one of {known}")
+    options = [field.name for field in dataclasses.fields(FinetuneOptions) if field.name != "seed"]
+    if name not in options or not values:
+        problems.append(f"--grid {name}={values}: give name=value,value with one of {', '.join(options)}")
         return []
-    kind = hints[name] if hints[name] in (int, float) else str
     found = []
     for value in values.split(","):
         try:
-            found.append(kind(value))
-        except ValueError:
-            problems.append(f"--grid {name}: {value!r} is not a number")
+            found.append(spelled(value, hints[name], f"--grid {name}"))
+        except UserError as error:
+            problems.append(str(error))
     return found
+
+
+def _written(value: Any) -> str:
+    """A value in the name of a folder."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """The command itself: help, unknown commands, exit codes, and the frozen list of flags."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,5 +91,13 @@ def test_many_mistakes_are_told_once_and_up_to_a_number(capsys: pytest.CaptureFi
     asked = ["--task", "sst2", "--data", str(tmp_path), "--from", str(tmp_path), "--out", str(tmp_path / "o")]
     assert cli.main(["finetune", *asked, "--grid", f"lr={values}"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "blankfill: --grid lr: 'x' is not a number" and told[1].endswith("'y0' is not a number")
+    assert told[0] == "blankfill: --grid lr is 'x'; it must be a number" and "'y0'; it must be" in told[1]
     assert len(told) == 21 and told[-1] == "blankfill: and 11 more"
+
+
+def test_the_package_is_described_by_what_it_can_do() -> None:
+    """What the description says is done to language models has a command."""
+    root = Path(__file__).resolve().parents[2]
+    said = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["description"]
+    verbs = re.split(r", | and ", said.partition(" language models")[0].lower())
+    assert verbs and {verb.replace("-", "") for verb in verbs} <= set(cli.COMMANDS)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from blankfill.evaluate.perplexity import perplexity
 from blankfill.evaluate.pseudo import pseudo_perplexity, word_ends
 from blankfill.evaluate.scorers import GlmScorer, GptScorer, MaskedScorer, Writer, scorer_of, windows
 from blankfill.generate.engine import Decoder, glm_context
+from blankfill.objectives.base import join
 from blankfill.tasks.items import LanguageItem
 from generate_models import loaded, random_model
 
@@ -87,6 +89,27 @@ def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stri
             nats -= float(theirs(row).logits[0, -1].log_softmax(-1)[stream[k + 1]])
     assert found.tokens == count
     assert found.nats == pytest.approx(nats, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt", "glm"])
+def test_a_window_costs_its_own_length_and_not_the_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window reads no more than its tokens and a special one, however long the text is."""
+    copied: list[int] = []
+
+    def counting(*parts: Any) -> Any:
+        copied.append(sum(map(len, parts)))
+        return join(*parts)
+
+    scorer = writer(name)
+    text = np.array(scorer.loaded.tokenizer.encode(WORDS) * 40, np.int32)
+    whole = join([scorer.vocabulary["eos"]], text)
+    monkeypatch.setattr("blankfill.evaluate.scorers.join", counting)
+    for begin, first, stop in windows(len(text), 12, 5):
+        example = scorer.tokens(text, begin, first, stop)
+        assert example.target_ids.tolist() == text[first:stop].tolist()
+        if name == "gpt":
+            assert example.input_ids.tolist() == whole[begin:stop].tolist()
+    assert max(copied) <= 12 + 1
 
 
 @pytest.mark.parametrize("both_ways", [True, False])

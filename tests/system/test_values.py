@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.system.values import build
+from blankfill.system.values import build, spelled
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,30 @@ def test_what_does_not_fit_is_named(values: Any, said: str) -> None:
 
 def test_numbers_that_are_not_finite_pass_where_they_may() -> None:
     assert build(Part, {"rate": math.inf}, "file", finite=False) == Part(math.inf)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("1", int, 1), ("-2", int, -2), ("1e-3", float, 1e-3), ("1", float, 1.0), ("True", bool, True),
+        ("false", bool, False), ("b", Literal["a", "b"], "b"), ("2", Literal[1, 2], 2), ("", str, ""),
+    ],
+)  # fmt: skip
+def test_a_text_is_read_as_the_annotation_says(text: str, hint: Any, value: Any) -> None:
+    found = spelled(text, hint, "--x")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "said"),
+    [
+        ("1.0", int, "--x is '1.0'; it must be a whole number"), ("one", float, "--x is 'one'; it must be a number"),
+        ("1" * 9999, int, "it must be a whole number"), ("no", bool, "--x is 'no'; it must be true or false"),
+        ("", bool, "true or false"), ("c", Literal["a", "b"], "--x is 'c'; it must be one of a, b"),
+        ("1", tuple[int, ...], "--x cannot be given as one value"),
+    ],
+)  # fmt: skip
+def test_a_text_of_another_kind_is_refused(text: str, hint: Any, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        spelled(text, hint, "--x")
+    assert len(str(caught.value)) < 150

@@ -23,6 +23,7 @@ from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.packing import batches
 from blankfill.errors import UserError
+from blankfill.objectives import Gpt
 from blankfill.tasks.embed import Embedder
 from generate_models import SPECIAL, loaded, random_model, wordpiece
 
@@ -56,7 +57,11 @@ def alone(model: Loaded, text: str, pooling: str) -> torch.Tensor:
     ids = tokenizer.encode(text)
     if objective.name == "t5":
         ids = [*ids, model.vocabulary["eos"]]
-    elif objective.name != "gpt":
+    elif objective.name == "gpt":
+        ids = [model.vocabulary["eos"], *ids]
+    elif objective.name == "glm":
+        ids = [model.vocabulary["cls"], *ids, model.vocabulary["eos"]]
+    else:
         ids = [model.vocabulary["cls"], *ids, model.vocabulary["sep"]]
     positions = torch.zeros(len(model.model.config.position_sizes), 1, len(ids), dtype=torch.int64)
     positions[0] = torch.arange(len(ids)) + (2 if objective.name in ("mlm", "bart") else 0)
@@ -102,10 +107,10 @@ def test_the_first_column_and_the_length() -> None:
 
 @pytest.mark.parametrize("name", ["bert", "mlm", "gpt"])
 def test_long_texts_are_cut_and_counted(name: str) -> None:
-    """48 positions: [CLS], 46 words and [SEP]; a gpt model has all 48 for words."""
+    """48 positions: [CLS], 46 words and [SEP]; a gpt model reads the end of the text before, and 47 words."""
     model = loaded(name, random_model(name))
     words = ("cat dog " * 40).split()
-    room = 48 if name == "gpt" else 46
+    room = 47 if name == "gpt" else 46
     embedder = Embedder(model)
     found = embedder.vectors([" ".join(words), " ".join(words[:room]), "cat"])
     assert embedder.longest == 48 and found.cut == 1
@@ -127,8 +132,9 @@ def test_what_cannot_be_embedded_is_refused() -> None:
     gpt = loaded("gpt", random_model("gpt"))
     with pytest.raises(UserError, match="--pooling mean"):
         Embedder(gpt, "cls")
+    stream = dataclasses.replace(gpt, objective=Gpt(48, documents="stream"))
     with pytest.raises(UserError, match="text 12 is empty"):
-        Embedder(gpt).vectors(["cat", ""], first=11)
+        Embedder(stream).vectors(["cat", ""], first=11)
     bare = wordpiece([token for token in SPECIAL if token not in ("[CLS]", "[SEP]")])
     with pytest.raises(UserError, match="no token for cls, sep"):
         Embedder(loaded("bert", random_model("bert"), bare))

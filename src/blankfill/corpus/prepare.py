@@ -45,6 +45,7 @@ from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encod
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.system import files
+from blankfill.system.values import build
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -189,7 +190,7 @@ class _Run:
             decided = decide(self.text_bytes, folder, config.dedup, config.validation, config.min_chars, self._run)
             made = [path_of(folder / prefix.name, name) for prefix in self.text_bytes for name in OUTCOMES]
             write_marker(marker, asdict(decided), [path for path in made if path.exists()])
-        return Decision(**read_marker(marker))
+        return build(Decision, read_marker(marker), path_of(marker, ".json"))
 
     def _tokenizer(self, prefixes: Sequence[Path]) -> Tokenizer:
         from blankfill.corpus.tokenizer import Tokenizer

@@ -95,7 +95,7 @@ class GptScorer(Writer):
 
     def tokens(self, text: Int32, begin: int, first: int, stop: int) -> Example:
         """A plain left-to-right row; a window inside the text begins with the token before it."""
-        row = join([self.vocabulary["eos"]], text)[begin : stop + 1]
+        row = text[begin - 1 : stop] if begin else join([self.vocabulary["eos"]], text[:stop])
         index = np.arange(len(row) - 1, dtype=np.int32)
         asked = index[first - begin :]
         return Example(row[:-1].copy(), index[None], AttentionRule.causal(len(index)), asked, row[1:][asked])

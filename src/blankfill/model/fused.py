@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.attention.dropout import draw_kept, rounded
+from blankfill.model.plain import plain_dense
 
 ROWS = 1024
 """Rows that go through together."""
@@ -30,11 +31,11 @@ CUBIC = LINEAR * 0.044715
 
 
 def can_fuse(x: Tensor, inner: nn.Linear, output: nn.Linear) -> bool:
-    """Whether `feed_forward` may stand in: fp32 on a CPU, plain dense modules (adapters and wrappers are others)."""
+    """Whether `feed_forward` may stand in: fp32 on a CPU, plain dense modules (`model.plain`)."""
     device = x.device.type
     if device != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled(device):
         return False
-    return type(inner) is nn.Linear and type(output) is nn.Linear and inner.weight.dtype == torch.float32
+    return plain_dense(inner) and plain_dense(output) and inner.weight.dtype == torch.float32
 
 
 def feed_forward(

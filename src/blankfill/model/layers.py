@@ -12,6 +12,8 @@ context (`model.cross`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,15 @@ from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import RelativeTerms
 
 
-class LayerCache:
+class KeyValues(ABC):
+    """What a layer keeps of the columns already computed."""
+
+    @abstractmethod
+    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
+        """Add the keys and values of new columns; returns those of all, [B, H, S + Q, E] each."""
+
+
+class LayerCache(KeyValues):
     """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, H, S, E].
 
     places: int64[B, S], where the columns stand, for a model that adds to its scores by their distances; worth: what
@@ -86,7 +96,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.attention_width, config.hidden_size, config.attention_bias)
         self.relative = RelativeTerms(config) if config.position_scheme == "relative" else None
 
-    def forward(self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, mask: Mask, cache: KeyValues | None = None) -> Tensor:
         B, T, _ = hidden_BTD.shape
         dropout = self.dropout if self.training else 0.0
         qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, self.width)
@@ -165,7 +175,7 @@ class Layer(nn.Module):
             self.__dict__[part] = getattr(first, part)  # past `nn.Module.__setattr__`, which would own it
 
     def forward(
-        self, hidden_BTD: Tensor, mask: Mask, cache: LayerCache | None = None, seen: Seen | None = None
+        self, hidden_BTD: Tensor, mask: Mask, cache: KeyValues | None = None, seen: Seen | None = None
     ) -> Tensor:
         """seen: of the context, for a layer that attends to one."""
         drop = self.dropout if self.training else 0.0

@@ -16,6 +16,7 @@ import platform
 import torch
 from torch import Tensor, nn
 
+from blankfill.model.plain import plain_dense, plain_weight
 from blankfill.model.transformer import Transformer
 
 X86 = ("x86_64", "AMD64")
@@ -27,10 +28,12 @@ SMALLEST = 1 << 20
 def lay_out_to_write(model: Transformer) -> None:
     """Lay a model's weights out for writing, in place, once; of one that is not in fp32 on a CPU nothing changes."""
     table = model.output_table
-    if table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
+    if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
         return
     for module in model.modules():
-        if type(module) is nn.Linear and module.out_features >= module.in_features:
+        if not isinstance(module, nn.Linear) or not plain_dense(module):
+            continue
+        if module.out_features >= module.in_features:
             module.weight.data = by_columns(module.weight)
     copy = packed(table)
     model.head.packed = None if copy is None else (copy, table._version)

@@ -5,7 +5,8 @@ the matrix products: each takes its time to be called, whatever it computes. Her
 and the sum with its residual are one operation, in place, and no module is called. docs/performance.md says what it is
 worth.
 
-Only for models whose dense layers are plain ones (`fits`): adapters and quantised weights take the usual way.
+Only for models whose dense layers are plain ones and that no hook watches (`fits`): adapters and quantised weights
+take the usual way.
 
 Shapes: B rows, C contexts (B, or a divisor of it), D width, H heads, E width of a head, S columns.
 """
@@ -22,13 +23,16 @@ from blankfill.model.cross import CrossAttention, Reading
 from blankfill.model.embeddings import summed
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, activate
 from blankfill.model.norms import single_norm
+from blankfill.model.plain import plain_dense, plain_weights, watched
 from blankfill.model.transformer import Transformer
 
 
 def fits(model: Transformer) -> bool:
     """Whether a model may take its steps here."""
-    return not model.relative and all(
-        type(dense) is nn.Linear
+    if model.relative or not plain_weights(model.words.parameters()) or any(map(watched, model.modules())):
+        return False
+    return all(
+        plain_dense(dense)
         for layer in model.layers
         if isinstance(layer, Layer)
         for part in (layer.attention, layer.cross, layer.ffn)

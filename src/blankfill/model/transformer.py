@@ -27,7 +27,7 @@ from blankfill.model.embeddings import position_tables, summed, table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import PairHead, WordHead
 from blankfill.model.initial import draw_weights
-from blankfill.model.layers import Layer, LayerCache, dropout
+from blankfill.model.layers import KeyValues, Layer, LayerCache, dropout
 from blankfill.model.neighbours import start_with_neighbours
 from blankfill.model.norms import norm
 from blankfill.model.span_head import SpanHead
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
         input_ids: Tensor,
         positions: Tensor,
         mask: Mask,
-        cache: list[LayerCache] | None = None,
+        cache: Sequence[KeyValues] | None = None,
         keep: list[Tensor] | None = None,
         context: Reading | None = None,
         words_BTW: Tensor | None = None,
@@ -108,10 +108,11 @@ class Transformer(nn.Module):
             hidden_BTD = self.final_norm(hidden_BTD)
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
 
-    def by_distance(self, places_BT: Tensor, cache: Sequence[LayerCache]) -> Tensor:
+    def by_distance(self, places_BT: Tensor, cache: Sequence[KeyValues]) -> Tensor:
         """What is added to the scores of columns at these places behind cached ones, [B, H, T, S + T]."""
         assert self.distances is not None
         first = cache[0]
+        assert isinstance(first, LayerCache)
         if first.worth is None:
             first.worth = self.distances.of_each()
         return self.distances.looked_up(first.worth, places_BT, first.stand(places_BT))
@@ -210,6 +211,14 @@ def build(config: TransformerConfig, seed: int = 0, device: torch.device | str =
     model.to_empty(device=device)
     model.initialise(torch.Generator(device).manual_seed(seed))
     return model
+
+
+def word_tables(config: TransformerConfig) -> frozenset[str]:
+    """The names of the weights that have a row for each word: those that another vocabulary gives another length."""
+    with torch.device("meta"):
+        models = [Transformer(replace(config, vocab_size=config.vocab_size + more)) for more in (0, 1)]
+    sizes = [{name: weight.shape for name, weight in model.state_dict().items()} for model in models]
+    return frozenset(name for name, shape in sizes[0].items() if sizes[1][name] != shape)
 
 
 def count_parameters(config: TransformerConfig) -> int:

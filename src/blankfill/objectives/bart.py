@@ -90,6 +90,10 @@ class Bart(Objective):
         """Spans of words need to know where words begin."""
         return self.whole_word
 
+    def row_positions(self, length: int) -> Int32:
+        """Counted from the first position that the model has."""
+        return super().row_positions(length) + np.int32(self.position_offset)
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BartChoice:
         """Draw the damage, in the order in which it is done."""
         order = choose_order(len(document.sentences) - 1, self.permute, rng)

@@ -126,6 +126,16 @@ class Objective:
         """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
         return 0
 
+    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The roles of the special tokens before and behind a single text, as the rows of training have them."""
+        return ("cls",), ("sep",)
+
+    def row_positions(self, length: int) -> Int32:
+        """The positions of a row that holds a single text of which nothing is blanked, int32[P, length]."""
+        positions = np.zeros((len(self.position_sizes()), length), np.int32)
+        positions[0] = np.arange(length)
+        return positions
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
         raise NotImplementedError

@@ -93,6 +93,12 @@ class Ernie(Masking):
         """Those of phrases and entities that rows are masked by."""
         return tuple(name for name, share in zip(LEVELS, self._shares(), strict=True) if share and name != "basic")
 
+    def row_positions(self, length: int) -> Int32:
+        """The task stands at every position, where there are several."""
+        positions = super().row_positions(length)
+        positions[2:] = self.task
+        return positions
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
         """Cut the pair to size, draw the level and what is masked."""
         middle = int(document.sentences[1]) if self.next_sentence else len(document)

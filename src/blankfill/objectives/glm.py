@@ -119,6 +119,10 @@ class Glm(Objective):
         """Place in Part A, place inside the blank."""
         return (self.length + 1, self.length + 1)
 
+    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The end-of-text token closes a text."""
+        return ("cls",), ("eos",)
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> GlmChoice:
         """Draw the level and its spans."""
         all_weights = self.token + self.sentence + self.document

@@ -38,6 +38,10 @@ class Gpt(Objective):
         """One channel of positions."""
         return (self.length,)
 
+    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """A document begins after the end-of-text token; that which closes it is asked for and not read."""
+        return (("eos",) if self.documents == "apart" else (), ())
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> None:
         """Nothing is drawn."""
         return

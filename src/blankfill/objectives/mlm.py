@@ -62,6 +62,10 @@ class Mlm(Masking):
         """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""
         return max(1, int(self.mask_ratio * length + rounding))
 
+    def row_positions(self, length: int) -> Int32:
+        """Counted from the first position that the model has."""
+        return super().row_positions(length) + np.int32(self.position_offset)
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Masked:
         """Draw the masked tokens and what stands there instead."""
         row = self._row(document, vocabulary)
@@ -82,8 +86,7 @@ class Mlm(Masking):
         row = self._row(document, vocabulary)
         target_ids = row[choice.index]
         row[choice.index] = choice.inputs
-        positions = np.arange(self.position_offset, self.position_offset + len(row), dtype=np.int32)[None]
-        return Example(row, positions, AttentionRule.full(len(row)), choice.index, target_ids)
+        return Example(row, self.row_positions(len(row)), AttentionRule.full(len(row)), choice.index, target_ids)
 
     def _row(self, document: Document, vocabulary: Vocabulary) -> Int32:
         parts: list[Int32 | list[int]] = [[vocabulary["cls"]]]

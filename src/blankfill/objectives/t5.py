@@ -110,6 +110,10 @@ class T5(Objective):
         """The rows of the encoder and the decoder for so much text, both with their end token."""
         return _row_sizes(raw, *span_counts(raw, self.mask_ratio, self.mean_span))
 
+    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the encoder reads is closed by the end-of-text token."""
+        return (), ("eos",)
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> T5Choice:
         """Draw what is blanked."""
         ids, size = document.ids, len(document)

@@ -109,6 +109,16 @@ class Xlnet(Objective):
         """How many of a Document's first tokens are memory."""
         return 0 if document.first or not self.memory else min(self.memory, len(document) - 1)
 
+    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """[CLS] stands last."""
+        return (), ("sep", "cls")
+
+    def row_positions(self, length: int) -> Int32:
+        """[CLS] is a segment of its own."""
+        positions = super().row_positions(length)
+        positions[1, -1:] = PARTS - 1
+        return positions
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> XlnetChoice:
         """Cut the pair to size, draw the order and the targets."""
         begin, total = self.remembered(document), len(document)

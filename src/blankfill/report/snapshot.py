@@ -6,7 +6,6 @@ there. Not here: how any of it is shown (`page`), what a run writes and when (`t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.report.curves import Row, Table, is_step, latest, read_tables
 from blankfill.system.reading import parse_json, parse_yaml, read_bytes, read_json_lines, read_path
+from blankfill.system.values import build
 from blankfill.train.options import TrainOptions
 
 RECENT = 20
@@ -134,11 +134,11 @@ class Snapshot:
     @property
     def _long_from(self) -> int:
         """The step from which rows are long, -1 when they always are or the recipe does not say."""
-        known = {field.name for field in dataclasses.fields(TrainOptions)}
-        given = {name: value for name, value in self.section("train").items() if name in known}
+        asked = ("steps", "short_length", "short_steps")
+        given = {name: value for name, value in self.section("train").items() if name in asked}
         try:
-            return TrainOptions(**given).long_from or -1
-        except (TypeError, ValueError):
+            return build(TrainOptions, given, "train").long_from or -1
+        except UserError:
             return -1
 
     @cached_property

@@ -67,6 +67,32 @@ def fitting(value: Any, hint: Any, where: str, finite: bool = True) -> Any:
     return found
 
 
+def spelled(text: str, hint: Any, where: str) -> Any:
+    """A value that is written as text, as on a command line: a number, true or false, one of some words, or a text.
+
+    Raises UserError that begins with `where` for anything else than the annotation names, and for annotations of more
+    than one value.
+    """
+    if hint is str:
+        return text
+    if get_origin(hint) is Literal:
+        named = {str(one): one for one in get_args(hint)}
+        if text not in named:
+            raise UserError(f"{where} is {shown(text)}; it must be one of {', '.join(named)}")
+        return named[text]
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{where} is {shown(text)}; it must be true or false")
+        return text.lower() == "true"
+    if hint not in (int, float):
+        raise UserError(f"{where} cannot be given as one value")
+    try:
+        return hint(text)
+    except ValueError:
+        kind = "a whole number" if hint is int else "a number"
+        raise UserError(f"{where} is {shown(text)}; it must be {kind}") from None
+
+
 def _one_of(value: Any, hints: Sequence[Any], where: str, finite: bool) -> Any:
     first: UserError | None = None
     for hint in hints:

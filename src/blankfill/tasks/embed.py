@@ -24,7 +24,7 @@ from torch import Tensor
 from blankfill.attention.kernels import Mask, lower
 from blankfill.data.packing import batches
 from blankfill.errors import UserError
-from blankfill.objectives import T5, Bart, Gpt, Mlm, Xlnet
+from blankfill.objectives import T5, Gpt, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -63,11 +63,11 @@ class Embedder:
             raise UserError(f"{loaded.path}: a T5 has no [CLS] that would stand for a text; use --pooling mean")
         self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
         self.pooling, self.normalize = pooling, normalize
-        self.first_position = loaded.objective.position_offset if isinstance(loaded.objective, Mlm | Bart) else 0
-        self.longest = self.model.config.position_sizes[0] - self.first_position
+        self.objective = loaded.objective
+        self.longest = self.model.config.position_sizes[0] - int(self.objective.row_positions(1)[0, 0])
         self.device = self.model.words.weight.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
-        self.frame = ((), ()) if self.causal else self._frame(loaded)
+        self.frame = self._frame(loaded)
 
     @property
     def width(self) -> int:
@@ -92,23 +92,18 @@ class Embedder:
             out[chosen] = self._pool([rows[k] for k in chosen]).cpu().numpy()
         return Vectors(out, cut)
 
-    def _frame(self, loaded: Loaded) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The ids before and after a text: as the tokenizer frames it, else as the objective does in training."""
-        framed = self.tokenizer.frame()
-        told = framed != ((), ())
-        if self.cls_last:  # a tokenizer of BERT's kind closes nothing with [CLS]
-            told = framed[1][-1:] == (loaded.vocabulary.roles.get("cls"),)
-        if told:
-            return framed
-        if isinstance(loaded.objective, T5):
-            return (), (loaded.vocabulary["eos"],)
-        if missing := loaded.vocabulary.missing(("cls", "sep")):
-            raise UserError(
-                f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
-                "every text; use the tokenizer that the model was trained with"
-            )
-        cls, sep = loaded.vocabulary["cls"], loaded.vocabulary["sep"]
-        return ((), (sep, cls)) if self.cls_last else ((cls,), (sep,))
+    def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
+        """The ids before and after a text, as the objective frames it in training; where the tokenizer has no such
+        tokens, as it frames a text itself."""
+        before, after = loaded.objective.frame_roles()
+        if not (missing := loaded.vocabulary.missing((*before, *after))):
+            return [loaded.vocabulary[role] for role in before], [loaded.vocabulary[role] for role in after]
+        if (told := self.tokenizer.frame()) != ((), ()):
+            return list(told[0]), list(told[1])
+        raise UserError(
+            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
+            "every text; use the tokenizer that the model was trained with"
+        )
 
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         before, after = self.frame
@@ -136,14 +131,19 @@ class Embedder:
             pooled_BD = hidden_BTD.mean(1)
         return torch.nn.functional.normalize(pooled_BD) if self.normalize else pooled_BD
 
+    def _positions(self, lengths_B: Tensor, width: int) -> Tensor:
+        """The positions of rows, as in training; places are counted on through the padding. int64[P, B, T]."""
+        found = np.zeros((len(self.model.config.position_sizes), len(lengths_B), width), np.int64)
+        found[0] = self.objective.row_positions(width)[0]
+        lengths = lengths_B.cpu().numpy()
+        for length in np.unique(lengths) if len(found) > 1 else ():
+            others_PT = self.objective.row_positions(int(length))[1:]
+            found[1 : 1 + len(others_PT), lengths == length, :length] = others_PT[:, None]
+        return torch.from_numpy(found).to(self.device)
+
     def _encode(self, ids_BT: Tensor, padding_BT: Tensor) -> Tensor:
-        rows, width = ids_BT.shape
-        channels = len(self.model.config.position_sizes)
-        positions_PBT = torch.zeros((channels, rows, width), dtype=torch.int64, device=self.device)
-        positions_PBT[0] = torch.arange(self.first_position, self.first_position + width, device=self.device)
-        if self.cls_last:
-            columns = (~padding_BT).sum(1) - 1
-            positions_PBT[1, torch.arange(rows, device=self.device), columns] = 2
+        width = ids_BT.shape[1]
+        positions_PBT = self._positions((~padding_BT).sum(1), width)
         if self.causal:
             mask = Mask("causal")  # padding stands at the end, where no text sees it
         elif padding_BT.any():

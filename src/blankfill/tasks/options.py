@@ -153,8 +153,8 @@ class FinetuneOptions:
     seed: int = 0
     """Of the order of the items, of the head's first weights, and of dropout."""
     micro_batch: int = 0
-    """Items computed at once; 0 means all of a step. The result is the same to rounding, but dropout draws anew for
-    each part."""
+    """Items computed at once; 0 means all of a step. Without dropout the result is the same to rounding; dropout draws
+    anew for each part."""
     precision: Precision = "auto"
     """Type of the matrix products; auto is bf16 where the processor has units for it."""
     device: str = "auto"

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Protocol
 
 import torch
@@ -92,6 +93,8 @@ class Trainer:
     """Called after each step with (step, seconds, tokens); whether it has changed how steps are computed."""
     stopped: bool = field(default=False, init=False)
     """Whether `stop` ended the run before its last step."""
+    main: str = field(default="", init=False)
+    """The loss that is recorded as `loss`: see `main_name`."""
 
     def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
         """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
@@ -108,6 +111,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             losses = self._backward(step, micro_batches)
+            self.main = main_name(losses, self.main)
             norm = self._update(step, micro_batches, losses, progress)
 
             progress.step, progress.parts = step + 1, self.parts
@@ -117,10 +121,11 @@ class Trainer:
             progress.seconds += seconds
             window = progress.window
             window.add(losses, tokens, sum(map(self.flops, micro_batches)), seconds, waited)
-            self.recorder.advance(progress.step, {"loss": next(iter(losses.values())), "tokens_per_s": window.rate})
+            self.recorder.advance(progress.step, {"loss": losses.get(self.main, nan), "tokens_per_s": window.rate})
             last = progress.step == options.steps
             if progress.step % options.log_every == 0 or last:
-                told: Metrics = {"step": progress.step, "split": "train", **named(window.means()), "lr": rate}
+                told: Metrics = {"step": progress.step, "split": "train"}
+                told |= {"loss": nan, **named(window.means(), self.main), "lr": rate}
                 told |= {"grad_norm": norm, "tokens": progress.tokens, "tokens_per_s": window.rate}
                 told["loader_wait"] = window.waited / window.seconds
                 if progress.scaler:
@@ -134,7 +139,8 @@ class Trainer:
             if progress.step % evaluate_every == 0 or last:
                 improved = self._evaluate(progress)
                 waits = (progress.step - max(progress.best_step, options.long_from)) // evaluate_every
-                impatient = bool(options.patience) and progress.step > options.long_from and waits >= options.patience
+                waiting = bool(options.patience) and progress.best_step >= 0  # without a loss there is none to better
+                impatient = waiting and progress.step > options.long_from and waits >= options.patience
                 model.train()
             if progress.step % sample_every == 0 or last:
                 self.sample(progress.step)
@@ -153,6 +159,8 @@ class Trainer:
 
     def _update(self, step: int, micro_batches: list[Batch], losses: dict[str, float], progress: Progress) -> float:
         """Clip the gradient and let the optimiser step, unless something is not finite; returns the gradient's norm."""
+        if not losses:  # nothing was asked for, so there is no gradient; the scaler refuses a step without one
+            return 0.0
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         overflowed = not self.scaler.unscale_and_check(self.optimizer) and all(map(math.isfinite, losses.values()))
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
@@ -171,7 +179,7 @@ class Trainer:
         self, step: int, micro_batches: list[Batch], losses: dict[str, float], norm: float, progress: Progress
     ) -> None:
         """Say what is not finite and where it comes from; raises NonFiniteError unless the step is to be skipped."""
-        worst = {name: loss for name, loss in named(losses).items() if not math.isfinite(float(loss))}
+        worst = named({name: loss for name, loss in losses.items() if not math.isfinite(loss)}, self.main)
         what = f"the {', '.join(worst)} is not finite" if worst else f"the norm of the gradient is {norm}"
         self.model.eval()
         where = trace(self.model, micro_batches, list(self.schedule.rows(step)), self.device, self.dtype, self.loss)
@@ -204,7 +212,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}, the same result to rounding"
+        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}"
+        text += ", the same but for dropout and rounding"
         self.recorder.event(step, "out of memory", f"step {step}: {text}")
         return self._backward(step, micro_batches)
 
@@ -220,6 +229,8 @@ class Trainer:
                 part = part.to(self.device)
                 with computing(self.device, self.dtype):
                     losses = self.loss(self.model, part, self.dtype).asked(totals)
+                if not losses:  # nothing is asked of these rows: no loss, no gradient
+                    continue
                 loss = torch.stack([self.weights.get(name, 1.0) * losses[name] / totals[name] for name in losses]).sum()
                 self.scaler.scale(loss).backward()
                 for name, value in losses.items():
@@ -232,7 +243,11 @@ class Trainer:
             progress.valid_loss, found = self.examine()
         elif batches := self.validation(progress.step):
             losses = evaluate(self.model, batches, self.device, self.dtype, self.loss, self.counts)
-            progress.valid_loss, found = losses["words"], named(losses)
+            if not losses:
+                text = "the validation rows ask for nothing, so there is no validation loss"
+                self.recorder.event(progress.step, "validation", f"step {progress.step}: {text}")
+            self.main = main_name(losses, self.main)
+            progress.valid_loss, found = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
         else:
             self.validated(progress)
             return False
@@ -285,7 +300,14 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     return [batch.part(first, stop) for first, stop in zip(edges, [*edges[1:], rows], strict=True)]
 
 
-def named(losses: dict[str, float]) -> Metrics:
-    """Losses under the names of the metrics: `loss` for words, or the first where there are none; `<label>_loss`."""
-    main = "words" if "words" in losses else next(iter(losses), "")
+def main_name(losses: Mapping[str, float], before: str = "") -> str:
+    """The name of the loss that stands for a model: `words` where there are any, else the first of the losses.
+
+    before: what it was until now, so that steps without word targets do not take another loss for it.
+    """
+    return "words" if "words" in (before, *losses) else before or next(iter(losses), "")
+
+
+def named(losses: Mapping[str, float], main: str) -> Metrics:
+    """Losses under the names of the metrics: `loss` for the one named `main`, `<label>_loss` for the others."""
     return {("loss" if name == main else f"{name}_loss"): value for name, value in losses.items()}

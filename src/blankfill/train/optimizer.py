@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from blankfill.model.plain import plain_weights
 from blankfill.model.transformer import Transformer
 from blankfill.train.optimizers import Adafactor, Lamb
 from blankfill.train.options import TrainOptions
@@ -42,7 +43,7 @@ def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Op
         return Lamb([*adapted, {**spared, "adapt": False}], betas=betas, eps=options.eps)
     if options.optimizer == "sgd":
         return sgd(groups, options.momentum)
-    adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=options.eps, fused=True)
+    adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=options.eps, fused=fusible(groups))
     if options.optimizer == "adam":
         leave_bias(adam)
     return adam
@@ -63,8 +64,13 @@ def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str
     ]
 
 
+def fusible(groups: list[dict[str, Any]]) -> bool | None:
+    """Whether one kernel may step all weights: they are plain tensors. None leaves the choice to torch."""
+    return plain_weights(weight for group in groups for weight in group["params"]) or None
+
+
 def leave_bias(adam: torch.optim.AdamW) -> None:
-    """Turn a fused AdamW that has not stepped yet into one without bias correction, as the original BERT's.
+    """Turn an AdamW that has not stepped yet into one without bias correction, as the original BERT's.
 
     With its count at `SETTLED`, the corrections 1 - βᵗ are 1 from the first step on; nothing else depends on the count.
     """
@@ -78,8 +84,8 @@ def leave_bias(adam: torch.optim.AdamW) -> None:
 
 
 def sgd(groups: list[dict[str, Any]], momentum: float) -> torch.optim.SGD:
-    """Fused SGD: v ← momentum · v + g + decay · w, then w ← w - lr · v."""
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
+    """SGD, fused where that may be: v ← momentum · v + g + decay · w, then w ← w - lr · v."""
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fusible(groups))
     if momentum:
         # torch's kernel fails when some of its weights have a velocity and others meet their first gradient
         for group in optimizer.param_groups:

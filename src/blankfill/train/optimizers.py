@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from blankfill.model.plain import plain_weights
+
 
 class Lamb(Optimizer):
     """LAMB (You et al. 2020, arXiv:1904.00962, algorithm 2) with φ(x) = x and bias correction.
@@ -80,7 +82,7 @@ class Lamb(Optimizer):
             [self.state[weight]["exp_avg_sq"] for weight in weights],
             [],
             [self.state[weight]["step"] for weight in weights],
-            fused=True,
+            fused=plain_weights(weights) or None,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,

@@ -21,11 +21,12 @@ class TrainOptions:
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("steps", "batch_size", "log_every", "eval_rows", "keep"), SOME),
         **dict.fromkeys(
-            ("micro_batch", "batch_start", "short_length", "short_steps", "warmup", "hold", "decay_steps",
+            ("micro_batch", "batch_start", "short_steps", "warmup", "hold", "decay_steps",
              "weight_decay", "z_loss", "clip", "eval_every", "save_every", "patience", "sample_every"), COUNT
         ),
         **dict.fromkeys(("momentum", "beta1", "beta2"), below(1)),
         **dict.fromkeys(("lr", "word_lr", "eps"), above(0)),
+        "short_length": Bound(8, 2**20, also=(0,)),
         "batch_ramp": at_least(0, 10_000_000),
         "min_lr": SHARE,
     }  # fmt: skip
@@ -35,13 +36,14 @@ class TrainOptions:
     batch_size: int = 32
     """Rows of a step, over all micro-batches and processes."""
     micro_batch: int = 0
-    """Rows computed at once; 0 means all. The result is the same to rounding, but dropout draws anew for each part."""
+    """Rows computed at once; 0 means all. Without dropout the result is the same to rounding; dropout draws anew for
+    each part."""
     batch_start: int = 0
     """Rows of the first step when the batch grows; 0 means that it does not."""
     batch_ramp: float = 0.1
     """How long the batch grows, when it does: a share of the steps when below 1, a number of steps otherwise."""
     short_length: int = 0
-    """Length of the rows of the first phase (BERT: 128 of 512); 0 means one phase."""
+    """Length of the rows of the first phase (BERT: 128 of 512), at most `objective.length`; 0 means one phase."""
     short_steps: float = 0.9
     """How long the first phase is, when there is one: a share of the steps when below 1, else a number of steps."""
     optimizer: OptimizerName = "adamw"

@@ -19,6 +19,8 @@ class Window:
     losses: dict[str, float] = field(default_factory=dict)
     counted: int = 0
     """Steps whose losses were finite; the others are left out of the means."""
+    having: dict[str, int] = field(default_factory=dict)
+    """How many of these steps had each loss; a name that is missing, as in earlier checkpoints, stands for all."""
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
@@ -27,9 +29,11 @@ class Window:
     def add(self, losses: Mapping[str, float], tokens: int, flops: float, seconds: float, waited: float) -> None:
         """Take in one step. seconds: of the whole step; waited: those of them spent on waiting for its rows."""
         if all(map(math.isfinite, losses.values())):
-            self.counted += 1
+            self.having = {name: self.having.get(name, self.counted) for name in self.losses}
             for name, value in losses.items():
+                self.having[name] = self.having.get(name, 0) + 1
                 self.losses[name] = self.losses.get(name, 0.0) + value
+            self.counted += 1
         self.tokens, self.flops = self.tokens + tokens, self.flops + flops
         self.seconds, self.waited = self.seconds + seconds, self.waited + waited
 
@@ -39,8 +43,8 @@ class Window:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def means(self) -> dict[str, float]:
-        """Mean losses; NaN when no step had a finite one."""
-        return {name: value / self.counted for name, value in self.losses.items()} or {"words": math.nan}
+        """Mean losses, each over the steps that had it; none when no step had a finite one."""
+        return {name: value / self.having.get(name, self.counted) for name, value in self.losses.items()}
 
 
 @dataclass

@@ -136,7 +136,7 @@ def memory_remedy(
     ways = []
     plain = rows_that_fit(options.gradient_checkpointing)
     if plain:
-        ways.append(f"train.micro_batch {plain} fits and gives the same result to rounding")
+        ways.append(f"train.micro_batch {plain} fits and computes the same but for dropout and rounding")
     if not options.gradient_checkpointing:
         again = rows_that_fit(True)
         if again > plain:

@@ -1,0 +1,154 @@
+"""Which weights raw kernels may be used on, and that every place which uses some asks for that."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+
+import blankfill
+from blankfill.model.config import TransformerConfig
+from blankfill.model.fused import can_fuse
+from blankfill.model.layout import lay_out_to_write
+from blankfill.model.plain import plain_dense, plain_weight
+from blankfill.model.single import fits
+from blankfill.model.transformer import Transformer, build
+from blankfill.train import optimizers
+from blankfill.train.optimizer import build_optimizer
+from blankfill.train.optimizers import Lamb
+from blankfill.train.options import OptimizerName, TrainOptions
+
+GPT = TransformerConfig(
+    vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, ffn_size=16, position_sizes=(16,), norm="pre", dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+
+
+class Other(Tensor):
+    """A kind of tensor of its own, as quantised and sharded weights are."""
+
+
+def other(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.detach().as_subclass(Other))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def dense(kind: str) -> nn.Linear:
+    """A dense layer that is not what it seems."""
+    made = nn.Linear(6, 6)
+    if kind == "weight":
+        made.weight = other(made.weight)
+    elif kind == "bias":
+        made.bias = other(made.bias)
+    elif kind == "forward hook":
+        made.register_forward_hook(lambda module, given, found: found + 1)
+    elif kind == "pre-hook":
+        made.register_forward_pre_hook(lambda module, given: (given[0] + 1,))
+    elif kind == "backward hook":
+        made.register_full_backward_hook(lambda module, into, out: None)
+    elif kind == "pruned":
+        prune.l1_unstructured(made, "weight", 0.5)
+    elif kind == "parametrised":
+        parametrize.register_parametrization(made, "weight", Doubled())
+    elif kind == "class":
+        made = type("Mine", (nn.Linear,), {})(6, 6)
+    elif kind == "sparse":
+        made.weight = nn.Parameter(made.weight.detach().to_sparse())
+    return made
+
+
+KINDS = [
+    "weight", "bias", "forward hook", "pre-hook", "backward hook", "pruned", "parametrised", "class", "sparse"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dense_layer_that_is_not_plain_is_called(kind: str) -> None:
+    plain, x = nn.Linear(6, 6), torch.randn(3, 6)
+    assert plain_dense(plain) and can_fuse(x, plain, plain)
+    assert not plain_dense(dense(kind))
+    assert not can_fuse(x, dense(kind), plain) and not can_fuse(x, plain, dense(kind))
+
+
+def test_hooks_of_all_modules_count() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, found: None)
+    try:
+        assert not plain_dense(nn.Linear(2, 2))
+    finally:
+        handle.remove()
+    assert plain_dense(nn.Linear(2, 2, bias=False))
+
+
+def changed(model: Transformer, where: str) -> Transformer:
+    if where == "dense":
+        model.layers[0].ffn.inner.weight = other(model.layers[0].ffn.inner.weight)
+    elif where == "words":
+        model.words.weight = other(model.words.weight)
+    else:
+        model.layers[0].attention_norm.register_forward_hook(lambda module, given, found: found)
+    return model
+
+
+@pytest.mark.parametrize("where", ["dense", "words", "norm hook"])
+def test_a_model_that_is_not_plain_writes_by_its_modules(where: str) -> None:
+    assert fits(build(GPT)) and not fits(changed(build(GPT), where))
+
+
+def test_only_plain_weights_are_laid_out_anew() -> None:
+    model = changed(build(GPT), "dense")
+    lay_out_to_write(model)
+    weight = model.layers[0].ffn.inner.weight
+    assert type(weight) is Other and weight.is_contiguous()
+    assert model.layers[0].attention.qkv.weight.stride(0) == 1
+    model = changed(build(GPT), "words")
+    lay_out_to_write(model)
+    assert type(model.words.weight) is Other and model.words.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lamb"])
+def test_one_kernel_steps_plain_weights_alone(name: OptimizerName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the step is the same either way."""
+    options = TrainOptions(optimizer=name)
+    fused: list[Any] = []
+    stepped = []
+    real = optimizers.adam
+    monkeypatch.setattr("blankfill.train.optimizers.adam", lambda *a, **k: (fused.append(k["fused"]), real(*a, **k)))
+    for where in ("nowhere", "dense"):
+        model = build(GPT)
+        if where == "dense":
+            changed(model, where)
+        optimizer = build_optimizer(model, options)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * group["lr_scale"]
+        for k, weight in enumerate(model.parameters()):
+            weight.grad = torch.full_like(weight, 0.1 * (k + 1))
+        optimizer.step()
+        if not isinstance(optimizer, Lamb):
+            fused.append(optimizer.param_groups[0]["fused"])
+        stepped.append([weight.detach().as_subclass(Tensor) for weight in model.parameters()])
+    assert fused[0] is True and not all(fused[1:])
+    for one, two in zip(*stepped, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_the_class_of_a_dense_layer_is_asked_in_one_place() -> None:
+    """Elsewhere, `type(x) is nn.Linear` or a comparison like it would forget the weights, or the hooks."""
+    root = Path(blankfill.__file__).parent
+    found = []
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.unparse(node) if isinstance(node, ast.Compare) else ""
+            if text.startswith("type(") and ("nn." in text or "Parameter" in text or "Tensor" in text):
+                found.append(path.relative_to(root).as_posix())
+    assert set(found) == {"model/plain.py"}
+    assert plain_weight(None) and plain_weight(nn.Parameter(torch.ones(2)))
+    assert not plain_weight(nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False))
