@@ -9,6 +9,7 @@ import pytest
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.errors import UserError
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
@@ -41,3 +42,23 @@ def test_names_that_say_nothing_new_are_passed_over(tmp_path: Path) -> None:
     names = {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "eos_token": "</s>", "mask_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
     assert Tokenizer.load(tmp_path).vocabulary().roles == {"sep": 3, "eos": 0}
+
+
+@pytest.mark.parametrize("where", ["vocab", "added"])
+def test_an_id_of_two_tokens_is_refused(tmp_path: Path, where: str) -> None:
+    wordpiece({"[UNK]": 0, "cat": 1, "dog": 2}, lowercase=True).save(str(tmp_path / "tokenizer.json"))
+    spec = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    if where == "vocab":
+        spec["model"]["vocab"]["dog"] = 1
+    else:
+        spec["added_tokens"].append(
+            {
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+                "special": True,
+                "id": 1,
+                "content": "[SEP]",
+            }
+        )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(UserError, match=r"gives 'cat' and '(dog|\[SEP\])' the id 1: give each token an id"):
+        Tokenizer.load(tmp_path)

@@ -269,7 +269,7 @@ def test_no_text_of_the_run_can_break_the_page(run: Path) -> None:
     whole = NASTY.removesuffix("\ud800")
     (run / "recipe.yaml").write_text(json.dumps({"name": whole, whole: {whole: [whole]}}), encoding="utf-8")
     elements = page(run)
-    shown = f"{whole}?"
+    shown = f"{whole}\ufffd"
     assert elements.named("h1")[0][1] == whole
     assert elements.data["events"][0]["text"] == shown
     assert elements.named("mark")[0][1] == shown
@@ -389,6 +389,11 @@ def test_values_as_a_reader_expects_them(value: object, text: str) -> None:
 ])  # fmt: skip
 def test_characters_are_drawn_as_their_language_has_them(text: str, language: str) -> None:
     assert language_of(text) == {"dir": "auto", "lang": language}
+
+
+def test_control_characters_are_shown() -> None:
+    """A page that is looked at with `cat` must not command the terminal."""
+    assert tag("p", "a\x1b[31mb\u202e", id="\x07") == '<p id="\\x07">a\\x1b[31mb\\u202e</p>'
 
 
 def test_markup_is_escaped() -> None:

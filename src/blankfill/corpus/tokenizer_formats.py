@@ -110,6 +110,7 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
     if "model" not in spec:
         raise UserError(f"{path} is JSON but no tokenizer: it has no `model`; give the tokenizer.json of a tokenizer.")
     _check_ids(_ids_of(spec), path)
+    _check_names(spec, path)
     spec["truncation"] = spec["padding"] = None
     if isinstance(spec["model"], dict) and spec["model"].get("dropout"):
         spec["model"]["dropout"] = None
@@ -125,6 +126,19 @@ def _ids_of(spec: dict[str, Any]) -> list[Any]:
     added = spec["added_tokens"] if isinstance(spec.get("added_tokens"), list) else []
     ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab) if isinstance(vocab, list) else 0))
     return ids + [token.get("id") for token in added if isinstance(token, dict)]
+
+
+def _check_names(spec: dict[str, Any], path: Path) -> None:
+    """UserError for an id that two tokens of a tokenizer.json have: one of them could never be written."""
+    vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
+    added = spec["added_tokens"] if isinstance(spec.get("added_tokens"), list) else []
+    names: dict[int, object] = {}
+    pairs = [(name, id) for name, id in vocab.items()] if isinstance(vocab, dict) else []
+    for name, id in [*pairs, *((token.get("content"), token.get("id")) for token in added if isinstance(token, dict))]:
+        if type(id) is int and names.setdefault(id, name) != name:
+            raise UserError(
+                f"{path} gives {shown(names[id])} and {shown(name)} the id {id}: give each token an id of its own."
+            )
 
 
 def _check_ids(ids: Sequence[Any], path: Path) -> None:

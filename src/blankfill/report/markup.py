@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from blankfill.console import visible
+
 LANGUAGES = (("ja", "\u3040-\u30ff"), ("ko", "\uac00-\ud7af"), ("zh", "\u3400-\u9fff"))
 """Languages that share characters but not their shapes, by the characters that give each away."""
 
 
 def tag(name: str, text: object, **attributes: str) -> str:
     """An element that holds text. The attribute `class` is given as `kind`, since Python keeps that word."""
-    return f"<{name}{attributes_of(attributes)}>{escape(str(text))}</{name}>"
+    return f"<{name}{attributes_of(attributes)}>{escape(visible(str(text)))}</{name}>"
 
 
 def said(name: str, text: str, **attributes: str) -> str:
@@ -28,7 +30,7 @@ def said(name: str, text: str, **attributes: str) -> str:
 def attributes_of(values: Mapping[str, str]) -> str:
     """Attributes as they stand in a tag, a space before each; empty ones are left out."""
     return "".join(
-        f' {"class" if key == "kind" else key}="{escape(value)}"' for key, value in values.items() if value
+        f' {"class" if key == "kind" else key}="{escape(visible(value))}"' for key, value in values.items() if value
     )  # fmt: skip
 
 
