@@ -242,7 +242,9 @@ def pretrain(
         note_machine(out, conditions.machine)
         note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught, conditions.machine.where)
         note_step(out, done)
-        if resume:
+        if resume and done.step >= options.steps:
+            say(f"{out} is finished: all its {options.steps:,} steps are done")
+        elif resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
         for remark in conditions.remarks:
             recorder.event(done.step, "machine", remark)
