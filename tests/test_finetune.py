@@ -418,6 +418,9 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert f"{tmp_path / 'none'} does not exist" in capsys.readouterr().err
     (tmp_path / "grid").mkdir()
     (tmp_path / "grid" / "results.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"grid holds the results of several runs \(results\.json\)"):
+        run("sst2", data, model, tmp_path / "grid")
+    assert [path.name for path in (tmp_path / "grid").iterdir()] == ["results.json"]
     assert main(["finetune", "--resume", str(tmp_path / "grid")]) == 2
     assert "holds several runs; repeat the command" in capsys.readouterr().err
     assert main(["finetune", "--resume", str(tmp_path), "--lr", "1"]) == 2
@@ -429,6 +432,11 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     run("sst2", data, model, tmp_path / "run", epochs=0.2)
     with pytest.raises(UserError, match="holds a run already"):
         run("sst2", data, model, tmp_path / "run")
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(tmp_path / "run")]
+    assert main([*command, "--restarts", "2"]) == 2
+    assert f"{tmp_path / 'run'} holds a single run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
     with pytest.raises(UserError, match="not a fine-tuned model"):
         Predictor(model, "cpu", 1)
     assert Predictor(tmp_path / "run", "cpu", 1).predict([]) == []

@@ -324,6 +324,17 @@ def test_a_run_below_a_linked_folder_goes_on_by_every_path(source: Path, tmp_pat
     assert wiring.resume(tmp_path / "far" / "disk" / "run").steps == 12
 
 
+@pytest.mark.parametrize("name", ["corpus.json", "model.safetensors", "results.json"])
+def test_a_folder_of_something_else_is_no_place_for_a_run(name: str, source: Path, tmp_path: Path) -> None:
+    """A corpus whose tokenizer would be replaced, a model, the table of a grid."""
+    out = shutil.copytree(source / "corpus", tmp_path / "out", ignore=shutil.ignore_patterns("corpus.json"))
+    (out / name).write_text("{}", encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=rf"holds .*\({name}\), which the run would damage; give another --out"):
+        wiring.pretrain([str(source / "corpus")], recipe_of(), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
 def test_a_path_that_was_noted_along_links_is_found(begun: Path, tmp_path: Path) -> None:
     """As earlier versions noted it, which could not go on with such a run."""
     (tmp_path / "far" / "disk").mkdir(parents=True)

@@ -32,6 +32,13 @@ WORK = ("checkpoints", "corpus", "replay", "tensorboard")
 APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
 """Files that are opened where they lie; all others are replaced."""
 
+OTHERS = {
+    "corpus.json": "a prepared corpus",
+    "model.safetensors": "a model",
+    "pytorch_model.bin": "a model",
+    "results.json": "the results of several runs",
+}
+"""What tells that a folder is no place for a new run: files of these names would be replaced, or no longer fit."""
 INFORMING = (*APPENDED[1:], "run.json", "machine.json", "report.html", "loss.png")
 """Files that nothing is taken from again."""
 
@@ -52,8 +59,12 @@ def run_folder(out: Path, resume: bool) -> Iterator[None]:
 
 def prepare_folder(out: Path, resume: bool) -> None:
     """Make the run folder; UserError when it holds a run already or cannot be written."""
-    if not resume and ((out / "recipe.yaml").exists() or (out / "checkpoints").exists()):
-        raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
+    if not resume:
+        if (out / "recipe.yaml").exists() or (out / "checkpoints").exists():
+            raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
+        for name, what in OTHERS.items():
+            if (out / name).exists():
+                raise UserError(f"{out} holds {what} ({name}), which the run would damage; give another --out")
     with files.disk_errors(out, "give another --out"):
         files.make_folder(out)
         for name in (*WORK, *APPENDED):

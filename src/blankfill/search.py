@@ -88,8 +88,8 @@ def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator
         renew_report(out)
     main = found[0]["main"]
     for row in table:
-        runs = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
-        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({runs}, best {row['best']:.4f})"
+        counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
+        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"
         yield f"{row['setting']}: {main} {spread}"
     yield f"without reading the texts: {found[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
 
