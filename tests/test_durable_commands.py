@@ -238,7 +238,9 @@ def test_what_cannot_be_written_again_is_named(run: Path, tmp_path: Path) -> Non
     out = tmp_path / "run"
     shutil.copytree(run, out)
     (out / "corpus_path.txt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"corpus_path\.txt is empty; write the path of the prepared corpus"):
+    with pytest.raises(
+        UserError, match=r"corpus_path\.txt is empty; name the prepared corpus: blankfill pretrain CORPUS"
+    ):
         blankfill.resume(out)
     shutil.rmtree(out / "checkpoints")
     (out / "recipe.yaml").write_bytes(b"")

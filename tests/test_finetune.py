@@ -303,7 +303,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*command[:-len(quick) - 1], str(tmp_path / "grid"), *quick, *columns, "--epochs", "1",
                  "--grid", "lr=5e-3,1e-5", "--restarts", "2"]) == 0  # fmt: skip
     told = capsys.readouterr().out
-    assert "lr-0.005: accuracy" in told and "± " in told and "the best setting: lr-0.005" in told
+    assert (
+        "lr-0.005: accuracy" in told
+        and "± " in told
+        and "(2 runs, best" in told
+        and "the best setting: lr-0.005" in told
+    )
     table_of = json.loads((tmp_path / "grid" / RESULTS).read_text(encoding="utf-8"))
     assert [row["runs"] for row in table_of["settings"]] == [2, 2] and table_of["complete"]
     assert "lr-0.005_seed-1/report.html" in (tmp_path / "grid" / "report.html").read_text(encoding="utf-8")
@@ -376,7 +381,9 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--hold-out", "1"], "--hold-out is 1"),
         (["--lora-rank", "2", "--freeze", "1"], "leave out --freeze"),
         (["--max-length", "9999"], "more than the model's"),
-        (["--grid", "speed=3"], "--grid speed=3: give name=value"),
+        (["--grid", "speed=3"], "--grid speed=3: give name=value,value; the names are lr, word_lr"),
+        (["--grid", "BOUNDS=3"], "--grid BOUNDS=3: give name=value,value; the names are lr, word_lr"),
+        (["--grid", "batchsize=3"], "--grid batchsize=3: give name=value,value; did you mean batch_size?"),
         (["--grid", "lr=fast"], "'fast'; it must be a number"),
         (["--restarts", "0"], "--restarts is 0"),
         (["--text-column", "x"], "knows the columns of its files"),
@@ -407,6 +414,15 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     data, model = classes(tmp_path / "data"), model_folder(tmp_path)
     assert main(["finetune", "--resume", str(tmp_path)]) == 2
     assert "not a fine-tuning run" in capsys.readouterr().err
+    assert main(["finetune", "--resume", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'} does not exist" in capsys.readouterr().err
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "results.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"grid holds the results of several runs \(results\.json\)"):
+        run("sst2", data, model, tmp_path / "grid")
+    assert [path.name for path in (tmp_path / "grid").iterdir()] == ["results.json"]
+    assert main(["finetune", "--resume", str(tmp_path / "grid")]) == 2
+    assert "holds several runs; repeat the command" in capsys.readouterr().err
     assert main(["finetune", "--resume", str(tmp_path), "--lr", "1"]) == 2
     assert "leave out --lr" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--from-scratch needs weights that learn"):
@@ -416,6 +432,11 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     run("sst2", data, model, tmp_path / "run", epochs=0.2)
     with pytest.raises(UserError, match="holds a run already"):
         run("sst2", data, model, tmp_path / "run")
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(tmp_path / "run")]
+    assert main([*command, "--restarts", "2"]) == 2
+    assert f"{tmp_path / 'run'} holds a single run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
     with pytest.raises(UserError, match="not a fine-tuned model"):
         Predictor(model, "cpu", 1)
     assert Predictor(tmp_path / "run", "cpu", 1).predict([]) == []

@@ -311,3 +311,59 @@ def test_every_recipe_is_noted_as_it_is_read_again(tmp_path: Path) -> None:
         again = inputs.recipe_values(load_recipe(tmp_path / "recipe.yaml"))
         assert again == inputs.recipe_values(recipe)
         assert "train.lr" in again and "train.threads" not in again
+
+
+def test_a_run_below_a_linked_folder_goes_on_by_every_path(source: Path, tmp_path: Path) -> None:
+    """Steps up from a folder that is reached through a link are counted where it really lies."""
+    (tmp_path / "far" / "disk").mkdir(parents=True)
+    (tmp_path / "store").symlink_to(tmp_path / "far" / "disk")
+    (tmp_path / "data").symlink_to(source / "corpus")
+    out = tmp_path / "store" / "run"
+    wiring.pretrain([str(tmp_path / "data")], recipe_of(), out, stop_after=1e-9)
+    assert (out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()).samefile(source / "corpus")
+    assert wiring.resume(out, stop_after=1e-9).steps == 2
+    assert wiring.resume(tmp_path / "far" / "disk" / "run").steps == 12
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "model.safetensors", "results.json"])
+def test_a_folder_of_something_else_is_no_place_for_a_run(name: str, source: Path, tmp_path: Path) -> None:
+    """A corpus whose tokenizer would be replaced, a model, the table of a grid."""
+    out = shutil.copytree(source / "corpus", tmp_path / "out", ignore=shutil.ignore_patterns("corpus.json"))
+    (out / name).write_text("{}", encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=rf"holds .*\({name}\), which the run would damage; give another --out"):
+        wiring.pretrain([str(source / "corpus")], recipe_of(), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_path_that_was_noted_along_links_is_found(begun: Path, tmp_path: Path) -> None:
+    """As earlier versions noted it, which could not go on with such a run."""
+    (tmp_path / "far" / "disk").mkdir(parents=True)
+    (tmp_path / "store").symlink_to(tmp_path / "far" / "disk")
+    out = Path(shutil.move(begun / "run", tmp_path / "store" / "run"))
+    (out / "corpus_path.txt").write_text("../../copy/corpus\n", encoding="utf-8")
+    assert not (out / "../../copy/corpus").exists()
+    assert wiring.resume(out).steps == 12
+
+
+def test_a_run_that_was_moved_away_from_its_corpus_is_told_where_it_is(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "elsewhere" / "below" / "run"
+    shutil.copytree(begun / "run", out)
+    another = blankfill.prepare([str(another_text(begun))], begun / "third", recipe_of().corpus)
+    assert another
+    for argv, said in (
+        ([], f"the token files of {out} are gone from"),
+        ([str(begun / "texts")], f"leave out {begun / 'texts'}, or name the one prepared corpus"),
+        ([str(begun / "corpus"), str(begun / "corpus")], "leave out 2 paths"),
+        ([str(begun / "third")], "was begun with other inputs"),
+    ):
+        before = (out / "corpus_path.txt").read_bytes()
+        assert main(["pretrain", *argv, "--resume", str(out)]) == 2
+        assert said in capsys.readouterr().err
+        assert (out / "corpus_path.txt").read_bytes() == before
+    assert main(["pretrain", str(begun / "corpus"), "--resume", str(out), "--stop-after", "0.001s"]) == 75
+    assert wiring.resume(out).steps == 12  # it is noted
+    assert main(["pretrain", "--resume", str(tmp_path / "nowhere")]) == 2
+    assert f"{tmp_path / 'nowhere'} does not exist" in capsys.readouterr().err

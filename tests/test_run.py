@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,22 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         lines = read_lines(tmp_path / name / "metrics.jsonl")
         losses.append({line["step"]: line["loss"] for line in lines if line["split"] == "valid"})
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_finished_says_so(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And notes no resuming; its losses and weights stay as they are."""
+    out = Path(shutil.copytree(trained, tmp_path / "run"))
+    before = [(out / name).read_bytes() for name in ("metrics.jsonl", "latest")]
+    newest = out / "checkpoints" / (out / "latest").read_text(encoding="utf-8").strip() / "model.safetensors"
+    weights = newest.read_bytes()
+    assert blankfill.resume(out).stopped is None
+    said = capsys.readouterr().err
+    assert f"{out} is finished: all its {newest.parent.name.partition('-')[2]} steps are done" in said
+    assert "going on from" not in said
+    events = out / "events.jsonl"
+    assert not events.exists() or "resumed" not in events.read_text(encoding="utf-8")
+    assert [(out / name).read_bytes() for name in ("metrics.jsonl", "latest")] == before
+    assert newest.read_bytes() == weights
 
 
 def test_a_prepared_folder_is_used_as_it_is(texts: Path, tmp_path: Path) -> None:

@@ -111,6 +111,10 @@ def read_request(out: Path) -> Request:
     except UnreadableError as error:
         if not error.missing:
             raise
+        if not out.exists():
+            raise UserError(f"{out} does not exist; give the folder of a run that was begun") from error
+        if (out / RESULTS).exists():
+            raise UserError(f"{out} holds several runs; repeat the command that began them, and it goes on") from error
         raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
     taught = None
     if "taught" in values:

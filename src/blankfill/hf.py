@@ -137,7 +137,7 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), labels.flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits_BTV, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss, logits_BTV, past_key_values)  # the last has another name in 5.24
 
     def prepare_inputs_for_generation(
         self,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from blankfill.console import say
 from blankfill.corpus.identity import TOKENIZER, corpus_marks, is_tokenizer, tokenizer_mark, verify_marks
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.system.files import write_file
+from blankfill.system.files import flat, write_file
 from blankfill.system.marks import changes
 from blankfill.system.reading import read_json
 from blankfill.tasks.content import content, items_mark
@@ -244,12 +243,6 @@ def again(out: Path, corpus: Path) -> str:
         "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
         f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
     )
-
-
-def flat(folder: Path) -> Path:
-    """A path without steps up and down again, where it leads to the same folder."""
-    short = Path(os.path.normpath(folder))
-    return short if short.exists() and folder.exists() and short.samefile(folder) else folder
 
 
 def check_teacher(out: Path, notes: Sequence[Note], taught: Teacher | None) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from blankfill.model.config import TransformerConfig, config_from_values, config
 from blankfill.model.families import FAMILIES, TWO_STACKS
 from blankfill.objectives import Mlm, Objective
 from blankfill.recipe import Recipe, fits
+from blankfill.system.files import path_from, path_seen_from
 from blankfill.system.reading import field, read_json, read_text
 from blankfill.system.values import fitting
 
@@ -126,7 +126,7 @@ class Origin:
         noted = {
             "from": self.path,
             "new_words": list(self.words),
-            "replay": None if replay_corpus is None else os.path.relpath(replay_corpus, out),
+            "replay": None if replay_corpus is None else path_from(out, replay_corpus),
             "replay_ratio": self.replay_ratio,
             "model": config_values(self.config),
         }
@@ -140,7 +140,7 @@ def read_origin(out: Path) -> Origin | None:
         return None
     try:
         noted = read_json(path)
-        replay = None if noted.get("replay") is None else str(out / field(noted, "replay", str, path))
+        replay = None if noted.get("replay") is None else str(path_seen_from(out, field(noted, "replay", str, path)))
         words = fitting(field(noted, "new_words", list, path), list[str], f"{path}: `new_words`")
         config = config_from_values(field(noted, "model", dict, path), path)
         start, ratio = field(noted, "from", str, path), field(noted, "replay_ratio", float, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -22,7 +21,6 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.material import (
     Corpus,
     Rows,
-    is_prepared,
     old_validation,
     open_corpus,
     phases,
@@ -34,10 +32,13 @@ from blankfill.origin import FILE as ORIGIN
 from blankfill.origin import Continue, Origin, open_origin, read_origin
 from blankfill.recipe import Recipe, load_recipe, to_values, to_yaml
 from blankfill.run_folder import (
+    corpus_of,
+    given_corpus,
     informing,
     is_empty,
     mend_recipe,
     newest_whole,
+    note_corpus,
     note_facts,
     note_machine,
     note_step,
@@ -46,7 +47,6 @@ from blankfill.run_folder import (
     stop_signals,
 )
 from blankfill.system.files import write_file
-from blankfill.system.reading import read_path
 from blankfill.system.stopping import Stop, reason
 from blankfill.teacher import FILE as TEACHER
 from blankfill.teacher import Teacher, open_teacher, read_teacher
@@ -154,6 +154,7 @@ def pretrain(
         note = inputs.pretraining_note(recipe, corpus, old, origin, taught)
         if resume:
             note = inputs.go_on(out, notes, note, corpus.tokenizer, str(corpus.folder))
+            note_corpus(out, corpus.folder)
         if verify:
             inputs.verify(note, {"corpus": corpus.folder} | ({"replay": old.folder} if old else {}))
         rows = phases(corpus, recipe, old, origin.replay_ratio if origin else 0.0)
@@ -186,7 +187,7 @@ def pretrain(
                 write_file(out / ORIGIN, origin.write(out, old.folder if old else None))
             if taught is not None:
                 write_file(out / TEACHER, taught.write(out))
-            write_file(out / "corpus_path.txt", os.path.relpath(corpus.folder, out) + "\n")
+            note_corpus(out, corpus.folder)
             write_file(out / "recipe.yaml", to_yaml(recipe))  # the last: with it, the folder is a run to resume
 
         validations = [(part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows]
@@ -241,7 +242,9 @@ def pretrain(
         note_machine(out, conditions.machine)
         note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught, conditions.machine.where)
         note_step(out, done)
-        if resume:
+        if resume and done.step >= options.steps:
+            say(f"{out} is finished: all its {options.steps:,} steps are done")
+        elif resume:
             recorder.event(done.step, "resumed", f"going on from step {done.step}")
         for remark in conditions.remarks:
             recorder.event(done.step, "machine", remark)
@@ -285,19 +288,15 @@ def resume(
     teacher: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
     verify: bool = False,
+    paths: Sequence[str | Path] = (),
 ) -> RunResult:
-    """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`."""
+    """Go on with a run from its newest whole checkpoint, with its own recipe, corpus and teacher; see `pretrain`.
+
+    paths: where its prepared corpus lies now, for a run that was moved away from it.
+    """
     out = Path(out)
     mend_recipe(out)
-    corpus = out / "corpus"
-    if is_empty(out / "corpus_path.txt"):
-        raise UserError(
-            f"{out / 'corpus_path.txt'} is empty; write the path of the prepared corpus into it, as seen from {out}"
-        )
-    if (out / "corpus_path.txt").exists():
-        corpus = out / read_path(out / "corpus_path.txt")
-    if not is_prepared(corpus):
-        raise UserError(f"{out}: its token files are gone from {corpus}; prepare them there again to resume")
+    corpus = given_corpus(out, paths) if paths else corpus_of(out)
     recipe = load_recipe(out / "recipe.yaml")
     return pretrain([str(corpus)], recipe, out, True, stop_after, on_nan, None, teacher, changes, verify)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.console import say
 from blankfill.errors import UserError
 from blankfill.system import files
-from blankfill.system.reading import UnreadableError, read_json
+from blankfill.system.reading import UnreadableError, read_json, read_path
 from blankfill.system.stopping import Stop
 
 if TYPE_CHECKING:
@@ -25,11 +25,20 @@ if TYPE_CHECKING:
     from blankfill.train.progress import Progress
 
 LOCK = ".lock"
+CORPUS = "corpus_path.txt"
+"""Where the token files lie."""
 WORK = ("checkpoints", "corpus", "replay", "tensorboard")
 """Folders that a run fills by itself."""
 APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
 """Files that are opened where they lie; all others are replaced."""
 
+OTHERS = {
+    "corpus.json": "a prepared corpus",
+    "model.safetensors": "a model",
+    "pytorch_model.bin": "a model",
+    "results.json": "the results of several runs",
+}
+"""What tells that a folder is no place for a new run: files of these names would be replaced, or no longer fit."""
 INFORMING = (*APPENDED[1:], "run.json", "machine.json", "report.html", "loss.png")
 """Files that nothing is taken from again."""
 
@@ -50,8 +59,12 @@ def run_folder(out: Path, resume: bool) -> Iterator[None]:
 
 def prepare_folder(out: Path, resume: bool) -> None:
     """Make the run folder; UserError when it holds a run already or cannot be written."""
-    if not resume and ((out / "recipe.yaml").exists() or (out / "checkpoints").exists()):
-        raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
+    if not resume:
+        if (out / "recipe.yaml").exists() or (out / "checkpoints").exists():
+            raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
+        for name, what in OTHERS.items():
+            if (out / name).exists():
+                raise UserError(f"{out} holds {what} ({name}), which the run would damage; give another --out")
     with files.disk_errors(out, "give another --out"):
         files.make_folder(out)
         for name in (*WORK, *APPENDED):
@@ -168,6 +181,49 @@ def is_empty(path: Path) -> bool:
     return path.is_file() and not path.stat().st_size
 
 
+def note_corpus(out: Path, corpus: Path) -> None:
+    """Write where the token files of a run lie, as seen from its folder, unless that is noted already."""
+    path, text = out / CORPUS, files.path_from(out, corpus) + "\n"
+    if not path.is_file() or path.read_bytes() != os.fsencode(text):
+        files.write_file(path, text)
+
+
+def corpus_of(out: Path) -> Path:
+    """The folder of a run's token files. Raises UserError when there is none there any more."""
+    from blankfill.material import is_prepared
+
+    path = out / CORPUS
+    if is_empty(path):
+        raise UserError(f"{path} is empty; name the prepared corpus: {_with_corpus(out)}")
+    corpus = files.path_seen_from(out, read_path(path)) if path.exists() else out / "corpus"
+    if not is_prepared(corpus):
+        raise UserError(
+            f"the token files of {out} are gone from {corpus}; put them back, or say where they are now: "
+            f"{_with_corpus(out)}"
+        )
+    return corpus
+
+
+def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:
+    """The prepared corpus that is named when a run is resumed, for one that was moved. Raises UserError for any other.
+
+    Whether it is that of the run is compared as for every run that is resumed.
+    """
+    from blankfill.material import is_prepared
+
+    if len(paths) != 1 or not is_prepared(Path(paths[0])):
+        named = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
+        raise UserError(
+            f"{out} goes on with the text that it was begun with; leave out {named}, or name the one prepared corpus "
+            "of that text, if it was moved"
+        )
+    return Path(paths[0])
+
+
+def _with_corpus(out: Path) -> str:
+    return f"blankfill pretrain CORPUS --resume {out}"
+
+
 def mend_recipe(out: Path) -> None:
     """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
 
@@ -187,7 +243,9 @@ def mend_recipe(out: Path) -> None:
             return
     if path.exists():
         raise UserError(f"{path} is empty and no checkpoint has a copy of it; write the recipe of the run there again")
-    raise UserError(f"{out}: not a run folder (it has no recipe.yaml)")
+    if not out.exists():
+        raise UserError(f"{out} does not exist; give the folder of a run that was begun")
+    raise UserError(f"{out}: not a run folder (it has no recipe.yaml); give one that `blankfill pretrain` made")
 
 
 def newest_whole(out: Path) -> Checkpoint | None:

@@ -7,6 +7,7 @@ that compares them are written anew after each.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import json
 import statistics
@@ -68,9 +69,11 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -
 def _values(name: str, values: str, problems: list[str]) -> list[Any]:
     """The values of one option of a grid, read as the option itself is; appends what is wrong to `problems`."""
     hints = get_type_hints(FinetuneOptions)
-    options = [field.name for field in dataclasses.fields(FinetuneOptions) if field.name != "seed"]
-    if name not in options or not values:
-        problems.append(f"--grid {name}={values}: give name=value,value with one of {', '.join(options)}")
+    known = [field.name for field in dataclasses.fields(FinetuneOptions) if field.name != "seed"]
+    if name not in known or not values:
+        close = difflib.get_close_matches(name[:100], known, 1)
+        hint = f"did you mean {close[0]}?" if close and name not in known else f"the names are {', '.join(known)}"
+        problems.append(f"--grid {name}={values}: give name=value,value; {hint}")
         return []
     found = []
     for value in values.split(","):
@@ -106,7 +109,8 @@ def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator
         renew_report(out)
     main = found[0]["main"]
     for row in table:
-        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({row['runs']} runs, best {row['best']:.4f})"
+        counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
+        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"
         yield f"{row['setting']}: {main} {spread}"
     yield f"without reading the texts: {found[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
 

@@ -91,7 +91,11 @@ def check_same(runs: Sequence[tuple[Request, Path]]) -> None:
     """Raise UserError when a run that is there already had other data, options or another model than it is to have.
 
     Otherwise results of different things would stand in one table. Whatever several runs have in common is read once.
+    The folder above them must not be a run itself, whose results the table would replace.
     """
+    for above in dict.fromkeys(folder.parent for _, folder in runs):
+        if (above / ASKED).exists():
+            raise UserError(f"{above} holds a single run; give another --out for several")
     starts: dict[tuple[Path, bool, int], tuple[Loaded, inputs.Note]] = {}
     data: dict[tuple[object, ...], Read] = {}
     for request, folder in runs:

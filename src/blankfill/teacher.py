@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import MaskWriter, Mlm, Objective
 from blankfill.recipe import Recipe
+from blankfill.system.files import path_from, path_seen_from
 from blankfill.system.reading import field, read_json
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Teacher:
 
     def write(self, out: Path) -> str:
         """The text of `teacher.json`."""
-        noted = {"teacher": os.path.relpath(self.path.absolute(), out.absolute()), "sha256": self.sha256}
+        noted = {"teacher": path_from(out, self.path), "sha256": self.sha256}
         return json.dumps(noted, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -208,7 +208,7 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
         return None
     try:
         values = read_json(noted)
-        path = Path(os.path.normpath(out / field(values, "teacher", str, noted)))
+        path = path_seen_from(out, field(values, "teacher", str, noted))
         sha256 = field(values, "sha256", str, noted)
     except UserError as error:
         raise UserError(f"{error}; begin the run again, into another --out") from error

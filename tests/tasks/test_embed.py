@@ -169,7 +169,9 @@ def test_the_command_writes_rows_in_the_order_of_the_lines(
     stdin = io.TextIOWrapper(io.BytesIO("the cat\n狗\n".encode()))
     monkeypatch.setattr("sys.stdin", stdin)
     assert main(["embed", "-", "--model", "RUN", "--no-normalize"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr()
+    assert "not as a table" not in said.err
+    lines = [json.loads(line) for line in said.out.splitlines()]
     assert [line["text"] for line in lines] == ["the cat", "狗"]
     assert abs(np.linalg.norm(lines[0]["vector"]) - 1) > 1e-3
 
@@ -220,6 +222,16 @@ def test_mistakes_get_a_sentence_and_leave_nothing(
     assert main(["embed", "--model", "RUN", *arguments]) == 2
     assert sentence in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt", "good.txt"]
+
+
+def test_a_table_is_read_as_lines_and_that_is_said(
+    model: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text("text,label\nthe cat,good\n", encoding="utf-8")
+    assert main(["embed", str(tmp_path / "t.csv"), "--model", "RUN"]) == 0
+    said = capsys.readouterr()
+    assert f"{tmp_path / 't.csv'} is read as lines of text and not as a table" in said.err
+    assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["text,label", "the cat,good"]
 
 
 def test_the_list_of_options_is_frozen() -> None:

@@ -122,7 +122,7 @@ def test_errors_name_file_column_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no rows"):
         TASKS["rte"].read(tmp_path)
     write(tmp_path / "train.tsv", "index|sentence1|sentence2|score", "0|a|b|nan", "1|a|b|3.5")
-    with pytest.raises(UserError, match="There is no task 'rtee': the tasks are cola, sst2"):
+    with pytest.raises(UserError, match=r"There is no task 'rtee': did you mean rte\? The tasks are cola, sst2"):
         task_named("rtee")
     found = TASKS["stsb"].read(tmp_path)
     assert [item.label for item in found.texts()] == [3.5]

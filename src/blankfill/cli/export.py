@@ -49,13 +49,18 @@ def main(argv: Sequence[str]) -> int:
     if made.difference is None:
         show("transformers is not installed, so the export was not compared with it")
     else:
-        show(f"transformers gives the same scores on {made.texts} texts; largest difference {made.difference:.1e}")
+        show(f"transformers gives the same scores on {counted(made.texts)}; largest difference {made.difference:.1e}")
     show(f"{made.architecture}; the model is in {made.folder}")
     if made.left_out:
         show(f"transformers has no place for the {made.left_out}; it was left out, and stays in the run's checkpoints")
     if made.architecture == "GlmForBlankFilling":
         show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
     return 0
+
+
+def counted(texts: int) -> str:
+    """A number of texts, as a sentence has it."""
+    return "1 text" if texts == 1 else f"{texts} texts"
 
 
 def to_onnx(args: ExportArguments) -> int:
@@ -67,6 +72,6 @@ def to_onnx(args: ExportArguments) -> int:
     if made.difference is None:
         show("onnxruntime is not installed, so the export was not run")
     else:
-        show(f"onnxruntime gives what torch gives on {made.texts} texts; largest difference {made.difference:.1e}")
+        show(f"onnxruntime gives what torch gives on {counted(made.texts)}; largest difference {made.difference:.1e}")
     show(f"{', '.join(made.outputs)}; the model is {made.folder / FILE}")
     return 0

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in named(argv) if name in MACHINE}
-        result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify)
+        result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify, args.paths)
     else:
         start = beginning(args, argv)
         asked = [arg for arg in argv if arg.startswith("--distil.")]

@@ -193,6 +193,30 @@ def make_folder(path: Path) -> None:
         sync_folder(made.parent)
 
 
+def path_from(folder: Path, path: Path) -> str:
+    """The path of a file or folder as seen from a folder, to be noted in it; `path_seen_from` reads it.
+
+    Steps up are counted from where the folder really lies, past links on the way to it. A link at `path` itself stays.
+    """
+    return os.path.relpath(Path(os.path.realpath(path.parent)) / path.name, os.path.realpath(folder))
+
+
+def path_seen_from(folder: Path, noted: str) -> Path:
+    """The path that `path_from` noted, without steps up and down again where it leads to the same place.
+
+    Earlier versions counted the steps along the links; that is what it means where nothing is found otherwise.
+    """
+    path = folder / noted
+    along = Path(os.path.normpath(folder.absolute() / noted))
+    return along if not path.exists() and along.exists() else flat(path)
+
+
+def flat(path: Path) -> Path:
+    """A path without steps up and down again, where it leads to the same file or folder."""
+    short = Path(os.path.normpath(path))
+    return short if short.exists() and path.exists() and short.samefile(path) else path
+
+
 def own_folder(path: Path) -> Path:
     """Make a folder that this program fills and clears by itself.
 

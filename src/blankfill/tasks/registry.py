@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from blankfill.errors import UserError
 from blankfill.tasks.choices import CHOICES
 from blankfill.tasks.conll import TAGGED
@@ -26,5 +28,7 @@ def task_named(name: str) -> Task:
     if JOIN in name:
         return mixture_of([task_named(one.strip()) for one in name.split(JOIN)])
     if name.lower() not in TASKS:
-        raise UserError(f"There is no task {name!r}: the tasks are {', '.join(TASKS)}.")
+        close = difflib.get_close_matches(name.lower()[:100], TASKS, 1)
+        hint = f"did you mean {close[0]}? The" if close else "the"
+        raise UserError(f"There is no task {name!r}: {hint} tasks are {', '.join(TASKS)}.")
     return TASKS[name.lower()]

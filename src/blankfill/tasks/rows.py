@@ -38,7 +38,7 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: give the folder, or the file, that holds {what}.")
+        raise UserError(f"{path} does not exist: give the folder, or the file, that holds the {what}.")
     places = [path, *(path / folder for folder in folders)]
     for name in names:
         for place in places:

@@ -72,7 +72,7 @@ class Task:
         found = []
         for split, names in self.files.items():
             try:
-                find_file(Path(path), self.folders, names, split)
+                find_file(Path(path), self.folders, names, f"{split} file of {self.name}")
             except UserError:
                 continue
             found.append(split)
