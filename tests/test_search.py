@@ -60,7 +60,7 @@ def test_false_is_false_and_named_so() -> None:
         (["lora_rank=0,4", "freeze=2"], "--grid, lora_rank-4_freeze-2: --lora-rank leaves"),
         (["lr=1e-4,0.0001"], "--grid: two settings would be in the folder lr-0.0001_seed-0; give each value once"),
         (["lr=1e-4", "lr=1e-5"], "--grid lr is given twice; put all of its values into one, as lr=value,value"),
-        (["BOUNDS=1"], "--grid BOUNDS=1: give name=value,value with one of lr, "),
+        (["BOUNDS=1"], "--grid BOUNDS=1: give name=value,value; the names are lr, "),
         (["seed=1"], "--grid seed=1: give name=value,value"), (["lr"], "--grid lr=: give name=value,value"),
         (["method=cloze", "pattern=0,all"], "--pattern all is a run for each pattern"),
     ],
