@@ -239,6 +239,7 @@ def test_a_run_that_never_saved_says_so(earlier: Path, new_text: Path, tmp_path:
     recipe = blankfill.load_recipe("glm-nano", {**TRAINING, "train.steps": 2})
     blankfill.pretrain([str(new_text)], recipe, out, start=Continue(earlier))
     (out / "checkpoints").rename(tmp_path / "gone")
+    (out / "latest").unlink()
     with pytest.raises(UserError, match="before its first checkpoint; remove it and begin again from"):
         blankfill.resume(out)
 
