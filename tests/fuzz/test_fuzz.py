@@ -13,7 +13,7 @@ from fuzz.targets import TARGETS, Target
 COUNT = {"state": 40, "latest": 25, "run-recipe": 25, "metrics": 25, "samples": 25, "facts": 25, "hf-config": 60,
          "hf-safetensors": 60, "hf-index": 60, "hf-tokenizer-config": 60}  # fmt: skip
 """Inputs of the targets that open a whole model or write a page; the others get `USUAL`."""
-USUAL = 500
+USUAL = 1000
 LONGEST = 20_000
 """Characters of a message at most: it may list what is wrong, and must not repeat the input."""
 PATIENCE = 20.0
