@@ -331,7 +331,7 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
     with monkeypatch.context() as patched:
         patched.setattr("blankfill.finetune.stop_signals", lambda: contextlib.nullcontext([15]))
         assert main(command) == 143
-    assert "the same command goes on there" in capsys.readouterr().err
+    assert "the same command continues there" in capsys.readouterr().err
     assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]
     assert json.loads((out / "seed-0" / RESULTS).read_text(encoding="utf-8"))["complete"] is False
     assert main(command) == 0

@@ -83,7 +83,7 @@ def test_a_resumed_run_computes_as_it_began(
     (told,) = remarks(tmp_path / "run")
     if units == "off":
         assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
-        assert told.startswith("the run goes on with other instruction sets of the processor (with avx512_bf16)")
+        assert told.startswith("the run resumes with other instruction sets of the processor (with avx512_bf16)")
     else:
         assert "in float32 (bfloat16 so far, for which there are no units here)" in told
 
@@ -110,7 +110,7 @@ def test_machine_options_go_with_resume(
     assert (noted(run)["threads"], noted(run)["micro_batch"]) == (1, 2) and len(remarks(run)) == 2
     assert main(["pretrain", "--resume", str(run), "--train.lr", "1", "--threads", "1"]) == 2
     told = capsys.readouterr().err
-    assert "leave out --train.lr (what fits a run to a machine may change: --threads," in told
+    assert "leave out --train.lr (options of the machine may change: --threads," in told
 
 
 def test_an_option_that_cannot_be_leaves_a_run_as_it_is(
@@ -192,7 +192,7 @@ def test_fine_tuning_is_resumed_as_it_began(
     told = remarks(tmp_path / "other")[0]
     assert told in capsys.readouterr().err and "with 2 threads (1 so far), with 4 rows at a time (all rows" in told
     assert main(["finetune", "--resume", str(tmp_path / "other"), "--lr", "1", "--threads", "1"]) == 2
-    assert "leave out --lr (what fits a run to a machine may change" in capsys.readouterr().err
+    assert "leave out --lr (options of the machine may change" in capsys.readouterr().err
 
 
 def test_the_runs_of_a_grid_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,18 +65,18 @@ def test_a_stopped_pretraining_tells_a_shell_so(
     signalled.append((9, number))
     assert cli.main(["pretrain", str(corpus), "--out", str(out), *ARGUMENTS]) == code
     told = capsys.readouterr()
-    assert f"stopped at step 9 of 40; go on with: blankfill pretrain --resume {out}" in told.err
+    assert f"stopped at step 9 of 40; resume with: blankfill pretrain --resume {out}" in told.err
     assert (
         "9 steps, " in told.out and "the last validation loss was" in told.out and "try: blankfill fill" not in told.out
     )
     facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert (facts["step"], facts["stopped"]) == (9, Stop.INTERRUPTED.value if code == 130 else Stop.TERMINATED.value)
-    assert "stopped at step 9; it can go on" in page(out) and "nothing trained yet" not in page(out)
+    assert "stopped at step 9; it can be resumed" in page(out) and "nothing trained yet" not in page(out)
     assert 'aria-valuenow="9"' in page(out)
     assert cli.main(["pretrain", "--resume", str(out)]) == 0
     told = capsys.readouterr()
     assert "40 steps, " in told.out and "try: blankfill fill" in told.out
-    assert "finished" in page(out) and "it can go on" not in page(out)
+    assert "finished" in page(out) and "it can be resumed" not in page(out)
     assert json.loads((out / "run.json").read_text(encoding="utf-8"))["stopped"] is None
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_is_not_called_stopped(
 
     monkeypatch.setattr(RunRecorder, "advance", look)
     assert blankfill.resume(out).stopped is None
-    assert len(seen) == 1 and "it can go on" not in seen[0] and "7% done" in seen[0]  # it was resumed at step 3 of 40
+    assert len(seen) == 1 and "it can be resumed" not in seen[0] and "7% done" in seen[0]  # resumed at step 3
 
 
 def test_the_end_of_the_time_has_a_code_of_its_own(
@@ -139,14 +139,14 @@ def test_a_stopped_fine_tuning_tells_a_shell_so(
     signalled.append((5, number))
     assert cli.main(command) == code
     told = capsys.readouterr()
-    assert f"stopped at step 5 of 12; go on with: blankfill finetune --resume {out}" in told.err
+    assert f"stopped at step 5 of 12; resume with: blankfill finetune --resume {out}" in told.err
     assert " of 12\n" in told.out and "the scores so far are in" in told.out
     found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     assert found["complete"] is False and found["steps"] == 5
-    assert "stopped at step 5; it can go on" in page(out) and 'aria-valuenow="5"' in page(out)
+    assert "stopped at step 5; it can be resumed" in page(out) and 'aria-valuenow="5"' in page(out)
     assert cli.main(["finetune", "--resume", str(out)]) == 0
     assert json.loads((out / RESULTS).read_text(encoding="utf-8"))["complete"] is True
-    assert "it can go on" not in page(out)
+    assert "it can be resumed" not in page(out)
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -159,7 +159,7 @@ def test_a_stopped_grid_begins_no_other_run(
     command = [*finetune_command(tmp_path, out), "--restarts", "2"]
     signalled.append((step, number))
     assert cli.main(command) == code
-    assert f"stopped in {out / 'seed-0'}; the same command goes on there" in capsys.readouterr().err
+    assert f"stopped in {out / 'seed-0'}; the same command continues there" in capsys.readouterr().err
     assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]
     assert json.loads((out / "seed-0" / RESULTS).read_text(encoding="utf-8"))["complete"] is (step == 12)
     assert cli.main(command) == 0
@@ -259,7 +259,7 @@ def test_a_process_ends_with_the_code(corpus: Path, tmp_path: Path) -> None:
                 break
         _, told = process.communicate(timeout=300)
     assert process.returncode == 143, told
-    assert "stopped at step " in told and " of 100,000; go on with" in told
+    assert "stopped at step " in told and " of 100,000; resume with" in told
 
 
 def test_forked_loaders_leave_signals_to_the_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which values a numeric option may have: declared once beside the option, checked and told in one way.
+"""Which values a numeric option may have: declared once beside the option, checked and reported in one way.
 
 A class of options has `BOUNDS`, a bound for every field that holds numbers (a test walks the fields). Not a number and
 infinities pass no bound: each comparison with a NaN is false, so that a range that is asked the other way round lets it
@@ -16,7 +16,8 @@ from typing import Any
 MOST = 2**31 - 1
 """The largest number of an option that has no limit of its own: it fits every library's integers."""
 NATURAL = 1024
-"""Limits up to this belong to what an option means, and are always told; larger ones only to who goes beyond them."""
+"""Limits up to this are part of an option's meaning, and every message names them; larger ones are named only when a
+value exceeds them."""
 STEEPEST = 100.0
 """The largest power of a length by which texts are ranked; beyond it a float holds no score."""
 LONG = 16

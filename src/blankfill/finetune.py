@@ -114,7 +114,7 @@ def read_request(out: Path) -> Request:
         if not out.exists():
             raise UserError(f"{out} does not exist; give the folder of a run that was begun") from error
         if (out / RESULTS).exists():
-            raise UserError(f"{out} holds several runs; repeat the command that began them, and it goes on") from error
+            raise UserError(f"{out} holds several runs; repeat the command that began them to continue") from error
         raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
     taught = None
     if "taught" in values:
@@ -209,8 +209,8 @@ def finetune(
         note_step(out, done)
         note_machine(out, conditions.machine)
 
-        bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
         stopping = stack.enter_context(stop_signals())
+        bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
         scored = examiner(adapter, dev.items, pad, done.best_loss, options.eval_items)
@@ -242,7 +242,7 @@ def finetune(
         writer.wait()
         note_step(out, done, reason(stopping) if trainer.stopped else None)
         if trainer.stopped:
-            say(f"stopped at step {done.step:,} of {settings.steps:,}; go on with: blankfill finetune --resume {out}")
+            say(f"stopped at step {done.step:,} of {settings.steps:,}; resume with: blankfill finetune --resume {out}")
         decided = scored.best
         if decided is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:

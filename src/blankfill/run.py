@@ -199,8 +199,8 @@ def pretrain(
         def validation(step: int) -> Any:
             return [batches for start, batches in validations if start <= step][-1]
 
-        bar = stack.enter_context(progress_bar("training", options.steps, "steps", done.step))
         stopping = stack.enter_context(stop_signals())
+        bar = stack.enter_context(progress_bar("training", options.steps, "steps", done.step))
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         dress = dress_of(config, recipe.objective, corpus.tokenizer)
         writer = stack.enter_context(store.Writer(out / "checkpoints", options.keep, dress))
@@ -274,7 +274,7 @@ def pretrain(
         loss_plot(out / "metrics.jsonl", out / "loss.png", baseline, recipe.name)
     renew_report(out)
     if trainer.stopped:
-        say(f"stopped at step {done.step:,} of {options.steps:,}; go on with: blankfill pretrain --resume {out}")
+        say(f"stopped at step {done.step:,} of {options.steps:,}; resume with: blankfill pretrain --resume {out}")
     compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
     return RunResult(
         out, done.step, done.tokens, done.valid_loss, baselines[-1], done.seconds, old_text_losses(out), stopped

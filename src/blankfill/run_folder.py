@@ -61,7 +61,7 @@ def prepare_folder(out: Path, resume: bool) -> None:
     """Make the run folder; UserError when it holds a run already or cannot be written."""
     if not resume:
         if (out / "recipe.yaml").exists() or (out / "checkpoints").exists():
-            raise UserError(f"{out} holds a run already; go on with --resume {out}, or give another --out")
+            raise UserError(f"{out} holds a run already; resume it with --resume {out}, or give another --out")
         for name, what in OTHERS.items():
             if (out / name).exists():
                 raise UserError(f"{out} holds {what} ({name}), which the run would damage; give another --out")
@@ -130,7 +130,7 @@ def informing(path: Path) -> Iterator[None]:
     except UserError as error:
         say(str(error))
     except Exception as error:
-        say(f"{path} could not be made ({type(error).__name__}: {error}); the run goes on without it")
+        say(f"{path} could not be made ({type(error).__name__}: {error}); the run continues without it")
 
 
 def keep_aside(path: Path, error: UserError) -> None:
@@ -214,7 +214,7 @@ def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:
     if len(paths) != 1 or not is_prepared(Path(paths[0])):
         named = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
         raise UserError(
-            f"{out} goes on with the text that it was begun with; leave out {named}, or name the one prepared corpus "
+            f"{out} resumes with the text that it was started on; leave out {named}, or name the one prepared corpus "
             "of that text, if it was moved"
         )
     return Path(paths[0])

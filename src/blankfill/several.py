@@ -38,7 +38,7 @@ def finished(request: Request, folder: Path, alike: Machine | None = None) -> di
             if alike is not None and folder.is_dir():  # which it is not where the run was refused
                 note_machine(folder.parent, alike)
         if result.stopped is not None:
-            raise StoppedError(result.stopped, f"stopped in {folder}; the same command goes on there")
+            raise StoppedError(result.stopped, f"stopped in {folder}; the same command continues there")
         found = results_in(folder)
     return found
 

@@ -91,5 +91,5 @@ def counted(threads: int) -> str:
 
 
 def verb(threads: int) -> str:
-    """What so many threads do."""
+    """The verb for a number of threads."""
     return "computes" if threads == 1 else "compute"

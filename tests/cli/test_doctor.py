@@ -58,7 +58,10 @@ def test_a_machine_without_trouble() -> None:
         ),
         ({"processor__usable_cores": 3}, r"only 3 of 8 cores may be used \(the process's affinity\)"),
         ({"variables": {"OMP_NUM_THREADS": "16"}}, r"OMP_NUM_THREADS is 16 with 8 cores to use; threads that wait"),
-        ({"variables": {"OMP_NUM_THREADS": "2"}}, r"OMP_NUM_THREADS is 2 with 8 cores to use; all commands"),
+        (
+            {"variables": {"OMP_NUM_THREADS": "2"}},
+            r"OMP_NUM_THREADS is 2 with 8 usable cores; every command uses 2 threads",
+        ),
         ({"load": 20.0}, r"a load of 20 on 8 cores"),
         ({"memory__available": 5 * 10**8}, r"only 500 MB of memory is free"),
         ({"disk_free": 10**9}, r"only 1 GB is free on the disk"),

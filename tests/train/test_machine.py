@@ -138,9 +138,9 @@ def test_what_changes_is_said_in_one_sentence(
     again = settle_again(TrainOptions(), dataclasses.replace(NOTED, **noted), changes)
     assert again.machine == dataclasses.replace(NOTED, **changes)
     (sentence,) = again.remarks
-    assert sentence.startswith("the run goes on ") and told in sentence
+    assert sentence.startswith("the run resumes ") and told in sentence
     drawn = " and, where there is dropout, by what is dropped"
-    ending = "so what follows differs from an uninterrupted run by rounding"
+    ending = "so its numbers from here on differ from an uninterrupted run's by rounding"
     assert sentence.endswith(ending + (drawn if "micro_batch" in changes or "device" in noted else ""))
 
 

@@ -66,7 +66,7 @@ def test_what_cannot_be_written_is_said_once(
 ) -> None:
     with progress("testing", 9, "steps", 0) as bar, RunRecorder(tmp_path, bar) as recorder:
         recorder.samples.unlink(missing_ok=True)
-        recorder.samples.mkdir()  # while the run goes on
+        recorder.samples.mkdir()  # while the run continues
         for step in (1, 2):
             recorder.sample(step, [{"step": step, "prompt": "a", "continuation": "b"}])
     assert capsys.readouterr().err.count("samples.jsonl: cannot be written") == 1
@@ -90,4 +90,4 @@ def test_a_report_that_fails_ends_nothing(
 
     monkeypatch.setattr("blankfill.report.page.write_page", fail)
     renew_report(tmp_path)
-    assert "the run goes on without it" in capsys.readouterr().err
+    assert "the run continues without it" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""How every command line is parsed: tyro reads it, numbers are held against their bounds, and what is wrong is told.
+"""How every command line is parsed: tyro reads it, numbers are checked against their bounds, and mistakes are reported.
 
 What tyro writes about a mistake repeats the arguments, which come from anywhere and may be of any length: it is made
 harmless and short before a terminal sees it.

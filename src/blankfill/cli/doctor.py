@@ -134,7 +134,7 @@ def existing(path: Path) -> Path:
 
 
 def precision(measured: Mapping[str, Any]) -> dict[str, str]:
-    """What `train.precision auto` computes in here, and why. The rates are told, and decide nothing."""
+    """The compute type that `train.precision auto` chooses here, and why. The measured rates are only shown."""
     import torch
 
     from blankfill.environment import bf16_sets, instruction_sets
@@ -176,8 +176,8 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
         found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; threads that wait for one another are "
                      f"slower than fewer: set it to {usable} or unset it")  # fmt: skip
     elif threads.isdigit() and int(threads) < usable:
-        found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; all commands compute with so many "
-                     "threads unless --threads says otherwise")  # fmt: skip
+        found.append(f"OMP_NUM_THREADS is {threads} with {usable} usable cores; every command uses {threads} threads "
+                     "unless --threads says otherwise")  # fmt: skip
     if measured.get("load", 0) > 1.5 * cores:
         found.append(f"other programs keep this machine busy (a load of {measured['load']:g} on {cores} cores), so the "
                      "rates measured here are too low")  # fmt: skip

@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     more = [arg for arg, name in names.items() if name != GOES_WITH_RESUME and name not in MACHINE]
     if given.resume is not None and more:
         raise UserError(
-            f"--resume goes on with the options of {given.resume}; leave out {', '.join(more)} (what fits a run to a "
+            f"--resume keeps the options of {given.resume}; leave out {', '.join(more)} (options of the "
             "machine may change: --threads, --device, --micro-batch)"
         )
     if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):

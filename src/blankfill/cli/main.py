@@ -32,11 +32,11 @@ COMMANDS: dict[str, str] = {
 }
 
 MOST_SENTENCES = 20
-"""What is wrong with a command line is told at once, up to so many sentences."""
+"""Mistakes in one command line that are reported at once, at most."""
 EXIT_CODES: dict[int, str] = {
     0: "done",
     2: "refused: a sentence says what is wrong and what to do",
-    75: "the time of --stop-after is up; the run is saved, go on with --resume",
+    75: "the time of --stop-after is up; the run is saved; resume it with --resume",
     130: "interrupted (Ctrl-C); a run is saved and can be gone on with",
     143: "terminated (SIGTERM, as schedulers send it); likewise",
     1: "an error of the program itself, with a traceback; please report it",

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     stop_after = seconds(args.stop_after) if args.stop_after else None
     if args.resume and (changed := overridden(argv)):
         raise UserError(
-            f"--resume goes on with the recipe of {args.resume}; leave out {', '.join(changed)} (what fits a run to a "
+            f"--resume keeps the recipe of {args.resume}; leave out {', '.join(changed)} (options of the "
             "machine may change: --threads, --train.device, --train.workers, --train.micro-batch)"
         )
 

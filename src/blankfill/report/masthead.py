@@ -57,7 +57,7 @@ def state_of(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.finished:
         return "done", "finished"
     if snapshot.stopped:
-        return "early", f"stopped at step {snapshot.step or 0:,}; it can go on"
+        return "early", f"stopped at step {snapshot.step or 0:,}; it can be resumed"
     if not snapshot.step:
         return "new", "nothing trained yet"
     if not snapshot.total:

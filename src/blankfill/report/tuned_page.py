@@ -89,5 +89,5 @@ def cards(tuned: Tuned) -> list[Card]:
 def _state(tuned: Tuned) -> tuple[str, str]:
     """As of any run; a run that was told to stop is not finished."""
     if tuned.results.get("complete") is False and "stopped" not in tuned.snapshot.facts:  # a run of an older version
-        return "early", f"stopped at step {tuned.snapshot.step or 0:,}; it can go on"
+        return "early", f"stopped at step {tuned.snapshot.step or 0:,}; it can be resumed"
     return state_of(tuned.snapshot)

@@ -192,7 +192,7 @@ class Trainer:
             sentence = f"{sentence}; {MOST_BAD_STEPS} steps in a row were left out, so it will not recover"
         elif self.on_nan == "stop":
             self.save(progress)
-        remedy = "lower train.lr or train.clip, or go on with --resume and --on-nan rollback (or skip)"
+        remedy = "lower train.lr or train.clip, or resume it with --resume and --on-nan rollback (or skip)"
         raise NonFiniteError(step, f"{sentence}. {remedy[0].upper()}{remedy[1:]}")
 
     def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:

@@ -193,8 +193,8 @@ def settle_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]
     remarks = [threads.why] if threads.why and device.type == "cpu" else []
     if noted is None:
         remarks.append(
-            "the checkpoint does not say how it was computed (an earlier version wrote it); the run goes on on "
-            f"{now.where}, and if that is not as before, what follows differs from an uninterrupted run by rounding"
+            "the checkpoint does not say how it was computed (an earlier version wrote it); the run resumes on "
+            f"{now.where}, and if that differs, the numbers from here on differ from an uninterrupted run's by rounding"
         )
         return Conditions(now, threads.given, remarks)
     if parts := differences(now, noted):
@@ -202,7 +202,8 @@ def settle_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]
         if now.micro_batch != noted.micro_batch or now.device != noted.device:
             drawn = " and, where there is dropout, by what is dropped"
         remarks.append(
-            f"the run goes on {', '.join(parts)}; so what follows differs from an uninterrupted run by rounding{drawn}"
+            f"the run resumes {', '.join(parts)}, so its numbers from here on differ from an uninterrupted run's by "
+            f"rounding{drawn}"
         )
     elif device.type == "cpu" and not threads.given:
         remarks += _crowded(now.threads)
@@ -251,7 +252,7 @@ def _at_once(rows: int) -> str:
 
 
 def _crowded(threads: int) -> list[str]:
-    """A sentence when so many threads, which a run keeps to, are more than have a core for themselves."""
+    """A sentence when a resumed run keeps more threads than there are free cores."""
     cores = environment.usable_cores()
     useful = useful_threads(cores, environment.busy_cores()) if threads > 1 else 1
     if useful >= threads:

@@ -30,7 +30,7 @@ class Pace:
     slower: float = 0.0
 
     def step(self, seconds: float, tokens: int) -> bool:
-        """Take note of a step; returns whether steps have been slow for long, which is told once for each time."""
+        """Record a step; returns True once for each long sequence of slow steps."""
         each = seconds / max(1, tokens)
         if len(self.first) < FIRST:
             if self.warm:

@@ -81,7 +81,7 @@ def cut_lines(path: Path, step: int) -> None:
 class RunRecorder:
     """Writes metrics under a run folder and moves a progress bar.
 
-    step: the step from which the run goes on; later lines of an earlier try are dropped.
+    step: the step from which the run continues; later lines of an earlier try are dropped.
     """
 
     def __init__(self, folder: Path, bar: Bar, step: int = 0) -> None:
@@ -107,13 +107,13 @@ class RunRecorder:
             return None
 
     def _try(self, path: Path, action: Callable[..., object], *args: Any, **options: Any) -> None:
-        """Do something to a file that informs; a failure is said once for each file, and the run goes on."""
+        """Do something to a file that informs; a failure is said once for each file, and the run continues."""
         try:
             action(*args, **options)
         except (OSError, UserError) as error:
             if path not in self._failed:
                 told = error.strerror or error if isinstance(error, OSError) else error
-                say(f"{path}: cannot be written ({told}); the run goes on without it")
+                say(f"{path}: cannot be written ({told}); the run continues without it")
             self._failed.add(path)
 
     def _append(self, path: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -1,8 +1,8 @@
 """T5's names and config.json (transformers' `t5`; Raffel et al. 2020, and version 1.1).
 
-Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Which
-one a file holds is told by `tie_word_embeddings` in older files, by `scale_decoder_outputs` in newer ones; a file whose
-output table differs from the word table has its own whatever they say (`checkpoint.foreign`).
+Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Older
+files distinguish the two by `tie_word_embeddings`, newer ones by `scale_decoder_outputs`; an output table that differs
+from the word table counts as its own, whatever these settings say (`checkpoint.foreign`).
 """
 
 from __future__ import annotations
