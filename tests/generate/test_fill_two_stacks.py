@@ -136,7 +136,7 @@ def test_prompts_are_continued_as_trained(seed: int) -> None:
     (text,) = generate_many(made, ["cat on"], most, sampling)
     assert list(text.ids) == greedy(made, [CLS, CAT, ON, MASK, SEP], [SEP, CLS, CAT, ON], [SEP], most)
     assert text.whole.startswith("cat on")
-    with pytest.raises(UserError, match="the prompt has a blank, and a bart model goes on behind it"):
+    with pytest.raises(UserError, match="the prompt has a blank, and a bart model continues behind it"):
         generate_many(made, ["cat [MASK] on"])
 
 

@@ -104,8 +104,8 @@ class Filler:
         rows = self.model.config.vocab_size
         self.parting = parting_token(loaded)
         """The token that stands for blanks in what is encoded; None where there is none."""
-        is_read = not isinstance(loaded.objective, Gpt)  # which reads up to a blank, not the blank
-        self.words = Words(loaded.tokenizer, vocabulary, rows, self.parting if is_read else None)
+        parting = self.parting if loaded.objective.reads_blanks else None
+        self.words = Words(loaded.tokenizer, vocabulary, rows, parting)
         self.banned_V = torch.from_numpy(banned(vocabulary, rows)).to(self.device)
 
     @torch.inference_mode()

@@ -61,7 +61,7 @@ def end_tokens(objective: Objective, vocabulary: Vocabulary) -> list[int]:
 def parting_token(loaded: Loaded) -> int | None:
     """The token that stands for blanks in a text that is encoded: the mask, of a T5 the first sentinel."""
     sentinels, mask = loaded.vocabulary.sentinels, loaded.vocabulary.roles.get("mask")
-    if sentinels and (mask is None or isinstance(loaded.objective, T5)):
+    if sentinels and (mask is None or loaded.objective.blank_is_sentinel):
         return sentinels[0]
     return mask
 

@@ -220,8 +220,10 @@ class Writer:
         """Where the text is to stand: the characters of the prompt's blank and its role; the prompt's end and "" where
         the model continues prompts, or there is no blank."""
         objective, mask = self.loaded.objective, own_mask(self.loaded)
-        if isinstance(objective, Bart) and find_blanks(prompt, mask):
-            raise UserError("the prompt has a blank, and a bart model goes on behind it; use `blankfill fill`")
+        if objective.refuses_prompt_blanks and find_blanks(prompt, mask):
+            raise UserError(
+                f"the prompt has a blank, and a {objective.name} model continues behind it; use `blankfill fill`"
+            )
         if not isinstance(objective, Glm) and not (isinstance(objective, T5) and fills(objective)):
             return len(prompt), len(prompt), ""
         blanks = find_blanks(prompt, mask)

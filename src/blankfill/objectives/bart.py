@@ -50,6 +50,7 @@ class Bart(Objective):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     decoder_start: ClassVar[str] = "sep"
+    refuses_prompt_blanks: ClassVar[bool] = True
 
     mask_ratio: float = 0.3
     """Share of the words that spans are drawn for, rounded up."""

@@ -77,6 +77,18 @@ class Objective:
     """The role of the token that the decoder reads first, where Examples have an encoder's side (`Example.context`),
     which only a model with an encoder reads; "" where they have none."""
 
+    reads_blanks: ClassVar[bool] = True
+    """Whether a model reads the token of a blank that it fills; False where it reads only the text before the blank."""
+
+    blank_is_sentinel: ClassVar[bool] = False
+    """Whether the token of a blank is the first sentinel, also where the tokenizer has a mask."""
+
+    refuses_prompt_blanks: ClassVar[bool] = False
+    """Whether generation refuses a prompt with a blank: the model would read the blank and write behind it."""
+
+    has_pseudo_masks: ClassVar[bool] = False
+    """Whether a target is asked at pseudo masks beside it (UniLM v2), to which its noise options apply."""
+
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
 

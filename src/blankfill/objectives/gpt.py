@@ -24,6 +24,7 @@ class Gpt(Objective):
 
     name: ClassVar[str] = "gpt"
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
+    reads_blanks: ClassVar[bool] = False
 
     documents: Literal["apart", "stream"] = "apart"
     """Keep documents apart, or run them together as the classic stream."""

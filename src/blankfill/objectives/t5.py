@@ -48,6 +48,7 @@ class T5(Objective):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"mean_span": at_least(1, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     decoder_start: ClassVar[str] = "pad"
+    blank_is_sentinel: ClassVar[bool] = True
 
     length: int = 512
     """Tokens of the encoder's row, its end token counted; the decoder's follows from it (114 for 512)."""

@@ -42,6 +42,7 @@ class Unilm2(MaskWriter):
     name: ClassVar[str] = "unilm2"
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask", "pseudo")
     asks: ClassVar[str] = "pseudo"
+    has_pseudo_masks: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
     """Share of the row's tokens, [CLS] and [SEP] counted, that blocks are drawn for."""

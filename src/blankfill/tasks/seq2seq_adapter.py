@@ -14,7 +14,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.generate.beam import Hypothesis
 from blankfill.generate.rows import Writes
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective, Unilm2
+from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
 from blankfill.tasks.adapter import Coded, Decided, OwnWords
 from blankfill.tasks.batches import Batches, Encoded, Epochs
 from blankfill.tasks.generation_metrics import text_scores, without_spaces
@@ -183,7 +183,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     found = [
         f"{name} is for a head on an encoder, and a model that writes has none" for name, one in unfit.items() if one
     ]
-    if not isinstance(objective, Unilm2):
+    if not objective.has_pseudo_masks:
         noise = {"--pseudo-noise": options.pseudo_noise, "--target-noise": options.target_noise}
         found += [f"{name} is for a UniLM v2, and this model is trained as {objective.name}; leave it out"
                   for name, one in noise.items() if one]  # fmt: skip

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from blankfill.generate.engine import Context, asking_context
-from blankfill.objectives import MaskWriter, Unilm
+from blankfill.objectives import MaskWriter
 from blankfill.objectives.base import join, replacements
 from blankfill.objectives.unilm2 import step_rule
 from blankfill.tasks.batches import Batches, Encoded, Epochs
@@ -62,7 +62,7 @@ class UnilmWriting(Writing):
 
     def learnt(self, source: Source, target: Sequence[int]) -> Encoded:
         """A source and its target as they are learnt from: for UniLM v1 in one row, to be masked."""
-        if not isinstance(self.objective, Unilm):
+        if self.objective.has_pseudo_masks:
             return self.encoded(source, target)
         answers = np.array(self.whole(target), np.int32)
         first, size = len(source.ids), len(source.ids) + len(answers)
@@ -86,7 +86,7 @@ class UnilmWriting(Writing):
     def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET) -> Batches:
         """The batches of a run: masks, or what `noise` asks of UniLM v2, drawn anew for each step."""
         vocabulary = self.frames.vocabulary
-        if isinstance(self.objective, Unilm):
+        if not self.objective.has_pseudo_masks:
             return DrawnTargets(items, epochs, pad, micro, lambda item, rng: masked_target(item, vocabulary, rng))
         if noise == QUIET:
             return Batches(items, epochs, pad, micro)
