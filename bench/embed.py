@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from blankfill.checkpoint.load import load_model
-from blankfill.tasks.embed import Embedder
+from blankfill.embedding.embed import Embedder
 
 
 def plain_way(folder: Path, longest: int) -> Callable[[list[str]], np.ndarray]:

@@ -72,15 +72,15 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
     import torch
 
     from blankfill.checkpoint.load import load_model
-    from blankfill.finetune import adapter_of, with_head
-    from blankfill.tasks.batches import Batches, Epochs
-    from blankfill.tasks.heads import task_losses
+    from blankfill.finetuning.run import adapter_of, with_head
+    from blankfill.system.allocator import keep_freed_memory
+    from blankfill.tasks.batching import Batches, Epochs
+    from blankfill.tasks.datasets.registry import task_named
+    from blankfill.tasks.heads.models import task_losses
     from blankfill.tasks.options import FinetuneOptions
-    from blankfill.tasks.registry import task_named
     from blankfill.tasks.training import task_optimizer
-    from blankfill.train.loop import Trainer
-    from blankfill.train.memory import keep_freed_memory
-    from blankfill.train.progress import Progress
+    from blankfill.training.loop import Trainer
+    from blankfill.training.progress import Progress
 
     class Silent:
         """Takes no notes."""
@@ -124,8 +124,8 @@ def theirs(name: str, spec: dict[str, Any]) -> Callable[[], Any]:
         raise UnableError("transformers is not installed") from error
     import torch
 
-    from blankfill.tasks.batches import Epochs
-    from blankfill.tasks.registry import task_named
+    from blankfill.tasks.batching import Epochs
+    from blankfill.tasks.datasets.registry import task_named
 
     items = task_named(spec["task"]).read(spec["data"], "train").texts()
     tokenizer = transformers.AutoTokenizer.from_pretrained(spec["model"])

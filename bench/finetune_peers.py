@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from blankfill.environment import usable_cores
-from blankfill.tasks.scoring import score
-from blankfill.tasks.windows import WindowOptions
+from blankfill.system.environment import usable_cores
+from blankfill.tasks.heads.windows import WindowOptions
+from blankfill.tasks.metrics.scoring import score
 
 if TYPE_CHECKING:
     from blankfill.tasks.items import QuestionItem, Split

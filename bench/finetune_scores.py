@@ -44,9 +44,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["blankfill", "transformers"], help="one of the two")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    from blankfill.finetune import read_data
+    from blankfill.finetuning.run import read_data
+    from blankfill.tasks.datasets.registry import task_named
     from blankfill.tasks.options import FinetuneOptions
-    from blankfill.tasks.registry import task_named
 
     options = FinetuneOptions(
         lr=given.lr, batch_size=given.batch, epochs=given.epochs, max_length=given.max_length, precision="fp32",
@@ -76,7 +76,7 @@ def main() -> None:
 
 def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
     """A run of this program; processor seconds of all of it."""
-    from blankfill.finetune import Request, finetune
+    from blankfill.finetuning.run import Request, finetune
 
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +88,8 @@ def theirs(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict
     """The same items with transformers' model."""
     from finetune_peers import run
 
-    from blankfill.finetune import read_data
-    from blankfill.tasks.registry import task_named
+    from blankfill.finetuning.run import read_data
+    from blankfill.tasks.datasets.registry import task_named
 
     train, dev = read_data(task_named(task), data, options)
     return run(model, task_named(task), train, dev, options)

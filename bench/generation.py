@@ -75,8 +75,8 @@ def sources_of(spec: dict[str, Any]) -> list[list[int]]:
 def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     """Our way to write, once."""
     from blankfill.checkpoint.names import FAMILIES as NAMES
-    from blankfill.generate.beam import beam_search
-    from blankfill.generate.engine import Decoder, gpt_context, two_stack_context
+    from blankfill.generation.beam import beam_search
+    from blankfill.generation.engine import Decoder, gpt_context, two_stack_context
     from blankfill.model.layout import lay_out_to_write
     from blankfill.model.transformer import Transformer
 

@@ -94,7 +94,7 @@ def curve(run: Path) -> dict[str, Any]:
 def main() -> int:
     """Run everything; returns 1 when a curve differs from those held against it."""
     from blankfill.cli.main import main as command
-    from blankfill.recipe import recipe_names
+    from blankfill.config.recipe import recipe_names
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)

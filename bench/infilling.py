@@ -22,8 +22,8 @@ FIGURES = {"token_accuracy": "tokens right", "exact": "blanks right", "nats_per_
 
 def main() -> None:
     """Measure, print and write."""
-    from blankfill.evaluate.run import Settings, evaluate
-    from blankfill.evaluate.texts import LENGTHS
+    from blankfill.evaluation.run import Settings, evaluate
+    from blankfill.evaluation.texts import LENGTHS
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="runs or imported models")

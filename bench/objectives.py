@@ -117,7 +117,7 @@ def ours(corpus: IndexedCorpus, name: str, options: dict[str, Any], length: int)
     from blankfill.data.packing import collate
     from blankfill.data.sampler import Sampler
     from blankfill.objectives import OBJECTIVES
-    from blankfill.train.bench import made_up_vocabulary
+    from blankfill.planning.bench import made_up_vocabulary
 
     objective = OBJECTIVES[name](length=length, **options)
     sampler = Sampler(corpus, objective, made_up_vocabulary(VOCABULARY, objective.sentinels()), 0)
@@ -161,8 +161,8 @@ def loader_waits(corpus: IndexedCorpus, steps: int) -> list[dict[str, Any]]:
 
     from blankfill.data.loader import Phase, Steps, load
     from blankfill.data.sampler import Sampler
-    from blankfill.train.bench import Bench, Shape
-    from blankfill.train.progress import Window
+    from blankfill.planning.bench import Bench, Shape
+    from blankfill.training.progress import Window
 
     print("\ntraining with the loader in the background: share of the time spent on waiting for rows")
     found = []

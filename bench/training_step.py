@@ -24,7 +24,7 @@ from side_by_side import UnableError, compared, compete, load_note, serve, write
 if TYPE_CHECKING:
     import torch
 
-    from blankfill.train.bench import Shape
+    from blankfill.planning.bench import Shape
     from blankfill.types import Batch
 
 PEERS = {
@@ -59,7 +59,7 @@ def main() -> None:
     """Run every combination asked for, and print a table of each."""
     import os
 
-    from blankfill.train.bench import shape_named
+    from blankfill.planning.bench import shape_named
 
     given = arguments()
     found: list[dict[str, Any]] = []
@@ -108,8 +108,8 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
     """A worker: one training step of a contender."""
     import torch
 
-    from blankfill.train.bench import Bench, Shape
-    from blankfill.train.precision import has_bf16, peak_rate
+    from blankfill.planning.bench import Bench, Shape
+    from blankfill.training.precision import has_bf16, peak_rate
 
     torch.set_num_threads(spec["threads"])
     names = {field.name for field in dataclasses.fields(Shape)}
@@ -127,7 +127,7 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
 
         flops, tokens = bench.flops, bench.tokens
     else:
-        from blankfill.train.cost import batch_flops
+        from blankfill.planning.estimate import batch_flops
 
         given = [batch.to(device) for batch in shape.batches()]
         step = peer(name, shape, given, device, dtype)
@@ -140,7 +140,7 @@ def peer(name: str, shape: Shape, given: list[Batch], device: torch.device, dtyp
     """A step of another program: as `transformers.Trainer.training_step` does it, without its bookkeeping."""
     import torch
 
-    from blankfill.train.precision import computing
+    from blankfill.training.precision import computing
 
     if name == "full-logit-glm":
         from full_logit_glm import FullLogitGlm

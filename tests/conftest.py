@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from blankfill import environment
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
+from blankfill.system import environment
 from blankfill.types import ROLES, Document, Example, Vocabulary
 
 # One thread of torch, also in the programs that tests start, and before anything imports torch: how many threads would

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from blankfill.tasks.batches import Encoded
-from blankfill.tasks.heads import HeadKind
+from blankfill.tasks.batching import Encoded
+from blankfill.tasks.heads.models import HeadKind
 from blankfill.types import AttentionRule, Example
 
 

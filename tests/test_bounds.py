@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blankfill.cli
-from blankfill.bounds import COUNT, MOST, SHARE, SOME, Bound, above, below, bounds_of, out_of_bounds
 from blankfill.cli.main import COMMANDS, main
+from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import ConfigError
-from blankfill.generate.sampling import Sampling
+from blankfill.generation.sampling import Sampling
 from blankfill.model.families import ModelOptions
 from blankfill.objectives import OBJECTIVES
-from blankfill.recipe import load_recipe, recipe_names
+from blankfill.system.bounds import COUNT, MOST, SHARE, SOME, Bound, above, below, bounds_of, out_of_bounds
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.train.options import DistilOptions, TrainOptions
+from blankfill.training.options import DistilOptions, TrainOptions
 
 SECTIONS = [PrepareConfig, ModelOptions, TrainOptions, DistilOptions, FinetuneOptions, *OBJECTIVES.values()]
 CHECKED_LATER = {"GenerateArguments": Sampling, "FinetuneArguments": FinetuneOptions, "Options": PrepareConfig}

@@ -12,16 +12,16 @@ import pytest
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.ensemble import finetune_patterns, unlabelled, untrained
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import Request, finetune, read_data, read_request
-from blankfill.predict import Predictor, open_predictor
-from blankfill.run_folder import noted_machine
+from blankfill.finetuning.pet import finetune_patterns, unlabelled, untrained
+from blankfill.finetuning.predict import Predictor, open_predictor
+from blankfill.finetuning.run import Request, finetune, read_data, read_request
+from blankfill.runs.folder import noted_machine
+from blankfill.tasks.cloze.soft_labels import combined
+from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
-from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import RESULTS
-from blankfill.tasks.together import combined
-from blankfill.train.machine import settle
+from blankfill.training.machine import settle
 from test_finetune import QUICK, classes, model_folder, sentences
 
 OWN = """verbalizers: {"1": big, "0": red}

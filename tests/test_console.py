@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from blankfill import console
+from blankfill.system import console
 
 
 class Terminal(io.StringIO):

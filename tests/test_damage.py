@@ -21,16 +21,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blankfill import run as wiring
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
+from blankfill.config.recipe import load_recipe
 from blankfill.convert.importing import import_model
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
-from blankfill.finetune import Request, finetune, read_request
-from blankfill.predict import open_predictor
-from blankfill.recipe import load_recipe
+from blankfill.finetuning.predict import open_predictor
+from blankfill.finetuning.run import Request, finetune, read_request
+from blankfill.pretraining import run as wiring
 from blankfill.report.page import write_page
 from damage import damaged, replaced
 from small_run import SMALL, texts_in
@@ -165,7 +165,7 @@ def faults(whole: Path, names: list[str], openers: dict[str, Opener], work: Path
 
 
 def predicted(folder: Path) -> None:
-    from blankfill.predict import items_of
+    from blankfill.finetuning.predict import items_of
 
     predictor = open_predictor(folder, "cpu", 1)
     predictor.predict(list(items_of(predictor.task, iter([("line 1", "the boat")]))))
@@ -240,7 +240,7 @@ def test_a_prepared_corpus(trained: Path, tmp_path: Path) -> None:
     recipe = load_recipe("bert-nano", {**SMALL, "train.threads": 1})
 
     def opened(folder: Path) -> None:
-        from blankfill.material import open_corpus, phases
+        from blankfill.pretraining.data_setup import open_corpus, phases
 
         corpus = open_corpus([folder], recipe, tmp_path / "none")
         phases(corpus, recipe)[0].new.row(0)
@@ -252,7 +252,7 @@ def test_a_prepared_corpus(trained: Path, tmp_path: Path) -> None:
 
 def test_counts_that_are_none_are_refused_without_marks(trained: Path, tmp_path: Path) -> None:
     """A corpus of an older version, whose report does not say what its files were."""
-    from blankfill.material import counts_of
+    from blankfill.pretraining.data_setup import counts_of
 
     path = tmp_path / "unigram.npy"
     arrays: list[Any] = [np.zeros(3, np.int64), np.array([1, -1]), np.ones(4), np.ones((2, 2), np.int64),

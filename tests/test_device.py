@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from blankfill import run as wiring
 from blankfill.cli.main import main
-from blankfill.device import pick_device
+from blankfill.config.recipe import load_recipe
 from blankfill.errors import UserError
-from blankfill.recipe import load_recipe
+from blankfill.pretraining import run as wiring
+from blankfill.system.device import pick_device
 from small_run import SMALL, texts_in
 
 ODD = ["meta", "xla", "hpu", "vulkan", "cuda:99"]

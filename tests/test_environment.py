@@ -17,8 +17,9 @@ import psutil
 import pytest
 import torch
 
-from blankfill import __version__, environment
-from blankfill.environment import Limits, container_limits
+from blankfill import __version__
+from blankfill.system import environment
+from blankfill.system.environment import Limits, container_limits
 from conftest import BF16
 
 
@@ -55,7 +56,7 @@ def test_nothing_private_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_cheap_to_import() -> None:
-    code = "import sys, blankfill.environment; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, blankfill.system.environment; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,14 +14,14 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import FinetuneResult, Request, finetune
+from blankfill.finetuning.grid import combinations
+from blankfill.finetuning.predict import Predictor, score_predictions
+from blankfill.finetuning.run import FinetuneResult, Request, finetune
 from blankfill.model.config import config_values
-from blankfill.predict import Predictor, score_predictions
-from blankfill.search import combinations
+from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
+from blankfill.tasks.metrics.questions import answer_metrics
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.question_metrics import answer_metrics
-from blankfill.tasks.registry import task_named
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from generate_models import SPECIAL, objective_of, random_model, wordpiece
 
@@ -190,7 +190,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
     request = Request("sst2", data, model, options)
     finetune(request, tmp_path / "whole")
 
-    from blankfill.tasks import heads
+    from blankfill.tasks.heads import models as heads
 
     real, taken = heads.task_losses, []
 
@@ -329,7 +329,7 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
                "--batch-size", "8", "--epochs", "1", "--threads", "1", "--precision", "fp32",
                "--restarts", "2"]  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr("blankfill.finetune.stop_signals", lambda: contextlib.nullcontext([15]))
+        patched.setattr("blankfill.finetuning.run.stop_signals", lambda: contextlib.nullcontext([15]))
         assert main(command) == 143
     assert "the same command continues there" in capsys.readouterr().err
     assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from blankfill import inputs
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
-from blankfill.ensemble import SOFT_LABELS, finetune_patterns
 from blankfill.errors import UserError
-from blankfill.finetune import Request, finetune, read_request
-from blankfill.predict import Predictor
-from blankfill.search import combinations, search
+from blankfill.finetuning.grid import combinations, search
+from blankfill.finetuning.pet import SOFT_LABELS, finetune_patterns
+from blankfill.finetuning.predict import Predictor
+from blankfill.finetuning.run import Request, finetune, read_request
+from blankfill.runs import inputs
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import ASKED, RESULTS
 from small_run import edit_state

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.dress import dress_of
+from blankfill.checkpoint.hf_layout import dress_of
 from blankfill.checkpoint.load import load_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.generate.sampling import Sampling
-from blankfill.generate.write import generate_many
+from blankfill.generation.sampling import Sampling
+from blankfill.generation.write import generate_many
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
 from blankfill.objectives import Glm

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import blankfill
-from blankfill import inputs
-from blankfill import run as wiring
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
+from blankfill.config.recipe import Recipe, load_recipe, recipe_names, to_yaml
 from blankfill.corpus.identity import NAMES, corpus_marks
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.origin import Continue
-from blankfill.recipe import Recipe, load_recipe, recipe_names, to_yaml
+from blankfill.pretraining import run as wiring
+from blankfill.pretraining.warm_start import Continue
+from blankfill.runs import inputs
 from blankfill.system import marks
 from small_run import SMALL, edit_state, texts_in
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import blankfill
-from blankfill import environment, threads
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetune import Request, finetune, read_request
-from blankfill.run_folder import noted_machine
-from blankfill.several import finished
+from blankfill.finetuning.run import Request, finetune, read_request
+from blankfill.finetuning.several import finished
+from blankfill.runs.folder import noted_machine
+from blankfill.runs.recorder import read_lines
+from blankfill.system import environment, threads
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.train import pace
-from blankfill.train.record import read_lines
+from blankfill.training import pace
 from small_run import SMALL, edit_state, texts_in
 from test_finetune import classes, model_folder
 
@@ -168,7 +168,7 @@ def stopped_at_once(patch: pytest.MonkeyPatch, request: Request, out: Path) -> N
     import contextlib
 
     with patch.context() as patched:
-        patched.setattr("blankfill.finetune.stop_signals", lambda: contextlib.nullcontext([15]))
+        patched.setattr("blankfill.finetuning.run.stop_signals", lambda: contextlib.nullcontext([15]))
         assert not finetune(request, out).complete
 
 
@@ -210,7 +210,7 @@ def test_the_runs_of_a_grid_are_alike(tmp_path: Path, monkeypatch: pytest.Monkey
         return finished(request, folder, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr("blankfill.search.finished", second)
+        patched.setattr("blankfill.finetuning.grid.finished", second)
         assert main(command) == 2
     settled = noted_machine(out)
     assert settled is not None and (settled.threads, settled.compute) == (1, "float32")

@@ -14,10 +14,10 @@ import pytest
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetune import Request, finetune
-from blankfill.generate.fill import fill
-from blankfill.predict import items_of
-from blankfill.tasks.registry import task_named
+from blankfill.finetuning.predict import items_of
+from blankfill.finetuning.run import Request, finetune
+from blankfill.generation.fill import fill
+from blankfill.tasks.datasets.registry import task_named
 from generate_models import SPECIAL, wordpiece
 from test_finetune import QUICK, WORDS, model_folder
 
@@ -109,7 +109,7 @@ def test_halves_of_characters_end_no_command(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_embedding_takes_halves_of_characters(tmp_path: Path) -> None:
-    from blankfill.tasks.embed import Embedder
+    from blankfill.embedding.embed import Embedder
 
     embedder = Embedder(load_model(model_folder(tmp_path)), "mean", False)
     assert np.array_equal(embedder.vectors([f"the {HALF}"]).array, embedder.vectors(["the \ufffd"]).array)

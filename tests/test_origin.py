@@ -20,8 +20,8 @@ from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.transformer import build
-from blankfill.origin import Continue, open_origin, words_of
-from blankfill.train.record import read_lines
+from blankfill.pretraining.warm_start import Continue, open_origin, words_of
+from blankfill.runs.recorder import read_lines
 from generate_models import SPECIAL, WORDS, wordpiece
 from small_run import SMALL, sentences
 from test_seq2seq import model_folder
@@ -205,7 +205,7 @@ def test_replayed_rows_keep_the_old_text(earlier: Path, old_text: Path, new_text
 def test_a_stopped_run_goes_on_to_the_same_weights_without_the_model(
     old_text: Path, new_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blankfill.train.record import RunRecorder
+    from blankfill.runs.recorder import RunRecorder
 
     blankfill.pretrain([str(old_text)], blankfill.load_recipe("glm-nano", {**SMALL, "train.steps": 2}), tmp_path / "a")
     recipe = blankfill.load_recipe("glm-nano", TRAINING)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from blankfill.config.recipe import Recipe, from_values, load_recipe, read_values, recipe_names, to_values, to_yaml
 from blankfill.errors import ConfigError, UserError
-from blankfill.recipe import Recipe, from_values, load_recipe, read_values, recipe_names, to_values, to_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import blankfill
-from blankfill import run as wiring
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import ConfigError, UserError
-from blankfill.train.record import read_lines
+from blankfill.pretraining import run as wiring
+from blankfill.runs.recorder import read_lines
 from small_run import SMALL, sentences, texts_in
 
 
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     steps = wiring.stop_signals
     asked: list[int] = []
 
-    from blankfill.train.record import RunRecorder
+    from blankfill.runs.recorder import RunRecorder
 
     advance = RunRecorder.advance
 

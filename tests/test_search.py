@@ -10,7 +10,7 @@ import pytest
 
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError
-from blankfill.search import combinations
+from blankfill.finetuning.grid import combinations
 from blankfill.tasks.options import FinetuneOptions
 
 PLAIN = FinetuneOptions()

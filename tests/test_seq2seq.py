@@ -12,9 +12,9 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import RESULTS, FinetuneResult, Request, finetune
+from blankfill.finetuning.predict import Predictor
+from blankfill.finetuning.run import RESULTS, FinetuneResult, Request, finetune
 from blankfill.model.config import config_values
-from blankfill.predict import Predictor
 from blankfill.tasks.items import GenerationItem
 from blankfill.tasks.options import FinetuneOptions
 from generate_models import MORE, SPECIAL, objective_of, random_model, wordpiece
@@ -111,7 +111,7 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypat
     request = Request("seq2seq", data, model, dataclasses.replace(QUICK, epochs=2, eval_every=4, label_smoothing=0.1))
     finetune(request, tmp_path / "whole")
 
-    from blankfill.tasks import heads
+    from blankfill.tasks.heads import models as heads
 
     real, taken = heads.task_losses, []
 

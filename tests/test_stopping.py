@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import blankfill
-from blankfill import finetune as tuning
-from blankfill import run as wiring
 from blankfill.cli import main as cli
+from blankfill.finetuning import run as tuning
+from blankfill.pretraining import run as wiring
 from blankfill.report.page import write_page
+from blankfill.runs.recorder import RunRecorder
 from blankfill.system.stopping import Stop, StoppedError, Terminated, reason, termination_raises
 from blankfill.tasks.run_files import RESULTS
-from blankfill.train.record import RunRecorder
 from small_run import SMALL, texts_in
 from test_finetune import classes, model_folder
 
@@ -167,8 +167,8 @@ def test_a_stopped_grid_begins_no_other_run(
 
 def test_one_of_several_runs_that_is_stopped_raises(tmp_path: Path, signalled: list) -> None:
     """What the patterns of a cloze and their distilled head go through too."""
-    from blankfill.finetune import Request
-    from blankfill.several import finished
+    from blankfill.finetuning.run import Request
+    from blankfill.finetuning.several import finished
     from blankfill.tasks.options import FinetuneOptions
 
     options = FinetuneOptions(batch_size=8, epochs=1, threads=1, precision="fp32", device="cpu")

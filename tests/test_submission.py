@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blankfill.cli.main import main
-from blankfill.finetune import RESULTS
+from blankfill.finetuning.run import RESULTS
 from conftest import DATA
 from test_finetune import classes, model_folder, run, sentences, tags, write_lines
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import blankfill
-from blankfill import run as wiring
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
+from blankfill.config.recipe import Recipe
 from blankfill.data.packing import collate
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.transformer import build
-from blankfill.recipe import Recipe
-from blankfill.teacher import Teacher, evenly, open_teacher
-from blankfill.train.record import read_lines
+from blankfill.pretraining import run as wiring
+from blankfill.pretraining.teacher import Teacher, evenly, open_teacher
+from blankfill.runs.recorder import read_lines
 from conftest import make_document
 from generate_models import loaded, random_model
 from small_run import SMALL, texts_in

@@ -10,8 +10,8 @@ import pytest
 
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetune import Request, finetune
-from blankfill.predict import Predictor
+from blankfill.finetuning.predict import Predictor
+from blankfill.finetuning.run import Request, finetune
 from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
@@ -152,9 +152,9 @@ def test_two_labels_that_a_tokenizer_writes_alike(tmp_path: Path) -> None:
 
 def test_a_number_that_is_no_number() -> None:
     """Is 0; one in a text is that."""
-    from blankfill.generate.beam import Hypothesis
-    from blankfill.tasks.registry import task_named
-    from blankfill.tasks.text_to_text import TextToText
+    from blankfill.generation.beam import Hypothesis
+    from blankfill.tasks.datasets.registry import task_named
+    from blankfill.tasks.text.text_to_text import TextToText
     from generate_models import SPECIAL, wordpiece
 
     words = wordpiece(SPECIAL, ["3", ".", "8", "a"])

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from blankfill import environment, threads
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.threads import choose_threads, use_threads
+from blankfill.system import environment, threads
+from blankfill.system.threads import choose_threads, use_threads
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_what_is_asked_for_wins(machine: pytest.MonkeyPatch) -> None:
 
 def test_torch_starts_with_the_same_number() -> None:
     """torch reads the variables itself when it is imported, and the rule here says the same."""
-    code = "import torch, blankfill.threads as t; print(torch.get_num_threads(), t.from_variables())"
+    code = "import torch, blankfill.system.threads as t; print(torch.get_num_threads(), t.from_variables())"
     for given in ({"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "1"}):
         plain = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
         run = subprocess.run(

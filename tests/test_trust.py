@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import blankfill
-from blankfill import run as wiring
 from blankfill.checkpoint import store
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
-from blankfill.train import faults, loop
-from blankfill.train.loss import LossSums
-from blankfill.train.record import read_lines
+from blankfill.pretraining import run as wiring
+from blankfill.runs.recorder import read_lines
+from blankfill.training import faults, loop
+from blankfill.training.loss import LossSums
 from blankfill.types import Batch
 from small_run import SMALL, sentences
 
@@ -93,7 +93,9 @@ def wait_until(process: BaseProcess, come: Callable[[], bool]) -> None:
 def test_killed_again_and_again_it_gives_the_same_losses(corpus: Path, tmp_path: Path, workers: int) -> None:
     blankfill.pretrain([str(corpus)], recipe(), tmp_path / "whole")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blankfill.run", "torch", "torch.utils.tensorboard", "blankfill.train.loop"])
+    context.set_forkserver_preload(
+        ["blankfill.pretraining.run", "torch", "torch.utils.tensorboard", "blankfill.training.loop"]
+    )
     rng = np.random.default_rng(workers)
     killed = tmp_path / "killed"
     kills = resumed = half_written = step = 0

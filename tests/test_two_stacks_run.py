@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blankfill import run
 from blankfill.checkpoint.load import Loaded, load_model
+from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.convert.exporting import export_model
 from blankfill.errors import ConfigError
-from blankfill.finetune import Request, finetune, read_data
-from blankfill.generate.fill import fill
-from blankfill.origin import Continue
-from blankfill.predict import Predictor
-from blankfill.recipe import Recipe, load_recipe
+from blankfill.finetuning.predict import Predictor
+from blankfill.finetuning.run import Request, finetune, read_data
+from blankfill.generation.fill import fill
+from blankfill.pretraining import run
+from blankfill.pretraining.warm_start import Continue
+from blankfill.runs.recorder import read_lines
 from blankfill.tasks.options import FinetuneOptions, Stack
-from blankfill.train.record import read_lines
 from small_run import SMALL, texts_in
 
 TINY = {**SMALL, "train.threads": 1, "model.dropout": 0.0, "model.vocab_multiple": 1, "corpus.vocab_exact": False}

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill import run
 from blankfill.checkpoint.load import load_model
+from blankfill.config.recipe import load_recipe
 from blankfill.convert.exporting import export_model
+from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
-from blankfill.generate.fill import fill
-from blankfill.origin import Continue
-from blankfill.recipe import load_recipe
-from blankfill.tasks.cloze_setup import check_model
-from blankfill.tasks.embed import Embedder
+from blankfill.generation.fill import fill
+from blankfill.pretraining import run
+from blankfill.pretraining.warm_start import Continue
+from blankfill.runs.recorder import read_lines
+from blankfill.tasks.cloze.setup import check_model
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.train.record import read_lines
 from small_run import SMALL, texts_in
 
 MEMORY = {"objective.pairs": False, "objective.memory": 8, "objective.whole_word": False}

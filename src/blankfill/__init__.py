@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 from blankfill._version import __version__
 
 if TYPE_CHECKING:
+    from blankfill.config.recipe import Recipe, load_recipe, recipe_names
     from blankfill.convert.exporting import export_model
     from blankfill.convert.importing import import_model
     from blankfill.corpus.options import PrepareConfig
     from blankfill.corpus.prepare import prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
-    from blankfill.generate.model import Model, load
-    from blankfill.recipe import Recipe, load_recipe, recipe_names
-    from blankfill.run import RunResult, pretrain, resume
+    from blankfill.generation.model import Model, load
+    from blankfill.pretraining.run import RunResult, pretrain, resume
 
 __all__ = [
     "ConfigError", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__",
@@ -40,9 +40,9 @@ _HOMES = {
     "corpus.prepare": ("prepare",),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
-    "generate.model": ("Model", "load"),
-    "recipe": ("Recipe", "load_recipe", "recipe_names"),
-    "run": ("RunResult", "pretrain", "resume"),
+    "generation.model": ("Model", "load"),
+    "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "pretraining.run": ("RunResult", "pretrain", "resume"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blankfill.attention import blocked, kernels
-from blankfill.attention.blocked import blocked_attention, blocked_cross_attention, visible_ranges
+from blankfill.attention import kernels
 from blankfill.attention.kernels import Mask, cross_attend, lower, lower_cross, self_attend
+from blankfill.kernels import blocked_attention as blocked
+from blankfill.kernels.blocked_attention import blocked_attention, blocked_cross_attention, visible_ranges
 from blankfill.types import AttentionRule
 from drawn_masks import drawn_masks
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from blankfill.attention import dropout
-from blankfill.attention.dropout import add_dropped, draw_kept, rounded
+from blankfill.kernels import dropout
+from blankfill.kernels.dropout import add_dropped, draw_kept, rounded
 
 DRAWS = 1 << 20
 

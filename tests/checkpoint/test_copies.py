@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blankfill.checkpoint.foreign import open_foreign
+from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import Loaded
 from blankfill.checkpoint.names import FAMILIES, Form
 from blankfill.checkpoint.weights import COMPARED, open_weights

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blankfill.attention.kernels import Mask
-from blankfill.checkpoint.foreign import open_foreign
+from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.names import FAMILIES, Form
 from blankfill.errors import UserError
@@ -269,7 +269,7 @@ def test_a_real_encoder_goes_back_to_the_same_tensors() -> None:
 
 
 def test_an_encoder_alone_fills_nothing() -> None:
-    from blankfill.generate.fill import Filler
+    from blankfill.generation.fill import Filler
 
     with pytest.raises(UserError, match="an encoder without a word head"):
         Filler(load_model(minilm()))

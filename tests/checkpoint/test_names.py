@@ -9,11 +9,11 @@ import torch
 
 from blankfill.checkpoint.names import FAMILIES, Form, form_of
 from blankfill.checkpoint.names.base import put_back
+from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
 from blankfill.objectives import T5, Bart, Bert, Glm, Gpt, Mlm, Xlnet
-from blankfill.recipe import load_recipe, recipe_names
 from blankfill.types import Vocabulary
 
 ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 3}

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from blankfill import environment
 from blankfill.cli import doctor
 from blankfill.cli import main as cli
+from blankfill.system import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS: dict[str, Any] = {

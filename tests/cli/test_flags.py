@@ -13,7 +13,7 @@ import pytest
 from blankfill.corpus.options import PrepareConfig
 from blankfill.model.families import ModelOptions
 from blankfill.objectives import OBJECTIVES
-from blankfill.train.options import DistilOptions, TrainOptions
+from blankfill.training.options import DistilOptions, TrainOptions
 
 SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "

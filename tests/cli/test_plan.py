@@ -15,13 +15,14 @@ import pytest
 
 from blankfill.cli import main as cli
 from blankfill.cli import plan
+from blankfill.config.recipe import load_recipe
 from blankfill.corpus.prepare import PrepareConfig, prepare
 from blankfill.corpus.tokenizer_train import automatic_size
-from blankfill.material import open_corpus, phases
 from blankfill.model.transformer import count_parameters
 from blankfill.objectives import T5
-from blankfill.recipe import load_recipe
-from blankfill.train import cost, verdict
+from blankfill.planning import estimate as cost
+from blankfill.planning import fit_check as verdict
+from blankfill.pretraining.data_setup import open_corpus, phases
 
 SMALL = [
     "--model.hidden-size", "32", "--model.num-layers", "2", "--model.num-heads", "2", "--objective.length", "32",

@@ -14,7 +14,7 @@ import pytest
 import blankfill
 from blankfill.cli import main as cli
 from blankfill.cli.process import sentence
-from blankfill.train.record import RunRecorder
+from blankfill.runs.recorder import RunRecorder
 from small_run import SMALL, texts_in
 
 resource = pytest.importorskip("resource", reason="limits as Unix has them")

@@ -15,23 +15,23 @@ import torch
 from safetensors.torch import load_file
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.dress import dress_of
-from blankfill.checkpoint.foreign import open_foreign
+from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.names import FAMILIES, Form
 from blankfill.checkpoint.names.glm import sizes_from_shapes
 from blankfill.cli.main import main
+from blankfill.config.recipe import load_recipe
 from blankfill.convert import exporting, importing
 from blankfill.convert.check import difference, larger, our_scores, real_text
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.generate.fill import Filler
+from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
 from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, Objective, SpanBert
-from blankfill.recipe import load_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "<|startofpiece|>", "<|endofpiece|>",
            "<|endoftext|>", "[dBLOCK]"]  # fmt: skip

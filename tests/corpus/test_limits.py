@@ -29,9 +29,9 @@ from blankfill.corpus.limits import LONGEST_GIVEN, LONGEST_PAGE, LONGEST_RECORD
 from blankfill.corpus.sources import SourceOptions, discover, read
 from blankfill.corpus.tokenizer_formats import read_tokenizer
 from blankfill.errors import UserError
-from blankfill.tasks import rows
-from blankfill.tasks.rows import json_document
-from blankfill.tasks.tables import table_rows
+from blankfill.tasks.datasets import files as rows
+from blankfill.tasks.datasets.files import json_document
+from blankfill.tasks.datasets.tables import table_rows
 
 MB = 1 << 20
 

@@ -8,8 +8,8 @@ import pytest
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.sampler import Sampler
-from blankfill.material import with_units
 from blankfill.objectives import Albert, Bert, Ernie, Mlm, Objective, SpanBert
+from blankfill.pretraining.data_setup import with_units
 
 CHINESE = ["哈尔滨是黑龙江省会。", "北京大学在中国首都。"]
 WORDS = [{(0, 3), (4, 8)}, {(0, 4), (5, 7), (7, 9)}]

@@ -112,7 +112,7 @@ def packed() -> list[bytes]:
 
 def read_task(name: str, split: str = "train") -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        from blankfill.tasks.registry import task_named
+        from blankfill.tasks.datasets.registry import task_named
 
         task_named(name).read(folder, split)
 
@@ -120,7 +120,7 @@ def read_task(name: str, split: str = "train") -> Callable[[Path], None]:
 
 
 def own_columns(folder: Path) -> None:
-    from blankfill.tasks.own import Columns, own_task
+    from blankfill.tasks.datasets.tabular import Columns, own_task
 
     own_task("classify", Columns(text=("text",), label="label")).read(folder, "train")
 
@@ -142,7 +142,7 @@ def superglue() -> list[bytes]:
 
 def read_superglue(folder: Path) -> None:
     from blankfill.errors import UserError
-    from blankfill.tasks.registry import task_named
+    from blankfill.tasks.datasets.registry import task_named
 
     for name in ("rte", "wsc", "wic", "multirc", "record", "copa", "cb", "boolq"):
         try:
@@ -152,24 +152,24 @@ def read_superglue(folder: Path) -> None:
 
 
 def read_patterns(folder: Path) -> None:
-    from blankfill.tasks.pattern import pattern_text
-    from blankfill.tasks.pattern import read_patterns as read
+    from blankfill.tasks.cloze.pattern import pattern_text
+    from blankfill.tasks.cloze.pattern import read_patterns as read
 
     text, origin = pattern_text(str(folder / "patterns.yaml"), "classify")
     read(text, origin, ("good", "bad"))
 
 
 def read_form(folder: Path) -> None:
-    from blankfill.tasks.registry import task_named
-    from blankfill.tasks.text_form import form_text
-    from blankfill.tasks.text_form import read_form as read
+    from blankfill.tasks.datasets.registry import task_named
+    from blankfill.tasks.text.text_form import form_text
+    from blankfill.tasks.text.text_form import read_form as read
 
     text, origin = form_text(str(folder / "form.yaml"), "classify")
     read(text, origin, task_named("classify"), ("good", "bad"))
 
 
 def read_recipe(folder: Path) -> None:
-    from blankfill.recipe import load_recipe
+    from blankfill.config.recipe import load_recipe
 
     load_recipe(folder / "mine.yaml")
 
@@ -297,8 +297,8 @@ def run_folder() -> Path:
     import atexit
     import tempfile
 
-    from blankfill.recipe import load_recipe
-    from blankfill.run import pretrain
+    from blankfill.config.recipe import load_recipe
+    from blankfill.pretraining.run import pretrain
     from small_run import SMALL, sentences
 
     folder = Path(tempfile.mkdtemp(prefix="blankfill-fuzz-"))
@@ -346,13 +346,13 @@ def read_corpus_report(folder: Path) -> None:
 
 
 def read_request(folder: Path) -> None:
-    from blankfill.finetune import read_request as read
+    from blankfill.finetuning.run import read_request as read
 
     read(folder)
 
 
 def request() -> list[bytes]:
-    from blankfill.finetune import Request
+    from blankfill.finetuning.run import Request
     from blankfill.tasks.options import FinetuneOptions
 
     return [dumps(Request("sst2", Path("data"), Path("model"), FinetuneOptions()).values())]
@@ -362,8 +362,8 @@ def read_rows(folder: Path) -> None:
     """The rows that `predict` is given, for each kind of task."""
     from blankfill.cli.lines import lines_of
     from blankfill.errors import UserError
-    from blankfill.predict import items_of
-    from blankfill.tasks.registry import task_named
+    from blankfill.finetuning.predict import items_of
+    from blankfill.tasks.datasets.registry import task_named
 
     for name in ("classify", "tag", "qa", "choice", "seq2seq", "wsc", "record", "sst2"):
         try:
@@ -374,13 +374,13 @@ def read_rows(folder: Path) -> None:
 
 
 def read_predictions(folder: Path) -> None:
-    from blankfill.predict import read_predictions as read
+    from blankfill.finetuning.predict import read_predictions as read
 
     read(folder / "predictions.jsonl")
 
 
 def read_blanks(folder: Path) -> None:
-    from blankfill.generate.blanks import find_blanks, parse_lengths
+    from blankfill.generation.blanks import find_blanks, parse_lengths
 
     text = (folder / "text").read_bytes().decode("utf-8", "replace")
     find_blanks(text)

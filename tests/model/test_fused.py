@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from blankfill.model import fused, layers
+from blankfill.kernels import feed_forward as fused
+from blankfill.kernels.feed_forward import can_fuse, feed_forward
+from blankfill.model import layers
 from blankfill.model.config import Activation, TransformerConfig
-from blankfill.model.fused import can_fuse, feed_forward
 from blankfill.model.layers import FeedForward, activate
 from drawn_masks import drawn_masks
 

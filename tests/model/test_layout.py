@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import blankfill.model.layout as layout
-from blankfill.generate.engine import Decoder, gpt_context
+from blankfill.generation.engine import Decoder, gpt_context
 from blankfill.model.transformer import Transformer
 from generate_models import random_model
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from blankfill.checkpoint.names import FAMILIES, Form
 from blankfill.data.packing import collate
 from blankfill.model.transformer import Transformer
-from blankfill.train.loss import loss_sums
+from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example
 from parity_cases import Case, case_name, made, of
 

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 import blankfill
+from blankfill.kernels.capability import plain_dense, plain_weight
+from blankfill.kernels.feed_forward import can_fuse
 from blankfill.model.config import TransformerConfig
-from blankfill.model.fused import can_fuse
 from blankfill.model.layout import lay_out_to_write
-from blankfill.model.plain import plain_dense, plain_weight
 from blankfill.model.single import fits
 from blankfill.model.transformer import Transformer, build
-from blankfill.train import optimizers
-from blankfill.train.optimizer import build_optimizer
-from blankfill.train.optimizers import Lamb
-from blankfill.train.options import OptimizerName, TrainOptions
+from blankfill.training import optimizers
+from blankfill.training.optimizer import build_optimizer
+from blankfill.training.optimizers import Lamb
+from blankfill.training.options import OptimizerName, TrainOptions
 
 GPT = TransformerConfig(
     vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, ffn_size=16, position_sizes=(16,), norm="pre", dropout=0.0,
@@ -121,7 +121,7 @@ def test_one_kernel_steps_plain_weights_alone(name: OptimizerName, monkeypatch: 
     fused: list[Any] = []
     stepped = []
     real = optimizers.adam
-    monkeypatch.setattr("blankfill.train.optimizers.adam", lambda *a, **k: (fused.append(k["fused"]), real(*a, **k)))
+    monkeypatch.setattr("blankfill.training.optimizers.adam", lambda *a, **k: (fused.append(k["fused"]), real(*a, **k)))
     for where in ("nowhere", "dense"):
         model = build(GPT)
         if where == "dense":

@@ -12,9 +12,9 @@ from blankfill.checkpoint.store import write_weights
 from blankfill.data.packing import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
-from blankfill.train.loss import loss_sums
-from blankfill.train.optimizer import build_optimizer
-from blankfill.train.options import TrainOptions
+from blankfill.training.loss import loss_sums
+from blankfill.training.optimizer import build_optimizer
+from blankfill.training.options import TrainOptions
 from blankfill.types import AttentionRule, Batch, Example
 
 CONFIG = TransformerConfig(

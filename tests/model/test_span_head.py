@@ -14,8 +14,8 @@ from blankfill.model.config import config_values
 from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import SpanBert
-from blankfill.train.loop import split
-from blankfill.train.loss import counts, loss_sums
+from blankfill.training.loop import split
+from blankfill.training.loss import counts, loss_sums
 from blankfill.types import Batch, Vocabulary
 from conftest import make_document
 

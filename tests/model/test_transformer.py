@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from blankfill.attention.kernels import lower
+from blankfill.config.recipe import load_recipe
 from blankfill.data.packing import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build, count_parameters
-from blankfill.recipe import load_recipe
 from blankfill.types import AttentionRule, Example
 
 TINY = TransformerConfig(

@@ -16,8 +16,8 @@ from blankfill.model.config import TransformerConfig
 from blankfill.model.families import ModelOptions
 from blankfill.model.single import SingleColumn
 from blankfill.model.transformer import Transformer, build, count_parameters
-from blankfill.train.cost import parameters
-from blankfill.train.loss import loss_sums
+from blankfill.planning.estimate import parameters
+from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example
 
 NOTHING = np.zeros(0, np.int32)

@@ -13,11 +13,11 @@ from test_parity import gradients, ours
 from blankfill.attention.kernels import Kernel
 from blankfill.checkpoint.names import Form
 from blankfill.data.packing import collate
-from blankfill.generate.slots import slot_states
+from blankfill.generation.slots import slot_states
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Xlnet
 from blankfill.objectives.xlnet import XlnetChoice, with_memory
-from blankfill.train.loss import loss_sums
+from blankfill.training.loss import loss_sums
 from blankfill.types import Batch, Document, Example, Vocabulary
 from parity_cases import Case, case_name, made, of
 

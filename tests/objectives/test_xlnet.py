@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blankfill.config.recipe import load_recipe
 from blankfill.data.sampler import Sampler
 from blankfill.errors import ConfigError
 from blankfill.objectives import Xlnet
 from blankfill.objectives.xlnet import LONGEST_SPAN, choose_spans, choose_words, draw_span, truncate_ends
-from blankfill.recipe import load_recipe
 from blankfill.types import MEMORY, QUERY, ROLES, Document, Example
 from conftest import make_document, make_vocabulary, within, write_corpus
 

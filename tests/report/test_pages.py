@@ -54,7 +54,7 @@ def test_the_commands_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*READMES, "docs/recipes.md"])
 def test_every_recipe_is_named(name: str) -> None:
-    from blankfill.recipe import recipe_names
+    from blankfill.config.recipe import recipe_names
 
     page = (ROOT / name).read_text(encoding="utf-8")
     assert [recipe for recipe in recipe_names() if f"`{recipe}`" not in page] == []

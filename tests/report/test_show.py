@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from blankfill import material
 from blankfill.cli.main import main
 from blankfill.cli.show import blocks_fit, speller
+from blankfill.config.recipe import load_recipe
 from blankfill.data.sampler import Sampler
 from blankfill.objectives import T5
-from blankfill.recipe import load_recipe
+from blankfill.pretraining import data_setup as material
 from blankfill.report.picture import example_text
 
 SMALL = ["--corpus.vocab-size", "0", "--corpus.workers", "1"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.tasks.batches import ANSWER, ITEM, ROW, Batches, Encoded, Epochs, evaluation, pack
-from blankfill.train.loop import split
+from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, Encoded, Epochs, evaluation, pack
+from blankfill.training.loop import split
 from blankfill.types import AttentionRule, Example
 
 

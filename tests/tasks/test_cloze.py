@@ -13,16 +13,16 @@ from blankfill.attention.kernels import best_kernel, lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks import batches
+from blankfill.tasks import batching as batches
 from blankfill.tasks.adapters import CLOZE
-from blankfill.tasks.batches import ITEM, Batches, Epochs, pack
-from blankfill.tasks.cloze import longest_kept
-from blankfill.tasks.cloze_model import TEXT, hinge_loss
-from blankfill.tasks.cloze_texts import WithTexts, masked
-from blankfill.tasks.frames import Frames
+from blankfill.tasks.batching import ITEM, Batches, Epochs, pack
+from blankfill.tasks.cloze.items import longest_kept
+from blankfill.tasks.cloze.model import TEXT, hinge_loss
+from blankfill.tasks.cloze.texts import WithTexts, masked
+from blankfill.tasks.datasets.tabular import own_task
+from blankfill.tasks.input_format import Frames
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.own import own_task
 from blankfill.tasks.training import Scored
 from conftest import VECTORS
 from generate_models import loaded, random_model

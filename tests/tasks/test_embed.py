@@ -22,9 +22,9 @@ from blankfill.cli.embed import EmbedArguments
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.packing import batches
+from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
 from blankfill.objectives import Gpt
-from blankfill.tasks.embed import Embedder
 from generate_models import SPECIAL, loaded, random_model, wordpiece
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "red", "big", "play", ".", ",", "猫", "狗", "在", "跑"]
@@ -151,7 +151,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Loaded:
 def test_the_command_writes_rows_in_the_order_of_the_lines(
     model: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("blankfill.tasks.embed.WINDOW", 7)
+    monkeypatch.setattr("blankfill.embedding.embed.WINDOW", 7)
     texts = [*some_texts(20), "", "cat " * 60]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     command = ["embed", str(tmp_path / "texts.txt"), "--model", "RUN"]

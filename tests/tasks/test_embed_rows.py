@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from blankfill.checkpoint.load import Loaded
+from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
@@ -42,7 +43,6 @@ from blankfill.objectives.t5 import T5Choice
 from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
-from blankfill.tasks.embed import Embedder
 from blankfill.types import Document, Example, Int32
 from generate_models import MORE, SPECIAL, WORDS, wordpiece
 

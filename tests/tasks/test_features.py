@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from blankfill.tasks.batches import ANSWER, pack
-from blankfill.tasks.features import FeatureReader, reader_for
-from blankfill.tasks.heads import TaskModel, new_head, task_losses
+from blankfill.tasks.batching import ANSWER, pack
+from blankfill.tasks.heads.features import FeatureReader, reader_for
+from blankfill.tasks.heads.models import TaskModel, new_head, task_losses
 from blankfill.tasks.options import FinetuneOptions
 from generate_models import random_model
 from task_items import some_items

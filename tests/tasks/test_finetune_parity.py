@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from blankfill.checkpoint.load import load_model
-from blankfill.finetune import adapter_of, with_head
-from blankfill.tasks.batches import Batches, Epochs
-from blankfill.tasks.heads import TaskModel, task_losses
+from blankfill.finetuning.run import adapter_of, with_head
+from blankfill.tasks.batching import Batches, Epochs
+from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.heads.models import TaskModel, task_losses
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.registry import task_named
 from blankfill.tasks.training import task_optimizer
 
 transformers = pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ import pytest
 
 from blankfill.errors import UserError
 from blankfill.objectives import OBJECTIVES
-from blankfill.tasks.frames import Frames, fit
+from blankfill.tasks.input_format import Frames, fit
 from blankfill.types import Vocabulary
 
 ROLES = {"pad": 0, "cls": 1, "sep": 2, "mask": 3, "eos": 4}

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.tasks.generation import natural, read_wikitext
-from blankfill.tasks.generation_metrics import text_metrics, text_scores, without_spaces
+from blankfill.tasks.datasets.generation import natural, read_wikitext
+from blankfill.tasks.datasets.registry import TASKS
 from blankfill.tasks.items import GenerationItem, LanguageItem, Split
+from blankfill.tasks.metrics.generation import text_metrics, text_scores, without_spaces
+from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.registry import TASKS
-from blankfill.tasks.scoring import score
-from blankfill.tasks.seq2seq_adapter import Write
+from blankfill.tasks.text.seq2seq_adapter import Write
 from conftest import DATA
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.predict import items_of
+from blankfill.finetuning.predict import items_of
+from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
-from blankfill.tasks.registry import task_named
 
 
 def read(task: str, *rows: Any) -> list[Item]:

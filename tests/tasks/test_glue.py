@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.tasks.glue import submission_lines, submission_name
+from blankfill.tasks.datasets.glue import submission_lines, submission_name
+from blankfill.tasks.datasets.registry import TASKS, task_named
 from blankfill.tasks.items import TextItem
-from blankfill.tasks.registry import TASKS, task_named
 from conftest import DATA
 
 MNLI_TRAIN = (

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blankfill.tasks.batches import ANSWER, ITEM, pack
-from blankfill.tasks.heads import (
+from blankfill.tasks.batching import ANSWER, ITEM, pack
+from blankfill.tasks.heads.models import (
     HeadKind,
     TaskModel,
     candidate_loss,
@@ -18,7 +18,7 @@ from blankfill.tasks.heads import (
     task_losses,
     taught_loss,
 )
-from blankfill.train.loss import counts
+from blankfill.training.loss import counts
 from generate_models import random_model
 from task_items import some_items
 

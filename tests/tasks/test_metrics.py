@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.tasks.metrics import class_metrics, grouped_exact, grouped_same, number_metrics, set_metrics
+from blankfill.tasks.metrics.classes import class_metrics, grouped_exact, grouped_same, number_metrics, set_metrics
 
 
 def test_classes_by_hand() -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import MixedItem, Split, TextItem
-from blankfill.tasks.mixing import MixedEpochs, apportioned, rates
-from blankfill.tasks.mixture import Mixture
-from blankfill.tasks.registry import task_named
+from blankfill.tasks.text.mixing import MixedEpochs, apportioned, rates
+from blankfill.tasks.text.mixture import Mixture
 
 
 def test_shares_by_size_limit_and_temperature() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.tasks.held_out import fewer, hold_out
+from blankfill.tasks.datasets.held_out import fewer, hold_out
+from blankfill.tasks.datasets.registry import TASKS
+from blankfill.tasks.datasets.tabular import Columns, own_task, sorted_labels
 from blankfill.tasks.items import Answer, ChoiceItem, GenerationItem, QuestionItem, Split, TaggedItem, TextItem
-from blankfill.tasks.own import Columns, own_task, sorted_labels
-from blankfill.tasks.registry import TASKS
-from blankfill.tasks.scoring import score
+from blankfill.tasks.metrics.scoring import score
 
 
 def read(

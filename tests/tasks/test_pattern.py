@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.tasks.cloze import unbroken
+from blankfill.tasks.cloze.items import unbroken
+from blankfill.tasks.cloze.pattern import SAME, Pattern, item_fields, numbered, pattern_text, read_patterns, shipped
+from blankfill.tasks.datasets.registry import TASKS
 from blankfill.tasks.items import ChoiceItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.pattern import SAME, Pattern, item_fields, numbered, pattern_text, read_patterns, shipped
-from blankfill.tasks.registry import TASKS
 from conftest import DATA, VECTORS
 
 GOOD = "verbalizers: {a: Yes, b: [no, never]}\npatterns: ['{first}? [MASK].']\n"

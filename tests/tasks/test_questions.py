@@ -14,11 +14,11 @@ import tokenizers
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.registry import TASKS
+from blankfill.tasks.datasets.squad import answers_text, read_answers, read_null_odds, read_questions
+from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans
 from blankfill.tasks.items import Answer, QuestionItem
-from blankfill.tasks.question_metrics import answer_metrics, best_threshold, chinese_scores, normal, scores
-from blankfill.tasks.registry import TASKS
-from blankfill.tasks.squad import answers_text, read_answers, read_null_odds, read_questions
-from blankfill.tasks.windows import Window, WindowOptions, all_windows, best_spans
+from blankfill.tasks.metrics.questions import answer_metrics, best_threshold, chinese_scores, normal, scores
 from conftest import DATA
 
 CONTEXT = "The old tower of Pisa leans by four degrees, and has leant since 1178 or so."

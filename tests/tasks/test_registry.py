@@ -2,14 +2,14 @@
 
 import pytest
 
-from blankfill.tasks.choices import CHOICES
-from blankfill.tasks.conll import TAGGED
-from blankfill.tasks.generation import GENERATION
-from blankfill.tasks.glue import CHNSENTICORP, GLUE
-from blankfill.tasks.own import OWN
-from blankfill.tasks.registry import TASKS, task_named
-from blankfill.tasks.squad import QUESTIONS
-from blankfill.tasks.superglue import CLUE, SUPERGLUE
+from blankfill.tasks.datasets.choices import CHOICES
+from blankfill.tasks.datasets.conll import TAGGED
+from blankfill.tasks.datasets.generation import GENERATION
+from blankfill.tasks.datasets.glue import CHNSENTICORP, GLUE
+from blankfill.tasks.datasets.registry import TASKS, task_named
+from blankfill.tasks.datasets.squad import QUESTIONS
+from blankfill.tasks.datasets.superglue import CLUE, SUPERGLUE
+from blankfill.tasks.datasets.tabular import OWN
 from blankfill.tasks.task import Task
 from conftest import DATA
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from blankfill.data.packing import collate
-from blankfill.tasks.batches import ANSWER, Epochs, evaluation, pack
-from blankfill.tasks.frames import Frames
-from blankfill.tasks.seq2seq import Noise, Writing
-from blankfill.tasks.seq2seq_model import Search, WritingModel
-from blankfill.tasks.seq2seq_stacks import StackWriting
-from blankfill.tasks.seq2seq_unilm import DrawnTargets, UnilmWriting, masked_target
-from blankfill.train.loss import counts
+from blankfill.tasks.batching import ANSWER, Epochs, evaluation, pack
+from blankfill.tasks.input_format import Frames
+from blankfill.tasks.text.seq2seq import Noise, Writing
+from blankfill.tasks.text.seq2seq_model import Search, WritingModel
+from blankfill.tasks.text.seq2seq_stacks import StackWriting
+from blankfill.tasks.text.seq2seq_unilm import DrawnTargets, UnilmWriting, masked_target
+from blankfill.training.loss import counts
 from conftest import within
 from generate_models import WORDS, objective_of, random_model, wordpiece
 

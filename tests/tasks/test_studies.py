@@ -3,7 +3,7 @@
 import pytest
 
 from blankfill.tasks.items import Answer, ChoiceItem, QuestionItem, TaggedItem, TextItem
-from blankfill.tasks.studies import (
+from blankfill.tasks.metrics.error_analysis import (
     class_study,
     number_study,
     question_study,

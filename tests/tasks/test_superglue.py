@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.registry import TASKS
+from blankfill.tasks.datasets.superglue import submission_lines, submission_name
 from blankfill.tasks.items import ChoiceItem, Split, TextItem
-from blankfill.tasks.registry import TASKS
-from blankfill.tasks.scoring import score
-from blankfill.tasks.superglue import submission_lines, submission_name
+from blankfill.tasks.metrics.scoring import score
 from conftest import DATA
 
 

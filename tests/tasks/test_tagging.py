@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.tasks.conll import predicted_lines, read_conll
-from blankfill.tasks.entities import bio, entities, entity_scores, tag_metrics
+from blankfill.tasks.datasets.conll import predicted_lines, read_conll
+from blankfill.tasks.datasets.registry import TASKS
+from blankfill.tasks.heads.word_alignment import tag_windows, word_pieces, word_tags
 from blankfill.tasks.items import TaggedItem
-from blankfill.tasks.pieces import tag_windows, word_pieces, word_tags
-from blankfill.tasks.registry import TASKS
+from blankfill.tasks.metrics.entities import bio, entities, entity_scores, tag_metrics
 from conftest import DATA
 
 TAGS = ["O", *(f"{letter}-{kind}" for letter in "BI" for kind in ("PER", "LOC"))]

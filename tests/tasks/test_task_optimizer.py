@@ -2,11 +2,11 @@
 
 import torch
 
-from blankfill.tasks.heads import TaskModel, new_head
+from blankfill.tasks.heads.models import TaskModel, new_head
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.seq2seq_model import WritingModel
+from blankfill.tasks.text.seq2seq_model import WritingModel
 from blankfill.tasks.training import task_optimizer
-from blankfill.train.options import TrainOptions
+from blankfill.training.options import TrainOptions
 from generate_models import random_model
 
 

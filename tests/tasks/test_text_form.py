@@ -3,9 +3,9 @@
 import pytest
 
 from blankfill.errors import ConfigError, UserError
+from blankfill.tasks.datasets.registry import TASKS
 from blankfill.tasks.items import Answer, ChoiceItem, GenerationItem, Item, QuestionItem, TextItem
-from blankfill.tasks.registry import TASKS
-from blankfill.tasks.text_form import TextForm, form_text, nearest, number_in, read_form
+from blankfill.tasks.text.text_form import TextForm, form_text, nearest, number_in, read_form
 from conftest import DATA
 
 

@@ -10,14 +10,14 @@ import torch
 
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.errors import UserError
-from blankfill.finetune import adapter_of, with_head
+from blankfill.finetuning.run import adapter_of, with_head
 from blankfill.objectives import Bert
-from blankfill.tasks.batches import pack
-from blankfill.tasks.frames import reads_alone
-from blankfill.tasks.heads import TaskModel, task_losses
+from blankfill.tasks.batching import pack
+from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.heads.models import TaskModel, task_losses
+from blankfill.tasks.input_format import reads_alone
 from blankfill.tasks.items import Item, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.registry import task_named
 from blankfill.tasks.training import task_optimizer
 from blankfill.types import Batch
 

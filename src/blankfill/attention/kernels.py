@@ -19,8 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blankfill.attention.blocked import QUERIES, Ranges, blocked_attention, blocked_cross_attention, visible_ranges
 from blankfill.attention.relative import Distances
+from blankfill.kernels.blocked_attention import (
+    QUERIES,
+    Ranges,
+    blocked_attention,
+    blocked_cross_attention,
+    visible_ranges,
+)
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
 

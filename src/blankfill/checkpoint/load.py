@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.foreign import Foreign, is_foreign, open_foreign
-from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
-from blankfill.console import say
+from blankfill.checkpoint.hf_loading import Foreign, is_foreign, open_foreign
+from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.device import pick_device
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Gpt, Objective
+from blankfill.system.console import say
+from blankfill.system.device import pick_device
 from blankfill.system.reading import field
 from blankfill.types import Vocabulary
 

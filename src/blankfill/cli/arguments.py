@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeVar
 
-from blankfill.bounds import out_of_bounds
-from blankfill.console import OutputError, say
 from blankfill.errors import ConfigError, UserError
+from blankfill.system.bounds import out_of_bounds
+from blankfill.system.console import OutputError, say
 
 T = TypeVar("T")
 

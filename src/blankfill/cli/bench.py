@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from blankfill.bounds import SOME, Bound, above, below
-from blankfill.train.options import Precision
+from blankfill.system.bounds import SOME, Bound, above, below
+from blankfill.training.options import Precision
 
 DESCRIBED = """How fast this machine trains: real steps of the training loop on made-up text.
 
@@ -56,7 +56,7 @@ class Bench:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     from blankfill.cli.arguments import parsed
-    from blankfill.console import show
+    from blankfill.system.console import show
 
     given = parsed(Bench, argv, "bench", description=DESCRIBED)
     check(given)
@@ -83,7 +83,7 @@ def check(given: Bench) -> None:
         found.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
     if found:
         raise ConfigError(found)
-    from blankfill.train.bench import shape_named
+    from blankfill.planning.bench import shape_named
 
     for name in given.shapes:
         problems = shape_named(name, **sizes(given)).problems()
@@ -117,10 +117,10 @@ def alone(name: str, given: Bench) -> dict[str, Any]:
 
 def timed(name: str, given: Bench) -> dict[str, Any]:
     """Time one shape here."""
-    from blankfill.device import pick_device
-    from blankfill.threads import use_threads
-    from blankfill.train.bench import measure, shape_named
-    from blankfill.train.precision import pick_dtype
+    from blankfill.planning.bench import measure, shape_named
+    from blankfill.system.device import pick_device
+    from blankfill.system.threads import use_threads
+    from blankfill.training.precision import pick_dtype
 
     use_threads(given.threads)
     device = pick_device(given.device)

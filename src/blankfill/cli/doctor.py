@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blankfill import console
-from blankfill.environment import BF16_SETS, NO_BF16, Section
+from blankfill.system import console
+from blankfill.system.environment import BF16_SETS, NO_BF16, Section
 
 TORCH = ((2, 11), (2, 14))
 """torch is supported from the first version on and below the second (pyproject.toml)."""
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 def examine(out: Path) -> dict[str, Any]:
     """Everything that there is to say, as JSON values. Raises UserError when `out` has no folder above it."""
-    from blankfill.environment import environment, has_module
+    from blankfill.system.environment import environment, has_module
 
     facts = environment()
     measured = measure(out)
@@ -89,9 +89,9 @@ def measure(out: Path) -> Section:
     """Rates: matrix products in FLOP/s, memory and disk in bytes per second. A few seconds."""
     import torch
 
-    from blankfill.device import pick_device
-    from blankfill.environment import copy_rate, usable_cores, write_rate
-    from blankfill.train.precision import matmul_rate
+    from blankfill.system.device import pick_device
+    from blankfill.system.environment import copy_rate, usable_cores, write_rate
+    from blankfill.training.precision import matmul_rate
 
     device = pick_device("auto")
     torch.set_num_threads(usable_cores())
@@ -137,8 +137,8 @@ def precision(measured: Mapping[str, Any]) -> dict[str, str]:
     """The compute type that `train.precision auto` chooses here, and why. The measured rates are only shown."""
     import torch
 
-    from blankfill.environment import bf16_sets, instruction_sets
-    from blankfill.train.precision import pick_dtype
+    from blankfill.system.environment import bf16_sets, instruction_sets
+    from blankfill.training.precision import pick_dtype
 
     device = torch.device(measured["device"])
     kind = str(pick_dtype("auto", device)).removeprefix("torch.")
@@ -160,7 +160,7 @@ def precision(measured: Mapping[str, Any]) -> dict[str, str]:
 
 def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
     """What stands in the way of a run, a sentence each with its remedy."""
-    from blankfill.console import amount
+    from blankfill.system.console import amount
 
     found = []
     processor, container, text = facts["processor"], facts.get("container", {}), facts["text"]
@@ -206,7 +206,7 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
 
 def show_report(found: Mapping[str, Any]) -> None:
     """Print it as tables."""
-    from blankfill.console import amount, show, table
+    from blankfill.system.console import amount, show, table
 
     facts = found["environment"]
     rows = []

@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
     refuse_input(args.out, source)
     total = count_lines(source)
     from blankfill.checkpoint.load import load_model
-    from blankfill.console import progress, say
-    from blankfill.tasks.embed import WINDOW, Embedder
-    from blankfill.threads import use_threads
+    from blankfill.embedding.embed import WINDOW, Embedder
+    from blankfill.system.console import progress, say
+    from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
     embedder = Embedder(load_model(args.model, args.device), args.pooling, args.normalize)
@@ -135,7 +135,7 @@ def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
 
 def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:
     """JSON lines on standard output."""
-    from blankfill.console import show
+    from blankfill.system.console import show
 
     for line in json_lines(texts, vectors):
         show(line)

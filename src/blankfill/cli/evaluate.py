@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import tyro
 
-from blankfill.bounds import COUNT, Bound
 from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
+from blankfill.system.bounds import COUNT, Bound
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
     args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
         raise UserError("give either a file with predictions to score, or --model to measure one")
-    from blankfill.console import show
-    from blankfill.evaluate.run import finite, result_folder, write_results
+    from blankfill.evaluation.run import finite, result_folder, write_results
+    from blankfill.system.console import show
 
     if args.out is not None:
         result_folder(args.out)
@@ -81,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _scored(args: EvaluateArguments) -> dict[str, Any]:
-    from blankfill.predict import score_predictions
-    from blankfill.tasks.registry import task_named
+    from blankfill.finetuning.predict import score_predictions
+    from blankfill.tasks.datasets.registry import task_named
 
     assert args.predictions is not None
     split = args.split or "dev"
@@ -92,7 +92,7 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 
 
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
-    from blankfill.evaluate.run import Settings, evaluate
+    from blankfill.evaluation.run import Settings, evaluate
 
     if args.null_odds is not None:
         raise UserError("--null-odds goes with a file of predictions; leave it out")

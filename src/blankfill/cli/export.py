@@ -37,13 +37,13 @@ class ExportArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(ExportArguments, argv, "export")
-    from blankfill.threads import use_threads
+    from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
     if args.format == "onnx":
         return to_onnx(args)
-    from blankfill.console import show
     from blankfill.convert.exporting import export_model
+    from blankfill.system.console import show
 
     made = export_model(args.model, args.out, args.text)
     if made.difference is None:
@@ -65,8 +65,8 @@ def counted(texts: int) -> str:
 
 def to_onnx(args: ExportArguments) -> int:
     """Write ONNX and tell how near it is."""
-    from blankfill.console import show
     from blankfill.convert.onnx import FILE, export_onnx
+    from blankfill.system.console import show
 
     made = export_onnx(args.model, args.out, args.text)
     if made.difference is None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
-from blankfill.bounds import STEEPEST, Bound, at_least
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
+from blankfill.system.bounds import STEEPEST, Bound, at_least
 
 if TYPE_CHECKING:
-    from blankfill.generate.blanks import FillResult
+    from blankfill.generation.blanks import FillResult
 
 
 MOST_CANDIDATES = 100_000
@@ -63,9 +63,9 @@ def main(argv: Sequence[str]) -> int:
     if not args.text and args.file is None:
         raise UserError('there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or --file')
     from blankfill.checkpoint.load import load_model
-    from blankfill.console import show
-    from blankfill.generate.fill import Filler
-    from blankfill.threads import use_threads
+    from blankfill.generation.fill import Filler
+    from blankfill.system.console import show
+    from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
     filler = Filler(load_model(args.model, args.device))
@@ -110,7 +110,7 @@ def json_line(value: object) -> str:
 
 def print_result(result: FillResult) -> None:
     """The sentence with its best fills marked, then each blank's candidates."""
-    from blankfill.console import show, table
+    from blankfill.system.console import show, table
 
     show(result.marked())
     share = "share" if result.probabilities == "candidates" else "probability"

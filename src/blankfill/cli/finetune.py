@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from blankfill.bounds import Bound, at_least
 from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
+from blankfill.system.bounds import Bound, at_least
 from blankfill.tasks.options import FinetuneOptions
 
 GOES_WITH_RESUME = "--resume"
@@ -68,11 +68,11 @@ def main(argv: Sequence[str]) -> int:
     if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
         raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
 
-    from blankfill.console import show
-    from blankfill.ensemble import finetune_patterns
-    from blankfill.finetune import Request, finetune, read_request
-    from blankfill.search import combinations, search
-    from blankfill.tasks.own import Columns
+    from blankfill.finetuning.grid import combinations, search
+    from blankfill.finetuning.pet import finetune_patterns
+    from blankfill.finetuning.run import Request, finetune, read_request
+    from blankfill.system.console import show
+    from blankfill.tasks.datasets.tabular import Columns
     from blankfill.tasks.run_files import RESULTS
 
     changes = None

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import tyro
 
-from blankfill.bounds import SOME, Bound, at_least
 from blankfill.cli.arguments import parsed
+from blankfill.system.bounds import SOME, Bound, at_least
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def main(argv: Sequence[str]) -> int:
     args = parsed(GenerateArguments, argv, "generate")
     from blankfill.checkpoint.load import load_model
     from blankfill.cli.fill import json_line
-    from blankfill.console import say, show
-    from blankfill.generate.sampling import Sampling
-    from blankfill.generate.write import Writer
+    from blankfill.generation.sampling import Sampling
+    from blankfill.generation.write import Writer
     from blankfill.model.layout import lay_out_to_write
-    from blankfill.threads import use_threads
+    from blankfill.system.console import say, show
+    from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
     sampling = Sampling(

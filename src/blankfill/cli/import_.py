@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import tyro
 
-from blankfill.bounds import Bound, at_least
 from blankfill.cli.arguments import parsed
+from blankfill.system.bounds import Bound, at_least
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class ImportArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(ImportArguments, argv, "import")
-    from blankfill.console import show
     from blankfill.convert.importing import import_model
-    from blankfill.threads import use_threads
+    from blankfill.system.console import show
+    from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
     made = import_model(args.path, args.out, args.tokenizer, args.heads)

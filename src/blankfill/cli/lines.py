@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
 
-from blankfill.console import say
 from blankfill.corpus.limits import LONGEST_GIVEN, too_long
 from blankfill.errors import UserError
+from blankfill.system.console import say
 
 T = TypeVar("T")
 

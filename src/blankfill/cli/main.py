@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     from blankfill.cli.process import finished, sentence, threads_in_sentences
-    from blankfill.console import OutputError
     from blankfill.errors import ConfigError, UserError
+    from blankfill.system.console import OutputError
     from blankfill.system.stopping import Stop, StoppedError, Terminated, termination_raises
 
     try:
@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Sequence[str]) -> int:
-    from blankfill.console import show
     from blankfill.errors import UserError
+    from blankfill.system.console import show
 
     if not args or args[0] in ("-h", "--help", "help"):
         show(usage())
@@ -139,7 +139,7 @@ def _run(args: Sequence[str]) -> int:
 def _refused(sentences: Sequence[str]) -> int:
     """Say why a command ends, a line each; returns the exit code of a mistake."""
     from blankfill.cli.arguments import shortened
-    from blankfill.console import say
+    from blankfill.system.console import say
 
     different = list(dict.fromkeys(sentences))
     for one in different[:MOST_SENTENCES]:

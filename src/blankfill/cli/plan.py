@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.config.recipe import Recipe
     from blankfill.data.sampler import Sampler
     from blankfill.model.config import TransformerConfig
-    from blankfill.recipe import Recipe
-    from blankfill.teacher import Teacher
-    from blankfill.train.cost import Computing, Part
-    from blankfill.train.rehearsal import Rehearsal
-    from blankfill.train.verdict import Room
+    from blankfill.planning.estimate import Computing, Part
+    from blankfill.planning.fit_check import Room
+    from blankfill.planning.timing import Rehearsal
+    from blankfill.pretraining.teacher import Teacher
     from blankfill.types import Vocabulary
 
 DESCRIBED = """What a run would take: parameters, memory, disk, tokens and hours.
@@ -73,13 +73,14 @@ def main(argv: Sequence[str]) -> int:
     recipe = with_threads(recipe, args.threads)
 
     from blankfill.attention.kernels import best_kernel
-    from blankfill.device import pick_device
     from blankfill.errors import ConfigError
-    from blankfill.teacher import open_teacher
-    from blankfill.threads import use_threads
-    from blankfill.train import cost, verdict
-    from blankfill.train.memory import keep_freed_memory
-    from blankfill.train.precision import pick_dtype
+    from blankfill.planning import estimate as cost
+    from blankfill.planning import fit_check as verdict
+    from blankfill.pretraining.teacher import open_teacher
+    from blankfill.system.allocator import keep_freed_memory
+    from blankfill.system.device import pick_device
+    from blankfill.system.threads import use_threads
+    from blankfill.training.precision import pick_dtype
 
     options = recipe.train
     use_threads(options.threads)
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
         values |= {"device": device.type, "compute": str(dtype).removeprefix("torch."), "problems": problems}
         text.samplers.clear()
     if args.json:
-        from blankfill.console import show
+        from blankfill.system.console import show
 
         show(json.dumps(values, indent=1))
     else:
@@ -122,9 +123,10 @@ def main(argv: Sequence[str]) -> int:
 def look_at(paths: Sequence[str], recipe: Recipe, work: Path, taught: Teacher | None = None) -> Text:
     """What a run of this recipe would read: a prepared corpus, or made-up text of the same size."""
     own = taught.tokenizer if taught else None
-    from blankfill import material
+    from blankfill.corpus.folder import is_prepared
+    from blankfill.pretraining import data_setup as material
 
-    if len(paths) == 1 and material.is_prepared(Path(paths[0])):
+    if len(paths) == 1 and is_prepared(Path(paths[0])):
         corpus = material.open_corpus(paths, recipe, work, own, (own,) if own else ())
         phases = material.phases(corpus, recipe)
         valid = phases[-1].valid
@@ -187,7 +189,7 @@ def made_up(recipe: Recipe, vocabulary: Vocabulary, folder: Path) -> list[Sample
 
     from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
     from blankfill.data.sampler import Sampler
-    from blankfill.train.cost import SAMPLED_ROWS
+    from blankfill.planning.estimate import SAMPLED_ROWS
 
     options, objective = recipe.train, recipe.objective
     rng = np.random.default_rng(recipe.seed)
@@ -215,10 +217,10 @@ def rehearsals(
     taught: Teacher | None = None,
 ) -> list[Rehearsal] | None:
     """Timed steps of each phase; None when not even one layer fits."""
-    from blankfill.console import say
     from blankfill.data.packing import collate
-    from blankfill.train.cost import SAMPLED_ROWS, sampled_rows
-    from blankfill.train.rehearsal import rehearse
+    from blankfill.planning.estimate import SAMPLED_ROWS, sampled_rows
+    from blankfill.planning.timing import rehearse
+    from blankfill.system.console import say
     from blankfill.types import Batch
 
     say(f"timing some steps on {device.type}, about {SECONDS:.0f} s")
@@ -251,8 +253,8 @@ def plan(
     taught: Teacher | None = None,
 ) -> dict[str, Any]:
     """All figures, as JSON values. Memory and disk in bytes, time in seconds."""
-    from blankfill.train import cost
-    from blankfill.train.rehearsal import run_seconds
+    from blankfill.planning import estimate as cost
+    from blankfill.planning.timing import run_seconds
 
     options = recipe.train
     weights = cost.parameters(config)
@@ -323,7 +325,7 @@ def plan(
 
 def remarks(recipe: Recipe, ratio: float, text: Text, measured: bool) -> list[str]:
     """What a user should know of these figures, a sentence each."""
-    from blankfill.train.cost import CHINCHILLA
+    from blankfill.planning.estimate import CHINCHILLA
 
     found = []
     if recipe.objective.name == "gpt":
@@ -340,7 +342,7 @@ def remarks(recipe: Recipe, ratio: float, text: Text, measured: bool) -> list[st
 
 def show_plan(values: dict[str, Any]) -> None:
     """Print the figures as tables."""
-    from blankfill.console import amount, show, table
+    from blankfill.system.console import amount, show, table
 
     show(f"Plan of {values['recipe']} on {values['device']}, computing in {values['compute']}")
     show(f"  text: {values['text']}")
@@ -386,7 +388,7 @@ def show_plan(values: dict[str, Any]) -> None:
 
 def show_time(time: dict[str, Any]) -> None:
     """Print how long the run would take, and what that was measured with."""
-    from blankfill.console import show, table
+    from blankfill.system.console import show, table
 
     share = time["flops_per_second"] / time["matmul_rate"]
     table("Time on this machine", [

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
-from blankfill.bounds import Bound
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
+from blankfill.system.bounds import Bound
 from blankfill.system.files import refuse_input, whole_file
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
-    from blankfill.predict import AnyPredictor
+    from blankfill.finetuning.predict import AnyPredictor
     from blankfill.tasks.items import Item
 
 WINDOW = 4096
@@ -79,9 +79,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--submission and --task go with --data; leave them out")
     refuse_input(args.out, args.file, args.data)
     from blankfill.cli.fill import json_line
-    from blankfill.console import show
-    from blankfill.predict import items_of
-    from blankfill.submit import split_of
+    from blankfill.finetuning.predict import items_of
+    from blankfill.finetuning.submit import split_of
+    from blankfill.system.console import show
 
     if args.submission:
         return submit(args)
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
 
 def opened(args: PredictArguments) -> AnyPredictor:
     """The model, with the search that is asked for."""
-    from blankfill.predict import open_predictor
+    from blankfill.finetuning.predict import open_predictor
 
     asked = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
     search = {name: value for name, value in asked.items() if value is not None}
@@ -115,8 +115,8 @@ def submit(args: PredictArguments) -> int:
     """Write a submission's files."""
     if args.out is None:
         raise UserError("--submission writes files; name their folder with --out")
-    from blankfill.console import show
-    from blankfill.submit import write_submission
+    from blankfill.finetuning.submit import write_submission
+    from blankfill.system.console import show
 
     assert args.data is not None
     predictor = opened(args)

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def verified(out: Path) -> None:
     """Compare all bytes of a corpus with its checksums and say so. Raises UserError when they differ."""
-    from blankfill.console import say
     from blankfill.corpus.identity import verify_corpus
+    from blankfill.system.console import say
 
     say(f"{out}: all {verify_corpus(out)} files have the checksums that were noted when they were written")

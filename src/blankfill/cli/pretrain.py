@@ -13,7 +13,7 @@ import tyro
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
-    from blankfill.origin import Continue
+    from blankfill.pretraining.warm_start import Continue
 
 From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
             "machine may change: --threads, --train.device, --train.workers, --train.micro-batch)"
         )
 
-    from blankfill import run
-    from blankfill.console import show
+    from blankfill.pretraining import run
+    from blankfill.system.console import show
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in named(argv) if name in MACHINE}
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
 
 def beginning(args: Any, argv: Sequence[str]) -> Continue | None:
     """The model to begin from, as the command line asks; UserError for options that need one and have none."""
-    from blankfill.origin import GIVEN, Continue, words_of
+    from blankfill.pretraining.warm_start import GIVEN, Continue, words_of
 
     if args.from_ is None:
         for name, given in (("--add-tokens", args.add_tokens), ("--replay", args.replay),

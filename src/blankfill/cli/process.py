@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blankfill.console import OutputError, say
+from blankfill.system.console import OutputError, say
 from blankfill.system.files import error_number
 
 REMEDIES = {

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from blankfill.bounds import MOST, Bound, at_least, below
 from blankfill.cli.arguments import parsed
-from blankfill.recipe import Recipe, load_recipe, recipe_names
+from blankfill.config.recipe import Recipe, load_recipe, recipe_names
+from blankfill.system.bounds import MOST, Bound, at_least, below
 
 DEFAULT = "glm-nano"
 SECTIONS = ("corpus", "objective", "model", "train", "distil")

@@ -41,10 +41,10 @@ def main(argv: Sequence[str]) -> int:
     if args.png is not None and args.png.suffix.lower() != ".png":
         raise UserError(f"--png {args.png} does not end in .png; only PNG files are drawn")
 
-    from blankfill import material
-    from blankfill.console import say, show
+    from blankfill.pretraining import data_setup as material
     from blankfill.report.drawing import example_png
     from blankfill.report.picture import CHANNELS, example_text
+    from blankfill.system.console import say, show
 
     with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
         corpus = material.open_corpus(args.paths, recipe, args.out or Path(temporary))

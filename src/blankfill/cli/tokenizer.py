@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _show(path: Path, text: str) -> None:
-    from blankfill.console import show, table
     from blankfill.corpus.tokenizer import Tokenizer
+    from blankfill.system.console import show, table
     from blankfill.types import ROLES
 
     tokenizer = Tokenizer.load(path)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from blankfill.attention.kernels import lower
-from blankfill.checkpoint.foreign import CONFIG
+from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.python_docs import read_share

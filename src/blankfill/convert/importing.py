@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.dress import dressed
-from blankfill.checkpoint.foreign import Foreign, open_foreign
-from blankfill.checkpoint.foreign_words import read_tokenizer, roles_unsaid
+from blankfill.checkpoint.hf_layout import dressed
+from blankfill.checkpoint.hf_loading import Foreign, open_foreign
+from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
-from blankfill.console import amount, say
-from blankfill.environment import usable_memory
 from blankfill.errors import UserError
 from blankfill.model.config import config_values
+from blankfill.system.console import amount, say
+from blankfill.system.environment import usable_memory
 from blankfill.system.files import whole_folder
 
 

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.attention.kernels import Mask
-from blankfill.checkpoint.dress import dress_of
+from blankfill.checkpoint.hf_layout import dress_of
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free
-from blankfill.environment import has_module
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES, Mlm
+from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 
 FILE = "model.onnx"

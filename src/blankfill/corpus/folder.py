@@ -14,12 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from blankfill import console
 from blankfill.corpus import summary
 from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
-from blankfill.system import files
+from blankfill.system import console, files
 from blankfill.system.reading import read_json
 
 WORK = ".prepare"
@@ -32,6 +31,11 @@ MADE = frozenset(
 )
 """What a finished corpus consists of, and where training keeps its plans."""
 IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a finished corpus made by `prepare`."""
+    return os.path.lexists(folder / summary.FILE)  # whatever stands there: what is wrong with it is found later
 
 
 def refuse_other(out: Path, force: bool) -> None:

@@ -4,7 +4,7 @@
 sampled fingerprints with them; checksums of all bytes are compared where that is asked for. A checkpoint notes the
 tokenizer that its model was trained with.
 
-Not here: what a run notes of all that it was begun with (`blankfill.inputs`).
+Not here: what a run notes of all that it was begun with (`blankfill.runs.inputs`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.console import say
 from blankfill.corpus import summary
 from blankfill.errors import UserError
+from blankfill.system.console import say
 from blankfill.system.marks import Mark, changes, checksum, marks, unlike
 from blankfill.system.reading import read_json
 

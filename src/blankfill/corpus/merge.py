@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill import console
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter, path_of, token_dtype
 from blankfill.corpus.stages import SIDES, TRAIN, VALID
 from blankfill.corpus.summary import Split
+from blankfill.system import console
 from blankfill.system.files import whole_file
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from blankfill.bounds import COUNT, Bound, below, out_of_bounds
 from blankfill.errors import ConfigError
+from blankfill.system.bounds import COUNT, Bound, below, out_of_bounds
 
 KINDS = ("wordpiece", "bpe", "unigram")
 """Kinds of tokenizers that can be trained."""

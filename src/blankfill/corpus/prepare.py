@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blankfill import console
 from blankfill.corpus import summary
 from blankfill.corpus.decide import OUTCOMES, Decision, decide
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
@@ -44,7 +43,7 @@ from blankfill.corpus.shards import Shard
 from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
-from blankfill.system import files
+from blankfill.system import console, files
 from blankfill.system.values import build
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from blankfill import console
 from blankfill.errors import UserError
+from blankfill.system import console
 from blankfill.system.files import write_file
 from blankfill.system.reading import UnreadableError, read_json, shown
 from blankfill.system.reading import field as of_field

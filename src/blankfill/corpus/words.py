@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.environment import has_module
 from blankfill.errors import UserError
+from blankfill.system.environment import has_module
 from blankfill.system.reading import LARGE, read_text
 from blankfill.types import Bool, Int32
 

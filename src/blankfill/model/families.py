@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from blankfill.bounds import Bound, at_least, below, out_of_bounds
 from blankfill.model.config import TransformerConfig
+from blankfill.system.bounds import Bound, at_least, below, out_of_bounds
 
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""

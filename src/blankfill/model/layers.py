@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.attention.dropout import add_dropped
 from blankfill.attention.kernels import Kernel, Mask, attend, self_attend
+from blankfill.kernels.dropout import add_dropped
+from blankfill.kernels.feed_forward import can_fuse, feed_forward
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, Seen
-from blankfill.model.fused import can_fuse, feed_forward
 from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import RelativeTerms
 

@@ -16,7 +16,7 @@ import platform
 import torch
 from torch import Tensor, nn
 
-from blankfill.model.plain import plain_dense, plain_weight
+from blankfill.kernels.capability import plain_dense, plain_weight
 from blankfill.model.transformer import Transformer
 
 X86 = ("x86_64", "AMD64")

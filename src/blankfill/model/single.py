@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.kernels.capability import plain_dense, plain_weights, watched
 from blankfill.model.cross import CrossAttention, Reading
 from blankfill.model.embeddings import summed
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, activate
 from blankfill.model.norms import single_norm
-from blankfill.model.plain import plain_dense, plain_weights, watched
 from blankfill.model.transformer import Transformer
 
 

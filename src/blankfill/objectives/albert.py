@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import COUNT, Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, replacements, share_problems
 from blankfill.objectives.bert import (
     candidates,
@@ -24,6 +23,7 @@ from blankfill.objectives.bert import (
     pair_positions,
     truncate_pair,
 )
+from blankfill.system.bounds import COUNT, Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 

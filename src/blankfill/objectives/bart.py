@@ -18,8 +18,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems, two_sided
+from blankfill.system.bounds import Bound, at_least
 from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 RAREST = 1e-7

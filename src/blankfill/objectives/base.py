@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from blankfill.bounds import Bound, at_least, out_of_bounds
+from blankfill.system.bounds import Bound, at_least, out_of_bounds
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 LONGEST = 2**20

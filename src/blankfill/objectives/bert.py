@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import COUNT, Bound
 from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
+from blankfill.system.bounds import COUNT, Bound
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import COUNT, Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, share_problems
 from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, pair_positions, truncate_pair
+from blankfill.system.bounds import COUNT, Bound, at_least
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 LEVELS = ("basic", "phrase", "entity")

@@ -27,8 +27,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import COUNT, Bound, above
 from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems
+from blankfill.system.bounds import COUNT, Bound, above
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 LONGEST_SPAN = 39

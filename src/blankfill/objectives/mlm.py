@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, inside_frame, join, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
+from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 

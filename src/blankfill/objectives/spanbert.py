@@ -17,9 +17,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Masking
 from blankfill.objectives.bert import frame, pair_positions
+from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 Span = tuple[int, int]

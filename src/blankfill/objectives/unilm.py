@@ -19,9 +19,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import COUNT, Bound
 from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
 from blankfill.objectives.bert import exact_budget, frame, pair_positions, truncate_pair
+from blankfill.system.bounds import COUNT, Bound
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 Mode = Literal["both", "sequence", "left", "right"]

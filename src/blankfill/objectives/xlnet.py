@@ -25,8 +25,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.bounds import Bound, at_least
 from blankfill.objectives.base import LONGEST, Layout, Objective, inside_frame, join, share_problems
+from blankfill.system.bounds import Bound, at_least
 from blankfill.types import MEMORY, QUERY, AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
 LONGEST_SPAN = 5

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from blankfill.console import visible
+from blankfill.system.console import visible
 
 LANGUAGES = (("ja", "\u3040-\u30ff"), ("ko", "\uac00-\ud7af"), ("zh", "\u3400-\u9fff"))
 """Languages that share characters but not their shapes, by the characters that give each away."""

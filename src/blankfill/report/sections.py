@@ -11,12 +11,12 @@ from html import escape
 
 import numpy as np
 
-from blankfill.console import amount
 from blankfill.errors import UserError
-from blankfill.generate.blanks import Blank, find_blanks
+from blankfill.generation.blanks import Blank, find_blanks
 from blankfill.report.charts import Chart, tone
 from blankfill.report.markup import attributes_of, language_of, pairs, panel, panels, said, tag
 from blankfill.report.snapshot import Event, Sample, Snapshot
+from blankfill.system.console import amount
 
 MOST_SAMPLED = 40
 """Steps of which samples are shown; of more, as many spread over the run, the first and the last among them."""

@@ -21,7 +21,7 @@ from blankfill.errors import UserError
 from blankfill.report.curves import Row, Table, is_step, latest, read_tables
 from blankfill.system.reading import parse_json, parse_yaml, read_bytes, read_json_lines, read_path
 from blankfill.system.values import build
-from blankfill.train.options import TrainOptions
+from blankfill.training.options import TrainOptions
 
 RECENT = 20
 """Lines of training metrics that the time left is told from."""

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.transformer import Transformer
-from blankfill.tasks.batches import Batches, Encoded, Epochs
-from blankfill.tasks.frames import Frames
-from blankfill.tasks.heads import AnswerModel, HeadKind
+from blankfill.tasks.batching import Batches, Encoded, Epochs
+from blankfill.tasks.heads.models import AnswerModel, HeadKind
+from blankfill.tasks.input_format import Frames
 from blankfill.tasks.items import Item, Split
+from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.scoring import score
 from blankfill.tasks.task import Task
 
 Scores = NDArray[np.float32]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from blankfill.tasks.adapter import Adapter
-from blankfill.tasks.answer_adapters import Answer
-from blankfill.tasks.cloze_adapters import ClozeChoices, ClozeTexts
-from blankfill.tasks.seq2seq_adapter import Write
-from blankfill.tasks.tag_adapters import Tag
-from blankfill.tasks.text_adapters import Choose, Classify, Multilabel, Regress
+from blankfill.tasks.cloze.adapters import ClozeChoices, ClozeTexts
+from blankfill.tasks.heads.questions import Answer
+from blankfill.tasks.heads.tags import Tag
+from blankfill.tasks.heads.texts import Choose, Classify, Multilabel, Regress
+from blankfill.tasks.text.seq2seq_adapter import Write
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose, "tag": Tag,

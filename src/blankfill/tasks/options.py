@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from blankfill.bounds import COUNT, SHARE, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
-from blankfill.train.options import Precision, TrainOptions
-from blankfill.train.schedule import Schedule
+from blankfill.system.bounds import COUNT, SHARE, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
+from blankfill.training.options import Precision, TrainOptions
+from blankfill.training.schedule import Schedule
 
 ClassWeights = Literal["none", "balanced"]
 Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-4", "weighted-sum"]

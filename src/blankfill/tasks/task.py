@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.files import find_file
 from blankfill.tasks.items import Item, Split
-from blankfill.tasks.rows import find_file
 
 Kind = Literal[
     "classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "language", "last-word", "mixture"

@@ -12,13 +12,13 @@ import torch
 from blankfill.errors import ConfigError
 from blankfill.model.config import TransformerConfig
 from blankfill.tasks.adapter import Adapter, Coded, Decided, HeadAdapter, Scores
-from blankfill.tasks.batches import ANSWER, Packed, evaluation
-from blankfill.tasks.heads import AnswerModel, ScoreModel
+from blankfill.tasks.batching import ANSWER, Packed, evaluation
+from blankfill.tasks.heads.models import AnswerModel, ScoreModel
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.train.loop import Metrics
-from blankfill.train.loss import counts
-from blankfill.train.options import TrainOptions
-from blankfill.train.precision import computing
+from blankfill.training.loop import Metrics
+from blankfill.training.loss import counts
+from blankfill.training.options import TrainOptions
+from blankfill.training.precision import computing
 
 
 def task_optimizer(

@@ -1,0 +1,197 @@
+"""Models of other programs: a transformers folder or an original GLM checkpoint, as our model, without a run.
+
+The weights are compared with the architecture by name and shape before any is read; those that should be copies of
+others (an output table tied to the word table) are then compared with them number by number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blankfill.checkpoint.names import Form, family_of
+from blankfill.checkpoint.names.base import LISTED, Copied, Family, Rule
+from blankfill.checkpoint.names.glm import BLOCKS, sizes_from_shapes
+from blankfill.checkpoint.weights import Weights, open_weights, weight_file
+from blankfill.errors import ConfigError, UserError
+from blankfill.model.config import TransformerConfig
+from blankfill.model.transformer import Transformer
+from blankfill.objectives import Objective
+from blankfill.system.console import say
+from blankfill.system.reading import read_json, read_name
+
+CONFIG = "config.json"
+GLM_FILE = "mp_rank_00_model_states.pt"
+"""What the original GLM code calls the checkpoint of a model that is not split."""
+GLM_POINTER = "latest_checkpointed_iteration.txt"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A model of another program: opened, compared, not yet read."""
+
+    path: Path
+    form: Form
+    objective: Objective
+    weights: Weights
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The state dict of our model; tensors that need no change stay memory-mapped."""
+        return self.form.table.to_ours(self.weights, str(self.path))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(tensor.numel() for tensor in skeleton(self.form.config).values())
+
+    @property
+    def memory(self) -> int:
+        """Bytes that `state` takes once it is read: the file's tensors, mapped or not, and what cannot stay as it
+        lies there because it is in another precision, turned or put together."""
+        found, total = self.form.table.match(self.weights, str(self.path)), 0
+        for rule in self.form.table.rules:
+            for name in (name for name in rule.theirs if name in found):
+                size, dtype = math.prod(self.weights.shapes[found[name]]), self.weights.dtypes[found[name]]
+                stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == torch.float32
+                total += size * dtype.itemsize + (0 if stays else 4 * size)
+        return total
+
+
+def skeleton(config: TransformerConfig) -> dict[str, torch.Tensor]:
+    """The names and shapes of our weights, without memory."""
+    with torch.device("meta"):
+        return Transformer(config).state_dict()
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a weight file or a folder with one, as other programs leave them."""
+    if path.is_file():
+        return path.suffix in (".pt", ".bin", ".safetensors")
+    return weight_file(path) is not None or glm_file(path) is not None
+
+
+def glm_file(folder: Path) -> Path | None:
+    """The original GLM checkpoint in a folder, None when there is none; UserError when it is split over several."""
+    pointer = folder / GLM_POINTER
+    if pointer.is_file():
+        folder = folder / read_name(pointer)
+    if (folder / "mp_rank_01_model_states.pt").is_file():
+        raise UserError(
+            f"{folder} holds a model split over several files (model parallel); merge it with the original code's "
+            "change_mp.py first"
+        )
+    return folder / GLM_FILE if (folder / GLM_FILE).is_file() else None
+
+
+def open_foreign(path: Path, heads: int | None = None) -> Foreign:
+    """Open a transformers folder, or a GLM checkpoint's folder or file.
+
+    heads: of a checkpoint that does not tell. Raises UserError for anything that is missing or does not fit.
+    """
+    folder = path if path.is_dir() else path.parent
+    file = path if path.is_file() else weight_file(path) or glm_file(path)
+    if file is None:
+        raise UserError(
+            f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
+        )
+    weights = open_weights(file, inert=file.suffix == ".pt")
+    if (folder / CONFIG).is_file():
+        values = read_config(folder / CONFIG)
+    else:
+        values = values_of_glm(weights, file, heads)
+    family = family_of(values.get("model_type"), str(folder / CONFIG))
+    try:
+        config = family.read(values, weights.keys())
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    if problems := config.problems():
+        raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
+    form = with_own_tables(Form(family, config), weights)
+    if form.config.tied != config.tied:
+        say(f"{path}: the output table is not the word table, although {CONFIG} ties them; both are kept")
+    check_shapes(form, weights)
+    return Foreign(path, form, objective_of(family, form.config, values), weights)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a config.json."""
+    try:
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; copy or download it again") from error
+
+
+def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
+    """The settings of a checkpoint without config.json, which only those of the original GLM code may be."""
+    plain = {strip(name): shape for name, shape in weights.shapes.items()}
+    if BLOCKS not in plain or "word_embeddings.weight" not in plain:
+        raise UserError(
+            f"{file.parent}: there is no config.json beside {file.name}, and without it the architecture is not known; "
+            "copy it from where the weights came from"
+        )
+    try:
+        return sizes_from_shapes(plain, heads)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def strip(name: str) -> str:
+    """A name of a GLM checkpoint without the wrappers before it."""
+    for prefix in ("module.", "glm.", "model."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def objective_of(family: Family, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+    """The objective that an imported model answers to; UserError when its tables are too small for any text."""
+    objective = family.default_objective(config, values)
+    if found := objective.problems():
+        raise ConfigError(
+            [f"the model's {config.position_sizes[0]} positions are too few: {sentence}" for sentence in found]
+        )
+    return objective
+
+
+def with_own_tables(form: Form, weights: Weights) -> Form:
+    """The form that reads what a file holds twice: tied where both are equal, else the output with a table of its own.
+
+    Other programs compute with both where they differ, whatever config.json says. UserError where ours cannot.
+    """
+    table = form.table
+    names = {table.canonical(name): name for name in weights}
+    pairs = [(copy, source) for copy, source in table.copies.items() if copy in names and source in names]
+    differing = {copy: source for copy, source in pairs if not weights.equal(names[copy], names[source])}
+    if not differing:
+        return form
+    free = replace(form, config=replace(form.config, tied=False))
+    if differing.keys() <= free.table.names:
+        return free
+    copy, source = next((copy, source) for copy, source in differing.items() if copy not in free.table.names)
+    raise UserError(
+        f"{weights.where}: {names[copy]} is not the same as {names[source]}, and this program's {form.family.name} has "
+        "one table of words for both; this checkpoint cannot be imported"
+    )
+
+
+def check_shapes(form: Form, weights: Weights) -> None:
+    """UserError when a file's names or shapes are not those of its architecture; nothing is read."""
+    table = form.table
+    names = table.match(weights, str(weights.where))
+    if whole := [name for name in names.values() if not weights.dtypes[name].is_floating_point]:
+        raise UserError(f"{weights.where}: {whole[0]} holds whole numbers, which no weights are; is it quantised?")
+    wrong = [
+        f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
+        for name, shape in table.shapes(skeleton(form.config)).items()
+        if name in names and weights.shapes[names[name]] != shape
+    ]
+    if wrong:
+        more = ", …" if len(wrong) > LISTED else ""
+        raise UserError(
+            f"{weights.where}: {len(wrong)} shapes are not those that config.json asks for: "
+            f"{', '.join(wrong[:LISTED])}{more}; the two files must come from one model"
+        )

@@ -1,0 +1,78 @@
+"""LAMBADA (Paperno et al. 2016): the last word of a passage, which its last sentence alone does not tell.
+
+A word is right when greedy decoding writes exactly its pieces, all of them, as GPT-2 and GLM were scored; no list of
+stop words helps. GLM's end of the blank is not asked for, as its original code does not; that it would stop there too
+is `accuracy_with_end`. A masked model is told how many pieces the word has, which no other model is: its figure bears
+the name `accuracy_given_length`, and there is no other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blankfill.errors import UserError
+from blankfill.evaluation.answers import Answered, Start, joined, silent
+from blankfill.evaluation.scorers import NOTHING, Scorer
+from blankfill.evaluation.texts import around, encoded
+from blankfill.generation.blanks import Words
+from blankfill.tasks.items import GenerationItem
+from blankfill.types import Example
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """How the words of some passages were told. answers: of each, its pieces and the ends; cut: passages that lost
+    their beginning."""
+
+    scorer: Scorer
+    answers: Sequence[Answered]
+    cut: int
+
+    def metrics(self) -> dict[str, float]:
+        """Accuracy, perplexity of the words (e to the mean negative log-probability of a whole word), nats a piece."""
+        ends, total = self.scorer.ends, len(self.answers)
+        pieces = [(len(one.hits) - ends, one) for one in self.answers]
+        nats = -sum(float(one.log_probabilities[:size].sum()) for size, one in pieces)
+        name = "accuracy_given_length" if self.scorer.length == "given" else "accuracy"
+        found = {name: sum(bool(one.hits[:size].all()) for size, one in pieces) / total}
+        if ends:
+            found["accuracy_with_end"] = sum(bool(one.hits.all()) for one in self.answers) / total
+        return found | {
+            "perplexity_per_word": math.exp(min(nats / total, 709.0)),
+            "nats_per_token": nats / sum(size for size, _ in pieces),
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """How many words and pieces there were."""
+        tokens = sum(len(one.hits) - self.scorer.ends for one in self.answers)
+        return {"words": len(self.answers), "tokens": tokens, "cut": self.cut}
+
+
+def last_words(scorer: Scorer, items: Sequence[GenerationItem], start: Start = silent) -> LastWords:
+    """Ask for the last word of each passage.
+
+    A passage that is too long for the model loses its beginning. UserError when a word has no tokens.
+    """
+    tokenizer = scorer.loaded.tokenizer
+    spaced = Words(tokenizer, scorer.vocabulary, scorer.loaded.model.config.vocab_size).spaced
+    texts = [around(f"{item.source} ", item.targets[0], spaced) for item in items]
+    before = encoded(tokenizer, [first for first, _ in texts])
+    answers = encoded(tokenizer, [second for _, second in texts])
+    cut, advance = 0, start(len(items), "words")
+
+    def groups() -> Iterator[list[Example]]:
+        nonlocal cut
+        for item, context, answer in zip(items, before, answers, strict=True):
+            if not len(answer):
+                raise UserError(
+                    f"the model's tokenizer has no token for the last word {item.targets[0]!r}; leave it out"
+                )
+            room = scorer.room - len(answer)
+            cut += len(context) > room
+            yield scorer.blank(context[max(0, len(context) - room) :], answer, NOTHING)
+            advance(1)
+
+    return LastWords(scorer, list(joined(scorer.loaded, groups())), cut)

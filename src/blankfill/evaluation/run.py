@@ -1,0 +1,210 @@
+"""The wiring of an evaluation: a model, a task, data in; figures, counts and what they mean out."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+from blankfill.system.console import progress, say
+from blankfill.system.files import disk_errors, make_folder, write_file
+from blankfill.system.threads import use_threads
+from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.run_files import ASKED, RESULTS
+
+if TYPE_CHECKING:
+    from blankfill.evaluation.answers import Start
+    from blankfill.evaluation.scorers import Scorer
+    from blankfill.tasks.items import LanguageItem
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure. split: of a task that has several. window and stride: see `perplexity.perplexity`. both_ways: see
+    `scorers.GlmScorer`. limit: texts, passages or sentences that are measured, drawn by seed; 0 means all."""
+
+    split: str = "test"
+    window: int = 0
+    stride: int = 0
+    both_ways: bool = True
+    limit: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found. metrics: figures; for infilling, figures by the blanks' length in words. counts: how
+    much they rest on. notes: what must be known beside them. samples: for a reader, what the model wrote."""
+
+    metrics: dict[str, Any]
+    counts: dict[str, Any]
+    notes: list[str]
+    samples: Sequence[dict[str, Any]] = ()
+
+
+def evaluate(
+    model: Path, task: str, data: Path, settings: Settings, device: str = "auto", threads: int = 0
+) -> dict[str, Any]:
+    """Measure a pretrained model; the result is ready for `json.dumps`.
+
+    Raises UserError for a task that there is none of, or that the model cannot do, and for data that cannot be read.
+    """
+    from blankfill.attention.kernels import best_kernel
+    from blankfill.checkpoint.load import load_model
+    from blankfill.evaluation.scorers import scorer_of
+    from blankfill.system.device import pick_device
+
+    if task not in MEASUREMENTS:
+        raise UserError(
+            f"a pretrained model is not measured by {task!r}; give one of {', '.join(MEASUREMENTS)} (a fine-tuned one: "
+            "score the file that `blankfill predict --data DIR --split dev` writes)"
+        )
+    if settings.limit < 0 or settings.seed < 0:
+        raise UserError("--limit and --seed are 0 or more")
+    use_threads(threads)
+    where = pick_device(device)
+    loaded = load_model(model, str(where))
+    loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
+    scorer = scorer_of(loaded, settings.both_ways)
+    began = time.monotonic()
+    with ExitStack() as stack:
+
+        def start(total: int, unit: str) -> Callable[[int], None]:
+            bar = stack.enter_context(progress(task, total, unit))
+            return lambda done: bar.advance(done)
+
+        found = MEASUREMENTS[task](scorer, data, settings, start)
+    for note in found.notes:
+        say(note)
+    return {
+        "model": str(model.resolve()), "objective": loaded.objective.name, "task": task, "data": str(data.resolve()),
+        "settings": asdict(settings), "sees": scorer.sides, "length": scorer.length,
+        "metrics": found.metrics, "counts": found.counts, "notes": found.notes,
+        **({"samples": found.samples} if found.samples else {}),
+        "seconds": round(time.monotonic() - began, 3),
+    }  # fmt: skip
+
+
+def result_folder(out: Path) -> None:
+    """Make the folder of the results, before anything is computed.
+
+    Raises UserError when it cannot be, and for the folder of a fine-tuning run or of several, whose results have the
+    same name.
+    """
+    if any(found.is_file() for where in (ASKED, f"*/{ASKED}") for found in out.glob(where)):
+        raise UserError(f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with --out")
+    with disk_errors(out, "give another folder with --out"):
+        make_folder(out)
+
+
+def write_results(result: dict[str, Any], out: Path) -> None:
+    """`results.json` in a folder; UserError when it cannot be written."""
+    text = json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n"
+    write_file(out / RESULTS, text, "give another folder with --out")
+
+
+def finite(value: Any) -> Any:
+    """The value with None for numbers that JSON has no form for."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _perplexity(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+    from blankfill.evaluation.texts import documents
+
+    return _running("perplexity", scorer, list(documents(data)), settings, start)
+
+
+def _wikitext(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+    texts = task_named("wikitext2").read(data, settings.split).languages()
+    found = _running("wikitext2", scorer, texts, settings, start)
+    found.notes.append(
+        f"words are the file's own, the end of a line being one: {found.counts['words']:,}; each <unk> among them is "
+        "read as it is written; articles are read apart"
+    )
+    return found
+
+
+def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings: Settings, start: Start) -> Measured:
+    from blankfill.evaluation.perplexity import perplexity
+    from blankfill.evaluation.scorers import GlmScorer, MaskedScorer, Writer
+    from blankfill.evaluation.texts import chosen
+
+    if not isinstance(scorer, Writer):
+        instead = "--task pseudo-perplexity, or --task infill" if isinstance(scorer, MaskedScorer) else "--task infill"
+        raise _cannot(scorer, task, f"it has no perplexity; use {instead}")
+    picked = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
+    count = perplexity(scorer, picked, settings.window, settings.stride, start)
+    notes = list(count.notes)
+    if isinstance(scorer, GlmScorer) and scorer.both_ways:
+        notes.append("the text before a window is read both ways; --no-both-ways makes the model a left-to-right one")
+    return Measured(count.metrics(), count.counts(), notes)
+
+
+def _pseudo(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+    from blankfill.evaluation.pseudo import pseudo_perplexity
+    from blankfill.evaluation.scorers import MaskedScorer, Writer
+    from blankfill.evaluation.texts import chosen, sentences
+
+    if not isinstance(scorer, MaskedScorer):
+        if isinstance(scorer, Writer):
+            raise _cannot(scorer, "pseudo-perplexity", "it gives text a probability; use --task perplexity")
+        raise _cannot(scorer, "pseudo-perplexity", "it has no scores of single masks; use --task infill")
+    texts = sentences(data)
+    count = pseudo_perplexity(scorer, [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)], start)
+    notes = [f"{count.parted:,} texts were too long and measured in parts"] if count.parted else []
+    counts = {"texts": count.texts, "parted": count.parted, "tokens": count.tokens, "words": count.words}
+    return Measured(count.metrics(), counts, notes)
+
+
+def _last_words(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+    from blankfill.evaluation.last_word import last_words
+    from blankfill.evaluation.texts import chosen
+
+    items = task_named("lambada").read(data, settings.split).generations()
+    found = last_words(scorer, [items[k] for k in chosen(len(items), settings.limit, settings.seed)], start)
+    notes = [f"{found.cut:,} passages were too long and lost their beginning"] if found.cut else []
+    return Measured(found.metrics(), found.counts(), notes + _told_length(scorer))
+
+
+def _infill(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+    from blankfill.evaluation.infill import by_length, infill, samples
+    from blankfill.evaluation.texts import LENGTHS, PASSAGE, chosen, cut_blanks, documents, passages
+
+    texts = passages(documents(data))
+    if not texts:
+        raise UserError(f"{data} has no text of {PASSAGE} words, in which blanks are cut; give a longer one")
+    texts = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
+    advance = start(len(texts) * len(LENGTHS), "blanks")
+    found = [infill(scorer, cut_blanks(texts, length, settings.seed), advance) for length in LENGTHS]
+    left = "" if scorer.sides == "both" else "; the model sees what is to the left of a blank alone"
+    notes = [f"blanks are counted in words{left}", *_told_length(scorer)]
+    counts = {"passages": len(texts), "words": PASSAGE}
+    return Measured(by_length(found), counts, notes, samples(scorer, [result.cuts for result in found]))
+
+
+def _told_length(scorer: Scorer) -> list[str]:
+    if scorer.length == "unknown":
+        return []
+    return ["the model was told how many tokens each answer has: do not compare with models that were not"]
+
+
+def _cannot(scorer: Scorer, task: str, remedy: str) -> UserError:
+    name = scorer.loaded.objective.name
+    return UserError(f"{scorer.loaded.path}: --task {task} is not for a model of the objective {name}: {remedy}")
+
+
+MEASUREMENTS: dict[str, Callable[[Scorer, Path, Settings, Start], Measured]] = {
+    "perplexity": _perplexity, "wikitext2": _wikitext, "lambada": _last_words, "pseudo-perplexity": _pseudo,
+    "infill": _infill,
+}  # fmt: skip
+"""What a pretrained model is measured by, by the name of the task."""

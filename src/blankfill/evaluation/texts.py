@@ -1,0 +1,125 @@
+"""Held-out text for measuring: documents of any file that `prepare` reads, sentences by the line, blanks cut by seed.
+
+No model here: every model is asked for the same blanks, whatever its tokenizer makes of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.corpus.sources import SourceOptions, discover, read
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.tasks.datasets.files import text_lines
+from blankfill.tasks.items import LanguageItem
+from blankfill.types import Int32
+
+_IDEOGRAPH = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\s{_IDEOGRAPH}]+")
+PASSAGE = 48
+"""Words of a passage in which a blank is cut: with any tokenizer it fits a model of 128 positions."""
+LENGTHS = (1, 2, 3, 5, 8, 13)
+"""Words of the blanks that are cut."""
+
+
+def documents(path: Path) -> Iterator[LanguageItem]:
+    """The documents of a file or a folder, as `prepare` cleans them; paragraphs are joined by a space.
+
+    Words are runs between white space, or single characters of a script without spaces. UserError for what is not there
+    or not text.
+    """
+    options, skipped = SourceOptions(), list[str]()
+    for source in discover([path], options, skipped):
+        parts: list[str] = []
+        name = ""
+        for document in read(source, options):
+            if parts and not source.continues:
+                yield _language(name, parts)
+            name, parts = document.name, list(document.paragraphs)
+        if parts:
+            yield _language(name, parts)
+
+
+def _language(name: str, paragraphs: Sequence[str]) -> LanguageItem:
+    text = " ".join(paragraphs)
+    return LanguageItem(name, text, len(_WORD.findall(text)))
+
+
+def sentences(path: Path) -> list[LanguageItem]:
+    """The lines of a UTF-8 file that are not empty, each a text of its own."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a file with a sentence on each line")
+    found = [
+        LanguageItem(f"{path}, line {number}", line.strip(), len(_WORD.findall(line)))
+        for number, line in enumerate(text_lines(path), 1)
+        if line.strip()
+    ]
+    if not found:
+        raise UserError(f"{path} has no text: give a file with a sentence on each line")
+    return found
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A passage with a blank. words: of the answer."""
+
+    before: str
+    answer: str
+    after: str
+    words: int
+
+
+def passages(texts: Iterator[LanguageItem], words: int = PASSAGE) -> list[str]:
+    """Runs of so many words, one after the other, from the beginning of each text; what is left at its end is not."""
+    found = []
+    for text in texts:
+        starts = [match.start() for match in _WORD.finditer(text.text)]
+        edges = [*starts[::words], len(text.text)] if len(starts) % words == 0 else starts[::words]
+        found += [text.text[begin:end].strip() for begin, end in pairwise(edges)]
+    return found
+
+
+def cut_blanks(texts: Sequence[str], length: int, seed: int) -> list[Cut]:
+    """A blank of so many words in each passage, at a place that depends on (seed, the passage's number, length) alone.
+
+    A word at least stands before and behind it.
+    """
+    found = []
+    for number, text in enumerate(texts):
+        places = [(match.start(), match.end()) for match in _WORD.finditer(text)]
+        rng = np.random.Generator(np.random.Philox(key=[seed, number * 1024 + length]))
+        first = 1 + int(rng.integers(0, len(places) - length - 1))
+        begin, end = places[first][0], places[first + length - 1][1]
+        found.append(Cut(text[:begin], text[begin:end], text[end:], length))
+    return found
+
+
+def chosen(count: int, limit: int, seed: int) -> NDArray[np.int64]:
+    """Which of `count` things are measured: all when limit is 0 or more than that, else so many drawn by seed, in
+    their order."""
+    if not limit or limit >= count:
+        return np.arange(count)
+    rng = np.random.Generator(np.random.Philox(key=[seed, count]))
+    return np.sort(rng.permutation(count)[:limit])
+
+
+def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32]:
+    """The ids of each text; special tokens that are written out in it are plain text."""
+    if not texts:
+        return []
+    ids, lengths = tokenizer.encode_plain(texts)
+    return np.split(ids, np.cumsum(lengths)[:-1])
+
+
+def around(before: str, answer: str, spaced: bool) -> tuple[str, str]:
+    """The text before a blank and the answer, as they are encoded apart: the space between them goes with the answer
+    where tokens carry the space before them (`spaced`)."""
+    stripped = before.rstrip()
+    return (stripped, f" {answer}" if stripped != before else answer) if spaced else (before, answer)

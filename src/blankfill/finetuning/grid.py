@@ -1,0 +1,130 @@
+"""Several fine-tuning runs: every setting of a grid, each with several seeds, and the table of what came out.
+
+Runs lie in folders below one, named by what differs; those that are finished are not run again. The table and the page
+that compares them are written anew after each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from blankfill.errors import ConfigError, UserError
+from blankfill.finetuning.run import Request
+from blankfill.finetuning.several import check_same, finished, together
+from blankfill.runs.folder import renew_report
+from blankfill.system.console import say
+from blankfill.system.files import write_file
+from blankfill.system.values import spelled
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.run_files import RESULTS
+
+Setting = tuple[str, FinetuneOptions]
+"""The name of a run's folder, and its options."""
+
+
+def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -> list[Setting]:
+    """Every combination of a grid's values, each with so many seeds.
+
+    grid: `name=value,value` each. Raises ConfigError for names and values that there are none of, and for settings that
+    could not be trained: all of them are looked at before the first begins.
+    """
+    problems: list[str] = []
+    axes: dict[str, list[Any]] = {}
+    for text in grid:
+        name, _, values = text.partition("=")
+        name = name.replace("-", "_")
+        if name in axes:
+            problems.append(f"--grid {name} is given twice; put all of its values into one, as {name}=value,value")
+        axes[name] = _values(name, values, problems)
+    if restarts < 1:
+        problems.append(f"--restarts is {restarts}; it must be at least 1")
+    if problems:
+        raise ConfigError(problems)
+    found: dict[str, FinetuneOptions] = {}
+    for chosen in itertools.product(*axes.values()):
+        named = dict(zip(axes, chosen, strict=True))
+        setting = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
+        for number in range(restarts):
+            made = dataclasses.replace(options, **named, seed=options.seed + number)
+            folder = "_".join([*([setting] if setting else []), f"seed-{made.seed}"])
+            if folder in found:
+                problems.append(f"--grid: two settings would be in the folder {folder}; give each value once")
+            found[folder] = made
+            told = made.problems()
+            if made.method == "cloze" and made.pattern == "all":
+                told.append("--pattern all is a run for each pattern; leave out --grid and --restarts, or it")
+            problems += [f"--grid, {setting}: {one}" if setting else one for one in told]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return list(found.items())
+
+
+def _values(name: str, values: str, problems: list[str]) -> list[Any]:
+    """The values of one option of a grid, read as the option itself is; appends what is wrong to `problems`."""
+    hints = get_type_hints(FinetuneOptions)
+    known = [field.name for field in dataclasses.fields(FinetuneOptions) if field.name != "seed"]
+    if name not in known or not values:
+        close = difflib.get_close_matches(name[:100], known, 1)
+        hint = f"did you mean {close[0]}?" if close and name not in known else f"the names are {', '.join(known)}"
+        problems.append(f"--grid {name}={values}: give name=value,value; {hint}")
+        return []
+    found = []
+    for value in values.split(","):
+        try:
+            found.append(spelled(value, hints[name], f"--grid {name}"))
+        except UserError as error:
+            problems.append(str(error))
+    return found
+
+
+def _written(value: Any) -> str:
+    """A value in the name of a folder."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator[str]:
+    """Run every setting below `out`; yields the table, a line for each setting, the best last."""
+    found: list[dict[str, Any]] = []
+    check_same([(dataclasses.replace(request, options=options), out / name) for name, options in settings])
+    alike = together(request.options, out)
+    for number, (name, options) in enumerate(settings, 1):
+        say(f"run {number} of {len(settings)}: {name}")
+        results = finished(dataclasses.replace(request, options=options), out / name, alike)
+        found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
+        table = list(summary(found))
+        best = max(table, key=lambda row: row["mean"])
+        runs = [run["folder"] for run in found]
+        kept = {"task": request.task, "main": results["main"], "settings": table, "best": best, "runs": runs}
+        whole = {**kept, "complete": number == len(settings)}
+        write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        renew_report(out)
+    main = found[0]["main"]
+    for row in table:
+        counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
+        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"
+        yield f"{row['setting']}: {main} {spread}"
+    yield f"without reading the texts: {found[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each setting: how many runs, the mean, the deviation and the best of the main score."""
+    for setting in dict.fromkeys(run["setting"] for run in runs):
+        mine = [run for run in runs if run["setting"] == setting]
+        scores = [run["score"] for run in mine]
+        yield {
+            "setting": setting,
+            "runs": len(mine),
+            "mean": statistics.fmean(scores),
+            "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+            "best": max(scores),
+            "best_run": max(mine, key=lambda run: run["score"])["folder"],
+        }

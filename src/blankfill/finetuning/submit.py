@@ -1,0 +1,67 @@
+"""A fine-tuned model's answers for a split of its task, and the files of a benchmark's submission."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blankfill.errors import UserError
+from blankfill.system.files import disk_errors, make_folder, write_file
+from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.items import MixedItem, Split
+from blankfill.tasks.task import Task
+from blankfill.tasks.text.mixture import Mixture
+
+if TYPE_CHECKING:
+    from blankfill.finetuning.predict import AnyPredictor
+
+
+def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
+    """The items of a split of the model's task, or of another one of the same kind and labels."""
+    asked, whole = task_asked(model, task), model.task
+    if asked is whole or not isinstance(whole, Mixture):
+        return asked.read(data, split, model.labels)
+    read = asked.read(data, split, whole.labels_of(asked, model.labels))
+    return dataclasses.replace(read, items=[MixedItem(item.id, asked.name, item) for item in read.items])
+
+
+def task_asked(model: AnyPredictor, task: str | None) -> Task:
+    """The model's task, a member of its mixture, or another one of that name; UserError when it has other answers."""
+    other = model.task if task is None else task_named(task)
+    if isinstance(model.task, Mixture) and other in model.task.members:
+        return other
+    if other.kind != model.task.kind or (other.labels and other.labels != model.labels):
+        raise UserError(
+            f"--task {other.name}: the model was fine-tuned for {model.task.name}, which has other answers; "
+            "give a model of the same labels"
+        )
+    return other
+
+
+def write_submission(
+    model: AnyPredictor, data: Path, split: str, task: str | None, out: Path, window: int
+) -> list[tuple[Path, int]]:
+    """Answer a split and write it as its benchmark takes it: (each file, how many predictions it holds).
+
+    window: items that are answered together. Raises UserError when a row of the split was left out as faulty, since a
+    submission must answer all, and when `out` cannot be made.
+    """
+    from blankfill.tasks.datasets.files import find_file
+    from blankfill.tasks.datasets.submission import submission
+
+    with disk_errors(out, "give another folder with --out"):
+        make_folder(out)
+    asked = task_asked(model, task)
+    if isinstance(asked, Mixture):
+        raise UserError(f"--submission: name the task with --task, one of {asked.name}")
+    read = split_of(model, data, split, task)
+    if read.problems:
+        raise UserError(f"a submission must answer every row, and {read.problems[0]}")
+    decided = [one for at in range(0, len(read), window) for one in model.predict(read.items[at : at + window])]
+    file = find_file(data, asked.folders, asked.files[split], f"{split} file of {asked.name}")
+    items = [item.item if isinstance(item, MixedItem) else item for item in read.items]
+    texts = submission(asked, split, file, items, decided)
+    for name, text in texts.items():
+        write_file(out / name, text)
+    return [(out / name, len(read)) for name in texts]

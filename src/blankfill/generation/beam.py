@@ -1,0 +1,201 @@
+"""Beam search over a `Decoder`: the most probable ways to write something that ends by itself.
+
+What may be written, and what counts as the end, is told by a *grammar*: a function of the log-probabilities and of the
+number of tokens written, which rules tokens out and gives the log-probability of ending here. For GLM the end is [E];
+for GPT it is "the next token begins another word". A hypothesis' probability is the product of its tokens and its end.
+
+A context whose search is over leaves the batch, so that the others do not pay for it.
+
+Shapes: B contexts, K beams, N = B·K rows, V vocabulary; A contexts whose search goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blankfill.generation.engine import Decoder
+from blankfill.generation.sampling import forbid_ngrams
+
+Grammar = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""(log-probabilities [N, V], tokens written so far) → (the same with −inf where a token may not follow, the
+log-probability of ending here [N], −inf where it may not end)."""
+
+
+BLOCK = 64
+"""Words whose highest score is sought together."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Something written: its ids, the log-probability of all its tokens and its end, and the score it is ranked by."""
+
+    ids: tuple[int, ...]
+    log_probability: float
+    score: float
+
+
+@torch.inference_mode()
+def beam_search(
+    decoder: Decoder,
+    beams: int,
+    grammar: Grammar,
+    max_tokens: int,
+    length_penalty: float = 0.0,
+    no_repeat_ngram: int = 0,
+    thorough: bool = True,
+) -> list[list[Hypothesis]]:
+    """The best ended hypotheses of each context, best first, at most `beams` of them.
+
+    max_tokens: the most tokens of a hypothesis, its end not counted. length_penalty: the score is log-probability ÷
+    (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: no run of
+    so many tokens occurs twice in a hypothesis; 0 is no limit. A context's search stops when no open hypothesis can
+    still beat the ones that it has. thorough False searches as transformers does unless told otherwise: a hypothesis
+    ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
+    (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
+    their last token were their end, so that a search with a penalty above 0 stops before max_tokens.
+    """
+    if beams == 1 and not thorough:
+        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram)
+    rows = decoder.rows
+    scores_NV = decoder.prefill()
+    decoder.select(torch.arange(rows).repeat_interleave(beams))
+    scores_NV = scores_NV.repeat_interleave(beams, 0)
+    open_AK = torch.full((rows, beams), -math.inf, device=scores_NV.device)
+    open_AK[:, 0] = 0.0
+    written: list[list[tuple[int, ...]]] = [[()] * beams for _ in range(rows)]
+    found: list[list[Hypothesis]] = [[] for _ in range(rows)]
+    ended = list(found)
+
+    def lengths(count: int) -> tuple[int, ...]:
+        """How many tokens open hypotheses may end with, when the next to be written is number `count`."""
+        return (count + 1, max_tokens) if thorough else (count,)
+
+    for count in range(max_tokens + 1):
+        allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
+        end_AK = open_AK + end_N.view(open_AK.shape)
+        if count == max_tokens or decoder.room == 0:
+            _collect(ended, written, end_AK.tolist(), count, length_penalty, beams)
+            break
+        if no_repeat_ngram:
+            histories = [ids for hypotheses in written for ids in hypotheses]
+            allowed_NV = forbid_ngrams(allowed_NV, histories, no_repeat_ngram)
+        best_NK, tokens_NK = highest(allowed_NV, beams)
+        totals_AKK = open_AK[:, :, None] + best_NK.view(*open_AK.shape, -1)
+        open_AK, best_AK = totals_AKK.flatten(1).topk(beams)
+        if not thorough:
+            least_A = torch.cat([open_AK, end_AK], 1).topk(beams).values[:, -1]
+            end_AK = end_AK.masked_fill(end_AK < least_A[:, None], -math.inf)
+        _collect(ended, written, end_AK.tolist(), count, length_penalty, beams)
+        from_AK = (best_AK // totals_AKK.shape[-1]).tolist()
+        token_AK = tokens_NK.view(len(open_AK), -1).gather(1, best_AK)
+        written = [
+            [(*written[row][beam], token) for beam, token in zip(from_beams, tokens, strict=True)]
+            for row, (from_beams, tokens) in enumerate(zip(from_AK, token_AK.tolist(), strict=True))
+        ]
+        going = [
+            row
+            for row, totals in enumerate(open_AK.tolist())
+            if not _settled(ended[row], max(totals), lengths(count), beams, length_penalty)
+        ]
+        if not going:
+            break
+        ended, written = [ended[row] for row in going], [written[row] for row in going]
+        if len(going) < len(open_AK):
+            kept = torch.tensor(going, device=open_AK.device)
+            open_AK, token_AK = open_AK[kept], token_AK[kept]
+        picked = [row * beams + beam for row in going for beam in from_AK[row]]
+        if picked != list(range(decoder.rows)):
+            decoder.select(torch.tensor(picked))
+        scores_NV = decoder.step(token_AK.flatten())
+    return found
+
+
+def _greedy(
+    decoder: Decoder, grammar: Grammar, max_tokens: int, penalty: float, no_repeat_ngram: int
+) -> list[list[Hypothesis]]:
+    """The likeliest token each time, until the end is as likely: a search with one beam that is not thorough."""
+    scores_NV = decoder.prefill()
+    rows = list(range(decoder.rows))  # that go on
+    written: list[list[int]] = [[] for _ in rows]
+    totals = [0.0] * len(rows)
+    found: list[list[Hypothesis]] = [[] for _ in rows]
+    for count in range(max_tokens + 1):
+        allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
+        last = count == max_tokens or decoder.room == 0
+        if no_repeat_ngram and not last:
+            allowed_NV = forbid_ngrams(allowed_NV, [tuple(written[row]) for row in rows], no_repeat_ngram)
+        best_N1, token_N1 = highest(allowed_NV, 1)
+        kept = []
+        for k, (best, token, end) in enumerate(
+            zip(best_N1[:, 0].tolist(), token_N1[:, 0].tolist(), end_N.tolist(), strict=True)
+        ):
+            row = rows[k]
+            if end > -math.inf and (last or end >= best):
+                total = totals[row] + end
+                found[row].append(Hypothesis(tuple(written[row]), total, _score(total, count, penalty)))
+            elif not last and best > -math.inf:
+                totals[row] += best
+                written[row].append(token)
+                kept.append(k)
+        if not kept:
+            break
+        if len(kept) < len(rows):
+            chosen = torch.tensor(kept, device=token_N1.device)
+            decoder.select(chosen)
+            token_N1, rows = token_N1[chosen], [rows[k] for k in kept]
+        scores_NV = decoder.step(token_N1[:, 0])
+    return found
+
+
+def highest(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest scores of each row, and their ids, as `topk` finds them; of fewer words, all.
+
+    They stand in the `count` blocks of words whose own highest are highest, and the highest of each block is found much
+    faster than an order among all.
+    """
+    N, V = scores_NV.shape
+    blocks = V // BLOCK
+    if blocks <= 4 * count:
+        return scores_NV.topk(min(count, V))
+    head_NCW = scores_NV[:, : blocks * BLOCK].view(N, blocks, BLOCK)
+    block_NK = head_NCW.amax(-1).topk(count).indices
+    ids_NM = (block_NK[:, :, None] * BLOCK + torch.arange(BLOCK, device=block_NK.device)).flatten(1)
+    rest_R = torch.arange(blocks * BLOCK, V, device=block_NK.device)
+    ids_NM = torch.cat([ids_NM, rest_R.expand(N, -1)], 1)
+    best_NK, at_NK = scores_NV.gather(1, ids_NM).topk(count)
+    return best_NK, ids_NM.gather(1, at_NK)
+
+
+def _score(log_probability: float, tokens: int, penalty: float) -> float:
+    return log_probability / (tokens + 1) ** penalty
+
+
+def _collect(
+    ended: list[list[Hypothesis]],
+    written: list[list[tuple[int, ...]]],
+    totals: list[list[float]],
+    count: int,
+    penalty: float,
+    beams: int,
+) -> None:
+    for row, row_totals in enumerate(totals):
+        for beam, total in enumerate(row_totals):
+            if total > -math.inf:
+                ended[row].append(Hypothesis(written[row][beam], total, _score(total, count, penalty)))
+        ended[row].sort(key=lambda hypothesis: -hypothesis.score)
+        del ended[row][beams:]
+
+
+def _settled(ended: list[Hypothesis], total: float, lengths: Sequence[int], beams: int, penalty: float) -> bool:
+    """Whether no open hypothesis can enter: its total only falls, and its tokens will be as many as one of `lengths`,
+    or between them.
+
+    total: the log-probability of the best open one.
+    """
+    hope = max(_score(total, tokens, penalty) for tokens in lengths)
+    return hope == -math.inf or (len(ended) == beams and ended[-1].score >= hope)

@@ -1,0 +1,275 @@
+"""Attention for training on a CPU, a block of scores at a time.
+
+On a CPU torch's own kernel leaves its fast road as soon as attention weights are dropped, computes all of a causal
+table of up to 512 columns and then hides half of it, and is slow in bf16. Here the scores of a few heads are computed,
+normalised, dropped and used while they are in the cache; columns that no query of a block can see are never computed;
+and gradients are written where the projection wants them, without stacking and transposing.
+
+The backward pass needs the weights. Up to `KEEP` columns they are kept, being small beside the other activations of a
+layer; of longer rows they are computed again. Dropout masks are kept as bytes. Blocks do not depend on the number of
+threads, so neither do the masks drawn.
+
+Shapes: B rows, T columns, S columns of a context, H heads, E width of a head; G matrices of a block with Q queries and
+K keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blankfill.kernels.dropout import draw_kept, rounded
+
+BLOCK = 1 << 19
+"""Most scores in a block (2 MiB in fp32)."""
+QUERIES = 128
+"""Queries in a block when columns can be left out."""
+KEEP = 256
+"""Columns of a row up to which the weights are kept for the backward pass."""
+
+Ranges = Sequence[Sequence[tuple[int, int]]]
+"""For each row, for each block of `QUERIES` queries, the half-open range of keys that it can see."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some queries and keys of one head of some rows, or of some heads of one row; its place where scores are kept."""
+
+    rows: slice | int
+    heads: slice | int
+    queries: slice
+    keys: slice
+    start: int
+    stop: int
+
+    def of(self, tensor_BTHE: Tensor, columns: slice) -> Tensor:
+        """Its part of a [B, T, H, E] tensor as a view [G, columns, E]."""
+        part = tensor_BTHE[self.rows, columns, self.heads]
+        return part.transpose(0, 1) if isinstance(self.rows, int) else part
+
+    def added_of(self, added: Tensor) -> Tensor:
+        """Its part of what is added, [B or 1, H, T, T], as a view [G or 1, Q, K]."""
+        one: slice | int = slice(0, 1) if isinstance(self.rows, slice) else 0
+        return added[self.rows if len(added) > 1 else one, self.heads, self.queries, self.keys]
+
+    def bias_of(self, bias_B1TT: Tensor) -> Tensor:
+        """Its part of a dense mask, [G or 1, Q, K]."""
+        rows = self.rows if isinstance(self.rows, slice) else slice(self.rows, self.rows + 1)
+        return bias_B1TT[rows, 0, self.queries, self.keys]
+
+
+def _blocks(B: int, T: int, H: int, causal: bool, ranges: Ranges | None, context: int | None = None) -> list[_Block]:
+    """context: columns of a context that the T columns attend to; None where they attend to one another."""
+    S = T if context is None else context
+    found: list[_Block] = []
+    total = 0
+
+    def add(rows: slice | int, heads: slice | int, queries: slice, keys: slice, matrices: int) -> None:
+        nonlocal total
+        size = matrices * (queries.stop - queries.start) * (keys.stop - keys.start)
+        found.append(_Block(rows, heads, queries, keys, total, total + size))
+        total += size
+
+    if ranges is not None:
+        for b, row in enumerate(ranges):
+            for n, (first, last) in enumerate(row):
+                add(b, slice(0, H), slice(n * QUERIES, min(T, (n + 1) * QUERIES)), slice(first, last), H)
+        return found
+    step = QUERIES if causal and T >= 2 * QUERIES else min(T, max(QUERIES, BLOCK // S))
+    together = max(1, BLOCK // (step * S))
+    for h in range(H):
+        for b in range(0, B, together):
+            rows = slice(b, min(B, b + together))
+            for q in range(0, T, step):
+                queries = slice(q, min(T, q + step))
+                add(rows, h, queries, slice(0, queries.stop if causal else S), rows.stop - rows.start)
+    return found
+
+
+def visible_ranges(visible_BTT: Tensor) -> Ranges:
+    """What each block of queries can see, from bool [B, T, T]."""
+    T = visible_BTT.shape[1]
+    first, last = [], []
+    for q in range(0, T, QUERIES):
+        some_BT = visible_BTT[:, q : q + QUERIES].any(1).to(torch.uint8)
+        first.append(some_BT.argmax(1))
+        last.append(T - some_BT.flip(1).argmax(1))
+    bounds: list[list[list[int]]] = torch.stack([torch.stack(first, 1), torch.stack(last, 1)], 2).tolist()
+    return [[(begin, end) for begin, end in row] for row in bounds]
+
+
+def blocked_attention(
+    qkv_BT3HE: Tensor,
+    bias_B1TT: Tensor | None,
+    causal: bool,
+    dropout: float,
+    ranges: Ranges | None = None,
+    added: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Scaled dot-product self-attention of packed queries, keys and values; returns [B, T, H·E].
+
+    bias: added to the scaled scores, or None. causal: each query sees the keys up to itself. ranges: keys outside of
+    them are known to be invisible under the bias. added: [B or 1, H, T, T], added to the scaled scores too, with
+    gradient. scale: of the scores, None being 1/√E.
+    """
+    scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
+    mixed: Tensor = _Blocked.apply(
+        qkv_BT3HE, None, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale
+    )
+    return mixed
+
+
+def blocked_cross_attention(
+    query_BTHE: Tensor, kv_BS2HE: Tensor, bias_B1TS: Tensor | None, dropout: float, scale: float | None = None
+) -> Tensor:
+    """The same of queries, to packed keys and values of other columns; returns [B, T, H·E]."""
+    scale = query_BTHE.shape[-1] ** -0.5 if scale is None else scale
+    mixed: Tensor = _Blocked.apply(
+        query_BTHE, kv_BS2HE, bias_B1TS, False, dropout, None, torch.is_grad_enabled(), None, scale
+    )
+    return mixed
+
+
+def _parts(packed: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+    """Queries, keys and values, as views of what the projections made: [B, T or S, H, E] each."""
+    return packed.unbind(2) if context is None else (packed, *context.unbind(2))
+
+
+class _Weights:
+    """Computes the attention weights of blocks, always into the same memory."""
+
+    def __init__(
+        self,
+        parts: tuple[Tensor, ...],
+        bias: Tensor | None,
+        causal: bool,
+        blocks: list[_Block],
+        added: Tensor | None,
+        scale: float,
+    ) -> None:
+        self.query, self.key, self.value = parts
+        dtype = self.query.dtype
+        self.bias, self.added = bias, None if added is None else added.to(dtype)
+        self.scale = scale
+        self.causal = causal
+        most = max(block.queries.stop - block.queries.start for block in blocks)
+        self.later = torch.full((most, most), -math.inf, dtype=dtype).triu_(1) if causal else None
+
+    def fill(self, block: _Block, out_GQK: Tensor) -> Tensor:
+        """The weights of a block, before dropout."""
+        query, key = block.of(self.query, block.queries), block.of(self.key, block.keys)
+        torch.baddbmm(out_GQK, query, key.transpose(1, 2), beta=0, alpha=self.scale, out=out_GQK)
+        if self.added is not None:
+            out_GQK.add_(block.added_of(self.added))
+        if self.later is not None:
+            size = query.shape[1]
+            out_GQK[:, :, block.queries].add_(self.later[:size, :size])
+        elif self.bias is not None:
+            out_GQK.add_(block.bias_of(self.bias))
+        return torch.softmax(out_GQK, -1, out=out_GQK)
+
+
+def _shaped(buffer: Tensor, *shape: int) -> Tensor:
+    return buffer[: math.prod(shape)].view(shape)
+
+
+class _Blocked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        packed: Tensor,
+        context: Tensor | None,
+        bias: Tensor | None,
+        causal: bool,
+        dropout: float,
+        ranges: Ranges | None,
+        with_grad: bool,
+        added: Tensor | None,
+        score_scale: float,
+    ) -> Tensor:
+        parts = _parts(packed, context)
+        B, T, H, E = parts[0].shape
+        blocks = _blocks(B, T, H, causal, ranges, None if context is None else context.shape[1])
+        weights = _Weights(parts, bias, causal, blocks, added, score_scale)
+        total, most = blocks[-1].stop, max(block.stop - block.start for block in blocks)
+        keep = with_grad and parts[1].shape[1] <= KEEP
+        scores = packed.new_empty(total if keep else most)
+        kept = torch.empty(total if dropout else 0, dtype=torch.int8)
+        dropped = packed.new_empty(most if dropout else 0)
+        mixed = packed.new_empty(B, T, H, E)
+        scale = 1 / (1 - rounded(dropout))
+        for block in blocks:
+            value = block.of(weights.value, block.keys)
+            G, Q, K = len(value), block.queries.stop - block.queries.start, value.shape[1]
+            used = weights.fill(block, _shaped(scores[block.start :] if keep else scores, G, Q, K))
+            if dropout:
+                mask = draw_kept(kept[block.start : block.stop], dropout).view(G, Q, K)
+                used = _shaped(dropped, G, Q, K).copy_(mask).mul_(used)
+            out = packed.new_empty(G, Q, E)
+            block.of(mixed, block.queries).copy_(torch.baddbmm(out, used, value, beta=0, alpha=scale, out=out))
+        if with_grad:
+            ctx.save_for_backward(packed, context, bias, kept, scores if keep else None, added)
+            ctx.blocks, ctx.causal, ctx.scale, ctx.most = blocks, causal, scale, most
+            ctx.score_scale = score_scale
+        return mixed.view(B, T, H * E)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        packed, context, bias, kept, scores, added = ctx.saved_tensors
+        parts = _parts(packed, context)
+        B, T, H, E = parts[0].shape
+        blocks: list[_Block] = ctx.blocks
+        weights = _Weights(parts, bias, ctx.causal, blocks, added, ctx.score_scale)
+        grad_added = None
+        if ctx.needs_input_grad[7]:
+            grad_added = torch.zeros_like(added, dtype=torch.promote_types(added.dtype, torch.float32))
+        grad = upstream[0].reshape(B, T, H, E)
+        several = any(block.queries.start for block in blocks)
+        # what several blocks of queries see gets its gradient in several parts
+        empty = torch.zeros_like if several else torch.empty_like
+        grad_packed, grad_context = empty(packed), None if context is None else empty(context)
+        grad_query, grad_key, grad_value = _parts(grad_packed, grad_context)
+        buffers = [packed.new_empty(ctx.most) for _ in range(1 + (scores is None) + (len(kept) > 0))]
+        for block in blocks:
+            query, key = block.of(weights.query, block.queries), block.of(weights.key, block.keys)
+            value, out = block.of(weights.value, block.keys), block.of(grad, block.queries)
+            G, Q, K = len(query), query.shape[1], key.shape[1]
+            if scores is None:
+                weight = weights.fill(block, _shaped(buffers[1], G, Q, K))
+            else:
+                weight = _shaped(scores[block.start :], G, Q, K)
+            error = _shaped(buffers[0], G, Q, K)
+            torch.baddbmm(error, out, value.transpose(1, 2), beta=0, alpha=ctx.scale, out=error)
+            used = weight
+            if len(kept):
+                used = _shaped(buffers[-1], G, Q, K).copy_(kept[block.start : block.stop].view(G, Q, K))
+                error.mul_(used)
+                used.mul_(weight)
+            share = packed.new_empty(G, K, E)
+            torch.baddbmm(share, used.transpose(1, 2), out, beta=0, alpha=ctx.scale, out=share)
+            _put(block.of(grad_value, block.keys), share, several)
+            torch.ops.aten._softmax_backward_data.out(error, weight, -1, weight.dtype, grad_input=error)
+            if grad_added is not None:
+                place = block.added_of(grad_added)
+                place.add_(error if len(place) == G else error.sum(0, keepdim=True, dtype=place.dtype))
+            torch.baddbmm(share, error.transpose(1, 2), query, beta=0, alpha=weights.scale, out=share)
+            _put(block.of(grad_key, block.keys), share, several)
+            own = packed.new_empty(G, Q, E)
+            torch.baddbmm(own, error, key, beta=0, alpha=weights.scale, out=own)
+            block.of(grad_query, block.queries).copy_(own)
+        if grad_added is not None:
+            grad_added = grad_added.to(added.dtype)
+        return grad_packed, grad_context, None, None, None, None, None, grad_added, None
+
+
+def _put(place: Tensor, share: Tensor, several: bool) -> None:
+    if several:
+        place.add_(share)
+    else:
+        place.copy_(share)

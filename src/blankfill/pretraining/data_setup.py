@@ -1,0 +1,218 @@
+"""What a run trains on: an opened corpus, its rows by phase, the validation rows, and the baseline to beat."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blankfill.config.recipe import Recipe
+from blankfill.corpus.folder import is_prepared
+from blankfill.corpus.identity import prepared_marks
+from blankfill.corpus.indexed import IndexedCorpus
+from blankfill.corpus.options import PrepareConfig
+from blankfill.corpus.prepare import prepare
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.words import Units, phrase_units, word_units
+from blankfill.data.replay import Replayed, Share
+from blankfill.data.sampler import VALIDATION_SEED, Sampler
+from blankfill.errors import ConfigError, UserError
+from blankfill.objectives import Ernie, Objective
+from blankfill.planning.estimate import micro_rows
+from blankfill.system.console import say
+from blankfill.system.marks import Mark
+from blankfill.system.reading import read_array
+from blankfill.types import Vocabulary
+
+if TYPE_CHECKING:
+    from blankfill.types import Batch
+
+BASELINE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus, opened: token files, tokenizer with the roles an objective needs, unigram counts."""
+
+    folder: Path
+    train: IndexedCorpus
+    valid: IndexedCorpus | None
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    unigram: np.ndarray
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    """The marks of its files, by name."""
+
+
+def prepared_in(paths: Sequence[str | Path], work: Path) -> Path:
+    """The folder of the token files of these paths: the prepared one that they name, else `work`."""
+    return Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
+
+
+def open_corpus(
+    paths: Sequence[str | Path],
+    recipe: Recipe,
+    work: Path,
+    tokenizer: Tokenizer | None = None,
+    accepted: Sequence[Tokenizer] = (),
+) -> Corpus:
+    """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first.
+
+    tokenizer: that of a model that is trained further, saved beside `work`; None is the corpus's own. accepted:
+    UserError when a prepared folder was made with none of these; also when one was changed since it was prepared.
+    """
+    folder = prepared_in(paths, work)
+    if folder is work:
+        options = recipe.corpus
+        if tokenizer is not None:
+            tokenizer.save(work.parent)
+            file = str((work.parent / "tokenizer.json").absolute())
+            options = dataclasses.replace(options, tokenizer=file, vocab_size=0, lowercase=None)
+        try:
+            prepare([str(path) for path in paths] or ["python-docs"], work, options)
+        except UserError as error:
+            raise in_recipe_terms(error) from error
+    marks = prepared_marks(folder)
+    if folder is not work and accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
+        raise UserError(
+            f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
+            "itself, or prepare it again with --tokenizer and the model's folder"
+        )
+    tokenizer = tokenizer or Tokenizer.load(folder)
+    needed = recipe.objective.roles, recipe.objective.sentinels()
+    if lacking := tokenizer.vocabulary().missing(*needed):
+        say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
+        tokenizer = tokenizer.with_roles(*needed)
+    valid, unigram = folder / "valid", counts_of(folder / "unigram.npy")
+    return Corpus(
+        folder,
+        IndexedCorpus(folder / "train"),
+        IndexedCorpus(valid) if valid.with_suffix(".idx").exists() else None,
+        tokenizer,
+        with_units(tokenizer, recipe.objective, unigram),
+        unigram,
+        marks,
+    )
+
+
+def counts_of(path: Path) -> np.ndarray:
+    """How often each id occurs in a prepared text, int64[V]. Raises UserError when the file is damaged."""
+    counts = read_array(path, "iu", 1).astype(np.int64)
+    if not len(counts) or counts.min() < 0 or not 0 < float(counts.sum(dtype=np.float64)) < 2**63:
+        raise UserError(f"{path} is damaged: it does not count the tokens of a text; prepare the text again")
+    return counts
+
+
+def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) -> Vocabulary:
+    """A tokenizer's vocabulary, with what finds the words and larger units that an objective masks whole.
+
+    unigram: int64[V], how often each id occurs in the text. Raises UserError where they cannot be found.
+    """
+    vocabulary = tokenizer.vocabulary()
+    units: Units | None = None
+    if isinstance(objective, Ernie) and (asked := objective.needs_units()):
+        units = phrase_units(tokenizer, unigram, objective.phrases, objective.entities, asked)
+    elif objective.needs_words() and not isinstance(objective, Ernie) and vocabulary.word_start is not None:
+        units = word_units(tokenizer, unigram)
+    return vocabulary if units is None else dataclasses.replace(vocabulary, units=units)
+
+
+def in_recipe_terms(error: UserError) -> UserError:
+    """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
+    names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    renamed = [re.sub(rf"--({names})\b", r"--corpus.\1", problem) for problem in problems]
+    return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one phase of a run. start: the phase's first step; validation rows are the same for every run."""
+
+    start: int
+    train: Sampler | Replayed
+    valid: Sampler | None
+    micro: int
+
+    @property
+    def new(self) -> Sampler:
+        """The rows of the text itself, without those of replayed old text."""
+        return self.train.new if isinstance(self.train, Replayed) else self.train
+
+
+def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: float = 0.0) -> list[Rows]:
+    """The rows of a run: of one length, or short ones first (train.short_length).
+
+    old: a corpus of which a share `ratio` of the training rows is made.
+    """
+    options, objective = recipe.train, recipe.objective
+    if objective.needs_words() and corpus.vocabulary.word_start is None:
+        raise UserError(
+            f"objective `{objective.name}` masks whole words, which needs a tokenizer that tells where they begin, and "
+            f"the one of {corpus.folder} does not; use a wordpiece, bpe or unigram tokenizer"
+            + (" or turn objective.whole_word off" if hasattr(objective, "whole_word") else "")
+        )
+    lengths = [(0, objective.length)]
+    if options.long_from:
+        lengths = [(0, options.short_length), (options.long_from, objective.length)]
+    found = []
+    for start, length in lengths:
+        of_length = dataclasses.replace(objective, length=length)
+        cache, first = corpus.folder / "plans", options.row_schedule.first(start)
+        train: Sampler | Replayed
+        if old is not None and ratio:
+            share = Share(ratio)
+            new = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, share.new_before(first))
+            replayed = Sampler(
+                old.train, of_length, corpus.vocabulary, old_seed(recipe.seed), old.folder / "plans",
+                share.old_before(first),
+            )  # fmt: skip
+            train = Replayed(new, replayed, share, first)
+        else:
+            train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
+        valid = None
+        if corpus.valid is not None and len(corpus.valid):
+            valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
+        found.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
+    return found
+
+
+def old_seed(seed: int) -> int:
+    """The seed of replayed rows: one of its own, so that row k of the old text is not masked as row k of the new."""
+    return (seed + 2**31) % 2**32
+
+
+def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
+    """Fixed rows of old text, of the full length: of its validation part, else of the text itself, saying so."""
+    text = old.valid
+    if text is None or not len(text):
+        say(f"{old.folder}: the old text has no validation part, so its loss is measured on the text that is replayed")
+        text = old.train
+    valid = Sampler(text, recipe.objective, old.vocabulary, VALIDATION_SEED, old.folder / "plans")
+    return validation_batches(valid, recipe.train.eval_rows, micro)
+
+
+def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:
+    """The fixed validation rows, spread over the whole validation set, in batches."""
+    from blankfill.data.packing import collate
+
+    if valid is None:
+        return []
+    available = valid.rows_in_epoch(0)
+    chosen = np.unique(np.linspace(0, available - 1, min(rows, available)).astype(int)).tolist()
+    pad = valid.vocabulary["pad"]
+    return [collate([valid.row(i) for i in chosen[k : k + micro]], pad) for k in range(0, len(chosen), micro)]
+
+
+def target_baseline(corpus: Corpus, train: Sampler, validation: list[Batch]) -> float:
+    """The unigram baseline of a run, in nats per answer."""
+    from blankfill.training.baseline import unigram_baseline
+
+    some = np.unique(np.linspace(0, train.rows_in_epoch(0) - 1, BASELINE_ROWS).astype(int)).tolist()
+    answers = (example.target_ids for i in some for example in train.row(train.first + i))
+    return unigram_baseline(corpus.unigram, answers, (b.target_ids.numpy() for b in validation), corpus.vocabulary)

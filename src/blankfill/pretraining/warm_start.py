@@ -1,0 +1,298 @@
+"""Where a run begins when it does not begin from nothing: a trained model, with new words and the heads that it lacks.
+
+The architecture and the tokenizer are the model's. What a recipe says of them gives way where it is only a default, and
+is refused where it cannot be meant; how the model is trained (dropout, learning rate, objective) stays the recipe's.
+Old words keep their rows. A new word starts at the mean of the pieces that it was cut into, in every table of words and
+in the output's bias, so that the model reads and predicts it at first much as it did its pieces.
+
+`origin.json` in the run folder notes all that a resumed run must know, so that the model is needed once only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.config.recipe import Recipe, fits
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import ConfigError, UserError
+from blankfill.model.config import TransformerConfig, config_from_values, config_values
+from blankfill.model.families import FAMILIES, TWO_STACKS
+from blankfill.objectives import Mlm, Objective
+from blankfill.system.console import say
+from blankfill.system.files import path_from, path_seen_from
+from blankfill.system.reading import field, read_json, read_text
+from blankfill.system.values import fitting
+
+if TYPE_CHECKING:
+    import torch
+
+    from blankfill.checkpoint.load import Loaded
+    from blankfill.model.transformer import Transformer
+
+FILE = "origin.json"
+TYPE_TABLE = "positions.1.weight"
+GIVEN = {
+    "model": (
+        "family",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "head_size",
+        "encoder_layers",
+        "ffn_size",
+        "embedding_size",
+        "shared",
+        "norm",
+        "start",
+        "positions",
+    ),
+    "corpus": ("tokenizer", "vocab_size", "lowercase"),
+}
+"""Options that an earlier model answers."""
+
+
+@dataclass(frozen=True)
+class Continue:
+    """What is asked: begin from a model.
+
+    model: a run, a checkpoint, an imported model or a transformers folder. words: to be added to its vocabulary.
+    replay: old text, whose loss is measured along the way; replay_ratio: the share of rows that come from it. insisted:
+    dotted options of the recipe that the user gave by hand, and that may not contradict the model.
+    """
+
+    model: str | Path
+    words: Sequence[str] = ()
+    replay: str | None = None
+    replay_ratio: float = 0.0
+    insisted: Sequence[str] = ()
+
+    def check(self) -> None:
+        """ConfigError with what is wrong."""
+        if not 0 <= self.replay_ratio < 1:
+            raise ConfigError([f"--replay-ratio is {self.replay_ratio}; it must be at least 0 and below 1"])
+        if self.replay_ratio and self.replay is None:
+            raise ConfigError(["--replay-ratio needs the old text; name it with --replay"])
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run begins from. pieces: for each new word its id and the ids that it was cut into before."""
+
+    path: str
+    config: TransformerConfig
+    tokenizer: Tokenizer
+    words: Sequence[str]
+    replay: str | None
+    replay_ratio: float
+    state: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    pieces: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
+    types_like: Sequence[int] = ()
+    """See `Objective.types_like`."""
+    earlier: Tokenizer | None = None
+    """The model's tokenizer before it got new words; None when a run is resumed."""
+
+    def build(self, seed: int, device: torch.device | str) -> Transformer:
+        """The model to train: the old weights, new words at the mean of their pieces, all else drawn from the seed."""
+        import torch
+
+        from blankfill.model.transformer import build, word_tables
+
+        model = build(self.config, seed, device)
+        if self.earlier is None:
+            return model
+        tables = word_tables(self.config)
+        with torch.no_grad():
+            for name, drawn in model.state_dict().items():
+                if name not in self.state:
+                    continue
+                old = self.state[name].to(drawn.device, drawn.dtype)
+                if name in tables:
+                    drawn[: self.earlier.size] = old[: self.earlier.size]
+                    for row, pieces in self.pieces.items():
+                        drawn[row] = old[list(pieces)].mean(0)
+                elif name == TYPE_TABLE and len(drawn) > len(old):
+                    drawn.copy_(old[[min(like, len(old) - 1) for like in self.types_like]])
+                else:
+                    drawn.copy_(old)
+        return model
+
+    def write(self, out: Path, replay_corpus: Path | None) -> str:
+        """The text of `origin.json`. replay_corpus: where the prepared old text lies."""
+        noted = {
+            "from": self.path,
+            "new_words": list(self.words),
+            "replay": None if replay_corpus is None else path_from(out, replay_corpus),
+            "replay_ratio": self.replay_ratio,
+            "model": config_values(self.config),
+        }
+        return json.dumps(noted, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_origin(out: Path) -> Origin | None:
+    """The origin that a run folder notes, without weights; None for a run from nothing."""
+    path = out / FILE
+    if not path.exists():
+        return None
+    try:
+        noted = read_json(path)
+        replay = None if noted.get("replay") is None else str(path_seen_from(out, field(noted, "replay", str, path)))
+        words = fitting(field(noted, "new_words", list, path), list[str], f"{path}: `new_words`")
+        config = config_from_values(field(noted, "model", dict, path), path)
+        start, ratio = field(noted, "from", str, path), field(noted, "replay_ratio", float, path)
+    except UserError as error:
+        raise UserError(f"{error}; train again from the model, into another --out") from error
+    return Origin(start, config, Tokenizer.load(out), words, replay, ratio)
+
+
+def open_origin(asked: Continue, recipe: Recipe) -> tuple[Origin, Recipe]:
+    """Open the model that a run begins from; returns what it begins from, and the recipe with the model's sizes in it.
+
+    UserError or ConfigError when the recipe and the model do not fit.
+    """
+    from blankfill.checkpoint.load import load_model
+
+    asked.check()
+    loaded = load_model(asked.model)
+    recipe = fitted(recipe, loaded, asked)
+    tokenizer = loaded.tokenizer
+    needed = recipe.objective.roles, recipe.objective.sentinels()
+    if lacking := tokenizer.vocabulary().missing(*needed):
+        say(f"{asked.model} has no token for {', '.join(lacking)}; added at the end of its vocabulary, as drawn")
+        tokenizer = tokenizer.with_roles(*needed)
+    first = tokenizer.size
+    tokenizer = tokenizer.with_words(asked.words)
+    words = [tokenizer.token(row) for row in range(first, tokenizer.size)]
+    pieces = {first + k: loaded.tokenizer.encode(word) for k, word in enumerate(words)}
+    if asked.words:
+        known = len(set(asked.words)) - len(words)
+        say(f"{len(words)} new words" + (f"; {known} are words of the model already" if known else ""))
+    config = grown(loaded.model.config, recipe, tokenizer.size, str(asked.model))
+    found = Origin(
+        str(asked.model), config, tokenizer, words, asked.replay, asked.replay_ratio, loaded.model.state_dict(),
+        pieces, recipe.objective.types_like, loaded.tokenizer,
+    )  # fmt: skip
+    return found, recipe
+
+
+def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
+    """The recipe with the model's architecture in its model section; ConfigError when they contradict."""
+    config, where = loaded.model.config, str(asked.model)
+    problems = []
+    families = families_of(config)
+    if recipe.model.family not in families:
+        told = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
+        problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
+    objective = positioned(recipe.objective, loaded.objective)
+    endless = config.position_scheme != "learned"
+    for k, (needed, rows) in enumerate(zip(objective.position_sizes(), config.position_sizes, strict=False)):
+        if needed > rows and not endless and not (k and objective.types_like):
+            most = objective.length - (needed - rows)
+            problems.append(
+                f"objective.length is {objective.length} and {where} has {rows} positions; lower it to {most} at most"
+            )
+            break
+    values: dict[str, Any] = {
+        "family": recipe.model.family, "hidden_size": config.hidden_size, "num_layers": config.num_layers,
+        "num_heads": config.num_heads, "ffn_size": config.ffn_size,
+        "positions": 0 if endless else config.position_sizes[0],
+        "norm": "family" if FAMILIES[recipe.model.family]["norm"] == config.norm else config.norm, "start": "family",
+        "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
+        "encoder_layers": config.encoder_layers,
+    }  # fmt: skip
+    for option in asked.insisted:
+        section, _, name = option.partition(".")
+        if section == "model" and name in values:
+            wished = getattr(recipe.model, name)
+            if wished != values[name] and not (name in ("ffn_size", "head_size", "encoder_layers") and wished == 0):
+                problems.append(f"{option} is {wished} and that of {where} is {values[name]}; leave it out")
+        elif name in GIVEN.get(section, ()):
+            problems.append(f"{option} cannot be chosen: the tokenizer is that of {where}; leave it out")
+    if problems:
+        raise ConfigError(problems)
+    return dataclasses.replace(
+        recipe, objective=objective, model=dataclasses.replace(recipe.model, **values)
+    ).check()  # fmt: skip
+
+
+def families_of(config: TransformerConfig) -> list[str]:
+    """The families that a model could be of, by its norms, its embeddings, its stacks and the number of its position
+    tables."""
+    return [
+        name
+        for name, preset in FAMILIES.items()
+        if preset["norm"] == config.norm
+        and bool(preset.get("embedding_norm")) == config.embedding_norm
+        and bool(preset.get("embedding_size")) == bool(config.embedding_size)
+        and preset.get("position_scheme", "learned") == config.position_scheme
+        and (name in TWO_STACKS) == bool(config.encoder_layers)
+        and preset.get("gated", False) == config.gated
+        and fits(name, len(config.position_sizes))
+    ]
+
+
+def positioned(objective: Objective, earlier: Objective) -> Objective:
+    """The objective with positions numbered as the model has learnt them."""
+    if isinstance(objective, Mlm) and isinstance(earlier, Mlm):
+        return dataclasses.replace(objective, position_offset=earlier.position_offset)
+    return objective
+
+
+def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> TransformerConfig:
+    """The model's configuration with room for so many words, the heads for the objective, and the recipe's dropout."""
+    options, preset = recipe.model, FAMILIES[recipe.model.family]
+    rows = -(-words // options.vocab_multiple) * options.vocab_multiple
+    changes: dict[str, Any] = {
+        "vocab_size": max(config.vocab_size, rows),
+        "dropout": options.dropout,
+        "attention_dropout": options.attention_dropout,
+    }
+    if config.position_scheme != "learned":
+        changes["position_sizes"] = recipe.objective.position_sizes()
+    if recipe.objective.types_like:
+        wanted = recipe.objective.position_sizes()[1]
+        changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
+    lacking = []
+    if not config.word_head:
+        changes |= {"word_head": True, "tied": True}
+        changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
+        if changes["head_transform"]:
+            lacking.append("head that predicts words")
+    if recipe.objective.labels():
+        if not (config.pooler and config.pair_classifier):
+            lacking.append(f"{recipe.objective.labels()[0].replace('_', '-')} head")
+        changes |= {"pooler": True, "pair_classifier": True}
+    places = recipe.objective.span_places()
+    if places and not config.span_places:
+        lacking.append("span-boundary head")
+    if 0 < config.span_places < places:
+        told = f"objective.boundary is {places} and the head of {where} has {config.span_places} places"
+        raise ConfigError([f"{told}; lower it to that"])
+    changes["span_places"] = max(places, config.span_places) if places else 0
+    if lacking:
+        say(f"{where} has no {' and no '.join(lacking)}; it starts as drawn from the seed")
+    return dataclasses.replace(config, **changes)
+
+
+def words_of(given: str) -> list[str]:
+    """The words of `--add-tokens`: a file with one on each line, or a list with commas. UserError if there are none."""
+    path = Path(given)
+    if path.is_file():
+        try:
+            words = read_text(path).splitlines()
+        except UserError as error:
+            raise UserError(f"--add-tokens {given}: {error}; give a UTF-8 file with a word on each line") from error
+    elif "/" in given or path.suffix == ".txt":
+        raise UserError(
+            f"--add-tokens {given}: there is no such file; give a file with a word on each line, or words with commas"
+        )
+    else:
+        words = given.replace("，", ",").split(",")
+    words = [word.strip() for word in words if word.strip()]
+    if not words:
+        raise UserError(f"--add-tokens {given}: there are no words in it; give one on each line")
+    return words

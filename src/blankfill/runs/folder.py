@@ -1,0 +1,298 @@
+"""The folder of a run of whatever kind: one process's own while it lasts, its small files, checkpoints and report.
+
+Shared by pretraining (`blankfill.pretraining.run`) and fine-tuning (`blankfill.finetuning.run`), which put different
+things into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+from blankfill.system import files
+from blankfill.system.console import say
+from blankfill.system.reading import UnreadableError, read_json, read_path
+from blankfill.system.stopping import Stop
+
+if TYPE_CHECKING:
+    from blankfill.checkpoint.store import Checkpoint
+    from blankfill.training.machine import Machine
+    from blankfill.training.progress import Progress
+
+LOCK = ".lock"
+CORPUS = "corpus_path.txt"
+"""Where the token files lie."""
+WORK = ("checkpoints", "corpus", "replay", "tensorboard")
+"""Folders that a run fills by itself."""
+APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
+"""Files that are opened where they lie; all others are replaced."""
+
+OTHERS = {
+    "corpus.json": "a prepared corpus",
+    "model.safetensors": "a model",
+    "pytorch_model.bin": "a model",
+    "results.json": "the results of several runs",
+}
+"""What tells that a folder is no place for a new run: files of these names would be replaced, or no longer fit."""
+INFORMING = (*APPENDED[1:], "run.json", "machine.json", "report.html", "loss.png")
+"""Files that nothing is taken from again."""
+
+
+@contextmanager
+def run_folder(out: Path, resume: bool) -> Iterator[None]:
+    """A run's folder, this process's own while it lasts; one that was made for a run which is refused goes again."""
+    new = not out.exists()
+    prepare_folder(out, resume)
+    try:
+        with only_run(out), files.disk_errors(out, only=files.FULL):
+            yield
+    except UserError:
+        if new and [path.name for path in out.iterdir()] == [LOCK]:
+            files.remove(out)
+        raise
+
+
+def prepare_folder(out: Path, resume: bool) -> None:
+    """Make the run folder; UserError when it holds a run already or cannot be written."""
+    if not resume:
+        if (out / "recipe.yaml").exists() or (out / "checkpoints").exists():
+            raise UserError(f"{out} holds a run already; resume it with --resume {out}, or give another --out")
+        for name, what in OTHERS.items():
+            if (out / name).exists():
+                raise UserError(f"{out} holds {what} ({name}), which the run would damage; give another --out")
+    with files.disk_errors(out, "give another --out"):
+        files.make_folder(out)
+        for name in (*WORK, *APPENDED):
+            files.refuse_link(out / name)
+        clear_of_pipes(out)
+        files.remove_parts(out)
+        files.write_file(out / ".writable", "", "give another --out")
+        (out / ".writable").unlink()
+
+
+def clear_of_pipes(out: Path) -> None:
+    """Raise UserError when a pipe, a device or a socket stands in a run folder, to which the run would write for ever.
+
+    In the place of a file that only informs it is put aside.
+    """
+    for path in sorted(out.iterdir()):
+        before, damaged, _ = path.name.partition(".damaged")
+        if not files.is_special(path) or (damaged and before in INFORMING):  # what was put aside is left alone
+            continue
+        if path.name not in INFORMING:
+            raise UserError(f"{path} is no file, but a pipe, a device or a socket, and a run writes there; remove it")
+        keep_aside(path, UserError(f"{path} is no file, but a pipe, a device or a socket"))
+
+
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Keep a second process from training into the same folder; the lock ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with open(out / LOCK, "w", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader processes
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(f"{out}: another process is training there; wait for it or give another --out") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
+    """Write facts to a run's `run.json`, over those that a resumed run has there."""
+    path = out / "run.json"
+    before: dict[str, Any] = {}
+    if resumed:
+        try:
+            before = read_json(path)
+        except UnreadableError as error:
+            if not error.missing:
+                keep_aside(path, error)
+        except UserError as error:
+            keep_aside(path, error)
+    files.write_file(path, json.dumps({**before, **noted}, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def informing(path: Path) -> Iterator[None]:
+    """Say an error of the block and go on: what only informs (`path`) must not take days of training with it."""
+    try:
+        yield
+    except UserError as error:
+        say(str(error))
+    except Exception as error:
+        say(f"{path} could not be made ({type(error).__name__}: {error}); the run continues without it")
+
+
+def keep_aside(path: Path, error: UserError) -> None:
+    """Rename a file that only informs and cannot be read, and say so."""
+    from blankfill.runs.recorder import set_aside
+
+    try:
+        say(f"{error}; it is begun anew, and the file as it was is {set_aside(path).name}")
+    except OSError as failure:
+        say(f"{error}; it could not be put aside ({failure.strerror or failure})")
+
+
+def note_machine(out: Path, machine: Machine) -> None:
+    """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
+    from blankfill.training.machine import FILE
+
+    files.write_file(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
+
+
+def noted_machine(out: Path) -> Machine | None:
+    """What `note_machine` wrote, None when it is not there or cannot be read."""
+    from blankfill.training.machine import FILE, machine_from
+
+    try:
+        return machine_from(read_json(out / FILE))
+    except UserError:
+        return None
+
+
+def note_step(out: Path, done: Progress, stop: Stop | None = None) -> None:
+    """Note in `run.json` how far a run is, and why it ended before its last step, if it did.
+
+    The lines of metrics tell the same only every `log_every` steps.
+    """
+    note_facts(out, {"step": done.step, "tokens": done.tokens, "stopped": stop.value if stop else None}, True)
+
+
+def renew_report(out: Path) -> None:
+    """Write `report.html` as the run is now; one that cannot be written does not end the run, whatever is the cause."""
+    from blankfill.report.page import write_page
+
+    with informing(out / "report.html"):
+        write_page(out)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is such a file with nothing in it, as power cuts leave them."""
+    return path.is_file() and not path.stat().st_size
+
+
+def note_corpus(out: Path, corpus: Path) -> None:
+    """Write where the token files of a run lie, as seen from its folder, unless that is noted already."""
+    path, text = out / CORPUS, files.path_from(out, corpus) + "\n"
+    if not path.is_file() or path.read_bytes() != os.fsencode(text):
+        files.write_file(path, text)
+
+
+def corpus_of(out: Path) -> Path:
+    """The folder of a run's token files. Raises UserError when there is none there any more."""
+    from blankfill.corpus.folder import is_prepared
+
+    path = out / CORPUS
+    if is_empty(path):
+        raise UserError(f"{path} is empty; name the prepared corpus: {_with_corpus(out)}")
+    corpus = files.path_seen_from(out, read_path(path)) if path.exists() else out / "corpus"
+    if not is_prepared(corpus):
+        raise UserError(
+            f"the token files of {out} are gone from {corpus}; put them back, or say where they are now: "
+            f"{_with_corpus(out)}"
+        )
+    return corpus
+
+
+def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:
+    """The prepared corpus that is named when a run is resumed, for one that was moved. Raises UserError for any other.
+
+    Whether it is that of the run is compared as for every run that is resumed.
+    """
+    from blankfill.corpus.folder import is_prepared
+
+    if len(paths) != 1 or not is_prepared(Path(paths[0])):
+        named = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
+        raise UserError(
+            f"{out} resumes with the text that it was started on; leave out {named}, or name the one prepared corpus "
+            "of that text, if it was moved"
+        )
+    return Path(paths[0])
+
+
+def _with_corpus(out: Path) -> str:
+    return f"blankfill pretrain CORPUS --resume {out}"
+
+
+def mend_recipe(out: Path) -> None:
+    """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
+
+    Raises UserError when no checkpoint has it.
+    """
+    from blankfill.checkpoint import store
+    from blankfill.config.recipe import values_to_yaml
+
+    path = out / "recipe.yaml"
+    if path.exists() and not is_empty(path):
+        return
+    for step in sorted(store.steps_in(out / "checkpoints"), reverse=True):
+        values = store.state_of(out / "checkpoints" / f"step-{step}").get("recipe")
+        if isinstance(values, dict):
+            files.write_file(path, values_to_yaml(values))
+            say(f"{path} was missing or empty; it is written again as the checkpoint of step {step} has it")
+            return
+    if path.exists():
+        raise UserError(f"{path} is empty and no checkpoint has a copy of it; write the recipe of the run there again")
+    if not out.exists():
+        raise UserError(f"{out} does not exist; give the folder of a run that was begun")
+    raise UserError(f"{out}: not a run folder (it has no recipe.yaml); give one that `blankfill pretrain` made")
+
+
+def newest_whole(out: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over.
+
+    Raises UserError when a run had some and has none left: to begin again would put what is new in their place.
+    """
+    from blankfill.checkpoint import store
+
+    damaged: list[str] = []
+    checkpoint = store.newest(out / "checkpoints", damaged=damaged)
+    for sentence in damaged:
+        say(f"passed over: {sentence}")
+    if checkpoint is None:
+        if damaged:
+            raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
+        if os.path.lexists(out / "latest"):
+            raise UserError(
+                f"{out / 'latest'} says that this run had checkpoints, and {out / 'checkpoints'} holds none; put them "
+                "back, or train it again, into another --out"
+            )
+        say(f"{out} has no checkpoint yet; starting from the beginning")
+    return checkpoint
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to, so that a run ends after its step; a second SIGINT interrupts."""
+    caught: list[int] = []
+    own = os.getpid()
+
+    def handle(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a loader process: it gets the terminal's signals too, and the run decides
+            return
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+        say("stopping after this step; the run can be resumed")
+
+    try:
+        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller handles its own signals
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

@@ -1,0 +1,184 @@
+"""Where a run's numbers go: `metrics.jsonl`, `events.jsonl`, `samples.jsonl`, TensorBoard, and a progress bar.
+
+One JSON object a line; those of the metrics have at least step, split, loss, lr, tokens, tokens_per_s. A resumed run
+drops the lines after its checkpoint, so that no step stands twice; events stay, since they did happen.
+
+These files only inform, so nothing about them stops a run: damaged lines are passed over and counted when a run is
+resumed, and the file is kept as it was under `NAME.damaged`; what cannot be written is said once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+from blankfill.system.console import Bar, say
+from blankfill.system.files import write_file
+from blankfill.system.reading import UnreadableError, read_json_lines
+from blankfill.training.loop import Metrics
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+MOST_ASIDE = 100
+"""Damaged versions of one file that are kept; later ones replace the last."""
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines that informs; none when it does not exist or cannot be read."""
+    try:
+        return read_json_lines(path)[0]
+    except UserError:
+        return []
+
+
+def has_step(line: dict[str, Any]) -> bool:
+    """Whether a line says of which step it is."""
+    step = line.get("step")
+    return isinstance(step, int) and not isinstance(step, bool)
+
+
+def of_step(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a file that are of a step."""
+    return [line for line in read_lines(path) if has_step(line) and line["step"] == step]
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that what is in it stays; returns its new name. Raises OSError."""
+    names = [path.with_name(f"{path.name}.damaged{f'-{k}' if k > 1 else ''}") for k in range(1, MOST_ASIDE + 1)]
+    aside = next((name for name in names if not (name.exists() or name.is_symlink())), names[-1])
+    path.rename(aside)
+    return aside
+
+
+def cut_lines(path: Path, step: int) -> None:
+    """Drop the lines of a file after `step`, and those that are damaged, which stay beside it. Raises DiskError."""
+    try:
+        lines, bad = read_json_lines(path)
+        found = [line for line in lines if has_step(line)]
+        bad += len(lines) - len(found)
+        told = f"{bad} damaged lines" if bad > 1 else "a damaged line"
+    except UnreadableError as error:  # no regular file
+        found, bad, told = [], 1, str(error)
+    kept = [line for line in found if line["step"] <= step]
+    if bad:
+        try:
+            aside = set_aside(path)
+        except OSError as error:
+            say(f"{path}: {told}; it could not be put aside ({error.strerror or error})")
+            return
+        say(f"{path}: {told}, passed over; the file as it was is {aside.name}")
+    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+class RunRecorder:
+    """Writes metrics under a run folder and moves a progress bar.
+
+    step: the step from which the run continues; later lines of an earlier try are dropped.
+    """
+
+    def __init__(self, folder: Path, bar: Bar, step: int = 0) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.bar = bar
+        self.step = step
+        self.samples = folder / "samples.jsonl"
+        self.events = folder / "events.jsonl"
+        self.board = self._board(folder / "tensorboard")
+        self._failed: set[Path] = set()
+        if step == 0:
+            for path in (self.events, self.samples):
+                self._try(path, path.unlink, missing_ok=True)
+        self._cut(step)
+
+    def _board(self, folder: Path) -> SummaryWriter | None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        try:
+            return SummaryWriter(str(folder), purge_step=self.step)
+        except OSError as error:
+            say(f"{folder}: nothing is recorded for TensorBoard ({error.strerror or error})")
+            return None
+
+    def _try(self, path: Path, action: Callable[..., object], *args: Any, **options: Any) -> None:
+        """Do something to a file that informs; a failure is said once for each file, and the run continues."""
+        try:
+            action(*args, **options)
+        except (OSError, UserError) as error:
+            if path not in self._failed:
+                told = error.strerror or error if isinstance(error, OSError) else error
+                say(f"{path}: cannot be written ({told}); the run continues without it")
+            self._failed.add(path)
+
+    def _append(self, path: Path, lines: Sequence[dict[str, Any]]) -> None:
+        def write() -> None:
+            if path not in self._failed:
+                with open(path, "a", encoding="utf-8", newline="\n") as file:
+                    file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+        self._try(path, write)
+
+    def _cut(self, step: int) -> None:
+        self._try(self.path, cut_lines, self.path, step or -1)  # step 0 is validated again
+        self._try(self.samples, cut_lines, self.samples, step)
+        self._try(self.events, cut_lines, self.events, sys.maxsize)
+
+    def rewind(self, step: int) -> None:
+        """Go back to a step: what was recorded after it is dropped."""
+        self._cut(step)
+        self.bar.advance(step - self.step)
+        self.step = step
+
+    def __enter__(self) -> RunRecorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def record(self, metrics: Metrics) -> None:
+        """Take one line of metrics."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        self._append(self.path, [plain])
+        split, step = str(metrics["split"]), int(metrics["step"])
+        for name, value in metrics.items():
+            if self.board is not None and name not in ("step", "split") and not isinstance(value, str):
+                self.board.add_scalar(f"{name}/{split}", value, step)
+        if split == "valid":
+            self.bar.set(valid_loss=float(metrics["loss"]))
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Take note of something that a user should know of, and say it."""
+        say(text)
+        line = {"step": step, "kind": kind, "text": text, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        self._append(self.events, [line])
+        if self.board is not None:
+            self.board.add_text(f"event/{kind}", text, step)
+
+    def sample(self, step: int, lines: list[dict[str, Any]]) -> None:
+        """Take the samples of a step: fills and continuations, as `generate.samples` makes them."""
+        self._append(self.samples, lines)
+        shown = [
+            f"{line['text']} → {', '.join(line['fills'])}" if "text" in line else line["prompt"] + line["continuation"]
+            for line in lines
+        ]
+        if shown and self.board is not None:
+            self.board.add_text("samples", "\n\n".join(shown), step)
+
+    def advance(self, step: int, fields: Metrics) -> None:
+        """Take note that `step` steps are done."""
+        self.bar.advance(
+            step - self.step, loss=float(fields["loss"]), tokens_per_s=round(float(fields["tokens_per_s"]))
+        )
+        self.step = step

@@ -1,0 +1,126 @@
+"""Tasks put as sentences with a blank: texts with labels, and items that have their own choices.
+
+What is predicted, measured and shown is what the adapters of heads do; only how items are read, and how scores are
+added up, is the cloze's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blankfill.errors import ConfigError
+from blankfill.model.transformer import Transformer
+from blankfill.objectives import Glm, Gpt
+from blankfill.tasks.adapter import Coded, Decided, OwnWords, Scores
+from blankfill.tasks.cloze.items import PLACE, Asked, ClozeReader
+from blankfill.tasks.cloze.model import ClozeModel
+from blankfill.tasks.cloze.pattern import Pattern, Piece, item_fields, numbered, pattern_text, read_patterns
+from blankfill.tasks.heads.texts import Choose, Classify, chosen, classified
+from blankfill.tasks.items import ChoiceItem, Item, TextItem
+
+MOST_CHOICES = 10
+"""Choices of an item that is learnt from, the right one among them, as PET draws for ReCoRD."""
+
+
+class Cloze(OwnWords):
+    """What both kinds share: a pattern, its reader, and a model that answers with its own words."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        labels = None if self.task.kind == "choice" else self.labels
+        text, origin = pattern_text(self.options.patterns, self.task.name)
+        self.pattern: Pattern = numbered(read_patterns(text, origin, labels), self.options.pattern, origin)
+        vocabulary = self.frames.vocabulary
+        self.reader = ClozeReader(self.tokenizer, self.frames, vocabulary, False)
+        self.reader.single = self.single = labels is not None and self._one_token()
+
+    def patterns(self) -> str:
+        """The patterns and their words."""
+        return pattern_text(self.options.patterns, self.task.name)[0]
+
+    @property
+    def hinge(self) -> bool:
+        """Whether words stand in several masks: see `cloze_model`."""
+        return not self.single and not isinstance(self.frames.objective, Glm | Gpt)
+
+    def model(self, encoder: Transformer) -> ClozeModel:
+        """The model that is trained."""
+        return ClozeModel(encoder, self.single, self.hinge, self.options.mlm_weight)
+
+    def _one_token(self) -> bool:
+        """Whether every word is one token; ConfigError for words that are the same to the tokenizer."""
+        names = {part.name for part in self.pattern.parts if not isinstance(part, str)}
+        space = next(p.text for p in self.pattern.pieces(dict.fromkeys(names, "a")) if p.kind == "mask")
+        words = {
+            (label, word): self.reader.word(space + word) for label, ws in self.pattern.words.items() for word in ws
+        }
+        owners: dict[tuple[int, ...], str] = {}
+        for (label, word), ids in words.items():
+            if (owner := owners.setdefault(tuple(ids.tolist()), label)) != label:
+                raise ConfigError(
+                    [f"{self.pattern.name}: {word}, the word of {label}, is to the tokenizer one of {owner} too"]
+                )
+        return all(len(ids) == 1 for ids in words.values())
+
+    def read(self, asked: Sequence[Asked], items: Sequence[Item], learn: bool) -> Coded:
+        """Items as the model reads them, to learn from them or to answer."""
+        in_turn = self.hinge and not learn and self.options.several_masks == "surest-first"
+        encoded = self.reader.read(asked, in_turn)
+        self.cut = self.reader.cut
+        return Coded(items, encoded)
+
+    def added(self, coded: Coded, scores: Sequence[Scores]) -> list[Scores]:
+        """The score of each label of each item."""
+        return [
+            np.bincount(encoded.answers[:, PLACE], one[:, 0]).astype(np.float32)
+            for encoded, one in zip(coded.encoded, scores, strict=True)
+        ]
+
+
+class ClozeTexts(Cloze, Classify):
+    """Texts with labels: a label is a word, or several."""
+
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """Each item as its pattern says."""
+        words = [self.pattern.words[label] for label in self.labels]
+        asked = [Asked(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
+        return self.read(asked, items, learn)
+
+    def _pieces(self, item: TextItem) -> list[Piece]:
+        return self.pattern.pieces(item_fields(item))
+
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+        """The label with the highest score, and the probabilities of all."""
+        return [classified(one, self.labels) for one in self.added(coded, scores)]
+
+
+class ClozeChoices(Cloze, Choose):
+    """Items with choices of their own, each written into the blank."""
+
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """Each item as its pattern says. learn: at most `MOST_CHOICES`, and of several right ones the first alone."""
+        rng = np.random.Generator(np.random.Philox(self.options.seed))
+        asked = []
+        for item in items:
+            assert isinstance(item, ChoiceItem)
+            fields = item_fields(item)
+            names = item.names or item.choices
+            places = self._learnt(item, rng) if learn else range(len(item.choices))
+            words = [[self.pattern.filler({**fields, "choice": item.choices[k], "name": names[k]})] for k in places]
+            right = None if item.label is None else list(places).index(item.label)
+            asked.append(Asked(self.pattern.pieces(fields), words, right))
+        return self.read(asked, items, learn)
+
+    def _learnt(self, item: ChoiceItem, rng: np.random.Generator) -> list[int]:
+        label = item.label or 0
+        others = [k for k in range(len(item.choices)) if k != label and k not in item.right]
+        if len(others) >= MOST_CHOICES:
+            others = sorted(rng.choice(others, MOST_CHOICES - 1, replace=False).tolist())
+        return sorted([label, *others])
+
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+        """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
+        return [chosen(item, one) for item, one in zip(coded.items, self.added(coded, scores), strict=True)]

@@ -1,0 +1,228 @@
+"""A filled-in pattern as the model reads it, and which scores of which words make the score of a label.
+
+Three ways, by family and verbalizers:
+
+* at one column, where every label's words are one token each: BERT and RoBERTa at the mask, GLM at the [S] behind the
+  text, GPT at the last token before the blank. Raw scores of the words are compared (PET).
+* in masks: BERT and RoBERTa learn with as many masks as the longest word has tokens, a word being scored at the first
+  of them in one pass. When they answer, each word has a row and masks of its own, which are filled one after the other,
+  the surest first (PET with several masks, Schick and Schütze, arXiv 2009.07118, section 3.1; `cloze_model`).
+* written: GLM writes each word and its end token into the blank, GPT continues the text with it; each is an Example of
+  its own, given whole (teacher forcing), scored by the log-probability of all its tokens (Du et al., arXiv 2103.10360,
+  section 2.3).
+
+GPT sees nothing to the right of the blank, which is left out for it. GLM and GPT know of no segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.objectives import Glm, Gpt
+from blankfill.tasks.batching import Encoded
+from blankfill.tasks.cloze.pattern import Piece
+from blankfill.tasks.input_format import Frames
+from blankfill.types import AttentionRule, Example, Int32, Vocabulary
+
+PLACE, TOKEN, WORDS, RIGHT, IN_TURN = range(5)
+"""The columns of an answer: which label of the item a score is for, of which token, how many words the label has,
+whether the label is the right one, whether the tokens of its Example are filled in one after the other."""
+NOTHING = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about an item: the pattern with its texts, the words of each label, the place of the right one."""
+
+    pieces: Sequence[Piece]
+    words: Sequence[Sequence[str]]
+    right: int | float | tuple[int, ...] | None
+
+
+class Tokens:
+    """The ids of pieces of text, none of them special; each text is encoded once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, Int32] = {}
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Encode those that are new, all at once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        ids, lengths = self._tokenizer.encode_plain(new)
+        self._known.update(zip(new, np.split(ids, np.cumsum(lengths)[:-1]) if new else [], strict=True))
+
+    def __getitem__(self, text: str) -> Int32:
+        """The ids of a text, int32[N]."""
+        if text not in self._known:
+            self.learn([text])
+        return self._known[text]
+
+
+class ClozeReader:
+    """Makes what is asked about items into what a model reads. single: words are one token, scored at one column."""
+
+    def __init__(self, tokenizer: Tokenizer, frames: Frames, vocabulary: Vocabulary, single: bool) -> None:
+        self.tokens, self.frames, self.roles, self.single = Tokens(tokenizer), frames, vocabulary.roles, single
+        self.writes = isinstance(frames.objective, Glm | Gpt)
+        self.cut = 0
+        """Items that lost some of their text."""
+
+    def read(self, asked: Sequence[Asked], in_turn: bool = False) -> list[Encoded]:
+        """The items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
+
+        Raises UserError for a word without tokens, or a pattern without room.
+        """
+        if self.writes:
+            asked = [replace(one, pieces=unbroken(one.pieces)) for one in asked]
+        self.tokens.learn(piece.text for one in asked for piece in one.pieces if piece.text.strip())
+        self.tokens.learn(_space(one.pieces) + word for one in asked for words in one.words for word in words)
+        found = []
+        for one in asked:
+            before = self.cut
+            found.append(self._read(one, in_turn))
+            self.cut = min(self.cut, before + 1)  # a text is cut once for every word that is written
+        return found
+
+    def word(self, text: str, known: bool = True) -> Int32:
+        """A word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known` word."""
+        ids = self.tokens[text]
+        if not len(ids) or (known and self.roles.get("unk", -1) in ids):
+            raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
+        return ids
+
+    def _read(self, one: Asked, in_turn: bool) -> Encoded:
+        space = _space(one.pieces)
+        words = [[self.word(space + word, known=False) for word in ones] for ones in one.words]
+        longest = max(len(word) for ones in words for word in ones)
+        if not self.writes:
+            return self._in_turn(one, words) if in_turn else self._masked(one, words, longest)
+        found: list[tuple[Example, Int32, np.ndarray]] = []
+        if self.single:
+            answers = [_answer(place, ones, word[0], one) for place, ones in enumerate(words) for word in ones]
+            example, column = self._written(one, NOTHING, 0)
+            return Encoded((example,), (np.full(len(answers), column, np.int32),), np.stack(answers), candidates=True)
+        for place, ones in enumerate(words):
+            for word in ones:
+                example, column = self._written(one, word, longest)
+                target = np.append(word, self.roles["eop"]) if isinstance(self.frames.objective, Glm) else word
+                columns = np.arange(column, column + len(target), dtype=np.int32)
+                found.append((example, columns, np.stack([_answer(place, ones, token, one) for token in target])))
+        examples, columns_of, answers_of = zip(*found, strict=True)
+        return Encoded(examples, columns_of, np.concatenate(answers_of), candidates=True)
+
+    def _masked(self, one: Asked, words: Sequence[Sequence[Int32]], masks: int) -> Encoded:
+        """BERT and RoBERTa: so many masks in the blank, every word at the first of them."""
+        example, column = self._with_masks(one, masks)
+        columns, answers = [], []
+        for label, ones in enumerate(words):
+            for word in ones:
+                columns.append(np.arange(column, column + len(word), dtype=np.int32))
+                answers += [_answer(label, ones, token, one) for token in word]
+        return Encoded((example,), (np.concatenate(columns),), np.stack(answers), candidates=True)
+
+    def _in_turn(self, one: Asked, words: Sequence[Sequence[Int32]]) -> Encoded:
+        """BERT and RoBERTa: a row for each word, with as many masks as it has tokens."""
+        examples, columns, answers = [], [], []
+        for label, ones in enumerate(words):
+            for word in ones:
+                example, column = self._with_masks(one, len(word))
+                examples.append(example)
+                columns.append(np.arange(column, column + len(word), dtype=np.int32))
+                answers += [_answer(label, ones, token, one, in_turn=True) for token in word]
+        return Encoded(tuple(examples), tuple(columns), np.stack(answers), candidates=True)
+
+    def _with_masks(self, one: Asked, masks: int) -> tuple[Example, int]:
+        """The text with so many masks in the blank, and the column of the first of them."""
+        pair = any(piece.kind == "break" for piece in one.pieces)
+        blank = np.full(masks, self.roles["mask"], np.int32)
+        first, second, place = self._texts(one.pieces, blank, self.frames.room(pair))
+        framed = self.frames.framed(first, second if pair else None)
+        inside = place - len(first)
+        return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
+
+    def _written(self, one: Asked, word: Int32, longest: int) -> tuple[Example, int]:
+        """GLM and GPT: the text and a word, and the column at which the first token of the word is asked."""
+        if isinstance(self.frames.objective, Gpt):
+            before = list(one.pieces)
+            before = before[: [piece.kind for piece in before].index("mask")]
+            ids, _, _ = self._texts(before, NOTHING, self.frames.length - max(longest, 1))
+            if not len(ids):
+                raise UserError(
+                    "a model that reads from left to right needs text before the blank; give another pattern"
+                )
+            row = np.concatenate([ids, word[:-1]])
+            positions = np.arange(len(row), dtype=np.int32)[None]
+            return Example(row, positions, AttentionRule.causal(len(row)), NOTHING, NOTHING), len(ids) - 1
+        blank = np.array([self.roles["mask"]], np.int32)
+        ids, _, place = self._texts(one.pieces, blank, self.frames.room(False))
+        framed = self.frames.framed(ids)
+        return self._behind(framed.example, framed.first[0] + place, word), len(framed.example)
+
+    def _behind(self, text: Example, mask: int, word: Int32) -> Example:
+        """GLM's Part B: [S] and the word behind the text, at the place of the mask."""
+        size = len(text) + 1 + len(word)
+        ids = np.concatenate([text.input_ids, [self.roles["sop"]], word]).astype(np.int32)
+        positions = np.zeros((2, size), np.int32)
+        positions[:, : len(text)] = text.positions
+        positions[0, len(text) :] = mask
+        positions[1, len(text) :] = np.arange(1, len(word) + 2)
+        return Example(ids, positions, AttentionRule.prefix(len(text), size), NOTHING, NOTHING)
+
+    def _texts(self, pieces: Sequence[Piece], blank: Int32, room: int) -> tuple[Int32, Int32, int]:
+        """(the tokens before the break, those behind it, where the blank begins in both together), cut to the room."""
+        ids = [blank if piece.kind == "mask" else self.tokens[piece.text] for piece in pieces if piece.kind != "break"]
+        kinds = [piece.kind for piece in pieces if piece.kind != "break"]
+        fixed = sum(len(one) for one, kind in zip(ids, kinds, strict=True) if kind != "field")
+        lengths = [len(one) for one, kind in zip(ids, kinds, strict=True) if kind == "field"]
+        if fixed > room:
+            raise UserError(
+                f"a pattern and its words take {fixed} tokens where {room} fit; give a shorter pattern or a larger "
+                "--max-length"
+            )
+        most = longest_kept(lengths, room - fixed)
+        self.cut += most < max(lengths, default=0)
+        kept = [one[:most] if kind == "field" else one for one, kind in zip(ids, kinds, strict=True)]
+        parted = [piece.kind for piece in pieces].index("break") if len(kinds) < len(pieces) else len(kinds)
+        place = sum(map(len, kept[: kinds.index("mask")])) if "mask" in kinds else 0
+        return _joined(kept[:parted]), _joined(kept[parted:]), place
+
+
+def unbroken(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces as one segment, a space in place of the break."""
+    place = next((k for k, piece in enumerate(pieces) if piece.kind == "break"), None)
+    if place is None or place + 1 == len(pieces):
+        return [piece for piece in pieces if piece.kind != "break"]
+    behind = pieces[place + 1]
+    return [*pieces[:place], replace(behind, text=f" {behind.text}"), *pieces[place + 2 :]]
+
+
+def longest_kept(lengths: Sequence[int], room: int) -> int:
+    """To how many tokens each text is cut so that all fit: the longest lose tokens first."""
+    if sum(lengths) <= room:
+        return max(lengths, default=0)
+    left, texts = room, sorted(lengths)
+    for k, length in enumerate(texts):
+        share = left // (len(texts) - k)
+        if length > share:
+            return share
+        left -= length
+    raise AssertionError("texts that do not fit have one that is longer than its share")
+
+
+def _joined(parts: Sequence[Int32]) -> Int32:
+    return np.concatenate([NOTHING, *parts]).astype(np.int32)
+
+
+def _space(pieces: Sequence[Piece]) -> str:
+    """The space before the blank."""
+    return next(piece.text for piece in pieces if piece.kind == "mask")
+
+
+def _answer(place: int, words: Sequence[Int32], token: int, one: Asked, in_turn: bool = False) -> np.ndarray:
+    return np.array([place, token, len(words), place == one.right, in_turn], np.int64)

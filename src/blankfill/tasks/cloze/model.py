@@ -1,0 +1,119 @@
+"""A model that answers with its own words: no new weights, the scores of given tokens at given columns.
+
+`Encoded.answers` of the cloze says which token is asked at each column, and for which label (`cloze`). The score of a
+label is the sum over its tokens, the mean over its words. Then cross-entropy over an item's labels; where words stand
+in several masks PET's hinge, which asks that the right label be better than each other one by a margin of 1. Several
+masks are learnt in one pass and filled one after the other to answer, which the answers say (`IN_TURN`).
+
+Shapes: N columns of a batch, D width, V vocabulary, K asked tokens, U different asked columns, G items, C labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blankfill.model.transformer import Transformer
+from blankfill.tasks.batching import ANSWER, ITEM
+from blankfill.tasks.heads.models import ScoreModel
+from blankfill.training.loss import LossSums, word_loss
+from blankfill.types import Batch
+
+MARGIN = 1.0
+TEXT = "text"
+"""The name under which a batch asks for the masked tokens of texts."""
+
+
+class ClozeModel(ScoreModel):
+    """An encoder that answers through its own word head.
+
+    raw: labels are told apart by the raw scores of single tokens (otherwise by log-probabilities). hinge: PET's loss
+    for several masks. text_weight: what the masked tokens of texts count beside the labels.
+    """
+
+    def __init__(self, encoder: Transformer, raw: bool, hinge: bool, text_weight: float = 0.0) -> None:
+        super().__init__(encoder)
+        self.raw, self.hinge, self.text_weight = raw, hinge, text_weight
+
+    def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What each asked token adds to the score of its label, fp32 [K, 1]."""
+        answer = batch.labels[ANSWER][1]
+        score_K = self._in_turn(batch, dtype) if answer[:, 5].any() else self._at_once(batch, dtype)
+        return (score_K / answer[:, 3])[:, None]
+
+    def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """The score of each asked token, [K], all in one pass."""
+        hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
+        index_K, answer = batch.labels[ANSWER]
+        token_K = answer[:, 2]
+        column_U, where_K = index_K.unique(return_inverse=True)
+        head, table_VD = self.encoder.head, self.encoder.output_table
+        transformed_UD = head.transform(hidden_ND[column_U])
+        if self.raw:
+            score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
+            return score_K if head.bias is None else score_K + head.bias[token_K]
+        logs_UV = F.linear(transformed_UD, table_VD, head.bias).float().log_softmax(1)
+        return logs_UV[where_K, token_K]
+
+    @torch.no_grad()
+    def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """The log-probability of each asked token, [K], when those of an Example are filled in one after the other: the
+        likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118, section 3.1)."""
+        index_K, answer = batch.labels[ANSWER]
+        token_K, place_K = answer[:, 2], torch.arange(len(index_K), device=index_K.device)
+        segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
+        _, word_K, size_W = segment.unique(return_inverse=True, return_counts=True)
+        filled = batch.input_ids.clone()
+        score_K = torch.full((len(index_K),), float("nan"), device=index_K.device)
+        open_K = torch.ones_like(index_K, dtype=torch.bool)
+        for _ in range(int(size_W.max())):
+            logs_K = self._at_once(dataclasses.replace(batch, input_ids=filled), dtype)
+            logs_K = logs_K.masked_fill(~open_K, float("-inf"))
+            best_W = logs_K.new_full(size_W.shape, float("-inf")).scatter_reduce(0, word_K, logs_K, "amax")
+            among_K = torch.where(open_K & (logs_K == best_W[word_K]), place_K, len(place_K))
+            first_W = place_K.new_full(size_W.shape, len(place_K)).scatter_reduce(0, word_K, among_K, "amin")
+            now = first_W[first_W < len(place_K)]
+            score_K[now] = logs_K[now]
+            filled.view(-1)[index_K[now]] = token_K[now]
+            open_K[now] = False
+        return score_K
+
+    def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
+        """The loss of the labels, summed over items."""
+        score_GC, present_GC, right_G = by_label(scores[:, 0], answer)
+        score_GC = score_GC.masked_fill(~present_GC, float("-inf"))
+        loss = hinge_loss(score_GC, right_G) if self.hinge else F.cross_entropy(score_GC, right_G, reduction="sum")
+        return LossSums(scores.new_zeros(()), {ITEM: loss})
+
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch of items, or of one of masked texts."""
+        if TEXT not in batch.labels:
+            return super().batch_losses(batch, dtype)
+        index_M, target_M = batch.labels[TEXT]
+        hidden_MD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_M]
+        head = self.encoder.head
+        loss = word_loss(head.transform(hidden_MD), self.encoder.output_table, head.bias, target_M)
+        return LossSums(loss.new_zeros(()), {TEXT: self.text_weight * loss})
+
+
+def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where none is told)."""
+    _, item_K = answer[:, 0].unique_consecutive(return_inverse=True)
+    place_K, right_K = answer[:, 1], answer[:, 4].bool()
+    items, labels = int(item_K.max()) + 1, int(place_K.max()) + 1
+    score_GC = score_K.new_zeros(items, labels).index_put((item_K, place_K), score_K, accumulate=True)
+    present_GC = torch.zeros(items, labels, dtype=torch.bool, device=score_K.device)
+    present_GC[item_K, place_K] = True
+    right_G = torch.zeros(items, dtype=torch.int64, device=score_K.device)
+    right_G[item_K[right_K]] = place_K[right_K]
+    return score_GC, present_GC, right_G
+
+
+def hinge_loss(score_GC: Tensor, right_G: Tensor) -> Tensor:
+    """Σ over wrong labels of max(0, 1 − right + wrong), summed over items (arXiv 2009.07118, equation 4)."""
+    right_G1 = score_GC.gather(1, right_G[:, None])
+    margin_GC = (MARGIN - right_G1 + score_GC).clamp(min=0)
+    return margin_GC.scatter(1, right_G[:, None], 0.0).sum()

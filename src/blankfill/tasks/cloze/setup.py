@@ -1,0 +1,65 @@
+"""What a cloze run is set up with: a model that can fill blanks, and texts to mask beside its items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from blankfill.checkpoint.load import Loaded
+from blankfill.errors import ConfigError, UserError
+from blankfill.objectives import Glm, Gpt, Xlnet
+from blankfill.system.console import say
+from blankfill.tasks.adapter import Adapter
+from blankfill.tasks.batching import Batches, Encoded
+from blankfill.tasks.cloze.texts import WithTexts
+from blankfill.tasks.items import Item
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.task import Task
+
+
+def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
+    """UserError for a model that cannot fill a blank, ConfigError for masked texts with one that knows no masks."""
+    if not loaded.model.config.word_head:
+        raise UserError(
+            f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
+            "its masked-language-model head, or leave out --method cloze"
+        )
+    if isinstance(loaded.objective, Xlnet):
+        raise UserError(
+            f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective xlnet has "
+            "none of; leave out --method cloze"
+        )
+    if loaded.objective.two_sided:
+        raise UserError(
+            f"{loaded.path}: a cloze reads scores where the blank stands, and a model of the objective "
+            f"{loaded.objective.name} writes its answers; use --method text in place of --method cloze"
+        )
+    needed = ("mask", "sop", "eop") if isinstance(loaded.objective, Glm) else ("mask",)
+    missing = () if isinstance(loaded.objective, Gpt) else loaded.vocabulary.missing(needed)
+    if missing:
+        raise UserError(
+            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot fill "
+            "blanks; use the tokenizer that it was trained with"
+        )
+    if options.mlm_weight and isinstance(loaded.objective, Glm | Gpt):
+        raise ConfigError(
+            [f"--mlm-weight is for models that were trained with masks; {loaded.path} is a {loaded.objective.name}"]
+        )
+
+
+def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...]) -> list[Item]:
+    """The texts of `--unlabelled`, none without it; UserError when they cannot be read."""
+    if not options.unlabelled:
+        return []
+    more = task.read(Path(options.unlabelled), "train", labels)
+    for problem in more.problems:
+        say(problem)
+    return list(more.items)
+
+
+def with_texts(
+    batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[Encoded], more: Sequence[Item]
+) -> Batches:
+    """The batches of a run with masked texts beside them: its own, and more of them."""
+    texts = [one.examples[0] for one in (*encoded, *adapter.encode(more, learn=True).encoded)]
+    return WithTexts(batches, texts, loaded.vocabulary)

@@ -1,0 +1,61 @@
+"""Masked copies of texts, learnt beside the labels so that the model does not forget how to fill blanks (PET).
+
+Each step has as many texts as items, in an order of their own; 15% of their ordinary tokens are asked, masked as BERT
+masks. What is masked is a function of (seed, step, place in the step).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from blankfill.objectives.base import replacements
+from blankfill.tasks.batching import ANSWER, Batches, Encoded, Epochs, pack
+from blankfill.tasks.cloze.model import TEXT
+from blankfill.types import Batch, Example, Vocabulary
+
+MASKED = 0.15
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
+
+
+class WithTexts(Batches):
+    """The batches of items, and behind those of each step one of masked texts."""
+
+    def __init__(self, items: Batches, texts: Sequence[Example], vocabulary: Vocabulary) -> None:
+        super().__init__(items.items, items.epochs, items.pad, items.micro)
+        self.texts, self.vocabulary = texts, vocabulary
+        self.order = Epochs(len(texts), min(items.epochs.size, len(texts)), items.epochs.seed)
+
+    def steps(self, first: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
+        """Steps `first` … `stop` − 1 with their batches."""
+        for step, batches in super().steps(first, stop):
+            yield step, [*batches, self._masked(step)[0]]
+
+    def rows(self, step: int) -> list[int]:
+        """For each row of a step's batches, the number of its first item; texts are numbered behind the items."""
+        return [*super().rows(step), *self._masked(step)[1]]
+
+    def _masked(self, step: int) -> tuple[Batch, list[int]]:
+        chosen = self.order.items(step)
+        copies = [masked(self.texts[k], self.vocabulary, self._rng(step, place)) for place, k in enumerate(chosen)]
+        packed = pack(copies, self.pad)
+        batch = dataclasses.replace(packed.batch, labels={TEXT: packed.batch.labels[ANSWER]})
+        return batch, [len(self.items) + int(chosen[k]) for k in packed.rows]
+
+    def _rng(self, step: int, place: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.epochs.seed, step * self.order.size + place]))
+
+
+def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> Encoded:
+    """A copy of a text in which some tokens are asked."""
+    ids = text.input_ids
+    ordinary = np.flatnonzero(~np.isin(ids, list(vocabulary.special)))
+    count = min(len(ordinary), max(1, round(MASKED * len(ordinary))))
+    index = rng.choice(ordinary, count, replace=False)
+    choice = replacements(ids, index, vocabulary, rng, MASK_SHARE, RANDOM_SHARE, ordinary=True)
+    copy = ids.copy()
+    copy[choice.index] = choice.inputs
+    answers = ids[choice.index].astype(np.int64)
+    return Encoded((dataclasses.replace(text, input_ids=copy),), (choice.index,), answers)

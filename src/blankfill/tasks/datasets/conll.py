@@ -1,0 +1,147 @@
+"""Tagged words in CoNLL's form: a word and its tag on each line, an empty line after each sentence.
+
+Columns are parted by tabs or spaces; the first is the word, the last the tag. `-DOCSTART-` begins a document. Tags of
+every scheme are read (`entities`) and given as BIO. Weibo's words are a character and the digit of its place in a
+word; the digit is taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from blankfill.errors import UserError
+from blankfill.tasks.datasets.files import text_lines
+from blankfill.tasks.items import Split, TaggedItem, listed
+from blankfill.tasks.metrics.entities import bio, parts
+from blankfill.tasks.task import Task
+
+_PLACE = re.compile(r"(?<=.)\d$", re.DOTALL)
+
+
+def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -> Split:
+    """A split from a CoNLL file; one of words alone has no tags.
+
+    labels: the BIO tags known from training; a type that is not among them is refused. digits: words end with a digit
+    that does not belong to them. Raises UserError for a line that has no tag where others have, and for what is no tag.
+    """
+    items: list[TaggedItem] = []
+    document, parted = 0, False
+    for sentence in _sentences(path):
+        if sentence is None:
+            # WikiGold's first document has no such line before it.
+            document += bool(items)
+            parted = True
+            continue
+        words = [word for word, _, _ in sentence]
+        if digits:
+            words = [_PLACE.sub("", word) for word in words]
+        tags = _tags(path, sentence)
+        items.append(TaggedItem(str(len(items)), tuple(words), tags, document))
+    if not parted:
+        items = [replace(item, document=None) for item in items]
+    if not items:
+        raise UserError(f"{path} has no sentences: copy or download it again.")
+    tagged = sum(item.tags is not None for item in items)
+    if 0 < tagged < len(items):
+        raise UserError(f"{path}: only {tagged} of {len(items)} sentences have tags: give all a tag on each line.")
+    found = tag_names(items)
+    unknown = [name for name in found if labels and name not in labels]
+    if unknown:
+        raise UserError(f"{path} has the tags {listed(unknown)}, which the training data do not have: mend the tags.")
+    return Split(items, labels or found)
+
+
+def _sentences(path: Path) -> Iterator[list[tuple[str, str, int]] | None]:
+    """Each sentence as (word, tag or "", line number); None where a document begins."""
+    sentence: list[tuple[str, str, int]] = []
+    for number, line in enumerate(text_lines(path), 1):
+        cells = line.split("\t") if "\t" in line else line.split(" ")
+        cells = [cell for cell in cells if cell]
+        if cells and cells[0] == "-DOCSTART-":
+            if sentence:
+                yield sentence
+            sentence = []
+            yield None
+        elif line.strip():
+            sentence.append((cells[0], cells[-1].strip() if len(cells) > 1 else "", number))
+        elif sentence:
+            yield sentence
+            sentence = []
+    if sentence:
+        yield sentence
+
+
+def _tags(path: Path, sentence: list[tuple[str, str, int]]) -> tuple[str, ...] | None:
+    if not any(tag for _, tag, _ in sentence):
+        return None
+    for word, tag, line in sentence:
+        if not tag:
+            raise UserError(f"{path}, line {line} has no tag for {word!r}: write one behind a tab or a space.")
+        try:
+            parts(tag)
+        except UserError as error:
+            raise UserError(f"{path}, line {line}: {error}") from error
+    return bio([tag for _, tag, _ in sentence])
+
+
+def tag_names(items: list[TaggedItem]) -> tuple[str, ...]:
+    """O, then B- and I- of every type that the items have, by name: the labels of a tagger for them."""
+    kinds = sorted({parts(tag)[1] for item in items for tag in item.tags or ()} - {""})
+    return ("O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI"))
+
+
+def predicted_lines(path: Path, tags: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a CoNLL file with predicted tags, one tuple for each of its sentences: in the place of its last
+    column, or as a second one where it has words alone. Everything else stays as it is."""
+    tagged = any(tag for sentence in _sentences(path) for _, tag, _ in sentence or ())
+    words = (tag for sentence in tags for tag in sentence)
+    for line in text_lines(path):
+        if not line.strip() or line.split()[0] == "-DOCSTART-":
+            yield line
+        elif tagged:
+            before, mark, _ = line.rstrip().rpartition("\t" if "\t" in line else " ")
+            yield f"{before}{mark}{next(words)}"
+        else:
+            yield f"{line.rstrip()}\t{next(words)}"
+
+
+_METRICS = ("precision", "recall", "f1")
+
+
+def _labels(*kinds: str) -> tuple[str, ...]:
+    return ("O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI"))
+
+
+_NAMES = {
+    "train": ("train.txt", "train.conll", "eng.train", "*train*.conll", "*.train"),
+    "dev": ("dev.txt", "valid.txt", "dev.conll", "eng.testa", "*dev*.conll", "*.dev"),
+    "test": ("test.txt", "test.conll", "eng.testb", "*test*.conll", "*.test"),
+}
+
+TAGGED = (
+    Task("conll", "tag", _NAMES, read_conll, _METRICS, "f1"),
+    Task(
+        "wnut17", "tag",
+        {
+            "train": ("wnut17train.conll",), "dev": ("emerging.dev.conll",),
+            "test": ("emerging.test.annotated", "emerging.test.conll"),
+        },
+        read_conll, _METRICS, "f1", folders=("wnut17",),
+        labels=_labels("corporation", "creative-work", "group", "location", "person", "product"),
+    ),
+    Task(
+        "wikigold", "tag", {"train": ("wikigold.conll.txt",)}, read_conll, _METRICS, "f1", folders=("wikigold",),
+        labels=_labels("LOC", "MISC", "ORG", "PER"),
+    ),
+    Task(
+        "weibo", "tag",
+        {split: (f"weiboNER_2nd_conll.{split}", f"weiboNER.conll.{split}") for split in ("train", "dev", "test")},
+        partial(read_conll, digits=True), _METRICS, "f1", folders=("weibo_ner",),
+        labels=_labels(*(f"{kind}.{form}" for kind in ("GPE", "LOC", "ORG", "PER") for form in ("NAM", "NOM"))),
+        by_characters=True,
+    ),
+)  # fmt: skip

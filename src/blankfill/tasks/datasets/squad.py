@@ -1,0 +1,131 @@
+"""Questions in SQuAD's JSON form: SQuAD 1.1 and 2.0, XQuAD, CMRC 2018, DRCD; and files of predicted answers.
+
+Answers that do not lie where the data say (200 of CMRC 2018's dev set, and places counted in UTF-16 units) keep their
+text, by which answers are scored, and lose their place, so that nothing is trained on them; they are told in
+`Split.problems`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from blankfill.errors import UserError
+from blankfill.tasks.datasets.files import json_document
+from blankfill.tasks.items import Answer, QuestionItem, Split, duplicate_ids
+from blankfill.tasks.task import Task
+
+
+def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
+    """All questions of a file, in its order. Raises UserError that names the part that has not SQuAD's form."""
+    document = json_document(path)
+    misplaced, answers, items = [], 0, []
+    for title, context, asked, where in _asked(document, path):
+        item = _question(asked, context, title, where)
+        answers += len(item.answers)
+        misplaced += [f"{item.id} ({answer.text[:20]})" for answer in item.answers if answer.start is None]
+        items.append(item)
+    if not items:
+        raise UserError(f"{path} has no questions: copy or download it again.")
+    problems = duplicate_ids(items, str(path))
+    if misplaced:
+        problems.append(
+            f"{path}: {len(misplaced)} of {answers} answers do not lie at their answer_start, such as those of "
+            f"{', '.join(misplaced[:3])}: they are used to score answers, not to train."
+        )
+    return Split(items, (), problems)
+
+
+def _asked(document: Any, path: Path) -> Iterator[tuple[str, str, Any, str]]:
+    """(title, context, question as in the file, where it stands) of every question."""
+    where = str(path)
+    for a, article in enumerate(_part(document, "data", list, where)):
+        in_article = f"{where}, data[{a}]"
+        title = str(article.get("title", "")) if isinstance(article, Mapping) else ""
+        for p, paragraph in enumerate(_part(article, "paragraphs", list, in_article)):
+            in_paragraph = f"{in_article}.paragraphs[{p}]"
+            context = _part(paragraph, "context", str, in_paragraph)
+            for q, asked in enumerate(_part(paragraph, "qas", list, in_paragraph)):
+                yield title, context, asked, f"{in_paragraph}.qas[{q}]"
+
+
+def _question(asked: Any, context: str, title: str, where: str) -> QuestionItem:
+    impossible = bool(asked["is_impossible"]) if isinstance(asked, Mapping) and "is_impossible" in asked else None
+    answers = []
+    for answer in asked.get("answers", []) if isinstance(asked, Mapping) and not impossible else []:
+        text, start = _part(answer, "text", str, where), _part(answer, "answer_start", int, where)
+        lies_there = start >= 0 and text and context.startswith(text, start)
+        answers.append(Answer(text, start if lies_there else None))
+    return QuestionItem(
+        str(_part(asked, "id", object, where)),
+        _part(asked, "question", str, where).strip(),
+        context,
+        tuple(answers),
+        False if answers else impossible,
+        title,
+    )
+
+
+def _part(value: Any, key: str, kind: type, where: str) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(value.get(key), kind) or value.get(key) is None:
+        raise UserError(f"{where} has no {key!r} of the kind that SQuAD's form has there: is this a file of that form?")
+    return value[key]
+
+
+def answers_text(answers: Mapping[str, object]) -> str:
+    """Predicted answers as the official scripts read them, one JSON object, question id to text ("" is none); or odds,
+    question id to number."""
+    return json.dumps(dict(answers), ensure_ascii=False, indent=1) + "\n"
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Predicted answers from such a file; UserError when it is something else."""
+    found = json_document(path)
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise UserError(f"{path} is no file of predicted answers: it must hold one object, question id to text.")
+    return found
+
+
+def read_null_odds(path: Path) -> dict[str, float]:
+    """How much likelier than any answer it is that there is none, by question id; UserError for another file."""
+    found = json_document(path)
+    numbers = isinstance(found, dict) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in found.values()
+    )
+    if not numbers:
+        raise UserError(f"{path} is no file of odds: it must hold one object, question id to a number.")
+    return {id: float(value) for id, value in found.items()}
+
+
+_LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+_CMRC = ("cmrc2018", "squad-style-data", "cmrc2018/squad-style-data")
+
+QUESTIONS = (
+    Task(
+        "squad", "answer", {"train": ("train-v1.1.json",), "dev": ("dev-v1.1.json",)}, read_questions,
+        ("exact", "f1"), "f1", folders=("squad_v1.1", "squad"),
+    ),
+    Task(
+        "squad2", "answer",
+        {"train": ("train-v2.0.json",), "dev": ("dev-v2.0.json",), "test": ("test-v2.0.json",)}, read_questions,
+        ("exact", "f1", "has-answer-exact", "has-answer-f1", "no-answer-exact", "no-answer-f1"), "f1",
+        folders=("squad_v2.0", "squad2"),
+    ),
+    Task(
+        "xquad", "answer", {language: (f"xquad.{language}.json",) for language in _LANGUAGES}, read_questions,
+        ("exact", "f1"), "f1", folders=("xquad",),
+    ),
+    Task(
+        "cmrc2018", "answer",
+        {split: (f"cmrc2018_{split}.json",) for split in ("train", "dev", "trial", "test")}, read_questions,
+        ("exact", "f1"), "f1", folders=_CMRC, by_characters=True,
+    ),
+    Task(
+        "drcd", "answer",
+        {"train": ("DRCD_training.json",), "dev": ("DRCD_dev.json",), "test": ("DRCD_test.json",)}, read_questions,
+        ("exact", "f1"), "f1", folders=("drcd", "DRCD"), by_characters=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,190 @@
+"""What is put on an encoder to answer a task, what it is trained for, and what it says.
+
+A head sees the asked columns only and gives K × C scores; its kind says what they mean:
+
+* "class": one of C classes for each asked column (a text at its first one, a word at its first piece): cross-entropy.
+* "number": a score: squared error.
+* "set": each of C labels on its own: binary cross-entropy.
+* "choice": one score for each choice of an item; softmax over the choices of the item (BERT on SWAG).
+* "span": two scores for each column of a text, beginning and end; softmax over the columns of the item (SQuAD).
+
+Answers, int64 or float32: "class" [K], or what teachers score each class, [K, C] float; "number" [K] float; "set"
+[K, C] of 0 and 1, float; "choice" [K, 2]: the number of the item and whether this is the right one; "span" [K, 3]: the
+number of the item, whether the answer begins here, whether it ends here.
+
+Shapes: N columns of a batch, D width, K asked columns, C outputs, G items, S candidates of the item with most.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blankfill.model.layers import dropout
+from blankfill.model.transformer import Transformer
+from blankfill.tasks.batching import ANSWER, ITEM
+from blankfill.tasks.heads.features import FeatureReader
+from blankfill.training.loss import LossSums
+from blankfill.types import Batch
+
+HeadKind = Literal["class", "number", "set", "choice", "span"]
+TEMPERATURE = 2.0
+"""What the scores of teachers and pupil are divided by (PET, arXiv 2001.07676, section 4)."""
+STD = 0.02
+"""New weights are drawn with this, as BERT draws its classifiers."""
+
+
+class TaskHead(nn.Module):
+    """Asked columns → scores.
+
+    pooled: columns stand for whole texts and go through a tanh dense first: the encoder's own pooler where it has one
+    (`TaskModel` hands it over), one of the head's own otherwise (RoBERTa's classification head).
+    """
+
+    def __init__(self, width: int, outputs: int, kind: HeadKind, pooled: bool, own: bool, drop: float) -> None:
+        super().__init__()
+        self.kind: HeadKind = kind
+        self.pooled = pooled
+        self.drop = drop
+        self.dense = nn.Linear(width, width) if pooled and own else None
+        self.output = nn.Linear(width, outputs)
+
+    def forward(self, hidden_KD: Tensor) -> Tensor:
+        """Scores, [K, C]."""
+        drop = self.drop if self.training else 0.0
+        if self.dense is not None:
+            hidden_KD = torch.tanh(self.dense(dropout(hidden_KD, drop)))
+        return self.output(dropout(hidden_KD, drop))
+
+
+class AnswerModel(nn.Module, ABC):
+    """An encoder that answers a task: what the loop trains and `Scored` examines."""
+
+    def __init__(self, encoder: Transformer, alone: bool = False) -> None:
+        """alone: of a model of two stacks only the encoder is asked."""
+        super().__init__()
+        self.encoder, self.alone = encoder, alone
+
+    @abstractmethod
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch, summed over what it asks for. dtype: the compute type in force."""
+
+
+class ScoreModel(AnswerModel):
+    """One that gives scores of asked columns."""
+
+    @abstractmethod
+    def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+
+    @abstractmethod
+    def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
+        """The losses of scores against the answers of their batch, summed."""
+
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch, summed over its asked columns (`answer`) or, of choices and spans, its items
+        (`item`)."""
+        return self.losses(self.scores(batch, dtype), batch.labels[ANSWER][1])
+
+
+class TaskModel(ScoreModel):
+    """An encoder with a head.
+
+    class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of
+    the encoder's layers, for an encoder that does not learn; or None. alone: see `AnswerModel`.
+    """
+
+    def __init__(
+        self,
+        encoder: Transformer,
+        head: TaskHead,
+        class_weights: Sequence[float] | None = None,
+        reader: FeatureReader | None = None,
+        alone: bool = False,
+    ) -> None:
+        super().__init__(encoder, alone)
+        self.head, self.reader = head, reader
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The head's scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+        index_K = batch.labels[ANSWER][0]
+        if self.reader is not None:
+            return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
+        asked_KD = self.encoder.encode(batch, dtype, alone=self.alone).flatten(0, 1)[index_K]
+        if self.head.pooled and self.encoder.pair_head is not None:
+            asked_KD = self.encoder.pair_head.pooled(asked_KD)
+        return self.head(asked_KD).float()
+
+    def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
+        """The losses of scores; see `AnswerModel.batch_losses`."""
+        kind, nothing = self.head.kind, scores.new_zeros(())
+        if kind in ("choice", "span"):
+            return LossSums(nothing, {ITEM: candidate_loss(scores, answer)})
+        if kind == "class" and answer.dim() == 2:
+            total = taught_loss(scores, answer)
+        elif kind == "class":
+            weights = self.class_weights
+            assert weights is None or isinstance(weights, Tensor)
+            total = F.cross_entropy(scores, answer, weight=weights, reduction="sum")
+        elif kind == "number":
+            total = F.mse_loss(scores[:, 0], answer, reduction="sum")
+        else:
+            total = F.binary_cross_entropy_with_logits(scores, answer, reduction="none").mean(1).sum()
+        return LossSums(nothing, {ANSWER: total})
+
+
+def task_losses(model: AnswerModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+    """What the loop trains a model for: see `AnswerModel.batch_losses`."""
+    return model.batch_losses(batch, dtype)
+
+
+def taught_loss(scores_KC: Tensor, teacher_KC: Tensor) -> Tensor:
+    """How far the pupil's probabilities are from the teachers' (Kullback-Leibler), both at `TEMPERATURE`, summed over
+    items and times its square, so that the gradient is as large as without (Hinton et al., arXiv 1503.02531)."""
+    wanted_KC = (teacher_KC / TEMPERATURE).softmax(1)
+    logs_KC = (scores_KC / TEMPERATURE).log_softmax(1)
+    return F.kl_div(logs_KC, wanted_KC, reduction="sum") * TEMPERATURE**2
+
+
+def candidate_loss(scores_KC: Tensor, answer: Tensor) -> Tensor:
+    """Cross-entropy over the candidates of each item, summed over items; for spans the mean of beginning and end."""
+    spread_GSC = grouped(scores_KC, answer[:, 0])
+    right_GSC = grouped(answer[:, 1:].to(scores_KC.dtype), answer[:, 0], 0.0)
+    logs_GSC = spread_GSC.log_softmax(1).masked_fill(right_GSC == 0, 0.0)
+    return -(logs_GSC * right_GSC).sum() / scores_KC.shape[1]
+
+
+def grouped(values_KC: Tensor, item_K: Tensor, absent: float = float("-inf")) -> Tensor:
+    """Values by item, [G, most, C], `absent` where an item has fewer; items in the order in which they come."""
+    _, group_K, sizes_G = item_K.unique_consecutive(return_inverse=True, return_counts=True)
+    starts_G = sizes_G.cumsum(0) - sizes_G
+    inside_K = torch.arange(len(item_K), device=item_K.device) - starts_G[group_K]
+    spread = values_KC.new_full((len(sizes_G), int(sizes_G.max()), values_KC.shape[1]), absent)
+    return spread.index_put((group_K, inside_K), values_KC)
+
+
+def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, width: int = 0) -> TaskHead:
+    """A head for an encoder, its weights not drawn. width: of features that it reads instead of hidden states, or 0."""
+    config = encoder.config
+    own = encoder.pair_head is None
+    return TaskHead(width or config.hidden_size, outputs, kind, pooled and not width, own, config.dropout)
+
+
+def new_head(
+    encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, generator: torch.Generator, width: int = 0
+) -> TaskHead:
+    """A freshly drawn head for an encoder; see `empty_head`."""
+    head = empty_head(encoder, kind, outputs, pooled, width)
+    with torch.no_grad():
+        for module in head.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=STD, generator=generator)
+                module.bias.zero_()
+    return head

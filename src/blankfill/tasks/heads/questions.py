@@ -1,0 +1,133 @@
+"""Questions answered by a span of their context, as BERT does SQuAD 1.1 and 2.0 (Devlin et al. 2019, 4.2 and 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
+from blankfill.tasks.batching import Encoded
+from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans
+from blankfill.tasks.items import Item, QuestionItem, Split
+from blankfill.tasks.metrics.error_analysis import question_study
+from blankfill.tasks.metrics.questions import best_threshold
+from blankfill.tasks.metrics.scoring import score
+
+USUAL_LENGTH = 384
+"""Columns of a window unless told otherwise (BERT)."""
+SHOWN = 5
+"""Answers of the n-best list that are shown."""
+
+
+class Answer(HeadAdapter):
+    """A span of the context, or none.
+
+    The columns that are asked are the whole text's and the context's; the whole text's stands for no answer.
+    """
+
+    head = "span"
+    pooled = False
+    threshold: float | None = None
+    """Where questions may have no answer: none is given when its score is this much above the best answer's. Tuned by
+    `measure`, which sets it for what is predicted afterwards."""
+
+    @property
+    def outputs(self) -> int:
+        """How well an answer begins here, and how well it ends here."""
+        return 2
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether questions of the task may have no answer."""
+        return any(name.startswith("no-answer") for name in self.task.metrics)
+
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """A row for each window of each question's context."""
+        length = min(self.options.max_length or USUAL_LENGTH, self.frames.length)
+        extra = self.frames.length - self.frames.room(pair=True)
+        options = WindowOptions(length, self.options.stride, self.options.longest_question, extra)
+        found, windows = [], []
+        for window in all_windows(_questions(items), self.tokenizer, options):
+            if learn and window.start is None:
+                continue
+            framed = self.frames.framed(window.question, window.context)
+            columns = np.concatenate([[framed.read], np.arange(*framed.second)]).astype(np.int32)
+            answers = np.zeros((len(columns), 2), np.int64)
+            for side, place in enumerate((window.start, window.end)):
+                answers[0 if place is None or place < 0 else 1 + place, side] = 1
+            found.append(Encoded((framed.example,), (columns,), answers, candidates=True))
+            windows.append(window)
+        return Coded(items, found, windows)
+
+    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+        """The best spans over all windows of a question."""
+        questions = _questions(coded.items)
+        of: list[list[tuple[Window, Scores]]] = [[] for _ in questions]
+        for window, one in zip(coded.parts, scores, strict=True):
+            of[window.item].append((window, one))
+        found = []
+        for item, given in zip(questions, of, strict=True):
+            spans = best_spans(
+                item,
+                [window for window, _ in given],
+                [one[1:, 0] for _, one in given],
+                [one[1:, 1] for _, one in given],
+                [float(one[0].sum()) for _, one in given],
+                longest=self.options.longest_answer,
+            )
+            best = [
+                {"text": text, "score": round(score, 4)}
+                for text, score in zip(spans.texts[:SHOWN], spans.scores, strict=False)
+            ]
+            shown = {"answer": spans.answer(self.threshold), "null_odds": round(spans.null_odds, 4), "best": best}
+            found.append(Decided(spans, shown))
+        return found
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """Exact match and F1; where a question may have no answer, with the best threshold for these items."""
+        questions = _questions(items)
+        if self.may_refuse:
+            best = {item.id: one.value.answer() for item, one in zip(questions, decided, strict=True)}
+            odds = {item.id: one.value.null_odds for item, one in zip(questions, decided, strict=True)}
+            _, self.threshold = best_threshold(questions, best, odds)
+        answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, decided, strict=True)}
+        return score(self.task, Split(items), answers)
+
+    def told(self, one: Decided) -> dict[str, Any]:
+        """The answer by the threshold that `measure` has found, which `decide` could not know."""
+        return {**one.shown, "answer": one.value.answer(self.threshold)}
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From an answer, "" for none: it stands as it is, whatever the odds."""
+        return Decided(PlainAnswer(str(shown["answer"])), dict(shown))
+
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+        """No answer where there may be none, the context's beginning elsewhere."""
+        refuse = self.may_refuse
+        return [
+            Decided(PlainAnswer("" if refuse else item.context.split("\n")[0][:40]), {}) for item in _questions(items)
+        ]
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """How right the answers are by what the questions begin with, and misses."""
+        answers = [one.value.answer(self.threshold) for one in decided]
+        return question_study(_questions(items), answers, self.task.by_characters, self.task.metrics)
+
+
+class PlainAnswer:
+    """An answer without a place in the context, in the form of `windows.Spans`."""
+
+    null_odds = 0.0
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def answer(self, threshold: float | None = None) -> str:
+        """The text, whatever the threshold."""
+        return self.text
+
+
+def _questions(items: Sequence[Item]) -> list[QuestionItem]:
+    return [item for item in items if isinstance(item, QuestionItem)]

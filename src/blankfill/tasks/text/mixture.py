@@ -1,0 +1,83 @@
+"""Several tasks learnt together, as one task whose items are theirs (T5, Raffel et al. 2020, arXiv 1910.10683, 3.5.2).
+
+A mixture is named by its members with plus signs, `rte+cola+scitldr`. Its items keep their task, its labels are written
+`task:label`, its metrics `task metric`; the mean of the members' main scores chooses the best epoch.
+Not here: how often each is drawn (`mixing`), and how they are read (`mixture_text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blankfill.errors import UserError
+from blankfill.system.reading import read_text
+from blankfill.tasks.items import MixedItem, Split
+from blankfill.tasks.task import Task
+
+JOIN = "+"
+"""Between the names of the members."""
+
+
+@dataclass(frozen=True)
+class Mixture(Task):
+    """Tasks that are learnt together. members: two at least."""
+
+    members: tuple[Task, ...] = ()
+
+    def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
+        """The items of a split of all members; see `Task.read`. path: as `places` takes it."""
+        places = self.places(Path(path))
+        return self.mixed([one.read(places[one.name], split, self.labels_of(one, labels)) for one in self.members])
+
+    def splits(self, path: str | Path) -> list[str]:
+        """The splits that every member has."""
+        places = self.places(Path(path))
+        found = [one.splits(places[one.name]) for one in self.members]
+        return [name for name in found[0] if all(name in names for names in found)]
+
+    def mixed(self, parts: Sequence[Split]) -> Split:
+        """One split of the members' splits, in the members' order."""
+        items = [
+            MixedItem(item.id, one.name, item)
+            for one, part in zip(self.members, parts, strict=True)
+            for item in part.items
+        ]
+        labels = tuple(
+            f"{one.name}:{label}"
+            for one, part in zip(self.members, parts, strict=True)
+            for label in one.labels or part.labels
+        )
+        return Split(items, labels, [problem for part in parts for problem in part.problems])
+
+    def labels_of(self, member: Task, labels: Sequence[str]) -> tuple[str, ...]:
+        """The labels of a member among those of the mixture."""
+        begin = f"{member.name}:"
+        return member.labels or tuple(label.removeprefix(begin) for label in labels if label.startswith(begin))
+
+    def places(self, data: Path) -> Mapping[str, Path]:
+        """Where each member's files are: in one folder, or where a YAML file of `task: folder` says.
+
+        Raises UserError when that file does not name them all.
+        """
+        if data.suffix not in (".yaml", ".yml"):
+            return dict.fromkeys((one.name for one in self.members), data)
+        from blankfill.tasks.cloze.pattern import yaml_values
+
+        values = yaml_values(read_text(data), str(data))
+        if missing := [one.name for one in self.members if not isinstance(values.get(one.name), str)]:
+            raise UserError(f"{data}: it does not say where {missing[0]} is; write a line {missing[0]}: FOLDER")
+        return {one.name: data.parent / values[one.name] for one in self.members}
+
+
+def mixture_of(members: Sequence[Task]) -> Mixture:
+    """The mixture of these tasks. Raises UserError for fewer than two, or one twice."""
+    names = [one.name for one in members]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(f"{JOIN.join(names)}: a mixture is of two tasks or more, each named once")
+    splits = dict.fromkeys(split for one in members for split in one.files)
+    return Mixture(
+        JOIN.join(names), "mixture", dict.fromkeys(splits, ()), members[0].parse,
+        tuple(f"{one.name} {metric}" for one in members for metric in one.metrics), "average", members=tuple(members),
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""A mixture of tasks as text in and text out: each item is read and answered as its own task is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from blankfill.errors import ConfigError
+from blankfill.generation.beam import Hypothesis
+from blankfill.tasks.adapter import Coded, Decided
+from blankfill.tasks.batching import Encoded, Epochs
+from blankfill.tasks.items import Item, MixedItem
+from blankfill.tasks.text.mixing import MixedEpochs, rates
+from blankfill.tasks.text.mixture import Mixture
+from blankfill.tasks.text.seq2seq_adapter import Write
+from blankfill.tasks.text.text_to_text import TextToText
+
+
+class MixedText(Write):
+    """Tasks whose answers are written, learnt together."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        self._sizes: list[int] = []
+        """How many Examples each member has in what was encoded to learn from."""
+        super().__init__(*args, **more)
+        options = dataclasses.replace(self.options, longest_target=self._writing.longest if self._writing else 0)
+        self.members = {
+            one.name: TextToText(one, self.mixture.labels_of(one, self.labels), options, self._tokenizer, self._frames)
+            for one in self.mixture.members
+        }
+
+    @property
+    def mixture(self) -> Mixture:
+        """The task."""
+        assert isinstance(self.task, Mixture)
+        return self.task
+
+    @cached_property
+    def longest_target(self) -> int:
+        """Tokens of a target at most: as many as the member with the longest answers takes."""
+        if self.options.patterns:
+            raise ConfigError(["--patterns is the form of one task; a mixture has the shipped ones, so leave it out"])
+        longest = [
+            TextToText(one, self.mixture.labels_of(one, self.labels), self.options, self._tokenizer).longest_target
+            for one in self.mixture.members
+        ]
+        return 0 if 0 in longest else max(longest)
+
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """The items of each member as that reads them; `parts` in the order of the items."""
+        encoded: list[Encoded] = []
+        parts: dict[int, Any] = {}
+        sizes = []
+        for name, places in self._places(items).items():
+            member = self.members[name]
+            coded = member.encode(_own(items, places), learn) if places else Coded([], [])
+            encoded += coded.encoded
+            sizes.append(len(coded.encoded))
+            parts |= dict(zip(places, coded.parts, strict=False))
+        if learn:
+            self._sizes = sizes
+        return Coded(items, encoded, [parts[k] for k in sorted(parts)])
+
+    def epochs(self, encoded: Sequence[Encoded]) -> Epochs:
+        """Drawn from the members by `--mixing-limit` and `--mixing-temperature`."""
+        options, sizes = self.options, tuple(self._sizes)
+        shares = tuple(rates(sizes, options.mixing_limit, options.mixing_temperature))
+        return MixedEpochs(len(encoded), options.batch_size, options.seed, sizes, shares)
+
+    def remarks(self) -> list[str]:
+        """What a user should know of each member, and how often each is drawn."""
+        found = [f"{name}: {remark}" for name, member in self.members.items() for remark in member.remarks()]
+        if self._sizes:
+            shares = rates(self._sizes, self.options.mixing_limit, self.options.mixing_temperature)
+            told = ", ".join(f"{name} {share:.1%}" for name, share in zip(self.members, shares, strict=True))
+            found.append(f"drawn are {told} of the items")
+        return found
+
+    def sample(self, items: Sequence[Item], count: int) -> list[int]:
+        """Items of every member, the same number of each if it has so many, evenly spaced."""
+        each = -(-count // len(self.members))
+        return sorted(
+            places[k]
+            for places in self._places(items).values()
+            for k in np.unique(np.linspace(0, len(places) - 1, min(each, len(places))).astype(int)).tolist()
+        )
+
+    def check_answers(self, items: Sequence[Item]) -> None:
+        """UserError when some items have no answer to be scored by."""
+        for name, places in self._places(items).items():
+            self.members[name].check_answers(_own(items, places))
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """The metrics of each member that has items, and the mean of their main scores."""
+        found: dict[str, float] = {}
+        main = []
+        for name, places in self._places(items).items():
+            if places:
+                member = self.members[name]
+                metrics = member.measure(_own(items, places), [decided[k] for k in places])
+                found |= {f"{name} {metric}": value for metric, value in metrics.items()}
+                main.append(metrics[member.task.main])
+        return {**found, "average": sum(main) / len(main)}
+
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+        """Predictions from what was written for each item, with its task."""
+        found = []
+        for item, hypotheses in zip(items, texts, strict=True):
+            assert isinstance(item, MixedItem)
+            [one] = self.members[item.task].written([item.item], [hypotheses])
+            found.append(Decided(one.value, {"task": item.task, **one.shown}))
+        return found
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """As the adapter of its task reads it."""
+        return self.members[shown["task"]].parse(shown)
+
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+        """Predictions by who has not read the items."""
+        found: dict[int, Decided] = {}
+        learnt = self._places(train)
+        for name, places in self._places(items).items():
+            plain = self.members[name].plainest(_own(train, learnt[name]), _own(items, places))
+            found |= dict(zip(places, plain, strict=True))
+        return [found[k] for k in range(len(items))]
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """What each member tells, under `tasks`."""
+        return {
+            "tasks": {
+                name: self.members[name].study(_own(items, places), [decided[k] for k in places])
+                for name, places in self._places(items).items()
+            }
+        }
+
+    def _places(self, items: Sequence[Item]) -> dict[str, list[int]]:
+        """Where the items of each member stand."""
+        found: dict[str, list[int]] = {one.name: [] for one in self.mixture.members}
+        for place, item in enumerate(items):
+            assert isinstance(item, MixedItem)
+            found[item.task].append(place)
+        return found
+
+
+def _own(items: Sequence[Item], places: Sequence[int]) -> list[Item]:
+    """The members' own items at these places."""
+    return [one.item for k in places if isinstance(one := items[k], MixedItem)]

@@ -1,0 +1,206 @@
+"""Texts written from texts: summaries, titles, questions, translations, as GLM, UniLM, T5 and BART are fine-tuned for
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from blankfill.checkpoint.load import Loaded
+from blankfill.corpus.sentences import split_sentences
+from blankfill.errors import ConfigError, UserError
+from blankfill.generation.beam import Hypothesis
+from blankfill.generation.rows import Writes
+from blankfill.model.transformer import Transformer
+from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
+from blankfill.tasks.adapter import Coded, Decided, OwnWords
+from blankfill.tasks.batching import Batches, Encoded, Epochs
+from blankfill.tasks.items import GenerationItem, Item
+from blankfill.tasks.metrics.generation import text_scores, without_spaces
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.text.seq2seq import Noise, Writing
+from blankfill.tasks.text.seq2seq_model import Search, WritingModel
+from blankfill.tasks.text.seq2seq_stacks import StackWriting
+from blankfill.tasks.text.seq2seq_unilm import UnilmWriting
+
+WORST = 20
+"""So many of the worst texts are kept to be looked at."""
+
+
+class Write(OwnWords):
+    """A text of the model's own words."""
+
+    shown = 1
+    """How many texts of an item are told."""
+    _writing: Writing | None = None
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if self._frames is not None:
+            self._writing = _writing_of(self._frames.objective)(self._frames, self.longest_target, self.options.blank)
+        self.long = self.without = 0
+        """Targets that were cut, and items without one, in what was encoded to learn from."""
+
+    @property
+    def longest_target(self) -> int:
+        """Tokens of a target at most; 0: the usual number."""
+        return self.options.longest_target
+
+    @property
+    def writing(self) -> Writing:
+        """How the model reads sources and targets."""
+        assert self._writing is not None
+        return self._writing
+
+    @property
+    def search(self) -> Search:
+        """How texts are searched for."""
+        options, beams = self.options, max(self.options.beams, self.shown)
+        penalty, ngram = options.length_penalty, options.no_repeat_ngram
+        return Search(self.writing.longest, self.writing.end, beams, penalty, ngram)
+
+    def model(self, encoder: Transformer) -> WritingModel:
+        """The model that is trained."""
+        return WritingModel(encoder, self.options.label_smoothing)
+
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """An Example for each target of each item, and as parts the contexts of the items that are to be written.
+
+        Raises UserError for a source without a token, and when there is nothing to learn from.
+        """
+        texts = _texts(items)
+        targets = [[target for target in item.targets if target.strip()] for item in texts]
+        first = self.tokenizer.encode_batch([item.source for item in texts])
+        apart = self.writing.before_second
+        second = self.tokenizer.encode_batch([apart + item.second if item.second else "" for item in texts])
+        third = iter(self.tokenizer.encode_batch([target for right in targets for target in right]))
+        encoded, contexts = [], []
+        for item, a, b, right in zip(texts, first, second, targets, strict=True):
+            if not a:
+                raise UserError(f"the item {item.id} has an empty source; give it a text, or leave it out")
+            source = self.writing.source(a, None if item.second is None else b)
+            self.cut += source.cut > 0
+            for _ in right:
+                target = next(third)
+                self.long += learn and len(target) > self.writing.longest
+                if target:
+                    read = self.writing.learnt if learn else self.writing.encoded
+                    encoded.append(read(source, target))
+            self.without += learn and not right
+            if not learn:
+                contexts.append(self.writing.context(source))
+        if learn and not encoded:
+            raise UserError("no item to train on has a target; such data can be predicted, not learnt from")
+        return Coded(items, encoded, contexts)
+
+    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
+        """The batches of a run."""
+        noise = Noise(self.options.pseudo_noise, self.options.target_noise)
+        return self.writing.batches(items, epochs, pad, micro, noise)
+
+    def remarks(self) -> list[str]:
+        """What was cut, and what has no target."""
+        found = super().remarks()
+        if self.long:
+            found.append(
+                f"{self.long:,} targets are longer than {self.writing.longest} tokens; they are learnt up to there, "
+                "without an end; see --longest-target"
+            )
+        if self.without:
+            found.append(f"{self.without:,} items have no target and are not learnt from")
+        return found
+
+    def sample(self, items: Sequence[Item], count: int) -> list[int]:
+        """The places of so many items, evenly spaced."""
+        return np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
+
+    def check_answers(self, items: Sequence[Item]) -> None:
+        """UserError when some items have no target to be scored by, or the libraries of the metrics are missing."""
+        self.measure(items, [Decided("", {})] * len(items))
+
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+        """Predictions from what was found for each item."""
+        return [self._decided(hypotheses) for hypotheses in texts]
+
+    def _decided(self, hypotheses: Sequence[Hypothesis]) -> Decided:
+        scores: dict[str, float] = {}
+        for one in hypotheses:
+            scores.setdefault(self.tokenizer.decode(one.ids).strip(), round(one.score, 4))
+        best = [{"text": text, "score": score} for text, score in scores.items()]
+        more = {"best": best[: self.shown]} if self.shown > 1 else {}
+        return Decided(best[0]["text"], {**best[0], **more})
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """From a text."""
+        return Decided(str(shown["text"]), dict(shown))
+
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+        """The source's first sentence; where a second text is given, the first one that holds it."""
+        return [Decided(_lead(item), {}) for item in _texts(items)]
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """The texts that are furthest from their targets."""
+        texts = _texts(items)
+        targets, written = [item.targets for item in texts], [str(one.value) for one in decided]
+        by_characters = self.task.by_characters or without_spaces(targets)
+        scores = text_scores(self.task.main, targets, written, by_characters)
+        worst = sorted(range(len(texts)), key=lambda k: scores[k])[:WORST]
+        mistakes = [
+            {
+                "id": texts[k].id, self.task.main: round(scores[k], 4), "written": written[k],
+                "targets": list(texts[k].targets), "source": texts[k].source,
+                **({"second": texts[k].second} if texts[k].second is not None else {}),
+            }
+            for k in worst
+        ]  # fmt: skip
+        return {"mistakes": mistakes}
+
+
+def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
+    """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
+    objective = loaded.objective
+    if not isinstance(objective, Writes) or not loaded.model.config.word_head:
+        raise UserError(
+            f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
+            "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"
+        )
+    needed: tuple[str, ...] = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
+    needed = objective.roles if isinstance(objective, MaskWriter | T5 | Bart) else needed
+    needed = (*needed, objective.asks) if isinstance(objective, MaskWriter) else needed
+    if missing := loaded.vocabulary.missing(needed):
+        raise UserError(
+            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "
+            "write; use the tokenizer that it was trained with"
+        )
+    unfit = {
+        "--features": options.features != "none",
+        "--top": options.top != "linear",
+        "--class-weights": options.class_weights != "none",
+        "--freeze -1": options.freeze == -1,
+    }
+    found = [
+        f"{name} is for a head on an encoder, and a model that writes has none" for name, one in unfit.items() if one
+    ]
+    if not objective.has_pseudo_masks:
+        noise = {"--pseudo-noise": options.pseudo_noise, "--target-noise": options.target_noise}
+        found += [f"{name} is for a UniLM v2, and this model is trained as {objective.name}; leave it out"
+                  for name, one in noise.items() if one]  # fmt: skip
+    if found:
+        raise ConfigError(found)
+
+
+def _writing_of(objective: Objective) -> type[Writing]:
+    if isinstance(objective, T5 | Bart):
+        return StackWriting
+    return UnilmWriting if isinstance(objective, MaskWriter) else Writing
+
+
+def _lead(item: GenerationItem) -> str:
+    sentences = split_sentences(item.source) or [item.source]
+    return next((one for one in sentences if item.second and item.second in one), sentences[0])
+
+
+def _texts(items: Sequence[Item]) -> list[GenerationItem]:
+    return [item for item in items if isinstance(item, GenerationItem)]

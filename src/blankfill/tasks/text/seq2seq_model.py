@@ -1,0 +1,86 @@
+"""A model that learns to write: the loss of its targets, and the search for what it would write itself.
+
+Shapes: N columns of a batch, K asked columns, D width, V vocabulary, R rows of a search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blankfill.generation.beam import Hypothesis, beam_search
+from blankfill.generation.engine import Context, Decoder, banned
+from blankfill.model.transformer import Transformer
+from blankfill.tasks.batching import ANSWER
+from blankfill.tasks.heads.models import AnswerModel
+from blankfill.training.loss import LossSums, word_loss
+from blankfill.types import Batch, Vocabulary
+
+COLUMNS = 8192
+"""Columns of all rows of a search together, those still to be written included."""
+
+
+class WritingModel(AnswerModel):
+    """A model that answers by writing. smoothing: label smoothing while it learns; its dev loss is without."""
+
+    def __init__(self, encoder: Transformer, smoothing: float = 0.0) -> None:
+        super().__init__(encoder)
+        self.smoothing = smoothing
+
+    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The cross-entropy of the targets, summed over their tokens."""
+        index_K, target_K = batch.labels[ANSWER]
+        hidden_KD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_K]
+        head, smoothing = self.encoder.head, self.smoothing if self.training else 0.0
+        loss = word_loss(head.transform(hidden_KD), self.encoder.output_table, head.bias, target_K, smoothing)
+        return LossSums(loss.new_zeros(()), {ANSWER: loss})
+
+
+@dataclass(frozen=True)
+class Search:
+    """How texts are searched for: see `generate.beam.beam_search`. longest: tokens at most; end: the token that ends a
+    text."""
+
+    longest: int
+    end: int
+    beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+
+    @torch.inference_mode()
+    def run(
+        self, model: Transformer, contexts: Sequence[Context], vocabulary: Vocabulary, columns: int = COLUMNS
+    ) -> list[list[Hypothesis]]:
+        """The best texts of each context, best first, in the order of the contexts.
+
+        Contexts of like length are searched together, about so many columns at a time. Special tokens are never
+        written, nor are texts of no tokens.
+        """
+        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.words.weight.device)
+
+        def grammar(scores_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+            end_R = scores_RV[:, self.end]
+            end_R = end_R if count else torch.full_like(end_R, -math.inf)
+            return scores_RV.masked_fill(never_V, -math.inf), end_R
+
+        found: list[list[Hypothesis]] = [[] for _ in contexts]
+        for places in self._batches(contexts, columns):
+            decoder = Decoder(model, [contexts[k] for k in places], self.longest, vocabulary.roles.get("pad", 0))
+            texts = beam_search(
+                decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
+            )
+            for k, hypotheses in zip(places, texts, strict=True):
+                found[k] = hypotheses
+        return found
+
+    def _batches(self, contexts: Sequence[Context], columns: int) -> Iterator[list[int]]:
+        """Places of contexts, the longest first."""
+        order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
+        while order:
+            rows = max(1, columns // (self.beams * (contexts[order[0]].columns + self.longest)))
+            yield order[:rows]
+            order = order[rows:]

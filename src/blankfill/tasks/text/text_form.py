@@ -1,0 +1,194 @@
+"""How a task is put as text in and text out (T5, Raffel et al. 2020, arXiv 1910.10683, sections 2.4 and D).
+
+A form says what is read (`source`, a text with places for the item's own, as in cloze patterns) and what is written for
+a label, a choice or a number. Shipped ones are in `tasks/texts/forms.yaml`; a file of one's own holds the same keys, at
+the top. A task without a form is read as `NAME sentence: …`, `NAME sentence1: … sentence2: …`, with choices
+`NAME choice1: … choice2: … context: …`, a question as `question: … context: …`; labels are written by their names.
+
+What a model writes need not be any of the answers; then it counts as the one that it resembles most (`nearest`), or,
+where a number is wanted and there is none in it, as 0. Not here: tokens, and the search for a text (`seq2seq`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blankfill.errors import ConfigError, UserError
+from blankfill.system.reading import read_text
+from blankfill.tasks.cloze.pattern import BREAK, MASK, Field, Pattern, item_fields, parts_of, yaml_values
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
+from blankfill.tasks.task import Task
+
+KEYS = ("source", "labels", "choice", "step")
+LIKE = {"sg-rte": "rte", "ax-b": "rte", "ax-g": "rte"}
+"""Tasks that are put as another is."""
+NO_ANSWER = "unanswerable"
+"""What is written where a question has no answer."""
+NO_LABEL = "none"
+"""What is written where an item has none of the labels."""
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """A task as text. source: None stands for the usual one. labels: the text of each. choice: of a choice, None for
+    its number, counted from 1. step: numbers are written as multiples of it."""
+
+    task: Task
+    source: Pattern | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    choice: Pattern | None = None
+    step: float = 0.1
+
+    def read(self, item: Item) -> str:
+        """What the model reads of an item. Raises UserError when the form asks for a text that the item lacks."""
+        fields = item_fields(item)
+        if self.source is not None:
+            return "".join(piece.text for piece in self.source.pieces(fields))
+        return " ".join([*self._prefix(item), *(f"{name}: {text}" for name, text in _usual(item, fields))])
+
+    def _prefix(self, item: Item) -> list[str]:
+        return [] if isinstance(item, QuestionItem | GenerationItem) else [self.task.name]
+
+    def answers(self, item: Item) -> tuple[str, ...]:
+        """The texts that are right for an item; none where it has no answer."""
+        if isinstance(item, GenerationItem):
+            return item.targets
+        if isinstance(item, QuestionItem):
+            texts = tuple(dict.fromkeys(answer.text for answer in item.answers))
+            return texts or ((NO_ANSWER,) if item.impossible else ())
+        if isinstance(item, ChoiceItem):
+            return () if item.label is None else (self.choices(item)[item.label],)
+        assert isinstance(item, TextItem)
+        if item.label is None:
+            return ()
+        if self.task.kind == "regress":
+            assert isinstance(item.label, int | float)
+            return (self.number(item.label),)
+        places = item.label if isinstance(item.label, tuple) else (int(item.label),)
+        names = list(self.labels.values())
+        return (", ".join(names[place] for place in places) or NO_LABEL,)
+
+    def choices(self, item: ChoiceItem) -> list[str]:
+        """What is written for each choice of an item."""
+        if self.choice is None:
+            return [f"choice{k + 1}" for k in range(len(item.choices))]
+        fields, names = item_fields(item), item.names or item.choices
+        return [
+            "".join(p.text for p in self.choice.pieces({**fields, "choice": one, "name": name, "number": str(k)}))
+            for k, (one, name) in enumerate(zip(item.choices, names, strict=True), 1)
+        ]
+
+    def number(self, value: float) -> str:
+        """A number as it is written: the nearest multiple of `step`."""
+        places = len(f"{self.step:.10f}".rstrip("0").partition(".")[2])
+        return f"{round(value / self.step) * self.step:.{max(1, places)}f}"
+
+
+def nearest(text: str, answers: Sequence[str]) -> int:
+    """The place of the answer that a text is, spaces and capitals aside, or resembles most."""
+    asked, known = _plain(text), [_plain(answer) for answer in answers]
+    if asked in known:
+        return known.index(asked)
+    return max(range(len(known)), key=lambda k: SequenceMatcher(None, known[k], asked, autojunk=False).ratio())
+
+
+def number_in(text: str) -> float:
+    """The first number of a text, 0 where there is none."""
+    found = _NUMBER.search(text)
+    return float(found[0]) if found else 0.0
+
+
+def form_text(source: str, task: str) -> tuple[str, str]:
+    """(the YAML text of a form, what it is called). source: a file, or "" for the task's own, "" where it has none.
+
+    Raises UserError when there is no such file.
+    """
+    if source:
+        try:
+            return read_text(Path(source)), source
+        except UserError as error:
+            raise UserError(f"--patterns: {error}") from error
+    forms = yaml_values((resources.files("blankfill.tasks.text.forms") / "forms.yaml").read_text(encoding="utf-8"), "")
+    own = forms.get(LIKE.get(task, task))
+    return (yaml.safe_dump(own, allow_unicode=True) if own else ""), f"the form of {task}"
+
+
+def read_form(text: str, origin: str, task: Task, labels: Sequence[str]) -> TextForm:
+    """The form of a YAML text, "" for the usual one. labels: of the task.
+
+    Raises ConfigError with every mistake at once, UserError when the text is no YAML.
+    """
+    values = yaml_values(text, origin) if text else {}
+    problems: list[str] = []
+    if strange := sorted(values.keys() - set(KEYS)):
+        problems.append(f"{origin}: {strange[0]} is not known; there are {', '.join(KEYS)}")
+    source, choice = (_pattern(values.get(key), f"{origin}, {key}", problems) for key in ("source", "choice"))
+    words = _labels(values.get("labels"), labels, origin, problems) if task.kind in ("classify", "multilabel") else {}
+    step = _step(values.get("step", "0.1"), origin, problems)
+    if problems:
+        raise ConfigError(problems)
+    return TextForm(task, source, words, choice, step)
+
+
+def _pattern(given: Any, name: str, problems: list[str]) -> Pattern | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given.strip():
+        problems.append(f"{name}: not a text")
+        return None
+    parts = parts_of(given, name, problems)
+    if marks := [mark for mark in (MASK, BREAK) if mark in parts]:
+        problems.append(f"{name}: {marks[0]} is for cloze patterns; what is written comes behind the text")
+    if not any(isinstance(part, Field) for part in parts):
+        problems.append(f"{name}: it has no place for a text of the item, such as {{first}}")
+    return Pattern(name, parts)
+
+
+def _labels(given: Any, labels: Sequence[str], origin: str, problems: list[str]) -> dict[str, str]:
+    """The text of each label, in the labels' order; by its name where the form gives none."""
+    words = given if isinstance(given, dict) else {}
+    if strange := [label for label in words if label not in labels]:
+        problems.append(f"{origin}: there is no label {strange[0]}; the labels are {listed(labels, 20)}")
+    found = {label: str(words.get(label, label)).strip() for label in labels}
+    owners: dict[str, str] = {}
+    for label, word in found.items():
+        if (owner := owners.setdefault(_plain(word), label)) != label:
+            problems.append(f"{origin}: {owner} and {label} are written alike ({word}); give others")
+    return found
+
+
+def _step(given: Any, origin: str, problems: list[str]) -> float:
+    try:
+        step = float(given)
+    except (TypeError, ValueError):
+        step = 0.0
+    if not 0 < step < float("inf"):
+        problems.append(f"{origin}: step is {given}; it must be a number above 0")
+        return 0.1
+    return step
+
+
+def _usual(item: Item, fields: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The texts of an item with the names that they are read by, where no form says how."""
+    if isinstance(item, GenerationItem):
+        return [("source", item.source), *([] if item.second is None else [("second", item.second)])]
+    if isinstance(item, ChoiceItem):
+        return [*((f"choice{k}", one) for k, one in enumerate(item.choices, 1)), ("context", item.context)]
+    if isinstance(item, QuestionItem):
+        return [("question", item.question), ("context", item.context)]
+    if "second" in fields:
+        return [("sentence1", fields["first"]), ("sentence2", fields["second"])]
+    return [("sentence", fields["first"])]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,159 @@
+"""Any task as text in and text out: a model that writes reads the item and writes the answer (T5, section 2.4).
+
+What is predicted, measured and shown is what the adapters of heads do; only how items are read, and how an answer is
+found in what was written, is this file's own. Not here: how a task is put as text (`text_form`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from blankfill.errors import UserError
+from blankfill.generation.beam import Hypothesis
+from blankfill.tasks.adapter import Adapter, Coded, Decided
+from blankfill.tasks.heads.questions import Answer, PlainAnswer
+from blankfill.tasks.heads.texts import Choose, Classify, Multilabel, Regress
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem
+from blankfill.tasks.metrics.error_analysis import class_study
+from blankfill.tasks.text.seq2seq_adapter import Write
+from blankfill.tasks.text.text_form import NO_ANSWER, NO_LABEL, TextForm, form_text, nearest, number_in, read_form
+
+READ: dict[str, type[Adapter]] = {
+    "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose, "answer": Answer,
+    "generate": Write,
+}  # fmt: skip
+"""The kinds of tasks that can be put as texts, and who measures and shows them."""
+LONGEST_NUMBER = 8
+"""Tokens of a number at most."""
+WORST = 20
+"""So many mistakes are kept to be looked at."""
+
+
+class TextToText(Write):
+    """A task whose answers are written."""
+
+    @cached_property
+    def form(self) -> TextForm:
+        """How the task is put as text. Raises UserError or ConfigError when it is not as it should be."""
+        text, origin = form_text(self.options.patterns, self.task.name)
+        return read_form(text, origin, self.task, self.labels)
+
+    def patterns(self) -> str:
+        """The task's form."""
+        return form_text(self.options.patterns, self.task.name)[0]
+
+    @cached_property
+    def read_by(self) -> Adapter:
+        """Who measures predictions and shows them."""
+        return READ[self.task.kind](self.task, self.labels, self.options)
+
+    @property
+    def longest_target(self) -> int:
+        """Tokens of an answer at most: as many as the longest label takes, where there are labels."""
+        kind, own = self.task.kind, self.form.choice is not None
+        if self.options.longest_target or kind in ("generate", "multilabel"):
+            return self.options.longest_target
+        if kind == "classify":
+            return max(len(ids) for ids in self.tokenizer.encode_batch(list(self.form.labels.values())))
+        return self.options.longest_answer + 2 if kind == "answer" or (kind == "choice" and own) else LONGEST_NUMBER
+
+    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+        """The items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer cannot
+        write or tell apart."""
+        if learn:
+            self._check_labels()
+        texts = [GenerationItem(item.id, self.form.read(item), self.form.answers(item)) for item in items]
+        coded = super().encode(texts, learn)
+        return Coded(items, coded.encoded, coded.parts)
+
+    def _check_labels(self) -> None:
+        owners: dict[str, str] = {}
+        for (label, word), text in zip(self.form.labels.items(), self._labels_written, strict=True):
+            told = ""
+            if self.frames.vocabulary.roles.get("unk", -1) in self.tokenizer.encode(word):
+                told = f"the tokenizer has no tokens for {word}, which is written for the label {label}"
+            elif (owner := owners.setdefault(text, label)) != label:
+                told = f"the tokenizer writes the labels {owner} and {label} alike ({text})"
+            if told:
+                raise UserError(f"{told}; give other words with --patterns FILE (docs/text-to-text.md)")
+
+    @cached_property
+    def _labels_written(self) -> list[str]:
+        return self._as_written(list(self.form.labels.values()))
+
+    def _as_written(self, texts: Sequence[str]) -> list[str]:
+        """Texts as they come back from the tokenizer, which may change capitals and spaces."""
+        return [self.tokenizer.decode(ids).strip() for ids in self.tokenizer.encode_batch(list(texts))]
+
+    def check_answers(self, items: Sequence[Item]) -> None:
+        """UserError when some items have no answer to be scored by."""
+        self.measure(items, self.plainest(items, items))
+
+    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+        """The task's metrics."""
+        return self.read_by.measure(items, decided)
+
+    def parse(self, shown: Mapping[str, Any]) -> Decided:
+        """As the adapter of the task's kind reads it."""
+        return self.read_by.parse(shown)
+
+    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+        """Predictions by who has not read the items."""
+        return self.read_by.plainest(train, items)
+
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+        """Predictions from what was written for each item."""
+        return [self._answered(item, self._decided(found)) for item, found in zip(items, texts, strict=True)]
+
+    def _answered(self, item: Item, written: Decided) -> Decided:
+        text = str(written.value)
+        told = {"written": text, **({"best": written.shown["best"]} if "best" in written.shown else {})}
+        if isinstance(item, GenerationItem):
+            return written
+        if isinstance(item, QuestionItem):
+            answer = "" if text.casefold() == NO_ANSWER else text
+            return Decided(PlainAnswer(answer), {"answer": answer, **told})
+        if isinstance(item, ChoiceItem):
+            place = nearest(text, self._as_written(self.form.choices(item)))
+            return Decided(place, {"label": str(place), "choice": (item.names or item.choices)[place], **told})
+        assert isinstance(item, TextItem)
+        if self.task.kind == "regress":
+            return Decided(number_in(text), {"score": number_in(text), **told})
+        words = self._labels_written
+        if self.task.kind == "multilabel":
+            given = [part for part in text.split(",") if part.strip() and part.strip().casefold() != NO_LABEL]
+            places = tuple(sorted({nearest(part, words) for part in given}))
+            return Decided(places, {"labels": [self.labels[place] for place in places], **told})
+        place = nearest(text, words)
+        return Decided(place, {"label": self.labels[place], **told})
+
+    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+        """What the adapter of the task's kind tells; of classes and choices the confusions, wrong answers, and how many
+        texts were none of the task's answers (`other_texts`)."""
+        if self.task.kind == "generate":
+            return super().study(items, decided)
+        if self.task.kind not in ("classify", "choice"):
+            return self.read_by.study(items, decided)
+        known = [
+            self._as_written(self.form.choices(item)) if isinstance(item, ChoiceItem) else self._labels_written
+            for item in items
+        ]
+        written = [str(one.shown.get("written", "")) for one in decided]
+        found: dict[str, Any] = {
+            "other_texts": sum(text not in texts for text, texts in zip(written, known, strict=True)),
+            "wrong_answers": [
+                {"id": item.id, "text": self.form.read(item), "right": self.form.answers(item)[0], "given": text}
+                for item, text, one in zip(items, written, decided, strict=True)
+                if isinstance(item, TextItem | ChoiceItem) and not _is_right(item, one.value)
+            ][:WORST],
+        }
+        if self.task.kind == "classify":
+            gold = [item.label for item in items if isinstance(item, TextItem) and isinstance(item.label, int)]
+            found |= class_study(self.labels, gold, [one.value for one in decided])
+        return found
+
+
+def _is_right(item: TextItem | ChoiceItem, place: int) -> bool:
+    return place == item.label or (isinstance(item, ChoiceItem) and place in item.right)

@@ -1,0 +1,73 @@
+"""How a model that writes is scored on a set of items: it writes all of them, or while it learns a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from blankfill.tasks.adapter import Adapter, Decided
+from blankfill.tasks.batching import ANSWER, evaluation
+from blankfill.tasks.heads.models import AnswerModel, task_losses
+from blankfill.tasks.items import Item
+from blankfill.tasks.text.seq2seq_adapter import Write
+from blankfill.tasks.training import Scored
+from blankfill.training.loop import Metrics, evaluate
+from blankfill.types import Batch
+
+
+class Written:
+    """A set of items that a model writes, again and again; as `training.Scored`, `least` and `best` too."""
+
+    def __init__(
+        self, adapter: Write, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
+    ) -> None:
+        """sample: how many items, evenly spaced, `examine` takes; 0: all. With fewer than all there is no `best`."""
+        self.adapter, self.items, self.pad, self.least = adapter, items, pad, least
+        self.best: list[Decided] | None = None
+        self.contexts = adapter.encode(items).parts
+        self.sample = adapter.sample(items, min(sample or len(items), len(items)))
+
+    def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
+        """(1 − the main score of the sample; its mean loss of a token and all its metrics)."""
+        decided = self._write(model, self.sample)
+        metrics = self.adapter.measure(self._sampled, decided)
+        loss = evaluate(model, self._batches, device, dtype, task_losses).get(ANSWER, math.nan)
+        model.train()
+        missing = 1 - metrics[self.adapter.task.main]
+        if missing < self.least and len(self.sample) == len(self.items):
+            self.least, self.best = missing, decided
+        return missing, {"loss": loss, **metrics}
+
+    def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+        """What is written for all items; no loss is measured, so it is not a number."""
+        decided = self._write(model, range(len(self.items)))
+        model.train()
+        return decided, math.nan
+
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        encoded = self.adapter.encode(self._sampled).encoded
+        return [packed.batch for packed in evaluation(encoded, self.pad)]
+
+    @property
+    def _sampled(self) -> list[Item]:
+        return [self.items[k] for k in self.sample]
+
+    def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Decided]:
+        """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
+        model.eval()
+        items, contexts = [self.items[k] for k in places], [self.contexts[k] for k in places]
+        found = self.adapter.search.run(model.encoder, contexts, self.adapter.frames.vocabulary)
+        return self.adapter.written(items, found)
+
+
+def examiner(
+    adapter: Adapter, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
+) -> Scored | Written:
+    """What scores a model on items. least: see `Scored`; sample: see `Written`."""
+    if isinstance(adapter, Write):
+        return Written(adapter, items, pad, least, sample)
+    return Scored(adapter, adapter.encode(items), pad, least)

@@ -1,0 +1,164 @@
+"""Learning from a teacher: what it would answer, and what it sees (DistilBERT, Sanh et al. 2019, arXiv 1910.01108).
+
+Besides the words that are asked for, a student learns the teacher's whole distribution over the words (soft targets,
+Hinton et al. 2015) and the direction of its hidden states. The scores of all words at all tokens never exist at once:
+some tokens are at work at a time, and the gradient is taken in the same pass. The teacher reads the same batch, without
+dropout and without gradients, in the compute type that is in force.
+
+Not here: opening a teacher and building a student of its layers (`blankfill.pretraining.teacher`).
+
+Shapes: B rows, T columns, N tokens, M answers, D width, W columns of the word table, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blankfill.model.transformer import Transformer
+from blankfill.training.loop import Trainer
+from blankfill.training.loss import SCORES, LossSums, compute_dtype, counts, label_losses, word_loss
+from blankfill.training.options import DistilOptions
+from blankfill.types import PADDING, Batch
+
+SOFT, HIDDEN = "soft", "hidden"
+"""The names of the two losses: T² times the KL divergence from the teacher, and 1 − cosine, each for a token."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The losses of a student, called with (student, batch, compute type); what is asked for, and what each counts.
+
+    shift: by how much the teacher's positions are numbered higher than the student's. answers: the losses beside words
+    that the objective asks for (of whole examples, from borders).
+    """
+
+    teacher: Transformer
+    options: DistilOptions
+    shift: int = 0
+    answers: tuple[str, ...] = ()
+
+    def __call__(self, student: Transformer, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The summed losses of a batch: words, soft targets and hidden states, and the student's other answers."""
+        with torch.no_grad():
+            seen_ND = self.teacher.encode(self.translated(batch), dtype).flatten(0, 1)
+        hidden_ND = student.encode(batch, dtype).flatten(0, 1)
+        real_N = (batch.segment.flatten() != PADDING).nonzero().squeeze(1)
+        if self.options.over == "all" and self.options.soft_weight:
+            transformed_NW = student.head.transform(hidden_ND)
+            answers_MW, soft_NW, at_N = transformed_NW[batch.target_index], transformed_NW[real_N], real_N
+        else:
+            soft_NW = answers_MW = student.head.transform(hidden_ND[batch.target_index])
+            at_N = batch.target_index
+        words = word_loss(answers_MW, student.output_table, student.head.bias, batch.target_ids)
+        found = label_losses(student, hidden_ND, batch)
+        if self.options.soft_weight:
+            found[SOFT] = soft_loss(student, soft_NW, self.teacher, seen_ND[at_N], self.options.temperature)
+        if self.options.hidden_weight:
+            cosine_N = F.cosine_similarity(hidden_ND[real_N].float(), seen_ND[real_N].float(), dim=-1)
+            found[HIDDEN] = (1 - cosine_N).sum()
+        return LossSums(words, found)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """How many answers of each kind there are in a batch."""
+        asked = counts(batch)
+        if self.options.soft_weight:
+            asked[SOFT] = batch.tokens if self.options.over == "all" else len(batch.target_ids)
+        if self.options.hidden_weight:
+            asked[HIDDEN] = batch.tokens
+        return {name: count for name, count in asked.items() if count}
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """What the mean of each loss counts; the objective's other answers count as words do."""
+        options = self.options
+        asked = dict.fromkeys(("words", *self.answers), options.word_weight)
+        return {SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **asked}
+
+    def teach(self, trainer: Trainer) -> None:
+        """Let a run learn by these losses."""
+        trainer.loss, trainer.counts, trainer.weights = self, self.counts, self.weights
+
+    def translated(self, batch: Batch) -> Batch:
+        """The batch with positions as the teacher numbers them; where it has token types and the student not, all 0."""
+        places_BT = (batch.positions[0] + self.shift).clamp(min=0)  # padding stands at 0, wherever positions begin
+        channels = [places_BT, *batch.positions[1:]][: len(self.teacher.positions)]
+        channels += [torch.zeros_like(places_BT)] * (len(self.teacher.positions) - len(channels))
+        return Batch(
+            batch.input_ids, torch.stack(channels), batch.segment, batch.rank, batch.horizon, batch.target_index,
+            batch.target_ids, {}, batch.mask, batch.tokens, batch.joined, group=batch.group,
+        )  # fmt: skip
+
+
+def soft_loss(
+    student: Transformer, soft_NW: Tensor, teacher: Transformer, seen_ND: Tensor, temperature: float
+) -> Tensor:
+    """T² · KL(teacher ‖ student) of the words' distributions at temperature T, summed over tokens.
+
+    soft_NW: the student's hidden states behind its head's transform. seen_ND: the teacher's, before it. The factor T²
+    keeps the gradient as large as at temperature 1 (Hinton et al. 2015, section 2).
+    """
+    with torch.no_grad():
+        taught_NW = teacher.head.transform(seen_ND)
+    loss: Tensor = _SoftLoss.apply(
+        soft_NW, student.output_table, student.head.bias, taught_NW, teacher.output_table, teacher.head.bias,
+        temperature, compute_dtype(soft_NW), torch.is_grad_enabled(),
+    )  # fmt: skip
+    return loss
+
+
+class _SoftLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NW: Tensor,
+        table_VW: Tensor,
+        bias_V: Tensor | None,
+        taught_NW: Tensor,
+        taught_table_VW: Tensor,
+        taught_bias_V: Tensor | None,
+        temperature: float,
+        dtype: torch.dtype,
+        with_grad: bool,
+    ) -> Tensor:
+        hidden, table = hidden_NW.to(dtype), table_VW.to(dtype)
+        taught, taught_table = taught_NW.to(dtype), taught_table_VW.to(dtype)
+        grad_hidden = torch.empty(hidden_NW.shape, dtype=torch.float32, device=hidden.device)
+        grad_table = torch.zeros(table_VW.shape, dtype=torch.float32, device=hidden.device)
+        grad_bias = torch.zeros(len(table_VW), dtype=torch.float32, device=hidden.device)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        rows = max(1, SCORES // 4 // len(table_VW))
+        for k in range(0, len(hidden), rows):
+            at = slice(k, k + rows)
+            wished_NV = (_scores(taught[at], taught_table, taught_bias_V) / temperature).log_softmax(1)
+            given_NV = (_scores(hidden[at], table, bias_V) / temperature).log_softmax(1)
+            shares_NV = wished_NV.exp()
+            total += (shares_NV * (wished_NV - given_NV)).sum()
+            if with_grad:
+                # d(T²·KL)/d(score) = T · (student's share − teacher's share)
+                grad_NV = given_NV.exp_().sub_(shares_NV).mul_(temperature)
+                low = grad_NV.to(dtype)
+                grad_hidden[at] = low @ table
+                grad_table += low.T @ hidden[at]
+                grad_bias += grad_NV.sum(0)
+        if with_grad:
+            ctx.save_for_backward(grad_hidden, grad_table, grad_bias if bias_V is not None else None)
+            ctx.dtype = hidden_NW.dtype
+        return total * temperature**2
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = upstream
+        hidden, table, bias = ctx.saved_tensors  # scaled in place: torch refuses a second backward pass
+        bias = None if bias is None else bias.mul_(scale)
+        return hidden.mul_(scale).to(ctx.dtype), table.mul_(scale), bias, *[None] * 6
+
+
+def _scores(hidden_NW: Tensor, table_VW: Tensor, bias_V: Tensor | None) -> Tensor:
+    scores = (hidden_NW @ table_VW.T).float()
+    return scores if bias_V is None else scores + bias_V

@@ -1,0 +1,313 @@
+"""The training loop. There is one, it reads from top to bottom, and every objective runs through it.
+
+It knows models, batches and numbers; files, progress bars and samples are the recorder's (`train.record`), and wiring
+is `run`'s. A step is: micro-batches → summed losses divided by the answers of the whole step → gradients → clip →
+optimiser at the step's learning rate. Nothing in it depends on what happened before a resume but the tensors and the
+counters of `Progress`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from blankfill.errors import UserError
+from blankfill.training.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
+from blankfill.training.loss import CountFunction, LossFunction, counts, loss_sums
+from blankfill.training.options import TrainOptions
+from blankfill.training.precision import computing
+from blankfill.training.progress import Progress, Window
+from blankfill.training.scaling import LossScaler
+from blankfill.types import Batch
+
+Metrics = dict[str, float | int | str]
+
+MOST_BAD_STEPS = 10
+"""So many steps in a row that are not finite end a run that skips them: the weights will not recover."""
+
+
+class Recorder(Protocol):
+    """Where the loop's numbers go."""
+
+    def record(self, metrics: Metrics) -> None:
+        """Take one line of metrics."""
+
+    def advance(self, step: int, fields: Metrics) -> None:
+        """Take note that `step` steps are done."""
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Take note of something that a user should know of."""
+
+
+class Numbered(Protocol):
+    """Knows which rows a step holds, by their numbers, for the sentence about a step that went wrong."""
+
+    def rows(self, step: int) -> Sequence[int]:
+        """The numbers of a step's rows, in the order of its batches."""
+
+
+@dataclass
+class Trainer:
+    """What one run trains with.
+
+    validation: the fixed batches that a step is validated with. save: writes a checkpoint of the progress. stop: says
+    that the run should end. validated and sample: called after a validation, and when samples are due. flops: of a
+    batch's forward and backward pass; peak: what the machine could do in a second, both for the utilisation. loss: what
+    a batch is trained for; counts: the divisors of its parts; weights: what the mean of each counts, 1 where it is not
+    named. examine: what a validation is, when it is not the mean loss of the batches: a figure of
+    which less is better, and metrics.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    options: TrainOptions
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    recorder: Recorder
+    validation: Callable[[int], Sequence[Batch]]
+    save: Callable[[Progress], None]
+    schedule: Numbered
+    scaler: LossScaler = field(default_factory=LossScaler)
+    stop: Callable[[], bool] = field(default=lambda: False)
+    validated: Callable[[Progress], None] = field(default=lambda progress: None)
+    sample: Callable[[int], None] = field(default=lambda step: None)
+    on_nan: OnNan = "stop"
+    flops: Callable[[Batch], float] = field(default=lambda batch: 0.0)
+    peak: float = 0.0
+    loss: LossFunction = field(default_factory=lambda: loss_sums)
+    counts: CountFunction = field(default_factory=lambda: counts)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    examine: Callable[[], tuple[float, Metrics]] | None = None
+    examine_first: bool = True
+    parts: int = 1
+    """Of each micro-batch, as in the progress."""
+    pace: Callable[[int, float, int], bool] = field(default=lambda step, seconds, tokens: False)
+    """Called after each step with (step, seconds, tokens); whether it has changed how steps are computed."""
+    stopped: bool = field(default=False, init=False)
+    """Whether `stop` ended the run before its last step."""
+    main: str = field(default="", init=False)
+    """The loss that is recorded as `loss`: see `main_name`."""
+
+    def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
+        """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
+        options, model, self.parts = self.options, self.model, progress.parts
+        evaluate_every, save_every, sample_every = options.every("eval"), options.every("save"), options.every("sample")
+        if progress.step == 0 and self.examine_first:
+            self._evaluate(progress)
+        model.train()
+        self.optimizer.zero_grad(set_to_none=True)  # a step that a rollback has undone left its gradients
+        finished = time.perf_counter()
+        for step, micro_batches in batches:
+            started = time.perf_counter()
+            rate = options.lr_at(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            losses = self._backward(step, micro_batches)
+            self.main = main_name(losses, self.main)
+            norm = self._update(step, micro_batches, losses, progress)
+
+            progress.step, progress.parts = step + 1, self.parts
+            tokens = sum(batch.tokens for batch in micro_batches)
+            progress.tokens += tokens
+            waited, seconds = started - finished, time.perf_counter() - finished
+            progress.seconds += seconds
+            window = progress.window
+            window.add(losses, tokens, sum(map(self.flops, micro_batches)), seconds, waited)
+            self.recorder.advance(progress.step, {"loss": losses.get(self.main, nan), "tokens_per_s": window.rate})
+            last = progress.step == options.steps
+            if progress.step % options.log_every == 0 or last:
+                told: Metrics = {"step": progress.step, "split": "train"}
+                told |= {"loss": nan, **named(window.means(), self.main), "lr": rate}
+                told |= {"grad_norm": norm, "tokens": progress.tokens, "tokens_per_s": window.rate}
+                told["loader_wait"] = window.waited / window.seconds
+                if progress.scaler:
+                    told["loss_scale"] = progress.scaler["scale"]
+                if self.peak:
+                    told["mfu"] = window.flops / window.seconds / self.peak
+                self.recorder.record(told)
+                progress.window = Window()
+
+            improved = impatient = False
+            if progress.step % evaluate_every == 0 or last:
+                improved = self._evaluate(progress)
+                waits = (progress.step - max(progress.best_step, options.long_from)) // evaluate_every
+                waiting = bool(options.patience) and progress.best_step >= 0  # without a loss there is none to better
+                impatient = waiting and progress.step > options.long_from and waits >= options.patience
+                model.train()
+            if progress.step % sample_every == 0 or last:
+                self.sample(progress.step)
+            if impatient and not last:
+                text = f"no better validation in {options.patience}; the best was {progress.best_loss:.4f} at step "
+                self.recorder.event(progress.step, "early stop", f"{text}{progress.best_step}")
+            self.stopped = not last and not impatient and self.stop()
+            ending = last or impatient or self.stopped
+            changed = self.pace(progress.step, seconds - waited, tokens)  # a resume must begin here with the new ways
+            if improved or progress.step % save_every == 0 or ending or changed:
+                self.save(progress)
+            if ending:
+                break
+            finished = time.perf_counter()
+        return progress
+
+    def _update(self, step: int, micro_batches: list[Batch], losses: dict[str, float], progress: Progress) -> float:
+        """Clip the gradient and let the optimiser step, unless something is not finite; returns the gradient's norm."""
+        if not losses:  # nothing was asked for, so there is no gradient; the scaler refuses a step without one
+            return 0.0
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        overflowed = not self.scaler.unscale_and_check(self.optimizer) and all(map(math.isfinite, losses.values()))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
+        if overflowed or finite(losses, norm):
+            self.scaler.step(self.optimizer)  # after an overflow it moves the scale only
+            progress.bad_in_a_row = 0
+        else:
+            progress.skipped_steps += 1
+            progress.bad_in_a_row += 1
+            self._fault(step, micro_batches, losses, norm, progress)
+        progress.scaler = self.scaler.state()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _fault(
+        self, step: int, micro_batches: list[Batch], losses: dict[str, float], norm: float, progress: Progress
+    ) -> None:
+        """Say what is not finite and where it comes from; raises NonFiniteError unless the step is to be skipped."""
+        worst = named({name: loss for name, loss in losses.items() if not math.isfinite(loss)}, self.main)
+        what = f"the {', '.join(worst)} is not finite" if worst else f"the norm of the gradient is {norm}"
+        self.model.eval()
+        where = trace(self.model, micro_batches, list(self.schedule.rows(step)), self.device, self.dtype, self.loss)
+        self.model.train()
+        sentence = f"step {step}: {what}; {where}"
+        if self.on_nan == "skip" and progress.bad_in_a_row < MOST_BAD_STEPS:
+            self.recorder.event(step, "skipped", f"{sentence}; the step is left out")
+            return
+        if self.on_nan == "skip":
+            sentence = f"{sentence}; {MOST_BAD_STEPS} steps in a row were left out, so it will not recover"
+        elif self.on_nan == "stop":
+            self.save(progress)
+        remedy = "lower train.lr or train.clip, or resume it with --resume and --on-nan rollback (or skip)"
+        raise NonFiniteError(step, f"{sentence}. {remedy[0].upper()}{remedy[1:]}")
+
+    def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
+        """Gradients of the mean losses of a step; when memory runs out, once more with half the rows at a time."""
+        try:
+            return self._accumulate(step, micro_batches)
+        except (RuntimeError, MemoryError) as error:
+            rows = max(len(batch.input_ids) for batch in micro_batches)
+            if not is_out_of_memory(error):
+                raise
+            if self.parts > 1 or rows < 2:
+                raise UserError(
+                    f"step {step}: there is not enough memory even for {-(-rows // self.parts)} rows at a time; lower "
+                    "train.micro_batch or objective.length, or turn on train.gradient_checkpointing"
+                ) from error
+        self.parts = 2
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}"
+        text += ", the same but for dropout and rounding"
+        self.recorder.event(step, "out of memory", f"step {step}: {text}")
+        return self._backward(step, micro_batches)
+
+    def _accumulate(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
+        torch.manual_seed(self.seed * 1_000_003 + step)  # dropout is a function of the step, not of the past
+        totals: dict[str, int] = {}
+        for batch in micro_batches:
+            for name, count in self.counts(batch).items():
+                totals[name] = totals.get(name, 0) + count
+        summed: dict[str, float] = {}
+        for batch in micro_batches:
+            for part in split(batch, self.parts):
+                part = part.to(self.device)
+                with computing(self.device, self.dtype):
+                    losses = self.loss(self.model, part, self.dtype).asked(totals)
+                if not losses:  # nothing is asked of these rows: no loss, no gradient
+                    continue
+                loss = torch.stack([self.weights.get(name, 1.0) * losses[name] / totals[name] for name in losses]).sum()
+                self.scaler.scale(loss).backward()
+                for name, value in losses.items():
+                    summed[name] = summed.get(name, 0.0) + float(value.detach()) / totals[name]
+        return summed
+
+    def _evaluate(self, progress: Progress) -> bool:
+        """Validate on the fixed rows and record it; returns whether the loss is the best so far."""
+        if self.examine is not None:
+            progress.valid_loss, found = self.examine()
+        elif batches := self.validation(progress.step):
+            losses = evaluate(self.model, batches, self.device, self.dtype, self.loss, self.counts)
+            if not losses:
+                text = "the validation rows ask for nothing, so there is no validation loss"
+                self.recorder.event(progress.step, "validation", f"step {progress.step}: {text}")
+            self.main = main_name(losses, self.main)
+            progress.valid_loss, found = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
+        else:
+            self.validated(progress)
+            return False
+        told: Metrics = {"step": progress.step, "split": "valid", **found, "tokens": progress.tokens}
+        rate = progress.tokens / progress.seconds if progress.seconds else 0.0
+        lr = self.options.lr_at(max(0, progress.step - 1)) if progress.step else 0.0
+        self.recorder.record(told | {"lr": lr, "tokens_per_s": rate})
+        if self.options.long_from and progress.best_step <= self.options.long_from < progress.step:
+            progress.best_loss = math.inf  # rows of another length: another scale
+        improved = progress.valid_loss < progress.best_loss
+        if improved:
+            progress.best_loss, progress.best_step = progress.valid_loss, progress.step
+        self.validated(progress)
+        return improved
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    dtype: torch.dtype,
+    loss: LossFunction = loss_sums,
+    count: CountFunction = counts,
+) -> dict[str, float]:
+    """Mean losses over all answers of some batches: `words`, and each other answer by name."""
+    model.eval()
+    summed: dict[str, float] = {}
+    totals: dict[str, int] = {}
+    for batch in batches:
+        with computing(device, dtype):
+            sums = loss(model, batch.to(device), dtype)
+        asked = count(batch)
+        for name, part in sums.asked(asked).items():
+            summed[name] = summed.get(name, 0.0) + float(part)
+            totals[name] = totals.get(name, 0) + asked[name]
+    return {name: value / totals[name] for name, value in summed.items()}
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch as at most so many batches of nearly equal rows; rows that belong together stay so."""
+    rows = len(batch.input_ids)
+    if parts < 2 or rows < 2:
+        return [batch]
+    size = -(-rows // parts)
+    edges = [0]
+    for row in range(1, rows):
+        if row - edges[-1] >= size and row not in batch.joined:
+            edges.append(row)
+    return [batch.part(first, stop) for first, stop in zip(edges, [*edges[1:], rows], strict=True)]
+
+
+def main_name(losses: Mapping[str, float], before: str = "") -> str:
+    """The name of the loss that stands for a model: `words` where there are any, else the first of the losses.
+
+    before: what it was until now, so that steps without word targets do not take another loss for it.
+    """
+    return "words" if "words" in (before, *losses) else before or next(iter(losses), "")
+
+
+def named(losses: Mapping[str, float], main: str) -> Metrics:
+    """Losses under the names of the metrics: `loss` for the one named `main`, `<label>_loss` for the others."""
+    return {("loss" if name == main else f"{name}_loss"): value for name, value in losses.items()}

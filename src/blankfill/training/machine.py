@@ -1,0 +1,281 @@
+"""What of a machine moves a bit of a run's numbers, and how a resumed run keeps to it.
+
+Sums of floating-point numbers depend on the order in which they are taken, and that on the device, the compute type,
+the number of threads, the rows at a time, the attention kernel, the processor and the version of torch. All of these
+are settled once, when a run begins, by facts and options and never by measured speed, and stand in every checkpoint
+(and, to be looked at, in `machine.json`). A resumed run takes them from its checkpoint; where this machine cannot, or
+an option changes one, one sentence says what that does to the numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, get_args
+
+import torch
+
+from blankfill.attention.kernels import Kernel, best_kernel
+from blankfill.errors import UserError
+from blankfill.system import environment
+from blankfill.system.bounds import COMMON
+from blankfill.system.device import is_here, named_device, pick_device
+from blankfill.system.threads import Threads, choose_threads, counted, from_variables, useful_threads
+from blankfill.training.options import Precision
+from blankfill.training.pace import Pace
+from blankfill.training.precision import has_bf16, pick_dtype
+
+FILE = "machine.json"
+"""The file of a run folder that shows it."""
+NOTED = "machine"
+"""Its name in the state of a checkpoint."""
+CHANGEABLE = ("device", "threads", "micro_batch", "workers")
+"""Options that fit a run to a machine; they may be given anew to a resumed run."""
+
+
+class Asked(Protocol):
+    """The options of a run that a machine is chosen by."""
+
+    @property
+    def precision(self) -> Precision:
+        """Type of the matrix products, or auto."""
+
+    @property
+    def device(self) -> str:
+        """Where to compute, or auto."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads, 0 for the usual number."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows at a time, 0 for all."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What moves a bit. micro_batch: as in the options, 0 for all rows of a step at once. capability: of torch's own
+    kernels."""
+
+    device: str
+    compute: str
+    threads: int
+    micro_batch: int
+    attention: Kernel
+    torch_version: str
+    capability: str
+    processor: str
+    instructions: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute type."""
+        found = getattr(torch, self.compute)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    @property
+    def where(self) -> str:
+        """For people: device, type and threads."""
+        threads = f", {counted(self.threads)}" if self.device == "cpu" else ""
+        return f"{torch.device(self.device).type} {self.compute}{threads}"
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self)
+
+
+def machine_from(values: object) -> Machine | None:
+    """From what `values` gave; None for anything else, such as the state of a run of an earlier version."""
+    if not isinstance(values, Mapping):
+        return None
+    kinds = {"threads": int, "micro_batch": int}
+    found: dict[str, Any] = {one.name: values.get(one.name) for one in dataclasses.fields(Machine)}
+    if any(type(value) is not kinds.get(name, str) for name, value in found.items()):
+        return None
+    known = found["compute"] in ("float32", "bfloat16", "float16") and found["attention"] in get_args(Kernel)
+    if not known or not 0 < found["threads"] <= COMMON["threads"].most or found["micro_batch"] < 0:
+        return None
+    try:
+        named_device(found["device"])
+    except UserError:
+        return None
+    return Machine(**found)
+
+
+@dataclass
+class Conditions:
+    """Under which a run computes. given: whether the user chose the number of threads. remarks: what the user should
+    know of them, a sentence each."""
+
+    machine: Machine
+    given: bool
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return torch.device(self.machine.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute type."""
+        return self.machine.dtype
+
+    def begin(self) -> None:
+        """Let torch compute so."""
+        torch.set_num_threads(self.machine.threads)
+
+    def watch(self, tell: Callable[[int, str, str], None]) -> Callable[[int, float, int], bool]:
+        """What the loop calls after each step with (step, seconds, tokens): halves the threads, if steps have become
+        many times slower, and returns whether it did. tell: takes the event (step, kind, text)."""
+        pace = Pace()
+        told: list[int] = []
+
+        def stepped(step: int, seconds: float, tokens: int) -> bool:
+            threads = self.machine.threads
+            if self.machine.device != "cpu" or threads < 2 or not pace.step(seconds, tokens):
+                return False
+            slower = f"steps take {pace.slower:.0f} times as long as at the start, as if other programs took the cores"
+            if self.given:
+                if not told:
+                    told.append(step)
+                    tell(
+                        step, "threads",
+                        f"{slower}; the run keeps its {threads} threads, since they were asked for; stop it and resume "
+                        f"it with --threads {threads // 2}, which changes its numbers by rounding",
+                    )  # fmt: skip
+                return False
+            self.machine = dataclasses.replace(self.machine, threads=threads // 2)
+            self.begin()
+            tell(
+                step, "threads",
+                f"{slower}; {counted(threads // 2)} instead of {threads} from step {step} on, so that the numbers that "
+                "follow differ by rounding; a checkpoint is written now, from which a resume is exact",
+            )  # fmt: skip
+            return True
+
+        return stepped
+
+
+def settle(asked: Asked, alike: Machine | None = None) -> Conditions:
+    """The conditions of a run that begins. alike: those of the runs beside it (a grid), which it shares where the
+    options leave it free. Raises UserError for a device that is not there."""
+    device = pick_device(asked.device)
+    dtype = pick_dtype(asked.precision, device)
+    threads = choose_threads(asked.threads) if asked.threads or alike is None else Threads(alike.threads, False)
+    if alike is not None and asked.precision == "auto" and alike.device == str(device) and able(device, alike.dtype):
+        dtype = alike.dtype
+    remarks = [threads.why] if threads.why and device.type == "cpu" else []
+    return Conditions(_here(device, dtype, threads.count, asked.micro_batch), threads.given, remarks)
+
+
+def settle_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]) -> Conditions:
+    """The conditions of a run that is resumed.
+
+    noted: those of its checkpoint, None where it does not say. changes: the options of `CHANGEABLE` that were given
+    anew. Raises UserError for a device that was asked for and is not there.
+    """
+    micro_batch = int(changes.get("micro_batch", noted.micro_batch if noted else asked.micro_batch))
+    device = _device_again(asked, noted, changes)
+    dtype = pick_dtype(asked.precision, device)
+    if noted is not None and asked.precision == "auto" and able(device, noted.dtype):
+        dtype = noted.dtype
+    if noted is None or "threads" in changes:
+        threads = choose_threads(int(changes.get("threads", asked.threads)))
+    else:
+        threads = Threads(from_variables() or noted.threads, bool(from_variables()))
+    now = _here(device, dtype, threads.count, micro_batch)
+    if noted is not None and (now.device, now.compute) == (noted.device, noted.compute):
+        now = dataclasses.replace(now, attention=noted.attention)
+    remarks = [threads.why] if threads.why and device.type == "cpu" else []
+    if noted is None:
+        remarks.append(
+            "the checkpoint does not say how it was computed (an earlier version wrote it); the run resumes on "
+            f"{now.where}, and if that differs, the numbers from here on differ from an uninterrupted run's by rounding"
+        )
+        return Conditions(now, threads.given, remarks)
+    if parts := differences(now, noted):
+        drawn = ""
+        if now.micro_batch != noted.micro_batch or now.device != noted.device:
+            drawn = " and, where there is dropout, by what is dropped"
+        remarks.append(
+            f"the run resumes {', '.join(parts)}, so its numbers from here on differ from an uninterrupted run's by "
+            f"rounding{drawn}"
+        )
+    elif device.type == "cpu" and not threads.given:
+        remarks += _crowded(now.threads)
+    return Conditions(now, threads.given, remarks)
+
+
+def _device_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]) -> torch.device:
+    if "device" in changes:
+        return pick_device(str(changes["device"]))
+    before = noted.device if noted else asked.device
+    return pick_device(before if before != "auto" and is_here(named_device(before)) else "auto")
+
+
+def differences(now: Machine, noted: Machine) -> list[str]:
+    """What is not as noted and moves a bit, a part of a sentence each."""
+    found = []
+    on_cpu = "cpu" in (now.device, noted.device)
+    if now.device != noted.device:
+        found.append(f"on {now.device} ({noted.device} so far)")
+    if now.compute != noted.compute:
+        why = ", for which there are no units here" if noted.compute == "bfloat16" else ""
+        found.append(f"in {now.compute} ({noted.compute} so far{why})")
+    if on_cpu and now.threads != noted.threads:
+        found.append(f"with {counted(now.threads)} ({noted.threads} so far)")
+    if now.micro_batch != noted.micro_batch:
+        found.append(f"with {_at_once(now.micro_batch)} ({_at_once(noted.micro_batch)} so far)")
+    if now.torch_version != noted.torch_version:
+        found.append(f"with torch {now.torch_version} ({noted.torch_version} so far)")
+    if now.device == noted.device:
+        if now.processor != noted.processor:
+            found.append(f"on another processor ({now.processor}; {noted.processor} so far)")
+        elif on_cpu and (now.instructions, now.capability) != (noted.instructions, noted.capability):
+            ours, theirs = set(now.instructions.split()), set(noted.instructions.split())
+            told = _lists(sorted(theirs - ours), "without") + _lists(sorted(ours - theirs), "with")
+            told += [f"torch uses {now.capability}, {noted.capability} so far"] * (now.capability != noted.capability)
+            found.append(f"with other instruction sets of the processor ({'; '.join(told)})")
+    return found
+
+
+def _lists(names: Sequence[str], word: str) -> list[str]:
+    return [f"{word} {', '.join(names)}"] if names else []
+
+
+def _at_once(rows: int) -> str:
+    return f"{rows} row{'s' * (rows != 1)} at a time" if rows else "all rows of a step at once"
+
+
+def _crowded(threads: int) -> list[str]:
+    """A sentence when a resumed run keeps more threads than there are free cores."""
+    cores = environment.usable_cores()
+    useful = useful_threads(cores, environment.busy_cores()) if threads > 1 else 1
+    if useful >= threads:
+        return []
+    why = f"there are {cores} cores here" if threads > cores else "other programs keep this machine busy"
+    return [
+        f"{why}, and the run keeps its {threads} threads, with which its numbers stay exact; resumed with --threads "
+        f"{useful} it may be many times faster, and what follows then differs by rounding"
+    ]
+
+
+def able(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device computes in a type without emulating it."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16(device))
+
+
+def _here(device: torch.device, dtype: torch.dtype, threads: int, micro_batch: int) -> Machine:
+    """This machine, with what was chosen."""
+    if device.type == "cuda" and is_here(device):
+        processor, instructions = torch.cuda.get_device_name(device), ""
+    else:
+        processor, instructions = environment.processor_model(), " ".join(environment.instruction_sets())
+    return Machine(
+        str(device), str(dtype).removeprefix("torch."), threads, micro_batch, best_kernel(device, dtype),
+        torch.__version__, torch.backends.cpu.get_cpu_capability(), processor, instructions,
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Which optimiser a run steps with, and over which groups of weights. The rules that torch lacks are in `optimizers`.
+
+adamw      Loshchilov & Hutter 2019: decoupled decay, bias correction.
+adam       as google-research/bert ran it (`AdamWeightDecayOptimizer`): decoupled decay, no bias correction, so that
+           the first steps are up to (1 - β₁) / √(1 - β₂) times the learning rate.
+sgd        heavy-ball momentum; the decay is coupled, a part of the gradient, so it gathers momentum too.
+adafactor  Shazeer & Stern 2018: the learning rate is relative to the size of each weight tensor.
+lamb       You et al. 2020: the length of each tensor's step is relative to its norm.
+
+Decay leaves out biases and norms (BERT, GLM, GPT-2); embeddings do decay, as in the original BERT. fairseq decays
+everything: `decay_all`. Clipping the gradient and setting the learning rate are the loop's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from blankfill.kernels.capability import plain_weights
+from blankfill.model.transformer import Transformer
+from blankfill.training.optimizers import Adafactor, Lamb
+from blankfill.training.options import TrainOptions
+
+SETTLED = 2.0**24
+"""A step count at which Adam's bias corrections are 1, and which adding 1 in fp32 leaves as it is."""
+
+
+def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimiser that `options` names, over a model's parameters: the word table, decayed, spared from decay.
+
+    The learning rate is set at each step, for each group times its `lr_scale`: `word_lr` for the word table, 1 for the
+    others. A row of that table meets a gradient only when its word is near, so in a short run it learns many times
+    faster at a higher rate (docs/log.md). Its decay is divided by the same factor: it shrinks no faster than the rest.
+    """
+    groups = parameter_groups(model, options)
+    betas = (options.beta1, options.beta2)
+    if options.optimizer == "adafactor":
+        return Adafactor(groups)
+    if options.optimizer == "lamb":
+        *adapted, spared = groups
+        return Lamb([*adapted, {**spared, "adapt": False}], betas=betas, eps=options.eps)
+    if options.optimizer == "sgd":
+        return sgd(groups, options.momentum)
+    adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=options.eps, fused=fusible(groups))
+    if options.optimizer == "adam":
+        leave_bias(adam)
+    return adam
+
+
+def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str, Any]]:
+    """The word table, the decayed and the spared weights of a model, each group with its decay and `lr_scale`."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter is not model.words.weight:
+            (decayed if options.decay_all or parameter.dim() >= 2 else spared).append(parameter)
+    decay, word_lr = options.weight_decay, options.word_lr
+    return [
+        {"params": [model.words.weight], "weight_decay": decay / word_lr, "lr_scale": word_lr},
+        {"params": decayed, "weight_decay": decay, "lr_scale": 1.0},
+        {"params": spared, "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+
+
+def fusible(groups: list[dict[str, Any]]) -> bool | None:
+    """Whether one kernel may step all weights: they are plain tensors. None leaves the choice to torch."""
+    return plain_weights(weight for group in groups for weight in group["params"]) or None
+
+
+def leave_bias(adam: torch.optim.AdamW) -> None:
+    """Turn an AdamW that has not stepped yet into one without bias correction, as the original BERT's.
+
+    With its count at `SETTLED`, the corrections 1 - βᵗ are 1 from the first step on; nothing else depends on the count.
+    """
+    for group in adam.param_groups:
+        for weight in group["params"]:
+            adam.state[weight] = {
+                "step": torch.tensor(SETTLED, dtype=torch.float32, device=weight.device),
+                "exp_avg": torch.zeros_like(weight, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
+            }
+
+
+def sgd(groups: list[dict[str, Any]], momentum: float) -> torch.optim.SGD:
+    """SGD, fused where that may be: v ← momentum · v + g + decay · w, then w ← w - lr · v."""
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fusible(groups))
+    if momentum:
+        # torch's kernel fails when some of its weights have a velocity and others meet their first gradient
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                optimizer.state[weight] = {"momentum_buffer": torch.zeros_like(weight, requires_grad=False)}
+    return optimizer

@@ -1,0 +1,134 @@
+"""The command: what it prints and writes, and every error in one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluate_models import TEXT, bert, gpt2, t5, xlnet
+
+from blankfill.cli.main import main
+from blankfill.evaluation.run import MEASUREMENTS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and data of every task."""
+    made = tmp_path_factory.mktemp("evaluate")
+    gpt2(made / "gpt")
+    bert(made / "bert")
+    xlnet(made / "xlnet")
+    t5(made / "t5")
+    bert(made / "encoder", head=False)
+    (made / "text.txt").write_text(TEXT * 3, encoding="utf-8")
+    (made / "lines.txt").write_text("the cat sat .\n\nthe dog playing\n", encoding="utf-8")
+    (made / "empty.txt").write_text("\n \n", encoding="utf-8")
+    (made / "lambada_test.jsonl").write_text(
+        "".join(json.dumps({"text": f"the cat sat on the {word}"}) + "\n" for word in ("mat", "dog")), encoding="utf-8"
+    )
+    (made / "wiki.test.tokens").write_text(
+        " \n = Cats = \n \n The cat <unk> , sat . \n \n = Dogs = \n \n A dog . \n", encoding="utf-8"
+    )
+    return made
+
+
+def run(folder: Path, model: str, task: str, data: str, *more: str) -> int:
+    where = ["--model", str(folder / model), "--task", task, "--data", str(folder / data)]
+    return main(["evaluate", *where, "--threads", "1", "--device", "cpu", *more])
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "data", "figures", "counts"),
+    [
+        ("gpt", "perplexity", "text.txt", {"perplexity", "bits_per_byte"}, {"texts": 1}),
+        ("gpt", "wikitext2", ".", {"perplexity_per_word"}, {"texts": 2, "words": 23}),
+        ("gpt", "lambada", ".", {"accuracy", "perplexity_per_word"}, {"words": 2}),
+        ("bert", "lambada", ".", {"accuracy_given_length"}, {"words": 2}),
+        ("bert", "pseudo-perplexity", "lines.txt", {"pseudo_perplexity"}, {"texts": 2, "words": 7}),
+        ("xlnet", "lambada", ".", {"accuracy_given_length"}, {"words": 2}),
+        ("t5", "lambada", ".", {"accuracy", "accuracy_with_end"}, {"words": 2}),
+        ("t5", "infill", "text.txt", {"1", "2", "3", "5", "8", "13"}, {"passages": 2}),
+        ("gpt", "infill", "text.txt", {"1", "2", "3", "5", "8", "13"}, {"passages": 2}),
+    ],
+)
+def test_measurements_are_printed_and_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    model: str, task: str, data: str, figures: set[str], counts: dict[str, int],
+) -> None:  # fmt: skip
+    assert run(folder, model, task, data, "--out", str(tmp_path / "out"), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert printed["task"] == task and printed["settings"]["split"] == "test"
+    assert printed["model"] == str((folder / model).resolve())
+    assert figures <= printed["metrics"].keys()
+    assert counts.items() <= printed["counts"].items()
+    if task == "infill":
+        right = [sample["before"] + sample["right"] + sample["after"] for sample in printed["samples"]]
+        assert len(right) == sum(part["blanks"] for part in printed["metrics"].values()) > 0
+        assert all(text in TEXT * 3 for text in right)
+    assert run(folder, model, task, data) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[0].removesuffix(":") for line in lines] == list(printed["metrics"])
+
+
+def test_every_measurement_has_its_test_above() -> None:
+    assert set(MEASUREMENTS) == {"perplexity", "wikitext2", "lambada", "pseudo-perplexity", "infill"}
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "data", "more", "told"),
+    [
+        ("bert", "perplexity", "text.txt", (), "objective bert: it has no perplexity; use --task pseudo-perplexity"),
+        ("xlnet", "perplexity", "text.txt", (), "objective xlnet: it has no perplexity; use --task pseudo-perplexity"),
+        ("gpt", "pseudo-perplexity", "lines.txt", (), "objective gpt: it gives text a probability; use --task perplex"),
+        ("t5", "perplexity", "text.txt", (), "objective t5: it has no perplexity; use --task infill"),
+        ("t5", "pseudo-perplexity", "lines.txt", (), "t5: it has no scores of single masks; use --task infill"),
+        ("encoder", "pseudo-perplexity", "lines.txt", (), "an encoder without a word head"),
+        ("gpt", "sst2", "text.txt", (), "not measured by 'sst2'; give one of perplexity, wikitext2, lambada"),
+        ("gpt", "perplexity", "none.txt", (), "none.txt does not exist"),
+        ("gpt", "perplexity", "empty.txt", (), "the data have no text"),
+        ("bert", "pseudo-perplexity", "empty.txt", (), "empty.txt has no text: give a file with a sentence on each"),
+        ("bert", "pseudo-perplexity", ".", (), "is a folder: give a file"),
+        ("gpt", "infill", "lines.txt", (), "has no text of 48 words"),
+        ("gpt", "lambada", "text.txt", (), "line 1: not JSON"),
+        ("gpt", "perplexity", "text.txt", ("--window", "33"), "--window 33: "),
+        ("gpt", "perplexity", "text.txt", ("--stride", "33"), "--stride 33 does not go with a window of 32"),
+        ("gpt", "perplexity", "text.txt", ("--limit", "-1"), "--limit is -1; it must not be negative"),
+        ("gpt", "wikitext2", ".", ("--split", "dev"), "has no dev file of wikitext2"),
+        ("gpt", "perplexity", "text.txt", ("--null-odds", "x"), "--null-odds goes with a file of predictions"),
+        (
+            "gpt",
+            "perplexity",
+            "text.txt",
+            ("answers.json",),
+            "give either a file with predictions to score, or",
+        ),
+        ("gpt", "perplexity", "text.txt", ("--out", "text.txt/x"), "cannot be written (Not a directory)"),
+        ("no", "perplexity", "text.txt", (), "no: no such folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str],
+    model: str, task: str, data: str, more: tuple[str, ...], told: str,
+) -> None:  # fmt: skip
+    more = tuple(str(folder / word) if word.startswith("text.txt/") else word for word in more)
+    assert run(folder, model, task, data, *more) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("blankfill: ") and told in last
+
+
+def test_neither_a_file_nor_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--task", "sst2", "--data", "x"]) == 2
+    assert "give either a file with predictions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["finetune.json", "lr-0.001_seed-0/finetune.json"])
+def test_the_results_of_a_fine_tuning_are_not_written_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    out = tmp_path / "tuned"
+    (out / where).parent.mkdir(parents=True)
+    (out / where).write_text("{}", encoding="utf-8")
+    (out / "results.json").write_text('{"score": 0.9}', encoding="utf-8")
+    assert run(folder, "gpt", "perplexity", "text.txt", "--out", str(out)) == 2
+    assert "holds a fine-tuning run, whose results.json would be lost" in capsys.readouterr().err
+    assert (out / "results.json").read_text(encoding="utf-8") == '{"score": 0.9}'

@@ -1,0 +1,166 @@
+"""Learning rates worked out by hand, what weight decay leaves out, and that a resumed run goes on to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blankfill.attention.kernels import Mask
+from blankfill.checkpoint.store import optimizer_tensors, restore_optimizer
+from blankfill.config.recipe import load_recipe
+from blankfill.errors import UserError
+from blankfill.model.config import TransformerConfig
+from blankfill.model.transformer import Transformer, build
+from blankfill.training.optimizer import build_optimizer
+from blankfill.training.options import OptimizerName, TrainOptions
+from blankfill.training.schedule import learning_rate
+
+NAMES: list[OptimizerName] = ["adamw", "adam", "sgd", "adafactor", "lamb"]
+TINY = TransformerConfig(
+    vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, ffn_size=8, position_sizes=(16,), pooler=True, dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "schedule", "rate"),
+    [
+        (0, "linear", 0.1), (9, "linear", 1.0), (10, "linear", 1.0), (55, "linear", 0.5), (100, "linear", 0.0),
+        (0, "cosine", 0.1), (10, "cosine", 1.0), (55, "cosine", 0.5), (100, "cosine", 0.0),
+        (39, "inverse_sqrt", 0.5), (500, "constant", 1.0),
+    ],
+)  # fmt: skip
+def test_learning_rate(step: int, schedule: str, rate: float) -> None:
+    assert learning_rate(step, 100, 1.0, 10, schedule) == pytest.approx(rate)  # type: ignore[arg-type]
+
+
+def test_floor_and_early_end_of_decay() -> None:
+    assert learning_rate(100, 100, 2.0, 10, "cosine", 0.1) == pytest.approx(0.2)
+    assert learning_rate(80, 100, 2.0, 10, "linear", 0.1, decay_steps=50) == pytest.approx(0.2)
+    assert TrainOptions(steps=1000, warmup=0.05, decay_steps=800).warmup_steps == 40
+    assert TrainOptions(steps=1000, warmup=25).warmup_steps == 25
+
+
+@pytest.mark.parametrize(
+    ("step", "schedule", "rate"),
+    [
+        (9, "linear", 1.0), (29, "linear", 1.0), (30, "linear", 1.0), (65, "linear", 0.5), (100, "linear", 0.0),
+        (65, "cosine", 0.5), (29, "inverse_sqrt", 1.0), (119, "inverse_sqrt", 0.5),
+    ],
+)  # fmt: skip
+def test_the_peak_is_held(step: int, schedule: str, rate: float) -> None:
+    """Ten steps of warm-up, twenty at the peak."""
+    assert learning_rate(step, 100, 1.0, 10, schedule, hold=20) == pytest.approx(rate)  # type: ignore[arg-type]
+
+
+def test_t5_has_the_published_rates() -> None:
+    train = load_recipe("t5-base").train
+    for step in (0, 1, 9_999, 10_000, 40_000, 524_287):
+        assert train.lr_at(step) == pytest.approx(1 / max(step + 1, 10_000) ** 0.5)
+    assert TrainOptions(steps=1000, hold=0.5, decay_steps=400, lr=1.0, warmup=0).lr_at(199) == 1.0
+    assert "train.hold is -1; it must not be negative" in TrainOptions(hold=-1).problems()
+
+
+def test_decay_leaves_out_biases_and_norms() -> None:
+    model = build(TINY)
+    words, decayed, spared = build_optimizer(model, TrainOptions(weight_decay=0.01, word_lr=8.0)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared["params"])
+    assert {names[id(p)] for p in words["params"]} == {"words.weight"}
+    assert "positions.0.weight" in {names[id(p)] for p in decayed["params"]}
+    assert len(words["params"]) + len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    # decay is multiplied by the rate, so the word table decays as fast as the rest
+    assert words["weight_decay"] * words["lr_scale"] == decayed["weight_decay"] * decayed["lr_scale"]
+    _, everything, nothing = build_optimizer(model, TrainOptions(decay_all=True)).param_groups
+    assert len(everything["params"]) == len(names) - 1 and not nothing["params"]
+
+
+def test_lamb_adapts_what_decays() -> None:
+    words, decayed, spared = build_optimizer(build(TINY), TrainOptions(optimizer="lamb")).param_groups
+    assert (words["adapt"], decayed["adapt"], spared["adapt"]) == (True, True, False)
+
+
+def test_an_optimizer_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match="adagrad"):
+        load_recipe("bert-nano", {"train.optimizer": "adagrad"})
+
+
+def loss_of(model: Transformer, step: int, pairs: bool = True) -> torch.Tensor:
+    """Predict, from each token, the one that follows in 0, 3, 6, …; and from the first, whether it is even."""
+    first = torch.arange(step, step + 8)[:, None]
+    ids = (first + 3 * torch.arange(9)) % 20
+    hidden = model(ids[:, :-1], torch.arange(8).expand(1, 8, 8), Mask("none"))
+    logits = model.head.logits(hidden, model.words.weight)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    if pairs and model.pair_head is not None:
+        loss = loss + torch.nn.functional.cross_entropy(model.pair_head(hidden[:, 0]), ids[:, 0] % 2)
+    return loss
+
+
+def train(model: Transformer, optimizer: torch.optim.Optimizer, steps: range, rate: float) -> list[float]:
+    """Losses of some steps; the pair head meets its first gradient at step 3."""
+    losses = []
+    for step in steps:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"] * (1 + step % 3)
+        optimizer.zero_grad()
+        loss = loss_of(model, step, pairs=step >= 3)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("stop", [2, 6])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_optimizer_goes_on_to_the_bit(name: OptimizerName, stop: int, tmp_path: Path) -> None:
+    """Stopped before some weights have met a gradient, and after."""
+    options = TrainOptions(optimizer=name, word_lr=2.0)
+    whole = build(TINY)
+    optimizer = build_optimizer(whole, options)
+    train(whole, optimizer, range(10), 1e-3)
+
+    first = build(TINY)
+    stopped = build_optimizer(first, options)
+    train(first, stopped, range(stop), 1e-3)
+    save_file(optimizer_tensors(stopped), tmp_path / "optimizer.safetensors")
+    second = build(TINY, seed=1)
+    second.load_state_dict(first.state_dict())
+    resumed = build_optimizer(second, options)
+    restore_optimizer(resumed, load_file(tmp_path / "optimizer.safetensors"))
+    for ours, theirs in zip(second.parameters(), first.parameters(), strict=True):
+        mine, wanted = resumed.state.get(ours, {}), stopped.state.get(theirs, {})
+        assert mine.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert torch.equal(mine[key], value)
+            assert (mine[key].dtype, mine[key].device) == (value.dtype, value.device)
+    train(second, resumed, range(stop, 10), 1e-3)
+    for ours, theirs in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_restored_state_lies_where_the_weights_are(name: OptimizerName) -> None:
+    """Also the step counts of fused kernels, which must not stay on the host; Adafactor counts there."""
+    options = TrainOptions(optimizer=name)
+    model = build(TINY)
+    optimizer = build_optimizer(model, options)
+    train(model, optimizer, range(3, 5), 1e-3)
+    elsewhere = build(TINY).to("meta")
+    moved = build_optimizer(elsewhere, options)
+    restore_optimizer(moved, optimizer_tensors(optimizer))
+    for state in moved.state.values():
+        for key, value in state.items():
+            assert value.device.type == ("cpu" if (name, key) == ("adafactor", "step") else "meta")
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("adamw", 5e-3), ("adam", 2e-3), ("sgd", 0.05), ("adafactor", 0.03), ("lamb", 0.02)]
+)
+def test_every_optimizer_lowers_the_loss(name: OptimizerName, rate: float) -> None:
+    model = build(TINY)
+    optimizer = build_optimizer(model, TrainOptions(optimizer=name, word_lr=2.0))
+    losses = train(model, optimizer, range(3, 63), rate)
+    assert losses[-1] < losses[0] - 1.0

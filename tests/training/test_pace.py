@@ -1,0 +1,51 @@
+"""When steps count as many times slower than the first ones, in made-up times."""
+
+from __future__ import annotations
+
+import pytest
+
+from blankfill.training import pace
+from blankfill.training.pace import Pace
+
+
+def warm() -> Pace:
+    """A pace of 1 s for 100 tokens, after a first step that took long."""
+    found = Pace()
+    assert not found.step(60.0, 100)
+    for _ in range(pace.FIRST):
+        assert not found.step(1.0, 100)
+    return found
+
+
+def test_steps_that_stay_slow_are_told_once_for_each_time() -> None:
+    found = warm()
+    told = [found.step(20.0, 100) for _ in range(2 * pace.STEPS)]
+    assert told == ([False] * (pace.STEPS - 1) + [True]) * 2
+    assert found.slower == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tokens"),
+    [
+        (7.0, 100),  # seven times: a hot processor, a memory that is shared
+        (40.0, 800),  # long rows of a second phase, or a batch that has grown
+    ],
+)
+def test_what_is_no_slowness(seconds: float, tokens: int) -> None:
+    found = warm()
+    assert not any(found.step(seconds, tokens) for _ in range(100))
+
+
+def test_a_disturbance_that_passes_is_no_slowness() -> None:
+    found = warm()
+    for _ in range(20):
+        assert not any(found.step(20.0, 100) for _ in range(pace.STEPS - 1))
+        assert not found.step(1.0, 100)
+
+
+def test_steps_of_milliseconds_must_be_slow_for_seconds() -> None:
+    found = Pace()
+    for _ in range(pace.FIRST + 1):
+        found.step(0.001, 100)
+    slow = [found.step(0.02, 100) for _ in range(600)]
+    assert slow.index(True) == pytest.approx(pace.SECONDS / 0.02, abs=1.5)

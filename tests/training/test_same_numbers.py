@@ -1,0 +1,52 @@
+"""The roads that are taken for speed give the numbers of the plain ones: loss and gradients of whole models."""
+
+import pytest
+import torch
+
+from blankfill.model.transformer import Transformer, build
+from blankfill.planning.bench import FAMILY, Shape
+from blankfill.training.loss import counts, loss_sums
+from blankfill.types import Batch
+
+
+def loss_and_gradients(model: Transformer, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    sums, targets = loss_sums(model, batch), counts(batch)
+    loss = torch.stack([sums.words / targets["words"], *(s / targets[name] for name, s in sums.labels.items())]).sum()
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("length", [64, 300])
+@pytest.mark.parametrize("objective", FAMILY)
+def test_training_equals_the_plain_reference(objective: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp32, blocks of attention and of the vocabulary and the fused feed-forward part, against float64 and neither."""
+    shape = Shape(objective, 2, 64, length=length, rows=3, dropout=0.0, vocabulary=5000)
+    (batch,) = shape.batches(1)
+    model = build(shape.config()).train()
+    model.use_kernel("blocked")
+    # without dropout only long rows go through the blocks; here those of 64 tokens do too
+    monkeypatch.setattr("blankfill.attention.kernels.QUERIES", 8)
+    loss, gradients = loss_and_gradients(model, batch)
+
+    plain = build(shape.config()).double().eval()
+    plain.use_kernel("explicit")
+    hidden = plain.encode(batch, torch.float64)
+    logits = plain.head.logits(hidden.flatten(0, 1)[batch.target_index], plain.words.weight)
+    reference = torch.nn.functional.cross_entropy(logits, batch.target_ids)
+    for name, (columns, labels) in batch.labels.items():
+        assert name in ("next_sentence", "sentence_order") and plain.pair_head is not None
+        reference = reference + torch.nn.functional.cross_entropy(
+            plain.pair_head(hidden.flatten(0, 1)[columns]), labels
+        )
+    if batch.borders is not None:
+        assert plain.span_head is not None
+        left, right, place, answers = batch.borders
+        asked = plain.span_head(hidden.flatten(0, 1)[left], hidden.flatten(0, 1)[right], place)
+        scores = torch.nn.functional.linear(asked, plain.words.weight, plain.span_head.bias)
+        reference = reference + torch.nn.functional.cross_entropy(scores, answers)
+    reference.backward()
+    assert loss == pytest.approx(reference.item(), rel=1e-6)
+    assert len(gradients) == len(list(plain.parameters()))
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(gradients[name].double(), parameter.grad, atol=2e-6, rtol=1e-4, msg=name)
