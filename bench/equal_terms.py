@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def pretrained(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
-    """What the run of a recipe was and learnt; it is made unless it is there."""
+    """Return what the run of a recipe was and learnt; it is made unless it is there."""
     folder, noted = given.out / recipe, given.out / f"{recipe}.json"
     if not noted.exists():
         pace = step_cost(recipe, given)

@@ -71,12 +71,12 @@ class Chart:
     reference: tuple[str, float] | None = None
 
     def write(self, value: float) -> str:
-        """A number of this chart, as its table has it."""
+        """Return a number of this chart, as its table has it."""
         return STYLES[self.style](value)
 
 
 def find_charts(snapshot: Snapshot, scores: Mapping[str, tuple[str, float] | None] | None = None) -> list[Chart]:
-    """The charts of all that was measured, the loss first.
+    """Return the charts of all that was measured, the loss first.
 
     scores: names of metrics that are shares, each with a line to compare it with; the first of them comes before the
     loss, the others behind it.
@@ -116,8 +116,8 @@ def _chart(
 def payload(
     snapshot: Snapshot, charts: Sequence[Chart], events: Sequence[Event], best: tuple[str, Best | None] | None = None
 ) -> dict[str, Any]:
-    """What the script of the page draws, as JSON values without NaN. best: the chart in which the best measurement is
-    marked, and that; the lowest validation loss unless told otherwise.
+    """Return what the script of the page draws, as JSON values without NaN. best: the chart in which the best
+    measurement is marked, and that; the lowest validation loss unless told otherwise.
 
     splits: step and tokens of each point that is left of a split; charts: the values there, with the band from low to
     high where a point stands for several measurements; events: marks, by step and tokens.
@@ -155,19 +155,19 @@ def payload(
 
 
 def whole(value: float) -> int | None:
-    """A count, None for NaN."""
+    """Return a count, None for NaN."""
     return None if math.isnan(value) else round(value)
 
 
 def tone(kind: str) -> str:
-    """How grave an event is: "bad", "warn" or "info"."""
+    """Return how grave an event is: "bad", "warn" or "info"."""
     if kind in ("rollback", "out of memory"):
         return "bad"
     return "warn" if kind in ("skipped", "early stop", "baseline") else "info"
 
 
 def short(value: float) -> str:
-    """A large number with a letter for its size: 13.1k, 2.37M."""
+    """Return a large number with a letter for its size: 13.1k, 2.37M."""
     letters = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
     size, letter = next(((size, letter) for size, letter in letters if abs(value) >= size), (1.0, ""))
     figures = value / size
@@ -175,7 +175,7 @@ def short(value: float) -> str:
 
 
 def small(value: float) -> str:
-    """A number that may be tiny: 0.002, 1.28e-4."""
+    """Return a number that may be tiny: 0.002, 1.28e-4."""
     if value == 0 or abs(value) >= 1e-3:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")

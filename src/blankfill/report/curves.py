@@ -43,7 +43,7 @@ class Table:
         return sorted(set[str]().union(*self.rows))
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One number of each line, float64[N]; NaN where it is missing, no number or not finite."""
+        """Return one number of each line, float64[N]; NaN where it is missing, no number or not finite."""
         if name not in self._columns:
             self._columns[name] = _numbers([row.get(name) for row in self.rows])
         return self._columns[name]
@@ -71,7 +71,7 @@ class Thinned:
 
 
 def read_curves(metrics: Path) -> dict[str, Curve]:
-    """The curves of a metrics.jsonl by split ("train", "valid").
+    """Return the curves of a metrics.jsonl by split ("train", "valid").
 
     Lines that are no JSON object with a step, a split, tokens and a finite loss are passed over (a line may be half
     written). Where a run was resumed and measured steps again, what was measured last counts. Raises UserError when the
@@ -90,7 +90,8 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
 
 
 def read_tables(metrics: Path) -> dict[str, Table]:
-    """The lines of a metrics.jsonl that have a step and a split, by split. Raises UserError for no regular file."""
+    """Return the lines of a metrics.jsonl that have a step and a split, by split. Raises UserError for no regular
+    file."""
     rows: dict[str, list[Row]] = {}
     for row in read_json_lines(metrics)[0]:
         split, step = row.get("split"), row.get("step")
@@ -100,7 +101,7 @@ def read_tables(metrics: Path) -> dict[str, Table]:
 
 
 def is_step(value: object) -> TypeGuard[int]:
-    """Whether a value of a line counts steps."""
+    """Return whether a value of a line counts steps."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
@@ -115,7 +116,7 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def bucket_starts(count: int, most: int, alone: Iterable[int] = ()) -> NDArray[np.int64]:
-    """Where buckets of neighbours begin, so that `count` points become about `most` of nearly equal size.
+    """Return where buckets of neighbours begin, so that `count` points become about `most` of nearly equal size.
 
     alone: points that get a bucket of their own, whatever the size of the others; the last point always does. No more
     than `most` points are left as they are.

@@ -29,7 +29,8 @@ NOTHING_DRAWN: dict[str, Any] = {"splits": {}, "charts": [], "events": []}
 def document(
     title: str, headline: str, parts: Mapping[str, str], now: datetime, data: Mapping[str, Any] = NOTHING_DRAWN
 ) -> str:
-    """The HTML of a page. parts: the inside of each section by its name; empty ones are left out. data: for the script.
+    """Return the HTML of a page. parts: the inside of each section by its name; empty ones are left out. data: for the
+    script.
 
     now: the moment that it says it was written at.
     """
@@ -54,5 +55,5 @@ def document(
 
 
 def shipped(name: str) -> str:
-    """A file of this package."""
+    """Return a file of this package."""
     return (resources.files("blankfill.report") / name).read_text(encoding="utf-8")

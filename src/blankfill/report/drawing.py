@@ -53,22 +53,22 @@ class Fonts:
     files: Sequence[tuple[Path, Set[int]]]
 
     def having(self, text: str) -> Path | None:
-        """The first font that has all of `text`, None where none has."""
+        """Return the first font that has all of `text`, None where none has."""
         return next((file for file, has in self.files if all(ord(c) in has for c in text)), None)
 
     def lacking(self, text: str) -> set[str]:
-        """The characters of `text` that no font has."""
+        """Return the characters of `text` that no font has."""
         return {c for c in text if self.having(c) is None}
 
     def sized(self, text: str, points: float) -> FontProperties:
-        """How to draw `text`; in the default font when none has it all."""
+        """Return how to draw `text`; in the default font when none has it all."""
         from matplotlib.font_manager import FontProperties
 
         return FontProperties(fname=str(self.having(text) or self.files[0][0]), size=points)
 
 
 def find_fonts(text: str, named: Path | None = None) -> Fonts:
-    """The default font, the named one, and as many of the system's as it takes to have all of `text`.
+    """Return the default font, the named one, and as many of the system's as it takes to have all of `text`.
 
     Raises UserError when the named font cannot be read.
     """
@@ -185,7 +185,7 @@ def _characters(font: Path) -> Set[int]:
 
 
 def _longest(texts: Sequence[str]) -> float:
-    """The width of the longest text, in grid cells, as its characters are sized for them."""
+    """Return the width of the longest text, in grid cells, as its characters are sized for them."""
     return max((0.4 * cells(text) for text in texts), default=0.0)
 
 

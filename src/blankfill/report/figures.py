@@ -64,7 +64,8 @@ def scatter(points: Sequence[Sequence[float]], label: str) -> str:
 
 
 def dot_lines(lines: Sequence[Dots], label: str, reference: tuple[str, float] | None = None) -> str:
-    """A line of dots for each setting, under one another on one scale. reference: a value to compare all with."""
+    """Return a line of dots for each setting, under one another on one scale. reference: a value to compare all
+    with."""
     values = [value for line in lines for value in (*line.values, line.middle)]
     low, high = spread([*values, reference[1]] if reference else values)
     left = min(300, 16 + LETTER * max(len(line.name) for line in lines))

@@ -18,12 +18,12 @@ LANGUAGES = (("ja", "\u3040-\u30ff"), ("ko", "\uac00-\ud7af"), ("zh", "\u3400-\u
 
 
 def tag(name: str, text: object, **attributes: str) -> str:
-    """An element that holds text. The attribute `class` is given as `kind`, since Python keeps that word."""
+    """Return an element that holds text. The attribute `class` is given as `kind`, since Python keeps that word."""
     return f"<{name}{attributes_of(attributes)}>{escape(visible(str(text)))}</{name}>"
 
 
 def said(name: str, text: str, **attributes: str) -> str:
-    """An element that holds a text of the run, in whatever language that is."""
+    """Return an element that holds a text of the run, in whatever language that is."""
     return tag(name, text, **attributes, **language_of(text))
 
 
@@ -35,7 +35,8 @@ def attributes_of(values: Mapping[str, str]) -> str:
 
 
 def language_of(text: str) -> dict[str, str]:
-    """The attributes that let a browser set a text of the run: its direction, and its language where that matters."""
+    """Return the attributes that let a browser set a text of the run: its direction, and its language where that
+    matters."""
     found = next((name for name, span in LANGUAGES if re.search(f"[{span}]", text)), "")
     return {"dir": "auto", "lang": found}
 
@@ -69,12 +70,12 @@ def panels(values: Mapping[str, Any], alone: str) -> str:
 
 
 def panel(title: str, body: str) -> str:
-    """A framed part of the page; `body` is HTML."""
+    """Return a framed part of the page; `body` is HTML."""
     return f'<div class="panel">{tag("h3", title) if title else ""}{body}</div>'
 
 
 def plain(value: object) -> str:
-    """A value of JSON or YAML as a reader expects it."""
+    """Return a value of JSON or YAML as a reader expects it."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):

@@ -39,7 +39,7 @@ def write_page(run: Path, out: Path | None = None) -> Path:
 
 
 def any_page(run: Path, now: datetime) -> str:
-    """The HTML of whatever a folder holds: a fine-tuning run, several of them, or a pretraining run.
+    """Return the HTML of whatever a folder holds: a fine-tuning run, several of them, or a pretraining run.
 
     Raises UserError when it is no folder.
     """
@@ -51,7 +51,7 @@ def any_page(run: Path, now: datetime) -> str:
 
 
 def page_of(snapshot: Snapshot, now: datetime) -> str:
-    """The HTML of a pretraining run. now: the moment that it says it was written at."""
+    """Return the HTML of a pretraining run. now: the moment that it says it was written at."""
     charts = find_charts(snapshot)
     events = snapshot.events[-MOST_EVENTS:]
     parts = {
@@ -81,7 +81,7 @@ def headline(snapshot: Snapshot) -> str:
 
 
 def cards(snapshot: Snapshot) -> list[Card]:
-    """The numbers under the headline, each with a word on what it means."""
+    """Return the numbers under the headline, each with a word on what it means."""
     shown: list[Card] = []
     best, last, baseline = snapshot.best, snapshot.last_loss("valid"), snapshot.baseline
     if best and last:

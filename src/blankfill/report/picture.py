@@ -75,7 +75,7 @@ class Row:
         return (alike & self.rule.visible()) | (~alike & writes[:, None] & same)
 
     def numbers(self) -> list[int]:
-        """What the columns are called: each side counts from 0."""
+        """Return what the columns are called: each side counts from 0."""
         return [*range(self.encoder), *range(len(self) - self.encoder)]
 
 
@@ -129,7 +129,7 @@ def _joined_groups(examples: Sequence[Example]) -> Int32 | None:
 
 
 def heading(row: Row) -> str:
-    """How large a row is and how much it asks, in a few words."""
+    """Return how large a row is and how much it asks, in a few words."""
     asked = _count(sum(map(len, row.asked)), "answer") + " asked for"
     if not row.encoder:
         return f"{_count(len(row), 'column')}, {_count(len(row.begins), 'example')}, {asked}"
@@ -146,7 +146,7 @@ def example_text(
     width: int = 120,
     plain: bool = False,
 ) -> str:
-    """A row as text: a line for each column, with the attention grid beside it.
+    """Return a row as text: a line for each column, with the attention grid beside it.
 
     channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
@@ -188,7 +188,8 @@ def example_text(
 
 
 def _grouping(sides: Sequence[int], room: int) -> int:
-    """How many columns a cell must stand for, so that sides of these lengths and the bar between them fit the room."""
+    """Return how many columns a cell must stand for, so that sides of these lengths and the bar between them fit the
+    room."""
     group = 1
     while sum(-(-side // group) for side in sides) + len(sides) - 1 > room and group < max(sides):
         group += 1
@@ -196,12 +197,12 @@ def _grouping(sides: Sequence[int], room: int) -> int:
 
 
 def _parted(lines: list[str], at: int, line: str) -> list[str]:
-    """The lines with another one put in before number `at`; as they are when that is right behind the header."""
+    """Return the lines with another one put in before number `at`; as they are when that is right behind the header."""
     return lines if at == 1 else [*lines[:at], line, *lines[at:]]
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal a text takes; Chinese characters take two."""
+    """Return how many cells of a terminal a text takes; Chinese characters take two."""
     from rich.cells import cell_len
 
     return cell_len(text)
@@ -213,7 +214,7 @@ def pad(text: str, width: int) -> str:
 
 
 def spell(text: str, longest: int = LONGEST_TOKEN) -> str:
-    """A token fit to be drawn: what cannot be printed as its escape, no more than `longest` cells."""
+    """Return a token fit to be drawn: what cannot be printed as its escape, no more than `longest` cells."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     if cells(text) <= longest:
         return text
@@ -223,14 +224,14 @@ def spell(text: str, longest: int = LONGEST_TOKEN) -> str:
 
 
 def channel_names(channels: Sequence[str], count: int) -> list[str]:
-    """A name for each of `count` position channels: the given ones when they fit, else numbered."""
+    """Return a name for each of `count` position channels: the given ones when they fit, else numbered."""
     if len(channels) == count:
         return list(channels)
     return ["pos"] if count == 1 else [f"pos {k + 1}" for k in range(count)]
 
 
 def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
-    """The header and a line for each column, numbers to the right and tokens to the left."""
+    """Return the header and a line for each column, numbers to the right and tokens to the left."""
     names = channel_names(channels, len(row.positions))
     rule = row.rule
     columns: list[tuple[str, list[str], bool]] = [
@@ -254,7 +255,7 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
 
 
 def _grid(visible: Bool, group: int, marks: str) -> list[str]:
-    """A line for each query; `group` keys in a character. visible: bool[Q, K]. marks: none, all, some seen."""
+    """Return a line for each query; `group` keys in a character. visible: bool[Q, K]. marks: none, all, some seen."""
     length = visible.shape[1]
     edges = range(0, length, group)
     share = np.add.reduceat(visible.astype(np.int64), edges, axis=1)
@@ -279,7 +280,8 @@ def _label(name: str, value: int) -> str:
 
 
 def _borders(example: Example, begin: int) -> dict[int, str]:
-    """What is asked from the borders of spans: the column before each → text. begin: the example's first column."""
+    """Return what is asked from the borders of spans: the column before each → text. begin: the example's first
+    column."""
     if example.borders is None:
         return {}
     left, right = example.borders[:2].tolist()

@@ -21,7 +21,7 @@ SMOOTHED_OVER = 100
 
 
 def smoothed(loss: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An exponential average without the start's bias: the first value is the first point's own."""
+    """Return an exponential average without the start's bias: the first value is the first point's own."""
     keep = 1.0 - 1.0 / max(1.0, len(loss) / SMOOTHED_OVER)
     out = np.empty(len(loss))
     total = weight = 0.0

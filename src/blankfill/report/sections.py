@@ -23,7 +23,7 @@ MOST_SAMPLED = 40
 
 
 def curves_section(charts: Sequence[Chart]) -> str:
-    """The charts, the first one the widest: what the script draws into, and what they end in as tables."""
+    """Return the charts, the first one the widest: what the script draws into, and what they end in as tables."""
     if not charts:
         return '<div class="head"><h2>Curves</h2></div><p class="panel empty">Nothing is measured yet.</p>'
     figures = "".join(_figure(chart, k) for k, chart in enumerate(charts))
@@ -46,7 +46,7 @@ def _choice(legend: str, name: str, options: dict[str, str]) -> str:
 
 
 def _figure(chart: Chart, k: int) -> str:
-    """One chart without its curves: title, legend with the newest values, and the table of ends."""
+    """Return one chart without its curves: title, legend with the newest values, and the table of ends."""
     legend, told, rows = "", [], ""
     for series in chart.series:
         first, lowest, _, last = ((f"{step:,}", chart.write(value)) for step, value in series.ends.values())
@@ -75,7 +75,7 @@ def _figure(chart: Chart, k: int) -> str:
 
 
 def samples_section(samples: Sequence[Sample]) -> str:
-    """The fixed texts, as the model answered them at each step; the newest answer stands in the text."""
+    """Return the fixed texts, as the model answered them at each step; the newest answer stands in the text."""
     steps = sorted({step for sample in samples for step, _ in sample.at})
     if not steps:
         return ""
@@ -97,7 +97,7 @@ def samples_section(samples: Sequence[Sample]) -> str:
 
 
 def _sample(sample: Sample, steps: frozenset[int]) -> str:
-    """One fixed text. A blank is filled with the first answer; a prompt goes on with it."""
+    """Return one fixed text. A blank is filled with the first answer; a prompt goes on with it."""
     at = [(step, answers) for step, answers in sample.at if step in steps] or [*sample.at[-1:]]
     hits, rows = [], ""
     for step, answers in at:
@@ -143,12 +143,12 @@ def _blanks(sample: Sample) -> list[Blank]:
 
 
 def is_right(made: str, answer: str | None) -> bool:
-    """Whether the model wrote what stood there, whatever the case."""
+    """Return whether the model wrote what stood there, whatever the case."""
     return bool(answer) and made.strip().casefold() == str(answer).strip().casefold()
 
 
 def events_section(events: Sequence[Event], earlier: int) -> str:
-    """What happened beside training. earlier: so many events that are not listed."""
+    """Return what happened beside training. earlier: so many events that are not listed."""
     if not events:
         return ""
     rows = "".join(
@@ -166,7 +166,7 @@ def events_section(events: Sequence[Event], earlier: int) -> str:
 
 
 def recipe_section(snapshot: Snapshot) -> str:
-    """The recipe as it was resolved; as its file has it where it cannot be read as one."""
+    """Return the recipe as it was resolved; as its file has it where it cannot be read as one."""
     if snapshot.recipe:
         body = f'<div class="facts">{panels(snapshot.recipe, "recipe")}</div>'
     elif snapshot.recipe_text:
@@ -177,7 +177,7 @@ def recipe_section(snapshot: Snapshot) -> str:
 
 
 def corpus_section(snapshot: Snapshot) -> str:
-    """The report of the corpus."""
+    """Return the report of the corpus."""
     corpus = snapshot.corpus
     if corpus is None:
         return ""
@@ -212,7 +212,7 @@ def corpus_section(snapshot: Snapshot) -> str:
 
 
 def environment_section(snapshot: Snapshot) -> str:
-    """What the run ran on, and whatever else run.json says."""
+    """Return what the run ran on, and whatever else run.json says."""
     environment = snapshot.facts.get("environment")
     inner = environment if isinstance(environment, dict) else {}
     memory = inner.get("memory")

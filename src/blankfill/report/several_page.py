@@ -48,7 +48,7 @@ class Several:
 
 
 def read_several(folder: Path) -> Several | None:
-    """The runs of a folder, None when it holds no several runs."""
+    """Return the runs of a folder, None when it holds no several runs."""
     results = read_json(folder / RESULTS)
     if not rows(results, "settings") and not rows(results, "patterns"):
         return None
@@ -60,7 +60,7 @@ def read_several(folder: Path) -> Several | None:
 
 
 def page_of(several: Several, now: datetime) -> str:
-    """The HTML of several runs. now: the moment that it says it was written at."""
+    """Return the HTML of several runs. now: the moment that it says it was written at."""
     patterns = rows(several.results, "patterns")
     body = _patterns(several, patterns) if patterns else _settings(several)
     name = several.folder.resolve().name
@@ -95,7 +95,7 @@ def _cards(several: Several) -> list[Card]:
 
 
 def _settings(several: Several) -> str:
-    """Every setting: mean and deviation of its runs, each linked."""
+    """Return every setting: mean and deviation of its runs, each linked."""
     lines, body = [], ""
     settings = sorted(rows(several.results, "settings"), key=lambda row: -(number(row.get("mean")) or 0.0))
     for one in settings:
@@ -117,7 +117,7 @@ def _settings(several: Several) -> str:
 
 
 def _patterns(several: Several, patterns: Sequence[Values]) -> str:
-    """Every pattern, and what all of them say together."""
+    """Return every pattern, and what all of them say together."""
     lines, body = [], ""
     for one in patterns:
         folder, score = str(one.get("folder", "")), number(one.get("score")) or 0.0

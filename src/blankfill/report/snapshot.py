@@ -79,7 +79,7 @@ class Snapshot:
         return str(self.recipe.get("name") or self.folder.resolve().name)
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """A section of the recipe."""
+        """Return a section of the recipe."""
         found = self.recipe.get(name)
         return found if isinstance(found, dict) else {}
 
@@ -90,7 +90,7 @@ class Snapshot:
         return steps if is_step(steps) else None
 
     def split(self, name: str) -> Table:
-        """The lines of a split, none when it has not been measured."""
+        """Return the lines of a split, none when it has not been measured."""
         return self.metrics.get(name) or Table([])
 
     @property
@@ -154,7 +154,7 @@ class Snapshot:
         return Best(k, int(table.steps[k]), float(table.column("tokens")[k]), float(losses[k]))
 
     def last_loss(self, split: str) -> tuple[int, float] | None:
-        """The newest loss of a split and its step."""
+        """Return the newest loss of a split and its step."""
         table = self.split(split)
         there = np.flatnonzero(~np.isnan(table.column("loss")))
         return (int(table.steps[there[-1]]), float(table.column("loss")[there[-1]])) if len(there) else None
@@ -219,7 +219,7 @@ def read_snapshot(run: Path) -> Snapshot:
 
 
 def number(value: object) -> float | None:
-    """A finite number, None for everything else."""
+    """Return a finite number, None for everything else."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     return None
@@ -247,7 +247,7 @@ def _metrics(path: Path) -> dict[str, Table]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file, {} when there is none that can be read."""
+    """Return the object of a JSON file, {} when there is none that can be read."""
     try:
         return parse_json(_text(path), path)
     except UserError:

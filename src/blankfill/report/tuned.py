@@ -76,19 +76,19 @@ def read_tuned(run: Path) -> Tuned:
 
 
 def part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A mapping inside of another, {} when it is none."""
+    """Return a mapping inside of another, {} when it is none."""
     found = values.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def rows(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """The mappings of a list inside of a mapping."""
+    """Return the mappings of a list inside of a mapping."""
     found = values.get(name)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def numbers(values: object) -> dict[str, float]:
-    """The finite numbers of a mapping by name."""
+    """Return the finite numbers of a mapping by name."""
     given = values if isinstance(values, dict) else {}
     found = {str(name): number(value) for name, value in given.items()}
     return {name: value for name, value in found.items() if value is not None}

@@ -22,7 +22,7 @@ BASELINE = "without reading"
 
 
 def page_of(run: Path, now: datetime) -> str:
-    """The HTML of a fine-tuning run as its folder is now. Raises UserError when `run` is no folder."""
+    """Return the HTML of a fine-tuning run as its folder is now. Raises UserError when `run` is no folder."""
     tuned = read_tuned(run)
     snapshot, best = tuned.snapshot, tuned.best
     baseline = tuned.baseline
@@ -66,7 +66,7 @@ def headline(tuned: Tuned) -> str:
 
 
 def cards(tuned: Tuned) -> list[Card]:
-    """The numbers under the headline, each with a word on what it means."""
+    """Return the numbers under the headline, each with a word on what it means."""
     shown: list[Card] = []
     snapshot, metrics = tuned.snapshot, tuned.metrics
     score, plain = metrics.get(tuned.main), tuned.baseline.get(tuned.main)

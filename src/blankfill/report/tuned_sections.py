@@ -27,13 +27,13 @@ Values = Mapping[str, Any]
 
 
 def head(title: str, note: str = "") -> str:
-    """The heading of a section."""
+    """Return the heading of a section."""
     return f'<div class="head"><h2>{title}</h2>{tag("span", note, kind="note") if note else ""}</div>'
 
 
 def table(columns: Sequence[str], body: str, kind: str = "", words: int = 0) -> str:
-    """A table: the first column names the rows, the others hold numbers, the last few of them words. body: its rows,
-    as HTML."""
+    """Return a table: the first column names the rows, the others hold numbers, the last few of them words. body: its
+    rows, as HTML."""
     numbers = range(1, len(columns) - words)
     heads = "".join(tag("th", name, scope="col", kind="n" if k in numbers else "") for k, name in enumerate(columns))
     return (
@@ -43,12 +43,12 @@ def table(columns: Sequence[str], body: str, kind: str = "", words: int = 0) -> 
 
 
 def row(name: str, cells: Sequence[str]) -> str:
-    """A row of a table: its name and its numbers."""
+    """Return a row of a table: its name and its numbers."""
     return f"<tr>{said('th', name, scope='row')}{''.join(tag('td', cell, kind='n') for cell in cells)}</tr>"
 
 
 def scores_section(tuned: Tuned) -> str:
-    """Every metric beside what is reached without reading the items."""
+    """Return every metric beside what is reached without reading the items."""
     baseline, lines = tuned.baseline, ""
     for name, value in tuned.metrics.items():
         plain = baseline.get(name)
@@ -62,7 +62,7 @@ def scores_section(tuned: Tuned) -> str:
 
 
 def confusions_section(results: Values) -> str:
-    """What was taken for what, and how right each class is."""
+    """Return what was taken for what, and how right each class is."""
     labels, counts = results.get("labels"), results.get("confusions")
     body = ""
     if isinstance(labels, list) and _is_table(counts, len(labels)):
@@ -77,7 +77,7 @@ def confusions_section(results: Values) -> str:
 
 
 def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A table of counts, each with its share of the row; what is right stands where both names are the same."""
+    """Return a table of counts, each with its share of the row; what is right stands where both names are the same."""
     lines = ""
     for name, numbers in zip(names, counts, strict=True):
         total, cells = sum(numbers), ""
@@ -91,7 +91,7 @@ def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Se
 
 
 def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """The most frequent confusions of many classes."""
+    """Return the most frequent confusions of many classes."""
     found = [
         (count, names[r], names[c], count / sum(line))
         for r, line in enumerate(counts)
@@ -147,7 +147,7 @@ def _confused(one: Values) -> str:
 
 
 def questions_section(results: Values) -> str:
-    """How right the answers are by what the questions begin with."""
+    """Return how right the answers are by what the questions begin with."""
     lines = ""
     for one in rows(results, "questions"):
         exact, f1 = (number(one.get(name)) or 0.0 for name in ("exact", "f1"))
@@ -184,7 +184,7 @@ MISTAKES = {
 
 
 def mistakes_section(results: Values) -> str:
-    """The mistakes that tell most, with their texts."""
+    """Return the mistakes that tell most, with their texts."""
     for name, (title, note) in MISTAKES.items():
         if shown := "".join(_mistake(one) for one in rows(results, name)):
             return head(title, note) + f'<div class="samples">{shown}</div>'
@@ -203,13 +203,13 @@ def _mistake(one: Values) -> str:
 
 
 def _verdict(one: Values, more: str) -> str:
-    """What was right and what was given instead."""
+    """Return what was right and what was given instead."""
     right, given = (said("b", str(one.get(name, "")), kind=kind) for name, kind in CHIPS.items())
     return f'<p class="verdict"><span>right {right}</span><span>given {given}</span>{more}</p>'
 
 
 def settings_section(tuned: Tuned) -> str:
-    """What was asked for: task, data, model, and the options, those that were changed first."""
+    """Return what was asked for: task, data, model, and the options, those that were changed first."""
     asked = tuned.asked
     defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
     changed = {k: v for k, v in tuned.options.items() if v != defaults.get(k)}

@@ -23,8 +23,8 @@ TASKS: dict[str, Task] = {
 
 
 def task_named(name: str) -> Task:
-    """The task of that name, in any case, or a mixture of those named with plus signs between; UserError that lists the
-    names."""
+    """Return the task of that name, in any case, or a mixture of those named with plus signs between; UserError that
+    lists the names."""
     if JOIN in name:
         return mixture_of([task_named(one.strip()) for one in name.split(JOIN)])
     if name.lower() not in TASKS:
