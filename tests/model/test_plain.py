@@ -149,6 +149,6 @@ def test_the_class_of_a_dense_layer_is_asked_in_one_place() -> None:
             text = ast.unparse(node) if isinstance(node, ast.Compare) else ""
             if text.startswith("type(") and ("nn." in text or "Parameter" in text or "Tensor" in text):
                 found.append(path.relative_to(root).as_posix())
-    assert set(found) == {"model/plain.py"}
+    assert set(found) == {"kernels/capability.py"}
     assert plain_weight(None) and plain_weight(nn.Parameter(torch.ones(2)))
     assert not plain_weight(nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False))
