@@ -97,7 +97,7 @@ def test_every_kind_of_task_is_learnt(
     again = score_predictions(task_named(task), data, "dev", written)
     assert again == pytest.approx(result.metrics, abs=1e-5)
     items = task_named(task).read(data, "dev", task_named(task).read(data, "train").labels).items
-    shown = [one.shown for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
+    shown = [one.record for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
     for one, row in zip(shown, rows, strict=True):
         assert {k: v for k, v in row.items() if k in ("label", "labels", "tags", "answer")} == {

@@ -197,7 +197,7 @@ def test_every_other_command_has_the_codes_too(
 
     import importlib
 
-    monkeypatch.setattr(importlib.import_module(f"blankfill.cli.{command}"), "main", work)
+    monkeypatch.setattr(importlib.import_module(f"blankfill.cli.{command}"), "primary_metric", work)
     assert cli.main([command]) == code
     assert cleared and capsys.readouterr().err == f"blankfill: {'interrupted' if code == 130 else 'terminated'}\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
