@@ -9,7 +9,7 @@ import pytest
 from blankfill.cli.main import main
 from blankfill.finetuning.run import RESULTS
 from conftest import DATA
-from test_finetune import classes, model_folder, run, sentences, tags, write_lines
+from small_tasks import classes, model_folder, run, sentences, tags, write_lines
 
 NO_DATA = pytest.mark.skipif(not DATA.exists(), reason="the real data sets lie beside the project and are absent")
 

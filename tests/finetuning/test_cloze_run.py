@@ -22,7 +22,7 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.run_files import RESULTS
 from blankfill.training.machine import settle
-from test_finetune import QUICK, classes, model_folder, sentences
+from small_tasks import QUICK, classes, model_folder, sentences
 
 OWN = """verbalizers: {"1": big, "0": red}
 patterns:
