@@ -217,7 +217,7 @@ def rehearsals(
     taught: Teacher | None = None,
 ) -> list[Rehearsal] | None:
     """Timed steps of each phase; None when not even one layer fits."""
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
     from blankfill.planning.estimate import SAMPLED_ROWS, sampled_rows
     from blankfill.planning.timing import rehearse
     from blankfill.system.console import say

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from blankfill.attention.kernels import best_kernel
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.families import Family, ModelOptions
