@@ -232,7 +232,8 @@ def best_checkpoint(path: Path) -> Any:
 def items_of(task: Task, rows: Iterator[tuple[str, str]]) -> Iterator[Item]:
     """Items from lines, (where it stands, line) each: JSON objects with the fields of the task, or plain lines.
 
-    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.given`); those of other tasks have the
+    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); those of other
+    tasks have the
     fields of their kind. A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises
     UserError that names the line which is neither.
     """

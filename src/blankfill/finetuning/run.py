@@ -137,7 +137,8 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune a model on a task, score it on the dev set, and keep the best.
 
-    resume: go on with the run in `out`. changes: for a resumed run, the options of `train.machine.CHANGEABLE` that were
+    resume: go on with the run in `out`. changes: for a resumed run, the options of `training.machine.CHANGEABLE` that
+    were
     given anew. alike: for a run among several, what they all compute with where their options leave it free. Raises
     UserError or ConfigError for whatever the user can mend.
     """
@@ -333,7 +334,7 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
 
     Of the training items only `train_items`, where that is asked for.
 
-    Data without a dev set, such as a single file, are split: see `tasks.held_out`.
+    Data without a dev set, such as a single file, are split: see `tasks.datasets.held_out`.
     """
     from blankfill.tasks.datasets.held_out import fewer, hold_out
     from blankfill.tasks.text.mixture import Mixture

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.model.dense import Dense, dense
 from blankfill.model.layers import dropout
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
@@ -51,8 +52,8 @@ class TaskHead(nn.Module):
         self.kind: HeadKind = kind
         self.pooled = pooled
         self.drop = drop
-        self.dense = nn.Linear(width, width) if pooled and own else None
-        self.output = nn.Linear(width, outputs)
+        self.dense = dense(width, width) if pooled and own else None
+        self.output = dense(width, outputs)
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
         """Scores, [K, C]."""
@@ -184,7 +185,7 @@ def new_head(
     head = empty_head(encoder, kind, outputs, pooled, width)
     with torch.no_grad():
         for module in head.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Dense):
                 module.weight.normal_(std=STD, generator=generator)
                 module.bias.zero_()
     return head
