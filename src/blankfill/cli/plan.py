@@ -124,11 +124,11 @@ def look_at(paths: Sequence[str], recipe: Recipe, work: Path, taught: Teacher | 
     """What a run of this recipe would read: a prepared corpus, or made-up text of the same size."""
     own = taught.tokenizer if taught else None
     from blankfill.corpus.folder import is_prepared
-    from blankfill.pretraining import data_setup as material
+    from blankfill.pretraining import data_setup
 
     if len(paths) == 1 and is_prepared(Path(paths[0])):
-        corpus = material.open_corpus(paths, recipe, work, own, (own,) if own else ())
-        phases = material.phases(corpus, recipe)
+        corpus = data_setup.open_corpus(paths, recipe, work, own, (own,) if own else ())
+        phases = data_setup.phases(corpus, recipe)
         valid = phases[-1].valid
         return Text(
             f"{corpus.folder}: {len(corpus.train.tokens):,} training tokens, vocabulary {corpus.vocabulary.size:,}",
