@@ -92,7 +92,7 @@ def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict
     scores = [run["score"] for run in runs]
     return {
         "task": task, "model": f"{name}{', from scratch' if scratch else ''}", "lr": best, "scores": scores,
-        "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0, "metric": runs[0]["main"],
+        "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0, "metric": runs[0]["primary_metric"],
         "baseline": runs[0]["baseline"]["score"], "items": runs[0]["items"],
         "seconds": sum(run["seconds"] for run in runs),
     }  # fmt: skip

@@ -120,9 +120,9 @@ def read_task(name: str, split: str = "train") -> Callable[[Path], None]:
 
 
 def own_columns(folder: Path) -> None:
-    from blankfill.tasks.datasets.tabular import Columns, own_task
+    from blankfill.tasks.datasets.tabular import Columns, tabular_task
 
-    own_task("classify", Columns(text=("text",), label="label")).read(folder, "train")
+    tabular_task("classify", Columns(text=("text",), label="label")).read(folder, "train")
 
 
 def superglue() -> list[bytes]:

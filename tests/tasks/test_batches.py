@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, Encoded, Epochs, evaluation, pack
+from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, EncodedItem, Epochs, evaluation, pack
 from blankfill.training.loop import split
 from blankfill.types import AttentionRule, Example
 
@@ -20,11 +20,11 @@ def example(ids: list[int]) -> Example:
     return Example(np.array(ids, np.int32), positions, AttentionRule.full(len(ids)), nothing, nothing)
 
 
-def item(number: int, length: int, parts: int = 1, columns: int = 2) -> Encoded:
+def item(number: int, length: int, parts: int = 1, columns: int = 2) -> EncodedItem:
     """An item of so many examples, whose tokens are all its number, asked at the first columns of each."""
     asked = tuple(np.arange(min(columns, length), dtype=np.int32) for _ in range(parts))
     answers = np.full(parts * min(columns, length), number, np.int64)
-    return Encoded(tuple(example([number] * length) for _ in range(parts)), asked, answers)
+    return EncodedItem(tuple(example([number] * length) for _ in range(parts)), asked, answers)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -48,7 +48,7 @@ def test_a_row_is_full_when_either_side_is() -> None:
     """Items of 60 columns with contexts of 30, and the other way round: two in a row of 128, with one of
     30 and 30 beside them."""
 
-    def two_sided(number: int, written: int, read: int) -> Encoded:
+    def two_sided(number: int, written: int, read: int) -> EncodedItem:
         plain = item(number, written)
         context = example([number] * read)
         return dataclasses.replace(plain, examples=(dataclasses.replace(plain.examples[0], context=context),))
@@ -70,7 +70,7 @@ def test_a_row_is_full_when_either_side_is() -> None:
 def test_candidates_carry_the_number_of_their_item() -> None:
     rights = [np.array([[0], [1]]), np.array([[1], [0], [0]])]
     items = [
-        Encoded(
+        EncodedItem(
             tuple(example([k + 5] * 4) for _ in right), tuple(np.array([0], np.int32) for _ in right), right,
             candidates=True,
         )

@@ -1,7 +1,7 @@
 """`blankfill plan`: what a run would take, before it is started: parameters, memory, disk, tokens, hours.
 
-The sums are `train.cost`'s, the judgement `train.verdict`'s, the measured steps `train.rehearsal`'s; here they are put
-together for a recipe and a text, and printed.
+The sums are `planning.estimate`'s, the judgement `planning.fit_check`'s, the measured steps `planning.timing`'s; here
+they are put together for a recipe and a text, and printed.
 """
 
 from __future__ import annotations

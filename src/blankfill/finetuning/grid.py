@@ -103,11 +103,17 @@ def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator
         table = list(summary(found))
         best = max(table, key=lambda row: row["mean"])
         runs = [run["folder"] for run in found]
-        kept = {"task": request.task, "main": results["main"], "settings": table, "best": best, "runs": runs}
+        kept = {
+            "task": request.task,
+            "primary_metric": results["primary_metric"],
+            "settings": table,
+            "best": best,
+            "runs": runs,
+        }
         whole = {**kept, "complete": number == len(settings)}
         write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         renew_report(out)
-    main = found[0]["main"]
+    main = found[0]["primary_metric"]
     for row in table:
         counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
         spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"

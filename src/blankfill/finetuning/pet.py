@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.predict import TogetherPredictor, open_predictor
+from blankfill.finetuning.predict import EnsemblePredictor, open_predictor
 from blankfill.finetuning.run import Request, adapter_of, read_data, start_of, with_head
 from blankfill.finetuning.several import check_same, finished, together
 from blankfill.runs.folder import renew_report
@@ -28,7 +28,7 @@ from blankfill.system.files import write_file
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
 from blankfill.system.values import fitting
 from blankfill.tasks.cloze.pattern import pattern_text, read_patterns
-from blankfill.tasks.cloze.soft_labels import Taught, combined, logs_of, score_lines
+from blankfill.tasks.cloze.soft_labels import SoftLabels, combined, logs_of, score_lines
 from blankfill.tasks.content import items_mark
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 
@@ -69,7 +69,8 @@ def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
         say(f"pattern {k} of {count}")
         found = finished(one, folder, alike)
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
-        yield f"pattern {k}: {found['main']} {found['score']:.4f}; untrained {weights[k]:.4f} of the training items"
+        score = f"{found['primary_metric']} {found['score']:.4f}"
+        yield f"pattern {k}: {score}; untrained {weights[k]:.4f} of the training items"
     yield from _together(request, out, runs, dev)
     if texts is not None:
         yield from _distilled(request, out, texts, alike)
@@ -79,7 +80,7 @@ def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> li
     """The share of the training items that the model gets right with each pattern before it is trained."""
     import torch
 
-    from blankfill.tasks.training import Scored
+    from blankfill.tasks.training import HeadEvaluator
 
     torch.set_num_threads(machine.threads)
     device = torch.device(machine.device)
@@ -89,9 +90,9 @@ def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> li
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
         adapter = adapter_of(one.task_asked(), train.labels, loaded, plain)
         model = with_head(loaded, adapter, train.items, plain, device, machine.dtype)
-        scored = Scored(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
-        decided, _ = scored.decide(model, device, machine.dtype)
-        right = [one.value == _label(item) for one, item in zip(decided, train.items, strict=True)]
+        scored = HeadEvaluator(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
+        predictions, _ = scored.predict(model, device, machine.dtype)
+        right = [one.value == _label(item) for one, item in zip(predictions, train.items, strict=True)]
         found.append(float(np.mean(right)))
     return found
 
@@ -109,14 +110,14 @@ def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: 
     lines: list[str] = []
     for way, weights in (("alike", None), ("weighted", [run["untrained"] for run in runs])):
         joined = [combined(one, weights).astype(np.float32) for one in logs]
-        decided = [classified(one, name) for one, name in zip(joined, names, strict=True)]
-        metrics = score(task, dev, [one.value for one in decided])
-        scores[way] = {"metrics": metrics, "score": metrics[task.main]}
-        rows = [{"id": item.id, **one.shown} for item, one in zip(dev.items, decided, strict=True)]
+        predictions = [classified(one, name) for one, name in zip(joined, names, strict=True)]
+        metrics = score(task, dev, [one.value for one in predictions])
+        scores[way] = {"metrics": metrics, "score": metrics[task.primary_metric]}
+        rows = [{"id": item.id, **one.record} for item, one in zip(dev.items, predictions, strict=True)]
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        yield f"all patterns, {way}: {task.main} {scores[way]['score']:.4f}"
+        yield f"all patterns, {way}: {task.primary_metric} {scores[way]['score']:.4f}"
     write_file(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
-    kept = {**request.values(), "main": task.main, "patterns": list(runs), "together": scores}
+    kept = {**request.values(), "primary_metric": task.primary_metric, "patterns": list(runs), "together": scores}
     complete = not request.options.distil
     _keep(out, {**kept, "complete": complete})
 
@@ -142,21 +143,22 @@ def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Ite
     write_note(out, {"texts": mark})
     if not scores.exists():
         teachers = open_predictor(out, alike.device, alike.threads)
-        assert isinstance(teachers, TogetherPredictor)
+        assert isinstance(teachers, EnsemblePredictor)
         write_file(scores, score_lines(texts, teachers.logs(texts.items)))
     learning = dataclasses.replace(
         options, method="head", pattern="0", patterns="", mlm_weight=0.0, unlabelled="", distil="",
         several_masks="surest-first", epochs=options.distil_epochs,
     )  # fmt: skip
-    taught = Taught(Path(options.distil), scores)
+    soft_labels = SoftLabels(Path(options.distil), scores)
     say(f"a head learns what all patterns say of {len(texts):,} texts")
-    student = dataclasses.replace(request, options=learning, taught=taught)
+    student = dataclasses.replace(request, options=learning, soft_labels=soft_labels)
     check_same([(student, out / DISTILLED)])
     found = finished(student, out / DISTILLED, alike)
     kept = read_json(out / RESULTS)
     field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})
-    yield f"learnt from all patterns: {found['main']} {found['score']:.4f}; predict with --model {out / DISTILLED}"
+    score = f"{found['primary_metric']} {found['score']:.4f}"
+    yield f"learnt from all patterns: {score}; predict with --model {out / DISTILLED}"
 
 
 def _keep(out: Path, results: dict[str, Any]) -> None:

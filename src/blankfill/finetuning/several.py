@@ -49,7 +49,7 @@ def results_in(folder: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
         field(found, "complete", bool, path)
-        for name, kind in (("score", float), ("main", str), ("best_step", int), ("steps", int)):
+        for name, kind in (("score", float), ("primary_metric", str), ("best_step", int), ("steps", int)):
             field(found, name, kind, path)
         field(field(found, "baseline", dict, path), "score", float, path)
         fitting(field(found, "metrics", dict, path), dict[str, float], str(path))

@@ -58,10 +58,10 @@ def write_submission(
     read = split_of(model, data, split, task)
     if read.problems:
         raise UserError(f"a submission must answer every row, and {read.problems[0]}")
-    decided = [one for at in range(0, len(read), window) for one in model.predict(read.items[at : at + window])]
+    predictions = [one for at in range(0, len(read), window) for one in model.predict(read.items[at : at + window])]
     file = find_file(data, asked.folders, asked.files[split], f"{split} file of {asked.name}")
     items = [item.item if isinstance(item, MixedItem) else item for item in read.items]
-    texts = submission(asked, split, file, items, decided)
+    texts = submission(asked, split, file, items, predictions)
     for name, text in texts.items():
         write_file(out / name, text)
     return [(out / name, len(read)) for name in texts]

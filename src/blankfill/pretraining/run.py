@@ -102,7 +102,7 @@ def pretrain(
     a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
     start: the model to begin from, with its architecture and tokenizer; None begins from nothing. teacher: the model to
     learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
-    changes: for a resumed run, options of `train.machine.CHANGEABLE` that are other than they were.
+    changes: for a resumed run, options of `training.machine.CHANGEABLE` that are other than they were.
     verify: compare all bytes of the corpus with its checksums first; otherwise sizes and samples are compared.
     """
     from blankfill.checkpoint import store
@@ -411,7 +411,7 @@ def check_it_fits(
     free: int,
     teacher: Teacher | None = None,
 ) -> None:
-    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `train.verdict`.
+    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `planning.fit_check`.
 
     free: bytes of main memory that there were before a checkpoint was read.
     """

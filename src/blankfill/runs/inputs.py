@@ -68,22 +68,22 @@ def finetuning_note(
     train: Split,
     dev: Split,
     more: Sequence[Item],
-    taught: tuple[Split, NDArray[np.float32]] | None,
+    soft_labels: tuple[Split, NDArray[np.float32]] | None,
     start: Note,
     patterns: str,
 ) -> Note:
     """What a fine-tuning run notes of its inputs, all but the tokenizer.
 
-    asked: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. taught: what is
-    learnt from in place of the labels. start: `model_note` of the model that it begins from. patterns: the text that
+    asked: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. soft_labels: what
+    is learnt from in place of the labels. start: `model_note` of the model that it begins from. patterns: the text that
     says how the task is put, "" for none.
     """
     data = {"train": items_mark(train.items, train.labels), "dev": items_mark(dev.items, dev.labels)}
     if more:
         data["unlabelled"] = items_mark(more)
-    if taught is not None:
-        data["texts"] = items_mark(taught[0].items)
-        data["scores"] = {"items": len(taught[1]), "content": content(taught[1].tolist())}
+    if soft_labels is not None:
+        data["texts"] = items_mark(soft_labels[0].items)
+        data["scores"] = {"items": len(soft_labels[1]), "content": content(soft_labels[1].tolist())}
     options = {name: value for name, value in plain(asked["options"]).items() if name not in FREE}
     rest = {name: plain(asked[name]) for name in ("task", "columns")}
     return {"asked": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}

@@ -30,7 +30,7 @@ an item are candidates of which one is right."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedItem:
     """An item as the model reads it.
 
     examples: one, or one for each choice. columns: of each example, those that are asked, int32. answers: what they
@@ -63,7 +63,7 @@ class Packed:
     """The first item of each row."""
 
 
-def pack(items: Sequence[Encoded], pad: int) -> Packed:
+def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
     """Put items into rows, the longest first, each into the first row with room for it.
 
     An item of several Examples that has no room in a row, such as a question with many candidates, has rows of its own,
@@ -109,7 +109,7 @@ class _Sides(NamedTuple):
         return _Sides(self.own - other.own, self.context - other.context)
 
 
-def _placed(items: Sequence[Encoded], widths: _Sides) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
+def _placed(items: Sequence[EncodedItem], widths: _Sides) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
     """(what each row holds: item and which Example of it; the items in the order of their rows; rows that go on with
     the item of the row before). widths: of a row."""
     rows: list[list[tuple[int, int]]] = []
@@ -141,7 +141,7 @@ def _placed(items: Sequence[Encoded], widths: _Sides) -> tuple[list[list[tuple[i
 
 
 def _starts(
-    items: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]], width: int
+    items: Sequence[EncodedItem], rows: Sequence[Sequence[tuple[int, int]]], width: int
 ) -> dict[tuple[int, int], int]:
     """Where each Example of each item begins, counted over all rows of a batch."""
     found = {}
@@ -187,7 +187,7 @@ def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 class Batches:
     """The batches of a run's steps. micro: items computed at once, 0 means all of a step."""
 
-    def __init__(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int = 0) -> None:
+    def __init__(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int = 0) -> None:
         self.items, self.epochs, self.pad = items, epochs, pad
         self.micro = micro or epochs.size
 
@@ -196,7 +196,7 @@ class Batches:
         items = self.chosen(step)
         return [pack(items[at : at + self.micro], self.pad) for at in range(0, len(items), self.micro)]
 
-    def chosen(self, step: int) -> list[Encoded]:
+    def chosen(self, step: int) -> list[EncodedItem]:
         """The items of a step."""
         return [self.items[k] for k in self.epochs.items(step)]
 
@@ -212,7 +212,7 @@ class Batches:
             yield step, [packed.batch for packed in self.of(step)]
 
 
-def evaluation(items: Sequence[Encoded], pad: int, columns: int = 4096) -> Iterator[Packed]:
+def evaluation(items: Sequence[EncodedItem], pad: int, columns: int = 4096) -> Iterator[Packed]:
     """All items once, those of like length together, about so many columns in a batch.
 
     `Packed.items` counts over all of `items`.

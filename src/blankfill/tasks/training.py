@@ -11,7 +11,7 @@ import torch
 
 from blankfill.errors import ConfigError
 from blankfill.model.config import TransformerConfig
-from blankfill.tasks.adapter import Adapter, Coded, Decided, HeadAdapter, Scores
+from blankfill.tasks.adapter import Adapter, EncodedSet, HeadAdapter, Prediction, Scores
 from blankfill.tasks.batching import ANSWER, Packed, evaluation
 from blankfill.tasks.heads.models import AnswerModel, ScoreModel
 from blankfill.tasks.options import FinetuneOptions
@@ -85,33 +85,33 @@ def balanced(counts_C: Sequence[int]) -> list[float]:
     return [sum(counts_C) / (present * count) if count else 0.0 for count in counts_C]
 
 
-class Scored:
+class HeadEvaluator:
     """A set of items that a model is scored on, again and again.
 
     least: 1 − the best score so far. best: the predictions of the best score that `examine` found above it, or None.
     """
 
-    def __init__(self, adapter: Adapter, coded: Coded, pad: int, least: float = math.inf) -> None:
+    def __init__(self, adapter: Adapter, encoded_set: EncodedSet, pad: int, least: float = math.inf) -> None:
         assert isinstance(adapter, HeadAdapter)
-        self.adapter, self.coded, self.least = adapter, coded, least
-        self.batches: list[Packed] = list(evaluation(coded.encoded, pad))
-        self.best: list[Decided] | None = None
+        self.adapter, self.encoded_set, self.least = adapter, encoded_set, least
+        self.batches: list[Packed] = list(evaluation(encoded_set.encoded, pad))
+        self.best: list[Prediction] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score, so that less is better; the mean loss and all metrics)."""
-        decided, loss = self.decide(model, device, dtype)
-        metrics = self.adapter.measure(self.coded.items, decided)
-        missing = 1 - metrics[self.adapter.task.main]
+        predictions, loss = self.predict(model, device, dtype)
+        metrics = self.adapter.measure(self.encoded_set.items, predictions)
+        missing = 1 - metrics[self.adapter.task.primary_metric]
         if missing < self.least:
-            self.least, self.best = missing, decided
+            self.least, self.best = missing, predictions
         return missing, {"loss": loss, **metrics}
 
     @torch.no_grad()
-    def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+    def predict(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Prediction], float]:
         """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
         assert isinstance(model, ScoreModel)
         model.eval()
-        found: list[list[Scores]] = [[] for _ in self.coded.encoded]
+        found: list[list[Scores]] = [[] for _ in self.encoded_set.encoded]
         total, asked = 0.0, 0
         for packed in self.batches:
             batch = packed.batch.to(device)
@@ -125,4 +125,4 @@ class Scored:
                 found[owner].append(part_of)
         model.train()
         joined = [np.concatenate(parts) for parts in found]
-        return self.adapter.decide(self.coded, joined), total / asked if asked else math.nan
+        return self.adapter.predict(self.encoded_set, joined), total / asked if asked else math.nan

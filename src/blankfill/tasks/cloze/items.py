@@ -24,9 +24,9 @@ import numpy as np
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks.batching import Encoded
+from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.cloze.pattern import Piece
-from blankfill.tasks.input_format import Frames
+from blankfill.tasks.input_format import InputFormat
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
 PLACE, TOKEN, WORDS, RIGHT, IN_TURN = range(5)
@@ -36,7 +36,7 @@ NOTHING = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClozeItem:
     """What is asked about an item: the pattern with its texts, the words of each label, the place of the right one."""
 
     pieces: Sequence[Piece]
@@ -67,13 +67,18 @@ class Tokens:
 class ClozeReader:
     """Makes what is asked about items into what a model reads. single: words are one token, scored at one column."""
 
-    def __init__(self, tokenizer: Tokenizer, frames: Frames, vocabulary: Vocabulary, single: bool) -> None:
-        self.tokens, self.frames, self.roles, self.single = Tokens(tokenizer), frames, vocabulary.roles, single
-        self.writes = isinstance(frames.objective, Glm | Gpt)
+    def __init__(self, tokenizer: Tokenizer, input_format: InputFormat, vocabulary: Vocabulary, single: bool) -> None:
+        self.tokens, self.input_format, self.roles, self.single = (
+            Tokens(tokenizer),
+            input_format,
+            vocabulary.roles,
+            single,
+        )
+        self.writes = isinstance(input_format.objective, Glm | Gpt)
         self.cut = 0
         """Items that lost some of their text."""
 
-    def read(self, asked: Sequence[Asked], in_turn: bool = False) -> list[Encoded]:
+    def read(self, asked: Sequence[ClozeItem], in_turn: bool = False) -> list[EncodedItem]:
         """The items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
 
         Raises UserError for a word without tokens, or a pattern without room.
@@ -96,7 +101,7 @@ class ClozeReader:
             raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
         return ids
 
-    def _read(self, one: Asked, in_turn: bool) -> Encoded:
+    def _read(self, one: ClozeItem, in_turn: bool) -> EncodedItem:
         space = _space(one.pieces)
         words = [[self.word(space + word, known=False) for word in ones] for ones in one.words]
         longest = max(len(word) for ones in words for word in ones)
@@ -106,17 +111,19 @@ class ClozeReader:
         if self.single:
             answers = [_answer(place, ones, word[0], one) for place, ones in enumerate(words) for word in ones]
             example, column = self._written(one, NOTHING, 0)
-            return Encoded((example,), (np.full(len(answers), column, np.int32),), np.stack(answers), candidates=True)
+            return EncodedItem(
+                (example,), (np.full(len(answers), column, np.int32),), np.stack(answers), candidates=True
+            )
         for place, ones in enumerate(words):
             for word in ones:
                 example, column = self._written(one, word, longest)
-                target = np.append(word, self.roles["eop"]) if isinstance(self.frames.objective, Glm) else word
+                target = np.append(word, self.roles["eop"]) if isinstance(self.input_format.objective, Glm) else word
                 columns = np.arange(column, column + len(target), dtype=np.int32)
                 found.append((example, columns, np.stack([_answer(place, ones, token, one) for token in target])))
         examples, columns_of, answers_of = zip(*found, strict=True)
-        return Encoded(examples, columns_of, np.concatenate(answers_of), candidates=True)
+        return EncodedItem(examples, columns_of, np.concatenate(answers_of), candidates=True)
 
-    def _masked(self, one: Asked, words: Sequence[Sequence[Int32]], masks: int) -> Encoded:
+    def _masked(self, one: ClozeItem, words: Sequence[Sequence[Int32]], masks: int) -> EncodedItem:
         """BERT and RoBERTa: so many masks in the blank, every word at the first of them."""
         example, column = self._with_masks(one, masks)
         columns, answers = [], []
@@ -124,9 +131,9 @@ class ClozeReader:
             for word in ones:
                 columns.append(np.arange(column, column + len(word), dtype=np.int32))
                 answers += [_answer(label, ones, token, one) for token in word]
-        return Encoded((example,), (np.concatenate(columns),), np.stack(answers), candidates=True)
+        return EncodedItem((example,), (np.concatenate(columns),), np.stack(answers), candidates=True)
 
-    def _in_turn(self, one: Asked, words: Sequence[Sequence[Int32]]) -> Encoded:
+    def _in_turn(self, one: ClozeItem, words: Sequence[Sequence[Int32]]) -> EncodedItem:
         """BERT and RoBERTa: a row for each word, with as many masks as it has tokens."""
         examples, columns, answers = [], [], []
         for label, ones in enumerate(words):
@@ -135,23 +142,23 @@ class ClozeReader:
                 examples.append(example)
                 columns.append(np.arange(column, column + len(word), dtype=np.int32))
                 answers += [_answer(label, ones, token, one, in_turn=True) for token in word]
-        return Encoded(tuple(examples), tuple(columns), np.stack(answers), candidates=True)
+        return EncodedItem(tuple(examples), tuple(columns), np.stack(answers), candidates=True)
 
-    def _with_masks(self, one: Asked, masks: int) -> tuple[Example, int]:
+    def _with_masks(self, one: ClozeItem, masks: int) -> tuple[Example, int]:
         """The text with so many masks in the blank, and the column of the first of them."""
         pair = any(piece.kind == "break" for piece in one.pieces)
         blank = np.full(masks, self.roles["mask"], np.int32)
-        first, second, place = self._texts(one.pieces, blank, self.frames.room(pair))
-        framed = self.frames.framed(first, second if pair else None)
+        first, second, place = self._texts(one.pieces, blank, self.input_format.room(pair))
+        framed = self.input_format.frame(first, second if pair else None)
         inside = place - len(first)
         return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
 
-    def _written(self, one: Asked, word: Int32, longest: int) -> tuple[Example, int]:
+    def _written(self, one: ClozeItem, word: Int32, longest: int) -> tuple[Example, int]:
         """GLM and GPT: the text and a word, and the column at which the first token of the word is asked."""
-        if isinstance(self.frames.objective, Gpt):
+        if isinstance(self.input_format.objective, Gpt):
             before = list(one.pieces)
             before = before[: [piece.kind for piece in before].index("mask")]
-            ids, _, _ = self._texts(before, NOTHING, self.frames.length - max(longest, 1))
+            ids, _, _ = self._texts(before, NOTHING, self.input_format.length - max(longest, 1))
             if not len(ids):
                 raise UserError(
                     "a model that reads from left to right needs text before the blank; give another pattern"
@@ -160,8 +167,8 @@ class ClozeReader:
             positions = np.arange(len(row), dtype=np.int32)[None]
             return Example(row, positions, AttentionRule.causal(len(row)), NOTHING, NOTHING), len(ids) - 1
         blank = np.array([self.roles["mask"]], np.int32)
-        ids, _, place = self._texts(one.pieces, blank, self.frames.room(False))
-        framed = self.frames.framed(ids)
+        ids, _, place = self._texts(one.pieces, blank, self.input_format.room(False))
+        framed = self.input_format.frame(ids)
         return self._behind(framed.example, framed.first[0] + place, word), len(framed.example)
 
     def _behind(self, text: Example, mask: int, word: Int32) -> Example:
@@ -224,5 +231,5 @@ def _space(pieces: Sequence[Piece]) -> str:
     return next(piece.text for piece in pieces if piece.kind == "mask")
 
 
-def _answer(place: int, words: Sequence[Int32], token: int, one: Asked, in_turn: bool = False) -> np.ndarray:
+def _answer(place: int, words: Sequence[Int32], token: int, one: ClozeItem, in_turn: bool = False) -> np.ndarray:
     return np.array([place, token, len(words), place == one.right, in_turn], np.int64)

@@ -1,9 +1,9 @@
-"""A model that answers with its own words: no new weights, the scores of given tokens at given columns.
+"""A model that answers through its language-model head: no new weights, the scores of given tokens at given columns.
 
-`Encoded.answers` of the cloze says which token is asked at each column, and for which label (`cloze`). The score of a
-label is the sum over its tokens, the mean over its words. Then cross-entropy over an item's labels; where words stand
-in several masks PET's hinge, which asks that the right label be better than each other one by a margin of 1. Several
-masks are learnt in one pass and filled one after the other to answer, which the answers say (`IN_TURN`).
+`ClozeTargets` say which token is scored at each column, and for which label. The score of a label is the sum over its
+tokens, the mean over its words. The loss is cross-entropy over an item's labels; where words take several masks it is
+PET's hinge loss: the right label must be better than each other label by a margin of 1. Several masks are learnt in one
+pass and filled one after the other at inference (`ClozeTargets.in_turn`).
 
 Shapes: N columns of a batch, D width, V vocabulary, K asked tokens, U different asked columns, G items, C labels.
 """

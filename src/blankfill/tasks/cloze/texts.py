@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from blankfill.objectives.base import replacements
-from blankfill.tasks.batching import ANSWER, Batches, Encoded, Epochs, pack
+from blankfill.tasks.batching import ANSWER, Batches, EncodedItem, Epochs, pack
 from blankfill.tasks.cloze.model import TEXT
 from blankfill.types import Batch, Example, Vocabulary
 
@@ -48,7 +48,7 @@ class WithTexts(Batches):
         return np.random.Generator(np.random.Philox(key=[self.epochs.seed, step * self.order.size + place]))
 
 
-def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> Encoded:
+def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> EncodedItem:
     """A copy of a text in which some tokens are asked."""
     ids = text.input_ids
     ordinary = np.flatnonzero(~np.isin(ids, list(vocabulary.special)))
@@ -58,4 +58,4 @@ def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> E
     copy = ids.copy()
     copy[choice.index] = choice.inputs
     answers = ids[choice.index].astype(np.int64)
-    return Encoded((dataclasses.replace(text, input_ids=copy),), (choice.index,), answers)
+    return EncodedItem((dataclasses.replace(text, input_ids=copy),), (choice.index,), answers)

@@ -42,8 +42,8 @@ class WritingModel(AnswerModel):
 
 @dataclass(frozen=True)
 class Search:
-    """How texts are searched for: see `generate.beam.beam_search`. longest: tokens at most; end: the token that ends a
-    text."""
+    """How texts are searched for: see `generation.beam.beam_search`. longest: tokens at most; end: the token that
+    ends a text."""
 
     longest: int
     end: int

@@ -24,7 +24,7 @@ from blankfill.pretraining.warm_start import Continue, open_origin, words_of
 from blankfill.runs.recorder import read_lines
 from generate_models import SPECIAL, WORDS, wordpiece
 from small_run import SMALL, sentences
-from test_seq2seq import model_folder
+from small_tasks import writing_model
 
 TRAINING = {key: value for key, value in SMALL.items() if key.startswith(("train.", "objective."))} | {
     "corpus.validation": 0.2, "corpus.workers": 1, "model.dropout": 0.0, "model.attention_dropout": 0.0,
@@ -318,7 +318,7 @@ def test_bytes_of_gpt2_take_new_words_too(tmp_path: Path) -> None:
 
 def test_new_token_types_begin_as_those_they_are_like(tmp_path: Path) -> None:
     """UniLM's six from BERT's two, as its released code makes them."""
-    bert = model_folder(tmp_path, "bert")
+    bert = writing_model(tmp_path, "bert")
     given = {"objective.length": 24, "model.dropout": 0.0}
     origin, recipe = open_origin(Continue(bert), blankfill.load_recipe("unilm-nano", given))
     old = store.read(bert, with_optimizer=False).model["positions.1.weight"]

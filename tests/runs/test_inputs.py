@@ -23,7 +23,7 @@ from blankfill.pretraining import run as wiring
 from blankfill.pretraining.warm_start import Continue
 from blankfill.runs import inputs
 from blankfill.system import marks
-from small_run import SMALL, edit_state, texts_in
+from small_run import SMALL, edit_state, permute, texts_in
 
 STEADY = {**SMALL, "train.threads": 1, "train.precision": "fp32", "corpus.vocab_size": 128}
 
@@ -61,15 +61,6 @@ def zero(path: Path, place: int = 200, count: int = 8) -> None:
     data = bytearray(path.read_bytes())
     data[place : place + count] = bytes(count) if any(data[place : place + count]) else b"\xff" * count
     path.write_bytes(data)
-
-
-def permute(path: Path) -> None:
-    """Exchange the ids of two ordinary words of a tokenizer."""
-    spec = json.loads(path.read_text(encoding="utf-8"))
-    vocab = spec["model"]["vocab"]
-    a, b = sorted(vocab, key=vocab.get)[-2:]
-    vocab[a], vocab[b] = vocab[b], vocab[a]
-    path.write_text(json.dumps(spec), encoding="utf-8")
 
 
 def another_text(root: Path) -> Path:

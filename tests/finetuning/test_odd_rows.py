@@ -19,7 +19,7 @@ from blankfill.finetuning.run import Request, finetune
 from blankfill.generation.fill import fill
 from blankfill.tasks.datasets.registry import task_named
 from generate_models import SPECIAL, wordpiece
-from test_finetune import QUICK, WORDS, model_folder
+from small_tasks import QUICK, WORDS, model_folder
 
 HALF = "\ud83d"
 ROWS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.run_files import RESULTS
 from blankfill.training.machine import settle
-from test_finetune import QUICK, classes, model_folder, sentences
+from small_tasks import QUICK, classes, model_folder, sentences
 
 OWN = """verbalizers: {"1": big, "0": red}
 patterns:
@@ -54,7 +54,7 @@ def test_it_learns_and_predicts(name: str, pattern: str, request_for: Any, tmp_p
     assert result.score >= 0.8 > result.baseline + 0.2
     (tmp_path / "own.yaml").unlink()  # the folder is enough alone
     found = Predictor(out).predict([TextItem("0", "the dog sat fine"), TextItem("1", "poor big cat")])
-    assert [one.shown["label"] for one in found] == ["1", "0"]
+    assert [one.record["label"] for one in found] == ["1", "0"]
     first = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["step"] == 0 and 0.2 < first["accuracy"] < 0.8
 
@@ -135,17 +135,17 @@ def test_a_head_learns_what_all_patterns_say(
     together = open_predictor(out, "cpu", 1)
     for row, one in zip(rows, together.predict(new), strict=True):
         scores = np.exp(np.array(list(row["scores"].values())))
-        assert list(one.shown["probabilities"].values()) == pytest.approx((scores / scores.sum()).tolist(), abs=1e-4)
+        assert list(one.record["probabilities"].values()) == pytest.approx((scores / scores.sum()).tolist(), abs=1e-4)
     learnt = Predictor(out / "distilled", "cpu", 1)
     assert learnt.options.method == "head"
     same = [a.value == b.value for a, b in zip(learnt.predict(new), together.predict(new), strict=True)]
     assert np.mean(same) > 0.75
     dev = read_data(request.task_asked(), request.data, request.options)[1]
     told = [json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [one.shown["label"] for one in together.predict(dev.items)] == told
+    assert [one.record["label"] for one in together.predict(dev.items)] == told
     assert "distilled/report.html" in (out / "report.html").read_text(encoding="utf-8")
     asked = read_request(out / "distilled")
-    assert asked.taught is not None and asked.taught.texts == more.resolve()
+    assert asked.soft_labels is not None and asked.soft_labels.texts == more.resolve()
     (out / "soft_labels.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"soft_labels.jsonl: not the scores of the texts in .*more.tsv"):
         finetune(asked, tmp_path / "again")

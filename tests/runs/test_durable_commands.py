@@ -25,7 +25,7 @@ from blankfill.finetuning.run import Request, finetune
 from forgetful_disk import Disk, watch
 from full_disk import full_after
 from small_run import SMALL, texts_in
-from test_finetune import QUICK, classes, model_folder
+from small_tasks import QUICK, classes, model_folder
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 RUN = {

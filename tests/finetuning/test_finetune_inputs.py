@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_cloze_run import OWN
 
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
@@ -22,10 +23,8 @@ from blankfill.finetuning.run import Request, finetune, read_request
 from blankfill.runs import inputs
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import ASKED, RESULTS
-from small_run import edit_state
-from test_cloze_run import OWN
-from test_finetune import QUICK, classes, model_folder
-from test_inputs import permute
+from small_run import edit_state, permute
+from small_tasks import QUICK, classes, model_folder
 
 SHORT = dataclasses.replace(QUICK, epochs=1, eval_every=4)
 

@@ -22,7 +22,7 @@ from blankfill.system import environment, threads
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.training import pace
 from small_run import SMALL, edit_state, texts_in
-from test_finetune import classes, model_folder
+from small_tasks import classes, model_folder
 
 RUN = {**SMALL, "model.dropout": 0.1, "train.save_every": 2, "train.log_every": 1}
 UNITS = {"off": ["avx2"], "on": ["avx2", "avx512_bf16"]}
