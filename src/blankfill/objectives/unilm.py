@@ -61,6 +61,10 @@ class Unilm(MaskWriter):
     """Options of the UniLM objective."""
 
     name: ClassVar[str] = "unilm"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
+    }
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys((*MODES, "max_predictions"), COUNT)
     sides: ClassVar[tuple[int, int]] = TYPES["sequence"]
     goes_on: ClassVar[int] = TYPES["left"][0]
