@@ -15,7 +15,7 @@ from blankfill.evaluation.perplexity import perplexity
 from blankfill.evaluation.pseudo import pseudo_perplexity, word_ends
 from blankfill.evaluation.scorers import GlmScorer, GptScorer, MaskedScorer, Writer, scorer_of, windows
 from blankfill.generation.engine import Decoder, glm_context
-from blankfill.objectives.base import join
+from blankfill.objectives.format import join
 from blankfill.tasks.items import LanguageItem
 from generate_models import loaded, random_model
 

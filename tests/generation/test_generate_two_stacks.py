@@ -17,7 +17,7 @@ from blankfill.generation.beam import beam_search
 from blankfill.generation.engine import Context, Decoder, read_sources, two_stack_context
 from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided
 from parity_cases import SIZES, Case, case_name, made, of
 
 WORDS, LONGEST = 24, 14

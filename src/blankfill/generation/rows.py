@@ -45,7 +45,7 @@ def needed_roles(objective: Objective) -> tuple[str, ...]:
     if isinstance(objective, Gpt):
         return ("eos",)
     if isinstance(objective, MaskWriter):
-        return ("cls", "sep", objective.asks)
+        return ("cls", "sep", objective.query_role)
     return ("cls", "mask", "sop", "eop", "eos") if isinstance(objective, Glm) else objective.roles
 
 

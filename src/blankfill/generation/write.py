@@ -198,8 +198,8 @@ class Writer:
         elif isinstance(objective, MaskWriter):
             ids = [vocabulary["cls"], *before]
             check_room(len(ids) + 1, tables[0])
-            types, asks = (objective.goes_on, objective.goes_on), vocabulary[objective.asks]
-            context = asking_context(ids, tables[0], asks, types, objective.reads_both_ways)
+            types, asks = (objective.continuation_type, objective.continuation_type), vocabulary[objective.query_role]
+            context = asking_context(ids, tables[0], asks, types, objective.bidirectional_prompt)
         elif isinstance(objective, Bart):
             context = bart_context(loaded, [before, ()], before)
         elif isinstance(objective, Glm):

@@ -18,7 +18,8 @@ import numpy as np
 
 from blankfill.generation.engine import Context, two_stack_context
 from blankfill.objectives import T5, Bart
-from blankfill.objectives.base import join, two_sided
+from blankfill.objectives.format import join
+from blankfill.objectives.two_stacks import two_sided
 from blankfill.tasks.batching import Encoded
 from blankfill.tasks.input_format import NOTHING, fit
 from blankfill.tasks.text.seq2seq import Source, Writing
