@@ -18,15 +18,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from blankfill.generation.engine import Context, asking_context
 from blankfill.objectives import MaskWriter
 from blankfill.objectives.base import replacements
 from blankfill.objectives.format import join
-from blankfill.objectives.query_tokens import step_rule
+from blankfill.objectives.query_tokens import query_input, step_rule
 from blankfill.tasks.batching import Batches, Encoded, Epochs
 from blankfill.tasks.input_format import NOTHING, fit
 from blankfill.tasks.text.seq2seq import QUIET, Noise, Source, Writing
-from blankfill.types import AttentionRule, Example, Vocabulary
+from blankfill.types import AttentionRule, DecoderInput, Example, Vocabulary
 
 MASKED = 0.7
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
@@ -93,11 +92,11 @@ class UnilmWriting(Writing):
             return Batches(items, epochs, pad, micro)
         return DrawnTargets(items, epochs, pad, micro, lambda item, rng: noisy_target(item, vocabulary, noise, rng))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What the decoder reads before it writes."""
         ids = source.ids.tolist()
         asks = self.roles[self.objective.query_role]
-        return asking_context(ids, len(ids) + self.longest + 1, asks, self.objective.target_types)
+        return query_input(ids, len(ids) + self.longest + 1, asks, self.objective.target_types)
 
     def _positions(self, first: int, places: np.ndarray) -> np.ndarray:
         """int32[2, L]: places, and the token types of a row whose source has `first` columns."""
