@@ -70,8 +70,8 @@ def asked(model: Transformer, context: DecoderInput, new: list[int]) -> torch.Te
     positions = np.concatenate([context.positions, steps], 1)
     behind = (context.rule.rank.max() + 1 + np.arange(count)).astype(np.int32)
     rank, horizon = (np.concatenate([vector, behind]) for vector in (context.rule.rank, context.rule.horizon))
-    assert context.asks is not None
-    ids = [*context.input_ids.tolist(), *new, context.asks]
+    assert context.query_token is not None
+    ids = [*context.input_ids.tolist(), *new, context.query_token]
     return uncached(model, ids, positions, AttentionRule(np.zeros(len(rank), np.int32), rank, horizon))[-1]
 
 
