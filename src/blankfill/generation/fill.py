@@ -4,7 +4,7 @@
 the one whose best fill is the most certain (by mean log-probability of its tokens) is filled first, and the others are
 predicted anew with it in place; while a blank waits it is as long as its shortest length. Inside a blank a small beam
 fills the most certain token first. When a range of lengths is tried, fills are ranked by mean log-probability.
-*XLNet* does the same with query slots in place of [MASK]s (`generate.slots`), as it was trained.
+*XLNet* does the same with query slots in place of [MASK]s (`generation.slots`), as it was trained.
 
 *GLM* writes each blank token by token until [E], from left to right, each seeing the ones before it, by beam search; it
 finds the lengths itself. A fill's probability is the product of its tokens and [E].
