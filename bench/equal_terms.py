@@ -22,8 +22,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pretraining import TASKS, row
 from side_by_side import write
+
+from pretraining import TASKS, row
 
 RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm", "t5", "bart")
 MORE = {"ernie": ("--objective.phrase", "0")}
