@@ -105,7 +105,12 @@ def check_same(runs: Sequence[tuple[Request, Path]]) -> None:
         seed = options.seed if options.from_scratch else 0
         if (begins := (request.start, options.from_scratch, seed)) not in starts:
             starts = {begins: start_of(request)}
-        reads = (options.hold_out, options.train_items, options.seed if options.train_items else 0, options.unlabelled)
+        reads = (
+            options.validation_split,
+            options.max_train_samples,
+            options.seed if options.max_train_samples else 0,
+            options.unlabelled,
+        )
         if reads not in data:
             data = {reads: read_all(task, request)}
         (loaded, start), read = starts[begins], data[reads]

@@ -30,9 +30,10 @@ SETTLED = 2.0**24
 def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Optimizer:
     """The optimiser that `options` names, over a model's parameters: the word table, decayed, spared from decay.
 
-    The learning rate is set at each step, for each group times its `lr_scale`: `word_lr` for the word table, 1 for the
-    others. A row of that table meets a gradient only when its word is near, so in a short run it learns many times
-    faster at a higher rate (docs/log.md). Its decay is divided by the same factor: it shrinks no faster than the rest.
+    The learning rate is set at each step, for each group times its `lr_scale`: `embedding_lr_multiplier` for the word
+    table, 1 for the others. A row of that table meets a gradient only when its word is near, so in a short run it
+    learns many times faster at a higher rate (docs/log.md). Its decay is divided by the same factor: it shrinks no
+    faster than the rest.
     """
     groups = parameter_groups(model, options)
     betas = (options.beta1, options.beta2)
@@ -56,9 +57,13 @@ def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str
     for parameter in model.parameters():
         if parameter is not model.words.weight:
             (decayed if options.decay_all or parameter.dim() >= 2 else spared).append(parameter)
-    decay, word_lr = options.weight_decay, options.word_lr
+    decay, multiplier = options.weight_decay, options.embedding_lr_multiplier
     return [
-        {"params": [model.words.weight], "weight_decay": decay / word_lr, "lr_scale": word_lr},
+        {
+            "params": [model.words.weight],
+            "weight_decay": decay / multiplier,
+            "lr_scale": multiplier,
+        },
         {"params": decayed, "weight_decay": decay, "lr_scale": 1.0},
         {"params": spared, "weight_decay": 0.0, "lr_scale": 1.0},
     ]
