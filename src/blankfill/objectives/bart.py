@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Objective, share_problems
+from blankfill.objectives.base import LONGEST, Objective, PackingSpec, share_problems
 from blankfill.objectives.format import Format, Ids, SourceRow, join
 from blankfill.objectives.two_stacks import StackFormat, two_sided
 from blankfill.system.bounds import Bound, at_least
@@ -82,9 +82,9 @@ class Bart(Objective):
             found.append(f"objective.poisson is {self.poisson}; it must be between 0 and {LONGEST_MEAN}")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences of one document, as long as fit."""
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions; room for the masks that are put in."""

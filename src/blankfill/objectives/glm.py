@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, FrameRoles, Layout, Objective, Use, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
 from blankfill.objectives.format import Format, Ids, SourceRow, join, last_tokens
 from blankfill.system.bounds import COUNT, Bound, above
 from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
@@ -110,12 +110,12 @@ class Glm(Objective):
             found.append("objective.token, .sentence and .document are weights; one must not be 0")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""
         shortest = min(32, self.length - 2)
-        return Layout(
-            "pieces", self.length - 1, extra=1, after=1, joined=self.joined, short=self.short,
-            short_min=shortest, minimum=4,
+        return PackingSpec(
+            "chunks", self.length - 1, chunk_overhead=1, after=1, merge_chunks=self.joined, short=self.short,
+            short_min=shortest, min_tokens=4,
         )  # fmt: skip
 
     def position_sizes(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import FrameRoles, Layout, Objective, Use
+from blankfill.objectives.base import FrameRoles, Objective, PackingSpec, Use
 from blankfill.objectives.format import NOTHING, Format, FramedRow, Ids, SourceRow, join, last_tokens
 from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
 
@@ -36,11 +36,13 @@ class Gpt(Objective):
     documents: Literal["apart", "stream"] = "apart"
     """Keep documents apart, or run them together as the classic stream."""
 
-    def layout(self) -> Layout:
-        """Pieces of documents, or the stream; each reads one token more than its row, as the last answer."""
+    def packing(self) -> PackingSpec:
+        """Chunks of documents, or the stream; each reads one token more than its row, as the last answer."""
         if self.documents == "stream":
-            return Layout("stream", self.length + 1, frame=-1, after=1, overlap=1, joined=True, minimum=2)
-        return Layout("pieces", self.length + 1, extra=-1, before=1, after=1, overlap=1, minimum=2)
+            return PackingSpec(
+                "stream", self.length + 1, row_overhead=-1, after=1, overlap=1, merge_chunks=True, min_tokens=2
+            )
+        return PackingSpec("chunks", self.length + 1, chunk_overhead=-1, before=1, after=1, overlap=1, min_tokens=2)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions."""
