@@ -1,5 +1,7 @@
 """The decoding engine: what a cached row answers is what the same row answers in one uncached pass."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,11 @@ from blankfill.generation.engine import (
     Decoder,
     asking_context,
     banned,
-    evaluating,
+    evaluation_view,
     glm_context,
     gpt_context,
 )
-from blankfill.model.transformer import Transformer
+from blankfill.model.transformer import Transformer, build
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.types import AttentionRule, Vocabulary
 from conftest import ORDINARY
@@ -162,16 +164,31 @@ def test_no_room_left_is_refused() -> None:
         glm_context([], [], 0, 7, (49, 49))
 
 
-def test_a_model_in_training_answers_without_dropout_and_returns() -> None:
-    model = MODELS["gpt"][0]
+def test_a_view_evaluates_while_its_model_trains() -> None:
+    config = dataclasses.replace(MODELS["gpt"][0].config, dropout=0.5)
+    model = build(config)
+    expected = Decoder(model.eval(), [gpt_context([1, 2, 3], 48)], 1).prefill()
+    assert evaluation_view(model) is model
     model.train()
-    with evaluating(model):
-        assert not model.training
+    view = evaluation_view(model)
+    assert [module.training for module in view.modules()] == [False] * len(list(model.modules()))
+    assert all(module.training for module in model.modules())
+    assert [*map(id, view.parameters())] == [*map(id, model.parameters())]
+    assert torch.equal(Decoder(model, [gpt_context([1, 2, 3], 48)], 1).prefill(), expected)
     assert model.training
-    model.eval()
-    with evaluating(model):
-        pass
-    assert not model.training
+    with torch.no_grad():
+        model.words.weight.mul_(2.0)
+    assert not torch.equal(Decoder(view, [gpt_context([1, 2, 3], 48)], 1).prefill(), expected)
+    lasting = evaluation_view(model.eval(), lasting=True)
+    model.train()
+    assert not lasting.training and not lasting.layers[0].training
+
+
+def test_a_view_shares_what_layers_share() -> None:
+    model = random_model("albert").train()
+    view = evaluation_view(model)
+    first, second = view.all_layers
+    assert first.attention is second.attention is not model.all_layers[0].attention
 
 
 def test_banned_ids(vocabulary: Vocabulary) -> None:

@@ -23,18 +23,19 @@ Shapes: B rows, T columns, P position channels, D width, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from blankfill.attention.kernels import Mask, lower
 from blankfill.data.packing import PADDING, batches, collate, is_causal, sees_all
 from blankfill.model.cross import Reading, side_by_side
+from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
@@ -158,13 +159,12 @@ def read_sources(model: Transformer, contexts: Sequence[Context], pad: int = 0) 
     sources = [context.source for context in contexts if context.source is not None]
     if not sources:
         return None
-    weight = model.words.weight
+    model, weight = evaluation_view(model), model.words.weight
     parts = []
-    with evaluating(model):
-        for alike in batches(np.array([len(one) for one in sources]), enough=ENOUGH):
-            places = sorted(alike.tolist())
-            batch = collate([[sources[k]] for k in places], pad).to(weight.device)
-            parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))
+    for alike in batches(np.array([len(one) for one in sources]), enough=ENOUGH):
+        places = sorted(alike.tolist())
+        batch = collate([[sources[k]] for k in places], pad).to(weight.device)
+        parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))
     return parts[0][1] if len(parts) == 1 else side_by_side(parts)
 
 
@@ -181,7 +181,7 @@ class Decoder:
     ) -> None:
         """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding. reading:
         what `read_sources` made of the contexts, where they were read before; it is left as it is."""
-        self.model = model
+        self.model = model = evaluation_view(model)
         self.device = model.words.weight.device
         self.room = min(new_tokens, *(context.room for context in contexts))
         self.rows, self.asks = len(contexts), contexts[0].asks
@@ -218,8 +218,7 @@ class Decoder:
         """Read the contexts; the scores of each row's first new token, [B, V]."""
         segment, rank, horizon = self._rule
         mask = lower(self._kind, (segment, horizon), (segment, rank), self.model.words.weight.dtype)
-        with evaluating(self.model):
-            hidden_BTD = self.model(self._ids, self._positions, mask, self._cache, context=self._reading)
+        hidden_BTD = self.model(self._ids, self._positions, mask, self._cache, context=self._reading)
         if self.asks is not None:
             return self._read(self._next, self._asking)
         last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
@@ -247,19 +246,8 @@ class Decoder:
 
         What asks is forgotten again, since no later column may see it.
         """
-        Q = ids_BQ.shape[1]
-        bias = None if self._bias is None else self._bias[..., : self._cache[0].length + Q]
-        if Q == 1 and self._single is not None and not torch.is_autocast_enabled(self.device.type):
-            hidden_BD = self._single(ids_BQ, positions_PBQ, bias, self._cache, self._reading)
-        else:
-            mask = Mask("none" if Q == 1 else "causal")
-            if bias is not None:
-                if Q > 1:
-                    bias = bias.expand(-1, -1, Q, -1).clone()
-                    bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
-                mask = Mask("dense", bias)
-            with evaluating(self.model):
-                hidden_BD = self.model(ids_BQ, positions_PBQ, mask, self._cache, context=self._reading)[:, -1]
+        bias = None if self._bias is None else self._bias[..., : self._cache[0].length + ids_BQ.shape[1]]
+        hidden_BD = read_columns(self.model, self._single, ids_BQ, positions_PBQ, bias, self._cache, self._reading)
         if self.asks is not None:
             for layer in self._cache:
                 layer.forget(1)
@@ -305,17 +293,59 @@ def _kind(contexts: Sequence[Context], width: int) -> str:
     return "none" if all(len(c) == width and sees_all(c.rule) for c in contexts) else "rule"
 
 
-@contextmanager
-def evaluating(model: Transformer) -> Iterator[None]:
-    """Without dropout; a model in training mode returns to it."""
-    if not model.training:
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
+def read_columns(
+    model: Transformer,
+    single: SingleColumn | None,
+    ids_BQ: Tensor,
+    positions_PBQ: Tensor,
+    bias: Tensor | None,
+    cache: Sequence[LayerCache],
+    reading: Reading | None,
+) -> Tensor:
+    """Read Q columns of every row behind the cached ones; the hidden states of the last, [B, D].
+
+    A column sees the cached columns and the new ones up to itself. single: the fast road for one column, for a model
+    that `fits`. bias: [B, 1, 1, S + Q], 0 or −inf, hides padding; None where no row has any.
+    """
+    Q = ids_BQ.shape[1]
+    if Q == 1 and single is not None and not torch.is_autocast_enabled(ids_BQ.device.type):
+        return single(ids_BQ, positions_PBQ, bias, cache, reading)
+    mask = Mask("none" if Q == 1 else "causal")
+    if bias is not None:
+        if Q > 1:
+            bias = bias.expand(-1, -1, Q, -1).clone()
+            bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
+        mask = Mask("dense", bias)
+    hidden_BD: Tensor = model(ids_BQ, positions_PBQ, mask, cache, context=reading)[:, -1]
+    return hidden_BD
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def evaluation_view(model: Module, lasting: bool = False) -> Module:
+    """A model in evaluation mode with the same weights: the model itself, or a view of a model in training mode.
+
+    A view is a copy of the modules that holds the very tensors and hooks of the original. So one thread can use a model
+    without dropout while another thread trains it, and nobody's mode changes. lasting: return a view in any case, which
+    stays in evaluation mode when the model is put into training mode later.
+    """
+    return _view(model, {}) if lasting or model.training else model
+
+
+def _view(module: Module, made: dict[int, nn.Module]) -> Module:
+    """A view of one module. made: the views so far by the identity of their originals."""
+    known = made.get(id(module))
+    if known is None:
+        known = made[id(module)] = type(module).__new__(type(module))
+        known.__dict__.update(
+            (name, _view(value, made) if isinstance(value, nn.Module) else value)
+            for name, value in module.__dict__.items()
+        )
+        children = {name: None if child is None else _view(child, made) for name, child in module._modules.items()}
+        known.__dict__.update(_modules=children, training=False)
+    assert isinstance(known, type(module))
+    return known
 
 
 def banned(vocabulary: Vocabulary, rows: int, keep: Sequence[int] = ()) -> NDArray[np.bool_]:

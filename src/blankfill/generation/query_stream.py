@@ -1,7 +1,8 @@
-"""What a permutation model (XLNet) knows of words that are not there: query slots at their places.
+"""The query stream of a permutation model (XLNet): hidden states for tokens that are absent, at their positions.
 
-The open places of a row are left out of the text; behind it stands a query slot for each, which sees all of the text
-and no other slot. So a blank of several tokens can be filled in any order, each fill read by the next.
+The open positions of a row are left out of the text; behind the text stands one query column for each, which sees all
+of the text and no other query column. So a blank of several tokens can be filled in any order, each fill read by the
+next.
 
 Shapes: N rows, T columns, M open places in all rows, D width.
 """
@@ -16,7 +17,7 @@ from blankfill.model.transformer import Transformer
 from blankfill.types import QUERY
 
 
-def slot_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
+def query_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
     """Hidden states [M, D] of the open places, row by row. open_NT: bool, as many in each row; the rest is text that
     ends in [CLS], a segment of its own."""
     N, T = ids_NT.shape
@@ -25,9 +26,9 @@ def slot_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
     # the text's columns, then the open places, each in their order
     place_NT = open_NT.to(torch.int8).argsort(dim=1, stable=True)
     segment_NT = torch.where(place_NT == T - 1, 2, 0)
-    slot_NT = (torch.arange(T, device=device) >= T - count).expand(N, T)
-    positions = torch.stack([place_NT, segment_NT, slot_NT * QUERY])
-    zeros_NT, rank_NT = torch.zeros_like(place_NT), slot_NT.to(torch.int64)
+    query_NT = (torch.arange(T, device=device) >= T - count).expand(N, T)
+    positions = torch.stack([place_NT, segment_NT, query_NT * QUERY])
+    zeros_NT, rank_NT = torch.zeros_like(place_NT), query_NT.to(torch.int64)
     mask = lower("rule", (zeros_NT, zeros_NT), (zeros_NT, rank_NT), model.words.weight.dtype)
     hidden_NTD: Tensor = model(ids_NT.gather(1, place_NT), positions, mask)
     return hidden_NTD[:, T - count :].flatten(0, 1)
