@@ -200,7 +200,7 @@ class Decoder:
         self._ids = torch.from_numpy(ids).to(self.device)
         self._positions = torch.from_numpy(positions).to(self.device)
         self._rule = tuple(torch.from_numpy(vector).to(self.device) for vector in (segment, rank, horizon))
-        self._kind = _kind(contexts, width)
+        self._kind = mask_kind([context.rule for context in contexts], width)
         next_position = np.stack([context.next_position for context in contexts], axis=1).astype(np.int64)
         step = np.stack([context.step for context in contexts], axis=1).astype(np.int64)
         self._next = torch.from_numpy(next_position[:, :, None]).to(self.device)
@@ -287,10 +287,11 @@ class Decoder:
         return mask.bias
 
 
-def _kind(contexts: Sequence[Context], width: int) -> str:
-    if all(is_causal(context.rule) for context in contexts):
+def mask_kind(rules: Sequence[AttentionRule], width: int) -> str:
+    """The kind of mask that rows padded to `width` need: see `attention.kernels.lower`."""
+    if all(map(is_causal, rules)):
         return "causal"
-    return "none" if all(len(c) == width and sees_all(c.rule) for c in contexts) else "rule"
+    return "none" if all(len(rule) == width and sees_all(rule) for rule in rules) else "rule"
 
 
 def read_columns(
