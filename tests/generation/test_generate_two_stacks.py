@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from blankfill.checkpoint.names import FAMILIES
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.generation import engine
 from blankfill.generation.beam import beam_search
 from blankfill.generation.engine import Context, Decoder, read_sources, two_stack_context

@@ -20,7 +20,7 @@ from blankfill.model.transformer import Transformer
 from generate_models import random_model
 
 NAMES = ["gpt", "glm", "unilm", "unilm2", "t5", "bart"]
-MODELS = {name: random_model(name, 1, sharp=4.0) for name in NAMES}
+MODELS = {name: random_model(name, 1, sharp=2.0 if name == "t5" else 4.0) for name in NAMES}
 WORDS = 40
 GREEDY = Sampling(temperature=0)
 

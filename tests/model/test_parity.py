@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from blankfill.checkpoint.names import FAMILIES, Form
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.transformer import Transformer
 from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.names import FAMILIES, MODEL_TYPES, Form, form_of
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import config_values
 from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import Transformer, build

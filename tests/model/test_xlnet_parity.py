@@ -12,7 +12,7 @@ from test_parity import gradients, ours
 
 from blankfill.attention.kernels import Kernel
 from blankfill.checkpoint.names import Form
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.generation.query_stream import query_states
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Xlnet

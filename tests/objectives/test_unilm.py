@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blankfill.checkpoint.names import form_of
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.data.sampler import Sampler
 from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import build

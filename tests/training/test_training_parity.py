@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from blankfill.checkpoint.names import FAMILIES, Form
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.transformer import Transformer
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer

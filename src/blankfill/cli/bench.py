@@ -93,7 +93,7 @@ def check(given: Bench) -> None:
 
 
 def sizes(given: Bench) -> dict[str, Any]:
-    """What all shapes share, as `train.bench.Shape` names it."""
+    """What all shapes share, as `planning.bench.Shape` names it."""
     return {
         "length": given.length, "rows": given.tokens // given.length, "dropout": given.dropout,
         "vocabulary": given.vocabulary,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.data.packing import batches
+from blankfill.data.packing import padded_batches
 from blankfill.generation.engine import Context
 from blankfill.generation.sampling import SampledRow, Sampler, Sampling
 from blankfill.generation.slots import Slots
@@ -147,7 +147,7 @@ class Scheduler:
         rows = [self._waiting.popleft() for _ in range(count)]
         scores = []
         # longest first, so that the others find their columns
-        for places in reversed([*batches(np.array([len(row.context) for row in rows]))]):
+        for places in reversed([*padded_batches(np.array([len(row.context) for row in rows]))]):
             alike = [rows[place] for place in sorted(places.tolist())]
             scores.append(self._slots.join([row.context for row in alike]))
             self._running += alike

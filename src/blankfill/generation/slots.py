@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
-from blankfill.data.packing import PADDING
+from blankfill.data.batching import PADDING
 from blankfill.generation.engine import Context, evaluation_view, mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import Reading

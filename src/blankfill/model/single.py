@@ -17,10 +17,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blankfill.kernels.capability import plain_dense, plain_weights, watched
 from blankfill.model.cross import CrossAttention, Reading
+from blankfill.model.dense import Dense
 from blankfill.model.embeddings import summed
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, activate
 from blankfill.model.norms import single_norm
@@ -81,7 +82,7 @@ class SingleColumn:
 class _Dense:
     """A dense layer."""
 
-    def __init__(self, dense: nn.Linear) -> None:
+    def __init__(self, dense: Dense) -> None:
         self.weight_IO, self.bias = dense.weight.t(), dense.bias
 
     def of(self, x_BI: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ ways, with next-sentence prediction; *sequence*: A sees itself both ways, B sees
 tokens are asked: in 80% of the draws one token, in 20% two or three that stand together; of these 80% become [MASK],
 10% a random token, 10% stay. Token types tell the modes apart: both 0 and 1, left 2, right 3, sequence 4 and 5.
 
-Not here: fine-tuning and writing, which ask with a [MASK] behind the text (`tasks.seq2seq_unilm`, `generate.engine`).
+Not here: fine-tuning and writing, which ask with a [MASK] behind the text (`tasks.text.seq2seq_unilm`,
+`generation.engine`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The training loop. There is one, it reads from top to bottom, and every objective runs through it.
 
-It knows models, batches and numbers; files, progress bars and samples are the recorder's (`train.record`), and wiring
+It knows models, batches and numbers; files, progress bars and samples are the recorder's (`runs.recorder`), and wiring
 is `run`'s. A step is: micro-batches → summed losses divided by the answers of the whole step → gradients → clip →
 optimiser at the step's learning rate. Nothing in it depends on what happened before a resume but the tensors and the
 counters of `Progress`.

@@ -3,7 +3,7 @@
 A `Table` is a list of rules, each for one of our tensors and the one or more of theirs that hold it. It works both
 ways, loses nothing, and refuses names that it does not know and names that are missing, listing them. What a file says
 beyond weights (masks, counters) is `ignored` by name; older spellings are `aliases`. Weights that a file holds twice
-are `copies`, which whoever opens it compares (`checkpoint.foreign`).
+are `copies`, which whoever opens it compares (`checkpoint.hf_loading`).
 
 A `Family` pairs tables with the `config.json` of a published architecture. Adding one is a file beside this one: a
 subclass with `read`, `write` and `table`, named in `names/__init__.py`.

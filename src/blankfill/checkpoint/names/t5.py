@@ -2,7 +2,7 @@
 
 Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Older
 files distinguish the two by `tie_word_embeddings`, newer ones by `scale_decoder_outputs`; an output table that differs
-from the word table counts as its own, whatever these settings say (`checkpoint.foreign`).
+from the word table counts as its own, whatever these settings say (`checkpoint.hf_loading`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +16,12 @@ from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.grid import combinations
 from blankfill.finetuning.predict import Predictor, score_predictions
-from blankfill.finetuning.run import FinetuneResult, Request, finetune
-from blankfill.model.config import config_values
+from blankfill.finetuning.run import FinetuneConfig, finetune
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.metrics.questions import answer_metrics
-from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
-from generate_models import SPECIAL, objective_of, random_model, wordpiece
-
-WORDS = [
-    "the",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "mat",
-    "red",
-    "big",
-    "play",
-    "fine",
-    "poor",
-    "paris",
-    "rome",
-    "who",
-    ".",
-]
-QUICK = FinetuneOptions(
-    lr=5e-3, batch_size=8, epochs=4, threads=1, precision="fp32", device="cpu", max_length=40, warmup=0.1
-)
-
-
-def model_folder(folder: Path, name: str = "bert", sharp: float = 1.0) -> Path:
-    """A random model as a folder that opens like an imported one."""
-    model, objective = random_model(name, rows=48, sharp=sharp), objective_of(name)
-    state = {
-        "model": config_values(model.config),
-        "objective": {"name": objective.name, **dataclasses.asdict(objective)},
-    }
-    saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
-    wordpiece(SPECIAL, WORDS).save(saved)
-    return saved
-
-
-def sentences(count: int, seed: int) -> list[tuple[str, int]]:
-    """Texts of some words; the label is whether one of them is `fine` or `poor`."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(count):
-        words = rng.choice(WORDS[:10], int(rng.integers(2, 9))).tolist()
-        label = int(rng.integers(0, 2))
-        words.insert(int(rng.integers(0, len(words))), "fine" if label else "poor")
-        found.append((" ".join(words), label))
-    return found
-
-
-def write_lines(path: Path, rows: Sequence[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def classes(folder: Path) -> Path:
-    """SST-2's files with sentences of our own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, count, seed in (("train", 96, 1), ("dev", 40, 2)):
-        rows = "".join(f"{text}\t{label}\n" for text, label in sentences(count, seed))
-        (folder / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}", encoding="utf-8")
-    return folder
+from small_tasks import QUICK, classes, model_folder, run, sentences, tags, write_lines
 
 
 def numbers(folder: Path) -> Path:
@@ -111,18 +49,6 @@ def choices(folder: Path) -> Path:
     return folder
 
 
-def tags(folder: Path) -> Path:
-    """Animals are tagged, in sentences with `fine`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, count, seed in (("train", 160, 1), ("dev", 40, 2)):
-        lines = []
-        for text, label in sentences(count, seed):
-            words = [*text.split(), "cat"]
-            lines += [f"{word} {'B-X' if label and word in ('cat', 'dog') else 'O'}" for word in words] + [""]
-        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return folder
-
-
 def questions(folder: Path) -> Path:
     """Where is …? The only city of the context is the answer."""
     rng = np.random.default_rng(0)
@@ -135,10 +61,6 @@ def questions(folder: Path) -> Path:
             rows.append({"question": "who", "context": " ".join(words), "answer": city})
         write_lines(folder / f"{name}.jsonl", rows)
     return folder
-
-
-def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
-    return finetune(Request(task, data, model, dataclasses.replace(QUICK, **options)), out)
 
 
 @pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt"])
@@ -175,7 +97,7 @@ def test_every_kind_of_task_is_learnt(
     again = score_predictions(task_named(task), data, "dev", written)
     assert again == pytest.approx(result.metrics, abs=1e-5)
     items = task_named(task).read(data, "dev", task_named(task).read(data, "train").labels).items
-    shown = [one.shown for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
+    shown = [one.record for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
     for one, row in zip(shown, rows, strict=True):
         assert {k: v for k, v in row.items() if k in ("label", "labels", "tags", "answer")} == {
@@ -187,8 +109,8 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
     """Stopped after 11 of 24 steps by a failure: the resumed run ends with the weights of one that was not stopped."""
     data, model = classes(tmp_path / "data"), model_folder(tmp_path)
     options = dataclasses.replace(QUICK, epochs=2, eval_every=5)
-    request = Request("sst2", data, model, options)
-    finetune(request, tmp_path / "whole")
+    config = FinetuneConfig("sst2", data, model, options)
+    finetune(config, tmp_path / "whole")
 
     from blankfill.tasks.heads import models as heads
 
@@ -202,10 +124,10 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(heads, "task_losses", failing)
     with pytest.raises(KeyboardInterrupt):
-        finetune(request, tmp_path / "parts")
+        finetune(config, tmp_path / "parts")
     monkeypatch.setattr(heads, "task_losses", real)
     torch.manual_seed(5)
-    finetune(request, tmp_path / "parts", resume=True)
+    finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
     assert ends[0] is not None and ends[1] is not None and ends[0].step == ends[1].step == 24
     for name, tensor in ends[0].model.items():

@@ -13,12 +13,10 @@ from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import RESULTS, FinetuneResult, Request, finetune
-from blankfill.model.config import config_values
+from blankfill.finetuning.run import RESULTS, FinetuneConfig, FinetuneResult, finetune
 from blankfill.tasks.items import GenerationItem
 from blankfill.tasks.options import FinetuneOptions
-from generate_models import MORE, SPECIAL, objective_of, random_model, wordpiece
-from test_finetune import WORDS, write_lines
+from small_tasks import write_lines, writing_model
 
 NOUNS = ["red", "big", "cat", "dog", "mat"]
 QUICK = FinetuneOptions(
@@ -31,19 +29,6 @@ SLOW: dict[str, Any] = {"lr": 1e-2, "epochs": 16}
 """For T5, whose words are large, so that a step moves them little."""
 
 
-def model_folder(folder: Path, name: str = "glm", without: str = "") -> Path:
-    """A random model, its weights large enough to learn quickly, as a folder that opens like an imported one."""
-    model, objective = random_model(name, rows=48, sharp=1.0 if name == "t5" else 8.0), objective_of(name)
-    state = {
-        "model": config_values(model.config),
-        "objective": {"name": objective.name, **dataclasses.asdict(objective)},
-    }
-    saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
-    words = [*WORDS, *MORE.get(name, [])]
-    wordpiece([token if token != without else "unused" for token in SPECIAL], words).save(saved)
-    return saved
-
-
 def turned(folder: Path, train: int = 192) -> Path:
     """Two words, to be written the other way round."""
     for name, count, seed in (("train", train, 1), ("dev", 24, 2)):
@@ -53,7 +38,7 @@ def turned(folder: Path, train: int = 192) -> Path:
 
 
 def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
-    return finetune(Request("seq2seq", data, model, dataclasses.replace(QUICK, **options)), out)
+    return finetune(FinetuneConfig("seq2seq", data, model, dataclasses.replace(QUICK, **options)), out)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +46,7 @@ def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
     [("glm", "mask"), ("glm", "gmask"), *((name, "mask") for name in ("gpt", "unilm", "unilm2", "t5", "bart"))],
 )
 def test_a_model_learns_to_turn_a_text_round(name: str, blank: str, tmp_path: Path) -> None:
-    data, model = turned(tmp_path / "data"), model_folder(tmp_path, name)
+    data, model = turned(tmp_path / "data"), writing_model(tmp_path, name)
     result = run(data, model, tmp_path / "run", blank=blank, **(SLOW if name == "t5" else {}))
     assert result.metrics["rougeL"] > 0.95 > 0.8 > result.baseline
     found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
@@ -72,7 +57,7 @@ def test_a_model_learns_to_turn_a_text_round(name: str, blank: str, tmp_path: Pa
 
 def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line: a table with columns of its own, `predict` with the best texts, `evaluate`."""
-    data, model, out = turned(tmp_path / "data"), model_folder(tmp_path), tmp_path / "run"
+    data, model, out = turned(tmp_path / "data"), writing_model(tmp_path), tmp_path / "run"
     command = ["finetune", "--task", "seq2seq", "--data", str(data), "--from", str(model), "--out", str(out),
                "--text-column", "source", "--label-column", "target", "--lr", "5e-3", "--batch-size", "16",
                "--epochs", "6", "--longest-target", "6", "--threads", "1", "--precision", "fp32", "--eval-every", "99",
@@ -107,9 +92,11 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("name", ["glm", "bart"])
 def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With label smoothing and scores between: the weights are those of a run that was not stopped."""
-    data, model = turned(tmp_path / "data", 96), model_folder(tmp_path, name)
-    request = Request("seq2seq", data, model, dataclasses.replace(QUICK, epochs=2, eval_every=4, label_smoothing=0.1))
-    finetune(request, tmp_path / "whole")
+    data, model = turned(tmp_path / "data", 96), writing_model(tmp_path, name)
+    config = FinetuneConfig(
+        "seq2seq", data, model, dataclasses.replace(QUICK, epochs=2, eval_every=4, label_smoothing=0.1)
+    )
+    finetune(config, tmp_path / "whole")
 
     from blankfill.tasks.heads import models as heads
 
@@ -124,8 +111,8 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(heads, "task_losses", failing)
         with pytest.raises(KeyboardInterrupt):
-            finetune(request, tmp_path / "parts")
-    finetune(request, tmp_path / "parts", resume=True)
+            finetune(config, tmp_path / "parts")
+    finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / out / "checkpoints") for out in ("whole", "parts")]
     assert ends[0] is not None and ends[1] is not None and ends[0].step == ends[1].step == 12
     for weight, tensor in ends[0].model.items():
@@ -134,7 +121,7 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypat
 
 def test_frozen_layers(tmp_path: Path) -> None:
     """Only what is to learn moves."""
-    data, model = turned(tmp_path / "data"), model_folder(tmp_path)
+    data, model = turned(tmp_path / "data"), writing_model(tmp_path)
     before = store.read(model, with_optimizer=False).model
     run(data, model, tmp_path / "frozen", epochs=1, freeze=1, layer_decay=0.9)
     found = store.newest(tmp_path / "frozen" / "checkpoints", with_optimizer=False)
@@ -147,7 +134,7 @@ def test_frozen_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["glm", "bart"])
 def test_lora(name: str, tmp_path: Path) -> None:
     """The model with its products merged writes what it wrote with them beside."""
-    data, model = turned(tmp_path / "data"), model_folder(tmp_path, name)
+    data, model = turned(tmp_path / "data"), writing_model(tmp_path, name)
     before = store.read(model, with_optimizer=False).model
     result = run(data, model, tmp_path / "lora", lora_rank=8, lr=2e-2)
     found = store.newest(tmp_path / "lora" / "checkpoints", with_optimizer=False)
@@ -164,7 +151,7 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
     table = tmp_path / "mine.csv"
     rows = "".join(f"{a} {b},{b} {a}\n" for a in NOUNS for b in NOUNS for _ in range(2))
     table.write_text(f"text,title\n{rows}cat,\n", encoding="utf-8")
-    result = run(table, model_folder(tmp_path), tmp_path / "run", epochs=0.1, hold_out=0.2)
+    result = run(table, writing_model(tmp_path), tmp_path / "run", epochs=0.1, hold_out=0.2)
     assert "1 of 51 rows left out: each has no target" in capsys.readouterr().err
     found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
     assert found["items"] == {"train": 40, "dev": 10} and result.steps == 1
@@ -205,12 +192,12 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
 def test_what_it_refuses(options: dict[str, Any], told: str, tmp_path: Path) -> None:
     made = {key: options.pop(key) for key in ("name", "without") if key in options}
     with pytest.raises((UserError, ConfigError), match=told):
-        run(turned(tmp_path / "data", 4), model_folder(tmp_path, **made), tmp_path / "run", **options)
+        run(turned(tmp_path / "data", 4), writing_model(tmp_path, **made), tmp_path / "run", **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_data_that_cannot_be_learnt_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, model = turned(tmp_path / "data", 20), model_folder(tmp_path)
+    data, model = turned(tmp_path / "data", 20), writing_model(tmp_path)
     train, dev = (data / f"{name}.jsonl" for name in ("train", "dev"))
     rows = train.read_text(encoding="utf-8")
     train.write_text('{"source": "cat"}\n' * 3, encoding="utf-8")

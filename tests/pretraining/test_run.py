@@ -178,7 +178,7 @@ def one_thread() -> Iterator[None]:
 
 def test_the_readme_api(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's ten lines, run as they stand but for the number of steps."""
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     block = readme.split("<!-- api:start -->")[1].split("<!-- api:end -->")[0]
     code = block.split("```python")[1].split("```")[0]
     assert code.count("500") == 1

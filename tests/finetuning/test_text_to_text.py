@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_seq2seq import NOUNS, QUICK, SLOW, turned
 
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import Request, finetune
+from blankfill.finetuning.run import FinetuneConfig, finetune
 from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
-from test_finetune import write_lines
-from test_seq2seq import NOUNS, QUICK, SLOW, model_folder, turned
+from small_tasks import write_lines, writing_model
 
 TEXT = dataclasses.replace(QUICK, method="text", longest_target=0)
 FORM = 'source: "{first}"\nlabels: {up: big, down: red}\n'
@@ -31,7 +31,7 @@ def labelled(folder: Path, label: Any, train: int = 192) -> Path:
 
 
 def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> dict[str, Any]:
-    finetune(Request(task, data, model, dataclasses.replace(TEXT, **options)), out)
+    finetune(FinetuneConfig(task, data, model, dataclasses.replace(TEXT, **options)), out)
     found: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     return found
 
@@ -44,7 +44,7 @@ def test_labels_are_written(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     form.write_text(FORM, encoding="utf-8")
     out = tmp_path / "run"
     found = run(
-        "classify", data, model_folder(tmp_path, name), out, patterns=str(form), **(SLOW if name == "t5" else {})
+        "classify", data, writing_model(tmp_path, name), out, patterns=str(form), **(SLOW if name == "t5" else {})
     )
     assert found["metrics"]["accuracy"] == 1.0 > found["baseline"]["score"]
     assert found["other_texts"] == 0 and found["wrong_answers"] == [] and len(found["confusions"]) == 2
@@ -65,7 +65,7 @@ def test_what_was_written_and_is_no_answer_is_counted(tmp_path: Path) -> None:
     data = labelled(tmp_path / "data", lambda a, b: "up" if a in ("cat", "dog") else "down", 8)
     form = tmp_path / "form.yaml"
     form.write_text(FORM, encoding="utf-8")
-    found = run("classify", data, model_folder(tmp_path), tmp_path / "run", patterns=str(form), epochs=1, lr=1e-9)
+    found = run("classify", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), epochs=1, lr=1e-9)
     assert 0 < found["other_texts"] <= 24
     wrong = found["wrong_answers"]
     assert wrong and all(one["right"] in ("big", "red") and one["given"] != one["right"] for one in wrong)
@@ -76,14 +76,14 @@ def test_several_labels_are_written(tmp_path: Path) -> None:
     data = labelled(tmp_path / "data", lambda a, b: sorted({a, b} & {"cat", "dog"}))
     form = tmp_path / "form.yaml"
     form.write_text('source: "{first}"\n', encoding="utf-8")
-    found = run("multilabel", data, model_folder(tmp_path), tmp_path / "run", patterns=str(form), longest_target=6)
+    found = run("multilabel", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), longest_target=6)
     # `none` and the comma have no tokens in this vocabulary, so sets of one label are what can be right
     assert found["metrics"]["micro-f1"] > 0.5 > found["baseline"]["score"]
 
 
 def test_choices_and_answers_are_written(tmp_path: Path) -> None:
     """A choice by its text, a question's answer as it stands."""
-    rng, model = np.random.default_rng(0), model_folder(tmp_path)
+    rng, model = np.random.default_rng(0), writing_model(tmp_path)
     folder = tmp_path / "choice"
     for name, count in (("train", 192), ("dev", 24)):
         rows = []
@@ -138,7 +138,7 @@ def test_what_it_refuses(task: str, options: dict[str, Any], told: str, tmp_path
             (data / f"{name}.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")
             (data / f"{name}.jsonl").unlink()
     with pytest.raises((UserError, ConfigError), match=told):
-        run(task, data, model_folder(tmp_path, **made), tmp_path / "run", **options)
+        run(task, data, writing_model(tmp_path, **made), tmp_path / "run", **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -147,7 +147,7 @@ def test_two_labels_that_a_tokenizer_writes_alike(tmp_path: Path) -> None:
     form = tmp_path / "form.yaml"
     form.write_text("labels: {up: red-big, down: red - big}\n", encoding="utf-8")
     with pytest.raises(UserError, match="the tokenizer"):
-        run("classify", data, model_folder(tmp_path), tmp_path / "run", patterns=str(form))
+        run("classify", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form))
 
 
 def test_a_number_that_is_no_number() -> None:
@@ -176,7 +176,7 @@ def mixed_data(folder: Path, train: int = 192) -> Path:
 def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is scored as by itself; rows say whose they are; a split of one member can be answered."""
     data, out = mixed_data(tmp_path), tmp_path / "run"
-    found = run("classify+seq2seq", data, model_folder(tmp_path), out, mixing_temperature=2.0, epochs=8, eval_every=40,
+    found = run("classify+seq2seq", data, writing_model(tmp_path), out, mixing_temperature=2.0, epochs=8, eval_every=40,
                 eval_items=8)  # fmt: skip
     assert "drawn are classify 63.4%, seq2seq 36.6% of the items" in capsys.readouterr().err
     metrics = found["metrics"]
@@ -205,7 +205,7 @@ def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_what_a_mixture_refuses(tmp_path: Path) -> None:
-    data, model = mixed_data(tmp_path, 24), model_folder(tmp_path)
+    data, model = mixed_data(tmp_path, 24), writing_model(tmp_path)
     with pytest.raises(UserError, match="tasks are learnt together as texts; add --method text"):
         run("classify+seq2seq", data, model, tmp_path / "a", method="head")
     with pytest.raises(ConfigError, match="--patterns is the form of one task"):

@@ -9,7 +9,7 @@ from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.model.families import BEFORE, BOTH_SIDES
 from blankfill.objectives import Bert, Gpt
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "masking-study.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "masking-study.md"
 SHARES = ["100-0-0", "80-0-20", "80-20-0", "0-20-80", "0-0-100"]
 
 

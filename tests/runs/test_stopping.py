@@ -19,7 +19,7 @@ from blankfill.runs.recorder import RunRecorder
 from blankfill.system.stopping import Stop, StoppedError, Terminated, reason, termination_raises
 from blankfill.tasks.run_files import RESULTS
 from small_run import SMALL, texts_in
-from test_finetune import classes, model_folder
+from small_tasks import classes, model_folder
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 ARGUMENTS = [
@@ -167,17 +167,17 @@ def test_a_stopped_grid_begins_no_other_run(
 
 def test_one_of_several_runs_that_is_stopped_raises(tmp_path: Path, signalled: list) -> None:
     """What the patterns of a cloze and their distilled head go through too."""
-    from blankfill.finetuning.run import Request
-    from blankfill.finetuning.several import finished
+    from blankfill.finetuning.run import FinetuneConfig
+    from blankfill.finetuning.several import finish_run
     from blankfill.tasks.options import FinetuneOptions
 
     options = FinetuneOptions(batch_size=8, epochs=1, threads=1, precision="fp32", device="cpu")
-    request = Request("sst2", classes(tmp_path / "data"), model_folder(tmp_path), options)
+    config = FinetuneConfig("sst2", classes(tmp_path / "data"), model_folder(tmp_path), options)
     signalled.append((4, signal.SIGTERM))
     with pytest.raises(StoppedError) as stopped:
-        finished(request, tmp_path / "one")
+        finish_run(config, tmp_path / "one")
     assert stopped.value.why is Stop.TERMINATED
-    assert finished(request, tmp_path / "one")["steps"] == 12
+    assert finish_run(config, tmp_path / "one")["steps"] == 12
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -197,7 +197,7 @@ def test_every_other_command_has_the_codes_too(
 
     import importlib
 
-    monkeypatch.setattr(importlib.import_module(f"blankfill.cli.{command}"), "main", work)
+    monkeypatch.setattr(importlib.import_module(f"blankfill.cli.{command}"), "primary_metric", work)
     assert cli.main([command]) == code
     assert cleared and capsys.readouterr().err == f"blankfill: {'interrupted' if code == 130 else 'terminated'}\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -235,7 +235,7 @@ def test_the_demo_does_not_go_on_after_a_stop(tmp_path: Path) -> None:
     (programs / "blankfill").chmod(0o755)
     for name in (".made", ".installed"):
         (tmp_path / "venv" / name).touch()
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / "Makefile").exists():
         pytest.skip("only where the Makefile lies")
     run = subprocess.run(

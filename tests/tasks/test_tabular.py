@@ -9,7 +9,7 @@ import pytest
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.held_out import fewer, hold_out
 from blankfill.tasks.datasets.registry import TASKS
-from blankfill.tasks.datasets.tabular import Columns, own_task, sorted_labels
+from blankfill.tasks.datasets.tabular import Columns, sorted_labels, tabular_task
 from blankfill.tasks.items import Answer, ChoiceItem, GenerationItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.metrics.scoring import score
 
@@ -19,7 +19,7 @@ def read(
     labels: tuple[str, ...] = (),
 ) -> Split:  # fmt: skip
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
-    return own_task(task, columns).read(tmp_path / name, "train", labels)
+    return tabular_task(task, columns).read(tmp_path / name, "train", labels)
 
 
 def jsonl(*rows: object) -> str:
@@ -48,7 +48,7 @@ def test_every_form_of_file_says_the_same(tmp_path: Path) -> None:
     for name, text in texts.items():
         assert read(tmp_path, "classify", text, columns, name).texts() == expected, name
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(texts["a.csv"].encode()))
-    assert own_task("classify", columns).read(tmp_path / "a.csv.gz").texts() == expected
+    assert tabular_task("classify", columns).read(tmp_path / "a.csv.gz").texts() == expected
     headless = "\n".join("\t".join(row) for row in cells)
     columns = Columns(("2", "3"), ("4",), "1")
     assert read(tmp_path, "classify", headless, columns, "b.tsv").texts() == expected
@@ -56,7 +56,7 @@ def test_every_form_of_file_says_the_same(tmp_path: Path) -> None:
     import pyarrow
 
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
-    assert own_task("classify", Columns(id="id")).read(tmp_path, "train").texts() == expected
+    assert tabular_task("classify", Columns(id="id")).read(tmp_path, "train").texts() == expected
 
 
 def test_labels_of_every_type_are_one_name(tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ import pytest
 
 from blankfill.errors import UserError
 from blankfill.objectives import OBJECTIVES
-from blankfill.tasks.input_format import Frames, fit
+from blankfill.tasks.input_format import InputFormat, truncate_pair
 from blankfill.types import Vocabulary
 
 ROLES = {"pad": 0, "cls": 1, "sep": 2, "mask": 3, "eos": 4}
 
 
-def frames(name: str, roles: dict[str, int] = ROLES, positions: int = 40, length: int = 0) -> Frames:
+def input_format(name: str, roles: dict[str, int] = ROLES, positions: int = 40, length: int = 0) -> InputFormat:
     vocabulary = Vocabulary(50, dict(roles), frozenset(roles.values()), None)
-    return Frames(OBJECTIVES[name](), vocabulary, positions, length)
+    return InputFormat(OBJECTIVES[name](), vocabulary, positions, length)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def frames(name: str, roles: dict[str, int] = ROLES, positions: int = 40, length
     ],
 )
 def test_special_tokens(name: str, one: Sequence[int], pair: Sequence[int], read: int) -> None:
-    made = frames(name)
-    alone, both = made.framed([10, 11]), made.framed([10, 11], [20])
+    made = input_format(name)
+    alone, both = made.frame([10, 11]), made.frame([10, 11], [20])
     assert alone.example.input_ids.tolist() == one and both.example.input_ids.tolist() == pair
     for framed in (alone, both):
         ids = framed.example.input_ids
@@ -46,19 +46,19 @@ def test_special_tokens(name: str, one: Sequence[int], pair: Sequence[int], read
 
 def test_positions_and_types() -> None:
     for name in ("bert", "albert"):
-        both = frames(name).framed([10, 11], [20]).example
+        both = input_format(name).frame([10, 11], [20]).example
         assert both.positions.tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1]]
-    assert frames("mlm").framed([10], [20]).example.positions.tolist() == [[2, 3, 4, 5, 6]]
-    assert frames("xlnet").framed([10, 11]).example.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 2], [0] * 4]
-    pair = frames("xlnet").framed([10], [20]).example
+    assert input_format("mlm").frame([10], [20]).example.positions.tolist() == [[2, 3, 4, 5, 6]]
+    assert input_format("xlnet").frame([10, 11]).example.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 2], [0] * 4]
+    pair = input_format("xlnet").frame([10], [20]).example
     assert pair.positions.tolist() == [[0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [0] * 5]
-    assert frames("xlnet", length=100).length == 100  # longer than what it was trained on
-    assert frames("glm").framed([10]).example.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert input_format("xlnet", length=100).length == 100  # longer than what it was trained on
+    assert input_format("glm").frame([10]).example.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
 def test_roberta_parts_a_pair_with_two_tokens() -> None:
-    roberta = frames("mlm", {"cls": 0, "pad": 1, "sep": 2, "eos": 2, "mask": 9})
-    assert roberta.framed([10], [20]).example.input_ids.tolist() == [0, 10, 2, 2, 20, 2]
+    roberta = input_format("mlm", {"cls": 0, "pad": 1, "sep": 2, "eos": 2, "mask": 9})
+    assert roberta.frame([10], [20]).example.input_ids.tolist() == [0, 10, 2, 2, 20, 2]
 
 
 @pytest.mark.parametrize("room", range(12))
@@ -72,17 +72,17 @@ def test_the_longer_text_loses_its_end_a_token_at_a_time(room: int) -> None:
                     a -= 1
                 else:
                     b -= 1
-            assert fit(first, second, room) == (a, b)
+            assert truncate_pair(first, second, room) == (a, b)
 
 
 def test_a_text_that_is_too_long_is_cut_and_counted() -> None:
-    made = frames("bert", length=6)
-    framed = made.framed(range(10, 20))
+    made = input_format("bert", length=6)
+    framed = made.frame(range(10, 20))
     assert framed.example.input_ids.tolist() == [1, 10, 11, 12, 13, 2] and framed.cut == 6
-    assert made.framed([10, 11, 12], [20, 21, 22]).cut == 3
+    assert made.frame([10, 11, 12], [20, 21, 22]).cut == 3
 
 
 def test_a_length_beyond_the_positions_is_refused() -> None:
-    assert frames("mlm", positions=40).length == 38
+    assert input_format("mlm", positions=40).length == 38
     with pytest.raises(UserError, match=r"--max-length 39 is more than the model's 38 positions"):
-        frames("mlm", positions=40, length=39)
+        input_format("mlm", positions=40, length=39)

@@ -9,7 +9,7 @@ import pytest
 from blankfill.cli.main import main
 from blankfill.finetuning.run import RESULTS
 from conftest import DATA
-from test_finetune import classes, model_folder, run, sentences, tags, write_lines
+from small_tasks import classes, model_folder, run, sentences, tags, write_lines
 
 NO_DATA = pytest.mark.skipif(not DATA.exists(), reason="the real data sets lie beside the project and are absent")
 
@@ -136,7 +136,7 @@ def answerable(folder: Path) -> Path:
 def test_squad_takes_answers_and_odds_and_evaluate_finds_the_threshold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Scored from its files, the run has the F1 that its own score had, and no other threshold is better."""
+    """HeadEvaluator from its files, the run has the F1 that its own score had, and no other threshold is better."""
     data = answerable(tmp_path / "data")
     run("squad2", data, model_folder(tmp_path), tmp_path / "run", epochs=2, longest_question=8)
     result = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
