@@ -8,7 +8,6 @@ import torch
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.generation.engine import Context, gpt_context
 from blankfill.generation.rows import longest_role
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import Scheduler
@@ -16,6 +15,8 @@ from blankfill.generation.write import Detokenizer, Writer, generate, generate_m
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Glm
+from blankfill.objectives.gpt import gpt_input
+from blankfill.types import DecoderInput
 from generate_models import byte_level, forced_model, loaded, random_model, wordpiece
 
 GREEDY = Sampling(temperature=0)
@@ -59,7 +60,7 @@ def gpt2(seed: int = 0, **sizes: int) -> torch.nn.Module:
     return transformers.GPT2LMHeadModel(config).eval()
 
 
-def written(model: Transformer, rows: Sequence[tuple[Context, SampledRow, int, Sequence[int]]]) -> list[list[int]]:
+def written(model: Transformer, rows: Sequence[tuple[DecoderInput, SampledRow, int, Sequence[int]]]) -> list[list[int]]:
     """What rows write: (decoder input, settings, most tokens, ends) of each."""
     scheduler = Scheduler(model)
     texts: dict[int, list[int]] = {scheduler.join(*row): [] for row in rows}
@@ -74,7 +75,7 @@ def test_greedy_continuation_is_that_of_transformers(penalty: float) -> None:
     theirs = gpt2()
     ours = from_gpt2(theirs)
     prompts = [[5, 17, 33], [1], [60, 2, 8, 44, 9, 11, 3]]
-    contexts = [gpt_context(prompt, 40) for prompt in prompts]
+    contexts = [gpt_input(prompt, 40) for prompt in prompts]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     nothing = torch.zeros(97, dtype=torch.bool)
     rows = [SampledRow(sampling, prompt, nothing) for prompt in prompts]
@@ -168,7 +169,7 @@ def test_gpt_stops_at_its_last_position_or_slides() -> None:
     assert more.finish == "length" and len(more.ids) == 50 and more.ids[: len(found.ids)] == found.ids
     whole = [ready.vocabulary["eos"], *BYTES.encode("the cat"), *found.ids]
     row = SampledRow(GREEDY, [], Writer(ready, ["the cat"], 1, GREEDY, True).banned_V)
-    ((again, *_),) = written(ready.model, [(gpt_context(whole[-8:], 16), row, 3, [])])
+    ((again, *_),) = written(ready.model, [(gpt_input(whole[-8:], 16), row, 3, [])])
     assert again == more.ids[len(found.ids)]
     assert len(generate_many(ready, ["the cat " * 40], 5, GREEDY, slide=True)[0].ids) == 5
 

@@ -12,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blankfill.generation.slots as slots_module
-from blankfill.generation.engine import Context, Decoder, asking_context, glm_context, gpt_context, two_stack_context
+from blankfill.generation.engine import Decoder
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import Scheduler, Update
 from blankfill.generation.slots import Slots
 from blankfill.model.transformer import Transformer
+from blankfill.objectives.glm import glm_input
+from blankfill.objectives.gpt import gpt_input
+from blankfill.objectives.query_tokens import query_input
+from blankfill.objectives.two_stacks import two_stack_input
+from blankfill.types import DecoderInput
 from generate_models import random_model
 
 NAMES = ["gpt", "glm", "unilm", "unilm2", "t5", "bart"]
@@ -25,20 +30,20 @@ WORDS = 40
 GREEDY = Sampling(temperature=0)
 
 
-def context(name: str, rng: np.random.Generator, longest: int = 12) -> Context:
+def context(name: str, rng: np.random.Generator, longest: int = 12) -> DecoderInput:
     """A decoder input of random length; of two stacks both sides are."""
     ids, other = (rng.integers(0, WORDS, rng.integers(1, longest + 1)).tolist() for _ in range(2))
     if name == "gpt":
-        return gpt_context(ids, 48)
+        return gpt_input(ids, 48)
     if name == "glm":
-        return glm_context(ids, [(0, other[:3])] * int(rng.integers(2)), len(ids) - 1, 7, (49, 49))
+        return glm_input(ids, [(0, other[:3])] * int(rng.integers(2)), len(ids) - 1, 7, (49, 49))
     if name in ("unilm", "unilm2"):
         types = (4, 5) if name == "unilm" else (0, 1)
-        return asking_context(ids, 48, 4, types, bool(rng.integers(2)))
-    return two_stack_context(other, ids[:4], *((2, 48) if name == "bart" else (0, 0)))
+        return query_input(ids, 48, 4, types, bool(rng.integers(2)))
+    return two_stack_input(other, ids[:4], *((2, 48) if name == "bart" else (0, 0)))
 
 
-def alone(model: Transformer, row: Context, sampled: SampledRow, most: int, ends: Sequence[int]) -> list[Update]:
+def alone(model: Transformer, row: DecoderInput, sampled: SampledRow, most: int, ends: Sequence[int]) -> list[Update]:
     """The updates of a row that a scheduler has to itself."""
     scheduler = Scheduler(model, 1)
     handle = scheduler.join(row, sampled, most, ends)
@@ -133,7 +138,7 @@ def test_scores_are_those_of_a_decoder(name: str, data: st.DataObject, seed: int
 
 def test_rows_wait_for_a_slot_and_join_when_one_is_free() -> None:
     scheduler = Scheduler(MODELS["gpt"], 2)
-    first, second, third = (scheduler.join(gpt_context([5, 6], 48), GREEDY, most) for most in (2, 5, 3))
+    first, second, third = (scheduler.join(gpt_input([5, 6], 48), GREEDY, most) for most in (2, 5, 3))
     assert scheduler.free == 0 and scheduler.busy
     steps = []
     while scheduler.busy:
@@ -144,25 +149,25 @@ def test_rows_wait_for_a_slot_and_join_when_one_is_free() -> None:
 
 def test_a_row_says_why_it_ends() -> None:
     scheduler = Scheduler(MODELS["gpt"], 4)
-    full = scheduler.join(gpt_context([5] * 47, 48), GREEDY, 9)
-    one = scheduler.join(gpt_context([5], 48), GREEDY, 1)
+    full = scheduler.join(gpt_input([5] * 47, 48), GREEDY, 9)
+    one = scheduler.join(gpt_input([5], 48), GREEDY, 1)
     (first,) = (update.token for handle, update in scheduler.step().items() if handle == one)
     assert first is not None
-    ended = scheduler.join(gpt_context([5], 48), GREEDY, 9, [first])
-    gone = scheduler.join(gpt_context([5], 48), GREEDY, 9)
-    late = scheduler.join(gpt_context([5], 48), GREEDY, 9)
+    ended = scheduler.join(gpt_input([5], 48), GREEDY, 9, [first])
+    gone = scheduler.join(gpt_input([5], 48), GREEDY, 9)
+    late = scheduler.join(gpt_input([5], 48), GREEDY, 9)
     updates = scheduler.step()
     assert updates[ended] == Update(None, "end") and updates[gone] == Update(first)
     assert updates[full].token is not None and updates[full].finish == "positions"
     scheduler.cancel(gone)
     scheduler.cancel(full)
-    scheduler.cancel(waits := scheduler.join(gpt_context([5], 48), GREEDY, 9))
+    scheduler.cancel(waits := scheduler.join(gpt_input([5], 48), GREEDY, 9))
     updates = scheduler.step()
     assert updates[gone] == updates[waits] == Update(None, "cancelled") and set(updates) == {gone, waits, late}
     with pytest.raises(ValueError, match="max_tokens is 0"):
-        scheduler.join(gpt_context([5], 48), GREEDY, 0)
+        scheduler.join(gpt_input([5], 48), GREEDY, 0)
     with pytest.raises(ValueError, match="2 rows want to join, and 1 slots are free"):
-        Slots(MODELS["gpt"], 1).join([gpt_context([5], 48)] * 2)
+        Slots(MODELS["gpt"], 1).join([gpt_input([5], 48)] * 2)
 
 
 def test_rows_may_join_from_other_threads() -> None:

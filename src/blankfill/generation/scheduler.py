@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from blankfill.data.packing import padded_batches
-from blankfill.generation.engine import Context
 from blankfill.generation.sampling import SampledRow, Sampler, Sampling
 from blankfill.generation.slots import Slots
 from blankfill.model.transformer import Transformer
+from blankfill.types import DecoderInput
 
 SLOTS = 32
 """Rows that write at a time, unless told otherwise."""
@@ -53,7 +53,7 @@ class _Row:
     """A row that waits or writes. left: how many tokens it may still write; limit: why there will be no more."""
 
     handle: int
-    context: Context
+    context: DecoderInput
     sampled: SampledRow
     ends: Collection[int]
     left: int
@@ -93,7 +93,7 @@ class Scheduler:
 
     def join(
         self,
-        decoder_input: Context,
+        decoder_input: DecoderInput,
         sampling: Sampling | SampledRow,
         max_tokens: int,
         ends: Collection[int] = (),

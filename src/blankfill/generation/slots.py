@@ -35,13 +35,13 @@ from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
 from blankfill.data.batching import PADDING
-from blankfill.generation.engine import Context, evaluation_view, mask_kind, read_columns, read_sources
+from blankfill.generation.engine import evaluation_view, mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import Reading
 from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
-from blankfill.types import AttentionRule
+from blankfill.types import AttentionRule, DecoderInput
 
 MARGIN = 64
 """Columns that a buffer has beyond what its first rows need, where nobody said how many it will hold."""
@@ -216,7 +216,7 @@ class Slots:
         """Whether some row begins later than the window."""
         self._sources = _Sources(slots)
         self._reading: Reading | None = None
-        self._asks: int | None = None
+        self._query_token: int | None = None
         self._next = self._step = torch.empty(0)
         self._single = SingleColumn(self.model) if fits(self.model) else None
 
@@ -231,7 +231,7 @@ class Slots:
         return self.slots - self._window.rows
 
     @torch.inference_mode()
-    def join(self, contexts: Sequence[Context]) -> Tensor:
+    def join(self, contexts: Sequence[DecoderInput]) -> Tensor:
         """Read what rows begin from; the scores of each one's first token, [J, V].
 
         The rows get the next numbers, in the order of the contexts. Raises ValueError when there are not enough free
@@ -241,13 +241,13 @@ class Slots:
             raise ValueError(f"{len(contexts)} rows want to join, and {self.free} slots are free")
         lengths = [len(context) for context in contexts]
         reading = read_sources(self.model, contexts, self.pad)
-        self._asks = contexts[0].asks
+        self._query_token = contexts[0].query_token
         self._make_room(max(lengths))
         caches = [_Landing(cache, lengths) for cache in self._cache]
         ids, positions, mask = self._laid_out(contexts)
         hidden_JTD = self.model(ids, positions, mask, caches, context=reading)
         last_J = torch.tensor(lengths, device=self.device)
-        if self._asks is None:
+        if self._query_token is None:
             last_J -= 1
         hidden_JD = hidden_JTD[torch.arange(len(contexts), device=self.device), last_J]
         scores_JV = self.model.head.logits(hidden_JD, self.model.output_table)
@@ -256,7 +256,7 @@ class Slots:
 
     def _take(
         self,
-        contexts: Sequence[Context],
+        contexts: Sequence[DecoderInput],
         lengths: Sequence[int],
         reading: Reading | None,
         caches: Sequence[_Landing],
@@ -290,7 +290,7 @@ class Slots:
     @torch.inference_mode()
     def step(self, ids_A: Tensor) -> Tensor:
         """Add one token to every row, int64[A]; the scores of the next one, [A, V]."""
-        window, asks = self._window, self._asks
+        window, asks = self._window, self._query_token
         here, self._next = self._next, self._next + self._step
         ids, positions = ids_A[:, None], here
         if asks is not None:
@@ -336,10 +336,10 @@ class Slots:
         window.end = window.end if starts else 0
         self._padded = bool(starts) and max(starts) > window.first
 
-    def _laid_out(self, contexts: Sequence[Context]) -> tuple[Tensor, Tensor, Mask]:
+    def _laid_out(self, contexts: Sequence[DecoderInput]) -> tuple[Tensor, Tensor, Mask]:
         """(ids, positions, mask) of rows padded at the right, what asks for their first tokens included."""
-        asks = [] if self._asks is None else [self._asks]
-        rules = [_with_asking(context.rule) if asks else context.rule for context in contexts]
+        asks = [] if self._query_token is None else [self._query_token]
+        rules = [_with_query(context.rule) if asks else context.rule for context in contexts]
         width = max(map(len, rules))
         shape = (len(contexts), width)
         ids = np.full(shape, self.pad, np.int64)
@@ -359,7 +359,7 @@ class Slots:
     def _make_room(self, widest: int) -> None:
         """See that rows of so many columns fit before the window's end."""
         window = self._window
-        asking = self._asks is not None
+        asking = self._query_token is not None
         if not self._cache:
             self._columns = max(self._columns, widest + 1) + asking if self._columns else widest + MARGIN
             like, config = self.model.words.weight, self.model.config
@@ -402,7 +402,7 @@ class Slots:
         self._bias[row, ..., self._starts[row] :] = 0.0
 
 
-def _with_asking(rule: AttentionRule) -> AttentionRule:
+def _with_query(rule: AttentionRule) -> AttentionRule:
     """A rule with a column more, which sees all others, and which no other sees."""
     behind = np.array([max(int(rule.rank.max()), int(rule.horizon.max())) + 1], np.int32)
     rank, horizon = np.concatenate([rule.rank, behind]), np.concatenate([rule.horizon, behind])
