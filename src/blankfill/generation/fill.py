@@ -4,7 +4,7 @@
 the one whose best fill is the most certain (by mean log-probability of its tokens) is filled first, and the others are
 predicted anew with it in place; while a blank waits it is as long as its shortest length. Inside a blank a small beam
 fills the most certain token first. When a range of lengths is tried, fills are ranked by mean log-probability.
-*XLNet* does the same with query slots in place of [MASK]s (`generation.slots`), as it was trained.
+*XLNet* does the same with query slots in place of [MASK]s (`generation.query_stream`), as it was trained.
 
 *GLM* writes each blank token by token until [E], from left to right, each seeing the ones before it, by beam search; it
 finds the lengths itself. A fill's probability is the product of its tokens and [E].
@@ -39,7 +39,8 @@ from blankfill.attention.kernels import Mask
 from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
-from blankfill.generation.engine import Decoder, banned, evaluating, read_sources
+from blankfill.generation.engine import Decoder, banned, evaluation_view, read_sources
+from blankfill.generation.query_stream import query_states
 from blankfill.generation.rows import (
     bart_context,
     check_room,
@@ -51,7 +52,6 @@ from blankfill.generation.rows import (
     t5_context,
     t5_ends,
 )
-from blankfill.generation.slots import slot_states
 from blankfill.model.cross import Reading
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Xlnet
 from blankfill.objectives.glm import glm_input
@@ -102,7 +102,8 @@ class Filler:
         """Raises UserError when the model's objective cannot fill, or its tokenizer lacks a token that it needs."""
         check_can_fill(loaded)
         vocabulary = loaded.vocabulary
-        self.loaded, self.model, self.vocabulary = loaded, loaded.model, vocabulary
+        self.loaded, self.vocabulary = loaded, vocabulary
+        self.model = evaluation_view(loaded.model, lasting=True)
         self.device = self.model.words.weight.device
         rows = self.model.config.vocab_size
         self.parting = parting_token(loaded)
@@ -125,17 +126,16 @@ class Filler:
         text = mended(text)
         task = self._take_apart(text, top_k, lengths, length_penalty)
         objective = self.loaded.objective
-        with evaluating(self.model):
-            if isinstance(objective, Glm):
-                candidates = self._fill_glm(task, objective)
-            elif isinstance(objective, Gpt):
-                candidates = self._fill_gpt(task)
-            elif isinstance(objective, T5):
-                candidates = self._fill_t5(task)
-            elif isinstance(objective, Bart):
-                candidates = self._fill_bart(task)
-            else:
-                candidates = self._fill_masked(task, objective.position_offset if isinstance(objective, Mlm) else 0)
+        if isinstance(objective, Glm):
+            candidates = self._fill_glm(task, objective)
+        elif isinstance(objective, Gpt):
+            candidates = self._fill_gpt(task)
+        elif isinstance(objective, T5):
+            candidates = self._fill_t5(task)
+        elif isinstance(objective, Bart):
+            candidates = self._fill_bart(task)
+        else:
+            candidates = self._fill_masked(task, objective.position_offset if isinstance(objective, Mlm) else 0)
         for blank, found in zip(task.blanks, candidates, strict=True):
             if not found:
                 raise UserError(f"the model finds nothing for {blank.written}; try other lengths")
@@ -462,7 +462,7 @@ class _MaskReader:
         """Hidden states of the masked columns, [M, D]."""
         model = self.filler.model
         if isinstance(self.filler.loaded.objective, Xlnet):
-            return slot_states(model, ids_NT, open_NT)
+            return query_states(model, ids_NT, open_NT)
         positions = torch.zeros(
             (len(model.config.position_sizes), *ids_NT.shape), dtype=torch.int64, device=ids_NT.device
         )
