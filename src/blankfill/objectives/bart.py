@@ -256,9 +256,10 @@ class BartFormat(StackFormat):
         written = clean[: 1 + len(before) + len(answer) + 1]
         return [self.teacher_forced(self._with_masks([before, after]), written, len(answer) + 1)]
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
-        """The encoder's row must fit."""
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """The encoder's row must fit, and the decoder's, which has a token more than the clean row."""
         self.check_room(len(self._with_masks(runs)))
+        self.check_room(3 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
         """The text up to the blank, with the fills in it."""

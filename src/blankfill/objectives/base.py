@@ -152,12 +152,17 @@ class Objective:
     @property
     def fills(self) -> bool:
         """Whether models of this objective can fill blanks: training has shown them blanks and what stood there."""
-        return True
+        return False
 
     @property
     def writes(self) -> bool:
-        """Whether models of this objective can continue a text, and write a target from a source."""
+        """Whether models of this objective can continue a text."""
         return False
+
+    @property
+    def writes_targets(self) -> bool:
+        """Whether models of this objective can be fine-tuned to write a target from a source."""
+        return self.writes or self.two_sided
 
     @property
     def writes_into_blanks(self) -> bool:
@@ -267,6 +272,11 @@ class Masking(Objective):
 
     cloze: ClassVar[Literal["masks", "writing", "none"]] = "masks"
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
         """Each hidden token is a [MASK]."""

@@ -124,6 +124,11 @@ class Glm(Objective):
         return (self.length + 1, self.length + 1)
 
     @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
+
+    @property
     def writes(self) -> bool:
         """A text is continued in a blank at its end."""
         return True
@@ -391,6 +396,7 @@ class GlmFormat(Format):
     fill_method = "writing"
     blank_ends = 1
     reads_windows = True
+    windows_both_ways = True
 
     def __init__(self, objective: Glm, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
         super().__init__(objective, vocabulary, position_sizes)
@@ -439,7 +445,7 @@ class GlmFormat(Format):
         example = self.target(SourceRow(part_a, len(part_a) - 1), text[written:stop])
         return last_tokens(example, stop - first)
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Part A must fit."""
         self.check_room(len(self.part_a(runs, roles)[0]))
 

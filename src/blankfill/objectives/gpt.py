@@ -49,6 +49,11 @@ class Gpt(Objective):
         return (self.length,)
 
     @property
+    def fills(self) -> bool:
+        """Every text asks for what follows."""
+        return True
+
+    @property
     def writes(self) -> bool:
         """Every text is continued as documents are in training."""
         return True
@@ -127,8 +132,9 @@ class GptFormat(Format):
         row = join(text[begin - 1 : stop]) if begin else join([self.vocabulary["eos"]], text[:stop])
         return last_tokens(next_tokens(row), stop - first)
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
-        """The text before the first blank must fit; what stands behind depends on the fills."""
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """The text with its fills must fit, behind the end-of-text token."""
+        self.check_room(1 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
         """The text up to the blank, with the fills in it."""

@@ -291,7 +291,7 @@ class T5Format(StackFormat):
         written = join(self.between_sentinels([NOTHING, answer]), [close])
         return [self.teacher_forced(source, written, len(answer) + 1)]
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Each blank needs a sentinel."""
         blanks, most = len(runs) - 1, len(self.vocabulary.sentinels)
         if blanks > most:

@@ -125,6 +125,11 @@ class Xlnet(Objective):
         positions[1, -1:] = PARTS - 1
         return positions
 
+    @property
+    def fills(self) -> bool:
+        """Blanks are hidden tokens."""
+        return True
+
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
         """Hidden tokens are asked for by query slots."""
         return XlnetFormat(self, vocabulary, position_sizes)
