@@ -132,7 +132,7 @@ def test_the_head_that_has_no_place_is_kept_here_and_left_out_there(tmp_path: Pa
     pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", "spanbert")
     kept = load_model(folder).model
-    assert kept.span_head is not None and kept.config.span_places == 20
+    assert kept.span_head is not None and kept.config.max_span_positions == 20
     made = export_model(folder, tmp_path / "out")
     assert made.left_out == "span head" and made.architecture == "BertForMaskedLM"
     back = load_model(tmp_path / "out").model

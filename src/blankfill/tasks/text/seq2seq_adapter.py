@@ -12,7 +12,6 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
 from blankfill.errors import ConfigError, UserError
 from blankfill.generation.beam import Hypothesis
-from blankfill.generation.rows import Writes
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
 from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction
@@ -163,7 +162,7 @@ class Write(LMHeadAdapter):
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
     objective = loaded.objective
-    if not isinstance(objective, Writes) or not loaded.model.config.word_head:
+    if not objective.writes_targets or not loaded.model.config.word_head:
         raise UserError(
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
             "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"
