@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided
 from blankfill.report.picture import cells, example_text, heading, join_row, spell
 from blankfill.types import AttentionRule, Example
 

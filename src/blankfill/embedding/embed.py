@@ -98,7 +98,7 @@ class Embedder:
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
         """The ids before and after a text, as the objective frames it in training; where the tokenizer has no such
         tokens, as it frames a text itself."""
-        before, after = loaded.objective.frame_roles()
+        before, _, after = loaded.objective.frame_roles()
         if not (missing := loaded.vocabulary.missing((*before, *after))):
             return [loaded.vocabulary[role] for role in before], [loaded.vocabulary[role] for role in after]
         if (told := self.tokenizer.frame()) != ((), ()):

@@ -8,12 +8,14 @@ from blankfill.objectives.bart import Bart
 from blankfill.objectives.base import Layout, Objective
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.ernie import Ernie
+from blankfill.objectives.format import Format, FramedRow, SourceRow
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
+from blankfill.objectives.query_tokens import MaskWriter
 from blankfill.objectives.spanbert import SpanBert
 from blankfill.objectives.t5 import T5
-from blankfill.objectives.unilm import MaskWriter, Unilm
+from blankfill.objectives.unilm import Unilm
 from blankfill.objectives.unilm2 import Unilm2
 from blankfill.objectives.xlnet import Xlnet
 from blankfill.system.reading import field, of_kind, shown
@@ -47,12 +49,15 @@ __all__ = [
     "Bart",
     "Bert",
     "Ernie",
+    "Format",
+    "FramedRow",
     "Glm",
     "Gpt",
     "Layout",
     "MaskWriter",
     "Mlm",
     "Objective",
+    "SourceRow",
     "SpanBert",
     "Unilm",
     "Unilm2",

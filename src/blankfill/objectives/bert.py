@@ -99,7 +99,7 @@ class Bert(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
+        positions = self.row_positions(len(row), choice.a[1] - choice.a[0] + 2)
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 
@@ -128,14 +128,6 @@ def framed_words(words: Bool, first: tuple[int, int], second: tuple[int, int]) -
     one = [np.ones(1, np.bool_)]
     behind = [words[slice(*second)], *one] if second[1] > second[0] else []
     return np.concatenate([*one, words[slice(*first)], *one, *behind])
-
-
-def pair_positions(length: int, first: int) -> Int32:
-    """int32[2, L]: places, and the token types of a row of `frame` whose first part has `first` tokens."""
-    positions = np.zeros((2, length), np.int32)
-    positions[0] = np.arange(length)
-    positions[1, first + 2 :] = 1
-    return positions
 
 
 def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:

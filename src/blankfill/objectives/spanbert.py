@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 
 from blankfill.objectives.base import LONGEST, Layout, Masking
-from blankfill.objectives.bert import frame, pair_positions
+from blankfill.objectives.bert import frame
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -112,8 +112,9 @@ class SpanBert(Masking):
         target_ids = row[index]
         borders = border_targets(document.ids, choice.spans, self.boundary)
         row[index] = np.concatenate([np.zeros(0, np.int32), *choice.inputs])
-        positions = pair_positions(len(row), len(document))
-        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, borders=borders)
+        return Example(
+            row, self.row_positions(len(row)), AttentionRule.full(len(row)), index, target_ids, borders=borders
+        )
 
 
 def length_law(geometric: float, longest: int) -> np.ndarray:
