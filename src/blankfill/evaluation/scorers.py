@@ -145,7 +145,7 @@ class MaskedScorer(Scorer):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)
-        self.input_format = InputFormat(loaded.objective, loaded.vocabulary, loaded.model.config.position_sizes[0], 0)
+        self.input_format = InputFormat(loaded.objective.format(loaded.vocabulary, loaded.model.config.position_sizes))
         self.room = self.input_format.room(pair=False)
 
     def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:

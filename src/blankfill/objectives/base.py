@@ -156,6 +156,11 @@ class Objective:
         return False
 
     @property
+    def writes_targets(self) -> bool:
+        """Whether fine-tuning can teach models of this objective to write a target from a source."""
+        return self.writes or self.two_sided
+
+    @property
     def writes_into_blanks(self) -> bool:
         """Whether generation writes into the blank of a prompt; False where it writes behind the prompt."""
         return False

@@ -127,7 +127,7 @@ class BartNames(Family):
 
     def shift(self, objective: Objective, pad: int) -> int:
         """Their first position is 2, ours the objective's offset."""
-        return FIRST - objective.position_offset if isinstance(objective, Bart) else 0
+        return FIRST - objective.position_offset
 
 
 def _layer_rules(ours: str, theirs: str, crossed: bool) -> list[Rule]:
