@@ -74,7 +74,7 @@ def sources_of(spec: dict[str, Any]) -> list[list[int]]:
 
 def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     """Our way to write, once."""
-    from blankfill.checkpoint.names import FAMILIES as NAMES
+    from blankfill.families import weight_names
     from blankfill.generation.beam import beam_search
     from blankfill.generation.engine import Decoder
     from blankfill.model.layout import lay_out_to_write
@@ -84,7 +84,7 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
 
     theirs = model_of(spec)
     weights = theirs.state_dict()
-    names = NAMES[spec["family"].removesuffix("-v1.1")]
+    names = weight_names()[spec["family"].removesuffix("-v1.1")]
     config = names.read(theirs.config.to_dict(), weights.keys())
     model = Transformer(config)
     model.load_state_dict(names.table(config).to_ours(weights, "the model"))

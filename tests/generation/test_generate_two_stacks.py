@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.checkpoint.names import FAMILIES
 from blankfill.data.batching import collate
+from blankfill.families import weight_names
+from blankfill.families.options import ModelOptions
 from blankfill.generation import engine
 from blankfill.generation.beam import beam_search
 from blankfill.generation.engine import Decoder, read_sources
-from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives.two_stacks import two_sided, two_stack_input
 from blankfill.types import DecoderInput
@@ -46,7 +46,7 @@ def pair(case: Case) -> tuple[Any, Transformer]:
         for parameter in theirs.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(2.0 if case.family == "t5" else 4.0)
-    names = FAMILIES[case.family]
+    names = weight_names()[case.family]
     values, source = theirs.config.to_dict(), theirs.state_dict()
     config = names.read(values, source.keys())
     ours = Transformer(config)

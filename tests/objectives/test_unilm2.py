@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blankfill.data.batching import collate
-from blankfill.model.families import ModelOptions
+from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import Unilm2
 from blankfill.objectives.base import Masked

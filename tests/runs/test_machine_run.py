@@ -210,7 +210,7 @@ def test_the_runs_of_a_grid_are_alike(tmp_path: Path, monkeypatch: pytest.Monkey
         return finish_run(config, folder, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr("blankfill.finetuning.grid.finished", second)
+        patched.setattr("blankfill.finetuning.grid.finish_run", second)
         assert main(command) == 2
     settled = noted_machine(out)
     assert settled is not None and (settled.threads, settled.compute) == (1, "float32")

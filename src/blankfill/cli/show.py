@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
     from blankfill.pretraining import data_setup
     from blankfill.report.drawing import example_png
-    from blankfill.report.picture import CHANNELS, example_text
+    from blankfill.report.picture import example_text
     from blankfill.system.console import say, show
 
     with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         rows = sampler.rows_in_epoch(epoch)
         del sampler, rows_of
         name = f"{recipe.name}, seed {recipe.seed}, row {args.example}"
-        channels = CHANNELS.get(recipe.objective.name, ())
+        channels = recipe.objective.channels
         spell = speller(corpus.tokenizer)
         width = args.width or shutil.get_terminal_size((120, 24)).columns
         if args.png is not None:

@@ -84,6 +84,10 @@ class Objective:
     name: ClassVar[str]
     roles: ClassVar[tuple[str, ...]]
     """The special tokens without which the objective cannot run."""
+    channels: ClassVar[tuple[str, ...]] = ("pos",)
+    """Names of the position channels, for pictures."""
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {}
+    """For each whole-example label that it gives, what each value means, for pictures."""
     masked: ClassVar[bool] = False
     """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
 

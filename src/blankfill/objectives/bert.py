@@ -33,6 +33,10 @@ class Bert(Masking):
     """Options of the BERT objective."""
 
     name: ClassVar[str] = "bert"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
+    }
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT}
 
     max_predictions: int = 0

@@ -27,6 +27,10 @@ class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
+    }
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("basic", "phrase", "entity"), COUNT),
         **dict.fromkeys(("task_types", "task"), at_least(0, LONGEST)),

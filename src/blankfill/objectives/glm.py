@@ -57,6 +57,7 @@ class Glm(Objective):
     """Options of the GLM objective. `length` counts the clean row; the built one is longer by the blanks' marks."""
 
     name: ClassVar[str] = "glm"
+    channels: ClassVar[tuple[str, ...]] = ("pos 1", "pos 2")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("token", "sentence", "document"), COUNT),
         "mean_span": above(0, LONGEST),

@@ -38,6 +38,7 @@ class SpanBert(Masking):
     """Options of the SpanBERT objective."""
 
     name: ClassVar[str] = "spanbert"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"longest": at_least(1, LONGEST), "boundary": at_least(0, LONGEST)}
 
     mask_ratio: float = 0.15

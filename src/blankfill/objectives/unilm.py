@@ -47,6 +47,10 @@ class Unilm(MaskWriter):
     """Options of the UniLM objective."""
 
     name: ClassVar[str] = "unilm"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
+    }
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys((*MODES, "max_predictions"), COUNT)
     target_types: ClassVar[tuple[int, int]] = TYPES["sequence"]
     continuation_type: ClassVar[int] = TYPES["left"][0]

@@ -41,6 +41,7 @@ class Unilm2(MaskWriter):
     """Options of the UniLM v2 objective. `length` counts the text; the row is longer by two columns a masked token."""
 
     name: ClassVar[str] = "unilm2"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask", "pseudo")
     query_role: ClassVar[str] = "pseudo"
     has_pseudo_masks: ClassVar[bool] = True

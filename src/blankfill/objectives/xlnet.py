@@ -55,6 +55,7 @@ class Xlnet(Objective):
     """Options of XLNet's objective. `length` counts the clean row; query slots and memory come on top."""
 
     name: ClassVar[str] = "xlnet"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type", "stream")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         "permuted": Bound(8, LONGEST, also=(0,)),
         "memory": at_least(0, LONGEST),

@@ -100,7 +100,7 @@ def pretrain(
     paths: text sources or one prepared folder; none means the embedded corpus. resume: go on from the newest whole
     checkpoint of `out`. stop_after: seconds after which the run saves and ends, to be resumed. on_nan: what to do when
     a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
-    init_from: the model to start from, with its architecture and tokenizer; None draws the weights. teacher: the model to
+    init_from: the model to begin from, with its architecture and tokenizer; None draws weights. teacher: the model to
     learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
     changes: for a resumed run, options of `training.machine.CHANGEABLE` that are other than they were.
     verify: compare all bytes of the corpus with its checksums first; otherwise sizes and samples are compared.

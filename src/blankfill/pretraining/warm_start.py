@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.config.recipe import Recipe, fits
+from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
+from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
-from blankfill.model.families import FAMILIES, TWO_STACKS
 from blankfill.objectives import Mlm, Objective
 from blankfill.system.console import say
 from blankfill.system.files import path_from, path_seen_from
@@ -200,7 +200,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
         "family": recipe.model.family, "hidden_size": config.hidden_size, "num_layers": config.num_layers,
         "num_heads": config.num_heads, "ffn_size": config.ffn_size,
         "positions": 0 if endless else config.position_sizes[0],
-        "norm": "family" if FAMILIES[recipe.model.family]["norm"] == config.norm else config.norm, "start": "family",
+        "norm": "family" if recipe.model.spec.preset["norm"] == config.norm else config.norm, "start": "family",
         "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
         "encoder_layers": config.encoder_layers,
     }  # fmt: skip
@@ -224,14 +224,15 @@ def families_of(config: TransformerConfig) -> list[str]:
     tables."""
     return [
         name
-        for name, preset in FAMILIES.items()
-        if preset["norm"] == config.norm
+        for name, spec in FAMILIES.items()
+        for preset in (spec.preset,)
+        if preset.get("norm", "pre") == config.norm
         and bool(preset.get("embedding_norm")) == config.embedding_norm
         and bool(preset.get("embedding_size")) == bool(config.embedding_size)
         and preset.get("position_scheme", "learned") == config.position_scheme
-        and (name in TWO_STACKS) == bool(config.encoder_layers)
+        and spec.encoder_decoder == bool(config.encoder_layers)
         and preset.get("gated", False) == config.gated
-        and fits(name, len(config.position_sizes))
+        and spec.fits(len(config.position_sizes))
     ]
 
 
@@ -244,7 +245,7 @@ def positioned(objective: Objective, earlier: Objective) -> Objective:
 
 def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> TransformerConfig:
     """The model's configuration with room for so many words, the heads for the objective, and the recipe's dropout."""
-    options, preset = recipe.model, FAMILIES[recipe.model.family]
+    options, preset = recipe.model, recipe.model.spec.preset
     rows = -(-words // options.vocab_multiple) * options.vocab_multiple
     changes: dict[str, Any] = {
         "vocab_size": max(config.vocab_size, rows),
