@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.generation.beam import Grammar, Hypothesis, beam_search, highest
 from blankfill.generation.engine import Context, Decoder, gpt_context
 from generate_models import random_model

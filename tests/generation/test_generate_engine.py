@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import lower
 from blankfill.generation.engine import (
     Context,
     Decoder,

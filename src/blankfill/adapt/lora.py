@@ -21,7 +21,7 @@ ALPHA = 2.0
 """The product counts this much for rank 1 … r: α/r of the paper with α = 2r, as is usual."""
 PARTS = ("attention.qkv", "attention.output", "ffn.inner", "ffn.output")
 CROSS = ("cross.query", "cross.key_value", "cross.output")
-"""What a layer that attends to a context has besides."""
+"""What a layer that attends to a context has besides. A layer lacks what it has in common with the first."""
 
 
 class LoraLinear(nn.Module):
@@ -60,8 +60,6 @@ def add_lora(model: Transformer, rank: int, dropout: float = 0.0, seed: int = 0)
     generator = torch.Generator().manual_seed(seed)
     for parent, name in _places(model):
         base = getattr(parent, name)
-        if isinstance(base, LoraLinear):
-            continue  # of a layer that has its weights in common with the first
         assert isinstance(base, nn.Linear)
         setattr(parent, name, LoraLinear(base, rank, dropout, generator))
 
@@ -76,6 +74,7 @@ def merge_lora(model: Transformer) -> None:
 def _places(model: Transformer) -> Iterator[tuple[nn.Module, str]]:
     """Where the dense modules of all layers hang: the module that has each, and its name there."""
     for layer in model.all_layers:
-        for part in PARTS if layer.cross is None else (*PARTS, *CROSS):
+        for part in (*PARTS, *CROSS):
             where, _, name = part.rpartition(".")
-            yield layer.get_submodule(where), name
+            if getattr(layer, where) is not None:
+                yield layer.get_submodule(where), name

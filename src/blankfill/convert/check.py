@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import lower
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.data.packing import PADDING, batches, collate, is_causal, sees_all
 from blankfill.model.cross import Reading, side_by_side
 from blankfill.model.single import SingleColumn, fits
@@ -262,7 +262,7 @@ class Decoder:
                 hidden_BD = self.model(ids_BQ, positions_PBQ, mask, self._cache, context=self._reading)[:, -1]
         if self.asks is not None:
             for layer in self._cache:
-                layer.forget(1)
+                layer.truncate(1)
         return self.model.head.logits(hidden_BD, self.model.output_table)
 
     @torch.inference_mode()

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths

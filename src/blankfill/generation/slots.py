@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import lower
 from blankfill.model.transformer import Transformer
 from blankfill.types import QUERY
 

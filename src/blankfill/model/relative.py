@@ -17,7 +17,7 @@ from blankfill.attention.relative import Distances, distance_scores
 from blankfill.model.config import TransformerConfig
 
 
-class RelativeTerms(nn.Module):
+class TransformerXLAttention(nn.Module):
     """The weights of these terms in one layer."""
 
     def __init__(self, config: TransformerConfig) -> None:
