@@ -17,7 +17,7 @@ help:
 	@echo "make demo    train a small GLM on Python's own documentation, then fill blanks with it (minutes)"
 	@echo "make test    all tests            make quick   without the slow ones"
 	@echo "make fuzz    damaged files against every reader, for MINUTES=10"
-	@echo "make lint    style and types      make docs    the documentation, to docs/_build/html"
+	@echo "make lint    style, types, words  make docs    the documentation, to docs/_build/html"
 	@echo "make setup   .venv with everything for development"
 	@echo "make clean   remove .venv, demo and what was built"
 
@@ -62,6 +62,7 @@ lint: $(VENV)/.developed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python tools/language.py
 
 docs: $(VENV)/.developed
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html

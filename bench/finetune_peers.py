@@ -217,7 +217,7 @@ def run(model: Path, task: Task, train: Split, dev: Split, options: FinetuneOpti
             schedule.step()
             optimizer.zero_grad()
         predicted = peer.judge(dev, dev_rows, outputs_for(peer, dev_rows))
-        best = max(best, score(task, dev, predicted)[task.main])
+        best = max(best, score(task, dev, predicted)[task.primary_metric])
     return {"score": best, "seconds": time.process_time() - began}
 
 

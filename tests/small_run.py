@@ -36,3 +36,12 @@ def edit_state(path: Path, *without: str, **values: Any) -> None:
     state = json.loads(path.read_text(encoding="utf-8"))
     kept = {name: value for name, value in state.items() if name not in (*without, "state_sha256")}
     path.write_text(json.dumps({**kept, **values}), encoding="utf-8")
+
+
+def permute(path: Path) -> None:
+    """Exchange the ids of two ordinary words of a tokenizer."""
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    vocab = spec["model"]["vocab"]
+    a, b = sorted(vocab, key=vocab.get)[-2:]
+    vocab[a], vocab[b] = vocab[b], vocab[a]
+    path.write_text(json.dumps(spec), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from blankfill.tasks.batching import Encoded
+from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.heads.models import HeadKind
 from blankfill.types import AttentionRule, Example
 
@@ -14,7 +14,7 @@ def example(ids: list[int], channels: int) -> Example:
     return Example(np.array(ids, np.int32), positions, AttentionRule.full(len(ids)), nothing, nothing)
 
 
-def some_items(kind: HeadKind, channels: int = 2) -> list[Encoded]:
+def some_items(kind: HeadKind, channels: int = 2) -> list[EncodedItem]:
     """Eight items of several lengths with answers of a kind."""
     rng = np.random.default_rng(0)
     found = []
@@ -35,5 +35,5 @@ def some_items(kind: HeadKind, channels: int = 2) -> list[Encoded]:
             columns = (np.arange(len(examples[0]), dtype=np.int32),)
             answers = np.zeros((len(columns[0]), 2), np.int64)
             answers[1, 0] = answers[2, 1] = 1
-        found.append(Encoded(examples, columns, answers, kind in ("choice", "span")))
+        found.append(EncodedItem(examples, columns, answers, kind in ("choice", "span")))
     return found

@@ -28,8 +28,9 @@ from transformers import PreTrainedModel as PreTrained
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from blankfill.attention.masks import Mask, lower
-from blankfill.checkpoint.names.glm import PARTS, GlmNames
 from blankfill.errors import UserError
+from blankfill.families.glm import PARTS, GlmNames
+from blankfill.model.dense import Dense
 from blankfill.model.layers import KeyValues, Layer
 from blankfill.model.transformer import Transformer
 from blankfill.types import PADDING
@@ -98,9 +99,9 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         """Draw a weight that a folder does not bring."""
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-        elif isinstance(module, nn.Linear | nn.Embedding):
+        elif isinstance(module, Dense | nn.Embedding):
             module.weight.data.normal_(std=self.config.initializer_range)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Dense):
                 module.bias.data.zero_()
 
     def get_input_embeddings(self) -> nn.Module:

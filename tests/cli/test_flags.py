@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 
 from blankfill.corpus.options import PrepareConfig
-from blankfill.model.families import ModelOptions
+from blankfill.families.options import ModelOptions
 from blankfill.objectives import OBJECTIVES
 from blankfill.training.options import DistilOptions, TrainOptions
 
@@ -45,7 +45,7 @@ SECTIONS = {
     OBJECTIVES["xlnet"]: "length share whole_word permuted pairs memory short",
 }
 
-OWN = {
+TABULAR = {
     "pretrain": {
         "recipe",
         "out",
@@ -178,13 +178,13 @@ def test_the_options_of_a_recipe_are_frozen(schema: type) -> None:
     assert [field.name for field in fields(schema)] == SECTIONS[schema].split()
 
 
-@pytest.mark.parametrize("command", OWN)
+@pytest.mark.parametrize("command", TABULAR)
 def test_the_flags_of_a_command_are_frozen(command: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "blankfill", command, "--help"], capture_output=True, text=True, check=True
     )
     flags = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?![\w.-])", run.stdout))
-    assert flags == OWN[command]
+    assert flags == TABULAR[command]
     assert {"--train.word-lr", "--objective.document-ratio", "--model.num-layers"} <= set(
         re.findall(r"--[a-z]+\.[a-z-]+", run.stdout)
     )

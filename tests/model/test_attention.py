@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from blankfill.attention.kernels import attend
 from blankfill.attention.masks import Mask, lower
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.types import AttentionRule, Example
 
 ROWS, HEADS, WIDTH = 2, 3, 8

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 import blankfill
+from blankfill.attention.masks import Mask
 from blankfill.kernels.capability import plain_dense, plain_weight
 from blankfill.kernels.feed_forward import can_fuse
 from blankfill.model.config import TransformerConfig
+from blankfill.model.dense import Dense, dense_layers, replace_dense
 from blankfill.model.layout import lay_out_to_write
 from blankfill.model.single import fits
 from blankfill.model.transformer import Transformer, build
@@ -149,6 +151,39 @@ def test_the_class_of_a_dense_layer_is_asked_in_one_place() -> None:
             text = ast.unparse(node) if isinstance(node, ast.Compare) else ""
             if text.startswith("type(") and ("nn." in text or "Parameter" in text or "Tensor" in text):
                 found.append(path.relative_to(root).as_posix())
-    assert set(found) == {"model/plain.py"}
+    assert set(found) == {"kernels/capability.py"}
     assert plain_weight(None) and plain_weight(nn.Parameter(torch.ones(2)))
     assert not plain_weight(nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False))
+
+
+def test_dense_layers_are_made_in_one_place() -> None:
+    """`nn.Linear` is named by the factory, the capability check and kernels that take one; nowhere else."""
+    root = Path(blankfill.__file__).parent
+    named = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "nn.Linear"
+    }
+    assert named == {"model/dense.py", "kernels/capability.py", "kernels/feed_forward.py"}
+
+
+class Wrapped(nn.Module):
+    def __init__(self, base: Dense) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x)
+
+
+def test_dense_layers_are_replaced_by_name() -> None:
+    model = build(GPT)
+    ids, positions = torch.tensor([[1, 2, 3]]), torch.arange(3)[None, None]
+    before = model(ids, positions, Mask("causal"))
+    names = [name for name, _ in dense_layers(model)]
+    assert "layers.0.ffn.inner" in names
+    count = replace_dense(model, lambda name, layer: Wrapped(layer) if name.endswith("ffn.inner") else None)
+    assert count == 1 and isinstance(model.layers[0].ffn.inner, Wrapped)
+    assert [name for name, _ in dense_layers(model)] == [name.replace("inner", "inner.base") for name in names]
+    torch.testing.assert_close(model(ids, positions, Mask("causal")), before)

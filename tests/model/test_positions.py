@@ -9,7 +9,7 @@ import torch
 
 from blankfill.attention.masks import lower
 from blankfill.attention.positions import Rotation
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.layers import Attention, FeedForward, Layer
 from blankfill.model.single import SingleColumn, fits

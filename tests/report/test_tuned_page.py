@@ -18,7 +18,7 @@ def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2",
     facts = {
         "steps": 40,
         "items": {"train": 96, "dev": 40},
-        "main": "accuracy",
+        "primary_metric": "accuracy",
         "learning": 1_250_000,
         "baseline": {"accuracy": 0.55},
         "objective": "bert",
@@ -27,7 +27,11 @@ def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2",
     (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     write(run, "metrics.jsonl", line(0, "valid", accuracy=0.5), line(10), line(20, "valid", accuracy=0.75), line(20))
     if results is not None:
-        values = {"main": "accuracy", "metrics": {"accuracy": 0.75}, "baseline": {"metrics": {"accuracy": 0.55}}}
+        values = {
+            "primary_metric": "accuracy",
+            "metrics": {"accuracy": 0.75},
+            "baseline": {"metrics": {"accuracy": 0.55}},
+        }
         (run / "results.json").write_text(json.dumps({**values, **results}), encoding="utf-8")
     return run
 
@@ -101,7 +105,13 @@ def test_a_grid_compares_its_settings_and_links_its_runs(tmp_path: Path) -> None
         {"setting": "lr-0.001", "runs": 2, "mean": 0.75, "deviation": 0.01, "best": 0.76, "best_run": names[0]},
         {"setting": "lr-1e-05", "runs": 1, "mean": 0.5, "deviation": 0.0, "best": 0.5, "best_run": names[2]},
     ]
-    kept = {"task": "sst2", "main": "accuracy", "settings": rows, "best": rows[0], "runs": [*names, "../../etc"]}
+    kept = {
+        "task": "sst2",
+        "primary_metric": "accuracy",
+        "settings": rows,
+        "best": rows[0],
+        "runs": [*names, "../../etc"],
+    }
     (tmp_path / "grid" / "results.json").write_text(json.dumps({**kept, "complete": True}), encoding="utf-8")
     elements = page(tmp_path / "grid")
     links = [a["href"] for a, _ in elements.named("a") if "report" in str(a["href"])]
@@ -116,7 +126,7 @@ def test_an_ensemble_tells_its_patterns_and_what_they_say_together(tmp_path: Pat
     ]
     for row in rows:
         folder(tmp_path / "all" / str(row["folder"]), {}, method="cloze")
-    kept = {"task": "sst2", "main": "accuracy", "patterns": rows, "together": {"weighted": {"score": 0.8}}}
+    kept = {"task": "sst2", "primary_metric": "accuracy", "patterns": rows, "together": {"weighted": {"score": 0.8}}}
     (tmp_path / "all" / "results.json").write_text(json.dumps(kept), encoding="utf-8")
     elements = page(tmp_path / "all")
     assert cards(elements)["All patterns, weighted"] == ["0.8000", "accuracy"]

@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import itertools
 import operator
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, Encoded, Epochs, evaluation, pack
+from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, EncodedItem, Epochs, EvaluationBatches, pack
 from blankfill.training.loop import split
-from blankfill.types import AttentionRule, Example
+from blankfill.types import AttentionRule, Batch, Example
 
 
 def example(ids: list[int]) -> Example:
@@ -20,11 +21,11 @@ def example(ids: list[int]) -> Example:
     return Example(np.array(ids, np.int32), positions, AttentionRule.full(len(ids)), nothing, nothing)
 
 
-def item(number: int, length: int, parts: int = 1, columns: int = 2) -> Encoded:
+def item(number: int, length: int, parts: int = 1, columns: int = 2) -> EncodedItem:
     """An item of so many examples, whose tokens are all its number, asked at the first columns of each."""
     asked = tuple(np.arange(min(columns, length), dtype=np.int32) for _ in range(parts))
     answers = np.full(parts * min(columns, length), number, np.int64)
-    return Encoded(tuple(example([number] * length) for _ in range(parts)), asked, answers)
+    return EncodedItem(tuple(example([number] * length) for _ in range(parts)), asked, answers)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -48,7 +49,7 @@ def test_a_row_is_full_when_either_side_is() -> None:
     """Items of 60 columns with contexts of 30, and the other way round: two in a row of 128, with one of
     30 and 30 beside them."""
 
-    def two_sided(number: int, written: int, read: int) -> Encoded:
+    def two_sided(number: int, written: int, read: int) -> EncodedItem:
         plain = item(number, written)
         context = example([number] * read)
         return dataclasses.replace(plain, examples=(dataclasses.replace(plain.examples[0], context=context),))
@@ -70,7 +71,7 @@ def test_a_row_is_full_when_either_side_is() -> None:
 def test_candidates_carry_the_number_of_their_item() -> None:
     rights = [np.array([[0], [1]]), np.array([[1], [0], [0]])]
     items = [
-        Encoded(
+        EncodedItem(
             tuple(example([k + 5] * 4) for _ in right), tuple(np.array([0], np.int32) for _ in right), right,
             candidates=True,
         )
@@ -113,14 +114,36 @@ def test_micro_batches_hold_the_items_of_the_step_and_rows_are_named() -> None:
         assert values[0] == values[1] == sorted(2 * (epochs.items(step) + 1).tolist())
         named, rows = parts.rows(step), [row for packed in parts.of(step) for row in packed.batch.input_ids[:, 0]]
         assert [k + 1 for k in named] == [int(row) for row in rows]
-    assert [step for step, _ in parts.steps(1, 4)] == [1, 2, 3]
+    made = list(parts.steps(1, 4))
+    assert [step for step, _ in made] == [1, 2, 3]
+    for step, batches in made:  # made by a thread, and the same
+        assert len(batches) == len(parts.of(step))
+        for batch, packed in zip(batches, parts.of(step), strict=True):
+            assert torch.equal(batch.input_ids, packed.batch.input_ids)
+
+
+def test_a_step_is_made_while_the_one_before_is_computed() -> None:
+    """The thread makes the next step without being asked for it."""
+    asked = threading.Event()
+
+    class Watched(Batches):
+        def step(self, step: int) -> list[Batch]:
+            if step == 1:
+                asked.set()
+            return super().step(step)
+
+    steps = Watched([item(k, 5) for k in range(1, 9)], Epochs(8, 4, seed=0), 0).steps(0, 2)
+    assert next(steps)[0] == 0 and asked.wait(60)
+    steps.close()
 
 
 def test_evaluation_holds_every_item_once_and_says_which() -> None:
     rng = np.random.default_rng(1)
     items = [item(k + 1, int(rng.integers(1, 30))) for k in range(40)]
     seen: list[int] = []
-    batches = list(evaluation(items, 0, columns=200))
+    kept = EvaluationBatches(items, 0, max_tokens=200)
+    batches = list(kept)
+    assert [id(packed) for packed in kept] == [id(packed) for packed in batches]  # made once
     assert len(batches) > 3
     for packed in batches:
         assert packed.batch.labels[ANSWER][1].tolist() == (packed.items + 1).tolist()

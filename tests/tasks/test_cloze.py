@@ -19,12 +19,13 @@ from blankfill.tasks.adapters import CLOZE
 from blankfill.tasks.batching import ITEM, Batches, Epochs, pack
 from blankfill.tasks.cloze.items import longest_kept
 from blankfill.tasks.cloze.model import TEXT, hinge_loss
+from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.cloze.texts import WithTexts, masked
-from blankfill.tasks.datasets.tabular import own_task
-from blankfill.tasks.input_format import Frames
+from blankfill.tasks.datasets.tabular import tabular_task
+from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.training import Scored
+from blankfill.tasks.training import HeadEvaluator
 from conftest import VECTORS
 from generate_models import loaded, random_model
 
@@ -44,9 +45,9 @@ def adapter(name: str, patterns: str, tmp_path: Any, kind: str = "classify", **m
     file.write_text(patterns, encoding="utf-8")
     made = loaded(name, random_model(name))
     options = FinetuneOptions(method="cloze", patterns=str(file), **more)
-    frames = Frames(made.objective, made.vocabulary, made.model.config.position_sizes[0], options.max_length)
+    input_format = InputFormat(made.objective, made.vocabulary, made.model.config.position_sizes[0], options.max_length)
     labels = ("a", "b") if kind == "classify" else ()
-    return made, CLOZE[kind](own_task(kind), labels, options, made.tokenizer, frames)
+    return made, CLOZE[kind](tabular_task(kind), labels, options, made.tokenizer, input_format)
 
 
 def logs(made: Loaded, ids: Sequence[int], positions: Sequence[Sequence[int]], causal_from: int | None) -> torch.Tensor:
@@ -108,14 +109,14 @@ def expected(made: Loaded, item: Item, words: Sequence[Sequence[str]], single: b
 
 def scores_of(made: Loaded, reads: Any, items: Sequence[Item]) -> list[np.ndarray]:
     """The scores that the product gives, all items packed together."""
-    coded = reads.encode(items)
+    encoded_set = reads.encode(items)
     model = reads.model(made.model).eval()
     model.encoder.use_kernel(best_kernel(torch.device("cpu"), torch.float32))
-    packed = pack(coded.encoded, 0)
+    packed = pack(encoded_set.encoded, 0)
     with torch.no_grad():
         table = model.scores(packed.batch).numpy()
     assert packed.batch.labels[ITEM][1].sum() == len(items)
-    return reads.added(coded, [table[packed.items == k] for k in range(len(items))])
+    return reads.added(encoded_set, [table[packed.items == k] for k in range(len(items))])
 
 
 FAMILIES = ["bert", "mlm", "glm", "gpt"]
@@ -144,16 +145,32 @@ def test_packed_items_answer_as_single_ones(name: str, kind: str, patterns: str,
     made, reads = adapter(name, patterns, tmp_path, kind)
     items: Sequence[Item] = TEXTS if kind == "classify" else CHOOSE
     model = reads.model(made.model)
-    together = Scored(reads, reads.encode(items), 0).decide(model, torch.device("cpu"), torch.float32)
-    alone = [Scored(reads, reads.encode([item]), 0).decide(model, torch.device("cpu"), torch.float32) for item in items]
+    together = HeadEvaluator(reads, reads.encode(items), 0).predict(model, torch.device("cpu"), torch.float32)
+    alone = [
+        HeadEvaluator(reads, reads.encode([item]), 0).predict(model, torch.device("cpu"), torch.float32)
+        for item in items
+    ]
     assert together[1] == pytest.approx(float(np.mean([loss for _, loss in alone])), rel=1e-3)
     for one, ([other], _) in zip(together[0], alone, strict=True):
         assert one.value == other.value
-        assert one.shown["probabilities"] == pytest.approx(other.shown["probabilities"], abs=1e-4)
-        assert sum(one.shown["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert one.record["probabilities"] == pytest.approx(other.record["probabilities"], abs=1e-4)
+        assert sum(one.record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the worked cases lie beside the project and are absent")
+def test_targets_keep_their_names_through_a_batch() -> None:
+    """Two words of two tokens and of one, the columns of the item's number before those of the targets."""
+    words = [
+        ClozeTargets.of_tokens(np.array(ids, np.int32), *rest)
+        for ids, *rest in (([7, 8], 0, 3, True), ([9], 1, 2, False, True))
+    ]
+    table = np.concatenate([np.array([[4]] * 3), np.concatenate([word.table() for word in words])], axis=1)
+    targets = ClozeTargets.from_table(torch.from_numpy(table))
+    assert targets.token.tolist() == [7, 8, 9] and targets.label.tolist() == [0, 0, 1]
+    assert targets.words.tolist() == [3, 3, 2] and targets.right.tolist() == [1, 1, 0]
+    assert targets.in_turn.tolist() == [0, 0, 1]
+
+
 def test_the_losses_are_those_of_pet(tmp_path: Any) -> None:
     """Raw scores at the mask are averaged over a label's words; cross-entropy over labels; the hinge of several."""
     case = json.loads(VECTORS.read_text(encoding="utf-8"))["pet_losses"]
@@ -162,7 +179,7 @@ def test_the_losses_are_those_of_pet(tmp_path: Any) -> None:
     model = reads.model(random_model("bert"))
     words = given["verbalizers"]
     rows = [(given["mask_logits"][w] / len(ws), place) for place, ws in enumerate(words) for w in ws]
-    answer = torch.tensor([[0, place, 0, len(words[place]), place == given["gold"]] for _, place in rows])
+    answer = torch.tensor([[0, place, 0, len(words[place]), place == given["gold"], 0] for _, place in rows])
     scores = torch.tensor([[score] for score, _ in rows])
     ce = model.losses(scores, answer).labels[ITEM]
     assert float(ce) == pytest.approx(expect["ce"], abs=1e-6)
@@ -178,7 +195,8 @@ def test_several_masks_train_with_the_hinge_and_absent_choices_do_not_count(tmp_
     assert reads.hinge
     model = reads.model(random_model("bert"))
     scores = torch.tensor([[-1.0], [-0.5], [-3.0], [-2.2], [-9.0]])
-    answer = torch.tensor([[0, 0, 5, 1, 1], [0, 1, 5, 1, 0], [1, 0, 5, 1, 0], [1, 1, 5, 1, 1], [1, 2, 5, 1, 0]])
+    right = [(0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1), (1, 2, 0)]
+    answer = torch.tensor([[item, label, 5, 1, is_right, 0] for item, label, is_right in right])
     assert float(model.losses(scores, answer).labels[ITEM]) == pytest.approx(1.5 + 0.2 + 0.0, abs=1e-6)
     assert not adapter("glm", CHOICES, tmp_path, "choice")[1].hinge
 
@@ -317,8 +335,8 @@ def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
 
 def test_fifteen_of_a_hundred_ordinary_tokens_are_masked() -> None:
     made = loaded("bert", random_model("bert", length=400), length=400)
-    frames = Frames(made.objective, made.vocabulary, 400, 0)
-    row = frames.framed(np.full(200, 12)).example
+    input_format = InputFormat(made.objective, made.vocabulary, 400, 0)
+    row = input_format.frame(np.full(200, 12)).example
     copies = [masked(row, made.vocabulary, np.random.default_rng(k)) for k in range(20)]
     assert {len(one.answers) for one in copies} == {30}
     masks = [(one.examples[0].input_ids == made.vocabulary["mask"]).sum() for one in copies]

@@ -180,4 +180,8 @@ def test_the_plainest_text_is_the_first_sentence() -> None:
         GenerationItem("1", "Paris is large. Rome is old. Rome is far.", (), "Rome"),
         GenerationItem("2", "提出了一种方法。结果很好。"),
     ]
-    assert [one.value for one in writer.plainest([], items)] == ["We show it.", "Rome is old.", "提出了一种方法。"]
+    assert [one.value for one in writer.baseline_predictions([], items)] == [
+        "We show it.",
+        "Rome is old.",
+        "提出了一种方法。",
+    ]

@@ -15,8 +15,8 @@ from blankfill.tasks.heads.models import (
     empty_head,
     grouped,
     new_head,
+    soft_label_loss,
     task_losses,
-    taught_loss,
 )
 from blankfill.training.loss import counts
 from generate_models import random_model
@@ -111,5 +111,5 @@ def test_the_loss_of_a_pupil_is_its_distance_from_the_teachers_at_a_temperature(
     model = TaskModel(random_model("bert"), empty_head(random_model("bert"), "class", 3, True))
     given = torch.tensor(pupil, dtype=torch.float32), torch.tensor(teacher, dtype=torch.float32)
     assert float(model.losses(*given).labels[ANSWER]) == pytest.approx(distance, rel=1e-5)
-    same = taught_loss(given[1], given[1] + 3.0)  # scores are told apart by their differences alone
+    same = soft_label_loss(given[1], given[1] + 3.0)  # scores are told apart by their differences alone
     assert float(same) == pytest.approx(0, abs=1e-6)

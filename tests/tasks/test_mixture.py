@@ -47,7 +47,7 @@ def test_epochs_draw_by_their_shares_and_go_on() -> None:
 
 def test_a_mixture_is_a_task() -> None:
     task = task_named("RTE+cola+scitldr")
-    assert isinstance(task, Mixture) and task.name == "rte+cola+scitldr" and task.main == "average"
+    assert isinstance(task, Mixture) and task.name == "rte+cola+scitldr" and task.primary_metric == "average"
     assert task.metrics[:3] == ("rte accuracy", "cola mcc", "scitldr rouge1")
     split = task.mixed([Split([TextItem("1", "a", "b", 0)], task.members[0].labels), Split([]), Split([])])
     assert split.items == [MixedItem("1", "rte", TextItem("1", "a", "b", 0))]

@@ -9,7 +9,7 @@ from blankfill.tasks.datasets.glue import CHNSENTICORP, GLUE
 from blankfill.tasks.datasets.registry import TASKS, task_named
 from blankfill.tasks.datasets.squad import QUESTIONS
 from blankfill.tasks.datasets.superglue import CLUE, SUPERGLUE
-from blankfill.tasks.datasets.tabular import OWN
+from blankfill.tasks.datasets.tabular import TABULAR
 from blankfill.tasks.task import Task
 from conftest import DATA
 
@@ -30,7 +30,7 @@ METRICS = {
 def test_a_task_is_whole(task: Task) -> None:
     """Its metrics are of its kind; one of them, or their average where there are several, chooses the best epoch."""
     assert set(task.metrics) <= METRICS[task.kind]
-    assert task.main in task.metrics or (task.main == "average" and len(task.metrics) > 1)
+    assert task.primary_metric in task.metrics or (task.primary_metric == "average" and len(task.metrics) > 1)
     assert len(set(task.labels)) == len(task.labels)
     assert task.name == task.name.lower()
     assert set(task.others) <= set(task.files)
@@ -38,7 +38,7 @@ def test_a_task_is_whole(task: Task) -> None:
 
 
 def test_no_task_hides_another() -> None:
-    families = (GLUE, SUPERGLUE, (CHNSENTICORP,), CLUE, QUESTIONS, CHOICES, TAGGED, GENERATION, OWN)
+    families = (GLUE, SUPERGLUE, (CHNSENTICORP,), CLUE, QUESTIONS, CHOICES, TAGGED, GENERATION, TABULAR)
     assert len(TASKS) == sum(map(len, families))
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.data.packing import collate
-from blankfill.tasks.batching import ANSWER, Epochs, evaluation, pack
-from blankfill.tasks.input_format import Frames
+from blankfill.data.batching import collate
+from blankfill.tasks.batching import ANSWER, Epochs, EvaluationBatches, pack
+from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.text.seq2seq import Noise, Writing
 from blankfill.tasks.text.seq2seq_model import Search, WritingModel
 from blankfill.tasks.text.seq2seq_stacks import StackWriting
@@ -28,7 +28,7 @@ LONG = [[20, 21, 22], [23], [24, 25, 11, 12, 13, 14], [15, 16], [17], [18, 19, 2
 def writing(name: str, longest: int = 4, length: int = 0, blank: Any = "mask") -> Writing:
     sizes = objective_of(name).position_sizes()
     kind = {"unilm": UnilmWriting, "unilm2": UnilmWriting, "t5": StackWriting, "bart": StackWriting}.get(name, Writing)
-    return kind(Frames(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
+    return kind(InputFormat(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
 
 
 def test_a_row_of_glm() -> None:
@@ -159,7 +159,7 @@ def test_masks_of_targets_are_drawn_anew_for_each_step_and_the_same_again() -> N
 def test_as_many_masks_as_in_the_released_code() -> None:
     """max(1, round(0.7·n)) of n tokens, the end not among the n but among what may be masked."""
     rng = np.random.default_rng(0)
-    reads = UnilmWriting(Frames(objective_of("unilm"), VOCABULARY, 128, 0, 6), 50, "mask")
+    reads = UnilmWriting(InputFormat(objective_of("unilm"), VOCABULARY, 128, 0, 6), 50, "mask")
     source = reads.source([20])
     for tokens, masks in ((1, 1), (2, 1), (3, 2), (5, 4), (20, 14), (50, 35)):
         item = reads.learnt(source, [11] * tokens)
@@ -224,7 +224,7 @@ def test_items_of_one_row_do_not_see_one_another(name: str) -> None:
     """The loss of a packed row is the sum of the losses of its items; smoothing is for learning alone."""
     reads, model = writing(name), WritingModel(random_model(name, sharp=3.0), smoothing=0.2).eval()
     items = [reads.encoded(reads.source(ids), ids[:3]) for ids in LONG]
-    (packed,) = evaluation(items, 0)
+    (packed,) = EvaluationBatches(items, 0)
     assert packed.batch.input_ids.shape[0] == 1 and counts(packed.batch) == {ANSWER: sum(len(i.answers) for i in items)}
     together = float(model.batch_losses(packed.batch).labels[ANSWER].detach())
     apart = [float(model.batch_losses(pack([item], 0).batch).labels[ANSWER].detach()) for item in items]

@@ -63,7 +63,7 @@ def test_real_files_have_their_rows(task: str, folder: str, split: str, rows: in
     assert len(labels) == rows
     assert all((label is not None) == labelled for label in labels)
     if labelled:
-        assert score(TASKS[task], found, labels)[TASKS[task].main] == 1.0 if task != "ax-g" else True
+        assert score(TASKS[task], found, labels)[TASKS[task].primary_metric] == 1.0 if task != "ax-g" else True
     if task == "multirc" and folder == "superglue":
         assert len({item.group for item in found.texts()}) == 953
     if "wsc" in task:

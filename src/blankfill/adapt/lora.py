@@ -9,25 +9,26 @@ Shapes: I inputs, O outputs, r rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.model.dense import Dense, dense, replace_dense
 from blankfill.model.transformer import Transformer
 
 ALPHA = 2.0
 """The product counts this much for rank 1 … r: α/r of the paper with α = 2r, as is usual."""
-PARTS = ("attention.qkv", "attention.output", "ffn.inner", "ffn.output")
-CROSS = ("cross.query", "cross.key_value", "cross.output")
-"""What a layer that attends to a context has besides. A layer lacks what it has in common with the first."""
+PARTS = (
+    "attention.qkv", "attention.output", "cross.query", "cross.key_value", "cross.output", "ffn.inner", "ffn.output",
+)  # fmt: skip
+"""The dense modules of a layer that are adapted; a layer without a context has no cross-attention."""
 
 
 class LoraLinear(nn.Module):
     """base(x) + ALPHA · (dropout(x) · downᵀ) · upᵀ. down [r, I] starts as dense layers usually do, up [O, r] at 0."""
 
-    def __init__(self, base: nn.Linear, rank: int, dropout: float, generator: torch.Generator | None = None) -> None:
+    def __init__(self, base: Dense, rank: int, dropout: float, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.base, self.dropout = base, dropout
         device = base.weight.device
@@ -45,9 +46,10 @@ class LoraLinear(nn.Module):
         return self.base(x) + ALPHA * F.linear(F.linear(thin, self.down), self.up)
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
+    def merged(self) -> Dense:
         """A plain dense layer that computes the same."""
-        plain = nn.Linear(self.base.in_features, self.base.out_features, self.base.bias is not None, device="meta")
+        with torch.device("meta"):
+            plain = dense(self.base.in_features, self.base.out_features, self.base.bias is not None)
         plain.weight = nn.Parameter(self.base.weight + ALPHA * self.up @ self.down)
         if self.base.bias is not None:
             plain.bias = nn.Parameter(self.base.bias.clone())
@@ -58,23 +60,16 @@ def add_lora(model: Transformer, rank: int, dropout: float = 0.0, seed: int = 0)
     """Freeze a model and give the dense modules of its layers products of this rank, which learn."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for parent, name in _places(model):
-        base = getattr(parent, name)
-        assert isinstance(base, nn.Linear)
-        setattr(parent, name, LoraLinear(base, rank, dropout, generator))
+
+    def adapted(name: str, layer: Dense) -> nn.Module | None:
+        return LoraLinear(layer, rank, dropout, generator) if name in PARTS else None
+
+    for layer in model.all_layers:
+        replace_dense(layer, adapted)
 
 
 def merge_lora(model: Transformer) -> None:
     """Put plain dense modules back, the products added to their weights."""
-    for parent, name in _places(model):
-        if isinstance(added := getattr(parent, name), LoraLinear):
-            setattr(parent, name, added.merged())
-
-
-def _places(model: Transformer) -> Iterator[tuple[nn.Module, str]]:
-    """Where the dense modules of all layers hang: the module that has each, and its name there."""
-    for layer in model.all_layers:
-        for part in (*PARTS, *CROSS):
-            where, _, name = part.rpartition(".")
-            if getattr(layer, where) is not None:
-                yield layer.get_submodule(where), name
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLinear):
+            model.set_submodule(name, module.merged())

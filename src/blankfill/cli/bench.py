@@ -31,8 +31,7 @@ class Bench:
     }
 
     shapes: tuple[str, ...] = USUAL
-    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, albert, spanbert,
-    ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart."""
+    """Shapes as OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; an unknown objective lists the known ones."""
     length: int = 128
     """Tokens of a row."""
     tokens: int = 4096
@@ -93,7 +92,7 @@ def check(given: Bench) -> None:
 
 
 def sizes(given: Bench) -> dict[str, Any]:
-    """What all shapes share, as `train.bench.Shape` names it."""
+    """What all shapes share, as `planning.bench.Shape` names it."""
     return {
         "length": given.length, "rows": given.tokens // given.length, "dropout": given.dropout,
         "vocabulary": given.vocabulary,

@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
         target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, one in zip(window, predictor.predict(window), strict=True):
-                row = {"id": item.id, **one.shown}
+                row = {"id": item.id, **one.record}
                 if target is None:
                     show(json_line(row))
                 else:

@@ -30,10 +30,11 @@ import numpy as np
 from blankfill.generation.fill import check_can_fill
 from blankfill.generation.rows import longest_role
 from blankfill.objectives import T5, Bart, Glm, Gpt, Xlnet
-from blankfill.objectives.base import join, two_sided
+from blankfill.objectives.format import join
 from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.objectives.two_stacks import two_sided
 from blankfill.objectives.xlnet import two_streams
-from blankfill.tasks.input_format import Frames
+from blankfill.tasks.input_format import InputFormat
 from blankfill.types import AttentionRule, Example, Int32
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ class MaskedScorer(Scorer):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)
-        self.frames = Frames(loaded.objective, loaded.vocabulary, loaded.model.config.position_sizes[0], 0)
-        self.room = self.frames.room(pair=False)
+        self.input_format = InputFormat(loaded.objective, loaded.vocabulary, loaded.model.config.position_sizes[0], 0)
+        self.room = self.input_format.room(pair=False)
 
     def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
         """A row for each token, in which it and the later ones are masked."""
@@ -157,7 +158,7 @@ class MaskedScorer(Scorer):
         """The token at one place of a text as the answer, those at the places `hidden` masked, itself among them."""
         row = text.copy()
         row[list(hidden)] = self.vocabulary["mask"]
-        framed = self.frames.framed(row)
+        framed = self.input_format.frame(row)
         column = np.array([framed.first[0] + asked], np.int32)
         return replace(framed.example, target_index=column, target_ids=text[asked : asked + 1])
 
@@ -181,7 +182,7 @@ class XlnetScorer(MaskedScorer):
 
     def ordered(self, text: Int32, hidden: Int32, asked: int) -> Example:
         """The first `asked` of the places `hidden` as answers, each given what is not hidden and those before it."""
-        framed = self.frames.framed(text)
+        framed = self.input_format.frame(text)
         row, columns = framed.example.input_ids, np.int32(framed.first[0]) + hidden
         loose = np.ones(len(row), np.bool_)
         loose[columns] = False

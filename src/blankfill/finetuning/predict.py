@@ -25,12 +25,12 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.row_formats import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
 if TYPE_CHECKING:
-    from blankfill.tasks.adapter import Adapter, Decided
+    from blankfill.tasks.adapter import Adapter, Prediction
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
@@ -98,7 +98,7 @@ class Predictor:
         if noted not in (None, patterns_mark(patterns_of(self.adapter))):
             raise UserError(f"{run / PATTERNS} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
-            self.adapter.shown = n_best
+            self.adapter.n_best = n_best
         with torch.device("meta"):
             model = answering(encoder, self.adapter, self.options)
         store.put_weights(model, found.model, found.path, assign=True)
@@ -128,17 +128,17 @@ class Predictor:
         if problems:
             raise ConfigError(problems)
 
-    def predict(self, items: Sequence[Item]) -> list[Decided]:
+    def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """A prediction for each item."""
-        from blankfill.tasks.text.writing import examiner
+        from blankfill.tasks.text.writing import evaluator_for
 
         if not items:
             return []
-        decided, _ = examiner(self.adapter, items, self.pad).decide(self.model, self.device, self.dtype)
-        return decided
+        predictions, _ = evaluator_for(self.adapter, items, self.pad).predict(self.model, self.device, self.dtype)
+        return predictions
 
 
-class TogetherPredictor:
+class EnsemblePredictor:
     """The models of all patterns, which answer together as they are weighted (PET's ensemble)."""
 
     def __init__(self, members: Sequence[Predictor], weights: Sequence[float]) -> None:
@@ -147,10 +147,10 @@ class TogetherPredictor:
 
     def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
         """For each item the mean log-probability of its labels, float64[C]."""
-        said = [[one.shown["probabilities"] for one in member.predict(items)] for member in self.members]
+        said = [[one.record["probabilities"] for one in member.predict(items)] for member in self.members]
         return [combined(logs_of(one), self.weights) for one in zip(*said, strict=True)]
 
-    def predict(self, items: Sequence[Item]) -> list[Decided]:
+    def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """A prediction for each item."""
         from blankfill.tasks.heads.texts import chosen, classified
 
@@ -161,7 +161,7 @@ class TogetherPredictor:
         ]
 
 
-AnyPredictor = Predictor | TogetherPredictor
+AnyPredictor = Predictor | EnsemblePredictor
 
 
 def open_predictor(
@@ -187,7 +187,7 @@ def open_predictor(
             raise UserError(f"{where}: a weight is negative")
         say(f"{path}: {len(folders)} patterns answer together")
         threads = use_threads(threads)
-        return TogetherPredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
+        return EnsemblePredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = field(best, "best_run", str, path / RESULTS)
         say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
@@ -204,7 +204,7 @@ def _inside(path: Path, name: str) -> Path:
 
 def _results(path: Path) -> dict[str, Any]:
     """The results of several runs below a folder, {} for a run of its own."""
-    if (path / ASKED).exists() or not (path / RESULTS).exists():
+    if (path / CONFIG).exists() or not (path / RESULTS).exists():
         return {}
     try:
         return read_json(path / RESULTS)
@@ -232,7 +232,8 @@ def best_checkpoint(path: Path) -> Any:
 def items_of(task: Task, rows: Iterator[tuple[str, str]]) -> Iterator[Item]:
     """Items from lines, (where it stands, line) each: JSON objects with the fields of the task, or plain lines.
 
-    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.given`); those of other tasks have the
+    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); those of other
+    tasks have the
     fields of their kind. A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises
     UserError that names the line which is neither.
     """
@@ -342,9 +343,9 @@ def score_predictions(
         raise UserError(f"{predictions}: {len(missing)} of {len(known)} items have no prediction, such as {missing[0]}")
     if strange := sorted(shown.keys() - set(known)):
         raise UserError(f"{predictions}: {len(strange)} ids are not in {data}, such as {strange[0]}")
-    decided = [_parsed(adapter, shown[id], id, predictions) for id in known]
+    parsed = [_parsed(adapter, shown[id], id, predictions) for id in known]
     best = {} if null_odds is None else _best_of_odds(task, read, {id: shown[id] for id in known}, null_odds)
-    return adapter.measure(read.items, decided) | best
+    return adapter.measure(read.items, parsed) | best
 
 
 def _best_of_odds(task: Task, read: Split, shown: Mapping[str, Mapping[str, Any]], null_odds: Path) -> dict[str, float]:
@@ -362,7 +363,7 @@ def _best_of_odds(task: Task, read: Split, shown: Mapping[str, Mapping[str, Any]
     return found
 
 
-def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> Decided:
+def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> Prediction:
     try:
         return adapter.parse(shown)
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:

@@ -34,18 +34,18 @@ from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.stopping import Stop, reason
 from blankfill.system.values import build
 from blankfill.tasks.cloze.pattern import PATTERNS
-from blankfill.tasks.cloze.soft_labels import Scores, Taught, read_taught, softened
+from blankfill.tasks.cloze.soft_labels import Scores, SoftLabels, read_soft_labels, with_soft_labels
 from blankfill.tasks.datasets.registry import task_named
-from blankfill.tasks.datasets.tabular import OWN, Columns, own_task
+from blankfill.tasks.datasets.tabular import TABULAR, Columns, tabular_task
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
+from blankfill.tasks.run_files import CONFIG, PREDICTIONS, RESULTS
 
 if TYPE_CHECKING:
     import torch
 
     from blankfill.checkpoint.load import Loaded
     from blankfill.model.transformer import Transformer
-    from blankfill.tasks.adapter import Adapter, Decided
+    from blankfill.tasks.adapter import Adapter, Prediction
     from blankfill.tasks.heads.models import AnswerModel
     from blankfill.tasks.items import Item, Split
     from blankfill.tasks.task import Task
@@ -54,33 +54,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a fine-tuning run was asked for. columns: which columns hold what, for tasks on one's own tables. taught:
-    what is learnt from instead of the labels of the training data."""
+class FinetuneConfig:
+    """The configuration of a fine-tuning run. columns: which columns hold what, for tasks on one's own tables.
+    soft_labels: what is learnt from instead of the labels of the training data."""
 
     task: str
     data: Path
-    start: Path
+    model: Path
     options: FinetuneOptions
     columns: Columns = dataclasses.field(default_factory=Columns)
-    taught: Taught | None = None
+    soft_labels: SoftLabels | None = None
 
-    def task_asked(self) -> Task:
+    def build_task(self) -> Task:
         """The task; UserError for a name that there is none of, or columns for a task that has its own."""
         task = task_named(self.task)
         if self.columns == Columns():
             return task
-        if task not in OWN:
-            names = ", ".join(one.name for one in OWN)
+        if task not in TABULAR:
+            names = ", ".join(one.name for one in TABULAR)
             raise UserError(f"{task.name} knows the columns of its files; columns are named for {names} only")
-        return own_task(task.name, self.columns)
+        return tabular_task(task.name, self.columns)
 
     def values(self) -> dict[str, Any]:
         """As JSON values; paths as they are found from anywhere."""
-        paths = {"data": str(self.data.resolve()), "from": str(self.start.resolve())}
+        paths = {"data": str(self.data.resolve()), "model": str(self.model.resolve())}
         parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
-        taught = {} if self.taught is None else {"taught": self.taught.values()}
-        return {"task": self.task, **paths, **parts, **taught}
+        soft_labels = {} if self.soft_labels is None else {"soft_labels": self.soft_labels.values()}
+        return {"task": self.task, **paths, **parts, **soft_labels}
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class FinetuneResult:
     stopped: Stop | None = None
 
 
-def read_request(out: Path) -> Request:
+def read_config(out: Path) -> FinetuneConfig:
     """What a run was asked for; UserError when the folder is no fine-tuning run, or a damaged one."""
-    file = out / ASKED
+    file = out / CONFIG
     try:
         values = read_json(file)
     except UnreadableError as error:
@@ -115,21 +115,21 @@ def read_request(out: Path) -> Request:
             raise UserError(f"{out} does not exist; give the folder of a run that was begun") from error
         if (out / RESULTS).exists():
             raise UserError(f"{out} holds several runs; repeat the command that began them to continue") from error
-        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
-    taught = None
-    if "taught" in values:
-        told = field(values, "taught", dict, file)
-        taught = Taught(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
-    return Request(
+        raise UserError(f"{out}: not a fine-tuning run ({CONFIG} is missing)") from error
+    soft_labels = None
+    if "soft_labels" in values:
+        told = field(values, "soft_labels", dict, file)
+        soft_labels = SoftLabels(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
+    return FinetuneConfig(
         field(values, "task", str, file), Path(field(values, "data", str, file)),
-        Path(field(values, "from", str, file)),
+        Path(field(values, "model", str, file)),
         build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
-        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), taught,
+        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), soft_labels,
     )  # fmt: skip
 
 
 def finetune(
-    request: Request,
+    config: FinetuneConfig,
     out: str | Path,
     resume: bool = False,
     changes: Mapping[str, Any] | None = None,
@@ -137,30 +137,31 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune a model on a task, score it on the dev set, and keep the best.
 
-    resume: go on with the run in `out`. changes: for a resumed run, the options of `train.machine.CHANGEABLE` that were
+    resume: go on with the run in `out`. changes: for a resumed run, the options of `training.machine.CHANGEABLE` that
+    were
     given anew. alike: for a run among several, what they all compute with where their options leave it free. Raises
     UserError or ConfigError for whatever the user can mend.
     """
     from blankfill.checkpoint import store
     from blankfill.runs.recorder import RunRecorder
     from blankfill.system.allocator import keep_freed_memory
-    from blankfill.tasks.adapter import OwnWords
+    from blankfill.tasks.adapter import LMHeadAdapter
     from blankfill.tasks.cloze.setup import with_texts
     from blankfill.tasks.heads.models import task_losses
     from blankfill.tasks.text.seq2seq_adapter import Write
-    from blankfill.tasks.text.writing import examiner
+    from blankfill.tasks.text.writing import evaluator_for
     from blankfill.tasks.training import task_optimizer
     from blankfill.training.loop import Trainer
     from blankfill.training.machine import NOTED, machine_from, settle, settle_again
     from blankfill.training.progress import Progress
 
-    out, options = Path(out), dataclasses.replace(request.options, **(changes or {}))
+    out, options = Path(out), dataclasses.replace(config.options, **(changes or {}))
     if problems := options.problems():
         raise ConfigError(problems)
-    task = request.task_asked()
-    read = read_all(task, request)
+    task = config.build_task()
+    read = read_all(task, config)
     train, dev, more = read.train, read.dev, read.more
-    learnt, scores = read.taught or (train, None)
+    learnt, scores = read.soft_labels or (train, None)
     with ExitStack() as stack:
         stack.enter_context(run_folder(out, resume))
         checkpoint = newest_whole(out) if resume else None
@@ -172,16 +173,16 @@ def finetune(
         device, dtype = conditions.device, conditions.dtype
         conditions.begin()
         keep_freed_memory()
-        loaded, start = start_of(request)
+        loaded, start = start_of(config)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
-        note = read.note(request, start, patterns_of(adapter))
+        note = read.note(config, start, patterns_of(adapter))
         if resume:
-            note = same_inputs(out, request, note, loaded, checkpoint is not None)
+            note = same_inputs(out, config, note, loaded, checkpoint is not None)
         if isinstance(adapter, Write):
             adapter.check_answers(dev.items)
         encoded = adapter.encode(learnt.items, learn=True).encoded
         if scores is not None:
-            encoded = softened(encoded, scores)
+            encoded = with_soft_labels(encoded, scores)
         pad = loaded.vocabulary.roles.get("pad", 0)
         model = with_head(loaded, adapter, train.items, options, device, dtype)
         model.encoder.use_kernel(conditions.machine.attention)
@@ -191,7 +192,7 @@ def finetune(
             if patterns := patterns_of(adapter):
                 write_file(out / PATTERNS, patterns)
             # the last: with it, the folder is a run to resume
-            write_file(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
+            write_file(out / CONFIG, json.dumps(config.values(), indent=1) + "\n")
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
         done = Progress()
@@ -202,8 +203,8 @@ def finetune(
             store.restore_optimizer(optimizer, checkpoint.optimizer)
             done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
         where = conditions.machine.where
-        announce(request, adapter, learnt, dev, model, settings.steps, where)
-        plain = adapter.measure(dev.items, adapter.plainest(train.items, dev.items))
+        announce(config, adapter, learnt, dev, model, settings.steps, where)
+        plain = adapter.measure(dev.items, adapter.baseline_predictions(train.items, dev.items))
         facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
         note_step(out, done)
@@ -213,7 +214,7 @@ def finetune(
         bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
-        scored = examiner(adapter, dev.items, pad, done.best_loss, options.eval_items)
+        scored = evaluator_for(adapter, dev.items, pad, done.best_loss, options.eval_items)
         state = {**task_state(loaded, adapter, options), "inputs": note}
 
         for remark in conditions.remarks:
@@ -233,7 +234,7 @@ def finetune(
         trainer = Trainer(
             model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], save, batches,
             stop=lambda: bool(stopping), validated=lambda now: renew_report(out), loss=task_losses,
-            examine=lambda: scored.examine(model, device, dtype), examine_first=isinstance(adapter, OwnWords),
+            examine=lambda: scored.examine(model, device, dtype), examine_first=isinstance(adapter, LMHeadAdapter),
             pace=conditions.watch(changed),
         )  # fmt: skip
         if done.step == 0:
@@ -243,64 +244,68 @@ def finetune(
         note_step(out, done, reason(stopping) if trainer.stopped else None)
         if trainer.stopped:
             say(f"stopped at step {done.step:,} of {settings.steps:,}; resume with: blankfill finetune --resume {out}")
-        decided = scored.best
-        if decided is None:  # the best was before this run was gone on with, or there was no score yet
+        predictions = scored.best
+        if predictions is None:  # the best was before this run was gone on with, or there was no score yet
             if done.best_step >= 0:
                 best = store.read(out / "checkpoints" / f"step-{done.best_step}", with_optimizer=False)
                 store.put_weights(model, best.model, best.path)
-            decided, _ = scored.decide(model, device, dtype)
+            predictions, _ = scored.predict(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
-    found = conclude(request, out, adapter, learnt.items, dev.items, plain, decided, done, speed, not trainer.stopped)
+    found = conclude(
+        config, out, adapter, learnt.items, dev.items, plain, predictions, done, speed, not trainer.stopped
+    )
     renew_report(out)
     return dataclasses.replace(found, total=settings.steps, stopped=reason(stopping))
 
 
-def start_of(request: Request) -> tuple[Loaded, inputs.Note]:
+def start_of(config: FinetuneConfig) -> tuple[Loaded, inputs.Note]:
     """The pretrained model, or one like it whose weights are drawn by the seed; and what a run notes of the former."""
     import torch
 
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(request.start)
+    loaded = load_model(config.model)
     note = inputs.model_note(loaded)
-    if request.options.from_scratch:
-        loaded.model.initialise(torch.Generator().manual_seed(request.options.seed))
+    if config.options.from_scratch:
+        loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))
     return loaded, note
 
 
 @dataclass(frozen=True)
 class Read:
-    """The data of a run. taught: texts and what is learnt of them in place of labels; more: texts of `--unlabelled`."""
+    """The data of a run. soft_labels: texts and the scores that replace their labels; more: texts of `--unlabelled`."""
 
     train: Split
     dev: Split
-    taught: tuple[Split, Scores] | None
+    soft_labels: tuple[Split, Scores] | None
     more: Sequence[Item]
 
-    def note(self, request: Request, start: inputs.Note, patterns: str) -> inputs.Note:
+    def note(self, config: FinetuneConfig, start: inputs.Note, patterns: str) -> inputs.Note:
         """What a run notes of its inputs."""
         return inputs.finetuning_note(
-            request.values(), self.train, self.dev, self.more, self.taught, start, patterns
+            config.values(), self.train, self.dev, self.more, self.soft_labels, start, patterns
         )  # fmt: skip
 
 
-def read_all(task: Task, request: Request) -> Read:
+def read_all(task: Task, config: FinetuneConfig) -> Read:
     """Read the data of a run; UserError for what is missing or cannot be read."""
     from blankfill.tasks.cloze.setup import read_unlabelled
 
-    train, dev = read_data(task, request.data, request.options)
-    taught = read_taught(task, request.taught, task.labels or train.labels) if request.taught else None
-    return Read(train, dev, taught, read_unlabelled(task, request.options, train.labels))
+    train, dev = read_data(task, config.data, config.options)
+    soft_labels = (
+        read_soft_labels(task, config.soft_labels, task.labels or train.labels) if config.soft_labels else None
+    )
+    return Read(train, dev, soft_labels, read_unlabelled(task, config.options, train.labels))
 
 
 def patterns_of(adapter: Adapter) -> str:
     """The text of the patterns that a run keeps, "" for none."""
-    from blankfill.tasks.adapter import OwnWords
+    from blankfill.tasks.adapter import LMHeadAdapter
 
-    return adapter.patterns() if isinstance(adapter, OwnWords) else ""
+    return adapter.patterns() if isinstance(adapter, LMHeadAdapter) else ""
 
 
-def same_inputs(out: Path, request: Request, note: inputs.Note, loaded: Loaded, trained: bool) -> inputs.Note:
+def same_inputs(out: Path, config: FinetuneConfig, note: inputs.Note, loaded: Loaded, trained: bool) -> inputs.Note:
     """The note of a run that is resumed, whose data, options and first model were compared with what it noted.
 
     trained: whether it has a checkpoint; then all weights are in it, and those of the first model do not matter.
@@ -310,12 +315,12 @@ def same_inputs(out: Path, request: Request, note: inputs.Note, loaded: Loaded, 
     found = inputs.finetuning_changes(notes, note)
     if inputs.other_weights(notes, note):
         if trained:
-            say(f"{request.start} has other weights than when {out} began from it; they are not needed any more")
+            say(f"{config.model} has other weights than when {out} began from it; they are not needed any more")
             note = {**note, "start": notes[0].get("start", note["start"])}
         else:
-            found.append(f"{request.start} has other weights")
+            found.append(f"{config.model} has other weights")
     inputs.refuse(out, found, "Put back what it was begun with, or train again into another --out.")
-    return inputs.go_on(out, notes, note, loaded.tokenizer, str(request.start))
+    return inputs.go_on(out, notes, note, loaded.tokenizer, str(config.model))
 
 
 def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
@@ -329,7 +334,7 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
 
     Of the training items only `train_items`, where that is asked for.
 
-    Data without a dev set, such as a single file, are split: see `tasks.held_out`.
+    Data without a dev set, such as a single file, are split: see `tasks.datasets.held_out`.
     """
     from blankfill.tasks.datasets.held_out import fewer, hold_out
     from blankfill.tasks.text.mixture import Mixture
@@ -360,7 +365,7 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     """What stands between a task and a model; UserError for a task that a head cannot answer."""
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze.setup import check_model
-    from blankfill.tasks.input_format import Frames, reads_alone
+    from blankfill.tasks.input_format import InputFormat, reads_alone
     from blankfill.tasks.text.mixture import Mixture
     from blankfill.tasks.text.mixture_text import MixedText
     from blankfill.tasks.text.seq2seq_adapter import check_writer
@@ -389,8 +394,8 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
         check_writer(loaded, options)
     sizes = loaded.model.config.position_sizes
     alone = reads_alone(loaded.objective, options.stack, task)
-    frames = Frames(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1], alone)
-    return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, frames)
+    input_format = InputFormat(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1], alone)
+    return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
 
 
 def with_head(
@@ -429,14 +434,14 @@ def answering(
     class_weights: Sequence[float] | None = None,
 ) -> AnswerModel:
     """What answers a task with an encoder: its own words, or a head on it, drawn from a generator if one is given."""
-    from blankfill.tasks.adapter import HeadAdapter, OwnWords
+    from blankfill.tasks.adapter import HeadAdapter, LMHeadAdapter
     from blankfill.tasks.heads.features import reader_for
     from blankfill.tasks.heads.models import TaskModel, empty_head, new_head
 
-    if isinstance(adapter, OwnWords):
+    if isinstance(adapter, LMHeadAdapter):
         return adapter.model(encoder)
     assert isinstance(adapter, HeadAdapter)
-    alone = adapter.frames.alone
+    alone = adapter.input_format.alone
     reader = reader_for(encoder, options, alone)
     width = reader.width if reader is not None else 0
     kind, outputs, pooled = adapter.head, adapter.outputs, adapter.pooled
@@ -471,7 +476,7 @@ def run_facts(
         "weights": sum(one.numel() for one in model.parameters()),
         "objective": loaded.objective.name,
         "model": config_values(loaded.model.config),
-        "main": adapter.task.main,
+        "primary_metric": adapter.task.primary_metric,
         "baseline": plain,
         "resumed" if resumed else "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "environment": environment(),
@@ -479,46 +484,46 @@ def run_facts(
 
 
 def announce(
-    request: Request, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
+    config: FinetuneConfig, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
 ) -> None:
     """Say what is about to be trained."""
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     say(
         f"{adapter.task.name}: {len(train):,} items to train on, {len(dev):,} to score; {learning:,} weights learn, "
-        f"{steps:,} steps of {request.options.batch_size} items, {where}"
+        f"{steps:,} steps of {config.options.batch_size} items, {where}"
     )
     for remark in adapter.remarks():
         say(remark)
 
 
 def conclude(
-    request: Request,
+    config: FinetuneConfig,
     out: Path,
     adapter: Adapter,
     train: Sequence[Item],
     dev: Sequence[Item],
     plain: dict[str, float],
-    decided: Sequence[Decided],
+    predictions: Sequence[Prediction],
     done: Progress,
     speed: float,
     complete: bool,
 ) -> FinetuneResult:
     """Write the results and the predictions of the best checkpoint. plain: the metrics without reading the items."""
     best_step = done.best_step if done.best_step >= 0 else done.step
-    metrics = adapter.measure(dev, decided)
+    metrics = adapter.measure(dev, predictions)
     threshold = getattr(adapter, "threshold", None)
-    lines = [{"id": item.id, **adapter.told(one)} for item, one in zip(dev, decided, strict=True)]
-    score, baseline = metrics[adapter.task.main], plain[adapter.task.main]
+    lines = [{"id": item.id, **adapter.record(one)} for item, one in zip(dev, predictions, strict=True)]
+    score, baseline = metrics[adapter.task.primary_metric], plain[adapter.task.primary_metric]
     write_file(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {
-        **request.values(),
+        **config.values(),
         "labels": list(adapter.labels),
         "items": {"train": len(train), "dev": len(dev)},
         "metrics": metrics,
-        "main": adapter.task.main,
+        "primary_metric": adapter.task.primary_metric,
         "score": score,
         "baseline": {"metrics": plain, "score": baseline},
-        **adapter.study(dev, decided),
+        **adapter.error_analysis(dev, predictions),
         **({} if threshold is None else {"threshold": threshold}),
         "complete": complete,
         "best_step": best_step,

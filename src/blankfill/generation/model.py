@@ -32,8 +32,8 @@ class Model:
     def generate(self, prompt: str, max_tokens: int = 100, slide: bool = False, **sampling: Any) -> Iterator[str]:
         """Continue a text, piece by piece as it is written.
 
-        sampling: the fields of `generate.sampling.Sampling`, e.g. temperature, top_k, top_p, repetition_penalty, seed.
-        slide: go on past the position table by forgetting the older half (GPT).
+        sampling: the fields of `generation.sampling.Sampling`, e.g. temperature, top_k, top_p, repetition_penalty,
+        seed. slide: go on past the position table by forgetting the older half (GPT).
         """
         lay_out_to_write(self.loaded.model)
         return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide)

@@ -31,7 +31,7 @@ CUBIC = LINEAR * 0.044715
 
 
 def can_fuse(x: Tensor, inner: nn.Linear, output: nn.Linear) -> bool:
-    """Whether `feed_forward` may stand in: fp32 on a CPU, plain dense modules (`model.plain`)."""
+    """Whether `feed_forward` may stand in: fp32 on a CPU, plain dense modules (`kernels.capability`)."""
     device = x.device.type
     if device != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled(device):
         return False

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from blankfill.attention.kernels import Kernel, attend, cross_attend
 from blankfill.attention.masks import Mask
 from blankfill.model.config import TransformerConfig
+from blankfill.model.dense import dense
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class CrossAttention(nn.Module):
         self.dropout = config.attention_dropout
         self.scale = None if config.scale_scores else 1.0
         self.kernel: Kernel = "sdpa"
-        self.query = nn.Linear(config.hidden_size, config.attention_width, config.attention_bias)
-        self.key_value = nn.Linear(config.hidden_size, 2 * config.attention_width, config.attention_bias)
-        self.output = nn.Linear(config.attention_width, config.hidden_size, config.attention_bias)
+        self.query = dense(config.hidden_size, config.attention_width, config.attention_bias)
+        self.key_value = dense(config.hidden_size, 2 * config.attention_width, config.attention_bias)
+        self.output = dense(config.attention_width, config.hidden_size, config.attention_bias)
 
     def keys_values(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output, [B, H, S, E] each."""

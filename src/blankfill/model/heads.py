@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.model.config import TransformerConfig
+from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
 
@@ -23,7 +24,7 @@ class WordHead(nn.Module):
         super().__init__()
         self.activation = config.activation if config.head_activation == "same" else config.head_activation
         shape, bias = (config.hidden_size, config.word_size), config.head_transform_bias
-        self.dense = nn.Linear(*shape, bias) if config.head_transform else None
+        self.dense = dense(*shape, bias) if config.head_transform else None
         self.norm = norm(config, config.word_size) if config.head_transform else None
         self.scale = config.hidden_size**-0.5 if config.scale_logits else 1.0
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
@@ -58,8 +59,8 @@ class PairHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.classifier = nn.Linear(config.hidden_size, 2) if config.pair_classifier else None
+        self.pooler = dense(config.hidden_size, config.hidden_size)
+        self.classifier = dense(config.hidden_size, 2) if config.pair_classifier else None
 
     def pooled(self, hidden_KD: Tensor) -> Tensor:
         """The pooler's view of first columns, [K, D]."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.model.config import TransformerConfig
+from blankfill.model.dense import Dense
 from blankfill.model.positions import RelativePositionBias
 from blankfill.model.relative import TransformerXLAttention
 
@@ -35,7 +36,7 @@ def draw_weights(model: Transformer, config: TransformerConfig, generator: torch
             module.weight.fill_(1.0)
             if isinstance(module, nn.LayerNorm) and module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, Dense):
             _draw_dense(name, module, config, generator)
         elif isinstance(module, TransformerXLAttention):
             for parameter in module.parameters(recurse=False):
@@ -61,7 +62,7 @@ def _word_std(config: TransformerConfig) -> float:
     return 1.0 if config.init == "t5" else config.init_std
 
 
-def _draw_dense(name: str, module: nn.Linear, config: TransformerConfig, generator: torch.Generator) -> None:
+def _draw_dense(name: str, module: Dense, config: TransformerConfig, generator: torch.Generator) -> None:
     residual = config.init_std / math.sqrt(2 * config.num_layers) if config.scaled_init else config.init_std
     if config.init == "t5":
         draw(module.weight, module.in_features**-0.5, config, generator)

@@ -27,6 +27,7 @@ from blankfill.kernels.dropout import add_dropped
 from blankfill.kernels.feed_forward import can_fuse, feed_forward
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, Seen
+from blankfill.model.dense import dense
 from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import TransformerXLAttention
 
@@ -97,8 +98,8 @@ class Attention(nn.Module):
         self.scale = None if config.scale_scores else 1.0
         self.kernel: Kernel = "sdpa"
         columns = config.attention_width + 2 * config.kv_width
-        self.qkv = nn.Linear(config.hidden_size, columns, config.attention_bias)
-        self.output = nn.Linear(config.attention_width, config.hidden_size, config.attention_bias)
+        self.qkv = dense(config.hidden_size, columns, config.attention_bias)
+        self.output = dense(config.attention_width, config.hidden_size, config.attention_bias)
         self.relative = TransformerXLAttention(config) if config.position_scheme == "relative" else None
 
     def forward(
@@ -145,8 +146,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation, self.gated = config.activation, config.gated
         self.dropout = config.dropout if config.more_dropout else 0.0
-        self.inner = nn.Linear(config.hidden_size, config.ffn_size * (2 if config.gated else 1), config.ffn_bias)
-        self.output = nn.Linear(config.ffn_size, config.hidden_size, config.ffn_bias)
+        self.inner = dense(config.hidden_size, config.ffn_size * (2 if config.gated else 1), config.ffn_bias)
+        self.output = dense(config.ffn_size, config.hidden_size, config.ffn_bias)
         # the erf GELU takes longer to compute again than its output to read
         self.fused = config.gated or config.activation != "gelu"
 

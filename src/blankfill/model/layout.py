@@ -14,9 +14,10 @@ from __future__ import annotations
 import platform
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blankfill.kernels.capability import plain_dense, plain_weight
+from blankfill.model.dense import dense_layers
 from blankfill.model.transformer import Transformer
 
 X86 = ("x86_64", "AMD64")
@@ -30,11 +31,9 @@ def lay_out_to_write(model: Transformer) -> None:
     table = model.output_table
     if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
         return
-    for module in model.modules():
-        if not isinstance(module, nn.Linear) or not plain_dense(module):
-            continue
-        if module.out_features >= module.in_features:
-            module.weight.data = by_columns(module.weight)
+    for _, layer in dense_layers(model):
+        if plain_dense(layer) and layer.out_features >= layer.in_features:
+            layer.weight.data = by_columns(layer.weight)
     copy = packed(table)
     model.head.packed = None if copy is None else (copy, table._version)
     table.data = by_columns(table)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from blankfill.attention.relative import Distances, distance_scores
 from blankfill.model.config import TransformerConfig
+from blankfill.model.dense import dense
 
 
 class TransformerXLAttention(nn.Module):
@@ -31,7 +32,7 @@ class TransformerXLAttention(nn.Module):
         """w, [H, E]."""
         self.segments = nn.Parameter(torch.empty(2, *shape))
         """[2, H, E]: for keys of the query's segment, and of another."""
-        self.distance = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.distance = dense(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, query_BHQE: Tensor, distances: Distances) -> tuple[Tensor, Tensor]:
         """The queries for the keys themselves, and what is added to their scaled scores, [B, H, Q, K]."""

@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blankfill.attention.positions import NO_TERMS, Rotation
 from blankfill.kernels.capability import plain_dense, plain_weights, watched
 from blankfill.model.cross import CrossAttention, Reading
+from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
 from blankfill.model.norms import Norm, single_norm
 from blankfill.model.transformer import Transformer
@@ -89,7 +90,7 @@ class SingleColumn:
 class _Dense:
     """A dense layer."""
 
-    def __init__(self, dense: nn.Linear) -> None:
+    def __init__(self, dense: Dense) -> None:
         self.weight_IO, self.bias = dense.weight.t(), dense.bias
 
     def of(self, x_BI: Tensor) -> Tensor:

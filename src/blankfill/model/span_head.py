@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.model.config import PLACE_SIZE, TransformerConfig
+from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 
 
@@ -20,9 +21,9 @@ class SpanHead(nn.Module):
         super().__init__()
         self.activation = config.activation
         self.places = nn.Embedding(config.span_places, PLACE_SIZE, _weight=torch.empty(config.span_places, PLACE_SIZE))
-        self.first = nn.Linear(2 * config.hidden_size + PLACE_SIZE, config.hidden_size)
+        self.first = dense(2 * config.hidden_size + PLACE_SIZE, config.hidden_size)
         self.first_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
-        self.second = nn.Linear(config.hidden_size, config.word_size)
+        self.second = dense(config.hidden_size, config.word_size)
         self.second_norm = nn.LayerNorm(config.word_size, config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 

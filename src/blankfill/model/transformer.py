@@ -21,6 +21,7 @@ from blankfill.attention.masks import Mask, Masks, in_order, lower, lower_cross,
 from blankfill.attention.positions import PositionTerms
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, Reading, kept_keys_values
+from blankfill.model.dense import dense
 from blankfill.model.embeddings import table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import PairHead, WordHead
@@ -53,7 +54,7 @@ class Transformer(nn.Module):
         self.query = nn.Parameter(torch.empty(1, config.word_size)) if self.relative else None
         """What a query slot begins as, [1, W]: it knows a place and no word (XLNet)."""
         self.embedding_norm = norm(config, config.word_size) if config.embedding_norm else None
-        self.widen = nn.Linear(config.embedding_size, config.hidden_size) if config.embedding_size else None
+        self.widen = dense(config.embedding_size, config.hidden_size) if config.embedding_size else None
         answers = config.encoder_layers > 0
         self.encoder = Encoder(config) if answers else None
         self.position_bias = RelativePositionBias(config, both_ways=not answers) if config.relative_buckets else None

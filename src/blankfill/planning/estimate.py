@@ -1,7 +1,8 @@
 """What a run costs, by arithmetic: parameters, floating-point operations, memory and disk.
 
 Nothing is measured and no tensor is allocated here, so the answer comes in milliseconds. Whether it fits is
-`train.verdict`'s to say; `train.rehearsal` measures hours. T columns of a row, S columns of its context, M targets of a
+`planning.fit_check`'s to say; `planning.timing` measures hours. T columns of a row, S columns of its context, M
+targets of a
 row, D width, A width of the queries of all heads (D, unless heads have a width of their own), F width inside the
 feed-forward part, V vocabulary, W width of the word table (D, where embeddings are not factorised).
 
@@ -129,7 +130,7 @@ def row_shape(rows: Sequence[Sequence[Example]], pad: int, counts: NDArray[np.in
     pad: the id of padding. counts: int64[V], how often each id occurs in the training text, so that `ids` tells of all
     of it and not of these rows only.
     """
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
 
     batch = collate(rows, pad)
     sides = [side for side in (batch, batch.context) if side is not None]
@@ -324,7 +325,7 @@ def _kept_by_zeros(config: TransformerConfig, computing: Computing) -> bool:
 
 
 def _fused(config: TransformerConfig, computing: Computing) -> bool:
-    """Whether `model.fused` computes the feed-forward part; the conditions of `model.layers.FeedForward`."""
+    """Whether `kernels.feed_forward` computes the feed-forward part; the conditions of `model.layers.FeedForward`."""
     return computing.device == "cpu" and computing.width == FP32 and (config.gated or config.activation != "gelu")
 
 

@@ -1,6 +1,6 @@
 """Whether a run will work on this machine, said before its first step: what does not fit, and what would.
 
-The costs are `train.cost`'s. Nothing is measured here, so `pretrain` can ask it every time.
+The costs are `planning.estimate`'s. Nothing is measured here, so `pretrain` can ask it every time.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The student begins as some of the teacher's layers, evenly chosen from the first to the last, between its embeddings and
 its head (DistilBERT, Sanh et al. 2019, section 2; for 6 layers of 12 the released code takes 0, 2, 4, 7, 9, 11, and so
 does the rule here). `teacher.json` in the run folder notes where the teacher lies and the checksum of its weights, so
-that a resumed run learns from the same one. What is learnt from it is in `train.distil`.
+that a resumed run learns from the same one. What is learnt from it is in `training.distil`.
 """
 
 from __future__ import annotations

@@ -37,14 +37,14 @@ class Several:
     runs: Mapping[str, Tuned]
 
     @property
-    def main(self) -> str:
+    def primary_metric(self) -> str:
         """The metric that is compared."""
-        return str(self.results.get("main") or next((run.main for run in self.runs.values()), ""))
+        return str(self.results.get("primary_metric") or next((run.primary_metric for run in self.runs.values()), ""))
 
     @property
     def baseline(self) -> float | None:
         """The score without reading the items."""
-        return next((run.baseline.get(self.main) for run in self.runs.values()), None)
+        return next((run.baseline.get(self.primary_metric) for run in self.runs.values()), None)
 
 
 def read_several(folder: Path) -> Several | None:
@@ -69,7 +69,7 @@ def page_of(several: Several, now: datetime) -> str:
     state = ("done", "finished") if complete else ("going", "not all runs are finished")
     first = next(iter(several.runs.values()), None)
     task = str(several.results.get("task") or (first.task if first else ""))
-    about = [f"task {task}", what, f"chosen by {several.main}" if several.main else ""]
+    about = [f"task {task}", what, f"chosen by {several.primary_metric}" if several.primary_metric else ""]
     settings = settings_section(first) if first else ""
     note = '<p class="note">Those of the first run; what differs is in the names of the runs.</p>' if settings else ""
     parts = {"Patterns" if patterns else "Comparison": body, "Settings": settings + note}
@@ -83,12 +83,12 @@ def _cards(several: Several) -> list[Card]:
     if mean is not None:
         runs = int(number(best.get("runs")) or 1)
         spread = f"± {deviation or 0.0:.4f} over {runs} runs" if runs > 1 else "one run"
-        shown.append((f"Best mean {several.main}", f"{mean:.4f}", spread, ""))
+        shown.append((f"Best mean {several.primary_metric}", f"{mean:.4f}", spread, ""))
         shown.append(("Best setting", str(best.get("setting", "")), f"best run {best.get('best_run', '')}", ""))
     for way, name in WAYS.items():
         score = number(part(part(several.results, "together"), way).get("score"))
         if score is not None:
-            shown.append((name[:1].upper() + name[1:], f"{score:.4f}", several.main, ""))
+            shown.append((name[:1].upper() + name[1:], f"{score:.4f}", several.primary_metric, ""))
     if several.baseline is not None:
         shown.append(("Baseline", f"{several.baseline:.4f}", "without reading the items", ""))
     return shown
@@ -101,7 +101,7 @@ def _settings(several: Several) -> str:
     for one in settings:
         name = str(one.get("setting", ""))
         folders = [run for run in several.runs if (run.rpartition("_")[0] or "as given") == name]
-        scores = {run: several.runs[run].metrics.get(several.main) for run in folders}
+        scores = {run: several.runs[run].metrics.get(several.primary_metric) for run in folders}
         told = [score for score in scores.values() if score is not None]
         mean, deviation = (number(one.get(key)) or 0.0 for key in ("mean", "deviation"))
         lines.append(Dots(name, told, mean))
@@ -134,7 +134,7 @@ def _patterns(several: Several, patterns: Sequence[Values]) -> str:
             shown = _link(way, name) if way == "distilled" else escape(name)
             numbers = f'<td class="n">{reached:.4f}</td><td class="n">–</td>'
             body += f'<tr><th scope="row">{shown}</th>{numbers}<td></td></tr>'
-    columns = ("pattern", several.main, "untrained", "text and words")
+    columns = ("pattern", several.primary_metric, "untrained", "text and words")
     note = "untrained: the share of the training items that a pattern gets right before it learns, its weight"
     return head("Patterns", note) + _both(several, lines, table(columns, body, words=1))
 
@@ -145,7 +145,7 @@ def _both(several: Several, lines: Sequence[Dots], written: str) -> str:
     told = "; ".join(f"{line.name} {line.middle:.4f}" for line in lines)
     baseline = several.baseline
     reference = (f"without reading {baseline:.4f}", baseline) if baseline is not None else None
-    picture = dot_lines(lines, f"{several.main} of each: {told}.", reference)
+    picture = dot_lines(lines, f"{several.primary_metric} of each: {told}.", reference)
     return f'<div class="stack">{panel("", picture)}{panel("", written)}</div>'
 
 

@@ -1,7 +1,7 @@
 """A run as its folder tells it at this moment: what was asked, what was measured, what went wrong, what it samples.
 
 Every file of the folder may be missing, and the last line of each may be half written; what cannot be read is not
-there. Not here: how any of it is shown (`page`), what a run writes and when (`train.record`, `generate.samples`).
+there. Not here: how any of it is shown (`page`), what a run writes and when (`runs.recorder`, `generation.samples`).
 """
 
 from __future__ import annotations

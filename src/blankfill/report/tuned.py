@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blankfill.report.snapshot import Best, Snapshot, number, read_json, read_snapshot
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Tuned:
         return part(self.asked, "options")
 
     @property
-    def main(self) -> str:
+    def primary_metric(self) -> str:
         """The metric by which the best checkpoint is chosen, "" when nobody knows yet."""
-        return str(self.results.get("main") or self.snapshot.facts.get("main") or "")
+        return str(self.results.get("primary_metric") or self.snapshot.facts.get("primary_metric") or "")
 
     @property
     def baseline(self) -> dict[str, float]:
@@ -50,7 +50,7 @@ class Tuned:
     def best(self) -> Best | None:
         """The best score on the dev set so far; its `loss` is that score."""
         table = self.snapshot.split("valid")
-        scores = table.column(self.main) if len(table) else np.zeros(0)
+        scores = table.column(self.primary_metric) if len(table) else np.zeros(0)
         if not len(scores) or np.isnan(scores).all():
             return None
         k = int(np.nanargmax(scores))
@@ -62,14 +62,14 @@ class Tuned:
         best, table = self.best, self.snapshot.split("valid")
         found = numbers(self.results.get("metrics"))
         if not found and best is not None:
-            found = {name: float(table.column(name)[best.row]) for name in self.baseline or {self.main: 0.0}}
-        return {name: found[name] for name in sorted(found, key=lambda name: name != self.main)}
+            found = {name: float(table.column(name)[best.row]) for name in self.baseline or {self.primary_metric: 0.0}}
+        return {name: found[name] for name in sorted(found, key=lambda name: name != self.primary_metric)}
 
 
 def read_tuned(run: Path) -> Tuned:
     """Read the folder of a fine-tuning run. Raises UserError when it is no folder."""
     found = read_snapshot(run)
-    asked = read_json(run / ASKED)
+    asked = read_json(run / CONFIG)
     options = part(asked, "options")
     training = {"steps": found.facts.get("steps"), "clip": options.get("clip")}
     return Tuned(dataclasses.replace(found, recipe={"train": training}), asked, read_json(run / RESULTS))

@@ -16,7 +16,7 @@ from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, sta
 from blankfill.report.snapshot import number
 from blankfill.report.tuned import Tuned, part, read_tuned
 
-IN_SETTINGS = ("steps", "items", "main", "baseline", "model", "objective")
+IN_SETTINGS = ("steps", "items", "primary_metric", "baseline", "model", "objective")
 """What run.json says and the page has elsewhere."""
 BASELINE = "without reading"
 
@@ -43,7 +43,7 @@ def page_of(run: Path, now: datetime) -> str:
         "Environment": sections.environment_section(dataclasses.replace(snapshot, facts=facts)),
     }
     title = f"{snapshot.name} – {tuned.task}, {_state(tuned)[1]}"
-    data = payload(snapshot, charts, events, (tuned.main, best))
+    data = payload(snapshot, charts, events, (tuned.primary_metric, best))
     return document(title, headline(tuned), parts, now, data)
 
 
@@ -69,14 +69,16 @@ def cards(tuned: Tuned) -> list[Card]:
     """The numbers under the headline, each with a word on what it means."""
     shown: list[Card] = []
     snapshot, metrics = tuned.snapshot, tuned.metrics
-    score, plain = metrics.get(tuned.main), tuned.baseline.get(tuned.main)
+    score, plain = metrics.get(tuned.primary_metric), tuned.baseline.get(tuned.primary_metric)
     best = tuned.best
     if score is not None:
-        shown.append((f"Best {tuned.main}", f"{score:.4f}", f"dev set, at step {best.step:,}" if best else "", ""))
+        shown.append(
+            (f"Best {tuned.primary_metric}", f"{score:.4f}", f"dev set, at step {best.step:,}" if best else "", "")
+        )
     if score is not None and plain is not None:
         kind = "good" if score > plain else "bad"
         shown.append(("Against the baseline", f"{score - plain:+.4f}", f"without reading the items {plain:.4f}", kind))
-    for name, value in [pair for pair in metrics.items() if pair[0] != tuned.main][:2]:
+    for name, value in [pair for pair in metrics.items() if pair[0] != tuned.primary_metric][:2]:
         shown.append((name[:1].upper() + name[1:], f"{value:.4f}", "of the same checkpoint", ""))
     if snapshot.step is not None:
         shown.append(("Steps", f"{snapshot.step:,}", f"of {snapshot.total:,}" if snapshot.total else "", ""))

@@ -53,7 +53,9 @@ def scores_section(tuned: Tuned) -> str:
     for name, value in tuned.metrics.items():
         plain = baseline.get(name)
         more = ["–", "–"] if plain is None else [f"{plain:.4f}", f"{value - plain:+.4f}"]
-        lines += row(f"{name} (chooses the checkpoint)" if name == tuned.main else name, [f"{value:.4f}", *more])
+        lines += row(
+            f"{name} (chooses the checkpoint)" if name == tuned.primary_metric else name, [f"{value:.4f}", *more]
+        )
     if not lines:
         return ""
     columns = ("metric", "this run", "without reading", "difference")

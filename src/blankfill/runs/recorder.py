@@ -167,7 +167,7 @@ class RunRecorder:
             self.board.add_text(f"event/{kind}", text, step)
 
     def sample(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Take the samples of a step: fills and continuations, as `generate.samples` makes them."""
+        """Take the samples of a step: fills and continuations, as `generation.samples` makes them."""
         self._append(self.samples, lines)
         shown = [
             f"{line['text']} → {', '.join(line['fills'])}" if "text" in line else line["prompt"] + line["continuation"]

@@ -2,7 +2,7 @@
 
 A shell, `make` and a queue's script decide by the exit code whether they go on. Work that was stopped ends with 128 +
 the number of the signal, as every shell understands it; a run whose time was up ends with 75, which <sysexits.h> calls
-EX_TEMPFAIL: try again. Not here: what a run does when it is stopped (`run_folder`, `train.loop`).
+EX_TEMPFAIL: try again. Not here: what a run does when it is stopped (`run_folder`, `training.loop`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What stands between a task's items and a `TaskModel`.
 
-An adapter cuts texts into tokens and frames them, says which columns are asked and what they should answer, turns
-scores into predictions, and scores those with the task's metrics. The kinds are in the files named *_adapters. Most
-have a head that scores columns (`HeadAdapter`); some answer with the model's own words (`OwnWords`).
+An adapter encodes texts and adds special tokens, says which columns have targets and which targets these are, turns
+scores into predictions, and scores the predictions with the task's metrics. Most adapters have a head that scores
+columns (`HeadAdapter`); some answer through the model's language-model head (`LMHeadAdapter`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.transformer import Transformer
-from blankfill.tasks.batching import Batches, Encoded, Epochs
+from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.heads.models import AnswerModel, HeadKind
-from blankfill.tasks.input_format import Frames
+from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import Item, Split
 from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.options import FinetuneOptions
@@ -29,19 +29,19 @@ Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Decided:
-    """What was predicted for an item. value: as the metrics take it. shown: as JSON values, for a reader."""
+class Prediction:
+    """The prediction for an item. value: as the metrics take it. record: JSON values, for a reader and for files."""
 
     value: Any
-    shown: dict[str, Any]
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Coded:
+class EncodedSet:
     """Items as the model reads them; an item may take several. parts: what the adapter wants to know of each again."""
 
     items: Sequence[Item]
-    encoded: list[Encoded]
+    encoded: list[EncodedItem]
     parts: Sequence[Any] = ()
 
 
@@ -54,11 +54,11 @@ class Adapter(ABC):
         labels: tuple[str, ...],
         options: FinetuneOptions,
         tokenizer: Tokenizer | None = None,
-        frames: Frames | None = None,
+        input_format: InputFormat | None = None,
     ) -> None:
-        """tokenizer and frames: of the model; without them nothing can be encoded, only measured."""
+        """tokenizer and input_format: of the model; without them nothing can be encoded, only measured."""
         self.task, self.labels, self.options = task, labels, options
-        self._tokenizer, self._frames = tokenizer, frames
+        self._tokenizer, self._input_format = tokenizer, input_format
         self.cut = 0
         """Texts that lost their end in what was encoded so far."""
 
@@ -69,46 +69,48 @@ class Adapter(ABC):
         return self._tokenizer
 
     @property
-    def frames(self) -> Frames:
+    def input_format(self) -> InputFormat:
         """How the model reads texts."""
-        assert self._frames is not None
-        return self._frames
+        assert self._input_format is not None
+        return self._input_format
 
     @abstractmethod
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """The items as the model reads them. learn: leave out what nothing can be learnt from."""
 
-    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
+    def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
         """The batches of a run, from what `encode` made to learn from. micro: items computed at once, 0 means all."""
         return Batches(items, epochs, pad, micro)
 
-    def epochs(self, encoded: Sequence[Encoded]) -> Epochs:
+    def epochs(self, encoded: Sequence[EncodedItem]) -> Epochs:
         """In which order a run goes through what `encode` made to learn from."""
         return Epochs(len(encoded), self.options.batch_size, self.options.seed)
 
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+    def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """The task's metrics. Raises UserError when the items have no answers."""
-        return score(self.task, Split(items, self.labels), [one.value for one in decided])
+        return score(self.task, Split(items, self.labels), [one.value for one in predictions])
 
     @abstractmethod
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
-        """A prediction from what `Decided.shown` said. Raises KeyError, ValueError or TypeError for anything else."""
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
+        """A prediction from a `Prediction.record`. Raises KeyError, ValueError or TypeError for anything else."""
 
     @abstractmethod
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """Predictions by who has not read the items: the most frequent class, the mean, …"""
 
     def remarks(self) -> list[str]:
         """What a user should know of what was encoded so far, a sentence each."""
         if not self.cut:
             return []
-        return [f"{self.cut:,} items are longer than {self.frames.length} tokens and lose their end; see --max-length"]
+        return [
+            f"{self.cut:,} items are longer than {self.input_format.length} tokens and lose their end; see --max-length"
+        ]
 
-    def told(self, one: Decided) -> dict[str, Any]:
-        """A prediction for a reader, as it stands after `measure`."""
-        return one.shown
+    def record(self, prediction: Prediction) -> dict[str, Any]:
+        """The record of a prediction, as it is after `measure`."""
+        return prediction.record
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What else is worth knowing of predictions for items with answers, as JSON values."""
         return {}
 
@@ -130,11 +132,11 @@ class HeadAdapter(Adapter):
         """How many scores the head gives for a column."""
 
     @abstractmethod
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
-        """Predictions for all items from the scores, [columns, C] for each of `coded.encoded`."""
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
+        """Predictions for all items from the scores, [columns, C] for each of `encoded_set.encoded`."""
 
 
-class OwnWords(Adapter):
+class LMHeadAdapter(Adapter):
     """A kind of task that is answered with the model's own words: there is no new head."""
 
     def patterns(self) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Objective, Xlnet
-from blankfill.objectives.base import join
+from blankfill.objectives.format import join
 from blankfill.tasks.options import Stack
 from blankfill.tasks.task import Task
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
@@ -34,7 +34,7 @@ NOTHING = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
-class Framed:
+class FramedText:
     """A text or two as the model reads them.
 
     read: the column that stands for the whole. first and second: where the columns of the two texts begin and end,
@@ -48,8 +48,8 @@ class Framed:
     cut: int
 
 
-class Frames:
-    """Frames texts for a model. length: the most columns, special tokens included."""
+class InputFormat:
+    """Adds special tokens to texts for a model. length: the most columns, special tokens included."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class Frames:
         """How many tokens of text fit."""
         return self.length - len(self.before) - len(self.after) - (len(self.between) if pair else 0)
 
-    def framed(self, first: Sequence[int] | Int32, second: Sequence[int] | Int32 | None = None) -> Framed:
+    def frame(self, first: Sequence[int] | Int32, second: Sequence[int] | Int32 | None = None) -> FramedText:
         """One text or a pair, as tokens without special ones."""
         pair = second is not None
         a, b = np.asarray(first, np.int32), np.asarray(second if pair else (), np.int32)
-        keep_a, keep_b = fit(len(a), len(b), self.room(pair))
+        keep_a, keep_b = truncate_pair(len(a), len(b), self.room(pair))
         cut = len(a) - keep_a + len(b) - keep_b
         parts = [self.before, a[:keep_a], self.between if pair else NOTHING, b[:keep_b], self.after]
         edges = np.cumsum([0, *map(len, parts)])
@@ -102,7 +102,7 @@ class Frames:
             example = replace(example, input_ids=join([start], ids[:-1]), context=context)
         spans = ((int(edges[1]), int(edges[2])), (int(edges[3]), int(edges[4])))
         last = causal or isinstance(self.objective, Xlnet | T5)
-        return Framed(example, size - 1 if last else 0, *spans, cut)
+        return FramedText(example, size - 1 if last else 0, *spans, cut)
 
 
 def reads_alone(objective: Objective, stack: Stack, task: Task) -> bool:
@@ -119,7 +119,7 @@ def reads_alone(objective: Objective, stack: Stack, task: Task) -> bool:
     return stack == "encoder"
 
 
-def fit(first: int, second: int, room: int) -> tuple[int, int]:
+def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
     """How many tokens of a pair are kept: the longer one loses tokens until both fit (of two as long, the second)."""
     over = first + second - room
     if over <= 0:

@@ -37,7 +37,7 @@ class Task:
     "last-word" (the one word that ends a text, GenerationItem), "language" (a text's probability, LanguageItem).
     files: for each split, the names looked for, the likeliest first. folders: the names that the task's folder has
     inside its benchmark's. labels: in the order of their numbers; () where the data say. metrics: the official ones;
-    main: the one that chooses the best epoch ("average" is the mean of the metrics, as the leaderboards take it).
+    primary_metric: the one that chooses the best epoch ("average" is the mean of the metrics, as leaderboards take it).
     by_characters: words are characters (Chinese), for metrics and for joining words.
     """
 
@@ -46,7 +46,7 @@ class Task:
     files: Mapping[str, tuple[str, ...]]
     parse: Parse
     metrics: tuple[str, ...]
-    main: str
+    primary_metric: str
     folders: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     by_characters: bool = False

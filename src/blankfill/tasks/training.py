@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from blankfill.errors import ConfigError
 from blankfill.model.config import TransformerConfig
-from blankfill.tasks.adapter import Adapter, Coded, Decided, HeadAdapter, Scores
-from blankfill.tasks.batching import ANSWER, Packed, evaluation
+from blankfill.tasks.adapter import Adapter, EncodedSet, HeadAdapter, Prediction, Scores
+from blankfill.tasks.batching import ANSWER, EvaluationBatches
 from blankfill.tasks.heads.models import AnswerModel, ScoreModel
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.training.loop import Metrics
 from blankfill.training.loss import counts
+from blankfill.training.optimizer import named_group
 from blankfill.training.options import TrainOptions
 from blankfill.training.precision import computing
 
@@ -28,7 +28,7 @@ def task_optimizer(
     table at `word_lr` times its layer's."""
     below = model.encoder.config.encoder_layers
     top = below + (0 if model.alone else model.encoder.config.num_layers) + 1
-    groups: dict[tuple[int, bool, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top, below)
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
@@ -39,13 +39,13 @@ def task_optimizer(
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
             faster = word_lr if name == "encoder.words.weight" else 1.0
-            groups.setdefault((depth, parameter.dim() >= 2, faster), []).append(parameter)
-    given: list[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "weight_decay": options.weight_decay / faster if decayed else 0.0,
-            "lr_scale": options.layer_decay ** (top - depth) * faster,
-        }
+            groups.setdefault((depth, parameter.dim() >= 2, faster), []).append((name, parameter))
+    given = [
+        named_group(
+            parameters,
+            weight_decay=options.weight_decay / faster if decayed else 0.0,
+            lr_scale=options.layer_decay ** (top - depth) * faster,
+        )
         for (depth, decayed, faster), parameters in groups.items()
     ]
     return torch.optim.AdamW(given, lr=0.0, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
@@ -85,33 +85,33 @@ def balanced(counts_C: Sequence[int]) -> list[float]:
     return [sum(counts_C) / (present * count) if count else 0.0 for count in counts_C]
 
 
-class Scored:
+class HeadEvaluator:
     """A set of items that a model is scored on, again and again.
 
     least: 1 − the best score so far. best: the predictions of the best score that `examine` found above it, or None.
     """
 
-    def __init__(self, adapter: Adapter, coded: Coded, pad: int, least: float = math.inf) -> None:
+    def __init__(self, adapter: Adapter, encoded_set: EncodedSet, pad: int, least: float = math.inf) -> None:
         assert isinstance(adapter, HeadAdapter)
-        self.adapter, self.coded, self.least = adapter, coded, least
-        self.batches: list[Packed] = list(evaluation(coded.encoded, pad))
-        self.best: list[Decided] | None = None
+        self.adapter, self.encoded_set, self.least = adapter, encoded_set, least
+        self.batches = EvaluationBatches(encoded_set.encoded, pad)
+        self.best: list[Prediction] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score, so that less is better; the mean loss and all metrics)."""
-        decided, loss = self.decide(model, device, dtype)
-        metrics = self.adapter.measure(self.coded.items, decided)
-        missing = 1 - metrics[self.adapter.task.main]
+        predictions, loss = self.predict(model, device, dtype)
+        metrics = self.adapter.measure(self.encoded_set.items, predictions)
+        missing = 1 - metrics[self.adapter.task.primary_metric]
         if missing < self.least:
-            self.least, self.best = missing, decided
+            self.least, self.best = missing, predictions
         return missing, {"loss": loss, **metrics}
 
     @torch.no_grad()
-    def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+    def predict(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Prediction], float]:
         """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
         assert isinstance(model, ScoreModel)
         model.eval()
-        found: list[list[Scores]] = [[] for _ in self.coded.encoded]
+        found: list[list[Scores]] = [[] for _ in self.encoded_set.encoded]
         total, asked = 0.0, 0
         for packed in self.batches:
             batch = packed.batch.to(device)
@@ -125,4 +125,4 @@ class Scored:
                 found[owner].append(part_of)
         model.train()
         joined = [np.concatenate(parts) for parts in found]
-        return self.adapter.decide(self.coded, joined), total / asked if asked else math.nan
+        return self.adapter.predict(self.encoded_set, joined), total / asked if asked else math.nan

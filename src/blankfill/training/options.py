@@ -1,4 +1,4 @@
-"""The train section of a recipe: the settings of an optimisation run. What they do is in `train.loop`."""
+"""The train section of a recipe: the settings of an optimisation run. What they do is in `training.loop`."""
 
 from __future__ import annotations
 

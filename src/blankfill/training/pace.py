@@ -2,7 +2,7 @@
 
 Threads of one product wait for one another, so a program that takes one core of two can make steps twenty times as
 long; half the threads then cost a factor of two at most and may win one of twenty. What is done about it is
-`train.machine`'s. Times are held against each other a token, so that longer rows and larger batches are no slowness.
+`training.machine`'s. Times are held against each other a token, so that longer rows and larger batches are no slowness.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ import numpy as np
 from blankfill.errors import ConfigError
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks.adapter import Coded, Decided, OwnWords, Scores
-from blankfill.tasks.cloze.items import PLACE, Asked, ClozeReader
+from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction, Scores
+from blankfill.tasks.cloze.items import ClozeItem, ClozeReader
 from blankfill.tasks.cloze.model import ClozeModel
 from blankfill.tasks.cloze.pattern import Pattern, Piece, item_fields, numbered, pattern_text, read_patterns
+from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.heads.texts import Choose, Classify, chosen, classified
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 
@@ -25,7 +26,7 @@ MOST_CHOICES = 10
 """Choices of an item that is learnt from, the right one among them, as PET draws for ReCoRD."""
 
 
-class Cloze(OwnWords):
+class Cloze(LMHeadAdapter):
     """What both kinds share: a pattern, its reader, and a model that answers with its own words."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -33,8 +34,8 @@ class Cloze(OwnWords):
         labels = None if self.task.kind == "choice" else self.labels
         text, origin = pattern_text(self.options.patterns, self.task.name)
         self.pattern: Pattern = numbered(read_patterns(text, origin, labels), self.options.pattern, origin)
-        vocabulary = self.frames.vocabulary
-        self.reader = ClozeReader(self.tokenizer, self.frames, vocabulary, False)
+        vocabulary = self.input_format.vocabulary
+        self.reader = ClozeReader(self.tokenizer, self.input_format, vocabulary, False)
         self.reader.single = self.single = labels is not None and self._one_token()
 
     def patterns(self) -> str:
@@ -44,7 +45,7 @@ class Cloze(OwnWords):
     @property
     def hinge(self) -> bool:
         """Whether words stand in several masks: see `cloze_model`."""
-        return not self.single and not isinstance(self.frames.objective, Glm | Gpt)
+        return not self.single and not isinstance(self.input_format.objective, Glm | Gpt)
 
     def model(self, encoder: Transformer) -> ClozeModel:
         """The model that is trained."""
@@ -65,45 +66,45 @@ class Cloze(OwnWords):
                 )
         return all(len(ids) == 1 for ids in words.values())
 
-    def read(self, asked: Sequence[Asked], items: Sequence[Item], learn: bool) -> Coded:
+    def read(self, cloze_items: Sequence[ClozeItem], items: Sequence[Item], learn: bool) -> EncodedSet:
         """Items as the model reads them, to learn from them or to answer."""
         in_turn = self.hinge and not learn and self.options.several_masks == "surest-first"
-        encoded = self.reader.read(asked, in_turn)
+        encoded = self.reader.read(cloze_items, in_turn)
         self.cut = self.reader.cut
-        return Coded(items, encoded)
+        return EncodedSet(items, encoded)
 
-    def added(self, coded: Coded, scores: Sequence[Scores]) -> list[Scores]:
+    def added(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Scores]:
         """The score of each label of each item."""
         return [
-            np.bincount(encoded.answers[:, PLACE], one[:, 0]).astype(np.float32)
-            for encoded, one in zip(coded.encoded, scores, strict=True)
+            np.bincount(ClozeTargets.from_table(encoded.answers).label, scores_K1[:, 0]).astype(np.float32)
+            for encoded, scores_K1 in zip(encoded_set.encoded, scores, strict=True)
         ]
 
 
 class ClozeTexts(Cloze, Classify):
     """Texts with labels: a label is a word, or several."""
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """Each item as its pattern says."""
         words = [self.pattern.words[label] for label in self.labels]
-        asked = [Asked(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
-        return self.read(asked, items, learn)
+        cloze = [ClozeItem(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
+        return self.read(cloze, items, learn)
 
     def _pieces(self, item: TextItem) -> list[Piece]:
         return self.pattern.pieces(item_fields(item))
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The label with the highest score, and the probabilities of all."""
-        return [classified(one, self.labels) for one in self.added(coded, scores)]
+        return [classified(one, self.labels) for one in self.added(encoded_set, scores)]
 
 
 class ClozeChoices(Cloze, Choose):
     """Items with choices of their own, each written into the blank."""
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """Each item as its pattern says. learn: at most `MOST_CHOICES`, and of several right ones the first alone."""
         rng = np.random.Generator(np.random.Philox(self.options.seed))
-        asked = []
+        cloze = []
         for item in items:
             assert isinstance(item, ChoiceItem)
             fields = item_fields(item)
@@ -111,8 +112,8 @@ class ClozeChoices(Cloze, Choose):
             places = self._learnt(item, rng) if learn else range(len(item.choices))
             words = [[self.pattern.filler({**fields, "choice": item.choices[k], "name": names[k]})] for k in places]
             right = None if item.label is None else list(places).index(item.label)
-            asked.append(Asked(self.pattern.pieces(fields), words, right))
-        return self.read(asked, items, learn)
+            cloze.append(ClozeItem(self.pattern.pieces(fields), words, right))
+        return self.read(cloze, items, learn)
 
     def _learnt(self, item: ChoiceItem, rng: np.random.Generator) -> list[int]:
         label = item.label or 0
@@ -121,6 +122,6 @@ class ClozeChoices(Cloze, Choose):
             others = sorted(rng.choice(others, MOST_CHOICES - 1, replace=False).tolist())
         return sorted([label, *others])
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
-        return [chosen(item, one) for item, one in zip(coded.items, self.added(coded, scores), strict=True)]
+        return [chosen(item, one) for item, one in zip(encoded_set.items, self.added(encoded_set, scores), strict=True)]

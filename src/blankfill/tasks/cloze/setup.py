@@ -10,7 +10,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Glm, Gpt, Xlnet
 from blankfill.system.console import say
 from blankfill.tasks.adapter import Adapter
-from blankfill.tasks.batching import Batches, Encoded
+from blankfill.tasks.batching import Batches, EncodedItem
 from blankfill.tasks.cloze.texts import WithTexts
 from blankfill.tasks.items import Item
 from blankfill.tasks.options import FinetuneOptions
@@ -58,7 +58,7 @@ def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...
 
 
 def with_texts(
-    batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[Encoded], more: Sequence[Item]
+    batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[EncodedItem], more: Sequence[Item]
 ) -> Batches:
     """The batches of a run with masked texts beside them: its own, and more of them."""
     texts = [one.examples[0] for one in (*encoded, *adapter.encode(more, learn=True).encoded)]

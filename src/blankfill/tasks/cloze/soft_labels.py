@@ -25,7 +25,7 @@ from blankfill.tasks.items import Split
 from blankfill.tasks.task import Task
 
 if TYPE_CHECKING:
-    from blankfill.tasks.batching import Encoded
+    from blankfill.tasks.batching import EncodedItem
 
 LEAST = 5e-7
 """Probabilities are written with six digits; 0 may be as much as this."""
@@ -34,7 +34,7 @@ Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Taught:
+class SoftLabels:
     """What a run learns from instead of labels. texts: a file in the form of the training data; scores: those that
     the teachers give each label of each text."""
 
@@ -66,10 +66,10 @@ def score_lines(texts: Split, scores_NC: Sequence[NDArray[np.float64]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def read_taught(task: Task, taught: Taught, labels: tuple[str, ...]) -> tuple[Split, Scores]:
+def read_soft_labels(task: Task, soft_labels: SoftLabels, labels: tuple[str, ...]) -> tuple[Split, Scores]:
     """(the texts, what the teachers say of them, [N, C]). Raises UserError when the files do not belong together."""
-    texts = task.read(taught.texts, "train", labels)
-    file = taught.scores
+    texts = task.read(soft_labels.texts, "train", labels)
+    file = soft_labels.scores
     try:
         lines = read_text(file, LARGE).split("\n")
         rows = [parse_json(line, file) for line in lines if line]
@@ -79,12 +79,12 @@ def read_taught(task: Task, taught: Taught, labels: tuple[str, ...]) -> tuple[Sp
         scores = np.array([[field(one, label, float, file) for label in labels] for one in told], np.float32)
     except UserError as error:
         raise UserError(
-            f"{taught.scores}: not the scores of the texts in {taught.texts} ({error}); remove that run and give the "
-            "command again"
+            f"{soft_labels.scores}: not the scores of the texts in {soft_labels.texts} ({error}); remove that run and "
+            "give the command again"
         ) from error
     return texts, scores
 
 
-def softened(encoded: Sequence[Encoded], scores_NC: Scores) -> list[Encoded]:
+def with_soft_labels(encoded: Sequence[EncodedItem], scores_NC: Scores) -> list[EncodedItem]:
     """Items, one answer each, that are to be answered as the teachers do."""
     return [dataclasses.replace(one, answers=scores_C[None]) for one, scores_C in zip(encoded, scores_NC, strict=True)]

@@ -7,12 +7,12 @@ masks. What is masked is a function of (seed, step, place in the step).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from blankfill.objectives.base import replacements
-from blankfill.tasks.batching import ANSWER, Batches, Encoded, Epochs, pack
+from blankfill.tasks.batching import ANSWER, Batches, EncodedItem, Epochs, pack
 from blankfill.tasks.cloze.model import TEXT
 from blankfill.types import Batch, Example, Vocabulary
 
@@ -28,10 +28,9 @@ class WithTexts(Batches):
         self.texts, self.vocabulary = texts, vocabulary
         self.order = Epochs(len(texts), min(items.epochs.size, len(texts)), items.epochs.seed)
 
-    def steps(self, first: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
-        """Steps `first` … `stop` − 1 with their batches."""
-        for step, batches in super().steps(first, stop):
-            yield step, [*batches, self._masked(step)[0]]
+    def step(self, step: int) -> list[Batch]:
+        """The batches of a step."""
+        return [*super().step(step), self._masked(step)[0]]
 
     def rows(self, step: int) -> list[int]:
         """For each row of a step's batches, the number of its first item; texts are numbered behind the items."""
@@ -48,7 +47,7 @@ class WithTexts(Batches):
         return np.random.Generator(np.random.Philox(key=[self.epochs.seed, step * self.order.size + place]))
 
 
-def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> Encoded:
+def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> EncodedItem:
     """A copy of a text in which some tokens are asked."""
     ids = text.input_ids
     ordinary = np.flatnonzero(~np.isin(ids, list(vocabulary.special)))
@@ -58,4 +57,4 @@ def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> E
     copy = ids.copy()
     copy[choice.index] = choice.inputs
     answers = ids[choice.index].astype(np.int64)
-    return Encoded((dataclasses.replace(text, input_ids=copy),), (choice.index,), answers)
+    return EncodedItem((dataclasses.replace(text, input_ids=copy),), (choice.index,), answers)

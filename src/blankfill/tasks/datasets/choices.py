@@ -70,7 +70,7 @@ def read_hellaswag(path: Path, labels: tuple[str, ...] = ()) -> Split:
     return read_objects(path, (), _hellaswag)
 
 
-_choice_task = partial(Task, kind="choice", metrics=("accuracy",), main="accuracy")
+_choice_task = partial(Task, kind="choice", metrics=("accuracy",), primary_metric="accuracy")
 
 CHOICES = (
     _choice_task(

@@ -129,7 +129,7 @@ def read_lambada(path: Path, labels: tuple[str, ...] = ()) -> Split:
     return Split(items)
 
 
-_write = partial(Task, kind="generate", metrics=("rouge1", "rouge2", "rougeL", "bleu"), main="rougeL")
+_write = partial(Task, kind="generate", metrics=("rouge1", "rouge2", "rougeL", "bleu"), primary_metric="rougeL")
 _splits = ("train", "dev", "test")
 
 GENERATION = (

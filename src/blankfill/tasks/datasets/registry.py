@@ -11,13 +11,13 @@ from blankfill.tasks.datasets.generation import GENERATION
 from blankfill.tasks.datasets.glue import CHNSENTICORP, GLUE
 from blankfill.tasks.datasets.squad import QUESTIONS
 from blankfill.tasks.datasets.superglue import CLUE, SUPERGLUE
-from blankfill.tasks.datasets.tabular import OWN
+from blankfill.tasks.datasets.tabular import TABULAR
 from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import JOIN, mixture_of
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *OWN)
+    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *TABULAR)
 }
 """Every task by its name."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.errors import UserError
-from blankfill.tasks.adapter import Decided
+from blankfill.tasks.adapter import Prediction
 from blankfill.tasks.datasets import glue, superglue
 from blankfill.tasks.datasets.conll import predicted_lines
 from blankfill.tasks.datasets.squad import answers_text
@@ -27,12 +27,14 @@ _CLUE = {"afqmc": "afqmc", "tnews": "tnews11", "cluewsc": "cluewsc11"}
 _FEWCLUE = {"tnews": "tnewsf", "cluewsc": "cluewscf"}
 
 
-def submission(task: Task, split: str, file: Path, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, str]:
+def submission(
+    task: Task, split: str, file: Path, items: Sequence[Item], predictions: Sequence[Prediction]
+) -> dict[str, str]:
     """The texts of the files by their names. file: what the items were read from, all of them and in its order.
 
     Raises UserError for a task whose benchmark takes no files that are known here.
     """
-    values = [one.value for one in decided]
+    values = [one.value for one in predictions]
     if task in glue.GLUE:
         texts = [item for item in items if isinstance(item, TextItem)]
         return {glue.submission_name(task.name, split): _text(glue.submission_lines(task, texts, values))}
@@ -44,7 +46,7 @@ def submission(task: Task, split: str, file: Path, items: Sequence[Item], decide
                  for item, k in zip(items, values, strict=True)]  # fmt: skip
         return {f"{(_FEWCLUE if few else _CLUE)[task.name]}_predict.json": _text(lines)}
     if task.kind == "answer":
-        return _answers(task, items, [one.shown for one in decided])
+        return _answers(task, items, [one.record for one in predictions])
     if task.kind == "tag":
         return {file.name: _text(list(predicted_lines(file, values)))}
     raise UserError(

@@ -140,8 +140,8 @@ _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl", "dev.jsonl", "dev32.js
 def _task(
     name: str, build: Any, metrics: tuple[str, ...], folder: str, labels: tuple[str, ...] = (), **fields: Any
 ) -> Task:
-    main = metrics[0] if len(metrics) == 1 else "average"
-    settings = {"kind": "classify", "files": _FILES, "main": main} | fields
+    primary_metric = metrics[0] if len(metrics) == 1 else "average"
+    settings = {"kind": "classify", "files": _FILES, "primary_metric": primary_metric} | fields
     parse = partial(read_rows, build=build)
     return Task(name=name, parse=parse, metrics=metrics, folders=(folder,), labels=labels, row=build, **settings)
 
@@ -164,7 +164,7 @@ SUPERGLUE = (
     ),
     _task(
         "ax-g", winogender, ("accuracy", "parity"), "AX-g", _ENTAILED, files={"test": ("AX-g.jsonl",)},
-        main="accuracy",
+        primary_metric="accuracy",
     ),
 )  # fmt: skip
 

@@ -384,12 +384,12 @@ _READERS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
 }
 
 
-def own_task(name: str, columns: Columns | None = None, by_characters: bool = False) -> Task:
+def tabular_task(name: str, columns: Columns | None = None, by_characters: bool = False) -> Task:
     """A task on one's own data. name: classify, regress, multilabel, tag, qa, choice or seq2seq. by_characters: words
     are characters (Chinese), for metrics and for joining words."""
-    kind, reader, metrics, main = _READERS[name]
+    kind, reader, metrics, primary_metric = _READERS[name]
     parse = partial(reader, columns=columns or Columns())
-    return Task(name, kind, _FILES, parse, metrics, main, by_characters=by_characters)
+    return Task(name, kind, _FILES, parse, metrics, primary_metric, by_characters=by_characters)
 
 
-OWN = tuple(own_task(name) for name in _READERS)
+TABULAR = tuple(tabular_task(name) for name in _READERS)

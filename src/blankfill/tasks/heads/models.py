@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.model.dense import Dense, dense
 from blankfill.model.layers import dropout
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
@@ -51,8 +52,8 @@ class TaskHead(nn.Module):
         self.kind: HeadKind = kind
         self.pooled = pooled
         self.drop = drop
-        self.dense = nn.Linear(width, width) if pooled and own else None
-        self.output = nn.Linear(width, outputs)
+        self.dense = dense(width, width) if pooled and own else None
+        self.output = dense(width, outputs)
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
         """Scores, [K, C]."""
@@ -63,7 +64,7 @@ class TaskHead(nn.Module):
 
 
 class AnswerModel(nn.Module, ABC):
-    """An encoder that answers a task: what the loop trains and `Scored` examines."""
+    """An encoder that answers a task: what the loop trains and `HeadEvaluator` examines."""
 
     def __init__(self, encoder: Transformer, alone: bool = False) -> None:
         """alone: of a model of two stacks only the encoder is asked."""
@@ -128,7 +129,7 @@ class TaskModel(ScoreModel):
         if kind in ("choice", "span"):
             return LossSums(nothing, {ITEM: candidate_loss(scores, answer)})
         if kind == "class" and answer.dim() == 2:
-            total = taught_loss(scores, answer)
+            total = soft_label_loss(scores, answer)
         elif kind == "class":
             weights = self.class_weights
             assert weights is None or isinstance(weights, Tensor)
@@ -145,7 +146,7 @@ def task_losses(model: AnswerModel, batch: Batch, dtype: torch.dtype = torch.flo
     return model.batch_losses(batch, dtype)
 
 
-def taught_loss(scores_KC: Tensor, teacher_KC: Tensor) -> Tensor:
+def soft_label_loss(scores_KC: Tensor, teacher_KC: Tensor) -> Tensor:
     """How far the pupil's probabilities are from the teachers' (Kullback-Leibler), both at `TEMPERATURE`, summed over
     items and times its square, so that the gradient is as large as without (Hinton et al., arXiv 1503.02531)."""
     wanted_KC = (teacher_KC / TEMPERATURE).softmax(1)
@@ -184,7 +185,7 @@ def new_head(
     head = empty_head(encoder, kind, outputs, pooled, width)
     with torch.no_grad():
         for module in head.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Dense):
                 module.weight.normal_(std=STD, generator=generator)
                 module.bias.zero_()
     return head

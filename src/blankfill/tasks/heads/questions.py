@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
-from blankfill.tasks.batching import Encoded
+from blankfill.tasks.adapter import EncodedSet, HeadAdapter, Prediction, Scores
+from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans
 from blankfill.tasks.items import Item, QuestionItem, Split
-from blankfill.tasks.metrics.error_analysis import question_study
+from blankfill.tasks.metrics.error_analysis import question_analysis
 from blankfill.tasks.metrics.questions import best_threshold
 from blankfill.tasks.metrics.scoring import score
 
@@ -43,29 +43,29 @@ class Answer(HeadAdapter):
         """Whether questions of the task may have no answer."""
         return any(name.startswith("no-answer") for name in self.task.metrics)
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """A row for each window of each question's context."""
-        length = min(self.options.max_length or USUAL_LENGTH, self.frames.length)
-        extra = self.frames.length - self.frames.room(pair=True)
+        length = min(self.options.max_length or USUAL_LENGTH, self.input_format.length)
+        extra = self.input_format.length - self.input_format.room(pair=True)
         options = WindowOptions(length, self.options.stride, self.options.longest_question, extra)
         found, windows = [], []
         for window in all_windows(_questions(items), self.tokenizer, options):
             if learn and window.start is None:
                 continue
-            framed = self.frames.framed(window.question, window.context)
+            framed = self.input_format.frame(window.question, window.context)
             columns = np.concatenate([[framed.read], np.arange(*framed.second)]).astype(np.int32)
             answers = np.zeros((len(columns), 2), np.int64)
             for side, place in enumerate((window.start, window.end)):
                 answers[0 if place is None or place < 0 else 1 + place, side] = 1
-            found.append(Encoded((framed.example,), (columns,), answers, candidates=True))
+            found.append(EncodedItem((framed.example,), (columns,), answers, candidates=True))
             windows.append(window)
-        return Coded(items, found, windows)
+        return EncodedSet(items, found, windows)
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The best spans over all windows of a question."""
-        questions = _questions(coded.items)
+        questions = _questions(encoded_set.items)
         of: list[list[tuple[Window, Scores]]] = [[] for _ in questions]
-        for window, one in zip(coded.parts, scores, strict=True):
+        for window, one in zip(encoded_set.parts, scores, strict=True):
             of[window.item].append((window, one))
         found = []
         for item, given in zip(questions, of, strict=True):
@@ -82,38 +82,39 @@ class Answer(HeadAdapter):
                 for text, score in zip(spans.texts[:SHOWN], spans.scores, strict=False)
             ]
             shown = {"answer": spans.answer(self.threshold), "null_odds": round(spans.null_odds, 4), "best": best}
-            found.append(Decided(spans, shown))
+            found.append(Prediction(spans, shown))
         return found
 
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+    def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Exact match and F1; where a question may have no answer, with the best threshold for these items."""
         questions = _questions(items)
         if self.may_refuse:
-            best = {item.id: one.value.answer() for item, one in zip(questions, decided, strict=True)}
-            odds = {item.id: one.value.null_odds for item, one in zip(questions, decided, strict=True)}
+            best = {item.id: one.value.answer() for item, one in zip(questions, predictions, strict=True)}
+            odds = {item.id: one.value.null_odds for item, one in zip(questions, predictions, strict=True)}
             _, self.threshold = best_threshold(questions, best, odds)
-        answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, decided, strict=True)}
+        answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, predictions, strict=True)}
         return score(self.task, Split(items), answers)
 
-    def told(self, one: Decided) -> dict[str, Any]:
+    def record(self, prediction: Prediction) -> dict[str, Any]:
         """The answer by the threshold that `measure` has found, which `decide` could not know."""
-        return {**one.shown, "answer": one.value.answer(self.threshold)}
+        return {**prediction.record, "answer": prediction.value.answer(self.threshold)}
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From an answer, "" for none: it stands as it is, whatever the odds."""
-        return Decided(PlainAnswer(str(shown["answer"])), dict(shown))
+        return Prediction(PlainAnswer(str(record["answer"])), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """No answer where there may be none, the context's beginning elsewhere."""
         refuse = self.may_refuse
         return [
-            Decided(PlainAnswer("" if refuse else item.context.split("\n")[0][:40]), {}) for item in _questions(items)
+            Prediction(PlainAnswer("" if refuse else item.context.split("\n")[0][:40]), {})
+            for item in _questions(items)
         ]
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """How right the answers are by what the questions begin with, and misses."""
-        answers = [one.value.answer(self.threshold) for one in decided]
-        return question_study(_questions(items), answers, self.task.by_characters, self.task.metrics)
+        answers = [one.value.answer(self.threshold) for one in predictions]
+        return question_analysis(_questions(items), answers, self.task.by_characters, self.task.metrics)
 
 
 class PlainAnswer:

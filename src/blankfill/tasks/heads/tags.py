@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
-from blankfill.tasks.batching import Encoded
+from blankfill.tasks.adapter import EncodedSet, HeadAdapter, Prediction, Scores
+from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.heads.word_alignment import tag_windows, word_tags
 from blankfill.tasks.items import Item, TaggedItem
 from blankfill.tasks.metrics.entities import entities
-from blankfill.tasks.metrics.error_analysis import tag_study
+from blankfill.tasks.metrics.error_analysis import tag_analysis
 
 
 class Tag(HeadAdapter):
@@ -26,37 +26,37 @@ class Tag(HeadAdapter):
         """A score for each tag."""
         return len(self.labels)
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """A row for each sentence, or several where it is longer than a row; asked at first pieces."""
         sentences = _sentences(items)
         number = {label: place for place, label in enumerate(self.labels)}
         found, windows = [], []
-        room, by_characters = self.frames.room(pair=False), self.task.by_characters
+        room, by_characters = self.input_format.room(pair=False), self.task.by_characters
         for window in tag_windows(sentences, self.tokenizer, room, by_characters, self.options.document_context):
             if not len(window.word):
                 continue
             tags = sentences[window.item].tags
-            framed = self.frames.framed(window.ids)
+            framed = self.input_format.frame(window.ids)
             columns = (window.first + framed.first[0]).astype(np.int32)
             answers = np.array([number[tags[k]] if tags else 0 for k in window.word.tolist()], np.int64)
-            found.append(Encoded((framed.example,), (columns,), answers))
+            found.append(EncodedItem((framed.example,), (columns,), answers))
             windows.append(window)
-        return Coded(items, found, windows)
+        return EncodedSet(items, found, windows)
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The likeliest tag of each word, and the entities that they name."""
         tags = [[self.labels[k] for k in one.argmax(1)] for one in scores]
-        sentences = _sentences(coded.items)
+        sentences = _sentences(encoded_set.items)
         return [
-            Decided(row, {"tags": list(row), "entities": _named(item, row)})
-            for item, row in zip(sentences, word_tags(sentences, coded.parts, tags), strict=True)
+            Prediction(row, {"tags": list(row), "entities": _named(item, row)})
+            for item, row in zip(sentences, word_tags(sentences, encoded_set.parts, tags), strict=True)
         ]
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From a tag for each word."""
-        return Decided(tuple(map(str, shown["tags"])), dict(shown))
+        return Prediction(tuple(map(str, record["tags"])), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """Each word's most frequent tag in the training data; O for words that are not in it."""
         seen: dict[str, dict[str, int]] = {}
         for item in _sentences(train):
@@ -64,11 +64,11 @@ class Tag(HeadAdapter):
                 counts = seen.setdefault(word, {})
                 counts[tag] = counts.get(tag, 0) + 1
         usual = {word: max(counts, key=counts.__getitem__) for word, counts in seen.items()}
-        return [Decided(tuple(usual.get(word, "O") for word in item.words), {}) for item in _sentences(items)]
+        return [Prediction(tuple(usual.get(word, "O") for word in item.words), {}) for item in _sentences(items)]
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """How right each type of entity is, and which are taken for which."""
-        return tag_study(_sentences(items), [one.value for one in decided], self.task.by_characters)
+        return tag_analysis(_sentences(items), [one.value for one in predictions], self.task.by_characters)
 
 
 def _named(item: TaggedItem, tags: Sequence[str]) -> list[dict[str, str]]:

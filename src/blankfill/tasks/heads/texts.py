@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.tasks.adapter import Coded, Decided, HeadAdapter, Scores
-from blankfill.tasks.batching import Encoded
+from blankfill.tasks.adapter import EncodedSet, HeadAdapter, Prediction, Scores
+from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
-from blankfill.tasks.metrics.error_analysis import class_study, number_study, set_study, surest_mistakes
+from blankfill.tasks.metrics.error_analysis import class_analysis, number_analysis, set_analysis, surest_mistakes
 from blankfill.types import Int32
 
 LIKELY = 0.5
@@ -24,18 +24,18 @@ class _Texts(HeadAdapter):
 
     pooled = True
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """One Example for each item, asked at the column that stands for it."""
         texts = _texts(items)
         first = self.tokenizer.encode_batch([item.first for item in texts])
         second = self.tokenizer.encode_batch([item.second or "" for item in texts])
         found = []
         for item, a, b in zip(texts, first, second, strict=True):
-            framed = self.frames.framed(a, b if item.second is not None else None)
+            framed = self.input_format.frame(a, b if item.second is not None else None)
             self.cut += framed.cut > 0
             columns = np.array([framed.read], np.int32)
-            found.append(Encoded((framed.example,), (columns,), self._answer(item)))
-        return Coded(items, found)
+            found.append(EncodedItem((framed.example,), (columns,), self._answer(item)))
+        return EncodedSet(items, found)
 
     @abstractmethod
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
@@ -55,23 +55,23 @@ class Classify(_Texts):
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
         return np.array([item.label or 0], np.int64)
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The class with the highest score, and the probabilities of all."""
         return [classified(one[0], self.labels) for one in scores]
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From the name of a class."""
-        return Decided(self.labels.index(shown["label"]), dict(shown))
+        return Prediction(self.labels.index(record["label"]), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """The most frequent class."""
-        return [Decided(int(self.classes(train).argmax()), {})] * len(items)
+        return [Prediction(int(self.classes(train).argmax()), {})] * len(items)
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """The confusions, how right each class is, and the surest mistakes."""
         gold = [int(label) for label in _labels(items)]
-        found = class_study(self.labels, gold, [one.value for one in decided])
-        right, shown = [self.labels[k] for k in gold], [one.shown for one in decided]
+        found = class_analysis(self.labels, gold, [one.value for one in predictions])
+        right, shown = [self.labels[k] for k in gold], [one.record for one in predictions]
         return {**found, "surest_mistakes": surest_mistakes(_texts(items), right, shown)}
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
@@ -92,21 +92,21 @@ class Regress(_Texts):
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
         return np.array([item.label or 0.0], np.float32)
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The numbers."""
-        return [Decided(float(one[0, 0]), {"score": round(float(one[0, 0]), 6)}) for one in scores]
+        return [Prediction(float(one[0, 0]), {"score": round(float(one[0, 0]), 6)}) for one in scores]
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From a number."""
-        return Decided(float(shown["score"]), dict(shown))
+        return Prediction(float(record["score"]), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """The mean."""
-        return [Decided(float(np.mean(_labels(train))), {})] * len(items)
+        return [Prediction(float(np.mean(_labels(train))), {})] * len(items)
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """True and predicted numbers, and the largest errors."""
-        return number_study(_texts(items), [one.value for one in decided])
+        return number_analysis(_texts(items), [one.value for one in predictions])
 
 
 class Multilabel(_Texts):
@@ -125,28 +125,28 @@ class Multilabel(_Texts):
             answer[0, list(item.label)] = 1
         return answer
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The labels that are more likely than not, and the probabilities of all."""
         found = []
         for one in scores:
             likely = 1 / (1 + np.exp(-one[0].astype(np.float64)))
             places = tuple(int(k) for k in np.flatnonzero(likely >= LIKELY))
             shown = {"labels": [self.labels[k] for k in places], "probabilities": _by_name(self.labels, likely)}
-            found.append(Decided(places, shown))
+            found.append(Prediction(places, shown))
         return found
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From the names of labels."""
-        return Decided(tuple(sorted(self.labels.index(name) for name in shown["labels"])), dict(shown))
+        return Prediction(tuple(sorted(self.labels.index(name) for name in record["labels"])), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """The labels that more than half of the items have."""
         share = np.mean([self._answer(item)[0] for item in _texts(train)], axis=0)
-        return [Decided(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * len(items)
+        return [Prediction(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * len(items)
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """How right each label is, and the items with most labels wrong."""
-        return set_study(self.labels, _texts(items), [one.value for one in decided])
+        return set_analysis(self.labels, _texts(items), [one.value for one in predictions])
 
 
 class Choose(HeadAdapter):
@@ -160,57 +160,57 @@ class Choose(HeadAdapter):
         """A score for the choice."""
         return 1
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """An Example for each choice; all of an item stand in one row."""
         found = []
         for item in items:
             assert isinstance(item, ChoiceItem)
             context, *choices = self.tokenizer.encode_batch([item.context, *item.choices])
-            framed = [self.frames.framed(context, choice) for choice in choices]
+            framed = [self.input_format.frame(context, choice) for choice in choices]
             self.cut += any(one.cut for one in framed)
             right = np.zeros((len(choices), 1), np.int64)
             right[item.label or 0] = 1
             columns: list[Int32] = [np.array([one.read], np.int32) for one in framed]
-            found.append(Encoded(tuple(one.example for one in framed), tuple(columns), right, candidates=True))
-        return Coded(items, found)
+            found.append(EncodedItem(tuple(one.example for one in framed), tuple(columns), right, candidates=True))
+        return EncodedSet(items, found)
 
-    def decide(self, coded: Coded, scores: Sequence[Scores]) -> list[Decided]:
+    def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
-        return [chosen(item, one[:, 0]) for item, one in zip(coded.items, scores, strict=True)]
+        return [chosen(item, one[:, 0]) for item, one in zip(encoded_set.items, scores, strict=True)]
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From the number of a choice, counted from 0."""
-        return Decided(int(shown["label"]), dict(shown))
+        return Prediction(int(record["label"]), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """The place that most often holds the right choice."""
         places = np.bincount([item.label or 0 for item in train if isinstance(item, ChoiceItem)])
-        return [Decided(int(places.argmax()), {})] * len(items)
+        return [Prediction(int(places.argmax()), {})] * len(items)
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """The surest mistakes."""
         chosen = [item for item in items if isinstance(item, ChoiceItem)]
         # of several right choices the given one counts, if it is one of them
         right = [
             str(one.value if one.value in item.right else item.label or 0)
-            for item, one in zip(chosen, decided, strict=True)
+            for item, one in zip(chosen, predictions, strict=True)
         ]
-        return {"surest_mistakes": surest_mistakes(chosen, right, [one.shown for one in decided])}
+        return {"surest_mistakes": surest_mistakes(chosen, right, [one.record for one in predictions])}
 
 
-def classified(scores_C: Scores, labels: Sequence[str]) -> Decided:
+def classified(scores_C: Scores, labels: Sequence[str]) -> Prediction:
     """The class with the highest score, and the probabilities of all."""
     shifted = np.exp(scores_C.astype(np.float64) - scores_C.max())
     likely = shifted / shifted.sum()
     best = int(likely.argmax())
-    return Decided(best, {"label": labels[best], "probabilities": _by_name(labels, likely)})
+    return Prediction(best, {"label": labels[best], "probabilities": _by_name(labels, likely)})
 
 
-def chosen(item: Item, scores_C: Scores) -> Decided:
+def chosen(item: Item, scores_C: Scores) -> Prediction:
     """The choice of an item with the highest score, counted from 0, its text, and the probabilities of all."""
     assert isinstance(item, ChoiceItem)
     found = classified(scores_C, [str(k) for k in range(len(scores_C))])
-    return Decided(found.value, {**found.shown, "choice": (item.names or item.choices)[found.value]})
+    return Prediction(found.value, {**found.record, "choice": (item.names or item.choices)[found.value]})
 
 
 def _by_name(labels: Sequence[str], likely: NDArray[np.float64]) -> dict[str, float]:

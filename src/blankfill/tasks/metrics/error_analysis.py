@@ -29,7 +29,7 @@ ASKING = ("为什么", "什么时候", "什么", "多少", "哪", "谁", "几", 
 """The words by which Chinese questions are told apart, wherever they stand; the longer first."""
 
 
-def class_study(labels: Sequence[str], gold: Sequence[int], given: Sequence[int]) -> dict[str, Any]:
+def class_analysis(labels: Sequence[str], gold: Sequence[int], given: Sequence[int]) -> dict[str, Any]:
     """The confusions, a row for each right class and a column for each given one, and how right each class is."""
     table = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(table, (np.asarray(gold, np.int64), np.asarray(given, np.int64)), 1)
@@ -70,7 +70,7 @@ def surest_mistakes(
     return found
 
 
-def number_study(items: Sequence[TextItem], given: Sequence[float]) -> dict[str, Any]:
+def number_analysis(items: Sequence[TextItem], given: Sequence[float]) -> dict[str, Any]:
     """True and predicted numbers, and the items that lie furthest apart."""
     gold = [float(item.label) if isinstance(item.label, int | float) else 0.0 for item in items]
     off = np.abs(np.subtract(given, gold))
@@ -84,7 +84,7 @@ def number_study(items: Sequence[TextItem], given: Sequence[float]) -> dict[str,
     }
 
 
-def set_study(labels: Sequence[str], items: Sequence[TextItem], given: Sequence[Sequence[int]]) -> dict[str, Any]:
+def set_analysis(labels: Sequence[str], items: Sequence[TextItem], given: Sequence[Sequence[int]]) -> dict[str, Any]:
     """How right each label of a multi-label task is, and the items with most labels wrong."""
     gold = [set(item.label) if isinstance(item.label, tuple) else set[int]() for item in items]
     sets = [set(one) for one in given]
@@ -108,7 +108,7 @@ def set_study(labels: Sequence[str], items: Sequence[TextItem], given: Sequence[
     return {"classes": classes, "most_wrong": mistakes}
 
 
-def tag_study(items: Sequence[TaggedItem], given: Sequence[Sequence[str]], by_characters: bool) -> dict[str, Any]:
+def tag_analysis(items: Sequence[TaggedItem], given: Sequence[Sequence[str]], by_characters: bool) -> dict[str, Any]:
     """How right each type of entity is, which types are taken for which, and places where it happened.
 
     An entity that was found with the right words but another type is that type's; one of which other words were found
@@ -165,7 +165,7 @@ def _place(item: TaggedItem, span: tuple[int, int], by_characters: bool) -> dict
     return {"before": before, "entity": space.join(item.words[first:end]), "after": after}
 
 
-def question_study(
+def question_analysis(
     items: Sequence[QuestionItem], given: Sequence[str], by_characters: bool, names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Exact matches and F1 by what the questions begin with and by whether there is an answer; and misses. names: the

@@ -23,7 +23,7 @@ def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
     here). Raises UserError when the split has no labels, or predictions are missing or not finite.
     """
     found = _SCORES[task.kind](task, split, predicted)
-    if task.main == "average":
+    if task.primary_metric == "average":
         found["average"] = sum(found.values()) / len(found)
     return found
 

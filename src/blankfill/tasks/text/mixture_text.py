@@ -11,8 +11,8 @@ import numpy as np
 
 from blankfill.errors import ConfigError
 from blankfill.generation.beam import Hypothesis
-from blankfill.tasks.adapter import Coded, Decided
-from blankfill.tasks.batching import Encoded, Epochs
+from blankfill.tasks.adapter import EncodedSet, Prediction
+from blankfill.tasks.batching import EncodedItem, Epochs
 from blankfill.tasks.items import Item, MixedItem
 from blankfill.tasks.text.mixing import MixedEpochs, rates
 from blankfill.tasks.text.mixture import Mixture
@@ -29,7 +29,9 @@ class MixedText(Write):
         super().__init__(*args, **more)
         options = dataclasses.replace(self.options, longest_target=self._writing.longest if self._writing else 0)
         self.members = {
-            one.name: TextToText(one, self.mixture.labels_of(one, self.labels), options, self._tokenizer, self._frames)
+            one.name: TextToText(
+                one, self.mixture.labels_of(one, self.labels), options, self._tokenizer, self._input_format
+            )
             for one in self.mixture.members
         }
 
@@ -50,22 +52,22 @@ class MixedText(Write):
         ]
         return 0 if 0 in longest else max(longest)
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """The items of each member as that reads them; `parts` in the order of the items."""
-        encoded: list[Encoded] = []
+        encoded: list[EncodedItem] = []
         parts: dict[int, Any] = {}
         sizes = []
         for name, places in self._places(items).items():
             member = self.members[name]
-            coded = member.encode(_own(items, places), learn) if places else Coded([], [])
-            encoded += coded.encoded
-            sizes.append(len(coded.encoded))
-            parts |= dict(zip(places, coded.parts, strict=False))
+            encoded_set = member.encode(_own(items, places), learn) if places else EncodedSet([], [])
+            encoded += encoded_set.encoded
+            sizes.append(len(encoded_set.encoded))
+            parts |= dict(zip(places, encoded_set.parts, strict=False))
         if learn:
             self._sizes = sizes
-        return Coded(items, encoded, [parts[k] for k in sorted(parts)])
+        return EncodedSet(items, encoded, [parts[k] for k in sorted(parts)])
 
-    def epochs(self, encoded: Sequence[Encoded]) -> Epochs:
+    def epochs(self, encoded: Sequence[EncodedItem]) -> Epochs:
         """Drawn from the members by `--mixing-limit` and `--mixing-temperature`."""
         options, sizes = self.options, tuple(self._sizes)
         shares = tuple(rates(sizes, options.mixing_limit, options.mixing_temperature))
@@ -94,45 +96,45 @@ class MixedText(Write):
         for name, places in self._places(items).items():
             self.members[name].check_answers(_own(items, places))
 
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+    def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """The metrics of each member that has items, and the mean of their main scores."""
         found: dict[str, float] = {}
         main = []
         for name, places in self._places(items).items():
             if places:
                 member = self.members[name]
-                metrics = member.measure(_own(items, places), [decided[k] for k in places])
+                metrics = member.measure(_own(items, places), [predictions[k] for k in places])
                 found |= {f"{name} {metric}": value for metric, value in metrics.items()}
-                main.append(metrics[member.task.main])
+                main.append(metrics[member.task.primary_metric])
         return {**found, "average": sum(main) / len(main)}
 
-    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
         """Predictions from what was written for each item, with its task."""
         found = []
         for item, hypotheses in zip(items, texts, strict=True):
             assert isinstance(item, MixedItem)
             [one] = self.members[item.task].written([item.item], [hypotheses])
-            found.append(Decided(one.value, {"task": item.task, **one.shown}))
+            found.append(Prediction(one.value, {"task": item.task, **one.record}))
         return found
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """As the adapter of its task reads it."""
-        return self.members[shown["task"]].parse(shown)
+        return self.members[record["task"]].parse(record)
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """Predictions by who has not read the items."""
-        found: dict[int, Decided] = {}
+        found: dict[int, Prediction] = {}
         learnt = self._places(train)
         for name, places in self._places(items).items():
-            plain = self.members[name].plainest(_own(train, learnt[name]), _own(items, places))
+            plain = self.members[name].baseline_predictions(_own(train, learnt[name]), _own(items, places))
             found |= dict(zip(places, plain, strict=True))
         return [found[k] for k in range(len(items))]
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What each member tells, under `tasks`."""
         return {
             "tasks": {
-                name: self.members[name].study(_own(items, places), [decided[k] for k in places])
+                name: self.members[name].error_analysis(_own(items, places), [predictions[k] for k in places])
                 for name, places in self._places(items).items()
             }
         }

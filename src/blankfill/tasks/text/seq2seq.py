@@ -22,12 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from blankfill.errors import ConfigError
-from blankfill.generation.engine import Context, glm_context, gpt_context
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks.batching import Batches, Encoded, Epochs
-from blankfill.tasks.input_format import NOTHING, Frames, fit
+from blankfill.objectives.glm import glm_input
+from blankfill.objectives.gpt import gpt_input
+from blankfill.tasks.batching import Batches, EncodedItem, Epochs
+from blankfill.tasks.input_format import NOTHING, InputFormat, truncate_pair
 from blankfill.tasks.options import Blank
-from blankfill.types import AttentionRule, Example, Int32
+from blankfill.types import AttentionRule, DecoderInput, Example, Int32
 
 USUAL_TARGET = 128
 """Tokens of a target at most, unless told otherwise."""
@@ -57,11 +58,11 @@ QUIET = Noise()
 class Writing:
     """Makes sources and targets into what a model reads. longest: tokens of a target at most."""
 
-    def __init__(self, frames: Frames, longest: int = 0, blank: Blank = "mask") -> None:
+    def __init__(self, input_format: InputFormat, longest: int = 0, blank: Blank = "mask") -> None:
         """longest: 0 is the usual one, or as much as there is room for. Raises ConfigError when the model has no room
         for it, or knows no such blank."""
-        self.frames, self.roles, self.blank = frames, frames.vocabulary.roles, blank
-        self.is_glm = isinstance(frames.objective, Glm)
+        self.input_format, self.roles, self.blank = input_format, input_format.vocabulary.roles, blank
+        self.is_glm = isinstance(input_format.objective, Glm)
         self.end = self.roles[self.end_role]
         if blank != "mask" and (not self.is_glm or blank not in self.roles):
             raise ConfigError([f"--blank {blank}: the model knows no such blank; leave it out"])
@@ -82,16 +83,16 @@ class Writing:
 
     def room(self) -> tuple[int, int]:
         """Tokens of a target at most, and as a rule, where that is fewer than `USUAL_TARGET`."""
-        frames = self.frames
-        most = frames.inside - 2 if self.is_glm else frames.length - self._fixed(pair=True) - 1
-        return most, most if self.is_glm else frames.length // 2
+        input_format = self.input_format
+        most = input_format.inside - 2 if self.is_glm else input_format.length - self._fixed(pair=True) - 1
+        return most, most if self.is_glm else input_format.length // 2
 
     def source(self, first: Sequence[int], second: Sequence[int] | None = None) -> Source:
         """A source, and what is given beside it, as tokens without special ones."""
         pair = second is not None
         a, b = np.asarray(first, np.int32), np.asarray(second if pair else (), np.int32)
-        room = self.frames.length - self._fixed(pair) - (0 if self.is_glm else self.longest)
-        keep_a, keep_b = fit(len(a), len(b), room)
+        room = self.input_format.length - self._fixed(pair) - (0 if self.is_glm else self.longest)
+        keep_a, keep_b = truncate_pair(len(a), len(b), room)
         parted = self._tokens("sep" if self.is_glm or "sep" in self.roles else "eos")
         text = [a[:keep_a], *([parted, b[:keep_b]] if pair else [])]
         cut = len(a) - keep_a + len(b) - keep_b
@@ -101,7 +102,7 @@ class Writing:
         after = NOTHING if self.blank == "gmask" else self._tokens("eos")
         return Source(_joined([before, self._tokens(self.blank), after]), len(before), cut)
 
-    def learnt(self, source: Source, target: Sequence[int]) -> Encoded:
+    def learnt(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """A source and its target as they are learnt from."""
         return self.encoded(source, target)
 
@@ -109,11 +110,13 @@ class Writing:
         """A target and its end, or as much of it as is learnt."""
         return [*target, self.end] if len(target) <= self.longest else list(target[: self.longest])
 
-    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET) -> Batches:
+    def batches(
+        self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET
+    ) -> Batches:
         """The batches of a run; items as `learnt` makes them. noise: for UniLM v2 alone."""
         return Batches(items, epochs, pad, micro)
 
-    def encoded(self, source: Source, target: Sequence[int]) -> Encoded:
+    def encoded(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """A source and its target, given whole (teacher forcing); asked are the target and its end."""
         whole = self.whole(target)
         answers, length = np.array(whole, np.int32), len(source.ids)
@@ -130,18 +133,18 @@ class Writing:
             positions[1, length:] = np.arange(1, len(answers) + 1)
             rule = AttentionRule.prefix(length, size)
         example = Example(ids, positions, rule, NOTHING, NOTHING)
-        return Encoded((example,), (columns,), answers.astype(np.int64))
+        return EncodedItem((example,), (columns,), answers.astype(np.int64))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What the decoder reads before it writes."""
         ids, longest = source.ids.tolist(), self.longest
         if not self.is_glm:
-            return gpt_context(ids, len(ids) + longest)
-        return glm_context(ids, [], source.mask, self.roles["sop"], (len(ids), longest + 2))
+            return gpt_input(ids, len(ids) + longest)
+        return glm_input(ids, [], source.mask, self.roles["sop"], (len(ids), longest + 2))
 
     def _fixed(self, pair: bool) -> int:
         """Special tokens of a source."""
-        if isinstance(self.frames.objective, Gpt):
+        if isinstance(self.input_format.objective, Gpt):
             return 3 if pair else 2
         return sum(map(len, map(self._tokens, ("cls", *(["sep"] if pair else []), "mask", "eos"))))
 

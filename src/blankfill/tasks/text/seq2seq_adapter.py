@@ -15,8 +15,8 @@ from blankfill.generation.beam import Hypothesis
 from blankfill.generation.rows import Writes
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
-from blankfill.tasks.adapter import Coded, Decided, OwnWords
-from blankfill.tasks.batching import Batches, Encoded, Epochs
+from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction
+from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.items import GenerationItem, Item
 from blankfill.tasks.metrics.generation import text_scores, without_spaces
 from blankfill.tasks.options import FinetuneOptions
@@ -29,17 +29,19 @@ WORST = 20
 """So many of the worst texts are kept to be looked at."""
 
 
-class Write(OwnWords):
+class Write(LMHeadAdapter):
     """A text of the model's own words."""
 
-    shown = 1
+    n_best = 1
     """How many texts of an item are told."""
     _writing: Writing | None = None
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        if self._frames is not None:
-            self._writing = _writing_of(self._frames.objective)(self._frames, self.longest_target, self.options.blank)
+        if self._input_format is not None:
+            self._writing = _writing_of(self._input_format.objective)(
+                self._input_format, self.longest_target, self.options.blank
+            )
         self.long = self.without = 0
         """Targets that were cut, and items without one, in what was encoded to learn from."""
 
@@ -57,7 +59,7 @@ class Write(OwnWords):
     @property
     def search(self) -> Search:
         """How texts are searched for."""
-        options, beams = self.options, max(self.options.beams, self.shown)
+        options, beams = self.options, max(self.options.beams, self.n_best)
         penalty, ngram = options.length_penalty, options.no_repeat_ngram
         return Search(self.writing.longest, self.writing.end, beams, penalty, ngram)
 
@@ -65,7 +67,7 @@ class Write(OwnWords):
         """The model that is trained."""
         return WritingModel(encoder, self.options.label_smoothing)
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """An Example for each target of each item, and as parts the contexts of the items that are to be written.
 
         Raises UserError for a source without a token, and when there is nothing to learn from.
@@ -93,9 +95,9 @@ class Write(OwnWords):
                 contexts.append(self.writing.context(source))
         if learn and not encoded:
             raise UserError("no item to train on has a target; such data can be predicted, not learnt from")
-        return Coded(items, encoded, contexts)
+        return EncodedSet(items, encoded, contexts)
 
-    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int) -> Batches:
+    def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
         """The batches of a run."""
         noise = Noise(self.options.pseudo_noise, self.options.target_noise)
         return self.writing.batches(items, epochs, pad, micro, noise)
@@ -118,38 +120,38 @@ class Write(OwnWords):
 
     def check_answers(self, items: Sequence[Item]) -> None:
         """UserError when some items have no target to be scored by, or the libraries of the metrics are missing."""
-        self.measure(items, [Decided("", {})] * len(items))
+        self.measure(items, [Prediction("", {})] * len(items))
 
-    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
         """Predictions from what was found for each item."""
         return [self._decided(hypotheses) for hypotheses in texts]
 
-    def _decided(self, hypotheses: Sequence[Hypothesis]) -> Decided:
+    def _decided(self, hypotheses: Sequence[Hypothesis]) -> Prediction:
         scores: dict[str, float] = {}
         for one in hypotheses:
             scores.setdefault(self.tokenizer.decode(one.ids).strip(), round(one.score, 4))
         best = [{"text": text, "score": score} for text, score in scores.items()]
-        more = {"best": best[: self.shown]} if self.shown > 1 else {}
-        return Decided(best[0]["text"], {**best[0], **more})
+        more = {"best": best[: self.n_best]} if self.n_best > 1 else {}
+        return Prediction(best[0]["text"], {**best[0], **more})
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From a text."""
-        return Decided(str(shown["text"]), dict(shown))
+        return Prediction(str(record["text"]), dict(record))
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """The source's first sentence; where a second text is given, the first one that holds it."""
-        return [Decided(_lead(item), {}) for item in _texts(items)]
+        return [Prediction(_lead(item), {}) for item in _texts(items)]
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """The texts that are furthest from their targets."""
         texts = _texts(items)
-        targets, written = [item.targets for item in texts], [str(one.value) for one in decided]
+        targets, written = [item.targets for item in texts], [str(one.value) for one in predictions]
         by_characters = self.task.by_characters or without_spaces(targets)
-        scores = text_scores(self.task.main, targets, written, by_characters)
+        scores = text_scores(self.task.primary_metric, targets, written, by_characters)
         worst = sorted(range(len(texts)), key=lambda k: scores[k])[:WORST]
         mistakes = [
             {
-                "id": texts[k].id, self.task.main: round(scores[k], 4), "written": written[k],
+                "id": texts[k].id, self.task.primary_metric: round(scores[k], 4), "written": written[k],
                 "targets": list(texts[k].targets), "source": texts[k].source,
                 **({"second": texts[k].second} if texts[k].second is not None else {}),
             }
@@ -168,7 +170,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         )
     needed: tuple[str, ...] = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
     needed = objective.roles if isinstance(objective, MaskWriter | T5 | Bart) else needed
-    needed = (*needed, objective.asks) if isinstance(objective, MaskWriter) else needed
+    needed = (*needed, objective.query_role) if isinstance(objective, MaskWriter) else needed
     if missing := loaded.vocabulary.missing(needed):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blankfill.generation.engine import Context, two_stack_context
 from blankfill.objectives import T5, Bart
-from blankfill.objectives.base import join, two_sided
-from blankfill.tasks.batching import Encoded
-from blankfill.tasks.input_format import NOTHING, fit
+from blankfill.objectives.format import join
+from blankfill.objectives.two_stacks import two_sided, two_stack_input
+from blankfill.tasks.batching import EncodedItem
+from blankfill.tasks.input_format import NOTHING, truncate_pair
 from blankfill.tasks.text.seq2seq import Source, Writing
+from blankfill.types import DecoderInput
 
 
 class StackWriting(Writing):
@@ -30,7 +31,7 @@ class StackWriting(Writing):
     @property
     def is_t5(self) -> bool:
         """Whether the model is a T5, whose positions have no end."""
-        return isinstance(self.frames.objective, T5)
+        return isinstance(self.input_format.objective, T5)
 
     @property
     def end_role(self) -> str:
@@ -45,18 +46,18 @@ class StackWriting(Writing):
     @property
     def begun(self) -> list[int]:
         """What the decoder begins with."""
-        start = self.roles[self.frames.objective.decoder_start]
+        start = self.roles[self.input_format.objective.decoder_start]
         return [start] if self.is_t5 else [start, self.roles["cls"]]
 
     @property
     def first(self) -> int:
         """The number of the first position."""
-        objective = self.frames.objective
+        objective = self.input_format.objective
         return objective.position_offset if isinstance(objective, Bart) else 0
 
     def room(self) -> tuple[int, int]:
         """Tokens of a target at most, and as a rule."""
-        most = self.frames.length if self.is_t5 else self.frames.most - len(self.begun)
+        most = self.input_format.length if self.is_t5 else self.input_format.most - len(self.begun)
         return (1 << 20 if self.is_t5 else most), most
 
     def source(self, first: Sequence[int], second: Sequence[int] | None = None) -> Source:
@@ -65,20 +66,20 @@ class StackWriting(Writing):
         a, b = np.asarray(first, np.int32), np.asarray(second if pair else (), np.int32)
         end = [self.end]
         begin, between = ([], []) if self.is_t5 else ([self.roles["cls"]], end if pair else [])
-        keep_a, keep_b = fit(len(a), len(b), self.frames.length - len(begin) - len(between) - len(end))
+        keep_a, keep_b = truncate_pair(len(a), len(b), self.input_format.length - len(begin) - len(between) - len(end))
         ids = join(begin, a[:keep_a], between, b[:keep_b], end)
         return Source(ids, -1, len(a) - keep_a + len(b) - keep_b)
 
-    def encoded(self, source: Source, target: Sequence[int]) -> Encoded:
+    def encoded(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """A source and its target, given whole (teacher forcing); asked are the target and its end."""
         whole = self.whole(target)
         given = len(self.begun) - 1
         example = two_sided(source.ids, join(self.begun[1:], whole), self.begun[0], self.first)
         columns = example.target_index[given:]
         example = dataclasses.replace(example, target_index=NOTHING, target_ids=NOTHING)
-        return Encoded((example,), (columns,), np.array(whole, np.int64))
+        return EncodedItem((example,), (columns,), np.array(whole, np.int64))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What is read before the first token is written."""
-        table = 0 if self.is_t5 else self.frames.most + self.first
-        return two_stack_context(source.ids.tolist(), self.begun, self.first, table)
+        table = 0 if self.is_t5 else self.input_format.most + self.first
+        return two_stack_input(source.ids.tolist(), self.begun, self.first, table)

@@ -18,21 +18,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from blankfill.generation.engine import Context, asking_context
 from blankfill.objectives import MaskWriter
-from blankfill.objectives.base import join, replacements
-from blankfill.objectives.unilm2 import step_rule
-from blankfill.tasks.batching import Batches, Encoded, Epochs
-from blankfill.tasks.input_format import NOTHING, fit
+from blankfill.objectives.base import replacements
+from blankfill.objectives.format import join
+from blankfill.objectives.query_tokens import query_input, step_rule
+from blankfill.tasks.batching import Batches, EncodedItem, Epochs
+from blankfill.tasks.input_format import NOTHING, truncate_pair
 from blankfill.tasks.text.seq2seq import QUIET, Noise, Source, Writing
-from blankfill.types import AttentionRule, Example, Vocabulary
+from blankfill.types import AttentionRule, DecoderInput, Example, Vocabulary
 
 MASKED = 0.7
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 DRAWS = 1 << 40
 """Where the keys of the draws of masks begin, beyond those of the orders of epochs."""
 
-Change = Callable[[Encoded, np.random.Generator], Encoded]
+Change = Callable[[EncodedItem, np.random.Generator], EncodedItem]
 
 
 class UnilmWriting(Writing):
@@ -41,8 +41,8 @@ class UnilmWriting(Writing):
     @property
     def objective(self) -> MaskWriter:
         """The model's objective."""
-        assert isinstance(self.frames.objective, MaskWriter)
-        return self.frames.objective
+        assert isinstance(self.input_format.objective, MaskWriter)
+        return self.input_format.objective
 
     @property
     def end_role(self) -> str:
@@ -53,14 +53,14 @@ class UnilmWriting(Writing):
         """A source, and what is given beside it, as tokens without special ones."""
         pair = second is not None
         a, b = np.asarray(first, np.int32), np.asarray(second if pair else (), np.int32)
-        keep_a, keep_b = fit(len(a), len(b), self.frames.length - self._fixed(pair) - self.longest)
+        keep_a, keep_b = truncate_pair(len(a), len(b), self.input_format.length - self._fixed(pair) - self.longest)
         cls, sep = [self.roles["cls"]], [self.roles["sep"]]
         ids = join(cls, a[:keep_a], sep)
         if pair:
             ids = join(ids, b[:keep_b], sep)
         return Source(ids, -1, len(a) - keep_a + len(b) - keep_b)
 
-    def learnt(self, source: Source, target: Sequence[int]) -> Encoded:
+    def learnt(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """A source and its target as they are learnt from: for UniLM v1 in one row, to be masked."""
         if self.objective.has_pseudo_masks:
             return self.encoded(source, target)
@@ -69,39 +69,41 @@ class UnilmWriting(Writing):
         positions = self._positions(first, np.arange(size))
         rule = AttentionRule.prefix(first, size)
         example = Example(join(source.ids, answers), positions, rule, NOTHING, NOTHING)
-        return Encoded((example,), (np.arange(first, size, dtype=np.int32),), answers.astype(np.int64))
+        return EncodedItem((example,), (np.arange(first, size, dtype=np.int32),), answers.astype(np.int64))
 
-    def encoded(self, source: Source, target: Sequence[int]) -> Encoded:
+    def encoded(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """A source and its target, given whole; each token of it and its end is asked for at a mask behind them."""
         answers = np.array(self.whole(target), np.int32)
         count, first = len(answers), len(source.ids)
-        ids = join(source.ids, answers, np.full(count, self.roles[self.objective.asks], np.int32))
+        ids = join(source.ids, answers, np.full(count, self.roles[self.objective.query_role], np.int32))
         places = np.arange(first, first + count, dtype=np.int32)
         positions = self._positions(first, join(np.arange(first, dtype=np.int32), places, places))
         rule = step_rule(first, np.arange(1, count + 1, dtype=np.int32))
         columns = np.arange(first + count, len(ids), dtype=np.int32)
         example = Example(ids, positions, rule, NOTHING, NOTHING)
-        return Encoded((example,), (columns,), answers.astype(np.int64))
+        return EncodedItem((example,), (columns,), answers.astype(np.int64))
 
-    def batches(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET) -> Batches:
+    def batches(
+        self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int, noise: Noise = QUIET
+    ) -> Batches:
         """The batches of a run: masks, or what `noise` asks of UniLM v2, drawn anew for each step."""
-        vocabulary = self.frames.vocabulary
+        vocabulary = self.input_format.vocabulary
         if not self.objective.has_pseudo_masks:
             return DrawnTargets(items, epochs, pad, micro, lambda item, rng: masked_target(item, vocabulary, rng))
         if noise == QUIET:
             return Batches(items, epochs, pad, micro)
         return DrawnTargets(items, epochs, pad, micro, lambda item, rng: noisy_target(item, vocabulary, noise, rng))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What the decoder reads before it writes."""
         ids = source.ids.tolist()
-        asks = self.roles[self.objective.asks]
-        return asking_context(ids, len(ids) + self.longest + 1, asks, self.objective.sides)
+        asks = self.roles[self.objective.query_role]
+        return query_input(ids, len(ids) + self.longest + 1, asks, self.objective.target_types)
 
     def _positions(self, first: int, places: np.ndarray) -> np.ndarray:
         """int32[2, L]: places, and the token types of a row whose source has `first` columns."""
-        types = np.full(len(places), self.objective.sides[1], np.int32)
-        types[:first] = self.objective.sides[0]
+        types = np.full(len(places), self.objective.target_types[1], np.int32)
+        types[:first] = self.objective.target_types[0]
         return np.stack([places.astype(np.int32), types])
 
     def _fixed(self, pair: bool) -> int:
@@ -112,11 +114,11 @@ class UnilmWriting(Writing):
 class DrawnTargets(Batches):
     """Batches in which targets are changed by draws: a function of (seed, step, place in the step)."""
 
-    def __init__(self, items: Sequence[Encoded], epochs: Epochs, pad: int, micro: int, change: Change) -> None:
+    def __init__(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int, change: Change) -> None:
         super().__init__(items, epochs, pad, micro)
         self.change = change
 
-    def chosen(self, step: int) -> list[Encoded]:
+    def chosen(self, step: int) -> list[EncodedItem]:
         """The items of a step."""
         return [self.change(item, self._rng(step, place)) for place, item in enumerate(super().chosen(step))]
 
@@ -125,7 +127,7 @@ class DrawnTargets(Batches):
         return np.random.Generator(np.random.Philox(key=[self.epochs.seed, number]))
 
 
-def masked_target(item: Encoded, vocabulary: Vocabulary, rng: np.random.Generator) -> Encoded:
+def masked_target(item: EncodedItem, vocabulary: Vocabulary, rng: np.random.Generator) -> EncodedItem:
     """A copy in which some of the asked columns are asked, and masked as BERT masks: 70% of the number of the target's
     tokens, its end not counted, at least one; the end is as likely among them as any token."""
     (example,), (columns,) = item.examples, item.columns
@@ -135,10 +137,10 @@ def masked_target(item: Encoded, vocabulary: Vocabulary, rng: np.random.Generato
     ids = example.input_ids.copy()
     ids[choice.index] = choice.inputs
     answers = example.input_ids[choice.index].astype(np.int64)
-    return Encoded((dataclasses.replace(example, input_ids=ids),), (choice.index,), answers)
+    return EncodedItem((dataclasses.replace(example, input_ids=ids),), (choice.index,), answers)
 
 
-def noisy_target(item: Encoded, vocabulary: Vocabulary, noise: Noise, rng: np.random.Generator) -> Encoded:
+def noisy_target(item: EncodedItem, vocabulary: Vocabulary, noise: Noise, rng: np.random.Generator) -> EncodedItem:
     """A copy in which some pseudo masks are a random token or the one that they ask for, and some tokens of the target
     (its end as well) are read as what stands at their pseudo mask. All are asked for as before."""
     (example,), (columns,) = item.examples, item.columns

@@ -12,11 +12,11 @@ from typing import Any
 
 from blankfill.errors import UserError
 from blankfill.generation.beam import Hypothesis
-from blankfill.tasks.adapter import Adapter, Coded, Decided
+from blankfill.tasks.adapter import Adapter, EncodedSet, Prediction
 from blankfill.tasks.heads.questions import Answer, PlainAnswer
 from blankfill.tasks.heads.texts import Choose, Classify, Multilabel, Regress
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem
-from blankfill.tasks.metrics.error_analysis import class_study
+from blankfill.tasks.metrics.error_analysis import class_analysis
 from blankfill.tasks.text.seq2seq_adapter import Write
 from blankfill.tasks.text.text_form import NO_ANSWER, NO_LABEL, TextForm, form_text, nearest, number_in, read_form
 
@@ -59,20 +59,20 @@ class TextToText(Write):
             return max(len(ids) for ids in self.tokenizer.encode_batch(list(self.form.labels.values())))
         return self.options.longest_answer + 2 if kind == "answer" or (kind == "choice" and own) else LONGEST_NUMBER
 
-    def encode(self, items: Sequence[Item], learn: bool = False) -> Coded:
+    def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """The items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer cannot
         write or tell apart."""
         if learn:
             self._check_labels()
         texts = [GenerationItem(item.id, self.form.read(item), self.form.answers(item)) for item in items]
-        coded = super().encode(texts, learn)
-        return Coded(items, coded.encoded, coded.parts)
+        encoded_set = super().encode(texts, learn)
+        return EncodedSet(items, encoded_set.encoded, encoded_set.parts)
 
     def _check_labels(self) -> None:
         owners: dict[str, str] = {}
         for (label, word), text in zip(self.form.labels.items(), self._labels_written, strict=True):
             told = ""
-            if self.frames.vocabulary.roles.get("unk", -1) in self.tokenizer.encode(word):
+            if self.input_format.vocabulary.roles.get("unk", -1) in self.tokenizer.encode(word):
                 told = f"the tokenizer has no tokens for {word}, which is written for the label {label}"
             elif (owner := owners.setdefault(text, label)) != label:
                 told = f"the tokenizer writes the labels {owner} and {label} alike ({text})"
@@ -89,69 +89,69 @@ class TextToText(Write):
 
     def check_answers(self, items: Sequence[Item]) -> None:
         """UserError when some items have no answer to be scored by."""
-        self.measure(items, self.plainest(items, items))
+        self.measure(items, self.baseline_predictions(items, items))
 
-    def measure(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, float]:
+    def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """The task's metrics."""
-        return self.read_by.measure(items, decided)
+        return self.read_by.measure(items, predictions)
 
-    def parse(self, shown: Mapping[str, Any]) -> Decided:
+    def parse(self, record: Mapping[str, Any]) -> Prediction:
         """As the adapter of the task's kind reads it."""
-        return self.read_by.parse(shown)
+        return self.read_by.parse(record)
 
-    def plainest(self, train: Sequence[Item], items: Sequence[Item]) -> list[Decided]:
+    def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """Predictions by who has not read the items."""
-        return self.read_by.plainest(train, items)
+        return self.read_by.baseline_predictions(train, items)
 
-    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Decided]:
+    def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
         """Predictions from what was written for each item."""
         return [self._answered(item, self._decided(found)) for item, found in zip(items, texts, strict=True)]
 
-    def _answered(self, item: Item, written: Decided) -> Decided:
+    def _answered(self, item: Item, written: Prediction) -> Prediction:
         text = str(written.value)
-        told = {"written": text, **({"best": written.shown["best"]} if "best" in written.shown else {})}
+        told = {"written": text, **({"best": written.record["best"]} if "best" in written.record else {})}
         if isinstance(item, GenerationItem):
             return written
         if isinstance(item, QuestionItem):
             answer = "" if text.casefold() == NO_ANSWER else text
-            return Decided(PlainAnswer(answer), {"answer": answer, **told})
+            return Prediction(PlainAnswer(answer), {"answer": answer, **told})
         if isinstance(item, ChoiceItem):
             place = nearest(text, self._as_written(self.form.choices(item)))
-            return Decided(place, {"label": str(place), "choice": (item.names or item.choices)[place], **told})
+            return Prediction(place, {"label": str(place), "choice": (item.names or item.choices)[place], **told})
         assert isinstance(item, TextItem)
         if self.task.kind == "regress":
-            return Decided(number_in(text), {"score": number_in(text), **told})
+            return Prediction(number_in(text), {"score": number_in(text), **told})
         words = self._labels_written
         if self.task.kind == "multilabel":
             given = [part for part in text.split(",") if part.strip() and part.strip().casefold() != NO_LABEL]
             places = tuple(sorted({nearest(part, words) for part in given}))
-            return Decided(places, {"labels": [self.labels[place] for place in places], **told})
+            return Prediction(places, {"labels": [self.labels[place] for place in places], **told})
         place = nearest(text, words)
-        return Decided(place, {"label": self.labels[place], **told})
+        return Prediction(place, {"label": self.labels[place], **told})
 
-    def study(self, items: Sequence[Item], decided: Sequence[Decided]) -> dict[str, Any]:
+    def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What the adapter of the task's kind tells; of classes and choices the confusions, wrong answers, and how many
         texts were none of the task's answers (`other_texts`)."""
         if self.task.kind == "generate":
-            return super().study(items, decided)
+            return super().error_analysis(items, predictions)
         if self.task.kind not in ("classify", "choice"):
-            return self.read_by.study(items, decided)
+            return self.read_by.error_analysis(items, predictions)
         known = [
             self._as_written(self.form.choices(item)) if isinstance(item, ChoiceItem) else self._labels_written
             for item in items
         ]
-        written = [str(one.shown.get("written", "")) for one in decided]
+        written = [str(one.record.get("written", "")) for one in predictions]
         found: dict[str, Any] = {
             "other_texts": sum(text not in texts for text, texts in zip(written, known, strict=True)),
             "wrong_answers": [
                 {"id": item.id, "text": self.form.read(item), "right": self.form.answers(item)[0], "given": text}
-                for item, text, one in zip(items, written, decided, strict=True)
+                for item, text, one in zip(items, written, predictions, strict=True)
                 if isinstance(item, TextItem | ChoiceItem) and not _is_right(item, one.value)
             ][:WORST],
         }
         if self.task.kind == "classify":
             gold = [item.label for item in items if isinstance(item, TextItem) and isinstance(item.label, int)]
-            found |= class_study(self.labels, gold, [one.value for one in decided])
+            found |= class_analysis(self.labels, gold, [one.value for one in predictions])
         return found
 
 

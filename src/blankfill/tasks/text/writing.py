@@ -8,66 +8,65 @@ from functools import cached_property
 
 import torch
 
-from blankfill.tasks.adapter import Adapter, Decided
-from blankfill.tasks.batching import ANSWER, evaluation
+from blankfill.tasks.adapter import Adapter, Prediction
+from blankfill.tasks.batching import ANSWER, EvaluationBatches
 from blankfill.tasks.heads.models import AnswerModel, task_losses
 from blankfill.tasks.items import Item
 from blankfill.tasks.text.seq2seq_adapter import Write
-from blankfill.tasks.training import Scored
+from blankfill.tasks.training import HeadEvaluator
 from blankfill.training.loop import Metrics, evaluate
-from blankfill.types import Batch
 
 
-class Written:
-    """A set of items that a model writes, again and again; as `training.Scored`, `least` and `best` too."""
+class WritingEvaluator:
+    """A set of items that a model writes, again and again; as `training.HeadEvaluator`, `least` and `best` too."""
 
     def __init__(
         self, adapter: Write, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
     ) -> None:
         """sample: how many items, evenly spaced, `examine` takes; 0: all. With fewer than all there is no `best`."""
         self.adapter, self.items, self.pad, self.least = adapter, items, pad, least
-        self.best: list[Decided] | None = None
+        self.best: list[Prediction] | None = None
         self.contexts = adapter.encode(items).parts
         self.sample = adapter.sample(items, min(sample or len(items), len(items)))
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """(1 − the main score of the sample; its mean loss of a token and all its metrics)."""
-        decided = self._write(model, self.sample)
-        metrics = self.adapter.measure(self._sampled, decided)
-        loss = evaluate(model, self._batches, device, dtype, task_losses).get(ANSWER, math.nan)
+        predictions = self._write(model, self.sample)
+        metrics = self.adapter.measure(self._sampled, predictions)
+        batches = (packed.batch for packed in self._batches)
+        loss = evaluate(model, batches, device, dtype, task_losses).get(ANSWER, math.nan)
         model.train()
-        missing = 1 - metrics[self.adapter.task.main]
+        missing = 1 - metrics[self.adapter.task.primary_metric]
         if missing < self.least and len(self.sample) == len(self.items):
-            self.least, self.best = missing, decided
+            self.least, self.best = missing, predictions
         return missing, {"loss": loss, **metrics}
 
-    def decide(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Decided], float]:
+    def predict(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Prediction], float]:
         """What is written for all items; no loss is measured, so it is not a number."""
-        decided = self._write(model, range(len(self.items)))
+        predictions = self._write(model, range(len(self.items)))
         model.train()
-        return decided, math.nan
+        return predictions, math.nan
 
     @cached_property
-    def _batches(self) -> list[Batch]:
-        encoded = self.adapter.encode(self._sampled).encoded
-        return [packed.batch for packed in evaluation(encoded, self.pad)]
+    def _batches(self) -> EvaluationBatches:
+        return EvaluationBatches(self.adapter.encode(self._sampled).encoded, self.pad)
 
     @property
     def _sampled(self) -> list[Item]:
         return [self.items[k] for k in self.sample]
 
-    def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Decided]:
+    def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Prediction]:
         """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
         model.eval()
         items, contexts = [self.items[k] for k in places], [self.contexts[k] for k in places]
-        found = self.adapter.search.run(model.encoder, contexts, self.adapter.frames.vocabulary)
+        found = self.adapter.search.run(model.encoder, contexts, self.adapter.input_format.vocabulary)
         return self.adapter.written(items, found)
 
 
-def examiner(
+def evaluator_for(
     adapter: Adapter, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
-) -> Scored | Written:
-    """What scores a model on items. least: see `Scored`; sample: see `Written`."""
+) -> HeadEvaluator | WritingEvaluator:
+    """What scores a model on items. least: see `HeadEvaluator`; sample: see `WritingEvaluator`."""
     if isinstance(adapter, Write):
-        return Written(adapter, items, pad, least, sample)
-    return Scored(adapter, adapter.encode(items), pad, least)
+        return WritingEvaluator(adapter, items, pad, least, sample)
+    return HeadEvaluator(adapter, adapter.encode(items), pad, least)

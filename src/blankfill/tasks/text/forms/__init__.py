@@ -1,1 +1,1 @@
-"""Tasks as texts: `forms.yaml`, which `tasks.text_form` reads."""
+"""Tasks as texts: `forms.yaml`, which `tasks.text.text_form` reads."""

@@ -1,0 +1,129 @@
+"""DistilBERT's names and config.json (transformers' `distilbert`; Sanh et al. 2019).
+
+BERT's encoder without token types and pooler. Its positions are numbered from 0, and its norms always have eps 1e-12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from blankfill.families.bert import OLD_NAMES
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
+    Fused,
+    Rule,
+    Table,
+    WeightNames,
+    activation_name,
+    activation_of,
+    both,
+    flag,
+    layers,
+    number,
+    plain,
+    real,
+)
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Mlm, Objective
+
+
+class DistilbertNames(WeightNames):
+    """DistilBERT with its word head, or bare."""
+
+    name = "distilbert"
+    model_type = "distilbert"
+    objective = Mlm
+
+    def trained_as(self, objective: Objective) -> bool:
+        """Masked words in single texts, positions from 0."""
+        return isinstance(objective, Mlm) and objective.position_offset == 0
+
+    def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
+        """Sizes from config.json, the head from the names. Sinusoidal positions lie in the file like learned ones."""
+        words = any(name.removeprefix("module.").startswith("vocab_") for name in names)
+        return TransformerConfig(
+            vocab_size=number(values, "vocab_size"),
+            hidden_size=number(values, "dim"),
+            num_layers=number(values, "n_layers"),
+            num_heads=number(values, "n_heads"),
+            ffn_size=number(values, "hidden_dim"),
+            position_sizes=(number(values, "max_position_embeddings"),),
+            norm="post",
+            norm_eps=1e-12,
+            embedding_norm=True,
+            activation=activation_of(values, "activation", "gelu"),
+            dropout=real(values, "dropout", 0.1),
+            attention_dropout=real(values, "attention_dropout", 0.1),
+            init_std=real(values, "initializer_range", 0.02),
+            word_head=words,
+            head_transform=words,
+            head_bias=words,
+            tied=flag(values, "tie_word_embeddings", True) or not words,
+        )
+
+    def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
+        """The values of transformers' `DistilBertConfig`."""
+        return {
+            "architectures": ["DistilBertForMaskedLM" if config.word_head else "DistilBertModel"],
+            "model_type": self.model_type,
+            "vocab_size": config.vocab_size,
+            "dim": config.hidden_size,
+            "n_layers": config.num_layers,
+            "n_heads": config.num_heads,
+            "hidden_dim": config.ffn_size,
+            "max_position_embeddings": config.position_sizes[0],
+            "activation": activation_name(config.activation),
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+            "initializer_range": config.init_std,
+            "tie_word_embeddings": config.tied,
+        }
+
+    def table(self, config: TransformerConfig, shift: int = 0) -> Table:
+        """DistilBERT's names; a model without the word head has no `distilbert.` before them."""
+        base = "distilbert." if config.word_head else ""
+        layer = base + "transformer.layer.{k}."
+        rules = plain({
+            "words.weight": f"{base}embeddings.word_embeddings.weight",
+            "positions.0.weight": f"{base}embeddings.position_embeddings.weight",
+        })  # fmt: skip
+        rules += both({"embedding_norm": f"{base}embeddings.LayerNorm"})
+        rules += layers(config.num_layers, "layers.{k}.", layer, {
+            "attention.output": "attention.out_lin", "attention_norm": "sa_layer_norm",
+            "ffn.inner": "ffn.lin1", "ffn.output": "ffn.lin2", "ffn_norm": "output_layer_norm",
+        })  # fmt: skip
+        for k in range(config.num_layers):
+            for part in ("weight", "bias"):
+                three = tuple(f"{layer.format(k=k)}attention.{name}_lin.{part}" for name in "qkv")
+                rules.append(Fused(f"layers.{k}.attention.qkv.{part}", three))
+        if config.head_transform:
+            rules += both({"head.dense": "vocab_transform", "head.norm": "vocab_layer_norm"})
+            rules.append(Rule("head.bias", ("vocab_projector.bias",)))  # the projector's own, tied or not
+        if config.head_transform and not config.tied:
+            rules.append(Rule("head.table", ("vocab_projector.weight",)))
+        copies = {"vocab_projector.weight": f"{base}embeddings.word_embeddings.weight"}
+        prefix = (r"^(?!distilbert\.|vocab_)", "distilbert.") if base else (r"^distilbert\.", "")
+        tied = copies if config.tied and config.word_head else {}
+        return Table(tuple(rules), (r"embeddings\.position_ids$",), (*OLD_NAMES, prefix), copies=tied)
+
+    def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+        """Masked words over all positions, numbered from 0."""
+        return Mlm(config.position_sizes[0], across_documents=False, position_offset=0)
+
+
+DISTILBERT = FamilySpec(
+    name="distilbert",
+    source="Sanh et al. 2019",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
+    },
+    weight_names=DistilbertNames(),
+    recipes=("distilbert-nano", "distilbert-base"),
+    docs="objectives/distilbert",
+)

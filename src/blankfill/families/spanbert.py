@@ -1,0 +1,53 @@
+"""SpanBERT's names: BERT's, since transformers has no class of its own for it (Joshi et al. 2019).
+
+The encoder and the word head are BERT's without pairs. The span-boundary head has no place in transformers' form: a
+checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from blankfill.families.bert import BertNames
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import Table
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Objective, SpanBert
+
+
+class SpanBertNames(BertNames):
+    """A model trained on spans, as transformers' BERT."""
+
+    name = "spanbert"
+    objective: ClassVar[type[Objective]] = SpanBert
+    kin: ClassVar[tuple[type[Objective], ...]] = ()
+    apart = frozenset({"span_places"})
+
+    def table(self, config: TransformerConfig, shift: int = 0) -> Table:
+        """BERT's names, the span-boundary head apart."""
+        return replace(super().table(config, shift), apart=("span_head.",))
+
+    def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+        """Spans over all positions, without the head that its files do not have."""
+        return SpanBert(config.position_sizes[0], boundary=0)
+
+
+SPANBERT = FamilySpec(
+    name="spanbert",
+    source="Joshi et al. 2019; facebookresearch/SpanBERT",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
+    },
+    channels=("pos", "type"),
+    weight_names=SpanBertNames(),
+    default_for=("spanbert",),
+    recipes=("spanbert-nano", "spanbert-base", "spanbert-large"),
+    docs="objectives/spanbert",
+)

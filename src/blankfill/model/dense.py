@@ -1,0 +1,41 @@
+"""The one place where the dense layers of the model and its heads are made.
+
+A model with another kind of dense layer (quantised, sharded) needs a change here and nowhere else; one that exists
+already is transformed with `replace_dense`. Whether raw kernels may compute a dense layer is for
+`kernels.capability.plain_dense` to say, whatever its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+Dense = nn.Linear
+"""The class of an ordinary dense layer, for type checks: weight [out, in], bias [out] or None."""
+
+
+def dense(in_features: int, out_features: int, bias: bool = True) -> Dense:
+    """Make a dense layer. Its values are those of torch until the model that owns it draws its own."""
+    return Dense(in_features, out_features, bias)
+
+
+def dense_layers(root: nn.Module) -> Iterator[tuple[str, Dense]]:
+    """Iterate over the names and the dense layers inside a module; a shared layer comes once."""
+    for name, module in root.named_modules():
+        if isinstance(module, Dense):
+            yield name, module
+
+
+def replace_dense(root: nn.Module, make: Callable[[str, Dense], nn.Module | None]) -> int:
+    """Replace dense layers inside a module by what `make` returns for their name; None keeps a layer.
+
+    Returns the number of layers that were replaced.
+    """
+    replaced = 0
+    for name, layer in list(dense_layers(root)):
+        new = make(name, layer)
+        if new is not None and new is not layer:
+            root.set_submodule(name, new)
+            replaced += 1
+    return replaced

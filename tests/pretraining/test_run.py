@@ -1,0 +1,188 @@
+"""The whole road on a small text of our own: prepare, train, stop, resume, load, fill, generate."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import blankfill
+from blankfill.checkpoint import store
+from blankfill.checkpoint.load import load_model
+from blankfill.errors import ConfigError, UserError
+from blankfill.pretraining import run as wiring
+from blankfill.runs.recorder import read_lines
+from small_run import SMALL, sentences, texts_in
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return texts_in(tmp_path_factory.mktemp("texts"), 30)
+
+
+@pytest.fixture(scope="module", params=["glm-nano", "bert-nano", "mlm-nano", "gpt-nano"])
+def trained(request: pytest.FixtureRequest, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / str(request.param)
+    result = blankfill.pretrain([str(texts)], blankfill.load_recipe(request.param, SMALL), out)
+    assert result.steps == 12 and result.valid_loss < 6
+    return out
+
+
+def test_a_run_folder_is_enough_alone(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    wanted = {"recipe.yaml", "tokenizer.json", "tokenizer_config.json", "checkpoints", "latest", "metrics.jsonl"}
+    assert wanted | {"tensorboard", "samples.jsonl", "loss.png", "corpus"} <= names
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    lines = read_lines(trained / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["split"] == "valid"] == [0, 6, 12]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert all({"step", "split", "loss", "lr", "tokens", "tokens_per_s"} <= set(line) for line in lines)
+    samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {sample["step"] for sample in samples} == {0, 6, 12}
+    assert all("[MASK]" in sample["text"] and sample["answer"] for sample in samples if "text" in sample)
+    writes = trained.name in ("glm-nano", "gpt-nano")
+    assert sum("prompt" in sample for sample in samples) == (6 if writes else 0)
+    assert blankfill.load_recipe(trained / "recipe.yaml").train.steps == 12
+    assert load_model(trained).word_lr == blankfill.load_recipe(trained / "recipe.yaml").train.word_lr == 16
+
+
+def test_it_fills_and_generates(trained: Path) -> None:
+    model = blankfill.load(trained)
+    result = model.fill("The farmer carries a wooden [MASK] in the morning.")
+    assert result.filled and "[MASK]" not in result.filled
+    assert 0 < result.candidates[0][0].probability <= 1
+    if model.loaded.objective.name in ("glm", "gpt"):
+        assert "".join(model.generate("Every child", max_tokens=5, seed=1)).strip()
+        with pytest.raises(TypeError, match="warmth"):
+            model.generate("Every child", warmth=2)
+    else:
+        with pytest.raises(UserError):
+            list(model.generate("Every child"))
+
+
+def test_the_tokenizer_opens_with_transformers(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(trained))
+    ours = blankfill.load(trained).loaded.tokenizer
+    text = "My sister finds the red lantern before supper."
+    assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+
+
+def test_its_newest_checkpoint_is_what_transformers_opens(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    made = blankfill.export_model(trained, tmp_path / "out")
+    assert made.difference is not None and made.difference < 1e-4
+    newest = trained / "checkpoints" / (trained / "latest").read_text(encoding="utf-8").strip()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        assert (newest / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["glm-nano", "mlm-nano"])  # RoBERTa's form has no room for one of our position rows
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    name: str, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # several threads may part a product otherwise when the machine is busy, and then its last digits differ
+    recipe = blankfill.load_recipe(name, {**SMALL, "train.threads": 1})
+    blankfill.pretrain([str(texts)], recipe, tmp_path / "whole")
+    steps = wiring.stop_signals
+    asked: list[int] = []
+
+    from blankfill.runs.recorder import RunRecorder
+
+    advance = RunRecorder.advance
+
+    def advance_and_kill(self: RunRecorder, step: int, fields: dict[str, float | int | str]) -> None:
+        advance(self, step, fields)
+        if step == 5 and not asked:
+            asked.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunRecorder, "advance", advance_and_kill)
+    stopped = blankfill.pretrain([str(texts)], recipe, tmp_path / "parts")
+    assert stopped.steps == 5 and wiring.stop_signals is steps
+    assert blankfill.resume(tmp_path / "parts").steps == 12
+    whole, parts = (store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    assert whole is not None and parts is not None
+    assert all(torch.equal(parts.model[name], whole.model[name]) for name in whole.model)
+    losses = []
+    for name in ("whole", "parts"):
+        lines = read_lines(tmp_path / name / "metrics.jsonl")
+        losses.append({line["step"]: line["loss"] for line in lines if line["split"] == "valid"})
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_finished_says_so(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And notes no resuming; its losses and weights stay as they are."""
+    out = Path(shutil.copytree(trained, tmp_path / "run"))
+    before = [(out / name).read_bytes() for name in ("metrics.jsonl", "latest")]
+    newest = out / "checkpoints" / (out / "latest").read_text(encoding="utf-8").strip() / "model.safetensors"
+    weights = newest.read_bytes()
+    assert blankfill.resume(out).stopped is None
+    said = capsys.readouterr().err
+    assert f"{out} is finished: all its {newest.parent.name.partition('-')[2]} steps are done" in said
+    assert "going on from" not in said
+    events = out / "events.jsonl"
+    assert not events.exists() or "resumed" not in events.read_text(encoding="utf-8")
+    assert [(out / name).read_bytes() for name in ("metrics.jsonl", "latest")] == before
+    assert newest.read_bytes() == weights
+
+
+def test_a_prepared_folder_is_used_as_it_is(texts: Path, tmp_path: Path) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", SMALL)
+    blankfill.prepare([str(texts)], tmp_path / "corpus", recipe.corpus)
+    before = sorted(path.name for path in (tmp_path / "corpus").iterdir())
+    blankfill.pretrain([str(tmp_path / "corpus")], recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "corpus").exists()
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir() if path.name != "plans") == before
+
+
+def test_no_validation_text_is_said_and_trained_all_the_same(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", {**SMALL, "corpus.validation": 0.0, "train.steps": 2})
+    result = blankfill.pretrain([str(texts)], recipe, tmp_path / "run")
+    assert result.steps == 2 and np.isnan(result.valid_loss)
+    assert "no validation text" in capsys.readouterr().err
+
+
+def test_token_files_and_tokenizer_that_do_not_belong_together(texts: Path, tmp_path: Path) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", SMALL)
+    blankfill.prepare([str(texts)], tmp_path / "corpus", recipe.corpus)
+    other = blankfill.load_recipe("gpt-nano", {**SMALL, "corpus.vocab_size": 128})
+    blankfill.prepare([str(texts)], tmp_path / "small", other.corpus)
+    (tmp_path / "small" / "tokenizer.json").replace(tmp_path / "corpus" / "tokenizer.json")
+    with pytest.raises(UserError, match="do not belong together"):
+        blankfill.pretrain([str(tmp_path / "corpus")], recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_too_short_for_the_objective(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("A", encoding="utf-8")
+    with pytest.raises((UserError, ConfigError)):
+        blankfill.pretrain([str(path)], blankfill.load_recipe("glm-nano", SMALL), tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_readme_api(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's ten lines, run as they stand but for the number of steps."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    block = readme.split("<!-- api:start -->")[1].split("<!-- api:end -->")[0]
+    code = block.split("```python")[1].split("```")[0]
+    assert code.count("500") == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "novel.txt").write_text(sentences(1500, 3), encoding="utf-8")
+    exec(compile(code.replace("500", "3"), "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "mine" / "loss.png").exists()

@@ -1,0 +1,104 @@
+"""Tiny models and tasks that they can learn in seconds, for tests of whole fine-tuning runs."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blankfill.checkpoint import store
+from blankfill.finetuning.run import FinetuneConfig, FinetuneResult, finetune
+from blankfill.model.config import config_values
+from blankfill.tasks.options import FinetuneOptions
+from generate_models import MORE, SPECIAL, objective_of, random_model, wordpiece
+
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "mat",
+    "red",
+    "big",
+    "play",
+    "fine",
+    "poor",
+    "paris",
+    "rome",
+    "who",
+    ".",
+]
+QUICK = FinetuneOptions(
+    lr=5e-3, batch_size=8, epochs=4, threads=1, precision="fp32", device="cpu", max_length=40, warmup=0.1
+)
+
+
+def model_folder(folder: Path, name: str = "bert", sharp: float = 1.0) -> Path:
+    """A random model as a folder that opens like an imported one."""
+    model, objective = random_model(name, rows=48, sharp=sharp), objective_of(name)
+    state = {
+        "model": config_values(model.config),
+        "objective": {"name": objective.name, **dataclasses.asdict(objective)},
+    }
+    saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
+    wordpiece(SPECIAL, WORDS).save(saved)
+    return saved
+
+
+def writing_model(folder: Path, name: str = "glm", without: str = "") -> Path:
+    """A random model, its weights large enough to learn quickly, as a folder that opens like an imported one."""
+    model, objective = random_model(name, rows=48, sharp=1.0 if name == "t5" else 8.0), objective_of(name)
+    state = {
+        "model": config_values(model.config),
+        "objective": {"name": objective.name, **dataclasses.asdict(objective)},
+    }
+    saved = store.save(folder / "made", 0, model.state_dict(), {}, state)
+    words = [*WORDS, *MORE.get(name, [])]
+    wordpiece([token if token != without else "unused" for token in SPECIAL], words).save(saved)
+    return saved
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, int]]:
+    """Texts of some words; the label is whether one of them is `fine` or `poor`."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        words = rng.choice(WORDS[:10], int(rng.integers(2, 9))).tolist()
+        label = int(rng.integers(0, 2))
+        words.insert(int(rng.integers(0, len(words))), "fine" if label else "poor")
+        found.append((" ".join(words), label))
+    return found
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def classes(folder: Path) -> Path:
+    """SST-2's files with sentences of our own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", 96, 1), ("dev", 40, 2)):
+        rows = "".join(f"{text}\t{label}\n" for text, label in sentences(count, seed))
+        (folder / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}", encoding="utf-8")
+    return folder
+
+
+def tags(folder: Path) -> Path:
+    """Animals are tagged, in sentences with `fine`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", 160, 1), ("dev", 40, 2)):
+        lines = []
+        for text, label in sentences(count, seed):
+            words = [*text.split(), "cat"]
+            lines += [f"{word} {'B-X' if label and word in ('cat', 'dog') else 'O'}" for word in words] + [""]
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
+    return finetune(FinetuneConfig(task, data, model, dataclasses.replace(QUICK, **options)), out)
