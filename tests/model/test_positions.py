@@ -171,12 +171,8 @@ def written_out(model: Transformer, rows: list[Example]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kernel", ["sdpa", "explicit", "blocked"])
 @pytest.mark.parametrize("length", [3, 23])
 def test_local_layers_see_their_window_alone(length: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed rows, in bands of 4 queries where they are long, against the reference of each example alone."""
-    from blankfill.attention import kernels, masks
-    from blankfill.kernels import blocked_attention
-
-    for module in (kernels, masks, blocked_attention):
-        monkeypatch.setattr(module, "QUERIES", 4)
+    """Packed rows, in blocks of 4 queries where they are long, against the reference of each example alone."""
+    monkeypatch.setattr("blankfill.attention.masks.NEAR_QUERIES", 4)
     assert MODERN.problems() == []
     model = build(MODERN, seed=6)
     for parameter in model.parameters():

@@ -114,18 +114,18 @@ def _attend_band(
 ) -> Tensor:
     """`attend` under a band: each block of queries is a row of its own with the keys that it can see."""
     B, H, T, E = query.shape
-    N, K = band.bias.shape[1], band.bias.shape[3]
-    behind = N * QUERIES - T
-    query_BNHQE = F.pad(query, (0, 0, 0, behind)).view(B, H, N, QUERIES, E).transpose(1, 2)
+    N, size, K = band.bias.shape[1:]
+    behind = N * size - T
+    query_BNHQE = F.pad(query, (0, 0, 0, behind)).view(B, H, N, size, E).transpose(1, 2)
 
     def near(tensor_BHTE: Tensor) -> Tensor:
         padded = F.pad(tensor_BHTE, (0, 0, band.reach, band.reach + behind))
-        return padded.unfold(2, K, QUERIES).permute(0, 2, 1, 4, 3).reshape(B * N, H, K, E)
+        return padded.unfold(2, K, size).permute(0, 2, 1, 4, 3).reshape(B * N, H, K, E)
 
-    mask = Mask("dense", band.bias.reshape(-1, 1, QUERIES, K))
-    rows = query_BNHQE.reshape(B * N, H, QUERIES, E)
+    mask = Mask("dense", band.bias.reshape(-1, 1, size, K))
+    rows = query_BNHQE.reshape(B * N, H, size, E)
     mixed = attend(rows, near(key), near(value), mask, dropout, kernel, scale=scale)
-    return mixed.view(B, N, H, QUERIES, E).transpose(1, 2).reshape(B, H, N * QUERIES, E)[:, :, :T]
+    return mixed.view(B, N, H, size, E).transpose(1, 2).reshape(B, H, N * size, E)[:, :, :T]
 
 
 def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:

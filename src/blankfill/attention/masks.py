@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from blankfill.kernels.blocked_attention import QUERIES, Band, Ranges, visible_ranges
+from blankfill.kernels.blocked_attention import NEAR_QUERIES, QUERIES, Band, Ranges, visible_ranges
 from blankfill.types import LayerKind
 
 Vectors = tuple[Tensor, Tensor]
@@ -83,20 +83,20 @@ def lower_local(
     differences of positions (`in_order`); then rows much longer than the window get a band.
     """
     T = position_BT.shape[1]
-    if not ordered or 2 * window + 2 * QUERIES > T:
+    if not ordered or 2 * (window + NEAR_QUERIES) > T:
         near = (position_BT[:, :, None] - position_BT[:, None, :]).abs() <= window
         return dense(_visible(query, key, groups) & near, dtype)
-    blocks = -(-T // QUERIES)
+    blocks = -(-T // NEAR_QUERIES)
     device = position_BT.device
-    columns_NQ = torch.arange(blocks * QUERIES, device=device).view(blocks, QUERIES)
-    columns_NK = columns_NQ[:, :1] - window + torch.arange(QUERIES + 2 * window, device=device)
+    columns_NQ = torch.arange(blocks * NEAR_QUERIES, device=device).view(blocks, NEAR_QUERIES)
+    columns_NK = columns_NQ[:, :1] - window + torch.arange(NEAR_QUERIES + 2 * window, device=device)
     inside_NK = (columns_NK >= 0) & (columns_NK < T)
     columns_NQ = columns_NQ.clamp(max=T - 1)  # queries behind the row repeat its last one, so that no softmax is empty
     near_NQK = ((columns_NQ[:, :, None] - columns_NK[:, None, :]).abs() <= window) & inside_NK[:, None, :]
     at_Q, at_K = columns_NQ.flatten(), columns_NK.clamp(0, T - 1).flatten()
 
     def of_queries(vector_BT: Tensor) -> Tensor:
-        return vector_BT[:, at_Q].view(-1, QUERIES)
+        return vector_BT[:, at_Q].view(-1, NEAR_QUERIES)
 
     def of_keys(vector_BT: Tensor) -> Tensor:
         return vector_BT[:, at_K].view(-1, columns_NK.shape[1])

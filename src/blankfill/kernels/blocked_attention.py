@@ -32,6 +32,8 @@ BLOCK = 1 << 19
 """Most scores in a block (2 MiB in fp32)."""
 QUERIES = 128
 """Queries in a block when columns can be left out."""
+NEAR_QUERIES = 64
+"""The same in a band, where smaller blocks have fewer keys that are too far away."""
 KEEP = 256
 """Columns of a row up to which the weights are kept for the backward pass."""
 
@@ -43,16 +45,23 @@ Ranges = Sequence[Sequence[tuple[int, int]]]
 class Band:
     """The mask of rows whose queries see only keys up to `reach` columns away.
 
-    bias: [B, N, QUERIES, QUERIES + 2 · reach], 0 or −inf: for each block of `QUERIES` queries that of the keys from
+    bias: [B, N, Q, Q + 2 · reach], 0 or −inf: for each block of Q (`NEAR_QUERIES`) queries the mask of the keys from
     `reach` columns before its first query to `reach` columns behind its last one, whether the row has them or not.
     """
 
     bias: Tensor
     reach: int
 
-    def keys(self, block: int, columns: int) -> tuple[int, int]:
-        """The half-open range of keys of a block, of a row of so many columns."""
-        return max(0, block * QUERIES - self.reach), min(columns, (block + 1) * QUERIES + self.reach)
+    @property
+    def size(self) -> int:
+        """Queries of a block, Q."""
+        return self.bias.shape[2]
+
+    def ranges(self, rows: int, columns: int) -> Ranges:
+        """The half-open range of keys of each block, for each row."""
+        starts = range(0, columns, self.size)
+        row = [(max(0, q - self.reach), min(columns, q + self.size + self.reach)) for q in starts]
+        return [row] * rows
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ class _Block:
 
     def band_of(self, band: Band) -> Tensor:
         """Its part of a band, [1, Q, K]."""
-        number, size = self.queries.start // QUERIES, self.queries.stop - self.queries.start
-        first = number * QUERIES - band.reach
+        number, size = self.queries.start // band.size, self.queries.stop - self.queries.start
+        first = self.queries.start - band.reach
         return band.bias[self.rows, number, None, :size, self.keys.start - first : self.keys.stop - first]
 
     def bias_of(self, bias_B1TT: Tensor) -> Tensor:
@@ -88,22 +97,32 @@ class _Block:
         return bias_B1TT[rows, 0, self.queries, self.keys]
 
 
-def _blocks(B: int, T: int, H: int, causal: bool, ranges: Ranges | None, context: int | None = None) -> list[_Block]:
-    """context: columns of a context that the T columns attend to; None where they attend to one another."""
+def _blocks(
+    B: int,
+    T: int,
+    H: int,
+    causal: bool,
+    ranges: Ranges | None,
+    context: int | None = None,
+    size: int | None = None,
+) -> list[_Block]:
+    """context: columns of a context that the T columns attend to; None where they attend to one another. size: queries
+    of a block that has a range; None for `QUERIES`."""
     S = T if context is None else context
     found: list[_Block] = []
     total = 0
 
     def add(rows: slice | int, heads: slice | int, queries: slice, keys: slice, matrices: int) -> None:
         nonlocal total
-        size = matrices * (queries.stop - queries.start) * (keys.stop - keys.start)
-        found.append(_Block(rows, heads, queries, keys, total, total + size))
-        total += size
+        scores = matrices * (queries.stop - queries.start) * (keys.stop - keys.start)
+        found.append(_Block(rows, heads, queries, keys, total, total + scores))
+        total += scores
 
     if ranges is not None:
         for b, row in enumerate(ranges):
+            step = QUERIES if size is None else size
             for n, (first, last) in enumerate(row):
-                add(b, slice(0, H), slice(n * QUERIES, min(T, (n + 1) * QUERIES)), slice(first, last), H)
+                add(b, slice(0, H), slice(n * step, min(T, (n + 1) * step)), slice(first, last), H)
         return found
     step = QUERIES if causal and T >= 2 * QUERIES else min(T, max(QUERIES, BLOCK // S))
     together = max(1, BLOCK // (step * S))
@@ -146,8 +165,7 @@ def blocked_attention(
     """
     scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
     if band is not None:
-        rows, columns = qkv_BT3HE.shape[:2]
-        ranges = [[band.keys(n, columns) for n in range(band.bias.shape[1])]] * rows
+        ranges = band.ranges(*qkv_BT3HE.shape[:2])
     mixed: Tensor = _Blocked.apply(
         qkv_BT3HE, None, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale, band
     )
@@ -228,7 +246,8 @@ class _Blocked(torch.autograd.Function):
     ) -> Tensor:
         parts = _parts(packed, context)
         B, T, H, E = parts[0].shape
-        blocks = _blocks(B, T, H, causal, ranges, None if context is None else context.shape[1])
+        size = None if band is None else band.size
+        blocks = _blocks(B, T, H, causal, ranges, None if context is None else context.shape[1], size)
         weights = _Weights(parts, bias, causal, blocks, added, score_scale, band)
         total, most = blocks[-1].stop, max(block.stop - block.start for block in blocks)
         keep = with_grad and parts[1].shape[1] <= KEEP
