@@ -26,7 +26,7 @@ import numpy as np
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Objective, Xlnet
 from blankfill.objectives.format import join
-from blankfill.tasks.options import Stack
+from blankfill.tasks.options import HeadOn
 from blankfill.tasks.task import Task
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
@@ -105,18 +105,19 @@ class InputFormat:
         return FramedText(example, size - 1 if last else 0, *spans, cut)
 
 
-def reads_alone(objective: Objective, stack: Stack, task: Task) -> bool:
+def reads_alone(objective: Objective, head_on: HeadOn, task: Task) -> bool:
     """Whether the encoder of a model of two stacks reads an item alone, by what was asked for. Raises UserError where
     there is nothing to choose."""
-    if stack == "auto":
+    if head_on == "auto":
         return objective.two_sided and task.kind == "tag"
     if not objective.two_sided:
         raise UserError(
-            f"--stack says which stack of a T5 or BART a head reads, and a {objective.name} model has one; leave it out"
+            f"--head-on says which stack of a T5 or BART a head reads, and a {objective.name} model has one stack; "
+            "leave it out"
         )
     if task.kind == "generate":
-        raise UserError(f"{task.name} is written by the decoder; leave out --stack")
-    return stack == "encoder"
+        raise UserError(f"{task.name} is written by the decoder; leave out --head-on")
+    return head_on == "encoder"
 
 
 def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
