@@ -39,6 +39,8 @@ SMALLEST_FONT = 4.4
 COLOURS = {"sees": "#9cc3e6", "sees, and has a target": "#f4a95b", "a blank": "#ffe066", "target": "#f9cf9c"}
 ENCODER = "#b5dcae"
 """Colour of cells where the decoder sees the encoder."""
+FAR = "#d9d3e8"
+"""Colour of cells that only global layers see."""
 UNSEEN = "#f2f2f2"
 PREFERRED = ("notosanscjk", "sourcehansans", "wqy", "droidsansfallback", "msyh", "simhei", "pingfang", "hiragino",
              "arialuni", "malgun", "yugoth")  # fmt: skip
@@ -114,12 +116,14 @@ def example_png(
     blanks: Collection[int] = (),
     title: str = "",
     font: Path | None = None,
+    window: int = 0,
 ) -> str:
     """Draw a row to a PNG file.
 
     channels: names of the position channels. blanks: ids that stand for blanked text ([MASK], [gMASK], …). font: a font
-    file to try first. Returns the characters that no font has, "" when all are drawn. Raises UserError when `out`
-    cannot be written or `font` cannot be read.
+    file to try first. window: attention window of the model's local layers, 0 without local layers. Returns the
+    characters that no font has, "" when all are drawn. Raises UserError when `out` cannot be written or `font` cannot
+    be read.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -153,7 +157,7 @@ def example_png(
     axes.set_axis_off()
 
     is_blank = np.isin(row.input_ids, list(blanks))
-    _draw_grid(axes, row)
+    _draw_grid(axes, row, window)
     _draw_marks(axes, row, is_blank, before)
     if with_words:
         _draw_words(axes, row, words, answers, names, fonts, points)
@@ -168,6 +172,7 @@ def example_png(
     )  # fmt: skip
     figure.text(0.5, 1 - 0.58 / height, "   ".join(said), ha="center", va="center", fontsize=9, color="0.3")
     colours = COLOURS | ({"the decoder sees the encoder": ENCODER} if row.encoder else {})
+    colours |= {"global layers alone see": FAR} if window else {}
     handles = [Patch(facecolor=colour, edgecolor="0.6", label=label) for label, colour in colours.items()]
     figure.legend(
         handles=handles, ncol=len(handles), loc="lower center", fontsize=9, frameon=False, title_fontsize=9,
@@ -190,7 +195,7 @@ def _longest(texts: Sequence[str]) -> float:
     return max((0.4 * cells(text) for text in texts), default=0.0)
 
 
-def _draw_grid(axes: Axes, row: Row) -> None:
+def _draw_grid(axes: Axes, row: Row, window: int) -> None:
     from matplotlib.colors import to_rgb
 
     length = len(row)
@@ -201,6 +206,8 @@ def _draw_grid(axes: Axes, row: Row) -> None:
     image[visible & has_target[:, None]] = to_rgb(COLOURS["sees, and has a target"])
     read, written = slice(row.encoder), slice(row.encoder, None)
     image[written, read][visible[written, read]] = to_rgb(ENCODER)
+    if window:
+        image[visible & ~row.visible(window)] = to_rgb(FAR)
     axes.imshow(image, extent=(0, length, length, 0), interpolation="nearest", aspect="auto")
     if length <= 140:
         axes.hlines(np.arange(1, length), 0, length, color="white", linewidth=0.6)

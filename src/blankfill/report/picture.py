@@ -49,13 +49,17 @@ class Row:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def visible(self) -> Bool:
+    def visible(self, window: int = 0) -> Bool:
         """Return which query (row) sees which key (column), bool[L, L]; the decoder sees the encoder side of its
-        Example."""
+        Example.
+
+        window: of a layer with local attention, as in `AttentionRule`; 0 for a layer with global attention.
+        """
+        rule = self.rule.local(self.positions[0], window) if window else self.rule
         writes = np.arange(len(self)) >= self.encoder
         alike = writes[:, None] == writes[None, :]
         same = self.rule.segment[:, None] == self.rule.segment[None, :]
-        return (alike & self.rule.visible()) | (~alike & writes[:, None] & same)
+        return (alike & rule.visible()) | (~alike & writes[:, None] & same)
 
     def numbers(self) -> list[int]:
         """Return the numbers of the columns: each side counts from 0."""
@@ -127,13 +131,15 @@ def example_text(
     channels: Sequence[str] = (),
     width: int = 120,
     plain: bool = False,
+    window: int = 0,
 ) -> str:
     """Return a row as text: a line for each column, with the attention grid beside it.
 
     channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
     characters. A line and a bar separate the encoder from the decoder. The table of tokens itself is never cut, so it
-    may be wider than a very small `width`.
+    may be wider than a very small `width`. window: attention window of the model's local layers, whose grid is drawn
+    below; 0 without local layers.
     """
     row = join_row(examples)
     marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
@@ -166,6 +172,11 @@ def example_text(
         lines += [*_parted(table, row.encoder + 1, dash * left), ""]
         drawn = [f"{name:>{digits}} {cells}" for name, cells in zip(["", *numbers], [ruler, *grid], strict=True)]
         lines += _parted(drawn, row.encoder + 1, dash * (digits + 1) + parting)
+    if window:
+        near = _grid(row.visible(window), group, marks)
+        lines += ["", f"a local layer sees keys up to {_count(window, 'position')} away:", ""]
+        named = zip(["", *numbers], [_ruler(len(near[0]), group), *near], strict=True)
+        lines += [f"{name:>{digits}} {cells}" for name, cells in named]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -263,9 +274,9 @@ def _label(name: str, value: int) -> str:
 def _borders(example: Example, begin: int) -> dict[int, str]:
     """Return a text for each span that is predicted from its boundaries, by the column before the span. begin: the
     first column of the example."""
-    if example.borders is None:
+    if example.span_boundary_targets is None:
         return {}
-    left, right = example.borders[:2].tolist()
+    left, right = example.span_boundary_targets[:2].tolist()
     pairs = list(zip(left, right, strict=True))
     return {a: f"with column {begin + b}, predicts {_count(pairs.count((a, b)), 'token')} between" for a, b in pairs}
 

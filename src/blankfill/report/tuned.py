@@ -72,7 +72,7 @@ def read_tuned(run: Path) -> Tuned:
     snapshot = read_snapshot(run)
     config = read_json(run / CONFIG)
     options = part(config, "options")
-    training = {"steps": snapshot.facts.get("steps"), "clip": options.get("clip")}
+    training = {"steps": snapshot.facts.get("steps"), "max_grad_norm": options.get("max_grad_norm")}
     return Tuned(dataclasses.replace(snapshot, recipe={"train": training}), config, read_json(run / RESULTS))
 
 
