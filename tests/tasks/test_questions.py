@@ -92,7 +92,7 @@ def test_a_zipped_file_and_a_misplaced_answer(tmp_path: Path) -> None:
     assert "1 of 2 answers do not lie at their answer_start, such as those of b (Pisa)" in found.problems[0]
     windows = list(all_windows(found.questions(), words_tokenizer(CONTEXT)))
     assert [(window.start, window.end) for window in windows] == [(4, 4), (None, None), (-1, -1), (None, None)]
-    with pytest.raises(UserError, match="does not tell the answers of 1 questions, such as d"):
+    with pytest.raises(UserError, match="does not have the answers of 1 questions, such as d"):
         answer_metrics(["f1"], found.questions(), {})
 
 
