@@ -287,7 +287,7 @@ def test_files_of_answers(tmp_path: Path) -> None:
     assert read_answers(tmp_path / "predictions.json") == answers
     (tmp_path / "odds.json").write_text('{"a": 1, "b": -2.5}', encoding="utf-8")
     assert read_null_odds(tmp_path / "odds.json") == {"a": 1.0, "b": -2.5}
-    with pytest.raises(UserError, match="no file of predicted answers"):
+    with pytest.raises(UserError, match="not a file of predicted answers"):
         read_answers(tmp_path / "odds.json")
-    with pytest.raises(UserError, match="no file of odds"):
+    with pytest.raises(UserError, match="not a file of odds"):
         read_null_odds(tmp_path / "predictions.json")

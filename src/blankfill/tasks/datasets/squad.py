@@ -99,7 +99,7 @@ def read_null_odds(path: Path) -> dict[str, float]:
         isinstance(value, int | float) and math.isfinite(value) for value in odds.values()
     )
     if not numbers:
-        raise UserError(f"{path} is no file of odds: it must hold one object, question id to a number.")
+        raise UserError(f"{path} is not a file of odds: it must hold one object, question id to a number.")
     return {id: float(value) for id, value in odds.items()}
 
 
