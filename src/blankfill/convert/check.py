@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,10 +67,12 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     if isinstance(loaded.objective, Glm):
         importlib.import_module("blankfill.hf")
     architecture = read_json(folder / CONFIG)["architectures"][0]
+    if loaded.model.words.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+        loaded = replace(loaded, model=deepcopy(loaded.model).float())
     kind = "AutoModelForCausalLM" if isinstance(loaded.objective, Gpt | Glm) else "AutoModelForMaskedLM"
     maker = getattr(transformers, architecture, None) or getattr(transformers, kind)
     with no_bars(transformers):
-        theirs = maker.from_pretrained(folder).eval()
+        theirs = maker.from_pretrained(folder).float().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     offset = loaded.objective.position_offset if isinstance(loaded.objective, Mlm | Bart) else 0
     room = loaded.model.config.position_sizes[0] - offset

@@ -89,7 +89,7 @@ class Embedder:
             )
         out = np.empty((len(rows), self.width), np.float32)
         for chosen in batches(lengths):
-            out[chosen] = self._pool([rows[k] for k in chosen]).cpu().numpy()
+            out[chosen] = self._pool([rows[k] for k in chosen]).float().cpu().numpy()
         return Vectors(out, cut)
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:

@@ -264,7 +264,7 @@ def start_of(request: Request) -> tuple[Loaded, inputs.Note]:
 
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(request.start)
+    loaded = load_model(request.start, dtype=torch.float32)  # master weights
     note = inputs.model_note(loaded)
     if request.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(request.options.seed))

@@ -121,14 +121,14 @@ class Transformer(nn.Module):
     def encode(
         self,
         batch: Batch,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         keep: list[Tensor] | None = None,
         alone: bool = False,
     ) -> Tensor:
         """Hidden states of a batch, [B, T, D].
 
-        dtype: the compute type, which a dense mask shares; keep: see above; alone: of a model of two stacks only the
-        encoder reads the batch, which has no context.
+        dtype: the compute type, which a dense mask shares; None for that of the weights. keep: see above. alone: of a
+        model of two stacks only the encoder reads the batch, which has no context.
         """
         mask = self._mask(batch, dtype)
         if alone and self.encoder is not None:
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         self,
         context: Batch,
         segment_BT: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         keep: bool = False,
         words_BSW: Tensor | None = None,
     ) -> Reading:
@@ -164,11 +164,12 @@ class Transformer(nn.Module):
         hidden_BSD = self.encoder(words_BSW, context.positions, mask, self.recompute)
         if segment_BT is None:
             segment_BT = context.segment.new_zeros(len(context.segment), 1)
-        seen = lower_cross(context.mask, segment_BT, context.segment, dtype)
+        seen = lower_cross(context.mask, segment_BT, context.segment, dtype or self.words.weight.dtype)
         parts = [part for part in self.modules() if isinstance(part, CrossAttention)] if keep else []
         return Reading(hidden_BSD, seen, kept_keys_values(parts, hidden_BSD) if keep else None)
 
-    def _mask(self, batch: Batch, dtype: torch.dtype) -> Mask:
+    def _mask(self, batch: Batch, dtype: torch.dtype | None) -> Mask:
+        dtype = dtype or self.words.weight.dtype
         groups = None if batch.group is None else (batch.group, batch.group)
         mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype, groups)
         if not self.config.relative_buckets:

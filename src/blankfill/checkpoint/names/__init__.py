@@ -68,8 +68,8 @@ class Form:
         """The name table."""
         return self.family.table(self.config, self.shift)
 
-    def config_json(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """The values of config.json, with the token ids that transformers needs."""
+    def config_json(self, vocabulary: Vocabulary, dtype: str = "float32") -> dict[str, Any]:
+        """The values of config.json, with the token ids that transformers needs. dtype: of the weights beside it."""
         roles = vocabulary.roles
         ids: dict[str, int | list[int] | None] = {"pad_token_id": roles.get("pad")}
         if self.family.name == "gpt2":
@@ -86,7 +86,7 @@ class Form:
             ids |= {"forced_eos_token_id": end}
         else:
             ids |= {"bos_token_id": roles.get("cls"), "eos_token_id": roles.get("sep")}
-        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}
+        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": dtype}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint's state.json says of its names."""
