@@ -74,15 +74,17 @@ def sources_of(spec: dict[str, Any]) -> list[list[int]]:
 
 def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     """Our way to write, once."""
-    from blankfill.checkpoint.names import FAMILIES as NAMES
+    from blankfill.families import weight_names
     from blankfill.generation.beam import beam_search
-    from blankfill.generation.engine import Decoder, gpt_context, two_stack_context
+    from blankfill.generation.engine import Decoder
     from blankfill.model.layout import lay_out_to_write
     from blankfill.model.transformer import Transformer
+    from blankfill.objectives.gpt import gpt_input
+    from blankfill.objectives.two_stacks import two_stack_input
 
     theirs = model_of(spec)
     weights = theirs.state_dict()
-    names = NAMES[spec["family"].removesuffix("-v1.1")]
+    names = weight_names()[spec["family"].removesuffix("-v1.1")]
     config = names.read(theirs.config.to_dict(), weights.keys())
     model = Transformer(config)
     model.load_state_dict(names.table(config).to_ours(weights, "the model"))
@@ -90,10 +92,10 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     lay_out_to_write(model)
     sources, table, begun = sources_of(spec), (config.position_sizes or (0,))[0], BEGUN.get(spec["family"], 0)
     if spec["family"] == "gpt2":
-        contexts = [gpt_context(source, table) for source in sources]
+        contexts = [gpt_input(source, table) for source in sources]
     else:
         first = 2 if spec["family"] == "bart" else 0
-        contexts = [two_stack_context(source, [begun], first, table) for source in sources]
+        contexts = [two_stack_input(source, [begun], first, table) for source in sources]
     del theirs, weights
 
     def grammar(scores: Any, count: int) -> tuple[Any, Any]:

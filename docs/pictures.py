@@ -8,7 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from blankfill.objectives import T5, Albert, Bart, Bert, Ernie, Glm, Gpt, Mlm, SpanBert, Unilm, Unilm2, Xlnet
+from blankfill.objectives import (
+    OBJECTIVES,
+    T5,
+    Albert,
+    Bart,
+    Bert,
+    Ernie,
+    Glm,
+    Gpt,
+    Mlm,
+    SpanBert,
+    Unilm,
+    Unilm2,
+    Xlnet,
+)
 from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
@@ -20,7 +34,7 @@ from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.report.drawing import example_png
-from blankfill.report.picture import CHANNELS, example_text
+from blankfill.report.picture import example_text
 from blankfill.types import ROLES, Document, Vocabulary
 
 SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "dblock": "[dBLOCK]"}
@@ -79,7 +93,8 @@ def document(words, sentences, **fields):
 
 def text(name):
     """The picture of a name as text."""
-    return example_text(examples()[name], TOKENS.__getitem__, channels=CHANNELS[name.partition("-")[0]], width=100)
+    channels = OBJECTIVES[name.partition("-")[0]].channels
+    return example_text(examples()[name], TOKENS.__getitem__, channels=channels, width=100)
 
 
 def make(folder: Path):
@@ -92,5 +107,5 @@ def make(folder: Path):
             continue
         objective = name.partition("-")[0]
         png = folder / f"{name}.png"
-        example_png(row, TOKENS.__getitem__, png, channels=CHANNELS[objective], blanks=BLANKS, title=name)
+        example_png(row, TOKENS.__getitem__, png, channels=OBJECTIVES[objective].channels, blanks=BLANKS, title=name)
         path.write_text(drawn, encoding="utf-8")

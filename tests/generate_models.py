@@ -8,8 +8,8 @@ import torch
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig
-from blankfill.model.families import FAMILIES
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import T5, Albert, Bart, Bert, Glm, Gpt, Mlm, Objective, Unilm, Unilm2, Xlnet
 
@@ -43,8 +43,8 @@ FAMILY = {
     "gpt": {"norm": "pre"},
     "glm": {"norm": "pre"},
     "xlnet": {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False},
-    "t5": {**FAMILIES["t5"], "encoder_layers": 2},
-    "bart": {**FAMILIES["bart"], "encoder_layers": 2},
+    "t5": {**FAMILIES["t5"].preset, "encoder_layers": 2},
+    "bart": {**FAMILIES["bart"].preset, "encoder_layers": 2},
 }
 
 

@@ -15,6 +15,7 @@ LAYERS = [
     {"corpus", "objectives", "kernels"},
     {"attention"},
     {"model"},
+    {"families"},
     {"data", "checkpoint", "adapt"},
     {"hf"},
     {"convert"},
@@ -75,6 +76,8 @@ def test_models_never_import_distributed() -> None:
     [
         "blankfill",
         "blankfill.objectives",
+        "blankfill.families",
+        "blankfill.families.form",
         "blankfill.config.recipe",
         "blankfill.corpus.prepare",
         "blankfill.tasks.datasets.registry",

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from blankfill.corpus.prepare import prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
+    from blankfill.families import FamilySpec, register_family
     from blankfill.generation.model import Model, load
+    from blankfill.objectives import register_objective
     from blankfill.pretraining.run import RunResult, pretrain, resume
 
 __all__ = [
-    "ConfigError", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError", "__version__",
-    "export_model", "import_model", "load", "load_recipe", "prepare", "pretrain", "recipe_names", "resume",
+    "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError",
+    "__version__", "export_model", "import_model", "load", "load_recipe", "prepare", "pretrain", "recipe_names",
+    "register_family", "register_objective", "resume",
 ]  # fmt: skip
 
 _HOMES = {
@@ -40,8 +43,10 @@ _HOMES = {
     "corpus.prepare": ("prepare",),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
+    "families": ("FamilySpec", "register_family"),
     "generation.model": ("Model", "load"),
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "objectives": ("register_objective",),
     "pretraining.run": ("RunResult", "pretrain", "resume"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}

@@ -28,8 +28,8 @@ from transformers import PreTrainedModel as PreTrained
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from blankfill.attention.kernels import Mask, lower
-from blankfill.checkpoint.names.glm import PARTS, GlmNames
 from blankfill.errors import UserError
+from blankfill.families.glm import PARTS, GlmNames
 from blankfill.model.dense import Dense
 from blankfill.model.layers import KeyValues, Layer
 from blankfill.model.transformer import Transformer

@@ -157,6 +157,38 @@ class Example:
         return len(self.input_ids)
 
 
+UNLIMITED = 1 << 30
+"""The room of a model whose positions are relative and have no end."""
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """What one row has read before it writes, and where its new tokens stand.
+
+    input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P], of the
+    first new token; step: int32[P], what each further one adds. room: how many new tokens the position tables can hold
+    (one more can be predicted, since the last is never read). query_token: the id that asks for the next token in its
+    place; None for families that answer one column before. source: what the encoder reads, of a model that has one.
+    """
+
+    input_ids: Int32
+    positions: Int32
+    rule: AttentionRule
+    next_position: Int32
+    step: Int32
+    room: int
+    query_token: int | None = None
+    source: Example | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns that are read, those of the source among them."""
+        return len(self) + (0 if self.source is None else len(self.source))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Packed rows as tensors. B rows, T columns, P position channels, M targets in the whole batch.

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import Loaded
-from blankfill.checkpoint.names import FAMILIES, Form
 from blankfill.checkpoint.weights import COMPARED, open_weights
 from blankfill.convert.check import our_scores
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
+from blankfill.families import weight_names
+from blankfill.families.form import Form
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.types import Vocabulary
@@ -119,7 +120,7 @@ def test_an_output_table_that_differs_is_one_of_its_own(tmp_path: Path, family: 
     assert not config.tied
     told = "the output table is not the word table, although config.json ties them; both are kept"
     assert told in capsys.readouterr().err
-    assert FAMILIES[family].differences(config) == []
+    assert weight_names()[family].differences(config) == []
 
 
 @pytest.mark.parametrize(("family", "kind"), TABLES)
@@ -143,7 +144,7 @@ def test_the_bias_in_use_is_the_decoders(tmp_path: Path, family: str, kind: str)
     put(tmp_path, {**weights, bias: other(weights[source])})
     config = same_scores(tmp_path, kind)
     assert config.tied
-    assert bias not in Form(FAMILIES[family], config).table.names
+    assert bias not in Form(weight_names()[family], config).table.names
 
 
 @pytest.mark.parametrize(("family", "kind"), TABLES)
@@ -171,7 +172,7 @@ def test_a_glm_with_another_output_table_is_refused(tmp_path: Path) -> None:
     config = TransformerConfig(
         vocab_size=20, hidden_size=16, num_layers=1, num_heads=2, ffn_size=24, position_sizes=(17, 17)
     )
-    form = Form(FAMILIES["glm"], config)
+    form = Form(weight_names()["glm"], config)
     (tmp_path / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
     weights = form.table.to_theirs(build(config, seed=4).state_dict())
     put(tmp_path, {**weights, "lm_head.weight": weights["word_embeddings.weight"]})

@@ -14,11 +14,11 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_layout import dressed
 from blankfill.checkpoint.load import Loaded, load_model
-from blankfill.checkpoint.names import form_of
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.embedding.embed import Embedder
-from blankfill.finetuning.run import Request, start_of
+from blankfill.families.form import form_of
+from blankfill.finetuning.run import FinetuneConfig, start_of
 from blankfill.generation.fill import Filler
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate
@@ -157,5 +157,5 @@ def test_loading_and_importing_take_little_more_than_the_file(tmp_path: Path) ->
 def test_a_model_that_is_to_learn_gets_master_weights(tmp_path: Path) -> None:
     write_folder(tmp_path / "low", torch.bfloat16)
     assert open_teacher(tmp_path / "low").loaded.model.words.weight.dtype == torch.float32
-    request = Request("classify", tmp_path, tmp_path / "low", FinetuneOptions())
-    assert start_of(request)[0].model.words.weight.dtype == torch.float32
+    config = FinetuneConfig("classify", tmp_path, tmp_path / "low", FinetuneOptions())
+    assert start_of(config)[0].model.words.weight.dtype == torch.float32

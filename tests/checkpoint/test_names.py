@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from blankfill.checkpoint.names import FAMILIES, Form, form_of
-from blankfill.checkpoint.names.base import put_back
 from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
+from blankfill.families import weight_names
+from blankfill.families.form import Form, form_of
+from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
 from blankfill.objectives import T5, Bart, Bert, Glm, Gpt, Mlm, Xlnet
@@ -152,7 +153,7 @@ def test_a_padding_far_behind_has_no_form() -> None:
 
 
 def test_the_constant_token_type_of_roberta_is_added() -> None:
-    form = Form(FAMILIES["roberta"], CONFIGS["roberta"])
+    form = Form(weight_names()["roberta"], CONFIGS["roberta"])
     ours = build(CONFIGS["roberta"], seed=1).state_dict()
     theirs = form.table.to_theirs(ours)
     theirs["roberta.embeddings.token_type_embeddings.weight"] += 0.5
@@ -161,7 +162,7 @@ def test_the_constant_token_type_of_roberta_is_added() -> None:
 
 
 def test_unknown_and_missing_names_are_listed_when_reading() -> None:
-    form = Form(FAMILIES["bert"], CONFIGS["bert"])
+    form = Form(weight_names()["bert"], CONFIGS["bert"])
     theirs = form.table.to_theirs(build(CONFIGS["bert"]).state_dict())
     theirs["classifier.weight"] = theirs.pop("bert.pooler.dense.bias")
     with pytest.raises(UserError, match=r"classifier\.weight.*1 missing \(bert\.pooler\.dense\.bias\)"):
@@ -169,7 +170,7 @@ def test_unknown_and_missing_names_are_listed_when_reading() -> None:
 
 
 def test_unknown_and_missing_names_are_listed_when_writing() -> None:
-    form = Form(FAMILIES["gpt2"], CONFIGS["gpt2"])
+    form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
     state = build(CONFIGS["gpt2"]).state_dict()
     state["words.scale"] = state.pop("words.weight")
     with pytest.raises(UserError, match=r"1 unknown \(words\.scale\) and 1 missing \(words\.weight\)"):
@@ -181,7 +182,7 @@ def test_unknown_and_missing_names_are_listed_when_writing() -> None:
     lambda name: "module." + name.replace("LayerNorm.bias", "LayerNorm.beta"),
 ], ids=["bare, gamma", "module., beta"])  # fmt: skip
 def test_old_spellings_are_read(spelling) -> None:
-    form = Form(FAMILIES["bert"], CONFIGS["bert"])
+    form = Form(weight_names()["bert"], CONFIGS["bert"])
     ours = build(CONFIGS["bert"], seed=2).state_dict()
     theirs = {spelling(name): tensor for name, tensor in form.table.to_theirs(ours).items()}
     theirs["cls.predictions.decoder.weight"] = torch.zeros(1)  # a copy of the tied table
@@ -192,7 +193,7 @@ def test_old_spellings_are_read(spelling) -> None:
 
 def test_what_older_files_of_t5_say() -> None:
     """Version 1.0 with copies of its table and a table of distances that nothing reads; 1.1 by the older mark."""
-    form = Form(FAMILIES["t5"], CONFIGS["t5"])
+    form = Form(weight_names()["t5"], CONFIGS["t5"])
     ours = build(CONFIGS["t5"], seed=2).state_dict()
     theirs = form.table.to_theirs(ours)
     theirs |= {f"{place}.weight": ours["words.weight"] for place in ("lm_head", "encoder.embed_tokens")}
@@ -207,7 +208,7 @@ def test_what_older_files_of_t5_say() -> None:
 
 
 def test_bart_without_its_head_and_with_a_bias_that_counts() -> None:
-    form = Form(FAMILIES["bart"], CONFIGS["bart"])
+    form = Form(weight_names()["bart"], CONFIGS["bart"])
     ours = build(CONFIGS["bart"], seed=2).state_dict()
     theirs = form.table.to_theirs(ours)
     assert torch.equal(theirs["final_logits_bias"], torch.zeros(1, 30))
@@ -236,7 +237,7 @@ def test_bart_positions_begin_at_2() -> None:
 
 
 def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
-    form = Form(FAMILIES["gpt2"], CONFIGS["gpt2"])
+    form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
     ours = build(CONFIGS["gpt2"], seed=2).state_dict()
     theirs = {name.removeprefix("transformer."): tensor for name, tensor in form.table.to_theirs(ours).items()}
     theirs["h.0.attn.bias"] = torch.ones(1, 1, 16, 16)
@@ -262,7 +263,7 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
 ])  # fmt: skip
 def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
-    form = Form(FAMILIES[family], CONFIGS[family])
+    form = Form(weight_names()[family], CONFIGS[family])
     with pytest.raises(UserError, match=told):
         form.family.read({**form.family.write(form.config), **values}, form.table.names)
 
@@ -272,5 +273,5 @@ def test_the_glm_authors_config_is_read() -> None:
         "model_type": "glm", "vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_attention_heads": 2,
         "max_sequence_length": 16, "block_position_encoding": True,
     }  # fmt: skip
-    found = FAMILIES["glm"].read(values, ())
+    found = weight_names()["glm"].read(values, ())
     assert (found.position_sizes, found.ffn_size, found.num_layers) == ((17, 17), 32, 2)

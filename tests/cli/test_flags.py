@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 
 from blankfill.corpus.options import PrepareConfig
-from blankfill.model.families import ModelOptions
+from blankfill.families.options import ModelOptions
 from blankfill.objectives import OBJECTIVES
 from blankfill.training.options import DistilOptions, TrainOptions
 

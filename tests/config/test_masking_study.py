@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from blankfill.config.recipe import load_recipe, recipe_names
-from blankfill.model.families import BEFORE, BOTH_SIDES
+from blankfill.families.options import BEFORE, BOTH_SIDES
 from blankfill.objectives import Bert, Gpt
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "masking-study.md"

@@ -18,8 +18,6 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_layout import dress_of
 from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
-from blankfill.checkpoint.names import FAMILIES, Form
-from blankfill.checkpoint.names.glm import sizes_from_shapes
 from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
 from blankfill.convert import exporting, importing
@@ -28,6 +26,9 @@ from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
+from blankfill.families import weight_names
+from blankfill.families.form import Form
+from blankfill.families.glm import sizes_from_shapes
 from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
@@ -249,7 +250,7 @@ def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     """The released checkpoints bring no tokenizer; their code adds four tokens behind BERT's."""
     words = [word for word in WORDS if word not in SPECIAL[5:]]  # its end of text is [PAD], in the original code
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
-    theirs = Form(FAMILIES["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
+    theirs = Form(weight_names()["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(UserError, match="beside its weights, or name it: blankfill import --tokenizer"):
         import_model(tmp_path, tmp_path / "out", heads=2)
@@ -317,7 +318,7 @@ def test_a_sentencepiece_tokenizer_comes_along(tmp_path: Path, added: dict[str, 
     if added:
         (tmp_path / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
     config = replace(config_of(family, OBJECTIVES[family]), vocab_size=first + len(added))
-    form = Form(FAMILIES[family], config)
+    form = Form(weight_names()[family], config)
     torch.save(form.table.to_theirs(build(config).state_dict()), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
     import_model(tmp_path, tmp_path / "out")
@@ -383,7 +384,7 @@ def test_the_state_of_an_import_is_plain(tmp_path: Path) -> None:
 
 def test_another_glm_vocabulary_must_bring_its_marks(tmp_path: Path) -> None:
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=20)
-    theirs = Form(FAMILIES["glm"], config).table.to_theirs(build(config).state_dict())
+    theirs = Form(weight_names()["glm"], config).table.to_theirs(build(config).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
     (tmp_path / "vocab.json").write_text(json.dumps({"[PAD]": 0, "[CLS]": 1, "[MASK]": 2, "Ġ": 3}), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")

@@ -14,8 +14,9 @@ from blankfill.errors import UserError
 from blankfill.evaluation.perplexity import perplexity
 from blankfill.evaluation.pseudo import pseudo_perplexity, word_ends
 from blankfill.evaluation.scorers import GlmScorer, GptScorer, MaskedScorer, Writer, scorer_of, windows
-from blankfill.generation.engine import Decoder, glm_context
-from blankfill.objectives.base import join
+from blankfill.generation.engine import Decoder
+from blankfill.objectives.format import join
+from blankfill.objectives.glm import glm_input
 from blankfill.tasks.items import LanguageItem
 from generate_models import loaded, random_model
 
@@ -123,7 +124,7 @@ def test_glm_writes_the_text_that_is_asked_for(both_ways: bool) -> None:
     nats = 0.0
     for begin, first, stop in windows(len(ids), 12, 5):
         part_a = [roles["cls"], *(ids[begin:first] if both_ways else []), roles["gmask"]]
-        context = glm_context(part_a, [], len(part_a) - 1, roles["sop"], model.config.position_sizes)
+        context = glm_input(part_a, [], len(part_a) - 1, roles["sop"], model.config.position_sizes)
         decoder = Decoder(model, [context], 20)
         scores = decoder.prefill()
         for place in range(first if both_ways else begin, stop):

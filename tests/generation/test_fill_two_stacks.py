@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from blankfill.checkpoint.load import Loaded
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import UserError
 from blankfill.generation.fill import fill
 from blankfill.generation.samples import Samples, compare
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import Writer, generate_many
 from blankfill.objectives import T5, Bart
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided
 from generate_models import MORE, SPECIAL, WORDS, loaded, random_model, wordpiece
 
 TOKENIZER = wordpiece(words=[*WORDS, *MORE["t5"]])

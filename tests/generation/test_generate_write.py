@@ -6,13 +6,13 @@ import torch
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.generation.engine import gpt_context
 from blankfill.generation.rows import longest_role
 from blankfill.generation.sampling import Sampler, Sampling
 from blankfill.generation.write import Detokenizer, Writer, decode_rows, generate, generate_many
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Glm
+from blankfill.objectives.gpt import gpt_input
 from generate_models import byte_level, forced_model, loaded, random_model, wordpiece
 
 GREEDY = Sampling(temperature=0)
@@ -61,7 +61,7 @@ def test_greedy_continuation_is_that_of_transformers(penalty: float) -> None:
     theirs = gpt2()
     ours = from_gpt2(theirs)
     prompts = [[5, 17, 33], [1], [60, 2, 8, 44, 9, 11, 3]]
-    contexts = [gpt_context(prompt, 40) for prompt in prompts]
+    contexts = [gpt_input(prompt, 40) for prompt in prompts]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     sampler = Sampler(sampling, prompts, torch.zeros(97, dtype=torch.bool))
     columns = list(decode_rows(ours, contexts, sampler, [96], 20))
@@ -155,7 +155,7 @@ def test_gpt_stops_at_its_last_position_or_slides() -> None:
     assert more.finish == "length" and len(more.ids) == 50 and more.ids[: len(found.ids)] == found.ids
     whole = [ready.vocabulary["eos"], *BYTES.encode("the cat"), *found.ids]
     sampler = Sampler(GREEDY, [[]], Writer(ready, ["the cat"], 1, GREEDY, True).banned_V)
-    (again, *_) = decode_rows(ready.model, [gpt_context(whole[-8:], 16)], sampler, [], 3)
+    (again, *_) = decode_rows(ready.model, [gpt_input(whole[-8:], 16)], sampler, [], 3)
     assert again == [more.ids[len(found.ids)]]
     assert len(generate_many(ready, ["the cat " * 40], 5, GREEDY, slide=True)[0].ids) == 5
 

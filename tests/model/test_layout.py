@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import blankfill.model.layout as layout
-from blankfill.generation.engine import Decoder, gpt_context
+from blankfill.generation.engine import Decoder
 from blankfill.model.transformer import Transformer
+from blankfill.objectives.gpt import gpt_input
 from generate_models import random_model
 
 
@@ -19,7 +20,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Transformer:
 
 
 def scores(model: Transformer, rows: int) -> torch.Tensor:
-    decoder = Decoder(model, [gpt_context([1, 2, 3 + k], 48) for k in range(rows)], 1)
+    decoder = Decoder(model, [gpt_input([1, 2, 3 + k], 48) for k in range(rows)], 1)
     return torch.stack([decoder.prefill(), decoder.step(torch.arange(rows))])
 
 

@@ -7,7 +7,7 @@ import torch
 
 from blankfill.attention.kernels import Mask
 from blankfill.attention.relative import lower_distances
-from blankfill.model.families import ModelOptions
+from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import Transformer, build
 
 

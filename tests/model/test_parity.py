@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blankfill.checkpoint.names import FAMILIES, Form
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
+from blankfill.families import weight_names
+from blankfill.families.form import Form
 from blankfill.model.transformer import Transformer
 from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example
@@ -59,7 +60,7 @@ def test_glm_equals_the_original_code() -> None:
 
 def ours(family: str, values: dict[str, Any], source: dict[str, torch.Tensor]) -> tuple[Form, Transformer]:
     """Our model of a config.json and its weights, through the family's table."""
-    names = FAMILIES[family]
+    names = weight_names()[family]
     form = Form(names, names.read(values, source.keys()))
     model = Transformer(form.config)
     model.load_state_dict(form.table.to_ours(source, "the file"))

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.names import FAMILIES, MODEL_TYPES, Form, form_of
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
+from blankfill.families import weight_names, weight_names_by_type
+from blankfill.families.form import Form, form_of
+from blankfill.families.options import ModelOptions
 from blankfill.model.config import config_values
-from blankfill.model.families import ModelOptions
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import SpanBert
 from blankfill.training.loop import split
@@ -80,7 +81,7 @@ def test_checkpoints_keep_the_head_beside_berts_weights(
     form = form_of(model.config, OBJECTIVE, vocabulary)
     assert isinstance(form, Form) and form.family.name == "spanbert"
     assert form.config_json(vocabulary)["architectures"] == ["BertForMaskedLM"]
-    assert MODEL_TYPES["bert"] is FAMILIES["bert"]
+    assert weight_names_by_type()["bert"] is weight_names()["bert"]
     state = {"model": config_values(model.config), "objective": {}}
     path = store.save(tmp_path / "checkpoints", 1, model.state_dict(), {}, state, dress=store.Dress(form, {}))
     names = set(store.load_file(path / store.MODEL))

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.checkpoint.names import form_of
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.data.sampler import Sampler
-from blankfill.model.families import ModelOptions
+from blankfill.families.form import form_of
+from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import Unilm
 from blankfill.objectives.unilm import choose_runs, take_runs

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.data.packing import collate
-from blankfill.model.families import ModelOptions
+from blankfill.data.batching import collate
+from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import Unilm2
 from blankfill.objectives.base import Masked
-from blankfill.objectives.unilm2 import Unilm2Choice, choose_blocks, pseudo_masked, step_rule
+from blankfill.objectives.query_tokens import step_rule
+from blankfill.objectives.unilm2 import Unilm2Choice, choose_blocks, pseudo_masked
 from blankfill.types import AttentionRule, Example, Vocabulary
 from conftest import ORDINARY, make_document, within
 

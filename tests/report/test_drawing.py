@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided
 from blankfill.report import drawing
 from blankfill.report.drawing import COLOURS, ENCODER, UNSEEN, example_png, find_fonts
 from blankfill.types import AttentionRule, Example

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided
 from blankfill.report.picture import cells, example_text, heading, join_row, spell
 from blankfill.types import AttentionRule, Example
 
@@ -62,7 +62,7 @@ def test_examples_of_a_row_do_not_see_each_other() -> None:
 
 
 def test_joining_agrees_with_the_packing_of_batches() -> None:
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
 
     examples = [figure(), simple(4).__class__(**{**vars(simple(4)), "positions": np.zeros((2, 4), np.int32)}), figure()]
     row, batch = join_row(examples), collate([examples], pad=0, multiple=1)

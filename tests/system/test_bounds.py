@@ -19,8 +19,8 @@ from blankfill.cli.main import COMMANDS, main
 from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import ConfigError
+from blankfill.families.options import ModelOptions
 from blankfill.generation.sampling import Sampling
-from blankfill.model.families import ModelOptions
 from blankfill.objectives import OBJECTIVES
 from blankfill.system.bounds import COUNT, MOST, SHARE, SOME, Bound, above, below, bounds_of, out_of_bounds
 from blankfill.tasks.options import FinetuneOptions

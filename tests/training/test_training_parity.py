@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blankfill.checkpoint.names import FAMILIES, Form
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
+from blankfill.families import weight_names
+from blankfill.families.form import Form
 from blankfill.model.transformer import Transformer
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer
@@ -144,7 +145,7 @@ def both(family: str, schedule: str, steps: int) -> tuple[list[float], list[floa
     theirs, rows = made(family), batches(family, steps)
     if family == "roberta":  # its constant token type is a second word for the positions; here it is a part of them
         theirs.roberta.embeddings.token_type_embeddings.weight.requires_grad_(False)
-    names = FAMILIES[family]
+    names = weight_names()[family]
     state = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     form = Form(names, names.read(theirs.config.to_dict(), state.keys()))
     ours = our_losses(form, form.table.to_ours(state, "the model"), rows, schedule)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from blankfill.checkpoint.hf_loading import CONFIG
-from blankfill.checkpoint.names import Form, form_of
 from blankfill.checkpoint.store import Dress
 from blankfill.corpus.tokenizer import Post, Tokenizer
+from blankfill.families.form import Form, form_of
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import T5, Bart, Mlm, Objective, Xlnet
 from blankfill.types import Vocabulary

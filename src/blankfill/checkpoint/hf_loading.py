@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from blankfill.checkpoint.names import Form, family_of
-from blankfill.checkpoint.names.base import LISTED, Copied, Family, Rule
-from blankfill.checkpoint.names.glm import BLOCKS, sizes_from_shapes
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError
+from blankfill.families.form import Form, family_of
+from blankfill.families.glm import BLOCKS, sizes_from_shapes
+from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
@@ -148,7 +148,7 @@ def strip(name: str) -> str:
     return name
 
 
-def objective_of(family: Family, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+def objective_of(family: WeightNames, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
     """The objective that an imported model answers to; UserError when its tables are too small for any text."""
     objective = family.default_objective(config, values)
     if found := objective.problems():

@@ -2,7 +2,7 @@
 
 `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which names the step, the
 run's counters, a checksum of each file and one of itself. Where transformers has a class for the model (a `Form`, see
-`checkpoint.names`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
+`families`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
 the folder opens there as it is; what that form has no room for lies with the optimiser's state, heads that it lacks in
 `heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and renamed, so a kill or a power
 cut at any instant leaves the one before whole; `latest` names the newest, `best` that of the best validation.
@@ -23,9 +23,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from blankfill.checkpoint.names import Form, form_from_state
-from blankfill.checkpoint.names.base import LISTED, put_back
 from blankfill.errors import UserError
+from blankfill.families.form import Form, form_from_state
+from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files

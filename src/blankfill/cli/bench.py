@@ -31,8 +31,7 @@ class Bench:
     }
 
     shapes: tuple[str, ...] = USUAL
-    """OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; objectives: bert, mlm, albert, spanbert,
-    ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart."""
+    """Shapes as OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; an unknown objective lists the known ones."""
     length: int = 128
     """Tokens of a row."""
     tokens: int = 4096

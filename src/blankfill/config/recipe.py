@@ -19,8 +19,9 @@ from typing import Any, get_type_hints
 
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import ConfigError, UserError
+from blankfill.families import FAMILIES
+from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
-from blankfill.model.families import TWO_STACKS, ModelOptions
 from blankfill.objectives import OBJECTIVES, Gpt, Objective
 from blankfill.system import reading
 from blankfill.system.bounds import out_of_bounds
@@ -64,26 +65,31 @@ class Recipe:
                 f"train.short_length is {self.train.short_length}; it must not be above objective.length, the length "
                 f"of the rows after the first phase ({self.objective.length})"
             )
-        if not fits(self.model.family, len(sizes)):
-            stacks = set(TWO_STACKS) if self.objective.two_sided else CHANNELS.keys() - set(TWO_STACKS)
-            families = ", ".join(name for name in CHANNELS if name in stacks and fits(name, len(sizes)))
-            found.append(
-                f"objective `{self.objective.name}` does not fit model.family `{self.model.family}`: it has "
-                f"{len(sizes)} position channel(s); families that have them: {families}"
+        family = self.model.spec
+        if not family.fits(len(sizes)):
+            fitting_families = ", ".join(
+                name
+                for name, spec in FAMILIES.items()
+                if spec.encoder_decoder == self.objective.two_sided and spec.fits(len(sizes))
             )
-        if self.objective.two_sided and self.model.family not in TWO_STACKS:
+            found.append(
+                f"objective `{self.objective.name}` does not fit model.family `{family.name}`: it has "
+                f"{len(sizes)} position channel(s); families that have them: {fitting_families}"
+            )
+        if self.objective.two_sided and not family.encoder_decoder:
+            encoder_decoders = ", ".join(name for name, spec in FAMILIES.items() if spec.encoder_decoder)
             found.append(
                 f"objective `{self.objective.name}` is read by an encoder and written by a decoder, and model.family "
-                f"`{self.model.family}` is one stack; families that have both: {', '.join(TWO_STACKS)}"
+                f"`{family.name}` is one stack; families that have both: {encoder_decoders}"
             )
-        if self.model.family in TWO_STACKS and not self.objective.two_sided:
+        if family.encoder_decoder and not self.objective.two_sided:
             found.append(
-                f"model.family `{self.model.family}` has an encoder and a decoder, and objective "
+                f"model.family `{family.name}` has an encoder and a decoder, and objective "
                 f"`{self.objective.name}` is one row; take an objective with both sides (t5, bart) or another family"
             )
-        if self.model.encoder_layers and self.model.family not in TWO_STACKS:
+        if self.model.encoder_layers and not family.encoder_decoder:
             found.append(
-                f"model.encoder_layers is {self.model.encoder_layers} and model.family `{self.model.family}` is one "
+                f"model.encoder_layers is {self.model.encoder_layers} and model.family `{family.name}` is one "
                 "stack; leave it at 0"
             )
         return found
@@ -93,31 +99,6 @@ class Recipe:
         if found := self.problems():
             raise ConfigError(found)
         return self
-
-
-CHANNELS = {
-    "bert": 2,
-    "distilbert": 1,
-    "roberta": 1,
-    "albert": 2,
-    "spanbert": 2,
-    "ernie": 2,
-    "unilm2": 2,
-    "gpt2": 1,
-    "glm": 2,
-    "xlnet": 3,
-    "t5": 1,
-    "t5-v1.1": 1,
-    "bart": 1,
-}
-"""Position channels of each family."""
-TASKS = ("ernie",)
-"""Families that may have a channel more, for the task."""
-
-
-def fits(family: str, channels: int) -> bool:
-    """Whether a family can have so many position channels."""
-    return channels == CHANNELS[family] or (family in TASKS and channels == CHANNELS[family] + 1)
 
 
 def recipe_names() -> list[str]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import dressed
 from blankfill.checkpoint.load import Loaded, load_model
-from blankfill.checkpoint.names import Form, form_of
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.check import TOLERANCE, difference, real_text
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError
+from blankfill.families.form import Form, form_of
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text

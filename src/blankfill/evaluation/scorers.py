@@ -30,8 +30,9 @@ import numpy as np
 from blankfill.generation.fill import check_can_fill
 from blankfill.generation.rows import longest_role
 from blankfill.objectives import T5, Bart, Glm, Gpt, Xlnet
-from blankfill.objectives.base import join, two_sided
+from blankfill.objectives.format import join
 from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.objectives.two_stacks import two_sided
 from blankfill.objectives.xlnet import two_streams
 from blankfill.tasks.input_format import InputFormat
 from blankfill.types import AttentionRule, Example, Int32

@@ -39,7 +39,7 @@ from blankfill.attention.kernels import Mask
 from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
-from blankfill.generation.engine import Context, Decoder, banned, evaluating, glm_context, gpt_context, read_sources
+from blankfill.generation.engine import Decoder, banned, evaluating, read_sources
 from blankfill.generation.rows import (
     bart_context,
     check_room,
@@ -54,7 +54,10 @@ from blankfill.generation.rows import (
 from blankfill.generation.slots import slot_states
 from blankfill.model.cross import Reading
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives.glm import glm_input
+from blankfill.objectives.gpt import gpt_input
 from blankfill.system.reading import mended
+from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -256,8 +259,8 @@ class Filler:
         check_room(len(part_a), tables[0])
         sop, eop, eos = (self.vocabulary[role] for role in ("sop", "eop", "eos"))
 
-        def context(k: int, written: Sequence[tuple[int, ...]]) -> Context:
-            return glm_context(part_a, list(zip(places, written, strict=False)), places[k], sop, tables)
+        def context(k: int, written: Sequence[tuple[int, ...]]) -> DecoderInput:
+            return glm_input(part_a, list(zip(places, written, strict=False)), places[k], sop, tables)
 
         def ends(k: int) -> list[int]:
             return [eop, eos] if places[k] == len(part_a) - 1 else [eop]
@@ -265,7 +268,7 @@ class Filler:
         return self._write_blanks(task, context, ends)
 
     def _fill_t5(self, task: _Task) -> list[list[Candidate]]:
-        def context(k: int, written: Sequence[tuple[int, ...]]) -> Context:
+        def context(k: int, written: Sequence[tuple[int, ...]]) -> DecoderInput:
             return t5_context(self.vocabulary, task.runs, written)
 
         reading = read_sources(self.model, [context(0, ())])
@@ -274,7 +277,7 @@ class Filler:
     def _write_blanks(
         self,
         task: _Task,
-        context_of: Callable[[int, Sequence[tuple[int, ...]]], Context],
+        context_of: Callable[[int, Sequence[tuple[int, ...]]], DecoderInput],
         ends_of: Callable[[int], list[int]],
         reading: Reading | None = None,
     ) -> list[list[Candidate]]:
@@ -320,8 +323,8 @@ class Filler:
         def grammar(k: int) -> Grammar:
             return self._ending_at_a_word(task.first[k], ranges[k][0], whole_word=task.ranges[k] is None)
 
-        def context(begun: Sequence[int]) -> Context:
-            return gpt_context(begun, table)
+        def context(begun: Sequence[int]) -> DecoderInput:
+            return gpt_input(begun, table)
 
         return self._rank_blanks(task, left, task.runs[1:], ranges, table, context, grammar)
 
@@ -336,7 +339,7 @@ class Filler:
                 return self._ending_with(rights[k][:1], task.first[k], ranges[k][0])
             return self._ending_at_a_word(task.first[k], ranges[k][0], whole_word=task.ranges[k] is None)
 
-        def context(begun: Sequence[int]) -> Context:
+        def context(begun: Sequence[int]) -> DecoderInput:
             return bart_context(self.loaded, task.runs, begun[len(frame) :])
 
         limit = len(frame) + context(frame).room
@@ -349,7 +352,7 @@ class Filler:
         rights: Sequence[Sequence[int]],
         ranges: Sequence[tuple[int, int]],
         limit: int,
-        context_of: Callable[[Sequence[int]], Context],
+        context_of: Callable[[Sequence[int]], DecoderInput],
         grammar_of: Callable[[int], Grammar],
         reading: Reading | None = None,
     ) -> list[list[Candidate]]:
@@ -402,7 +405,7 @@ class Filler:
         return grammar
 
     def _likelihoods(
-        self, context: Context, endings: Sequence[tuple[int, ...]], reading: Reading | None
+        self, context: DecoderInput, endings: Sequence[tuple[int, ...]], reading: Reading | None
     ) -> list[float]:
         """The log-probability of each ending behind a row that is read from left to right."""
         left = context.input_ids.tolist()

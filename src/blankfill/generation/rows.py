@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blankfill.errors import UserError
-from blankfill.generation.engine import Context, two_stack_context
 from blankfill.objectives import T5, Bart, Glm, Gpt, MaskWriter, Objective, Xlnet
-from blankfill.types import Vocabulary
+from blankfill.objectives.two_stacks import two_stack_input
+from blankfill.types import DecoderInput, Vocabulary
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -45,7 +45,7 @@ def needed_roles(objective: Objective) -> tuple[str, ...]:
     if isinstance(objective, Gpt):
         return ("eos",)
     if isinstance(objective, MaskWriter):
-        return ("cls", "sep", objective.asks)
+        return ("cls", "sep", objective.query_role)
     return ("cls", "mask", "sop", "eop", "eos") if isinstance(objective, Glm) else objective.roles
 
 
@@ -100,7 +100,7 @@ def glm_part_a(
     return (row if to_end else [*row, vocabulary["eos"]]), places
 
 
-def t5_context(vocabulary: Vocabulary, runs: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Context:
+def t5_context(vocabulary: Vocabulary, runs: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> DecoderInput:
     """A T5 that is about to write a blank. runs: the ids between the blanks; written: those of the blanks before it.
 
     Raises UserError for more blanks than there are sentinels.
@@ -117,7 +117,7 @@ def t5_context(vocabulary: Vocabulary, runs: Sequence[Sequence[int]], written: S
     begun = [vocabulary["pad"]]
     for k, ids in enumerate([*written, ()]):
         begun += [vocabulary.sentinels[k], *ids]
-    return two_stack_context([*source, vocabulary["eos"]], begun)
+    return two_stack_input([*source, vocabulary["eos"]], begun)
 
 
 def t5_ends(vocabulary: Vocabulary, place: int, blanks: int) -> list[int]:
@@ -126,7 +126,7 @@ def t5_ends(vocabulary: Vocabulary, place: int, blanks: int) -> list[int]:
     return following if place < blanks - 1 else [vocabulary["eos"], *following]
 
 
-def bart_context(loaded: Loaded, runs: Sequence[Sequence[int]], begun: Sequence[int]) -> Context:
+def bart_context(loaded: Loaded, runs: Sequence[Sequence[int]], begun: Sequence[int]) -> DecoderInput:
     """A BART that has written `begun` of a text. runs: the ids between the blanks of the text that it reads.
 
     Raises UserError when the model has no positions for either.
@@ -139,7 +139,7 @@ def bart_context(loaded: Loaded, runs: Sequence[Sequence[int]], begun: Sequence[
     source.append(vocabulary["sep"])
     (table,), first = loaded.model.config.position_sizes, objective.position_offset
     check_room(max(len(source), 2 + len(begun)), table - first)
-    return two_stack_context(source, [vocabulary["sep"], vocabulary["cls"], *begun], first, table)
+    return two_stack_input(source, [vocabulary["sep"], vocabulary["cls"], *begun], first, table)
 
 
 def check_room(tokens: int, limit: int) -> None:

@@ -23,15 +23,7 @@ import torch
 
 from blankfill.errors import UserError
 from blankfill.generation.blanks import Words, find_blanks
-from blankfill.generation.engine import (
-    Context,
-    Decoder,
-    asking_context,
-    banned,
-    glm_context,
-    gpt_context,
-    two_stack_context,
-)
+from blankfill.generation.engine import Decoder, banned
 from blankfill.generation.rows import (
     bart_context,
     check_room,
@@ -47,6 +39,11 @@ from blankfill.generation.rows import (
 from blankfill.generation.sampling import Sampler, Sampling
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import T5, Bart, Glm, Gpt, MaskWriter
+from blankfill.objectives.glm import glm_input
+from blankfill.objectives.gpt import gpt_input
+from blankfill.objectives.query_tokens import query_input
+from blankfill.objectives.two_stacks import two_stack_input
+from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -118,7 +115,7 @@ def next_scores(decoder: Decoder, ids: Sequence[int] | None) -> torch.Tensor:
 
 def decode_rows(
     model: Transformer,
-    contexts: Sequence[Context],
+    contexts: Sequence[DecoderInput],
     sampler: Sampler,
     ends: Sequence[int],
     max_tokens: int,
@@ -173,7 +170,7 @@ class Writer:
         self.banned_V = self.banned_V.to(loaded.model.words.weight.device)
         self.words = Words(loaded.tokenizer, vocabulary, rows)
         self.prompts = list(prompts)
-        self.contexts: list[Context] = []
+        self.contexts: list[DecoderInput] = []
         self.before: list[list[int]] = []
         self.trimmed: list[bool] = []
         self.frames: list[tuple[str, str]] = []
@@ -194,23 +191,23 @@ class Writer:
             if self.slide:
                 ids = ids[-tables[0] :]
             check_room(len(ids), tables[0])
-            context = gpt_context(ids, tables[0])
+            context = gpt_input(ids, tables[0])
         elif isinstance(objective, MaskWriter):
             ids = [vocabulary["cls"], *before]
             check_room(len(ids) + 1, tables[0])
-            types, asks = (objective.goes_on, objective.goes_on), vocabulary[objective.asks]
-            context = asking_context(ids, tables[0], asks, types, objective.reads_both_ways)
+            types, asks = (objective.continuation_type, objective.continuation_type), vocabulary[objective.query_role]
+            context = query_input(ids, tables[0], asks, types, objective.bidirectional_prompt)
         elif isinstance(objective, Bart):
             context = bart_context(loaded, [before, ()], before)
         elif isinstance(objective, Glm):
             runs = [before, tokenizer.encode(prompt[end:])]
             part_a, (place,) = glm_part_a(loaded, objective, runs, [role or longest_role(objective)])
             check_room(len(part_a), tables[0])
-            context = glm_context(part_a, [], place, vocabulary["sop"], tables)
+            context = glm_input(part_a, [], place, vocabulary["sop"], tables)
         elif fills(objective):
             context = t5_context(vocabulary, [before, tokenizer.encode(prompt[end:])], ())
         else:
-            context = two_stack_context([*before, vocabulary["eos"]], [vocabulary["pad"]])
+            context = two_stack_input([*before, vocabulary["eos"]], [vocabulary["pad"]])
         self.contexts.append(context)
         self.frames.append((source, prompt[end:]))
         self.before.append(before)
@@ -245,7 +242,7 @@ class Writer:
         started = [not trimmed for trimmed in self.trimmed]
         running = [True] * len(texts)
         left = self.max_tokens
-        contexts: Sequence[Context] = self.contexts
+        contexts: Sequence[DecoderInput] = self.contexts
         while left and any(running):
             for step in decode_rows(self.loaded.model, contexts, sampler, self.ends, left, self._pad):
                 left -= 1
@@ -288,10 +285,10 @@ class Writer:
     def _pad(self) -> int:
         return self.loaded.vocabulary.roles.get("pad", 0)
 
-    def _slid(self, row: int) -> Context:
+    def _slid(self, row: int) -> DecoderInput:
         (table,) = self.loaded.model.config.position_sizes
         whole = [self.loaded.vocabulary["eos"], *self.before[row], *self.written[row]]
-        return gpt_context(whole[-max(1, table // 2) :], table)
+        return gpt_input(whole[-max(1, table // 2) :], table)
 
 
 class Detokenizer:

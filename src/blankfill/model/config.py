@@ -1,6 +1,6 @@
 """The one description of a Transformer that all families share.
 
-A family (BERT, RoBERTa, GPT-2, GLM, …) is a preset of these fields, in `model.families`. Every option cites where it
+A family (BERT, RoBERTa, GPT-2, GLM, …) is a preset of these fields, in `families`. Every option cites where it
 comes from; options that concern norms, positions or heads belong to those files, not to flags through the stack.
 """
 

@@ -1,5 +1,10 @@
-"""Pretraining objectives: Document → Example. `OBJECTIVES` maps the name of a recipe to the class of its options."""
+"""Pretraining objectives: Document → Example. `OBJECTIVES` maps the name of a recipe to the class of its options.
 
+`register_objective` adds one of the user's own. An installed package offers its objectives by entry points of the group
+`blankfill.objectives`: the name is the objective's, the object is its class.
+"""
+
+import dataclasses
 from typing import Any
 
 from blankfill.errors import ConfigError, UserError
@@ -8,20 +13,55 @@ from blankfill.objectives.bart import Bart
 from blankfill.objectives.base import Layout, Objective
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.ernie import Ernie
+from blankfill.objectives.format import Format, FramedRow, SourceRow
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
+from blankfill.objectives.query_tokens import MaskWriter
 from blankfill.objectives.spanbert import SpanBert
 from blankfill.objectives.t5 import T5
-from blankfill.objectives.unilm import MaskWriter, Unilm
+from blankfill.objectives.unilm import Unilm
 from blankfill.objectives.unilm2 import Unilm2
 from blankfill.objectives.xlnet import Xlnet
 from blankfill.system.reading import field, of_kind, shown
+from blankfill.system.registry import Registry
 from blankfill.system.values import build
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, Gpt, Xlnet, T5, Bart)
-}
+
+def _check(name: str, kind: type[Objective]) -> None:
+    """Raise TypeError or ValueError for what is no objective, or an objective of another name."""
+    if not (isinstance(kind, type) and issubclass(kind, Objective) and dataclasses.is_dataclass(kind)):
+        raise TypeError(f"an objective is a dataclass that extends Objective, which {kind!r} is not")
+    if getattr(kind, "name", None) != name:
+        raise ValueError(f"the objective {getattr(kind, 'name', kind.__name__)} cannot be registered as {name}")
+
+
+_BUILT_IN = (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, Gpt, Xlnet, T5, Bart)
+
+OBJECTIVES: Registry[type[Objective]] = Registry(
+    "objective", "blankfill.objectives", {kind.name: kind for kind in _BUILT_IN}, _check
+)
+
+
+def register_objective(kind: type[Objective]) -> type[Objective]:
+    """Make an objective of the user's own known under its name, for recipes and checkpoints of this process.
+
+    Returns the class, so that it can be used as a decorator above `@dataclass`.
+
+    Raises:
+        ValueError: another objective has the name.
+        TypeError: the argument is no dataclass that extends `Objective`.
+    """
+    OBJECTIVES.register(getattr(kind, "name", ""), kind)
+    return kind
+
+
+def label_meaning(name: str, value: int) -> str:
+    """What a value of a whole-example label means, "" where no objective says it."""
+    for kind in OBJECTIVES.values():
+        if name in kind.label_meanings:
+            return kind.label_meanings[name].get(value, "")
+    return ""
 
 
 def objective_from_values(values: object, where: object) -> Objective:
@@ -47,15 +87,20 @@ __all__ = [
     "Bart",
     "Bert",
     "Ernie",
+    "Format",
+    "FramedRow",
     "Glm",
     "Gpt",
     "Layout",
     "MaskWriter",
     "Mlm",
     "Objective",
+    "SourceRow",
     "SpanBert",
     "Unilm",
     "Unilm2",
     "Xlnet",
+    "label_meaning",
     "objective_from_values",
+    "register_objective",
 ]

@@ -20,7 +20,6 @@ from blankfill.objectives.bert import (
     exact_budget,
     frame,
     framed_words,
-    pair_positions,
     truncate_pair,
 )
 from blankfill.system.bounds import COUNT, Bound, at_least
@@ -45,6 +44,8 @@ class Albert(Masking):
     """Options of the ALBERT objective."""
 
     name: ClassVar[str] = "albert"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {"sentence_order": {0: "as in the text", 1: "swapped"}}
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT, "ngram": at_least(1, LONGEST)}
 
     max_predictions: int = 0
@@ -118,7 +119,7 @@ class Albert(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.first[1] - choice.first[0])
+        positions = self.row_positions(len(row), choice.first[1] - choice.first[0] + 2)
         labels = {} if choice.label is None else {"sentence_order": choice.label}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 

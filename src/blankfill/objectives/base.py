@@ -7,17 +7,18 @@ dataclass of its own options, imports numpy only, and knows nothing of corpora, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from blankfill.objectives.format import Format, MaskFormat, join
 from blankfill.system.bounds import Bound, at_least, out_of_bounds
-from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 LONGEST = 2**20
 """The most tokens of a row."""
@@ -63,6 +64,19 @@ class Layout:
         return self.room + self.extra + self.frame
 
 
+Use = Literal["fill", "generate", "target", "cloze"]
+"""What a trained model is used for: filling blanks, continuing texts, writing the targets of sources, scoring words in
+the blanks of patterns."""
+
+
+class FrameRoles(NamedTuple):
+    """The roles of the special tokens before a text, between the two texts of a pair, and behind the last text."""
+
+    before: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Objective:
     """Base of all objectives. `length` counts tokens of the clean row, specials included."""
@@ -70,6 +84,10 @@ class Objective:
     name: ClassVar[str]
     roles: ClassVar[tuple[str, ...]]
     """The special tokens without which the objective cannot run."""
+    channels: ClassVar[tuple[str, ...]] = ("pos",)
+    """Names of the position channels, for pictures."""
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {}
+    """For each whole-example label that it gives, what each value means, for pictures."""
     masked: ClassVar[bool] = False
     """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
 
@@ -92,6 +110,30 @@ class Objective:
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
 
+    causal: ClassVar[bool] = False
+    """Whether a model sees no column to the right of any other, in whatever it reads."""
+
+    relative_positions: ClassVar[bool] = False
+    """Whether a model knows distances alone, so that its rows may be longer than those of training."""
+
+    slides: ClassVar[bool] = False
+    """Whether generation past the last position can forget what is oldest and go on."""
+
+    cls_state: ClassVar[bool] = True
+    """Whether a [CLS] or <s> that sees the whole text stands for it."""
+
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "none"
+    """How the words of a cloze are scored: at masks in the text, as written into a blank, or not at all."""
+
+    doubles_separator: ClassVar[bool] = False
+    """Whether two separators stand between the texts of a pair where the separator ends texts as well (RoBERTa)."""
+
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "none"
+    """What an exported tokenizer puts around a text: nothing, [CLS] and [SEP]s, both at the end, or the end token."""
+
+    hf_auto_class: ClassVar[str] = "AutoModelForMaskedLM"
+    """The class of transformers that loads an export whose architecture it has no class for by name."""
+
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"length": at_least(8, LONGEST)}
 
     length: int = 128
@@ -101,6 +143,41 @@ class Objective:
     def two_sided(self) -> bool:
         """Whether its Examples have an encoder's side."""
         return bool(self.decoder_start)
+
+    @property
+    def position_offset(self) -> int:
+        """Number of the first position."""
+        return 0
+
+    @property
+    def fills(self) -> bool:
+        """Whether models of this objective can fill blanks: training has shown them blanks and what stood there."""
+        return True
+
+    @property
+    def writes(self) -> bool:
+        """Whether models of this objective can continue a text, and write a target from a source."""
+        return False
+
+    @property
+    def writes_into_blanks(self) -> bool:
+        """Whether generation writes into the blank of a prompt; False where it writes behind the prompt."""
+        return False
+
+    def required_roles(self, use: Use) -> tuple[str, ...]:
+        """The special tokens without which a model cannot be used so."""
+        return ("mask",) if use == "cloze" else self.roles
+
+    def required_sentinels(self, use: Use) -> int:
+        """Number of sentinels without which a model cannot be used so."""
+        return 0
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """How models of this objective read text.
+
+        position_sizes: rows of the model's position tables; empty: those of the objective.
+        """
+        raise NotImplementedError
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""
@@ -138,15 +215,23 @@ class Objective:
         """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
         return 0
 
-    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The roles of the special tokens before and behind a single text, as the rows of training have them."""
-        return ("cls",), ("sep",)
+    def frame_roles(self) -> FrameRoles:
+        """The roles of the special tokens around texts, as the rows of training have them."""
+        return FrameRoles(("cls",), ("sep",), ("sep",))
 
-    def row_positions(self, length: int) -> Int32:
-        """The positions of a row that holds a single text of which nothing is blanked, int32[P, length]."""
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
+        """The positions of a row of which nothing is blanked, int32[P, length].
+
+        second: the column with which the second text of a pair begins; None for a single text.
+        """
         positions = np.zeros((len(self.position_sizes()), length), np.int32)
-        positions[0] = np.arange(length)
+        positions[0] = np.arange(self.position_offset, self.position_offset + length)
         return positions
+
+    def framed(self, first: Int32, vocabulary: Vocabulary, second: Int32 | None = None) -> Int32:
+        """A text or a pair with its special tokens, int32[L]."""
+        before, between, after = ([vocabulary[role] for role in roles] for roles in self.frame_roles())
+        return join(before, first, after) if second is None else join(before, first, between, second, after)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
@@ -180,6 +265,20 @@ class Masking(Objective):
     random_share: float = 0.1
     """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
 
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "masks"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Each hidden token is a [MASK]."""
+        return MaskFormat(self, vocabulary, position_sizes)
+
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
+        """Places, and the token types of a row, where the objective has any: 1 from the second text on."""
+        positions = super().row_positions(length)
+        if second is not None:
+            positions[1:2, second:] = 1
+        return positions
+
     def problems(self) -> list[str]:
         """What is wrong with these options."""
         found = super().problems()
@@ -195,25 +294,6 @@ class Masked:
 
     index: Int32
     inputs: Int32
-
-
-def join(*parts: Int32 | list[int]) -> Int32:
-    """Concatenate runs of ids to one int32 row."""
-    return np.concatenate([np.asarray(part, np.int32) for part in parts])
-
-
-def two_sided(source: Int32, target: Int32, start: int, first_position: int = 0) -> Example:
-    """The Example of a model with an encoder: it reads `source` both ways and writes `target` from left to right.
-
-    source: int32[N]; target: int32[M], of which every token is asked for. start: the id that the decoder reads first.
-    first_position numbers the first column of either side.
-    """
-    nothing = np.zeros(0, np.int32)
-    read = np.arange(first_position, first_position + len(source), dtype=np.int32)[None]
-    context = Example(source, read, AttentionRule.full(len(source)), nothing, nothing)
-    index = np.arange(len(target), dtype=np.int32)
-    rule = AttentionRule.causal(len(target))
-    return Example(join([start], target[:-1]), index[None] + first_position, rule, index, target, context=context)
 
 
 def inside_frame(row: Int32, vocabulary: Vocabulary) -> Bool:

@@ -33,6 +33,10 @@ class Bert(Masking):
     """Options of the BERT objective."""
 
     name: ClassVar[str] = "bert"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
+    }
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT}
 
     max_predictions: int = 0
@@ -99,7 +103,7 @@ class Bert(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
+        positions = self.row_positions(len(row), choice.a[1] - choice.a[0] + 2)
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 
@@ -128,14 +132,6 @@ def framed_words(words: Bool, first: tuple[int, int], second: tuple[int, int]) -
     one = [np.ones(1, np.bool_)]
     behind = [words[slice(*second)], *one] if second[1] > second[0] else []
     return np.concatenate([*one, words[slice(*first)], *one, *behind])
-
-
-def pair_positions(length: int, first: int) -> Int32:
-    """int32[2, L]: places, and the token types of a row of `frame` whose first part has `first` tokens."""
-    positions = np.zeros((2, length), np.int32)
-    positions[0] = np.arange(length)
-    positions[1, first + 2 :] = 1
-    return positions
 
 
 def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:

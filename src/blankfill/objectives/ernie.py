@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, share_problems
-from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, pair_positions, truncate_pair
+from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, truncate_pair
 from blankfill.system.bounds import COUNT, Bound, at_least
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -27,6 +27,10 @@ class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
+    label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
+    }
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("basic", "phrase", "entity"), COUNT),
         **dict.fromkeys(("task_types", "task"), at_least(0, LONGEST)),
@@ -93,9 +97,9 @@ class Ernie(Masking):
         """Those of phrases and entities that rows are masked by."""
         return tuple(name for name, share in zip(LEVELS, self._shares(), strict=True) if share and name != "basic")
 
-    def row_positions(self, length: int) -> Int32:
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
         """The task stands at every position, where there are several."""
-        positions = super().row_positions(length)
+        positions = super().row_positions(length, second)
         positions[2:] = self.task
         return positions
 
@@ -121,9 +125,7 @@ class Ernie(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
-        if self.task_types:
-            positions = np.concatenate([positions, np.full((1, len(row)), self.task, np.int32)])
+        positions = self.row_positions(len(row), choice.a[1] - choice.a[0] + 2)
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 

@@ -15,8 +15,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, inside_frame, join, replacements
+from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, inside_frame, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
+from blankfill.objectives.format import join
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -27,6 +28,7 @@ class Mlm(Masking):
 
     name: ClassVar[str] = "mlm"
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
+    doubles_separator: ClassVar[bool] = True
 
     whole_word: bool = False
     """Mask all pieces of a word together."""
@@ -61,10 +63,6 @@ class Mlm(Masking):
     def count(self, length: int, rounding: float) -> int:
         """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""
         return max(1, int(self.mask_ratio * length + rounding))
-
-    def row_positions(self, length: int) -> Int32:
-        """Counted from the first position that the model has."""
-        return super().row_positions(length) + np.int32(self.position_offset)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Masked:
         """Draw the masked tokens and what stands there instead."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 
 from blankfill.objectives.base import LONGEST, Layout, Masking
-from blankfill.objectives.bert import frame, pair_positions
+from blankfill.objectives.bert import frame
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -38,6 +38,7 @@ class SpanBert(Masking):
     """Options of the SpanBERT objective."""
 
     name: ClassVar[str] = "spanbert"
+    channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"longest": at_least(1, LONGEST), "boundary": at_least(0, LONGEST)}
 
     mask_ratio: float = 0.15
@@ -112,8 +113,9 @@ class SpanBert(Masking):
         target_ids = row[index]
         borders = border_targets(document.ids, choice.spans, self.boundary)
         row[index] = np.concatenate([np.zeros(0, np.int32), *choice.inputs])
-        positions = pair_positions(len(row), len(document))
-        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, borders=borders)
+        return Example(
+            row, self.row_positions(len(row)), AttentionRule.full(len(row)), index, target_ids, borders=borders
+        )
 
 
 def length_law(geometric: float, longest: int) -> np.ndarray:

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from blankfill.attention.kernels import best_kernel
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import UserError
+from blankfill.families import FAMILIES, default_family
+from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
-from blankfill.model.families import Family, ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import OBJECTIVES, Objective
 from blankfill.planning.estimate import batch_flops
@@ -38,10 +39,6 @@ from blankfill.training.progress import Progress
 from blankfill.training.scaling import loss_scaler
 from blankfill.types import ROLES, Batch, Document, Example, Vocabulary
 
-FAMILY: dict[str, Family] = {
-    "bert": "bert", "mlm": "roberta", "albert": "albert", "spanbert": "spanbert", "ernie": "ernie",
-    "unilm": "bert", "unilm2": "unilm2", "glm": "glm", "gpt": "gpt2", "xlnet": "xlnet", "t5": "t5", "bart": "bart",
-}  # fmt: skip
 ENDLESS = 10**9
 """So many steps that neither validation nor checkpoints come due."""
 BATCHES = 4
@@ -76,7 +73,7 @@ class Shape:
     def config(self) -> TransformerConfig:
         """The model: the family that goes with the objective."""
         options = ModelOptions(
-            family=FAMILY[self.objective], hidden_size=self.width, num_layers=self.layers,
+            family=default_family(self.objective), hidden_size=self.width, num_layers=self.layers,
             num_heads=max(1, self.width // HEAD), dropout=self.dropout, attention_dropout=self.dropout,
         )  # fmt: skip
         objective = self.made_objective()
@@ -104,8 +101,9 @@ def shape_named(name: str, **sizes: Any) -> Shape:
     """The shape of a name such as bert-4x256; sizes: the other fields of `Shape`. Raises UserError for another name."""
     objective, _, size = name.partition("-")
     layers, _, width = size.partition("x")
-    if objective not in FAMILY or not (layers.isdecimal() and width.isdecimal()):
-        known = ", ".join(FAMILY)
+    measured = [one for spec in FAMILIES.values() for one in spec.default_for]
+    if objective not in measured or not (layers.isdecimal() and width.isdecimal()):
+        known = ", ".join(name for name in OBJECTIVES if name in measured)
         raise UserError(f"{name} is no shape; write an objective ({known}), layers and width, such as bert-4x256")
     return Shape(objective, int(layers), int(width), **sizes)
 

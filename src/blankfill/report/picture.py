@@ -17,31 +17,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from blankfill.objectives import label_meaning
 from blankfill.types import AttentionRule, Bool, Example, Int32
 
 Decode = Callable[[int], str]
 """The text of a token id, as the vocabulary spells it."""
 
-CHANNELS = {
-    "bert": ("pos", "type"),
-    "mlm": ("pos",),
-    "albert": ("pos", "type"),
-    "spanbert": ("pos", "type"),
-    "ernie": ("pos", "type"),
-    "unilm": ("pos", "type"),
-    "unilm2": ("pos", "type"),
-    "glm": ("pos 1", "pos 2"),
-    "gpt": ("pos",),
-    "xlnet": ("pos", "type", "stream"),
-    "t5": ("pos",),
-    "bart": ("pos",),
-}
-"""What the position channels of an objective are called."""
-MEANINGS = {
-    "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"},
-    "sentence_order": {0: "as in the text", 1: "swapped"},
-}
-"""What the whole-example answers mean."""
 LONGEST_TOKEN = 16
 """Cells that one token may take; longer ones are cut."""
 NARROWEST_GRID = 24
@@ -50,7 +31,7 @@ NARROWEST_GRID = 24
 
 @dataclass(frozen=True)
 class Row:
-    """Examples that share a row, joined as `data.packing` joins them. L columns, P channels.
+    """Examples that share a row, joined as `data.batching` joins them. L columns, P channels.
 
     asked[i]: the ids that are asked for at column i. begins: the first column of each Example, of both its sides.
     labels: column → text. encoder: how many columns are the encoder's, which come first; 0 for a model of one stack.
@@ -274,7 +255,7 @@ def _ruler(length: int, group: int) -> str:
 
 
 def _label(name: str, value: int) -> str:
-    meaning = MEANINGS.get(name, {}).get(value)
+    meaning = label_meaning(name, value)
     return f"{name} = {value}" + (f" ({meaning})" if meaning else "")
 
 

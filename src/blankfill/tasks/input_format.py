@@ -25,7 +25,7 @@ import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Objective, Xlnet
-from blankfill.objectives.base import join
+from blankfill.objectives.format import join
 from blankfill.tasks.options import Stack
 from blankfill.tasks.task import Task
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary

@@ -11,7 +11,7 @@ import torch
 from blankfill.errors import ConfigError
 from blankfill.model.config import TransformerConfig
 from blankfill.tasks.adapter import Adapter, EncodedSet, HeadAdapter, Prediction, Scores
-from blankfill.tasks.batching import ANSWER, Packed, evaluation
+from blankfill.tasks.batching import ANSWER, EvaluationBatches
 from blankfill.tasks.heads.models import AnswerModel, ScoreModel
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.training.loop import Metrics
@@ -94,7 +94,7 @@ class HeadEvaluator:
     def __init__(self, adapter: Adapter, encoded_set: EncodedSet, pad: int, least: float = math.inf) -> None:
         assert isinstance(adapter, HeadAdapter)
         self.adapter, self.encoded_set, self.least = adapter, encoded_set, least
-        self.batches: list[Packed] = list(evaluation(encoded_set.encoded, pad))
+        self.batches = EvaluationBatches(encoded_set.encoded, pad)
         self.best: list[Prediction] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:

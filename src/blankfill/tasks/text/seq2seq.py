@@ -22,12 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from blankfill.errors import ConfigError
-from blankfill.generation.engine import Context, glm_context, gpt_context
 from blankfill.objectives import Glm, Gpt
+from blankfill.objectives.glm import glm_input
+from blankfill.objectives.gpt import gpt_input
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.input_format import NOTHING, InputFormat, truncate_pair
 from blankfill.tasks.options import Blank
-from blankfill.types import AttentionRule, Example, Int32
+from blankfill.types import AttentionRule, DecoderInput, Example, Int32
 
 USUAL_TARGET = 128
 """Tokens of a target at most, unless told otherwise."""
@@ -134,12 +135,12 @@ class Writing:
         example = Example(ids, positions, rule, NOTHING, NOTHING)
         return EncodedItem((example,), (columns,), answers.astype(np.int64))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What the decoder reads before it writes."""
         ids, longest = source.ids.tolist(), self.longest
         if not self.is_glm:
-            return gpt_context(ids, len(ids) + longest)
-        return glm_context(ids, [], source.mask, self.roles["sop"], (len(ids), longest + 2))
+            return gpt_input(ids, len(ids) + longest)
+        return glm_input(ids, [], source.mask, self.roles["sop"], (len(ids), longest + 2))
 
     def _fixed(self, pair: bool) -> int:
         """Special tokens of a source."""

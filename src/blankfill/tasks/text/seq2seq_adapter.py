@@ -170,7 +170,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         )
     needed: tuple[str, ...] = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
     needed = objective.roles if isinstance(objective, MaskWriter | T5 | Bart) else needed
-    needed = (*needed, objective.asks) if isinstance(objective, MaskWriter) else needed
+    needed = (*needed, objective.query_role) if isinstance(objective, MaskWriter) else needed
     if missing := loaded.vocabulary.missing(needed):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blankfill.generation.engine import Context, two_stack_context
 from blankfill.objectives import T5, Bart
-from blankfill.objectives.base import join, two_sided
+from blankfill.objectives.format import join
+from blankfill.objectives.two_stacks import two_sided, two_stack_input
 from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.input_format import NOTHING, truncate_pair
 from blankfill.tasks.text.seq2seq import Source, Writing
+from blankfill.types import DecoderInput
 
 
 class StackWriting(Writing):
@@ -78,7 +79,7 @@ class StackWriting(Writing):
         example = dataclasses.replace(example, target_index=NOTHING, target_ids=NOTHING)
         return EncodedItem((example,), (columns,), np.array(whole, np.int64))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What is read before the first token is written."""
         table = 0 if self.is_t5 else self.input_format.most + self.first
-        return two_stack_context(source.ids.tolist(), self.begun, self.first, table)
+        return two_stack_input(source.ids.tolist(), self.begun, self.first, table)

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from blankfill.generation.engine import Context, asking_context
 from blankfill.objectives import MaskWriter
-from blankfill.objectives.base import join, replacements
-from blankfill.objectives.unilm2 import step_rule
+from blankfill.objectives.base import replacements
+from blankfill.objectives.format import join
+from blankfill.objectives.query_tokens import query_input, step_rule
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.input_format import NOTHING, truncate_pair
 from blankfill.tasks.text.seq2seq import QUIET, Noise, Source, Writing
-from blankfill.types import AttentionRule, Example, Vocabulary
+from blankfill.types import AttentionRule, DecoderInput, Example, Vocabulary
 
 MASKED = 0.7
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
@@ -75,7 +75,7 @@ class UnilmWriting(Writing):
         """A source and its target, given whole; each token of it and its end is asked for at a mask behind them."""
         answers = np.array(self.whole(target), np.int32)
         count, first = len(answers), len(source.ids)
-        ids = join(source.ids, answers, np.full(count, self.roles[self.objective.asks], np.int32))
+        ids = join(source.ids, answers, np.full(count, self.roles[self.objective.query_role], np.int32))
         places = np.arange(first, first + count, dtype=np.int32)
         positions = self._positions(first, join(np.arange(first, dtype=np.int32), places, places))
         rule = step_rule(first, np.arange(1, count + 1, dtype=np.int32))
@@ -94,16 +94,16 @@ class UnilmWriting(Writing):
             return Batches(items, epochs, pad, micro)
         return DrawnTargets(items, epochs, pad, micro, lambda item, rng: noisy_target(item, vocabulary, noise, rng))
 
-    def context(self, source: Source) -> Context:
+    def context(self, source: Source) -> DecoderInput:
         """What the decoder reads before it writes."""
         ids = source.ids.tolist()
-        asks = self.roles[self.objective.asks]
-        return asking_context(ids, len(ids) + self.longest + 1, asks, self.objective.sides)
+        asks = self.roles[self.objective.query_role]
+        return query_input(ids, len(ids) + self.longest + 1, asks, self.objective.target_types)
 
     def _positions(self, first: int, places: np.ndarray) -> np.ndarray:
         """int32[2, L]: places, and the token types of a row whose source has `first` columns."""
-        types = np.full(len(places), self.objective.sides[1], np.int32)
-        types[:first] = self.objective.sides[0]
+        types = np.full(len(places), self.objective.target_types[1], np.int32)
+        types[:first] = self.objective.target_types[0]
         return np.stack([places.astype(np.int32), types])
 
     def _fixed(self, pair: bool) -> int:

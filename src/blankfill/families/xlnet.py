@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from blankfill.checkpoint.names.base import (
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     WHERE,
-    Family,
     Rule,
     Table,
+    WeightNames,
     activation_name,
     activation_of,
     both,
@@ -26,6 +24,9 @@ from blankfill.checkpoint.names.base import (
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective, Xlnet
 from blankfill.system.reading import field
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LENGTH = 512
 """The length of the released models' rows, which their config.json does not tell; longer rows work as well."""
@@ -40,6 +41,8 @@ class Heads(Rule):
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """[n·H·E, D] from n of [D, H, E]."""
+        import torch
+
         return torch.cat([tensor.flatten(1).T for tensor in theirs]).contiguous()
 
     def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
@@ -64,7 +67,7 @@ class Reshaped(Rule):
         return [ours.reshape(self.shape)]
 
 
-class XlnetNames(Family):
+class XlnetNames(WeightNames):
     """XLNet with its word head, or the model alone."""
 
     name = "xlnet"
@@ -153,3 +156,22 @@ class XlnetNames(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Permutations of rows as long as its texts were."""
         return Xlnet(config.position_sizes[0])
+
+
+XLNET = FamilySpec(
+    name="xlnet",
+    source="Yang et al. 2019; zihangdai/xlnet",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "activation": "gelu_tanh",
+        "head_bias": True,
+        "position_scheme": "relative",
+        "attention_bias": False,
+    },
+    channels=("pos", "type", "stream"),
+    weight_names=XlnetNames(),
+    default_for=("xlnet",),
+    recipes=("xlnet-nano", "xlnet-base", "xlnet-large"),
+    docs="objectives/xlnet",
+)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.checkpoint.names.base import (
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     WHERE,
-    Family,
     Fused,
     Rule,
     Table,
+    WeightNames,
     activation_name,
     activation_of,
     flag,
@@ -32,7 +33,7 @@ LENGTH = 512
 """Tokens of the released models' rows, which bind nothing: distances have no end."""
 
 
-class T5Names(Family):
+class T5Names(WeightNames):
     """T5 with its word head; T5Model, which lacks one, where the head is tied."""
 
     name = "t5"
@@ -128,6 +129,46 @@ class T5Names(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Spans of rows as long as the released models' were."""
         return T5(config.position_sizes[0])
+
+    def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
+        """The end of a text; the decoder reads the padding first."""
+        return {"eos_token_id": roles.get("eos"), "decoder_start_token_id": roles.get("pad")}
+
+
+COMMON: dict[str, Any] = {
+    "norm": "pre",
+    "norm_kind": "rms",
+    "norm_eps": 1e-6,
+    "position_scheme": "none",
+    "relative_buckets": 32,
+    "attention_bias": False,
+    "ffn_bias": False,
+    "scale_scores": False,
+    "more_dropout": True,
+    "init": "t5",
+}
+"""What both versions of T5 have in common."""
+
+T5_SPEC = FamilySpec(
+    name="t5",
+    source="Raffel et al. 2020; google-research/text-to-text-transfer-transformer with tensorflow/mesh",
+    preset={**COMMON, "activation": "relu", "scale_logits": True},
+    encoder_decoder=True,
+    weight_names=T5Names(),
+    default_for=("t5",),
+    recipes=("t5-nano", "t5-small", "t5-base", "t5-large"),
+    docs="objectives/t5",
+)
+
+T5_V1_1_SPEC = FamilySpec(
+    name="t5-v1.1",
+    source="Shazeer 2020; google-research/text-to-text-transfer-transformer, t5.1.1",
+    preset={**COMMON, "activation": "gelu_tanh", "gated": True, "tied": False},
+    encoder_decoder=True,
+    weight_names=T5_SPEC.weight_names,
+    recipes=("t5-v1.1-small", "t5-v1.1-base", "t5-v1.1-large"),
+    docs="objectives/t5",
+)
 
 
 def _layer_rules(ours: str, theirs: str, config: TransformerConfig, crossed: bool) -> list[Rule]:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from blankfill.checkpoint.names.base import WHERE, Family, Positions, Table, both, flag, number, real, refuse_options
-from blankfill.checkpoint.names.bert import (
+from blankfill.errors import UserError
+from blankfill.families.bert import (
     BUFFERS,
     OLD_NAMES,
     PLAIN_OPTIONS,
@@ -22,13 +22,24 @@ from blankfill.checkpoint.names.bert import (
     output_copies,
     output_rules,
 )
-from blankfill.errors import UserError
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
+    WHERE,
+    Positions,
+    Table,
+    WeightNames,
+    both,
+    flag,
+    number,
+    real,
+    refuse_options,
+)
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Mlm, Objective
 from blankfill.system.reading import field, shown
 
 
-class RobertaNames(Family):
+class RobertaNames(WeightNames):
     """RoBERTa with its word head, with a pooler, or bare."""
 
     name = "roberta"
@@ -93,3 +104,21 @@ class RobertaNames(Family):
     def shift(self, objective: Objective, pad: int) -> int:
         """Their first position is the padding's id + 1, ours the objective's offset."""
         return pad + 1 - objective.position_offset if isinstance(objective, Mlm) else 0
+
+
+ROBERTA = FamilySpec(
+    name="roberta",
+    source="Liu et al. 2019; fairseq roberta",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-5,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
+    },
+    weight_names=RobertaNames(),
+    default_for=("mlm",),
+    recipes=("roberta-nano", "roberta-base", "roberta-large"),
+    docs="objectives/mlm",
+)

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from blankfill.checkpoint.names.base import Table, number, plain
-from blankfill.checkpoint.names.bert import BertNames
+from blankfill.families.bert import BertNames
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import Table, number, plain
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Ernie, Objective
 
@@ -52,3 +53,25 @@ class ErnieNames(BertNames):
             next_sentence=config.pooler and config.pair_classifier,
             task_types=sizes[2] if len(sizes) > 2 else 0,
         )
+
+
+ERNIE = FamilySpec(
+    name="ernie",
+    source="Sun et al. 2019; PaddlePaddle/ERNIE",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "relu",
+        "head_transform": True,
+        "head_bias": True,
+        "pooler": True,
+        "init": "truncated_normal",
+    },
+    channels=("pos", "type"),
+    optional_channels=("task",),
+    weight_names=ErnieNames(),
+    default_for=("ernie",),
+    recipes=("ernie-nano", "ernie-base"),
+    docs="objectives/ernie",
+)

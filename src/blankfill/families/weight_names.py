@@ -5,8 +5,8 @@ ways, loses nothing, and refuses names that it does not know and names that are 
 beyond weights (masks, counters) is `ignored` by name; older spellings are `aliases`. Weights that a file holds twice
 are `copies`, which whoever opens it compares (`checkpoint.hf_loading`).
 
-A `Family` pairs tables with the `config.json` of a published architecture. Adding one is a file beside this one: a
-subclass with `read`, `write` and `table`, named in `names/__init__.py`.
+`WeightNames` pairs tables with the `config.json` of a published architecture. A family's file has a subclass with
+`read`, `write` and `table`, and names it in its `FamilySpec`.
 
 Shapes: D width, V vocabulary.
 """
@@ -18,16 +18,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blankfill.errors import UserError
 from blankfill.model.config import MOST_ROWS, Activation, TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.system.reading import field as field_of
 from blankfill.system.reading import shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHERE = "config.json"
 LISTED = 8
@@ -76,6 +76,8 @@ class Fused(Rule):
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """[3D, …] from three of [D, …]."""
+        import torch
+
         return torch.cat(list(theirs))
 
     def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
@@ -143,6 +145,8 @@ class Positions(Shifted):
 
 def _moved(table: Tensor, shift: int) -> Tensor:
     if shift > 0:
+        import torch
+
         return torch.cat([table.new_zeros(shift, table.shape[1]), table])
     return table[-shift:] if shift else table
 
@@ -229,6 +233,8 @@ class Table:
 
 def put_back(ours: dict[str, Tensor], rest: Mapping[str, Tensor]) -> None:
     """Put what `Table.rest` saved in front of the tensors it came from."""
+    import torch
+
     for name, part in rest.items():
         ours[name] = torch.cat([part, ours[name][len(part) :]])
 
@@ -333,7 +339,7 @@ NOT_ARCHITECTURE = {
 """Fields of `TransformerConfig` that say how a model is trained, not what it computes."""
 
 
-class Family(ABC):
+class WeightNames(ABC):
     """A published architecture: its `config.json` and its names."""
 
     name: ClassVar[str]
@@ -343,9 +349,13 @@ class Family(ABC):
     """The objective whose positions and visibility it has."""
     kin: ClassVar[tuple[type[Objective], ...]] = ()
     """Other objectives whose models have its weights and, given a text, read it as its own do."""
+    also_reads: ClassVar[tuple[str, ...]] = ()
+    """Other values of `model_type` that `read` takes."""
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
     """What its tokenizer should give."""
 
+    added_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of the tokens that the family's own code adds to the end of a WordPiece vocabulary, in this order."""
     apart: ClassVar[frozenset[str]] = frozenset()
     """Fields of the configuration that its files cannot say and that a model may have all the same: their weights are
     kept beside (`Table.apart`)."""
@@ -366,6 +376,14 @@ class Family(ABC):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """The objective of an imported model, as long as its positions allow."""
 
+    def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
+        """The ids of special tokens in config.json, the padding's aside. roles: ids by role."""
+        return {"bos_token_id": roles.get("cls"), "eos_token_id": roles.get("sep")}
+
+    def unnamed_roles(self, roles: Mapping[str, int]) -> dict[str, int]:
+        """Token ids by roles that the names of the tokens do not show. roles: those that they show."""
+        return {}
+
     def trained_as(self, objective: Objective) -> bool:
         """Whether an objective has the family's positions and visibility."""
         return type(objective) in (self.objective, *self.kin)
@@ -380,7 +398,7 @@ class Family(ABC):
 
 
 @lru_cache(maxsize=64)
-def _differences(family: Family, config: TransformerConfig) -> tuple[str, ...]:
+def _differences(family: WeightNames, config: TransformerConfig) -> tuple[str, ...]:
     comparable = replace(config, **{name: getattr(_DEFAULTS, name) for name in NOT_ARCHITECTURE})
     back = family.read(family.write(comparable), family.table(comparable).names)
     return tuple(

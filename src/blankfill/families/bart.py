@@ -7,16 +7,16 @@ transformers adds a bias to the scores of words that no training moves: it must 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from blankfill.checkpoint.names.base import (
-    Family,
+from blankfill.errors import UserError
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     Fused,
     Rule,
     Shifted,
     Table,
+    WeightNames,
     activation_name,
     activation_of,
     both,
@@ -24,9 +24,11 @@ from blankfill.checkpoint.names.base import (
     real,
     refuse_options,
 )
-from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Bart, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIRST = 2
 """The row of the first position."""
@@ -56,7 +58,7 @@ class WithoutBias(Rule):
         return [ours, ours.new_zeros(1, len(ours))]
 
 
-class BartNames(Family):
+class BartNames(WeightNames):
     """BART with its word head, or without, which is the same, since that is the word table."""
 
     name = "bart"
@@ -128,6 +130,26 @@ class BartNames(Family):
     def shift(self, objective: Objective, pad: int) -> int:
         """Their first position is 2, ours the objective's offset."""
         return FIRST - objective.position_offset if isinstance(objective, Bart) else 0
+
+    def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
+        """The frame of a text; the decoder reads its end first."""
+        end = roles.get("sep")
+        return {
+            "bos_token_id": roles.get("cls"), "eos_token_id": end, "decoder_start_token_id": end,
+            "forced_eos_token_id": end,
+        }  # fmt: skip
+
+
+BART = FamilySpec(
+    name="bart",
+    source="Lewis et al. 2020; fairseq bart",
+    preset={"norm": "post", "norm_eps": 1e-5, "embedding_norm": True, "activation": "gelu"},
+    encoder_decoder=True,
+    weight_names=BartNames(),
+    default_for=("bart",),
+    recipes=("bart-nano", "bart-base", "bart-large"),
+    docs="objectives/bart",
+)
 
 
 def _layer_rules(ours: str, theirs: str, crossed: bool) -> list[Rule]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.checkpoint.names.base import (
-    Family,
+from blankfill.families.bert import OLD_NAMES
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     Fused,
     Rule,
     Table,
+    WeightNames,
     activation_name,
     activation_of,
     both,
@@ -22,12 +24,11 @@ from blankfill.checkpoint.names.base import (
     plain,
     real,
 )
-from blankfill.checkpoint.names.bert import OLD_NAMES
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Mlm, Objective
 
 
-class DistilbertNames(Family):
+class DistilbertNames(WeightNames):
     """DistilBERT with its word head, or bare."""
 
     name = "distilbert"
@@ -109,3 +110,20 @@ class DistilbertNames(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, numbered from 0."""
         return Mlm(config.position_sizes[0], across_documents=False, position_offset=0)
+
+
+DISTILBERT = FamilySpec(
+    name="distilbert",
+    source="Sanh et al. 2019",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
+    },
+    weight_names=DistilbertNames(),
+    recipes=("distilbert-nano", "distilbert-base"),
+    docs="objectives/distilbert",
+)

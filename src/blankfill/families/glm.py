@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.checkpoint.names.base import (
-    Family,
+from blankfill.errors import UserError
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     Table,
+    WeightNames,
     activation_name,
     activation_of,
     both,
@@ -22,7 +24,6 @@ from blankfill.checkpoint.names.base import (
     real,
     refuse_options,
 )
-from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Glm, Objective
 
@@ -37,11 +38,13 @@ HEAD_SIZE = 64
 """Width of a head in all released models; their checkpoints do not tell it."""
 
 
-class GlmNames(Family):
+class GlmNames(WeightNames):
     """GLM with two position tables of the same size."""
 
     name = "glm"
     model_type = "blankfill-glm"
+    also_reads = ("glm",)
+    added_roles = ("sop", "eop", "gmask", "smask")
     objective = Glm
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
@@ -96,6 +99,31 @@ class GlmNames(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Words, sentences and documents to blank, as long as the tables allow."""
         return Glm(config.position_sizes[0] - 1, document=1.0)
+
+    def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
+        """The marks of blanks, and the ends of a blank and of the text."""
+        ids: dict[str, int | list[int] | None] = {
+            f"{role}_token_id": roles.get(role) for role in ("mask", "gmask", "smask", "sop", "eop")
+        }
+        ends = [roles[role] for role in ("eop", "eos") if role in roles]
+        return {**ids, "bos_token_id": roles.get("cls"), "eos_token_id": ends}
+
+    def unnamed_roles(self, roles: Mapping[str, int]) -> dict[str, int]:
+        """A GLM over BERT's vocabulary ends a text with [PAD]."""
+        return {"eos": roles["pad"]} if roles.get("eos") == roles.get("sep") and "pad" in roles else {}
+
+
+GLM = FamilySpec(
+    name="glm",
+    source="Du et al. 2021; THUDM/GLM mpu/transformer.py",
+    preset={"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
+    channels=("pos 1", "pos 2"),
+    equal_position_tables=True,  # a blank can be as long as the text
+    weight_names=GlmNames(),
+    default_for=("glm",),
+    recipes=("glm-nano", "glm-base", "glm-large"),
+    docs="objectives/glm",
+)
 
 
 def from_authors(values: Mapping[str, Any]) -> dict[str, Any]:

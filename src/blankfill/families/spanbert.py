@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from blankfill.checkpoint.names.base import Table
-from blankfill.checkpoint.names.bert import BertNames
+from blankfill.families.bert import BertNames
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import Table
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective, SpanBert
 
@@ -31,3 +32,22 @@ class SpanBertNames(BertNames):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Spans over all positions, without the head that its files do not have."""
         return SpanBert(config.position_sizes[0], boundary=0)
+
+
+SPANBERT = FamilySpec(
+    name="spanbert",
+    source="Joshi et al. 2019; facebookresearch/SpanBERT",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "head_transform": True,
+        "head_bias": True,
+    },
+    channels=("pos", "type"),
+    weight_names=SpanBertNames(),
+    default_for=("spanbert",),
+    recipes=("spanbert-nano", "spanbert-base", "spanbert-large"),
+    docs="objectives/spanbert",
+)

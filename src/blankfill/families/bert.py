@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from blankfill.checkpoint.names.base import (
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     Copied,
-    Family,
     Fused,
     Preferred,
     Rule,
     Table,
+    WeightNames,
     activation_name,
     activation_of,
     both,
@@ -34,7 +35,7 @@ OLD_NAMES = ((r"^module\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias")
 BUFFERS = (r"embeddings\.(position_ids|token_type_ids)$",)
 
 
-class BertNames(Family):
+class BertNames(WeightNames):
     """BERT with the heads that a file has: words, next sentence, the pooler alone, or none."""
 
     name = "bert"
@@ -106,6 +107,29 @@ class BertNames(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, pairs where the classifier for them is there."""
         return Bert(config.position_sizes[0], next_sentence=config.pooler and config.pair_classifier)
+
+
+BERT_PRESET: dict[str, Any] = {
+    "norm": "post",
+    "norm_eps": 1e-12,
+    "embedding_norm": True,
+    "activation": "gelu_tanh",
+    "head_transform": True,
+    "head_bias": True,
+    "pooler": True,
+    "init": "truncated_normal",
+}
+
+BERT = FamilySpec(
+    name="bert",
+    source="Devlin et al. 2018; google-research/bert modeling.py",
+    preset=BERT_PRESET,
+    channels=("pos", "type"),
+    weight_names=BertNames(),
+    default_for=("bert", "unilm"),
+    recipes=("bert-nano", "bert-base", "bert-large"),
+    docs="objectives/bert",
+)
 
 
 def encoder_sizes(values: Mapping[str, Any]) -> dict[str, Any]:

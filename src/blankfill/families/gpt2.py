@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.checkpoint.names.base import (
-    Family,
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
     Rule,
     Table,
     Transposed,
+    WeightNames,
     activation_name,
     activation_of,
     both,
@@ -28,7 +29,7 @@ PARTS = {
 }  # fmt: skip
 
 
-class Gpt2Names(Family):
+class Gpt2Names(WeightNames):
     """GPT-2 with its word head; the matrices of its layers are stored as [in, out]."""
 
     name = "gpt2"
@@ -98,3 +99,20 @@ class Gpt2Names(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """The next word, over all positions."""
         return Gpt(config.position_sizes[0])
+
+    def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
+        """The end of a text, which also begins one."""
+        return {"bos_token_id": roles.get("eos"), "eos_token_id": roles.get("eos")}
+
+
+GPT2 = FamilySpec(
+    name="gpt2",
+    # the release draws positions with std 0.01 and has no residual scaling; its paper has the scaling, as here
+    source="Radford et al. 2019; openai/gpt-2 model.py",
+    preset={"norm": "pre", "norm_eps": 1e-5, "activation": "gelu_tanh", "scaled_init": True},
+    causal=True,
+    weight_names=Gpt2Names(),
+    default_for=("gpt",),
+    recipes=("gpt-nano", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"),
+    docs="objectives/gpt",
+)

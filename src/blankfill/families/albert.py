@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.checkpoint.names.base import Family, Fused, Rule, Table, both, flag, number, plain, real, refuse_options
-from blankfill.checkpoint.names.bert import (
+from blankfill.errors import UserError
+from blankfill.families.bert import (
     BUFFERS,
     OLD_NAMES,
     encoder_sizes,
@@ -18,7 +18,19 @@ from blankfill.checkpoint.names.bert import (
     output_copies,
     output_rules,
 )
-from blankfill.errors import UserError
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
+    Fused,
+    Rule,
+    Table,
+    WeightNames,
+    both,
+    flag,
+    number,
+    plain,
+    real,
+    refuse_options,
+)
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Albert, Objective
 
@@ -29,7 +41,7 @@ PARTS = {
 """Our parts of a layer and theirs; queries, keys and values aside."""
 
 
-class AlbertNames(Family):
+class AlbertNames(WeightNames):
     """ALBERT with words and sentence order, with words, or bare."""
 
     name = "albert"
@@ -107,6 +119,29 @@ class AlbertNames(Family):
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words over all positions, sentence order where the classifier for it is there."""
         return Albert(config.position_sizes[0], sentence_order=config.pooler and config.pair_classifier)
+
+
+ALBERT = FamilySpec(
+    name="albert",
+    source="Lan et al. 2019; google-research/albert modeling.py",
+    preset={
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_size": 128,
+        "embedding_norm": True,
+        "shared": "all",
+        "activation": "gelu_tanh",
+        "head_transform": True,
+        "head_bias": True,
+        "pooler": True,
+        "init": "truncated_normal",
+    },
+    channels=("pos", "type"),
+    weight_names=AlbertNames(),
+    default_for=("albert",),
+    recipes=("albert-nano", "albert-base", "albert-large"),
+    docs="objectives/albert",
+)
 
 
 def layer_rules(k: int, theirs: str) -> list[Rule]:

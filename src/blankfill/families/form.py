@@ -1,0 +1,82 @@
+"""A model as other programs write it: which family's weight names and config.json say all of it.
+
+`Form` is a model written in a family's names; `form_of` finds the one for a run, or tells why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blankfill.errors import UserError
+from blankfill.families.registry import weight_names, weight_names_by_type
+from blankfill.families.weight_names import Table, WeightNames
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Objective
+from blankfill.system.reading import field, shown
+from blankfill.types import Vocabulary
+
+MOST_SHIFTED = 64
+"""A position table may grow by so many rows; beyond, the padding's id is no sensible first position."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in the names of a family. shift: see `WeightNames.table`."""
+
+    family: WeightNames
+    config: TransformerConfig
+    shift: int = 0
+
+    @property
+    def table(self) -> Table:
+        """The name table."""
+        return self.family.table(self.config, self.shift)
+
+    def config_json(self, vocabulary: Vocabulary, dtype: str = "float32") -> dict[str, Any]:
+        """The values of config.json, with the token ids that transformers needs. dtype: of the weights beside it."""
+        roles = vocabulary.roles
+        ids = {"pad_token_id": roles.get("pad"), **self.family.token_ids(roles)}
+        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": dtype}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint's state.json says of its names."""
+        return {"family": self.family.name, "shift": self.shift}
+
+
+def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabulary) -> Form | str:
+    """The form of a run's model in transformers' names, or a sentence that says why it has none."""
+    refused = f"transformers has no family that is trained as {objective.name}"
+    for family in weight_names().values():
+        if not family.trained_as(objective):
+            continue
+        if lacking := family.differences(config):
+            told = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
+            refused = f"transformers' {family.model_type} has no {told}"
+            continue
+        shift = family.shift(objective, vocabulary.roles.get("pad", 0))
+        if shift > MOST_SHIFTED:
+            return (
+                f"transformers' {family.model_type} numbers positions from the padding's id + 1, "
+                f"and here that id is {vocabulary.roles['pad']}"
+            )
+        return Form(family, config, shift)
+    return refused
+
+
+def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: object) -> Form:
+    """The form that a checkpoint's state.json, `where`, names (`Form.state`). Raises UserError for an unknown one."""
+    family, shift = field(names, "family", str, where), field(names, "shift", int, where)
+    known = weight_names()
+    if family not in known or not -MOST_SHIFTED <= shift <= MOST_SHIFTED:
+        raise UserError(f"{where}: its weights are named as {shown(family)}, moved by {shift}, which is not known here")
+    return Form(known[family], config, shift)
+
+
+def family_of(model_type: object, where: str) -> WeightNames:
+    """The weight names of the family that a config.json names; UserError lists the known ones."""
+    known = weight_names_by_type()
+    if isinstance(model_type, str) and model_type in known:
+        return known[model_type]
+    raise UserError(f"{where}: model_type is {shown(model_type)}, which is not known; known: {', '.join(known)}")

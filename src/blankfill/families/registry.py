@@ -1,0 +1,82 @@
+"""The families that this program knows, by name; `register_family` adds one of the user's own.
+
+An installed package offers its families by entry points of the group `blankfill.families`: the name is the family's,
+the object is its `FamilySpec`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from blankfill.errors import UserError
+from blankfill.families.albert import ALBERT
+from blankfill.families.bart import BART
+from blankfill.families.bert import BERT
+from blankfill.families.distilbert import DISTILBERT
+from blankfill.families.ernie import ERNIE
+from blankfill.families.glm import GLM
+from blankfill.families.gpt2 import GPT2
+from blankfill.families.roberta import ROBERTA
+from blankfill.families.spanbert import SPANBERT
+from blankfill.families.spec import FamilySpec
+from blankfill.families.t5 import T5_SPEC, T5_V1_1_SPEC
+from blankfill.families.unilm2 import UNILM2
+from blankfill.families.weight_names import WeightNames
+from blankfill.families.xlnet import XLNET
+from blankfill.model.config import TransformerConfig
+from blankfill.system.reading import shown
+from blankfill.system.registry import Registry
+
+
+def _check(name: str, spec: FamilySpec) -> None:
+    """Raise TypeError or ValueError for what is no family, or a family of another name."""
+    if not isinstance(spec, FamilySpec):
+        raise TypeError(f"a family is described by a FamilySpec, not by {type(spec).__name__}")
+    if name != spec.name:
+        raise ValueError(f"the family {spec.name} cannot be registered as {name}")
+    known = {field.name for field in fields(TransformerConfig)}
+    if unknown := sorted(set(spec.preset) - known):
+        raise ValueError(f"the preset of the family {name} has no field {unknown[0]} of TransformerConfig")
+
+
+_BUILT_IN = (
+    BERT, DISTILBERT, ROBERTA, ALBERT, SPANBERT, ERNIE, UNILM2, GPT2, GLM, XLNET, T5_SPEC, T5_V1_1_SPEC, BART,
+)  # fmt: skip
+
+FAMILIES: Registry[FamilySpec] = Registry(
+    "family", "blankfill.families", {spec.name: spec for spec in _BUILT_IN}, _check
+)
+
+
+def register_family(spec: FamilySpec) -> None:
+    """Make a family of the user's own known under its name, for recipes, checkpoints and exports of this process.
+
+    Raises:
+        ValueError: another family has the name, or the preset names no field of `TransformerConfig`.
+        TypeError: the argument is no `FamilySpec`.
+    """
+    FAMILIES.register(getattr(spec, "name", ""), spec)
+
+
+def default_family(objective: str) -> str:
+    """The name of the family that an objective is measured with; UserError for an objective that has none."""
+    for name, spec in FAMILIES.items():
+        if objective in spec.default_for:
+            return name
+    raise UserError(f"no family says that it is the default for the objective {shown(objective)}")
+
+
+def weight_names() -> dict[str, WeightNames]:
+    """The weight names of all families that transformers has a form for, by their own name, in the families' order."""
+    names = (spec.weight_names for spec in FAMILIES.values())
+    return {one.name: one for one in names if one is not None}
+
+
+def weight_names_by_type() -> dict[str, WeightNames]:
+    """The weight names by what a config.json calls a family (`model_type`).
+
+    Of several families with one type, it gives the family that bears its name.
+    """
+    known = weight_names()
+    by_type = {one.model_type: known.get(one.model_type, one) for one in known.values()}
+    return by_type | {also: one for one in known.values() for also in one.also_reads}
