@@ -266,7 +266,7 @@ def start_of(config: FinetuneConfig) -> tuple[Loaded, inputs.Note]:
 
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(config.model)
+    loaded = load_model(config.model, dtype=torch.float32)  # master weights
     note = inputs.model_note(loaded)
     if config.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))
