@@ -58,8 +58,8 @@ def read_task_data(config: FinetuneConfig) -> TaskData:
 def read_splits(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, Split]:
     """The train and the dev split, whose problems are said. Raises UserError when one is missing or empty.
 
-    Of the training items only as many as `train_items` says, if it says any. Data without a dev set, such as a single
-    file, are split: see `tasks.datasets.held_out`.
+    Of the training items only as many as `max_train_samples` says, if it says any. Data without a dev set, such as a
+    single file, are split: see `tasks.datasets.held_out`.
     """
     from blankfill.tasks.datasets.held_out import fewer, hold_out
     from blankfill.tasks.text.mixture import Mixture
@@ -76,11 +76,11 @@ def read_splits(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split
     else:
         only = next((name for name in ("train", "all", "dev", *splits) if name in splits), next(iter(task.files)))
         whole = task.read(data, only)
-        train, dev = hold_out(whole, options.hold_out)  # the same for every seed, so that runs can be compared
+        train, dev = hold_out(whole, options.validation_split)  # the same for every seed, so that runs can be compared
         problems = [*whole.problems, f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one"]
     for problem in problems:
         say(problem)
     for name, split in (("train", train), ("dev", dev)):
         if not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
-    return (fewer(train, options.train_items, options.seed) if options.train_items else train), dev
+    return (fewer(train, options.max_train_samples, options.seed) if options.max_train_samples else train), dev

@@ -64,7 +64,11 @@ def model_note(loaded: Loaded) -> Note:
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
-    values = {"model": config_values(loaded.model.config), "objective": objective, "word_lr": loaded.word_lr}
+    values = {
+        "model": config_values(loaded.model.config),
+        "objective": objective,
+        "embedding_lr_multiplier": loaded.embedding_lr_multiplier,
+    }
     return {**plain(values), "roles": dict(loaded.vocabulary.roles), "weights": weights_checksum(loaded.model)}
 
 

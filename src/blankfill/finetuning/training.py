@@ -40,18 +40,20 @@ class Training:
         self.config, self.data, self.setup, self.context = config, data, setup, context
         adapter, model, dev = setup.adapter, setup.model, data.dev.items
         self.settings = settings = options.train_options(len(setup.encoded))
-        optimizer = task_optimizer(model, options, settings, options.word_lr or setup.loaded.word_lr)
+        optimizer = task_optimizer(
+            model, options, settings, options.embedding_lr_multiplier or setup.loaded.embedding_lr_multiplier
+        )
         self.done = start.restore(model, optimizer)
         announce(config, data, setup, settings.steps, context.machine.where)
         self.baseline = adapter.measure(dev, adapter.baseline_predictions(data.train.items, dev))
         note_run(data, setup, context, start, settings.steps, self.baseline)
         note_step(context.folder, self.done)
         recorder = context.record("fine-tuning", settings.steps, self.done.step)
-        self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.keep))
+        self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
         self.state = {**task_state(setup.loaded, adapter, options), "inputs": setup.note}
         context.note_conditions(self.done)
         pad = setup.loaded.vocabulary.roles.get("pad", 0)
-        self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.eval_items)
+        self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
         self.batches = adapter.batches(setup.encoded, adapter.epochs(setup.encoded), pad, options.micro_batch)
         if options.mlm_weight:
             self.batches = with_texts(self.batches, setup.loaded, adapter, setup.encoded, data.unlabelled)

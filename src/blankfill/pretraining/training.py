@@ -77,7 +77,7 @@ class Training:
         announce(inputs, model, rows[0].train.rows_in_epoch(0), context.machine.where, self.baselines[-1])
         self.recorder = context.record("training", options.steps, done.step)
         dress = dress_of(model.config, recipe.objective, inputs.corpus.tokenizer)
-        self.writer = context.enter(store.Writer(out / "checkpoints", options.keep, dress))
+        self.writer = context.enter(store.Writer(out / "checkpoints", options.save_total_limit, dress))
         loaded = Loaded(model, inputs.corpus.tokenizer, inputs.corpus.vocabulary, recipe.objective, out)
         self.samples = Samples(loaded, inputs.corpus.valid, options.samples)
         self.watch = baseline_watcher(self.baselines, recipe, self.recorder)
@@ -160,8 +160,8 @@ class Training:
         model, values = self.samples.loaded.model, to_values(self.inputs.recipe)
         state = {
             "model": config_values(model.config), "objective": values["objective"],
-            "word_lr": self.inputs.recipe.train.word_lr, "recipe": values, "inputs": self.inputs.note,
-            NOTED: self.context.machine.values(), "progress": now.state(),
+            "embedding_lr_multiplier": self.inputs.recipe.train.embedding_lr_multiplier, "recipe": values,
+            "inputs": self.inputs.note, NOTED: self.context.machine.values(), "progress": now.state(),
         }  # fmt: skip
         self.writer.save(now.step, model, self.trainer.optimizer, state, now.best_step)
 
