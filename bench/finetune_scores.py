@@ -76,11 +76,11 @@ def main() -> None:
 
 def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
     """A run of this program; processor seconds of all of it."""
-    from blankfill.finetuning.run import Request, finetune
+    from blankfill.finetuning.run import FinetuneConfig, finetune
 
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        result = finetune(Request(task, data, model, options), Path(folder) / "run")
+        result = finetune(FinetuneConfig(task, data, model, options), Path(folder) / "run")
     return {"score": result.score, "seconds": time.process_time() - began}
 
 

@@ -114,7 +114,7 @@ def made_up_corpus(prefix: Path) -> IndexedCorpus:
 
 def ours(corpus: IndexedCorpus, name: str, options: dict[str, Any], length: int) -> Making:
     """Batches of an objective from token files."""
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
     from blankfill.data.sampler import Sampler
     from blankfill.objectives import OBJECTIVES
     from blankfill.planning.bench import made_up_vocabulary

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from side_by_side import write
 
 if TYPE_CHECKING:
-    from blankfill.finetuning.run import Request
+    from blankfill.finetuning.run import FinetuneConfig
 
 FEW: dict[str, Any] = {"max_train_samples": 100, "epochs": 10, "batch_size": 16, "eval_every": 14}
 TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -69,8 +69,8 @@ def main() -> None:
 
 def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict[str, Any]:
     """The scores of one model on one task, with the rate of `--lrs` that was best for the first seed less one."""
-    from blankfill.finetuning.run import Request
-    from blankfill.finetuning.several import finished
+    from blankfill.finetuning.run import FinetuneConfig
+    from blankfill.finetuning.several import finish_run
     from blankfill.tasks.options import FinetuneOptions
 
     name, _, path = model.partition("=")
@@ -81,10 +81,10 @@ def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict
     place = given.out / task / f"{name}{'-scratch' if scratch else ''}"
 
     def results(lr: float, seed: int) -> dict[str, Any]:
-        request: Request = Request(
+        config: FinetuneConfig = FinetuneConfig(
             asked, given.data / folder, Path(path), dataclasses.replace(options, lr=lr, seed=seed)
         )  # fmt: skip
-        return finished(request, place / f"lr-{lr:g}_seed-{seed}")
+        return finish_run(config, place / f"lr-{lr:g}_seed-{seed}")
 
     trial = min(given.seeds) - 1 if min(given.seeds) else max(given.seeds) + 1
     best = max(given.lrs, key=lambda lr: results(lr, trial)["score"]) if len(given.lrs) > 1 else given.lrs[0]

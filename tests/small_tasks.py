@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from blankfill.checkpoint import store
-from blankfill.finetuning.run import FinetuneResult, Request, finetune
+from blankfill.finetuning.run import FinetuneConfig, FinetuneResult, finetune
 from blankfill.model.config import config_values
 from blankfill.tasks.options import FinetuneOptions
 from generate_models import MORE, SPECIAL, objective_of, random_model, wordpiece
@@ -101,4 +101,4 @@ def tags(folder: Path) -> Path:
 
 
 def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
-    return finetune(Request(task, data, model, dataclasses.replace(QUICK, **options)), out)
+    return finetune(FinetuneConfig(task, data, model, dataclasses.replace(QUICK, **options)), out)

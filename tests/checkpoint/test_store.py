@@ -1,6 +1,7 @@
 """Checkpoints: written whole, checked when read, kept in number, never left half-made."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from blankfill.errors import UserError
 def model_and_optimizer(seed: int = 0) -> tuple[torch.nn.Linear, torch.optim.AdamW]:
     torch.manual_seed(seed)
     model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.1)
     for _ in range(3):
         model(torch.randn(4, 3)).sum().backward()
         optimizer.step()
@@ -34,7 +35,7 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
     other, fresh = torch.nn.Linear(3, 2), None
     other.load_state_dict(found.model)
     assert torch.equal(other.weight, model.weight)
-    fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
+    fresh = torch.optim.AdamW(other.named_parameters(), lr=0.1)
     store.restore_optimizer(fresh, found.optimizer)
     for pair in zip(fresh.state.values(), optimizer.state.values(), strict=True):
         assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[1])
@@ -105,3 +106,90 @@ def test_a_changed_state_is_seen_and_one_of_an_older_version_is_read(tmp_path: P
         store.read(path)
     file.write_text(json.dumps({name: one for name, one in values.items() if name != store.OWN_SUM}), encoding="utf-8")
     assert store.read(path).state == {name: one for name, one in values.items() if name != store.OWN_SUM}
+
+
+def two_layers(names: tuple[str, ...] = ("first", "second"), width: int = 3) -> torch.nn.ModuleDict:
+    """Layers by name, in the order of the names."""
+    return torch.nn.ModuleDict({name: torch.nn.Linear(width, 3) for name in names})
+
+
+def stepped(model: torch.nn.Module) -> torch.optim.AdamW:
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.1)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, number + 1.0)
+    optimizer.step()
+    return optimizer
+
+
+def test_the_state_of_an_optimizer_is_kept_by_name() -> None:
+    """Parameters in another order, and one more of them, each get what is theirs."""
+    tensors = store.optimizer_tensors(stepped(two_layers()))
+    assert set(tensors) == {
+        f"{layer}.{part}.{kind}"
+        for layer in ("first", "second")
+        for part in ("weight", "bias")
+        for kind in ("step", "exp_avg", "exp_avg_sq")
+    }
+    other = two_layers(("new", "second", "first"))
+    optimizer = torch.optim.AdamW(other.named_parameters(), lr=0.1)
+    store.restore_optimizer(optimizer, tensors)
+    assert other["new"].weight not in optimizer.state
+    for layer in ("first", "second"):
+        assert torch.equal(optimizer.state[other[layer].weight]["exp_avg"], tensors[f"{layer}.weight.exp_avg"])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (two_layers(("first",)), r"2 unknown names \('second.bias', 'second.weight'\); train it again$"),
+        (two_layers(width=4), r"2 of another shape \('first.weight', 'second.weight'\); train it again$"),
+    ],
+)
+def test_state_of_another_model_is_told_by_name(model: torch.nn.Module, message: str) -> None:
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.1)
+    with pytest.raises(UserError, match=message):
+        store.restore_optimizer(optimizer, store.optimizer_tensors(stepped(two_layers())))
+    assert not optimizer.state
+
+
+def test_state_by_number_is_of_an_older_version() -> None:
+    optimizer = torch.optim.AdamW(two_layers().named_parameters(), lr=0.1)
+    with pytest.raises(UserError, match=r"numbers the parameters as version 0\.1 did"):
+        store.restore_optimizer(optimizer, {"0.exp_avg": torch.zeros(3, 3)})
+
+
+def test_weights_of_another_model_are_told_by_name(tmp_path: Path) -> None:
+    tensors = two_layers(("first", "third")).state_dict()
+    tensors["first.weight"] = torch.zeros(1)
+    message = (
+        r"2 missing names \('second.bias', 'second.weight'\) and 2 unknown names \('third.bias', 'third.weight'\) "
+        r"and 1 of another shape \('first.weight'\)"
+    )
+    with pytest.raises(UserError, match=message):
+        store.put_weights(two_layers(), tensors, tmp_path)
+
+
+class Recorder:
+    """A writer that only notes what it is handed, as a sharded one would take its share."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[str]] = {}
+        self.state: dict[str, object] = {}
+
+    def write(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        assert not self.state
+        self.files[file] = list(tensors)
+
+    def write_text(self, file: str, text: str) -> None:
+        self.files[file] = [text]
+
+    def finish(self, state: Mapping[str, object]) -> None:
+        self.state = dict(state)
+
+
+def test_a_checkpoint_is_written_through_any_writer() -> None:
+    model, optimizer = model_and_optimizer()
+    writer = Recorder()
+    store.write_checkpoint(writer, 7, model.state_dict(), store.optimizer_tensors(optimizer), {"note": "x"})
+    assert writer.files[store.MODEL] == ["weight", "bias"] and len(writer.files[store.OPTIMIZER]) == 6
+    assert writer.state == {"note": "x", "step": 7}

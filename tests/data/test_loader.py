@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from blankfill.corpus.indexed import IndexedCorpus
+from blankfill.data.batching import collate, prefetch
 from blankfill.data.loader import Phase, Steps, allow_files, load
-from blankfill.data.packing import collate
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
@@ -177,3 +178,17 @@ def test_few_open_files_are_refused_before_a_worker_waits_for_ever(monkeypatch: 
     limits.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     allow_files(64, 4)
     assert limits[-1] == (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+def test_prefetch_keeps_the_order_and_ends_its_thread_with_an_error() -> None:
+    assert list(prefetch(iter(range(100)), ahead=3)) == list(range(100))
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("two")
+
+    made = prefetch(broken())
+    assert next(made) == 1
+    with pytest.raises(KeyError, match="two"):
+        next(made)
+    assert not loader_threads()

@@ -13,9 +13,9 @@ from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.pet import finetune_patterns, unlabelled, untrained
+from blankfill.finetuning.pet import run_pet, unlabelled, untrained
 from blankfill.finetuning.predict import Predictor, open_predictor
-from blankfill.finetuning.run import Request, finetune, read_data, read_request
+from blankfill.finetuning.run import FinetuneConfig, finetune, read_config, read_data
 from blankfill.runs.folder import noted_machine
 from blankfill.tasks.cloze.soft_labels import combined
 from blankfill.tasks.datasets.registry import task_named
@@ -34,15 +34,15 @@ patterns:
 
 @pytest.fixture
 def request_for(tmp_path: Path) -> Any:
-    """Makes the request of a cloze run on sentences with `fine` or `poor`."""
+    """Makes the config of a cloze run on sentences with `fine` or `poor`."""
     (tmp_path / "own.yaml").write_text(OWN, encoding="utf-8")
     data = classes(tmp_path / "data")
 
-    def made(name: str = "bert", task: str = "sst2", **options: Any) -> Request:
+    def made(name: str = "bert", task: str = "sst2", **options: Any) -> FinetuneConfig:
         given = {"method": "cloze", "patterns": str(tmp_path / "own.yaml"), "epochs": 10, **options}
         folder = tmp_path / name / "made" / "step-0"
         start = folder if folder.exists() else model_folder(tmp_path / name, name)
-        return Request(task, data, start, dataclasses.replace(QUICK, **given))
+        return FinetuneConfig(task, data, start, dataclasses.replace(QUICK, **given))
 
     return made
 
@@ -62,8 +62,8 @@ def test_it_learns_and_predicts(name: str, pattern: str, request_for: Any, tmp_p
 def test_masked_texts_are_learnt_beside(request_for: Any, tmp_path: Path) -> None:
     more = tmp_path / "more.tsv"
     more.write_text("sentence\n" + "the cat sat on the big mat\n" * 40, encoding="utf-8")
-    request = request_for(mlm_weight=0.2, unlabelled=str(more), epochs=2)
-    finetune(request, tmp_path / "run")
+    config = request_for(mlm_weight=0.2, unlabelled=str(more), epochs=2)
+    finetune(config, tmp_path / "run")
     told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = [row["text_loss"] for row in told if row["split"] == "train"]
     assert texts[-1] < texts[0]
@@ -72,14 +72,14 @@ def test_masked_texts_are_learnt_beside(request_for: Any, tmp_path: Path) -> Non
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(request_for: Any, tmp_path: Path) -> None:
-    request = request_for(mlm_weight=0.1, epochs=1, eval_every=6)
-    whole = finetune(request, tmp_path / "whole")
+    config = request_for(mlm_weight=0.1, epochs=1, eval_every=6)
+    whole = finetune(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     for folder in (tmp_path / "part" / "checkpoints").iterdir():
         if folder.name == f"step-{whole.steps}":
             shutil.rmtree(folder)
     (tmp_path / "own.yaml").unlink()
-    again = finetune(request, tmp_path / "part", resume=True)
+    again = finetune(config, tmp_path / "part", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "part")]
     assert again.score == whole.score and ends[0] is not None and ends[1] is not None
     assert all(np.array_equal(ends[0].model[key], ends[1].model[key]) for key in ends[0].model)
@@ -88,8 +88,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(request_for: Any, tmp_pa
 def test_all_patterns_and_their_say_together(
     request_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request, out = request_for(), tmp_path / "all"
-    argv = ["finetune", "--task", "sst2", "--data", str(request.data), "--from", str(request.start), "--out", str(out)]
+    config, out = request_for(), tmp_path / "all"
+    argv = ["finetune", "--task", "sst2", "--data", str(config.data), "--from", str(config.model), "--out", str(out)]
     argv += ["--method", "cloze", "--patterns", str(tmp_path / "own.yaml"), "--pattern", "all", "--lr", "5e-3"]
     argv += ["--batch-size", "8", "--epochs", "5", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
     assert main(argv) == 0
@@ -120,10 +120,10 @@ def test_a_head_learns_what_all_patterns_say(
     request_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The texts have no labels that are looked at; the ensemble's folder answers together, the last step's as a run."""
-    request, out = request_for(), tmp_path / "all"
+    config, out = request_for(), tmp_path / "all"
     more = tmp_path / "more.tsv"
     more.write_text("sentence\n" + "".join(f"{text}\n" for text, _ in sentences(80, 7)), encoding="utf-8")
-    argv = ["finetune", "--task", "sst2", "--data", str(request.data), "--from", str(request.start), "--out", str(out)]
+    argv = ["finetune", "--task", "sst2", "--data", str(config.data), "--from", str(config.model), "--out", str(out)]
     argv += ["--method", "cloze", "--patterns", str(tmp_path / "own.yaml"), "--pattern", "all", "--lr", "5e-3"]
     argv += ["--batch-size", "8", "--epochs", "8", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
     assert main([*argv, "--distil", str(more), "--distil-epochs", "5"]) == 0
@@ -140,11 +140,11 @@ def test_a_head_learns_what_all_patterns_say(
     assert learnt.options.method == "head"
     same = [a.value == b.value for a, b in zip(learnt.predict(new), together.predict(new), strict=True)]
     assert np.mean(same) > 0.75
-    dev = read_data(request.task_asked(), request.data, request.options)[1]
+    dev = read_data(config.build_task(), config.data, config.options)[1]
     told = [json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one.record["label"] for one in together.predict(dev.items)] == told
     assert "distilled/report.html" in (out / "report.html").read_text(encoding="utf-8")
-    asked = read_request(out / "distilled")
+    asked = read_config(out / "distilled")
     assert asked.soft_labels is not None and asked.soft_labels.texts == more.resolve()
     (out / "soft_labels.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"soft_labels.jsonl: not the scores of the texts in .*more.tsv"):
@@ -158,7 +158,7 @@ def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(reques
         with pytest.raises(UserError, match=told):
             finetune(request_for(mlm_weight=0.1, unlabelled=str(path)), tmp_path / "a")
         with pytest.raises(UserError, match=told):
-            list(finetune_patterns(request_for(pattern="all", distil=str(path)), tmp_path / "a"))
+            list(run_pet(request_for(pattern="all", distil=str(path)), tmp_path / "a"))
     assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="--distil learns from all patterns; add --method cloze --pattern all"):
         finetune(request_for(distil=str(broken)), tmp_path / "a")
@@ -170,15 +170,15 @@ def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(reques
     ("name", "token"), [("bert", "[MASK]"), ("glm", "<|startofpiece|>"), ("glm", "<|endofpiece|>")]
 )
 def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, request_for: Any, tmp_path: Path) -> None:
-    request = request_for(name)
-    vocabulary = Tokenizer.load(request.start).vocabulary()
-    role = next(role for role, id in vocabulary.roles.items() if Tokenizer.load(request.start).token(id) == token)
-    text = (request.start / "tokenizer.json").read_text(encoding="utf-8")
+    config = request_for(name)
+    vocabulary = Tokenizer.load(config.model).vocabulary()
+    role = next(role for role, id in vocabulary.roles.items() if Tokenizer.load(config.model).token(id) == token)
+    text = (config.model / "tokenizer.json").read_text(encoding="utf-8")
     renamed = text.replace(json.dumps(token)[1:-1], "[unused9]")
-    (request.start / "tokenizer.json").write_text(renamed, encoding="utf-8")
-    (request.start / "tokenizer_config.json").unlink()  # it would say that the token is still the mask
+    (config.model / "tokenizer.json").write_text(renamed, encoding="utf-8")
+    (config.model / "tokenizer_config.json").unlink()  # it would say that the token is still the mask
     with pytest.raises(UserError, match=f"the tokenizer has no token for {role}, without which"):
-        finetune(request, tmp_path / "run")
+        finetune(config, tmp_path / "run")
 
 
 def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:
@@ -186,7 +186,7 @@ def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:
     plain, thin = (
         [request_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
     )  # fmt: skip
-    train, _ = read_data(plain[0].task_asked(), plain[0].data, plain[0].options)
+    train, _ = read_data(plain[0].build_task(), plain[0].data, plain[0].options)
     machine = settle(plain[0].options).machine
     assert untrained(thin, train, machine) == untrained(plain, train, machine)
 
@@ -260,7 +260,7 @@ def test_rows_of_superglue_are_predicted(
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     patterns = str(tmp_path / "own.yaml") if method == "cloze" else ""
     options = dataclasses.replace(QUICK, epochs=1, method=method, patterns=patterns)
-    finetune(Request(task, tmp_path, model_folder(tmp_path / "m", "bert"), options), tmp_path / "run")
+    finetune(FinetuneConfig(task, tmp_path, model_folder(tmp_path / "m", "bert"), options), tmp_path / "run")
     given = tmp_path / "given.jsonl"
     given.write_text(json.dumps({**flat, "id": "mine"}) + "\n", encoding="utf-8")
     assert main(["predict", "--model", str(tmp_path / "run"), str(given), "--threads", "1", "--device", "cpu"]) == 0

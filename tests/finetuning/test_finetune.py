@@ -16,7 +16,7 @@ from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.grid import combinations
 from blankfill.finetuning.predict import Predictor, score_predictions
-from blankfill.finetuning.run import Request, finetune
+from blankfill.finetuning.run import FinetuneConfig, finetune
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.metrics.questions import answer_metrics
@@ -109,8 +109,8 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
     """Stopped after 11 of 24 steps by a failure: the resumed run ends with the weights of one that was not stopped."""
     data, model = classes(tmp_path / "data"), model_folder(tmp_path)
     options = dataclasses.replace(QUICK, epochs=2, eval_every=5)
-    request = Request("sst2", data, model, options)
-    finetune(request, tmp_path / "whole")
+    config = FinetuneConfig("sst2", data, model, options)
+    finetune(config, tmp_path / "whole")
 
     from blankfill.tasks.heads import models as heads
 
@@ -124,10 +124,10 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(heads, "task_losses", failing)
     with pytest.raises(KeyboardInterrupt):
-        finetune(request, tmp_path / "parts")
+        finetune(config, tmp_path / "parts")
     monkeypatch.setattr(heads, "task_losses", real)
     torch.manual_seed(5)
-    finetune(request, tmp_path / "parts", resume=True)
+    finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
     assert ends[0] is not None and ends[1] is not None and ends[0].step == ends[1].step == 24
     for name, tensor in ends[0].model.items():

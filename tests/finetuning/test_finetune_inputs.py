@@ -16,35 +16,35 @@ from test_cloze_run import OWN
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetuning.grid import combinations, search
-from blankfill.finetuning.pet import SOFT_LABELS, finetune_patterns
+from blankfill.finetuning.grid import combinations, run_grid
+from blankfill.finetuning.pet import SOFT_LABELS, run_pet
 from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import Request, finetune, read_request
+from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
 from blankfill.runs import inputs
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 from small_run import edit_state, permute
 from small_tasks import QUICK, classes, model_folder
 
 SHORT = dataclasses.replace(QUICK, epochs=1, eval_every=4)
 
 
-def request_in(root: Path, **options: Any) -> Request:
-    """A request for a cloze run on data of our own, made in `root` where they are not there yet."""
+def request_in(root: Path, **options: Any) -> FinetuneConfig:
+    """A config for a cloze run on data of our own, made in `root` where they are not there yet."""
     if not (root / "data").exists():
         classes(root / "data")
         model_folder(root)
         (root / "own.yaml").write_text(OWN, encoding="utf-8")
         (root / "more.tsv").write_text("sentence\n" + "the cat sat on the big mat\n" * 12, encoding="utf-8")
     given = {"method": "cloze", "patterns": str(root / "own.yaml"), **options}
-    return Request("sst2", root / "data", root / "made" / "step-0", dataclasses.replace(SHORT, **given))
+    return FinetuneConfig("sst2", root / "data", root / "made" / "step-0", dataclasses.replace(SHORT, **given))
 
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """A run of a cloze with texts without labels, its last checkpoint gone, so that there is something left to do."""
-    request = request_in(tmp_path, mlm_weight=0.1, unlabelled=str(tmp_path / "more.tsv"))
-    finetune(request, tmp_path / "run")
+    config = request_in(tmp_path, mlm_weight=0.1, unlabelled=str(tmp_path / "more.tsv"))
+    finetune(config, tmp_path / "run")
     return cut(tmp_path)
 
 
@@ -58,7 +58,7 @@ def cut(root: Path) -> Path:
 
 
 def resumed(root: Path) -> Any:
-    return finetune(read_request(root / "run"), root / "run", resume=True)
+    return finetune(read_config(root / "run"), root / "run", resume=True)
 
 
 def reworded(name: str, old: str, new: str) -> Callable[[Path], None]:
@@ -139,7 +139,7 @@ def other_weights(root: Path) -> None:
 def test_other_weights_of_the_first_model(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a checkpoint they do not matter, which is said; without one the run would begin from them."""
     shutil.copytree(begun / "run", begun / "same")
-    finetune(read_request(begun / "run"), begun / "same", resume=True)
+    finetune(read_config(begun / "run"), begun / "same", resume=True)
     other_weights(begun)
     shutil.copytree(begun / "run", begun / "early")
     resumed(begun)
@@ -150,7 +150,7 @@ def test_other_weights_of_the_first_model(begun: Path, capsys: pytest.CaptureFix
     shutil.rmtree(begun / "early" / "checkpoints")
     (begun / "early" / "latest").unlink()  # as a kill before the first checkpoint leaves it
     with pytest.raises(UserError, match=r"step-0 has other weights\. Put back what it was begun with"):
-        finetune(read_request(begun / "run"), begun / "early", resume=True)
+        finetune(read_config(begun / "run"), begun / "early", resume=True)
 
 
 def test_a_run_of_an_older_version_goes_on_with_one_sentence(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,46 +183,46 @@ def settings_of(options: FinetuneOptions) -> list[tuple[str, FinetuneOptions]]:
 
 def test_a_grid_is_of_one_thing(tmp_path: Path) -> None:
     """Finished runs are not put beside runs on other data, from another model or with other options."""
-    request = request_in(tmp_path, method="head", patterns="")
+    config = request_in(tmp_path, method="head", patterns="")
     out = tmp_path / "grid"
-    list(search(request, settings_of(request.options), out))
-    written = {path: path.stat().st_mtime_ns for path in out.glob(f"*/{ASKED}")}
+    list(run_grid(config, settings_of(config.options), out))
+    written = {path: path.stat().st_mtime_ns for path in out.glob(f"*/{CONFIG}")}
     assert len(written) == 2
     shutil.rmtree(out / "lr-0.005_seed-0")  # is to be run again, before the other one
 
-    def refused(told: str, options: FinetuneOptions = request.options) -> None:
+    def refused(told: str, options: FinetuneOptions = config.options) -> None:
         with pytest.raises(UserError, match=told):
-            list(search(dataclasses.replace(request, options=options), settings_of(options), out))
+            list(run_grid(dataclasses.replace(config, options=options), settings_of(options), out))
         assert not (out / "lr-0.005_seed-0").exists()
 
-    refused(r"lr-0\.001_seed-0 .*warmup is 0\.2 and was 0\.1.*--out", dataclasses.replace(request.options, warmup=0.2))
+    refused(r"lr-0\.001_seed-0 .*warmup is 0\.2 and was 0\.1.*--out", dataclasses.replace(config.options, warmup=0.2))
     kept = (tmp_path / "data" / "train.tsv").read_bytes()
     longer(tmp_path)
     refused("96 then, 97 now")
     (tmp_path / "data" / "train.tsv").write_bytes(kept)
-    list(search(request, settings_of(request.options), out))
-    assert (out / "lr-0.001_seed-0" / ASKED).stat().st_mtime_ns == written[out / "lr-0.001_seed-0" / ASKED]
+    list(run_grid(config, settings_of(config.options), out))
+    assert (out / "lr-0.001_seed-0" / CONFIG).stat().st_mtime_ns == written[out / "lr-0.001_seed-0" / CONFIG]
     shutil.rmtree(out / "lr-0.005_seed-0")
     other_weights(tmp_path)
     refused(r"step-0 has other weights")
 
 
 def test_an_ensemble_is_of_one_thing(tmp_path: Path) -> None:
-    request = request_in(tmp_path, pattern="all", distil=str(tmp_path / "more.tsv"), distil_epochs=1)
+    config = request_in(tmp_path, pattern="all", distil=str(tmp_path / "more.tsv"), distil_epochs=1)
     out = tmp_path / "all"
-    list(finetune_patterns(request, out))
-    list(finetune_patterns(request, out))
+    list(run_pet(config, out))
+    list(run_pet(config, out))
     reworded("own.yaml", "ran on the", "sat on the")(tmp_path)
     with pytest.raises(UserError, match=r"pattern-0 was begun with other inputs: the patterns are others"):
-        list(finetune_patterns(request, out))
+        list(run_pet(config, out))
     reworded("own.yaml", "sat on the", "ran on the")(tmp_path)
     kept = (out / SOFT_LABELS).read_bytes()
     reworded("more.tsv", "mat", "dog")(tmp_path)
     with pytest.raises(UserError, match=r"the texts of \S*more\.tsv are others.*soft_labels"):
-        list(finetune_patterns(request, out))
+        list(run_pet(config, out))
     reworded("more.tsv", "dog", "mat")(tmp_path)
     lines = [json.loads(line) for line in kept.decode().splitlines()]
     lines[0]["scores"] = dict.fromkeys(lines[0]["scores"], -1.0)
     (out / SOFT_LABELS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(UserError, match=r"distilled was begun with other inputs: the items of `scores` are others"):
-        list(finetune_patterns(request, out))
+        list(run_pet(config, out))

@@ -15,7 +15,7 @@ from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.errors import UserError
 from blankfill.finetuning.predict import items_of
-from blankfill.finetuning.run import Request, finetune
+from blankfill.finetuning.run import FinetuneConfig, finetune
 from blankfill.generation.fill import fill
 from blankfill.tasks.datasets.registry import task_named
 from generate_models import SPECIAL, wordpiece
@@ -93,7 +93,7 @@ def test_halves_of_characters_end_no_command(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     options = dataclasses.replace(QUICK, epochs=1)
     for name in ("rows.jsonl", "rows.json"):
-        result = finetune(Request("classify", tmp_path / name, model, options), tmp_path / f"run-{name}")
+        result = finetune(FinetuneConfig("classify", tmp_path / name, model, options), tmp_path / f"run-{name}")
         labels = json.loads((result.folder / "results.json").read_text(encoding="utf-8"))["labels"]
         assert sorted(labels) == ["good\ufffd", "poor"]
     out = tmp_path / "answers.jsonl"

@@ -13,7 +13,7 @@ from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import RESULTS, FinetuneResult, Request, finetune
+from blankfill.finetuning.run import RESULTS, FinetuneConfig, FinetuneResult, finetune
 from blankfill.tasks.items import GenerationItem
 from blankfill.tasks.options import FinetuneOptions
 from small_tasks import write_lines, writing_model
@@ -38,7 +38,7 @@ def turned(folder: Path, train: int = 192) -> Path:
 
 
 def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
-    return finetune(Request("seq2seq", data, model, dataclasses.replace(QUICK, **options)), out)
+    return finetune(FinetuneConfig("seq2seq", data, model, dataclasses.replace(QUICK, **options)), out)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,10 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
 def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With label smoothing and scores between: the weights are those of a run that was not stopped."""
     data, model = turned(tmp_path / "data", 96), writing_model(tmp_path, name)
-    request = Request("seq2seq", data, model, dataclasses.replace(QUICK, epochs=2, eval_every=4, label_smoothing=0.1))
-    finetune(request, tmp_path / "whole")
+    config = FinetuneConfig(
+        "seq2seq", data, model, dataclasses.replace(QUICK, epochs=2, eval_every=4, label_smoothing=0.1)
+    )
+    finetune(config, tmp_path / "whole")
 
     from blankfill.tasks.heads import models as heads
 
@@ -110,8 +112,8 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(heads, "task_losses", failing)
         with pytest.raises(KeyboardInterrupt):
-            finetune(request, tmp_path / "parts")
-    finetune(request, tmp_path / "parts", resume=True)
+            finetune(config, tmp_path / "parts")
+    finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / out / "checkpoints") for out in ("whole", "parts")]
     assert ends[0] is not None and ends[1] is not None and ends[0].step == ends[1].step == 12
     for weight, tensor in ends[0].model.items():

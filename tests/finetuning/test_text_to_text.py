@@ -12,7 +12,7 @@ from test_seq2seq import NOUNS, QUICK, SLOW, turned
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import Request, finetune
+from blankfill.finetuning.run import FinetuneConfig, finetune
 from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
@@ -31,7 +31,7 @@ def labelled(folder: Path, label: Any, train: int = 192) -> Path:
 
 
 def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> dict[str, Any]:
-    finetune(Request(task, data, model, dataclasses.replace(TEXT, **options)), out)
+    finetune(FinetuneConfig(task, data, model, dataclasses.replace(TEXT, **options)), out)
     found: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     return found
 

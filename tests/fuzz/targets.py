@@ -346,17 +346,17 @@ def read_corpus_report(folder: Path) -> None:
     CorpusReport.read(folder)
 
 
-def read_request(folder: Path) -> None:
-    from blankfill.finetuning.run import read_request as read
+def read_config(folder: Path) -> None:
+    from blankfill.finetuning.run import read_config as read
 
     read(folder)
 
 
-def request() -> list[bytes]:
-    from blankfill.finetuning.run import Request
+def config() -> list[bytes]:
+    from blankfill.finetuning.run import FinetuneConfig
     from blankfill.tasks.options import FinetuneOptions
 
-    return [dumps(Request("sst2", Path("data"), Path("model"), FinetuneOptions()).values())]
+    return [dumps(FinetuneConfig("sst2", Path("data"), Path("model"), FinetuneOptions()).values())]
 
 
 def read_rows(folder: Path) -> None:
@@ -437,7 +437,7 @@ TARGETS = [
     Target("samples", "samples.jsonl", run_file("samples.jsonl"), read_report, copy_run),
     Target("facts", "run.json", run_file("run.json"), read_report, copy_run),
     Target("corpus-report", "corpus.json", run_file("corpus/corpus.json"), read_corpus_report),
-    Target("request", "finetune.json", request, read_request),
+    Target("config", "finetune.json", config, read_config),
     Target("rows", "rows.jsonl", lambda: [lines([*ROWS, *QUESTIONS])], read_rows),
     Target("predictions", "predictions.jsonl", lambda: [lines([{"id": "1", "label": "good"}])], read_predictions),
     Target("blanks", "text", lambda: [b"The [MASK] of [MASK:3] and [gMASK].", b"1-3"], read_blanks),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blankfill.checkpoint.load import Loaded
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import UserError
 from blankfill.generation.fill import fill
 from blankfill.generation.samples import Samples, compare

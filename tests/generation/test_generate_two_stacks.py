@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families import weight_names
 from blankfill.families.options import ModelOptions
 from blankfill.generation import engine

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blankfill.attention.kernels import Mask, attend, lower
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.types import AttentionRule, Example
 
 ROWS, HEADS, WIDTH = 2, 3, 8

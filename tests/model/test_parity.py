@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families import weight_names
 from blankfill.families.form import Form
 from blankfill.model.transformer import Transformer

@@ -9,7 +9,7 @@ import torch
 
 from blankfill.adapt.lora import add_lora, merge_lora
 from blankfill.checkpoint.store import write_weights
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.training.loss import loss_sums

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from blankfill.checkpoint import store
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families import weight_names, weight_names_by_type
 from blankfill.families.form import Form, form_of
 from blankfill.families.options import ModelOptions

@@ -8,7 +8,7 @@ import torch
 
 from blankfill.attention.kernels import lower
 from blankfill.config.recipe import load_recipe
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build, count_parameters
 from blankfill.types import AttentionRule, Example

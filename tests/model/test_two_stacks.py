@@ -11,7 +11,7 @@ import torch
 
 from blankfill.adapt.lora import LoraLinear, add_lora, merge_lora
 from blankfill.attention.kernels import Mask, lower_cross
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
 from blankfill.model.single import SingleColumn

@@ -12,7 +12,7 @@ from test_parity import logits, ours, same_gradients
 
 from blankfill.attention.buckets import buckets_of
 from blankfill.attention.kernels import Kernel
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Example
 from parity_cases import Case, case_name, made, of

@@ -11,7 +11,7 @@ import torch
 from test_parity import gradients, ours
 
 from blankfill.attention.kernels import Kernel
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families.form import Form
 from blankfill.generation.slots import slot_states
 from blankfill.model.transformer import Transformer

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.data.sampler import Sampler
 from blankfill.families.form import form_of
 from blankfill.families.options import ModelOptions

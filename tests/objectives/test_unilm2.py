@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import Unilm2

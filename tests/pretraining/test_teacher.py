@@ -17,7 +17,7 @@ import blankfill
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.config.recipe import Recipe
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.transformer import build
 from blankfill.pretraining import run as wiring

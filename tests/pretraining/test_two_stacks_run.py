@@ -15,10 +15,10 @@ from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.convert.exporting import export_model
 from blankfill.errors import ConfigError
 from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import Request, finetune, read_data
+from blankfill.finetuning.run import FinetuneConfig, finetune, read_data
 from blankfill.generation.fill import fill
 from blankfill.pretraining import run
-from blankfill.pretraining.warm_start import Continue
+from blankfill.pretraining.warm_start import InitFrom
 from blankfill.runs.recorder import read_lines
 from blankfill.tasks.options import FinetuneOptions, HeadOn
 from small_run import SMALL, texts_in
@@ -77,7 +77,7 @@ def test_a_checkpoint_opens_in_transformers_and_an_export_is_alike(trained: Path
 
 def test_another_run_begins_from_it(trained: Path, text: Path, tmp_path: Path) -> None:
     given = recipe(trained.name, **{"train.steps": 2})
-    run.pretrain([str(text)], given, tmp_path / "on", start=Continue(trained))
+    run.pretrain([str(text)], given, tmp_path / "on", init_from=InitFrom(trained))
     before, after = (load_model(folder).model.config for folder in (trained, tmp_path / "on"))
     assert before == after
 
@@ -126,9 +126,9 @@ def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: HeadOn, 
         validation_split=0.5,
         max_length=16,
     )
-    request = Request("wikigold" if tags else "sst2", data, trained, options)
-    finetune(request, out)
-    _, dev = read_data(request.task_asked(), data, options)
+    config = FinetuneConfig("wikigold" if tags else "sst2", data, trained, options)
+    finetune(config, out)
+    _, dev = read_data(config.build_task(), data, options)
     predictor = Predictor(out, "cpu", 1)
     shown = [one.shown for one in predictor.predict(dev.items)]
     said = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -20,7 +20,7 @@ from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.transformer import build
-from blankfill.pretraining.warm_start import Continue, open_origin, words_of
+from blankfill.pretraining.warm_start import InitFrom, new_tokens_from, open_warm_start
 from blankfill.runs.recorder import read_lines
 from generate_models import SPECIAL, WORDS, wordpiece
 from small_run import SMALL, sentences
@@ -65,30 +65,30 @@ def earlier(old_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_weights_and_the_tokenizer_are_the_models(earlier: Path) -> None:
-    origin, recipe = open_origin(Continue(earlier), blankfill.load_recipe("glm-nano", TRAINING))
+    warm_start, recipe = open_warm_start(InitFrom(earlier), blankfill.load_recipe("glm-nano", TRAINING))
     before = load_model(earlier)
     assert (recipe.model.hidden_size, recipe.model.num_layers, recipe.model.start) == (32, 1, "family")
-    model = origin.build(7, "cpu")
+    model = warm_start.build(7, "cpu")
     assert all(torch.equal(model.state_dict()[name], old) for name, old in before.model.state_dict().items())
-    assert origin.tokenizer.fingerprint == before.tokenizer.fingerprint
+    assert warm_start.tokenizer.fingerprint == before.tokenizer.fingerprint
 
 
 def test_a_new_word_starts_at_the_mean_of_its_pieces(earlier: Path) -> None:
     """In the input table and in the output's bias; words that the model has are not added twice."""
     before = load_model(earlier)
     words = ["oldharbour", "the", "Mosquito", "飞艇", "oldharbour"]
-    origin, _ = open_origin(Continue(earlier, words), blankfill.load_recipe("glm-nano", TRAINING))
-    assert origin.words == ["oldharbour", "mosquito", "飞艇"]
+    warm_start, _ = open_warm_start(InitFrom(earlier, words), blankfill.load_recipe("glm-nano", TRAINING))
+    assert warm_start.new_tokens == ["oldharbour", "mosquito", "飞艇"]
     assert len(before.tokenizer.encode("oldharbour")) > 1
-    model, size = origin.build(0, "cpu"), before.tokenizer.size
-    for k, word in enumerate(origin.words):
+    model, size = warm_start.build(0, "cpu"), before.tokenizer.size
+    for k, word in enumerate(warm_start.new_tokens):
         pieces = before.tokenizer.encode(word)
         expected = before.model.words.weight[pieces].mean(0)
         torch.testing.assert_close(model.words.weight[size + k], expected)
     assert torch.equal(model.words.weight[:size], before.model.words.weight[:size])
-    ids, _ = origin.tokenizer.encode_plain(["The oldharbour and a mosquito: oldharbours, 大飞艇。"])
-    found = [origin.tokenizer.token(row) for row in ids]
-    assert [found.count(word) for word in origin.words] == [1, 1, 1]
+    ids, _ = warm_start.tokenizer.encode_plain(["The oldharbour and a mosquito: oldharbours, 大飞艇。"])
+    found = [warm_start.tokenizer.token(row) for row in ids]
+    assert [found.count(word) for word in warm_start.new_tokens] == [1, 1, 1]
 
 
 def test_new_words_in_the_output_bias_and_an_untied_table(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_new_words_in_the_output_bias_and_an_untied_table(tmp_path: Path) -> Non
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
     recipe = blankfill.load_recipe("bert-nano", {**TRAINING, "objective.next_sentence": False})
-    origin, _ = open_origin(Continue(tmp_path, ["playinged"]), recipe)
+    warm_start, _ = open_warm_start(InitFrom(tmp_path, ["playinged"]), recipe)
     pieces = tokenizer.encode("playinged")
     assert [tokenizer.token(piece) for piece in pieces] == ["play", "##ing", "##ed"]
-    state = origin.build(0, "cpu").state_dict()
+    state = warm_start.build(0, "cpu").state_dict()
     for ours, old in {
         "words.weight": theirs.bert.embeddings.word_embeddings.weight,
         "head.table": theirs.cls.predictions.decoder.weight,
@@ -131,8 +131,8 @@ def test_every_table_of_words_grows_in_every_family(name: str, tmp_path: Path, m
             weight.normal_()
     loaded = Loaded(old, tokenizer, tokenizer.vocabulary(), recipe.objective, tmp_path)
     monkeypatch.setattr("blankfill.checkpoint.load.load_model", lambda path: loaded)
-    origin, _ = open_origin(Continue(tmp_path, ["playinged"]), recipe)
-    state, size, pieces = origin.build(0, "cpu").state_dict(), tokenizer.size, tokenizer.encode("playinged")
+    warm_start, _ = open_warm_start(InitFrom(tmp_path, ["playinged"]), recipe)
+    state, size, pieces = warm_start.build(0, "cpu").state_dict(), tokenizer.size, tokenizer.encode("playinged")
     grown = {weight for weight, found in old.state_dict().items() if config.vocab_size in found.shape}
     assert "words.weight" in grown and ("span_head.bias" in grown) == (recipe.objective.name == "spanbert")
     for weight, before in old.state_dict().items():
@@ -156,13 +156,13 @@ def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: 
     )  # fmt: skip
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
-    origin, recipe = open_origin(Continue(tmp_path), blankfill.load_recipe("bert-nano", TRAINING))
+    warm_start, recipe = open_warm_start(InitFrom(tmp_path), blankfill.load_recipe("bert-nano", TRAINING))
     told = capsys.readouterr().err
     assert "has no head that predicts words and no next-sentence head; it starts as drawn" in told
-    config = origin.config
+    config = warm_start.config
     assert config.word_head and config.head_transform and config.pooler and config.activation == "gelu"
     assert recipe.model_config(tokenizer.size).ffn_size == 48
-    model = origin.build(3, "cpu")
+    model = warm_start.build(3, "cpu")
     assert torch.equal(model.words.weight, theirs.embeddings.word_embeddings.weight)
     assert model.pair_head is not None and float(model.pair_head.pooler.weight.detach().abs().sum()) > 0
 
@@ -170,16 +170,18 @@ def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: 
 def test_what_contradicts_the_model_is_refused_all_at_once(earlier: Path) -> None:
     values = {**TRAINING, "model.hidden_size": 64, "model.num_layers": 1, "objective.length": 100}
     recipe = blankfill.load_recipe("glm-nano", values)
-    asked = Continue(earlier, insisted=["model.hidden_size", "model.num_layers", "corpus.tokenizer", "train.lr"])
+    asked = InitFrom(
+        earlier, explicit_options=["model.hidden_size", "model.num_layers", "corpus.tokenizer", "train.lr"]
+    )
     with pytest.raises(ConfigError) as caught:
-        open_origin(asked, recipe)
+        open_warm_start(asked, recipe)
     text = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
     assert "model.hidden_size is 64 and that of" in text and "is 32; leave it out" in text
     assert "corpus.tokenizer cannot be chosen" in text
     assert "objective.length is 100" in text and "33 positions; lower it to 32 at most" in text
     with pytest.raises(ConfigError, match="take a recipe of the family glm"):
-        open_origin(Continue(earlier), blankfill.load_recipe("bert-nano", TRAINING))
+        open_warm_start(InitFrom(earlier), blankfill.load_recipe("bert-nano", TRAINING))
 
 
 def test_replayed_rows_keep_the_old_text(earlier: Path, old_text: Path, new_text: Path, tmp_path: Path) -> None:
@@ -188,13 +190,13 @@ def test_replayed_rows_keep_the_old_text(earlier: Path, old_text: Path, new_text
     losses = {}
     for ratio in (0.0, 0.5):
         out = tmp_path / f"{ratio}"
-        start = Continue(earlier, ["zeppelin"], str(old_text), ratio)
-        result = blankfill.pretrain([str(new_text)], recipe, out, start=start)
+        init_from = InitFrom(earlier, ["zeppelin"], str(old_text), ratio)
+        result = blankfill.pretrain([str(new_text)], recipe, out, init_from=init_from)
         lines = [line for line in read_lines(out / "metrics.jsonl") if line["split"] == "old"]
         assert [line["step"] for line in lines] == [0, 6, 12, 18, 24]
         assert result.old_loss == (lines[0]["loss"], lines[-1]["loss"])
         assert "old text" in (out / "report.html").read_text(encoding="utf-8")
-        assert json.loads((out / "run.json").read_text(encoding="utf-8"))["new_words"] == 1
+        assert json.loads((out / "run.json").read_text(encoding="utf-8"))["new_tokens"] == 1
         losses[ratio] = result.old_loss
     assert losses[0.0][0] == losses[0.5][0]
     assert losses[0.5][1] < losses[0.0][1]
@@ -209,8 +211,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights_without_the_model(
 
     blankfill.pretrain([str(old_text)], blankfill.load_recipe("glm-nano", {**SMALL, "train.steps": 2}), tmp_path / "a")
     recipe = blankfill.load_recipe("glm-nano", TRAINING)
-    start = Continue(tmp_path / "a", ["zeppelin", "汽艇"], str(tmp_path / "a" / "corpus"), 0.3)
-    blankfill.pretrain([str(new_text)], recipe, tmp_path / "whole", start=start)
+    init_from = InitFrom(tmp_path / "a", ["zeppelin", "汽艇"], str(tmp_path / "a" / "corpus"), 0.3)
+    blankfill.pretrain([str(new_text)], recipe, tmp_path / "whole", init_from=init_from)
     advance, asked = RunRecorder.advance, []
 
     def advance_and_kill(self: RunRecorder, step: int, fields: dict[str, float | int | str]) -> None:
@@ -220,7 +222,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_without_the_model(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunRecorder, "advance", advance_and_kill)
-    assert blankfill.pretrain([str(new_text)], recipe, tmp_path / "parts", start=start).steps == 5
+    assert blankfill.pretrain([str(new_text)], recipe, tmp_path / "parts", init_from=init_from).steps == 5
     for path in (tmp_path / "a").iterdir():  # only the old text's token files are needed again
         if path.name != "corpus":
             path.rename(tmp_path / f"gone-{path.name}")
@@ -237,7 +239,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_without_the_model(
 def test_a_run_that_never_saved_says_so(earlier: Path, new_text: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = blankfill.load_recipe("glm-nano", {**TRAINING, "train.steps": 2})
-    blankfill.pretrain([str(new_text)], recipe, out, start=Continue(earlier))
+    blankfill.pretrain([str(new_text)], recipe, out, init_from=InitFrom(earlier))
     (out / "checkpoints").rename(tmp_path / "gone")
     (out / "latest").unlink()
     with pytest.raises(UserError, match="before its first checkpoint; remove it and begin again from"):
@@ -247,11 +249,15 @@ def test_a_run_that_never_saved_says_so(earlier: Path, new_text: Path, tmp_path:
 def test_a_folder_prepared_with_another_tokenizer_is_refused(earlier: Path, new_text: Path, tmp_path: Path) -> None:
     recipe = blankfill.load_recipe("glm-nano", TRAINING)
     with pytest.raises(UserError, match="prepared with another tokenizer than the model's"):
-        blankfill.pretrain([str(earlier / "corpus")], recipe, tmp_path / "run", start=Continue(earlier, ["zeppelin"]))
+        blankfill.pretrain(
+            [str(earlier / "corpus")], recipe, tmp_path / "run", init_from=InitFrom(earlier, ["zeppelin"])
+        )
     plain = dataclasses.replace(recipe.corpus, tokenizer=str(earlier))
     blankfill.prepare([str(new_text)], tmp_path / "corpus", plain)
     short = blankfill.load_recipe("glm-nano", {**TRAINING, "train.steps": 2})
-    assert blankfill.pretrain([str(tmp_path / "corpus")], short, tmp_path / "two", start=Continue(earlier)).steps == 2
+    assert (
+        blankfill.pretrain([str(tmp_path / "corpus")], short, tmp_path / "two", init_from=InitFrom(earlier)).steps == 2
+    )
 
 
 def test_old_text_without_a_validation_part(
@@ -260,8 +266,8 @@ def test_old_text_without_a_validation_part(
     """One document cannot be split, so the loss is that of the text itself."""
     (tmp_path / "old.txt").write_text(sentences(60, 9), encoding="utf-8")
     recipe = blankfill.load_recipe("glm-nano", {**TRAINING, "train.steps": 2})
-    start = Continue(earlier, replay=str(tmp_path / "old.txt"))
-    result = blankfill.pretrain([str(new_text)], recipe, tmp_path / "run", start=start)
+    init_from = InitFrom(earlier, replay=str(tmp_path / "old.txt"))
+    result = blankfill.pretrain([str(new_text)], recipe, tmp_path / "run", init_from=init_from)
     assert "has no validation part, so its loss is measured on the text that is replayed" in capsys.readouterr().err
     assert result.old_loss is not None and 0 < result.old_loss[0] < 6
 
@@ -270,15 +276,15 @@ def test_words_from_a_file_or_a_list(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("\ufeffzeppelin\n\n 飞艇 \n", encoding="utf-8")
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
-    assert words_of(str(tmp_path / "words.txt")) == ["zeppelin", "飞艇"]
-    assert words_of("red fox, 猫，dog") == ["red fox", "猫", "dog"]
+    assert new_tokens_from(str(tmp_path / "words.txt")) == ["zeppelin", "飞艇"]
+    assert new_tokens_from("red fox, 猫，dog") == ["red fox", "猫", "dog"]
     for name, sentence in (
         ("none.txt", "no such file"),
         ("bad.txt", "is not UTF-8"),
         ("empty.txt", "no words"),
     ):
         with pytest.raises(UserError, match=sentence):
-            words_of(str(tmp_path / name))
+            new_tokens_from(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -320,8 +326,8 @@ def test_new_token_types_begin_as_those_they_are_like(tmp_path: Path) -> None:
     """UniLM's six from BERT's two, as its released code makes them."""
     bert = writing_model(tmp_path, "bert")
     given = {"objective.length": 24, "model.dropout": 0.0}
-    origin, recipe = open_origin(Continue(bert), blankfill.load_recipe("unilm-nano", given))
+    warm_start, recipe = open_warm_start(InitFrom(bert), blankfill.load_recipe("unilm-nano", given))
     old = store.read(bert, with_optimizer=False).model["positions.1.weight"]
-    assert len(old) == 2 and origin.config.position_sizes == (48, 6) and recipe.objective.name == "unilm"
-    new = origin.build(7, "cpu").positions[1].weight
+    assert len(old) == 2 and warm_start.config.position_sizes == (48, 6) and recipe.objective.name == "unilm"
+    new = warm_start.build(7, "cpu").positions[1].weight
     assert torch.equal(new, old[[0, 1, 0, 0, 0, 1]])

@@ -15,7 +15,7 @@ from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
 from blankfill.generation.fill import fill
 from blankfill.pretraining import run
-from blankfill.pretraining.warm_start import Continue
+from blankfill.pretraining.warm_start import InitFrom
 from blankfill.runs.recorder import read_lines
 from blankfill.tasks.cloze.setup import check_model
 from blankfill.tasks.options import FinetuneOptions
@@ -84,7 +84,7 @@ def test_training_goes_on_with_longer_rows(text: Path, trained: Path, tmp_path: 
     recipe = load_recipe("xlnet-nano", {**changes, "objective.length": 64, "train.steps": 2, "train.threads": 1})
     out = tmp_path / "longer"
     threads = torch.get_num_threads()
-    run.pretrain([str(text)], recipe, out, start=Continue(trained))
+    run.pretrain([str(text)], recipe, out, init_from=InitFrom(trained))
     torch.set_num_threads(threads)
     again, before = load_model(out), load_model(trained)
     assert again.model.config.position_sizes[0] == 64 and again.objective.length == 64

@@ -62,7 +62,7 @@ def test_examples_of_a_row_do_not_see_each_other() -> None:
 
 
 def test_joining_agrees_with_the_packing_of_batches() -> None:
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
 
     examples = [figure(), simple(4).__class__(**{**vars(simple(4)), "positions": np.zeros((2, 4), np.int32)}), figure()]
     row, batch = join_row(examples), collate([examples], pad=0, multiple=1)

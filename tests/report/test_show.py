@@ -11,7 +11,7 @@ from blankfill.cli.show import blocks_fit, speller
 from blankfill.config.recipe import load_recipe
 from blankfill.data.sampler import Sampler
 from blankfill.objectives import T5
-from blankfill.pretraining import data_setup as material
+from blankfill.pretraining import data_setup
 from blankfill.report.picture import example_text
 
 SMALL = ["--corpus.vocab-size", "0", "--corpus.workers", "1"]
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_row_shown_is_the_row_of_the_sampler(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load_recipe("glm-nano", {"objective.length": 32, "seed": 5})
-    opened = material.open_corpus([str(corpus)], recipe, corpus)
+    opened = data_setup.open_corpus([str(corpus)], recipe, corpus)
     sampler = Sampler(opened.train, recipe.objective, opened.vocabulary, 5)
     examples = sampler.row(11)
     assert main(["show", str(corpus), "--objective.length", "32", "--seed", "5", "--example", "11"]) == 0
@@ -48,11 +48,11 @@ def test_a_corpus_prepared_before_gets_the_sentinels_of_a_recipe(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = dataclasses.replace(load_recipe("gpt-nano"), objective=T5(length=32))
-    opened = material.open_corpus([str(corpus)], recipe, corpus)
+    opened = data_setup.open_corpus([str(corpus)], recipe, corpus)
     assert "has no token for 100 sentinels; added at the end of the vocabulary" in capsys.readouterr().err
     assert opened.vocabulary.size == len(opened.unigram) + 100
     assert opened.tokenizer.token(opened.vocabulary.size - 1) == "<extra_id_0>"
-    (rows,) = material.phases(opened, recipe)
+    (rows,) = data_setup.phases(opened, recipe)
     text = example_text(rows.new.row(3), opened.tokenizer.token)
     assert text.startswith("encoder 32 columns, decoder ")
     assert text.count("<extra_id_0>") == 3  # read by the encoder, asked for, and read by the decoder

@@ -29,7 +29,7 @@ from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.finetuning.predict import open_predictor
-from blankfill.finetuning.run import Request, finetune, read_request
+from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
 from blankfill.pretraining import run as wiring
 from blankfill.report.page import write_page
 from damage import damaged, replaced
@@ -74,7 +74,7 @@ def tuned(trained: Path) -> Path:
     rows += [{"text": f"a lantern {k}", "label": "poor"} for k in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     asked = read_options({"epochs": 1.0, "batch_size": 4, "threads": 1, "precision": "fp32", "max_length": 16})
-    finetune(Request("classify", folder / "rows.jsonl", trained, asked), folder / "tuned")
+    finetune(FinetuneConfig("classify", folder / "rows.jsonl", trained, asked), folder / "tuned")
     return folder / "tuned"
 
 
@@ -231,7 +231,7 @@ def test_a_fine_tuned_run(tuned: Path, tmp_path: Path) -> None:
     state = store.named_by(tuned / "best") / store.STATE
     names = ["finetune.json", "results.json", "predictions.jsonl", "tokenizer.json", "inputs.json"]
     names += [str(state.relative_to(tuned)), str(state.with_name(store.MODEL).relative_to(tuned))]
-    openers: dict[str, Opener] = {"predict": predicted, "report": write_page, "resume": read_request}
+    openers: dict[str, Opener] = {"predict": predicted, "report": write_page, "resume": read_config}
     assert not faults(tuned, names, openers, tmp_path / "run")
 
 

@@ -21,7 +21,7 @@ from blankfill.cli.main import main
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.errors import UserError
-from blankfill.finetuning.run import Request, finetune
+from blankfill.finetuning.run import FinetuneConfig, finetune
 from forgetful_disk import Disk, watch
 from full_disk import full_after
 from small_run import SMALL, texts_in
@@ -57,7 +57,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
-    finetune(request(folder), folder / "run")
+    finetune(config_in(folder), folder / "run")
     return folder / "run"
 
 
@@ -65,8 +65,8 @@ def recipe(**overrides: object) -> blankfill.Recipe:
     return blankfill.load_recipe("bert-nano", {**RUN, **{key.replace("__", "."): v for key, v in overrides.items()}})
 
 
-def request(folder: Path) -> Request:
-    return Request("sst2", classes(folder / "sst2"), model_folder(folder / "model"), QUICK)
+def config_in(folder: Path) -> FinetuneConfig:
+    return FinetuneConfig("sst2", classes(folder / "sst2"), model_folder(folder / "model"), QUICK)
 
 
 def only_informs(path: Path) -> bool:
@@ -156,7 +156,7 @@ def test_after_a_power_cut_at_any_sync_a_run_goes_on_to_the_same_numbers(
 
 @linux
 def test_a_fine_tuning_run_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = request(tmp_path)
+    made = config_in(tmp_path)
     with watch(tmp_path / "out", monkeypatch) as disk:
         (tmp_path / "out").mkdir()
         finetune(made, tmp_path / "out" / "run")
@@ -335,7 +335,7 @@ def test_pretraining_on_a_full_disk_stops_with_a_sentence_and_goes_on(
 def test_fine_tuning_on_a_full_disk_stops_with_a_sentence_and_goes_on(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, out, failed = request(tmp_path / "in"), tmp_path / "out" / "run", 0
+    made, out, failed = config_in(tmp_path / "in"), tmp_path / "out" / "run", 0
     out.parent.mkdir()
     for room in range(0, 400, 17):
         try:

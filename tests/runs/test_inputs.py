@@ -20,7 +20,7 @@ from blankfill.corpus.identity import NAMES, corpus_marks
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.pretraining import run as wiring
-from blankfill.pretraining.warm_start import Continue
+from blankfill.pretraining.warm_start import InitFrom
 from blankfill.runs import inputs
 from blankfill.system import marks
 from small_run import SMALL, edit_state, permute, texts_in
@@ -267,9 +267,9 @@ def continued(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("continued")
     shutil.copytree(source, root / "first")
     recipe = load_recipe("gpt-nano", {k: v for k, v in STEADY.items() if not k.startswith(("model.", "corpus.vocab"))})
-    start = Continue(root / "first" / "run", ["zeppelin"], str(root / "first" / "texts"), 0.5)
+    init_from = InitFrom(root / "first" / "run", ["zeppelin"], str(root / "first" / "texts"), 0.5)
     texts = another_text(root / "first")
-    wiring.pretrain([str(texts)], recipe, root / "run", stop_after=1e-9, start=start)
+    wiring.pretrain([str(texts)], recipe, root / "run", stop_after=1e-9, init_from=init_from)
     return root
 
 
@@ -281,17 +281,17 @@ def test_replayed_text_that_changed_is_refused(continued: Path, tmp_path: Path) 
         wiring.resume(out)
 
 
-def test_an_edited_origin_is_refused(continued: Path, tmp_path: Path) -> None:
+def test_an_edited_warm_start_is_refused(continued: Path, tmp_path: Path) -> None:
     shutil.copytree(continued, tmp_path / "copy")
     out = tmp_path / "copy" / "run"
-    values = json.loads((out / "origin.json").read_text(encoding="utf-8"))
-    (out / "origin.json").write_text(json.dumps({**values, "replay_ratio": 0.25}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"origin\.json replay_ratio is 0\.25 and was 0\.5"):
+    values = json.loads((out / "warm_start.json").read_text(encoding="utf-8"))
+    (out / "warm_start.json").write_text(json.dumps({**values, "replay_ratio": 0.25}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"warm_start\.json replay_ratio is 0\.25 and was 0\.5"):
         wiring.resume(out)
-    (out / "origin.json").unlink()
-    with pytest.raises(UserError, match=r"origin\.json is gone"):
+    (out / "warm_start.json").unlink()
+    with pytest.raises(UserError, match=r"warm_start\.json is gone"):
         wiring.resume(out)
-    (out / "origin.json").write_text(json.dumps(values), encoding="utf-8")
+    (out / "warm_start.json").write_text(json.dumps(values), encoding="utf-8")
     assert wiring.resume(out).steps == 12
 
 

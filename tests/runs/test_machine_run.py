@@ -14,8 +14,8 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetuning.run import Request, finetune, read_request
-from blankfill.finetuning.several import finished
+from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
+from blankfill.finetuning.several import finish_run
 from blankfill.runs.folder import noted_machine
 from blankfill.runs.recorder import read_lines
 from blankfill.system import environment, threads
@@ -162,29 +162,29 @@ def test_steps_that_become_slow_lower_the_threads(
     assert noted(run)["threads"] == 1
 
 
-def task(tmp_path: Path, **changes: Any) -> Request:
+def task(tmp_path: Path, **changes: Any) -> FinetuneConfig:
     options = FinetuneOptions(batch_size=8, epochs=1, eval_every=2, **changes)
-    return Request("sst2", classes(tmp_path / "data"), model_folder(tmp_path), options)
+    return FinetuneConfig("sst2", classes(tmp_path / "data"), model_folder(tmp_path), options)
 
 
-def stopped_at_once(patch: pytest.MonkeyPatch, request: Request, out: Path) -> None:
+def stopped_at_once(patch: pytest.MonkeyPatch, config: FinetuneConfig, out: Path) -> None:
     import contextlib
 
     with patch.context() as patched:
         patched.setattr("blankfill.finetuning.run.stop_signals", lambda: contextlib.nullcontext([15]))
-        assert not finetune(request, out).complete
+        assert not finetune(config, out).complete
 
 
 def test_fine_tuning_is_resumed_as_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     look(monkeypatch, "off", cores=1)
-    request = task(tmp_path)
-    finetune(request, tmp_path / "whole")
-    stopped_at_once(monkeypatch, request, tmp_path / "run")
-    stopped_at_once(monkeypatch, request, tmp_path / "other")
+    config = task(tmp_path)
+    finetune(config, tmp_path / "whole")
+    stopped_at_once(monkeypatch, config, tmp_path / "run")
+    stopped_at_once(monkeypatch, config, tmp_path / "other")
     look(monkeypatch, "on", cores=2)
-    finetune(read_request(tmp_path / "run"), tmp_path / "run", resume=True)
+    finetune(read_config(tmp_path / "run"), tmp_path / "run", resume=True)
     assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
     assert (noted(tmp_path / "run")["compute"], noted(tmp_path / "run")["threads"]) == ("float32", 1)
     capsys.readouterr()
@@ -205,12 +205,12 @@ def test_the_runs_of_a_grid_are_alike(tmp_path: Path, monkeypatch: pytest.Monkey
     command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(out),
                "--batch-size", "8", "--epochs", "0.2", "--num-seeds", "2"]  # fmt: skip
 
-    def second(request: Request, folder: Path, *more: Any) -> dict[str, Any]:
+    def second(config: FinetuneConfig, folder: Path, *more: Any) -> dict[str, Any]:
         if folder.name == "seed-1":
             look(monkeypatch, "on", cores=2)
             if not folder.exists():
                 raise UserError("stopped")
-        return finished(request, folder, *more)
+        return finish_run(config, folder, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr("blankfill.finetuning.grid.finished", second)
@@ -234,8 +234,8 @@ def test_a_damaged_note_of_a_grid_is_no_note(tmp_path: Path) -> None:
 
 def test_options_of_a_grid_that_are_given_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look(monkeypatch, "off", cores=2)
-    request = task(tmp_path)
-    stopped_at_once(monkeypatch, request, tmp_path / "run")
-    again = dataclasses.replace(request, options=dataclasses.replace(request.options, threads=1))
-    assert finished(again, tmp_path / "run")["complete"]
+    config = task(tmp_path)
+    stopped_at_once(monkeypatch, config, tmp_path / "run")
+    again = dataclasses.replace(config, options=dataclasses.replace(config.options, threads=1))
+    assert finish_run(again, tmp_path / "run")["complete"]
     assert noted(tmp_path / "run")["threads"] == 1 and "with 1 thread (2 so far)" in remarks(tmp_path / "run")[0]

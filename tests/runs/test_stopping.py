@@ -167,17 +167,17 @@ def test_a_stopped_grid_begins_no_other_run(
 
 def test_one_of_several_runs_that_is_stopped_raises(tmp_path: Path, signalled: list) -> None:
     """What the patterns of a cloze and their distilled head go through too."""
-    from blankfill.finetuning.run import Request
-    from blankfill.finetuning.several import finished
+    from blankfill.finetuning.run import FinetuneConfig
+    from blankfill.finetuning.several import finish_run
     from blankfill.tasks.options import FinetuneOptions
 
     options = FinetuneOptions(batch_size=8, epochs=1, threads=1, precision="fp32", device="cpu")
-    request = Request("sst2", classes(tmp_path / "data"), model_folder(tmp_path), options)
+    config = FinetuneConfig("sst2", classes(tmp_path / "data"), model_folder(tmp_path), options)
     signalled.append((4, signal.SIGTERM))
     with pytest.raises(StoppedError) as stopped:
-        finished(request, tmp_path / "one")
+        finish_run(config, tmp_path / "one")
     assert stopped.value.why is Stop.TERMINATED
-    assert finished(request, tmp_path / "one")["steps"] == 12
+    assert finish_run(config, tmp_path / "one")["steps"] == 12
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)

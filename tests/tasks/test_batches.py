@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import itertools
 import operator
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, EncodedItem, Epochs, evaluation, pack
+from blankfill.tasks.batching import ANSWER, ITEM, ROW, Batches, EncodedItem, Epochs, EvaluationBatches, pack
 from blankfill.training.loop import split
-from blankfill.types import AttentionRule, Example
+from blankfill.types import AttentionRule, Batch, Example
 
 
 def example(ids: list[int]) -> Example:
@@ -113,14 +114,36 @@ def test_micro_batches_hold_the_items_of_the_step_and_rows_are_named() -> None:
         assert values[0] == values[1] == sorted(2 * (epochs.items(step) + 1).tolist())
         named, rows = parts.rows(step), [row for packed in parts.of(step) for row in packed.batch.input_ids[:, 0]]
         assert [k + 1 for k in named] == [int(row) for row in rows]
-    assert [step for step, _ in parts.steps(1, 4)] == [1, 2, 3]
+    made = list(parts.steps(1, 4))
+    assert [step for step, _ in made] == [1, 2, 3]
+    for step, batches in made:  # made by a thread, and the same
+        assert len(batches) == len(parts.of(step))
+        for batch, packed in zip(batches, parts.of(step), strict=True):
+            assert torch.equal(batch.input_ids, packed.batch.input_ids)
+
+
+def test_a_step_is_made_while_the_one_before_is_computed() -> None:
+    """The thread makes the next step without being asked for it."""
+    asked = threading.Event()
+
+    class Watched(Batches):
+        def step(self, step: int) -> list[Batch]:
+            if step == 1:
+                asked.set()
+            return super().step(step)
+
+    steps = Watched([item(k, 5) for k in range(1, 9)], Epochs(8, 4, seed=0), 0).steps(0, 2)
+    assert next(steps)[0] == 0 and asked.wait(60)
+    steps.close()
 
 
 def test_evaluation_holds_every_item_once_and_says_which() -> None:
     rng = np.random.default_rng(1)
     items = [item(k + 1, int(rng.integers(1, 30))) for k in range(40)]
     seen: list[int] = []
-    batches = list(evaluation(items, 0, columns=200))
+    kept = EvaluationBatches(items, 0, max_tokens=200)
+    batches = list(kept)
+    assert [id(packed) for packed in kept] == [id(packed) for packed in batches]  # made once
     assert len(batches) > 3
     for packed in batches:
         assert packed.batch.labels[ANSWER][1].tolist() == (packed.items + 1).tolist()

@@ -18,6 +18,7 @@ from blankfill.tasks.adapters import CLOZE
 from blankfill.tasks.batching import ITEM, Batches, Epochs, pack
 from blankfill.tasks.cloze.items import longest_kept
 from blankfill.tasks.cloze.model import TEXT, hinge_loss
+from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.cloze.texts import WithTexts, masked
 from blankfill.tasks.datasets.tabular import tabular_task
 from blankfill.tasks.input_format import InputFormat
@@ -156,6 +157,19 @@ def test_packed_items_answer_as_single_ones(name: str, kind: str, patterns: str,
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the worked cases lie beside the project and are absent")
+def test_targets_keep_their_names_through_a_batch() -> None:
+    """Two words of two tokens and of one, the columns of the item's number before those of the targets."""
+    words = [
+        ClozeTargets.of_tokens(np.array(ids, np.int32), *rest)
+        for ids, *rest in (([7, 8], 0, 3, True), ([9], 1, 2, False, True))
+    ]
+    table = np.concatenate([np.array([[4]] * 3), np.concatenate([word.table() for word in words])], axis=1)
+    targets = ClozeTargets.from_table(torch.from_numpy(table))
+    assert targets.token.tolist() == [7, 8, 9] and targets.label.tolist() == [0, 0, 1]
+    assert targets.words.tolist() == [3, 3, 2] and targets.right.tolist() == [1, 1, 0]
+    assert targets.in_turn.tolist() == [0, 0, 1]
+
+
 def test_the_losses_are_those_of_pet(tmp_path: Any) -> None:
     """Raw scores at the mask are averaged over a label's words; cross-entropy over labels; the hinge of several."""
     case = json.loads(VECTORS.read_text(encoding="utf-8"))["pet_losses"]
@@ -164,7 +178,7 @@ def test_the_losses_are_those_of_pet(tmp_path: Any) -> None:
     model = reads.model(random_model("bert"))
     words = given["verbalizers"]
     rows = [(given["mask_logits"][w] / len(ws), place) for place, ws in enumerate(words) for w in ws]
-    answer = torch.tensor([[0, place, 0, len(words[place]), place == given["gold"]] for _, place in rows])
+    answer = torch.tensor([[0, place, 0, len(words[place]), place == given["gold"], 0] for _, place in rows])
     scores = torch.tensor([[score] for score, _ in rows])
     ce = model.losses(scores, answer).labels[ITEM]
     assert float(ce) == pytest.approx(expect["ce"], abs=1e-6)
@@ -180,7 +194,8 @@ def test_several_masks_train_with_the_hinge_and_absent_choices_do_not_count(tmp_
     assert reads.hinge
     model = reads.model(random_model("bert"))
     scores = torch.tensor([[-1.0], [-0.5], [-3.0], [-2.2], [-9.0]])
-    answer = torch.tensor([[0, 0, 5, 1, 1], [0, 1, 5, 1, 0], [1, 0, 5, 1, 0], [1, 1, 5, 1, 1], [1, 2, 5, 1, 0]])
+    right = [(0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1), (1, 2, 0)]
+    answer = torch.tensor([[item, label, 5, 1, is_right, 0] for item, label, is_right in right])
     assert float(model.losses(scores, answer).labels[ITEM]) == pytest.approx(1.5 + 0.2 + 0.0, abs=1e-6)
     assert not adapter("glm", CHOICES, tmp_path, "choice")[1].hinge
 

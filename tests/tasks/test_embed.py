@@ -21,7 +21,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.cli.embed import EmbedArguments
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.data.packing import batches
+from blankfill.data.packing import padded_batches
 from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
 from blankfill.objectives import Gpt
@@ -120,12 +120,12 @@ def test_long_texts_are_cut_and_counted(name: str) -> None:
 def test_batches_hold_every_text_once_and_little_padding() -> None:
     rng = np.random.default_rng(0)
     lengths = np.minimum(3 + rng.geometric(0.05, 3000), 512)
-    found = list(batches(lengths))
+    found = list(padded_batches(lengths))
     assert sorted(np.concatenate(found).tolist()) == list(range(3000))
     columns = [int(lengths[batch].max()) * len(batch) for batch in found]
     assert max(columns) <= 4096
     assert sum(columns) < 1.02 * lengths.sum()
-    assert [len(batch) for batch in batches(np.array([9000, 5, 5]))] == [2, 1]
+    assert [len(batch) for batch in padded_batches(np.array([9000, 5, 5]))] == [2, 1]
 
 
 def test_what_cannot_be_embedded_is_refused() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.data.packing import collate
-from blankfill.tasks.batching import ANSWER, Epochs, evaluation, pack
+from blankfill.data.batching import collate
+from blankfill.tasks.batching import ANSWER, Epochs, EvaluationBatches, pack
 from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.text.seq2seq import Noise, Writing
 from blankfill.tasks.text.seq2seq_model import Search, WritingModel
@@ -224,7 +224,7 @@ def test_items_of_one_row_do_not_see_one_another(name: str) -> None:
     """The loss of a packed row is the sum of the losses of its items; smoothing is for learning alone."""
     reads, model = writing(name), WritingModel(random_model(name, sharp=3.0), smoothing=0.2).eval()
     items = [reads.encoded(reads.source(ids), ids[:3]) for ids in LONG]
-    (packed,) = evaluation(items, 0)
+    (packed,) = EvaluationBatches(items, 0)
     assert packed.batch.input_ids.shape[0] == 1 and counts(packed.batch) == {ANSWER: sum(len(i.answers) for i in items)}
     together = float(model.batch_losses(packed.batch).labels[ANSWER].detach())
     apart = [float(model.batch_losses(pack([item], 0).batch).labels[ANSWER].detach()) for item in items]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Bert, Mlm, Unilm2

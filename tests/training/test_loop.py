@@ -11,8 +11,8 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
+from blankfill.data.batching import collate
 from blankfill.data.loader import Phase, Steps, load
-from blankfill.data.packing import collate
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blankfill.config.recipe import Recipe, load_recipe
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.planning import estimate as cost
 from blankfill.planning import timing as rehearsal

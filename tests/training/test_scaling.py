@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.training.loss import loss_sums

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.families import weight_names
 from blankfill.families.form import Form
 from blankfill.model.transformer import Transformer

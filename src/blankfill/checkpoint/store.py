@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from blankfill.errors import UserError
 from blankfill.families.form import Form, form_from_state
-from blankfill.families.weight_names import put_back
+from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files
@@ -69,9 +69,9 @@ class Checkpoint:
 def save(
     folder: Path,
     step: int,
-    model: dict[str, torch.Tensor],
-    optimizer: dict[str, torch.Tensor],
-    state: dict[str, Any],
+    model: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
     keep: int = 2,
     best: int | None = None,
     dress: Dress | None = None,
@@ -102,27 +102,74 @@ def save(
 def write_files(
     folder: Path,
     step: int,
-    model: dict[str, torch.Tensor],
-    optimizer: dict[str, torch.Tensor],
-    state: dict[str, Any],
+    model: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
     dress: Dress | None = None,
 ) -> None:
-    """Write a checkpoint's files into a folder that exists; see `save`. The folder is synced by whoever names it."""
+    """Write a checkpoint's files into a folder that exists; see `save`. The caller syncs the folder and names it."""
+    write_checkpoint(FolderWriter(folder), step, model, optimizer, state, dress)
+
+
+class CheckpointWriter(Protocol):
+    """What a checkpoint is written through, so that several processes may each write a share of it.
+
+    Tensors are handed over by the name of their file and their own; `finish` is called once, after all of them.
+    """
+
+    def write(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write the tensors of one file, by name. Their memory may change after the call."""
+
+    def write_text(self, file: str, text: str) -> None:
+        """Write a text file."""
+
+    def finish(self, state: Mapping[str, Any]) -> None:
+        """Note the state and the checksum of each file; the checkpoint is complete when this returns."""
+
+
+class FolderWriter:
+    """A `CheckpointWriter` of one process: each file is one safetensors file in a folder that exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """See `CheckpointWriter`."""
+        write_weights(self.folder / file, tensors)
+
+    def write_text(self, file: str, text: str) -> None:
+        """See `CheckpointWriter`."""
+        files.write_file(self.folder / file, text)
+
+    def finish(self, state: Mapping[str, Any]) -> None:
+        """See `CheckpointWriter`."""
+        sums = {path.name: checksum(path) for path in sorted(self.folder.iterdir())}
+        values = {**state, "sha256": sums}
+        files.write_file(self.folder / STATE, json.dumps({**values, OWN_SUM: sum_of(values)}, indent=1))
+
+
+def write_checkpoint(
+    writer: CheckpointWriter,
+    step: int,
+    model: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    dress: Dress | None = None,
+) -> None:
+    """Write all parts of a checkpoint through a writer; see `save`."""
     if dress is not None:
         table = dress.form.table
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
         if heads := table.kept_apart(model):
-            write_weights(folder / HEADS, heads)
+            writer.write(HEADS, heads)
         model, optimizer = table.to_theirs(model), {**optimizer, **rest}
         state = {**state, "names": dress.form.state()}
         for name, text in dress.files.items():
-            files.write_file(folder / name, text)
-    write_weights(folder / MODEL, model)
+            writer.write_text(name, text)
+    writer.write(MODEL, model)
     if optimizer:
-        write_weights(folder / OPTIMIZER, optimizer)
-    sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
-    values = {**state, "step": step, "sha256": sums}
-    files.write_file(folder / STATE, json.dumps({**values, OWN_SUM: sum_of(values)}, indent=1))
+        writer.write(OPTIMIZER, optimizer)
+    writer.finish({**state, "step": step})
 
 
 class Writer:
@@ -271,16 +318,15 @@ def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pat
     Raises UserError when they are not those of the model.
     """
     own = model.state_dict()
-    wrong = [*(own.keys() - tensors.keys()), *(tensors.keys() - own.keys())]
-    wrong += [
+    shapes = [
         name
         for name in own.keys() & tensors.keys()
         if own[name].shape != tensors[name].shape or own[name].is_floating_point() != tensors[name].is_floating_point()
     ]
-    if wrong:
+    if problems := differences(own.keys() - tensors.keys(), tensors.keys() - own.keys(), shapes):
         raise UserError(
-            f"{path}: {len(wrong)} of its weights are not those of the model that {STATE} describes, such as "
-            f"{min(wrong)}; train or import it again"
+            f"{path}: its weights are not those of the model that {STATE} describes: {problems}; train or import it "
+            "again"
         )
     model.load_state_dict(dict(tensors), assign=assign)
 
@@ -312,23 +358,53 @@ def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None 
     return None
 
 
+def differences(missing: Collection[str], unknown: Collection[str], unlike: Collection[str]) -> str:
+    """How the names of tensors differ from those expected, as part of a sentence; empty where they do not."""
+    kinds = (missing, "missing names"), (unknown, "unknown names"), (unlike, "of another shape")
+    return " and ".join(
+        f"{len(names)} {kind} ({', '.join(shown(name) for name in sorted(names)[:LISTED])}"
+        f"{', …' if len(names) > LISTED else ''})"
+        for names, kind in kinds
+        if names
+    )
+
+
+def named_parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
+    """The parameters of an optimiser with their names, in its order; it must have been made of named ones."""
+    return [
+        pair for group in optimizer.param_groups for pair in zip(group["param_names"], group["params"], strict=True)
+    ]
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimiser's state as named tensors: `<parameter number>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    found = {}
-    for number, values in state.items():
-        for name, value in values.items():
-            found[f"{number}.{name}"] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
-    return found
+    """An optimiser's state as named tensors, `<parameter name>.<state>`; no order of parameters enters them."""
+    return {
+        f"{name}.{key}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for name, parameter in named_parameters(optimizer)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put state saved by `optimizer_tensors` back. Raises UserError when it is not that of the optimiser."""
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put state saved by `optimizer_tensors` back by the names of parameters. Raises UserError when it does not fit."""
+    names = named_parameters(optimizer)
+    numbers = {name: number for number, (name, _) in enumerate(names)}
     state: dict[int, dict[str, torch.Tensor]] = {}
-    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    unknown, unlike = set(), set()
     for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        if not number.isdecimal() or int(number) >= count or not name:
-            raise UserError(f"{OPTIMIZER} holds {shown(key)}, which is not of this run's optimiser; train it again")
-        state.setdefault(int(number), {})[name] = value
+        name, _, kind = key.rpartition(".")
+        if name.isdecimal():
+            raise UserError(
+                f"{OPTIMIZER} numbers the parameters as version 0.1 did, and this version names them; begin a new run "
+                "from the model with --from"
+            )
+        if name not in numbers:
+            unknown.add(name)
+        elif value.dim() == names[numbers[name]][1].dim() and value.shape != names[numbers[name]][1].shape:
+            unlike.add(name)
+        else:
+            state.setdefault(numbers[name], {})[kind] = value
+    if problems := differences((), unknown, unlike):
+        raise UserError(f"{OPTIMIZER} is of another model than this run trains: {problems}; train it again")
+    state = dict(sorted(state.items()))
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -68,37 +68,37 @@ def main(argv: Sequence[str]) -> int:
     if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
         raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
 
-    from blankfill.finetuning.grid import combinations, search
-    from blankfill.finetuning.pet import finetune_patterns
-    from blankfill.finetuning.run import Request, finetune, read_request
+    from blankfill.finetuning.grid import combinations, run_grid
+    from blankfill.finetuning.pet import run_pet
+    from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
     from blankfill.system.console import show
     from blankfill.tasks.datasets.tabular import Columns
     from blankfill.tasks.run_files import RESULTS
 
     changes = None
     if given.resume is not None:
-        out, request = given.resume, read_request(given.resume)
+        out, config = given.resume, read_config(given.resume)
         changes = {MACHINE[name]: getattr(given, MACHINE[name]) for name in names.values() if name in MACHINE}
     else:
         assert given.data is not None and given.start is not None and given.out is not None
         columns = Columns(given.text_column, given.label_column, given.id_column)
-        out, request = given.out, Request(given.task, given.data, given.start, given.options(), columns)
+        out, config = given.out, FinetuneConfig(given.task, given.data, given.start, given.options(), columns)
         if given.method == "cloze" and given.pattern == "all":
             if given.grid or given.num_seeds != 1:
                 raise UserError("--pattern all is a run for each pattern; leave out --grid and --num-seeds, or it")
-            for line in finetune_patterns(request, out):
+            for line in run_pet(config, out):
                 show(line)
             show(f"the scores are in {out / RESULTS}")
             return 0
         settings = combinations(given.options(), given.grid, given.num_seeds)
         if len(settings) > 1:
-            for line in search(request, settings, out):
+            for line in run_grid(config, settings, out):
                 show(line)
             show(f"the scores are in {out / RESULTS}")
             return 0
-    result = finetune(request, out, given.resume is not None, changes)
+    result = finetune(config, out, given.resume is not None, changes)
     told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    show(f"{request.task}: {told} on the dev set at step {result.best_step:,} of {result.total:,}")
+    show(f"{config.task}: {told} on the dev set at step {result.best_step:,} of {result.total:,}")
     show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
     show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
     return result.stopped.exit_code if result.stopped else 0

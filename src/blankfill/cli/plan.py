@@ -124,11 +124,11 @@ def look_at(paths: Sequence[str], recipe: Recipe, work: Path, taught: Teacher | 
     """What a run of this recipe would read: a prepared corpus, or made-up text of the same size."""
     own = taught.tokenizer if taught else None
     from blankfill.corpus.folder import is_prepared
-    from blankfill.pretraining import data_setup as material
+    from blankfill.pretraining import data_setup
 
     if len(paths) == 1 and is_prepared(Path(paths[0])):
-        corpus = material.open_corpus(paths, recipe, work, own, (own,) if own else ())
-        phases = material.phases(corpus, recipe)
+        corpus = data_setup.open_corpus(paths, recipe, work, own, (own,) if own else ())
+        phases = data_setup.phases(corpus, recipe)
         valid = phases[-1].valid
         return Text(
             f"{corpus.folder}: {len(corpus.train.tokens):,} training tokens, vocabulary {corpus.vocabulary.size:,}",
@@ -217,7 +217,7 @@ def rehearsals(
     taught: Teacher | None = None,
 ) -> list[Rehearsal] | None:
     """Timed steps of each phase; None when not even one layer fits."""
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
     from blankfill.planning.estimate import SAMPLED_ROWS, sampled_rows
     from blankfill.planning.timing import rehearse
     from blankfill.system.console import say

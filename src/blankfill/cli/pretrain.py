@@ -13,7 +13,7 @@ import tyro
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
-    from blankfill.pretraining.warm_start import Continue
+    from blankfill.pretraining.warm_start import InitFrom
 
 From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
@@ -90,9 +90,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def beginning(args: Any, argv: Sequence[str]) -> Continue | None:
+def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
     """The model to begin from, as the command line asks; UserError for options that need one and have none."""
-    from blankfill.pretraining.warm_start import GIVEN, Continue, words_of
+    from blankfill.pretraining.warm_start import GIVEN, InitFrom, new_tokens_from
 
     if args.from_ is None:
         for name, given in (("--add-tokens", args.add_tokens), ("--replay", args.replay),
@@ -102,9 +102,9 @@ def beginning(args: Any, argv: Sequence[str]) -> Continue | None:
         return None
     options = [arg.removeprefix("--").split("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")]
     insisted = [name.replace(".no_", ".") for name in options if name.partition(".")[0] in GIVEN]
-    words = words_of(args.add_tokens) if args.add_tokens else []
+    words = new_tokens_from(args.add_tokens) if args.add_tokens else []
     replay = None if args.replay is None else str(args.replay)
-    return Continue(args.from_, words, replay, args.replay_ratio, insisted)
+    return InitFrom(args.from_, words, replay, args.replay_ratio, insisted)
 
 
 def seconds(text: str) -> float:

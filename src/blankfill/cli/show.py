@@ -41,14 +41,14 @@ def main(argv: Sequence[str]) -> int:
     if args.png is not None and args.png.suffix.lower() != ".png":
         raise UserError(f"--png {args.png} does not end in .png; only PNG files are drawn")
 
-    from blankfill.pretraining import data_setup as material
+    from blankfill.pretraining import data_setup
     from blankfill.report.drawing import example_png
     from blankfill.report.picture import example_text
     from blankfill.system.console import say, show
 
     with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
-        corpus = material.open_corpus(args.paths, recipe, args.out or Path(temporary))
-        rows_of = material.phases(corpus, recipe)
+        corpus = data_setup.open_corpus(args.paths, recipe, args.out or Path(temporary))
+        rows_of = data_setup.phases(corpus, recipe)
         step = recipe.train.row_schedule.step_of(args.example)
         sampler = [phase.new for phase in rows_of if phase.start <= step][-1]
         epoch, place = sampler.locate(args.example)

@@ -20,7 +20,7 @@ from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.python_docs import read_share
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import UserError
 from blankfill.objectives import Bart, Glm, Gpt, Mlm, Xlnet
 from blankfill.objectives.base import two_sided

@@ -6,16 +6,14 @@ them. A background thread (or worker processes) keeps a few steps ready; the bat
 
 from __future__ import annotations
 
-import queue
 import sys
-import threading
 from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch.utils.data
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import AHEAD, collate, prefetch
 from blankfill.data.replay import Replayed
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
@@ -62,7 +60,7 @@ class Steps(torch.utils.data.Dataset[list[Batch]]):
         ]
 
 
-class _Told(torch.utils.data.Dataset[list[Batch] | UserError]):
+class _ErrorsAsValues(torch.utils.data.Dataset[list[Batch] | UserError]):
     """Hands a UserError over as it is: DataLoader would raise it with a worker's traceback in its sentence."""
 
     def __init__(self, steps: Steps) -> None:
@@ -99,7 +97,7 @@ def allow_files(workers: int, ahead: int) -> None:
 
 
 def load(
-    steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = 4
+    steps: Steps, first: int, stop: int, workers: int = 0, ahead: int = AHEAD
 ) -> Generator[tuple[int, list[Batch]], None, None]:
     """Yield (step, its micro-batches) for first ≤ step < stop, a few prepared ahead.
 
@@ -108,7 +106,7 @@ def load(
     if workers:
         allow_files(workers, max(2, ahead // workers))
         loader = torch.utils.data.DataLoader(
-            _Told(steps),
+            _ErrorsAsValues(steps),
             batch_size=None,
             sampler=range(first, stop),
             num_workers=workers,
@@ -127,34 +125,4 @@ def load(
             # which matter, are told in the message.
             raise error.with_traceback(None) from None
         return
-    ready: queue.Queue[tuple[int, list[Batch]] | BaseException | None] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
-
-    def put(item: tuple[int, list[Batch]] | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-        return None
-
-    def prepare() -> None:
-        try:
-            for step in range(first, stop):
-                if stopped.is_set():
-                    return
-                put((step, steps[step]))
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=prepare, name="blankfill-loader", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+    yield from prefetch(((step, steps[step]) for step in range(first, stop)), ahead)

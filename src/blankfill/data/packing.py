@@ -1,148 +1,99 @@
-"""Rows of Examples → a Batch of tensors.
+"""Which things share a row, and which rows or texts share a batch: arithmetic on lengths.
 
-Several Examples may share a row; `segment` tells them apart. The batch says in `mask` what its rows need: nothing at
-all when every row is one full-length Example that sees everything, the plain causal kernel when every row is one
-left-to-right Example, the rule's vectors otherwise. Rows are as wide as the longest, no wider.
+Two ways to fill rows: `best_fit`, for a whole epoch of pretraining, and `FirstFit`, for the items of one step. Three
+ways to group what has rows of its own: `padded_batches` for texts padded to one width, `packed_batches` for items that
+are packed into rows afterwards, `longest_first` for rows that grow while they are written.
 
-Examples with a context make two such batches of the same rows, whose segments have the same numbers. `batches` says
-which texts are best put into one.
+Not here: making tensors (`data.batching`), which text an epoch holds (`data.plans`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from blankfill.types import PADDING, AttentionRule, Batch, Example
+Int64 = NDArray[np.int64]
 
-FULL = 4096
+MAX_TOKENS = 4096
 """Most columns of a batch; more do not make it faster and take memory."""
-ENOUGH = 1024
-"""A batch of so many columns is not joined with longer texts: padding would cost more than a larger batch gains."""
+MIN_TOKENS = 1024
+"""A batch with this many columns is not joined with longer texts: padding would cost more than a larger batch gains."""
 
 
-def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> Batch:
-    """Put rows of Examples into tensors.
+def best_fit(sizes: Int64, capacity: int) -> tuple[Int64, int]:
+    """Put pieces, in their order, into the fullest open row that still holds them.
 
-    pad: the id of padding. multiple: the width is rounded up to it when rows are padded anyway. Raises ValueError when
-    some Examples have a context and others none, or one without columns.
+    sizes: int64[P], none above `capacity`, the columns of a row. Returns the row of each piece, int64[P], and the
+    number of rows.
     """
-    segments = [_first_segments(row) for row in rows]
-    batch = _side(rows, segments, pad, multiple)
-    contexts = [[example.context for example in row if example.context is not None] for row in rows]
-    if not any(contexts):
-        return batch
-    if any(len(row) != len(found) or not all(map(len, found)) for row, found in zip(rows, contexts, strict=True)):
-        raise ValueError("every Example of a batch must have a context with at least one column, or none of them any")
-    context = _side(contexts, segments, pad, multiple)
-    return dataclasses.replace(batch, context=context, tokens=batch.tokens + context.tokens)
+    # `open_rows[r]` lists the rows with r columns left, and the bits of `rooms` say which of those lists hold any, so
+    # that finding the best row is one shift.
+    row_of = np.empty(len(sizes), np.int64)
+    open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]
+    rooms = 0
+    count = 0
+    for k, size in enumerate(sizes.tolist()):
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                rooms &= ~(1 << room)
+        else:
+            room, row = capacity, count
+            count += 1
+        row_of[k] = row
+        left = room - size
+        if left > 0:
+            open_rows[left].append(row)
+            rooms |= 1 << left
+    return row_of, count
 
 
-def _first_segments(row: Sequence[Example]) -> list[int]:
-    """The number of the first segment of each Example of a row; an Example's context has the same segments."""
-    counts = [
-        1 + max(int(side.rule.segment.max(initial=0)) for side in (example, example.context) if side is not None)
-        for example in row
-    ]
-    return [0, *accumulate(counts[:-1])]
+class FirstFit:
+    """Rows that are filled one piece at a time, each piece going to the first row with room for it.
+
+    capacity: the columns of a row, one number for each side (a row and its context); a row is full when any side is.
+    """
+
+    def __init__(self, capacity: Sequence[int]) -> None:
+        self.capacity = tuple(capacity)
+        self._left: list[tuple[int, ...]] = []
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self._left)
+
+    def fits(self, size: Sequence[int]) -> bool:
+        """Whether an empty row has room for a piece."""
+        return _holds(self.capacity, size)
+
+    def put(self, size: Sequence[int], first: int = 0) -> int:
+        """Put a piece into a row, a new one where none from `first` on has room; returns the number of the row."""
+        row = next((r for r in range(first, len(self._left)) if _holds(self._left[r], size)), len(self._left))
+        if row == len(self._left):
+            self._left.append(self.capacity)
+        self._left[row] = tuple(left - taken for left, taken in zip(self._left[row], size, strict=True))
+        return row
+
+    def close(self, first: int) -> None:
+        """Let nothing more into the rows from `first` on."""
+        self._left[first:] = [(0,) * len(self.capacity)] * (len(self._left) - first)
 
 
-def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], pad: int, multiple: int) -> Batch:
-    """One side of a batch, contexts left out. segments: the number of the first segment of each Example."""
-    widths = [sum(len(example) for example in row) for row in rows]
-    width = max(widths)
-    mask = _mask(rows, width)
-    if mask == "rule":
-        width = -(-width // multiple) * multiple
-    channels = rows[0][0].positions.shape[0]
-    shape = (len(rows), width)
-    input_ids = np.full(shape, pad, np.int64)
-    positions = np.zeros((channels, *shape), np.int64)
-    segment = np.full(shape, PADDING, np.int32)
-    rank = np.zeros(shape, np.int32)
-    horizon = np.zeros(shape, np.int32)
-    grouped = any(example.rule.group is not None for row in rows for example in row)
-    group = np.zeros(shape, np.int32) if grouped else None
-    index, answers = [], []
-    labels: dict[str, list[tuple[int, int]]] = {}
-    borders: list[np.ndarray] = []
-    for r, row in enumerate(rows):
-        column = 0
-        for example, before in zip(row, segments[r], strict=True):
-            at = slice(column, column + len(example))
-            input_ids[r, at] = example.input_ids
-            positions[:, r, at] = example.positions
-            segment[r, at] = example.rule.segment + before
-            rank[r, at] = example.rule.rank
-            horizon[r, at] = example.rule.horizon
-            if group is not None and example.rule.group is not None:
-                group[r, at] = example.rule.group
-            index.append(example.target_index.astype(np.int64) + (r * width + column))
-            answers.append(example.target_ids)
-            for name, value in example.labels.items():
-                labels.setdefault(name, []).append((r * width + column, value))
-            if example.borders is not None:
-                begin = r * width + column
-                borders.append(example.borders.astype(np.int64) + np.array([[begin], [begin], [0], [0]]))
-            column = at.stop
-    return Batch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(positions),
-        torch.from_numpy(segment),
-        torch.from_numpy(rank),
-        torch.from_numpy(horizon),
-        torch.from_numpy(np.concatenate(index)),
-        torch.from_numpy(np.concatenate(answers).astype(np.int64)),
-        {name: _columns(found) for name, found in labels.items()},
-        mask,
-        sum(widths),
-        borders=torch.from_numpy(np.concatenate(borders, axis=1)) if borders else None,
-        group=None if group is None else torch.from_numpy(group),
-    )
+def _holds(left: Sequence[int], size: Sequence[int]) -> bool:
+    return all(room >= needed for room, needed in zip(left, size, strict=True))
 
 
-def _columns(found: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    table = torch.tensor(found, dtype=torch.int64)
-    return table[:, 0].contiguous(), table[:, 1].contiguous()
+def padded_batches(
+    lengths: Int64, max_tokens: int = MAX_TOKENS, min_tokens: int = MIN_TOKENS
+) -> Iterator[NDArray[np.int64]]:
+    """Group texts that are padded to the longest of their batch: indices into `lengths`, shortest first, each once.
 
-
-def _mask(rows: Sequence[Sequence[Example]], width: int) -> str:
-    if any(len(row) != 1 for row in rows):
-        return "rule"
-    rules = [row[0].rule for row in rows]
-    if all(len(rule) == width and sees_all(rule) for rule in rules):
-        return "none"
-    return "causal" if all(is_causal(rule) for rule in rules) else "rule"
-
-
-def sees_all(rule: AttentionRule) -> bool:
-    """Whether every query of a rule may see every key."""
-    alike = (rule.segment == rule.segment[0]).all() and rule.rank.max() <= rule.horizon.min()
-    return bool(alike and not _parted(rule))
-
-
-def is_causal(rule: AttentionRule) -> bool:
-    """Whether a rule is the plain left-to-right one."""
-    index = np.arange(len(rule))
-    plain = (rule.segment == 0).all() and (rule.rank == index).all() and (rule.horizon == index).all()
-    return bool(plain and not _parted(rule))
-
-
-def _parted(rule: AttentionRule) -> bool:
-    """Whether some keys are for their own group alone."""
-    return rule.group is not None and bool(rule.group.any())
-
-
-def batches(lengths: NDArray[np.int64], full: int = FULL, enough: int = ENOUGH) -> Iterator[NDArray[np.int64]]:
-    """Which texts go together: indices into `lengths`, shortest texts first, each once.
-
-    A batch has at most `full` columns (one text may have more) and texts of one length, unless it would hold fewer than
-    `enough` columns: then longer ones join it.
+    A batch has at most `max_tokens` columns (a single text may have more) and texts of one length, unless it would hold
+    fewer than `min_tokens` columns: then longer texts join it.
     """
     order = np.argsort(lengths, kind="stable")
     first = 0
@@ -151,8 +102,35 @@ def batches(lengths: NDArray[np.int64], full: int = FULL, enough: int = ENOUGH) 
         while stop < len(order):
             length, count = int(lengths[order[stop]]), stop - first
             longer = count and length > lengths[order[stop - 1]]
-            if count and ((count + 1) * length > full or (longer and count * lengths[order[stop - 1]] >= enough)):
+            if count and (
+                (count + 1) * length > max_tokens or (longer and count * lengths[order[stop - 1]] >= min_tokens)
+            ):
                 break
             stop += 1
+        yield order[first:stop]
+        first = stop
+
+
+def packed_batches(sizes: Int64, max_tokens: int = MAX_TOKENS) -> Iterator[NDArray[np.int64]]:
+    """Group items that share rows: indices into `sizes`, smallest first, each once.
+
+    The sizes of a batch add up to at most `max_tokens`; a single item may be larger.
+    """
+    order = np.argsort(sizes, kind="stable")
+    ends = np.cumsum(sizes[order])
+    first = 0
+    while first < len(order):
+        before = int(ends[first - 1]) if first else 0
+        stop = max(first + 1, int(ends.searchsorted(before + max_tokens, side="right")))
+        yield order[first:stop]
+        first = stop
+
+
+def longest_first(sizes: Int64, max_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Group rows, the longest first, each once: as many as have room for `max_tokens` at the size of the longest."""
+    order = np.argsort(-sizes, kind="stable")
+    first = 0
+    while first < len(order):
+        stop = first + max(1, max_tokens // int(sizes[order[first]]))
         yield order[first:stop]
         first = stop

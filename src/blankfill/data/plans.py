@@ -21,6 +21,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from blankfill.data.packing import best_fit
 from blankfill.objectives import Layout
 
 FIRST, LAST, RANDOM_NEXT = 1, 2, 4
@@ -259,30 +260,7 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, 
 
 
 def _pack(pieces: Int64, sizes: Int64, layout: Layout) -> tuple[Int64, Int64]:
-    """Best-fit packing: each piece goes to the fullest open row that still holds it.
-
-    `open_rows[r]` lists the rows with r tokens left, and the bits of `rooms` say which of those lists hold any, so that
-    finding the best row is one shift.
-    """
-    capacity = layout.row - layout.frame
-    row_of = np.empty(len(pieces), np.int64)
-    open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]
-    rooms = 0
-    count = 0
-    for k, size in enumerate(sizes.tolist()):
-        fitting = rooms >> size
-        if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                rooms &= ~(1 << room)
-        else:
-            room, row = capacity, count
-            count += 1
-        row_of[k] = row
-        left = room - size
-        if left > 0:
-            open_rows[left].append(row)
-            rooms |= 1 << left
+    """Pack pieces into rows; returns the pieces in the order of their rows, and where each row begins among them."""
+    row_of, count = best_fit(sizes, layout.row - layout.frame)
     by_row = np.argsort(row_of, kind="stable")
     return pieces[by_row], np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=count))])

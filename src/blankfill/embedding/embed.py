@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
-from blankfill.data.packing import batches
+from blankfill.data.batching import prefetch
+from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
 from blankfill.objectives import T5, Gpt, Xlnet
 
@@ -88,8 +89,10 @@ class Embedder:
                 "leave it out"
             )
         out = np.empty((len(rows), self.width), np.float32)
-        for chosen in batches(lengths):
-            out[chosen] = self._pool([rows[k] for k in chosen]).cpu().numpy()
+        order = list(padded_batches(lengths))
+        batches = prefetch(self._batch([rows[k] for k in chosen]) for chosen in order)
+        for chosen, batch in zip(order, batches, strict=True):
+            out[chosen] = self._pool(*batch).cpu().numpy()
         return Vectors(out, cut)
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
@@ -112,18 +115,21 @@ class Embedder:
         cut = sum(len(ids) > room for ids in found)
         return [[*before, *ids[:room], *after] for ids in found], cut
 
-    def _pool(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors of a batch, [B, D]."""
-        lengths_B = torch.tensor([len(row) for row in rows])
-        width = int(lengths_B.max())
-        ids_BT = torch.full((len(rows), width), self.pad)
+    def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """(ids, padded at the right, int64[B, T]; lengths, int64[B])."""
+        lengths = [len(row) for row in rows]
+        ids = np.full((len(rows), max(lengths)), self.pad, np.int64)
         for k, row in enumerate(rows):
-            ids_BT[k, : len(row)] = torch.tensor(row)
-        padding_BT = torch.arange(width) >= lengths_B[:, None]
+            ids[k, : lengths[k]] = row
+        return torch.from_numpy(ids), torch.tensor(lengths)
+
+    def _pool(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Vectors of a batch, [B, D]."""
+        padding_BT = torch.arange(ids_BT.shape[1]) >= lengths_B[:, None]
         hidden_BTD = self._encode(ids_BT.to(self.device), padding_BT.to(self.device))
         if self.pooling == "cls":
             columns_B = lengths_B - 1 if self.cls_last else torch.zeros_like(lengths_B)
-            pooled_BD = hidden_BTD[torch.arange(len(rows)), columns_B]
+            pooled_BD = hidden_BTD[torch.arange(len(lengths_B)), columns_B]
         elif padding_BT.any():
             inside_BT1 = (~padding_BT).to(self.device, hidden_BTD.dtype)[:, :, None]
             pooled_BD = (hidden_BTD * inside_BT1).sum(1) / inside_BT1.sum(1)

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blankfill.data.packing import batches, collate
+from blankfill.data.batching import collate, prefetch
+from blankfill.data.packing import padded_batches
 from blankfill.generation.fill import SCORED_AT_ONCE
 from blankfill.types import Batch, Example
 
@@ -62,10 +63,12 @@ def answered(loaded: Loaded, examples: Iterable[Example], pool: int = POOL) -> I
         sides = [(len(example), 0 if example.context is None else len(example.context)) for example in chosen]
         lengths = np.array([max(side) for side in sides], np.int64)
         found: dict[int, Answered] = {}
-        for numbers in batches(lengths):
-            together = [chosen[k] for k in numbers]
-            logs, hits = _scores(loaded, collate([[example] for example in together], pad))
-            edges = np.cumsum([len(example.target_ids) for example in together])[:-1]
+        order = list(padded_batches(lengths))
+        groups = [[chosen[k] for k in numbers] for numbers in order]
+        batches = prefetch(collate([[example] for example in group], pad) for group in groups)
+        for numbers, group, batch in zip(order, groups, batches, strict=True):
+            logs, hits = _scores(loaded, batch)
+            edges = np.cumsum([len(example.target_ids) for example in group])[:-1]
             parts = zip(np.split(logs, edges), np.split(hits, edges), strict=True)
             found |= {int(k): Answered(*part) for k, part in zip(numbers, parts, strict=True)}
         yield from (found[k] for k in range(len(chosen)))

@@ -16,7 +16,7 @@ from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.system.threads import use_threads
 from blankfill.tasks.datasets.registry import task_named
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
     from blankfill.evaluation.answers import Start
@@ -97,7 +97,7 @@ def result_folder(out: Path) -> None:
     Raises UserError when it cannot be, and for the folder of a fine-tuning run or of several, whose results have the
     same name.
     """
-    if any(found.is_file() for where in (ASKED, f"*/{ASKED}") for found in out.glob(where)):
+    if any(found.is_file() for where in (CONFIG, f"*/{CONFIG}") for found in out.glob(where)):
         raise UserError(f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with --out")
     with disk_errors(out, "give another folder with --out"):
         make_folder(out)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.run import Request
-from blankfill.finetuning.several import check_same, finished, together
+from blankfill.finetuning.run import FinetuneConfig
+from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.system.console import say
 from blankfill.system.files import write_file
@@ -91,20 +91,20 @@ def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def search(request: Request, settings: Sequence[Setting], out: Path) -> Iterator[str]:
+def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> Iterator[str]:
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
     found: list[dict[str, Any]] = []
-    check_same([(dataclasses.replace(request, options=options), out / name) for name, options in settings])
-    alike = together(request.options, out)
+    check_inputs_unchanged([(dataclasses.replace(config, options=options), out / name) for name, options in settings])
+    alike = shared_machine(config.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")
-        results = finished(dataclasses.replace(request, options=options), out / name, alike)
+        results = finish_run(dataclasses.replace(config, options=options), out / name, alike)
         found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
         table = list(summary(found))
         best = max(table, key=lambda row: row["mean"])
         runs = [run["folder"] for run in found]
         kept = {
-            "task": request.task,
+            "task": config.task,
             "primary_metric": results["primary_metric"],
             "settings": table,
             "best": best,

@@ -19,8 +19,8 @@ import numpy as np
 
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.predict import EnsemblePredictor, open_predictor
-from blankfill.finetuning.run import Request, adapter_of, read_data, start_of, with_head
-from blankfill.finetuning.several import check_same, finished, together
+from blankfill.finetuning.run import FinetuneConfig, adapter_of, read_data, start_of, with_head
+from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.runs.inputs import read_notes, refuse, write_note
 from blankfill.system.console import say
@@ -43,40 +43,40 @@ DISTILLED = "distilled"
 """The folder of the run that learns from it."""
 
 
-def finetune_patterns(request: Request, out: Path) -> Iterator[str]:
+def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
     """Fine-tune a model for each pattern below `out`, score all together; yields the table, a line each.
 
     Raises UserError or ConfigError for whatever the user can mend.
     """
-    if problems := request.options.problems():
+    if problems := config.options.problems():
         raise ConfigError(problems)
-    task = request.task_asked()
-    train, dev = read_data(task, request.data, request.options)
+    task = config.build_task()
+    train, dev = read_data(task, config.data, config.options)
     labels = None if task.kind == "choice" else task.labels or train.labels
-    texts = unlabelled(request, task, task.labels or train.labels)
-    patterns = read_patterns(*pattern_text(request.options.patterns, task.name), labels)
+    texts = unlabelled(config, task, task.labels or train.labels)
+    patterns = read_patterns(*pattern_text(config.options.patterns, task.name), labels)
     count = len(patterns)
     requests = [
-        dataclasses.replace(request, options=dataclasses.replace(request.options, pattern=str(k), distil=""))
+        dataclasses.replace(config, options=dataclasses.replace(config.options, pattern=str(k), distil=""))
         for k in range(count)
     ]
-    check_same([(one, out / f"pattern-{k}") for k, one in enumerate(requests)])
-    alike = together(request.options, out)
+    check_inputs_unchanged([(one, out / f"pattern-{k}") for k, one in enumerate(requests)])
+    alike = shared_machine(config.options, out)
     weights = untrained(requests, train, alike)
     runs: list[dict[str, Any]] = []
     for k, one in enumerate(requests):
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
-        found = finished(one, folder, alike)
+        found = finish_run(one, folder, alike)
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
         score = f"{found['primary_metric']} {found['score']:.4f}"
         yield f"pattern {k}: {score}; untrained {weights[k]:.4f} of the training items"
-    yield from _together(request, out, runs, dev)
+    yield from _together(config, out, runs, dev)
     if texts is not None:
-        yield from _distilled(request, out, texts, alike)
+        yield from _distilled(config, out, texts, alike)
 
 
-def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> list[float]:
+def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine) -> list[float]:
     """The share of the training items that the model gets right with each pattern before it is trained."""
     import torch
 
@@ -88,7 +88,7 @@ def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> li
     found = []
     for one in requests:
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
-        adapter = adapter_of(one.task_asked(), train.labels, loaded, plain)
+        adapter = adapter_of(one.build_task(), train.labels, loaded, plain)
         model = with_head(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = HeadEvaluator(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
         predictions, _ = scored.predict(model, device, machine.dtype)
@@ -97,12 +97,12 @@ def untrained(requests: Sequence[Request], train: Split, machine: Machine) -> li
     return found
 
 
-def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
+def _together(config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
     """Score the models together, alike and weighted, and write what came out."""
     from blankfill.tasks.heads.texts import classified
     from blankfill.tasks.metrics.scoring import score
 
-    task = request.task_asked()
+    task = config.build_task()
     said = [_said(out / run["folder"] / PREDICTIONS) for run in runs]
     names = [list(one) for one in said[0]]
     logs = [logs_of(item) for item in zip(*said, strict=True)]
@@ -117,26 +117,26 @@ def _together(request: Request, out: Path, runs: Sequence[dict[str, Any]], dev: 
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         yield f"all patterns, {way}: {task.primary_metric} {scores[way]['score']:.4f}"
     write_file(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
-    kept = {**request.values(), "primary_metric": task.primary_metric, "patterns": list(runs), "together": scores}
-    complete = not request.options.distil
+    kept = {**config.values(), "primary_metric": task.primary_metric, "patterns": list(runs), "together": scores}
+    complete = not config.options.distil
     _keep(out, {**kept, "complete": complete})
 
 
-def unlabelled(request: Request, task: Task, labels: tuple[str, ...]) -> Split | None:
+def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> Split | None:
     """The texts of `--distil`, None without it; UserError when they cannot be read, or the task has no labels."""
-    if not request.options.distil:
+    if not config.options.distil:
         return None
     if task.kind != "classify":
         raise UserError(f"{task.name}: --distil is for tasks with labels, and the items here have choices of their own")
-    texts = task.read(Path(request.options.distil), "train", labels)
+    texts = task.read(Path(config.options.distil), "train", labels)
     for problem in texts.problems:
         say(problem)
     return dataclasses.replace(texts, labels=labels)
 
 
-def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Iterator[str]:
+def _distilled(config: FinetuneConfig, out: Path, texts: Split, alike: Machine) -> Iterator[str]:
     """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
-    options, scores = request.options, out / SOFT_LABELS
+    options, scores = config.options, out / SOFT_LABELS
     mark = items_mark(texts.items, texts.labels)
     if scores.exists() and (notes := read_notes(out)) and notes[0].get("texts") not in (None, mark):
         refuse(out, [f"the texts of {options.distil} are others"], f"Put them back, or remove {scores} and that run.")
@@ -151,9 +151,9 @@ def _distilled(request: Request, out: Path, texts: Split, alike: Machine) -> Ite
     )  # fmt: skip
     soft_labels = SoftLabels(Path(options.distil), scores)
     say(f"a head learns what all patterns say of {len(texts):,} texts")
-    student = dataclasses.replace(request, options=learning, soft_labels=soft_labels)
-    check_same([(student, out / DISTILLED)])
-    found = finished(student, out / DISTILLED, alike)
+    student = dataclasses.replace(config, options=learning, soft_labels=soft_labels)
+    check_inputs_unchanged([(student, out / DISTILLED)])
+    found = finish_run(student, out / DISTILLED, alike)
     kept = read_json(out / RESULTS)
     field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})

@@ -25,7 +25,7 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.row_formats import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
@@ -204,7 +204,7 @@ def _inside(path: Path, name: str) -> Path:
 
 def _results(path: Path) -> dict[str, Any]:
     """The results of several runs below a folder, {} for a run of its own."""
-    if (path / ASKED).exists() or not (path / RESULTS).exists():
+    if (path / CONFIG).exists() or not (path / RESULTS).exists():
         return {}
     try:
         return read_json(path / RESULTS)

@@ -38,7 +38,7 @@ from blankfill.tasks.cloze.soft_labels import Scores, SoftLabels, read_soft_labe
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.tabular import TABULAR, Columns, tabular_task
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import ASKED, PREDICTIONS, RESULTS
+from blankfill.tasks.run_files import CONFIG, PREDICTIONS, RESULTS
 
 if TYPE_CHECKING:
     import torch
@@ -54,18 +54,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a fine-tuning run was asked for. columns: which columns hold what, for tasks on one's own tables.
+class FinetuneConfig:
+    """The configuration of a fine-tuning run. columns: which columns hold what, for tasks on one's own tables.
     soft_labels: what is learnt from instead of the labels of the training data."""
 
     task: str
     data: Path
-    start: Path
+    model: Path
     options: FinetuneOptions
     columns: Columns = dataclasses.field(default_factory=Columns)
     soft_labels: SoftLabels | None = None
 
-    def task_asked(self) -> Task:
+    def build_task(self) -> Task:
         """The task; UserError for a name that there is none of, or columns for a task that has its own."""
         task = task_named(self.task)
         if self.columns == Columns():
@@ -77,7 +77,7 @@ class Request:
 
     def values(self) -> dict[str, Any]:
         """As JSON values; paths as they are found from anywhere."""
-        paths = {"data": str(self.data.resolve()), "from": str(self.start.resolve())}
+        paths = {"data": str(self.data.resolve()), "model": str(self.model.resolve())}
         parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
         soft_labels = {} if self.soft_labels is None else {"soft_labels": self.soft_labels.values()}
         return {"task": self.task, **paths, **parts, **soft_labels}
@@ -103,9 +103,9 @@ class FinetuneResult:
     stopped: Stop | None = None
 
 
-def read_request(out: Path) -> Request:
+def read_config(out: Path) -> FinetuneConfig:
     """What a run was asked for; UserError when the folder is no fine-tuning run, or a damaged one."""
-    file = out / ASKED
+    file = out / CONFIG
     try:
         values = read_json(file)
     except UnreadableError as error:
@@ -115,21 +115,21 @@ def read_request(out: Path) -> Request:
             raise UserError(f"{out} does not exist; give the folder of a run that was begun") from error
         if (out / RESULTS).exists():
             raise UserError(f"{out} holds several runs; repeat the command that began them to continue") from error
-        raise UserError(f"{out}: not a fine-tuning run ({ASKED} is missing)") from error
+        raise UserError(f"{out}: not a fine-tuning run ({CONFIG} is missing)") from error
     soft_labels = None
     if "soft_labels" in values:
         told = field(values, "soft_labels", dict, file)
         soft_labels = SoftLabels(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
-    return Request(
+    return FinetuneConfig(
         field(values, "task", str, file), Path(field(values, "data", str, file)),
-        Path(field(values, "from", str, file)),
+        Path(field(values, "model", str, file)),
         build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
         build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), soft_labels,
     )  # fmt: skip
 
 
 def finetune(
-    request: Request,
+    config: FinetuneConfig,
     out: str | Path,
     resume: bool = False,
     changes: Mapping[str, Any] | None = None,
@@ -155,11 +155,11 @@ def finetune(
     from blankfill.training.machine import NOTED, machine_from, settle, settle_again
     from blankfill.training.progress import Progress
 
-    out, options = Path(out), dataclasses.replace(request.options, **(changes or {}))
+    out, options = Path(out), dataclasses.replace(config.options, **(changes or {}))
     if problems := options.problems():
         raise ConfigError(problems)
-    task = request.task_asked()
-    read = read_all(task, request)
+    task = config.build_task()
+    read = read_all(task, config)
     train, dev, more = read.train, read.dev, read.more
     learnt, scores = read.soft_labels or (train, None)
     with ExitStack() as stack:
@@ -173,11 +173,11 @@ def finetune(
         device, dtype = conditions.device, conditions.dtype
         conditions.begin()
         keep_freed_memory()
-        loaded, start = start_of(request)
+        loaded, start = start_of(config)
         adapter = adapter_of(task, train.labels, loaded, with_kept_patterns(options, out) if resume else options)
-        note = read.note(request, start, patterns_of(adapter))
+        note = read.note(config, start, patterns_of(adapter))
         if resume:
-            note = same_inputs(out, request, note, loaded, checkpoint is not None)
+            note = same_inputs(out, config, note, loaded, checkpoint is not None)
         if isinstance(adapter, Write):
             adapter.check_answers(dev.items)
         encoded = adapter.encode(learnt.items, learn=True).encoded
@@ -192,7 +192,7 @@ def finetune(
             if patterns := patterns_of(adapter):
                 write_file(out / PATTERNS, patterns)
             # the last: with it, the folder is a run to resume
-            write_file(out / ASKED, json.dumps(request.values(), indent=1) + "\n")
+            write_file(out / CONFIG, json.dumps(config.values(), indent=1) + "\n")
         settings = options.train_options(len(encoded))
         optimizer = task_optimizer(
             model, options, settings, options.embedding_lr_multiplier or loaded.embedding_lr_multiplier
@@ -205,7 +205,7 @@ def finetune(
             store.restore_optimizer(optimizer, checkpoint.optimizer)
             done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
         where = conditions.machine.where
-        announce(request, adapter, learnt, dev, model, settings.steps, where)
+        announce(config, adapter, learnt, dev, model, settings.steps, where)
         plain = adapter.measure(dev.items, adapter.baseline_predictions(train.items, dev.items))
         facts = {"steps": settings.steps, "items": {"train": len(learnt), "dev": len(dev)}, "computed_on": where}
         note_facts(out, {**facts, **run_facts(adapter, model, loaded, plain, resume)}, resume)
@@ -254,22 +254,22 @@ def finetune(
             predictions, _ = scored.predict(model, device, dtype)
     speed = done.step * options.batch_size / done.seconds if done.seconds else 0.0
     found = conclude(
-        request, out, adapter, learnt.items, dev.items, plain, predictions, done, speed, not trainer.stopped
+        config, out, adapter, learnt.items, dev.items, plain, predictions, done, speed, not trainer.stopped
     )
     renew_report(out)
     return dataclasses.replace(found, total=settings.steps, stopped=reason(stopping))
 
 
-def start_of(request: Request) -> tuple[Loaded, inputs.Note]:
+def start_of(config: FinetuneConfig) -> tuple[Loaded, inputs.Note]:
     """The pretrained model, or one like it whose weights are drawn by the seed; and what a run notes of the former."""
     import torch
 
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(request.start)
+    loaded = load_model(config.model)
     note = inputs.model_note(loaded)
-    if request.options.from_scratch:
-        loaded.model.initialise(torch.Generator().manual_seed(request.options.seed))
+    if config.options.from_scratch:
+        loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))
     return loaded, note
 
 
@@ -282,22 +282,22 @@ class Read:
     soft_labels: tuple[Split, Scores] | None
     more: Sequence[Item]
 
-    def note(self, request: Request, start: inputs.Note, patterns: str) -> inputs.Note:
+    def note(self, config: FinetuneConfig, start: inputs.Note, patterns: str) -> inputs.Note:
         """What a run notes of its inputs."""
         return inputs.finetuning_note(
-            request.values(), self.train, self.dev, self.more, self.soft_labels, start, patterns
+            config.values(), self.train, self.dev, self.more, self.soft_labels, start, patterns
         )  # fmt: skip
 
 
-def read_all(task: Task, request: Request) -> Read:
+def read_all(task: Task, config: FinetuneConfig) -> Read:
     """Read the data of a run; UserError for what is missing or cannot be read."""
     from blankfill.tasks.cloze.setup import read_unlabelled
 
-    train, dev = read_data(task, request.data, request.options)
+    train, dev = read_data(task, config.data, config.options)
     soft_labels = (
-        read_soft_labels(task, request.soft_labels, task.labels or train.labels) if request.soft_labels else None
+        read_soft_labels(task, config.soft_labels, task.labels or train.labels) if config.soft_labels else None
     )
-    return Read(train, dev, soft_labels, read_unlabelled(task, request.options, train.labels))
+    return Read(train, dev, soft_labels, read_unlabelled(task, config.options, train.labels))
 
 
 def patterns_of(adapter: Adapter) -> str:
@@ -307,7 +307,7 @@ def patterns_of(adapter: Adapter) -> str:
     return adapter.patterns() if isinstance(adapter, LMHeadAdapter) else ""
 
 
-def same_inputs(out: Path, request: Request, note: inputs.Note, loaded: Loaded, trained: bool) -> inputs.Note:
+def same_inputs(out: Path, config: FinetuneConfig, note: inputs.Note, loaded: Loaded, trained: bool) -> inputs.Note:
     """The note of a run that is resumed, whose data, options and first model were compared with what it noted.
 
     trained: whether it has a checkpoint; then all weights are in it, and those of the first model do not matter.
@@ -317,12 +317,12 @@ def same_inputs(out: Path, request: Request, note: inputs.Note, loaded: Loaded, 
     found = inputs.finetuning_changes(notes, note)
     if inputs.other_weights(notes, note):
         if trained:
-            say(f"{request.start} has other weights than when {out} began from it; they are not needed any more")
+            say(f"{config.model} has other weights than when {out} began from it; they are not needed any more")
             note = {**note, "start": notes[0].get("start", note["start"])}
         else:
-            found.append(f"{request.start} has other weights")
+            found.append(f"{config.model} has other weights")
     inputs.refuse(out, found, "Put back what it was begun with, or train again into another --out.")
-    return inputs.go_on(out, notes, note, loaded.tokenizer, str(request.start))
+    return inputs.go_on(out, notes, note, loaded.tokenizer, str(config.model))
 
 
 def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
@@ -486,20 +486,20 @@ def run_facts(
 
 
 def announce(
-    request: Request, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
+    config: FinetuneConfig, adapter: Adapter, train: Split, dev: Split, model: AnswerModel, steps: int, where: str
 ) -> None:
     """Say what is about to be trained."""
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     say(
         f"{adapter.task.name}: {len(train):,} items to train on, {len(dev):,} to score; {learning:,} weights learn, "
-        f"{steps:,} steps of {request.options.batch_size} items, {where}"
+        f"{steps:,} steps of {config.options.batch_size} items, {where}"
     )
     for remark in adapter.remarks():
         say(remark)
 
 
 def conclude(
-    request: Request,
+    config: FinetuneConfig,
     out: Path,
     adapter: Adapter,
     train: Sequence[Item],
@@ -518,7 +518,7 @@ def conclude(
     score, baseline = metrics[adapter.task.primary_metric], plain[adapter.task.primary_metric]
     write_file(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = {
-        **request.values(),
+        **config.values(),
         "labels": list(adapter.labels),
         "items": {"train": len(train), "dev": len(dev)},
         "metrics": metrics,

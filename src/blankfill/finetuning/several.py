@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError
-from blankfill.finetuning.run import Read, Request, adapter_of, finetune, patterns_of, read_all, read_request, start_of
+from blankfill.finetuning.run import (
+    FinetuneConfig,
+    Read,
+    adapter_of,
+    finetune,
+    patterns_of,
+    read_all,
+    read_config,
+    start_of,
+)
 from blankfill.runs import inputs
 from blankfill.runs.folder import note_machine, noted_machine
 from blankfill.system.console import say
@@ -16,34 +25,36 @@ from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.stopping import StoppedError
 from blankfill.system.values import fitting
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.training.machine import Machine
 
 
-def finished(request: Request, folder: Path, alike: Machine | None = None) -> dict[str, Any]:
+def finish_run(config: FinetuneConfig, folder: Path, alike: Machine | None = None) -> dict[str, Any]:
     """The results of a run among several, which is begun or gone on with unless it is complete.
 
     alike: what all of them compute with where their options leave it free. Raises StoppedError when a signal stops it,
     so that the runs after it are not begun.
     """
-    found = results_in(folder)
+    found = read_results(folder)
     if not found.get("complete"):
-        resume = (folder / ASKED).exists()
+        resume = (folder / CONFIG).exists()
         try:
-            result = finetune(request, folder, resume, anew(request.options, folder) if resume else None, alike)
+            result = finetune(
+                config, folder, resume, machine_changes(config.options, folder) if resume else None, alike
+            )
         finally:
             if alike is not None and folder.is_dir():  # which it is not where the run was refused
                 note_machine(folder.parent, alike)
         if result.stopped is not None:
             raise StoppedError(result.stopped, f"stopped in {folder}; the same command continues there")
-        found = results_in(folder)
+        found = read_results(folder)
     return found
 
 
-def results_in(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
     """The results of a run; {} when there are none or they are damaged, so that the run is not complete."""
     path = folder / RESULTS
     try:
@@ -63,14 +74,14 @@ def results_in(folder: Path) -> dict[str, Any]:
     return found
 
 
-def anew(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
+def machine_changes(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
     """The machine options in which a command that goes on with a run differs from the one that began it."""
-    before = read_request(folder).options
+    before = read_config(folder).options
     names = ("device", "threads", "micro_batch")
     return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(before, name)}
 
 
-def together(options: FinetuneOptions, out: Path) -> Machine:
+def shared_machine(options: FinetuneOptions, out: Path) -> Machine:
     """What several runs below `out` compute with where their options leave it free: settled by the first of them."""
     import torch
 
@@ -87,24 +98,24 @@ def together(options: FinetuneOptions, out: Path) -> Machine:
     return conditions.machine
 
 
-def check_same(runs: Sequence[tuple[Request, Path]]) -> None:
+def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
     """Raise UserError when a run that is there already had other data, options or another model than it is to have.
 
     Otherwise results of different things would stand in one table. Whatever several runs have in common is read once.
     The folder above them must not be a run itself, whose results the table would replace.
     """
     for above in dict.fromkeys(folder.parent for _, folder in runs):
-        if (above / ASKED).exists():
+        if (above / CONFIG).exists():
             raise UserError(f"{above} holds a single run; give another --out for several")
     starts: dict[tuple[Path, bool, int], tuple[Loaded, inputs.Note]] = {}
     data: dict[tuple[object, ...], Read] = {}
-    for request, folder in runs:
-        if not (folder / ASKED).exists() or not (notes := inputs.read_notes(folder)):
+    for config, folder in runs:
+        if not (folder / CONFIG).exists() or not (notes := inputs.read_notes(folder)):
             continue
-        task, options = request.task_asked(), request.options
+        task, options = config.build_task(), config.options
         seed = options.seed if options.from_scratch else 0
-        if (begins := (request.start, options.from_scratch, seed)) not in starts:
-            starts = {begins: start_of(request)}
+        if (begins := (config.model, options.from_scratch, seed)) not in starts:
+            starts = {begins: start_of(config)}
         reads = (
             options.validation_split,
             options.max_train_samples,
@@ -112,11 +123,11 @@ def check_same(runs: Sequence[tuple[Request, Path]]) -> None:
             options.unlabelled,
         )
         if reads not in data:
-            data = {reads: read_all(task, request)}
+            data = {reads: read_all(task, config)}
         (loaded, start), read = starts[begins], data[reads]
-        now = read.note(request, start, patterns_of(adapter_of(task, read.train.labels, loaded, options)))
+        now = read.note(config, start, patterns_of(adapter_of(task, read.train.labels, loaded, options)))
         found = inputs.finetuning_changes(notes, now)
         if inputs.other_weights(notes, now):
-            found.append(f"{request.start} has other weights")
+            found.append(f"{config.model} has other weights")
         inputs.refuse(folder, found, "Put back what it was begun with, or give another --out.")
-        inputs.check_run_tokenizer(folder, notes, loaded.tokenizer, str(request.start))
+        inputs.check_run_tokenizer(folder, notes, loaded.tokenizer, str(config.model))

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
     """The items of a split of the model's task, or of another one of the same kind and labels."""
-    asked, whole = task_asked(model, task), model.task
+    asked, whole = task_for(model, task), model.task
     if asked is whole or not isinstance(whole, Mixture):
         return asked.read(data, split, model.labels)
     read = asked.read(data, split, whole.labels_of(asked, model.labels))
     return dataclasses.replace(read, items=[MixedItem(item.id, asked.name, item) for item in read.items])
 
 
-def task_asked(model: AnyPredictor, task: str | None) -> Task:
+def task_for(model: AnyPredictor, task: str | None) -> Task:
     """The model's task, a member of its mixture, or another one of that name; UserError when it has other answers."""
     other = model.task if task is None else task_named(task)
     if isinstance(model.task, Mixture) and other in model.task.members:
@@ -52,7 +52,7 @@ def write_submission(
 
     with disk_errors(out, "give another folder with --out"):
         make_folder(out)
-    asked = task_asked(model, task)
+    asked = task_for(model, task)
     if isinstance(asked, Mixture):
         raise UserError(f"--submission: name the task with --task, one of {asked.name}")
     read = split_of(model, data, split, task)

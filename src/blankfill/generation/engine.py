@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.kernels import Mask, lower
-from blankfill.data.packing import PADDING, batches, collate, is_causal, sees_all
+from blankfill.data.batching import PADDING, collate, is_causal, sees_all
+from blankfill.data.packing import padded_batches
 from blankfill.model.cross import Reading, side_by_side
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
@@ -161,7 +162,7 @@ def read_sources(model: Transformer, contexts: Sequence[Context], pad: int = 0) 
     weight = model.words.weight
     parts = []
     with evaluating(model):
-        for alike in batches(np.array([len(one) for one in sources]), enough=ENOUGH):
+        for alike in padded_batches(np.array([len(one) for one in sources]), min_tokens=ENOUGH):
             places = sorted(alike.tolist())
             batch = collate([[sources[k]] for k in places], pad).to(weight.device)
             parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from blankfill.attention.kernels import best_kernel
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate
 from blankfill.errors import UserError
 from blankfill.families import FAMILIES, default_family
 from blankfill.families.options import ModelOptions

@@ -130,7 +130,7 @@ def row_shape(rows: Sequence[Sequence[Example]], pad: int, counts: NDArray[np.in
     pad: the id of padding. counts: int64[V], how often each id occurs in the training text, so that `ids` tells of all
     of it and not of these rows only.
     """
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
 
     batch = collate(rows, pad)
     sides = [side for side in (batch, batch.context) if side is not None]

@@ -199,7 +199,7 @@ def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
 
 def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:
     """The fixed validation rows, spread over the whole validation set, in batches."""
-    from blankfill.data.packing import collate
+    from blankfill.data.batching import collate
 
     if valid is None:
         return []

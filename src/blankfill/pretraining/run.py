@@ -27,8 +27,8 @@ from blankfill.pretraining.data_setup import (
 )
 from blankfill.pretraining.teacher import FILE as TEACHER
 from blankfill.pretraining.teacher import Teacher, open_teacher, read_teacher
-from blankfill.pretraining.warm_start import FILE as ORIGIN
-from blankfill.pretraining.warm_start import Continue, Origin, open_origin, read_origin
+from blankfill.pretraining.warm_start import FILE as WARM_START
+from blankfill.pretraining.warm_start import InitFrom, WarmStart, open_warm_start, read_warm_start
 from blankfill.runs import inputs
 from blankfill.runs.folder import (
     corpus_of,
@@ -90,7 +90,7 @@ def pretrain(
     resume: bool = False,
     stop_after: float | None = None,
     on_nan: OnNan = "stop",
-    start: Continue | None = None,
+    init_from: InitFrom | None = None,
     teacher: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
     verify: bool = False,
@@ -100,8 +100,8 @@ def pretrain(
     paths: text sources or one prepared folder; none means the embedded corpus. resume: go on from the newest whole
     checkpoint of `out`. stop_after: seconds after which the run saves and ends, to be resumed. on_nan: what to do when
     a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and take other rows.
-    start: the model to begin from, with its architecture and tokenizer; None begins from nothing. teacher: the model to
-    learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
+    init_from: the model to start from, with its architecture and tokenizer; None draws the weights. teacher: the model
+    to learn from, as the recipe's distil section says; for a resumed run, where its teacher lies now if it was moved.
     changes: for a resumed run, options of `training.machine.CHANGEABLE` that are other than they were.
     verify: compare all bytes of the corpus with its checksums first; otherwise sizes and samples are compared.
     """
@@ -140,51 +140,51 @@ def pretrain(
         options, device, dtype = recipe.train, conditions.device, conditions.dtype
         conditions.begin()
         keep_freed_memory()
-        origin = read_origin(out) if resume else None
-        if start is not None and not resume:
-            origin, recipe = open_origin(start, recipe)
+        warm_start = read_warm_start(out) if resume else None
+        if init_from is not None and not resume:
+            warm_start, recipe = open_warm_start(init_from, recipe)
         notes = inputs.read_notes(out) if resume else []
         if resume:
-            inputs.check_pretraining(out, notes, recipe, prepared_in(paths, out / "corpus"), origin)
+            inputs.check_pretraining(out, notes, recipe, prepared_in(paths, out / "corpus"), warm_start)
         taught = read_teacher(out, teacher, device) if resume else open_teacher(teacher, device) if teacher else None
         inputs.check_teacher(out, notes, taught)
-        corpus, old = open_texts(paths, recipe, out, origin, taught)
+        corpus, old = open_texts(paths, recipe, out, warm_start, taught)
         if resume and is_empty(out / "tokenizer.json"):
             corpus.tokenizer.save(out)
-        note = inputs.pretraining_note(recipe, corpus, old, origin, taught)
+        note = inputs.pretraining_note(recipe, corpus, old, warm_start, taught)
         if resume:
             note = inputs.go_on(out, notes, note, corpus.tokenizer, str(corpus.folder))
             note_corpus(out, corpus.folder)
         if verify:
             inputs.verify(note, {"corpus": corpus.folder} | ({"replay": old.folder} if old else {}))
-        rows = phases(corpus, recipe, old, origin.replay_ratio if origin else 0.0)
+        rows = phases(corpus, recipe, old, warm_start.replay_ratio if warm_start else 0.0)
         old_batches = old_validation(old, recipe, rows[-1].micro) if old else []
-        config = origin.config if origin else recipe.model_config(corpus.vocabulary.size)
+        config = warm_start.config if warm_start else recipe.model_config(corpus.vocabulary.size)
         if taught is not None:
             taught.loaded.model.use_kernel(conditions.machine.attention)
-            config = config if origin else taught.student_config(config, recipe)
+            config = config if warm_start else taught.student_config(config, recipe)
         check_it_fits(config, rows, recipe, conditions, corpus, out, free, taught)
-        model = origin.build(recipe.seed, device) if origin else build(config, recipe.seed, device)
+        model = warm_start.build(recipe.seed, device) if warm_start else build(config, recipe.seed, device)
         model.use_kernel(conditions.machine.attention)
         model.recompute = options.gradient_checkpointing
-        if taught is not None and origin is None and not resume and recipe.distil.start == "teacher":
+        if taught is not None and warm_start is None and not resume and recipe.distil.start == "teacher":
             taken = taught.start(model, recipe)
             say(f"the student begins as layers {', '.join(map(str, taken))} of {taught.path}, counted from 0")
         optimizer = build_optimizer(model, options)
         scaler = loss_scaler(device, dtype)
         done = Progress()
         if resume:
-            if checkpoint is None and origin is not None:
+            if checkpoint is None and warm_start is not None:
                 raise UserError(
-                    f"{out} ended before its first checkpoint; remove it and begin again from {origin.path}"
+                    f"{out} ended before its first checkpoint; remove it and begin again from {warm_start.path}"
                 )
             done = restore(of_model(checkpoint, config), model, optimizer) if checkpoint else done
             done.parts = 1 if "micro_batch" in (changes or {}) else done.parts
         else:
             corpus.tokenizer.save(out)
             note = inputs.begin(out, note, corpus.tokenizer)
-            if origin is not None:
-                write_file(out / ORIGIN, origin.write(out, old.folder if old else None))
+            if warm_start is not None:
+                write_file(out / WARM_START, warm_start.write(out, old.folder if old else None))
             if taught is not None:
                 write_file(out / TEACHER, taught.write(out))
             note_corpus(out, corpus.folder)
@@ -240,7 +240,7 @@ def pretrain(
             learn_from(taught, recipe, config, trainer)
         trainer.pace = conditions.watch(changed)
         note_machine(out, conditions.machine)
-        note_run(out, baselines[-1], model, trainer.peak, resume, origin, taught, conditions.machine.where)
+        note_run(out, baselines[-1], model, trainer.peak, resume, warm_start, taught, conditions.machine.where)
         note_step(out, done)
         if resume and done.step >= options.steps:
             say(f"{out} is finished: all its {options.steps:,} steps are done")
@@ -302,24 +302,24 @@ def resume(
 
 
 def open_texts(
-    paths: Sequence[str | Path], recipe: Recipe, out: Path, origin: Origin | None, teacher: Teacher | None = None
+    paths: Sequence[str | Path], recipe: Recipe, out: Path, warm_start: WarmStart | None, teacher: Teacher | None = None
 ) -> tuple[Corpus, Corpus | None]:
     """The corpus of a run, and that of old text for a run that goes on from a model and was given one.
 
     A run with a teacher has its tokenizer; ConfigError when it cannot learn from it.
     """
     if teacher is not None:
-        teacher.check(recipe, origin.tokenizer if origin else teacher.tokenizer, begun=origin is not None)
-    if origin is None:
+        teacher.check(recipe, warm_start.tokenizer if warm_start else teacher.tokenizer, begun=warm_start is not None)
+    if warm_start is None:
         own = teacher.tokenizer if teacher else None
         return open_corpus(paths, recipe, out / "corpus", own, (own,) if own else ()), None
-    tokenizer, earlier = origin.tokenizer, origin.earlier
+    tokenizer, earlier = warm_start.tokenizer, warm_start.original_tokenizer
     corpus = open_corpus(paths, recipe, out / "corpus", tokenizer, (tokenizer,) if earlier else ())
-    if origin.replay is None:
+    if warm_start.replay is None:
         return corpus, None
     # old text may lie prepared for the model as it was: nothing in it needs the new words
     accepted = (tokenizer, earlier) if earlier else ()
-    return corpus, open_corpus([origin.replay], recipe, out / "replay", tokenizer, accepted)
+    return corpus, open_corpus([warm_start.replay], recipe, out / "replay", tokenizer, accepted)
 
 
 def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
@@ -415,23 +415,22 @@ def check_it_fits(
 
     free: bytes of main memory that there were before a checkpoint was read.
     """
-    from blankfill.planning import estimate as cost
-    from blankfill.planning import fit_check as verdict
+    from blankfill.planning import estimate, fit_check
 
     options, pad = recipe.train, corpus.vocabulary["pad"]
     shapes = []
     for part in rows:
-        shapes.append(cost.row_shape(cost.sampled_rows(part.new), pad, corpus.unigram))
-    parts = cost.parts(options, shapes, [part.new.objective.length for part in rows])
+        shapes.append(estimate.row_shape(estimate.sampled_rows(part.new), pad, corpus.unigram))
+    parts = estimate.parts(options, shapes, [part.new.objective.length for part in rows])
     device = conditions.device
-    room = verdict.room(str(device), out)
+    room = fit_check.room(str(device), out)
     main = max(room.main, free)
     room = dataclasses.replace(room, main=main, memory=room.memory if device.type == "cuda" else main)
     written = sum(path.lstat().st_size for path in out.glob("checkpoints/*/*"))  # a resumed run replaces these
-    kept = cost.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
+    kept = estimate.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
     room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
-    computing = cost.Computing(conditions.dtype.itemsize, conditions.machine.attention, device.type)
-    if found := verdict.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
+    computing = estimate.Computing(conditions.dtype.itemsize, conditions.machine.attention, device.type)
+    if found := fit_check.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
         raise ConfigError(found)
 
 
@@ -470,7 +469,7 @@ def note_run(
     model: Transformer,
     peak: float,
     resumed: bool,
-    origin: Origin | None,
+    warm_start: WarmStart | None,
     teacher: Teacher | None,
     where: str,
 ) -> None:
@@ -485,8 +484,12 @@ def note_run(
         "resumed" if resumed else "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "environment": environment(),
     }
-    if origin is not None:
-        noted |= {"from": origin.path, "new_words": len(origin.words), "replay_ratio": origin.replay_ratio}
+    if warm_start is not None:
+        noted |= {
+            "from": warm_start.path,
+            "new_tokens": len(warm_start.new_tokens),
+            "replay_ratio": warm_start.replay_ratio,
+        }
     if teacher is not None:
         noted["teacher"] = str(teacher.path)
     note_facts(out, noted, resumed)

@@ -5,7 +5,7 @@ is refused where it cannot be meant; how the model is trained (dropout, learning
 Old words keep their rows. A new word starts at the mean of the pieces that it was cut into, in every table of words and
 in the output's bias, so that the model reads and predicts it at first much as it did its pieces.
 
-`origin.json` in the run folder notes all that a resumed run must know, so that the model is needed once only.
+`warm_start.json` in the run folder notes all that a resumed run must know, so that the model is needed once only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.model.transformer import Transformer
 
-FILE = "origin.json"
+FILE = "warm_start.json"
 TYPE_TABLE = "positions.1.weight"
 GIVEN = {
     "model": (
@@ -57,19 +57,19 @@ GIVEN = {
 
 
 @dataclass(frozen=True)
-class Continue:
-    """What is asked: begin from a model.
+class InitFrom:
+    """The model that a run starts from, and what is added to it.
 
-    model: a run, a checkpoint, an imported model or a transformers folder. words: to be added to its vocabulary.
-    replay: old text, whose loss is measured along the way; replay_ratio: the share of rows that come from it. insisted:
-    dotted options of the recipe that the user gave by hand, and that may not contradict the model.
+    model: a run, a checkpoint, an imported model or a transformers folder. new_tokens: words to add to its
+    vocabulary. replay: old text, whose loss is measured along the way; replay_ratio: the share of rows that come from
+    that text. explicit_options: dotted options of the recipe that the user gave, and that may not contradict the model.
     """
 
     model: str | Path
-    words: Sequence[str] = ()
+    new_tokens: Sequence[str] = ()
     replay: str | None = None
     replay_ratio: float = 0.0
-    insisted: Sequence[str] = ()
+    explicit_options: Sequence[str] = ()
 
     def check(self) -> None:
         """ConfigError with what is wrong."""
@@ -80,20 +80,20 @@ class Continue:
 
 
 @dataclass(frozen=True)
-class Origin:
+class WarmStart:
     """What a run begins from. pieces: for each new word its id and the ids that it was cut into before."""
 
     path: str
     config: TransformerConfig
     tokenizer: Tokenizer
-    words: Sequence[str]
+    new_tokens: Sequence[str]
     replay: str | None
     replay_ratio: float
     state: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     pieces: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
     types_like: Sequence[int] = ()
     """See `Objective.types_like`."""
-    earlier: Tokenizer | None = None
+    original_tokenizer: Tokenizer | None = None
     """The model's tokenizer before it got new words; None when a run is resumed."""
 
     def build(self, seed: int, device: torch.device | str) -> Transformer:
@@ -103,7 +103,7 @@ class Origin:
         from blankfill.model.transformer import build, word_tables
 
         model = build(self.config, seed, device)
-        if self.earlier is None:
+        if self.original_tokenizer is None:
             return model
         tables = word_tables(self.config)
         with torch.no_grad():
@@ -112,7 +112,7 @@ class Origin:
                     continue
                 old = self.state[name].to(drawn.device, drawn.dtype)
                 if name in tables:
-                    drawn[: self.earlier.size] = old[: self.earlier.size]
+                    drawn[: self.original_tokenizer.size] = old[: self.original_tokenizer.size]
                     for row, pieces in self.pieces.items():
                         drawn[row] = old[list(pieces)].mean(0)
                 elif name == TYPE_TABLE and len(drawn) > len(old):
@@ -122,10 +122,10 @@ class Origin:
         return model
 
     def write(self, out: Path, replay_corpus: Path | None) -> str:
-        """The text of `origin.json`. replay_corpus: where the prepared old text lies."""
+        """The text of `warm_start.json`. replay_corpus: where the prepared old text lies."""
         noted = {
             "from": self.path,
-            "new_words": list(self.words),
+            "new_tokens": list(self.new_tokens),
             "replay": None if replay_corpus is None else path_from(out, replay_corpus),
             "replay_ratio": self.replay_ratio,
             "model": config_values(self.config),
@@ -133,55 +133,55 @@ class Origin:
         return json.dumps(noted, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_origin(out: Path) -> Origin | None:
-    """The origin that a run folder notes, without weights; None for a run from nothing."""
+def read_warm_start(out: Path) -> WarmStart | None:
+    """The warm start that a run folder notes, without weights; None for a run from drawn weights."""
     path = out / FILE
     if not path.exists():
         return None
     try:
         noted = read_json(path)
         replay = None if noted.get("replay") is None else str(path_seen_from(out, field(noted, "replay", str, path)))
-        words = fitting(field(noted, "new_words", list, path), list[str], f"{path}: `new_words`")
+        words = fitting(field(noted, "new_tokens", list, path), list[str], f"{path}: `new_tokens`")
         config = config_from_values(field(noted, "model", dict, path), path)
         start, ratio = field(noted, "from", str, path), field(noted, "replay_ratio", float, path)
     except UserError as error:
         raise UserError(f"{error}; train again from the model, into another --out") from error
-    return Origin(start, config, Tokenizer.load(out), words, replay, ratio)
+    return WarmStart(start, config, Tokenizer.load(out), words, replay, ratio)
 
 
-def open_origin(asked: Continue, recipe: Recipe) -> tuple[Origin, Recipe]:
+def open_warm_start(init_from: InitFrom, recipe: Recipe) -> tuple[WarmStart, Recipe]:
     """Open the model that a run begins from; returns what it begins from, and the recipe with the model's sizes in it.
 
     UserError or ConfigError when the recipe and the model do not fit.
     """
     from blankfill.checkpoint.load import load_model
 
-    asked.check()
-    loaded = load_model(asked.model)
-    recipe = fitted(recipe, loaded, asked)
+    init_from.check()
+    loaded = load_model(init_from.model)
+    recipe = fitted(recipe, loaded, init_from)
     tokenizer = loaded.tokenizer
     needed = recipe.objective.roles, recipe.objective.sentinels()
     if lacking := tokenizer.vocabulary().missing(*needed):
-        say(f"{asked.model} has no token for {', '.join(lacking)}; added at the end of its vocabulary, as drawn")
+        say(f"{init_from.model} has no token for {', '.join(lacking)}; added at the end of its vocabulary, as drawn")
         tokenizer = tokenizer.with_roles(*needed)
     first = tokenizer.size
-    tokenizer = tokenizer.with_words(asked.words)
+    tokenizer = tokenizer.with_words(init_from.new_tokens)
     words = [tokenizer.token(row) for row in range(first, tokenizer.size)]
     pieces = {first + k: loaded.tokenizer.encode(word) for k, word in enumerate(words)}
-    if asked.words:
-        known = len(set(asked.words)) - len(words)
+    if init_from.new_tokens:
+        known = len(set(init_from.new_tokens)) - len(words)
         say(f"{len(words)} new words" + (f"; {known} are words of the model already" if known else ""))
-    config = grown(loaded.model.config, recipe, tokenizer.size, str(asked.model))
-    found = Origin(
-        str(asked.model), config, tokenizer, words, asked.replay, asked.replay_ratio, loaded.model.state_dict(),
-        pieces, recipe.objective.types_like, loaded.tokenizer,
+    config = grown(loaded.model.config, recipe, tokenizer.size, str(init_from.model))
+    found = WarmStart(
+        str(init_from.model), config, tokenizer, words, init_from.replay, init_from.replay_ratio,
+        loaded.model.state_dict(), pieces, recipe.objective.types_like, loaded.tokenizer,
     )  # fmt: skip
     return found, recipe
 
 
-def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
+def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
     """The recipe with the model's architecture in its model section; ConfigError when they contradict."""
-    config, where = loaded.model.config, str(asked.model)
+    config, where = loaded.model.config, str(init_from.model)
     problems = []
     families = families_of(config)
     if recipe.model.family not in families:
@@ -204,7 +204,7 @@ def fitted(recipe: Recipe, loaded: Loaded, asked: Continue) -> Recipe:
         "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
         "encoder_layers": config.encoder_layers,
     }  # fmt: skip
-    for option in asked.insisted:
+    for option in init_from.explicit_options:
         section, _, name = option.partition(".")
         if section == "model" and name in values:
             wished = getattr(recipe.model, name)
@@ -279,7 +279,7 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
     return dataclasses.replace(config, **changes)
 
 
-def words_of(given: str) -> list[str]:
+def new_tokens_from(given: str) -> list[str]:
     """The words of `--add-tokens`: a file with one on each line, or a list with commas. UserError if there are none."""
     path = Path(given)
     if path.is_file():

@@ -18,7 +18,7 @@ from blankfill.report.document import document
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import Snapshot, number, read_snapshot
 from blankfill.system.files import is_special, write_file
-from blankfill.tasks.run_files import ASKED
+from blankfill.tasks.run_files import CONFIG
 
 FILE = "report.html"
 
@@ -43,7 +43,7 @@ def any_page(run: Path, now: datetime) -> str:
 
     Raises UserError when it is no folder.
     """
-    if (run / ASKED).exists():
+    if (run / CONFIG).exists():
         return tuned_page.page_of(run, now)
     if found := several_page.read_several(run):
         return several_page.page_of(found, now)

@@ -31,7 +31,7 @@ NARROWEST_GRID = 24
 
 @dataclass(frozen=True)
 class Row:
-    """Examples that share a row, joined as `data.packing` joins them. L columns, P channels.
+    """Examples that share a row, joined as `data.batching` joins them. L columns, P channels.
 
     asked[i]: the ids that are asked for at column i. begins: the first column of each Example, of both its sides.
     labels: column → text. encoder: how many columns are the encoder's, which come first; 0 for a model of one stack.

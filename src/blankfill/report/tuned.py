@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blankfill.report.snapshot import Best, Snapshot, number, read_json, read_snapshot
-from blankfill.tasks.run_files import ASKED, RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Tuned:
 def read_tuned(run: Path) -> Tuned:
     """Read the folder of a fine-tuning run. Raises UserError when it is no folder."""
     found = read_snapshot(run)
-    asked = read_json(run / ASKED)
+    asked = read_json(run / CONFIG)
     options = part(asked, "options")
     training = {"steps": found.facts.get("steps"), "max_grad_norm": options.get("max_grad_norm")}
     return Tuned(dataclasses.replace(found, recipe={"train": training}), asked, read_json(run / RESULTS))

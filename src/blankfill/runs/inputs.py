@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from blankfill.config.recipe import Recipe
     from blankfill.pretraining.data_setup import Corpus
     from blankfill.pretraining.teacher import Teacher
-    from blankfill.pretraining.warm_start import Origin
+    from blankfill.pretraining.warm_start import WarmStart
     from blankfill.tasks.items import Item, Split
 
 FILE = "inputs.json"
@@ -50,14 +50,14 @@ Note = dict[str, Any]
 
 
 def pretraining_note(
-    recipe: Recipe, corpus: Corpus, old: Corpus | None, origin: Origin | None, taught: Teacher | None
+    recipe: Recipe, corpus: Corpus, old: Corpus | None, warm_start: WarmStart | None, taught: Teacher | None
 ) -> Note:
     """What a pretraining run notes of its inputs, all but the tokenizer. old: the corpus that is replayed."""
     note: Note = {"recipe": recipe_values(recipe), "corpus": dict(corpus.marks)}
     if old is not None:
         note["replay"] = dict(old.marks)
-    if origin is not None:
-        note["origin"] = origin_values(origin)
+    if warm_start is not None:
+        note["warm_start"] = warm_start_values(warm_start)
     if taught is not None:
         note["teacher"] = {"sha256": taught.sha256}
     return note
@@ -119,12 +119,12 @@ def recipe_values(recipe: Recipe) -> Note:
     return found
 
 
-def origin_values(origin: Origin) -> Note:
+def warm_start_values(warm_start: WarmStart) -> Note:
     """What is noted of the model that a run began from."""
     from blankfill.model.config import config_values
 
-    values = {"new_words": list(origin.words), "replay_ratio": origin.replay_ratio}
-    return plain({**values, "model": config_values(origin.config)})
+    values = {"new_tokens": list(warm_start.new_tokens), "replay_ratio": warm_start.replay_ratio}
+    return plain({**values, "model": config_values(warm_start.config)})
 
 
 def plain(value: Any) -> Any:
@@ -191,21 +191,26 @@ def refuse(out: Path, found: Sequence[str], remedy: str) -> None:
         raise UserError(f"{out} was begun with other inputs: {'; '.join(dict.fromkeys(found))}. {remedy}")
 
 
-def check_pretraining(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path, origin: Origin | None) -> None:
+def check_pretraining(
+    out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path, warm_start: WarmStart | None
+) -> None:
     """Raise UserError when the recipe, the corpus or the old text of a run are not those it was begun with.
 
     corpus: the folder of its token files.
     """
     folders = {"corpus": corpus}
-    if origin is not None and origin.replay is not None:
-        folders["replay"] = Path(origin.replay)
+    if warm_start is not None and warm_start.replay is not None:
+        folders["replay"] = Path(warm_start.replay)
     values = recipe_values(recipe)
     found: list[str] = []
     for note in notes:
         found += [f"in {out / 'recipe.yaml'} {phrase}" for phrase in differing(note.get("recipe"), values)]
-        if origin is not None:
-            found += [f"in {out / 'origin.json'} {one}" for one in differing(note.get("origin"), origin_values(origin))]
-        for name in ("origin", "teacher"):
+        if warm_start is not None:
+            found += [
+                f"in {out / 'warm_start.json'} {one}"
+                for one in differing(note.get("warm_start"), warm_start_values(warm_start))
+            ]
+        for name in ("warm_start", "teacher"):
             if name in note and not (out / f"{name}.json").exists():
                 found.append(f"{name}.json is gone")
     for name, folder in folders.items():

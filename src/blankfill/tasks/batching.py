@@ -2,7 +2,7 @@
 
 The items of a step are drawn by index arithmetic: a permutation of the items for each epoch, keyed by (seed, epoch),
 cut into steps. A step holds exactly those items, whatever their lengths; several share a row, told apart by `segment`,
-so that hardly a column is padding. Batches for evaluation hold items of like length; their numbers go with them.
+so that hardly a column is padding. Batches for evaluation hold items of similar length; their numbers go with them.
 
 Shapes: B rows, T columns, K columns that are asked in the whole batch.
 """
@@ -10,16 +10,16 @@ Shapes: B rows, T columns, K columns that are asked in the whole batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blankfill.data.packing import collate
+from blankfill.data.batching import collate, prefetch
+from blankfill.data.packing import MAX_TOKENS, FirstFit, packed_batches
 from blankfill.types import Batch, Example, Int32
 
 ROW = 128
@@ -45,12 +45,12 @@ class EncodedItem:
 
     def __len__(self) -> int:
         """Columns that it takes, those of its context counted."""
-        return sum(len(one) + _read(one) for one in self.examples)
+        return sum(sum(_sides(example)) for example in self.examples)
 
 
-def _read(example: Example) -> int:
-    """Columns of an Example's context."""
-    return 0 if example.context is None else len(example.context)
+def _sides(example: Example) -> tuple[int, int]:
+    """The columns of an Example and of its context."""
+    return len(example), 0 if example.context is None else len(example.context)
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
     so that rows are no wider than the longest Example and attention costs no more than that. Where Examples have a
     context, a row is full when either side is, each side as wide as its longest Example.
     """
-    widths = _Sides(*(
-        max(ROW, max(size(one) for item in items for one in item.examples)) for size in (len, _read)
-    ))  # fmt: skip
-    rows, places, joined = _placed(items, widths)
+    sizes = [_sides(example) for item in items for example in item.examples]
+    capacity = (max(ROW, max(own for own, _ in sizes)), max(ROW, max(context for _, context in sizes)))
+    rows, places, joined = _placed(items, capacity)
     batch = collate([[items[k].examples[e] for k, e in row] for row in rows], pad)
     T = batch.input_ids.shape[1]
     starts = _starts(items, rows, T)
@@ -94,50 +93,34 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
     return Packed(batch, owners, [row[0][0] for row in rows])
 
 
-class _Sides(NamedTuple):
-    """Columns of the two sides of an Example or a row: its own and its context's."""
-
-    own: int
-    context: int
-
-    def holds(self, other: _Sides) -> bool:
-        """Whether there is room for the other."""
-        return self.own >= other.own and self.context >= other.context
-
-    def without(self, other: _Sides) -> _Sides:
-        """What is left."""
-        return _Sides(self.own - other.own, self.context - other.context)
-
-
-def _placed(items: Sequence[EncodedItem], widths: _Sides) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
-    """(what each row holds: item and which Example of it; the items in the order of their rows; rows that go on with
-    the item of the row before). widths: of a row."""
-    rows: list[list[tuple[int, int]]] = []
-    room: list[_Sides] = []
+def _placed(
+    items: Sequence[EncodedItem], capacity: tuple[int, int]
+) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
+    """(the content of each row: item and which Example of it; the items in the order of their rows; rows that continue
+    the item of the row before). capacity: the columns of a row and of its context."""
+    fitted = FirstFit(capacity)
+    content: list[list[tuple[int, int]]] = []
     joined: list[int] = []
 
-    def put(entries: Sequence[tuple[int, int]], size: _Sides, first: int) -> None:
-        """Into the first row from `first` on that has room, else a new one."""
-        place = next((r for r in range(first, len(rows)) if room[r].holds(size)), len(rows))
-        if place == len(rows):
-            rows.append([])
-            room.append(widths)
-        rows[place] += entries
-        room[place] = room[place].without(size)
+    def put(entries: Sequence[tuple[int, int]], size: tuple[int, int], first: int) -> None:
+        row = fitted.put(size, first)
+        if row == len(content):
+            content.append([])
+        content[row] += entries
 
     for k in sorted(range(len(items)), key=lambda k: -len(items[k])):
-        sizes = [_Sides(len(one), _read(one)) for one in items[k].examples]
-        whole = _Sides(sum(size.own for size in sizes), sum(size.context for size in sizes))
-        if widths.holds(whole):
+        sizes = [_sides(example) for example in items[k].examples]
+        whole = (sum(own for own, _ in sizes), sum(context for _, context in sizes))
+        if fitted.fits(whole):
             put([(k, e) for e in range(len(sizes))], whole, 0)
             continue
-        first = len(rows)
+        first = len(content)
         for e in sorted(range(len(sizes)), key=lambda e: -sum(sizes[e])):
             put([(k, e)], sizes[e], first)
-        joined += range(first + 1, len(rows))
-        room[first:] = [_Sides(0, 0)] * (len(rows) - first)  # so that no other item is joined to them
-    order = list(dict.fromkeys(k for row in rows for k, _ in row))
-    return rows, order, joined
+        joined += range(first + 1, len(content))
+        fitted.close(first)  # so that no other item is joined to them
+    order = list(dict.fromkeys(k for row in content for k, _ in row))
+    return content, order, joined
 
 
 def _starts(
@@ -192,9 +175,13 @@ class Batches:
         self.micro = micro or epochs.size
 
     def of(self, step: int) -> list[Packed]:
-        """The batches of a step."""
+        """The batches of a step, with the numbers of their items."""
         items = self.chosen(step)
         return [pack(items[at : at + self.micro], self.pad) for at in range(0, len(items), self.micro)]
+
+    def step(self, step: int) -> list[Batch]:
+        """The batches of a step."""
+        return [packed.batch for packed in self.of(step)]
 
     def chosen(self, step: int) -> list[EncodedItem]:
         """The items of a step."""
@@ -206,24 +193,34 @@ class Batches:
         starts = range(0, len(chosen), self.micro)
         return [int(chosen[at + k]) for at, packed in zip(starts, self.of(step), strict=True) for k in packed.rows]
 
-    def steps(self, first: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
-        """Steps `first` … `stop` − 1 with their batches."""
-        for step in range(first, stop):
-            yield step, [packed.batch for packed in self.of(step)]
+    def steps(self, first: int, stop: int) -> Generator[tuple[int, list[Batch]], None, None]:
+        """Steps `first` … `stop` − 1 with their batches, a few made ahead by a thread."""
+        yield from prefetch((step, self.step(step)) for step in range(first, stop))
 
 
-def evaluation(items: Sequence[EncodedItem], pad: int, columns: int = 4096) -> Iterator[Packed]:
-    """All items once, those of like length together, about so many columns in a batch.
+class EvaluationBatches:
+    """All items once, items of similar length together; made ahead by a thread the first time, then kept.
 
-    `Packed.items` counts over all of `items`.
+    max_tokens: columns of a batch. `Packed.items` counts over all of `items`.
     """
-    order = sorted(range(len(items)), key=lambda k: len(items[k]))
-    while order:
-        size, taken = 0, 0
-        while taken < len(order) and (not taken or size + len(items[order[taken]]) <= columns):
-            size += len(items[order[taken]])
-            taken += 1
-        chosen, order = order[:taken], order[taken:]
-        packed = pack([items[k] for k in chosen], pad)
-        numbers = torch.tensor(chosen)
-        yield dataclasses.replace(packed, items=numbers[packed.items], rows=[chosen[k] for k in packed.rows])
+
+    def __init__(self, items: Sequence[EncodedItem], pad: int, max_tokens: int = MAX_TOKENS) -> None:
+        self.items, self.pad, self.max_tokens = items, pad, max_tokens
+        self._made: list[Packed] | None = None
+
+    def __iter__(self) -> Iterator[Packed]:
+        if self._made is not None:
+            yield from self._made
+            return
+        made = []
+        for packed in prefetch(self._make()):
+            made.append(packed)
+            yield packed
+        self._made = made
+
+    def _make(self) -> Iterator[Packed]:
+        for chosen in packed_batches(np.array([len(item) for item in self.items], np.int64), self.max_tokens):
+            packed = pack([self.items[k] for k in chosen], self.pad)
+            numbers = torch.from_numpy(chosen)
+            rows = [int(chosen[k]) for k in packed.rows]
+            yield dataclasses.replace(packed, items=numbers[packed.items], rows=rows)

@@ -1,6 +1,6 @@
 """What the files of a fine-tuning run are called."""
 
-ASKED = "finetune.json"
+CONFIG = "finetune.json"
 """What the run was asked for."""
 RESULTS = "results.json"
 """The scores; of a folder of several runs, those of all."""

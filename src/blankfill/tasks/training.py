@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +11,12 @@ import torch
 from blankfill.errors import ConfigError
 from blankfill.model.config import TransformerConfig
 from blankfill.tasks.adapter import Adapter, EncodedSet, HeadAdapter, Prediction, Scores
-from blankfill.tasks.batching import ANSWER, Packed, evaluation
+from blankfill.tasks.batching import ANSWER, EvaluationBatches
 from blankfill.tasks.heads.models import AnswerModel, ScoreModel
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.training.loop import Metrics
 from blankfill.training.loss import counts
+from blankfill.training.optimizer import named_group
 from blankfill.training.options import TrainOptions
 from blankfill.training.precision import computing
 
@@ -28,7 +28,7 @@ def task_optimizer(
     table at `embedding_lr_multiplier` times its layer's."""
     below = model.encoder.config.encoder_layers
     top = below + (0 if model.alone else len(model.encoder.layers)) + 1
-    groups: dict[tuple[int, bool, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top, below)
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
@@ -39,13 +39,13 @@ def task_optimizer(
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
             faster = embedding_lr_multiplier if name == "encoder.words.weight" else 1.0
-            groups.setdefault((depth, parameter.dim() >= 2, faster), []).append(parameter)
-    given: list[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "weight_decay": options.weight_decay / faster if decayed else 0.0,
-            "lr_scale": options.layer_decay ** (top - depth) * faster,
-        }
+            groups.setdefault((depth, parameter.dim() >= 2, faster), []).append((name, parameter))
+    given = [
+        named_group(
+            parameters,
+            weight_decay=options.weight_decay / faster if decayed else 0.0,
+            lr_scale=options.layer_decay ** (top - depth) * faster,
+        )
         for (depth, decayed, faster), parameters in groups.items()
     ]
     return torch.optim.AdamW(given, lr=0.0, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
@@ -94,7 +94,7 @@ class HeadEvaluator:
     def __init__(self, adapter: Adapter, encoded_set: EncodedSet, pad: int, least: float = math.inf) -> None:
         assert isinstance(adapter, HeadAdapter)
         self.adapter, self.encoded_set, self.least = adapter, encoded_set, least
-        self.batches: list[Packed] = list(evaluation(encoded_set.encoded, pad))
+        self.batches = EvaluationBatches(encoded_set.encoded, pad)
         self.best: list[Prediction] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:

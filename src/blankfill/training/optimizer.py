@@ -13,6 +13,7 @@ everything: `decay_all`. Clipping the gradient and setting the learning rate are
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,21 +53,26 @@ def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Op
 
 def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str, Any]]:
     """The word table, the decayed and the spared weights of a model, each group with its decay and `lr_scale`."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if parameter is not model.words.weight:
-            (decayed if options.decay_all or parameter.dim() >= 2 else spared).append(parameter)
-    decay, multiplier = options.weight_decay, options.embedding_lr_multiplier
+    words: list[tuple[str, nn.Parameter]] = []
+    decayed: list[tuple[str, nn.Parameter]] = []
+    spared: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in model.named_parameters():
+        if parameter is model.words.weight:
+            words.append((name, parameter))
+        else:
+            (decayed if options.decay_all or parameter.dim() >= 2 else spared).append((name, parameter))
+    decay, embedding_lr_multiplier = options.weight_decay, options.embedding_lr_multiplier
     return [
-        {
-            "params": [model.words.weight],
-            "weight_decay": decay / multiplier,
-            "lr_scale": multiplier,
-        },
-        {"params": decayed, "weight_decay": decay, "lr_scale": 1.0},
-        {"params": spared, "weight_decay": 0.0, "lr_scale": 1.0},
+        named_group(words, weight_decay=decay / embedding_lr_multiplier, lr_scale=embedding_lr_multiplier),
+        named_group(decayed, weight_decay=decay, lr_scale=1.0),
+        named_group(spared, weight_decay=0.0, lr_scale=1.0),
     ]
+
+
+def named_group(named: Iterable[tuple[str, nn.Parameter]], **settings: float) -> dict[str, Any]:
+    """A parameter group whose parameters have names, by which a checkpoint keeps their state; it may be empty."""
+    pairs = list(named)
+    return {"params": [parameter for _, parameter in pairs], "param_names": [name for name, _ in pairs], **settings}
 
 
 def fusible(groups: list[dict[str, Any]]) -> bool | None:

@@ -15,9 +15,10 @@ from blankfill.errors import ConfigError
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Glm, Gpt
 from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction, Scores
-from blankfill.tasks.cloze.items import PLACE, ClozeItem, ClozeReader
+from blankfill.tasks.cloze.items import ClozeItem, ClozeReader
 from blankfill.tasks.cloze.model import ClozeModel
 from blankfill.tasks.cloze.pattern import Pattern, Piece, item_fields, numbered, pattern_text, read_patterns
+from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.heads.texts import Choose, Classify, chosen, classified
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 
@@ -65,18 +66,18 @@ class Cloze(LMHeadAdapter):
                 )
         return all(len(ids) == 1 for ids in words.values())
 
-    def read(self, asked: Sequence[ClozeItem], items: Sequence[Item], learn: bool) -> EncodedSet:
+    def read(self, cloze_items: Sequence[ClozeItem], items: Sequence[Item], learn: bool) -> EncodedSet:
         """Items as the model reads them, to learn from them or to answer."""
         in_turn = self.hinge and not learn and self.options.multi_token == "surest-first"
-        encoded = self.reader.read(asked, in_turn)
+        encoded = self.reader.read(cloze_items, in_turn)
         self.cut = self.reader.cut
         return EncodedSet(items, encoded)
 
     def added(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Scores]:
         """The score of each label of each item."""
         return [
-            np.bincount(encoded.answers[:, PLACE], one[:, 0]).astype(np.float32)
-            for encoded, one in zip(encoded_set.encoded, scores, strict=True)
+            np.bincount(ClozeTargets.from_table(encoded.answers).label, scores_K1[:, 0]).astype(np.float32)
+            for encoded, scores_K1 in zip(encoded_set.encoded, scores, strict=True)
         ]
 
 
@@ -86,8 +87,8 @@ class ClozeTexts(Cloze, Classify):
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """Each item as its pattern says."""
         words = [self.pattern.words[label] for label in self.labels]
-        asked = [ClozeItem(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
-        return self.read(asked, items, learn)
+        cloze = [ClozeItem(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
+        return self.read(cloze, items, learn)
 
     def _pieces(self, item: TextItem) -> list[Piece]:
         return self.pattern.pieces(item_fields(item))
@@ -103,7 +104,7 @@ class ClozeChoices(Cloze, Choose):
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """Each item as its pattern says. learn: at most `MOST_CHOICES`, and of several right ones the first alone."""
         rng = np.random.Generator(np.random.Philox(self.options.seed))
-        asked = []
+        cloze = []
         for item in items:
             assert isinstance(item, ChoiceItem)
             fields = item_fields(item)
@@ -111,8 +112,8 @@ class ClozeChoices(Cloze, Choose):
             places = self._learnt(item, rng) if learn else range(len(item.choices))
             words = [[self.pattern.filler({**fields, "choice": item.choices[k], "name": names[k]})] for k in places]
             right = None if item.label is None else list(places).index(item.label)
-            asked.append(ClozeItem(self.pattern.pieces(fields), words, right))
-        return self.read(asked, items, learn)
+            cloze.append(ClozeItem(self.pattern.pieces(fields), words, right))
+        return self.read(cloze, items, learn)
 
     def _learnt(self, item: ChoiceItem, rng: np.random.Generator) -> list[int]:
         label = item.label or 0

@@ -20,24 +20,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.objectives import Glm, Gpt
 from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.cloze.pattern import Piece
+from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.input_format import InputFormat
 from blankfill.types import AttentionRule, Example, Int32, Vocabulary
 
-PLACE, TOKEN, WORDS, RIGHT, IN_TURN = range(5)
-"""The columns of an answer: which label of the item a score is for, of which token, how many words the label has,
-whether the label is the right one, whether the tokens of its Example are filled in one after the other."""
 NOTHING = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
 class ClozeItem:
-    """What is asked about an item: the pattern with its texts, the words of each label, the place of the right one."""
+    """An item put into its pattern. pieces: the pattern with the item's texts. words: the words of each label. right:
+    the number of the right label."""
 
     pieces: Sequence[Piece]
     words: Sequence[Sequence[str]]
@@ -65,7 +65,7 @@ class Tokens:
 
 
 class ClozeReader:
-    """Makes what is asked about items into what a model reads. single: words are one token, scored at one column."""
+    """Encodes cloze items as a model reads them. single: words are one token, scored at one column."""
 
     def __init__(self, tokenizer: Tokenizer, input_format: InputFormat, vocabulary: Vocabulary, single: bool) -> None:
         self.tokens, self.input_format, self.roles, self.single = (
@@ -78,21 +78,21 @@ class ClozeReader:
         self.cut = 0
         """Items that lost some of their text."""
 
-    def read(self, asked: Sequence[ClozeItem], in_turn: bool = False) -> list[EncodedItem]:
+    def read(self, items: Sequence[ClozeItem], in_turn: bool = False) -> list[EncodedItem]:
         """The items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
 
         Raises UserError for a word without tokens, or a pattern without room.
         """
         if self.writes:
-            asked = [replace(one, pieces=unbroken(one.pieces)) for one in asked]
-        self.tokens.learn(piece.text for one in asked for piece in one.pieces if piece.text.strip())
-        self.tokens.learn(_space(one.pieces) + word for one in asked for words in one.words for word in words)
-        found = []
-        for one in asked:
+            items = [replace(item, pieces=unbroken(item.pieces)) for item in items]
+        self.tokens.learn(piece.text for item in items for piece in item.pieces if piece.text.strip())
+        self.tokens.learn(_space(item.pieces) + word for item in items for words in item.words for word in words)
+        encoded = []
+        for item in items:
             before = self.cut
-            found.append(self._read(one, in_turn))
+            encoded.append(self._read(item, in_turn))
             self.cut = min(self.cut, before + 1)  # a text is cut once for every word that is written
-        return found
+        return encoded
 
     def word(self, text: str, known: bool = True) -> Int32:
         """A word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known` word."""
@@ -101,62 +101,58 @@ class ClozeReader:
             raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
         return ids
 
-    def _read(self, one: ClozeItem, in_turn: bool) -> EncodedItem:
-        space = _space(one.pieces)
-        words = [[self.word(space + word, known=False) for word in ones] for ones in one.words]
+    def _read(self, item: ClozeItem, in_turn: bool) -> EncodedItem:
+        space = _space(item.pieces)
+        words = [[self.word(space + word, known=False) for word in ones] for ones in item.words]
         longest = max(len(word) for ones in words for word in ones)
         if not self.writes:
-            return self._in_turn(one, words) if in_turn else self._masked(one, words, longest)
-        found: list[tuple[Example, Int32, np.ndarray]] = []
+            return self._in_turn(item, words) if in_turn else self._masked(item, words, longest)
+        each = [(label, ones, word) for label, ones in enumerate(words) for word in ones]
         if self.single:
-            answers = [_answer(place, ones, word[0], one) for place, ones in enumerate(words) for word in ones]
-            example, column = self._written(one, NOTHING, 0)
-            return EncodedItem(
-                (example,), (np.full(len(answers), column, np.int32),), np.stack(answers), candidates=True
-            )
-        for place, ones in enumerate(words):
-            for word in ones:
-                example, column = self._written(one, word, longest)
-                target = np.append(word, self.roles["eop"]) if isinstance(self.input_format.objective, Glm) else word
-                columns = np.arange(column, column + len(target), dtype=np.int32)
-                found.append((example, columns, np.stack([_answer(place, ones, token, one) for token in target])))
-        examples, columns_of, answers_of = zip(*found, strict=True)
-        return EncodedItem(examples, columns_of, np.concatenate(answers_of), candidates=True)
+            targets = [_targets(label, ones, word[:1], item) for label, ones, word in each]
+            example, column = self._written(item, NOTHING, 0)
+            return _encoded([example], [np.full(len(targets), column, np.int32)], targets)
+        examples, columns, targets = [], [], []
+        for label, ones, word in each:
+            example, column = self._written(item, word, longest)
+            scored = np.append(word, self.roles["eop"]) if isinstance(self.input_format.objective, Glm) else word
+            examples.append(example)
+            columns.append(np.arange(column, column + len(scored), dtype=np.int32))
+            targets.append(_targets(label, ones, scored, item))
+        return _encoded(examples, columns, targets)
 
-    def _masked(self, one: ClozeItem, words: Sequence[Sequence[Int32]], masks: int) -> EncodedItem:
-        """BERT and RoBERTa: so many masks in the blank, every word at the first of them."""
-        example, column = self._with_masks(one, masks)
-        columns, answers = [], []
-        for label, ones in enumerate(words):
-            for word in ones:
-                columns.append(np.arange(column, column + len(word), dtype=np.int32))
-                answers += [_answer(label, ones, token, one) for token in word]
-        return EncodedItem((example,), (np.concatenate(columns),), np.stack(answers), candidates=True)
+    def _masked(self, item: ClozeItem, words: Sequence[Sequence[Int32]], masks: int) -> EncodedItem:
+        """BERT and RoBERTa: this number of masks in the blank, every word at the first of them."""
+        example, column = self._with_masks(item, masks)
+        each = [(label, ones, word) for label, ones in enumerate(words) for word in ones]
+        columns = [np.arange(column, column + len(word), dtype=np.int32) for _, _, word in each]
+        targets = [_targets(label, ones, word, item) for label, ones, word in each]
+        return _encoded([example], [np.concatenate(columns)], targets)
 
-    def _in_turn(self, one: ClozeItem, words: Sequence[Sequence[Int32]]) -> EncodedItem:
+    def _in_turn(self, item: ClozeItem, words: Sequence[Sequence[Int32]]) -> EncodedItem:
         """BERT and RoBERTa: a row for each word, with as many masks as it has tokens."""
-        examples, columns, answers = [], [], []
+        examples, columns, targets = [], [], []
         for label, ones in enumerate(words):
             for word in ones:
-                example, column = self._with_masks(one, len(word))
+                example, column = self._with_masks(item, len(word))
                 examples.append(example)
                 columns.append(np.arange(column, column + len(word), dtype=np.int32))
-                answers += [_answer(label, ones, token, one, in_turn=True) for token in word]
-        return EncodedItem(tuple(examples), tuple(columns), np.stack(answers), candidates=True)
+                targets.append(_targets(label, ones, word, item, in_turn=True))
+        return _encoded(examples, columns, targets)
 
-    def _with_masks(self, one: ClozeItem, masks: int) -> tuple[Example, int]:
-        """The text with so many masks in the blank, and the column of the first of them."""
-        pair = any(piece.kind == "break" for piece in one.pieces)
+    def _with_masks(self, item: ClozeItem, masks: int) -> tuple[Example, int]:
+        """The text with this number of masks in the blank, and the column of the first of them."""
+        pair = any(piece.kind == "break" for piece in item.pieces)
         blank = np.full(masks, self.roles["mask"], np.int32)
-        first, second, place = self._texts(one.pieces, blank, self.input_format.room(pair))
+        first, second, place = self._texts(item.pieces, blank, self.input_format.room(pair))
         framed = self.input_format.frame(first, second if pair else None)
         inside = place - len(first)
         return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
 
-    def _written(self, one: ClozeItem, word: Int32, longest: int) -> tuple[Example, int]:
+    def _written(self, item: ClozeItem, word: Int32, longest: int) -> tuple[Example, int]:
         """GLM and GPT: the text and a word, and the column at which the first token of the word is asked."""
         if isinstance(self.input_format.objective, Gpt):
-            before = list(one.pieces)
+            before = list(item.pieces)
             before = before[: [piece.kind for piece in before].index("mask")]
             ids, _, _ = self._texts(before, NOTHING, self.input_format.length - max(longest, 1))
             if not len(ids):
@@ -167,7 +163,7 @@ class ClozeReader:
             positions = np.arange(len(row), dtype=np.int32)[None]
             return Example(row, positions, AttentionRule.causal(len(row)), NOTHING, NOTHING), len(ids) - 1
         blank = np.array([self.roles["mask"]], np.int32)
-        ids, _, place = self._texts(one.pieces, blank, self.input_format.room(False))
+        ids, _, place = self._texts(item.pieces, blank, self.input_format.room(False))
         framed = self.input_format.frame(ids)
         return self._behind(framed.example, framed.first[0] + place, word), len(framed.example)
 
@@ -231,5 +227,15 @@ def _space(pieces: Sequence[Piece]) -> str:
     return next(piece.text for piece in pieces if piece.kind == "mask")
 
 
-def _answer(place: int, words: Sequence[Int32], token: int, one: ClozeItem, in_turn: bool = False) -> np.ndarray:
-    return np.array([place, token, len(words), place == one.right, in_turn], np.int64)
+def _targets(
+    label: int, words: Sequence[Int32], tokens: Int32, item: ClozeItem, in_turn: bool = False
+) -> ClozeTargets[NDArray[np.int64]]:
+    """The targets of one word of a label."""
+    return ClozeTargets.of_tokens(tokens, label, len(words), label == item.right, in_turn)
+
+
+def _encoded(
+    examples: Sequence[Example], columns: Sequence[Int32], targets: Sequence[ClozeTargets[NDArray[np.int64]]]
+) -> EncodedItem:
+    answers = np.concatenate([one.table() for one in targets])
+    return EncodedItem(tuple(examples), tuple(columns), answers, candidates=True)

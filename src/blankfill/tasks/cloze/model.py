@@ -18,6 +18,7 @@ from torch import Tensor
 
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
+from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.heads.models import ScoreModel
 from blankfill.training.loss import LossSums, word_loss
 from blankfill.types import Batch
@@ -40,15 +41,15 @@ class ClozeModel(ScoreModel):
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
         """What each asked token adds to the score of its label, fp32 [K, 1]."""
-        answer = batch.labels[ANSWER][1]
-        score_K = self._in_turn(batch, dtype) if answer[:, 5].any() else self._at_once(batch, dtype)
-        return (score_K / answer[:, 3])[:, None]
+        targets = ClozeTargets.from_table(batch.labels[ANSWER][1])
+        score_K = self._in_turn(batch, dtype) if targets.in_turn.any() else self._at_once(batch, dtype)
+        return (score_K / targets.words)[:, None]
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """The score of each asked token, [K], all in one pass."""
         hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
         index_K, answer = batch.labels[ANSWER]
-        token_K = answer[:, 2]
+        token_K = ClozeTargets.from_table(answer).token
         column_U, where_K = index_K.unique(return_inverse=True)
         head, table_VD = self.encoder.head, self.encoder.output_table
         transformed_UD = head.transform(hidden_ND[column_U])
@@ -63,7 +64,7 @@ class ClozeModel(ScoreModel):
         """The log-probability of each asked token, [K], when those of an Example are filled in one after the other: the
         likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118, section 3.1)."""
         index_K, answer = batch.labels[ANSWER]
-        token_K, place_K = answer[:, 2], torch.arange(len(index_K), device=index_K.device)
+        token_K, place_K = ClozeTargets.from_table(answer).token, torch.arange(len(index_K), device=index_K.device)
         segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
         _, word_K, size_W = segment.unique(return_inverse=True, return_counts=True)
         filled = batch.input_ids.clone()
@@ -102,7 +103,8 @@ class ClozeModel(ScoreModel):
 def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where none is told)."""
     _, item_K = answer[:, 0].unique_consecutive(return_inverse=True)
-    place_K, right_K = answer[:, 1], answer[:, 4].bool()
+    targets = ClozeTargets.from_table(answer)
+    place_K, right_K = targets.label, targets.right.bool()
     items, labels = int(item_K.max()) + 1, int(place_K.max()) + 1
     score_GC = score_K.new_zeros(items, labels).index_put((item_K, place_K), score_K, accumulate=True)
     present_GC = torch.zeros(items, labels, dtype=torch.bool, device=score_K.device)

@@ -7,7 +7,7 @@ masks. What is masked is a function of (seed, step, place in the step).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,10 +28,9 @@ class WithTexts(Batches):
         self.texts, self.vocabulary = texts, vocabulary
         self.order = Epochs(len(texts), min(items.epochs.size, len(texts)), items.epochs.seed)
 
-    def steps(self, first: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
-        """Steps `first` … `stop` − 1 with their batches."""
-        for step, batches in super().steps(first, stop):
-            yield step, [*batches, self._masked(step)[0]]
+    def step(self, step: int) -> list[Batch]:
+        """The batches of a step."""
+        return [*super().step(step), self._masked(step)[0]]
 
     def rows(self, step: int) -> list[int]:
         """For each row of a step's batches, the number of its first item; texts are numbered behind the items."""

@@ -6,12 +6,14 @@ Shapes: N columns of a batch, K asked columns, D width, V vocabulary, R rows of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from blankfill.data.packing import longest_first
 from blankfill.generation.beam import Hypothesis, beam_search
 from blankfill.generation.engine import Context, Decoder, banned
 from blankfill.model.transformer import Transformer
@@ -68,7 +70,8 @@ class Search:
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
         found: list[list[Hypothesis]] = [[] for _ in contexts]
-        for places in self._batches(contexts, columns):
+        sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
+        for places in longest_first(sizes, columns):
             decoder = Decoder(model, [contexts[k] for k in places], self.longest, vocabulary.roles.get("pad", 0))
             texts = beam_search(
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
@@ -76,11 +79,3 @@ class Search:
             for k, hypotheses in zip(places, texts, strict=True):
                 found[k] = hypotheses
         return found
-
-    def _batches(self, contexts: Sequence[Context], columns: int) -> Iterator[list[int]]:
-        """Places of contexts, the longest first."""
-        order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
-        while order:
-            rows = max(1, columns // (self.beams * (contexts[order[0]].columns + self.longest)))
-            yield order[:rows]
-            order = order[rows:]

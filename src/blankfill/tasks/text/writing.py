@@ -9,13 +9,12 @@ from functools import cached_property
 import torch
 
 from blankfill.tasks.adapter import Adapter, Prediction
-from blankfill.tasks.batching import ANSWER, evaluation
+from blankfill.tasks.batching import ANSWER, EvaluationBatches
 from blankfill.tasks.heads.models import AnswerModel, task_losses
 from blankfill.tasks.items import Item
 from blankfill.tasks.text.seq2seq_adapter import Write
 from blankfill.tasks.training import HeadEvaluator
 from blankfill.training.loop import Metrics, evaluate
-from blankfill.types import Batch
 
 
 class WritingEvaluator:
@@ -34,7 +33,8 @@ class WritingEvaluator:
         """(1 − the main score of the sample; its mean loss of a token and all its metrics)."""
         predictions = self._write(model, self.sample)
         metrics = self.adapter.measure(self._sampled, predictions)
-        loss = evaluate(model, self._batches, device, dtype, task_losses).get(ANSWER, math.nan)
+        batches = (packed.batch for packed in self._batches)
+        loss = evaluate(model, batches, device, dtype, task_losses).get(ANSWER, math.nan)
         model.train()
         missing = 1 - metrics[self.adapter.task.primary_metric]
         if missing < self.least and len(self.sample) == len(self.items):
@@ -48,9 +48,8 @@ class WritingEvaluator:
         return predictions, math.nan
 
     @cached_property
-    def _batches(self) -> list[Batch]:
-        encoded = self.adapter.encode(self._sampled).encoded
-        return [packed.batch for packed in evaluation(encoded, self.pad)]
+    def _batches(self) -> EvaluationBatches:
+        return EvaluationBatches(self.adapter.encode(self._sampled).encoded, self.pad)
 
     @property
     def _sampled(self) -> list[Item]:
