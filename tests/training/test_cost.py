@@ -300,7 +300,13 @@ def test_a_checkpoint_is_as_large_as_reckoned(tmp_path: Path) -> None:
 def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
     """10 steps; rows 2, 4, 6 (ramp of 3) then 8; short rows in the first 5 steps."""
     options = TrainOptions(
-        steps=10, batch_size=8, micro_batch=2, batch_start=2, batch_ramp=3, short_length=32, short_steps=0.5
+        steps=10,
+        batch_size=8,
+        micro_batch=2,
+        batch_size_start=2,
+        batch_size_warmup=3,
+        phase1_length=32,
+        phase1_steps=0.5,
     )
     short, full = cost.RowShape(32, 32, 5, "rule"), cost.RowShape(96, 96, 14, "rule")
     before, after = cost.parts(options, [short, full], [32, 96])

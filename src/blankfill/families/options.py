@@ -73,12 +73,12 @@ class ModelOptions:
 
     def problems(self) -> list[str]:
         """What is wrong with these options alone, a sentence each; `TransformerConfig.problems` tells the rest."""
-        found = out_of_bounds(self, "model.")
+        problems = out_of_bounds(self, "model.")
         if self.family not in FAMILIES:
             close = difflib.get_close_matches(self.family[:100], FAMILIES, 1)
             hint = f"did you mean {close[0]}?" if close else f"known families: {', '.join(FAMILIES)}"
-            found.append(f"model.family is {shown(self.family)}, which is not known; {hint}")
-        return found
+            problems.append(f"model.family is {shown(self.family)}, which is not known; {hint}")
+        return problems
 
     @property
     def spec(self) -> FamilySpec:
@@ -94,7 +94,7 @@ class ModelOptions:
         causal: bool = False,
     ) -> TransformerConfig:
         """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
-        max_span_positions: `Objective.max_span_positions`; causal: whether each column sees only what stands before it,
+        max_span_positions: `Objective.max_span_positions`; causal: whether each column sees only the columns before it,
         whatever the family."""
         spec = self.spec
         preset = dict(spec.preset)

@@ -13,7 +13,7 @@ from blankfill.objectives.bart import Bart
 from blankfill.objectives.base import Objective, PackingSpec
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.ernie import Ernie
-from blankfill.objectives.format import Format, FramedRow, SourceRow
+from blankfill.objectives.format import Format, FramedRow, SourceRow, TargetNoise
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
@@ -97,6 +97,7 @@ __all__ = [
     "PackingSpec",
     "SourceRow",
     "SpanBert",
+    "TargetNoise",
     "Unilm",
     "Unilm2",
     "Xlnet",

@@ -161,7 +161,7 @@ class Objective:
 
     @property
     def writes_targets(self) -> bool:
-        """Whether models of this objective can be fine-tuned to write a target from a source."""
+        """Whether fine-tuning can teach models of this objective to write a target from a source."""
         return self.writes or self.two_sided
 
     @property

@@ -504,3 +504,28 @@ class GlmFormat(Format):
     def target_room(self, length: int) -> tuple[int, int]:
         """As much as there are positions inside a blank."""
         return self.position_sizes[1] - 2, self.position_sizes[1] - 2
+
+    @property
+    def word_end(self) -> Int32:
+        """[E]."""
+        return self.ids_of("eop")
+
+    def cloze_columns(self, count: int) -> int:
+        """The special tokens of Part A, whose mask is counted by the caller; the word has positions of its own."""
+        return self.specials()
+
+    def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
+        """The word in Part B; Part A always ends in the end-of-text token."""
+        part_a = self.frame(join(before, self.ids_of("mask"), after)).example.input_ids
+        return self.target(SourceRow(part_a, len(self.before) + len(before)), tokens)
+
+    @property
+    def export_room(self) -> int:
+        """Beside the mask and what stands there."""
+        return self.max_columns - 4
+
+    def export_row(self, ids: Ids) -> Example:
+        """The text as Part A with a mask at its end, and the beginning of the text as what stands there."""
+        role = "gmask" if "gmask" in self.vocabulary.roles else "mask"
+        part_a = join(ids, self.ids_of(role))
+        return self.target(SourceRow(part_a, len(ids)), join(ids[:2], self.word_end))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 
 from blankfill.objectives.base import FrameRoles, Objective, PackingSpec, Use
-from blankfill.objectives.format import NOTHING, Format, FramedRow, Ids, SourceRow, join, last_tokens
+from blankfill.objectives.format import NOTHING, Format, Ids, SourceRow, join, last_tokens
 from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
 
 
@@ -110,9 +110,9 @@ class GptFormat(Format):
     sees = "left"
     reads_windows = True
 
-    def head_frame(self, first: Ids, second: Ids | None = None, encoder_only: bool = False) -> FramedRow:
+    def for_heads(self) -> Format:
         """`a <eos> b <eos>`, read at the last column (Radford et al. 2018)."""
-        return self.reframed(NOTHING, self.ids_of("eos")).frame(first, second)
+        return self.reframed(NOTHING, self.ids_of("eos"))
 
     def _pooled(self, length: int) -> int:
         return length - 1
@@ -187,3 +187,11 @@ class GptFormat(Format):
     def target_columns(self, count: int) -> int:
         """As many; the end is asked for and not read."""
         return count
+
+    def cloze_columns(self, count: int) -> int:
+        """The word alone."""
+        return max(count, 1)
+
+    def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
+        """The text before the blank, without a token before it, and the word."""
+        return last_tokens(next_tokens(join(before, tokens)), len(tokens))

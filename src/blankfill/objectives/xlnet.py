@@ -334,6 +334,13 @@ class XlnetFormat(Format):
         """[CLS] stands last."""
         return length - 1
 
+    def export_row(self, ids: Ids) -> Example:
+        """A row that has lost its [CLS] has no segment for it."""
+        row = super().export_row(ids)
+        if len(ids) and int(ids[-1]) != self.vocabulary.roles.get("cls"):
+            row.positions[1, -1] = 0
+        return row
+
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
         """One row: each token is asked for given those to its left, which the text around the blank does not see, as
         in training."""

@@ -486,4 +486,4 @@ def checkpoint_bytes(config: TransformerConfig, options: TrainOptions) -> int:
 
 def disk_bytes(config: TransformerConfig, options: TrainOptions) -> int:
     """All checkpoints at the worst moment: those kept, the best one, and the one being written."""
-    return (options.keep + 2) * checkpoint_bytes(config, options)
+    return (options.save_total_limit + 2) * checkpoint_bytes(config, options)
