@@ -36,7 +36,6 @@ from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
 from blankfill.objectives.glm import GlmChoice
-from blankfill.objectives.query_tokens import QueryFormat
 from blankfill.objectives.spanbert import SpanChoice
 from blankfill.objectives.t5 import T5Choice
 from blankfill.objectives.unilm import UnilmChoice
@@ -245,6 +244,15 @@ def test_a_blank_of_glm_is_the_example_of_its_span(before: list[int], answer: li
     assert form.blank_end_ids([before, after], ["mask"], 0) == [tokens(expected)[-1]]
 
 
+@given(before=text, word=text, after=text)
+def test_a_cloze_of_glm_is_the_blank_that_training_builds(before: list[int], word: list[int], after: list[int]) -> None:
+    form = Glm(48).format(VOCABULARY)
+    (expected,) = form.blank(before, word, after)
+    found = form.cloze_row(before, [*word, *form.word_end], after)
+    same_rows(found, expected)
+    assert answers(found) == answers(expected)
+
+
 @given(runs=st.tuples(text, text, text), fills=st.tuples(text, text))
 def test_blanks_of_glm_are_written_as_in_training(runs: tuple[list[int], ...], fills: tuple[list[int], ...]) -> None:
     a, b, c = runs
@@ -338,9 +346,8 @@ def test_a_target_of_unilm_is_an_example_of_its_sequence_mode(source: list[int],
     choice = UnilmChoice((0, size), (size, size + len(target)), "sequence", masked(columns, target))
     expected = Unilm(48).build(document(source, target), VOCABULARY, choice)
     form = Unilm(48).format(VOCABULARY)
-    assert isinstance(form, QueryFormat)
     row = form.source(source)
-    found = form.target_in_place(row, [*target, form.target_end])
+    found = form.training_target(row, [*target, form.target_end])
     same_rows(found, expected)
     assert answers(found)[:-1] == answers(expected)
     queried = form.target(row, [*target, form.target_end])
@@ -434,5 +441,5 @@ def test_roberta_has_two_separators_between_the_texts_of_a_pair() -> None:
 
 
 def test_a_head_of_gpt_reads_a_text_with_its_end_behind_it() -> None:
-    framed = Gpt(48).format(VOCABULARY).head_frame([20, 21], [22])
+    framed = Gpt(48).format(VOCABULARY).for_heads().frame([20, 21], [22])
     assert framed.example.input_ids.tolist() == [20, 21, EOS, 22, EOS] and framed.pooled == 4
