@@ -15,7 +15,7 @@ from blankfill.objectives import Bert
 from blankfill.tasks.batching import pack
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.heads.models import TaskModel, task_losses
-from blankfill.tasks.input_format import reads_alone
+from blankfill.tasks.input_format import reads_encoder_only
 from blankfill.tasks.items import Item, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.training import task_optimizer
@@ -180,7 +180,7 @@ def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "column"), [("t5", -1), ("bart", 0)])
-def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> None:
+def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path) -> None:
     """Its own states are what the head reads, and nothing of the decoder learns."""
     theirs = model_of(family)
     loaded = imported(family, theirs, tmp_path)
@@ -226,6 +226,6 @@ def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="scitldr is written by the decoder; leave out --head-on"):
         adapter_of(task, (), loaded, options)
     with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one; leave it out"):
-        reads_alone(Bert(), "decoder", task_named("rte"))
+        reads_encoder_only(Bert(), "decoder", task_named("rte"))
     problems = dataclasses.replace(options, method="text").problems()
     assert "--method text answers with the model's own words, not with a head; leave out --head-on" in problems

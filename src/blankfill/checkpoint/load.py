@@ -22,7 +22,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Gpt, Objective
+from blankfill.objectives import Format, Objective
 from blankfill.system.console import say
 from blankfill.system.device import pick_device
 from blankfill.system.reading import field
@@ -39,6 +39,11 @@ class Loaded:
     objective: Objective
     path: Path
     embedding_lr_multiplier: float = 1.0
+
+    @property
+    def format(self) -> Format:
+        """How the model reads text."""
+        return self.objective.format(self.vocabulary, self.model.config.position_sizes)
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Loaded:
@@ -112,7 +117,7 @@ def _loaded(
     device: str,
 ) -> Loaded:
     check_vocabulary(vocabulary, config, path)
-    if isinstance(objective, Gpt) and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
+    if objective.causal and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
         # GPT-2's own tokenizer has no padding; padded columns are never read, so any token will do
         vocabulary = dataclasses.replace(vocabulary, roles={**vocabulary.roles, "pad": vocabulary["eos"]})
     with torch.device("meta"):

@@ -44,7 +44,7 @@ class Recipe:
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
         pairs = bool(self.objective.labels())
-        causal, places = isinstance(self.objective, Gpt), self.objective.span_places()
+        causal, places = isinstance(self.objective, Gpt), self.objective.max_span_positions()
         return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
 
     def problems(self) -> list[str]:

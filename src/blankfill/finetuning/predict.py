@@ -64,7 +64,7 @@ class Predictor:
         from blankfill.checkpoint.load import Loaded, check_vocabulary, with_roles_of
         from blankfill.corpus.identity import check_tokenizer
         from blankfill.corpus.tokenizer import Tokenizer
-        from blankfill.model.layout import lay_out_to_write
+        from blankfill.model.layout import optimize_for_inference
         from blankfill.model.transformer import Transformer
         from blankfill.system.device import pick_device
         from blankfill.tasks.text.seq2seq_adapter import Write
@@ -108,7 +108,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.model.encoder.use_kernel(best_kernel(self.device, self.dtype))
         if isinstance(self.adapter, Write):
-            lay_out_to_write(self.model.encoder)
+            optimize_for_inference(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
             results = read_json(run / RESULTS)

@@ -367,7 +367,7 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     """What stands between a task and a model; UserError for a task that a head cannot answer."""
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze.setup import check_model
-    from blankfill.tasks.input_format import InputFormat, reads_alone
+    from blankfill.tasks.input_format import InputFormat, reads_encoder_only
     from blankfill.tasks.text.mixture import Mixture
     from blankfill.tasks.text.mixture_text import MixedText
     from blankfill.tasks.text.seq2seq_adapter import check_writer
@@ -395,8 +395,8 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     if task.kind == "generate" or options.method == "text":
         check_writer(loaded, options)
     sizes = loaded.model.config.position_sizes
-    alone = reads_alone(loaded.objective, options.head_on, task)
-    input_format = InputFormat(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1], alone)
+    encoder_only = reads_encoder_only(loaded.objective, options.head_on, task)
+    input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
     return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
 
 
@@ -443,15 +443,15 @@ def answering(
     if isinstance(adapter, LMHeadAdapter):
         return adapter.model(encoder)
     assert isinstance(adapter, HeadAdapter)
-    alone = adapter.input_format.alone
-    reader = reader_for(encoder, options, alone)
+    encoder_only = adapter.input_format.encoder_only
+    reader = reader_for(encoder, options, encoder_only)
     width = reader.width if reader is not None else 0
     kind, outputs, pooled = adapter.head, adapter.outputs, adapter.pooled
     if generator is None:
         head = empty_head(encoder, kind, outputs, pooled, width)
     else:
         head = new_head(encoder, kind, outputs, pooled, generator, width)
-    return TaskModel(encoder, head, class_weights, reader, alone)
+    return TaskModel(encoder, head, class_weights, reader, encoder_only)
 
 
 def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class TransformerConfig:
     """Tanh dense on the first column (BERT)."""
     pair_classifier: bool = True
     """The two-way classifier of a pair (next sentence, sentence order) on the pooler, where there is a pooler."""
-    span_places: int = 0
+    max_span_positions: int = 0
     """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
     means that there is no such head."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
@@ -269,12 +269,12 @@ class TransformerConfig:
 
 
 NOT_NEGATIVE = (
-    "clamp", "head_size", "encoder_layers", "relative_buckets", "span_places", "num_kv_heads", "window",
+    "clamp", "head_size", "encoder_layers", "relative_buckets", "max_span_positions", "num_kv_heads", "window",
 )  # fmt: skip
 LARGEST = {
     "vocab_size": MOST_ROWS, "hidden_size": WIDEST, "num_layers": MOST_LAYERS, "num_heads": WIDEST, "head_size": WIDEST,
     "ffn_size": MOST_ROWS, "encoder_layers": MOST_LAYERS, "embedding_size": WIDEST, "relative_buckets": WIDEST,
-    "span_places": WIDEST, "attention_width": WIDEST, "num_kv_heads": WIDEST, "window": MOST_ROWS,
+    "max_span_positions": WIDEST, "attention_width": WIDEST, "num_kv_heads": WIDEST, "window": MOST_ROWS,
     "global_every": MOST_LAYERS,
 }  # fmt: skip
 

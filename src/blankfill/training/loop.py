@@ -312,7 +312,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     size = -(-rows // parts)
     edges = [0]
     for row in range(1, rows):
-        if row - edges[-1] >= size and row not in batch.joined:
+        if row - edges[-1] >= size and row not in batch.no_split_before:
             edges.append(row)
     return [batch.part(first, stop) for first, stop in zip(edges, [*edges[1:], rows], strict=True)]
 
