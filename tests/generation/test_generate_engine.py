@@ -178,12 +178,12 @@ def test_a_view_evaluates_while_its_model_trains() -> None:
     assert not lasting.training and not lasting.layers[0].training
 
 
-def test_a_view_holds_the_weights_that_layers_share() -> None:
+def test_a_view_shares_what_layers_share() -> None:
     model = random_model("albert").train()
     view = evaluation_view(model)
-    (ours,), (other,) = view.all_layers, model.all_layers
-    assert ours.attention is not None and other.attention is not None and ours.attention is not other.attention
-    assert ours.attention.qkv.weight is other.attention.qkv.weight
+    (ours,), (theirs,) = view.all_layers, model.all_layers
+    assert ours.attention is not theirs.attention
+    assert ours.attention.qkv.weight is theirs.attention.qkv.weight
 
 
 def test_banned_ids(vocabulary: Vocabulary) -> None:

@@ -77,11 +77,11 @@ class SlotCache(LayerCache):
         self.active.narrow(3, end, columns).copy_(both_2BHQE)
         return self.active.narrow(3, first, end + columns - first).unbind(0)
 
-    def append_positions(self, places_BQ: Tensor) -> Tensor:
-        """Note the places of the columns that are added next; returns the places of all columns in use."""
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Note the positions of the columns that are added next; returns the positions of all columns in use."""
         assert self.active_positions is not None
-        first, end, columns = self.window.first, self.window.end, places_BQ.shape[1]
-        self.active_positions[:, end : end + columns] = places_BQ
+        first, end, columns = self.window.first, self.window.end, position_BQ.shape[1]
+        self.active_positions[:, end : end + columns] = position_BQ
         return self.active_positions[:, first : end + columns]
 
     def clear(self, row: int, first: int, end: int) -> None:
@@ -100,7 +100,7 @@ class SlotCache(LayerCache):
         at, size = slice(self.window.first, self.window.end), self.window.end - self.window.first
         rows, to = slice(0, self.window.rows), slice(end - size, end)
         kept = self.kept[:, rows, :, at].clone()
-        places = None if self.positions is None else self.positions[rows, at].clone()
+        positions = None if self.positions is None else self.positions[rows, at].clone()
         if columns != self.kept.shape[3]:
             shape = list(self.kept.shape)
             shape[3] = columns
@@ -108,8 +108,8 @@ class SlotCache(LayerCache):
             if self.positions is not None:
                 self.positions = self.positions.new_zeros(len(self.positions), columns)
         self.kept[:, rows, :, to] = kept
-        if self.positions is not None and places is not None:
-            self.positions[rows, to] = places
+        if self.positions is not None and positions is not None:
+            self.positions[rows, to] = positions
 
 
 class _Landing(LayerCache):
@@ -131,12 +131,12 @@ class _Landing(LayerCache):
                 self.target.kept[:, row + j, :, end - length : end] = both_2BHQE[:, j, :, :length]
         return both_2BHQE.unbind(0)
 
-    def append_positions(self, places_BQ: Tensor) -> Tensor:
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
         """Pass on; returns what it was given."""
         assert self.target.positions is not None
         for j, length in enumerate(self.lengths):
-            self.target.positions[self.row + j, self.end - length : self.end] = places_BQ[j, :length]
-        return places_BQ
+            self.target.positions[self.row + j, self.end - length : self.end] = position_BQ[j, :length]
+        return position_BQ
 
 
 class _Sources:
@@ -365,7 +365,7 @@ class Slots:
             like, config = self.model.words.weight, self.model.config
             self._cache = [
                 SlotCache(self.slots, config, self._columns, like, k == 0, window)
-                for k in range(self.model.config.num_layers)
+                for k in range(len(self.model.layers))
             ]
             self._bias = like.new_zeros(self.slots, 1, 1, self._columns)
         if window.end < widest:
