@@ -189,9 +189,11 @@ class Teacher:
 
 def open_teacher(path: str | Path, device: torch.device | str = "cpu") -> Teacher:
     """Open a model to learn from: whatever `load_model` opens. UserError when it cannot be."""
+    import torch
+
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(path, str(device))
+    loaded = load_model(path, str(device), torch.float32)
     loaded.model.requires_grad_(False)
     return Teacher(loaded)
 
