@@ -23,7 +23,7 @@ from blankfill.generation.fill import Filler
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate
 from blankfill.model.config import TransformerConfig, config_values
-from blankfill.model.layout import lay_out_to_write
+from blankfill.model.layout import optimize_for_inference
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Bert
 from blankfill.pretraining.teacher import open_teacher
@@ -74,7 +74,7 @@ def test_what_is_written_does_not_depend_on_the_layout(name: str, dtype: torch.d
     texts = []
     for _ in range(2):
         texts.append("".join(generate(low, prompt, 8, Sampling(temperature=0))))
-        lay_out_to_write(low.model)
+        optimize_for_inference(low.model)
     assert texts[0] == texts[1]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import UserError

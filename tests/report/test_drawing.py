@@ -9,7 +9,7 @@ import pytest
 from blankfill.errors import UserError
 from blankfill.objectives.two_stacks import two_sided
 from blankfill.report import drawing
-from blankfill.report.drawing import COLOURS, ENCODER, UNSEEN, example_png, find_fonts
+from blankfill.report.drawing import COLOURS, ENCODER, FAR, UNSEEN, example_png, find_fonts
 from blankfill.types import AttentionRule, Example
 
 
@@ -65,6 +65,15 @@ def test_what_the_decoder_sees_of_the_encoder_has_a_colour_of_its_own(tmp_path: 
     assert seen["image"].tolist() == [[list(colour[int(c)]) for c in line] for line in expected]
     # the third token, its number and its position are the encoder's alone
     assert seen["texts"].count("2") == 5
+
+
+def test_what_local_layers_do_not_see_has_a_colour_of_its_own(tmp_path: Path, seen: dict[str, Any]) -> None:
+    from matplotlib.colors import to_rgb
+
+    assert example_png([example(4, AttentionRule.full(4), [])], str, tmp_path / "a.png", window=1) == ""
+    colour = [to_rgb(FAR), to_rgb(COLOURS["sees"])]
+    expected = ["1100", "1110", "0111", "0011"]
+    assert seen["image"].tolist() == [[list(colour[int(c)]) for c in line] for line in expected]
 
 
 def test_words_answers_and_positions_are_written(tmp_path: Path, seen: dict[str, Any]) -> None:

@@ -193,3 +193,20 @@ def test_sides_below_the_table_where_the_terminal_is_narrow() -> None:
 
 def test_the_heading_counts() -> None:
     assert heading(join_row([simple(1)])) == "1 column, 1 example, 0 answers asked for"
+
+
+def test_a_local_layer_has_a_grid_of_its_own() -> None:
+    """Two examples in a row, whose positions count from 0 in each; the window is one position."""
+    text = example_text([simple(4), simple(2)], str, plain=True, window=1)
+    assert text.endswith(
+        "a local layer sees keys up to 1 position away:\n"
+        "\n"
+        "  0\n"
+        "0 110000\n"
+        "1 111000\n"
+        "2 011100\n"
+        "3 001100\n"
+        "4 000011\n"
+        "5 000011\n"
+    )
+    assert "away" not in example_text([simple(4)], str, plain=True)

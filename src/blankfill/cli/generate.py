@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.cli.fill import json_line
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
-    from blankfill.model.layout import lay_out_to_write
+    from blankfill.model.layout import optimize_for_inference
     from blankfill.system.console import say, show
     from blankfill.system.threads import use_threads
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     sampling.check()
     loaded = load_model(args.model, args.device, dtype_named(args.dtype))
     writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
-    lay_out_to_write(loaded.model)
+    optimize_for_inference(loaded.model)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
         show(before, end="")

@@ -13,7 +13,7 @@ from blankfill.generation.blanks import FillResult
 from blankfill.generation.fill import Filler
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate
-from blankfill.model.layout import lay_out_to_write
+from blankfill.model.layout import optimize_for_inference
 
 
 class Model:
@@ -36,7 +36,7 @@ class Model:
         sampling: the fields of `generation.sampling.Sampling`, e.g. temperature, top_k, top_p, repetition_penalty,
         seed. slide: go on past the position table by forgetting the older half (GPT).
         """
-        lay_out_to_write(self.loaded.model)
+        optimize_for_inference(self.loaded.model)
         return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide)
 
 

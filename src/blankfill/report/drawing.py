@@ -38,6 +38,8 @@ SMALLEST_FONT = 4.4
 COLOURS = {"sees": "#9cc3e6", "sees, and is asked": "#f4a95b", "a blank": "#ffe066", "asked here": "#f9cf9c"}
 ENCODER = "#b5dcae"
 """What the decoder sees of the encoder."""
+FAR = "#d9d3e8"
+"""What local layers do not see of what the others see."""
 UNSEEN = "#f2f2f2"
 PREFERRED = ("notosanscjk", "sourcehansans", "wqy", "droidsansfallback", "msyh", "simhei", "pingfang", "hiragino",
              "arialuni", "malgun", "yugoth")  # fmt: skip
@@ -113,12 +115,13 @@ def example_png(
     blanks: Collection[int] = (),
     title: str = "",
     font: Path | None = None,
+    window: int = 0,
 ) -> str:
     """Draw a row to a PNG file.
 
     channels: names of the position channels. blanks: ids that stand for blanked text ([MASK], [gMASK], …). font: a font
-    file to try first. Returns the characters that no font has, "" when all is drawn. Raises UserError when `out` cannot
-    be written or `font` cannot be read.
+    file to try first. window: of the model's local layers, 0 for a model that has none. Returns the characters that no
+    font has, "" when all is drawn. Raises UserError when `out` cannot be written or `font` cannot be read.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -152,7 +155,7 @@ def example_png(
     axes.set_axis_off()
 
     is_blank = np.isin(row.input_ids, list(blanks))
-    _draw_grid(axes, row)
+    _draw_grid(axes, row, window)
     _draw_marks(axes, row, is_blank, before)
     if with_words:
         _draw_words(axes, row, words, answers, names, fonts, points)
@@ -167,6 +170,7 @@ def example_png(
     )  # fmt: skip
     figure.text(0.5, 1 - 0.58 / height, "   ".join(said), ha="center", va="center", fontsize=9, color="0.3")
     colours = COLOURS | ({"the decoder sees the encoder": ENCODER} if row.encoder else {})
+    colours |= {"global layers alone see": FAR} if window else {}
     handles = [Patch(facecolor=colour, edgecolor="0.6", label=label) for label, colour in colours.items()]
     figure.legend(
         handles=handles, ncol=len(handles), loc="lower center", fontsize=9, frameon=False, title_fontsize=9,
@@ -189,7 +193,7 @@ def _longest(texts: Sequence[str]) -> float:
     return max((0.4 * cells(text) for text in texts), default=0.0)
 
 
-def _draw_grid(axes: Axes, row: Row) -> None:
+def _draw_grid(axes: Axes, row: Row, window: int) -> None:
     from matplotlib.colors import to_rgb
 
     length = len(row)
@@ -200,6 +204,8 @@ def _draw_grid(axes: Axes, row: Row) -> None:
     image[visible & is_asked[:, None]] = to_rgb(COLOURS["sees, and is asked"])
     read, written = slice(row.encoder), slice(row.encoder, None)
     image[written, read][visible[written, read]] = to_rgb(ENCODER)
+    if window:
+        image[visible & ~row.visible(window)] = to_rgb(FAR)
     axes.imshow(image, extent=(0, length, length, 0), interpolation="nearest", aspect="auto")
     if length <= 140:
         axes.hlines(np.arange(1, length), 0, length, color="white", linewidth=0.6)

@@ -48,12 +48,16 @@ class Row:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def visible(self) -> Bool:
-        """bool[L, L], row = query, column = key: the rules', and the decoder sees its Example's encoder side."""
+    def visible(self, window: int = 0) -> Bool:
+        """bool[L, L], row = query, column = key: the rules', and the decoder sees its Example's encoder side.
+
+        window: of a layer that attends locally, as in `AttentionRule`; 0 for one that sees the whole row.
+        """
+        rule = self.rule.local(self.positions[0], window) if window else self.rule
         writes = np.arange(len(self)) >= self.encoder
         alike = writes[:, None] == writes[None, :]
         same = self.rule.segment[:, None] == self.rule.segment[None, :]
-        return (alike & self.rule.visible()) | (~alike & writes[:, None] & same)
+        return (alike & rule.visible()) | (~alike & writes[:, None] & same)
 
     def numbers(self) -> list[int]:
         """What the columns are called: each side counts from 0."""
@@ -126,13 +130,15 @@ def example_text(
     channels: Sequence[str] = (),
     width: int = 120,
     plain: bool = False,
+    window: int = 0,
 ) -> str:
     """A row as text: a line for each column, with the attention grid beside it.
 
     channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
     characters. A line and a bar part the encoder from the decoder. The table of tokens itself is never cut, so it may
-    be wider than a very small `width`.
+    be wider than a very small `width`. window: of the model's local layers, whose grid is drawn below; 0 for a model
+    that has none.
     """
     row = join_row(examples)
     marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
@@ -165,6 +171,11 @@ def example_text(
         lines += [*_parted(table, row.encoder + 1, dash * left), ""]
         drawn = [f"{name:>{digits}} {cells}" for name, cells in zip(["", *numbers], [ruler, *grid], strict=True)]
         lines += _parted(drawn, row.encoder + 1, dash * (digits + 1) + parting)
+    if window:
+        near = _grid(row.visible(window), group, marks)
+        lines += ["", f"a local layer sees keys up to {_count(window, 'position')} away:", ""]
+        named = zip(["", *numbers], [_ruler(len(near[0]), group), *near], strict=True)
+        lines += [f"{name:>{digits}} {cells}" for name, cells in named]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -261,9 +272,9 @@ def _label(name: str, value: int) -> str:
 
 def _borders(example: Example, begin: int) -> dict[int, str]:
     """What is asked from the borders of spans: the column before each → text. begin: the example's first column."""
-    if example.borders is None:
+    if example.span_boundary_targets is None:
         return {}
-    left, right = example.borders[:2].tolist()
+    left, right = example.span_boundary_targets[:2].tolist()
     pairs = list(zip(left, right, strict=True))
     return {a: f"with column {begin + b}, asked for {_count(pairs.count((a, b)), 'word')} between" for a, b in pairs}
 
