@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _scored(args: EvaluateArguments) -> dict[str, Any]:
-    from blankfill.finetuning.predict import score_predictions
+    from blankfill.finetuning.score import score_predictions
     from blankfill.tasks.datasets.registry import task_named
 
     assert args.predictions is not None
