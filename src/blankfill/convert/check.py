@@ -133,5 +133,5 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0]
+    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0, : len(row)]
     return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
