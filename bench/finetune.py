@@ -72,7 +72,7 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
     import torch
 
     from blankfill.checkpoint.load import load_model
-    from blankfill.finetuning.run import adapter_of, with_head
+    from blankfill.finetuning.model_setup import build_adapter, build_model
     from blankfill.system.allocator import keep_freed_memory
     from blankfill.tasks.batching import Batches, Epochs
     from blankfill.tasks.datasets.registry import task_named
@@ -98,10 +98,10 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
     options = FinetuneOptions(lr=spec["lr"], batch_size=spec["batch"], epochs=1000, eval_every=10**9, threads=1)
     task, loaded = task_named(spec["task"]), load_model(spec["model"])
     split = task.read(spec["data"], "train")
-    adapter = adapter_of(task, split.labels, loaded, options)
+    adapter = build_adapter(task, split.labels, loaded, options)
     encoded = adapter.encode(split.items, learn=True).encoded
     device = torch.device("cpu")
-    model = with_head(loaded, adapter, split.items, options, device, torch.float32)
+    model = build_model(loaded, adapter, split.items, options, device, torch.float32)
     settings = options.train_options(len(encoded))
     batches = Batches(encoded, Epochs(len(encoded), spec["batch"], 0), loaded.vocabulary["pad"])
     trainer = Trainer(

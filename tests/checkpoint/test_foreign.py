@@ -72,13 +72,25 @@ def test_every_way_to_store_weights_is_read(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_is_converted_and_told(tmp_path: Path, dtype: torch.dtype, capsys: Any) -> None:
+def test_low_precision_is_kept_unless_another_type_is_given(tmp_path: Path, dtype: torch.dtype, capsys: Any) -> None:
     model, theirs = write_bert(tmp_path)
     save_file({name: tensor.to(dtype).contiguous() for name, tensor in theirs.items()}, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path)
-    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
-    assert same_weights(loaded.model, model, atol=2e-3)
-    assert f"in {str(dtype)[6:]}; they are computed with in float32" in capsys.readouterr().err
+    assert {p.dtype for p in loaded.model.parameters()} == {dtype}
+    assert "converted" not in capsys.readouterr().err
+    wide = load_model(tmp_path, dtype=torch.float32)
+    assert {p.dtype for p in wide.model.parameters()} == {torch.float32}
+    assert same_weights(wide.model, model, atol=2e-3) and same_weights(loaded.model.float(), wide.model)
+    assert f"{str(dtype)[6:]} weights are converted to float32" in capsys.readouterr().err
+
+
+def test_a_file_of_several_types_comes_in_the_one_of_most_numbers(tmp_path: Path, capsys: Any) -> None:
+    _, theirs = write_bert(tmp_path)
+    mixed = {name: tensor if "LayerNorm" in name else tensor.half() for name, tensor in theirs.items()}
+    save_weights(tmp_path, mixed)
+    loaded = load_model(tmp_path)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float16}
+    assert "float32 weights are converted to float16" in capsys.readouterr().err
 
 
 def save_weights(folder: Path, theirs: dict[str, torch.Tensor]) -> None:

@@ -14,8 +14,9 @@ import pytest
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetuning.predict import items_of
-from blankfill.finetuning.run import FinetuneConfig, finetune
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.rows import items_of
+from blankfill.finetuning.run import finetune
 from blankfill.generation.fill import fill
 from blankfill.tasks.datasets.registry import task_named
 from generate_models import SPECIAL, wordpiece

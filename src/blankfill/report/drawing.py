@@ -40,7 +40,7 @@ COLOURS = {"sees": "#9cc3e6", "sees, and has a target": "#f4a95b", "a blank": "#
 ENCODER = "#b5dcae"
 """Colour of cells where the decoder sees the encoder."""
 FAR = "#d9d3e8"
-"""Colour of cells that only global layers see."""
+"""Colour of cells that local layers do not see and the other layers do."""
 UNSEEN = "#f2f2f2"
 PREFERRED = ("notosanscjk", "sourcehansans", "wqy", "droidsansfallback", "msyh", "simhei", "pingfang", "hiragino",
              "arialuni", "malgun", "yugoth")  # fmt: skip
@@ -121,7 +121,7 @@ def example_png(
     """Draw a row to a PNG file.
 
     channels: names of the position channels. blanks: ids that stand for blanked text ([MASK], [gMASK], …). font: a font
-    file to try first. window: attention window of the model's local layers, 0 without local layers. Returns the
+    file to try first. window: window of the local layers of the model, 0 for a model without local layers. Returns the
     characters that no font has, "" when all are drawn. Raises UserError when `out` cannot be written or `font` cannot
     be read.
     """

@@ -51,10 +51,7 @@ class Row:
 
     def visible(self, window: int = 0) -> Bool:
         """Return which query (row) sees which key (column), bool[L, L]; the decoder sees the encoder side of its
-        Example.
-
-        window: of a layer with local attention, as in `AttentionRule`; 0 for a layer with global attention.
-        """
+        Example. window: of a local layer, as in `AttentionRule`; 0 for a layer that sees the whole row."""
         rule = self.rule.local(self.positions[0], window) if window else self.rule
         writes = np.arange(len(self)) >= self.encoder
         alike = writes[:, None] == writes[None, :]
@@ -138,8 +135,8 @@ def example_text(
     channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
     characters. A line and a bar separate the encoder from the decoder. The table of tokens itself is never cut, so it
-    may be wider than a very small `width`. window: attention window of the model's local layers, whose grid is drawn
-    below; 0 without local layers.
+    may be wider than a very small `width`. window: window of the local layers, whose grid is drawn below; 0 for a model
+    without local layers.
     """
     row = join_row(examples)
     marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
