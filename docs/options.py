@@ -60,11 +60,11 @@ def shown(value):
 
 
 def field_docs(kind):
-    """What stands under each field of a class body: name → text in one line."""
+    """Return the docstring under each field of a class body: name → text in one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
-    found = {}
+    texts = {}
     for field, below in itertools.pairwise(body):
         is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
-            found[field.target.id] = " ".join(str(below.value.value).split())
-    return found
+            texts[field.target.id] = " ".join(str(below.value.value).split())
+    return texts
