@@ -82,7 +82,7 @@ def write_texts(folder: Path) -> None:
 
 
 def curve(run: Path) -> dict[str, Any]:
-    """The losses of a run, as exact as they were computed, and a checksum of its last weights."""
+    """Return the losses of a run, as exact as they were computed, and a checksum of its last weights."""
     losses: dict[str, list[str]] = {}
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -139,7 +139,7 @@ def main() -> int:
             ("text", "classify", "classes", "t5-nano", ("--method", "text")),
             ("writing", "seq2seq", "pairs", "glm-nano", ()),
             ("tags", "tag", "tags", "bert-nano", ()),
-            ("questions", "qa", "questions", "bert-nano", ("--longest-question", "16", "--stride", "16")),
+            ("questions", "qa", "questions", "bert-nano", ("--max-query-length", "16", "--stride", "16")),
         )  # fmt: skip
         for label, task, data, model, more in tuned:
             if wanted(label):

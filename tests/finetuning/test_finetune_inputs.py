@@ -16,10 +16,11 @@ from test_cloze_run import OWN
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
+from blankfill.finetuning.config import FinetuneConfig, read_config
 from blankfill.finetuning.grid import combinations, run_grid
 from blankfill.finetuning.pet import SOFT_LABELS, run_pet
-from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
 from blankfill.runs import inputs
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS
@@ -97,7 +98,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda root: permute(root / "run/tokenizer.json"),
         r"run/tokenizer\.json is another .*step-0 is the same",
     ),
-    "the model's word rate": (retagged(word_lr=4.0), r"in the model it began from word_lr is 4\.0 and was 1\.0"),
+    "the model's word rate": (
+        retagged(embedding_lr_multiplier=4.0),
+        r"in the model it began from embedding_lr_multiplier is 4\.0 and was 1\.0",
+    ),
     "the model's roles": (retagged(roles={"pad": 3}), r"in the model it began from roles\.pad is 3 and was"),
 }  # fmt: skip
 

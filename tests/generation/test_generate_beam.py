@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.generation.beam import Grammar, Hypothesis, beam_search, highest
 from blankfill.generation.engine import Decoder
 from blankfill.objectives.gpt import gpt_input

@@ -1,14 +1,16 @@
 """The decoding engine: what a cached row answers is what the same row answers in one uncached pass."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blankfill.attention.kernels import lower
-from blankfill.generation.engine import Decoder, banned, evaluating
-from blankfill.model.transformer import Transformer
+from blankfill.attention.masks import lower
+from blankfill.generation.engine import Decoder, banned, evaluation_view
+from blankfill.model.transformer import Transformer, build
 from blankfill.objectives.glm import GlmChoice, glm_input, infill
 from blankfill.objectives.gpt import gpt_input
 from blankfill.objectives.query_tokens import query_input
@@ -121,7 +123,7 @@ def test_rows_may_be_reordered_and_repeated() -> None:
         torch.testing.assert_close(again[row], reference(model, contexts[k], new_ids)[-1], atol=1e-5, rtol=1e-4)
 
 
-def test_glm_context_is_the_row_of_training(vocabulary: Vocabulary) -> None:
+def test_glm_input_is_the_row_of_training(vocabulary: Vocabulary) -> None:
     row = np.array([2, 20, 21, 22, 23, 24, 25, 9], np.int32)
     example = infill(row, GlmChoice(((1, 2), (4, 6)), (1, 0)), vocabulary)
     part_a = [2, 4, 21, 22, 4, 25, 9]
@@ -156,16 +158,32 @@ def test_no_room_left_is_refused() -> None:
         glm_input([], [], 0, 7, (49, 49))
 
 
-def test_a_model_in_training_answers_without_dropout_and_returns() -> None:
-    model = MODELS["gpt"][0]
+def test_a_view_evaluates_while_its_model_trains() -> None:
+    config = dataclasses.replace(MODELS["gpt"][0].config, dropout=0.5)
+    model = build(config)
+    expected = Decoder(model.eval(), [gpt_input([1, 2, 3], 48)], 1).prefill()
+    assert evaluation_view(model) is model
     model.train()
-    with evaluating(model):
-        assert not model.training
+    view = evaluation_view(model)
+    assert [module.training for module in view.modules()] == [False] * len(list(model.modules()))
+    assert all(module.training for module in model.modules())
+    assert [*map(id, view.parameters())] == [*map(id, model.parameters())]
+    assert torch.equal(Decoder(model, [gpt_input([1, 2, 3], 48)], 1).prefill(), expected)
     assert model.training
-    model.eval()
-    with evaluating(model):
-        pass
-    assert not model.training
+    with torch.no_grad():
+        model.words.weight.mul_(2.0)
+    assert not torch.equal(Decoder(view, [gpt_input([1, 2, 3], 48)], 1).prefill(), expected)
+    lasting = evaluation_view(model.eval(), lasting=True)
+    model.train()
+    assert not lasting.training and not lasting.layers[0].training
+
+
+def test_a_view_shares_what_layers_share() -> None:
+    model = random_model("albert").train()
+    view = evaluation_view(model)
+    (ours,), (theirs,) = view.all_layers, model.all_layers
+    assert ours.attention is not theirs.attention
+    assert ours.attention.qkv.weight is theirs.attention.qkv.weight
 
 
 def test_banned_ids(vocabulary: Vocabulary) -> None:

@@ -13,7 +13,7 @@ from test_parity import gradients, ours
 from blankfill.attention.kernels import Kernel
 from blankfill.data.batching import collate
 from blankfill.families.form import Form
-from blankfill.generation.slots import slot_states
+from blankfill.generation.query_stream import query_states
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Xlnet
 from blankfill.objectives.xlnet import XlnetChoice, with_memory
@@ -165,7 +165,7 @@ def test_the_open_places_of_a_text_equal_transformers() -> None:
     ids = torch.from_numpy(rng.integers(7, 97, (2, 12)))
     places = torch.tensor([[0, 4, 5], [3, 7, 10]])
     is_open = torch.zeros(2, 12, dtype=torch.bool).scatter(1, places, True)
-    hidden = slot_states(model, ids.masked_fill(is_open, ROLES["mask"]), is_open)
+    hidden = query_states(model, ids.masked_fill(is_open, ROLES["mask"]), is_open)
     perm = is_open[:, None, :].expand(2, 12, 12).float()
     mapping = torch.nn.functional.one_hot(places, 12).float()
     types = torch.tensor([0] * 11 + [2]).expand(2, 12)

@@ -18,7 +18,7 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
-from blankfill.pretraining import run as wiring
+from blankfill.pretraining.data_setup import open_corpus, phases
 from blankfill.runs.recorder import read_lines
 from blankfill.training import faults, loop
 from blankfill.training.loss import LossSums
@@ -175,7 +175,7 @@ def test_two_processes_do_not_share_a_folder(corpus: Path, tmp_path: Path) -> No
 
 def test_early_stopping_ends_at_the_best(corpus: Path, tmp_path: Path) -> None:
     """With a rate that only does harm after warm-up, no validation is better than the first ones."""
-    bad = recipe(train__lr=3.0, train__warmup=0, train__patience=2, train__eval_every=2, train__clip=0.0)
+    bad = recipe(train__lr=3.0, train__warmup=0, train__patience=2, train__eval_every=2, train__max_grad_norm=0.0)
     result = blankfill.pretrain([str(corpus)], bad, tmp_path / "run")
     assert result.steps < 60
     (event,) = [e for e in read_lines(tmp_path / "run" / "events.jsonl") if e["kind"] == "early stop"]
@@ -203,7 +203,7 @@ def test_a_rollback_takes_other_rows(corpus: Path, tmp_path: Path, monkeypatch: 
         return sums
 
     options = recipe(train__steps=24)
-    rows = wiring.phases(wiring.open_corpus([corpus], options, tmp_path), options)[0].train
+    rows = phases(open_corpus([corpus], options, tmp_path), options)[0].train
     poison.append(torch.cat([torch.from_numpy(example.input_ids) for example in rows.row(54)]).long())  # of step 13
     monkeypatch.setattr(loop, "loss_sums", poisoned)
     monkeypatch.setattr(faults, "loss_sums", poisoned)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import best_kernel, lower
+from blankfill.attention.kernels import best_kernel
+from blankfill.attention.masks import lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Glm, Gpt
@@ -126,7 +127,7 @@ FAMILIES = ["bert", "mlm", "glm", "gpt"]
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("patterns", [SINGLE, SEVERAL], ids=["single", "several"])
 def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: Any) -> None:
-    made, reads = adapter(name, patterns, tmp_path, several_masks="at-once")
+    made, reads = adapter(name, patterns, tmp_path, multi_token="at-once")
     assert reads.single == (patterns is SINGLE)
     words = [reads.pattern.words[label] for label in ("a", "b")]
     for item, found in zip(TEXTS, scores_of(made, reads, TEXTS), strict=True):
@@ -135,7 +136,7 @@ def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: An
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_choices_are_written_into_the_blank(name: str, tmp_path: Any) -> None:
-    made, reads = adapter(name, CHOICES, tmp_path, "choice", several_masks="at-once")
+    made, reads = adapter(name, CHOICES, tmp_path, "choice", multi_token="at-once")
     for item, found in zip(CHOOSE, scores_of(made, reads, CHOOSE), strict=True):
         assert found == pytest.approx(expected(made, item, [[one] for one in item.choices], False), abs=2e-4)
 
@@ -264,7 +265,7 @@ def test_several_masks_are_filled_the_surest_first(name: str, tmp_path: Any) -> 
         before = encode(f"{item.context} sat on")
         wanted = [in_turn(made, before, encode(one), encode(".")) for one in item.choices]
         assert scores == pytest.approx(wanted, abs=2e-4)
-    _, quick = adapter(name, CHOICES, tmp_path, "choice", several_masks="at-once")
+    _, quick = adapter(name, CHOICES, tmp_path, "choice", multi_token="at-once")
     assert not np.allclose(scores_of(made, quick, items)[0], found[0], atol=1e-2)
     assert all(len(one.examples) == 1 for one in reads.encode(items, learn=True).encoded)  # learning takes one pass
 

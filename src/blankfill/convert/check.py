@@ -9,6 +9,8 @@ import dataclasses
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,13 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     """
     transformers: Any = importlib.import_module("transformers")
     architecture = read_json(folder / CONFIG)["architectures"][0]
+    if loaded.model.words.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+        loaded = replace(loaded, model=deepcopy(loaded.model).float())
     if not hasattr(transformers, architecture):
         importlib.import_module("blankfill.hf")
     maker = getattr(transformers, architecture, None) or getattr(transformers, loaded.objective.hf_auto_class)
     with no_bars(transformers):
-        theirs = maker.from_pretrained(folder).eval()
+        theirs = maker.from_pretrained(folder).float().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     format = loaded.objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
     largest = 0.0

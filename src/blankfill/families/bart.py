@@ -68,7 +68,7 @@ class BartNames(WeightNames):
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json."""
         refuse_options(values, PLAIN_OPTIONS)
-        refuse_options(values, {other: values.get(one) for one, other in SIDES.items() if one != "decoder_layers"})
+        refuse_options(values, {other: values.get(key) for key, other in SIDES.items() if key != "decoder_layers"})
         return TransformerConfig(
             vocab_size=number(values, "vocab_size"),
             hidden_size=number(values, "d_model"),

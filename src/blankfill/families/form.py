@@ -18,7 +18,7 @@ from blankfill.system.reading import field, shown
 from blankfill.types import Vocabulary
 
 MOST_SHIFTED = 64
-"""A position table may grow by so many rows; beyond, the padding's id is no sensible first position."""
+"""Rows by which a position table may grow; beyond, the padding's id is no sensible first position."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Form:
         """The name table."""
         return self.family.table(self.config, self.shift)
 
-    def config_json(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """The values of config.json, with the token ids that transformers needs."""
+    def config_json(self, vocabulary: Vocabulary, dtype: str = "float32") -> dict[str, Any]:
+        """The values of config.json, with the token ids that transformers needs. dtype: of the weights beside it."""
         roles = vocabulary.roles
         ids = {"pad_token_id": roles.get("pad"), **self.family.token_ids(roles)}
-        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}
+        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": dtype}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint's state.json says of its names."""
@@ -52,8 +52,8 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
         if not family.trained_as(objective):
             continue
         if lacking := family.differences(config):
-            told = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
-            refused = f"transformers' {family.model_type} has no {told}"
+            fields = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
+            refused = f"transformers' {family.model_type} has no {fields}"
             continue
         shift = family.shift(objective, vocabulary.roles.get("pad", 0))
         if shift > MOST_SHIFTED:

@@ -23,21 +23,22 @@ Shapes: B rows, T columns, P position channels, D width, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import PADDING, collate, is_causal, sees_all
 from blankfill.data.packing import padded_batches
 from blankfill.model.cross import Reading, side_by_side
+from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
-from blankfill.types import DecoderInput, Vocabulary
+from blankfill.types import AttentionRule, DecoderInput, Vocabulary
 
 ENOUGH = 256
 """Sources that have so many columns together are not read with longer ones."""
@@ -52,13 +53,12 @@ def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int 
     sources = [context.source for context in contexts if context.source is not None]
     if not sources:
         return None
-    weight = model.words.weight
+    model, weight = evaluation_view(model), model.words.weight
     parts = []
-    with evaluating(model):
-        for alike in padded_batches(np.array([len(one) for one in sources]), min_tokens=ENOUGH):
-            places = sorted(alike.tolist())
-            batch = collate([[sources[k]] for k in places], pad).to(weight.device)
-            parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))
+    for alike in padded_batches(np.array([len(one) for one in sources]), min_tokens=ENOUGH):
+        places = sorted(alike.tolist())
+        batch = collate([[sources[k]] for k in places], pad).to(weight.device)
+        parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))
     return parts[0][1] if len(parts) == 1 else side_by_side(parts)
 
 
@@ -75,7 +75,7 @@ class Decoder:
     ) -> None:
         """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding. reading:
         what `read_sources` made of the contexts, where they were read before; it is left as it is."""
-        self.model = model
+        self.model = model = evaluation_view(model)
         self.device = model.words.weight.device
         self.room = min(new_tokens, *(context.room for context in contexts))
         self.rows, self.query_token = len(contexts), contexts[0].query_token
@@ -94,7 +94,7 @@ class Decoder:
         self._ids = torch.from_numpy(ids).to(self.device)
         self._positions = torch.from_numpy(positions).to(self.device)
         self._rule = tuple(torch.from_numpy(vector).to(self.device) for vector in (segment, rank, horizon))
-        self._kind = _kind(contexts, width)
+        self._kind = mask_kind([context.rule for context in contexts], width)
         next_position = np.stack([context.next_position for context in contexts], axis=1).astype(np.int64)
         step = np.stack([context.step for context in contexts], axis=1).astype(np.int64)
         self._next = torch.from_numpy(next_position[:, :, None]).to(self.device)
@@ -112,8 +112,7 @@ class Decoder:
         """Read the contexts; the scores of each row's first new token, [B, V]."""
         segment, rank, horizon = self._rule
         mask = lower(self._kind, (segment, horizon), (segment, rank), self.model.words.weight.dtype)
-        with evaluating(self.model):
-            hidden_BTD = self.model(self._ids, self._positions, mask, self._cache, context=self._reading)
+        hidden_BTD = self.model(self._ids, self._positions, mask, self._cache, context=self._reading)
         if self.query_token is not None:
             return self._read(self._next, self._asking)
         last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
@@ -141,22 +140,11 @@ class Decoder:
 
         What asks is forgotten again, since no later column may see it.
         """
-        Q = ids_BQ.shape[1]
-        bias = None if self._bias is None else self._bias[..., : self._cache[0].length + Q]
-        if Q == 1 and self._single is not None and not torch.is_autocast_enabled(self.device.type):
-            hidden_BD = self._single(ids_BQ, positions_PBQ, bias, self._cache, self._reading)
-        else:
-            mask = Mask("none" if Q == 1 else "causal")
-            if bias is not None:
-                if Q > 1:
-                    bias = bias.expand(-1, -1, Q, -1).clone()
-                    bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
-                mask = Mask("dense", bias)
-            with evaluating(self.model):
-                hidden_BD = self.model(ids_BQ, positions_PBQ, mask, self._cache, context=self._reading)[:, -1]
+        bias = None if self._bias is None else self._bias[..., : self._cache[0].length + ids_BQ.shape[1]]
+        hidden_BD = read_columns(self.model, self._single, ids_BQ, positions_PBQ, bias, self._cache, self._reading)
         if self.query_token is not None:
             for layer in self._cache:
-                layer.forget(1)
+                layer.truncate(1)
         return self.model.head.logits(hidden_BD, self.model.output_table)
 
     @torch.inference_mode()
@@ -193,23 +181,66 @@ class Decoder:
         return mask.bias
 
 
-def _kind(contexts: Sequence[DecoderInput], width: int) -> str:
-    if all(is_causal(context.rule) for context in contexts):
+def mask_kind(rules: Sequence[AttentionRule], width: int) -> str:
+    """The kind of mask that rows padded to `width` need: see `attention.kernels.lower`."""
+    if all(map(is_causal, rules)):
         return "causal"
-    return "none" if all(len(c) == width and sees_all(c.rule) for c in contexts) else "rule"
+    return "none" if all(len(rule) == width and sees_all(rule) for rule in rules) else "rule"
 
 
-@contextmanager
-def evaluating(model: Transformer) -> Iterator[None]:
-    """Without dropout; a model in training mode returns to it."""
-    if not model.training:
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
+def read_columns(
+    model: Transformer,
+    single: SingleColumn | None,
+    ids_BQ: Tensor,
+    positions_PBQ: Tensor,
+    bias: Tensor | None,
+    cache: Sequence[LayerCache],
+    reading: Reading | None,
+) -> Tensor:
+    """Read Q columns of every row behind the cached ones; the hidden states of the last, [B, D].
+
+    A column sees the cached columns and the new ones up to itself. single: the fast road for one column, for a model
+    that `fits`. bias: [B, 1, 1, S + Q], 0 or −inf, hides padding; None where no row has any.
+    """
+    Q = ids_BQ.shape[1]
+    if Q == 1 and single is not None and not torch.is_autocast_enabled(ids_BQ.device.type):
+        return single(ids_BQ, positions_PBQ, bias, cache, reading)
+    mask = Mask("none" if Q == 1 else "causal")
+    if bias is not None:
+        if Q > 1:
+            bias = bias.expand(-1, -1, Q, -1).clone()
+            bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
+        mask = Mask("dense", bias)
+    hidden_BD: Tensor = model(ids_BQ, positions_PBQ, mask, cache, context=reading)[:, -1]
+    return hidden_BD
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def evaluation_view(model: Module, lasting: bool = False) -> Module:
+    """A model in evaluation mode with the same weights: the model itself, or a view of a model in training mode.
+
+    A view is a copy of the modules that holds the very tensors and hooks of the original. So one thread can use a model
+    without dropout while another thread trains it, and nobody's mode changes. lasting: return a view in any case, which
+    stays in evaluation mode when the model is put into training mode later.
+    """
+    return _view(model, {}) if lasting or model.training else model
+
+
+def _view(module: Module, made: dict[int, nn.Module]) -> Module:
+    """A view of one module. made: the views so far by the identity of their originals."""
+    known = made.get(id(module))
+    if known is None:
+        known = made[id(module)] = type(module).__new__(type(module))
+        known.__dict__.update(
+            (name, _view(value, made) if isinstance(value, nn.Module) else value)
+            for name, value in module.__dict__.items()
+        )
+        children = {name: None if child is None else _view(child, made) for name, child in module._modules.items()}
+        known.__dict__.update(_modules=children, training=False)
+    assert isinstance(known, type(module))
+    return known
 
 
 def banned(vocabulary: Vocabulary, rows: int, keep: Sequence[int] = ()) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import Any
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives.albert import Albert
 from blankfill.objectives.bart import Bart
-from blankfill.objectives.base import Layout, Objective
+from blankfill.objectives.base import Objective, PackingSpec
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.ernie import Ernie
 from blankfill.objectives.format import Format, FramedRow, SourceRow, TargetNoise
@@ -91,10 +91,10 @@ __all__ = [
     "FramedRow",
     "Glm",
     "Gpt",
-    "Layout",
     "MaskWriter",
     "Mlm",
     "Objective",
+    "PackingSpec",
     "SourceRow",
     "SpanBert",
     "TargetNoise",

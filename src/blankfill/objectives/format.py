@@ -85,6 +85,8 @@ class Format:
     """Number of answers of `blank` behind those of the blank, which say that it ends there."""
     reads_windows: ClassVar[bool] = False
     """Whether the model gives running text a probability from left to right (`window`)."""
+    windows_both_ways: ClassVar[bool] = False
+    """Whether the text before a window may see itself both ways."""
     second_prefix: ClassVar[str] = ""
     """Text before a second source text, where no token separates the two."""
 
@@ -198,12 +200,13 @@ class Format:
         """
         raise NotImplementedError
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Raise UserError when a text with blanks is too long for the model, or has too many blanks.
 
         runs: the texts between the blanks, one more than blanks. roles: the kind of each blank, a role of the
-        vocabulary (mask, smask or gmask).
+        vocabulary (mask, smask or gmask). fill_tokens: the fewest tokens that all fills have together.
         """
+        self.check_room(self.specials() + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
         """What is read before the first token of blank number len(fills), given the fills of the blanks before it.

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, FrameRoles, Layout, Objective, Use, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
 from blankfill.objectives.format import Format, Ids, SourceRow, join, last_tokens
 from blankfill.system.bounds import COUNT, Bound, above
 from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
@@ -111,17 +111,22 @@ class Glm(Objective):
             found.append("objective.token, .sentence and .document are weights; one must not be 0")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""
         shortest = min(32, self.length - 2)
-        return Layout(
-            "pieces", self.length - 1, extra=1, after=1, joined=self.joined, short=self.short,
-            short_min=shortest, minimum=4,
+        return PackingSpec(
+            "chunks", self.length - 1, chunk_overhead=1, after=1, merge_chunks=self.joined, short=self.short,
+            short_min=shortest, min_tokens=4,
         )  # fmt: skip
 
     def position_sizes(self) -> tuple[int, ...]:
         """Place in Part A, place inside the blank."""
         return (self.length + 1, self.length + 1)
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
 
     @property
     def writes(self) -> bool:
@@ -391,6 +396,7 @@ class GlmFormat(Format):
     fill_method = "writing"
     blank_ends = 1
     reads_windows = True
+    windows_both_ways = True
 
     def __init__(self, objective: Glm, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
         super().__init__(objective, vocabulary, position_sizes)
@@ -439,7 +445,7 @@ class GlmFormat(Format):
         example = self.target(SourceRow(part_a, len(part_a) - 1), text[written:stop])
         return last_tokens(example, stop - first)
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Part A must fit."""
         self.check_room(len(self.part_a(runs, roles)[0]))
 

@@ -175,10 +175,10 @@ class Teacher:
     def distillation(self, recipe: Recipe) -> Distillation:
         """The losses that a student of this recipe learns by."""
         from blankfill.training.distil import Distillation
-        from blankfill.training.loss import BORDERS
+        from blankfill.training.loss import SPAN_BOUNDARY
 
         objective = recipe.objective
-        answers = (*objective.labels(), *([BORDERS] if objective.span_places() else []))
+        answers = (*objective.labels(), *([SPAN_BOUNDARY] if objective.max_span_positions() else []))
         return Distillation(self.loaded.model, recipe.distil, self.shift(objective), answers)
 
     def write(self, out: Path) -> str:
@@ -189,9 +189,11 @@ class Teacher:
 
 def open_teacher(path: str | Path, device: torch.device | str = "cpu") -> Teacher:
     """Open a model to learn from: whatever `load_model` opens. UserError when it cannot be."""
+    import torch
+
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(path, str(device))
+    loaded = load_model(path, str(device), torch.float32)
     loaded.model.requires_grad_(False)
     return Teacher(loaded)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.objectives import Format, FramedRow, Objective
-from blankfill.tasks.options import Stack
+from blankfill.tasks.options import HeadOn
 from blankfill.tasks.task import Task
 from blankfill.types import Int32, Vocabulary
 
@@ -60,17 +60,18 @@ class InputFormat:
         return FramedText(row.example, row.pooled, row.first, row.second, cut)
 
 
-def reads_encoder_only(objective: Objective, stack: Stack, task: Task) -> bool:
+def reads_encoder_only(objective: Objective, head_on: HeadOn, task: Task) -> bool:
     """Whether only the encoder of a model with an encoder reads an item. Raises UserError where there is no choice."""
-    if stack == "auto":
+    if head_on == "auto":
         return objective.two_sided and task.kind == "tag"
     if not objective.two_sided:
         raise UserError(
-            f"--stack says which stack of a T5 or BART a head reads, and a {objective.name} model has one; leave it out"
+            f"--head-on says which stack of a T5 or BART a head reads, and a {objective.name} model has one stack; "
+            "leave it out"
         )
     if task.kind == "generate":
-        raise UserError(f"{task.name} is written by the decoder; leave out --stack")
-    return stack == "encoder"
+        raise UserError(f"{task.name} is written by the decoder; leave out --head-on")
+    return head_on == "encoder"
 
 
 def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:

@@ -22,12 +22,12 @@ from blankfill.training.precision import computing
 
 
 def task_optimizer(
-    model: AnswerModel, options: FinetuneOptions, train: TrainOptions, word_lr: float = 1.0
+    model: AnswerModel, options: FinetuneOptions, train: TrainOptions, embedding_lr_multiplier: float = 1.0
 ) -> torch.optim.Optimizer:
     """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
-    table at `word_lr` times its layer's."""
+    table at `embedding_lr_multiplier` times its layer's."""
     below = model.encoder.config.encoder_layers
-    top = below + (0 if model.encoder_only else len(model.encoder.layers)) + 1
+    top = below + (0 if model.encoder_only else model.encoder.config.num_layers) + 1
     groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top, below)
@@ -38,7 +38,7 @@ def task_optimizer(
             frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.words."))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
-            faster = word_lr if name == "encoder.words.weight" else 1.0
+            faster = embedding_lr_multiplier if name == "encoder.words.weight" else 1.0
             groups.setdefault((depth, parameter.dim() >= 2, faster), []).append((name, parameter))
     given = [
         named_group(
@@ -72,7 +72,7 @@ def depth_of(name: str, top: int, below: int = 0) -> int:
     part = name.removeprefix("encoder.")
     reads, part = part.startswith("encoder."), part.removeprefix("encoder.")
     kind, _, rest = part.partition(".")
-    if kind in ("words", "positions", "embedding_norm", "widen", "distances"):
+    if kind in ("words", "positions", "embedding_norm", "widen", "position_bias"):
         return 0
     if kind == "layers":
         return int(rest.split(".")[0]) + 1 + (0 if reads else below)

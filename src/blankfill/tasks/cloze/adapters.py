@@ -67,7 +67,7 @@ class Cloze(LMHeadAdapter):
 
     def read(self, cloze_items: Sequence[ClozeItem], items: Sequence[Item], learn: bool) -> EncodedSet:
         """Items as the model reads them, to learn from them or to answer."""
-        in_turn = self.hinge and not learn and self.options.several_masks == "surest-first"
+        in_turn = self.hinge and not learn and self.options.multi_token == "surest-first"
         encoded = self.reader.read(cloze_items, in_turn)
         self.cut = self.reader.cut
         return EncodedSet(items, encoded)

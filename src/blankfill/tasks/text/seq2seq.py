@@ -48,7 +48,7 @@ class Writing:
         most, usual = self.format.target_room(input_format.length)
         self.longest = longest or min(USUAL_TARGET, usual)
         if not 0 < self.longest <= most:
-            raise ConfigError([f"--longest-target {longest}: there is room for {max(0, most)} tokens; give fewer"])
+            raise ConfigError([f"--max-target-length {longest}: there is room for {max(0, most)} tokens; give fewer"])
 
     @property
     def end(self) -> int:

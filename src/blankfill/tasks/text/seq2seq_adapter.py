@@ -36,14 +36,14 @@ class Write(LMHeadAdapter):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         if self._input_format is not None:
-            self._writing = Writing(self._input_format, self.longest_target, self.options.blank)
+            self._writing = Writing(self._input_format, self.max_target_length, self.options.blank)
         self.long = self.without = 0
         """Targets that were cut, and items without one, in what was encoded to learn from."""
 
     @property
-    def longest_target(self) -> int:
+    def max_target_length(self) -> int:
         """Tokens of a target at most; 0: the usual number."""
-        return self.options.longest_target
+        return self.options.max_target_length
 
     @property
     def writing(self) -> Writing:
@@ -103,7 +103,7 @@ class Write(LMHeadAdapter):
         if self.long:
             found.append(
                 f"{self.long:,} targets are longer than {self.writing.longest} tokens; they are learnt up to there, "
-                "without an end; see --longest-target"
+                "without an end; see --max-target-length"
             )
         if self.without:
             found.append(f"{self.without:,} items have no target and are not learnt from")
@@ -170,7 +170,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         )
     unfit = {
         "--features": options.features != "none",
-        "--top": options.top != "linear",
+        "--head": options.head != "linear",
         "--class-weights": options.class_weights != "none",
         "--freeze -1": options.freeze == -1,
     }
