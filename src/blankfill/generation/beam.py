@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blankfill.generation.cancel import CancelFlag, check_cancelled
 from blankfill.generation.engine import Decoder
 from blankfill.generation.sampling import forbid_ngrams
 
@@ -48,6 +49,7 @@ def beam_search(
     length_penalty: float = 0.0,
     no_repeat_ngram: int = 0,
     thorough: bool = True,
+    cancel: CancelFlag | None = None,
 ) -> list[list[Hypothesis]]:
     """The best ended hypotheses of each context, best first, at most `beams` of them.
 
@@ -57,10 +59,12 @@ def beam_search(
     still beat the ones that it has. thorough False searches as transformers does unless told otherwise: a hypothesis
     ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
     (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
-    their last token were their end, so that a search with a penalty above 0 stops before max_tokens.
+    their last token were their end, so that a search with a penalty above 0 stops before max_tokens. cancel: a flag
+    that is asked before each step; CancelledError is raised once it is set.
     """
+    check_cancelled(cancel)
     if beams == 1 and not thorough:
-        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram)
+        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram, cancel)
     rows = decoder.rows
     scores_NV = decoder.prefill()
     decoder.select(torch.arange(rows).repeat_interleave(beams))
@@ -111,12 +115,18 @@ def beam_search(
         picked = [row * beams + beam for row in going for beam in from_AK[row]]
         if picked != list(range(decoder.rows)):
             decoder.select(torch.tensor(picked))
+        check_cancelled(cancel)
         scores_NV = decoder.step(token_AK.flatten())
     return found
 
 
 def _greedy(
-    decoder: Decoder, grammar: Grammar, max_tokens: int, penalty: float, no_repeat_ngram: int
+    decoder: Decoder,
+    grammar: Grammar,
+    max_tokens: int,
+    penalty: float,
+    no_repeat_ngram: int,
+    cancel: CancelFlag | None,
 ) -> list[list[Hypothesis]]:
     """The likeliest token each time, until the end is as likely: a search with one beam that is not thorough."""
     scores_NV = decoder.prefill()
@@ -148,6 +158,7 @@ def _greedy(
             chosen = torch.tensor(kept, device=token_N1.device)
             decoder.select(chosen)
             token_N1, rows = token_N1[chosen], [rows[k] for k in kept]
+        check_cancelled(cancel)
         scores_NV = decoder.step(token_N1[:, 0])
     return found
 

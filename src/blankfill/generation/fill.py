@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,7 @@ from blankfill.attention.kernels import Mask
 from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
+from blankfill.generation.cancel import CancelFlag, check_cancelled
 from blankfill.generation.engine import Decoder, banned, evaluation_view, read_sources
 from blankfill.generation.query_stream import query_states
 from blankfill.generation.rows import (
@@ -71,10 +72,15 @@ SCORED_AT_ONCE = 256
 
 
 def fill(
-    loaded: Loaded, text: str, top_k: int = 5, lengths: str | None = None, length_penalty: float = 0.0
+    loaded: Loaded,
+    text: str,
+    top_k: int = 5,
+    lengths: str | None = None,
+    length_penalty: float = 0.0,
+    cancel: CancelFlag | None = None,
 ) -> FillResult:
     """Fill the blanks of a text; see `Filler.fill`. For many texts make one `Filler`."""
-    return Filler(loaded).fill(text, top_k, lengths, length_penalty)
+    return Filler(loaded).fill(text, top_k, lengths, length_penalty, cancel)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class _Task:
     """Of each blank, bool[V]: ids that may not come first."""
     top_k: int
     length_penalty: float
+    cancel: CancelFlag | None = None
 
     @property
     def beams(self) -> int:
@@ -113,18 +120,26 @@ class Filler:
         self.banned_V = torch.from_numpy(banned(vocabulary, rows)).to(self.device)
 
     @torch.inference_mode()
-    def fill(self, text: str, top_k: int = 5, lengths: str | None = None, length_penalty: float = 0.0) -> FillResult:
+    def fill(
+        self,
+        text: str,
+        top_k: int = 5,
+        lengths: str | None = None,
+        length_penalty: float = 0.0,
+        cancel: CancelFlag | None = None,
+    ) -> FillResult:
         """Fill the blanks of a text.
 
         top_k: how many candidates are given for each blank. lengths: how many tokens a blank may have that does not
         say so itself, `"2"` or `"1-3"`; None means 1 for masked models, one word for GPT, and the model's own choice
         for GLM, T5 and BART. length_penalty: above 0, longer fills of GLM and T5 rank higher (see `beam_search`).
-        Raises UserError for a text without blanks, one that is too long for the model, and lengths that say nothing.
+        cancel: a flag that is asked before each pass of the model; CancelledError is raised once it is set. Raises
+        UserError for a text without blanks, one that is too long for the model, and lengths that say nothing.
         """
         if top_k < 1:
             raise UserError(f"top is {top_k}; it must be at least 1")
         text = mended(text)
-        task = self._take_apart(text, top_k, lengths, length_penalty)
+        task = replace(self._take_apart(text, top_k, lengths, length_penalty), cancel=cancel)
         objective = self.loaded.objective
         if isinstance(objective, Glm):
             candidates = self._fill_glm(task, objective)
@@ -232,6 +247,7 @@ class Filler:
         beams = task.beams if len(slots) > 1 else task.top_k
         states = {row: 0.0}
         for _ in slots:
+            check_cancelled(task.cancel)
             grown: dict[tuple[int, ...], float] = {}
             for state, scores_by_slot in zip(states, reader.read(list(states)), strict=True):
                 open_slots = [slot for slot in slots if state[slot] == reader.mask]
@@ -293,7 +309,7 @@ class Filler:
             most = min(most, context.room)
             grammar = self._ending_with(ends_of(k), task.first[k], least)
             decoder = Decoder(self.model, [context], most, self.vocabulary["pad"], reading)
-            (found,) = beam_search(decoder, task.beams, grammar, most, task.length_penalty)
+            (found,) = beam_search(decoder, task.beams, grammar, most, task.length_penalty, cancel=task.cancel)
             kept = distinct(
                 [self._candidate(task, k, h.ids, math.exp(h.log_probability), h.score) for h in found]
             )[: task.top_k]  # fmt: skip
@@ -369,7 +385,7 @@ class Filler:
             most = min(ranges[k][1], spare - sum(least_of[k + 1 :]))
             context = context_of(left)
             decoder = Decoder(self.model, [context], most, reading=reading)
-            (found,) = beam_search(decoder, max(16, 4 * task.top_k), grammar_of(k), most)
+            (found,) = beam_search(decoder, max(16, 4 * task.top_k), grammar_of(k), most, cancel=task.cancel)
             totals = [hypothesis.log_probability for hypothesis in found]
             if right and found:
                 totals = self._likelihoods(context, [(*hypothesis.ids, *right) for hypothesis in found], reading)
