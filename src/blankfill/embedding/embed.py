@@ -25,6 +25,7 @@ from blankfill.attention.kernels import Mask, lower
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
+from blankfill.model.view import evaluation_view
 from blankfill.objectives import T5, Gpt, Xlnet
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ class Embedder:
             )
         if isinstance(loaded.objective, T5) and pooling == "cls":
             raise UserError(f"{loaded.path}: a T5 has no [CLS] that would stand for a text; use --pooling mean")
-        self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
+        self.model, self.tokenizer, self.path = (
+            evaluation_view(loaded.model, lasting=True),
+            loaded.tokenizer,
+            loaded.path,
+        )
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
         self.longest = self.model.config.position_sizes[0] - int(self.objective.row_positions(1)[0, 0])

@@ -133,7 +133,7 @@ class Predictor:
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """A prediction for each item."""
-        from blankfill.generation.engine import evaluation_view
+        from blankfill.model.view import evaluation_view
         from blankfill.tasks.text.writing import evaluator_for
 
         if not items:

@@ -40,7 +40,7 @@ from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import HOW, Blank, Candidate, FillResult, Words, assemble, find_blanks, parse_lengths
 from blankfill.generation.cancel import CancelFlag, check_cancelled
-from blankfill.generation.engine import Decoder, banned, evaluation_view, read_sources
+from blankfill.generation.engine import Decoder, banned, read_sources
 from blankfill.generation.query_stream import query_states
 from blankfill.generation.rows import (
     bart_context,
@@ -54,6 +54,7 @@ from blankfill.generation.rows import (
     t5_ends,
 )
 from blankfill.model.cross import Reading
+from blankfill.model.view import evaluation_view
 from blankfill.objectives import T5, Bart, Glm, Gpt, Mlm, Xlnet
 from blankfill.objectives.glm import glm_input
 from blankfill.objectives.gpt import gpt_input
