@@ -144,7 +144,7 @@ class Questions(Peer):
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
         """A row for each window; an answer outside of it is at [CLS]."""
         items, found = split.questions(), []
-        longest = WindowOptions().longest_question
+        longest = WindowOptions().max_query_length
         for number, item in enumerate(items):
             question = self.tokenizer.encode(item.question, add_special_tokens=False)[:longest]
             room = self.options.max_length - len(question) - self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -181,7 +181,7 @@ class Questions(Peer):
             start, end = output["start_logits"], output["end_logits"]
             for s in start.argsort(descending=True)[:BEST].tolist():
                 for e in end.argsort(descending=True)[:BEST].tolist():
-                    if e >= len(row["inside"]) or s > e or e - s >= self.options.longest_answer:
+                    if e >= len(row["inside"]) or s > e or e - s >= self.options.max_answer_length:
                         continue
                     if not (row["inside"][s] and row["inside"][e]):
                         continue

@@ -1,7 +1,7 @@
 """Dev scores of fine-tuning here and with transformers, under the same settings, seed by seed.
 
     python bench/finetune_scores.py MODEL --data GLUE --task cola --seeds 0 1 2 3 4 --json cola.json
-    python bench/finetune_scores.py MODEL --data wikigold --task wikigold --hold-out 0.2 --lr 1e-4 --seeds 0 1 2
+    python bench/finetune_scores.py MODEL --data wikigold --task wikigold --validation-split 0.2 --lr 1e-4 --seeds 0 1 2
 
 MODEL is a transformers folder of a BERT encoder; the task is one of texts or pairs (classes or scores), of tags, or of
 questions. Both learn from the same items and are scored on the same, use the model's dropout, AdamW without decay on
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--train-items", type=int, default=0, help="so many only, drawn by the seed; 0: all")
-    parser.add_argument("--hold-out", type=float, default=0.1, help="where there is no dev set")
+    parser.add_argument("--max-train-samples", type=int, default=0, help="so many only, drawn by the seed; 0: all")
+    parser.add_argument("--validation-split", type=float, default=0.1, help="where there is no dev set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--only", choices=["blankfill", "transformers"], help="one of the two")
@@ -50,7 +50,7 @@ def main() -> None:
 
     options = FinetuneOptions(
         lr=given.lr, batch_size=given.batch, epochs=given.epochs, max_length=given.max_length, precision="fp32",
-        threads=given.threads, train_items=given.train_items, hold_out=given.hold_out,
+        threads=given.threads, max_train_samples=given.max_train_samples, validation_split=given.validation_split,
     )  # fmt: skip
     train, dev = read_data(task_named(given.task), given.data, options)
     options = dataclasses.replace(options, eval_every=-(-len(train) // given.batch))

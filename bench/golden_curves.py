@@ -139,7 +139,7 @@ def main() -> int:
             ("text", "classify", "classes", "t5-nano", ("--method", "text")),
             ("writing", "seq2seq", "pairs", "glm-nano", ()),
             ("tags", "tag", "tags", "bert-nano", ()),
-            ("questions", "qa", "questions", "bert-nano", ("--longest-question", "16", "--stride", "16")),
+            ("questions", "qa", "questions", "bert-nano", ("--max-query-length", "16", "--stride", "16")),
         )  # fmt: skip
         for label, task, data, model, more in tuned:
             if wanted(label):

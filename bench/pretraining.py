@@ -22,20 +22,20 @@ from side_by_side import write
 if TYPE_CHECKING:
     from blankfill.finetuning.run import FinetuneConfig
 
-FEW: dict[str, Any] = {"train_items": 100, "epochs": 10, "batch_size": 16, "eval_every": 14}
+FEW: dict[str, Any] = {"max_train_samples": 100, "epochs": 10, "batch_size": 16, "eval_every": 14}
 TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "sst2-head": ("sst2", "glue", {"train_items": 4000, "epochs": 3}),
-    "sst2-cloze": ("sst2", "glue", {"train_items": 4000, "epochs": 3, "method": "cloze"}),
-    "sst2-2000-head": ("sst2", "glue", {"train_items": 2000, "epochs": 3}),
+    "sst2-head": ("sst2", "glue", {"max_train_samples": 4000, "epochs": 3}),
+    "sst2-cloze": ("sst2", "glue", {"max_train_samples": 4000, "epochs": 3, "method": "cloze"}),
+    "sst2-2000-head": ("sst2", "glue", {"max_train_samples": 2000, "epochs": 3}),
     "sst2-100-head": ("sst2", "glue", FEW),
     "sst2-100-cloze": ("sst2", "glue", {**FEW, "method": "cloze"}),
     "cola-head": ("cola", "glue", {"epochs": 3}),
-    "cola-1000-head": ("cola", "glue", {"train_items": 1000, "epochs": 4}),
+    "cola-1000-head": ("cola", "glue", {"max_train_samples": 1000, "epochs": 4}),
     "stsb-head": ("stsb", "glue", {"epochs": 3}),
     "rte-head": ("rte", "glue", {"epochs": 3}),
     "rte-cloze": ("rte", "glue", {"epochs": 3, "method": "cloze"}),
-    "wikigold-4-head": ("wikigold", "wikigold", {"epochs": 4, "hold_out": 0.2, "batch_size": 16}),
-    "wikigold-head": ("wikigold", "wikigold", {"epochs": 6, "hold_out": 0.2, "batch_size": 16}),
+    "wikigold-4-head": ("wikigold", "wikigold", {"epochs": 4, "validation_split": 0.2, "batch_size": 16}),
+    "wikigold-head": ("wikigold", "wikigold", {"epochs": 6, "validation_split": 0.2, "batch_size": 16}),
 }
 """Name → the task, its folder, and its settings: so small and so short that a row takes minutes on a laptop."""
 

@@ -182,8 +182,7 @@ def load(
 
 def _optimize(loaded: Loaded) -> None:
     """Lay the weights out for writing, once and before anybody uses them, of a model that writes."""
-    from blankfill.generation.rows import writes_on
     from blankfill.model.layout import optimize_for_inference
 
-    if writes_on(loaded.objective):
+    if loaded.objective.writes:
         optimize_for_inference(loaded.model)

@@ -140,8 +140,8 @@ class Example:
     GPT: position). target_index: int32[M], where in the row the answer is read; target_ids: int32[M], the answer.
     labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side, without
     targets of its own; columns of a segment read those of the same segment there, all of them.
-    borders: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind it, the place in
-    it, the answer; None where an objective asks none.
+    span_boundary_targets: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind
+    it, the place in it, the answer; None where an objective asks none.
     """
 
     input_ids: Int32
@@ -151,7 +151,7 @@ class Example:
     target_ids: Int32
     labels: Mapping[str, int] = field(default_factory=dict)
     context: Example | None = None
-    borders: Int32 | None = None
+    span_boundary_targets: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -210,9 +210,9 @@ class Batch:
     mask: str
     tokens: int
     """How many of the B·T columns, and of those of the context, are not padding."""
-    joined: frozenset[int] = frozenset()
-    """Rows that must not be parted from the row before them, because an answer is looked for in both."""
-    borders: torch.Tensor | None = None
+    no_split_before: frozenset[int] = frozenset()
+    """Rows that must stay in the same micro-batch as the previous row: they hold windows of one question."""
+    span_boundary_targets: torch.Tensor | None = None
     """int64[4, K]: words asked from outside their span, as in `Example`, columns flat over B·T."""
     group: torch.Tensor | None = None
     """int32[B, T], where any rule of the batch has groups."""
@@ -230,7 +230,8 @@ class Batch:
             move(self.input_ids), move(self.positions), move(self.segment), move(self.rank), move(self.horizon),
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
-            self.mask, self.tokens, self.joined, None if self.borders is None else move(self.borders),
+            self.mask, self.tokens, self.no_split_before,
+            None if self.span_boundary_targets is None else move(self.span_boundary_targets),
             None if self.group is None else move(self.group), None if self.context is None else self.context.to(device),
         )  # fmt: skip
 
@@ -243,9 +244,9 @@ class Batch:
             inside = (index >= low) & (index < high)
             return index[inside] - low, value[inside]
 
-        borders = self.borders
-        if borders is not None:
-            borders = borders[:, (borders[0] >= low) & (borders[0] < high)] - borders.new_tensor(
+        boundary = self.span_boundary_targets
+        if boundary is not None:
+            boundary = boundary[:, (boundary[0] >= low) & (boundary[0] < high)] - boundary.new_tensor(
                 [[low], [low], [0], [0]]
             )
         at = slice(first, stop)
@@ -255,6 +256,6 @@ class Batch:
         return Batch(
             self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
             *pick(self.target_index, self.target_ids), labels, self.mask, tokens,
-            frozenset(row - first for row in self.joined if first <= row < stop), borders,
+            frozenset(row - first for row in self.no_split_before if first <= row < stop), boundary,
             None if self.group is None else self.group[at], context,
         )  # fmt: skip

@@ -20,9 +20,10 @@ SECTIONS = {
     "min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
     "norm start positions dropout attention_dropout vocab_multiple",
-    TrainOptions: "steps batch_size micro_batch batch_start batch_ramp short_length short_steps optimizer momentum lr "
-    "word_lr schedule warmup hold decay_steps min_lr weight_decay decay_all beta1 beta2 eps z_loss clip precision "
-    "gradient_checkpointing device threads workers log_every eval_every eval_rows save_every keep patience "
+    TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
+    "optimizer momentum lr embedding_lr_multiplier schedule warmup constant_steps decay_steps min_lr "
+    "weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
+    "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
     "sample_every samples",
     DistilOptions: "temperature soft_weight word_weight hidden_weight over start layers",
     OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence pairs "
@@ -73,8 +74,8 @@ PLAIN = {
         "epochs",
         "max-length",
         "stride",
-        "longest-question",
-        "longest-answer",
+        "max-query-length",
+        "max-answer-length",
         "document-context",
         "no-document-context",
         "method",
@@ -82,10 +83,10 @@ PLAIN = {
         "patterns",
         "mlm-weight",
         "unlabelled",
-        "several-masks",
+        "multi-token",
         "distil",
         "distil-epochs",
-        "longest-target",
+        "max-target-length",
         "blank",
         "label-smoothing",
         "pseudo-noise",
@@ -95,15 +96,15 @@ PLAIN = {
         "beams",
         "length-penalty",
         "no-repeat-ngram",
-        "eval-items",
-        "hold-out",
-        "train-items",
+        "max-eval-samples",
+        "validation-split",
+        "max-train-samples",
         "warmup",
         "schedule",
         "weight-decay",
-        "clip",
+        "max-grad-norm",
         "layer-decay",
-        "word-lr",
+        "embedding-lr-multiplier",
         "freeze",
         "class-weights",
         "eval-every",
@@ -126,10 +127,10 @@ PLAIN = {
         "grid",
         "lora-rank",
         "features",
-        "top",
-        "stack",
+        "head",
+        "head-on",
         "lstm-size",
-        "restarts",
+        "num-seeds",
         "help",
     },
     "predict": {
@@ -153,7 +154,7 @@ PLAIN = {
         "task",
         "data",
         "split",
-        "null-odds",
+        "na-prob-file",
         "window",
         "stride",
         "both-ways",
@@ -185,7 +186,7 @@ def test_the_flags_of_a_command_are_frozen(command: str) -> None:
     )
     flags = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?![\w.-])", run.stdout))
     assert flags == TABULAR[command]
-    assert {"--train.word-lr", "--objective.document-ratio", "--model.num-layers"} <= set(
+    assert {"--train.embedding-lr-multiplier", "--objective.document-ratio", "--model.num-layers"} <= set(
         re.findall(r"--[a-z]+\.[a-z-]+", run.stdout)
     )
 

@@ -93,8 +93,9 @@ def test_two_phases_and_a_ramp(capsys: pytest.CaptureFixture[str]) -> None:
     """30 steps: rows 4, 5, 6, 7 and then 8; the first 20 steps at length 16, the rest at 48."""
     found = planned(
         capsys, "--recipe", "gpt-nano", *SMALL, "--objective.length", "48", "--train.steps", "30",
-        "--train.batch-size", "8", "--train.batch-start", "4", "--train.batch-ramp", "4", "--train.micro-batch", "2",
-        "--train.short-length", "16", "--train.short-steps", "20",
+        "--train.batch-size", "8", "--train.batch-size-start", "4", "--train.batch-size-warmup", "4",
+        "--train.micro-batch", "2",
+        "--train.phase1-length", "16", "--train.phase1-steps", "20",
     )  # fmt: skip
     short, full = found["rows"]
     assert (short["rows"], full["rows"]) == (4 + 5 + 6 + 7 + 16 * 8, 10 * 8)

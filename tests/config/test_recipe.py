@@ -32,15 +32,15 @@ def test_lists_of_a_file_become_tuples(name: str) -> None:
 
 @pytest.mark.parametrize("length", [1, 7, -128, 10**9])
 def test_the_rows_of_the_first_phase_have_a_length_that_rows_can_have(length: int) -> None:
-    told = problems(train__short_length=length)[0]
-    assert told.startswith(f"train.short_length is {length}; it must be")
+    told = problems(train__phase1_length=length)[0]
+    assert told.startswith(f"train.phase1_length is {length}; it must be")
 
 
 def test_the_rows_of_the_first_phase_are_the_shorter_ones() -> None:
     length = load_recipe("bert-nano").objective.length
-    (told,) = problems(train__short_length=length + 1)
+    (told,) = problems(train__phase1_length=length + 1)
     assert "must not be above objective.length" in told and str(length) in told
-    assert load_recipe("bert-nano", {"train.short_length": length}).train.short_length == length
+    assert load_recipe("bert-nano", {"train.phase1_length": length}).train.phase1_length == length
 
 
 def test_the_issue_names_these_recipes() -> None:
@@ -55,7 +55,7 @@ def test_published_settings() -> None:
     assert (glm.lr, glm.steps, glm.warmup_steps, glm.weight_decay) == (2e-4, 200_000, 8_000, 0.1)
     assert (glm.min_lr, glm.schedule, glm.beta2, glm.eps) == (0.05, "cosine", 0.98, 1e-6)
     roberta = load_recipe("roberta-base").train
-    assert (roberta.lr, roberta.clip, roberta.decay_all, roberta.beta2) == (5e-4, 0.0, True, 0.98)
+    assert (roberta.lr, roberta.max_grad_norm, roberta.decay_all, roberta.beta2) == (5e-4, 0.0, True, 0.98)
     gpt2 = load_recipe("gpt2").train
     assert gpt2.batch_size * load_recipe("gpt2").objective.length == 491_520
     assert (gpt2.lr, gpt2.min_lr, gpt2.warmup_steps, gpt2.beta2) == (6e-4, 0.1, 2000, 0.95)
@@ -81,7 +81,10 @@ def test_wrong_types_and_values() -> None:
     assert "train.schedule" in problems(train__schedule="wavy")[0]
     assert "seed is 'x'" in problems(seed="x")[0]
     assert "at most 4294967295" in problems(seed=2**32)[0] and "not be negative" in problems(seed=-1)[0]
-    assert "train.batch_start is 64; it must not be above" in problems(train__batch_start=64, train__batch_size=32)[0]
+    assert (
+        "train.batch_size_start is 64; it must not be above"
+        in problems(train__batch_size_start=64, train__batch_size=32)[0]
+    )
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
     told = problems(objective__name="brt")[0]
     assert "known objectives: bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart" in told

@@ -94,7 +94,7 @@ def test_every_measurement_has_its_test_above() -> None:
         ("gpt", "perplexity", "text.txt", ("--stride", "33"), "--stride 33 does not go with a window of 32"),
         ("gpt", "perplexity", "text.txt", ("--limit", "-1"), "--limit is -1; it must not be negative"),
         ("gpt", "wikitext2", ".", ("--split", "dev"), "has no dev file of wikitext2"),
-        ("gpt", "perplexity", "text.txt", ("--null-odds", "x"), "--null-odds goes with a file of predictions"),
+        ("gpt", "perplexity", "text.txt", ("--na-prob-file", "x"), "--na-prob-file goes with a file of predictions"),
         (
             "gpt",
             "perplexity",

@@ -41,28 +41,28 @@ class Backwards(Gpt):
 def _forget() -> Iterator[None]:
     """Leave no registered names behind."""
     registries: list[Registry] = [FAMILIES, OBJECTIVES]
-    before = [(dict(one._known), one._entry_points_read) for one in registries]
+    before = [(dict(registry._known), registry._entry_points_read) for registry in registries]
     yield
-    for one, (known, read) in zip(registries, before, strict=True):
-        one._known, one._entry_points_read = known, read
+    for registry, (known, read) in zip(registries, before, strict=True):
+        registry._known, registry._entry_points_read = known, read
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, **points: str) -> list[str]:
     """Let an installed package offer entry points, `group__name="module:object"`; returns the groups that are read."""
-    asked: list[str] = []
+    groups_read: list[str] = []
     made = [
         metadata.EntryPoint(name=key.partition("__")[2], value=value, group=f"blankfill.{key.partition('__')[0]}")
         for key, value in points.items()
     ]
 
     def entry_points(group: str) -> list[metadata.EntryPoint]:
-        asked.append(group)
-        return [one for one in made if one.group == group]
+        groups_read.append(group)
+        return [point for point in made if point.group == group]
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
     for registry in (FAMILIES, OBJECTIVES):
         registry._entry_points_read = False
-    return asked
+    return groups_read
 
 
 def test_a_family_of_ones_own_makes_models() -> None:
@@ -112,9 +112,9 @@ def test_an_entry_point_that_does_not_load_is_named_and_left_out(
 ) -> None:
     offer(monkeypatch, families__broken="blankfill_no_such_module:SPEC", families__bert=f"{__name__}:OWN")
     assert "bert" in list(FAMILIES) and "broken" not in FAMILIES
-    told = capsys.readouterr().err
-    assert "its family broken cannot be loaded (No module named 'blankfill_no_such_module'); it is left out" in told
-    assert "the family own cannot be registered as bert" in told and FAMILIES["bert"] is BERT
+    message = capsys.readouterr().err
+    assert "its family broken cannot be loaded (No module named 'blankfill_no_such_module'); it is left out" in message
+    assert "the family own cannot be registered as bert" in message and FAMILIES["bert"] is BERT
 
 
 def test_an_unknown_family_names_the_nearest() -> None:

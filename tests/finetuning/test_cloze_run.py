@@ -113,7 +113,7 @@ def test_all_patterns_and_their_say_together(
         assert list(together["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-4)
     before = (out / "pattern-0" / "finetune.json").stat().st_mtime_ns
     assert main(argv) == 0 and (out / "pattern-0" / "finetune.json").stat().st_mtime_ns == before
-    assert main([*argv, "--restarts", "2"]) == 2
+    assert main([*argv, "--num-seeds", "2"]) == 2
 
 
 def test_a_head_learns_what_all_patterns_say(

@@ -91,7 +91,7 @@ def test_every_kind_of_task_is_learnt(
 ) -> None:
     """And what the run wrote is what its model predicts anew, and scores the same from the file."""
     data, model = make(tmp_path / "data"), model_folder(tmp_path)
-    result = run(task, data, model, tmp_path / "run", epochs=10, longest_question=8)
+    result = run(task, data, model, tmp_path / "run", epochs=10, max_query_length=8)
     assert result.metrics[metric] > least > result.baseline
     written = tmp_path / "run" / "predictions.jsonl"
     again = score_predictions(task_named(task), data, "dev", written)
@@ -176,7 +176,7 @@ def test_features_of_a_frozen_encoder(tmp_path: Path) -> None:
     """A linear layer over the last layer's words, and an LSTM over four layers, which also finds what a word is not."""
     data, model = tags(tmp_path / "data"), model_folder(tmp_path)
     linear = run("conll", data, model, tmp_path / "linear", features="last", lr=1e-2, epochs=12)
-    options = {"features": "concat-last-4", "top": "bilstm", "lstm_size": 24, "lr": 1e-2, "epochs": 12}
+    options = {"features": "concat-last-4", "head": "bilstm", "lstm_size": 24, "lr": 1e-2, "epochs": 12}
     lstm = run("conll", data, model, tmp_path / "lstm", **options)
     assert lstm.score > 0.85 and lstm.score > linear.score
     items = task_named("conll").read(data, "dev").items
@@ -223,7 +223,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [answer["label"] for answer in answers] == ["good", "bad"]
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert main([*command[:-len(quick) - 1], str(tmp_path / "grid"), *quick, *columns, "--epochs", "1",
-                 "--grid", "lr=5e-3,1e-5", "--restarts", "2"]) == 0  # fmt: skip
+                 "--grid", "lr=5e-3,1e-5", "--num-seeds", "2"]) == 0  # fmt: skip
     told = capsys.readouterr().out
     assert (
         "lr-0.005: accuracy" in told
@@ -249,7 +249,7 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
     data, model, out = classes(tmp_path / "data"), model_folder(tmp_path), tmp_path / "grid"
     command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(out),
                "--batch-size", "8", "--epochs", "1", "--threads", "1", "--precision", "fp32",
-               "--restarts", "2"]  # fmt: skip
+               "--num-seeds", "2"]  # fmt: skip
     with monkeypatch.context() as patched:
         patched.setattr("blankfill.finetuning.run.stop_signals", lambda: contextlib.nullcontext([15]))
         assert main(command) == 143
@@ -300,14 +300,14 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--lr", "0"], "--lr is 0"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--freeze", "-2"], "--freeze is -2"),
-        (["--hold-out", "1"], "--hold-out is 1"),
+        (["--validation-split", "1"], "--validation-split is 1"),
         (["--lora-rank", "2", "--freeze", "1"], "leave out --freeze"),
         (["--max-length", "9999"], "more than the model's"),
-        (["--grid", "speed=3"], "--grid speed=3: give name=value,value; the names are lr, word_lr"),
-        (["--grid", "BOUNDS=3"], "--grid BOUNDS=3: give name=value,value; the names are lr, word_lr"),
+        (["--grid", "speed=3"], "--grid speed=3: give name=value,value; the names are lr, embedding_lr_multiplier"),
+        (["--grid", "BOUNDS=3"], "--grid BOUNDS=3: give name=value,value; the names are lr, embedding_lr_multiplier"),
         (["--grid", "batchsize=3"], "--grid batchsize=3: give name=value,value; did you mean batch_size?"),
         (["--grid", "lr=fast"], "'fast'; it must be a number"),
-        (["--restarts", "0"], "--restarts is 0"),
+        (["--num-seeds", "0"], "--num-seeds is 0"),
         (["--text-column", "x"], "knows the columns of its files"),
         (["--task", "seq2seq"], "does not write any"),
         (["--data", "no/such"], "no/such"),
@@ -356,7 +356,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         run("sst2", data, model, tmp_path / "run")
     before = (tmp_path / "run" / "results.json").read_bytes()
     command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(tmp_path / "run")]
-    assert main([*command, "--restarts", "2"]) == 2
+    assert main([*command, "--num-seeds", "2"]) == 2
     assert f"{tmp_path / 'run'} holds a single run" in capsys.readouterr().err
     assert (tmp_path / "run" / "results.json").read_bytes() == before
     with pytest.raises(UserError, match="not a fine-tuned model"):
@@ -388,7 +388,7 @@ def test_written_answers_are_those_that_the_scores_are_of(tmp_path: Path) -> Non
                 {"id": str(k), "question": "who", "answers": answers, "is_impossible": not answers}]})  # fmt: skip
         data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": asked}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
-    result = run("squad2", tmp_path, model_folder(tmp_path), tmp_path / "run", epochs=2, longest_question=8)
+    result = run("squad2", tmp_path, model_folder(tmp_path), tmp_path / "run", epochs=2, max_query_length=8)
     lines = (tmp_path / "run" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     answers = {row["id"]: row["answer"] for row in map(json.loads, lines)}
     questions = task_named("squad2").read(tmp_path, "dev").questions()

@@ -97,7 +97,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda root: permute(root / "run/tokenizer.json"),
         r"run/tokenizer\.json is another .*step-0 is the same",
     ),
-    "the model's word rate": (retagged(word_lr=4.0), r"in the model it began from word_lr is 4\.0 and was 1\.0"),
+    "the model's word rate": (
+        retagged(embedding_lr_multiplier=4.0),
+        r"in the model it began from embedding_lr_multiplier is 4\.0 and was 1\.0",
+    ),
     "the model's roles": (retagged(roles={"pad": 3}), r"in the model it began from roles\.pad is 3 and was"),
 }  # fmt: skip
 

@@ -82,6 +82,6 @@ def test_all_problems_are_told_once_and_nothing_is_written(tmp_path, capsys) -> 
     assert main([*command, str(tmp_path / "out"), "--grid", "from_scratch=no", "epochs=x", "method=hed"]) == 2
     told = capsys.readouterr().err
     assert all(text in told for text in ("true or false", "'x'; it must be a number", "'hed'"))
-    assert main([*command, str(tmp_path / "out"), "--grid", "lr=1e-4,-1", "--restarts", "3"]) == 2
+    assert main([*command, str(tmp_path / "out"), "--grid", "lr=1e-4,-1", "--num-seeds", "3"]) == 2
     assert capsys.readouterr().err.count("--lr is -1.0") == 1
     assert list(tmp_path.iterdir()) == []

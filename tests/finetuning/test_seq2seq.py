@@ -20,7 +20,7 @@ from small_tasks import write_lines, writing_model
 
 NOUNS = ["red", "big", "cat", "dog", "mat"]
 QUICK = FinetuneOptions(
-    lr=5e-3, batch_size=16, epochs=6, threads=1, precision="fp32", device="cpu", max_length=24, longest_target=6,
+    lr=5e-3, batch_size=16, epochs=6, threads=1, precision="fp32", device="cpu", max_length=24, max_target_length=6,
     eval_every=1000, weight_decay=0.0,
 )  # fmt: skip
 
@@ -60,8 +60,9 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
     data, model, out = turned(tmp_path / "data"), writing_model(tmp_path), tmp_path / "run"
     command = ["finetune", "--task", "seq2seq", "--data", str(data), "--from", str(model), "--out", str(out),
                "--text-column", "source", "--label-column", "target", "--lr", "5e-3", "--batch-size", "16",
-               "--epochs", "6", "--longest-target", "6", "--threads", "1", "--precision", "fp32", "--eval-every", "99",
-               "--eval-items", "5", "--label-smoothing", "0.1", "--beams", "2", "--weight-decay", "0"]  # fmt: skip
+               "--epochs", "6", "--max-target-length", "6", "--threads", "1", "--precision", "fp32",
+               "--eval-every", "99", "--max-eval-samples", "5", "--label-smoothing", "0.1", "--beams", "2",
+               "--weight-decay", "0"]  # fmt: skip
     assert main(command) == 0
     assert "rougeL 1.0000" in capsys.readouterr().out
     assert main(["evaluate", "--task", "seq2seq", "--data", str(data), str(out / "predictions.jsonl"), "--json"]) == 0
@@ -151,7 +152,7 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
     table = tmp_path / "mine.csv"
     rows = "".join(f"{a} {b},{b} {a}\n" for a in NOUNS for b in NOUNS for _ in range(2))
     table.write_text(f"text,title\n{rows}cat,\n", encoding="utf-8")
-    result = run(table, writing_model(tmp_path), tmp_path / "run", epochs=0.1, hold_out=0.2)
+    result = run(table, writing_model(tmp_path), tmp_path / "run", epochs=0.1, validation_split=0.2)
     assert "1 of 51 rows left out: each has no target" in capsys.readouterr().err
     found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
     assert found["items"] == {"train": 40, "dev": 10} and result.steps == 1
@@ -160,7 +161,7 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"longest_target": 99}, "--longest-target 99: there is room for 47 tokens"),
+        ({"max_target_length": 99}, "--max-target-length 99: there is room for 47 tokens"),
         ({"blank": "gmask", "without": "[gMASK]"}, "--blank gmask: the model knows no such blank"),
         ({"features": "last"}, "--features is for a head"),
         ({"class_weights": "balanced"}, "--class-weights is for a head"),
@@ -179,10 +180,10 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"without": "<|endofpiece|>"}, "the tokenizer has no token for eop"),
         ({"name": "gpt", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
         ({"name": "unilm", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
-        ({"name": "unilm", "longest_target": 24}, "--longest-target 24: there is room for 19 tokens"),
+        ({"name": "unilm", "max_target_length": 24}, "--max-target-length 24: there is room for 19 tokens"),
         ({"name": "unilm", "without": "[MASK]"}, "the tokenizer has no token for mask"),
-        ({"name": "gpt", "longest_target": 24}, "--longest-target 24: there is room for 20 tokens"),
-        ({"name": "bart", "longest_target": 47}, "--longest-target 47: there is room for 46 tokens"),
+        ({"name": "gpt", "max_target_length": 24}, "--max-target-length 24: there is room for 20 tokens"),
+        ({"name": "bart", "max_target_length": 47}, "--max-target-length 47: there is room for 46 tokens"),
         ({"name": "bart", "max_length": 49}, "--max-length 49 is more than the model's 48 positions"),
         ({"name": "t5", "blank": "gmask"}, "--blank gmask: the model knows no such blank"),
         ({"name": "t5", "without": "[PAD]"}, "the tokenizer has no token for pad"),

@@ -138,7 +138,7 @@ def test_squad_takes_answers_and_odds_and_evaluate_finds_the_threshold(
 ) -> None:
     """HeadEvaluator from its files, the run has the F1 that its own score had, and no other threshold is better."""
     data = answerable(tmp_path / "data")
-    run("squad2", data, model_folder(tmp_path), tmp_path / "run", epochs=2, longest_question=8)
+    run("squad2", data, model_folder(tmp_path), tmp_path / "run", epochs=2, max_query_length=8)
     result = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
     assert submit(tmp_path / "run", data, tmp_path / "out", "--split", "dev") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -149,7 +149,7 @@ def test_squad_takes_answers_and_odds_and_evaluate_finds_the_threshold(
     assert main([*where, str(tmp_path / "out" / "predictions.json")]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert plain["f1"] == pytest.approx(result["metrics"]["f1"])
-    odds = ["--null-odds", str(tmp_path / "out" / "null_odds.json")]
+    odds = ["--na-prob-file", str(tmp_path / "out" / "null_odds.json")]
     assert main([*where, str(tmp_path / "out" / "best_answers.json"), *odds]) == 0
     best = json.loads(capsys.readouterr().out)
     assert best["best-f1"] == pytest.approx(result["metrics"]["f1"])
@@ -169,7 +169,7 @@ def test_odds_are_for_questions_that_may_have_no_answer(tmp_path: Path, capsys: 
         "--data",
         str(tmp_path),
         str(tmp_path / "p.json"),
-        "--null-odds",
+        "--na-prob-file",
         str(tmp_path / "odds.json"),
     ]
     assert main([*command, "--task", "squad"]) == 2

@@ -18,7 +18,7 @@ from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
 from small_tasks import write_lines, writing_model
 
-TEXT = dataclasses.replace(QUICK, method="text", longest_target=0)
+TEXT = dataclasses.replace(QUICK, method="text", max_target_length=0)
 FORM = 'source: "{first}"\nlabels: {up: big, down: red}\n'
 
 
@@ -76,7 +76,7 @@ def test_several_labels_are_written(tmp_path: Path) -> None:
     data = labelled(tmp_path / "data", lambda a, b: sorted({a, b} & {"cat", "dog"}))
     form = tmp_path / "form.yaml"
     form.write_text('source: "{first}"\n', encoding="utf-8")
-    found = run("multilabel", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), longest_target=6)
+    found = run("multilabel", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), max_target_length=6)
     # `none` and the comma have no tokens in this vocabulary, so sets of one label are what can be right
     assert found["metrics"]["micro-f1"] > 0.5 > found["baseline"]["score"]
 
@@ -177,7 +177,7 @@ def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.Captur
     """Each is scored as by itself; rows say whose they are; a split of one member can be answered."""
     data, out = mixed_data(tmp_path), tmp_path / "run"
     found = run("classify+seq2seq", data, writing_model(tmp_path), out, mixing_temperature=2.0, epochs=8, eval_every=40,
-                eval_items=8)  # fmt: skip
+                max_eval_samples=8)  # fmt: skip
     assert "drawn are classify 63.4%, seq2seq 36.6% of the items" in capsys.readouterr().err
     metrics = found["metrics"]
     assert metrics["classify accuracy"] > 0.95 and metrics["seq2seq rougeL"] > 0.95

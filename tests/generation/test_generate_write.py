@@ -8,7 +8,6 @@ import torch
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.generation.rows import longest_role
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import Scheduler
 from blankfill.generation.write import Detokenizer, Writer, generate, generate_many
@@ -188,9 +187,10 @@ def test_glm_writes_at_the_end_or_in_its_blank() -> None:
 
 
 def test_glm_writes_at_length_with_the_longest_blank_that_it_knows() -> None:
-    assert longest_role(Glm()) == "mask"
-    assert longest_role(Glm(sentence=1.0)) == "smask"
-    assert longest_role(Glm(sentence=1.0, document=1.0)) == "gmask"
+    vocabulary = WORDS.vocabulary()
+    assert Glm().format(vocabulary).longest_blank == "mask"
+    assert Glm(sentence=1.0).format(vocabulary).longest_blank == "smask"
+    assert Glm(sentence=1.0, document=1.0).format(vocabulary).longest_blank == "gmask"
     ready = loaded("glm", random_model("glm", rows=32), WORDS)
     token_only = Loaded(ready.model, WORDS, ready.vocabulary, Glm(48), ready.path)
     ids = Writer(token_only, ["the"], 9, GREEDY, False).contexts[0].input_ids.tolist()

@@ -48,7 +48,11 @@ def test_a_run_folder_is_enough_alone(trained: Path) -> None:
     writes = trained.name in ("glm-nano", "gpt-nano")
     assert sum("prompt" in sample for sample in samples) == (6 if writes else 0)
     assert blankfill.load_recipe(trained / "recipe.yaml").train.steps == 12
-    assert load_model(trained).word_lr == blankfill.load_recipe(trained / "recipe.yaml").train.word_lr == 16
+    assert (
+        load_model(trained).embedding_lr_multiplier
+        == blankfill.load_recipe(trained / "recipe.yaml").train.embedding_lr_multiplier
+        == 16
+    )
 
 
 def test_it_fills_and_generates(trained: Path) -> None:

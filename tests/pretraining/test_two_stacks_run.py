@@ -20,7 +20,7 @@ from blankfill.generation.fill import fill
 from blankfill.pretraining import run
 from blankfill.pretraining.warm_start import InitFrom
 from blankfill.runs.recorder import read_lines
-from blankfill.tasks.options import FinetuneOptions, Stack
+from blankfill.tasks.options import FinetuneOptions, HeadOn
 from small_run import SMALL, texts_in
 
 TINY = {**SMALL, "train.threads": 1, "model.dropout": 0.0, "model.vocab_multiple": 1, "corpus.vocab_exact": False}
@@ -30,7 +30,8 @@ TINY |= {"train.micro_batch": 0, "train.warmup": 0, "train.eval_rows": 4, "train
 def recipe(name: str, **changed: object) -> Recipe:
     sizes = {"t5-v1.1-small": {"model.head_size": 8, "model.ffn_size": 48, "corpus.tokenizer": "wordpiece",
                                "model.encoder_layers": 2, "train.optimizer": "adamw", "train.schedule": "constant"},
-             "bart-base": {"model.positions": 0, "train.clip": 1.0, "corpus.tokenizer": "wordpiece"}}[name]  # fmt: skip
+             "bart-base": {"model.positions": 0, "train.max_grad_norm": 1.0,
+                           "corpus.tokenizer": "wordpiece"}}[name]  # fmt: skip
     return load_recipe(name, {**TINY, **sizes, **changed})
 
 
@@ -105,7 +106,7 @@ def test_recipes_that_cannot_be(changed: dict[str, object], told: str) -> None:
 
 
 @pytest.mark.parametrize(("stack", "tags"), [("auto", True), ("decoder", True), ("auto", False), ("encoder", False)])
-def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: Stack, tags: bool, tmp_path: Path) -> None:
+def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: HeadOn, tags: bool, tmp_path: Path) -> None:
     """Whichever stack its head reads; what is not read stays as it was."""
     data, out = tmp_path / "data", tmp_path / "run"
     data.mkdir()
@@ -116,7 +117,14 @@ def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: Stack, t
         for split in ("train", "dev"):
             (data / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
     options = FinetuneOptions(
-        stack=stack, epochs=1.0, batch_size=4, lr=1e-3, threads=1, precision="fp32", hold_out=0.5, max_length=16
+        head_on=stack,
+        epochs=1.0,
+        batch_size=4,
+        lr=1e-3,
+        threads=1,
+        precision="fp32",
+        validation_split=0.5,
+        max_length=16,
     )
     config = FinetuneConfig("wikigold" if tags else "sst2", data, trained, options)
     finetune(config, out)

@@ -101,7 +101,9 @@ def run(tmp_path: Path) -> Path:
     """A run at step 20 of 40, validated twice, with everything that a run folder may hold."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "recipe.yaml").write_text("name: bert-nano\ntrain:\n  steps: 40\n  clip: 1.0\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        "name: bert-nano\ntrain:\n  steps: 40\n  max_grad_norm: 1.0\n", encoding="utf-8"
+    )
     (folder / "corpus_path.txt").write_text("../corpus\n", encoding="utf-8")
     lines = [line(10, grad_norm=0.5, next_sentence_loss=0.7), line(20, loss=4.5, grad_norm=float("inf"), mfu=0.4)]
     write(folder, "metrics.jsonl", line(0, "valid", loss=9.0), *lines, line(20, "valid", loss=4.75))
@@ -158,7 +160,7 @@ def test_every_section_says_what_its_file_says(run: Path) -> None:
     ]  # fmt: skip
     assert [a["href"] for a, _ in elements.named("a")] == [f"#{a['id']}" for a, _ in elements.named("section")]
     texts = [text for _, _, text in elements.found]
-    for expected in ("rollback", "back to 0", "2026-01-02 03:04:05", "clip", "bpe", "1 (0.100% of training)"):
+    for expected in ("rollback", "back to 0", "2026-01-02 03:04:05", "max_grad_norm", "bpe", "1 (0.100% of training)"):
         assert expected in texts
     for expected in ("left out: exact duplicates", "a <b>sample</b>", "torch", "2.13", "8 GB", "2026-01-01"):
         assert expected in texts

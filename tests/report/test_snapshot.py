@@ -87,7 +87,7 @@ def test_the_best_validation(tmp_path: Path) -> None:
 def test_losses_on_longer_rows_are_not_held_against_those_on_short_ones(
     tmp_path: Path, steps: tuple[int, ...], best: int
 ) -> None:
-    recipe(tmp_path, "train:\n  steps: 50\n  short_length: 8\n  short_steps: 0.5\n")
+    recipe(tmp_path, "train:\n  steps: 50\n  phase1_length: 8\n  phase1_steps: 0.5\n")
     losses = {0: 9.0, 10: 3.0, 20: 3.5, 30: 6.0, 40: 5.5}
     write(tmp_path, "metrics.jsonl", *(line(step, "valid", loss=losses[step]) for step in steps))
     found = read_snapshot(tmp_path).best

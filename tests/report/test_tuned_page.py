@@ -13,7 +13,13 @@ from blankfill.report.figures import ticks
 def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2", **options: Any) -> Path:
     """A fine-tuning run at step 20 of 40, or one with results."""
     run.mkdir(parents=True)
-    asked = {"task": task, "data": "/d", "from": "/m", "columns": {}, "options": {"lr": 2e-4, "clip": 1.0, **options}}
+    asked = {
+        "task": task,
+        "data": "/d",
+        "from": "/m",
+        "columns": {},
+        "options": {"lr": 2e-4, "max_grad_norm": 1.0, **options},
+    }
     (run / "finetune.json").write_text(json.dumps(asked), encoding="utf-8")
     facts = {
         "steps": 40,

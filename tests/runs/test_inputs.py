@@ -161,7 +161,7 @@ def test_a_damaged_file_stops_nothing(damage: bytes, begun: Path, capsys: pytest
 def test_what_stays_the_same_goes_on(begun: Path, source: Path, tmp_path: Path) -> None:
     """Elsewhere, at other times, with other options of the machine and of what is written, to the same weights."""
     edited("\n  threads: 1", "\n  threads: 2")(begun)
-    edited("\n  keep: 2", "\n  keep: 5")(begun)
+    edited("\n  save_total_limit: 2", "\n  save_total_limit: 5")(begun)
     edited("\n  log_every: 2", "\n  log_every: 3")(begun)
     for path in begun.rglob("*"):
         path.touch()

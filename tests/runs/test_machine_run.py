@@ -149,7 +149,10 @@ def test_steps_that_become_slow_lower_the_threads(
     look(monkeypatch, "off", cores=2)
     for name, value in (("FIRST", 1), ("SLOWER", 0.0), ("STEPS", 1), ("SECONDS", 0.0)):
         monkeypatch.setattr(pace, name, value)
-    run, recipe = tmp_path / "run", blankfill.load_recipe("gpt-nano", {**RUN, "train.save_every": 6, "train.keep": 9})
+    run, recipe = (
+        tmp_path / "run",
+        blankfill.load_recipe("gpt-nano", {**RUN, "train.save_every": 6, "train.save_total_limit": 9}),
+    )
     blankfill.pretrain([str(corpus)], recipe, run)
     (told,) = remarks(run, "threads")
     assert "1 thread instead of 2 from step 3 on" in told
@@ -200,7 +203,7 @@ def test_the_runs_of_a_grid_are_alike(tmp_path: Path, monkeypatch: pytest.Monkey
     look(monkeypatch, "off", cores=2, busy=1.5)
     data, model, out = classes(tmp_path / "data"), model_folder(tmp_path), tmp_path / "grid"
     command = ["finetune", "--task", "sst2", "--data", str(data), "--from", str(model), "--out", str(out),
-               "--batch-size", "8", "--epochs", "0.2", "--restarts", "2"]  # fmt: skip
+               "--batch-size", "8", "--epochs", "0.2", "--num-seeds", "2"]  # fmt: skip
 
     def second(config: FinetuneConfig, folder: Path, *more: Any) -> dict[str, Any]:
         if folder.name == "seed-1":

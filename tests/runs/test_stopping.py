@@ -156,7 +156,7 @@ def test_a_stopped_grid_begins_no_other_run(
 ) -> None:
     """At step 12 a run is done when the signal comes, and yet it was the grid that somebody wanted to end."""
     out = tmp_path / "grid"
-    command = [*finetune_command(tmp_path, out), "--restarts", "2"]
+    command = [*finetune_command(tmp_path, out), "--num-seeds", "2"]
     signalled.append((step, number))
     assert cli.main(command) == code
     assert f"stopped in {out / 'seed-0'}; the same command continues there" in capsys.readouterr().err

@@ -175,7 +175,7 @@ def test_two_processes_do_not_share_a_folder(corpus: Path, tmp_path: Path) -> No
 
 def test_early_stopping_ends_at_the_best(corpus: Path, tmp_path: Path) -> None:
     """With a rate that only does harm after warm-up, no validation is better than the first ones."""
-    bad = recipe(train__lr=3.0, train__warmup=0, train__patience=2, train__eval_every=2, train__clip=0.0)
+    bad = recipe(train__lr=3.0, train__warmup=0, train__patience=2, train__eval_every=2, train__max_grad_norm=0.0)
     result = blankfill.pretrain([str(corpus)], bad, tmp_path / "run")
     assert result.steps < 60
     (event,) = [e for e in read_lines(tmp_path / "run" / "events.jsonl") if e["kind"] == "early stop"]

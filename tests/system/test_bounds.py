@@ -106,7 +106,8 @@ def test_the_shipped_recipes_are_within_their_bounds(name: str) -> None:
 
 
 BAD = [
-    *(["pretrain", f"--train.{name}", value] for name in ("eps", "lr", "warmup", "hold", "weight-decay", "z-loss")
+    *(["pretrain", f"--train.{name}", value]
+      for name in ("eps", "lr", "warmup", "constant-steps", "weight-decay", "z-loss")
       for value in ("nan", "inf", "-1")),
     *(["pretrain", f"--train.{name}", value] for name in ("beta1", "beta2", "momentum") for value in ("nan", "1", "2")),
     ["pretrain", "--train.eps", "0"], ["pretrain", "--train.min-lr", "nan"], ["pretrain", "--train.decay-steps", "-1"],
@@ -118,10 +119,11 @@ BAD = [
     ["pretrain", "--distil.temperature", "nan"], ["pretrain", "--replay-ratio", "nan"],
     ["plan", "--train.eps", "nan"], ["show", "--width", "-5"],
     *(["finetune", "--task", "sst2", "--data", "d", "--from", "m", "--out", "o", f"--{name}", value]
-      for name in ("lr", "epochs", "warmup", "hold-out", "length-penalty", "mlm-weight", "clip", "mixing-temperature")
+      for name in ("lr", "epochs", "warmup", "validation-split", "length-penalty", "mlm-weight", "max-grad-norm",
+                   "mixing-temperature")
       for value in ("nan", "inf")),
     ["finetune", "--task", "sst2", "--data", "d", "--from", "m", "--out", "o", "--lora-rank", "-1"],
-    ["finetune", "--task", "sst2", "--data", "d", "--from", "m", "--out", "o", "--restarts", "0"],
+    ["finetune", "--task", "sst2", "--data", "d", "--from", "m", "--out", "o", "--num-seeds", "0"],
     *(["fill", "--model", "m", "a [MASK]", f"--{name}", value]
       for name, value in [("top", "0"), ("top", "-1"), ("length-penalty", "nan"), ("length-penalty", "inf")]),
     *(["generate", "--model", "m", f"--{name}", value]

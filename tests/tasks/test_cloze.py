@@ -44,7 +44,9 @@ def adapter(name: str, patterns: str, tmp_path: Any, kind: str = "classify", **m
     file.write_text(patterns, encoding="utf-8")
     made = loaded(name, random_model(name))
     options = FinetuneOptions(method="cloze", patterns=str(file), **more)
-    input_format = InputFormat(made.objective, made.vocabulary, made.model.config.position_sizes[0], options.max_length)
+    input_format = InputFormat(
+        made.objective.format(made.vocabulary, made.model.config.position_sizes), options.max_length
+    )
     labels = ("a", "b") if kind == "classify" else ()
     return made, CLOZE[kind](tabular_task(kind), labels, options, made.tokenizer, input_format)
 
@@ -124,7 +126,7 @@ FAMILIES = ["bert", "mlm", "glm", "gpt"]
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("patterns", [SINGLE, SEVERAL], ids=["single", "several"])
 def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: Any) -> None:
-    made, reads = adapter(name, patterns, tmp_path, several_masks="at-once")
+    made, reads = adapter(name, patterns, tmp_path, multi_token="at-once")
     assert reads.single == (patterns is SINGLE)
     words = [reads.pattern.words[label] for label in ("a", "b")]
     for item, found in zip(TEXTS, scores_of(made, reads, TEXTS), strict=True):
@@ -133,7 +135,7 @@ def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: An
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_choices_are_written_into_the_blank(name: str, tmp_path: Any) -> None:
-    made, reads = adapter(name, CHOICES, tmp_path, "choice", several_masks="at-once")
+    made, reads = adapter(name, CHOICES, tmp_path, "choice", multi_token="at-once")
     for item, found in zip(CHOOSE, scores_of(made, reads, CHOOSE), strict=True):
         assert found == pytest.approx(expected(made, item, [[one] for one in item.choices], False), abs=2e-4)
 
@@ -262,7 +264,7 @@ def test_several_masks_are_filled_the_surest_first(name: str, tmp_path: Any) -> 
         before = encode(f"{item.context} sat on")
         wanted = [in_turn(made, before, encode(one), encode(".")) for one in item.choices]
         assert scores == pytest.approx(wanted, abs=2e-4)
-    _, quick = adapter(name, CHOICES, tmp_path, "choice", several_masks="at-once")
+    _, quick = adapter(name, CHOICES, tmp_path, "choice", multi_token="at-once")
     assert not np.allclose(scores_of(made, quick, items)[0], found[0], atol=1e-2)
     assert all(len(one.examples) == 1 for one in reads.encode(items, learn=True).encoded)  # learning takes one pass
 
@@ -334,7 +336,7 @@ def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
 
 def test_fifteen_of_a_hundred_ordinary_tokens_are_masked() -> None:
     made = loaded("bert", random_model("bert", length=400), length=400)
-    input_format = InputFormat(made.objective, made.vocabulary, 400, 0)
+    input_format = InputFormat(made.objective.format(made.vocabulary, (400, 2)))
     row = input_format.frame(np.full(200, 12)).example
     copies = [masked(row, made.vocabulary, np.random.default_rng(k)) for k in range(20)]
     assert {len(one.answers) for one in copies} == {30}

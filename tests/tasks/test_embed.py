@@ -91,7 +91,7 @@ def test_a_t5s_encoder_reads_a_text_and_its_end() -> None:
     found = torch.from_numpy(Embedder(model, normalize=False).vectors(texts).array)
     expected = torch.stack([alone(model, text, "mean") for text in texts])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match=r"a T5 has no \[CLS\] that would stand for a text; use --pooling mean"):
+    with pytest.raises(UserError, match=r"a t5 model has no \[CLS\] that would stand for a text; use --pooling mean"):
         Embedder(model, "cls")
 
 

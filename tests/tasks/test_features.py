@@ -39,7 +39,7 @@ def test_the_chosen_layers(features: str, expected: object) -> None:
 
 def test_weights_of_layers_are_learnt_and_the_encoder_is_not() -> None:
     encoder, batch = random_model("bert"), pack(some_items("class"), 0).batch
-    options = FinetuneOptions(features="weighted-sum", top="bilstm", lstm_size=8)
+    options = FinetuneOptions(features="weighted-sum", head="bilstm", lstm_size=8)
     torch.manual_seed(0)
     reader = reader_for(encoder, options)
     assert reader is not None
@@ -67,7 +67,7 @@ def test_an_lstm_without_features_learns_with_the_encoder() -> None:
     """On the last layer, and each item is still read alone."""
     encoder, items = random_model("bert"), some_items("class")
     torch.manual_seed(0)
-    reader = reader_for(encoder, FinetuneOptions(top="bilstm", lstm_size=8))
+    reader = reader_for(encoder, FinetuneOptions(head="bilstm", lstm_size=8))
     assert reader is not None and reader_for(encoder, FinetuneOptions()) is None
     head = new_head(encoder, "class", 3, True, torch.Generator().manual_seed(0), reader.width)
     model = TaskModel(encoder.eval(), head, None, reader)
@@ -84,6 +84,6 @@ def test_an_lstm_without_features_learns_with_the_encoder() -> None:
 
 def test_options_that_do_not_go_together() -> None:
     base = FinetuneOptions()
-    cloze = dataclasses.replace(base, method="cloze", top="bilstm").problems()
-    assert "not with a head; leave out --top" in cloze[0] and len(cloze) == 1
+    cloze = dataclasses.replace(base, method="cloze", head="bilstm").problems()
+    assert "not with a head; leave out --head" in cloze[0] and len(cloze) == 1
     assert "leave out --lora-rank" in dataclasses.replace(base, features="last", freeze=1).problems()[0]

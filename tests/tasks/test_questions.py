@@ -121,7 +121,7 @@ def test_windows_overlap_and_answers_are_found() -> None:
     """18 tokens in windows of 8, each 3 further; the answer's tokens spell the answer in each window that has it."""
     item = question("four degrees")
     tokenizer = words_tokenizer(CONTEXT, item.question)
-    options = WindowOptions(length=16, stride=3, longest_question=5, extra=3)
+    options = WindowOptions(length=16, stride=3, max_query_length=5, extra=3)
     windows = list(all_windows([item], tokenizer, options))
     ids = tokenizer.encode_places(CONTEXT)[0]
     assert len(ids) == 18
@@ -143,7 +143,7 @@ def test_windows_overlap_and_answers_are_found() -> None:
 def test_a_long_question_is_cut_and_no_room_refused() -> None:
     item = question()
     tokenizer = words_tokenizer(CONTEXT, item.question)
-    window = next(all_windows([item], tokenizer, WindowOptions(longest_question=2)))
+    window = next(all_windows([item], tokenizer, WindowOptions(max_query_length=2)))
     assert window.question.tolist() == tokenizer.encode("Where does")
     with pytest.raises(UserError, match="leave no room"):
         next(all_windows([item], tokenizer, WindowOptions(length=67)))
@@ -165,7 +165,7 @@ def searched(item: QuestionItem, windows: list[Window], start: Any, end: Any, lo
 @pytest.mark.parametrize("longest", [1, 4, 30])
 def test_the_best_spans_are_those_of_a_slow_search(longest: int) -> None:
     item = question()
-    options = WindowOptions(length=16, stride=3, longest_question=5)
+    options = WindowOptions(length=16, stride=3, max_query_length=5)
     windows = list(all_windows([item], words_tokenizer(CONTEXT, item.question), options))
     random = np.random.default_rng(longest)
     start = [random.normal(size=len(window.context)) for window in windows]

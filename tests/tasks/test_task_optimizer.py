@@ -10,11 +10,11 @@ from blankfill.training.options import TrainOptions
 from generate_models import random_model
 
 
-def scales(options: FinetuneOptions, word_lr: float) -> dict[str, tuple[float, float]]:
+def scales(options: FinetuneOptions, embedding_lr_multiplier: float) -> dict[str, tuple[float, float]]:
     """For each weight that learns, its multiple of the rate and its decay."""
     encoder = random_model("bert")
     model = TaskModel(encoder, new_head(encoder, "class", 2, True, torch.Generator().manual_seed(0)))
-    groups = task_optimizer(model, options, TrainOptions(), word_lr).param_groups
+    groups = task_optimizer(model, options, TrainOptions(), embedding_lr_multiplier).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(one)]: (group["lr_scale"], group["weight_decay"]) for group in groups for one in group["params"]}
 

@@ -15,7 +15,7 @@ from blankfill.objectives import Bert
 from blankfill.tasks.batching import pack
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.heads.models import TaskModel, task_losses
-from blankfill.tasks.input_format import reads_alone
+from blankfill.tasks.input_format import reads_encoder_only
 from blankfill.tasks.items import Item, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.training import task_optimizer
@@ -115,7 +115,7 @@ def test_a_tag_is_asked_where_pretraining_asks_for_the_word(family: str, tmp_pat
     task = task_named("wikigold")
     items: list[Item] = [TaggedItem("0", ("w3", "w4", "w5"), ("O", "B-PER", "I-PER")), TaggedItem("1", ("w6",), ("O",))]
     labels = ("O", "B-PER", "I-PER")
-    adapter = adapter_of(task, labels, loaded, dataclasses.replace(OPTIONS, stack="decoder"))
+    adapter = adapter_of(task, labels, loaded, dataclasses.replace(OPTIONS, head_on="decoder"))
     encoded = adapter.encode(items, learn=True).encoded
     packed = pack(encoded, loaded.vocabulary["pad"])
     whole = theirs.model if family == "bart" else theirs.transformer
@@ -180,12 +180,12 @@ def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "column"), [("t5", -1), ("bart", 0)])
-def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> None:
+def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path) -> None:
     """Its own states are what the head reads, and nothing of the decoder learns."""
     theirs = model_of(family)
     loaded = imported(family, theirs, tmp_path)
     task, items = task_named("rte"), some_texts()
-    options = dataclasses.replace(OPTIONS, stack="encoder")
+    options = dataclasses.replace(OPTIONS, head_on="encoder")
     adapter = adapter_of(task, task.labels, loaded, options)
     encoded = adapter.encode(items, learn=True).encoded
     model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
@@ -222,10 +222,10 @@ def test_features_of_the_encoder_alone(tmp_path: Path) -> None:
 
 def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
     loaded = imported("bart", model_of("bart"), tmp_path)
-    task, options = task_named("scitldr"), dataclasses.replace(OPTIONS, stack="encoder")
-    with pytest.raises(UserError, match="scitldr is written by the decoder; leave out --stack"):
+    task, options = task_named("scitldr"), dataclasses.replace(OPTIONS, head_on="encoder")
+    with pytest.raises(UserError, match="scitldr is written by the decoder; leave out --head-on"):
         adapter_of(task, (), loaded, options)
     with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one; leave it out"):
-        reads_alone(Bert(), "decoder", task_named("rte"))
+        reads_encoder_only(Bert(), "decoder", task_named("rte"))
     problems = dataclasses.replace(options, method="text").problems()
-    assert "--method text answers with the model's own words, not with a head; leave out --stack" in problems
+    assert "--method text answers with the model's own words, not with a head; leave out --head-on" in problems

@@ -50,14 +50,24 @@ def make_batch(
     labels = {"next_sentence": (first, torch.zeros(rows, dtype=torch.int64))} if pairs else {}
     borders = torch.stack([index, index + 2, index % targets, answers]) if spans else None
     return Batch(
-        ids, positions, segment, segment * 0, segment * 0, index, answers, labels, mask, rows * columns, borders=borders
+        ids,
+        positions,
+        segment,
+        segment * 0,
+        segment * 0,
+        index,
+        answers,
+        labels,
+        mask,
+        rows * columns,
+        span_boundary_targets=borders,
     )
 
 
 def batch_of(config: TransformerConfig, rows: int, shape: cost.RowShape) -> Batch:
     batch = make_batch(
         rows, shape.columns, int(shape.targets), config.vocab_size, shape.mask, len(config.position_sizes),
-        config.pooler, bool(config.span_places),
+        config.pooler, bool(config.max_span_positions),
     )  # fmt: skip
     if shape.context is None:
         return batch
@@ -91,7 +101,7 @@ def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
 
 BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "pooler": True,
         "position_sizes": (40, 2), "dropout": 0.1, "attention_dropout": 0.1}  # fmt: skip
-SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "span_places": 20}
+SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "max_span_positions": 20}
 ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
 
 
@@ -129,10 +139,12 @@ def test_activations_are_what_autograd_keeps(
     changed: dict[str, object], mask: str, dtype: torch.dtype, kernel: str, rows: int, columns: int
 ) -> None:
     made = config(**changed)
-    shape = cost.RowShape(columns, columns, 5, mask, float(made.pooler), borders=5.0 if made.span_places else 0.0)
+    shape = cost.RowShape(
+        columns, columns, 5, mask, float(made.pooler), span_boundary_targets=5.0 if made.max_span_positions else 0.0
+    )
     model = build(made).train()
     model.use_kernel(kernel)
-    losses = word_loss_bytes(made, 5 * rows) * (2 if made.span_places else 1)
+    losses = word_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
     reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
@@ -288,7 +300,13 @@ def test_a_checkpoint_is_as_large_as_reckoned(tmp_path: Path) -> None:
 def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
     """10 steps; rows 2, 4, 6 (ramp of 3) then 8; short rows in the first 5 steps."""
     options = TrainOptions(
-        steps=10, batch_size=8, micro_batch=2, batch_start=2, batch_ramp=3, short_length=32, short_steps=0.5
+        steps=10,
+        batch_size=8,
+        micro_batch=2,
+        batch_size_start=2,
+        batch_size_warmup=3,
+        phase1_length=32,
+        phase1_steps=0.5,
     )
     short, full = cost.RowShape(32, 32, 5, "rule"), cost.RowShape(96, 96, 14, "rule")
     before, after = cost.parts(options, [short, full], [32, 96])

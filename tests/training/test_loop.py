@@ -31,7 +31,7 @@ from blankfill.types import Batch, Vocabulary
 SMALL = {
     "model.hidden_size": 32, "model.num_layers": 1, "model.num_heads": 2, "model.dropout": 0.1, "objective.length": 24,
     "train.steps": 12, "train.batch_size": 4, "train.log_every": 1, "train.eval_every": 4, "train.lr": 3e-3,
-    "train.word_lr": 1.0,
+    "train.embedding_lr_multiplier": 1.0,
 }  # fmt: skip
 
 

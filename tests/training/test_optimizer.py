@@ -51,20 +51,22 @@ def test_floor_and_early_end_of_decay() -> None:
 )  # fmt: skip
 def test_the_peak_is_held(step: int, schedule: str, rate: float) -> None:
     """Ten steps of warm-up, twenty at the peak."""
-    assert learning_rate(step, 100, 1.0, 10, schedule, hold=20) == pytest.approx(rate)  # type: ignore[arg-type]
+    assert learning_rate(step, 100, 1.0, 10, schedule, constant_steps=20) == pytest.approx(rate)  # type: ignore[arg-type]
 
 
 def test_t5_has_the_published_rates() -> None:
     train = load_recipe("t5-base").train
     for step in (0, 1, 9_999, 10_000, 40_000, 524_287):
         assert train.lr_at(step) == pytest.approx(1 / max(step + 1, 10_000) ** 0.5)
-    assert TrainOptions(steps=1000, hold=0.5, decay_steps=400, lr=1.0, warmup=0).lr_at(199) == 1.0
-    assert "train.hold is -1; it must not be negative" in TrainOptions(hold=-1).problems()
+    assert TrainOptions(steps=1000, constant_steps=0.5, decay_steps=400, lr=1.0, warmup=0).lr_at(199) == 1.0
+    assert "train.constant_steps is -1; it must not be negative" in TrainOptions(constant_steps=-1).problems()
 
 
 def test_decay_leaves_out_biases_and_norms() -> None:
     model = build(TINY)
-    words, decayed, spared = build_optimizer(model, TrainOptions(weight_decay=0.01, word_lr=8.0)).param_groups
+    words, decayed, spared = build_optimizer(
+        model, TrainOptions(weight_decay=0.01, embedding_lr_multiplier=8.0)
+    ).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared["params"])
     assert {names[id(p)] for p in words["params"]} == {"words.weight"}
@@ -117,7 +119,7 @@ def train(model: Transformer, optimizer: torch.optim.Optimizer, steps: range, ra
 @pytest.mark.parametrize("name", NAMES)
 def test_a_restored_optimizer_goes_on_to_the_bit(name: OptimizerName, stop: int, tmp_path: Path) -> None:
     """Stopped before some weights have met a gradient, and after."""
-    options = TrainOptions(optimizer=name, word_lr=2.0)
+    options = TrainOptions(optimizer=name, embedding_lr_multiplier=2.0)
     whole = build(TINY)
     optimizer = build_optimizer(whole, options)
     train(whole, optimizer, range(10), 1e-3)
@@ -161,6 +163,6 @@ def test_restored_state_lies_where_the_weights_are(name: OptimizerName) -> None:
 )
 def test_every_optimizer_lowers_the_loss(name: OptimizerName, rate: float) -> None:
     model = build(TINY)
-    optimizer = build_optimizer(model, TrainOptions(optimizer=name, word_lr=2.0))
+    optimizer = build_optimizer(model, TrainOptions(optimizer=name, embedding_lr_multiplier=2.0))
     losses = train(model, optimizer, range(3, 63), rate)
     assert losses[-1] < losses[0] - 1.0

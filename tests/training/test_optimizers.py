@@ -15,7 +15,9 @@ from blankfill.training.options import TrainOptions
 
 NAMES = ["adamw", "adam", "sgd", "adafactor", "lamb"]
 STEPS = 12
-OPTIONS = TrainOptions(steps=STEPS, lr=3e-2, word_lr=4.0, weight_decay=0.1, beta2=0.99, warmup=3, eps=1e-6)
+OPTIONS = TrainOptions(
+    steps=STEPS, lr=3e-2, embedding_lr_multiplier=4.0, weight_decay=0.1, beta2=0.99, warmup=3, eps=1e-6
+)
 CONFIG = TransformerConfig(vocab_size=9, hidden_size=4, num_layers=1, num_heads=2, ffn_size=6, position_sizes=(5,))
 
 Array = NDArray[np.float64]
@@ -105,7 +107,7 @@ def test_a_run_follows_the_published_rule(name: str) -> None:
     run(model, dataclasses.replace(OPTIONS, optimizer=name), steps)
     for key, parameter in model.named_parameters():
         words, spared = key == "words.weight", start[key].ndim == 1
-        scale = OPTIONS.word_lr if words else 1.0
+        scale = OPTIONS.embedding_lr_multiplier if words else 1.0
         rates = [OPTIONS.lr_at(step) * scale for step in range(STEPS)]
         decay = 0.0 if spared else OPTIONS.weight_decay / scale
         expected = published(name, start[key], [grads[key] for grads in steps], rates, decay, not spared)

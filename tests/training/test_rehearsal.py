@@ -44,7 +44,7 @@ def test_noise_never_makes_a_larger_batch_cheaper() -> None:
 @pytest.mark.parametrize("work", [0.0, 1e12, 1e13, 1e14, 1e16])
 @pytest.mark.parametrize("free", [10**10, 4 * 10**9])
 def test_trials_fit_and_suffice(work: float, free: int) -> None:
-    recipe = load_recipe("bert-base", {"train.short_length": 0})
+    recipe = load_recipe("bert-base", {"train.phase1_length": 0})
     config, options = recipe.model_config(30522), recipe.train
     part = cost.Part(cost.RowShape(512, 500, 77, "rule"), 10**6, 16)
     sizes = what_to_try(config, part, options, COMPUTING, free, work)

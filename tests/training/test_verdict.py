@@ -22,7 +22,7 @@ COMPUTING = cost.Computing()
 
 
 def bert() -> tuple[TransformerConfig, TrainOptions, list[cost.Part]]:
-    recipe = load_recipe("bert-large", {"train.short_length": 0})
+    recipe = load_recipe("bert-large", {"train.phase1_length": 0})
     return recipe.model_config(30522), recipe.train, cost.parts(recipe.train, [SHAPE], [512])
 
 
@@ -100,7 +100,7 @@ def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
     """The phase of short rows does not fit; micro_batch, which is advised, counts rows of the full length."""
     config, options, _ = bert()
     short = dataclasses.replace(SHAPE, columns=128, targets=19.0)
-    options = dataclasses.replace(options, short_length=128, steps=10)
+    options = dataclasses.replace(options, phase1_length=128, steps=10)
     parts = cost.parts(options, [short, dataclasses.replace(SHAPE, columns=40)], [128, 512])
     assert parts[0].micro == 4 * parts[1].micro
     free = cost.memory(config, short, options, COMPUTING, 20, False).peak
@@ -112,10 +112,10 @@ def test_disk() -> None:
     config, options, _ = bert()
     one = cost.checkpoint_bytes(config, options)
     (told,) = judged(disk=4 * one - 1)
-    assert "train.keep 1 needs" in told
+    assert "train.save_total_limit 1 needs" in told
     assert f"free {1} B more" in told
     (told,) = judged(disk=2 * one)
-    assert "train.keep" not in told
+    assert "train.save_total_limit" not in told
     assert judged(disk=4 * one) == []
 
 

@@ -22,7 +22,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Gpt, Objective
+from blankfill.objectives import Format, Objective
 from blankfill.system.console import say
 from blankfill.system.device import pick_device
 from blankfill.system.reading import field
@@ -31,14 +31,19 @@ from blankfill.types import Vocabulary
 
 @dataclass
 class Loaded:
-    """A model ready to answer. word_lr: how many times the rate of the rest its word table was pretrained at."""
+    """A model ready to answer. embedding_lr_multiplier: that of the run which pretrained it."""
 
     model: Transformer
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     objective: Objective
     path: Path
-    word_lr: float = 1.0
+    embedding_lr_multiplier: float = 1.0
+
+    @property
+    def format(self) -> Format:
+        """How the model reads text."""
+        return self.objective.format(self.vocabulary, self.model.config.position_sizes)
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Loaded:
@@ -86,12 +91,12 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
             "`blankfill predict`; give the pretrained model that it began from"
         )
     config, objective = store.model_of(found.state, found.path), store.objective_of(found.state, found.path)
-    word_lr = field(found.state, "word_lr", float, where, 1.0)
+    embedding_lr_multiplier = field(found.state, "embedding_lr_multiplier", float, where, 1.0)
     tokenizer = Tokenizer.load(folder)
     check_tokenizer(found.state, tokenizer, folder, found.path)
     vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(found.state, found.path))
     loaded = _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
-    return dataclasses.replace(loaded, word_lr=word_lr)
+    return dataclasses.replace(loaded, embedding_lr_multiplier=embedding_lr_multiplier)
 
 
 def _from_foreign(found: Foreign, device: str) -> Loaded:
@@ -112,7 +117,7 @@ def _loaded(
     device: str,
 ) -> Loaded:
     check_vocabulary(vocabulary, config, path)
-    if isinstance(objective, Gpt) and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
+    if objective.causal and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
         # GPT-2's own tokenizer has no padding; padded columns are never read, so any token will do
         vocabulary = dataclasses.replace(vocabulary, roles={**vocabulary.roles, "pad": vocabulary["eos"]})
     with torch.device("meta"):

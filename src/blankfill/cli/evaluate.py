@@ -36,7 +36,7 @@ class EvaluateArguments:
     """The text to measure on; or the task's folder, that of its benchmark, or the file itself."""
     split: str | None = None
     """Which split; without it dev for predictions, test for a model."""
-    null_odds: Path | None = None
+    na_prob_file: Path | None = None
     """With predictions for SQuAD 2.0: a JSON object of id and how much likelier no answer is; the best threshold is
     searched, as the official script does."""
     window: int = 0
@@ -86,7 +86,7 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 
     assert args.predictions is not None
     split = args.split or "dev"
-    metrics = score_predictions(task_named(args.task), args.data, split, args.predictions, args.null_odds)
+    metrics = score_predictions(task_named(args.task), args.data, split, args.predictions, args.na_prob_file)
     paths = {"predictions": str(args.predictions.resolve()), "data": str(args.data.resolve())}
     return {"task": args.task, "split": split, **paths, "metrics": metrics}
 
@@ -94,8 +94,8 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     from blankfill.evaluation.run import Settings, evaluate
 
-    if args.null_odds is not None:
-        raise UserError("--null-odds goes with a file of predictions; leave it out")
+    if args.na_prob_file is not None:
+        raise UserError("--na-prob-file goes with a file of predictions; leave it out")
     settings = Settings(args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed)
     return evaluate(model, args.task, args.data, settings, args.device, args.threads)
 

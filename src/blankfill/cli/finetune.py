@@ -26,7 +26,7 @@ class FinetuneArguments(FinetuneOptions):
     Reads the task's own files, scores the model on its dev set while it learns, and keeps the best.
     """
 
-    BOUNDS: ClassVar[Mapping[str, Bound]] = {"restarts": at_least(1, 100_000)}
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"num_seeds": at_least(1, 100_000)}
 
     task: str = ""
     """What to learn, such as cola, sst2, mrpc, stsb, mnli, rte; a wrong name lists them all."""
@@ -47,7 +47,7 @@ class FinetuneArguments(FinetuneOptions):
     """Own tables: the column of the ids; rows are numbered otherwise."""
     grid: tuple[str, ...] = ()
     """Try every combination, such as --grid lr=5e-5,3e-5 batch_size=16,32; a run for each below --out."""
-    restarts: int = 1
+    num_seeds: int = 1
     """Runs of each setting, with seeds that count on from --seed; means and deviations are told."""
 
     def options(self) -> FinetuneOptions:
@@ -84,13 +84,13 @@ def main(argv: Sequence[str]) -> int:
         columns = Columns(given.text_column, given.label_column, given.id_column)
         out, config = given.out, FinetuneConfig(given.task, given.data, given.start, given.options(), columns)
         if given.method == "cloze" and given.pattern == "all":
-            if given.grid or given.restarts != 1:
-                raise UserError("--pattern all is a run for each pattern; leave out --grid and --restarts, or it")
+            if given.grid or given.num_seeds != 1:
+                raise UserError("--pattern all is a run for each pattern; leave out --grid and --num-seeds, or it")
             for line in run_pet(config, out):
                 show(line)
             show(f"the scores are in {out / RESULTS}")
             return 0
-        settings = combinations(given.options(), given.grid, given.restarts)
+        settings = combinations(given.options(), given.grid, given.num_seeds)
         if len(settings) > 1:
             for line in run_grid(config, settings, out):
                 show(line)

@@ -201,7 +201,7 @@ def made_up(recipe: Recipe, vocabulary: Vocabulary, folder: Path) -> list[Sample
             writer.add_document(rng.choice(ordinary, sum(sentences)), sentences)
             written += sum(sentences)
     corpus = IndexedCorpus(folder / "train")
-    lengths = [options.short_length, objective.length] if options.long_from else [objective.length]
+    lengths = [options.phase1_length, objective.length] if options.long_from else [objective.length]
     return [Sampler(corpus, dataclasses.replace(objective, length=n), vocabulary, recipe.seed) for n in lengths]
 
 

@@ -44,7 +44,7 @@ class Recipe:
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
         pairs = bool(self.objective.labels())
-        causal, places = isinstance(self.objective, Gpt), self.objective.span_places()
+        causal, places = isinstance(self.objective, Gpt), self.objective.max_span_positions()
         return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
 
     def problems(self) -> list[str]:
@@ -60,9 +60,9 @@ class Recipe:
                 f"objective.length needs {sizes[0]} positions but model.positions is {self.model.positions}; "
                 "raise model.positions or lower objective.length"
             )
-        if self.train.short_length > self.objective.length:
+        if self.train.phase1_length > self.objective.length:
             found.append(
-                f"train.short_length is {self.train.short_length}; it must not be above objective.length, the length "
+                f"train.phase1_length is {self.train.phase1_length}; it must not be above objective.length, the length "
                 f"of the rows after the first phase ({self.objective.length})"
             )
         family = self.model.spec

@@ -30,7 +30,7 @@ from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import OBJECTIVES, Mlm
+from blankfill.objectives import OBJECTIVES
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 
@@ -94,7 +94,7 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
             f"{path}: ONNX is for encoders ({encoders}), and this model's objective is {loaded.objective.name}; "
             "use --format transformers"
         )
-    encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0)
+    encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
     found = None

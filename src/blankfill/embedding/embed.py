@@ -26,7 +26,6 @@ from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
 from blankfill.model.view import evaluation_view
-from blankfill.objectives import T5, Gpt, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -55,22 +54,19 @@ class Embedder:
         Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, or
         has no [CLS], and for a tokenizer without the tokens that frame a text.
         """
-        self.causal, self.cls_last = isinstance(loaded.objective, Gpt), isinstance(loaded.objective, Xlnet)
-        if self.causal and pooling == "cls":
-            raise UserError(
-                f"{loaded.path}: the first column of a {loaded.objective.name} model sees only itself, so it says "
-                "nothing of the text; use --pooling mean"
-            )
-        if isinstance(loaded.objective, T5) and pooling == "cls":
-            raise UserError(f"{loaded.path}: a T5 has no [CLS] that would stand for a text; use --pooling mean")
-        self.model, self.tokenizer, self.path = (
-            evaluation_view(loaded.model, lasting=True),
-            loaded.tokenizer,
-            loaded.path,
-        )
+        objective = loaded.objective
+        if pooling == "cls" and not objective.cls_state:
+            reason = "has no [CLS] that would stand for a text"
+            if objective.causal:
+                reason = "sees nothing but itself at its first column, which says nothing of the text"
+            raise UserError(f"{loaded.path}: a {objective.name} model {reason}; use --pooling mean")
+        format = objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
+        self.causal, self.cls_last = objective.causal, format.frame((), encoder_only=True).pooled > 0
+        self.model = evaluation_view(loaded.model, lasting=True)
+        self.tokenizer, self.path = loaded.tokenizer, loaded.path
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
-        self.longest = self.model.config.position_sizes[0] - int(self.objective.row_positions(1)[0, 0])
+        self.longest = format.max_columns
         self.device = self.model.words.weight.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         self.frame = self._frame(loaded)

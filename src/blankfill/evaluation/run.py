@@ -55,7 +55,7 @@ def evaluate(
     Raises UserError for a task that there is none of, or that the model cannot do, and for data that cannot be read.
     """
     from blankfill.attention.kernels import best_kernel
-    from blankfill.evaluation.scorers import scorer_of
+    from blankfill.evaluation.scorers import Scorer
     from blankfill.inference import load
     from blankfill.system.device import pick_device
 
@@ -69,7 +69,7 @@ def evaluate(
     where = pick_device(device)
     loaded = load(model, str(where), head=False, optimize=False, threads=threads).loaded
     loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
-    scorer = scorer_of(loaded, settings.both_ways)
+    scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:
 
@@ -82,7 +82,7 @@ def evaluate(
         say(note)
     return {
         "model": str(model.resolve()), "objective": loaded.objective.name, "task": task, "data": str(data.resolve()),
-        "settings": asdict(settings), "sees": scorer.sides, "length": scorer.length,
+        "settings": asdict(settings), "sees": scorer.sees, "length": scorer.length,
         "metrics": found.metrics, "counts": found.counts, "notes": found.notes,
         **({"samples": found.samples} if found.samples else {}),
         "seconds": round(time.monotonic() - began, 3),
@@ -134,27 +134,25 @@ def _wikitext(scorer: Scorer, data: Path, settings: Settings, start: Start) -> M
 
 def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings: Settings, start: Start) -> Measured:
     from blankfill.evaluation.perplexity import perplexity
-    from blankfill.evaluation.scorers import GlmScorer, MaskedScorer, Writer
     from blankfill.evaluation.texts import chosen
 
-    if not isinstance(scorer, Writer):
-        instead = "--task pseudo-perplexity, or --task infill" if isinstance(scorer, MaskedScorer) else "--task infill"
+    if not scorer.format.reads_windows:
+        instead = "--task pseudo-perplexity, or --task infill" if scorer.hides_tokens else "--task infill"
         raise _cannot(scorer, task, f"it has no perplexity; use {instead}")
     picked = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     count = perplexity(scorer, picked, settings.window, settings.stride, start)
     notes = list(count.notes)
-    if isinstance(scorer, GlmScorer) and scorer.both_ways:
+    if scorer.both_ways:
         notes.append("the text before a window is read both ways; --no-both-ways makes the model a left-to-right one")
     return Measured(count.metrics(), count.counts(), notes)
 
 
 def _pseudo(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
     from blankfill.evaluation.pseudo import pseudo_perplexity
-    from blankfill.evaluation.scorers import MaskedScorer, Writer
     from blankfill.evaluation.texts import chosen, sentences
 
-    if not isinstance(scorer, MaskedScorer):
-        if isinstance(scorer, Writer):
+    if not scorer.hides_tokens:
+        if scorer.format.reads_windows:
             raise _cannot(scorer, "pseudo-perplexity", "it gives text a probability; use --task perplexity")
         raise _cannot(scorer, "pseudo-perplexity", "it has no scores of single masks; use --task infill")
     texts = sentences(data)
@@ -184,7 +182,7 @@ def _infill(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Mea
     texts = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     advance = start(len(texts) * len(LENGTHS), "blanks")
     found = [infill(scorer, cut_blanks(texts, length, settings.seed), advance) for length in LENGTHS]
-    left = "" if scorer.sides == "both" else "; the model sees what is to the left of a blank alone"
+    left = "" if scorer.sees == "both" else "; the model sees what is to the left of a blank alone"
     notes = [f"blanks are counted in words{left}", *_told_length(scorer)]
     counts = {"passages": len(texts), "words": PASSAGE}
     return Measured(by_length(found), counts, notes, samples(scorer, [result.cuts for result in found]))

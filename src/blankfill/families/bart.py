@@ -68,7 +68,7 @@ class BartNames(WeightNames):
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json."""
         refuse_options(values, PLAIN_OPTIONS)
-        refuse_options(values, {other: values.get(one) for one, other in SIDES.items() if one != "decoder_layers"})
+        refuse_options(values, {other: values.get(key) for key, other in SIDES.items() if key != "decoder_layers"})
         return TransformerConfig(
             vocab_size=number(values, "vocab_size"),
             hidden_size=number(values, "d_model"),
@@ -129,7 +129,7 @@ class BartNames(WeightNames):
 
     def shift(self, objective: Objective, pad: int) -> int:
         """Their first position is 2, ours the objective's offset."""
-        return FIRST - objective.position_offset if isinstance(objective, Bart) else 0
+        return FIRST - objective.position_offset
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
         """The frame of a text; the decoder reads its end first."""

@@ -18,7 +18,7 @@ from blankfill.system.reading import field, shown
 from blankfill.types import Vocabulary
 
 MOST_SHIFTED = 64
-"""A position table may grow by so many rows; beyond, the padding's id is no sensible first position."""
+"""Rows by which a position table may grow; beyond, the padding's id is no sensible first position."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
         if not family.trained_as(objective):
             continue
         if lacking := family.differences(config):
-            told = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
-            refused = f"transformers' {family.model_type} has no {told}"
+            fields = ", ".join(f"model.{name} = {getattr(config, name)}" for name in lacking)
+            refused = f"transformers' {family.model_type} has no {fields}"
             continue
         shift = family.shift(objective, vocabulary.roles.get("pad", 0))
         if shift > MOST_SHIFTED:

@@ -35,7 +35,7 @@ PARTS = {
 BLOCKS = "transformer.block_position_embeddings.weight"
 """The table of the places inside a blank, which no other family has."""
 HEAD_SIZE = 64
-"""Width of a head in all released models; their checkpoints do not tell it."""
+"""Width of a head in all released models; their checkpoints do not store it."""
 
 
 class GlmNames(WeightNames):
@@ -150,7 +150,7 @@ def from_authors(values: Mapping[str, Any]) -> dict[str, Any]:
 def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any]:
     """config.json values of a checkpoint that has none. shapes: by plain names; heads: None means heads of 64.
 
-    Raises UserError when the number of heads cannot be told.
+    Raises UserError when the number of heads cannot be inferred.
     """
     vocabulary, width = shapes["word_embeddings.weight"]
     count = sum(name.endswith("input_layernorm.weight") for name in shapes)

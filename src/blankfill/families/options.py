@@ -73,12 +73,12 @@ class ModelOptions:
 
     def problems(self) -> list[str]:
         """What is wrong with these options alone, a sentence each; `TransformerConfig.problems` tells the rest."""
-        found = out_of_bounds(self, "model.")
+        problems = out_of_bounds(self, "model.")
         if self.family not in FAMILIES:
             close = difflib.get_close_matches(self.family[:100], FAMILIES, 1)
             hint = f"did you mean {close[0]}?" if close else f"known families: {', '.join(FAMILIES)}"
-            found.append(f"model.family is {shown(self.family)}, which is not known; {hint}")
-        return found
+            problems.append(f"model.family is {shown(self.family)}, which is not known; {hint}")
+        return problems
 
     @property
     def spec(self) -> FamilySpec:
@@ -90,12 +90,12 @@ class ModelOptions:
         vocab_size: int,
         position_sizes: tuple[int, ...],
         pairs: bool = True,
-        span_places: int = 0,
+        max_span_positions: int = 0,
         causal: bool = False,
     ) -> TransformerConfig:
         """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
-        span_places: `Objective.span_places`; causal: whether each column sees only what stands before it, whatever the
-        family."""
+        max_span_positions: `Objective.max_span_positions`; causal: whether each column sees only the columns before it,
+        whatever the family."""
         spec = self.spec
         preset = dict(spec.preset)
         if self.norm != "family":
@@ -118,7 +118,7 @@ class ModelOptions:
             encoder_layers=(self.encoder_layers or self.num_layers) if spec.encoder_decoder else 0,
             ffn_size=self.ffn_size or 4 * self.hidden_size,
             position_sizes=sizes,
-            span_places=span_places,
+            max_span_positions=max_span_positions,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             **preset,

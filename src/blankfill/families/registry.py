@@ -69,7 +69,7 @@ def default_family(objective: str) -> str:
 def weight_names() -> dict[str, WeightNames]:
     """The weight names of all families that transformers has a form for, by their own name, in the families' order."""
     names = (spec.weight_names for spec in FAMILIES.values())
-    return {one.name: one for one in names if one is not None}
+    return {family.name: family for family in names if family is not None}
 
 
 def weight_names_by_type() -> dict[str, WeightNames]:
@@ -78,5 +78,5 @@ def weight_names_by_type() -> dict[str, WeightNames]:
     Of several families with one type, it gives the family that bears its name.
     """
     known = weight_names()
-    by_type = {one.model_type: known.get(one.model_type, one) for one in known.values()}
-    return by_type | {also: one for one in known.values() for also in one.also_reads}
+    by_type = {family.model_type: known.get(family.model_type, family) for family in known.values()}
+    return by_type | {also: family for family in known.values() for also in family.also_reads}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WHERE = "config.json"
 LISTED = 8
-"""So many names of a long list are shown."""
+"""Names of a long list that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -177,22 +177,22 @@ class Table:
         """The name in the file of each of the table's names, optional ones that it lacks left out; UserError lists the
         unknown and the missing ones."""
         wanted = {name for rule in self.rules for name in rule.theirs}
-        found: dict[str, str] = {}
+        names_in_file: dict[str, str] = {}
         unknown = []
         for name in names:
             canonical = self.canonical(name)
-            if canonical in wanted and canonical not in found:
-                found[canonical] = name
+            if canonical in wanted and canonical not in names_in_file:
+                names_in_file[canonical] = name
             elif canonical not in self.copies and not any(re.search(pattern, canonical) for pattern in self.ignored):
                 unknown.append(name)
-        _complain(where, unknown, sorted(wanted - found.keys() - self.optional))
-        return found
+        _complain(where, unknown, sorted(wanted - names_in_file.keys() - self.optional))
+        return names_in_file
 
     def to_ours(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         """Our state dict from theirs; where: the file, for the message when names do not fit."""
-        found = self.match(theirs, where)
+        names_in_file = self.match(theirs, where)
         return {
-            rule.ours: rule.to_ours([theirs[found[name]] for name in rule.theirs if name in found])
+            rule.ours: rule.to_ours([theirs[names_in_file[name]] for name in rule.theirs if name in names_in_file])
             for rule in self.rules
         }
 
@@ -306,9 +306,9 @@ def number(values: Mapping[str, Any], key: str, default: int | None = None) -> i
     """A size in a config.json; UserError when it is none. default: None for one that it must tell."""
     value = values.get(key) if default is None else values.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_ROWS:
-        told = "is missing" if value is None else f"is {shown(value)}"
+        state = "is missing" if value is None else f"is {shown(value)}"
         raise UserError(
-            f"{WHERE}: {key} {told}; it must be a whole number from 1 to {MOST_ROWS:,}, as its author wrote it"
+            f"{WHERE}: {key} {state}; it must be a whole number from 1 to {MOST_ROWS:,}, as its author wrote it"
         )
     return value
 
@@ -402,9 +402,10 @@ def _differences(family: WeightNames, config: TransformerConfig) -> tuple[str, .
     comparable = replace(config, **{name: getattr(_DEFAULTS, name) for name in NOT_ARCHITECTURE})
     back = family.read(family.write(comparable), family.table(comparable).names)
     return tuple(
-        one.name
-        for one in fields(TransformerConfig)
-        if one.name not in NOT_ARCHITECTURE | family.apart and getattr(back, one.name) != getattr(config, one.name)
+        field.name
+        for field in fields(TransformerConfig)
+        if field.name not in NOT_ARCHITECTURE | family.apart
+        and getattr(back, field.name) != getattr(config, field.name)
     )
 
 

@@ -29,7 +29,7 @@ Setting = tuple[str, FinetuneOptions]
 """The name of a run's folder, and its options."""
 
 
-def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -> list[Setting]:
+def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) -> list[Setting]:
     """Every combination of a grid's values, each with so many seeds.
 
     grid: `name=value,value` each. Raises ConfigError for names and values that there are none of, and for settings that
@@ -43,15 +43,15 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -
         if name in axes:
             problems.append(f"--grid {name} is given twice; put all of its values into one, as {name}=value,value")
         axes[name] = _values(name, values, problems)
-    if restarts < 1:
-        problems.append(f"--restarts is {restarts}; it must be at least 1")
+    if num_seeds < 1:
+        problems.append(f"--num-seeds is {num_seeds}; it must be at least 1")
     if problems:
         raise ConfigError(problems)
     found: dict[str, FinetuneOptions] = {}
     for chosen in itertools.product(*axes.values()):
         named = dict(zip(axes, chosen, strict=True))
         setting = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
-        for number in range(restarts):
+        for number in range(num_seeds):
             made = dataclasses.replace(options, **named, seed=options.seed + number)
             folder = "_".join([*([setting] if setting else []), f"seed-{made.seed}"])
             if folder in found:
@@ -59,7 +59,7 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], restarts: int) -
             found[folder] = made
             told = made.problems()
             if made.method == "cloze" and made.pattern == "all":
-                told.append("--pattern all is a run for each pattern; leave out --grid and --restarts, or it")
+                told.append("--pattern all is a run for each pattern; leave out --grid and --num-seeds, or it")
             problems += [f"--grid, {setting}: {one}" if setting else one for one in told]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

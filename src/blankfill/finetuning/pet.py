@@ -147,7 +147,7 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, alike: Machine) 
         write_file(scores, score_lines(texts, teachers.logs(texts.items)))
     learning = dataclasses.replace(
         options, method="head", pattern="0", patterns="", mlm_weight=0.0, unlabelled="", distil="",
-        several_masks="surest-first", epochs=options.distil_epochs,
+        multi_token="surest-first", epochs=options.distil_epochs,
     )  # fmt: skip
     soft_labels = SoftLabels(Path(options.distil), scores)
     say(f"a head learns what all patterns say of {len(texts):,} texts")

@@ -339,12 +339,13 @@ def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
 
 
 def score_predictions(
-    task: Task, data: Path, split: str, predictions: Path, null_odds: Path | None = None
+    task: Task, data: Path, split: str, predictions: Path, na_prob_file: Path | None = None
 ) -> dict[str, float]:
     """The task's metrics of a predictions file: JSON lines of `predict` or `finetune`, or SQuAD's JSON object.
 
-    null_odds: for SQuAD 2.0, a JSON object of question id and how much likelier no answer is; the best exact match and
-    F1 that a threshold reaches, and the threshold of each, are added, as the official script's `--na-prob-file` does.
+    na_prob_file: for SQuAD 2.0, a JSON object of question id and how much likelier no answer is; the best exact match
+    and F1 that a threshold reaches, and the threshold of each, are added, as the official script's `--na-prob-file`
+    does.
     Raises UserError for items without a prediction, for unknown ids, and for rows that say nothing.
     """
     from blankfill.tasks.adapters import ADAPTERS
@@ -364,17 +365,19 @@ def score_predictions(
     if strange := sorted(shown.keys() - set(known)):
         raise UserError(f"{predictions}: {len(strange)} ids are not in {data}, such as {strange[0]}")
     parsed = [_parsed(adapter, shown[id], id, predictions) for id in known]
-    best = {} if null_odds is None else _best_of_odds(task, read, {id: shown[id] for id in known}, null_odds)
+    best = {} if na_prob_file is None else _best_of_odds(task, read, {id: shown[id] for id in known}, na_prob_file)
     return adapter.measure(read.items, parsed) | best
 
 
-def _best_of_odds(task: Task, read: Split, shown: Mapping[str, Mapping[str, Any]], null_odds: Path) -> dict[str, float]:
+def _best_of_odds(
+    task: Task, read: Split, shown: Mapping[str, Mapping[str, Any]], na_prob_file: Path
+) -> dict[str, float]:
     from blankfill.tasks.datasets.squad import read_null_odds
     from blankfill.tasks.metrics.questions import best_threshold
 
     if not any(name.startswith("no-answer") for name in task.metrics):
-        raise UserError(f"--null-odds: every question of {task.name} has an answer; leave it out")
-    odds = read_null_odds(null_odds)
+        raise UserError(f"--na-prob-file: every question of {task.name} has an answer; leave it out")
+    odds = read_null_odds(na_prob_file)
     predicted = {id: str(one["answer"]) for id, one in shown.items()}
     found: dict[str, float] = {}
     for metric in ("exact", "f1"):

@@ -194,7 +194,9 @@ def finetune(
             # the last: with it, the folder is a run to resume
             write_file(out / CONFIG, json.dumps(config.values(), indent=1) + "\n")
         settings = options.train_options(len(encoded))
-        optimizer = task_optimizer(model, options, settings, options.word_lr or loaded.word_lr)
+        optimizer = task_optimizer(
+            model, options, settings, options.embedding_lr_multiplier or loaded.embedding_lr_multiplier
+        )
         done = Progress()
         if checkpoint is not None:
             where = f"{checkpoint.path / store.STATE}: `progress`"
@@ -213,8 +215,8 @@ def finetune(
         stopping = stack.enter_context(stop_signals())
         bar = stack.enter_context(progress_bar("fine-tuning", settings.steps, "steps", done.step))
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
-        writer = stack.enter_context(store.Writer(out / "checkpoints", settings.keep))
-        scored = evaluator_for(adapter, dev.items, pad, done.best_loss, options.eval_items)
+        writer = stack.enter_context(store.Writer(out / "checkpoints", settings.save_total_limit))
+        scored = evaluator_for(adapter, dev.items, pad, done.best_loss, options.max_eval_samples)
         state = {**task_state(loaded, adapter, options), "inputs": note}
 
         for remark in conditions.remarks:
@@ -332,7 +334,7 @@ def with_kept_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
 def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, Split]:
     """The train and the dev split, their problems told; UserError when one is missing or empty.
 
-    Of the training items only `train_items`, where that is asked for.
+    Of the training items only `max_train_samples`, where that is asked for.
 
     Data without a dev set, such as a single file, are split: see `tasks.datasets.held_out`.
     """
@@ -351,21 +353,21 @@ def read_data(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, 
     else:
         only = next((name for name in ("train", "all", "dev", *splits) if name in splits), next(iter(task.files)))
         whole = task.read(data, only)
-        train, dev = hold_out(whole, options.hold_out)  # the same for every seed, so that runs can be compared
+        train, dev = hold_out(whole, options.validation_split)  # the same for every seed, so that runs can be compared
         problems = [*whole.problems, f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one"]
     for problem in problems:
         say(problem)
     for name, split in (("train", train), ("dev", dev)):
         if not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
-    return (fewer(train, options.train_items, options.seed) if options.train_items else train), dev
+    return (fewer(train, options.max_train_samples, options.seed) if options.max_train_samples else train), dev
 
 
 def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
     """What stands between a task and a model; UserError for a task that a head cannot answer."""
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze.setup import check_model
-    from blankfill.tasks.input_format import InputFormat, reads_alone
+    from blankfill.tasks.input_format import InputFormat, reads_encoder_only
     from blankfill.tasks.text.mixture import Mixture
     from blankfill.tasks.text.mixture_text import MixedText
     from blankfill.tasks.text.seq2seq_adapter import check_writer
@@ -393,8 +395,8 @@ def adapter_of(task: Task, labels: tuple[str, ...], loaded: Loaded, options: Fin
     if task.kind == "generate" or options.method == "text":
         check_writer(loaded, options)
     sizes = loaded.model.config.position_sizes
-    alone = reads_alone(loaded.objective, options.stack, task)
-    input_format = InputFormat(loaded.objective, loaded.vocabulary, sizes[0], options.max_length, sizes[-1], alone)
+    encoder_only = reads_encoder_only(loaded.objective, options.head_on, task)
+    input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
     return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
 
 
@@ -441,15 +443,15 @@ def answering(
     if isinstance(adapter, LMHeadAdapter):
         return adapter.model(encoder)
     assert isinstance(adapter, HeadAdapter)
-    alone = adapter.input_format.alone
-    reader = reader_for(encoder, options, alone)
+    encoder_only = adapter.input_format.encoder_only
+    reader = reader_for(encoder, options, encoder_only)
     width = reader.width if reader is not None else 0
     kind, outputs, pooled = adapter.head, adapter.outputs, adapter.pooled
     if generator is None:
         head = empty_head(encoder, kind, outputs, pooled, width)
     else:
         head = new_head(encoder, kind, outputs, pooled, generator, width)
-    return TaskModel(encoder, head, class_weights, reader, alone)
+    return TaskModel(encoder, head, class_weights, reader, encoder_only)
 
 
 def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:

@@ -116,7 +116,12 @@ def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
         seed = options.seed if options.from_scratch else 0
         if (begins := (config.model, options.from_scratch, seed)) not in starts:
             starts = {begins: start_of(config)}
-        reads = (options.hold_out, options.train_items, options.seed if options.train_items else 0, options.unlabelled)
+        reads = (
+            options.validation_split,
+            options.max_train_samples,
+            options.seed if options.max_train_samples else 0,
+            options.unlabelled,
+        )
         if reads not in data:
             data = {reads: read_all(task, config)}
         (loaded, start), read = starts[begins], data[reads]

@@ -17,9 +17,8 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.generation.blanks import find_blanks
+from blankfill.generation.blanks import find_blanks, own_mask
 from blankfill.generation.fill import Filler, check_can_fill
-from blankfill.generation.rows import fills, own_mask, writes_on
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate_many
 from blankfill.model.view import evaluation_view
@@ -47,8 +46,8 @@ class Samples:
 
     def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
-        writes = writes_on(loaded.objective)
-        mask = own_mask(loaded)
+        writes = loaded.objective.writes
+        mask = own_mask(loaded.tokenizer, loaded.vocabulary)
         self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text, mask)]
         self.prompts = [text for text in texts if not find_blanks(text, mask)]
         if self.prompts and not writes:
@@ -59,7 +58,7 @@ class Samples:
         if self.blanked:
             check_can_fill(loaded)
         if not texts and valid is not None:
-            if fills(loaded.objective):
+            if loaded.objective.fills:
                 longest = max(SHORTEST, min(LONGEST, loaded.objective.length - FRAME))
                 self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary, longest=longest))
             self.prompts = beginnings(valid, loaded.tokenizer) if writes else []

@@ -23,28 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blankfill.errors import UserError
-from blankfill.generation.blanks import Words, find_blanks
+from blankfill.generation.blanks import Words, find_blanks, own_mask
 from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
-from blankfill.generation.rows import (
-    bart_context,
-    check_room,
-    end_tokens,
-    fills,
-    glm_part_a,
-    longest_role,
-    needed_roles,
-    own_mask,
-    t5_context,
-    writes_on,
-)
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import SLOTS, Scheduler
-from blankfill.objectives import T5, Bart, Glm, Gpt, MaskWriter
-from blankfill.objectives.glm import glm_input
-from blankfill.objectives.gpt import gpt_input
-from blankfill.objectives.query_tokens import query_input
-from blankfill.objectives.two_stacks import two_stack_input
 from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
@@ -135,23 +118,25 @@ class Writer:
             raise UserError(f"max-tokens is {max_tokens}; it must be at least 1")
         self.loaded, self.max_tokens, self.sampling = loaded, max_tokens, sampling
         objective, vocabulary = loaded.objective, loaded.vocabulary
-        if not writes_on(objective):
+        if not objective.writes:
             can = 'fills blanks but does not write on; use `blankfill fill "… [MASK] …"`, or'
-            can = can if fills(objective) else "with these options does not write on;"
+            can = can if objective.fills else "with these options does not write on;"
             raise UserError(
                 f"{loaded.path}: a model of the objective {objective.name} {can} train a model with the objective gpt, "
                 "glm, unilm, t5 or bart"
             )
-        if missing := vocabulary.missing(needed_roles(objective), int(isinstance(objective, T5) and fills(objective))):
+        required = objective.required_roles("generate"), objective.required_sentinels("generate")
+        if missing := vocabulary.missing(*required):
             raise UserError(
                 f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which generation needs; "
                 "use the tokenizer that the model was trained with"
             )
-        if slide and not isinstance(objective, Gpt):
+        if slide and not objective.slides:
             raise UserError("only a gpt model can slide past its positions; leave --slide out")
         self.slide, self.cancel = slide, cancel
         rows = loaded.model.config.vocab_size
-        self.ends = end_tokens(objective, vocabulary)
+        self.format = loaded.format
+        self.ends = self.format.end_ids
         self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
         self.banned_V = self.banned_V.to(loaded.model.words.weight.device)
         self.words = Words(loaded.tokenizer, vocabulary, rows)
@@ -166,35 +151,12 @@ class Writer:
         self.finish = ["length"] * len(prompts)
 
     def _read(self, prompt: str) -> None:
-        loaded = self.loaded
-        tokenizer, vocabulary, objective = loaded.tokenizer, loaded.vocabulary, loaded.objective
-        tables = loaded.model.config.position_sizes
         start, end, role = self._place(prompt)
         source = prompt[:start]
-        before = tokenizer.encode(self.words.before_blank(source))
-        if isinstance(objective, Gpt):
-            ids = [vocabulary["eos"], *before]
-            if self.slide:
-                ids = ids[-tables[0] :]
-            check_room(len(ids), tables[0])
-            context = gpt_input(ids, tables[0])
-        elif isinstance(objective, MaskWriter):
-            ids = [vocabulary["cls"], *before]
-            check_room(len(ids) + 1, tables[0])
-            types, asks = (objective.continuation_type, objective.continuation_type), vocabulary[objective.query_role]
-            context = query_input(ids, tables[0], asks, types, objective.bidirectional_prompt)
-        elif isinstance(objective, Bart):
-            context = bart_context(loaded, [before, ()], before)
-        elif isinstance(objective, Glm):
-            runs = [before, tokenizer.encode(prompt[end:])]
-            part_a, (place,) = glm_part_a(loaded, objective, runs, [role or longest_role(objective)])
-            check_room(len(part_a), tables[0])
-            context = glm_input(part_a, [], place, vocabulary["sop"], tables)
-        elif fills(objective):
-            context = t5_context(vocabulary, [before, tokenizer.encode(prompt[end:])], ())
-        else:
-            context = two_stack_input([*before, vocabulary["eos"]], [vocabulary["pad"]])
-        self.contexts.append(context)
+        encode = self.loaded.tokenizer.encode
+        before = encode(self.words.before_blank(source))
+        keep = self.format.max_columns if self.slide else 0
+        self.contexts.append(self.format.continuation(before, encode(prompt[end:]), role, keep))
         self.frames.append((source, prompt[end:]))
         self.before.append(before)
         self.trimmed.append(source.endswith(" ") or (source[-1:].isspace() and not self.words.spaced))
@@ -202,12 +164,12 @@ class Writer:
     def _place(self, prompt: str) -> tuple[int, int, str]:
         """Where the text is to stand: the characters of the prompt's blank and its role; the prompt's end and "" where
         the model continues prompts, or there is no blank."""
-        objective, mask = self.loaded.objective, own_mask(self.loaded)
+        objective, mask = self.loaded.objective, own_mask(self.loaded.tokenizer, self.loaded.vocabulary)
         if objective.refuses_prompt_blanks and find_blanks(prompt, mask):
             raise UserError(
                 f"the prompt has a blank, and a {objective.name} model continues behind it; use `blankfill fill`"
             )
-        if not isinstance(objective, Glm) and not (isinstance(objective, T5) and fills(objective)):
+        if not objective.writes_into_blanks:
             return len(prompt), len(prompt), ""
         blanks = find_blanks(prompt, mask)
         if len(blanks) > 1:
@@ -275,9 +237,8 @@ class Writer:
         return self.loaded.vocabulary.roles.get("pad", 0)
 
     def _slid(self, row: int) -> DecoderInput:
-        (table,) = self.loaded.model.config.position_sizes
-        whole = [self.loaded.vocabulary["eos"], *self.before[row], *self.written[row]]
-        return gpt_input(whole[-max(1, table // 2) :], table)
+        keep = max(1, self.format.max_columns // 2)
+        return self.format.continuation([*self.before[row], *self.written[row]], keep=keep)
 
 
 class Detokenizer:

@@ -98,7 +98,7 @@ class TransformerConfig:
     """Tanh dense on the first column (BERT)."""
     pair_classifier: bool = True
     """The two-way classifier of a pair (next sentence, sentence order) on the pooler, where there is a pooler."""
-    span_places: int = 0
+    max_span_positions: int = 0
     """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
     means that there is no such head."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
@@ -155,7 +155,7 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
-        for name in ("clamp", "head_size", "encoder_layers", "relative_buckets", "span_places"):
+        for name in ("clamp", "head_size", "encoder_layers", "relative_buckets", "max_span_positions"):
             if getattr(self, name) < 0:
                 found.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
         if self.relative_buckets and self.relative_distance <= self.relative_buckets // 2:
@@ -192,7 +192,7 @@ class TransformerConfig:
 LARGEST = {
     "vocab_size": MOST_ROWS, "hidden_size": WIDEST, "num_layers": MOST_LAYERS, "num_heads": WIDEST, "head_size": WIDEST,
     "ffn_size": MOST_ROWS, "encoder_layers": MOST_LAYERS, "embedding_size": WIDEST, "relative_buckets": WIDEST,
-    "span_places": WIDEST, "attention_width": WIDEST,
+    "max_span_positions": WIDEST, "attention_width": WIDEST,
 }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
         self.head = WordHead(config)
         self.pair_head = PairHead(config) if config.pooler else None
-        self.span_head = SpanHead(config) if config.span_places else None
+        self.span_head = SpanHead(config) if config.max_span_positions else None
         self.recompute = False
         """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
 

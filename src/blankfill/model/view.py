@@ -1,7 +1,7 @@
 """A model in evaluation mode beside the same model in training mode: the weights are shared, the mode is not.
 
-`model.eval()` around a call and `model.train()` after it is wrong as soon as two threads use the model: each finds it in
-the mode that the other has set. Here nobody's mode changes.
+`model.eval()` before a call and `model.train()` after it is wrong as soon as two threads use the model: each finds it
+in the mode that the other has set. Here nobody's mode changes.
 """
 
 from __future__ import annotations

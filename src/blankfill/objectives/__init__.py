@@ -10,10 +10,10 @@ from typing import Any
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives.albert import Albert
 from blankfill.objectives.bart import Bart
-from blankfill.objectives.base import Layout, Objective
+from blankfill.objectives.base import Objective, PackingSpec
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.ernie import Ernie
-from blankfill.objectives.format import Format, FramedRow, SourceRow
+from blankfill.objectives.format import Format, FramedRow, SourceRow, TargetNoise
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
@@ -91,12 +91,13 @@ __all__ = [
     "FramedRow",
     "Glm",
     "Gpt",
-    "Layout",
     "MaskWriter",
     "Mlm",
     "Objective",
+    "PackingSpec",
     "SourceRow",
     "SpanBert",
+    "TargetNoise",
     "Unilm",
     "Unilm2",
     "Xlnet",

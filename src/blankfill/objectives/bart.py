@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Objective, share_problems
+from blankfill.objectives.base import LONGEST, Objective, PackingSpec, share_problems
 from blankfill.objectives.format import Format, Ids, SourceRow, join
 from blankfill.objectives.two_stacks import StackFormat, two_sided
 from blankfill.system.bounds import Bound, at_least
@@ -82,9 +82,9 @@ class Bart(Objective):
             found.append(f"objective.poisson is {self.poisson}; it must be between 0 and {LONGEST_MEAN}")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences of one document, as long as fit."""
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions; room for the masks that are put in."""
@@ -256,9 +256,10 @@ class BartFormat(StackFormat):
         written = clean[: 1 + len(before) + len(answer) + 1]
         return [self.teacher_forced(self._with_masks([before, after]), written, len(answer) + 1)]
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
-        """The encoder's row must fit."""
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """The encoder's row must fit, and the decoder's, which has a token more than the clean row."""
         self.check_room(len(self._with_masks(runs)))
+        self.check_room(3 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
         """The text up to the blank, with the fills in it."""

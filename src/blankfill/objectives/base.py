@@ -25,43 +25,43 @@ LONGEST = 2**20
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How an objective wants the corpus cut into Documents; `data.plans` reads it.
+class PackingSpec:
+    """How an objective wants the corpus cut into Documents and packed into rows; `data.plans` reads it.
 
     Lengths count *stream tokens*: the tokens of a document plus `before` and `after` special tokens that the objective
-    writes at its beginning and end (told by `Document.first` and `.last`).
+    writes at its beginning and end (`Document.first` and `.last` say where).
 
-    unit: "pieces" (each document cut alone, pieces then packed into rows), "stream" (documents end to end, cut wherever
-    a row is full), "pairs" (BERT's two runs of sentences). room: the most stream tokens that one Example holds.
-    extra: how many tokens longer than that its row is, for each piece. frame: the same, once for each row. overlap:
-    stream tokens that a piece shares with the piece before it. whole_sentences: pieces end where sentences end.
-    joined: the pieces that share a row make one Document (with `parts`), instead of one Example each. short: the share
-    of documents that are cut to a shorter room, drawn uniformly from [short_min, room]. minimum: shorter pieces are
-    left out. random_next: for pairs, the share whose second part is taken from elsewhere. sole: what is put behind a
-    sentence that has no other to be paired with: a "random" part, or "none". part_sentences: for pairs, the most
-    sentences of a part; 0 is as many as fit.
+    unit: "chunks" (each document cut alone, chunks then packed into rows), "stream" (documents end to end, cut wherever
+    a row is full), "pairs" (BERT's two runs of sentences). max_tokens: the most stream tokens of one Example.
+    chunk_overhead: tokens of a row besides the stream tokens, for each chunk; row_overhead: the same, once for each
+    row. overlap: stream tokens that a chunk shares with the chunk before it. whole_sentences: chunks end where
+    sentences end. merge_chunks: the chunks of a row make one Document (with `parts`), instead of one Example each.
+    short: the share of documents that are cut to shorter chunks, of a length drawn uniformly from [short_min,
+    max_tokens]. min_tokens: shorter chunks are left out. random_next: for pairs, the share whose second part is taken
+    from elsewhere. single_sentence: what follows a sentence that has no other to be paired with: a "random" part, or
+    "none". max_part_sentences: for pairs, the most sentences of a part; 0 is as many as fit.
     """
 
-    unit: Literal["pieces", "stream", "pairs"]
-    room: int
-    extra: int = 0
-    frame: int = 0
+    unit: Literal["chunks", "stream", "pairs"]
+    max_tokens: int
+    chunk_overhead: int = 0
+    row_overhead: int = 0
     before: int = 0
     after: int = 0
     overlap: int = 0
     whole_sentences: bool = False
-    joined: bool = False
+    merge_chunks: bool = False
     short: float = 0.0
     short_min: int = 2
-    minimum: int = 1
+    min_tokens: int = 1
     random_next: float = 0.5
-    sole: Literal["random", "none"] = "random"
-    part_sentences: int = 0
+    single_sentence: Literal["random", "none"] = "random"
+    max_part_sentences: int = 0
 
     @property
-    def row(self) -> int:
+    def row_tokens(self) -> int:
         """The longest clean row, in tokens."""
-        return self.room + self.extra + self.frame
+        return self.max_tokens + self.chunk_overhead + self.row_overhead
 
 
 Use = Literal["fill", "generate", "target", "cloze"]
@@ -152,12 +152,17 @@ class Objective:
     @property
     def fills(self) -> bool:
         """Whether models of this objective can fill blanks: training has shown them blanks and what stood there."""
-        return True
+        return False
 
     @property
     def writes(self) -> bool:
-        """Whether models of this objective can continue a text, and write a target from a source."""
+        """Whether models of this objective can continue a text."""
         return False
+
+    @property
+    def writes_targets(self) -> bool:
+        """Whether fine-tuning can teach models of this objective to write a target from a source."""
+        return self.writes or self.two_sided
 
     @property
     def writes_into_blanks(self) -> bool:
@@ -183,7 +188,7 @@ class Objective:
         """What is wrong with these options, a sentence each; empty when all is well."""
         return out_of_bounds(self, "objective.")
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """How this objective wants its Documents."""
         raise NotImplementedError
 
@@ -211,8 +216,8 @@ class Objective:
         """How many sentinels (T5's numbered blanks) the tokenizer must have."""
         return 0
 
-    def span_places(self) -> int:
-        """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
+    def max_span_positions(self) -> int:
+        """Number of places of a span that `Example.span_boundary_targets` can name; 0 where it has none."""
         return 0
 
     def frame_roles(self) -> FrameRoles:
@@ -267,6 +272,11 @@ class Masking(Objective):
 
     cloze: ClassVar[Literal["masks", "writing", "none"]] = "masks"
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
         """Each hidden token is a [MASK]."""

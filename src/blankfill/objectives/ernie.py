@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, share_problems
+from blankfill.objectives.base import LONGEST, Masked, Masking, PackingSpec, share_problems
 from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, truncate_pair
 from blankfill.system.bounds import COUNT, Bound, at_least
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
@@ -75,11 +75,11 @@ class Ernie(Masking):
     def _shares(self) -> tuple[float, float, float]:
         return self.basic, self.phrase, self.entity
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, or single runs without next-sentence prediction."""
         if self.next_sentence:
-            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+            return PackingSpec("pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type, and the task where there are several."""
@@ -106,7 +106,7 @@ class Ernie(Masking):
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
         """Cut the pair to size, draw the level and what is masked."""
         middle = int(document.sentences[1]) if self.next_sentence else len(document)
-        a, b = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        a, b = truncate_pair(middle, len(document) - middle, self.packing().max_tokens, rng)
         b = (b[0] + middle, b[1] + middle)
         row = frame(document.ids[slice(*a)], document.ids[slice(*b)], vocabulary)
         shares = np.cumsum(self._shares())

@@ -18,9 +18,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from blankfill.errors import UserError
 from blankfill.types import AttentionRule, DecoderInput, Example, Int32, Vocabulary
@@ -57,6 +58,15 @@ class SourceRow:
     blank: int = -1
 
 
+class TargetNoise(NamedTuple):
+    """How a UniLM v2 reads a target otherwise while it learns, as shares. pseudo: of pseudo masks, half of them read as
+    a random token and half as the token itself. target: of the target's tokens, read as what stands at their pseudo
+    mask."""
+
+    pseudo: float = 0.0
+    target: float = 0.0
+
+
 class Format:
     """How models of an objective read text; the base frames as BERT and RoBERTa do.
 
@@ -75,6 +85,8 @@ class Format:
     """Number of answers of `blank` behind those of the blank, which say that it ends there."""
     reads_windows: ClassVar[bool] = False
     """Whether the model gives running text a probability from left to right (`window`)."""
+    windows_both_ways: ClassVar[bool] = False
+    """Whether the text before a window may see itself both ways."""
     second_prefix: ClassVar[str] = ""
     """Text before a second source text, where no token separates the two."""
 
@@ -123,9 +135,21 @@ class Format:
         example = Example(ids, positions, self._rule(len(ids)), NOTHING, NOTHING)
         return FramedRow(example, self._pooled(len(ids)), (edges[1], edges[2]), (edges[3], edges[4]))
 
-    def head_frame(self, first: Ids, second: Ids | None = None, encoder_only: bool = False) -> FramedRow:
-        """A text or a pair as a head of fine-tuning reads it: `frame`, unless the literature frames otherwise."""
-        return self.frame(first, second, encoder_only)
+    def for_heads(self) -> Format:
+        """The format of what a head of fine-tuning reads: this one, unless the literature frames otherwise."""
+        return self
+
+    @property
+    def export_room(self) -> int:
+        """The most ids that `export_row` takes."""
+        return self.max_columns
+
+    def export_row(self, ids: Ids) -> Example:
+        """A row to compare with other programs. ids: a text as their tokenizers give it, with special tokens or
+        without."""
+        return Example(
+            np.asarray(ids, np.int32), self.objective.row_positions(len(ids)), self._rule(len(ids)), NOTHING, NOTHING
+        )
 
     def reframed(self, before: Ids, after: Ids) -> Format:
         """The same format with other special tokens before and behind a text."""
@@ -176,12 +200,13 @@ class Format:
         """
         raise NotImplementedError
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Raise UserError when a text with blanks is too long for the model, or has too many blanks.
 
         runs: the texts between the blanks, one more than blanks. roles: the kind of each blank, a role of the
-        vocabulary (mask, smask or gmask).
+        vocabulary (mask, smask or gmask). fill_tokens: the fewest tokens that all fills have together.
         """
+        self.check_room(self.specials() + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
         """What is read before the first token of blank number len(fills), given the fills of the blanks before it.
@@ -254,6 +279,36 @@ class Format:
         """Number of columns that a target of `count` tokens and its end take from the row of its source; 0 where a
         source may fill the row, because the target has positions of its own."""
         return 0
+
+    def training_target(self, source: SourceRow, target: Ids) -> Example:
+        """The row from which a target is learnt, before `redraw`: `target`, unless training reads another one."""
+        return self.target(source, target)
+
+    def redraws(self, noise: TargetNoise) -> bool:
+        """Whether a row of `training_target` is changed by draws for each step."""
+        return False
+
+    def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
+        """A row of `training_target` with its draws for one step."""
+        raise NotImplementedError
+
+    # patterns with a word in their blank, as a cloze scores them; for `Objective.cloze` "writing"
+
+    @property
+    def word_end(self) -> Int32:
+        """The ids that are written behind a word, int32[K]."""
+        return NOTHING
+
+    def cloze_columns(self, count: int) -> int:
+        """Number of columns that special tokens and `count` tokens of a word take from the row of a pattern."""
+        raise NotImplementedError
+
+    def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
+        """A pattern with a word written into its blank: the targets are `tokens`, the word and perhaps `word_end`.
+
+        before and after: the text around the blank; `after` is not read where `sees` is "left".
+        """
+        raise NotImplementedError
 
     # helpers of the formats
 

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, FrameRoles, Layout, Objective, Use, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
 from blankfill.objectives.format import Format, Ids, SourceRow, join, last_tokens
 from blankfill.system.bounds import COUNT, Bound, above
 from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
@@ -111,17 +111,22 @@ class Glm(Objective):
             found.append("objective.token, .sentence and .document are weights; one must not be 0")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""
         shortest = min(32, self.length - 2)
-        return Layout(
-            "pieces", self.length - 1, extra=1, after=1, joined=self.joined, short=self.short,
-            short_min=shortest, minimum=4,
+        return PackingSpec(
+            "chunks", self.length - 1, chunk_overhead=1, after=1, merge_chunks=self.joined, short=self.short,
+            short_min=shortest, min_tokens=4,
         )  # fmt: skip
 
     def position_sizes(self) -> tuple[int, ...]:
         """Place in Part A, place inside the blank."""
         return (self.length + 1, self.length + 1)
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
 
     @property
     def writes(self) -> bool:
@@ -391,6 +396,7 @@ class GlmFormat(Format):
     fill_method = "writing"
     blank_ends = 1
     reads_windows = True
+    windows_both_ways = True
 
     def __init__(self, objective: Glm, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
         super().__init__(objective, vocabulary, position_sizes)
@@ -439,7 +445,7 @@ class GlmFormat(Format):
         example = self.target(SourceRow(part_a, len(part_a) - 1), text[written:stop])
         return last_tokens(example, stop - first)
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Part A must fit."""
         self.check_room(len(self.part_a(runs, roles)[0]))
 
@@ -498,3 +504,28 @@ class GlmFormat(Format):
     def target_room(self, length: int) -> tuple[int, int]:
         """As much as there are positions inside a blank."""
         return self.position_sizes[1] - 2, self.position_sizes[1] - 2
+
+    @property
+    def word_end(self) -> Int32:
+        """[E]."""
+        return self.ids_of("eop")
+
+    def cloze_columns(self, count: int) -> int:
+        """The special tokens of Part A, whose mask is counted by the caller; the word has positions of its own."""
+        return self.specials()
+
+    def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
+        """The word in Part B; Part A always ends in the end-of-text token."""
+        part_a = self.frame(join(before, self.ids_of("mask"), after)).example.input_ids
+        return self.target(SourceRow(part_a, len(self.before) + len(before)), tokens)
+
+    @property
+    def export_room(self) -> int:
+        """Beside the mask and what stands there."""
+        return self.max_columns - 4
+
+    def export_row(self, ids: Ids) -> Example:
+        """The text as Part A with a mask at its end, and the beginning of the text as what stands there."""
+        role = "gmask" if "gmask" in self.vocabulary.roles else "mask"
+        part_a = join(ids, self.ids_of(role))
+        return self.target(SourceRow(part_a, len(ids)), join(ids[:2], self.word_end))

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import FrameRoles, Layout, Objective, Use
-from blankfill.objectives.format import NOTHING, Format, FramedRow, Ids, SourceRow, join, last_tokens
+from blankfill.objectives.base import FrameRoles, Objective, PackingSpec, Use
+from blankfill.objectives.format import NOTHING, Format, Ids, SourceRow, join, last_tokens
 from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
 
 
@@ -36,15 +36,22 @@ class Gpt(Objective):
     documents: Literal["apart", "stream"] = "apart"
     """Keep documents apart, or run them together as the classic stream."""
 
-    def layout(self) -> Layout:
-        """Pieces of documents, or the stream; each reads one token more than its row, as the last answer."""
+    def packing(self) -> PackingSpec:
+        """Chunks of documents, or the stream; each reads one token more than its row, as the last answer."""
         if self.documents == "stream":
-            return Layout("stream", self.length + 1, frame=-1, after=1, overlap=1, joined=True, minimum=2)
-        return Layout("pieces", self.length + 1, extra=-1, before=1, after=1, overlap=1, minimum=2)
+            return PackingSpec(
+                "stream", self.length + 1, row_overhead=-1, after=1, overlap=1, merge_chunks=True, min_tokens=2
+            )
+        return PackingSpec("chunks", self.length + 1, chunk_overhead=-1, before=1, after=1, overlap=1, min_tokens=2)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions."""
         return (self.length,)
+
+    @property
+    def fills(self) -> bool:
+        """Every text asks for what follows."""
+        return True
 
     @property
     def writes(self) -> bool:
@@ -103,9 +110,9 @@ class GptFormat(Format):
     sees = "left"
     reads_windows = True
 
-    def head_frame(self, first: Ids, second: Ids | None = None, encoder_only: bool = False) -> FramedRow:
+    def for_heads(self) -> Format:
         """`a <eos> b <eos>`, read at the last column (Radford et al. 2018)."""
-        return self.reframed(NOTHING, self.ids_of("eos")).frame(first, second)
+        return self.reframed(NOTHING, self.ids_of("eos"))
 
     def _pooled(self, length: int) -> int:
         return length - 1
@@ -125,8 +132,9 @@ class GptFormat(Format):
         row = join(text[begin - 1 : stop]) if begin else join([self.vocabulary["eos"]], text[:stop])
         return last_tokens(next_tokens(row), stop - first)
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
-        """The text before the first blank must fit; what stands behind depends on the fills."""
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """The text with its fills must fit, behind the end-of-text token."""
+        self.check_room(1 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
         """The text up to the blank, with the fills in it."""
@@ -179,3 +187,11 @@ class GptFormat(Format):
     def target_columns(self, count: int) -> int:
         """As many; the end is asked for and not read."""
         return count
+
+    def cloze_columns(self, count: int) -> int:
+        """The word alone."""
+        return max(count, 1)
+
+    def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
+        """The text before the blank, without a token before it, and the word."""
+        return last_tokens(next_tokens(join(before, tokens)), len(tokens))

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, inside_frame, replacements
+from blankfill.objectives.base import LONGEST, Masked, Masking, PackingSpec, inside_frame, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
 from blankfill.objectives.format import join
 from blankfill.system.bounds import Bound, at_least
@@ -46,11 +46,13 @@ class Mlm(Masking):
             found.append("objective.mask_specials and objective.whole_word exclude each other")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences."""
         if self.across_documents:
-            return Layout("stream", self.length - 2, extra=1, frame=1, whole_sentences=True, joined=True)
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+            return PackingSpec(
+                "stream", self.length - 2, chunk_overhead=1, row_overhead=1, whole_sentences=True, merge_chunks=True
+            )
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions."""

@@ -1,19 +1,24 @@
 """Writing with query tokens (UniLM): a token behind the text asks for the next one, which then takes its place.
 
-Not here: pretraining (`unilm`, `unilm2`), and the draws of fine-tuning.
+Not here: pretraining (`unilm`, `unilm2`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
-from blankfill.objectives.base import Masking, Use
-from blankfill.objectives.format import Format, Ids, MaskFormat, SourceRow, join
+from blankfill.objectives.base import Masking, Use, replacements
+from blankfill.objectives.format import Format, Ids, MaskFormat, SourceRow, TargetNoise, join
 from blankfill.types import AttentionRule, DecoderInput, Example, Int32, Vocabulary
+
+TARGET_SHARE = 0.7
+"""Share of a target's tokens that UniLM v1 masks while it learns to write."""
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,11 @@ class QueryFormat(MaskFormat):
         places = step + np.int32(len(source.ids) - 1)
         return with_queries(source.ids, tokens, places, step, self.query, self._writer.target_types)
 
-    def target_in_place(self, source: SourceRow, target: Ids) -> Example:
-        """The target behind the source, from left to right, each token asked for where it stands: of a row that is yet
-        to be masked."""
+    def training_target(self, source: SourceRow, target: Ids) -> Example:
+        """UniLM v1: the target behind the source, from left to right, each token asked for where it stands; the row is
+        yet to be masked. UniLM v2: as `target`."""
+        if self.objective.has_pseudo_masks:
+            return self.target(source, target)
         first, size = len(source.ids), len(source.ids) + len(target)
         types = np.full(size, self._writer.target_types[1], np.int32)
         types[:first] = self._writer.target_types[0]
@@ -144,6 +151,16 @@ class QueryFormat(MaskFormat):
         return Example(
             ids, np.stack([index, types]), AttentionRule.prefix(first, size), index[first:], ids[first:].copy()
         )
+
+    def redraws(self, noise: TargetNoise) -> bool:
+        """UniLM v1 masks targets anew in each step; UniLM v2 reads them whole, unless there is noise."""
+        return not self.objective.has_pseudo_masks or noise != TargetNoise()
+
+    def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
+        """A target with masks (UniLM v1) or with noise (UniLM v2)."""
+        if self.objective.has_pseudo_masks:
+            return noisy_target(example, self.vocabulary, noise, rng)
+        return masked_target(example, self.vocabulary, rng)
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
         """The source."""
@@ -156,3 +173,28 @@ class QueryFormat(MaskFormat):
     def target_columns(self, count: int) -> int:
         """As many, and the end."""
         return count + 1
+
+
+def masked_target(example: Example, vocabulary: Vocabulary, rng: Generator) -> Example:
+    """Mask some of the targets as BERT masks, and ask for these: 70% of the number of the target's tokens, its end not
+    counted, at least one; the end is as likely among them as any token (the released code, seq2seq_loader.py)."""
+    tokens = len(example.target_ids) - int(example.target_ids[-1] == vocabulary["sep"])
+    index = rng.choice(example.target_index, max(1, round(TARGET_SHARE * tokens)), replace=False).astype(np.int64)
+    choice = replacements(example.input_ids, index, vocabulary, rng, MASK_SHARE, RANDOM_SHARE, ordinary=False)
+    ids = example.input_ids.copy()
+    ids[choice.index] = choice.inputs
+    return replace(example, input_ids=ids, target_index=choice.index, target_ids=example.input_ids[choice.index])
+
+
+def noisy_target(example: Example, vocabulary: Vocabulary, noise: TargetNoise, rng: Generator) -> Example:
+    """Read some pseudo masks as a random token or as the one that they ask for, and some tokens of the target, its end
+    as well, as what stands at their pseudo mask; all are asked for as before (the released code, s2s-ft)."""
+    columns, ids, count = example.target_index, example.input_ids.copy(), len(example.target_ids)
+    draw = rng.random(count)
+    read = np.where(draw < noise.pseudo / 2, example.target_ids, ids[columns]).astype(np.int32)
+    is_random = (draw >= noise.pseudo / 2) & (draw < noise.pseudo)
+    read[is_random] = rng.integers(0, vocabulary.size, np.count_nonzero(is_random))
+    ids[columns] = read
+    copied = rng.random(count) < noise.target
+    ids[columns[copied] - count] = read[copied]
+    return replace(example, input_ids=ids)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from blankfill.errors import UserError
-from blankfill.objectives.base import LONGEST, FrameRoles, Layout, Objective, Use, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
 from blankfill.objectives.format import NOTHING, Format, Ids, SourceRow, join
 from blankfill.objectives.two_stacks import StackFormat, two_sided
 from blankfill.system.bounds import Bound, at_least
@@ -74,9 +74,9 @@ class T5(Objective):
             found.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Documents end to end, cut where a row is full; nothing stands between them, as in the released code."""
-        return Layout("stream", self.raw_length(), joined=True, minimum=2)
+        return PackingSpec("stream", self.raw_length(), merge_chunks=True, min_tokens=2)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of places, from which distances are taken; the longer of the two rows."""
@@ -291,7 +291,7 @@ class T5Format(StackFormat):
         written = join(self.between_sentinels([NOTHING, answer]), [close])
         return [self.teacher_forced(source, written, len(answer) + 1)]
 
-    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str]) -> None:
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
         """Each blank needs a sentinel."""
         blanks, most = len(runs) - 1, len(self.vocabulary.sentinels)
         if blanks > most:

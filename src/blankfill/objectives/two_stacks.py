@@ -78,6 +78,11 @@ class StackFormat(Format):
             framed, example=replace(example, target_index=NOTHING, target_ids=NOTHING), pooled=len(ids) - 1
         )  # fmt: skip
 
+    def export_row(self, ids: Ids) -> Example:
+        """The encoder reads the row, and the decoder writes it again."""
+        row = np.asarray(ids, np.int32)
+        return two_sided(row, row, self.start, self.objective.position_offset)
+
     def teacher_forced(self, source: Int32, written: Int32, count: int) -> Example:
         """The decoder writes `written`; its last `count` tokens are the targets."""
         return last_tokens(two_sided(source, written, self.start, self.objective.position_offset), count)

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, inside_frame, replacements, share_problems
+from blankfill.objectives.base import Masked, PackingSpec, inside_frame, replacements, share_problems
 from blankfill.objectives.bert import exact_budget, frame, truncate_pair
 from blankfill.objectives.query_tokens import MaskWriter
 from blankfill.system.bounds import COUNT, Bound
@@ -82,12 +82,18 @@ class Unilm(MaskWriter):
             found.append("objective.both, sequence, left and right are all 0; give one of them a weight")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, of which half of those that are asked about are not neighbours."""
         weights = self._weights()
         strange = 0.5 * weights["both"] / sum(weights.values()) if self.labels() else 0.0
-        return Layout(
-            "pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short, random_next=strange, sole="none"
+        return PackingSpec(
+            "pairs",
+            self.length - 3,
+            chunk_overhead=3,
+            whole_sentences=True,
+            short=self.short,
+            random_next=strange,
+            single_sentence="none",
         )
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -105,7 +111,7 @@ class Unilm(MaskWriter):
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> UnilmChoice:
         """Cut the pair to size, draw its mode and the masked tokens."""
         middle = int(document.sentences[1])
-        first, second = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        first, second = truncate_pair(middle, len(document) - middle, self.packing().max_tokens, rng)
         second = (second[0] + middle, second[1] + middle)
         mode = self._mode(bool(document.label), second[1] > second[0], rng)
         row = _row(document, vocabulary, first, second)

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, inside_frame, replacements, share_problems
+from blankfill.objectives.base import Masked, PackingSpec, inside_frame, replacements, share_problems
 from blankfill.objectives.format import join
 from blankfill.objectives.query_tokens import MaskWriter, with_queries
 from blankfill.types import Bool, Document, Example, Int32, Vocabulary
@@ -59,9 +59,9 @@ class Unilm2(MaskWriter):
         """What is wrong with these options."""
         return super().problems() + share_problems(span_share=self.span_share)
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences."""
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type; type 1 is for what is written from a source, in fine-tuning."""

@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, FrameRoles, Layout, Objective, inside_frame, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, inside_frame, share_problems
 from blankfill.objectives.format import Format, Ids, join
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import MEMORY, QUERY, AttentionRule, Bool, Document, Example, Int32, Vocabulary
@@ -88,14 +88,14 @@ class Xlnet(Objective):
             found.append("objective.memory goes with running text; turn objective.pairs off, or set memory to 0")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, or pieces of documents that begin with what is remembered."""
         if self.pairs:
-            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
+            return PackingSpec("pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short)
         if self.memory:
             room = self.length - 2 + self.memory
-            return Layout("pieces", room, extra=2, overlap=self.memory)
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+            return PackingSpec("chunks", room, chunk_overhead=2, overlap=self.memory)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Place, segment, stream."""
@@ -125,6 +125,11 @@ class Xlnet(Objective):
         positions[1, -1:] = PARTS - 1
         return positions
 
+    @property
+    def fills(self) -> bool:
+        """Blanks are hidden tokens."""
+        return True
+
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
         """Hidden tokens are asked for by query slots."""
         return XlnetFormat(self, vocabulary, position_sizes)
@@ -135,7 +140,7 @@ class Xlnet(Objective):
         a, b = (begin, total), (total, total)
         if self.pairs:
             middle = int(document.sentences[1])
-            kept_a, kept_b = truncate_ends(middle, total - middle, self.layout().room)
+            kept_a, kept_b = truncate_ends(middle, total - middle, self.packing().max_tokens)
             a, b = (begin, kept_a), (middle, middle + kept_b)
         row = self._row(document, vocabulary, a, b)
         ordinary = inside_frame(row, vocabulary)
@@ -328,6 +333,13 @@ class XlnetFormat(Format):
     def _pooled(self, length: int) -> int:
         """[CLS] stands last."""
         return length - 1
+
+    def export_row(self, ids: Ids) -> Example:
+        """A row that has lost its [CLS] has no segment for it."""
+        row = super().export_row(ids)
+        if len(ids) and int(ids[-1]) != self.vocabulary.roles.get("cls"):
+            row.positions[1, -1] = 0
+        return row
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
         """One row: each token is asked for given those to its left, which the text around the blank does not see, as

@@ -85,10 +85,13 @@ def verdict(
         )
     if (need := disk_bytes(config, options)) > room.disk:
         fewer = ""
-        if options.keep > 1 and (least := disk_bytes(config, dataclasses.replace(options, keep=1))) <= room.disk:
-            fewer = f"train.keep 1 needs {amount(least, 'B')} and fits; or "
+        if (
+            options.save_total_limit > 1
+            and (least := disk_bytes(config, dataclasses.replace(options, save_total_limit=1))) <= room.disk
+        ):
+            fewer = f"train.save_total_limit 1 needs {amount(least, 'B')} and fits; or "
         found.append(
-            f"the checkpoints of this run take up to {amount(need, 'B')} on disk ({options.keep + 2} of "
+            f"the checkpoints of this run take up to {amount(need, 'B')} on disk ({options.save_total_limit + 2} of "
             f"{amount(one, 'B')}: those kept, the best one and the one being written), and {amount(room.disk, 'B')} is "
             f"free; {fewer}free {amount(need - room.disk, 'B')} more, or give --out a folder on another disk"
         )

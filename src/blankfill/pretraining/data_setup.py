@@ -146,7 +146,7 @@ class Rows:
 
 
 def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: float = 0.0) -> list[Rows]:
-    """The rows of a run: of one length, or short ones first (train.short_length).
+    """The rows of a run: of one length, or short ones first (train.phase1_length).
 
     old: a corpus of which a share `ratio` of the training rows is made.
     """
@@ -159,7 +159,7 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
         )
     lengths = [(0, objective.length)]
     if options.long_from:
-        lengths = [(0, options.short_length), (options.long_from, objective.length)]
+        lengths = [(0, options.phase1_length), (options.long_from, objective.length)]
     found = []
     for start, length in lengths:
         of_length = dataclasses.replace(objective, length=length)

@@ -203,7 +203,7 @@ def pretrain(
         bar = stack.enter_context(progress_bar("training", options.steps, "steps", done.step))
         recorder = stack.enter_context(RunRecorder(out, bar, done.step))
         dress = dress_of(config, recipe.objective, corpus.tokenizer)
-        writer = stack.enter_context(store.Writer(out / "checkpoints", options.keep, dress))
+        writer = stack.enter_context(store.Writer(out / "checkpoints", options.save_total_limit, dress))
         samples = Samples(
             Loaded(model, corpus.tokenizer, corpus.vocabulary, recipe.objective, out), corpus.valid, options.samples
         )
@@ -218,7 +218,7 @@ def pretrain(
 
         def save(now: Progress) -> None:
             known = {"model": config_values(config), "objective": recipe_values["objective"]}
-            known |= {"word_lr": options.word_lr, "recipe": recipe_values}
+            known |= {"embedding_lr_multiplier": options.embedding_lr_multiplier, "recipe": recipe_values}
             known |= {"inputs": note, NOTED: conditions.machine.values()}
             writer.save(now.step, model, optimizer, {**known, "progress": now.state()}, now.best_step)
 

@@ -175,10 +175,10 @@ class Teacher:
     def distillation(self, recipe: Recipe) -> Distillation:
         """The losses that a student of this recipe learns by."""
         from blankfill.training.distil import Distillation
-        from blankfill.training.loss import BORDERS
+        from blankfill.training.loss import SPAN_BOUNDARY
 
         objective = recipe.objective
-        answers = (*objective.labels(), *([BORDERS] if objective.span_places() else []))
+        answers = (*objective.labels(), *([SPAN_BOUNDARY] if objective.max_span_positions() else []))
         return Distillation(self.loaded.model, recipe.distil, self.shift(objective), answers)
 
     def write(self, out: Path) -> str:

@@ -267,13 +267,13 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         if not (config.pooler and config.pair_classifier):
             lacking.append(f"{recipe.objective.labels()[0].replace('_', '-')} head")
         changes |= {"pooler": True, "pair_classifier": True}
-    places = recipe.objective.span_places()
-    if places and not config.span_places:
+    places = recipe.objective.max_span_positions()
+    if places and not config.max_span_positions:
         lacking.append("span-boundary head")
-    if 0 < config.span_places < places:
-        told = f"objective.boundary is {places} and the head of {where} has {config.span_places} places"
+    if 0 < config.max_span_positions < places:
+        told = f"objective.boundary is {places} and the head of {where} has {config.max_span_positions} places"
         raise ConfigError([f"{told}; lower it to that"])
-    changes["span_places"] = max(places, config.span_places) if places else 0
+    changes["max_span_positions"] = max(places, config.max_span_positions) if places else 0
     if lacking:
         say(f"{where} has no {' and no '.join(lacking)}; it starts as drawn from the seed")
     return dataclasses.replace(config, **changes)

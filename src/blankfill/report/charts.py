@@ -108,7 +108,7 @@ def _chart(
     if name == "loss" and snapshot.baseline is not None:
         reference = ("word frequencies alone", snapshot.baseline)
     elif name == "grad_norm":
-        clip = number(snapshot.section("train").get("clip"))
+        clip = number(snapshot.section("train").get("max_grad_norm"))
         reference = ("clipped to", clip) if clip else None
     return Chart(name, title, unit, style, series, reference)
 

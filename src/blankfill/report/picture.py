@@ -261,9 +261,9 @@ def _label(name: str, value: int) -> str:
 
 def _borders(example: Example, begin: int) -> dict[int, str]:
     """What is asked from the borders of spans: the column before each → text. begin: the example's first column."""
-    if example.borders is None:
+    if example.span_boundary_targets is None:
         return {}
-    left, right = example.borders[:2].tolist()
+    left, right = example.span_boundary_targets[:2].tolist()
     pairs = list(zip(left, right, strict=True))
     return {a: f"with column {begin + b}, asked for {_count(pairs.count((a, b)), 'word')} between" for a, b in pairs}
 

@@ -134,7 +134,7 @@ class Snapshot:
     @property
     def _long_from(self) -> int:
         """The step from which rows are long, -1 when they always are or the recipe does not say."""
-        asked = ("steps", "short_length", "short_steps")
+        asked = ("steps", "phase1_length", "phase1_steps")
         given = {name: value for name, value in self.section("train").items() if name in asked}
         try:
             return build(TrainOptions, given, "train").long_from or -1

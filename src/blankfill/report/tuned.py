@@ -71,7 +71,7 @@ def read_tuned(run: Path) -> Tuned:
     found = read_snapshot(run)
     asked = read_json(run / CONFIG)
     options = part(asked, "options")
-    training = {"steps": found.facts.get("steps"), "clip": options.get("clip")}
+    training = {"steps": found.facts.get("steps"), "max_grad_norm": options.get("max_grad_norm")}
     return Tuned(dataclasses.replace(found, recipe={"train": training}), asked, read_json(run / RESULTS))
 
 

@@ -41,7 +41,7 @@ FILE = "inputs.json"
 FREE = frozenset(
     [
         *("threads", "device", "workers", "micro_batch"),
-        *("log_every", "save_every", "keep", "sample_every", "samples"),
+        *("log_every", "save_every", "save_total_limit", "sample_every", "samples"),
     ]
 )
 """Options that a resumed run may have otherwise: where it computes and what it writes, not what it learns."""
@@ -100,7 +100,11 @@ def model_note(loaded: Loaded) -> Note:
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
-    values = {"model": config_values(loaded.model.config), "objective": objective, "word_lr": loaded.word_lr}
+    values = {
+        "model": config_values(loaded.model.config),
+        "objective": objective,
+        "embedding_lr_multiplier": loaded.embedding_lr_multiplier,
+    }
     return {**plain(values), "roles": dict(loaded.vocabulary.roles), "weights": weights_checksum(loaded.model)}
 
 

@@ -12,11 +12,11 @@ from blankfill.training.schedule import Schedule
 
 ClassWeights = Literal["none", "balanced"]
 Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-4", "weighted-sum"]
-Top = Literal["linear", "bilstm"]
+HeadKind = Literal["linear", "bilstm"]
 Method = Literal["head", "cloze", "text"]
-SeveralMasks = Literal["surest-first", "at-once"]
+MultiToken = Literal["surest-first", "at-once"]
 Blank = Literal["mask", "gmask"]
-Stack = Literal["auto", "encoder", "decoder"]
+HeadOn = Literal["auto", "encoder", "decoder"]
 
 
 MOST_BEAMS = 1024
@@ -29,16 +29,17 @@ class FinetuneOptions:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("lr", "epochs", "distil_epochs", "mixing_temperature"), above(0)),
-        **dict.fromkeys(("batch_size", "stride", "longest_question", "longest_answer"), SOME),
+        **dict.fromkeys(("batch_size", "stride", "max_query_length", "max_answer_length"), SOME),
         **dict.fromkeys(
-            ("max_length", "word_lr", "warmup", "weight_decay", "clip", "eval_every", "patience", "micro_batch",
-             "train_items", "mlm_weight", "longest_target", "mixing_limit", "no_repeat_ngram", "eval_items"), COUNT
+            ("max_length", "embedding_lr_multiplier", "warmup", "weight_decay", "max_grad_norm", "eval_every",
+             "patience", "micro_batch", "max_train_samples", "mlm_weight", "max_target_length", "mixing_limit",
+             "no_repeat_ngram", "max_eval_samples"), COUNT
         ),
         "beams": at_least(1, MOST_BEAMS),
         "length_penalty": Bound(-STEEPEST, STEEPEST),
         "label_smoothing": below(1),
         **dict.fromkeys(("pseudo_noise", "target_noise"), SHARE),
-        "hold_out": Bound(0, 1, above=True, below=True),
+        "validation_split": Bound(0, 1, above=True, below=True),
         "layer_decay": above(0, 1),
         "freeze": at_least(-1),
         "lstm_size": at_least(1, 2**16),
@@ -47,9 +48,9 @@ class FinetuneOptions:
 
     lr: float = 3e-5
     """Peak learning rate (BERT: 5e-5, 4e-5, 3e-5 or 2e-5)."""
-    word_lr: float = 0.0
-    """The word table's rate, in multiples of `lr`. 0: as in the run that pretrained the model (`train.word_lr`), whose
-    table is so much larger; 1 for models from elsewhere."""
+    embedding_lr_multiplier: float = 0.0
+    """Learning rate of the token embeddings, as a multiple of `lr`. 0: the multiplier that the model was pretrained
+    with; 1 for imported models."""
     batch_size: int = 32
     """Items of a step (BERT: 16 or 32)."""
     epochs: float = 3.0
@@ -59,9 +60,9 @@ class FinetuneOptions:
     positions."""
     stride: int = 128
     """Questions: tokens by which each window of a long context begins further on."""
-    longest_question: int = 64
+    max_query_length: int = 64
     """Questions: tokens after which a question is cut."""
-    longest_answer: int = 30
+    max_answer_length: int = 30
     """Questions: tokens of an answer at most."""
     document_context: bool = False
     """Tagging: read each sentence with those around it in its document, as far as they fit."""
@@ -74,7 +75,7 @@ class FinetuneOptions:
     patterns: str = ""
     """Cloze: a YAML file of patterns and words, or the name of a shipped one; left out, those shipped for the task.
     Text: a YAML file that says how the task is put as text."""
-    several_masks: SeveralMasks = "surest-first"
+    multi_token: MultiToken = "surest-first"
     """Cloze with BERT and RoBERTa: how a word of several tokens is scored in an answer, its masks filled one after the
     other (PET) or all in one pass, which is faster. Learning takes one pass."""
     mlm_weight: float = 0.0
@@ -86,7 +87,7 @@ class FinetuneOptions:
     learns what all patterns say of its texts (PET's last step), in OUT/distilled."""
     distil_epochs: float = 4.0
     """How often the texts of --distil are gone through (PET: 5,000 steps of 16 of 20,000 texts)."""
-    longest_target: int = 0
+    max_target_length: int = 0
     """Writing: tokens of a written text at most. 0: 128, or fewer where the model has no room for so many."""
     blank: Blank = "mask"
     """Writing with a GLM: [MASK] behind the source, or [gMASK] where the vocabulary has it."""
@@ -109,12 +110,12 @@ class FinetuneOptions:
     """Writing: texts are ranked by log-probability ÷ length^this; 0 likes short ones, above 1 long ones."""
     no_repeat_ngram: int = 0
     """Writing: no run of so many tokens is written twice (UniLM, GLM: 3); 0 is no limit."""
-    eval_items: int = 200
+    max_eval_samples: int = 200
     """Writing: so many items of the dev set, evenly spaced, are written while the model learns; all of them at the end.
     0: always all."""
-    hold_out: float = 0.1
+    validation_split: float = 0.1
     """The share of the training items that is scored on where the data have no dev set; whole documents or articles."""
-    train_items: int = 0
+    max_train_samples: int = 0
     """Learn from so many of the training items only, drawn by the seed: few-shot runs, and with --grid the curve of
     scores over amounts of data. 0: all."""
     warmup: float = 0.1
@@ -123,7 +124,7 @@ class FinetuneOptions:
     """How the learning rate decays after warm-up."""
     weight_decay: float = 0.01
     """Weight decay; biases and norms are left out."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     layer_decay: float = 1.0
     """Each layer learns at the rate of the one above it times this, the embeddings slowest (ULMFiT; 1: all alike)."""
@@ -131,10 +132,10 @@ class FinetuneOptions:
     """So many of the lowest layers stay as they are, and the embeddings with them; -1: the whole encoder."""
     features: Features = "none"
     """Other than none, the encoder stays as it is and these layers of it are what the head reads."""
-    stack: Stack = "auto"
+    head_on: HeadOn = "auto"
     """T5 and BART: whose states a head reads. encoder: it reads the item alone. auto: the encoder's for tags (as
     transformers' T5ForTokenClassification), the decoder's otherwise (as BART's authors)."""
-    top: Top = "linear"
+    head: HeadKind = "linear"
     """What reads features: a linear layer, or two layers of a bidirectional LSTM before it; without --features the
     encoder below the LSTM learns with it (BERT, table 5)."""
     lstm_size: int = 768
@@ -167,7 +168,11 @@ class FinetuneOptions:
         found = out_of_bounds(self, "--", dashes=True)
         found += self._cloze_problems()
         if self.method != "head":
-            asked = {"features": self.features != "none", "top": self.top != "linear", "stack": self.stack != "auto"}
+            asked = {
+                "features": self.features != "none",
+                "head": self.head != "linear",
+                "head-on": self.head_on != "auto",
+            }
             found += [
                 f"--method {self.method} answers with the model's own words, not with a head; leave out --{name}"
                 for name, is_given in asked.items()
@@ -189,7 +194,7 @@ class FinetuneOptions:
         if self.method != "cloze":
             given = {
                 "pattern": self.pattern != "0", "patterns": self.patterns and self.method == "head",
-                "mlm-weight": self.mlm_weight, "several-masks": self.several_masks != "surest-first",
+                "mlm-weight": self.mlm_weight, "multi-token": self.multi_token != "surest-first",
             }  # fmt: skip
             found += [
                 f"--{name} is for --method cloze; add that, or leave it out" for name, one in given.items() if one
@@ -212,7 +217,8 @@ class FinetuneOptions:
         evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
         return TrainOptions(
             steps=steps, batch_size=self.batch_size, micro_batch=self.micro_batch, lr=self.lr, schedule=self.schedule,
-            warmup=self.warmup, weight_decay=self.weight_decay, clip=self.clip, eps=1e-8, precision=self.precision,
+            warmup=self.warmup, weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm, eps=1e-8,
+            precision=self.precision,
             device=self.device, threads=self.threads, eval_every=min(steps, evaluate), save_every=steps,
-            sample_every=steps, patience=self.patience, keep=1, log_every=max(1, min(50, steps // 20)),
+            sample_every=steps, patience=self.patience, save_total_limit=1, log_every=max(1, min(50, steps // 20)),
         )  # fmt: skip

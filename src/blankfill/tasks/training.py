@@ -22,23 +22,23 @@ from blankfill.training.precision import computing
 
 
 def task_optimizer(
-    model: AnswerModel, options: FinetuneOptions, train: TrainOptions, word_lr: float = 1.0
+    model: AnswerModel, options: FinetuneOptions, train: TrainOptions, embedding_lr_multiplier: float = 1.0
 ) -> torch.optim.Optimizer:
     """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
-    table at `word_lr` times its layer's."""
+    table at `embedding_lr_multiplier` times its layer's."""
     below = model.encoder.config.encoder_layers
-    top = below + (0 if model.alone else len(model.encoder.layers)) + 1
+    top = below + (0 if model.encoder_only else len(model.encoder.layers)) + 1
     groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top, below)
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
         if options.lora_rank:
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
-        if model.alone and name.startswith("encoder."):  # the decoder is not run
+        if model.encoder_only and name.startswith("encoder."):  # the decoder is not run
             frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.words."))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
-            faster = word_lr if name == "encoder.words.weight" else 1.0
+            faster = embedding_lr_multiplier if name == "encoder.words.weight" else 1.0
             groups.setdefault((depth, parameter.dim() >= 2, faster), []).append((name, parameter))
     given = [
         named_group(

@@ -173,7 +173,7 @@ class Trainer:
             return 0.0
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         overflowed = not self.scaler.unscale_and_check(self.optimizer) and all(map(math.isfinite, losses.values()))
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
         if self._agree("finite", overflowed or finite(losses, norm)):
             self.scaler.step(self.optimizer)  # after an overflow it moves the scale only
             progress.bad_in_a_row = 0
@@ -202,7 +202,7 @@ class Trainer:
             sentence = f"{sentence}; {MOST_BAD_STEPS} steps in a row were left out, so it will not recover"
         elif self.on_nan == "stop":
             self.save(progress)
-        remedy = "lower train.lr or train.clip, or resume it with --resume and --on-nan rollback (or skip)"
+        remedy = "lower train.lr or train.max_grad_norm, or resume it with --resume and --on-nan rollback (or skip)"
         raise NonFiniteError(step, f"{sentence}. {remedy[0].upper()}{remedy[1:]}")
 
     def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
@@ -312,7 +312,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     size = -(-rows // parts)
     edges = [0]
     for row in range(1, rows):
-        if row - edges[-1] >= size and row not in batch.joined:
+        if row - edges[-1] >= size and row not in batch.no_split_before:
             edges.append(row)
     return [batch.part(first, stop) for first, stop in zip(edges, [*edges[1:], rows], strict=True)]
 

@@ -27,14 +27,14 @@ COLUMNS = 2048
 """Columns of the vocabulary in a block of scores on a CPU."""
 GPU_ROWS = 8192
 """Targets at work at a time on other devices, with all columns in one block."""
-BORDERS = "span_boundary"
-"""The name of the loss over `Batch.borders`."""
+SPAN_BOUNDARY = "span_boundary"
+"""The name of the loss over `Batch.span_boundary_targets`."""
 
 
 @dataclass(frozen=True)
 class LossSums:
     """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name (whole-example
-    answers, and `BORDERS`)."""
+    answers, and `SPAN_BOUNDARY`)."""
 
     words: Tensor
     labels: Mapping[str, Tensor]
@@ -54,8 +54,8 @@ CountFunction = Callable[[Batch], dict[str, int]]
 def counts(batch: Batch) -> dict[str, int]:
     """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
     found = {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
-    if batch.borders is not None:
-        found[BORDERS] = batch.borders.shape[1]
+    if batch.span_boundary_targets is not None:
+        found[SPAN_BOUNDARY] = batch.span_boundary_targets.shape[1]
     return {name: count for name, count in found.items() if count}
 
 
@@ -76,13 +76,13 @@ def label_losses(model: Transformer, hidden_ND: Tensor, batch: Batch) -> dict[st
         if model.pair_head is None:
             raise ValueError(f"the batch asks for {name!r}, but the model has no pooler")
         labels[name] = F.cross_entropy(model.pair_head(hidden_ND[index]).float(), value, reduction="sum")
-    if batch.borders is not None:
-        labels[BORDERS] = border_loss(model, hidden_ND, batch.borders)
+    if batch.span_boundary_targets is not None:
+        labels[SPAN_BOUNDARY] = border_loss(model, hidden_ND, batch.span_boundary_targets)
     return labels
 
 
 def border_loss(model: Transformer, hidden_ND: Tensor, borders_4K: Tensor) -> Tensor:
-    """Summed loss of the words that are asked from outside their spans (`Batch.borders`)."""
+    """Summed loss of the words that are asked from outside their spans (`Batch.span_boundary_targets`)."""
     if model.span_head is None:
         raise ValueError("the batch asks from the borders of spans, but the model has no span-boundary head")
     left, right, place, answers = borders_4K

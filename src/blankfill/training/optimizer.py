@@ -31,9 +31,10 @@ SETTLED = 2.0**24
 def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Optimizer:
     """The optimiser that `options` names, over a model's parameters: the word table, decayed, spared from decay.
 
-    The learning rate is set at each step, for each group times its `lr_scale`: `word_lr` for the word table, 1 for the
-    others. A row of that table meets a gradient only when its word is near, so in a short run it learns many times
-    faster at a higher rate (docs/log.md). Its decay is divided by the same factor: it shrinks no faster than the rest.
+    The learning rate is set at each step, for each group times its `lr_scale`: `embedding_lr_multiplier` for the word
+    table, 1 for the others. A row of that table meets a gradient only when its word is near, so in a short run it
+    learns many times faster at a higher rate (docs/log.md). Its decay is divided by the same factor: it shrinks no
+    faster than the rest.
     """
     groups = parameter_groups(model, options)
     betas = (options.beta1, options.beta2)
@@ -60,9 +61,9 @@ def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str
             words.append((name, parameter))
         else:
             (decayed if options.decay_all or parameter.dim() >= 2 else spared).append((name, parameter))
-    decay, word_lr = options.weight_decay, options.word_lr
+    decay, multiplier = options.weight_decay, options.embedding_lr_multiplier
     return [
-        named_group(words, weight_decay=decay / word_lr, lr_scale=word_lr),
+        named_group(words, weight_decay=decay / multiplier, lr_scale=multiplier),
         named_group(decayed, weight_decay=decay, lr_scale=1.0),
         named_group(spared, weight_decay=0.0, lr_scale=1.0),
     ]

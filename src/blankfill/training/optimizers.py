@@ -100,11 +100,11 @@ class Adafactor(Optimizer):
     Of a matrix only the row and column means of the squared gradient are kept, V̂ = R Cᵀ / mean(R), with
     β₂ = 1 - step^-0.8; the update U = G / √V̂ is shortened to RMS 1 where it is larger, and
     w ← w - lr · max(1e-3, RMS(w)) · U. Decay is decoupled, w ← (1 - lr · decay) w; the paper has none. T5's rate is
-    1 / √max(step, 10⁴): `--train.schedule inverse_sqrt --train.warmup 0 --train.hold 10000 --train.lr 0.01`.
+    1 / √max(step, 10⁴): `--train.schedule inverse_sqrt --train.warmup 0 --train.constant-steps 10000 --train.lr 0.01`.
 
     It is transformers' Adafactor with scale_parameter and without relative_step, but for its decay. The one of torch
-    bounds the rate by 1 / √step, which overrules the schedule of a long run and `word_lr` in a short one, and puts its
-    epsilon where it changes the update of small gradients.
+    bounds the rate by 1 / √step, which overrules the schedule of a long run and `embedding_lr_multiplier` in a short
+    one, and puts its epsilon where it changes the update of small gradients.
     """
 
     DECAY = 0.8

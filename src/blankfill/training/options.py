@@ -19,15 +19,15 @@ class TrainOptions:
     """The train section of a recipe."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
-        **dict.fromkeys(("steps", "batch_size", "log_every", "eval_rows", "keep"), SOME),
+        **dict.fromkeys(("steps", "batch_size", "log_every", "eval_rows", "save_total_limit"), SOME),
         **dict.fromkeys(
-            ("micro_batch", "batch_start", "short_steps", "warmup", "hold", "decay_steps",
-             "weight_decay", "z_loss", "clip", "eval_every", "save_every", "patience", "sample_every"), COUNT
+            ("micro_batch", "batch_size_start", "phase1_steps", "warmup", "constant_steps", "decay_steps",
+             "weight_decay", "z_loss", "max_grad_norm", "eval_every", "save_every", "patience", "sample_every"), COUNT
         ),
         **dict.fromkeys(("momentum", "beta1", "beta2"), below(1)),
-        **dict.fromkeys(("lr", "word_lr", "eps"), above(0)),
-        "short_length": Bound(8, 2**20, also=(0,)),
-        "batch_ramp": at_least(0, 10_000_000),
+        **dict.fromkeys(("lr", "embedding_lr_multiplier", "eps"), above(0)),
+        "phase1_length": Bound(8, 2**20, also=(0,)),
+        "batch_size_warmup": at_least(0, 10_000_000),
         "min_lr": SHARE,
     }  # fmt: skip
 
@@ -38,28 +38,28 @@ class TrainOptions:
     micro_batch: int = 0
     """Rows computed at once; 0 means all. Without dropout the result is the same to rounding; dropout draws anew for
     each part."""
-    batch_start: int = 0
+    batch_size_start: int = 0
     """Rows of the first step when the batch grows; 0 means that it does not."""
-    batch_ramp: float = 0.1
+    batch_size_warmup: float = 0.1
     """How long the batch grows, when it does: a share of the steps when below 1, a number of steps otherwise."""
-    short_length: int = 0
+    phase1_length: int = 0
     """Length of the rows of the first phase (BERT: 128 of 512), at most `objective.length`; 0 means one phase."""
-    short_steps: float = 0.9
+    phase1_steps: float = 0.9
     """How long the first phase is, when there is one: a share of the steps when below 1, else a number of steps."""
     optimizer: OptimizerName = "adamw"
     """adam is AdamW without bias correction, as the original BERT ran it; adafactor's rate is relative to the size of
-    each weight (T5: lr 0.01, clip 0, weight_decay 0)."""
+    each weight (T5: lr 0.01, max_grad_norm 0, weight_decay 0)."""
     momentum: float = 0.9
     """Momentum of sgd."""
     lr: float = 1e-4
     """Peak learning rate."""
-    word_lr: float = 1.0
+    embedding_lr_multiplier: float = 1.0
     """Learning rate of the word table, as a multiple of the others': above 1, short runs learn much faster."""
     schedule: Schedule = "linear"
     """How the learning rate decays after warm-up."""
     warmup: float = 0.1
     """Warm-up: a share of the decay steps when below 1, a number of steps otherwise."""
-    hold: float = 0.0
+    constant_steps: float = 0.0
     """How long the rate stays at its peak before it decays: a share of the decay steps when below 1, a number of steps
     otherwise (T5: 10,000)."""
     decay_steps: int = 0
@@ -79,7 +79,7 @@ class TrainOptions:
     z_loss: float = 0.0
     """So many times log² Z is added to the loss of each answer, Z being what its softmax divides by (T5: 1e-4); it is
     trained with and not validated with."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Precision = "auto"
     """Type of the matrix products; auto is bf16 where the device has units for it, fp16 scales the loss."""
@@ -99,7 +99,7 @@ class TrainOptions:
     """Most validation rows, always the same ones with the same masks."""
     save_every: int = 0
     """Steps between checkpoints; 0 means at each validation."""
-    keep: int = 2
+    save_total_limit: int = 2
     """Checkpoints kept, the best one besides."""
     patience: int = 0
     """Stop after this many validations without a better one; 0 means never."""
@@ -111,9 +111,9 @@ class TrainOptions:
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
         found = out_of_bounds(self, "train.")
-        if self.batch_start > self.batch_size:
+        if self.batch_size_start > self.batch_size:
             found.append(
-                f"train.batch_start is {self.batch_start}; it must not be above train.batch_size, the batch "
+                f"train.batch_size_start is {self.batch_size_start}; it must not be above train.batch_size, the batch "
                 f"that the ramp ends with ({self.batch_size})"
             )
         return found
@@ -136,12 +136,16 @@ class TrainOptions:
     @property
     def row_schedule(self) -> RowSchedule:
         """Which rows each step holds."""
-        return RowSchedule(self.batch_size, self.batch_start, self.in_steps(self.batch_ramp) if self.batch_start else 0)
+        return RowSchedule(
+            self.batch_size,
+            self.batch_size_start,
+            self.in_steps(self.batch_size_warmup) if self.batch_size_start else 0,
+        )
 
     @property
     def long_from(self) -> int:
         """The first step with rows of the full length: 0 when there is one phase only."""
-        return min(self.steps, self.in_steps(self.short_steps)) if self.short_length else 0
+        return min(self.steps, self.in_steps(self.phase1_steps)) if self.phase1_length else 0
 
     def in_steps(self, span: float) -> int:
         """A share of the run when below 1, a number of steps otherwise; in steps."""
@@ -149,9 +153,9 @@ class TrainOptions:
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step."""
-        hold = self._of_decay(self.hold)
+        constant_steps = self._of_decay(self.constant_steps)
         return learning_rate(
-            step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps, hold
+            step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps, constant_steps
         )
 
 

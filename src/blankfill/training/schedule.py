@@ -16,11 +16,11 @@ def learning_rate(
     schedule: Schedule,
     least: float = 0.0,
     decay_steps: int = 0,
-    hold: int = 0,
+    constant_steps: int = 0,
 ) -> float:
     """The learning rate of step number `step` (0-based) of `steps`.
 
-    Linear warm-up from 0 over `warmup` steps, then the peak for `hold` steps, then decay to `least` × peak at
+    Linear warm-up from 0 over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
     `decay_steps` (0: the last step). "inverse_sqrt" decays as √(begin/step), begin being where warm-up and holding end:
     T5's 1/√max(step, 10⁴) is a peak of 0.01 that is held for 10⁴ steps. Decay begins there with the others too, as in
     XLNet, GLM and fairseq; the original BERT lets a decay that began at step 0 take over, a drop of warmup/steps at
@@ -28,7 +28,7 @@ def learning_rate(
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    begin = warmup + hold
+    begin = warmup + constant_steps
     if schedule == "constant" or step < begin:
         return peak
     if schedule == "inverse_sqrt":

@@ -13,7 +13,6 @@ import numpy as np
 
 from blankfill.errors import ConfigError
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Glm, Gpt
 from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction, Scores
 from blankfill.tasks.cloze.items import ClozeItem, ClozeReader
 from blankfill.tasks.cloze.model import ClozeModel
@@ -45,7 +44,7 @@ class Cloze(LMHeadAdapter):
     @property
     def hinge(self) -> bool:
         """Whether words stand in several masks: see `cloze_model`."""
-        return not self.single and not isinstance(self.input_format.objective, Glm | Gpt)
+        return not self.single and self.input_format.objective.cloze == "masks"
 
     def model(self, encoder: Transformer) -> ClozeModel:
         """The model that is trained."""
@@ -68,7 +67,7 @@ class Cloze(LMHeadAdapter):
 
     def read(self, cloze_items: Sequence[ClozeItem], items: Sequence[Item], learn: bool) -> EncodedSet:
         """Items as the model reads them, to learn from them or to answer."""
-        in_turn = self.hinge and not learn and self.options.several_masks == "surest-first"
+        in_turn = self.hinge and not learn and self.options.multi_token == "surest-first"
         encoded = self.reader.read(cloze_items, in_turn)
         self.cut = self.reader.cut
         return EncodedSet(items, encoded)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.model.transformer import Transformer
-from blankfill.tasks.options import Features, FinetuneOptions, Top
+from blankfill.tasks.options import Features, FinetuneOptions, HeadKind
 from blankfill.types import PADDING, Batch
 
 FOUR = 4
@@ -28,18 +28,18 @@ FOUR = 4
 def reader_for(encoder: Transformer, options: FinetuneOptions, alone: bool = False) -> FeatureReader | None:
     """What reads an encoder as the options say, drawn from torch's global generator; None: the head itself. alone: of a
     model of two stacks it reads the encoder."""
-    if options.features == "none" and options.top == "linear":
+    if options.features == "none" and options.head == "linear":
         return None
     config = encoder.config
     layers = config.encoder_layers if alone else config.num_layers
-    return FeatureReader(config.hidden_size, layers + 1, options.features, options.top, options.lstm_size, alone)
+    return FeatureReader(config.hidden_size, layers + 1, options.features, options.head, options.lstm_size, alone)
 
 
 class FeatureReader(nn.Module):
     """Hidden states of an encoder → features [N, width]."""
 
     def __init__(
-        self, encoder_width: int, layers: int, features: Features, top: Top, hidden: int, alone: bool = False
+        self, encoder_width: int, layers: int, features: Features, top: HeadKind, hidden: int, alone: bool = False
     ) -> None:
         """layers: L. features: "none" is the last layer of an encoder that learns. hidden: units of the LSTM in one
         direction. alone: see `Transformer.encode`."""

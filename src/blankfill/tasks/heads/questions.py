@@ -47,13 +47,13 @@ class Answer(HeadAdapter):
         """A row for each window of each question's context."""
         length = min(self.options.max_length or USUAL_LENGTH, self.input_format.length)
         extra = self.input_format.length - self.input_format.room(pair=True)
-        options = WindowOptions(length, self.options.stride, self.options.longest_question, extra)
+        options = WindowOptions(length, self.options.stride, self.options.max_query_length, extra)
         found, windows = [], []
         for window in all_windows(_questions(items), self.tokenizer, options):
             if learn and window.start is None:
                 continue
             framed = self.input_format.frame(window.question, window.context)
-            columns = np.concatenate([[framed.read], np.arange(*framed.second)]).astype(np.int32)
+            columns = np.concatenate([[framed.pooled], np.arange(*framed.second)]).astype(np.int32)
             answers = np.zeros((len(columns), 2), np.int64)
             for side, place in enumerate((window.start, window.end)):
                 answers[0 if place is None or place < 0 else 1 + place, side] = 1
@@ -75,7 +75,7 @@ class Answer(HeadAdapter):
                 [one[1:, 0] for _, one in given],
                 [one[1:, 1] for _, one in given],
                 [float(one[0].sum()) for _, one in given],
-                longest=self.options.longest_answer,
+                longest=self.options.max_answer_length,
             )
             best = [
                 {"text": text, "score": round(score, 4)}

@@ -30,11 +30,11 @@ Int32 = NDArray[np.int32]
 @dataclass(frozen=True)
 class WindowOptions:
     """length: columns of a row, those around question and context (`extra`) included. stride: how many tokens further
-    each window begins. longest_question: tokens after which a question is cut."""
+    each window begins. max_query_length: tokens after which a question is cut."""
 
     length: int = 384
     stride: int = 128
-    longest_question: int = 64
+    max_query_length: int = 64
     extra: int = 3
 
 
@@ -83,10 +83,10 @@ def all_windows(
     Raises UserError when the length leaves no room, and for a context that has no tokens.
     """
     options = options or WindowOptions()
-    room = options.length - options.extra - options.longest_question
+    room = options.length - options.extra - options.max_query_length
     if room < 1 or options.stride < 1:
         raise UserError(
-            f"Windows of {options.length} columns with questions of {options.longest_question} leave no room for the "
+            f"Windows of {options.length} columns with questions of {options.max_query_length} leave no room for the "
             f"context: make the windows longer, the questions shorter, and the stride at least 1."
         )
     known, ids, places = None, np.zeros(0, np.int32), np.zeros((0, 2), np.int32)
@@ -96,7 +96,7 @@ def all_windows(
             ids, places = tokenizer.encode_places(item.context)
         if not len(ids):
             raise UserError(f"The context of question {item.id} has no tokens: leave the question out.")
-        question = tokenizer.encode_places(item.question)[0][: options.longest_question]
+        question = tokenizer.encode_places(item.question)[0][: options.max_query_length]
         yield from _cut(number, item, question, ids, places, options)
 
 

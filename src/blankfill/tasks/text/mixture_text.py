@@ -27,7 +27,7 @@ class MixedText(Write):
         self._sizes: list[int] = []
         """How many Examples each member has in what was encoded to learn from."""
         super().__init__(*args, **more)
-        options = dataclasses.replace(self.options, longest_target=self._writing.longest if self._writing else 0)
+        options = dataclasses.replace(self.options, max_target_length=self._writing.longest if self._writing else 0)
         self.members = {
             one.name: TextToText(
                 one, self.mixture.labels_of(one, self.labels), options, self._tokenizer, self._input_format
@@ -42,12 +42,12 @@ class MixedText(Write):
         return self.task
 
     @cached_property
-    def longest_target(self) -> int:
+    def max_target_length(self) -> int:
         """Tokens of a target at most: as many as the member with the longest answers takes."""
         if self.options.patterns:
             raise ConfigError(["--patterns is the form of one task; a mixture has the shipped ones, so leave it out"])
         longest = [
-            TextToText(one, self.mixture.labels_of(one, self.labels), self.options, self._tokenizer).longest_target
+            TextToText(one, self.mixture.labels_of(one, self.labels), self.options, self._tokenizer).max_target_length
             for one in self.mixture.members
         ]
         return 0 if 0 in longest else max(longest)

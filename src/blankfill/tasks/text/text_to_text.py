@@ -50,14 +50,14 @@ class TextToText(Write):
         return READ[self.task.kind](self.task, self.labels, self.options)
 
     @property
-    def longest_target(self) -> int:
+    def max_target_length(self) -> int:
         """Tokens of an answer at most: as many as the longest label takes, where there are labels."""
         kind, own = self.task.kind, self.form.choice is not None
-        if self.options.longest_target or kind in ("generate", "multilabel"):
-            return self.options.longest_target
+        if self.options.max_target_length or kind in ("generate", "multilabel"):
+            return self.options.max_target_length
         if kind == "classify":
             return max(len(ids) for ids in self.tokenizer.encode_batch(list(self.form.labels.values())))
-        return self.options.longest_answer + 2 if kind == "answer" or (kind == "choice" and own) else LONGEST_NUMBER
+        return self.options.max_answer_length + 2 if kind == "answer" or (kind == "choice" and own) else LONGEST_NUMBER
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """The items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer cannot
