@@ -10,8 +10,8 @@ Not here: how a Document is cut from a corpus (`data.plans`), or how a rule beco
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ ask for the word at their place, and columns that are remembered, which pass no 
 
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
+
+LayerKind = Literal["global", "local"]
+"""The kinds of layers, by what they see of a row: all that its rule shows, or the part of that in their window."""
 
 ROLES = ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock", "pseudo")
 """What a special token can be for. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM;
@@ -94,13 +97,18 @@ class AttentionRule:
     Query i sees key j when `segment[i] == segment[j]` and `rank[j] <= horizon[i]`. All zeros is BERT;
     rank = horizon = index is GPT; source at rank 0 and blanks ranked 1, 2, 3, … is GLM and every prefix model; a
     permutation is XLNet. Where there is a `group`, a key whose group is not 0 is hidden from all queries but those of
-    its own group: UniLM v2's pseudo masks. It costs O(L) and never depends on positions.
+    its own group: UniLM v2's pseudo masks. It costs O(L) and never depends on positions, except in layers with a
+    window (`local`): there a query sees only keys whose position differs from its own by at most `window`.
     """
 
     segment: Int32
     rank: Int32
     horizon: Int32
     group: Int32 | None = None
+    position: Int32 | None = field(default=None, kw_only=True)
+    """int32[L], of each column, for a window."""
+    window: int = field(default=0, kw_only=True)
+    """Largest difference of positions that a query sees; 0 means no window."""
 
     def __len__(self) -> int:
         return len(self.segment)
@@ -123,13 +131,19 @@ class AttentionRule:
         rank = np.maximum(np.arange(length, dtype=np.int32) - (prefix - 1), 0).astype(np.int32)
         return cls(np.zeros(length, np.int32), rank, rank)
 
+    def local(self, position: Int32, window: int) -> AttentionRule:
+        """The rule of a layer that attends locally. position: int32[L]; window: as the field."""
+        return replace(self, position=position, window=window)
+
     def visible(self) -> Bool:
         """The reference bool[L, L], row = query, column = key; every kernel is tested against it."""
         same = self.segment[:, None] == self.segment[None, :]
         seen: Bool = same & (self.rank[None, :] <= self.horizon[:, None])
-        if self.group is None:
-            return seen
-        return seen & ((self.group[None, :] == 0) | (self.group[None, :] == self.group[:, None]))
+        if self.group is not None:
+            seen = seen & ((self.group[None, :] == 0) | (self.group[None, :] == self.group[:, None]))
+        if self.window and self.position is not None:
+            seen = seen & (abs(self.position[:, None] - self.position[None, :]) <= self.window)
+        return seen
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import UserError
@@ -97,7 +97,7 @@ def test_a_folder_without_config_is_told(tmp_path: Path) -> None:
     ('{"model_type": "mamba"}', "'mamba', which is not known; known: bert, distilbert, roberta, albert, ernie, gpt2"),
     ('{"model_type": ["bert"]}', "which is not known"),
     ("{", r"config\.json: not JSON"),
-    ("[1]", "a list stands where an object is expected"),
+    ("[1]", "a list where an object is expected"),
 ])  # fmt: skip
 def test_a_config_that_says_nothing_known_is_told(tmp_path: Path, text: str, told: str) -> None:
     _, theirs = write_bert(tmp_path)
@@ -162,7 +162,7 @@ def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a file beside it"):
         load_model(tmp_path)
     index.write_text('{"weight_map": 3}', encoding="utf-8")
-    with pytest.raises(UserError, match="`weight_map`: a whole number stands where an object"):
+    with pytest.raises(UserError, match="`weight_map`: a whole number where an object"):
         load_model(tmp_path)
 
 

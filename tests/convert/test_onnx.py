@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.load import Loaded
 from blankfill.cli.main import main
 from blankfill.convert import onnx

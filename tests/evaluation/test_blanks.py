@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.errors import UserError
 from blankfill.evaluation.infill import by_length, infill
 from blankfill.evaluation.last_word import last_words

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.generation.beam import Grammar, Hypothesis, beam_search, greedy_search, highest
 from blankfill.generation.cancel import CancelledError
 from blankfill.generation.engine import Decoder

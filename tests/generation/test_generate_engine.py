@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import lower
 from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer, build
 from blankfill.model.view import evaluation_view
@@ -182,8 +182,9 @@ def test_a_view_evaluates_while_its_model_trains() -> None:
 def test_a_view_shares_what_layers_share() -> None:
     model = random_model("albert").train()
     view = evaluation_view(model)
-    first, second = view.all_layers
-    assert first.attention is second.attention is not model.all_layers[0].attention
+    (ours,), (theirs,) = view.all_layers, model.all_layers
+    assert ours.attention is not theirs.attention
+    assert ours.attention.qkv.weight is theirs.attention.qkv.weight
 
 
 def test_banned_ids(vocabulary: Vocabulary) -> None:

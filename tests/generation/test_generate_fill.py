@@ -11,7 +11,7 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 import blankfill
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.kernels.capability import plain_dense, plain_weight
 from blankfill.kernels.feed_forward import can_fuse
 from blankfill.model.config import TransformerConfig

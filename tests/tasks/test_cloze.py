@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import best_kernel, lower
+from blankfill.attention.kernels import best_kernel
+from blankfill.attention.masks import lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Glm, Gpt

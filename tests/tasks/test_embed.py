@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import blankfill.checkpoint.load
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.load import Loaded
 from blankfill.cli.embed import EmbedArguments
 from blankfill.cli.main import main

@@ -13,7 +13,7 @@ Shapes: N texts, B rows, T columns, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
@@ -160,7 +160,7 @@ class Embedder:
             mask = Mask("none")
         if self.model.encoder is not None:
             words_BTD = self.model.words(ids_BT)
-            states_BTD: Tensor = self.model.encoder(words_BTD, positions_PBT, replace(mask, in_order=True))
+            states_BTD: Tensor = self.model.encoder(words_BTD, positions_PBT, mask, ordered=True)
             return states_BTD
         hidden_BTD: Tensor = self.model(ids_BT, positions_PBT, mask)
         return hidden_BTD

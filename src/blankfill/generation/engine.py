@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import PADDING, collate, is_causal, sees_all
 from blankfill.data.packing import padded_batches
 from blankfill.model.cross import Reading, side_by_side
@@ -144,7 +144,7 @@ class Decoder:
         hidden_BD = read_columns(self.model, self._single, ids_BQ, positions_PBQ, bias, self._cache, self._reading)
         if self.query_token is not None:
             for layer in self._cache:
-                layer.forget(1)
+                layer.truncate(1)
         return self.model.head.logits(hidden_BD, self.model.output_table)
 
     @torch.inference_mode()

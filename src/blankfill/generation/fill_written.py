@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import Candidate

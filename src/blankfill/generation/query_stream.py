@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import lower
 from blankfill.model.transformer import Transformer
 from blankfill.types import QUERY
 

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import PADDING
 from blankfill.generation.engine import mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
@@ -70,7 +70,7 @@ class SlotCache(LayerCache):
     def narrow(self) -> None:
         """Take note of another number of rows, or of other buffers."""
         self.active = self.kept.narrow(1, 0, self.window.rows)
-        self.active_places = None if self.places is None else self.places.narrow(0, 0, self.window.rows)
+        self.active_positions = None if self.positions is None else self.positions.narrow(0, 0, self.window.rows)
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
         """Write the keys and values of new columns of all rows; returns those of all columns in use."""
@@ -78,12 +78,12 @@ class SlotCache(LayerCache):
         self.active.narrow(3, end, columns).copy_(both_2BHQE)
         return self.active.narrow(3, first, end + columns - first).unbind(0)
 
-    def stand(self, places_BQ: Tensor) -> Tensor:
-        """Note the places of the columns that are added next; returns the places of all columns in use."""
-        assert self.active_places is not None
-        first, end, columns = self.window.first, self.window.end, places_BQ.shape[1]
-        self.active_places[:, end : end + columns] = places_BQ
-        return self.active_places[:, first : end + columns]
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Note the positions of the columns that are added next; returns the positions of all columns in use."""
+        assert self.active_positions is not None
+        first, end, columns = self.window.first, self.window.end, position_BQ.shape[1]
+        self.active_positions[:, end : end + columns] = position_BQ
+        return self.active_positions[:, first : end + columns]
 
     def clear(self, row: int, first: int, end: int) -> None:
         """Zero masked columns of a row: they are multiplied with a weight of 0, so they must be finite."""
@@ -93,24 +93,24 @@ class SlotCache(LayerCache):
         """Copy one row's columns in use over another's."""
         at = slice(self.window.first, self.window.end)
         self.kept[:, target, :, at] = self.kept[:, source, :, at]
-        if self.places is not None:
-            self.places[target, at] = self.places[source, at]
+        if self.positions is not None:
+            self.positions[target, at] = self.positions[source, at]
 
     def shift(self, end: int, columns: int) -> None:
         """Move the columns in use so that they end at column `end`, in buffers of so many columns."""
         at, size = slice(self.window.first, self.window.end), self.window.end - self.window.first
         rows, to = slice(0, self.window.rows), slice(end - size, end)
         kept = self.kept[:, rows, :, at].clone()
-        places = None if self.places is None else self.places[rows, at].clone()
+        positions = None if self.positions is None else self.positions[rows, at].clone()
         if columns != self.kept.shape[3]:
             shape = list(self.kept.shape)
             shape[3] = columns
             self.kept = self.kept.new_empty(shape)
-            if self.places is not None:
-                self.places = self.places.new_zeros(len(self.places), columns)
+            if self.positions is not None:
+                self.positions = self.positions.new_zeros(len(self.positions), columns)
         self.kept[:, rows, :, to] = kept
-        if self.places is not None and places is not None:
-            self.places[rows, to] = places
+        if self.positions is not None and positions is not None:
+            self.positions[rows, to] = positions
 
 
 class _Landing(LayerCache):
@@ -118,7 +118,7 @@ class _Landing(LayerCache):
 
     def __init__(self, target: SlotCache, lengths: Sequence[int]) -> None:
         """lengths: how many columns of each row are kept, from its first on."""
-        self.target, self.lengths, self.worth = target, lengths, target.worth
+        self.target, self.lengths, self.bias_table = target, lengths, target.bias_table
         self.row, self.end = target.window.rows, target.window.end
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
@@ -132,12 +132,12 @@ class _Landing(LayerCache):
                 self.target.kept[:, row + j, :, end - length : end] = both_2BHQE[:, j, :, :length]
         return both_2BHQE.unbind(0)
 
-    def stand(self, places_BQ: Tensor) -> Tensor:
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
         """Pass on; returns what it was given."""
-        assert self.target.places is not None
+        assert self.target.positions is not None
         for j, length in enumerate(self.lengths):
-            self.target.places[self.row + j, self.end - length : self.end] = places_BQ[j, :length]
-        return places_BQ
+            self.target.positions[self.row + j, self.end - length : self.end] = position_BQ[j, :length]
+        return position_BQ
 
 
 class _Sources:
@@ -273,7 +273,7 @@ class Slots:
         self._starts += [window.end - length for length in lengths]
         window.rows += len(contexts)
         for cache, landing in zip(self._cache, caches, strict=True):
-            cache.worth = landing.worth
+            cache.bias_table = landing.bias_table
             cache.narrow()
         for row in range(rows, window.rows):
             self._hide(row)

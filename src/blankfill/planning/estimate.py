@@ -160,7 +160,7 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     if config.encoder_layers:
         parts["encoder"] = 0
     names = {
-        "distances": "positions",
+        "position_bias": "positions",
         "query": "words", "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads",
         "pair_head": "heads", "span_head": "heads",
     }  # fmt: skip

@@ -27,7 +27,7 @@ def task_optimizer(
     """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
     table at `embedding_lr_multiplier` times its layer's."""
     below = model.encoder.config.encoder_layers
-    top = below + (0 if model.encoder_only else len(model.encoder.layers)) + 1
+    top = below + (0 if model.encoder_only else model.encoder.config.num_layers) + 1
     groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top, below)
@@ -72,7 +72,7 @@ def depth_of(name: str, top: int, below: int = 0) -> int:
     part = name.removeprefix("encoder.")
     reads, part = part.startswith("encoder."), part.removeprefix("encoder.")
     kind, _, rest = part.partition(".")
-    if kind in ("words", "positions", "embedding_norm", "widen", "distances"):
+    if kind in ("words", "positions", "embedding_norm", "widen", "position_bias"):
         return 0
     if kind == "layers":
         return int(rest.split(".")[0]) + 1 + (0 if reads else below)
