@@ -22,6 +22,7 @@ from torch import Tensor
 
 from blankfill.data.batching import collate
 from blankfill.generation.blanks import Candidate
+from blankfill.generation.cancel import check_cancelled
 
 if TYPE_CHECKING:
     from blankfill.generation.fill import BlankedText, Filler
@@ -87,6 +88,7 @@ def _fill_blank(
     beams = blanked.beams if len(places) > 1 else blanked.top_k
     states = {row: 0.0}
     for _ in places:
+        check_cancelled(blanked.cancel)
         grown: dict[Row, float] = {}
         for state, scores_by_place in zip(states, reader.read(list(states)), strict=True):
             open_places = [place for place in places if state[place] == reader.mask]
