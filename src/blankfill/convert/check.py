@@ -81,7 +81,7 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
         read = torch.from_numpy(row.input_ids.astype(np.int64))
         if row.context is not None:
             inputs = {**inputs, "decoder_input_ids": read[None]}
-        elif len(read) != len(ids):  # the objective compares on a row of its own
+        elif not torch.equal(read, ids):  # the objective compares on a row of its own
             inputs = {"input_ids": read[None]}
         if len(ids):
             scores = _scores(theirs(**inputs))
@@ -133,5 +133,5 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0]
+    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0, : len(row)]
     return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
