@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Settings:
     """How to measure. split: of a task that has several. window and stride: see `perplexity.perplexity`. both_ways: see
-    `scorers.GlmScorer`. limit: texts, passages or sentences that are measured, drawn by seed; 0 means all."""
+    `scorers.Scorer`. limit: texts, passages or sentences that are measured, drawn by seed; 0 means all."""
 
     split: str = "test"
     window: int = 0
