@@ -69,7 +69,7 @@ class Search:
             end_R = end_R if count else torch.full_like(end_R, -math.inf)
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
-        found: list[list[Hypothesis]] = [[] for _ in contexts]
+        texts_of: list[list[Hypothesis]] = [[] for _ in contexts]
         sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
         for places in longest_first(sizes, columns):
             decoder = Decoder(model, [contexts[k] for k in places], self.longest, vocabulary.roles.get("pad", 0))
@@ -77,5 +77,5 @@ class Search:
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
             )
             for k, hypotheses in zip(places, texts, strict=True):
-                found[k] = hypotheses
-        return found
+                texts_of[k] = hypotheses
+        return texts_of
