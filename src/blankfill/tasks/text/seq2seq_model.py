@@ -71,7 +71,7 @@ class Search:
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
         pad = vocabulary.roles.get("pad", 0)
-        found: list[list[Hypothesis]] = [[] for _ in contexts]
+        texts_of: list[list[Hypothesis]] = [[] for _ in contexts]
         if self.beams == 1 and contexts:
             order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
             rows = max(1, columns // (contexts[order[0]].columns + self.longest))
@@ -80,8 +80,8 @@ class Search:
                 self.length_penalty, self.no_repeat_ngram, pad, settled=1,
             )  # fmt: skip
             for k, hypotheses in zip(order, texts, strict=True):
-                found[k] = hypotheses
-            return found
+                texts_of[k] = hypotheses
+            return texts_of
         sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
         for places in longest_first(sizes, columns):
             decoder = Decoder(model, [contexts[k] for k in places], self.longest, pad)
@@ -89,5 +89,5 @@ class Search:
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
             )
             for k, hypotheses in zip(places, texts, strict=True):
-                found[k] = hypotheses
-        return found
+                texts_of[k] = hypotheses
+        return texts_of
