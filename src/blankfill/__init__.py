@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
     from blankfill.families import FamilySpec, register_family
-    from blankfill.generation.model import Model, load
+    from blankfill.inference import Model, load
     from blankfill.objectives import register_objective
     from blankfill.pretraining.outcome import RunResult
     from blankfill.pretraining.run import pretrain, resume
@@ -46,7 +46,7 @@ _HOMES = {
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
     "families": ("FamilySpec", "register_family"),
-    "generation.model": ("Model", "load"),
+    "inference": ("Model", "load"),
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "objectives": ("register_objective",),
     "pretraining.outcome": ("RunResult",),
