@@ -74,7 +74,7 @@ class FullLogitGlm(nn.Module):
         is_target.view(-1)[batch.target_index] = 1.0
         return {
             "input_ids": batch.input_ids, "positions": batch.positions, "visible": visible[:, None].float(),
-            "targets": targets, "asked": is_target,
+            "targets": targets, "is_target": is_target,
         }  # fmt: skip
 
     def forward(
