@@ -5,36 +5,55 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from blankfill.cli.recipes import RecipeArguments, parse
 
 if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
 
-DESCRIBED = """Look at what a model is trained on.
-
-Prints row number --example of a run: its tokens, their positions, what is asked where, and who sees whom. A run with
-the same recipe, seed and text trains on this very row. Every option of the recipe can be changed by its dotted name,
-e.g. --objective.length 48 --objective.mask-ratio 0.3.
-"""
 BLANKS = ("mask", "gmask", "smask", "dblock", "pseudo")
 """The roles of tokens that stand for text which is not shown."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShowArguments(RecipeArguments):
+    """Show what a model is trained on.
+
+    Prints row number --example of a run: its tokens, their positions, the targets, and which columns see which. A run
+    with the same recipe, seed and text trains on this very row. Every option of the recipe can be changed by its dotted
+    name, such as --objective.length 48 or --objective.mask-ratio 0.3.
+    """
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Row": "recipe example seed",
+        "Output": "png width font out",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill show texts/ --recipe glm-nano --example 3 --png row.png",
+        "blankfill show --recipe bert-nano --objective.length 32",
+    )
+
+    example: int = 0
+    """Number of the row in the run, counted from 0."""
+    png: Path | None = None
+    """PNG file to draw the row to."""
+    out: Path | None = None
+    """Folder to store text that has to be prepared first, so that it is prepared once only."""
+    width: int = 0
+    """Width of the text in characters; 0: that of the terminal."""
+    font: Path | None = None
+    """Font file for the picture, when the system has none for the language."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UserError."""
-    from blankfill.cli.recipes import parse
     from blankfill.errors import UserError
 
-    extra = [
-        ("example", int, 0, "The number of the row in the run, counted from 0."),
-        ("png", Path | None, None, "Also draw the row to this PNG file."),
-        ("out", Path | None, None, "Where to keep text that has to be prepared first, to show more of it at once."),
-        ("width", int, 0, "Width of the text in characters; 0: that of the terminal."),
-        ("font", Path | None, None, "A font file for the picture, when the system has none for the language."),
-    ]
-    args, recipe = parse("show", DESCRIBED, argv, extra)
+    args, recipe = parse(ShowArguments, "show", argv)
     run_rows = recipe.train.row_schedule.first(recipe.train.steps)
     if not 0 <= args.example < run_rows:
         raise UserError(f"--example is {args.example}; a run of this recipe has the rows 0 to {run_rows - 1:,}")

@@ -15,9 +15,9 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.run import adapter_of, answering, patterns_of, with_kept_patterns
 from blankfill.runs.inputs import patterns_mark
 from blankfill.system.console import say
+from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, of_kind, parse_json, read_json, shown
 from blankfill.system.threads import use_threads
-from blankfill.system.values import build, fitting
 from blankfill.tasks.cloze.pattern import PATTERNS
 from blankfill.tasks.cloze.soft_labels import combined, logs_of
 from blankfill.tasks.datasets.files import UnusableError, joined_lines

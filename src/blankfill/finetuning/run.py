@@ -30,9 +30,9 @@ from blankfill.runs.folder import (
 from blankfill.system.console import progress as progress_bar
 from blankfill.system.console import say
 from blankfill.system.files import write_file
+from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.stopping import Stop, reason
-from blankfill.system.values import build
 from blankfill.tasks.cloze.pattern import PATTERNS
 from blankfill.tasks.cloze.soft_labels import Scores, SoftLabels, read_soft_labels, with_soft_labels
 from blankfill.tasks.datasets.registry import task_named
