@@ -76,9 +76,11 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     """Our way to write, once."""
     from blankfill.families import weight_names
     from blankfill.generation.beam import beam_search
-    from blankfill.generation.engine import Decoder, gpt_context, two_stack_context
-    from blankfill.model.layout import lay_out_to_write
+    from blankfill.generation.engine import Decoder
+    from blankfill.model.layout import optimize_for_inference
     from blankfill.model.transformer import Transformer
+    from blankfill.objectives.gpt import gpt_input
+    from blankfill.objectives.two_stacks import two_stack_input
 
     theirs = model_of(spec)
     weights = theirs.state_dict()
@@ -87,13 +89,13 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     model = Transformer(config)
     model.load_state_dict(names.table(config).to_ours(weights, "the model"))
     model.eval()
-    lay_out_to_write(model)
+    optimize_for_inference(model)
     sources, table, begun = sources_of(spec), (config.position_sizes or (0,))[0], BEGUN.get(spec["family"], 0)
     if spec["family"] == "gpt2":
-        contexts = [gpt_context(source, table) for source in sources]
+        contexts = [gpt_input(source, table) for source in sources]
     else:
         first = 2 if spec["family"] == "bart" else 0
-        contexts = [two_stack_context(source, [begun], first, table) for source in sources]
+        contexts = [two_stack_input(source, [begun], first, table) for source in sources]
     del theirs, weights
 
     def grammar(scores: Any, count: int) -> tuple[Any, Any]:
@@ -174,7 +176,7 @@ def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
 
 
 def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """A contender."""
+    """Return a contender."""
     import torch
 
     torch.set_num_threads(spec["threads"])

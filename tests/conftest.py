@@ -114,6 +114,6 @@ def fingerprint(example: Example) -> tuple[object, ...]:
     group = np.zeros(0, np.int32) if rule.group is None else rule.group
     arrays = (example.input_ids, example.positions, rule.segment, rule.rank, rule.horizon, group)
     answers = (example.target_index, example.target_ids)
-    borders = None if example.borders is None else example.borders.tolist()
+    borders = None if example.span_boundary_targets is None else example.span_boundary_targets.tolist()
     context = None if example.context is None else fingerprint(example.context)
     return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels), borders, context)

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Generat
 from transformers import PreTrainedModel as PreTrained
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.errors import UserError
 from blankfill.families.glm import PARTS, GlmNames
 from blankfill.model.dense import Dense

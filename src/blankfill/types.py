@@ -10,8 +10,8 @@ Not here: how a Document is cut from a corpus (`data.plans`), or how a rule beco
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ ask for the word at their place, and columns that are remembered, which pass no 
 
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
+
+LayerKind = Literal["global", "local"]
+"""The kinds of layers, by what they see of a row: all that its rule shows, or the part of that in their window."""
 
 ROLES = ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock", "pseudo")
 """What a special token can be for. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM;
@@ -94,13 +97,18 @@ class AttentionRule:
     Query i sees key j when `segment[i] == segment[j]` and `rank[j] <= horizon[i]`. All zeros is BERT;
     rank = horizon = index is GPT; source at rank 0 and blanks ranked 1, 2, 3, … is GLM and every prefix model; a
     permutation is XLNet. Where there is a `group`, a key whose group is not 0 is hidden from all queries but those of
-    its own group: UniLM v2's pseudo masks. It costs O(L) and never depends on positions.
+    its own group: UniLM v2's pseudo masks. It costs O(L) and never depends on positions, except in layers with a
+    window (`local`): there a query sees only keys whose position differs from its own by at most `window`.
     """
 
     segment: Int32
     rank: Int32
     horizon: Int32
     group: Int32 | None = None
+    position: Int32 | None = field(default=None, kw_only=True)
+    """int32[L], of each column, for a window."""
+    window: int = field(default=0, kw_only=True)
+    """Largest difference of positions that a query sees; 0 means no window."""
 
     def __len__(self) -> int:
         return len(self.segment)
@@ -123,13 +131,19 @@ class AttentionRule:
         rank = np.maximum(np.arange(length, dtype=np.int32) - (prefix - 1), 0).astype(np.int32)
         return cls(np.zeros(length, np.int32), rank, rank)
 
+    def local(self, position: Int32, window: int) -> AttentionRule:
+        """The rule of a layer that attends locally. position: int32[L]; window: as the field."""
+        return replace(self, position=position, window=window)
+
     def visible(self) -> Bool:
         """The reference bool[L, L], row = query, column = key; every kernel is tested against it."""
         same = self.segment[:, None] == self.segment[None, :]
         seen: Bool = same & (self.rank[None, :] <= self.horizon[:, None])
-        if self.group is None:
-            return seen
-        return seen & ((self.group[None, :] == 0) | (self.group[None, :] == self.group[:, None]))
+        if self.group is not None:
+            seen = seen & ((self.group[None, :] == 0) | (self.group[None, :] == self.group[:, None]))
+        if self.window and self.position is not None:
+            seen = seen & (abs(self.position[:, None] - self.position[None, :]) <= self.window)
+        return seen
 
 
 @dataclass(frozen=True)
@@ -140,8 +154,8 @@ class Example:
     GPT: position). target_index: int32[M], where in the row the answer is read; target_ids: int32[M], the answer.
     labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side, without
     targets of its own; columns of a segment read those of the same segment there, all of them.
-    borders: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind it, the place in
-    it, the answer; None where an objective asks none.
+    span_boundary_targets: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind
+    it, the place in it, the answer; None where an objective asks none.
     """
 
     input_ids: Int32
@@ -151,10 +165,42 @@ class Example:
     target_ids: Int32
     labels: Mapping[str, int] = field(default_factory=dict)
     context: Example | None = None
-    borders: Int32 | None = None
+    span_boundary_targets: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+UNLIMITED = 1 << 30
+"""The room of a model whose positions are relative and have no end."""
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """What one row has read before it writes, and where its new tokens stand.
+
+    input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P], of the
+    first new token; step: int32[P], what each further one adds. room: how many new tokens the position tables can hold
+    (one more can be predicted, since the last is never read). query_token: the id that asks for the next token in its
+    place; None for families that answer one column before. source: what the encoder reads, of a model that has one.
+    """
+
+    input_ids: Int32
+    positions: Int32
+    rule: AttentionRule
+    next_position: Int32
+    step: Int32
+    room: int
+    query_token: int | None = None
+    source: Example | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns that are read, those of the source among them."""
+        return len(self) + (0 if self.source is None else len(self.source))
 
 
 @dataclass(frozen=True)
@@ -178,9 +224,9 @@ class Batch:
     mask: str
     tokens: int
     """How many of the B·T columns, and of those of the context, are not padding."""
-    joined: frozenset[int] = frozenset()
-    """Rows that must not be parted from the row before them, because an answer is looked for in both."""
-    borders: torch.Tensor | None = None
+    no_split_before: frozenset[int] = frozenset()
+    """Rows that must stay in the same micro-batch as the previous row: they hold windows of one question."""
+    span_boundary_targets: torch.Tensor | None = None
     """int64[4, K]: words asked from outside their span, as in `Example`, columns flat over B·T."""
     group: torch.Tensor | None = None
     """int32[B, T], where any rule of the batch has groups."""
@@ -198,7 +244,8 @@ class Batch:
             move(self.input_ids), move(self.positions), move(self.segment), move(self.rank), move(self.horizon),
             move(self.target_index), move(self.target_ids),
             {name: (move(index), move(value)) for name, (index, value) in self.labels.items()},
-            self.mask, self.tokens, self.joined, None if self.borders is None else move(self.borders),
+            self.mask, self.tokens, self.no_split_before,
+            None if self.span_boundary_targets is None else move(self.span_boundary_targets),
             None if self.group is None else move(self.group), None if self.context is None else self.context.to(device),
         )  # fmt: skip
 
@@ -211,9 +258,9 @@ class Batch:
             inside = (index >= low) & (index < high)
             return index[inside] - low, value[inside]
 
-        borders = self.borders
-        if borders is not None:
-            borders = borders[:, (borders[0] >= low) & (borders[0] < high)] - borders.new_tensor(
+        boundary = self.span_boundary_targets
+        if boundary is not None:
+            boundary = boundary[:, (boundary[0] >= low) & (boundary[0] < high)] - boundary.new_tensor(
                 [[low], [low], [0], [0]]
             )
         at = slice(first, stop)
@@ -223,6 +270,6 @@ class Batch:
         return Batch(
             self.input_ids[at], self.positions[:, at], self.segment[at], self.rank[at], self.horizon[at],
             *pick(self.target_index, self.target_ids), labels, self.mask, tokens,
-            frozenset(row - first for row in self.joined if first <= row < stop), borders,
+            frozenset(row - first for row in self.no_split_before if first <= row < stop), boundary,
             None if self.group is None else self.group[at], context,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 
 from blankfill.adapt.lora import LoraLinear, add_lora, merge_lora
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from generate_models import random_model
 
 IDS, POSITIONS = torch.tensor([[12, 15, 13, 20]]), torch.stack([torch.arange(4)[None], torch.zeros(1, 4).long()])

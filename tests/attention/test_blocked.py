@@ -1,14 +1,13 @@
 """Attention in blocks against torch's own kernel: values, gradients, masks, and dropout with the masks it drew."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from blankfill.attention import kernels
-from blankfill.attention.kernels import Mask, cross_attend, lower, lower_cross, self_attend
+from blankfill.attention.kernels import cross_attend, self_attend
+from blankfill.attention.masks import Mask, lower, lower_cross
 from blankfill.kernels import blocked_attention as blocked
 from blankfill.kernels.blocked_attention import blocked_attention, blocked_cross_attention, visible_ranges
 from blankfill.types import AttentionRule
@@ -91,10 +90,9 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
     rows, columns, heads, probability = 2, 13, 2, 0.25
     mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
     qkv = packed(rows, columns, heads)
-    if with_added:
-        mask = dataclasses.replace(mask, added=some_added(1, columns, heads))
+    added = some_added(1, columns, heads) if with_added else None
     torch.manual_seed(3)
-    got = self_attend(qkv, mask, probability, "blocked")
+    got = self_attend(qkv, mask, probability, "blocked", added=added)
 
     kept = torch.zeros(rows, heads, columns, columns, dtype=torch.float64)
     for block, bits in zip(blocked._blocks(rows, columns, heads, kind == "causal", mask.ranges), drawn, strict=True):
@@ -106,16 +104,16 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
         scores = scores + mask.bias
     elif kind == "causal":
         scores = scores + torch.full((columns, columns), -torch.inf, dtype=torch.float64).triu(1)
-    if mask.added is not None:
-        scores = scores + mask.added
+    if added is not None:
+        scores = scores + added
     expected = ((scores.softmax(-1) * kept / (1 - probability)) @ value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
-    leaves = [qkv] if mask.added is None else [qkv, mask.added]
+    leaves = [qkv] if added is None else [qkv, added]
     for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
         torch.testing.assert_close(one, other)
     torch.manual_seed(3)
-    torch.testing.assert_close(self_attend(qkv, mask, probability, "blocked"), got, rtol=0, atol=0)
+    torch.testing.assert_close(self_attend(qkv, mask, probability, "blocked", added=added), got, rtol=0, atol=0)
 
 
 def test_masks_do_not_depend_on_the_number_of_threads() -> None:
@@ -148,12 +146,11 @@ def test_what_is_added_and_its_gradient(each: bool, kind: str, keep: int, monkey
     """Added to the scores of all rows, or of each row, which are not scaled."""
     monkeypatch.setattr(blocked, "KEEP", keep)
     mask = rule_mask(3, 13) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
-    mask, qkv = dataclasses.replace(mask, added=some_added(3 if each else 1, 13, 2)), packed(3, 13, 2)
-    got, expected = (self_attend(qkv, mask, 0.0, kernel, 1.0) for kernel in ("blocked", "explicit"))
+    added, qkv = some_added(3 if each else 1, 13, 2), packed(3, 13, 2)
+    got, expected = (self_attend(qkv, mask, 0.0, kernel, 1.0, added) for kernel in ("blocked", "explicit"))
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(got.shape, dtype=torch.float64)
-    assert mask.added is not None
-    pairs = (torch.autograd.grad(out, (qkv, mask.added), upstream) for out in (got, expected))
+    pairs = (torch.autograd.grad(out, (qkv, added), upstream) for out in (got, expected))
     for one, other in zip(*pairs, strict=True):
         torch.testing.assert_close(one, other)
 

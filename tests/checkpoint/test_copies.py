@@ -99,7 +99,8 @@ def ours(folder: Path, ids: torch.Tensor, start: int = 0) -> tuple[TransformerCo
     vocabulary = Vocabulary(VOCABULARY.size, {**VOCABULARY.roles, found.objective.decoder_start or "pad": start})
     loaded = Loaded(model, cast(Tokenizer, None), vocabulary, found.objective, folder)
     with torch.inference_mode():
-        return found.form.config, our_scores(loaded, ids)
+        row = found.objective.format(vocabulary, found.form.config.position_sizes).export_row(ids.numpy())
+        return found.form.config, our_scores(loaded, row)
 
 
 def same_scores(folder: Path, kind: str) -> TransformerConfig:

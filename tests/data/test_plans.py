@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
-from blankfill.objectives import Bert, Glm, Gpt, Layout, Mlm
+from blankfill.objectives import Bert, Glm, Gpt, Mlm, PackingSpec
 
 Documents = list[list[int]]
 """A corpus told as the lengths of the sentences of its documents."""
@@ -45,7 +45,7 @@ def in_drawn_order(documents: Documents, rng: np.random.Generator) -> list[list[
 
 def rows_of(plan: Plan) -> list[list[tuple[int, ...]]]:
     """The rows as they were laid out, before they were shuffled."""
-    return [[tuple(piece) for piece in plan.pieces[a:b].tolist()] for a, b in itertools.pairwise(plan.rows)]
+    return [[tuple(chunk) for chunk in plan.chunks[a:b].tolist()] for a, b in itertools.pairwise(plan.rows)]
 
 
 CORPORA = st.lists(st.lists(st.integers(0, 12), max_size=9), min_size=1, max_size=12).filter(
@@ -54,38 +54,38 @@ CORPORA = st.lists(st.lists(st.integers(0, 12), max_size=9), min_size=1, max_siz
 SEEDS = st.integers(0, 999)
 
 
-def slow_cut(document: list[list[int]], layout: Layout, room: int) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Pieces of one document and their stream tokens: `room` at a time, `overlap` of them again."""
-    stream = [None] * layout.before + list(itertools.chain(*document)) + [None] * layout.after
+def slow_cut(document: list[list[int]], spec: PackingSpec, room: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Chunks of one document and their stream tokens: `room` at a time, `overlap` of them again."""
+    stream = [None] * spec.before + list(itertools.chain(*document)) + [None] * spec.after
     low = 0
     while True:
         high = min(low + room, len(stream))
         inside = [token for token in stream[low:high] if token is not None]
-        if len(inside) >= max(1, layout.minimum - layout.before - layout.after):
+        if len(inside) >= max(1, spec.min_tokens - spec.before - spec.after):
             flags = (FIRST if low == 0 else 0) | (LAST if high == len(stream) else 0)
             yield (inside[0], inside[-1] + 1, 0, 0, flags), high - low
         if high == len(stream):
             return
-        low = high - layout.overlap
+        low = high - spec.overlap
 
 
-def slow_cut_of_sentences(document: list[list[int]], layout: Layout, room: int) -> Iterator[tuple[tuple, int]]:
+def slow_cut_of_sentences(document: list[list[int]], spec: PackingSpec, room: int) -> Iterator[tuple[tuple, int]]:
     """Whole sentences while they fit; a sentence that fits nowhere is cut itself."""
     left = [list(sentence) for sentence in document]
     first = True
     while left:
-        piece: list[int] = []
-        while left and len(piece) + len(left[0]) <= room:
-            piece += left.pop(0)
-        if not piece:
-            piece, left[0] = left[0][:room], left[0][room:]
+        chunk: list[int] = []
+        while left and len(chunk) + len(left[0]) <= room:
+            chunk += left.pop(0)
+        if not chunk:
+            chunk, left[0] = left[0][:room], left[0][room:]
         flags = (FIRST if first else 0) | (0 if left else LAST)
-        yield (piece[0], piece[-1] + 1, 0, 0, flags), len(piece)
+        yield (chunk[0], chunk[-1] + 1, 0, 0, flags), len(chunk)
         first = False
 
 
 def slow_best_fit(sizes: list[int], capacity: int) -> list[int]:
-    """What is left free in each row, sorted, when each piece goes to the fullest row that holds it."""
+    """What is left free in each row, sorted, when each chunk goes to the fullest row that holds it."""
     free: list[int] = []
     for size in sizes:
         fitting = [k for k, left in enumerate(free) if left >= size]
@@ -96,43 +96,45 @@ def slow_best_fit(sizes: list[int], capacity: int) -> list[int]:
     return sorted(free)
 
 
-LAYOUTS = {
-    "gpt": Gpt(length=8).layout(),
-    "glm": Glm(length=12).layout(),
-    "glm short": Glm(length=12, short=0.5).layout(),
-    "glm joined": Glm(length=12, joined=True).layout(),
-    "joined short": Layout("pieces", 11, extra=1, after=1, joined=True, short=0.6, short_min=3, minimum=4),
-    "odd": Layout("pieces", 5, before=2, after=3, overlap=2, minimum=3, short=0.4, short_min=3),
-    "bert": Bert(length=10, next_sentence=False, short=0.4).layout(),
-    "mlm": Mlm(length=9, across_documents=False).layout(),
+SPECS = {
+    "gpt": Gpt(length=8).packing(),
+    "glm": Glm(length=12).packing(),
+    "glm short": Glm(length=12, short=0.5).packing(),
+    "glm joined": Glm(length=12, joined=True).packing(),
+    "joined short": PackingSpec(
+        "chunks", 11, chunk_overhead=1, after=1, merge_chunks=True, short=0.6, short_min=3, min_tokens=4
+    ),
+    "odd": PackingSpec("chunks", 5, before=2, after=3, overlap=2, min_tokens=3, short=0.4, short_min=3),
+    "bert": Bert(length=10, next_sentence=False, short=0.4).packing(),
+    "mlm": Mlm(length=9, across_documents=False).packing(),
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @given(documents=CORPORA, seed=SEEDS)
 @settings(max_examples=40)
-def test_pieces_and_best_fit(layout: Layout, documents: Documents, seed: int) -> None:
-    """The pieces of the slow version, each in one row; the rows as full as the slow best fit makes them."""
-    plan = make_plan(Flat.of(documents), layout, np.random.default_rng(seed))
+def test_chunks_and_best_fit(spec: PackingSpec, documents: Documents, seed: int) -> None:
+    """The chunks of the slow version, each in one row; the rows as full as the slow best fit makes them."""
+    plan = make_plan(Flat.of(documents), spec, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     ordered = in_drawn_order(documents, rng)
-    rooms = np.full(len(ordered), layout.room)
-    is_short = rng.random(len(ordered)) < layout.short
-    rooms[is_short] = rng.integers(min(layout.short_min, layout.room), layout.room + 1, is_short.sum())
-    cut: Callable = slow_cut_of_sentences if layout.whole_sentences else slow_cut
-    expected = [found for document, room in zip(ordered, rooms, strict=True) for found in cut(document, layout, room)]
-    assert sorted(map(tuple, plan.pieces.tolist())) == sorted(piece for piece, _ in expected)
-    capacity = layout.row - layout.frame
-    sizes = {piece: size + layout.extra for piece, size in expected}
+    rooms = np.full(len(ordered), spec.max_tokens)
+    is_short = rng.random(len(ordered)) < spec.short
+    rooms[is_short] = rng.integers(min(spec.short_min, spec.max_tokens), spec.max_tokens + 1, is_short.sum())
+    cut: Callable = slow_cut_of_sentences if spec.whole_sentences else slow_cut
+    expected = [found for document, room in zip(ordered, rooms, strict=True) for found in cut(document, spec, room)]
+    assert sorted(map(tuple, plan.chunks.tolist())) == sorted(chunk for chunk, _ in expected)
+    capacity = spec.row_tokens - spec.row_overhead
+    sizes = {chunk: size + spec.chunk_overhead for chunk, size in expected}
     free = []
     for row in rows_of(plan):
-        used = sum(sizes[piece] for piece in row)
-        if layout.joined:
-            used += sum(layout.after for piece in row[:-1] if not piece[4] & LAST)
+        used = sum(sizes[chunk] for chunk in row)
+        if spec.merge_chunks:
+            used += sum(spec.after for chunk in row[:-1] if not chunk[4] & LAST)
         assert row and used <= capacity
         free.append(capacity - used)
-    if not layout.joined:
-        assert sorted(free) == slow_best_fit([sizes[piece] for piece, _ in expected], capacity)
+    if not spec.merge_chunks:
+        assert sorted(free) == slow_best_fit([sizes[chunk] for chunk, _ in expected], capacity)
     assert sorted(plan.order.tolist()) == list(range(len(free)))
 
 
@@ -142,14 +144,14 @@ def test_every_token_is_in_one_piece(documents: Documents, seed: int, whole: boo
     """For the units without overlap; GLM leaves out the ends of documents below three tokens, and nothing else."""
     flat = Flat.of(documents)
     total = int(flat.sentence_starts[-1])
-    layouts = [Bert(length=11, next_sentence=False).layout(), Mlm(length=11, across_documents=whole).layout()]
-    for layout in layouts:
+    specs = [Bert(length=11, next_sentence=False).packing(), Mlm(length=11, across_documents=whole).packing()]
+    for spec in specs:
         counts = np.zeros(total, np.int64)
-        for begin, end, *_ in make_plan(flat, layout, np.random.default_rng(seed)).pieces.tolist():
+        for begin, end, *_ in make_plan(flat, spec, np.random.default_rng(seed)).chunks.tolist():
             counts[begin:end] += 1
         assert (counts == 1).all()
     counts = np.zeros(total, np.int64)
-    for begin, end, *_ in make_plan(flat, Glm(length=11).layout(), np.random.default_rng(seed)).pieces.tolist():
+    for begin, end, *_ in make_plan(flat, Glm(length=11).packing(), np.random.default_rng(seed)).chunks.tolist():
         counts[begin:end] += 1
     left_out = [size % 10 if size % 10 < 3 else 0 for document in documents for size in [sum(document)]]
     assert counts.max(initial=0) <= 1 and (counts == 0).sum() == sum(left_out)
@@ -159,8 +161,8 @@ def test_every_token_is_in_one_piece(documents: Documents, seed: int, whole: boo
 @settings(max_examples=60)
 def test_the_stream(documents: Documents, seed: int, length: int) -> None:
     """Documents end to end in the drawn order, an end token after each, cut every `length`, one token shared."""
-    layout = Gpt(length=length, documents="stream").layout()
-    plan = make_plan(Flat.of(documents), layout, np.random.default_rng(seed))
+    spec = Gpt(length=length, documents="stream").packing()
+    plan = make_plan(Flat.of(documents), spec, np.random.default_rng(seed))
     stream: list[tuple[int, int | None]] = []
     for number, document in enumerate(in_drawn_order(documents, np.random.default_rng(seed))):
         stream += [(number, token) for token in itertools.chain(*document)] + [(number, None)]
@@ -183,7 +185,7 @@ def test_the_stream(documents: Documents, seed: int, length: int) -> None:
 @settings(max_examples=60)
 def test_full_sentences(documents: Documents, seed: int, length: int) -> None:
     """Sentence by sentence: it joins the row if it fits with its [SEP]; one that fills a fresh row alone is cut."""
-    plan = make_plan(Flat.of(documents), Mlm(length=length).layout(), np.random.default_rng(seed))
+    plan = make_plan(Flat.of(documents), Mlm(length=length).packing(), np.random.default_rng(seed))
     expected: list[list[list[int]]] = []
     row: list[list[int]] = []
 
@@ -212,34 +214,34 @@ def test_full_sentences(documents: Documents, seed: int, length: int) -> None:
             goes_on = True
     if row:
         close()
-    found = [[list(range(piece[0], piece[1])) for piece in pieces] for pieces in rows_of(plan)]
+    found = [[list(range(chunk[0], chunk[1])) for chunk in chunks] for chunks in rows_of(plan)]
     assert found == expected
     assert all(2 + sum(len(part) + 1 for part in row) - 1 <= length for row in found)
 
 
 @given(documents=CORPORA, seed=SEEDS)
 @settings(max_examples=60)
-def test_pieces_end_where_sentences_end(documents: Documents, seed: int) -> None:
+def test_chunks_end_where_sentences_end(documents: Documents, seed: int) -> None:
     flat = Flat.of(documents)
     starts = set(flat.sentence_starts.tolist())
-    for layout in (Mlm(length=10).layout(), Bert(length=10, next_sentence=False, short=0.0).layout()):
-        for begin, end, _, _, flags in make_plan(flat, layout, np.random.default_rng(seed)).pieces.tolist():
-            assert end - begin <= layout.room
-            assert end in starts or end - begin == layout.room
+    for spec in (Mlm(length=10).packing(), Bert(length=10, next_sentence=False, short=0.0).packing()):
+        for begin, end, _, _, flags in make_plan(flat, spec, np.random.default_rng(seed)).chunks.tolist():
+            assert end - begin <= spec.max_tokens
+            assert end in starts or end - begin == spec.max_tokens
             assert not flags & LAST or end in flat.sentence_starts[flat.document_starts]
             assert not flags & FIRST or begin in flat.sentence_starts[flat.document_starts]
 
 
-def original_pairs(documents: list[list[list[int]]], layout: Layout, draw: Callable[[], float]) -> Iterator[tuple]:
+def original_pairs(documents: list[list[list[int]]], spec: PackingSpec, draw: Callable[[], float]) -> Iterator[tuple]:
     """create_instances_from_document of google-research/bert, its randint fed by uniform draws."""
 
     def randint(low: int, high: int) -> int:
         return low + int(draw() * (high - low + 1))
 
     for index, document in enumerate(documents):
-        target = layout.room
-        if draw() < layout.short:
-            target = randint(2, layout.room)
+        target = spec.max_tokens
+        if draw() < spec.short:
+            target = randint(2, spec.max_tokens)
         chunk: list[list[int]] = []
         i = 0
         while i < len(document):
@@ -272,16 +274,16 @@ def original_pairs(documents: list[list[list[int]]], layout: Layout, draw: Calla
 @given(documents=CORPORA, seed=SEEDS, length=st.integers(8, 40), short=st.sampled_from([0.0, 0.1, 1.0]))
 @settings(max_examples=150)
 def test_pairs_are_those_of_the_original(documents: Documents, seed: int, length: int, short: float) -> None:
-    layout = Bert(length=length, short=short).layout()
-    plan = make_plan(Flat.of(documents), layout, np.random.default_rng(seed))
+    spec = Bert(length=length, short=short).packing()
+    plan = make_plan(Flat.of(documents), spec, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     expected = [
         (a[0], a[-1] + 1, b[0], b[-1] + 1, RANDOM_NEXT if is_random else 0)
-        for a, b, is_random in original_pairs(in_drawn_order(documents, rng), layout, rng.random)
+        for a, b, is_random in original_pairs(in_drawn_order(documents, rng), spec, rng.random)
     ]
-    assert sorted(map(tuple, plan.pieces.tolist())) == sorted(expected)
-    sizes = {piece: min(piece[1] - piece[0] + piece[3] - piece[2], length - 3) + 3 for piece in expected}
-    assert all(sum(sizes[piece] for piece in row) <= length for row in rows_of(plan))
+    assert sorted(map(tuple, plan.chunks.tolist())) == sorted(expected)
+    sizes = {chunk: min(chunk[1] - chunk[0] + chunk[3] - chunk[2], length - 3) + 3 for chunk in expected}
+    assert all(sum(sizes[chunk] for chunk in row) <= length for row in rows_of(plan))
 
 
 @given(documents=CORPORA, seed=SEEDS, length=st.integers(8, 40))
@@ -292,9 +294,9 @@ def test_pairs_use_every_token(documents: Documents, seed: int, length: int) -> 
     bounds = flat.sentence_starts[flat.document_starts]
     several = sum(sum(document) > 0 for document in documents) >= 4
     counts = np.zeros(int(flat.sentence_starts[-1]), np.int64)
-    pieces = make_plan(flat, Bert(length=length).layout(), np.random.default_rng(seed)).pieces.tolist()
+    chunks = make_plan(flat, Bert(length=length).packing(), np.random.default_rng(seed)).chunks.tolist()
     same = 0
-    for begin, end, begin_b, end_b, flags in pieces:
+    for begin, end, begin_b, end_b, flags in chunks:
         assert {begin, end, begin_b, end_b} <= set(flat.sentence_starts.tolist()) and begin < end and begin_b < end_b
         counts[begin:end] += 1
         document, other = np.searchsorted(bounds, [begin, begin_b], side="right")
@@ -307,60 +309,58 @@ def test_pairs_use_every_token(documents: Documents, seed: int, length: int) -> 
     # With four documents ten tries miss one time in a million; one document alone has no other.
     assert not several or same == 0
     if sum(sum(document) > 0 for document in documents) == 1:
-        assert same == sum(piece[4] == RANDOM_NEXT for piece in pieces)
+        assert same == sum(chunk[4] == RANDOM_NEXT for chunk in chunks)
 
 
 def test_a_pair_by_hand() -> None:
     """One document of one sentence: A is the sentence, B random, which here can only be the sentence itself."""
-    plan = make_plan(Flat.of([[4]]), Bert(length=16).layout(), np.random.default_rng(0))
-    assert plan.pieces.tolist() == [[0, 4, 0, 4, RANDOM_NEXT]]
-    assert plan.row(0).tolist() == plan.pieces.tolist() and len(plan) == 1
+    plan = make_plan(Flat.of([[4]]), Bert(length=16).packing(), np.random.default_rng(0))
+    assert plan.chunks.tolist() == [[0, 4, 0, 4, RANDOM_NEXT]]
+    assert plan.row(0).tolist() == plan.chunks.tolist() and len(plan) == 1
 
 
 @pytest.mark.parametrize("objective", [Bert(), Bert(next_sentence=False), Mlm(), Glm(), Gpt(), Gpt(documents="stream")])
 def test_deterministic_and_another_order_with_another_generator(objective: Bert | Mlm | Glm | Gpt) -> None:
     flat = Flat.of([[7, 9, 30, 4, 160]] * 40)
-    first, again, other = (make_plan(flat, objective.layout(), np.random.default_rng(seed)) for seed in (1, 1, 2))
-    for name in ("pieces", "rows", "order"):
+    first, again, other = (make_plan(flat, objective.packing(), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    for name in ("chunks", "rows", "order"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert [first.row(j).tolist() for j in range(9)] != [other.row(j).tolist() for j in range(9)]
 
 
 def test_an_empty_corpus_has_no_rows() -> None:
     for objective in (Bert(), Bert(next_sentence=False), Mlm(), Glm(), Gpt(), Gpt(documents="stream")):
-        assert len(make_plan(Flat.of([[], [0]]), objective.layout(), np.random.default_rng(0))) == 0
+        assert len(make_plan(Flat.of([[], [0]]), objective.packing(), np.random.default_rng(0))) == 0
 
 
 def test_documents_too_small_for_glm_are_left_out() -> None:
     """Two tokens and an end token are below the minimum of four; three are not."""
-    plan = make_plan(Flat.of([[2], [3], [1, 1]]), Glm(length=16).layout(), np.random.default_rng(0))
-    assert plan.pieces.tolist() == [[2, 5, 0, 0, FIRST | LAST]]
+    plan = make_plan(Flat.of([[2], [3], [1, 1]]), Glm(length=16).packing(), np.random.default_rng(0))
+    assert plan.chunks.tolist() == [[2, 5, 0, 0, FIRST | LAST]]
 
 
 @pytest.mark.parametrize("objective", [Bert(length=16), Mlm(length=16), Glm(length=16), Gpt(length=16)])
 def test_a_sentence_longer_than_anything(objective: Bert | Mlm | Glm | Gpt) -> None:
-    plan = make_plan(Flat.of([[100_000], [5]]), objective.layout(), np.random.default_rng(0))
+    plan = make_plan(Flat.of([[100_000], [5]]), objective.packing(), np.random.default_rng(0))
     if isinstance(objective, Bert):
-        assert sorted(piece[0] for piece in plan.pieces.tolist()) == [0, 100_000]
+        assert sorted(chunk[0] for chunk in plan.chunks.tolist()) == [0, 100_000]
     else:
-        longest = (plan.pieces[:, 1] - plan.pieces[:, 0]).max()
+        longest = (plan.chunks[:, 1] - plan.chunks[:, 0]).max()
         assert longest <= objective.length + 1 and len(plan) >= 100_000 // 17
 
 
 def waste(objective: Bert | Mlm | Glm | Gpt, flat: Flat) -> float:
     """The share of the columns of an epoch that is padding."""
-    layout = objective.layout()
-    plan = make_plan(flat, layout, np.random.default_rng(0))
-    pieces = plan.pieces
-    sizes = pieces[:, 1] - pieces[:, 0] + pieces[:, 3] - pieces[:, 2]
-    if layout.unit == "pairs":
-        sizes = np.minimum(sizes, layout.room)
+    spec = objective.packing()
+    plan = make_plan(flat, spec, np.random.default_rng(0))
+    chunks = plan.chunks
+    sizes = chunks[:, 1] - chunks[:, 0] + chunks[:, 3] - chunks[:, 2]
+    if spec.unit == "pairs":
+        sizes = np.minimum(sizes, spec.max_tokens)
     else:
-        sizes = (
-            sizes + np.where(pieces[:, 4] & FIRST, layout.before, 0) + np.where(pieces[:, 4] & LAST, layout.after, 0)
-        )
-    used = (sizes + layout.extra).sum() + layout.frame * len(plan)
-    return 1 - used / (len(plan) * layout.row)
+        sizes = sizes + np.where(chunks[:, 4] & FIRST, spec.before, 0) + np.where(chunks[:, 4] & LAST, spec.after, 0)
+    used = (sizes + spec.chunk_overhead).sum() + spec.row_overhead * len(plan)
+    return 1 - used / (len(plan) * spec.row_tokens)
 
 
 BOUNDS = [

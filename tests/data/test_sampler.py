@@ -129,9 +129,9 @@ def test_rows_hold_what_they_may(corpus: IndexedCorpus, objective: Objective) ->
 
 
 def test_short_pieces_that_share_a_row_leave_room_for_their_end_tokens(tmp_path: Path) -> None:
-    """A piece from the middle of a document is closed where another follows it: the row still fits the position table.
+    """A chunk from the middle of a document is closed where another follows it: the row still fits the position table.
 
-    Rooms of 32 to 95 tokens, so that two or three pieces share many a row of 96.
+    Rooms of 32 to 95 tokens, so that two or three chunks share many a row of 96.
     """
     corpus = write_corpus(tmp_path / "c", [[700]] * 60)
     objective = Glm(length=96, joined=True, short=1.0)
@@ -183,7 +183,7 @@ def test_plans_on_the_disk_are_the_plans(
     monkeypatch.setattr(module, "make_plan", None)
     cached = make(corpus, objective, cache=tmp_path / "plans")
     for epoch in (0, 1):
-        for name in ("pieces", "rows", "order"):
+        for name in ("chunks", "rows", "order"):
             assert np.array_equal(getattr(cached.plan(epoch), name), getattr(fresh.plan(epoch), name))
     count = fresh.rows_in_epoch(0)
     assert all(same_examples(cached.row(i), fresh.row(i)) for i in (0, count - 1))
@@ -204,7 +204,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["pieces", "rows", "order"])
+@pytest.mark.parametrize("name", ["chunks", "rows", "order"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_plans_are_made_anew(
     corpus: IndexedCorpus, name: str, damage: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,7 +216,7 @@ def test_damaged_plans_are_made_anew(
     (path,) = tmp_path.glob(f"*-0-{name}.npy")
     damage(path)  # type: ignore[operator]
     again = make(corpus, objective, cache=tmp_path)
-    assert np.array_equal(again.plan(0).pieces, fresh.plan(0).pieces)
+    assert np.array_equal(again.plan(0).chunks, fresh.plan(0).chunks)
     assert np.array_equal(again.plan(0).order, fresh.plan(0).order)
 
 

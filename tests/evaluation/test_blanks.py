@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.errors import UserError
 from blankfill.evaluation.infill import by_length, infill
 from blankfill.evaluation.last_word import last_words
-from blankfill.evaluation.scorers import Scorer, scorer_of
+from blankfill.evaluation.scorers import Scorer
 from blankfill.evaluation.texts import Cut, around, chosen, cut_blanks, passages
-from blankfill.generation.engine import Decoder, glm_context, gpt_context
+from blankfill.generation.engine import Decoder
 from blankfill.generation.fill import Filler
-from blankfill.generation.rows import bart_context, t5_context
+from blankfill.objectives.glm_format import glm_input
+from blankfill.objectives.gpt import gpt_input
 from blankfill.tasks.items import GenerationItem, LanguageItem
 from generate_models import SPECIAL, byte_level, loaded, random_model
 
@@ -25,7 +26,7 @@ ANSWERS = ["cat", "playing", "mat", "unplayed", "dog", "ran"]
 
 
 def scorer(name: str, seed: int = 0) -> Scorer:
-    return scorer_of(loaded(name, random_model(name, seed)))
+    return Scorer(loaded(name, random_model(name, seed)))
 
 
 def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequence[int]) -> list[torch.Tensor]:
@@ -34,14 +35,12 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
     name = one.loaded.objective.name
     if name in ("gpt", "glm", "t5", "bart"):
         if name == "gpt":
-            context = gpt_context([roles["eos"], *before], model.config.position_sizes[0])
-        elif name == "t5":
-            context = t5_context(one.vocabulary, [before, after], [])
-        elif name == "bart":
-            context = bart_context(one.loaded, [before, after], before)
+            context = gpt_input([roles["eos"], *before], model.config.position_sizes[0])
+        elif name == "t5" or name == "bart":
+            context = one.loaded.format.blank_input([before, after], ["mask"], ())
         else:
             part_a = [roles["cls"], *before, roles["mask"], *after, *([roles["eos"]] if after else [])]
-            context = glm_context(part_a, [], 1 + len(before), roles["sop"], model.config.position_sizes)
+            context = glm_input(part_a, [], 1 + len(before), roles["sop"], model.config.position_sizes)
         decoder = Decoder(model, [context], len(answer))
         found = [decoder.prefill()[0].log_softmax(-1)]
         for token in answer[: len(answer) - 1 + one.ends]:

@@ -13,18 +13,19 @@ from blankfill.checkpoint.load import load_model
 from blankfill.errors import UserError
 from blankfill.evaluation.perplexity import perplexity
 from blankfill.evaluation.pseudo import pseudo_perplexity, word_ends
-from blankfill.evaluation.scorers import GlmScorer, GptScorer, MaskedScorer, Writer, scorer_of, windows
-from blankfill.generation.engine import Decoder, glm_context
-from blankfill.objectives.base import join
+from blankfill.evaluation.scorers import Scorer, windows
+from blankfill.generation.engine import Decoder
+from blankfill.objectives.format import join
+from blankfill.objectives.glm_format import glm_input
 from blankfill.tasks.items import LanguageItem
 from generate_models import loaded, random_model
 
 WORDS = "the cat sat on the mat . the big dog ran , the red cat played on . the dog ran on the big red mat ."
 
 
-def writer(name: str, sharp: float = 8.0, both_ways: bool = True) -> Writer:
-    found = scorer_of(loaded(name, random_model(name, sharp=sharp)), both_ways)
-    assert isinstance(found, Writer)
+def writer(name: str, sharp: float = 8.0, both_ways: bool = True) -> Scorer:
+    found = Scorer(loaded(name, random_model(name, sharp=sharp)), both_ways)
+    assert found.format.reads_windows
     return found
 
 
@@ -74,8 +75,8 @@ def test_characters_and_bytes_are_told_apart() -> None:
 def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stride: int) -> None:
     """Each token's loss in the widest window that ends with its own, by GPT-2 of transformers."""
     theirs, tokenizer = gpt2(tmp_path)
-    scorer = scorer_of(load_model(tmp_path))
-    assert isinstance(scorer, GptScorer)
+    scorer = Scorer(load_model(tmp_path))
+    assert scorer.format.reads_windows and not scorer.both_ways
     found = perplexity(scorer, [item(TEXT)], window, stride)
     stream = [tokenizer.id("<|endoftext|>"), *tokenizer.encode(TEXT)]
     count, room = len(stream) - 1, window or 32
@@ -91,8 +92,10 @@ def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stri
     assert found.nats == pytest.approx(nats, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm"])
-def test_a_window_costs_its_own_length_and_not_the_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "module"), [("gpt", "gpt"), ("glm", "glm_format")])
+def test_a_window_costs_its_own_length_and_not_the_texts(
+    name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each window reads no more than its tokens and a special one, however long the text is."""
     copied: list[int] = []
 
@@ -103,9 +106,9 @@ def test_a_window_costs_its_own_length_and_not_the_texts(name: str, monkeypatch:
     scorer = writer(name)
     text = np.array(scorer.loaded.tokenizer.encode(WORDS) * 40, np.int32)
     whole = join([scorer.vocabulary["eos"]], text)
-    monkeypatch.setattr("blankfill.evaluation.scorers.join", counting)
+    monkeypatch.setattr(f"blankfill.objectives.{module}.join", counting)
     for begin, first, stop in windows(len(text), 12, 5):
-        example = scorer.tokens(text, begin, first, stop)
+        example = scorer.window(text, begin, first, stop)
         assert example.target_ids.tolist() == text[first:stop].tolist()
         if name == "gpt":
             assert example.input_ids.tolist() == whole[begin:stop].tolist()
@@ -116,14 +119,14 @@ def test_a_window_costs_its_own_length_and_not_the_texts(name: str, monkeypatch:
 def test_glm_writes_the_text_that_is_asked_for(both_ways: bool) -> None:
     """Token by token through the decoding engine: context in Part A, or written before the window."""
     scorer = writer("glm", both_ways=both_ways)
-    assert isinstance(scorer, GlmScorer)
+    assert scorer.both_ways == both_ways
     found = perplexity(scorer, [item(WORDS)], window=12, stride=5)
     model, roles = scorer.loaded.model, scorer.vocabulary
     ids = scorer.loaded.tokenizer.encode(WORDS)
     nats = 0.0
     for begin, first, stop in windows(len(ids), 12, 5):
         part_a = [roles["cls"], *(ids[begin:first] if both_ways else []), roles["gmask"]]
-        context = glm_context(part_a, [], len(part_a) - 1, roles["sop"], model.config.position_sizes)
+        context = glm_input(part_a, [], len(part_a) - 1, roles["sop"], model.config.position_sizes)
         decoder = Decoder(model, [context], 20)
         scores = decoder.prefill()
         for place in range(first if both_ways else begin, stop):
@@ -153,8 +156,8 @@ def test_unknown_tokens_are_told() -> None:
 def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
     """Every token masked in turn, one row at a time, by BERT of transformers; and with the rest of its word masked."""
     theirs, tokenizer = bert(tmp_path)
-    scorer = scorer_of(load_model(tmp_path))
-    assert isinstance(scorer, MaskedScorer)
+    scorer = Scorer(load_model(tmp_path))
+    assert scorer.hides_tokens
     texts = ["the cat playing on the mat .", "unplayed", WORDS]
     found = pseudo_perplexity(scorer, [item(text) for text in texts])
     cls, sep, mask = (tokenizer.id(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
@@ -183,8 +186,8 @@ def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
 def test_pseudo_perplexity_of_xlnet_is_what_transformers_gives(tmp_path: Path) -> None:
     """By perm_mask and target_mapping: nothing sees what is hidden, the query stream asks for one place."""
     theirs, tokenizer = xlnet(tmp_path)
-    scorer = scorer_of(load_model(tmp_path))
-    assert isinstance(scorer, MaskedScorer)
+    scorer = Scorer(load_model(tmp_path))
+    assert scorer.hides_tokens
     found = pseudo_perplexity(scorer, [item("the cat playing on the mat ."), item("unplayed")])
     cls, sep = tokenizer.id("[CLS]"), tokenizer.id("[SEP]")
     nats = np.zeros(2)

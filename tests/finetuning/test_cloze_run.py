@@ -13,9 +13,11 @@ from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
+from blankfill.finetuning.config import FinetuneConfig, read_config
+from blankfill.finetuning.data import read_splits
 from blankfill.finetuning.pet import run_pet, unlabelled, untrained
-from blankfill.finetuning.predict import Predictor, open_predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config, read_data
+from blankfill.finetuning.predictor import Predictor, open_predictor
+from blankfill.finetuning.run import finetune
 from blankfill.runs.folder import noted_machine
 from blankfill.tasks.cloze.soft_labels import combined
 from blankfill.tasks.datasets.registry import task_named
@@ -33,7 +35,7 @@ patterns:
 
 
 @pytest.fixture
-def request_for(tmp_path: Path) -> Any:
+def config_for(tmp_path: Path) -> Any:
     """Makes the config of a cloze run on sentences with `fine` or `poor`."""
     (tmp_path / "own.yaml").write_text(OWN, encoding="utf-8")
     data = classes(tmp_path / "data")
@@ -48,9 +50,9 @@ def request_for(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(("name", "pattern"), [("bert", "0"), ("mlm", "1"), ("glm", "1"), ("gpt", "0")])
-def test_it_learns_and_predicts(name: str, pattern: str, request_for: Any, tmp_path: Path) -> None:
+def test_it_learns_and_predicts(name: str, pattern: str, config_for: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = finetune(request_for(name, pattern=pattern), out)
+    result = finetune(config_for(name, pattern=pattern), out)
     assert result.score >= 0.8 > result.baseline + 0.2
     (tmp_path / "own.yaml").unlink()  # the folder is enough alone
     found = Predictor(out).predict([TextItem("0", "the dog sat fine"), TextItem("1", "poor big cat")])
@@ -59,20 +61,20 @@ def test_it_learns_and_predicts(name: str, pattern: str, request_for: Any, tmp_p
     assert first["step"] == 0 and 0.2 < first["accuracy"] < 0.8
 
 
-def test_masked_texts_are_learnt_beside(request_for: Any, tmp_path: Path) -> None:
+def test_masked_texts_are_learnt_beside(config_for: Any, tmp_path: Path) -> None:
     more = tmp_path / "more.tsv"
     more.write_text("sentence\n" + "the cat sat on the big mat\n" * 40, encoding="utf-8")
-    config = request_for(mlm_weight=0.2, unlabelled=str(more), epochs=2)
+    config = config_for(mlm_weight=0.2, unlabelled=str(more), epochs=2)
     finetune(config, tmp_path / "run")
     told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = [row["text_loss"] for row in told if row["split"] == "train"]
     assert texts[-1] < texts[0]
     with pytest.raises(ConfigError, match="--mlm-weight is for models that were trained with masks"):
-        finetune(request_for("glm", mlm_weight=0.2), tmp_path / "other")
+        finetune(config_for("glm", mlm_weight=0.2), tmp_path / "other")
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(request_for: Any, tmp_path: Path) -> None:
-    config = request_for(mlm_weight=0.1, epochs=1, eval_every=6)
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(config_for: Any, tmp_path: Path) -> None:
+    config = config_for(mlm_weight=0.1, epochs=1, eval_every=6)
     whole = finetune(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     for folder in (tmp_path / "part" / "checkpoints").iterdir():
@@ -86,9 +88,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(request_for: Any, tmp_pa
 
 
 def test_all_patterns_and_their_say_together(
-    request_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, out = request_for(), tmp_path / "all"
+    config, out = config_for(), tmp_path / "all"
     argv = ["finetune", "--task", "sst2", "--data", str(config.data), "--from", str(config.model), "--out", str(out)]
     argv += ["--method", "cloze", "--patterns", str(tmp_path / "own.yaml"), "--pattern", "all", "--lr", "5e-3"]
     argv += ["--batch-size", "8", "--epochs", "5", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
@@ -117,10 +119,10 @@ def test_all_patterns_and_their_say_together(
 
 
 def test_a_head_learns_what_all_patterns_say(
-    request_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_for: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The texts have no labels that are looked at; the ensemble's folder answers together, the last step's as a run."""
-    config, out = request_for(), tmp_path / "all"
+    config, out = config_for(), tmp_path / "all"
     more = tmp_path / "more.tsv"
     more.write_text("sentence\n" + "".join(f"{text}\n" for text, _ in sentences(80, 7)), encoding="utf-8")
     argv = ["finetune", "--task", "sst2", "--data", str(config.data), "--from", str(config.model), "--out", str(out)]
@@ -140,7 +142,7 @@ def test_a_head_learns_what_all_patterns_say(
     assert learnt.options.method == "head"
     same = [a.value == b.value for a, b in zip(learnt.predict(new), together.predict(new), strict=True)]
     assert np.mean(same) > 0.75
-    dev = read_data(config.build_task(), config.data, config.options)[1]
+    dev = read_splits(config.build_task(), config.data, config.options)[1]
     told = [json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one.record["label"] for one in together.predict(dev.items)] == told
     assert "distilled/report.html" in (out / "report.html").read_text(encoding="utf-8")
@@ -151,26 +153,26 @@ def test_a_head_learns_what_all_patterns_say(
         finetune(asked, tmp_path / "again")
 
 
-def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(request_for: Any, tmp_path: Path) -> None:
+def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config_for: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken.tsv"
     broken.write_text("no such column\nx\n", encoding="utf-8")
     for path, told in ((tmp_path / "none.tsv", "none.tsv does not exist"), (broken, "broken.tsv")):
         with pytest.raises(UserError, match=told):
-            finetune(request_for(mlm_weight=0.1, unlabelled=str(path)), tmp_path / "a")
+            finetune(config_for(mlm_weight=0.1, unlabelled=str(path)), tmp_path / "a")
         with pytest.raises(UserError, match=told):
-            list(run_pet(request_for(pattern="all", distil=str(path)), tmp_path / "a"))
+            list(run_pet(config_for(pattern="all", distil=str(path)), tmp_path / "a"))
     assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="--distil learns from all patterns; add --method cloze --pattern all"):
-        finetune(request_for(distil=str(broken)), tmp_path / "a")
+        finetune(config_for(distil=str(broken)), tmp_path / "a")
     with pytest.raises(UserError, match="copa: --distil is for tasks with labels"):
-        unlabelled(request_for(task="copa", pattern="all", distil=str(broken)), task_named("copa"), ())
+        unlabelled(config_for(task="copa", pattern="all", distil=str(broken)), task_named("copa"), ())
 
 
 @pytest.mark.parametrize(
     ("name", "token"), [("bert", "[MASK]"), ("glm", "<|startofpiece|>"), ("glm", "<|endofpiece|>")]
 )
-def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, request_for: Any, tmp_path: Path) -> None:
-    config = request_for(name)
+def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, config_for: Any, tmp_path: Path) -> None:
+    config = config_for(name)
     vocabulary = Tokenizer.load(config.model).vocabulary()
     role = next(role for role, id in vocabulary.roles.items() if Tokenizer.load(config.model).token(id) == token)
     text = (config.model / "tokenizer.json").read_text(encoding="utf-8")
@@ -181,12 +183,12 @@ def test_a_tokenizer_without_the_tokens_of_blanks(name: str, token: str, request
         finetune(config, tmp_path / "run")
 
 
-def test_lora_changes_nothing_before_it_has_learnt(request_for: Any) -> None:
+def test_lora_changes_nothing_before_it_has_learnt(config_for: Any) -> None:
     """Every pattern is tried on one and the same model, which must not gather thin matrices."""
     plain, thin = (
-        [request_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
+        [config_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
     )  # fmt: skip
-    train, _ = read_data(plain[0].build_task(), plain[0].data, plain[0].options)
+    train, _ = read_splits(plain[0].build_task(), plain[0].data, plain[0].options)
     machine = settle(plain[0].options).machine
     assert untrained(thin, train, machine) == untrained(plain, train, machine)
 
@@ -197,15 +199,15 @@ def test_models_that_were_all_wrong_count_alike() -> None:
     assert combined(logs, [1.0, 0.0]).tolist() == logs[0].tolist()
 
 
-def test_tasks_and_models_that_do_not_fit(request_for: Any, tmp_path: Path) -> None:
-    numbers = request_for(task="stsb")
+def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> None:
+    numbers = config_for(task="stsb")
     (tmp_path / "numbers").mkdir()
     for name in ("train", "dev"):
         text = "index\tsentence1\tsentence2\tscore\n0\tthe cat\tthe dog\t2.5\n1\tbig\tred\t1.0\n"
         (tmp_path / "numbers" / f"{name}.tsv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="stsb is a task of kind regress, not one of labels; leave out --method cloze"):
         finetune(dataclasses.replace(numbers, data=tmp_path / "numbers"), tmp_path / "a")
-    saved = request_for().start
+    saved = config_for().model
     state = json.loads((saved / store.STATE).read_text(encoding="utf-8"))
     headless = dict(store.read(saved, with_optimizer=False).state)
     headless["model"] = {**headless["model"], "word_head": False}
@@ -217,12 +219,12 @@ def test_tasks_and_models_that_do_not_fit(request_for: Any, tmp_path: Path) -> N
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(saved / name, bare / name)
     with pytest.raises(UserError, match=r"an encoder without a word head, so it cannot fill blanks; give a model"):
-        finetune(dataclasses.replace(request_for(), start=bare), tmp_path / "b")
+        finetune(dataclasses.replace(config_for(), model=bare), tmp_path / "b")
     with pytest.raises(UserError, match=r"--pattern 7: .*own.yaml are numbered 0 to 1"):
-        finetune(request_for(pattern="7"), tmp_path / "c")
+        finetune(config_for(pattern="7"), tmp_path / "c")
     with pytest.raises(UserError, match=r"pattern 0 asks for \{second\}, but the items have first"):
         (tmp_path / "two.yaml").write_text(OWN.replace("{first}", "{second}"), encoding="utf-8")
-        finetune(request_for(patterns=str(tmp_path / "two.yaml")), tmp_path / "d")
+        finetune(config_for(patterns=str(tmp_path / "two.yaml")), tmp_path / "d")
 
 
 WIC = {"word": "cat", "sentence1": "the cat sat .", "sentence2": "big cat ran ."}

@@ -16,10 +16,11 @@ from test_cloze_run import OWN
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
+from blankfill.finetuning.config import FinetuneConfig, read_config
 from blankfill.finetuning.grid import combinations, run_grid
 from blankfill.finetuning.pet import SOFT_LABELS, run_pet
-from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
 from blankfill.runs import inputs
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS
@@ -29,7 +30,7 @@ from small_tasks import QUICK, classes, model_folder
 SHORT = dataclasses.replace(QUICK, epochs=1, eval_every=4)
 
 
-def request_in(root: Path, **options: Any) -> FinetuneConfig:
+def config_in(root: Path, **options: Any) -> FinetuneConfig:
     """A config for a cloze run on data of our own, made in `root` where they are not there yet."""
     if not (root / "data").exists():
         classes(root / "data")
@@ -43,7 +44,7 @@ def request_in(root: Path, **options: Any) -> FinetuneConfig:
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """A run of a cloze with texts without labels, its last checkpoint gone, so that there is something left to do."""
-    config = request_in(tmp_path, mlm_weight=0.1, unlabelled=str(tmp_path / "more.tsv"))
+    config = config_in(tmp_path, mlm_weight=0.1, unlabelled=str(tmp_path / "more.tsv"))
     finetune(config, tmp_path / "run")
     return cut(tmp_path)
 
@@ -183,7 +184,7 @@ def settings_of(options: FinetuneOptions) -> list[tuple[str, FinetuneOptions]]:
 
 def test_a_grid_is_of_one_thing(tmp_path: Path) -> None:
     """Finished runs are not put beside runs on other data, from another model or with other options."""
-    config = request_in(tmp_path, method="head", patterns="")
+    config = config_in(tmp_path, method="head", patterns="")
     out = tmp_path / "grid"
     list(run_grid(config, settings_of(config.options), out))
     written = {path: path.stat().st_mtime_ns for path in out.glob(f"*/{CONFIG}")}
@@ -208,7 +209,7 @@ def test_a_grid_is_of_one_thing(tmp_path: Path) -> None:
 
 
 def test_an_ensemble_is_of_one_thing(tmp_path: Path) -> None:
-    config = request_in(tmp_path, pattern="all", distil=str(tmp_path / "more.tsv"), distil_epochs=1)
+    config = config_in(tmp_path, pattern="all", distil=str(tmp_path / "more.tsv"), distil_epochs=1)
     out = tmp_path / "all"
     list(run_pet(config, out))
     list(run_pet(config, out))

@@ -17,7 +17,7 @@ from blankfill.generation.samples import Samples, compare
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import Writer, generate_many
 from blankfill.objectives import T5, Bart
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided
 from generate_models import MORE, SPECIAL, WORDS, loaded, random_model, wordpiece
 
 TOKENIZER = wordpiece(words=[*WORDS, *MORE["t5"]])

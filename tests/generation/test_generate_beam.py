@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.generation.beam import Grammar, Hypothesis, beam_search, highest
-from blankfill.generation.engine import Context, Decoder, gpt_context
+from blankfill.generation.engine import Decoder
+from blankfill.objectives.gpt import gpt_input
+from blankfill.types import DecoderInput
 from generate_models import random_model
 
 END, SIZE, MOST = 5, 6, 3
@@ -45,7 +47,7 @@ def exhaustive(context: list[int], least: int, penalty: float) -> list[tuple[tup
 
 @pytest.mark.parametrize(("least", "penalty"), [(0, 0.0), (1, 1.0), (2, -0.5)])
 def test_wide_beams_find_what_exhaustive_search_finds(least: int, penalty: float) -> None:
-    decoder = Decoder(MODEL, [gpt_context(context, 12) for context in CONTEXTS], MOST)
+    decoder = Decoder(MODEL, [gpt_input(context, 12) for context in CONTEXTS], MOST)
     beams = (SIZE - 1) ** MOST
     results = beam_search(decoder, beams, grammar(least), MOST, penalty)
     for context, hypotheses in zip(CONTEXTS, results, strict=True):
@@ -58,7 +60,7 @@ def test_wide_beams_find_what_exhaustive_search_finds(least: int, penalty: float
 
 
 def test_narrow_beams_rank_what_they_find_by_the_true_score() -> None:
-    decoder = Decoder(MODEL, [gpt_context(context, 12) for context in CONTEXTS], MOST)
+    decoder = Decoder(MODEL, [gpt_input(context, 12) for context in CONTEXTS], MOST)
     for context, hypotheses in zip(CONTEXTS, beam_search(decoder, 4, grammar(1), MOST), strict=True):
         truth = {ids: total for ids, total, _ in exhaustive(context, 1, 0.0)}
         assert len(hypotheses) == 4
@@ -68,14 +70,14 @@ def test_narrow_beams_rank_what_they_find_by_the_true_score() -> None:
 
 
 def test_a_full_position_table_ends_the_search() -> None:
-    decoder = Decoder(MODEL, [gpt_context([1] * 11, 12)], MOST)
+    decoder = Decoder(MODEL, [gpt_input([1] * 11, 12)], MOST)
     (hypotheses,) = beam_search(decoder, 30, grammar(1), MOST)
     assert {len(hypothesis.ids) for hypothesis in hypotheses} == {1}
 
 
 def test_no_run_of_tokens_is_written_twice() -> None:
     """Wide beams find the best sequences without a repeated pair, as an exhaustive search does."""
-    decoder = Decoder(MODEL, [gpt_context(context, 12) for context in CONTEXTS], MOST)
+    decoder = Decoder(MODEL, [gpt_input(context, 12) for context in CONTEXTS], MOST)
     results = beam_search(decoder, (SIZE - 1) ** MOST, grammar(3), MOST, no_repeat_ngram=2)
     for context, hypotheses in zip(CONTEXTS, results, strict=True):
         kept = [ids for ids, *_ in exhaustive(context, 3, 0.0) if ids[:2] != ids[1:]]
@@ -85,9 +87,9 @@ def test_no_run_of_tokens_is_written_twice() -> None:
 @pytest.mark.parametrize("thorough", [True, False])
 def test_contexts_do_not_disturb_one_another(thorough: bool) -> None:
     """A search in a batch, whose contexts end at different times, finds what each finds alone."""
-    contexts = [gpt_context([k % SIZE, 3 * k % 5, k // 2 % SIZE][: 1 + k % 3], 12) for k in range(9)]
+    contexts = [gpt_input([k % SIZE, 3 * k % 5, k // 2 % SIZE][: 1 + k % 3], 12) for k in range(9)]
 
-    def search(some: list[Context]) -> list[list[Hypothesis]]:
+    def search(some: list[DecoderInput]) -> list[list[Hypothesis]]:
         return beam_search(Decoder(MODEL, some, 8), 3, grammar(1), 8, 1.0, 0, thorough)
 
     for together, context in zip(search(contexts), contexts, strict=True):
@@ -115,7 +117,7 @@ def test_a_quick_search_ends_as_soon_as_open_hypotheses_are_worse(monkeypatch: p
     found = {}
     for thorough in (True, False):
         taken = 0
-        decoder = Decoder(MODEL, [gpt_context(context, 12) for context in CONTEXTS], 7)
+        decoder = Decoder(MODEL, [gpt_input(context, 12) for context in CONTEXTS], 7)
         results = beam_search(decoder, 1, free_end, 7, 1.0, 0, thorough)
         found[thorough] = taken
         assert all(h.score == pytest.approx(h.log_probability / (len(h.ids) + 1)) for (h,) in results)
@@ -130,7 +132,7 @@ def test_one_beam_ends_where_the_end_is_the_best_token() -> None:
         allowed, end = grammar(1)(scores, count)
         return allowed, end + EAGER
 
-    decoder = Decoder(MODEL, [gpt_context(context, 12) for context in contexts], 8)
+    decoder = Decoder(MODEL, [gpt_input(context, 12) for context in contexts], 8)
     results = beam_search(decoder, 1, eager, 8, 1.0, 0, thorough=False)
     lengths = set()
     for context, (hypothesis,) in zip(contexts, results, strict=True):

@@ -11,15 +11,16 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.generation.blanks import Blank, Words, assemble, find_blanks, parse_lengths
-from blankfill.generation.fill import Candidate, Filler, distinct, fill
-from blankfill.generation.rows import glm_part_a
+from blankfill.generation.blanks import Blank, Candidate, Words, assemble, find_blanks, parse_lengths
+from blankfill.generation.fill import Filler, fill
+from blankfill.generation.fill_written import distinct
 from blankfill.objectives import Glm, Objective
 from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.objectives.glm_format import GlmFormat
 from generate_models import SPECIAL, byte_level, forced_model, loaded, objective_of, random_model, wordpiece
 
 TOKENIZER = wordpiece()
@@ -206,12 +207,12 @@ def test_glm_part_a_is_framed_as_in_training() -> None:
     ready = loaded("glm", random_model("glm", rows=32))
     glm = Glm(48, document=1.0)
     g = ready.vocabulary["gmask"]
-    assert glm_part_a(ready, glm, [[20], [21]], ["gmask"]) == ([CLS, 20, g, 21, EOS], [2])
-    assert glm_part_a(ready, glm, [[20], []], ["gmask"]) == ([CLS, 20, g], [2])
-    assert glm_part_a(ready, glm, [[20], []], ["smask"]) == ([CLS, 20, MASK, EOS], [2])
-    assert glm_part_a(ready, Glm(48), [[20], []], ["gmask"]) == ([CLS, 20, MASK, EOS], [2])
+    assert GlmFormat(glm, ready.vocabulary).part_a([[20], [21]], ["gmask"]) == ([CLS, 20, g, 21, EOS], [2])
+    assert GlmFormat(glm, ready.vocabulary).part_a([[20], []], ["gmask"]) == ([CLS, 20, g], [2])
+    assert GlmFormat(glm, ready.vocabulary).part_a([[20], []], ["smask"]) == ([CLS, 20, MASK, EOS], [2])
+    assert GlmFormat(Glm(48), ready.vocabulary).part_a([[20], []], ["gmask"]) == ([CLS, 20, MASK, EOS], [2])
     untold = Glm(48, document=1.0, task_mask=False)
-    assert glm_part_a(ready, untold, [[20], []], ["gmask"]) == ([CLS, 20, MASK], [2])
+    assert GlmFormat(untold, ready.vocabulary).part_a([[20], []], ["gmask"]) == ([CLS, 20, MASK], [2])
 
 
 def test_gpt_ranks_words_by_the_whole_sentence() -> None:
@@ -279,7 +280,7 @@ def test_a_mask_takes_the_space_before_it_where_its_tokenizer_says_so(tmp_path: 
     assert tokenizer.token(number) == mask
     filler = Filler(loaded("mlm", random_model("mlm", rows=tokenizer.size), tokenizer))
     for text in (f"the {mask} sat", f"the{mask} sat", f"{mask} sat", f"the cat  {mask}", f"the {mask} {mask}"):
-        task = filler._take_apart(text, 5, None, 0.0)
+        task = filler.take_apart(text, 5, None, 0.0)
         row = [token for run in task.runs for token in (*run, number)][:-1]
         assert row == theirs(text, add_special_tokens=False).input_ids
         for blank, first in zip(task.blanks, task.first, strict=True):

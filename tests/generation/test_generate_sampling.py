@@ -71,7 +71,7 @@ def test_draw_follows_the_cumulated_probabilities() -> None:
 
 def test_draws_have_the_models_distribution() -> None:
     row = torch.tensor([[0.6, 0.3, 0.1]]).log()
-    sampler = Sampler(Sampling(seed=4), [[]] * 4000, torch.zeros(3, dtype=torch.bool))
+    sampler = Sampler.alike(Sampling(seed=4), [[]] * 4000, torch.zeros(3, dtype=torch.bool))
     found = torch.bincount(torch.tensor(sampler(row.expand(4000, 3))), minlength=3) / 4000
     assert (found - torch.tensor([0.6, 0.3, 0.1])).abs().max() < 0.03
 
@@ -80,12 +80,12 @@ def test_filters_work_together() -> None:
     row = torch.tensor([[0.1, 0.4, 0.3, 0.05, 0.15]]).log().expand(3000, 5)
     none = torch.zeros(5, dtype=torch.bool)
     # the best three are 1, 2 and 4 with shares 8/17, 6/17 and 3/17; the first two reach 0.8
-    sampler = Sampler(Sampling(top_k=3, top_p=0.8), [[]] * 3000, none)
+    sampler = Sampler.alike(Sampling(top_k=3, top_p=0.8), [[]] * 3000, none)
     found = torch.bincount(torch.tensor(sampler(row)), minlength=5) / 3000
     assert found[[0, 3, 4]].sum() == 0
     assert abs(float(found[1]) - 4 / 7) < 0.03
     # at temperature 0.5 the shares are squared: 16 : 9
-    sampler = Sampler(Sampling(temperature=0.5, top_k=2), [[]] * 3000, none)
+    sampler = Sampler.alike(Sampling(temperature=0.5, top_k=2), [[]] * 3000, none)
     assert abs(float((torch.tensor(sampler(row)) == 1).float().mean()) - 16 / 25) < 0.03
 
 
@@ -93,7 +93,7 @@ def test_a_sample_depends_on_seed_and_row_alone() -> None:
     none = torch.zeros(50, dtype=torch.bool)
 
     def run(rows: int, seed: int) -> list[list[int]]:
-        sampler = Sampler(Sampling(seed=seed), [[]] * rows, none)
+        sampler = Sampler.alike(Sampling(seed=seed), [[]] * rows, none)
         return [
             list(column) for column in zip(*(sampler(scores(k, 1).expand(rows, 50)) for k in range(9)), strict=True)
         ]
@@ -109,16 +109,16 @@ def test_a_sample_depends_on_seed_and_row_alone() -> None:
 def test_temperature_0_takes_the_best_allowed_token() -> None:
     none = torch.zeros(3, dtype=torch.bool)
     row = torch.tensor([[1.0, 3.0, 2.0]])
-    assert Sampler(Sampling(temperature=0), [[]], none)(row) == [1]
-    assert Sampler(Sampling(temperature=0), [[]], torch.tensor([False, True, False]))(row) == [2]
+    assert Sampler.alike(Sampling(temperature=0), [[]], none)(row) == [1]
+    assert Sampler.alike(Sampling(temperature=0), [[]], torch.tensor([False, True, False]))(row) == [2]
 
 
 def test_what_is_written_counts_as_seen() -> None:
     none = torch.zeros(3, dtype=torch.bool)
     row = torch.tensor([[2.0, 3.0, 2.5]])
-    sampler = Sampler(Sampling(temperature=0, repetition_penalty=2.0), [[2]], none)
+    sampler = Sampler.alike(Sampling(temperature=0, repetition_penalty=2.0), [[2]], none)
     assert [sampler(row), sampler(row)] == [[1], [0]]
-    sampler = Sampler(Sampling(temperature=0, no_repeat_ngram=1), [[0]], none)
+    sampler = Sampler.alike(Sampling(temperature=0, no_repeat_ngram=1), [[0]], none)
     assert [sampler(row), sampler(row)] == [[1], [2]]
     assert sampler.histories == [[0, 1, 2]]
 

@@ -15,9 +15,10 @@ from blankfill.families import weight_names
 from blankfill.families.options import ModelOptions
 from blankfill.generation import engine
 from blankfill.generation.beam import beam_search
-from blankfill.generation.engine import Context, Decoder, read_sources, two_stack_context
+from blankfill.generation.engine import Decoder, read_sources
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives.base import two_sided
+from blankfill.objectives.two_stacks import two_sided, two_stack_input
+from blankfill.types import DecoderInput
 from parity_cases import SIZES, Case, case_name, made, of
 
 WORDS, LONGEST = 24, 14
@@ -53,9 +54,9 @@ def pair(case: Case) -> tuple[Any, Transformer]:
     return theirs, ours.eval()
 
 
-def contexts(family: str) -> list[Context]:
+def contexts(family: str) -> list[DecoderInput]:
     table = 66 if family == "bart" else 0
-    return [two_stack_context([*ids, END[family]], START[family], FIRST[family], table) for ids in SOURCES]
+    return [two_stack_input([*ids, END[family]], START[family], FIRST[family], table) for ids in SOURCES]
 
 
 def their_texts(theirs: Any, case: Case, beams: int, penalty: float, ngram: int) -> list[tuple[list[int], float]]:
@@ -112,7 +113,7 @@ def test_cached_rows_answer_as_the_row_of_training(family: str, enough: int, mon
     model = build(dataclasses.replace(config, init_std=0.3, position_std=0.3), seed=1).eval()
     first, size = (2, 40) if family == "bart" else (0, 0)
     begun = [[0, *ids[: k % 3]] for k, ids in enumerate(SOURCES[:4])]
-    made = [two_stack_context(ids, begun[k], first, size) for k, ids in enumerate(SOURCES[:4])]
+    made = [two_stack_input(ids, begun[k], first, size) for k, ids in enumerate(SOURCES[:4])]
     new = torch.randint(4, WORDS, (4, 6), generator=torch.Generator().manual_seed(0))
 
     def reference(row: int, more: list[int]) -> torch.Tensor:
@@ -139,8 +140,8 @@ def test_cached_rows_answer_as_the_row_of_training(family: str, enough: int, mon
             check(decoder.step(new[rows, 1]), rows, begins)
     assert len(reading.hidden) == 4
     if size:
-        assert Decoder(model, [two_stack_context([5] * 38, [0] * 36, 2, 40)], 9).room == 2
+        assert Decoder(model, [two_stack_input([5] * 38, [0] * 36, 2, 40)], 9).room == 2
         with pytest.raises(ValueError, match="a source of 39 tokens; it must have 1 to 38"):
-            two_stack_context([5] * 39, [0], 2, 40)
+            two_stack_input([5] * 39, [0], 2, 40)
     with pytest.raises(ValueError, match="a text begun of 0 tokens"):
-        two_stack_context([5], [])
+        two_stack_input([5], [])

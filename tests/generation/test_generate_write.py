@@ -1,18 +1,21 @@
 """Writing text: the greedy path of GPT-2 in transformers, streaming, ends, windows, and every error."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.generation.engine import gpt_context
-from blankfill.generation.rows import longest_role
-from blankfill.generation.sampling import Sampler, Sampling
-from blankfill.generation.write import Detokenizer, Writer, decode_rows, generate, generate_many
+from blankfill.generation.sampling import SampledRow, Sampling
+from blankfill.generation.scheduler import Scheduler
+from blankfill.generation.write import Detokenizer, Writer, generate, generate_many
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Glm
+from blankfill.objectives.gpt import gpt_input
+from blankfill.types import DecoderInput
 from generate_models import byte_level, forced_model, loaded, random_model, wordpiece
 
 GREEDY = Sampling(temperature=0)
@@ -56,21 +59,31 @@ def gpt2(seed: int = 0, **sizes: int) -> torch.nn.Module:
     return transformers.GPT2LMHeadModel(config).eval()
 
 
+def written(model: Transformer, rows: Sequence[tuple[DecoderInput, SampledRow, int, Sequence[int]]]) -> list[list[int]]:
+    """What rows write: (decoder input, settings, most tokens, ends) of each."""
+    scheduler = Scheduler(model)
+    texts: dict[int, list[int]] = {scheduler.join(*row): [] for row in rows}
+    while scheduler.busy:
+        for handle, update in scheduler.step().items():
+            texts[handle] += [] if update.token is None else [update.token]
+    return list(texts.values())
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_greedy_continuation_is_that_of_transformers(penalty: float) -> None:
     theirs = gpt2()
     ours = from_gpt2(theirs)
     prompts = [[5, 17, 33], [1], [60, 2, 8, 44, 9, 11, 3]]
-    contexts = [gpt_context(prompt, 40) for prompt in prompts]
+    contexts = [gpt_input(prompt, 40) for prompt in prompts]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
-    sampler = Sampler(sampling, prompts, torch.zeros(97, dtype=torch.bool))
-    columns = list(decode_rows(ours, contexts, sampler, [96], 20))
+    nothing = torch.zeros(97, dtype=torch.bool)
+    rows = [SampledRow(sampling, prompt, nothing) for prompt in prompts]
+    texts = written(ours, [(context, row, 20, [96]) for context, row in zip(contexts, rows, strict=True)])
     for row, prompt in enumerate(prompts):
         expected = theirs.generate(
             torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=96, repetition_penalty=penalty
         )[0, len(prompt) :].tolist()  # fmt: skip
-        found = [column[row] for column in columns]
-        assert [token for token in found if token is not None] == [token for token in expected if token != 96]
+        assert texts[row] == [token for token in expected if token != 96]
 
 
 def test_batched_rows_are_the_rows_alone() -> None:
@@ -154,9 +167,9 @@ def test_gpt_stops_at_its_last_position_or_slides() -> None:
     (more,) = generate_many(ready, ["the cat"], 50, GREEDY, slide=True)
     assert more.finish == "length" and len(more.ids) == 50 and more.ids[: len(found.ids)] == found.ids
     whole = [ready.vocabulary["eos"], *BYTES.encode("the cat"), *found.ids]
-    sampler = Sampler(GREEDY, [[]], Writer(ready, ["the cat"], 1, GREEDY, True).banned_V)
-    (again, *_) = decode_rows(ready.model, [gpt_context(whole[-8:], 16)], sampler, [], 3)
-    assert again == [more.ids[len(found.ids)]]
+    row = SampledRow(GREEDY, [], Writer(ready, ["the cat"], 1, GREEDY, True).banned_V)
+    ((again, *_),) = written(ready.model, [(gpt_input(whole[-8:], 16), row, 3, [])])
+    assert again == more.ids[len(found.ids)]
     assert len(generate_many(ready, ["the cat " * 40], 5, GREEDY, slide=True)[0].ids) == 5
 
 
@@ -174,9 +187,10 @@ def test_glm_writes_at_the_end_or_in_its_blank() -> None:
 
 
 def test_glm_writes_at_length_with_the_longest_blank_that_it_knows() -> None:
-    assert longest_role(Glm()) == "mask"
-    assert longest_role(Glm(sentence=1.0)) == "smask"
-    assert longest_role(Glm(sentence=1.0, document=1.0)) == "gmask"
+    vocabulary = WORDS.vocabulary()
+    assert Glm().format(vocabulary).longest_blank == "mask"
+    assert Glm(sentence=1.0).format(vocabulary).longest_blank == "smask"
+    assert Glm(sentence=1.0, document=1.0).format(vocabulary).longest_blank == "gmask"
     ready = loaded("glm", random_model("glm", rows=32), WORDS)
     token_only = Loaded(ready.model, WORDS, ready.vocabulary, Glm(48), ready.path)
     ids = Writer(token_only, ["the"], 9, GREEDY, False).contexts[0].input_ids.tolist()

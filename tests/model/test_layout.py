@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import blankfill.model.layout as layout
-from blankfill.generation.engine import Decoder, gpt_context
+from blankfill.generation.engine import Decoder
 from blankfill.model.transformer import Transformer
+from blankfill.objectives.gpt import gpt_input
 from generate_models import random_model
 
 
@@ -19,7 +20,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Transformer:
 
 
 def scores(model: Transformer, rows: int) -> torch.Tensor:
-    decoder = Decoder(model, [gpt_context([1, 2, 3 + k], 48) for k in range(rows)], 1)
+    decoder = Decoder(model, [gpt_input([1, 2, 3 + k], 48) for k in range(rows)], 1)
     return torch.stack([decoder.prefill(), decoder.step(torch.arange(rows))])
 
 
@@ -27,7 +28,7 @@ def scores(model: Transformer, rows: int) -> torch.Tensor:
 def test_answers_are_the_same(model: Transformer, rows: int) -> None:
     expected = scores(model, rows)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    layout.lay_out_to_write(model)
+    layout.optimize_for_inference(model)
     assert not model.layers[0].ffn.inner.weight.is_contiguous()
     torch.testing.assert_close(scores(model, rows), expected, atol=1e-5, rtol=1e-4)
     for name, weight in model.state_dict().items():
@@ -35,7 +36,7 @@ def test_answers_are_the_same(model: Transformer, rows: int) -> None:
 
 
 def test_new_weights_are_seen(model: Transformer) -> None:
-    layout.lay_out_to_write(model)
+    layout.optimize_for_inference(model)
     first = scores(model, 3)
     with torch.no_grad():
         model.output_table.mul_(2.0)
@@ -47,6 +48,6 @@ def test_new_weights_are_seen(model: Transformer) -> None:
 
 def test_a_model_in_half_precision_stays_as_it_is(model: Transformer) -> None:
     model.bfloat16()
-    layout.lay_out_to_write(model)
+    layout.optimize_for_inference(model)
     assert model.head.packed is None
     assert model.layers[0].ffn.inner.weight.is_contiguous()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.attention.relative import lower_distances
 from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import Transformer, build

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 import blankfill
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.kernels.capability import plain_dense, plain_weight
 from blankfill.kernels.feed_forward import can_fuse
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import Dense, dense_layers, replace_dense
-from blankfill.model.layout import lay_out_to_write
+from blankfill.model.layout import optimize_for_inference
 from blankfill.model.single import fits
 from blankfill.model.transformer import Transformer, build
 from blankfill.training import optimizers
@@ -107,12 +107,12 @@ def test_a_model_that_is_not_plain_writes_by_its_modules(where: str) -> None:
 
 def test_only_plain_weights_are_laid_out_anew() -> None:
     model = changed(build(GPT), "dense")
-    lay_out_to_write(model)
+    optimize_for_inference(model)
     weight = model.layers[0].ffn.inner.weight
     assert type(weight) is Other and weight.is_contiguous()
     assert model.layers[0].attention.qkv.weight.stride(0) == 1
     model = changed(build(GPT), "words")
-    lay_out_to_write(model)
+    optimize_for_inference(model)
     assert type(model.words.weight) is Other and model.words.weight.is_contiguous()
 
 

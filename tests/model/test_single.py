@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blankfill.adapt.lora import add_lora
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.model.config import TransformerConfig
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import build

@@ -26,7 +26,7 @@ OPTIONS = ModelOptions(family="spanbert", hidden_size=16, num_layers=2, num_head
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    made = build(OPTIONS.config(64, OBJECTIVE.position_sizes(), False, OBJECTIVE.span_places()), seed=1)
+    made = build(OPTIONS.config(64, OBJECTIVE.position_sizes(), False, OBJECTIVE.max_span_positions()), seed=1)
     with torch.no_grad():  # norms and biases begin as ones and zeros, so that one could stand in for another
         for parameter in made.span_head.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.2)
@@ -46,12 +46,12 @@ def make_batch(vocabulary: Vocabulary) -> Batch:
 def test_the_loss_is_that_of_the_paper(model: Transformer, vocabulary: Vocabulary) -> None:
     """y_i = LN(GELU(W2 · LN(GELU(W1 · [x_{s-1}; x_{e+1}; p_i])))), scored with the word table; equations 1 and 2."""
     batch = make_batch(vocabulary)
-    assert batch.borders is not None
+    assert batch.span_boundary_targets is not None
     hidden = model.encode(batch)
     state = {name.removeprefix("span_head."): tensor for name, tensor in model.state_dict().items()}
     total = torch.zeros(())
     width = batch.input_ids.shape[1]
-    for left, right, place, answer in batch.borders.T.tolist():
+    for left, right, place, answer in batch.span_boundary_targets.T.tolist():
         assert left // width == right // width and batch.segment.flatten()[left] == batch.segment.flatten()[right]
         h = torch.cat([hidden.flatten(0, 1)[left], hidden.flatten(0, 1)[right], state["places.weight"][place]])
         for part in ("first", "second"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import lower
 from blankfill.config.recipe import load_recipe
 from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig

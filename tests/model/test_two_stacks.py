@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blankfill.adapt.lora import LoraLinear, add_lora, merge_lora
-from blankfill.attention.kernels import Mask, lower_cross
+from blankfill.attention.masks import Mask, lower_cross
 from blankfill.data.batching import collate
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
@@ -95,8 +95,8 @@ def test_one_stack_adds_by_distance_beside_its_positions() -> None:
     steps = [model(ids[:, k, None], places[None, :, k, None], Mask("none"), cache) for k in range(7)]
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        assert model.distances is not None
-        model.distances.weight[5] += (
+        assert model.position_bias is not None
+        model.position_bias.weight[5] += (
             1  # keys one place further on than the query: column 5 is the first to see one, or 1
         )
     moved = (model(ids, places[None], Mask("causal")) - whole).abs().amax(2) > 1e-4
@@ -177,8 +177,8 @@ def test_t5_weights_begin_by_the_width_of_what_they_read() -> None:
     model = build(options.config(2000, (24,)), seed=3)
     A = 8 * 16
     deviations = {
-        "words.weight": 1.0, "head.table": 256**-0.5, "distances.weight": 256**-0.5,
-        "encoder.distances.weight": 256**-0.5, "layers.0.cross.query.weight": (256 * 16) ** -0.5,
+        "words.weight": 1.0, "head.table": 256**-0.5, "position_bias.weight": 256**-0.5,
+        "encoder.position_bias.weight": 256**-0.5, "layers.0.cross.query.weight": (256 * 16) ** -0.5,
         "layers.0.cross.key_value.weight": 256**-0.5, "layers.0.cross.output.weight": A**-0.5,
         "encoder.layers.0.ffn.inner.weight": 256**-0.5, "encoder.layers.0.ffn.output.weight": 1024**-0.5,
     }  # fmt: skip
@@ -277,7 +277,7 @@ def test_both_sides_are_looked_up_at_once(family: str) -> None:
 
     model.zero_grad()
     context = model.read(batch.context, batch.segment)
-    mask = model._mask(batch, torch.float32)
+    mask = model._masks(batch, torch.float32, ordered=False)
     hidden = model(batch.input_ids, batch.positions, mask, context=context).flatten(0, 1)[batch.target_index]
     torch.nn.functional.cross_entropy(
         model.head.logits(hidden, model.output_table), batch.target_ids, reduction="sum"

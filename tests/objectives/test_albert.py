@@ -173,6 +173,6 @@ def test_whole_words_without_word_starts_are_refused(vocabulary: Vocabulary) -> 
 
 def test_without_order_there_is_one_segment(vocabulary: Vocabulary) -> None:
     objective = Albert(length=32, sentence_order=False)
-    assert objective.labels() == () and objective.layout().unit == "pieces"
+    assert objective.labels() == () and objective.packing().unit == "chunks"
     example = objective.example(pair(8, 8, label=None), vocabulary, np.random.default_rng(0))
     assert (example.input_ids == SEP).sum() == 1 and not example.positions[1].any() and example.labels == {}

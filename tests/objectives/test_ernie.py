@@ -97,7 +97,7 @@ def test_a_text_without_larger_units_is_masked_by_words() -> None:
 
 def test_one_segment_without_pairs(vocabulary: Vocabulary) -> None:
     objective = Ernie(length=32, next_sentence=False, basic=1, phrase=0, entity=0)
-    assert objective.labels() == () and objective.layout().unit == "pieces"
+    assert objective.labels() == () and objective.packing().unit == "chunks"
     document = make_document(20, words=np.ones(20, np.bool_))
     choice = objective.choose(document, vocabulary, np.random.default_rng(1))
     assert isinstance(choice, BertChoice) and choice.b == (20, 20)

@@ -289,8 +289,10 @@ def test_spanbert_spans_and_borders(name: str) -> None:
     example = objective.build(document, words.vocabulary(), SpanChoice(tuple(spans), tuple(inputs)))
     assert words.names(example.input_ids) == expect["input_tokens"]
     assert words.names(example.target_ids) == [given["sentence"][k] for span in spans for k in range(*span)]
-    assert example.borders is not None
-    found = [(left, right, place, words.names([answer])[0]) for left, right, place, answer in example.borders.T]
+    assert example.span_boundary_targets is not None
+    found = [
+        (left, right, place, words.names([answer])[0]) for left, right, place, answer in example.span_boundary_targets.T
+    ]
     assert found == [
         (pair["left"], pair["right"], place, token)
         for pair in expect["sbo_pairs"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blankfill.objectives import SpanBert
-from blankfill.objectives.spanbert import border_targets, cover, runs
+from blankfill.objectives.spanbert import cover, runs, span_boundary_targets
 from blankfill.types import Document, Vocabulary
 from conftest import make_document, within
 
@@ -31,10 +31,10 @@ def test_restoring_the_targets_gives_back_the_text(vocabulary: Vocabulary, lengt
     assert len(example.target_ids) == objective.budget(length) == int(np.ceil(0.3 * length))
     assert example.positions.tolist() == [list(range(length + 2)), [0] * (length + 2)]
     if most == 0:
-        assert example.borders is None
+        assert example.span_boundary_targets is None
         return
-    assert example.borders is not None
-    for left, right, place, answer in example.borders.T.tolist():
+    assert example.span_boundary_targets is not None
+    for left, right, place, answer in example.span_boundary_targets.T.tolist():
         assert 1 <= left < right <= length and place < most
         assert restored[left + 1 + place] == answer
         asked = set(example.target_index.tolist())
@@ -52,10 +52,10 @@ def test_spans_follow_words() -> None:
 
 def test_at_most_so_many_words_are_asked_from_borders() -> None:
     ids = np.arange(20, 30, dtype=np.int32)
-    found = border_targets(ids, [(0, 2), (3, 7), (9, 10)], 3)
+    found = span_boundary_targets(ids, [(0, 2), (3, 7), (9, 10)], 3)
     assert found is not None
     assert found.T.tolist() == [[3, 8, 0, 23], [3, 8, 1, 24], [3, 8, 2, 25]]
-    assert border_targets(ids, [(3, 7)], 0) is None
+    assert span_boundary_targets(ids, [(3, 7)], 0) is None
 
 
 def test_a_span_has_one_fate(vocabulary: Vocabulary) -> None:

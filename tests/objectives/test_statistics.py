@@ -86,7 +86,7 @@ def test_random_pairs_are_more_than_half(tmp_path: Path) -> None:
     count = 3000
     corpus = write_corpus(tmp_path / "two", [[4, 4]] * count)
     sampler = Sampler(corpus, Bert(length=32, short=0.0), covering(corpus), 0)
-    labels = (sampler.plan(0).pieces[:, 4] & 4) > 0
+    labels = (sampler.plan(0).chunks[:, 4] & 4) > 0
     assert labels.sum() == 2 * (count - (~labels).sum())
     assert within((~labels).sum() / count, 0.5, count)
     corpus = write_corpus(tmp_path / "one", [[4]] * 50)
@@ -102,7 +102,7 @@ def test_sentence_pairs_are_single_sentences(tmp_path: Path) -> None:
     count = 3000
     corpus = write_corpus(tmp_path / "c", [[4, 5]] * count)
     sampler = Sampler(corpus, Bert(length=64, pairs="sentences", short=0.0), covering(corpus), 0)
-    pieces = sampler.plan(0).pieces
+    pieces = sampler.plan(0).chunks
     first, second = pieces[:, 1] - pieces[:, 0], pieces[:, 3] - pieces[:, 2]
     assert set(first.tolist()) == set(second.tolist()) == {4, 5}
     follows = (pieces[:, 4] & 4) == 0
@@ -116,7 +116,7 @@ def test_short_documents_share(tmp_path: Path) -> None:
     count = 4000
     corpus = write_corpus(tmp_path / "c", [[1] * 30] * count)
     sampler = Sampler(corpus, Bert(length=32, next_sentence=False), covering(corpus), 0)
-    pieces = sampler.plan(0).pieces
+    pieces = sampler.plan(0).chunks
     first = (pieces[:, 0] % 30) == 0
     rooms = (pieces[:, 1] - pieces[:, 0])[first]
     assert first.sum() == count

@@ -74,7 +74,7 @@ def test_the_published_mixture(tmp_path: Path) -> None:
 
 def test_one_way_of_reading_alone(vocabulary: Vocabulary, tmp_path: Path) -> None:
     objective = Unilm(length=32, both=0.0, left=0.0, right=0.0, short=0.0)
-    assert objective.labels() == () and objective.layout().random_next == 0.0
+    assert objective.labels() == () and objective.packing().random_next == 0.0
     corpus = write_corpus(tmp_path / "c", [[5, 5, 5]] * 50)
     sampler = Sampler(corpus, objective, covering(corpus), 0)
     seen = [example.positions[1, 0] for i in range(sampler.rows_in_epoch(0)) for example in sampler.row(i)]

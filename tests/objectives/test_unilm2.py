@@ -12,7 +12,8 @@ from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import Unilm2
 from blankfill.objectives.base import Masked
-from blankfill.objectives.unilm2 import Unilm2Choice, choose_blocks, pseudo_masked, step_rule
+from blankfill.objectives.query_tokens import step_rule
+from blankfill.objectives.unilm2 import Unilm2Choice, choose_blocks, pseudo_masked
 from blankfill.types import AttentionRule, Example, Vocabulary
 from conftest import ORDINARY, make_document, within
 

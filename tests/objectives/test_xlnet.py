@@ -194,7 +194,7 @@ def test_rows_are_cut_at_their_ends_and_none_is_short() -> None:
     )
     choice = Xlnet(64).choose(pair(50, 40), WIDE, np.random.default_rng(0))
     assert (choice.a, choice.b) == ((0, 31), (50, 80))
-    assert Xlnet(64).layout().short == 0.0
+    assert Xlnet(64).packing().short == 0.0
 
 
 @pytest.mark.parametrize("words", [1, 2, 3])

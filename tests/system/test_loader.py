@@ -48,7 +48,7 @@ def test_values_become_what_is_declared() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([], "^file: a list stands where an object is expected"),
+        ([], "^file: a list where an object is expected"),
         ({}, "file: `count` is missing"),
         ({"count": 1, "more": 2}, "file: 'more' is not known; was it written by a later version"),
         ({"count": 1, "nme": "y"}, "file: 'nme' is not known; did you mean name?"),

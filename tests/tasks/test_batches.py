@@ -160,9 +160,15 @@ def test_an_item_of_many_examples_takes_rows_of_its_own() -> None:
     assert packed.batch.input_ids.shape[1] <= ROW + 7
     assert packed.batch.input_ids.flatten()[index].tolist() == value.tolist() == (packed.items + 1).tolist()
     assert [len(list(group)) for _, group in itertools.groupby(packed.items.tolist())] == [14, 6, 2, 2]
-    assert [row + 1 for row in packed.rows] == [2, 2, 2, 2, 4, 4, 4, 1] and packed.batch.joined == {1, 2, 3, 5, 6}
+    assert [row + 1 for row in packed.rows] == [2, 2, 2, 2, 4, 4, 4, 1] and packed.batch.no_split_before == {
+        1,
+        2,
+        3,
+        5,
+        6,
+    }
     halves = split(packed.batch, 2)
     assert [len(half.input_ids) for half in halves] == [4, 4]
-    assert sorted(set(halves[0].labels[ANSWER][1].tolist())) == [2] and halves[1].joined == {1, 2}
+    assert sorted(set(halves[0].labels[ANSWER][1].tolist())) == [2] and halves[1].no_split_before == {1, 2}
     assert sum(len(half.labels[ANSWER][1]) for half in halves) == len(value)
     assert [len(half.input_ids) for half in split(packed.batch.part(0, 4), 2)] == [4]

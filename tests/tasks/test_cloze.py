@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.attention.kernels import best_kernel, lower
+from blankfill.attention.kernels import best_kernel
+from blankfill.attention.masks import lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import Glm, Gpt
@@ -44,7 +45,9 @@ def adapter(name: str, patterns: str, tmp_path: Any, kind: str = "classify", **m
     file.write_text(patterns, encoding="utf-8")
     made = loaded(name, random_model(name))
     options = FinetuneOptions(method="cloze", patterns=str(file), **more)
-    input_format = InputFormat(made.objective, made.vocabulary, made.model.config.position_sizes[0], options.max_length)
+    input_format = InputFormat(
+        made.objective.format(made.vocabulary, made.model.config.position_sizes), options.max_length
+    )
     labels = ("a", "b") if kind == "classify" else ()
     return made, CLOZE[kind](tabular_task(kind), labels, options, made.tokenizer, input_format)
 
@@ -334,7 +337,7 @@ def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
 
 def test_fifteen_of_a_hundred_ordinary_tokens_are_masked() -> None:
     made = loaded("bert", random_model("bert", length=400), length=400)
-    input_format = InputFormat(made.objective, made.vocabulary, 400, 0)
+    input_format = InputFormat(made.objective.format(made.vocabulary, (400, 2)))
     row = input_format.frame(np.full(200, 12)).example
     copies = [masked(row, made.vocabulary, np.random.default_rng(k)) for k in range(20)]
     assert {len(one.answers) for one in copies} == {30}

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import blankfill.checkpoint.load
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.load import Loaded
 from blankfill.cli.embed import EmbedArguments
 from blankfill.cli.main import main
@@ -91,7 +91,7 @@ def test_a_t5s_encoder_reads_a_text_and_its_end() -> None:
     found = torch.from_numpy(Embedder(model, normalize=False).vectors(texts).array)
     expected = torch.stack([alone(model, text, "mean") for text in texts])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match=r"a T5 has no \[CLS\] that would stand for a text; use --pooling mean"):
+    with pytest.raises(UserError, match=r"a t5 model has no \[CLS\] that would stand for a text; use --pooling mean"):
         Embedder(model, "cls")
 
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_embedded_is_refused() -> None:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     ready = loaded("bert", random_model("bert"))
-    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device: ready)
+    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device, dtype: ready)
     return ready
 
 
@@ -236,7 +236,7 @@ def test_a_table_is_read_as_lines_and_that_is_said(
 
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
-    assert names == ["file", "model", "out", "pooling", "normalize", "device", "threads"]
+    assert names == ["file", "model", "out", "pooling", "normalize", "dtype", "device", "threads"]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.objectives import OBJECTIVES
+from blankfill.objectives import OBJECTIVES, Ernie
 from blankfill.tasks.input_format import InputFormat, truncate_pair
 from blankfill.types import Vocabulary
 
@@ -15,7 +15,7 @@ ROLES = {"pad": 0, "cls": 1, "sep": 2, "mask": 3, "eos": 4}
 
 def input_format(name: str, roles: dict[str, int] = ROLES, positions: int = 40, length: int = 0) -> InputFormat:
     vocabulary = Vocabulary(50, dict(roles), frozenset(roles.values()), None)
-    return InputFormat(OBJECTIVES[name](), vocabulary, positions, length)
+    return InputFormat(OBJECTIVES[name]().format(vocabulary, (positions,)), length)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_special_tokens(name: str, one: Sequence[int], pair: Sequence[int], read
     assert alone.example.input_ids.tolist() == one and both.example.input_ids.tolist() == pair
     for framed in (alone, both):
         ids = framed.example.input_ids
-        assert framed.read == (len(ids) - 1 if read else 0)
+        assert framed.pooled == (len(ids) - 1 if read else 0)
         assert ids[slice(*framed.first)].tolist() == [10, 11] and framed.cut == 0
         assert len(framed.example.target_ids) == 0
     assert both.example.input_ids[slice(*both.second)].tolist() == [20]
@@ -54,6 +54,8 @@ def test_positions_and_types() -> None:
     assert pair.positions.tolist() == [[0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [0] * 5]
     assert input_format("xlnet", length=100).length == 100  # longer than what it was trained on
     assert input_format("glm").frame([10]).example.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+    ernie = InputFormat(Ernie(task_types=3, task=2).format(input_format("bert").vocabulary, (40, 2, 3)))
+    assert ernie.frame([10], [20]).example.positions.tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 1, 1], [2] * 5]
 
 
 def test_roberta_parts_a_pair_with_two_tokens() -> None:

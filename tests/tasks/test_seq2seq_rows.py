@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from blankfill.data.batching import collate
+from blankfill.objectives import TargetNoise
+from blankfill.objectives.query_tokens import masked_target
 from blankfill.tasks.batching import ANSWER, Epochs, EvaluationBatches, pack
 from blankfill.tasks.input_format import InputFormat
-from blankfill.tasks.text.seq2seq import Noise, Writing
+from blankfill.tasks.text.seq2seq import DrawnTargets, Writing
 from blankfill.tasks.text.seq2seq_model import Search, WritingModel
-from blankfill.tasks.text.seq2seq_stacks import StackWriting
-from blankfill.tasks.text.seq2seq_unilm import DrawnTargets, UnilmWriting, masked_target
 from blankfill.training.loss import counts
 from conftest import within
 from generate_models import WORDS, objective_of, random_model, wordpiece
@@ -26,26 +26,24 @@ LONG = [[20, 21, 22], [23], [24, 25, 11, 12, 13, 14], [15, 16], [17], [18, 19, 2
 
 
 def writing(name: str, longest: int = 4, length: int = 0, blank: Any = "mask") -> Writing:
-    sizes = objective_of(name).position_sizes()
-    kind = {"unilm": UnilmWriting, "unilm2": UnilmWriting, "t5": StackWriting, "bart": StackWriting}.get(name, Writing)
-    return kind(InputFormat(objective_of(name), VOCABULARY, sizes[0], length, sizes[-1]), longest, blank)
+    return Writing(InputFormat(objective_of(name).format(VOCABULARY), length), longest, blank)
 
 
 def test_a_row_of_glm() -> None:
     """Position 1 stays at the mask, position 2 counts from [S]; the target sees the source and what is before it."""
     reads = writing("glm")
     source = reads.source([20, 21], [22])
-    assert source.ids.tolist() == [CLS, 20, 21, SEP, 22, MASK, EOS] and source.mask == 5 and source.cut == 0
+    assert source.row.ids.tolist() == [CLS, 20, 21, SEP, 22, MASK, EOS] and source.row.blank == 5 and source.cut == 0
     encoded = reads.encoded(source, [23, 24])
     (example,) = encoded.examples
-    assert example.input_ids.tolist() == [*source.ids.tolist(), SOP, 23, 24]
+    assert example.input_ids.tolist() == [*source.row.ids.tolist(), SOP, 23, 24]
     assert example.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 5, 5, 5], [0] * 7 + [1, 2, 3]]
     assert encoded.columns[0].tolist() == [7, 8, 9] and encoded.answers.tolist() == [23, 24, EOP]
     visible = example.rule.visible()
     assert visible[:7, :7].all() and not visible[:7, 7:].any() and visible[7:, :7].all()
     assert np.array_equal(visible[7:, 7:], np.tri(3, dtype=bool))
     with_gmask = writing("glm", blank="gmask").source([20])
-    assert with_gmask.ids.tolist() == [CLS, 20, GMASK] and with_gmask.mask == 2
+    assert with_gmask.row.ids.tolist() == [CLS, 20, GMASK] and with_gmask.row.blank == 2
 
 
 def test_a_row_of_gpt() -> None:
@@ -67,7 +65,7 @@ def test_rows_of_two_stacks() -> None:
     for name, (read, written, asked, end, first) in cases.items():
         reads = writing(name)
         source = reads.source([20, 21], [22])
-        assert source.ids.tolist() == read and source.cut == 0
+        assert source.row.ids.tolist() == read and source.cut == 0
         encoded = reads.encoded(source, [23, 24])
         (example,) = encoded.examples
         assert example.context is not None and example.context.input_ids.tolist() == read
@@ -82,21 +80,21 @@ def test_rows_of_two_stacks() -> None:
         assert context.source.input_ids.tolist() == read and context.columns == len(read) + asked[0] + 1
         assert writing(name, longest=0).longest == {"t5": 48, "bart": 46}[name]
         cut = writing(name, length=6).source([20, 21, 22, 23, 24], [11, 12])
-        assert len(cut.ids) == 6 and cut.cut == {"t5": 2, "bart": 4}[name]
+        assert len(cut.row.ids) == 6 and cut.cut == {"t5": 2, "bart": 4}[name]
         assert reads.encoded(source, [23] * 5).answers.tolist() == [23] * 4
-    assert writing("t5").before_second == " " and writing("bart").before_second == ""
+    assert writing("t5").format.second_prefix == " " and writing("bart").format.second_prefix == ""
 
 
 def test_what_is_too_long_is_cut() -> None:
     """A GLM's source may fill the row; a GPT's leaves room for the target. A target that is cut has no end."""
     reads = writing("glm", longest=2, length=7)
     source = reads.source([20, 21, 22, 23, 24], [25])
-    assert source.ids.tolist() == [CLS, 20, 21, SEP, 25, MASK, EOS] and source.cut == 3
+    assert source.row.ids.tolist() == [CLS, 20, 21, SEP, 25, MASK, EOS] and source.cut == 3
     assert reads.encoded(source, [11, 12]).answers.tolist() == [11, 12, EOP]
     assert reads.encoded(source, [11, 12, 13]).answers.tolist() == [11, 12]
     reads = writing("gpt", longest=2, length=7)
     source = reads.source([20, 21, 22, 23, 24])
-    assert source.ids.tolist() == [EOS, 20, 21, 22, SEP] and source.cut == 2
+    assert source.row.ids.tolist() == [EOS, 20, 21, 22, SEP] and source.cut == 2
     assert len(reads.encoded(source, [11, 12]).examples[0]) == 7
 
 
@@ -104,17 +102,17 @@ def test_rows_of_unilm() -> None:
     """Learnt in one row with types 4 and 5; measured with a mask behind the text for each token and the end."""
     reads = writing("unilm")
     source = reads.source([20, 21], [22])
-    assert source.ids.tolist() == [CLS, 20, 21, SEP, 22, SEP] and source.cut == 0
+    assert source.row.ids.tolist() == [CLS, 20, 21, SEP, 22, SEP] and source.cut == 0
     learnt = reads.learnt(source, [23, 24])
     (example,) = learnt.examples
-    assert example.input_ids.tolist() == [*source.ids.tolist(), 23, 24, SEP]
+    assert example.input_ids.tolist() == [*source.row.ids.tolist(), 23, 24, SEP]
     assert example.positions.tolist() == [list(range(9)), [4] * 6 + [5] * 3]
     assert learnt.columns[0].tolist() == [6, 7, 8] and learnt.answers.tolist() == [23, 24, SEP]
     visible = example.rule.visible()
     assert visible[:, :6].all() and not visible[:6, 6:].any() and np.array_equal(visible[6:, 6:], np.tri(3, dtype=bool))
     measured = reads.encoded(source, [23, 24])
     (example,) = measured.examples
-    assert example.input_ids.tolist() == [*source.ids.tolist(), 23, 24, SEP, MASK, MASK, MASK]
+    assert example.input_ids.tolist() == [*source.row.ids.tolist(), 23, 24, SEP, MASK, MASK, MASK]
     assert example.positions.tolist() == [[*range(9), 6, 7, 8], [4] * 6 + [5] * 6]
     assert measured.columns[0].tolist() == [9, 10, 11] and measured.answers.tolist() == [23, 24, SEP]
     asking = example.rule.visible()[9:]
@@ -142,12 +140,12 @@ def test_masks_of_targets_are_drawn_anew_for_each_step_and_the_same_again() -> N
     first, again, later = batches.chosen(0), batches.chosen(0), batches.chosen(2)
     ids = [np.stack([item.examples[0].input_ids for item in step]) for step in (first, again, later)]
     assert np.array_equal(ids[0], ids[1]) and not np.array_equal(ids[0], ids[2])
-    assert (ids[0][:, :4] == source.ids).all()
+    assert (ids[0][:, :4] == source.row.ids).all()
     columns = np.stack([item.columns[0] for item in first])
     assert columns.shape == (200, 6) and columns.min() == 4 and columns.max() == 13
     counts_of = np.bincount(columns.ravel(), minlength=14)[4:]
     assert all(within(count / 200, 0.6, 200) for count in counts_of)
-    whole = np.array([*source.ids, *range(11, 20), SEP])
+    whole = np.array([*source.row.ids, *range(11, 20), SEP])
     assert all((item.answers == whole[item.columns[0]]).all() for item in first)
     asked = np.take_along_axis(ids[0], columns.astype(np.int64), 1)
     assert within((asked == MASK).mean(), 0.8 + 0.1 / VOCABULARY.size, asked.size)
@@ -159,15 +157,16 @@ def test_masks_of_targets_are_drawn_anew_for_each_step_and_the_same_again() -> N
 def test_as_many_masks_as_in_the_released_code() -> None:
     """max(1, round(0.7·n)) of n tokens, the end not among the n but among what may be masked."""
     rng = np.random.default_rng(0)
-    reads = UnilmWriting(InputFormat(objective_of("unilm"), VOCABULARY, 128, 0, 6), 50, "mask")
-    source = reads.source([20])
+    format = objective_of("unilm").format(VOCABULARY, (128, 6))
+    source = format.source([20])
     for tokens, masks in ((1, 1), (2, 1), (3, 2), (5, 4), (20, 14), (50, 35)):
-        item = reads.learnt(source, [11] * tokens)
-        drawn = [masked_target(item, VOCABULARY, rng).columns[0] for _ in range(60)]
+        row = format.training_target(source, [11] * tokens + [SEP])
+        drawn = [masked_target(row, VOCABULARY, rng).target_index for _ in range(60)]
         assert {len(columns) for columns in drawn} == {masks}
         assert any(3 + tokens in columns for columns in drawn)
-    cut = reads.learnt(source, [11] * 51)  # of 50 tokens, without an end
-    assert len(cut.answers) == 50 and len(masked_target(cut, VOCABULARY, rng).answers) == 35
+    cut = Writing(InputFormat(format), 50).whole([11] * 51)  # of 50 tokens, without an end
+    masked = masked_target(format.training_target(source, cut), VOCABULARY, rng)
+    assert len(cut) == 50 and len(masked.target_ids) == 35
 
 
 def test_noise_of_unilm2_is_that_of_the_released_code() -> None:
@@ -177,14 +176,14 @@ def test_noise_of_unilm2_is_that_of_the_released_code() -> None:
     source, target = reads.source([20, 21]), np.array([*range(11, 20), SEP])
     items = [reads.learnt(source, target[:-1].tolist())] * 400
     assert reads.batches(items, Epochs(400, 200, 3), 0, 0).chosen(0)[0] is items[0]
-    batches = reads.batches(items, Epochs(400, 200, 3), 0, 0, Noise(0.2, 0.5))
+    batches = reads.batches(items, Epochs(400, 200, 3), 0, 0, TargetNoise(0.2, 0.5))
     steps = [batches.chosen(step) for step in (0, 0, 1)]
     ids = [np.stack([item.examples[0].input_ids for item in step]) for step in steps]
     assert np.array_equal(ids[0], ids[1]) and not np.array_equal(ids[0], ids[2])
-    (first, count), read = (len(source.ids), len(target)), ids[0]
+    (first, count), read = (len(source.row.ids), len(target)), ids[0]
     assert all((item.columns[0] == np.arange(first + count, first + 2 * count)).all() for item in steps[0])
     assert all((item.answers == target).all() for item in steps[0])
-    assert (read[:, :first] == source.ids).all()
+    assert (read[:, :first] == source.row.ids).all()
     seen, masks = read[:, first : first + count], read[:, first + count :]
     share, size = 1 / VOCABULARY.size, masks.size
     assert within((masks == ROLES["pseudo"]).mean(), 0.8 + 0.1 * share, size)

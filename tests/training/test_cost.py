@@ -50,14 +50,24 @@ def make_batch(
     labels = {"next_sentence": (first, torch.zeros(rows, dtype=torch.int64))} if pairs else {}
     borders = torch.stack([index, index + 2, index % targets, answers]) if spans else None
     return Batch(
-        ids, positions, segment, segment * 0, segment * 0, index, answers, labels, mask, rows * columns, borders=borders
+        ids,
+        positions,
+        segment,
+        segment * 0,
+        segment * 0,
+        index,
+        answers,
+        labels,
+        mask,
+        rows * columns,
+        span_boundary_targets=borders,
     )
 
 
 def batch_of(config: TransformerConfig, rows: int, shape: cost.RowShape) -> Batch:
     batch = make_batch(
         rows, shape.columns, int(shape.targets), config.vocab_size, shape.mask, len(config.position_sizes),
-        config.pooler, bool(config.span_places),
+        config.pooler, bool(config.max_span_positions),
     )  # fmt: skip
     if shape.context is None:
         return batch
@@ -91,7 +101,7 @@ def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
 
 BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bias": True, "pooler": True,
         "position_sizes": (40, 2), "dropout": 0.1, "attention_dropout": 0.1}  # fmt: skip
-SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "span_places": 20}
+SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "max_span_positions": 20}
 ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
 
 
@@ -129,10 +139,12 @@ def test_activations_are_what_autograd_keeps(
     changed: dict[str, object], mask: str, dtype: torch.dtype, kernel: str, rows: int, columns: int
 ) -> None:
     made = config(**changed)
-    shape = cost.RowShape(columns, columns, 5, mask, float(made.pooler), borders=5.0 if made.span_places else 0.0)
+    shape = cost.RowShape(
+        columns, columns, 5, mask, float(made.pooler), span_boundary_targets=5.0 if made.max_span_positions else 0.0
+    )
     model = build(made).train()
     model.use_kernel(kernel)
-    losses = word_loss_bytes(made, 5 * rows) * (2 if made.span_places else 1)
+    losses = word_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
     reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)

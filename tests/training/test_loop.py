@@ -1,8 +1,9 @@
 """The loop: what it records, that it learns, and that resuming changes nothing."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer, build
+from blankfill.training.agree import RULES, Decision
 from blankfill.training.baseline import unigram_baseline
+from blankfill.training.faults import NonFiniteError, OnNan
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.loss import LossSums, loss_sums
 from blankfill.training.optimizer import build_optimizer
@@ -317,3 +320,85 @@ def test_fp16_scales_its_loss_and_resumes_exactly(
     second.scaler.restore(progress.scaler)
     second.train(load(steps_of(rows), 4, 12), progress)
     assert [resumed.losses("train")[s] for s in range(5, 13)] == [memory.losses("train")[s] for s in range(5, 13)]
+
+
+class Pair:
+    """Two processes, of which this one is the second. The first has the values of `other`, elsewhere the same ones."""
+
+    rank, world_size = 1, 2
+
+    def __init__(self, **other: Any) -> None:
+        self.other = {name.replace("_", " "): value for name, value in other.items()}
+        self.decisions: set[str] = set()
+
+    def gather(self, decision: Decision, value: Any) -> Sequence[Any]:
+        self.decisions.add(decision)
+        return [self.other.get(decision, value), value]
+
+
+@pytest.fixture
+def in_pair(corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path) -> Callable[..., tuple[Trainer, Memory]]:
+    """Trains a small model as the second of two processes; the first has these values."""
+
+    def train(pair: Pair, on_nan: OnNan = "stop", **options: int) -> tuple[Trainer, Memory]:
+        recipe = load_recipe("gpt-nano", {**SMALL, **{f"train.{name}": value for name, value in options.items()}})
+        rows = sampler(corpus, recipe, vocabulary)
+        made, memory = trainer(recipe, vocabulary, rows, tmp_path)
+        made.group, made.on_nan = pair, on_nan
+        made.train(load(steps_of(rows), 0, 12), Progress())
+        return made, memory
+
+    return train
+
+
+def test_every_decision_of_the_loop_is_a_common_one(in_pair: Callable[..., tuple[Trainer, Memory]]) -> None:
+    pair = Pair()
+    _, memory = in_pair(pair)
+    of_the_machine = {"compute type", "attention kernel"}
+    assert pair.decisions == set(RULES) - of_the_machine - {"rows at once"}  # which is asked for when memory runs out
+    assert len(memory.losses("train")) == 12
+
+
+def test_the_other_process_stops_both(in_pair: Callable[..., tuple[Trainer, Memory]]) -> None:
+    made, memory = in_pair(Pair(stop=True))
+    assert made.stopped and memory.step == 1
+
+
+def test_both_halve_their_rows_when_the_other_runs_out_of_memory(
+    in_pair: Callable[..., tuple[Trainer, Memory]],
+) -> None:
+    """Its memory does not suffice for the halves either, so both end in the same error."""
+    with pytest.raises(UserError, match="not enough memory even for 2 rows at a time"):
+        in_pair(pair := Pair(out_of_memory=True))
+    assert "rows at once" in pair.decisions
+
+
+def test_a_step_that_is_not_finite_in_the_other_is_left_out_by_both(
+    in_pair: Callable[..., tuple[Trainer, Memory]],
+) -> None:
+    with pytest.raises(NonFiniteError, match="step 0"):
+        in_pair(Pair(finite=False))
+    with pytest.raises(NonFiniteError, match="step 9"):
+        in_pair(Pair(finite=False), on_nan="skip")
+
+
+def test_losses_are_means_over_the_targets_of_both(in_pair: Callable[..., tuple[Trainer, Memory]]) -> None:
+    """The other has no targets, then as many again with no loss: the mean is the same, then half of it."""
+    _, alone = in_pair(Pair(target_counts={}, losses={}), steps=1)
+    _, halved = in_pair(Pair(losses={}), steps=1)
+    assert halved.losses("train")[1] == pytest.approx(alone.losses("train")[1] / 2, rel=1e-6)
+
+
+def test_the_first_process_decides_on_the_best_checkpoint_and_the_end(
+    in_pair: Callable[..., tuple[Trainer, Memory]],
+) -> None:
+    """Its validations never get better, so both stop early, however well this process does."""
+    made, memory = in_pair(Pair(validation=1.0), patience=1)
+    assert [kind for _, kind, _ in memory.events] == ["early stop"] and memory.step == 4 and not made.stopped
+
+
+def test_both_write_a_checkpoint_when_the_other_changes_its_threads(
+    in_pair: Callable[..., tuple[Trainer, Memory]], tmp_path: Path
+) -> None:
+    in_pair(Pair(checkpoint_now=True), steps=3, eval_every=3)
+    assert sorted(store.steps_in(tmp_path)) == [2, 3]  # two are kept

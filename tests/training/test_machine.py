@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from blankfill.errors import UserError
 from blankfill.system import environment, threads
 from blankfill.training import machine
+from blankfill.training.agree import Decision
 from blankfill.training.machine import Conditions, Machine, differences, machine_from, settle, settle_again
 from blankfill.training.options import TrainOptions
 from blankfill.training.pace import FIRST, STEPS
@@ -54,6 +56,24 @@ def test_the_type_is_that_of_the_processor_however_busy_it_is(here: pytest.Monke
     assert [pick_dtype(one, cpu) for one in ("fp32", "bf16", "fp16")] == [
         torch.float32, torch.bfloat16, torch.float16,
     ]  # fmt: skip
+
+
+class Pair:
+    """Two processes; the first computes in fp32 with `sdpa`, this one as its machine can."""
+
+    rank, world_size = 1, 2
+
+    def gather(self, decision: Decision, value: Any) -> Sequence[Any]:
+        return [{"compute type": "float32", "attention kernel": "sdpa"}[decision], value]
+
+
+def test_type_and_kernel_are_those_that_all_processes_can_have(here: pytest.MonkeyPatch) -> None:
+    here.setattr(environment, "instruction_sets", lambda: ["avx2", "avx512_bf16"])
+    alone, found = settle(TrainOptions()).machine, settle(TrainOptions(), group=Pair()).machine
+    assert (alone.compute, alone.attention) == ("bfloat16", "blocked")
+    assert (found.compute, found.attention) == ("float32", "sdpa")
+    again = settle_again(TrainOptions(), None, {}, group=Pair()).machine
+    assert (again.compute, again.attention) == ("float32", "sdpa")
 
 
 def test_a_run_that_begins_notes_this_machine(here: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.store import optimizer_tensors, restore_optimizer
 from blankfill.config.recipe import load_recipe
 from blankfill.errors import UserError

@@ -39,9 +39,9 @@ def test_training_equals_the_plain_reference(objective: str, length: int, monkey
         reference = reference + torch.nn.functional.cross_entropy(
             plain.pair_head(hidden.flatten(0, 1)[columns]), labels
         )
-    if batch.borders is not None:
+    if batch.span_boundary_targets is not None:
         assert plain.span_head is not None
-        left, right, place, answers = batch.borders
+        left, right, place, answers = batch.span_boundary_targets
         asked = plain.span_head(hidden.flatten(0, 1)[left], hidden.flatten(0, 1)[right], place)
         scores = torch.nn.functional.linear(asked, plain.words.weight, plain.span_head.bias)
         reference = reference + torch.nn.functional.cross_entropy(scores, answers)

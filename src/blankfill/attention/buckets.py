@@ -40,11 +40,3 @@ def lower_buckets(query_BQ: Tensor, key_BK: Tensor, count: int, farthest: int, b
     most = int(distances.abs().max())
     told = torch.arange(-most, most + 1, device=distances.device)
     return buckets_of(told, count, farthest, both_ways)[distances + most]
-
-
-def in_order(places_BT: Tensor, segment_BT: Tensor) -> bool:
-    """Whether in every segment places follow columns one by one, so that columns tell distances as well as places do,
-    and all rows have the same; padding (a negative segment) does not matter."""
-    follows = places_BT[:, 1:] - places_BT[:, :-1] == 1
-    border = (segment_BT[:, 1:] != segment_BT[:, :-1]) | (segment_BT[:, 1:] < 0)
-    return bool((follows | border).all())

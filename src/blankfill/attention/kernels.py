@@ -1,97 +1,29 @@
-"""From an attention rule to the fastest kernel that computes it.
+"""The kernels that compute attention under the mask of a layer.
 
-A rule (a few int vectors over the row, see `types.AttentionRule`) is lowered once for a batch and shared by all layers:
-to nothing when every query sees every key, to the causal flag, or to a dense additive mask. Three kernels compute it:
-`sdpa` (torch's scaled_dot_product_attention), `explicit` (matmul, softmax, matmul) and `blocked` (explicit, a block at
-a time, for training on a CPU). Which is fastest depends on the processor, the type, the mask and on dropout; `blocked`
-gives way to one of the others where it gains nothing (docs/performance.md). All are tested against the boolean
-reference `AttentionRule.visible`. A kernel that cannot express a mask refuses it; none ignores it.
+Three kernels: `sdpa` (torch's scaled_dot_product_attention), `explicit` (matmul, softmax, matmul) and `blocked`
+(explicit, a block at a time, for training on a CPU). Which is fastest depends on the processor, the type, the mask and
+on dropout; `blocked` gives way to one of the others where it gains nothing (docs/performance.md). All are tested
+against the boolean reference `AttentionRule.visible`. A kernel that cannot express a mask refuses it; none ignores it.
 
-Shapes: B rows, H heads, T columns, Q queries, K keys, E width of a head.
+Not here: how a rule becomes a mask (`attention.masks`), and what positions do to queries, keys and scores
+(`attention.positions`).
+
+Shapes: B rows, H heads, G heads of keys and values, T columns, Q queries, K keys, E width of a head, N blocks of
+queries.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blankfill.attention.relative import Distances
-from blankfill.kernels.blocked_attention import (
-    QUERIES,
-    Ranges,
-    blocked_attention,
-    blocked_cross_attention,
-    visible_ranges,
-)
+from blankfill.attention.masks import Mask
+from blankfill.kernels.blocked_attention import QUERIES, Band, blocked_attention, blocked_cross_attention
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A lowered rule. kind "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf).
-
-    ranges: of a dense mask over long rows on a CPU, what the blocks of queries can see; None where nobody asks.
-    distances: how far apart queries and keys stand, of a model that asks for it. added: [B or 1, H, Q, K], with
-    gradient, what every layer adds to its scores. in_order: whether columns tell the distances of places
-    (`attention.buckets.in_order`).
-    """
-
-    kind: Literal["none", "causal", "dense"]
-    bias: Tensor | None = None
-    ranges: Ranges | None = None
-    distances: Distances | None = None
-    added: Tensor | None = None
-    in_order: bool = False
-
-
-def lower(
-    kind: str,
-    query: tuple[Tensor, Tensor],
-    key: tuple[Tensor, Tensor],
-    dtype: torch.dtype,
-    groups: tuple[Tensor, Tensor] | None = None,
-) -> Mask:
-    """Lower a rule.
-
-    kind: "none" or "causal" when the batch is known to need no more, "rule" otherwise. query: (segment, horizon), int
-    [B, Q]; key: (segment, rank), int [B, K]. dtype: of the queries, which the dense mask shares. groups: those of the
-    queries and of the keys, where the rule has any. Raises ValueError for an unknown kind, and for one that would
-    ignore groups.
-    """
-    if groups is not None and kind in ("none", "causal") and bool(groups[1].any()):
-        raise ValueError(f"a mask of the kind {kind!r} cannot hide keys from other groups")
-    if kind == "none":
-        return Mask("none")
-    if kind == "causal":
-        return Mask("causal")
-    if kind != "rule":
-        raise ValueError(f"unknown kind of mask: {kind!r}")
-    visible = (query[0][:, :, None] == key[0][:, None, :]) & (key[1][:, None, :] <= query[1][:, :, None])
-    if groups is not None:
-        open_BQK = (groups[1][:, None, :] == 0) | (groups[1][:, None, :] == groups[0][:, :, None])
-        visible = visible & open_BQK
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
-    long = visible.device.type == "cpu" and visible.shape[1] == visible.shape[2] >= 2 * QUERIES
-    return Mask("dense", bias[:, None], visible_ranges(visible) if long else None)
-
-
-def lower_cross(kind: str, query_BQ: Tensor, key_BS: Tensor, dtype: torch.dtype) -> Mask:
-    """Lower "what of a context a query sees": all columns of its segment, whatever their rank.
-
-    kind: the context's own (`types.Batch.mask`): "none" when each of its rows is one text without padding. query, key:
-    the segments. dtype: of the queries. Padded queries, of negative segments, see every key, so that no softmax is
-    empty.
-    """
-    if kind == "none":
-        return Mask("none")
-    visible = (query_BQ[:, :, None] == key_BS[:, None, :]) | (query_BQ < 0)[:, :, None]
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
-    return Mask("dense", bias[:, None])
 
 
 def attend(
@@ -106,10 +38,19 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention under a mask.
 
-    query [B, H, Q, E], key and value [B, H, K, E] → [B, H, Q, E]; scores are scaled by `scale`, None being 1/√E.
-    "causal" aligns the last query with the last key, so that cached keys may come first. dropout: probability, applied
-    to the weights. added: [B or 1, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
+    query [B, H, Q, E], key and value [B, G, K, E] → [B, H, Q, E]; scores are scaled by `scale`, None being 1/√E. With
+    fewer heads of keys and values than of queries, H / G heads of queries that follow one another share one (Ainslie et
+    al. 2023). "causal" aligns the last query with the last key, so that cached keys may come first. dropout:
+    probability, applied to the weights. added: [B or 1, H, Q, K], with gradient, added to the scaled scores
+    (`attention.relative`).
     """
+    if key.shape[1] != query.shape[1]:
+        shared = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    if mask.band is not None:
+        if added is not None:
+            raise ValueError("a band takes nothing that is added to the scores")
+        return _attend_band(query, key, value, mask.band, dropout, kernel, scale)
     if kernel == "blocked":  # for what one projection made, see `self_attend` and `cross_attend`
         kernel = "explicit" if query.dtype == torch.bfloat16 or added is not None else "sdpa"
     if added is not None:
@@ -139,19 +80,21 @@ def attend(
 
 
 def self_attend(
-    qkv_BT3HE: Tensor, mask: Mask, dropout: float = 0.0, kernel: Kernel = "sdpa", scale: float | None = None
+    qkv_BT3HE: Tensor,
+    mask: Mask,
+    dropout: float = 0.0,
+    kernel: Kernel = "sdpa",
+    scale: float | None = None,
+    added: Tensor | None = None,
 ) -> Tensor:
-    """`attend` for queries, keys and values of the same columns, as one projection makes them; returns [B, T, H·E].
-
-    What the mask says is added is added.
-    """
+    """`attend` for queries, keys and values of the same columns, as one projection makes them; returns [B, T, H·E]."""
     B, T, _, H, E = qkv_BT3HE.shape
     causal = mask.kind == "causal"
-    shorter = mask.ranges is not None or (causal and T >= 2 * QUERIES)
-    if kernel == "blocked" and (dropout or shorter or mask.added is not None or qkv_BT3HE.dtype == torch.bfloat16):
-        return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges, mask.added, scale)
+    shorter = mask.ranges is not None or mask.band is not None or (causal and T >= 2 * QUERIES)
+    if kernel == "blocked" and (dropout or shorter or added is not None or qkv_BT3HE.dtype == torch.bfloat16):
+        return blocked_attention(qkv_BT3HE, mask.bias, causal, dropout, mask.ranges, added, scale, mask.band)
     query, key, value = qkv_BT3HE.permute(2, 0, 3, 1, 4)
-    added = None if mask.added is None else mask.added.to(query.dtype)
+    added = None if added is None else added.to(query.dtype)
     mixed = attend(query, key, value, mask, dropout, kernel, added, scale)
     return mixed.transpose(1, 2).reshape(B, T, H * E)
 
@@ -164,6 +107,25 @@ def cross_attend(
         return blocked_cross_attention(query_BQHE, kv_BS2HE, mask.bias, dropout, scale)
     key, value = kv_BS2HE.permute(2, 0, 3, 1, 4)
     return attend(query_BQHE.transpose(1, 2), key, value, mask, dropout, kernel, scale=scale).transpose(1, 2).flatten(2)
+
+
+def _attend_band(
+    query: Tensor, key: Tensor, value: Tensor, band: Band, dropout: float, kernel: Kernel, scale: float | None
+) -> Tensor:
+    """`attend` under a band: each block of queries is a row of its own with the keys that it can see."""
+    B, H, T, E = query.shape
+    N, size, K = band.bias.shape[1:]
+    behind = N * size - T
+    query_BNHQE = F.pad(query, (0, 0, 0, behind)).view(B, H, N, size, E).transpose(1, 2)
+
+    def near(tensor_BHTE: Tensor) -> Tensor:
+        padded = F.pad(tensor_BHTE, (0, 0, band.reach, band.reach + behind))
+        return padded.unfold(2, K, size).permute(0, 2, 1, 4, 3).reshape(B * N, H, K, E)
+
+    mask = Mask("dense", band.bias.reshape(-1, 1, size, K))
+    rows = query_BNHQE.reshape(B * N, H, size, E)
+    mixed = attend(rows, near(key), near(value), mask, dropout, kernel, scale=scale)
+    return mixed.view(B, N, H, size, E).transpose(1, 2).reshape(B, H, N * size, E)[:, :, :T]
 
 
 def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:

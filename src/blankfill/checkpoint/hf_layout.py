@@ -9,7 +9,7 @@ from blankfill.checkpoint.store import Dress
 from blankfill.corpus.tokenizer import Post, Tokenizer
 from blankfill.families.form import Form, form_of
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import T5, Bart, Mlm, Objective, Xlnet
+from blankfill.objectives import Objective
 from blankfill.types import Vocabulary
 
 
@@ -19,26 +19,22 @@ def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokeniz
     return dressed(form, objective, tokenizer, tokenizer.vocabulary()) if isinstance(form, Form) else None
 
 
-def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary) -> Dress:
+def dressed(
+    form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary, dtype: str = "float32"
+) -> Dress:
     """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
 
-    A prompt to be continued must not end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
+    dtype: of the weights, by torch's name. A prompt to be continued must not end in [SEP], so for gpt and glm the
+    tokenizer puts nothing around a text.
     """
     post: Post = "none"
-    able = not vocabulary.missing(("cls", "sep"))
-    if objective.masked or isinstance(objective, Bart):
-        post = "pair" if able and not tokenizer.adds_special else "keep"
-    if isinstance(objective, Xlnet):
-        own = tokenizer.frame()[1][-1:] == (vocabulary.roles.get("cls"),)
-        post = "last" if able and not own else "keep"
-    if isinstance(objective, T5):
-        post = "end" if "eos" in vocabulary.roles and not tokenizer.adds_special else "keep"
-    files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest(form, objective))
-    values = form.config_json(vocabulary)
+    frame = objective.hf_frame
+    if frame != "none":
+        ends = tokenizer.frame()[1][-1:] == (vocabulary.roles.get("cls"),)
+        framed = ends if frame == "last" else tokenizer.adds_special
+        able = "eos" in vocabulary.roles if frame == "end" else not vocabulary.missing(("cls", "sep"))
+        post = frame if able and not framed else "keep"
+    longest = form.config.position_sizes[0] - objective.position_offset
+    files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest)
+    values = form.config_json(vocabulary, dtype)
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
-
-
-def longest(form: Form, objective: Objective) -> int:
-    """The most tokens of a text that the model can read."""
-    offset = objective.position_offset if isinstance(objective, Mlm | Bart) else 0
-    return form.config.position_sizes[0] - offset

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
@@ -32,7 +33,7 @@ class EmbedArguments:
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model pooling normalize",
         "Output": "out",
-        "Machine": "device threads",
+        "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill embed --model runs/bert sentences.txt --out vectors.npy",)
 
@@ -46,6 +47,8 @@ class EmbedArguments:
     """Vector of a text: the mean of its tokens' states, or the state of its first column."""
     normalize: bool = True
     """Scale each vector to length 1."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
@@ -66,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    embedder = Embedder(load_model(args.model, args.device), args.pooling, args.normalize)
+    embedder = Embedder(load_model(args.model, args.device, dtype_named(args.dtype)), args.pooling, args.normalize)
     began, texts, cut = time.monotonic(), 0, 0
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
 from blankfill.system.bounds import COUNT, Bound
@@ -28,7 +29,7 @@ class EvaluateArguments:
         "Data": "task data split na_prob_file",
         "Model": "model window stride both_ways limit seed",
         "Output": "out json",
-        "Machine": "device threads",
+        "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill evaluate --model runs/gpt --task perplexity --data test.txt",
@@ -63,6 +64,8 @@ class EvaluateArguments:
     """Folder for results.json, with all metrics, settings and counts."""
     json: bool = False
     """Print one JSON object."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
@@ -91,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _scored(args: EvaluateArguments) -> dict[str, Any]:
-    from blankfill.finetuning.predict import score_predictions
+    from blankfill.finetuning.score import score_predictions
     from blankfill.tasks.datasets.registry import task_named
 
     assert args.predictions is not None
@@ -107,7 +110,7 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     if args.na_prob_file is not None:
         raise UserError("--na-prob-file goes with a file of predictions; leave it out")
     settings = Settings(args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed)
-    return evaluate(model, args.task, args.data, settings, args.device, args.threads)
+    return evaluate(model, args.task, args.data, settings, args.device, args.threads, args.dtype)
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

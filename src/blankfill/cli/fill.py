@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
@@ -38,7 +39,7 @@ class FillArguments:
         "Input": "model file",
         "Candidates": "top lengths length_penalty",
         "Output": "json",
-        "Machine": "device threads",
+        "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         'blankfill fill --model runs/bert "The cat sat on the [MASK]."',
@@ -60,6 +61,8 @@ class FillArguments:
     """Candidates are ranked by log-probability / length^penalty; 1 ranks by the mean log-probability of a token."""
     json: bool = False
     """Print one JSON object per sentence."""
+    dtype: WeightType = "auto"
+    """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
@@ -77,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    filler = Filler(load_model(args.model, args.device))
+    filler = Filler(load_model(args.model, args.device, dtype_named(args.dtype)))
     first = True
     for where, text in sentences(args.text, args.file):
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import SOME, Bound, at_least
 
@@ -26,7 +27,7 @@ class GenerateArguments:
         "Length": "max_tokens slide",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
         "Output": "json",
-        "Machine": "device threads",
+        "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         'blankfill generate --model runs/gpt --prompt "It was a dark"',
@@ -57,6 +58,8 @@ class GenerateArguments:
     """Seed of sampling; the same seed gives the same text."""
     json: bool = False
     """Print one JSON object per text, when all are done."""
+    dtype: WeightType = "auto"
+    """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
@@ -70,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.cli.fill import json_line
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
-    from blankfill.model.layout import lay_out_to_write
+    from blankfill.model.layout import optimize_for_inference
     from blankfill.system.console import say, show
     from blankfill.system.threads import use_threads
 
@@ -79,9 +82,9 @@ def main(argv: Sequence[str]) -> int:
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )
     sampling.check()
-    loaded = load_model(args.model, args.device)
+    loaded = load_model(args.model, args.device, dtype_named(args.dtype))
     writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
-    lay_out_to_write(loaded.model)
+    optimize_for_inference(loaded.model)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
         show(before, end="")

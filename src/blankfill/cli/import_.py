@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.schema import Option
@@ -31,6 +32,8 @@ class ImportArguments:
     """File or folder of the tokenizer, where it is not beside the weights."""
     heads: int | None = None
     """Number of attention heads of a GLM checkpoint, which does not store it; without it, heads of width 64."""
+    dtype: WeightType = "auto"
+    """Number type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
@@ -43,6 +46,6 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = import_model(args.path, args.out, args.tokenizer, args.heads)
+    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype)
     show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
     return 0

@@ -76,13 +76,14 @@ def main(argv: Sequence[str]) -> int:
         del sampler, rows_of
         name = f"{recipe.name}, seed {recipe.seed}, row {args.example}"
         channels = recipe.objective.channels
+        window = int(recipe.model.spec.preset.get("window", 0))
         spell = speller(corpus.tokenizer)
         width = args.width or shutil.get_terminal_size((120, 24)).columns
         if args.png is not None:
             roles = corpus.vocabulary.roles
             blanks = {roles[role] for role in BLANKS if role in roles} | {*corpus.vocabulary.sentinels}
             lacking = example_png(
-                examples, spell, args.png, channels=channels, blanks=blanks, title=name, font=args.font
+                examples, spell, args.png, channels=channels, blanks=blanks, title=name, font=args.font, window=window
             )
             if lacking:
                 say(
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
                     "--font"
                 )
         show(f"{name} (epoch {epoch}, {place + 1:,} of {rows:,} rows)")
-        show(example_text(examples, spell, channels=channels, width=width, plain=not blocks_fit()))
+        show(example_text(examples, spell, channels=channels, width=width, plain=not blocks_fit(), window=window))
         if args.png is not None:
             show(f"drawn to {args.png}")
         del corpus

@@ -5,9 +5,12 @@ Shapes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,17 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from blankfill.attention.kernels import lower
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.python_docs import read_share
 from blankfill.data.batching import collate
 from blankfill.errors import UserError
-from blankfill.objectives import Bart, Glm, Gpt, Mlm, Xlnet
-from blankfill.objectives.base import two_sided
 from blankfill.system.reading import read_json, read_path
-from blankfill.types import AttentionRule
+from blankfill.types import Example
 
 TOLERANCE = 1e-4
 """The largest difference of two scores that is put down to rounding."""
@@ -62,30 +62,30 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     folder: the export. Raises UserError when its tokenizer gives other ids than ours.
     """
     transformers: Any = importlib.import_module("transformers")
-    if isinstance(loaded.objective, Glm):
-        importlib.import_module("blankfill.hf")
     architecture = read_json(folder / CONFIG)["architectures"][0]
-    kind = "AutoModelForCausalLM" if isinstance(loaded.objective, Gpt | Glm) else "AutoModelForMaskedLM"
-    maker = getattr(transformers, architecture, None) or getattr(transformers, kind)
+    if loaded.model.words.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+        loaded = replace(loaded, model=deepcopy(loaded.model).float())
+    if not hasattr(transformers, architecture):
+        importlib.import_module("blankfill.hf")
+    maker = getattr(transformers, architecture, None) or getattr(transformers, loaded.objective.hf_auto_class)
     with no_bars(transformers):
-        theirs = maker.from_pretrained(folder).eval()
+        theirs = maker.from_pretrained(folder).float().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    offset = loaded.objective.position_offset if isinstance(loaded.objective, Mlm | Bart) else 0
-    room = loaded.model.config.position_sizes[0] - offset
+    format = loaded.objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
     largest = 0.0
     for text in texts:
-        inputs = tokenizer(text, truncation=True, max_length=min(LONGEST, room), return_tensors="pt")
+        inputs = tokenizer(text, truncation=True, max_length=min(LONGEST, format.max_columns), return_tensors="pt")
         ids = inputs["input_ids"][0]
         check_ids(loaded, text, ids.tolist())
-        if isinstance(loaded.objective, Glm):
-            ids = with_blank(loaded, ids[: room - 4])
-            inputs = {"input_ids": ids[None]}
-        if loaded.objective.two_sided:
-            start = torch.tensor([theirs.config.decoder_start_token_id])
-            inputs = {**inputs, "decoder_input_ids": torch.cat([start, ids[:-1]])[None]}
+        row = format.export_row(ids[: format.export_room].numpy())
+        read = torch.from_numpy(row.input_ids.astype(np.int64))
+        if row.context is not None:
+            inputs = {**inputs, "decoder_input_ids": read[None]}
+        elif len(read) != len(ids):  # the objective compares on a row of its own
+            inputs = {"input_ids": read[None]}
         if len(ids):
             scores = _scores(theirs(**inputs))
-            largest = larger(largest, float((scores[0] - our_scores(loaded, ids)).abs().max()))
+            largest = larger(largest, float((scores[0] - our_scores(loaded, row)).abs().max()))
     return largest
 
 
@@ -128,39 +128,10 @@ def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
         )
 
 
-def with_blank(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
-    """A GLM row: the text as Part A with a mask at its end, and the beginning of what stands there."""
-    roles = loaded.vocabulary.roles
-    mask = roles["gmask"] if "gmask" in roles else roles["mask"]
-    return torch.tensor([*ids.tolist(), mask, roles["sop"], *ids[:2].tolist()])
-
-
-def our_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
+def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     """Our scores of a row, [T, V]; hidden states [T, D] of an encoder alone."""
-    model, objective, T = loaded.model, loaded.objective, len(ids)
-    if objective.two_sided:
-        return _written_scores(loaded, ids)
-    index = np.arange(T)
-    positions = np.zeros((len(model.config.position_sizes), T), np.int64)
-    positions[0] = index + (objective.position_offset if isinstance(objective, Mlm) else 0)
-    if isinstance(objective, Xlnet) and len(ids) and int(ids[-1]) == loaded.vocabulary.roles.get("cls"):
-        positions[1, -1] = 2
-    rule = AttentionRule.causal(T) if isinstance(objective, Gpt) else AttentionRule.full(T)
-    if isinstance(objective, Glm):
-        begin = ids.tolist().index(loaded.vocabulary["sop"])
-        rule = AttentionRule.prefix(begin, T)
-        positions[0, begin:] = begin - 1
-        positions[1, begin:] = 1 + np.arange(T - begin)
-    vectors = [torch.from_numpy(v)[None] for v in (rule.segment, rule.horizon, rule.rank)]
-    mask = lower("rule", (vectors[0], vectors[1]), (vectors[0], vectors[2]), torch.float32)
-    hidden = model(ids[None], torch.from_numpy(positions)[:, None], mask)[0]
+    model = loaded.model
+    more = len(model.config.position_sizes) - len(row.positions)
+    row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
+    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0]
     return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
-
-
-def _written_scores(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
-    """Our scores of a row that an encoder reads and a decoder writes again, [T, V]."""
-    model, objective, row = loaded.model, loaded.objective, ids.numpy().astype(np.int32)
-    first = objective.position_offset if isinstance(objective, Bart) else 0
-    start = loaded.vocabulary[objective.decoder_start]
-    batch = collate([[two_sided(row, row, start, first)]], loaded.vocabulary["pad"])
-    return model.head.logits(model.encode(batch)[0], model.output_table)

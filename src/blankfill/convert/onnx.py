@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blankfill.attention.kernels import Mask
+from blankfill.attention.masks import Mask
 from blankfill.checkpoint.hf_layout import dress_of
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.check import TOLERANCE, larger, real_text
@@ -30,7 +30,7 @@ from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import OBJECTIVES, Mlm
+from blankfill.objectives import OBJECTIVES
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 
@@ -87,14 +87,14 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
     if missing := [name for name in ("onnx", "onnxscript") if not has_module(name)]:
         raise UserError(f'ONNX needs {" and ".join(missing)}; install them with: pip install "blankfill[export]"')
     lines = read_lines(Path(text)) if text else None
-    loaded = load_model(path)
+    loaded = load_model(path, dtype=torch.float32)
     if not loaded.objective.masked:
         encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(
             f"{path}: ONNX is for encoders ({encoders}), and this model's objective is {loaded.objective.name}; "
             "use --format transformers"
         )
-    encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset if isinstance(loaded.objective, Mlm) else 0)
+    encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
     found = None

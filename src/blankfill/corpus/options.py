@@ -1,4 +1,4 @@
-"""How a corpus is prepared: the options of `prepare`, of recipes and of the command line, said once.
+"""The options of `prepare`, shared by its function, the recipes and the command line.
 
 Nothing heavy is imported here, so that `blankfill prepare --help` is quick.
 """
@@ -21,7 +21,7 @@ DEDUP = ("exact", "lines", "near", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """How a corpus is prepared. The first four are those of `SourceOptions`."""
+    """How a corpus is prepared. The first four fields are those of `SourceOptions`."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"vocab_size": COUNT, "validation": below(1), "min_chars": COUNT}
 

@@ -74,7 +74,7 @@ def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], 
     group = np.zeros(shape, np.int32) if grouped else None
     index, answers = [], []
     labels: dict[str, list[tuple[int, int]]] = {}
-    borders: list[np.ndarray] = []
+    boundary_targets: list[np.ndarray] = []
     for r, row in enumerate(rows):
         column = 0
         for example, before in zip(row, segments[r], strict=True):
@@ -90,9 +90,11 @@ def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], 
             answers.append(example.target_ids)
             for name, value in example.labels.items():
                 labels.setdefault(name, []).append((r * width + column, value))
-            if example.borders is not None:
+            if example.span_boundary_targets is not None:
                 begin = r * width + column
-                borders.append(example.borders.astype(np.int64) + np.array([[begin], [begin], [0], [0]]))
+                boundary_targets.append(
+                    example.span_boundary_targets.astype(np.int64) + np.array([[begin], [begin], [0], [0]])
+                )
             column = at.stop
     return Batch(
         torch.from_numpy(input_ids),
@@ -105,7 +107,7 @@ def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], 
         {name: _columns(found) for name, found in labels.items()},
         mask,
         sum(widths),
-        borders=torch.from_numpy(np.concatenate(borders, axis=1)) if borders else None,
+        span_boundary_targets=torch.from_numpy(np.concatenate(boundary_targets, axis=1)) if boundary_targets else None,
         group=None if group is None else torch.from_numpy(group),
     )
 

@@ -1,13 +1,13 @@
 """Index tables: which tokens of the corpus make which row of an epoch.
 
-A plan is computed once from (corpus, layout, seed, epoch) and holds, for every row, the runs of tokens in it. With it
+A plan is computed once from (corpus, spec, seed, epoch) and holds, for every row, the runs of tokens in it. With it
 the i-th row of a run is found by arithmetic alone: nothing is replayed on resume, the number of workers or ranks
 changes nothing, and an epoch sees every document once, in an order drawn anew each time.
 
 Lengths are counted in *stream tokens*: a document's tokens and the special tokens that its objective writes before and
-after it (see `objectives.base.Layout`). A piece is five numbers: its tokens [begin, end) in the corpus, for pairs those
-of the second part, and flags. Cutting and the classic stream are vectorised; cutting at sentence ends, pairs and
-best-fit packing walk in Python at a few microseconds a piece, once an epoch.
+after it (see `objectives.base.PackingSpec`). A chunk is five numbers: its tokens [begin, end) in the corpus, for pairs
+those of the second part, and flags. Cutting and the classic stream are vectorised; cutting at sentence ends, pairs and
+best-fit packing walk in Python at a few microseconds a chunk, once an epoch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from blankfill.data.packing import best_fit
-from blankfill.objectives import Layout
+from blankfill.objectives import PackingSpec
 
 FIRST, LAST, RANDOM_NEXT = 1, 2, 4
-"""Flags of a piece: it begins its document, it ends it, its second part does not follow the first."""
+"""Flags of a chunk: it begins its document, it ends it, its second part does not follow the first."""
 
 Int64 = NDArray[np.int64]
 
@@ -44,12 +44,12 @@ class Corpus(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """pieces: int64[P, 5] = begin, end, begin_b, end_b, flags. rows: int64[R+1], the first piece of each row.
+    """chunks: int64[P, 5] = begin, end, begin_b, end_b, flags. rows: int64[R+1], the first chunk of each row.
 
     order: int64[R], the row that comes j-th in the epoch.
     """
 
-    pieces: Int64
+    chunks: Int64
     rows: Int64
     order: Int64
 
@@ -59,11 +59,11 @@ class Plan:
     def fits(self, tokens: int) -> bool:
         """Whether a plan that was read from a file can be one of a corpus of so many tokens."""
         R = len(self.order)
-        if self.pieces.shape[1:] != (5,) or self.rows.shape != (R + 1,) or not R:
+        if self.chunks.shape[1:] != (5,) or self.rows.shape != (R + 1,) or not R:
             return False
-        if int(self.rows[0]) or int(self.rows[-1]) != len(self.pieces) or (np.diff(self.rows) < 0).any():
+        if int(self.rows[0]) or int(self.rows[-1]) != len(self.chunks) or (np.diff(self.rows) < 0).any():
             return False
-        ends = self.pieces[:, :4]
+        ends = self.chunks[:, :4]
         return bool(
             self.order.min() >= 0
             and self.order.max() < R
@@ -72,35 +72,35 @@ class Plan:
         )
 
     def row(self, j: int) -> Int64:
-        """The pieces of the j-th row of the epoch, int64[K, 5]."""
+        """The chunks of the j-th row of the epoch, int64[K, 5]."""
         r = int(self.order[j])
-        return self.pieces[int(self.rows[r]) : int(self.rows[r + 1])]
+        return self.chunks[int(self.rows[r]) : int(self.rows[r + 1])]
 
 
-def make_plan(corpus: Corpus, layout: Layout, rng: Generator) -> Plan:
+def make_plan(corpus: Corpus, spec: PackingSpec, rng: Generator) -> Plan:
     """Lay out one epoch: documents in a drawn order, cut, packed into rows, and the rows shuffled."""
     starts, document_starts = _without_empty(np.asarray(corpus.sentence_starts), np.asarray(corpus.document_starts))
     bounds = starts[document_starts]
     order = rng.permutation(np.flatnonzero(np.diff(bounds) > 0))
     begins, ends = bounds[:-1][order], bounds[1:][order]
-    if layout.unit == "stream":
-        cut = _stream_of_sentences if layout.whole_sentences else _stream
-        pieces, rows = cut(starts, begins, ends, layout)
-    elif layout.unit == "pairs":
-        pieces = _pairs(starts, document_starts, order, layout, rng)
-        sizes = np.minimum((pieces[:, 1] - pieces[:, 0]) + (pieces[:, 3] - pieces[:, 2]), layout.room)
-        pieces, rows = _pack(pieces, sizes + layout.extra, layout)
+    if spec.unit == "stream":
+        cut = _stream_of_sentences if spec.whole_sentences else _stream
+        chunks, rows = cut(starts, begins, ends, spec)
+    elif spec.unit == "pairs":
+        chunks = _pairs(starts, document_starts, order, spec, rng)
+        sizes = np.minimum((chunks[:, 1] - chunks[:, 0]) + (chunks[:, 3] - chunks[:, 2]), spec.max_tokens)
+        chunks, rows = _pack(chunks, sizes + spec.chunk_overhead, spec)
     else:
-        rooms = np.full(len(order), layout.room)
-        is_short = rng.random(len(order)) < layout.short
-        rooms[is_short] = rng.integers(min(layout.short_min, layout.room), layout.room + 1, int(is_short.sum()))
-        cut_pieces = _pieces_of_sentences if layout.whole_sentences else _pieces
-        pieces, sizes = cut_pieces(starts, begins, ends, rooms, layout)
-        if layout.joined:
-            # A piece that another one follows in its row is closed there, whether or not its document ends.
-            sizes = np.minimum(sizes + np.where(pieces[:, 4] & LAST, 0, layout.after), layout.room)
-        pieces, rows = _pack(pieces, sizes + layout.extra, layout)
-    return Plan(pieces, rows, rng.permutation(len(rows) - 1))
+        rooms = np.full(len(order), spec.max_tokens)
+        is_short = rng.random(len(order)) < spec.short
+        rooms[is_short] = rng.integers(min(spec.short_min, spec.max_tokens), spec.max_tokens + 1, int(is_short.sum()))
+        cut_chunks = _chunks_of_sentences if spec.whole_sentences else _chunks
+        chunks, sizes = cut_chunks(starts, begins, ends, rooms, spec)
+        if spec.merge_chunks:
+            # A chunk that another one follows in its row is closed there, whether or not its document ends.
+            sizes = np.minimum(sizes + np.where(chunks[:, 4] & LAST, 0, spec.after), spec.max_tokens)
+        chunks, rows = _pack(chunks, sizes + spec.chunk_overhead, spec)
+    return Plan(chunks, rows, rng.permutation(len(rows) - 1))
 
 
 def _without_empty(starts: Int64, document_starts: Int64) -> tuple[Int64, Int64]:
@@ -112,33 +112,33 @@ def _without_empty(starts: Int64, document_starts: Int64) -> tuple[Int64, Int64]
     return np.append(starts[:-1][full], starts[-1]), before[document_starts]
 
 
-def _pieces(starts: Int64, begins: Int64, ends: Int64, rooms: Int64, layout: Layout) -> tuple[Int64, Int64]:
-    """Cut each document every `room` stream tokens. Returns the pieces and their lengths in stream tokens."""
-    totals = ends - begins + layout.before + layout.after
-    steps = np.maximum(rooms - layout.overlap, 1)
-    counts = np.maximum(1, -(-(totals - layout.overlap) // steps))
+def _chunks(starts: Int64, begins: Int64, ends: Int64, rooms: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
+    """Cut each document every `room` stream tokens. Returns the chunks and their lengths in stream tokens."""
+    totals = ends - begins + spec.before + spec.after
+    steps = np.maximum(rooms - spec.overlap, 1)
+    counts = np.maximum(1, -(-(totals - spec.overlap) // steps))
     which = np.repeat(np.arange(len(begins)), counts)
     number = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     low = number * steps[which]
     high = np.minimum(low + rooms[which], totals[which])
-    return _trim(low, high, begins[which], ends[which], layout)
+    return _trim(low, high, begins[which], ends[which], spec)
 
 
-def _trim(low: Int64, high: Int64, begin: Int64, end: Int64, layout: Layout) -> tuple[Int64, Int64]:
-    """From stream offsets inside documents to corpus offsets and flags; pieces below the minimum are left out."""
+def _trim(low: Int64, high: Int64, begin: Int64, end: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
+    """From stream offsets inside documents to corpus offsets and flags; chunks below the minimum are left out."""
     size = end - begin
     first = np.where(low == 0, FIRST, 0)
-    last = np.where(high == size + layout.before + layout.after, LAST, 0)
-    pieces = np.zeros((len(low), 5), np.int64)
-    pieces[:, 0] = begin + np.clip(low - layout.before, 0, size)
-    pieces[:, 1] = begin + np.clip(high - layout.before, 0, size)
-    pieces[:, 4] = first | last
-    keep = pieces[:, 1] - pieces[:, 0] >= max(1, layout.minimum - layout.before - layout.after)
-    return pieces[keep], (high - low)[keep]
+    last = np.where(high == size + spec.before + spec.after, LAST, 0)
+    chunks = np.zeros((len(low), 5), np.int64)
+    chunks[:, 0] = begin + np.clip(low - spec.before, 0, size)
+    chunks[:, 1] = begin + np.clip(high - spec.before, 0, size)
+    chunks[:, 4] = first | last
+    keep = chunks[:, 1] - chunks[:, 0] >= max(1, spec.min_tokens - spec.before - spec.after)
+    return chunks[keep], (high - low)[keep]
 
 
-def _pieces_of_sentences(
-    starts: Int64, begins: Int64, ends: Int64, rooms: Int64, layout: Layout
+def _chunks_of_sentences(
+    starts: Int64, begins: Int64, ends: Int64, rooms: Int64, spec: PackingSpec
 ) -> tuple[Int64, Int64]:
     """Cut each document after the last whole sentence that fits; a sentence longer than the room is cut itself."""
     found: list[tuple[int, int, int, int, int]] = []
@@ -149,8 +149,8 @@ def _pieces_of_sentences(
             stop = _sentence_end(edges, at, min(at + room, end))
             found.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
             at = stop
-    pieces = np.array(found, np.int64).reshape(-1, 5)
-    return pieces, pieces[:, 1] - pieces[:, 0]
+    chunks = np.array(found, np.int64).reshape(-1, 5)
+    return chunks, chunks[:, 1] - chunks[:, 0]
 
 
 def _edges(starts: Int64, begins: Int64, ends: Int64) -> Iterator[list[int]]:
@@ -165,14 +165,14 @@ def _sentence_end(edges: list[int], at: int, most: int) -> int:
     return stop if stop > at else most
 
 
-def _stream(starts: Int64, begins: Int64, ends: Int64, layout: Layout) -> tuple[Int64, Int64]:
+def _stream(starts: Int64, begins: Int64, ends: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
     """Documents end to end, cut every `room` stream tokens."""
-    totals = ends - begins + layout.before + layout.after
+    totals = ends - begins + spec.before + spec.after
     edges = np.concatenate([[0], np.cumsum(totals)])
-    step = layout.room - layout.overlap
-    low = np.arange(0, max(int(edges[-1]) - layout.overlap, 1), step)
-    high = np.minimum(low + layout.room, edges[-1])
-    low, high = low[high - low >= layout.minimum], high[high - low >= layout.minimum]
+    step = spec.max_tokens - spec.overlap
+    low = np.arange(0, max(int(edges[-1]) - spec.overlap, 1), step)
+    high = np.minimum(low + spec.max_tokens, edges[-1])
+    low, high = low[high - low >= spec.min_tokens], high[high - low >= spec.min_tokens]
     first = np.searchsorted(edges, low, side="right") - 1
     final = np.searchsorted(edges, high - 1, side="right") - 1
     counts = final - first + 1
@@ -181,24 +181,24 @@ def _stream(starts: Int64, begins: Int64, ends: Int64, layout: Layout) -> tuple[
     inner_low = np.maximum(low[row] - edges[which], 0)
     inner_high = np.minimum(high[row] - edges[which], totals[which])
     size = ends[which] - begins[which]
-    pieces = np.zeros((len(row), 5), np.int64)
-    pieces[:, 0] = begins[which] + np.clip(inner_low - layout.before, 0, size)
-    pieces[:, 1] = begins[which] + np.clip(inner_high - layout.before, 0, size)
-    pieces[:, 4] = np.where(inner_low == 0, FIRST, 0) | np.where(inner_high == totals[which], LAST, 0)
-    return pieces, np.concatenate([[0], np.cumsum(counts)])
+    chunks = np.zeros((len(row), 5), np.int64)
+    chunks[:, 0] = begins[which] + np.clip(inner_low - spec.before, 0, size)
+    chunks[:, 1] = begins[which] + np.clip(inner_high - spec.before, 0, size)
+    chunks[:, 4] = np.where(inner_low == 0, FIRST, 0) | np.where(inner_high == totals[which], LAST, 0)
+    return chunks, np.concatenate([[0], np.cumsum(counts)])
 
 
-def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, layout: Layout) -> tuple[Int64, Int64]:
+def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
     """Fill rows with whole sentences, going on into the next document (RoBERTa's FULL-SENTENCES)."""
     found: list[tuple[int, int, int, int, int]] = []
     rows = [0]
-    full = layout.row - layout.frame
+    full = spec.row_tokens - spec.row_overhead
     left = full
     for edges in _edges(starts, begins, ends):
         at = begin = edges[0]
         end = edges[-1]
         while at < end:
-            room = left - layout.extra
+            room = left - spec.chunk_overhead
             stop = _sentence_end(edges, at, min(at + room, end)) if room > 0 else at
             fresh = left == full
             whole = edges[bisect_left(edges, stop)] == stop
@@ -207,7 +207,7 @@ def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, layout: Layo
                 left = full
                 continue
             found.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
-            left -= stop - at + layout.extra
+            left -= stop - at + spec.chunk_overhead
             at = stop
             if at < end:
                 rows.append(len(found))
@@ -217,20 +217,20 @@ def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, layout: Layo
     return np.array(found, np.int64).reshape(-1, 5), np.array(rows, np.int64)
 
 
-def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, rng: Generator) -> Int64:
+def _pairs(starts: Int64, document_starts: Int64, order: Int64, spec: PackingSpec, rng: Generator) -> Int64:
     """Pairs as BERT's (google-research/bert, create_pretraining_data.py): A ends at a drawn sentence, B follows or not.
 
     Where `sole` is "none", a lone sentence has an empty second part.
     """
     found: list[tuple[int, int, int, int, int]] = []
     documents = len(order)
-    most = layout.part_sentences or layout.room
+    most = spec.max_part_sentences or spec.max_tokens
     draw = rng.random
     for document in order.tolist():
         first, final = int(document_starts[document]), int(document_starts[document + 1])
-        target = layout.room
-        if draw() < layout.short:
-            target = layout.short_min + int(draw() * (layout.room - layout.short_min + 1))
+        target = spec.max_tokens
+        if draw() < spec.short:
+            target = spec.short_min + int(draw() * (spec.max_tokens - spec.short_min + 1))
         edges = starts[first : final + 1].tolist()
         at, last = 0, final - first
         while at < last:
@@ -238,10 +238,10 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, 
             count = stop - at
             middle = at + (1 + int(draw() * (count - 1)) if count >= 2 else 1)
             begin, end = edges[at], edges[middle]
-            if count == 1 and layout.sole == "none":
+            if count == 1 and spec.single_sentence == "none":
                 found.append((begin, end, end, end, 0))
                 at = stop
-            elif count == 1 or draw() < layout.random_next:
+            elif count == 1 or draw() < spec.random_next:
                 other = document
                 for _ in range(10):
                     other = int(order[int(draw() * documents)])
@@ -259,8 +259,8 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, layout: Layout, 
     return np.array(found, np.int64).reshape(-1, 5)
 
 
-def _pack(pieces: Int64, sizes: Int64, layout: Layout) -> tuple[Int64, Int64]:
-    """Pack pieces into rows; returns the pieces in the order of their rows, and where each row begins among them."""
-    row_of, count = best_fit(sizes, layout.row - layout.frame)
+def _pack(chunks: Int64, sizes: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
+    """Pack chunks into rows; returns the chunks in the order of their rows, and where each row begins among them."""
+    row_of, count = best_fit(sizes, spec.row_tokens - spec.row_overhead)
     by_row = np.argsort(row_of, kind="stable")
-    return pieces[by_row], np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=count))])
+    return chunks[by_row], np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=count))])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PLAN_VERSION = 1
 WORTH_CACHING = 200_000
-"""Plans with fewer pieces are quicker made than read."""
+"""Plans with fewer chunks are quicker made than read."""
 VALIDATION_SEED = 20_181_011
 """The seed of every validation set, whatever the run's own: the same texts are always masked the same way."""
 
@@ -75,13 +75,13 @@ class Sampler:
         self.objective = objective
         self.vocabulary = vocabulary
         self.seed = seed
-        self.layout = objective.layout()
+        self.spec = objective.packing()
         self.cache = cache
         self.first = first
         self._reads_words = objective.reads_words()
         self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
-        told = f"{PLAN_VERSION} {corpus.fingerprint} {self.layout} {seed}" + (f" {first}" if first else "")
+        told = f"{PLAN_VERSION} {corpus.fingerprint} {self.spec} {seed}" + (f" {first}" if first else "")
         self._key = hashlib.sha256(told.encode()).hexdigest()[:16]
         self._sizes = self._read_sizes()
         self._ends: list[int] = []
@@ -114,12 +114,12 @@ class Sampler:
     def documents(self, row: int) -> list[Document]:
         """The Documents of a row, as its objective receives them."""
         epoch, place = self.locate(row)
-        pieces = self.plan(epoch).row(place)
-        if self.layout.unit == "pairs":
-            return [self._pair(*piece) for piece in pieces.tolist()]
-        if self.layout.joined:
-            return [self._joined(pieces.tolist())]
-        return [self._piece(begin, end, flags) for begin, end, _, _, flags in pieces.tolist()]
+        chunks = self.plan(epoch).row(place)
+        if self.spec.unit == "pairs":
+            return [self._pair(*chunk) for chunk in chunks.tolist()]
+        if self.spec.merge_chunks:
+            return [self._joined(chunks.tolist())]
+        return [self._piece(begin, end, flags) for begin, end, _, _, flags in chunks.tolist()]
 
     def row(self, row: int) -> list[Example]:
         """The Examples of row number `row` of the run; they share one row of a batch."""
@@ -135,14 +135,14 @@ class Sampler:
         return self._plans[epoch]
 
     def _make(self, epoch: int) -> Plan:
-        plan = make_plan(self.corpus, self.layout, plan_generator(self.seed, epoch, self.first))
-        if self.cache is not None and len(plan.pieces) >= WORTH_CACHING:
+        plan = make_plan(self.corpus, self.spec, plan_generator(self.seed, epoch, self.first))
+        if self.cache is not None and len(plan.chunks) >= WORTH_CACHING:
             try:
                 own_folder(self.cache)
-                for name in ("pieces", "rows", "order"):
+                for name in ("chunks", "rows", "order"):
                     with whole_file(self._path(epoch, name)) as file:
                         np.save(file, getattr(plan, name))
-                names = [self._path(epoch, name).name for name in ("pieces", "rows", "order")]
+                names = [self._path(epoch, name).name for name in ("chunks", "rows", "order")]
                 write_file(self._path(epoch, "marks"), json.dumps(marks(self.cache, names)))
             except (OSError, UserError):
                 return plan
@@ -155,13 +155,13 @@ class Sampler:
             noted = read_json(self._path(epoch, "marks"))
             if not noted or changes(noted, marks(self.cache, noted)):
                 return None
-            pieces, rows, order = (
-                np.asarray(read_array(self._path(epoch, name), "i", 2 if name == "pieces" else 1, mapped=True))
-                for name in ("pieces", "rows", "order")
+            chunks, rows, order = (
+                np.asarray(read_array(self._path(epoch, name), "i", 2 if name == "chunks" else 1, mapped=True))
+                for name in ("chunks", "rows", "order")
             )
         except UserError:
             return None
-        plan = Plan(pieces, rows, order)
+        plan = Plan(chunks, rows, order)
         return plan if plan.fits(len(self.corpus.tokens)) else None
 
     def _path(self, epoch: int, name: str) -> Path:
@@ -227,8 +227,8 @@ class Sampler:
             ids, sentences, words, first=bool(flags & FIRST), last=bool(flags & LAST), units=units
         )  # fmt: skip
 
-    def _joined(self, pieces: list[list[int]]) -> Document:
-        single = [self._piece(begin, end, flags) for begin, end, _, _, flags in pieces]
+    def _joined(self, chunks: list[list[int]]) -> Document:
+        single = [self._piece(begin, end, flags) for begin, end, _, _, flags in chunks]
         parts = np.cumsum([0] + [len(document) for document in single]).astype(np.int32)
         ids = np.concatenate([document.ids for document in single])
         shifted = [document.sentences[:-1] + part for document, part in zip(single, parts[:-1], strict=True)]

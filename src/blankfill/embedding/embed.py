@@ -13,7 +13,7 @@ Shapes: N texts, B rows, T columns, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,11 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blankfill.attention.kernels import Mask, lower
+from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
-from blankfill.objectives import T5, Gpt, Xlnet
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -54,18 +53,18 @@ class Embedder:
         Raises UserError for "cls" with a model that reads from left to right, whose first column sees only itself, or
         has no [CLS], and for a tokenizer without the tokens that frame a text.
         """
-        self.causal, self.cls_last = isinstance(loaded.objective, Gpt), isinstance(loaded.objective, Xlnet)
-        if self.causal and pooling == "cls":
-            raise UserError(
-                f"{loaded.path}: the first column of a {loaded.objective.name} model sees only itself, so it says "
-                "nothing of the text; use --pooling mean"
-            )
-        if isinstance(loaded.objective, T5) and pooling == "cls":
-            raise UserError(f"{loaded.path}: a T5 has no [CLS] that would stand for a text; use --pooling mean")
+        objective = loaded.objective
+        if pooling == "cls" and not objective.cls_state:
+            reason = "has no [CLS] that would stand for a text"
+            if objective.causal:
+                reason = "sees nothing but itself at its first column, which says nothing of the text"
+            raise UserError(f"{loaded.path}: a {objective.name} model {reason}; use --pooling mean")
+        format = objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
+        self.causal, self.cls_last = objective.causal, format.frame((), encoder_only=True).pooled > 0
         self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
-        self.longest = self.model.config.position_sizes[0] - int(self.objective.row_positions(1)[0, 0])
+        self.longest = format.max_columns
         self.device = self.model.words.weight.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         self.frame = self._frame(loaded)
@@ -92,13 +91,13 @@ class Embedder:
         order = list(padded_batches(lengths))
         batches = prefetch(self._batch([rows[k] for k in chosen]) for chosen in order)
         for chosen, batch in zip(order, batches, strict=True):
-            out[chosen] = self._pool(*batch).cpu().numpy()
+            out[chosen] = self._pool(*batch).float().cpu().numpy()
         return Vectors(out, cut)
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
         """The ids before and after a text, as the objective frames it in training; where the tokenizer has no such
         tokens, as it frames a text itself."""
-        before, after = loaded.objective.frame_roles()
+        before, _, after = loaded.objective.frame_roles()
         if not (missing := loaded.vocabulary.missing((*before, *after))):
             return [loaded.vocabulary[role] for role in before], [loaded.vocabulary[role] for role in after]
         if (told := self.tokenizer.frame()) != ((), ()):
@@ -159,7 +158,7 @@ class Embedder:
             mask = Mask("none")
         if self.model.encoder is not None:
             words_BTD = self.model.words(ids_BT)
-            states_BTD: Tensor = self.model.encoder(words_BTD, positions_PBT, replace(mask, in_order=True))
+            states_BTD: Tensor = self.model.encoder(words_BTD, positions_PBT, mask, ordered=True)
             return states_BTD
         hidden_BTD: Tensor = self.model(ids_BT, positions_PBT, mask)
         return hidden_BTD

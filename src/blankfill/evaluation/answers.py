@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from blankfill.data.batching import collate, prefetch
 from blankfill.data.packing import padded_batches
-from blankfill.generation.fill import SCORED_AT_ONCE
+from blankfill.generation.fill_written import SCORED_AT_ONCE
 from blankfill.types import Batch, Example
 
 if TYPE_CHECKING:

@@ -92,10 +92,10 @@ def samples(scorer: Scorer, cuts: Sequence[Sequence[Cut]], most: int = 5) -> lis
         if find_blanks(cut.before + cut.after):
             continue  # the passage has a line of underscores, which would be one more blank
         lengths = None
-        if scorer.length == "given" or scorer.sides == "left":
+        if scorer.length == "given" or scorer.sees == "left":
             ids = encoded(scorer.loaded.tokenizer, [around(cut.before, cut.answer, filler.words.spaced)[1]])
             lengths = str(len(ids[0]))
-        filled = filler.fill(f"{cut.before}[MASK]{cut.after if scorer.sides == 'both' else ''}", 1, lengths)
+        filled = filler.fill(f"{cut.before}[MASK]{cut.after if scorer.sees == 'both' else ''}", 1, lengths)
         found.append(
             {"before": cut.before, "right": cut.answer, "after": cut.after, "fill": filled.candidates[0][0].text}
         )

@@ -19,7 +19,7 @@ import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.evaluation.answers import Start, answered, silent
-from blankfill.evaluation.scorers import Writer, windows
+from blankfill.evaluation.scorers import Scorer, windows
 from blankfill.evaluation.texts import encoded
 from blankfill.tasks.items import LanguageItem
 from blankfill.types import Example, Int32
@@ -66,7 +66,7 @@ class Count:
 
 
 def perplexity(
-    scorer: Writer,
+    scorer: Scorer,
     texts: Sequence[LanguageItem],
     window: int = 0,
     stride: int = 0,
@@ -92,7 +92,7 @@ def perplexity(
         for ids in ids_of:
             for begin, first, stop in windows(len(ids), room, step):
                 count.windows += 1
-                yield scorer.tokens(ids, begin, first, stop)
+                yield scorer.window(ids, begin, first, stop)
 
     for found in answered(scorer.loaded, examples(), pool=256):
         count.nats -= found.total
@@ -105,7 +105,7 @@ def perplexity(
     return count
 
 
-def window_of(scorer: Writer, window: int, stride: int) -> tuple[int, int]:
+def window_of(scorer: Scorer, window: int, stride: int) -> tuple[int, int]:
     """(tokens read at a time, tokens asked for at a time) from what was asked for; UserError for what cannot be."""
     if not 0 <= window <= scorer.room:
         raise UserError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from blankfill.errors import UserError
 from blankfill.evaluation.answers import Start, answered, silent
-from blankfill.evaluation.scorers import MaskedScorer
+from blankfill.evaluation.scorers import Scorer
 from blankfill.evaluation.texts import encoded
 from blankfill.tasks.items import LanguageItem
 from blankfill.types import Bool, Example, Int32
@@ -47,7 +47,7 @@ class PseudoCount:
         }
 
 
-def pseudo_perplexity(scorer: MaskedScorer, texts: Sequence[LanguageItem], start: Start = silent) -> PseudoCount:
+def pseudo_perplexity(scorer: Scorer, texts: Sequence[LanguageItem], start: Start = silent) -> PseudoCount:
     """Both pseudo-log-likelihoods of texts. UserError for texts without a token."""
     advance = start(len(texts), "texts")
     starts = scorer.vocabulary.word_start
@@ -67,10 +67,10 @@ def pseudo_perplexity(scorer: MaskedScorer, texts: Sequence[LanguageItem], start
                 for place, stop in enumerate(word_ends(part, starts)):
                     rest = stop - place > 1
                     weights.append((True, not rest))
-                    yield scorer.masked(part, place, [place])
+                    yield scorer.hidden(part, place, [place])
                     if rest:
                         weights.append((False, True))
-                        yield scorer.masked(part, place, range(place, stop))
+                        yield scorer.hidden(part, place, range(place, stop))
             advance(1)
 
     for number, found in enumerate(answered(scorer.loaded, examples())):

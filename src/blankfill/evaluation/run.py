@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.errors import UserError
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
@@ -49,7 +50,13 @@ class Measured:
 
 
 def evaluate(
-    model: Path, task: str, data: Path, settings: Settings, device: str = "auto", threads: int = 0
+    model: Path,
+    task: str,
+    data: Path,
+    settings: Settings,
+    device: str = "auto",
+    threads: int = 0,
+    dtype: WeightType = "auto",
 ) -> dict[str, Any]:
     """Measure a pretrained model; the result is ready for `json.dumps`.
 
@@ -57,7 +64,7 @@ def evaluate(
     """
     from blankfill.attention.kernels import best_kernel
     from blankfill.checkpoint.load import load_model
-    from blankfill.evaluation.scorers import scorer_of
+    from blankfill.evaluation.scorers import Scorer
     from blankfill.system.device import pick_device
 
     if task not in MEASUREMENTS:
@@ -69,9 +76,9 @@ def evaluate(
         raise UserError("--limit and --seed are 0 or more")
     use_threads(threads)
     where = pick_device(device)
-    loaded = load_model(model, str(where))
+    loaded = load_model(model, str(where), dtype_named(dtype))
     loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
-    scorer = scorer_of(loaded, settings.both_ways)
+    scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:
 
@@ -84,7 +91,7 @@ def evaluate(
         say(note)
     return {
         "model": str(model.resolve()), "objective": loaded.objective.name, "task": task, "data": str(data.resolve()),
-        "settings": asdict(settings), "sees": scorer.sides, "length": scorer.length,
+        "settings": asdict(settings), "sees": scorer.sees, "length": scorer.length,
         "metrics": found.metrics, "counts": found.counts, "notes": found.notes,
         **({"samples": found.samples} if found.samples else {}),
         "seconds": round(time.monotonic() - began, 3),
@@ -136,27 +143,25 @@ def _wikitext(scorer: Scorer, data: Path, settings: Settings, start: Start) -> M
 
 def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings: Settings, start: Start) -> Measured:
     from blankfill.evaluation.perplexity import perplexity
-    from blankfill.evaluation.scorers import GlmScorer, MaskedScorer, Writer
     from blankfill.evaluation.texts import chosen
 
-    if not isinstance(scorer, Writer):
-        instead = "--task pseudo-perplexity, or --task infill" if isinstance(scorer, MaskedScorer) else "--task infill"
+    if not scorer.format.reads_windows:
+        instead = "--task pseudo-perplexity, or --task infill" if scorer.hides_tokens else "--task infill"
         raise _cannot(scorer, task, f"it has no perplexity; use {instead}")
     picked = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     count = perplexity(scorer, picked, settings.window, settings.stride, start)
     notes = list(count.notes)
-    if isinstance(scorer, GlmScorer) and scorer.both_ways:
+    if scorer.both_ways:
         notes.append("the text before a window is read both ways; --no-both-ways makes the model a left-to-right one")
     return Measured(count.metrics(), count.counts(), notes)
 
 
 def _pseudo(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
     from blankfill.evaluation.pseudo import pseudo_perplexity
-    from blankfill.evaluation.scorers import MaskedScorer, Writer
     from blankfill.evaluation.texts import chosen, sentences
 
-    if not isinstance(scorer, MaskedScorer):
-        if isinstance(scorer, Writer):
+    if not scorer.hides_tokens:
+        if scorer.format.reads_windows:
             raise _cannot(scorer, "pseudo-perplexity", "it gives text a probability; use --task perplexity")
         raise _cannot(scorer, "pseudo-perplexity", "it has no scores of single masks; use --task infill")
     texts = sentences(data)
@@ -186,7 +191,7 @@ def _infill(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Mea
     texts = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     advance = start(len(texts) * len(LENGTHS), "blanks")
     found = [infill(scorer, cut_blanks(texts, length, settings.seed), advance) for length in LENGTHS]
-    left = "" if scorer.sides == "both" else "; the model sees what is to the left of a blank alone"
+    left = "" if scorer.sees == "both" else "; the model sees what is to the left of a blank alone"
     notes = [f"blanks are counted in words{left}", *_told_length(scorer)]
     counts = {"passages": len(texts), "words": PASSAGE}
     return Measured(by_length(found), counts, notes, samples(scorer, [result.cuts for result in found]))

@@ -129,7 +129,7 @@ class BartNames(WeightNames):
 
     def shift(self, objective: Objective, pad: int) -> int:
         """Their first position is 2, ours the objective's offset."""
-        return FIRST - objective.position_offset if isinstance(objective, Bart) else 0
+        return FIRST - objective.position_offset
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
         """The frame of a text; the decoder reads its end first."""

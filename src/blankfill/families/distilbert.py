@@ -37,7 +37,7 @@ class DistilbertNames(WeightNames):
 
     def trained_as(self, objective: Objective) -> bool:
         """Masked words in single texts, positions from 0."""
-        return isinstance(objective, Mlm) and objective.position_offset == 0
+        return super().trained_as(objective) and objective.position_offset == 0
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json, the head from the names. Sinusoidal positions lie in the file like learned ones."""

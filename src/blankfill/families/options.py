@@ -97,12 +97,12 @@ class ModelOptions:
         vocab_size: int,
         position_sizes: tuple[int, ...],
         pairs: bool = True,
-        span_places: int = 0,
+        max_span_positions: int = 0,
         causal: bool = False,
     ) -> TransformerConfig:
         """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
-        span_places: `Objective.span_places`; causal: whether each column sees only the columns before it, whatever the
-        family."""
+        max_span_positions: `Objective.max_span_positions`; causal: whether each column sees only the columns before it,
+        whatever the family."""
         spec = self.spec
         preset = dict(spec.preset)
         if self.norm != "family":
@@ -125,7 +125,7 @@ class ModelOptions:
             encoder_layers=(self.encoder_layers or self.num_layers) if spec.encoder_decoder else 0,
             ffn_size=self.ffn_size or 4 * self.hidden_size,
             position_sizes=sizes,
-            span_places=span_places,
+            max_span_positions=max_span_positions,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             **preset,

@@ -103,7 +103,7 @@ class RobertaNames(WeightNames):
 
     def shift(self, objective: Objective, pad: int) -> int:
         """Their first position is the padding's id + 1, ours the objective's offset."""
-        return pad + 1 - objective.position_offset if isinstance(objective, Mlm) else 0
+        return pad + 1 - objective.position_offset
 
 
 ROBERTA = FamilySpec(

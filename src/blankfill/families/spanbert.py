@@ -23,7 +23,7 @@ class SpanBertNames(BertNames):
     name = "spanbert"
     objective: ClassVar[type[Objective]] = SpanBert
     kin: ClassVar[tuple[type[Objective], ...]] = ()
-    apart = frozenset({"span_places"})
+    apart = frozenset({"max_span_positions"})
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """BERT's names, the span-boundary head apart."""

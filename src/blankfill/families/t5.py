@@ -115,7 +115,7 @@ class T5Names(WeightNames):
         })  # fmt: skip
         for ours, theirs, count in (("", "decoder", config.num_layers), ("encoder.", "encoder", config.encoder_layers)):
             bias = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-            rules.append(Rule(f"{ours}distances.weight", (bias,)))
+            rules.append(Rule(f"{ours}position_bias.weight", (bias,)))
             for k in range(count):
                 rules += _layer_rules(f"{ours}layers.{k}.", f"{theirs}.block.{k}.layer.", config, theirs == "decoder")
         if not config.tied:

@@ -24,6 +24,7 @@ from blankfill.types import Bool, Vocabulary
 
 if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
+    from blankfill.objectives import Objective
 
 _BLANK = re.compile(
     r"\[(?P<name>mask|blank|gmask|smask)(?::(?P<length>\d+))?\]|<mask(?::(?P<length_2>\d+))?>|<extra_id_\d+>|_{3,}",
@@ -191,3 +192,16 @@ class Words:
         text = text.lstrip(" ")
         apart = not before or before[-1].isspace()
         return text if apart or not first.startswith(_SPACE_MARKS) else f" {text}"
+
+
+def own_mask(tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:
+    """How the tokenizer writes its mask; "" where it has none."""
+    mask = vocabulary.roles.get("mask")
+    return "" if mask is None else tokenizer.token(mask)
+
+
+def blank_token(objective: Objective, vocabulary: Vocabulary) -> int | None:
+    """The token that stands for blanks in a text that is encoded: the mask, of a T5 the first sentinel; None where
+    there is none."""
+    sentinels, mask = vocabulary.sentinels, vocabulary.roles.get("mask")
+    return sentinels[0] if sentinels and (mask is None or objective.blank_is_sentinel) else mask

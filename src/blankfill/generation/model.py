@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.generation.blanks import FillResult
 from blankfill.generation.fill import Filler
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate
-from blankfill.model.layout import lay_out_to_write
+from blankfill.model.layout import optimize_for_inference
 
 
 class Model:
@@ -35,10 +36,13 @@ class Model:
         sampling: the fields of `generation.sampling.Sampling`, e.g. temperature, top_k, top_p, repetition_penalty,
         seed. slide: go on past the position table by forgetting the older half (GPT).
         """
-        lay_out_to_write(self.loaded.model)
+        optimize_for_inference(self.loaded.model)
         return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide)
 
 
-def load(path: str | Path, device: str = "cpu") -> Model:
-    """Open a run folder or one of its checkpoints."""
-    return Model(load_model(path, device))
+def load(path: str | Path, device: str = "cpu", dtype: WeightType = "auto") -> Model:
+    """Open a run folder or one of its checkpoints.
+
+    dtype: of the weights, and so of what is computed with them; auto keeps the type that they are stored in.
+    """
+    return Model(load_model(path, device, dtype_named(dtype)))

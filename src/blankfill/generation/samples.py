@@ -8,6 +8,7 @@ runs can be compared.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.generation.blanks import find_blanks
+from blankfill.generation.blanks import find_blanks, own_mask
+from blankfill.generation.engine import evaluation_view
 from blankfill.generation.fill import Filler, check_can_fill
-from blankfill.generation.rows import fills, own_mask, writes_on
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate_many
 from blankfill.system.console import say
@@ -45,8 +46,8 @@ class Samples:
 
     def __init__(self, loaded: Loaded, valid: IndexedCorpus | None, texts: Sequence[str] = ()) -> None:
         self.loaded = loaded
-        writes = writes_on(loaded.objective)
-        mask = own_mask(loaded)
+        writes = loaded.objective.writes
+        mask = own_mask(loaded.tokenizer, loaded.vocabulary)
         self.blanked: list[tuple[str, str]] = [(text, "") for text in texts if find_blanks(text, mask)]
         self.prompts = [text for text in texts if not find_blanks(text, mask)]
         if self.prompts and not writes:
@@ -57,7 +58,7 @@ class Samples:
         if self.blanked:
             check_can_fill(loaded)
         if not texts and valid is not None:
-            if fills(loaded.objective):
+            if loaded.objective.fills:
                 longest = max(SHORTEST, min(LONGEST, loaded.objective.length - FRAME))
                 self.blanked = list(blanked_sentences(valid, loaded.tokenizer, loaded.vocabulary, longest=longest))
             self.prompts = beginnings(valid, loaded.tokenizer) if writes else []
@@ -68,20 +69,15 @@ class Samples:
         A line each: {step, text, answer, fills} or {step, prompt, continuation}. A text that the model cannot take,
         such as one that is too long for it, is named and left out.
         """
-        model = self.loaded.model
-        was_training = model.training
-        model.eval()
-        try:
-            return [*self._filled(step), *self._continued(step)]
-        finally:
-            model.train(was_training)
+        loaded = replace(self.loaded, model=evaluation_view(self.loaded.model))
+        return [*self._filled(loaded, step), *self._continued(loaded, step)]
 
-    def _filled(self, step: int) -> list[dict[str, Any]]:
+    def _filled(self, loaded: Loaded, step: int) -> list[dict[str, Any]]:
         """A line for each text that is filled; those that cannot be are left out from here on."""
         lines: list[dict[str, Any]] = []
         if not self.blanked:
             return lines
-        filler = Filler(self.loaded)
+        filler = Filler(loaded)
         for text, answer in list(self.blanked):
             try:
                 lines.append(_line_of(filler, text, answer, step))
@@ -90,19 +86,19 @@ class Samples:
                 say_left_out(text, error)
         return lines
 
-    def _continued(self, step: int) -> list[dict[str, Any]]:
+    def _continued(self, loaded: Loaded, step: int) -> list[dict[str, Any]]:
         """A line for each text that is continued; those that cannot be are left out from here on."""
         sampling = Sampling(temperature=0.8, top_k=40)
         try:
-            written = generate_many(self.loaded, self.prompts, WRITTEN, sampling)
+            written = generate_many(loaded, self.prompts, WRITTEN, sampling)
         except UserError:
             for prompt in list(self.prompts):
                 try:
-                    generate_many(self.loaded, [prompt], 1, sampling)
+                    generate_many(loaded, [prompt], 1, sampling)
                 except UserError as error:
                     self.prompts.remove(prompt)
                     say_left_out(prompt, error)
-            written = generate_many(self.loaded, self.prompts, WRITTEN, sampling)
+            written = generate_many(loaded, self.prompts, WRITTEN, sampling)
         return [{"step": step, "prompt": one.prompt, "continuation": one.text} for one in written]
 
 

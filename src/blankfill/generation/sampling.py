@@ -1,17 +1,17 @@
 """Choosing the next token from its scores: greedy or drawn, after filters.
 
 Each filter is a pure function of the scores that agrees with the processor of the same purpose in transformers; they
-run in its order: repetition penalty, no repeated n-grams, temperature, top-k, top-p. Every row draws from a generator
-of its own, made of (seed, row), so that a sample does not depend on how many are drawn beside it.
+run in its order: repetition penalty, no repeated n-grams, temperature, top-k, top-p. Every row has settings and a
+generator of its own, made of (seed, number of the sample), so that a sample does not depend on the rows beside it.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, G rows with the same filters, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -106,50 +106,136 @@ def draw(scores_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulated_BV, wanted_B1, right=True)[:, 0]
 
 
-class Sampler:
-    """The chooser of one generation: filters, generators and what each row has written."""
+FILTERS = tuple(field.name for field in fields(Sampling) if field.name != "seed")
+"""The options of `Sampling` that filter scores."""
 
-    def __init__(self, sampling: Sampling, histories: Sequence[Sequence[int]], banned_V: Tensor) -> None:
-        """histories: the ids of each row's prompt (without specials). banned_V: bool[V], ids never to be written."""
-        self.sampling = sampling
-        self.banned_V = banned_V
-        self.histories = [list(history) for history in histories]
-        self._generators = [_generator(sampling.seed, row) for row in range(len(histories))]
-        self._seen = torch.zeros((len(histories), len(banned_V)), dtype=torch.bool, device=banned_V.device)
-        for row, history in enumerate(self.histories):
-            self._seen[row, history] = True
+
+class SampledRow:
+    """What one row's next token depends on besides its scores: settings, generator, and the tokens so far."""
+
+    def __init__(self, sampling: Sampling, history: Sequence[int], banned_V: Tensor, number: int = 0) -> None:
+        """history: the ids of the row's prompt (without specials). banned_V: bool[V], ids never to be written.
+        number: which sample of the seed the row is; rows of one seed with different numbers draw differently."""
+        self.sampling, self.banned_V = sampling, banned_V
+        self.history = list(history)
+        self.generator = _generator(sampling.seed, number)
+        self.seen_V: Tensor | None = None
+        """bool[V], the tokens of the history; made when a filter first needs them."""
+
+    @property
+    def filters(self) -> tuple[Any, ...]:
+        """Rows for which this is the same are filtered together."""
+        return (*(getattr(self.sampling, name) for name in FILTERS), id(self.banned_V))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows with the same filters. places: among all rows; None when the group is all rows. seen: bool[G, V], of which
+    the `seen_V` of each row is a view."""
+
+    rows: list[SampledRow]
+    places: Tensor | None
+    seen: Tensor | None
+
+
+class Sampler:
+    """Chooses the next token of rows that come and go; rows are numbered as those of `slots.Slots`."""
+
+    def __init__(self, rows: Iterable[SampledRow] = ()) -> None:
+        self.rows = list(rows)
+        self._groups: list[_Group] = []
+
+    @classmethod
+    def alike(cls, sampling: Sampling, histories: Sequence[Sequence[int]], banned_V: Tensor) -> Sampler:
+        """A sampler of rows with the same settings, which are the first samples of the seed."""
+        return cls(SampledRow(sampling, history, banned_V, row) for row, history in enumerate(histories))
+
+    @property
+    def histories(self) -> list[list[int]]:
+        """The ids of each row's prompt and of what it has written."""
+        return [row.history for row in self.rows]
+
+    def join(self, row: SampledRow) -> None:
+        """Add a row behind the others."""
+        self.rows.append(row)
+        self._groups = []
+
+    def leave(self, row: int) -> None:
+        """Take a row out; the last row takes its number."""
+        self.rows[row] = self.rows[-1]
+        del self.rows[-1]
+        self._groups = []
 
     @torch.inference_mode()
     def __call__(self, scores_BV: Tensor) -> list[int]:
         """The next token of each row, from the model's scores [B, V]."""
-        options = self.sampling
-        scores_BV = scores_BV.float()
-        if options.repetition_penalty != 1.0:
-            scores_BV = penalise_repeats(scores_BV, self._seen, options.repetition_penalty)
-        if options.no_repeat_ngram:
-            scores_BV = forbid_ngrams(scores_BV, self.histories, options.no_repeat_ngram)
-        scores_BV = scores_BV.masked_fill(self.banned_V, NEVER)
-        ids = self._choose(scores_BV).tolist()
-        for row, token in enumerate(ids):
-            self.histories[row].append(token)
-            if options.repetition_penalty != 1.0:
-                self._seen[row, token] = True
+        if not self._groups:
+            self._groups = list(_grouped(self.rows))
+        if len(self._groups) == 1:
+            return _next_tokens(scores_BV, self._groups[0])
+        ids = [0] * len(self.rows)
+        for group in self._groups:
+            assert group.places is not None
+            found = _next_tokens(scores_BV[group.places], group)
+            for place, token in zip(group.places.tolist(), found, strict=True):
+                ids[place] = token
         return ids
 
-    def _choose(self, scores_BV: Tensor) -> Tensor:
-        options = self.sampling
-        if options.temperature == 0:
-            return scores_BV.argmax(-1)
-        if options.temperature != 1.0:
-            scores_BV = temper(scores_BV, options.temperature)
-        kept = None
-        if options.top_k:
-            scores_BV, kept = keep_top_k(scores_BV, options.top_k)
-        if options.top_p < 1.0:
-            scores_BV = keep_top_p(scores_BV, options.top_p)
-        uniform = [torch.rand((), generator=generator, dtype=torch.float64) for generator in self._generators]
-        drawn_B = draw(scores_BV, torch.stack(uniform).to(scores_BV.device))
-        return drawn_B if kept is None else kept.gather(1, drawn_B[:, None])[:, 0]
+
+def _grouped(rows: Sequence[SampledRow]) -> Iterator[_Group]:
+    """The rows by their filters."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.filters, []).append(place)
+    for group in places.values():
+        members = [rows[place] for place in group]
+        seen_GV = None
+        if members[0].sampling.repetition_penalty != 1.0:
+            seen_GV = torch.stack([_seen(row) for row in members])
+            for row, seen_V in zip(members, seen_GV, strict=True):
+                row.seen_V = seen_V
+        index = None if len(places) == 1 else torch.tensor(group, device=members[0].banned_V.device)
+        yield _Group(members, index, seen_GV)
+
+
+def _seen(row: SampledRow) -> Tensor:
+    if row.seen_V is None:
+        row.seen_V = torch.zeros_like(row.banned_V)
+        row.seen_V[row.history] = True
+    return row.seen_V
+
+
+def _next_tokens(scores_GV: Tensor, group: _Group) -> list[int]:
+    """The next tokens of rows with the same filters, which are added to their histories."""
+    rows = group.rows
+    options = rows[0].sampling
+    scores_GV = scores_GV.float()
+    if group.seen is not None:
+        scores_GV = penalise_repeats(scores_GV, group.seen, options.repetition_penalty)
+    if options.no_repeat_ngram:
+        scores_GV = forbid_ngrams(scores_GV, [row.history for row in rows], options.no_repeat_ngram)
+    scores_GV = scores_GV.masked_fill(rows[0].banned_V, NEVER)
+    ids: list[int] = _choose(scores_GV, options, rows).tolist()
+    for k, (row, token) in enumerate(zip(rows, ids, strict=True)):
+        row.history.append(token)
+        if group.seen is not None:
+            group.seen[k, token] = True
+    return ids
+
+
+def _choose(scores_GV: Tensor, options: Sampling, rows: Sequence[SampledRow]) -> Tensor:
+    if options.temperature == 0:
+        return scores_GV.argmax(-1)
+    if options.temperature != 1.0:
+        scores_GV = temper(scores_GV, options.temperature)
+    kept = None
+    if options.top_k:
+        scores_GV, kept = keep_top_k(scores_GV, options.top_k)
+    if options.top_p < 1.0:
+        scores_GV = keep_top_p(scores_GV, options.top_p)
+    uniform = [torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows]
+    drawn_G = draw(scores_GV, torch.stack(uniform).to(scores_GV.device))
+    return drawn_G if kept is None else kept.gather(1, drawn_G[:, None])[:, 0]
 
 
 def _generator(seed: int, row: int) -> torch.Generator:

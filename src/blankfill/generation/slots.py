@@ -1,33 +1,409 @@
-"""What a permutation model (XLNet) knows of words that are not there: query slots at their places.
+"""Decoding slots: rows of a model that write together, which a row may join and leave while the others write.
 
-The open places of a row are left out of the text; behind it stands a query slot for each, which sees all of the text
-and no other slot. So a blank of several tokens can be filled in any order, each fill read by the next.
+`Decoder` (engine) reads all its rows at once; here a row comes with `join`, which reads what it begins from (prefill),
+takes a token of its own at each `step`, and goes with `leave`. Every row has its own length, positions and source, and
+its scores depend on no other row, but for the last bits of a matrix product of another size.
 
-Shapes: N rows, T columns, M open places in all rows, D width.
+All rows share columns and stand *flush right*: the newest token of every row is in the same column, and a row that
+joins is put into the columns just before it. That is sound because order lies in positions and ranks, never in columns.
+So a step is as cheap as a step of rows of one length: keys and values of the new column are one copy for each layer,
+and only the columns of the longest row are read. Rows that are shorter than the longest are masked on the left.
+
+      columns →   first          end
+      row 0    ···[a a a a a a a]···      rows 0 to 2 write; all read the columns from `first` to `end`
+      row 1    ···[· · · b b b b]···      (· is masked)
+      row 2    ···[· c c c c c c]···
+      slot 3        (free)
+
+The rows that write are the first ones of the buffers, without gaps: when one leaves, the last row moves to its place.
+When the columns reach the end of the buffers, the window moves back to their beginning, or the buffers grow.
+
+Not here: choosing tokens (`sampling`), deciding who joins when (`scheduler`).
+
+Shapes: A rows that write, J rows that join, N slots, Q new columns, S columns, P position channels, H heads, E width of
+a head, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.attention.kernels import lower
+from blankfill.attention.masks import Mask, lower
+from blankfill.data.batching import PADDING
+from blankfill.generation.engine import evaluation_view, mask_kind, read_columns, read_sources
+from blankfill.model.config import TransformerConfig
+from blankfill.model.cross import Reading
+from blankfill.model.layers import LayerCache
+from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
-from blankfill.types import QUERY
+from blankfill.types import AttentionRule, DecoderInput
+
+MARGIN = 64
+"""Columns that a buffer has beyond what its first rows need, where nobody said how many it will hold."""
 
 
-def slot_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
-    """Hidden states [M, D] of the open places, row by row. open_NT: bool, as many in each row; the rest is text that
-    ends in [CLS], a segment of its own."""
-    N, T = ids_NT.shape
-    device = ids_NT.device
-    count = int(open_NT[0].sum())
-    # the text's columns, then the open places, each in their order
-    place_NT = open_NT.to(torch.int8).argsort(dim=1, stable=True)
-    segment_NT = torch.where(place_NT == T - 1, 2, 0)
-    slot_NT = (torch.arange(T, device=device) >= T - count).expand(N, T)
-    positions = torch.stack([place_NT, segment_NT, slot_NT * QUERY])
-    zeros_NT, rank_NT = torch.zeros_like(place_NT), slot_NT.to(torch.int64)
-    mask = lower("rule", (zeros_NT, zeros_NT), (zeros_NT, rank_NT), model.words.weight.dtype)
-    hidden_NTD: Tensor = model(ids_NT.gather(1, place_NT), positions, mask)
-    return hidden_NTD[:, T - count :].flatten(0, 1)
+@dataclass
+class Window:
+    """The columns in use, `first` to `end`, and how many rows are."""
+
+    first: int = 0
+    end: int = 0
+    rows: int = 0
+
+
+class SlotCache(LayerCache):
+    """The keys and values of one layer for all slots. window: shared by the layers; `Slots` moves its borders."""
+
+    def __init__(
+        self, slots: int, config: TransformerConfig, columns: int, like: Tensor, first: bool, window: Window
+    ) -> None:
+        super().__init__(slots, config, columns, like, first)
+        self.window = window
+        self.narrow()
+
+    def narrow(self) -> None:
+        """Take note of another number of rows, or of other buffers."""
+        self.active = self.kept.narrow(1, 0, self.window.rows)
+        self.active_positions = None if self.positions is None else self.positions.narrow(0, 0, self.window.rows)
+
+    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
+        """Write the keys and values of new columns of all rows; returns those of all columns in use."""
+        first, end, columns = self.window.first, self.window.end, both_2BHQE.shape[3]
+        self.active.narrow(3, end, columns).copy_(both_2BHQE)
+        return self.active.narrow(3, first, end + columns - first).unbind(0)
+
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Note the positions of the columns that are added next; returns the positions of all columns in use."""
+        assert self.active_positions is not None
+        first, end, columns = self.window.first, self.window.end, position_BQ.shape[1]
+        self.active_positions[:, end : end + columns] = position_BQ
+        return self.active_positions[:, first : end + columns]
+
+    def clear(self, row: int, first: int, end: int) -> None:
+        """Zero masked columns of a row: they are multiplied with a weight of 0, so they must be finite."""
+        self.kept[:, row, :, first:end] = 0.0
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one row's columns in use over another's."""
+        at = slice(self.window.first, self.window.end)
+        self.kept[:, target, :, at] = self.kept[:, source, :, at]
+        if self.positions is not None:
+            self.positions[target, at] = self.positions[source, at]
+
+    def shift(self, end: int, columns: int) -> None:
+        """Move the columns in use so that they end at column `end`, in buffers of so many columns."""
+        at, size = slice(self.window.first, self.window.end), self.window.end - self.window.first
+        rows, to = slice(0, self.window.rows), slice(end - size, end)
+        kept = self.kept[:, rows, :, at].clone()
+        positions = None if self.positions is None else self.positions[rows, at].clone()
+        if columns != self.kept.shape[3]:
+            shape = list(self.kept.shape)
+            shape[3] = columns
+            self.kept = self.kept.new_empty(shape)
+            if self.positions is not None:
+                self.positions = self.positions.new_zeros(len(self.positions), columns)
+        self.kept[:, rows, :, to] = kept
+        if self.positions is not None and positions is not None:
+            self.positions[rows, to] = positions
+
+
+class _Landing(LayerCache):
+    """What a layer gets as its cache while rows that join are read: it passes keys and values on to their columns."""
+
+    def __init__(self, target: SlotCache, lengths: Sequence[int]) -> None:
+        """lengths: how many columns of each row are kept, from its first on."""
+        self.target, self.lengths, self.bias_table = target, lengths, target.bias_table
+        self.row, self.end = target.window.rows, target.window.end
+
+    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
+        """Pass on; returns what it was given."""
+        lengths, row, end = self.lengths, self.row, self.end
+        if min(lengths) == max(lengths):
+            rows, at = slice(row, row + len(lengths)), slice(end - lengths[0], end)
+            self.target.kept[:, rows, :, at] = both_2BHQE[:, :, :, : lengths[0]]
+        else:
+            for j, length in enumerate(lengths):
+                self.target.kept[:, row + j, :, end - length : end] = both_2BHQE[:, j, :, :length]
+        return both_2BHQE.unbind(0)
+
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Pass on; returns what it was given."""
+        assert self.target.positions is not None
+        for j, length in enumerate(self.lengths):
+            self.target.positions[self.row + j, self.end - length : self.end] = position_BQ[j, :length]
+        return position_BQ
+
+
+class _Sources:
+    """Every layer's keys and values of the sources that rows answer to, flush left."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.lengths: list[int] = []
+
+    def join(self, reading: Reading, lengths: Sequence[int]) -> None:
+        """Add the sources of rows that join. lengths: their columns without padding."""
+        assert reading.kept is not None
+        rows, width = len(self.lengths), max(lengths)
+        if not rows and len(lengths) == self.slots:
+            self.kept, self.lengths = list(reading.kept), list(lengths)
+            return
+        if not self.kept or width > self.kept[0][0].shape[2]:
+            old = self.kept
+            self.kept = [(self._buffer(key, width), self._buffer(value, width)) for key, value in reading.kept]
+            for layer, before in zip(self.kept, old, strict=True) if rows else ():
+                for into, made in zip(layer, before, strict=True):
+                    into[:rows, :, : made.shape[2]] = made[:rows]
+        for layer, new in zip(self.kept, reading.kept, strict=True):
+            for into, made in zip(layer, new, strict=True):
+                into[rows : rows + len(lengths), :, :width] = made[:, :, :width]
+        self.lengths += lengths
+
+    def _buffer(self, like: Tensor, width: int) -> Tensor:
+        return like.new_zeros(self.slots, like.shape[1], width, like.shape[3])
+
+    def leave(self, row: int) -> None:
+        """Drop a row's source; the last row's takes its place."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for layer in self.kept:
+                for side in layer:
+                    side[row, :, : self.lengths[last]] = side[last, :, : self.lengths[last]]
+            self.lengths[row] = self.lengths[last]
+        del self.lengths[last]
+
+    def reading(self) -> Reading:
+        """What the rows answer to."""
+        rows, width = len(self.lengths), max(self.lengths)
+        kept = [(key[:rows, :, :width], value[:rows, :, :width]) for key, value in self.kept]
+        key = kept[0][0]
+        mask = Mask("none")
+        if min(self.lengths) < width:
+            lengths = torch.tensor(self.lengths, device=key.device)
+            hidden_AS = torch.arange(width, device=key.device) >= lengths[:, None]
+            bias = key.new_zeros(rows, 1, 1, width).masked_fill_(hidden_AS[:, None, None], float("-inf"))
+            mask = Mask("dense", bias)
+        return Reading(key.new_empty(rows, 0, 0), mask, kept)
+
+
+class Slots:
+    """Rows of a model that write together; see above.
+
+    Rows are numbered from 0; when row k leaves, the last row becomes row k.
+    """
+
+    def __init__(self, model: Transformer, slots: int, pad: int = 0, columns: int = 0) -> None:
+        """slots: the most rows at a time. pad: the id of padding. columns: the most columns of a row, tokens to be
+        written included, if known: the buffers then need not grow."""
+        if slots < 1:
+            raise ValueError(f"a decoder of {slots} slots; it must have at least 1")
+        self.model, self.slots, self.pad = evaluation_view(model), slots, pad
+        weight = model.words.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self._window = Window()
+        self._columns = columns
+        self._cache: list[SlotCache] = []
+        self._bias = weight.new_empty(0)
+        self._starts: list[int] = []
+        """The first column of each row."""
+        self._padded = False
+        """Whether some row begins later than the window."""
+        self._sources = _Sources(slots)
+        self._reading: Reading | None = None
+        self._query_token: int | None = None
+        self._next = self._step = torch.empty(0)
+        self._single = SingleColumn(self.model) if fits(self.model) else None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that write."""
+        return self._window.rows
+
+    @property
+    def free(self) -> int:
+        """The number of rows that may join."""
+        return self.slots - self._window.rows
+
+    @torch.inference_mode()
+    def join(self, contexts: Sequence[DecoderInput]) -> Tensor:
+        """Read what rows begin from; the scores of each one's first token, [J, V].
+
+        The rows get the next numbers, in the order of the contexts. Raises ValueError when there are not enough free
+        slots.
+        """
+        if len(contexts) > self.free:
+            raise ValueError(f"{len(contexts)} rows want to join, and {self.free} slots are free")
+        lengths = [len(context) for context in contexts]
+        reading = read_sources(self.model, contexts, self.pad)
+        self._query_token = contexts[0].query_token
+        self._make_room(max(lengths))
+        caches = [_Landing(cache, lengths) for cache in self._cache]
+        ids, positions, mask = self._laid_out(contexts)
+        hidden_JTD = self.model(ids, positions, mask, caches, context=reading)
+        last_J = torch.tensor(lengths, device=self.device)
+        if self._query_token is None:
+            last_J -= 1
+        hidden_JD = hidden_JTD[torch.arange(len(contexts), device=self.device), last_J]
+        scores_JV = self.model.head.logits(hidden_JD, self.model.output_table)
+        self._take(contexts, lengths, reading, caches)
+        return scores_JV
+
+    def _take(
+        self,
+        contexts: Sequence[DecoderInput],
+        lengths: Sequence[int],
+        reading: Reading | None,
+        caches: Sequence[_Landing],
+    ) -> None:
+        """Count rows that have been read among those that write."""
+        window, rows, first = self._window, self._window.rows, self._window.first
+        next_PJ1, step_PJ1 = (
+            torch.from_numpy(np.stack(vectors, 1)[:, :, None].astype(np.int64)).to(self.device)
+            for vectors in ([one.next_position for one in contexts], [one.step for one in contexts])
+        )
+        self._next = torch.cat([self._next, next_PJ1], 1) if rows else next_PJ1
+        self._step = torch.cat([self._step, step_PJ1], 1) if rows else step_PJ1
+        self._starts += [window.end - length for length in lengths]
+        window.rows += len(contexts)
+        for cache, landing in zip(self._cache, caches, strict=True):
+            cache.bias_table = landing.bias_table
+            cache.narrow()
+        for row in range(rows, window.rows):
+            self._hide(row)
+        if reading is not None:
+            sources = [len(context.source) for context in contexts if context.source is not None]
+            self._sources.join(reading, sources)
+            self._reading = self._sources.reading()
+        self._set_first()
+        for row, start in enumerate(self._starts):
+            masked = start if row >= rows else first
+            if masked > window.first:
+                for cache in self._cache:
+                    cache.clear(row, window.first, masked)
+
+    @torch.inference_mode()
+    def step(self, ids_A: Tensor) -> Tensor:
+        """Add one token to every row, int64[A]; the scores of the next one, [A, V]."""
+        window, asks = self._window, self._query_token
+        here, self._next = self._next, self._next + self._step
+        ids, positions = ids_A[:, None], here
+        if asks is not None:
+            ids = torch.cat([ids, torch.full_like(ids, asks)], 1)
+            positions = torch.cat([here, self._next], 2)
+        end = window.end + ids.shape[1]
+        if end > self._columns:
+            self._move_back(ids.shape[1])
+            end = window.end + ids.shape[1]
+        bias = self._bias[: window.rows, :, :, window.first : end] if self._padded else None
+        hidden_AD = read_columns(self.model, self._single, ids, positions, bias, self._cache, self._reading)
+        window.end += 1
+        return self.model.head.logits(hidden_AD, self.model.output_table)
+
+    @torch.inference_mode()
+    def leave(self, row: int) -> None:
+        """Take a row out; the last row takes its number."""
+        window, last = self._window, self._window.rows - 1
+        if not 0 <= row <= last:
+            raise ValueError(f"there is no row {row} among {last + 1}")
+        if row != last:
+            for cache in self._cache:
+                cache.move(last, row)
+            self._starts[row] = self._starts[last]
+            self._hide(row)
+        del self._starts[last]
+        window.rows = last
+        for cache in self._cache:
+            cache.narrow()
+        keep = [*range(last)]
+        if row != last:
+            keep[row] = last
+        self._next, self._step = self._next[:, keep], self._step[:, keep]
+        if self._reading is not None:
+            self._sources.leave(row)
+            self._reading = self._sources.reading() if last else None
+        self._set_first()
+
+    def _set_first(self) -> None:
+        """Let the window begin where the longest row does."""
+        window, starts = self._window, self._starts
+        window.first = min(starts, default=0)
+        window.end = window.end if starts else 0
+        self._padded = bool(starts) and max(starts) > window.first
+
+    def _laid_out(self, contexts: Sequence[DecoderInput]) -> tuple[Tensor, Tensor, Mask]:
+        """(ids, positions, mask) of rows padded at the right, what asks for their first tokens included."""
+        asks = [] if self._query_token is None else [self._query_token]
+        rules = [_with_query(context.rule) if asks else context.rule for context in contexts]
+        width = max(map(len, rules))
+        shape = (len(contexts), width)
+        ids = np.full(shape, self.pad, np.int64)
+        positions = np.zeros((len(contexts[0].positions), *shape), np.int64)
+        segment = np.full(shape, PADDING, np.int32)
+        rank, horizon = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for row, (context, rule) in enumerate(zip(contexts, rules, strict=True)):
+            size = len(context)
+            ids[row, :size], positions[:, row, :size] = context.input_ids, context.positions
+            if asks:
+                ids[row, size], positions[:, row, size] = asks[0], context.next_position
+            segment[row, : len(rule)], rank[row, : len(rule)], horizon[row, : len(rule)] = 0, rule.rank, rule.horizon
+        vectors = [torch.from_numpy(vector).to(self.device) for vector in (segment, rank, horizon)]
+        mask = lower(mask_kind(rules, width), (vectors[0], vectors[2]), (vectors[0], vectors[1]), self.dtype)
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(positions).to(self.device), mask
+
+    def _make_room(self, widest: int) -> None:
+        """See that rows of so many columns fit before the window's end."""
+        window = self._window
+        asking = self._query_token is not None
+        if not self._cache:
+            self._columns = max(self._columns, widest + 1) + asking if self._columns else widest + MARGIN
+            like, config = self.model.words.weight, self.model.config
+            self._cache = [
+                SlotCache(self.slots, config, self._columns, like, k == 0, window)
+                for k in range(len(self.model.layers))
+            ]
+            self._bias = like.new_zeros(self.slots, 1, 1, self._columns)
+        if window.end < widest:
+            if widest > self._columns:
+                self._shift(widest, max(2 * self._columns, widest + MARGIN))
+            else:
+                self._shift(widest, self._columns)
+
+    def _move_back(self, more: int) -> None:
+        """Make room for more columns at the end: move the window to the beginning, or if it is there, grow."""
+        size = self._window.end - self._window.first
+        enough = size + more <= self._columns and 4 * size <= 3 * self._columns
+        self._shift(size, self._columns if enough else 2 * self._columns + more)
+
+    def _shift(self, end: int, columns: int) -> None:
+        """Move the window so that it ends at a column, in buffers of so many columns."""
+        window = self._window
+        for cache in self._cache:
+            cache.shift(end, columns)
+        by = end - window.end
+        self._starts = [start + by for start in self._starts]
+        window.first, window.end = (window.first + by, end) if window.rows else (end, end)
+        if columns != self._columns:
+            self._columns = columns
+            self._bias = self._bias.new_zeros(self.slots, 1, 1, columns)
+        for cache in self._cache:
+            cache.narrow()
+        for row in range(window.rows):
+            self._hide(row)
+
+    def _hide(self, row: int) -> None:
+        """Mask the columns before a row's first."""
+        self._bias[row, ..., : self._starts[row]] = float("-inf")
+        self._bias[row, ..., self._starts[row] :] = 0.0
+
+
+def _with_query(rule: AttentionRule) -> AttentionRule:
+    """A rule with a column more, which sees all others, and which no other sees."""
+    behind = np.array([max(int(rule.rank.max()), int(rule.horizon.max())) + 1], np.int32)
+    rank, horizon = np.concatenate([rule.rank, behind]), np.concatenate([rule.horizon, behind])
+    return AttentionRule(np.zeros(len(rank), np.int32), rank, horizon)

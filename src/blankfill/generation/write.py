@@ -4,7 +4,8 @@ GPT, UniLM and BART continue the prompt; BART reads it with a mask behind it, an
 and T5 write the prompt's one blank; where the prompt has none, one is put at its end, for GLM a document blank.
 
 Text comes out in whole words and whole characters: a piece is held back until what follows can no longer change it.
-Several rows are decoded together; each has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
+Several rows are decoded together, a fixed number at a time; when one ends, the next prompt takes its place. Each row
+has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
 
 A model has a position table and cannot write past it. Generation ends there with the reason "positions", or, for GPT on
 request, slides: the older half of the window is forgotten and the rest read again.
@@ -22,31 +23,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blankfill.errors import UserError
-from blankfill.generation.blanks import Words, find_blanks
-from blankfill.generation.engine import (
-    Context,
-    Decoder,
-    asking_context,
-    banned,
-    glm_context,
-    gpt_context,
-    two_stack_context,
-)
-from blankfill.generation.rows import (
-    bart_context,
-    check_room,
-    end_tokens,
-    fills,
-    glm_part_a,
-    longest_role,
-    needed_roles,
-    own_mask,
-    t5_context,
-    writes_on,
-)
-from blankfill.generation.sampling import Sampler, Sampling
-from blankfill.model.transformer import Transformer
-from blankfill.objectives import T5, Bart, Glm, Gpt, MaskWriter
+from blankfill.generation.blanks import Words, find_blanks, own_mask
+from blankfill.generation.cancel import CancelFlag, is_cancelled
+from blankfill.generation.engine import banned
+from blankfill.generation.sampling import SampledRow, Sampling
+from blankfill.generation.scheduler import SLOTS, Scheduler
+from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -56,6 +38,8 @@ _IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
 _UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
 _LONGEST_HELD = 80
 _WINDOW = 256
+MOST_COLUMNS = 1024
+"""Columns that are set aside for the tokens of a row at once; the buffers grow when more are written."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ class Generation:
     """What one row wrote.
 
     text: the new text alone; whole: the prompt with it in its place. finish: "end" (the model ended it), "length"
-    (max_tokens were written), or "positions" (the model has no more).
+    (max_tokens were written), "positions" (the model has no more), or "cancelled".
     """
 
     prompt: str
@@ -84,15 +68,21 @@ class Generation:
 
 
 def generate(
-    loaded: Loaded, prompt: str, max_tokens: int = 100, sampling: Sampling | None = None, slide: bool = False
+    loaded: Loaded,
+    prompt: str,
+    max_tokens: int = 100,
+    sampling: Sampling | None = None,
+    slide: bool = False,
+    cancel: CancelFlag | None = None,
 ) -> Iterator[str]:
     """Write after a prompt (or in its blank), yielding pieces of text as they come.
 
     Joined, the pieces are the text written, without the prompt. max_tokens: the most tokens written. slide: GPT goes on
-    past its position table, forgetting what is oldest. Raises UserError, at the call, for a model that cannot write
+    past its position table, forgetting what is oldest. cancel: a flag that is asked before each token; once it is set,
+    the text ends. Raises UserError, at the call, for a model that cannot write
     (bert, mlm), a prompt too long for it, more than one blank, or sampling values out of range.
     """
-    writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide)
+    writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel)
     return (piece for pieces in writer.run() for piece in pieces if piece)
 
 
@@ -102,78 +92,56 @@ def generate_many(
     max_tokens: int = 100,
     sampling: Sampling | None = None,
     slide: bool = False,
+    cancel: CancelFlag | None = None,
 ) -> list[Generation]:
     """Write after several prompts at once (one several times for several samples); as `generate`, for each."""
     if not prompts:
         return []
-    writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide)
+    writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel)
     return writer.finish_all()
-
-
-@torch.inference_mode()
-def next_scores(decoder: Decoder, ids: Sequence[int] | None) -> torch.Tensor:
-    """Scores [B, V] after the contexts (ids None) or after one more token of each row."""
-    return decoder.prefill() if ids is None else decoder.step(torch.tensor(ids, device=decoder.device))
-
-
-def decode_rows(
-    model: Transformer,
-    contexts: Sequence[Context],
-    sampler: Sampler,
-    ends: Sequence[int],
-    max_tokens: int,
-    pad: int = 0,
-) -> Iterator[list[int | None]]:
-    """Rows of tokens, one step at a time: each row's new id, None once it has ended (with an id of `ends`).
-
-    Stops when all rows have ended, after max_tokens steps, or when a position table is full.
-    """
-    decoder = Decoder(model, contexts, max(0, max_tokens - 1), pad)
-    running = [True] * len(contexts)
-    ids: list[int] | None = None
-    for _ in range(max_tokens):
-        if ids is not None and decoder.room == 0:
-            return
-        ids = sampler(next_scores(decoder, ids))
-        running = [alive and token not in ends for alive, token in zip(running, ids, strict=True)]
-        yield [token if alive else None for alive, token in zip(running, ids, strict=True)]
-        if not any(running):
-            return
 
 
 class Writer:
     """One generation: prompts → contexts, tokens → pieces of text. `run` it once; then `written` and `finish` tell."""
 
     def __init__(
-        self, loaded: Loaded, prompts: Sequence[str], max_tokens: int, sampling: Sampling, slide: bool
+        self,
+        loaded: Loaded,
+        prompts: Sequence[str],
+        max_tokens: int,
+        sampling: Sampling,
+        slide: bool = False,
+        cancel: CancelFlag | None = None,
     ) -> None:
         sampling.check()
         if max_tokens < 1:
             raise UserError(f"max-tokens is {max_tokens}; it must be at least 1")
         self.loaded, self.max_tokens, self.sampling = loaded, max_tokens, sampling
         objective, vocabulary = loaded.objective, loaded.vocabulary
-        if not writes_on(objective):
+        if not objective.writes:
             can = 'fills blanks but does not write on; use `blankfill fill "… [MASK] …"`, or'
-            can = can if fills(objective) else "with these options does not write on;"
+            can = can if objective.fills else "with these options does not write on;"
             raise UserError(
                 f"{loaded.path}: a model of the objective {objective.name} {can} train a model with the objective gpt, "
                 "glm, unilm, t5 or bart"
             )
-        if missing := vocabulary.missing(needed_roles(objective), int(isinstance(objective, T5) and fills(objective))):
+        required = objective.required_roles("generate"), objective.required_sentinels("generate")
+        if missing := vocabulary.missing(*required):
             raise UserError(
                 f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which generation needs; "
                 "use the tokenizer that the model was trained with"
             )
-        if slide and not isinstance(objective, Gpt):
+        if slide and not objective.slides:
             raise UserError("only a gpt model can slide past its positions; leave --slide out")
-        self.slide = slide
+        self.slide, self.cancel = slide, cancel
         rows = loaded.model.config.vocab_size
-        self.ends = end_tokens(objective, vocabulary)
+        self.format = loaded.format
+        self.ends = self.format.end_ids
         self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
         self.banned_V = self.banned_V.to(loaded.model.words.weight.device)
         self.words = Words(loaded.tokenizer, vocabulary, rows)
         self.prompts = list(prompts)
-        self.contexts: list[Context] = []
+        self.contexts: list[DecoderInput] = []
         self.before: list[list[int]] = []
         self.trimmed: list[bool] = []
         self.frames: list[tuple[str, str]] = []
@@ -183,35 +151,12 @@ class Writer:
         self.finish = ["length"] * len(prompts)
 
     def _read(self, prompt: str) -> None:
-        loaded = self.loaded
-        tokenizer, vocabulary, objective = loaded.tokenizer, loaded.vocabulary, loaded.objective
-        tables = loaded.model.config.position_sizes
         start, end, role = self._place(prompt)
         source = prompt[:start]
-        before = tokenizer.encode(self.words.before_blank(source))
-        if isinstance(objective, Gpt):
-            ids = [vocabulary["eos"], *before]
-            if self.slide:
-                ids = ids[-tables[0] :]
-            check_room(len(ids), tables[0])
-            context = gpt_context(ids, tables[0])
-        elif isinstance(objective, MaskWriter):
-            ids = [vocabulary["cls"], *before]
-            check_room(len(ids) + 1, tables[0])
-            types, asks = (objective.goes_on, objective.goes_on), vocabulary[objective.asks]
-            context = asking_context(ids, tables[0], asks, types, objective.reads_both_ways)
-        elif isinstance(objective, Bart):
-            context = bart_context(loaded, [before, ()], before)
-        elif isinstance(objective, Glm):
-            runs = [before, tokenizer.encode(prompt[end:])]
-            part_a, (place,) = glm_part_a(loaded, objective, runs, [role or longest_role(objective)])
-            check_room(len(part_a), tables[0])
-            context = glm_context(part_a, [], place, vocabulary["sop"], tables)
-        elif fills(objective):
-            context = t5_context(vocabulary, [before, tokenizer.encode(prompt[end:])], ())
-        else:
-            context = two_stack_context([*before, vocabulary["eos"]], [vocabulary["pad"]])
-        self.contexts.append(context)
+        encode = self.loaded.tokenizer.encode
+        before = encode(self.words.before_blank(source))
+        keep = self.format.max_columns if self.slide else 0
+        self.contexts.append(self.format.continuation(before, encode(prompt[end:]), role, keep))
         self.frames.append((source, prompt[end:]))
         self.before.append(before)
         self.trimmed.append(source.endswith(" ") or (source[-1:].isspace() and not self.words.spaced))
@@ -219,12 +164,12 @@ class Writer:
     def _place(self, prompt: str) -> tuple[int, int, str]:
         """Where the text is to stand: the characters of the prompt's blank and its role; the prompt's end and "" where
         the model continues prompts, or there is no blank."""
-        objective, mask = self.loaded.objective, own_mask(self.loaded)
+        objective, mask = self.loaded.objective, own_mask(self.loaded.tokenizer, self.loaded.vocabulary)
         if objective.refuses_prompt_blanks and find_blanks(prompt, mask):
             raise UserError(
                 f"the prompt has a blank, and a {objective.name} model continues behind it; use `blankfill fill`"
             )
-        if not isinstance(objective, Glm) and not (isinstance(objective, T5) and fills(objective)):
+        if not objective.writes_into_blanks:
             return len(prompt), len(prompt), ""
         blanks = find_blanks(prompt, mask)
         if len(blanks) > 1:
@@ -241,36 +186,39 @@ class Writer:
     def run(self) -> Iterator[list[str]]:
         """Pieces of text of all rows, a list for each step."""
         texts = [Detokenizer(self.loaded.tokenizer, before) for before in self.before]
-        sampler = Sampler(self.sampling, self.before, self.banned_V)
         started = [not trimmed for trimmed in self.trimmed]
-        running = [True] * len(texts)
-        left = self.max_tokens
-        contexts: Sequence[Context] = self.contexts
-        while left and any(running):
-            for step in decode_rows(self.loaded.model, contexts, sampler, self.ends, left, self._pad):
-                left -= 1
-                pieces = [""] * len(texts)
-                for row, token in enumerate(step):
-                    if not running[row]:
-                        continue
-                    if token is None:
-                        running[row], self.finish[row] = False, "end"
-                        pieces[row] = texts[row].flush()
+        scheduler = Scheduler(self.loaded.model, min(len(texts), SLOTS), self._pad, self._columns)
+        sampled = [SampledRow(self.sampling, before, self.banned_V, row) for row, before in enumerate(self.before)]
+        handles = {
+            scheduler.join(context, sampled[row], self.max_tokens, self.ends): row
+            for row, context in enumerate(self.contexts)
+        }
+        while scheduler.busy:
+            if is_cancelled(self.cancel):
+                for handle in handles:
+                    scheduler.cancel(handle)
+            pieces = [""] * len(texts)
+            for handle, update in scheduler.step().items():
+                row = handles[handle]
+                if update.token is not None:
+                    self.written[row].append(update.token)
+                    pieces[row] = texts[row].push(update.token)
+                if update.finish is not None:
+                    del handles[handle]
+                    left = self.max_tokens - len(self.written[row])
+                    if update.finish == "positions" and self.slide:
+                        handles[scheduler.join(self._slid(row), sampled[row], left, self.ends)] = row
                     else:
-                        self.written[row].append(token)
-                        pieces[row] = texts[row].push(token)
-                    if pieces[row] and not started[row]:
-                        pieces[row], started[row] = pieces[row].removeprefix(" "), True
-                yield pieces
-                if not any(running):
-                    break
-            if not left or not self.slide or not any(running):
-                break
-            contexts = [self._slid(row) for row in range(len(texts))]
-        for row, alive in enumerate(running):
-            if alive and left:
-                self.finish[row] = "positions"
-        yield [text.flush() if alive else "" for text, alive in zip(texts, running, strict=True)]
+                        self.finish[row] = update.finish
+                        pieces[row] += texts[row].flush()
+                if pieces[row] and not started[row]:
+                    pieces[row], started[row] = pieces[row].removeprefix(" "), True
+            yield pieces
+
+    @property
+    def _columns(self) -> int:
+        """Columns of a row, as far as they can be known."""
+        return max(len(context) + min(self.max_tokens, context.room + 1, MOST_COLUMNS) for context in self.contexts)
 
     def finish_all(self) -> list[Generation]:
         """Run to the end; what each row wrote."""
@@ -288,10 +236,9 @@ class Writer:
     def _pad(self) -> int:
         return self.loaded.vocabulary.roles.get("pad", 0)
 
-    def _slid(self, row: int) -> Context:
-        (table,) = self.loaded.model.config.position_sizes
-        whole = [self.loaded.vocabulary["eos"], *self.before[row], *self.written[row]]
-        return gpt_context(whole[-max(1, table // 2) :], table)
+    def _slid(self, row: int) -> DecoderInput:
+        keep = max(1, self.format.max_columns // 2)
+        return self.format.continuation([*self.before[row], *self.written[row]], keep=keep)
 
 
 class Detokenizer:

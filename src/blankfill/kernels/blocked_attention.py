@@ -9,8 +9,11 @@ The backward pass needs the weights. Up to `KEEP` columns they are kept, being s
 layer; of longer rows they are computed again. Dropout masks are kept as bytes. Blocks do not depend on the number of
 threads, so neither do the masks drawn.
 
+Where a query sees only keys near it (`Band`), a block computes the scores of those keys alone, so that long rows cost
+their length times the window and not the square of their length.
+
 Shapes: B rows, T columns, S columns of a context, H heads, E width of a head; G matrices of a block with Q queries and
-K keys.
+K keys; N blocks of queries in a row.
 """
 
 from __future__ import annotations
@@ -29,11 +32,36 @@ BLOCK = 1 << 19
 """Most scores in a block (2 MiB in fp32)."""
 QUERIES = 128
 """Queries in a block when columns can be left out."""
+NEAR_QUERIES = 64
+"""The same in a band, where smaller blocks have fewer keys that are too far away."""
 KEEP = 256
 """Columns of a row up to which the weights are kept for the backward pass."""
 
 Ranges = Sequence[Sequence[tuple[int, int]]]
 """For each row, for each block of `QUERIES` queries, the half-open range of keys that it can see."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The mask of rows whose queries see only keys up to `reach` columns away.
+
+    bias: [B, N, Q, Q + 2 · reach], 0 or −inf: for each block of Q (`NEAR_QUERIES`) queries the mask of the keys from
+    `reach` columns before its first query to `reach` columns behind its last one, whether the row has them or not.
+    """
+
+    bias: Tensor
+    reach: int
+
+    @property
+    def size(self) -> int:
+        """Queries of a block, Q."""
+        return self.bias.shape[2]
+
+    def ranges(self, rows: int, columns: int) -> Ranges:
+        """The half-open range of keys of each block, for each row."""
+        starts = range(0, columns, self.size)
+        row = [(max(0, q - self.reach), min(columns, q + self.size + self.reach)) for q in starts]
+        return [row] * rows
 
 
 @dataclass(frozen=True)
@@ -57,28 +85,44 @@ class _Block:
         one: slice | int = slice(0, 1) if isinstance(self.rows, slice) else 0
         return added[self.rows if len(added) > 1 else one, self.heads, self.queries, self.keys]
 
+    def band_of(self, band: Band) -> Tensor:
+        """Its part of a band, [1, Q, K]."""
+        number, size = self.queries.start // band.size, self.queries.stop - self.queries.start
+        first = self.queries.start - band.reach
+        return band.bias[self.rows, number, None, :size, self.keys.start - first : self.keys.stop - first]
+
     def bias_of(self, bias_B1TT: Tensor) -> Tensor:
         """Its part of a dense mask, [G or 1, Q, K]."""
         rows = self.rows if isinstance(self.rows, slice) else slice(self.rows, self.rows + 1)
         return bias_B1TT[rows, 0, self.queries, self.keys]
 
 
-def _blocks(B: int, T: int, H: int, causal: bool, ranges: Ranges | None, context: int | None = None) -> list[_Block]:
-    """context: columns of a context that the T columns attend to; None where they attend to one another."""
+def _blocks(
+    B: int,
+    T: int,
+    H: int,
+    causal: bool,
+    ranges: Ranges | None,
+    context: int | None = None,
+    size: int | None = None,
+) -> list[_Block]:
+    """context: columns of a context that the T columns attend to; None where they attend to one another. size: queries
+    of a block that has a range; None for `QUERIES`."""
     S = T if context is None else context
     found: list[_Block] = []
     total = 0
 
     def add(rows: slice | int, heads: slice | int, queries: slice, keys: slice, matrices: int) -> None:
         nonlocal total
-        size = matrices * (queries.stop - queries.start) * (keys.stop - keys.start)
-        found.append(_Block(rows, heads, queries, keys, total, total + size))
-        total += size
+        scores = matrices * (queries.stop - queries.start) * (keys.stop - keys.start)
+        found.append(_Block(rows, heads, queries, keys, total, total + scores))
+        total += scores
 
     if ranges is not None:
         for b, row in enumerate(ranges):
+            step = QUERIES if size is None else size
             for n, (first, last) in enumerate(row):
-                add(b, slice(0, H), slice(n * QUERIES, min(T, (n + 1) * QUERIES)), slice(first, last), H)
+                add(b, slice(0, H), slice(n * step, min(T, (n + 1) * step)), slice(first, last), H)
         return found
     step = QUERIES if causal and T >= 2 * QUERIES else min(T, max(QUERIES, BLOCK // S))
     together = max(1, BLOCK // (step * S))
@@ -111,16 +155,19 @@ def blocked_attention(
     ranges: Ranges | None = None,
     added: Tensor | None = None,
     scale: float | None = None,
+    band: Band | None = None,
 ) -> Tensor:
     """Scaled dot-product self-attention of packed queries, keys and values; returns [B, T, H·E].
 
     bias: added to the scaled scores, or None. causal: each query sees the keys up to itself. ranges: keys outside of
     them are known to be invisible under the bias. added: [B or 1, H, T, T], added to the scaled scores too, with
-    gradient. scale: of the scores, None being 1/√E.
+    gradient. scale: of the scores, None being 1/√E. band: in place of bias and ranges.
     """
     scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
+    if band is not None:
+        ranges = band.ranges(*qkv_BT3HE.shape[:2])
     mixed: Tensor = _Blocked.apply(
-        qkv_BT3HE, None, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale
+        qkv_BT3HE, None, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale, band
     )
     return mixed
 
@@ -131,7 +178,7 @@ def blocked_cross_attention(
     """The same of queries, to packed keys and values of other columns; returns [B, T, H·E]."""
     scale = query_BTHE.shape[-1] ** -0.5 if scale is None else scale
     mixed: Tensor = _Blocked.apply(
-        query_BTHE, kv_BS2HE, bias_B1TS, False, dropout, None, torch.is_grad_enabled(), None, scale
+        query_BTHE, kv_BS2HE, bias_B1TS, False, dropout, None, torch.is_grad_enabled(), None, scale, None
     )
     return mixed
 
@@ -152,12 +199,13 @@ class _Weights:
         blocks: list[_Block],
         added: Tensor | None,
         scale: float,
+        band: Band | None,
     ) -> None:
         self.query, self.key, self.value = parts
         dtype = self.query.dtype
         self.bias, self.added = bias, None if added is None else added.to(dtype)
         self.scale = scale
-        self.causal = causal
+        self.causal, self.band = causal, band
         most = max(block.queries.stop - block.queries.start for block in blocks)
         self.later = torch.full((most, most), -math.inf, dtype=dtype).triu_(1) if causal else None
 
@@ -170,6 +218,8 @@ class _Weights:
         if self.later is not None:
             size = query.shape[1]
             out_GQK[:, :, block.queries].add_(self.later[:size, :size])
+        elif self.band is not None:
+            out_GQK.add_(block.band_of(self.band))
         elif self.bias is not None:
             out_GQK.add_(block.bias_of(self.bias))
         return torch.softmax(out_GQK, -1, out=out_GQK)
@@ -192,11 +242,13 @@ class _Blocked(torch.autograd.Function):
         with_grad: bool,
         added: Tensor | None,
         score_scale: float,
+        band: Band | None,
     ) -> Tensor:
         parts = _parts(packed, context)
         B, T, H, E = parts[0].shape
-        blocks = _blocks(B, T, H, causal, ranges, None if context is None else context.shape[1])
-        weights = _Weights(parts, bias, causal, blocks, added, score_scale)
+        size = None if band is None else band.size
+        blocks = _blocks(B, T, H, causal, ranges, None if context is None else context.shape[1], size)
+        weights = _Weights(parts, bias, causal, blocks, added, score_scale, band)
         total, most = blocks[-1].stop, max(block.stop - block.start for block in blocks)
         keep = with_grad and parts[1].shape[1] <= KEEP
         scores = packed.new_empty(total if keep else most)
@@ -216,7 +268,7 @@ class _Blocked(torch.autograd.Function):
         if with_grad:
             ctx.save_for_backward(packed, context, bias, kept, scores if keep else None, added)
             ctx.blocks, ctx.causal, ctx.scale, ctx.most = blocks, causal, scale, most
-            ctx.score_scale = score_scale
+            ctx.score_scale, ctx.band = score_scale, band
         return mixed.view(B, T, H * E)
 
     @staticmethod
@@ -225,7 +277,7 @@ class _Blocked(torch.autograd.Function):
         parts = _parts(packed, context)
         B, T, H, E = parts[0].shape
         blocks: list[_Block] = ctx.blocks
-        weights = _Weights(parts, bias, ctx.causal, blocks, added, ctx.score_scale)
+        weights = _Weights(parts, bias, ctx.causal, blocks, added, ctx.score_scale, ctx.band)
         grad_added = None
         if ctx.needs_input_grad[7]:
             grad_added = torch.zeros_like(added, dtype=torch.promote_types(added.dtype, torch.float32))
@@ -265,7 +317,7 @@ class _Blocked(torch.autograd.Function):
             block.of(grad_query, block.queries).copy_(own)
         if grad_added is not None:
             grad_added = grad_added.to(added.dtype)
-        return grad_packed, grad_context, None, None, None, None, None, grad_added, None
+        return grad_packed, grad_context, None, None, None, None, None, grad_added, None, None
 
 
 def _put(place: Tensor, share: Tensor, several: bool) -> None:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from blankfill.errors import ConfigError
 from blankfill.system.loader import build
+from blankfill.types import LayerKind
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Shared = Literal["none", "attention", "ffn", "all"]
+PositionSchemeName = Literal["learned", "relative", "rotary", "rotary_2d", "none"]
 
 MOST_LAYERS = 4096
 WIDEST = 1 << 20
@@ -35,6 +37,9 @@ class TransformerConfig:
     hidden_size: int = 768
     num_layers: int = 12
     num_heads: int = 12
+    num_kv_heads: int = 0
+    """Heads of keys and values, each shared by num_heads / num_kv_heads heads of queries (grouped-query attention,
+    Ainslie et al. 2023); 0 means num_heads."""
     head_size: int = 0
     """Width of a head (T5's largest models: 128, whatever the width); 0 means hidden_size / num_heads."""
     ffn_size: int = 3072
@@ -48,10 +53,21 @@ class TransformerConfig:
     """Which weights all layers have in common with the first (ALBERT §3.1): norms go with what they follow."""
     position_sizes: tuple[int, ...] = (512,)
     """Rows of each learned position table, summed with the words: BERT position + token type, GLM's two, GPT's one."""
-    position_scheme: Literal["learned", "relative", "none"] = "learned"
-    """Tables of positions, or none: Transformer-XL's distances between columns, and whether two are of one segment
-    (`model.relative`); then the channels are place, segment and stream. Without tables the sizes say what the channels
-    may hold."""
+    position_scheme: PositionSchemeName = "learned"
+    """learned: tables of positions. relative: Transformer-XL's distances between columns, and whether two are of one
+    segment (`model.relative`); then the channels are place, segment and stream. rotary: queries and keys rotated by the
+    first channel (Su et al. 2021). rotary_2d: one half of each head rotated by the first channel, the other half by the
+    second one (ChatGLM). none: none of these. Without tables the sizes say what the channels may hold."""
+    rotary_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    local_rotary_theta: float = 0.0
+    """The same in layers that attend locally (ModernBERT); 0 means rotary_theta."""
+    window: int = 0
+    """Positions on either side that a query sees in layers that attend locally (ModernBERT: 64, half of its
+    `local_attention`); 0 means that all layers see the whole row."""
+    global_every: int = 1
+    """With a window, every so many layers, from the first on, see the whole row and the others their window
+    (ModernBERT: 3)."""
     relative_buckets: int = 0
     """Rows of a table of numbers for each head, one a stack, that distances of places (channel 0) choose from and
     attention adds to its scores (T5, Raffel et al. 2020, §2.1; beside learned positions: UniLM v2, Bao et al. 2020);
@@ -65,6 +81,14 @@ class TransformerConfig:
     norm_kind: Literal["layer", "rms"] = "layer"
     """LayerNorm, or its scale alone: no mean is taken off, no bias added (Zhang & Sennrich 2019; T5)."""
     norm_eps: float = 1e-5
+    norm_bias: bool = True
+    """Biases of LayerNorms (ModernBERT has none)."""
+    first_attention_norm: bool = True
+    """Whether a pre-norm model's first layer has a norm before attention (ModernBERT has none there, where the
+    embeddings are normalised already)."""
+    residual_scale: float = 1.0
+    """What the residual stream is multiplied with before each sublayer's output is added (DeepNorm's α, Wang et al.
+    2022)."""
     embedding_norm: bool = False
     """LayerNorm on the summed embeddings (BERT)."""
     activation: Activation = "gelu_tanh"
@@ -90,6 +114,8 @@ class TransformerConfig:
     """What is multiplied with the word table is first divided by √hidden_size (T5, whose words begin as large as 1)."""
     head_transform: bool = False
     """Dense, activation, LayerNorm before the word table (BERT's masked-LM head)."""
+    head_transform_bias: bool = True
+    """Bias of that dense layer (ModernBERT has none)."""
     head_activation: Literal["same", "gelu", "gelu_tanh", "relu", "silu"] = "same"
     """Of that transform: the layers' own, or another one (RoBERTa's is always the erf GELU)."""
     head_bias: bool = False
@@ -98,7 +124,7 @@ class TransformerConfig:
     """Tanh dense on the first column (BERT)."""
     pair_classifier: bool = True
     """The two-way classifier of a pair (next sentence, sentence order) on the pooler, where there is a pooler."""
-    span_places: int = 0
+    max_span_positions: int = 0
     """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
     means that there is no such head."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
@@ -119,6 +145,20 @@ class TransformerConfig:
     def attention_width(self) -> int:
         """Columns of the queries of all heads."""
         return self.num_heads * self.head_width
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Columns of the keys of all heads, and of the values."""
+        return self.kv_heads * self.head_width
+
+    def layer_kind(self, index: int) -> LayerKind:
+        """What a layer sees of a row; index: of the layer, from 0."""
+        return "local" if self.window and index % self.global_every else "global"
 
     @property
     def word_size(self) -> int:
@@ -155,7 +195,7 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
-        for name in ("clamp", "head_size", "encoder_layers", "relative_buckets", "span_places"):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 found.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
         if self.relative_buckets and self.relative_distance <= self.relative_buckets // 2:
@@ -170,6 +210,17 @@ class TransformerConfig:
                 "the positions of this family (Transformer-XL's) know no encoder, no head_size and no "
                 "relative_buckets; leave these at 0"
             )
+        found += self._position_problems()
+        if self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads:
+            found.append(
+                f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}; "
+                "choose a divisor, or 0 for as many as num_heads"
+            )
+        if not self.first_attention_norm and (self.norm != "pre" or self.shared in ("all", "attention")):
+            found.append(
+                "model.first_attention_norm is false, which needs norm pre and a first layer that shares no attention; "
+                "leave it at true"
+            )
         if self.encoder_layers and (self.embedding_size or self.shared != "none"):
             found.append(
                 "an encoder and a decoder share their word table and nothing else; leave model.embedding_size at 0 and "
@@ -183,16 +234,48 @@ class TransformerConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("norm_eps", "init_std", "position_std"):
+        for name in ("norm_eps", "init_std", "position_std", "residual_scale", "rotary_theta", "local_rotary_theta"):
             if not 0 <= getattr(self, name) < math.inf:
                 found.append(f"model.{name} is {getattr(self, name)}; it must be a finite number and not negative")
         return found
 
+    def _position_problems(self) -> list[str]:
+        found = []
+        if self.position_scheme in ("rotary", "rotary_2d"):
+            axes = 2 if self.position_scheme == "rotary_2d" else 1
+            if self.head_width % (2 * axes):
+                found.append(
+                    f"a head is {self.head_width} columns wide, and rotary positions need a multiple of {2 * axes}; "
+                    "change model.hidden_size or model.num_heads"
+                )
+            if len(self.position_sizes) < axes:
+                found.append(f"model.position_scheme is {self.position_scheme}, which needs {axes} position channels")
+            if not self.rotary_theta:
+                found.append("model.rotary_theta is 0; it must be above 0, usually 10000")
+            if self.encoder_layers or self.relative_buckets:
+                found.append(
+                    f"model.position_scheme is {self.position_scheme}, which goes with neither an encoder nor "
+                    "relative_buckets; leave these at 0"
+                )
+        if self.global_every < 1:
+            found.append(f"model.global_every is {self.global_every}; it must be at least 1")
+        if self.window and (self.encoder_layers or self.relative_buckets or self.position_scheme == "relative"):
+            found.append(
+                "model.window needs learned or rotary positions and no encoder; leave it at 0 for a family with others"
+            )
+        if self.num_kv_heads and self.position_scheme == "relative":
+            found.append("the positions of this family (Transformer-XL's) know no num_kv_heads; leave it at 0")
+        return found
 
+
+NOT_NEGATIVE = (
+    "clamp", "head_size", "encoder_layers", "relative_buckets", "max_span_positions", "num_kv_heads", "window",
+)  # fmt: skip
 LARGEST = {
     "vocab_size": MOST_ROWS, "hidden_size": WIDEST, "num_layers": MOST_LAYERS, "num_heads": WIDEST, "head_size": WIDEST,
     "ffn_size": MOST_ROWS, "encoder_layers": MOST_LAYERS, "embedding_size": WIDEST, "relative_buckets": WIDEST,
-    "span_places": WIDEST, "attention_width": WIDEST,
+    "max_span_positions": WIDEST, "attention_width": WIDEST, "num_kv_heads": WIDEST, "window": MOST_ROWS,
+    "global_every": MOST_LAYERS,
 }  # fmt: skip
 
 

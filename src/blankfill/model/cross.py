@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blankfill.attention.kernels import Kernel, Mask, attend, cross_attend
+from blankfill.attention.kernels import Kernel, attend, cross_attend
+from blankfill.attention.masks import Mask
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import dense
 

@@ -8,17 +8,14 @@ Shapes: B rows, S columns, P position channels, D width.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from blankfill.attention.kernels import Mask
-from blankfill.model.buckets import DistanceTable
+from blankfill.attention.masks import Mask
 from blankfill.model.config import TransformerConfig
-from blankfill.model.embeddings import position_tables, summed
-from blankfill.model.layers import Layer, dropout
+from blankfill.model.layers import dropout
 from blankfill.model.norms import norm
+from blankfill.model.positions import LearnedPositions, RelativePositionBias, terms_of
+from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 
 
 class Encoder(nn.Module):
@@ -27,11 +24,12 @@ class Encoder(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.dropout, self.more_dropout = config.dropout, config.more_dropout
-        self.positions = position_tables(config)
+        self.positions = LearnedPositions(config)
         self.embedding_norm = norm(config, config.hidden_size) if config.embedding_norm else None
-        self.distances = DistanceTable(config, both_ways=True) if config.relative_buckets else None
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
+        self.position_bias = RelativePositionBias(config, both_ways=True) if config.relative_buckets else None
+        self.layers = layer_modules(config, config.encoder_layers)
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
+        self.kinds = layer_kinds(config, config.encoder_layers)
 
     def forward(
         self,
@@ -40,25 +38,23 @@ class Encoder(nn.Module):
         mask: Mask,
         recompute: bool = False,
         keep: list[Tensor] | None = None,
+        ordered: bool = False,
     ) -> Tensor:
         """The context as the decoder sees it, [B, S, D]. words: of the shared table; positions int64[P, B, S];
-        recompute: compute layers again on the way back; keep: as in `Transformer.forward`."""
+        recompute: compute layers again on the way back; keep: as in `Transformer.forward`; ordered: whether columns
+        tell the distances of positions."""
         drop = self.dropout if self.training else 0.0
-        hidden_BSD = summed(words_BSD, self.positions, positions)
+        hidden_BSD = self.positions.embed(words_BSD, positions)
         if self.embedding_norm is not None:
             hidden_BSD = self.embedding_norm(hidden_BSD)
         hidden_BSD = dropout(hidden_BSD, drop)
-        if self.distances is not None:
-            mask = replace(mask, added=self.distances.of(positions[0], mask))
+        terms = terms_of([self.position_bias] if self.position_bias else [], positions, ("global",), ordered)
         if keep is not None:
             keep.append(hidden_BSD)
-        for layer in self.layers:
-            if recompute and self.training:
-                hidden_BSD = checkpoint(layer, hidden_BSD, mask, use_reentrant=False)
-            else:
-                hidden_BSD = layer(hidden_BSD, mask)
-            if keep is not None:
-                keep.append(hidden_BSD)
+        hidden_BSD = run_layers(
+            self.layers, self.kinds, hidden_BSD, {"global": mask}, terms,
+            recompute=recompute and self.training, keep=keep,
+        )  # fmt: skip
         if self.final_norm is not None:
             hidden_BSD = self.final_norm(hidden_BSD)
         return dropout(hidden_BSD, drop) if self.more_dropout else hidden_BSD

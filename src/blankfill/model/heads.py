@@ -23,7 +23,8 @@ class WordHead(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation = config.activation if config.head_activation == "same" else config.head_activation
-        self.dense = dense(config.hidden_size, config.word_size) if config.head_transform else None
+        shape, bias = (config.hidden_size, config.word_size), config.head_transform_bias
+        self.dense = dense(*shape, bias) if config.head_transform else None
         self.norm = norm(config, config.word_size) if config.head_transform else None
         self.scale = config.hidden_size**-0.5 if config.scale_logits else 1.0
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from blankfill.model.buckets import DistanceTable
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import Dense
-from blankfill.model.relative import RelativeTerms
+from blankfill.model.positions import RelativePositionBias
+from blankfill.model.relative import TransformerXLAttention
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
@@ -34,14 +34,14 @@ def draw_weights(model: Transformer, config: TransformerConfig, generator: torch
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm | nn.RMSNorm):
             module.weight.fill_(1.0)
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm) and module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, Dense):
             _draw_dense(name, module, config, generator)
-        elif isinstance(module, RelativeTerms):
+        elif isinstance(module, TransformerXLAttention):
             for parameter in module.parameters(recurse=False):
                 draw(parameter, config.init_std, config, generator)
-        elif isinstance(module, DistanceTable):
+        elif isinstance(module, RelativePositionBias):
             std = config.hidden_size**-0.5 if config.init == "t5" else config.init_std
             draw(module.weight, std, config, generator)
         elif isinstance(module, nn.Embedding):

@@ -1,76 +1,80 @@
 """The parts of a Transformer layer: attention with an optional key/value cache, feed-forward, and their wiring.
 
-Shapes: B rows, T columns, D width, H heads, E width of a head, S cached columns.
+Shapes: B rows, T columns, D width, H heads, G heads of keys and values (H, or a divisor of it), E width of a head, S
+cached columns.
 
          pre-norm                               post-norm
   x ──┬─ norm ─ attention ─ + ─┬─ …      x ──┬─ attention ─ + ─ norm ─┬─ …
-      └────────────────────────┘             └──────────────┘
+      └─────────── · α ────────┘             └───── · α ────┘
 
 A layer of a decoder has a part more between the two, in the same wiring: attention to what the encoder made of the
-context (`model.cross`).
+context (`model.cross`). α is 1 but for DeepNorm.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.attention.kernels import Kernel, Mask, attend, self_attend
+from blankfill.attention.kernels import Kernel, attend, self_attend
+from blankfill.attention.masks import Mask
+from blankfill.attention.positions import NO_TERMS, PositionTerms, Rotation
 from blankfill.kernels.dropout import add_dropped
 from blankfill.kernels.feed_forward import can_fuse, feed_forward
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, Seen
 from blankfill.model.dense import dense
 from blankfill.model.norms import Norm, norm
-from blankfill.model.relative import RelativeTerms
+from blankfill.model.relative import TransformerXLAttention
 
 
 class KeyValues(ABC):
     """What a layer keeps of the columns already computed."""
 
     @abstractmethod
-    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
-        """Add the keys and values of new columns; returns those of all, [B, H, S + Q, E] each."""
+    def append(self, both_2BGQE: Tensor) -> tuple[Tensor, ...]:
+        """Add the keys and values of new columns; returns those of all, [B, G, S + Q, E] each."""
 
 
 class LayerCache(KeyValues):
-    """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, H, S, E].
+    """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, G, S, E].
 
-    places: int64[B, S], where the columns stand, for a model that adds to its scores by their distances; worth: what
-    each distance adds, once it was asked for. Both are kept by the first layer alone.
+    positions: int64[B, S], of the columns, for a model that adds a bias to its scores by their distances; bias_table:
+    that bias for each distance, once it was needed. Both are kept by the first layer alone.
     """
 
     def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor, first: bool = False) -> None:
-        shape = (2, rows, config.num_heads, size, config.head_width)
+        shape = (2, rows, config.kv_heads, size, config.head_width)
         self.kept = torch.empty(shape, dtype=like.dtype, device=like.device)
         keeps = first and config.relative_buckets > 0
-        self.places = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
-        self.worth: Tensor | None = None
+        self.positions = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
+        self.bias_table: Tensor | None = None
         self.spare: Tensor | None = None
         """The buffer no longer in use, which the next selection is written to."""
         self.length = 0
 
-    def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
-        """Add the keys and values of new columns; returns those of all, [B, H, S + Q, E] each."""
-        columns = both_2BHQE.shape[3]
+    def append(self, both_2BGQE: Tensor) -> tuple[Tensor, ...]:
+        """Add the keys and values of new columns; returns those of all, [B, G, S + Q, E] each."""
+        columns = both_2BGQE.shape[3]
         end = self.length + columns
         if end > self.kept.shape[3]:
             raise ValueError(f"the cache holds {self.kept.shape[3]} columns, {end} are needed")
-        self.kept.narrow(3, self.length, columns).copy_(both_2BHQE)
+        self.kept.narrow(3, self.length, columns).copy_(both_2BGQE)
         self.length = end
         return self.kept.narrow(3, 0, end).unbind(0)
 
-    def stand(self, places_BQ: Tensor) -> Tensor:
-        """Note where the columns stand that are added next; returns the places of all, int64[B, S + Q]."""
-        assert self.places is not None
-        end = self.length + places_BQ.shape[1]
-        self.places[:, self.length : end] = places_BQ
-        return self.places[:, :end]
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Note the positions of the columns that are added next; returns the positions of all, int64[B, S + Q]."""
+        assert self.positions is not None
+        end = self.length + position_BQ.shape[1]
+        self.positions[:, self.length : end] = position_BQ
+        return self.positions[:, :end]
 
-    def forget(self, columns: int) -> None:
+    def truncate(self, columns: int) -> None:
         """Drop the last columns."""
         self.length -= columns
 
@@ -81,39 +85,57 @@ class LayerCache(KeyValues):
             target = buffer.new_empty(2, len(rows), *buffer.shape[2:])
         torch.index_select(buffer[:, :, :, : self.length], 1, rows, out=target[:, :, :, : self.length])
         self.kept, self.spare = target, buffer
-        self.places = None if self.places is None else self.places[rows]
+        self.positions = None if self.positions is None else self.positions[rows]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention with one fused projection for queries, keys and values, in this order."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.width = config.num_heads, config.head_width
+        self.heads, self.kv_heads, self.width = config.num_heads, config.kv_heads, config.head_width
         self.dropout = config.attention_dropout
         self.scale = None if config.scale_scores else 1.0
         self.kernel: Kernel = "sdpa"
-        self.qkv = dense(config.hidden_size, 3 * config.attention_width, config.attention_bias)
+        columns = config.attention_width + 2 * config.kv_width
+        self.qkv = dense(config.hidden_size, columns, config.attention_bias)
         self.output = dense(config.attention_width, config.hidden_size, config.attention_bias)
-        self.relative = RelativeTerms(config) if config.position_scheme == "relative" else None
+        self.relative = TransformerXLAttention(config) if config.position_scheme == "relative" else None
 
-    def forward(self, hidden_BTD: Tensor, mask: Mask, cache: KeyValues | None = None) -> Tensor:
+    def forward(
+        self, hidden_BTD: Tensor, mask: Mask, terms: PositionTerms = NO_TERMS, cache: KeyValues | None = None
+    ) -> Tensor:
+        """mask, terms: of the layer's kind."""
         B, T, _ = hidden_BTD.shape
         dropout = self.dropout if self.training else 0.0
-        qkv_BT3HE = self.qkv(hidden_BTD).view(B, T, 3, self.heads, self.width)
-        if cache is None and self.relative is None:
-            return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel, self.scale))
-        made_3BHTE = qkv_BT3HE.permute(2, 0, 3, 1, 4)
-        query, key, value = made_3BHTE
-        added = mask.added
+        qkv = self.qkv(hidden_BTD)
+        if cache is None and self.relative is None and self.kv_heads == self.heads:
+            qkv_BT3HE = qkv.view(B, T, 3, self.heads, self.width)
+            if terms.rotation is not None:
+                qkv_BT3HE = terms.rotation.rotate_packed(qkv_BT3HE)
+            return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel, self.scale, terms.bias))
+        query_BTHE, both_BT2GE = self.split(qkv)
+        if terms.rotation is not None:
+            query_BTHE, both_BT2GE = rotated(terms.rotation, query_BTHE, both_BT2GE)
+        query, both_2BGTE, bias = query_BTHE.transpose(1, 2), both_BT2GE.permute(2, 0, 3, 1, 4), terms.bias
         if self.relative is not None:
-            if cache is not None or mask.distances is None:
+            if cache is not None or terms.distances is None:
                 raise ValueError("relative positions need the distances of all columns, and know no cache")
-            query, added = self.relative(query, mask.distances)
-        if cache is not None:
-            key, value = cache.append(made_3BHTE[1:])
-        mixed = attend(query, key, value, mask, dropout, self.kernel, added, self.scale)
+            query, bias = self.relative(query, terms.distances)
+        key, value = both_2BGTE if cache is None else cache.append(both_2BGTE)
+        mixed = attend(query, key, value, mask, dropout, self.kernel, bias, self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [B, T, H, E], and keys and values [B, T, 2, G, E], of what the projection made, [B, T, columns]."""
+        heads = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
+        return heads[..., : self.heads, :], heads[..., self.heads :, :].unflatten(-2, (2, self.kv_heads))
+
+
+def rotated(rotation: Rotation, query_BTHE: Tensor, both_BT2GE: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys rotated, values as they are."""
+    key, value = both_BT2GE.unbind(2)
+    return rotation.rotate(query_BTHE), torch.stack([rotation.rotate(key), value], 2)
 
 
 class FeedForward(nn.Module):
@@ -145,50 +167,70 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward with residuals, norms and dropout.
 
-    first: the model's first layer, for one that has parts in common with it (`TransformerConfig.shared`). Such parts
-    are used and not owned: weights, names, moves to a device and transforms of modules find each once, in the first.
-    cross: whether it attends to a context too.
+    index: which layer of its stack it is, from 0. cross: whether it attends to a context too. A layer may lack parts
+    that all layers have in common (`TransformerConfig.shared`): it is called with the first layer, which has them.
     """
 
-    def __init__(self, config: TransformerConfig, first: Layer | None = None, cross: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, index: int = 0, cross: bool = False) -> None:
         super().__init__()
+        self.index = index
         self.pre = config.norm == "pre"
+        self.residual_scale = config.residual_scale
         self.dropout = config.dropout
-        self.attention: Attention
-        self.attention_norm: Norm
-        self.ffn: FeedForward
-        self.ffn_norm: Norm
-        if first is not None and config.shared in ("all", "attention"):
-            self._use(first, "attention", "attention_norm")
-        else:
-            self.attention = Attention(config)
-            self.attention_norm = norm(config, config.hidden_size)
+        has_attention = index == 0 or config.shared not in ("all", "attention")
+        has_norm = has_attention and (index > 0 or config.first_attention_norm)
+        has_ffn = index == 0 or config.shared not in ("all", "ffn")
+        self.attention = Attention(config) if has_attention else None
+        self.attention_norm = norm(config, config.hidden_size) if has_norm else None
         self.cross = CrossAttention(config) if cross else None
         self.cross_norm = norm(config, config.hidden_size) if cross else None
-        if first is not None and config.shared in ("all", "ffn"):
-            self._use(first, "ffn", "ffn_norm")
-        else:
-            self.ffn = FeedForward(config)
-            self.ffn_norm = norm(config, config.hidden_size)
-
-    def _use(self, first: Layer, *parts: str) -> None:
-        for part in parts:
-            self.__dict__[part] = getattr(first, part)  # past `nn.Module.__setattr__`, which would own it
+        self.ffn = FeedForward(config) if has_ffn else None
+        self.ffn_norm = norm(config, config.hidden_size) if has_ffn else None
 
     def forward(
-        self, hidden_BTD: Tensor, mask: Mask, cache: KeyValues | None = None, seen: Seen | None = None
+        self,
+        hidden_BTD: Tensor,
+        mask: Mask,
+        terms: PositionTerms = NO_TERMS,
+        cache: KeyValues | None = None,
+        seen: Seen | None = None,
+        first: Layer | None = None,
     ) -> Tensor:
-        """seen: of the context, for a layer that attends to one."""
+        """mask, terms: of the layer's kind. seen: of the context, for a layer that attends to one. first: the first
+        layer, for one that lacks parts."""
         drop = self.dropout if self.training else 0.0
-        if self.pre:
-            hidden_BTD = add(hidden_BTD, self.attention(self.attention_norm(hidden_BTD), mask, cache), drop)
-            if self.cross is not None and self.cross_norm is not None:
-                hidden_BTD = add(hidden_BTD, self.cross(self.cross_norm(hidden_BTD), seen), drop)
-            return add(hidden_BTD, self.ffn(self.ffn_norm(hidden_BTD)), drop)
-        hidden_BTD = self.attention_norm(add(hidden_BTD, self.attention(hidden_BTD, mask, cache), drop))
-        if self.cross is not None and self.cross_norm is not None:
-            hidden_BTD = self.cross_norm(add(hidden_BTD, self.cross(hidden_BTD, seen), drop))
-        return self.ffn_norm(add(hidden_BTD, self.ffn(hidden_BTD), drop))
+        attention, attention_norm, ffn, ffn_norm = self.parts(first)
+        steps: list[Sublayer] = [
+            (attention_norm, lambda x, residual: add(residual, attention(x, mask, terms, cache), drop)),
+            (ffn_norm, lambda x, residual: add(residual, ffn(x), drop)),
+        ]
+        if (cross := self.cross) is not None:
+            steps.insert(1, (self.cross_norm, lambda x, residual: add(residual, cross(x, seen), drop)))
+        return through(hidden_BTD, steps, self.pre, self.residual_scale)
+
+    def parts(self, first: Layer | None) -> tuple[Attention, Norm | None, FeedForward, Norm | None]:
+        """Attention, feed-forward and their norms: the layer's own, or those that it has in common with the first."""
+        own = self if self.attention is not None or first is None else first
+        other = self if self.ffn is not None or first is None else first
+        assert own.attention is not None and other.ffn is not None
+        return own.attention, own.attention_norm, other.ffn, other.ffn_norm
+
+
+Sublayer = tuple[Callable[[Tensor], Tensor] | None, Callable[[Tensor, Tensor], Tensor]]
+"""A sublayer as `through` wires it: its norm, where it has one, and its step, which adds to the residual (second
+argument) what it makes of the first."""
+
+
+def through(x: Tensor, sublayers: Iterable[Sublayer], pre: bool, scale: float) -> Tensor:
+    """The wiring of a layer: x through its sublayers. pre: norms stand before them, not after; scale: α above."""
+    for normed, step in sublayers:
+        residual = x if scale == 1 else x * scale
+        if pre:
+            x = step(x if normed is None else normed(x), residual)
+        else:
+            x = step(x, residual)
+            x = x if normed is None else normed(x)
+    return x
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:

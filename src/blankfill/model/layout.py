@@ -26,7 +26,7 @@ SMALLEST = 1 << 20
 
 
 @torch.no_grad()
-def lay_out_to_write(model: Transformer) -> None:
+def optimize_for_inference(model: Transformer) -> None:
     """Lay a model's weights out for writing, in place, once; of one that is not in fp32 on a CPU nothing changes."""
     table = model.output_table
     if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:

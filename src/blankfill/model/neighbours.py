@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from blankfill.attention.relative import BASE
 from blankfill.model.layers import Layer
-from blankfill.model.relative import RelativeTerms
+from blankfill.model.relative import TransformerXLAttention
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
@@ -50,7 +50,7 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     model.words.weight.mul_(WORD_STD / model.config.init_std)
     if model.relative:
         first = model.layers[0]
-        assert isinstance(first, Layer) and first.attention.relative is not None
+        assert isinstance(first, Layer) and first.attention is not None and first.attention.relative is not None
         for head, shift in enumerate(shifts[: model.config.num_heads]):
             look_at_distance(first.attention.relative, head, shift)
         return
@@ -58,7 +58,7 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     pairs = min(D, W) // 2
     angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
     positions, first = model.positions[0], model.layers[0]
-    assert isinstance(positions, nn.Embedding) and isinstance(first, Layer)
+    assert isinstance(positions, nn.Embedding) and isinstance(first, Layer) and first.attention is not None
     table = positions.weight
     place = torch.arange(len(table))[:, None] * angle
     table.zero_()
@@ -76,7 +76,7 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
         model.head.dense.weight.copy_(IDENTITY * torch.eye(W, D))
 
 
-def look_at_distance(terms: RelativeTerms, head: int, shift: int) -> None:
+def look_at_distance(terms: TransformerXLAttention, head: int, shift: int) -> None:
     """Let a head's scores be highest for the key that stands `shift` places further on: a sum of cosines."""
     H, E = terms.distance_bias.shape
     D = H * E

@@ -26,8 +26,9 @@ Norm = nn.LayerNorm | nn.RMSNorm
 
 def norm(config: TransformerConfig, width: int) -> Norm:
     """A norm of the model's kind."""
-    kind = RmsNorm if config.norm_kind == "rms" else nn.LayerNorm
-    return kind(width, config.norm_eps)
+    if config.norm_kind == "rms":
+        return RmsNorm(width, config.norm_eps)
+    return nn.LayerNorm(width, config.norm_eps, bias=config.norm_bias)
 
 
 def single_norm(module: Norm) -> Callable[[Tensor], Tensor]:

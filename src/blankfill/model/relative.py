@@ -18,7 +18,7 @@ from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import dense
 
 
-class RelativeTerms(nn.Module):
+class TransformerXLAttention(nn.Module):
     """The weights of these terms in one layer."""
 
     def __init__(self, config: TransformerConfig) -> None:

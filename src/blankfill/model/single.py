@@ -13,30 +13,32 @@ Shapes: B rows, C contexts (B, or a divisor of it), D width, H heads, E width of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blankfill.attention.positions import NO_TERMS, Rotation
 from blankfill.kernels.capability import plain_dense, plain_weights, watched
 from blankfill.model.cross import CrossAttention, Reading
 from blankfill.model.dense import Dense
-from blankfill.model.embeddings import summed
-from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, activate
-from blankfill.model.norms import single_norm
+from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
+from blankfill.model.norms import Norm, single_norm
 from blankfill.model.transformer import Transformer
 
 
 def fits(model: Transformer) -> bool:
     """Whether a model may take its steps here."""
-    if model.relative or not plain_weights(model.words.parameters()) or any(map(watched, model.modules())):
+    if model.relative or "local" in model.kinds or any(map(watched, model.modules())):
+        return False
+    if not plain_weights(model.words.parameters()):
         return False
     return all(
         plain_dense(dense)
         for layer in model.layers
         if isinstance(layer, Layer)
-        for part in (layer.attention, layer.cross, layer.ffn)
+        for part in (layer.attention, layer.cross, layer.ffn)  # a part that is shared is the first layer's
         if part is not None
         for dense in part.children()
     )
@@ -47,7 +49,10 @@ class SingleColumn:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.layers = [_Layer(layer) for layer in model.layers if isinstance(layer, Layer)]
+        first = model.layers[0]
+        assert isinstance(first, Layer)
+        layers = [model.layers[k] if len(model.layers) > 1 else first for k in range(len(model.kinds))]
+        self.layers = [_Layer(layer, first) for layer in layers if isinstance(layer, Layer)]
         self.embedding_norm = None if model.embedding_norm is None else single_norm(model.embedding_norm)
         self.final_norm = None if model.final_norm is None else single_norm(model.final_norm)
 
@@ -65,17 +70,20 @@ class SingleColumn:
         [B, 1, 1, S + 1], or None. context: with the keys and values of all layers.
         """
         model = self.model
-        if model.distances is not None:
-            added = model.by_distance(positions[0], cache)
+        rotation = None
+        if model.attention_scheme is not None:
+            rotation = model.attention_scheme.terms(NO_TERMS, positions, "global", False).rotation
+        if model.position_bias is not None:
+            added = model.cached_bias(positions[0], cache)
             bias = added if bias is None else added + bias
-        x_BD = summed(F.embedding(ids_B1, model.words.weight), model.positions, positions).squeeze(1)
+        x_BD = model.positions.embed(F.embedding(ids_B1, model.words.weight), positions).squeeze(1)
         if self.embedding_norm is not None:
             x_BD = self.embedding_norm(x_BD)
         if model.widen is not None:
             x_BD = model.widen(x_BD)
         kept, hidden = (None, None) if context is None else (context.kept, context.mask.bias)
         for k, layer in enumerate(self.layers):
-            x_BD = layer(x_BD, bias, cache[k], None if kept is None else kept[k], hidden)
+            x_BD = layer(x_BD, bias, rotation, cache[k], None if kept is None else kept[k], hidden)
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
 
 
@@ -101,13 +109,18 @@ class _Attention:
     """Self-attention up to its output layer."""
 
     def __init__(self, part: Attention) -> None:
-        self.heads, self.width, self.scale = part.heads, part.width, part.scale
+        self.split, self.scale = part.split, part.scale
+        self.shared = part.heads // part.kv_heads
         self.qkv, self.output = _Dense(part.qkv), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor, bias: Tensor | None, cache: LayerCache) -> Tensor:
-        made_3BH1E = self.qkv.of(x_BD).view(len(x_BD), 3, self.heads, 1, self.width).transpose(0, 1)
-        key, value = cache.append(made_3BH1E[1:])
-        mixed = F.scaled_dot_product_attention(made_3BH1E[0], key, value, bias, scale=self.scale)
+    def mixed(self, x_BD: Tensor, bias: Tensor | None, rotation: Rotation | None, cache: LayerCache) -> Tensor:
+        query_B1HE, both_B12GE = self.split(self.qkv.of(x_BD)[:, None])
+        if rotation is not None:
+            query_B1HE, both_B12GE = rotated(rotation, query_B1HE, both_B12GE)
+        key, value = cache.append(both_B12GE.permute(2, 0, 3, 1, 4))
+        if self.shared > 1:
+            key, value = key.repeat_interleave(self.shared, 1), value.repeat_interleave(self.shared, 1)
+        mixed = F.scaled_dot_product_attention(query_B1HE.transpose(1, 2), key, value, bias, scale=self.scale)
         return mixed.reshape(len(x_BD), -1)
 
 
@@ -141,30 +154,34 @@ class _FeedForward:
 
 
 class _Layer:
-    """The parts of a layer in their wiring; rows are written over."""
+    """The parts of a layer in its wiring; rows are written over. first: the layer that has what this one lacks."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.pre = layer.pre
-        self.attention, self.attention_norm = _Attention(layer.attention), single_norm(layer.attention_norm)
+    def __init__(self, layer: Layer, first: Layer) -> None:
+        attention, attention_norm, ffn, ffn_norm = layer.parts(first)
+        self.pre, self.residual_scale = layer.pre, layer.residual_scale
+        self.attention, self.attention_norm = _Attention(attention), _norm_of(attention_norm)
         self.cross = None if layer.cross is None else _Cross(layer.cross)
-        self.cross_norm = None if layer.cross_norm is None else single_norm(layer.cross_norm)
-        self.ffn, self.ffn_norm = _FeedForward(layer.ffn), single_norm(layer.ffn_norm)
+        self.cross_norm = _norm_of(layer.cross_norm)
+        self.ffn, self.ffn_norm = _FeedForward(ffn), _norm_of(ffn_norm)
 
     def __call__(
         self,
         x_BD: Tensor,
         bias: Tensor | None,
+        rotation: Rotation | None,
         cache: LayerCache,
         kept: tuple[Tensor, Tensor] | None,
         hidden: Tensor | None,
     ) -> Tensor:
         attention, cross, ffn = self.attention, self.cross, self.ffn
-        if self.pre:
-            x_BD = attention.output.onto(x_BD, attention.mixed(self.attention_norm(x_BD), bias, cache))
-            if cross is not None and self.cross_norm is not None and kept is not None:
-                x_BD = cross.output.onto(x_BD, cross.mixed(self.cross_norm(x_BD), kept, hidden))
-            return ffn.output.onto(x_BD, ffn.mixed(self.ffn_norm(x_BD)))
-        x_BD = self.attention_norm(attention.output.onto(x_BD, attention.mixed(x_BD, bias, cache)))
-        if cross is not None and self.cross_norm is not None and kept is not None:
-            x_BD = self.cross_norm(cross.output.onto(x_BD, cross.mixed(x_BD, kept, hidden)))
-        return self.ffn_norm(ffn.output.onto(x_BD, ffn.mixed(x_BD)))
+        steps: list[Sublayer] = [
+            (self.attention_norm, lambda x, r: attention.output.onto(r, attention.mixed(x, bias, rotation, cache))),
+            (self.ffn_norm, lambda x, r: ffn.output.onto(r, ffn.mixed(x))),
+        ]
+        if cross is not None and kept is not None:
+            steps.insert(1, (self.cross_norm, lambda x, r: cross.output.onto(r, cross.mixed(x, kept, hidden))))
+        return through(x_BD, steps, self.pre, self.residual_scale)
+
+
+def _norm_of(module: Norm | None) -> Callable[[Tensor], Tensor] | None:
+    return None if module is None else single_norm(module)

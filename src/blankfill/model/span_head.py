@@ -20,7 +20,9 @@ class SpanHead(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation = config.activation
-        self.places = nn.Embedding(config.span_places, PLACE_SIZE, _weight=torch.empty(config.span_places, PLACE_SIZE))
+        self.places = nn.Embedding(
+            config.max_span_positions, PLACE_SIZE, _weight=torch.empty(config.max_span_positions, PLACE_SIZE)
+        )
         self.first = dense(2 * config.hidden_size + PLACE_SIZE, config.hidden_size)
         self.first_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
         self.second = dense(config.hidden_size, config.word_size)

@@ -10,29 +10,35 @@ makes D of them (ALBERT).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from blankfill.attention.buckets import in_order
-from blankfill.attention.kernels import Kernel, Mask, lower, lower_cross
-from blankfill.attention.relative import lower_distances
-from blankfill.model.buckets import DistanceTable
+from blankfill.attention.kernels import Kernel
+from blankfill.attention.masks import Mask, Masks, in_order, lower, lower_cross, lower_local, within
+from blankfill.attention.positions import PositionTerms
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, Reading, kept_keys_values
 from blankfill.model.dense import dense
-from blankfill.model.embeddings import position_tables, summed, table
+from blankfill.model.embeddings import table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import PairHead, WordHead
 from blankfill.model.initial import draw_weights
-from blankfill.model.layers import KeyValues, Layer, LayerCache, dropout
+from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, dropout
 from blankfill.model.neighbours import start_with_neighbours
 from blankfill.model.norms import norm
+from blankfill.model.positions import (
+    LearnedPositions,
+    PositionScheme,
+    RelativePositionBias,
+    attention_scheme,
+    terms_of,
+)
 from blankfill.model.span_head import SpanHead
-from blankfill.types import MEMORY, QUERY, Batch
+from blankfill.model.stack import layer_kinds, layer_modules, run_layers
+from blankfill.types import MEMORY, QUERY, Batch, LayerKind
 
 
 class Transformer(nn.Module):
@@ -43,20 +49,21 @@ class Transformer(nn.Module):
         self.config = config
         self.words = table(config.vocab_size, config.word_size)
         self.relative = config.position_scheme == "relative"
-        self.positions = position_tables(config)
+        self.positions = LearnedPositions(config)
+        self.attention_scheme = attention_scheme(config)
         self.query = nn.Parameter(torch.empty(1, config.word_size)) if self.relative else None
         """What a query slot begins as, [1, W]: it knows a place and no word (XLNet)."""
         self.embedding_norm = norm(config, config.word_size) if config.embedding_norm else None
         self.widen = dense(config.embedding_size, config.hidden_size) if config.embedding_size else None
         answers = config.encoder_layers > 0
         self.encoder = Encoder(config) if answers else None
-        self.distances = DistanceTable(config, both_ways=not answers) if config.relative_buckets else None
-        first = Layer(config, cross=answers)
-        self.layers = nn.ModuleList([first, *(Layer(config, first, answers) for _ in range(config.num_layers - 1))])
+        self.position_bias = RelativePositionBias(config, both_ways=not answers) if config.relative_buckets else None
+        self.layers = layer_modules(config, config.num_layers, cross=answers)
+        self.kinds = layer_kinds(config, config.num_layers)
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
         self.head = WordHead(config)
         self.pair_head = PairHead(config) if config.pooler else None
-        self.span_head = SpanHead(config) if config.span_places else None
+        self.span_head = SpanHead(config) if config.max_span_positions else None
         self.recompute = False
         """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
 
@@ -64,30 +71,28 @@ class Transformer(nn.Module):
         self,
         input_ids: Tensor,
         positions: Tensor,
-        mask: Mask,
+        mask: Mask | Masks,
         cache: Sequence[KeyValues] | None = None,
         keep: list[Tensor] | None = None,
         context: Reading | None = None,
         words_BTW: Tensor | None = None,
+        ordered: bool = False,
     ) -> Tensor:
         """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None.
 
         keep: receives what goes into the first layer and what comes out of each, the final norm aside. context: what
         `read` made of the encoder's side, for a model that has one. words: the rows of the word table, where they have
-        been looked up already.
+        been looked up already. ordered: whether columns tell the distances of positions.
         """
         embedded_BTW = self.words(input_ids) if words_BTW is None else words_BTW
         memory_BT = None
         if self.query is not None:
-            place, segment, stream = positions
+            stream = positions[2]
             embedded_BTW = torch.where((stream == QUERY)[..., None], self.query.to(embedded_BTW.dtype), embedded_BTW)
             memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
-            distances = lower_distances(place, segment, self.config.hidden_size, self.config.clamp)
-            mask = replace(mask, distances=distances)
-        if self.distances is not None:
-            made = self.distances.of(positions[0], mask) if cache is None else self.by_distance(positions[0], cache)
-            mask = replace(mask, added=made)
-        embedded_BTW = summed(embedded_BTW, self.positions, positions)
+        masks = self._masks_of(mask, positions, cache, embedded_BTW.dtype) if isinstance(mask, Mask) else mask
+        terms = self.terms(positions, cache, ordered)
+        embedded_BTW = self.positions.embed(embedded_BTW, positions)
         if self.embedding_norm is not None:
             embedded_BTW = self.embedding_norm(embedded_BTW)
         drop = self.config.dropout if self.training else 0.0
@@ -95,60 +100,77 @@ class Transformer(nn.Module):
         hidden_BTD = embedded_BTW if self.widen is None else self.widen(embedded_BTW)
         if keep is not None:
             keep.append(hidden_BTD)
-        for k, layer in enumerate(self.layers):
-            seen = None if context is None else context.of(k)
-            if memory_BT is not None:  # what is remembered is read at every layer, and learns nothing by it
-                hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
-            if self.recompute and self.training:
-                hidden_BTD = checkpoint(layer, hidden_BTD, mask, None, seen, use_reentrant=False)
-            else:
-                hidden_BTD = layer(hidden_BTD, mask, cache[k] if cache is not None else None, seen)
-            if keep is not None:
-                keep.append(hidden_BTD)
+        hidden_BTD = run_layers(
+            self.layers, self.kinds, hidden_BTD, masks, terms, cache, context,
+            self.recompute and self.training, memory_BT, keep,
+        )  # fmt: skip
         if self.final_norm is not None:
             hidden_BTD = self.final_norm(hidden_BTD)
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
 
-    def by_distance(self, places_BT: Tensor, cache: Sequence[KeyValues]) -> Tensor:
-        """What is added to the scores of columns at these places behind cached ones, [B, H, T, S + T]."""
-        assert self.distances is not None
+    def terms(
+        self, positions: Tensor, cache: Sequence[KeyValues] | None = None, ordered: bool = False
+    ) -> Mapping[LayerKind, PositionTerms]:
+        """What positions do inside attention, for each kind of layers. positions int64[P, B, T], behind those of a
+        cache."""
+        in_stack = self.position_bias if cache is None else None
+        schemes: list[PositionScheme] = [s for s in (self.attention_scheme, in_stack) if s is not None]
+        terms = terms_of(schemes, positions, sorted(set(self.kinds)), ordered)
+        if self.position_bias is None or cache is None:
+            return terms
+        bias = self.cached_bias(positions[0], cache)
+        return {kind: replace(part, bias=bias) for kind, part in terms.items()}
+
+    def cached_bias(self, position_BT: Tensor, cache: Sequence[KeyValues]) -> Tensor:
+        """What is added to the scores of columns at these positions behind cached ones, [B, H, T, S + T]."""
+        assert self.position_bias is not None
         first = cache[0]
         assert isinstance(first, LayerCache)
-        if first.worth is None:
-            first.worth = self.distances.of_each()
-        return self.distances.looked_up(first.worth, places_BT, first.stand(places_BT))
+        if first.bias_table is None:
+            first.bias_table = self.position_bias.bias_per_distance()
+        return self.position_bias.lookup(first.bias_table, position_BT, first.append_positions(position_BT))
+
+    def _masks_of(self, mask: Mask, positions: Tensor, cache: Sequence[KeyValues] | None, dtype: torch.dtype) -> Masks:
+        if "local" not in self.kinds:
+            return {"global": mask}
+        if cache is not None:
+            raise ValueError("layers that attend locally know no cache")
+        return {"global": mask, "local": within(mask, positions[0], self.config.window, dtype)}
 
     def encode(
         self,
         batch: Batch,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         keep: list[Tensor] | None = None,
         alone: bool = False,
     ) -> Tensor:
         """Hidden states of a batch, [B, T, D].
 
-        dtype: the compute type, which a dense mask shares; keep: see above; alone: of a model of two stacks only the
-        encoder reads the batch, which has no context.
+        dtype: the compute type, which a dense mask shares; None for that of the weights. keep: see above. alone: of a
+        model of two stacks only the encoder reads the batch, which has no context.
         """
-        mask = self._mask(batch, dtype)
+        ordered = self._ordered(batch)
         if alone and self.encoder is not None:
-            words_BTD = self.words(batch.input_ids)
-            states_BTD: Tensor = self.encoder(words_BTD, batch.positions, mask, self.recompute, keep=keep)
+            mask, words_BTD = self._masks(batch, dtype, ordered)["global"], self.words(batch.input_ids)
+            states_BTD: Tensor = self.encoder(words_BTD, batch.positions, mask, self.recompute, keep, ordered)
             return states_BTD
+        masks = self._masks(batch, dtype, ordered)
         if batch.context is None:
-            return self(batch.input_ids, batch.positions, mask, keep=keep)
+            return self(batch.input_ids, batch.positions, masks, keep=keep, ordered=ordered)
         # one look into the word table for both sides, since each makes a gradient as large as the table
         sides = batch.context.input_ids, batch.input_ids
         read, written = self.words(torch.cat([ids.flatten() for ids in sides])).split([ids.numel() for ids in sides])
         context = self.read(batch.context, batch.segment, dtype, words_BSW=read.view(*sides[0].shape, -1))
         written = written.view(*sides[1].shape, -1)
-        return self(batch.input_ids, batch.positions, mask, keep=keep, context=context, words_BTW=written)
+        return self(
+            batch.input_ids, batch.positions, masks, keep=keep, context=context, words_BTW=written, ordered=ordered
+        )
 
     def read(
         self,
         context: Batch,
         segment_BT: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         keep: bool = False,
         words_BSW: Tensor | None = None,
     ) -> Reading:
@@ -159,21 +181,33 @@ class Transformer(nn.Module):
         """
         if self.encoder is None:
             raise ValueError("the batch has a context, and the model no encoder to read it")
-        mask = self._mask(context, dtype)
+        ordered = self._ordered(context)
+        mask = self._masks(context, dtype, ordered)["global"]
         words_BSW = self.words(context.input_ids) if words_BSW is None else words_BSW
-        hidden_BSD = self.encoder(words_BSW, context.positions, mask, self.recompute)
+        hidden_BSD = self.encoder(words_BSW, context.positions, mask, self.recompute, ordered=ordered)
         if segment_BT is None:
             segment_BT = context.segment.new_zeros(len(context.segment), 1)
-        seen = lower_cross(context.mask, segment_BT, context.segment, dtype)
+        seen = lower_cross(context.mask, segment_BT, context.segment, dtype or self.words.weight.dtype)
         parts = [part for part in self.modules() if isinstance(part, CrossAttention)] if keep else []
         return Reading(hidden_BSD, seen, kept_keys_values(parts, hidden_BSD) if keep else None)
 
-    def _mask(self, batch: Batch, dtype: torch.dtype) -> Mask:
+    def _ordered(self, batch: Batch) -> bool:
+        """Whether columns tell the distances of positions, for a model to which it makes a difference."""
+        matters = self.config.relative_buckets or self.config.window
+        return bool(matters) and in_order(batch.positions[0], batch.segment)
+
+    def _masks(self, batch: Batch, dtype: torch.dtype | None, ordered: bool) -> Masks:
+        """The mask of each kind of layers, made once for a batch."""
+        dtype = dtype or self.words.weight.dtype
         groups = None if batch.group is None else (batch.group, batch.group)
-        mask = lower(batch.mask, (batch.segment, batch.horizon), (batch.segment, batch.rank), dtype, groups)
-        if not self.config.relative_buckets:
-            return mask
-        return replace(mask, in_order=in_order(batch.positions[0], batch.segment))
+        query, key = (batch.segment, batch.horizon), (batch.segment, batch.rank)
+        masks: dict[LayerKind, Mask] = {"global": lower(batch.mask, query, key, dtype, groups)}
+        window, width = self.config.window, batch.input_ids.shape[1]
+        if "local" in self.kinds and ordered and width <= window + 1:
+            masks["local"] = masks["global"]
+        elif "local" in self.kinds:
+            masks["local"] = lower_local(query, key, batch.positions[0], window, dtype, groups, ordered)
+        return masks
 
     @property
     def output_table(self) -> Tensor:
@@ -182,10 +216,9 @@ class Transformer(nn.Module):
 
     def use_kernel(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on."""
-        for module in self.all_layers:
-            module.attention.kernel = kernel
-            if module.cross is not None:
-                module.cross.kernel = kernel
+        for module in self.modules():
+            if isinstance(module, Attention | CrossAttention):
+                module.kernel = kernel
 
     @property
     def all_layers(self) -> list[Layer]:
@@ -195,7 +228,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, rows: int, size: int) -> list[LayerCache]:
         """Empty caches for `size` columns of `rows` rows, one per layer."""
-        return [LayerCache(rows, self.config, size, self.words.weight, k == 0) for k in range(len(self.layers))]
+        return [LayerCache(rows, self.config, size, self.words.weight, k == 0) for k in range(len(self.kinds))]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives.albert import Albert
 from blankfill.objectives.bart import Bart
-from blankfill.objectives.base import Layout, Objective
+from blankfill.objectives.base import Objective, PackingSpec
 from blankfill.objectives.bert import Bert
 from blankfill.objectives.ernie import Ernie
+from blankfill.objectives.format import Format, FramedRow, SourceRow, TargetNoise
 from blankfill.objectives.glm import Glm
 from blankfill.objectives.gpt import Gpt
 from blankfill.objectives.mlm import Mlm
+from blankfill.objectives.query_tokens import MaskWriter
 from blankfill.objectives.spanbert import SpanBert
 from blankfill.objectives.t5 import T5
-from blankfill.objectives.unilm import MaskWriter, Unilm
+from blankfill.objectives.unilm import Unilm
 from blankfill.objectives.unilm2 import Unilm2
 from blankfill.objectives.xlnet import Xlnet
 from blankfill.system.loader import build
@@ -85,13 +87,17 @@ __all__ = [
     "Bart",
     "Bert",
     "Ernie",
+    "Format",
+    "FramedRow",
     "Glm",
     "Gpt",
-    "Layout",
     "MaskWriter",
     "Mlm",
     "Objective",
+    "PackingSpec",
+    "SourceRow",
     "SpanBert",
+    "TargetNoise",
     "Unilm",
     "Unilm2",
     "Xlnet",

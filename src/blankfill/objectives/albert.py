@@ -14,13 +14,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, replacements, share_problems
+from blankfill.objectives.base import LONGEST, Masked, Masking, PackingSpec, replacements, share_problems
 from blankfill.objectives.bert import (
     candidates,
     exact_budget,
     frame,
     framed_words,
-    pair_positions,
     truncate_pair,
 )
 from blankfill.system.bounds import COUNT, Bound, at_least
@@ -67,13 +66,19 @@ class Albert(Masking):
         """What is wrong with these options."""
         return super().problems() + share_problems(short=self.short)
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs that follow one another, or single runs without sentence-order prediction."""
         if not self.sentence_order:
-            return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+            return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
         sole: Literal["random", "none"] = "random" if self.sole_random else "none"
-        return Layout(
-            "pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short, random_next=0, sole=sole
+        return PackingSpec(
+            "pairs",
+            self.length - 3,
+            chunk_overhead=3,
+            whole_sentences=True,
+            short=self.short,
+            random_next=0,
+            single_sentence=sole,
         )
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -95,7 +100,7 @@ class Albert(Masking):
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> AlbertChoice:
         """Cut the pair to size, draw its order and the masked n-grams."""
         middle = int(document.sentences[1]) if self.sentence_order else len(document)
-        first, second = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        first, second = truncate_pair(middle, len(document) - middle, self.packing().max_tokens, rng)
         second = (second[0] + middle, second[1] + middle)
         label = None
         if middle < len(document):
@@ -120,7 +125,7 @@ class Albert(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.first[1] - choice.first[0])
+        positions = self.row_positions(len(row), choice.first[1] - choice.first[0] + 2)
         labels = {} if choice.label is None else {"sentence_order": choice.label}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 

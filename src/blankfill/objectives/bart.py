@@ -10,7 +10,7 @@ Code: facebookresearch/fairseq, denoising_dataset.py, whose defaults are not the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
@@ -18,9 +18,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems, two_sided
+from blankfill.objectives.base import LONGEST, Objective, PackingSpec, share_problems
+from blankfill.objectives.format import Format, Ids, SourceRow, join
+from blankfill.objectives.two_stacks import StackFormat, two_sided
 from blankfill.system.bounds import Bound, at_least
-from blankfill.types import Bool, Document, Example, Int32, Vocabulary
+from blankfill.types import Bool, DecoderInput, Document, Example, Int32, Vocabulary
 
 RAREST = 1e-7
 """Span lengths less likely than this are left out of the law, as in the released code; the first of them stays."""
@@ -51,6 +53,8 @@ class Bart(Objective):
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     decoder_start: ClassVar[str] = "sep"
     refuses_prompt_blanks: ClassVar[bool] = True
+    doubles_separator: ClassVar[bool] = True
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
 
     mask_ratio: float = 0.3
     """Share of the words that spans are drawn for, rounded up."""
@@ -78,9 +82,9 @@ class Bart(Objective):
             found.append(f"objective.poisson is {self.poisson}; it must be between 0 and {LONGEST_MEAN}")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences of one document, as long as fit."""
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions; room for the masks that are put in."""
@@ -91,9 +95,19 @@ class Bart(Objective):
         """Spans of words need to know where words begin."""
         return self.whole_word
 
-    def row_positions(self, length: int) -> Int32:
-        """Counted from the first position that the model has."""
-        return super().row_positions(length) + np.int32(self.position_offset)
+    @property
+    def fills(self) -> bool:
+        """One mask for a span is a blank of unknown length."""
+        return self.replace == "span"
+
+    @property
+    def writes(self) -> bool:
+        """A text is continued in a blank at its end."""
+        return self.fills
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """The encoder reads masks, the decoder writes all of the text."""
+        return BartFormat(self, vocabulary, position_sizes)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BartChoice:
         """Draw the damage, in the order in which it is done."""
@@ -115,8 +129,8 @@ class Bart(Objective):
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: BartChoice) -> Example:
         """Damage the row as chosen, and ask for all of the clean one."""
-        row = framed(document.ids, vocabulary)
-        noised = framed(document.ids[sentence_order(document.sentences, choice.order)], vocabulary)
+        row = self.framed(document.ids, vocabulary)
+        noised = self.framed(document.ids[sentence_order(document.sentences, choice.order)], vocabulary)
         noised = infilled(noised, choice.spans, self.replace, vocabulary["mask"])
         noised = rotated(with_inserted(noised, choice.inserted, vocabulary["mask"]), choice.offset)
         return two_sided(noised, row, vocabulary[self.decoder_start], self.position_offset)
@@ -187,11 +201,6 @@ def sentence_order(sentences: Int32, order: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.arange(sentences[k], sentences[k + 1]) for k in order])
 
 
-def framed(ids: Int32, vocabulary: Vocabulary) -> Int32:
-    """<s> ids </s>, int32[N+2]."""
-    return join([vocabulary["cls"]], ids, [vocabulary["sep"]])
-
-
 def remaining(spans: tuple[tuple[int, int], ...], length: int, replace: Replace) -> tuple[Bool, Bool]:
     """Which columns of a row remain, and which of those are masks, bool[length] both.
 
@@ -224,3 +233,74 @@ def with_inserted(row: Int32, places: tuple[int, ...], mask: int) -> Int32:
 def rotated(row: Int32, offset: int) -> Int32:
     """The row between its special tokens begun at column `offset`, int32[L]."""
     return join(row[:1], row[offset:-1], row[1:offset], row[-1:])
+
+
+class BartFormat(StackFormat):
+    """The encoder reads a text with a mask for each blank, and the decoder writes all of the text."""
+
+    fill_method = "ranking"
+
+    @property
+    def begun(self) -> Int32:
+        """Every text begins with <s>."""
+        return self.ids_of("cls")
+
+    @property
+    def blank_room(self) -> int:
+        """The decoder's row has its start and both ends besides, the encoder's both ends and the mask."""
+        return self.max_columns - 4
+
+    def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
+        """The text up to the blank is written; asked are the answer and the token behind it."""
+        clean = self._row(join(before, answer, after))
+        written = clean[: 1 + len(before) + len(answer) + 1]
+        return [self.teacher_forced(self._with_masks([before, after]), written, len(answer) + 1)]
+
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """The encoder's row must fit, and the decoder's, which has a token more than the clean row."""
+        self.check_room(len(self._with_masks(runs)))
+        self.check_room(3 + sum(map(len, runs)) + fill_tokens)
+
+    def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
+        """The text up to the blank, with the fills in it."""
+        known = [part for pair in zip(runs, fills, strict=False) for part in pair]
+        source, written = self._with_masks(runs), join(self.begun, *known, runs[len(fills)])
+        self.check_room(max(len(source), 1 + len(written)))
+        return self.decoder_input(source, written)
+
+    def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
+        """The token behind the blank, where one is known."""
+        return self.following(runs, k)[:1]
+
+    def following(self, runs: Sequence[Ids], k: int) -> list[int]:
+        """The text up to the next blank, or up to the end and the end token."""
+        return [*runs[k + 1], *([self.vocabulary["sep"]] if k == len(runs) - 2 else [])]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """</s>."""
+        return [self.vocabulary["sep"]]
+
+    def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
+        """A text with a blank at its end."""
+        return self.blank_input([before, ()], [role], ())
+
+    @property
+    def target_end(self) -> int:
+        """</s>."""
+        return self.vocabulary["sep"]
+
+    def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
+        """`<s> first </s> second </s>`."""
+        return SourceRow(self._row(join(first) if second is None else join(first, [self.vocabulary["sep"]], second)))
+
+    def target_room(self, length: int) -> tuple[int, int]:
+        """As many tokens as there are positions behind </s> and <s>."""
+        return self.max_columns - 2, self.max_columns - 2
+
+    def _with_masks(self, runs: Sequence[Ids]) -> Int32:
+        mask = [self.vocabulary["mask"]]
+        return self._row(join(runs[0], *(part for run in runs[1:] for part in (mask, run))))
+
+    def _row(self, ids: Int32) -> Int32:
+        return self.objective.framed(ids, self.vocabulary)

@@ -7,60 +7,74 @@ dataclass of its own options, imports numpy only, and knows nothing of corpora, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from blankfill.objectives.format import Format, MaskFormat, join
 from blankfill.system.bounds import Bound, at_least, out_of_bounds
-from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 LONGEST = 2**20
 """The most tokens of a row."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How an objective wants the corpus cut into Documents; `data.plans` reads it.
+class PackingSpec:
+    """How an objective wants the corpus cut into Documents and packed into rows; `data.plans` reads it.
 
     Lengths count *stream tokens*: the tokens of a document plus `before` and `after` special tokens that the objective
-    writes at its beginning and end (told by `Document.first` and `.last`).
+    writes at its beginning and end (`Document.first` and `.last` say where).
 
-    unit: "pieces" (each document cut alone, pieces then packed into rows), "stream" (documents end to end, cut wherever
-    a row is full), "pairs" (BERT's two runs of sentences). room: the most stream tokens that one Example holds.
-    extra: how many tokens longer than that its row is, for each piece. frame: the same, once for each row. overlap:
-    stream tokens that a piece shares with the piece before it. whole_sentences: pieces end where sentences end.
-    joined: the pieces that share a row make one Document (with `parts`), instead of one Example each. short: the share
-    of documents that are cut to a shorter room, drawn uniformly from [short_min, room]. minimum: shorter pieces are
-    left out. random_next: for pairs, the share whose second part is taken from elsewhere. sole: what is put behind a
-    sentence that has no other to be paired with: a "random" part, or "none". part_sentences: for pairs, the most
-    sentences of a part; 0 is as many as fit.
+    unit: "chunks" (each document cut alone, chunks then packed into rows), "stream" (documents end to end, cut wherever
+    a row is full), "pairs" (BERT's two runs of sentences). max_tokens: the most stream tokens of one Example.
+    chunk_overhead: tokens of a row besides the stream tokens, for each chunk; row_overhead: the same, once for each
+    row. overlap: stream tokens that a chunk shares with the chunk before it. whole_sentences: chunks end where
+    sentences end. merge_chunks: the chunks of a row make one Document (with `parts`), instead of one Example each.
+    short: the share of documents that are cut to shorter chunks, of a length drawn uniformly from [short_min,
+    max_tokens]. min_tokens: shorter chunks are left out. random_next: for pairs, the share whose second part is taken
+    from elsewhere. single_sentence: what follows a sentence that has no other to be paired with: a "random" part, or
+    "none". max_part_sentences: for pairs, the most sentences of a part; 0 is as many as fit.
     """
 
-    unit: Literal["pieces", "stream", "pairs"]
-    room: int
-    extra: int = 0
-    frame: int = 0
+    unit: Literal["chunks", "stream", "pairs"]
+    max_tokens: int
+    chunk_overhead: int = 0
+    row_overhead: int = 0
     before: int = 0
     after: int = 0
     overlap: int = 0
     whole_sentences: bool = False
-    joined: bool = False
+    merge_chunks: bool = False
     short: float = 0.0
     short_min: int = 2
-    minimum: int = 1
+    min_tokens: int = 1
     random_next: float = 0.5
-    sole: Literal["random", "none"] = "random"
-    part_sentences: int = 0
+    single_sentence: Literal["random", "none"] = "random"
+    max_part_sentences: int = 0
 
     @property
-    def row(self) -> int:
+    def row_tokens(self) -> int:
         """The longest clean row, in tokens."""
-        return self.room + self.extra + self.frame
+        return self.max_tokens + self.chunk_overhead + self.row_overhead
+
+
+Use = Literal["fill", "generate", "target", "cloze"]
+"""What a trained model is used for: filling blanks, continuing texts, writing the targets of sources, scoring words in
+the blanks of patterns."""
+
+
+class FrameRoles(NamedTuple):
+    """The roles of the special tokens before a text, between the two texts of a pair, and behind the last text."""
+
+    before: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,37 @@ class Objective:
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
 
+    causal: ClassVar[bool] = False
+    """Whether a model sees no column to the right of any other, in whatever it reads."""
+
+    relative_positions: ClassVar[bool] = False
+    """Whether a model knows distances alone, so that its rows may be longer than those of training."""
+
+    slides: ClassVar[bool] = False
+    """Whether generation past the last position can forget what is oldest and go on."""
+
+    segments_words: ClassVar[bool] = True
+    """Whether words that the tokenizer alone does not tell apart (Chinese) are found by the counts of their tokens,
+    where the objective needs words."""
+
+    own_rows: ClassVar[bool] = False
+    """Whether rows differ from those of other masked objectives, so that models trained by these cannot read them."""
+
+    cls_state: ClassVar[bool] = True
+    """Whether a [CLS] or <s> that sees the whole text stands for it."""
+
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "none"
+    """How the words of a cloze are scored: at masks in the text, as written into a blank, or not at all."""
+
+    doubles_separator: ClassVar[bool] = False
+    """Whether two separators stand between the texts of a pair where the separator ends texts as well (RoBERTa)."""
+
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "none"
+    """What an exported tokenizer puts around a text: nothing, [CLS] and [SEP]s, both at the end, or the end token."""
+
+    hf_auto_class: ClassVar[str] = "AutoModelForMaskedLM"
+    """The class of transformers that loads an export whose architecture it has no class for by name."""
+
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"length": at_least(8, LONGEST)}
 
     length: int = 128
@@ -106,11 +151,51 @@ class Objective:
         """Whether its Examples have an encoder's side."""
         return bool(self.decoder_start)
 
+    @property
+    def position_offset(self) -> int:
+        """Number of the first position."""
+        return 0
+
+    @property
+    def fills(self) -> bool:
+        """Whether models of this objective can fill blanks: training has shown them blanks and what stood there."""
+        return False
+
+    @property
+    def writes(self) -> bool:
+        """Whether models of this objective can continue a text."""
+        return False
+
+    @property
+    def writes_targets(self) -> bool:
+        """Whether fine-tuning can teach models of this objective to write a target from a source."""
+        return self.writes or self.two_sided
+
+    @property
+    def writes_into_blanks(self) -> bool:
+        """Whether generation writes into the blank of a prompt; False where it writes behind the prompt."""
+        return False
+
+    def required_roles(self, use: Use) -> tuple[str, ...]:
+        """The special tokens without which a model cannot be used so."""
+        return ("mask",) if use == "cloze" else self.roles
+
+    def required_sentinels(self, use: Use) -> int:
+        """Number of sentinels without which a model cannot be used so."""
+        return 0
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """How models of this objective read text.
+
+        position_sizes: rows of the model's position tables; empty: those of the objective.
+        """
+        raise NotImplementedError
+
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""
         return out_of_bounds(self, "objective")
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """How this objective wants its Documents."""
         raise NotImplementedError
 
@@ -134,23 +219,39 @@ class Objective:
         """Which larger units Documents must tell of: "phrase", "entity", both or neither."""
         return ()
 
+    def unit_files(self) -> tuple[str, str]:
+        """Files of phrases and of entities that the user lists; "" for none."""
+        return "", ""
+
+    def numbered_as(self, earlier: Objective) -> Objective:
+        """The same objective with positions numbered as a model of another objective has learnt them."""
+        return self
+
     def sentinels(self) -> int:
         """How many sentinels (T5's numbered blanks) the tokenizer must have."""
         return 0
 
-    def span_places(self) -> int:
-        """How many places of a span `Example.borders` can name; 0 when it asks nothing from borders."""
+    def max_span_positions(self) -> int:
+        """Number of places of a span that `Example.span_boundary_targets` can name; 0 where it has none."""
         return 0
 
-    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The roles of the special tokens before and behind a single text, as the rows of training have them."""
-        return ("cls",), ("sep",)
+    def frame_roles(self) -> FrameRoles:
+        """The roles of the special tokens around texts, as the rows of training have them."""
+        return FrameRoles(("cls",), ("sep",), ("sep",))
 
-    def row_positions(self, length: int) -> Int32:
-        """The positions of a row that holds a single text of which nothing is blanked, int32[P, length]."""
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
+        """The positions of a row of which nothing is blanked, int32[P, length].
+
+        second: the column with which the second text of a pair begins; None for a single text.
+        """
         positions = np.zeros((len(self.position_sizes()), length), np.int32)
-        positions[0] = np.arange(length)
+        positions[0] = np.arange(self.position_offset, self.position_offset + length)
         return positions
+
+    def framed(self, first: Int32, vocabulary: Vocabulary, second: Int32 | None = None) -> Int32:
+        """A text or a pair with its special tokens, int32[L]."""
+        before, between, after = ([vocabulary[role] for role in roles] for roles in self.frame_roles())
+        return join(before, first, after) if second is None else join(before, first, between, second, after)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
@@ -184,6 +285,25 @@ class Masking(Objective):
     random_share: float = 0.1
     """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
 
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "masks"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Each hidden token is a [MASK]."""
+        return MaskFormat(self, vocabulary, position_sizes)
+
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
+        """Places, and the token types of a row, where the objective has any: 1 from the second text on."""
+        positions = super().row_positions(length)
+        if second is not None:
+            positions[1:2, second:] = 1
+        return positions
+
     def problems(self) -> list[str]:
         """What is wrong with these options."""
         found = super().problems()
@@ -199,25 +319,6 @@ class Masked:
 
     index: Int32
     inputs: Int32
-
-
-def join(*parts: Int32 | list[int]) -> Int32:
-    """Concatenate runs of ids to one int32 row."""
-    return np.concatenate([np.asarray(part, np.int32) for part in parts])
-
-
-def two_sided(source: Int32, target: Int32, start: int, first_position: int = 0) -> Example:
-    """The Example of a model with an encoder: it reads `source` both ways and writes `target` from left to right.
-
-    source: int32[N]; target: int32[M], of which every token is asked for. start: the id that the decoder reads first.
-    first_position numbers the first column of either side.
-    """
-    nothing = np.zeros(0, np.int32)
-    read = np.arange(first_position, first_position + len(source), dtype=np.int32)[None]
-    context = Example(source, read, AttentionRule.full(len(source)), nothing, nothing)
-    index = np.arange(len(target), dtype=np.int32)
-    rule = AttentionRule.causal(len(target))
-    return Example(join([start], target[:-1]), index[None] + first_position, rule, index, target, context=context)
 
 
 def inside_frame(row: Int32, vocabulary: Vocabulary) -> Bool:

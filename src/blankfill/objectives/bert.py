@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
+from blankfill.objectives.base import Masked, Masking, PackingSpec, inside_frame, replacements, share_problems
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -55,14 +55,19 @@ class Bert(Masking):
         """What is wrong with these options."""
         return super().problems() + share_problems(short=self.short)
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, or single runs without next-sentence prediction."""
         if self.next_sentence:
             single = int(self.pairs == "sentences")
-            return Layout(
-                "pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short, part_sentences=single
+            return PackingSpec(
+                "pairs",
+                self.length - 3,
+                chunk_overhead=3,
+                whole_sentences=True,
+                short=self.short,
+                max_part_sentences=single,
             )
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type."""
@@ -83,7 +88,7 @@ class Bert(Masking):
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
         """Cut the pair to size and draw the masked tokens."""
         middle = int(document.sentences[1]) if self.next_sentence else len(document)
-        a, b = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        a, b = truncate_pair(middle, len(document) - middle, self.packing().max_tokens, rng)
         b = (b[0] + middle, b[1] + middle)
         row = self._row(document, vocabulary, a, b)
         if self.whole_word:
@@ -103,7 +108,7 @@ class Bert(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
+        positions = self.row_positions(len(row), choice.a[1] - choice.a[0] + 2)
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 
@@ -132,14 +137,6 @@ def framed_words(words: Bool, first: tuple[int, int], second: tuple[int, int]) -
     one = [np.ones(1, np.bool_)]
     behind = [words[slice(*second)], *one] if second[1] > second[0] else []
     return np.concatenate([*one, words[slice(*first)], *one, *behind])
-
-
-def pair_positions(length: int, first: int) -> Int32:
-    """int32[2, L]: places, and the token types of a row of `frame` whose first part has `first` tokens."""
-    positions = np.zeros((2, length), np.int32)
-    positions[0] = np.arange(length)
-    positions[1, first + 2 :] = 1
-    return positions
 
 
 def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:

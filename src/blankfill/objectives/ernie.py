@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, share_problems
-from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, pair_positions, truncate_pair
+from blankfill.objectives.base import LONGEST, Masked, Masking, PackingSpec, share_problems
+from blankfill.objectives.bert import BertChoice, candidates, frame, framed_words, truncate_pair
 from blankfill.system.bounds import COUNT, Bound, at_least
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -27,6 +27,7 @@ class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
+    segments_words: ClassVar[bool] = False
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
         "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
@@ -75,11 +76,11 @@ class Ernie(Masking):
     def _shares(self) -> tuple[float, float, float]:
         return self.basic, self.phrase, self.entity
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, or single runs without next-sentence prediction."""
         if self.next_sentence:
-            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+            return PackingSpec("pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type, and the task where there are several."""
@@ -97,16 +98,20 @@ class Ernie(Masking):
         """Those of phrases and entities that rows are masked by."""
         return tuple(name for name, share in zip(LEVELS, self._shares(), strict=True) if share and name != "basic")
 
-    def row_positions(self, length: int) -> Int32:
+    def unit_files(self) -> tuple[str, str]:
+        """As the options say."""
+        return self.phrases, self.entities
+
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
         """The task stands at every position, where there are several."""
-        positions = super().row_positions(length)
+        positions = super().row_positions(length, second)
         positions[2:] = self.task
         return positions
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
         """Cut the pair to size, draw the level and what is masked."""
         middle = int(document.sentences[1]) if self.next_sentence else len(document)
-        a, b = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        a, b = truncate_pair(middle, len(document) - middle, self.packing().max_tokens, rng)
         b = (b[0] + middle, b[1] + middle)
         row = frame(document.ids[slice(*a)], document.ids[slice(*b)], vocabulary)
         shares = np.cumsum(self._shares())
@@ -125,9 +130,7 @@ class Ernie(Masking):
         index = choice.masked.index
         target_ids = row[index]
         row[index] = choice.masked.inputs
-        positions = pair_positions(len(row), choice.a[1] - choice.a[0])
-        if self.task_types:
-            positions = np.concatenate([positions, np.full((1, len(row)), self.task, np.int32)])
+        positions = self.row_positions(len(row), choice.a[1] - choice.a[0] + 2)
         labels = {"next_sentence": document.label} if self.next_sentence and document.label is not None else {}
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, labels)
 

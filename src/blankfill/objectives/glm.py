@@ -19,20 +19,21 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
+from blankfill.objectives.format import Format, join
+from blankfill.objectives.glm_format import GlmFormat, Span, with_part_b
 from blankfill.system.bounds import COUNT, Bound, above
-from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
+from blankfill.types import Document, Example, Int32, Vocabulary
 
 LONGEST_SPAN = 39
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Glm(Objective):
         "mean_span": above(0, LONGEST),
     }
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "writing"
+    hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     token: float = 1.0
     """Weight of token-level examples in the mixture."""
@@ -108,21 +111,44 @@ class Glm(Objective):
             found.append("objective.token, .sentence and .document are weights; one must not be 0")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""
         shortest = min(32, self.length - 2)
-        return Layout(
-            "pieces", self.length - 1, extra=1, after=1, joined=self.joined, short=self.short,
-            short_min=shortest, minimum=4,
+        return PackingSpec(
+            "chunks", self.length - 1, chunk_overhead=1, after=1, merge_chunks=self.joined, short=self.short,
+            short_min=shortest, min_tokens=4,
         )  # fmt: skip
 
     def position_sizes(self) -> tuple[int, ...]:
         """Place in Part A, place inside the blank."""
         return (self.length + 1, self.length + 1)
 
-    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
+
+    @property
+    def writes(self) -> bool:
+        """A text is continued in a blank at its end."""
+        return True
+
+    @property
+    def writes_into_blanks(self) -> bool:
+        """A blank may stand anywhere in the text."""
+        return True
+
+    def required_roles(self, use: Use) -> tuple[str, ...]:
+        """What a row with a blank has; the kinds of masks that a tokenizer lacks become [MASK]."""
+        return ("mask", "sop", "eop") if use in ("target", "cloze") else ("cls", "mask", "sop", "eop", "eos")
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Part A and Part B."""
+        return GlmFormat(self, vocabulary, position_sizes)
+
+    def frame_roles(self) -> FrameRoles:
         """The end-of-text token closes a text."""
-        return ("cls",), ("eos",)
+        return FrameRoles(("cls",), ("sep",), ("eos",))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> GlmChoice:
         """Draw the level and its spans."""
@@ -295,31 +321,26 @@ def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position
     blanked = sum(end - start for start, end in choice.spans)
     context = len(row) - blanked + len(choice.spans)
     answers = blanked + (0 if choice.to_end else len(choice.spans))
-    input_ids = np.empty(context + answers, np.int32)
-    target_ids = np.full(answers, vocabulary["eop"], np.int32)
-    positions = np.zeros((2, context + answers), np.int32)
+    part_a = np.empty(context, np.int32)
+    targets = np.full(answers, vocabulary["eop"], np.int32)
     places: list[int] = []
     column, last = 0, 0
     for start, end in choice.spans:
         place = column + start - last
-        input_ids[column:place] = row[last:start]
+        part_a[column:place] = row[last:start]
         places.append(place)
         column, last = place + 1, end
-    input_ids[column:context] = row[last:]
-    input_ids[places] = vocabulary[choice.mask]
-    positions[0, :context] = np.arange(context)
-    column = context
+    part_a[column:] = row[last:]
+    part_a[places] = vocabulary[choice.mask]
+    spans: list[Span] = []
+    column = 0
     for k in choice.order:
         start, end = choice.spans[k]
-        size = end - start + (0 if choice.to_end else 1)
-        input_ids[column] = vocabulary["sop"]
-        input_ids[column + 1 : column + size] = row[start : start + size - 1]
-        target_ids[column - context : column - context + end - start] = row[start:end]
-        positions[0, column : column + size] = places[k]
-        positions[1, column : column + size] = np.arange(1, size + 1)
-        column += size
+        targets[column : column + end - start] = row[start:end]
+        spans.append((places[k], end - start + (0 if choice.to_end else 1)))
+        column += spans[-1][1]
+    example = with_part_b(part_a, spans, targets, vocabulary["sop"])
     if choice.hidden:
-        input_ids[list(choice.hidden)] = vocabulary["dblock"]
-    positions[0] += first_position
-    index = np.arange(context, len(input_ids), dtype=np.int32)
-    return Example(input_ids, positions, AttentionRule.prefix(context, len(input_ids)), index, target_ids)
+        example.input_ids[list(choice.hidden)] = vocabulary["dblock"]
+    example.positions[0] += first_position
+    return example

@@ -8,14 +8,16 @@ and answers it at its end; several share a row without seeing each other, and no
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Objective, join
-from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
+from blankfill.objectives.base import FrameRoles, Objective, PackingSpec, Use
+from blankfill.objectives.format import NOTHING, Format, Ids, SourceRow, join, last_tokens
+from blankfill.types import AttentionRule, DecoderInput, Document, Example, Int32, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,48 @@ class Gpt(Objective):
     name: ClassVar[str] = "gpt"
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     reads_blanks: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
+    slides: ClassVar[bool] = True
+    cls_state: ClassVar[bool] = False
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "writing"
+    hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     documents: Literal["apart", "stream"] = "apart"
     """Keep documents apart, or run them together as the classic stream."""
 
-    def layout(self) -> Layout:
-        """Pieces of documents, or the stream; each reads one token more than its row, as the last answer."""
+    def packing(self) -> PackingSpec:
+        """Chunks of documents, or the stream; each reads one token more than its row, as the last answer."""
         if self.documents == "stream":
-            return Layout("stream", self.length + 1, frame=-1, after=1, overlap=1, joined=True, minimum=2)
-        return Layout("pieces", self.length + 1, extra=-1, before=1, after=1, overlap=1, minimum=2)
+            return PackingSpec(
+                "stream", self.length + 1, row_overhead=-1, after=1, overlap=1, merge_chunks=True, min_tokens=2
+            )
+        return PackingSpec("chunks", self.length + 1, chunk_overhead=-1, before=1, after=1, overlap=1, min_tokens=2)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions."""
         return (self.length,)
 
-    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    @property
+    def fills(self) -> bool:
+        """Every text asks for what follows."""
+        return True
+
+    @property
+    def writes(self) -> bool:
+        """Every text is continued as documents are in training."""
+        return True
+
+    def required_roles(self, use: Use) -> tuple[str, ...]:
+        """A row begins and ends with the end-of-text token; padding is never read."""
+        return self.roles if use == "fill" else () if use == "cloze" else ("eos",)
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Every row is read from left to right."""
+        return GptFormat(self, vocabulary, position_sizes)
+
+    def frame_roles(self) -> FrameRoles:
         """A document begins after the end-of-text token; that which closes it is asked for and not read."""
-        return (("eos",) if self.documents == "apart" else (), ())
+        return FrameRoles(("eos",) if self.documents == "apart" else (), ("eos",), ())
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> None:
         """Nothing is drawn."""
@@ -55,7 +82,116 @@ class Gpt(Objective):
         for k, (begin, end) in enumerate(itertools.pairwise(bounds)):
             closed = document.last or k < len(bounds) - 2
             parts += [document.ids[begin:end], eos if closed else []]
-        ids = join(*parts)
-        length = len(ids) - 1
-        index = np.arange(length, dtype=np.int32)
-        return Example(ids[:-1].copy(), index[None], AttentionRule.causal(length), index, ids[1:].copy())
+        return next_tokens(join(*parts))
+
+
+def next_tokens(ids: Int32) -> Example:
+    """The Example of a text in which every token but the first is asked for one column before it."""
+    length = len(ids) - 1
+    index = np.arange(length, dtype=np.int32)
+    return Example(ids[:-1].copy(), index[None], AttentionRule.causal(length), index, ids[1:].copy())
+
+
+def gpt_input(ids: Ids, table: int) -> DecoderInput:
+    """A left-to-right row that is to be continued. ids: at least one, at most `table`, the rows of the position
+    table."""
+    if not 0 < len(ids) <= table:
+        raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table}")
+    row = next_tokens(join(ids, [0]))  # the token asked for last is not read, so any id does
+    return DecoderInput(
+        row.input_ids, row.positions, row.rule, np.array([len(ids)], np.int32), np.ones(1, np.int32), table - len(ids)
+    )
+
+
+class GptFormat(Format):
+    """Rows from left to right, which begin after the end-of-text token."""
+
+    fill_method = "ranking"
+    sees = "left"
+    reads_windows = True
+
+    def for_heads(self) -> Format:
+        """`a <eos> b <eos>`, read at the last column (Radford et al. 2018)."""
+        return self.reframed(NOTHING, self.ids_of("eos"))
+
+    def _pooled(self, length: int) -> int:
+        return length - 1
+
+    @property
+    def blank_room(self) -> int:
+        """All columns; the last token is asked for and not read."""
+        return self.max_columns
+
+    def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
+        """The text before the blank, then the answer."""
+        text = join(before, answer)
+        return [self.window(text, 0, len(before), len(text))]
+
+    def window(self, text: Ids, begin: int, first: int, stop: int, both_ways: bool = True) -> Example:
+        """A plain left-to-right row; a window inside the text begins with the token before it."""
+        row = join(text[begin - 1 : stop]) if begin else join([self.vocabulary["eos"]], text[:stop])
+        return last_tokens(next_tokens(row), stop - first)
+
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """The text with its fills must fit, behind the end-of-text token."""
+        self.check_room(1 + sum(map(len, runs)) + fill_tokens)
+
+    def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
+        """The text up to the blank, with the fills in it."""
+        known = [part for pair in zip(runs, fills, strict=False) for part in pair]
+        return gpt_input(join([self.vocabulary["eos"]], *known, runs[len(fills)]), self.max_columns)
+
+    def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
+        """A fill ends where a word does."""
+        return []
+
+    def following(self, runs: Sequence[Ids], k: int) -> list[int]:
+        """The text up to the next blank."""
+        return [*runs[k + 1]]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The end-of-text token."""
+        return [self.vocabulary["eos"]]
+
+    def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
+        """The text after the end-of-text token."""
+        row = [self.vocabulary["eos"], *before]
+        row = row[-keep:] if keep else row
+        self.check_room(len(row))
+        return gpt_input(row, self.max_columns)
+
+    @property
+    def target_end(self) -> int:
+        """The end-of-text token."""
+        return self.vocabulary["eos"]
+
+    def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
+        """`<eos> first <eos> second <eos>`, with [SEP] behind the texts where the vocabulary has it."""
+        closed = self.ids_of("sep" if "sep" in self.vocabulary.roles else "eos")
+        more = [] if second is None else [closed, second]
+        return SourceRow(join(self.ids_of("eos"), first, *more, closed))
+
+    def target(self, source: SourceRow, target: Ids) -> Example:
+        """The target behind the source, from left to right."""
+        return last_tokens(next_tokens(join(source.ids, target)), len(target))
+
+    def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
+        """The source."""
+        return gpt_input(source.ids, len(source.ids) + max_new)
+
+    def target_room(self, length: int) -> tuple[int, int]:
+        """A target shares the row with its source."""
+        return length - self.source_specials(pair=True) - 1, length // 2
+
+    def target_columns(self, count: int) -> int:
+        """As many; the end is asked for and not read."""
+        return count
+
+    def cloze_columns(self, count: int) -> int:
+        """The word alone."""
+        return max(count, 1)
+
+    def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
+        """The text before the blank, without a token before it, and the word."""
+        return last_tokens(next_tokens(join(before, tokens)), len(tokens))

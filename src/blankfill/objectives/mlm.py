@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masked, Masking, inside_frame, join, replacements
+from blankfill.objectives.base import LONGEST, Masked, Masking, Objective, PackingSpec, inside_frame, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
+from blankfill.objectives.format import join
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -27,6 +28,7 @@ class Mlm(Masking):
 
     name: ClassVar[str] = "mlm"
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
+    doubles_separator: ClassVar[bool] = True
 
     whole_word: bool = False
     """Mask all pieces of a word together."""
@@ -44,11 +46,13 @@ class Mlm(Masking):
             found.append("objective.mask_specials and objective.whole_word exclude each other")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences."""
         if self.across_documents:
-            return Layout("stream", self.length - 2, extra=1, frame=1, whole_sentences=True, joined=True)
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+            return PackingSpec(
+                "stream", self.length - 2, chunk_overhead=1, row_overhead=1, whole_sentences=True, merge_chunks=True
+            )
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of positions."""
@@ -58,13 +62,13 @@ class Mlm(Masking):
         """Whole words are found by where they begin."""
         return self.whole_word
 
+    def numbered_as(self, earlier: Objective) -> Objective:
+        """With the offset of another model of this objective."""
+        return replace(self, position_offset=earlier.position_offset) if isinstance(earlier, Mlm) else self
+
     def count(self, length: int, rounding: float) -> int:
         """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""
         return max(1, int(self.mask_ratio * length + rounding))
-
-    def row_positions(self, length: int) -> Int32:
-        """Counted from the first position that the model has."""
-        return super().row_positions(length) + np.int32(self.position_offset)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Masked:
         """Draw the masked tokens and what stands there instead."""

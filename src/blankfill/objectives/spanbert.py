@@ -17,8 +17,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Masking
-from blankfill.objectives.bert import frame, pair_positions
+from blankfill.objectives.base import LONGEST, Masking, PackingSpec
+from blankfill.objectives.bert import frame
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
@@ -63,9 +63,9 @@ class SpanBert(Masking):
             found.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences of one document, as long as fit."""
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type, which is 0 everywhere."""
@@ -75,7 +75,7 @@ class SpanBert(Masking):
         """Spans of words need to know where words begin."""
         return self.whole_word
 
-    def span_places(self) -> int:
+    def max_span_positions(self) -> int:
         """As many places as words are asked about from the borders."""
         return self.boundary
 
@@ -111,10 +111,16 @@ class SpanBert(Masking):
         row = frame(document.ids, np.zeros(0, np.int32), vocabulary)
         index = np.array([1 + k for span in choice.spans for k in range(*span)], np.int32)
         target_ids = row[index]
-        borders = border_targets(document.ids, choice.spans, self.boundary)
+        boundary = span_boundary_targets(document.ids, choice.spans, self.boundary)
         row[index] = np.concatenate([np.zeros(0, np.int32), *choice.inputs])
-        positions = pair_positions(len(row), len(document))
-        return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, borders=borders)
+        return Example(
+            row,
+            self.row_positions(len(row)),
+            AttentionRule.full(len(row)),
+            index,
+            target_ids,
+            span_boundary_targets=boundary,
+        )
 
 
 def length_law(geometric: float, longest: int) -> np.ndarray:
@@ -168,10 +174,11 @@ def replaced(
     return ids.copy()
 
 
-def border_targets(ids: Int32, spans: Sequence[Span], most: int) -> Int32 | None:
-    """What is asked from the borders of spans in the row [CLS] ids [SEP]: `Example.borders`; None when most is 0.
+def span_boundary_targets(ids: Int32, spans: Sequence[Span], most: int) -> Int32 | None:
+    """What is asked from the borders of spans in the row [CLS] ids [SEP]: `Example.span_boundary_targets`.
 
-    Only spans with a token of the text on both sides are asked about, and at most `most` tokens of each.
+    Only spans with a token of the text on both sides are asked about, and at most `most` tokens of each; None when
+    `most` is 0.
     """
     if not most:
         return None

@@ -13,7 +13,7 @@ Code: google-research/text-to-text-transfer-transformer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,9 +21,11 @@ import numpy as np
 from numpy.random import Generator
 
 from blankfill.errors import UserError
-from blankfill.objectives.base import LONGEST, Layout, Objective, join, share_problems, two_sided
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
+from blankfill.objectives.format import NOTHING, Format, Ids, SourceRow, join
+from blankfill.objectives.two_stacks import StackFormat, two_sided
 from blankfill.system.bounds import Bound, at_least
-from blankfill.types import Bool, Document, Example, Int32, Vocabulary
+from blankfill.types import Bool, DecoderInput, Document, Example, Int32, Vocabulary
 
 SENTINELS = 100
 """As many as the released vocabulary has; more only where a row can need more."""
@@ -49,6 +51,9 @@ class T5(Objective):
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     decoder_start: ClassVar[str] = "pad"
     blank_is_sentinel: ClassVar[bool] = True
+    relative_positions: ClassVar[bool] = True
+    cls_state: ClassVar[bool] = False
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "end"
 
     length: int = 512
     """Tokens of the encoder's row, its end token counted; the decoder's follows from it (114 for 512)."""
@@ -69,9 +74,9 @@ class T5(Objective):
             found.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Documents end to end, cut where a row is full; nothing stands between them, as in the released code."""
-        return Layout("stream", self.raw_length(), joined=True, minimum=2)
+        return PackingSpec("stream", self.raw_length(), merge_chunks=True, min_tokens=2)
 
     def position_sizes(self) -> tuple[int, ...]:
         """One channel of places, from which distances are taken; the longer of the two rows."""
@@ -111,9 +116,32 @@ class T5(Objective):
         """The rows of the encoder and the decoder for so much text, both with their end token."""
         return _row_sizes(raw, *span_counts(raw, self.mask_ratio, self.mean_span))
 
-    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    @property
+    def fills(self) -> bool:
+        """Variants with sentinels know blanks."""
+        return self.variant in ("spans", "iid")
+
+    @property
+    def writes(self) -> bool:
+        """A text is continued in a blank at its end, or as prefix-lm learns it."""
+        return self.fills or self.variant == "prefix-lm"
+
+    @property
+    def writes_into_blanks(self) -> bool:
+        """Blanks are sentinels."""
+        return self.fills
+
+    def required_sentinels(self, use: Use) -> int:
+        """One for a blank."""
+        return int(use == "fill" or (use == "generate" and self.fills))
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Sentinels in both rows."""
+        return T5Format(self, vocabulary, position_sizes)
+
+    def frame_roles(self) -> FrameRoles:
         """What the encoder reads is closed by the end-of-text token."""
-        return (), ("eos",)
+        return FrameRoles((), ("eos",), ("eos",))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> T5Choice:
         """Draw what is blanked."""
@@ -138,14 +166,15 @@ class T5(Objective):
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: T5Choice) -> Example:
         """The two rows: what the encoder reads, what the decoder writes."""
-        ids, noise, end = document.ids, choice.noise, [vocabulary["eos"]]
+        ids, noise = document.ids, choice.noise
         if choice.shown is not None:
             read, written = choice.shown, ids
         elif self.variant in ("spans", "iid"):
             read, written = blanked(ids, noise, vocabulary), blanked(ids, ~noise, vocabulary)
         else:
             read, written = ids[~noise], ids[noise]
-        return two_sided(join(read, end), join(written, end), vocabulary[self.decoder_start])
+        read, written = self.framed(read, vocabulary), self.framed(written, vocabulary)
+        return two_sided(read, written, vocabulary[self.decoder_start])
 
 
 def span_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:
@@ -210,9 +239,15 @@ def first_runs(noise: Bool, most: int) -> Bool:
 def blanked(ids: Int32, noise: Bool, vocabulary: Vocabulary) -> Int32:
     """The text with a sentinel for each run of marked tokens, int32. UserError when there are too few sentinels."""
     begins = run_begins(noise)
-    found = ids.copy()
-    found[begins] = first_sentinels(vocabulary, int(np.count_nonzero(begins)))
-    return found[begins | ~noise]
+    return with_sentinels(ids, begins, vocabulary)[begins | ~noise]
+
+
+def with_sentinels(ids: Int32, places: Bool, vocabulary: Vocabulary) -> Int32:
+    """A row with sentinels at the marked places, numbered from left to right, int32[N]. UserError when there are too
+    few."""
+    row = ids.copy()
+    row[places] = first_sentinels(vocabulary, int(np.count_nonzero(places)))
+    return row
 
 
 def first_sentinels(vocabulary: Vocabulary, count: int) -> Int32:
@@ -223,3 +258,81 @@ def first_sentinels(vocabulary: Vocabulary, count: int) -> Int32:
             "a shorter objective.length, or a tokenizer with more of them"
         )
     return np.array(vocabulary.sentinels[:count], np.int32)
+
+
+class T5Format(StackFormat):
+    """The encoder reads a sentinel for each blank; the decoder writes each sentinel and what stands in its place."""
+
+    fill_method = "writing"
+    second_prefix = " "
+
+    def _pooled(self, length: int) -> int:
+        """The last column, as transformers has it."""
+        return length - 1
+
+    @property
+    def blank_room(self) -> int:
+        """Either row has a sentinel and the end token besides."""
+        return self.max_columns - 2
+
+    def between_sentinels(self, runs: Sequence[Ids]) -> Int32:
+        """Runs of text with the sentinels between them, int32[L]."""
+        places = np.zeros(sum(map(len, runs)) + len(runs) - 1, np.bool_)
+        places[np.cumsum([len(run) + 1 for run in runs[:-1]], dtype=np.int64) - 1] = True
+        row = np.zeros(len(places), np.int32)
+        row[~places] = join(NOTHING, *runs)
+        return with_sentinels(row, places, self.vocabulary)
+
+    def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
+        """One sentinel on each side; the next one ends the answer, or the end of the text where nothing follows."""
+        sentinels = self.vocabulary.sentinels
+        close = sentinels[1] if len(after) and len(sentinels) > 1 else self.vocabulary["eos"]
+        source = self._source(self.between_sentinels([before, after]))
+        written = join(self.between_sentinels([NOTHING, answer]), [close])
+        return [self.teacher_forced(source, written, len(answer) + 1)]
+
+    def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
+        """Each blank needs a sentinel."""
+        blanks, most = len(runs) - 1, len(self.vocabulary.sentinels)
+        if blanks > most:
+            raise UserError(
+                f"the text has {blanks} blanks and the tokenizer {most} sentinels; fill fewer blanks at a time"
+            )
+
+    def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
+        """The sentinels and fills so far, and the sentinel of the blank."""
+        self.check_blanks(runs, roles)
+        begun = self.between_sentinels([NOTHING, *fills, NOTHING])
+        return self.decoder_input(self._source(self.between_sentinels(runs)), begun)
+
+    def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
+        """The next sentinel; for the last blank the end of the text as well."""
+        following = list(self.vocabulary.sentinels[k + 1 : k + 2])
+        return following if k < len(runs) - 2 else [self.vocabulary["eos"], *following]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The end of the text, or any sentinel."""
+        return [self.vocabulary["eos"], *(self.vocabulary.sentinels if self.objective.fills else ())]
+
+    def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
+        """A text with one blank, which stands at its end where it has none; for prefix-lm the text alone."""
+        if self.objective.fills:
+            return self.blank_input([before, after], [role], ())
+        return self.decoder_input(self._source(before), NOTHING)
+
+    @property
+    def target_end(self) -> int:
+        """The end-of-text token."""
+        return self.vocabulary["eos"]
+
+    def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
+        """`first second </s>`: no token separates the texts."""
+        return SourceRow(self._source(join(first, NOTHING if second is None else second)))
+
+    def target_room(self, length: int) -> tuple[int, int]:
+        """Positions have no end."""
+        return LONGEST, length
+
+    def _source(self, ids: Ids) -> Int32:
+        return self.objective.framed(np.asarray(ids, np.int32), self.vocabulary)

@@ -7,8 +7,7 @@ ways, with next-sentence prediction; *sequence*: A sees itself both ways, B sees
 tokens are asked: in 80% of the draws one token, in 20% two or three that stand together; of these 80% become [MASK],
 10% a random token, 10% stay. Token types tell the modes apart: both 0 and 1, left 2, right 3, sequence 4 and 5.
 
-Not here: fine-tuning and writing, which ask with a [MASK] behind the text (`tasks.text.seq2seq_unilm`,
-`generation.engine`).
+Not here: writing, which asks with a [MASK] behind the text (`query_tokens`).
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, Masking, inside_frame, replacements, share_problems
-from blankfill.objectives.bert import exact_budget, frame, pair_positions, truncate_pair
+from blankfill.objectives.base import Masked, PackingSpec, inside_frame, replacements, share_problems
+from blankfill.objectives.bert import exact_budget, frame, truncate_pair
+from blankfill.objectives.query_tokens import MaskWriter
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -29,20 +29,6 @@ Mode = Literal["both", "sequence", "left", "right"]
 MODES: tuple[Mode, ...] = ("both", "sequence", "left", "right")
 TYPES: dict[Mode, tuple[int, int]] = {"both": (0, 1), "sequence": (4, 5), "left": (2, 2), "right": (3, 3)}
 """Token types of the two parts. The released fine-tuning code has these; what it leaves to right-to-left is 3."""
-
-
-@dataclass(frozen=True)
-class MaskWriter(Masking):
-    """An objective whose models write by asking with a token behind the text, which the answer then replaces."""
-
-    asks: ClassVar[str] = "mask"
-    """The role of the token that asks."""
-    sides: ClassVar[tuple[int, int]] = (0, 1)
-    """Token types of a source and of the text that is written from it."""
-    goes_on: ClassVar[int] = 0
-    """Token type of a text that is continued."""
-    reads_both_ways: ClassVar[bool] = True
-    """Whether a text that is continued sees itself both ways."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +52,9 @@ class Unilm(MaskWriter):
         "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
     }
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys((*MODES, "max_predictions"), COUNT)
-    sides: ClassVar[tuple[int, int]] = TYPES["sequence"]
-    goes_on: ClassVar[int] = TYPES["left"][0]
-    reads_both_ways: ClassVar[bool] = False
+    target_types: ClassVar[tuple[int, int]] = TYPES["sequence"]
+    continuation_type: ClassVar[int] = TYPES["left"][0]
+    bidirectional_prompt: ClassVar[bool] = False
     types_like: ClassVar[tuple[int, ...]] = (0, 1, 0, 0, 0, 1)
 
     both: float = 2.0
@@ -96,12 +82,18 @@ class Unilm(MaskWriter):
             found.append("objective.both, sequence, left and right are all 0; give one of them a weight")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, of which half of those that are asked about are not neighbours."""
         weights = self._weights()
         strange = 0.5 * weights["both"] / sum(weights.values()) if self.labels() else 0.0
-        return Layout(
-            "pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short, random_next=strange, sole="none"
+        return PackingSpec(
+            "pairs",
+            self.length - 3,
+            chunk_overhead=3,
+            whole_sentences=True,
+            short=self.short,
+            random_next=strange,
+            single_sentence="none",
         )
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -119,7 +111,7 @@ class Unilm(MaskWriter):
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> UnilmChoice:
         """Cut the pair to size, draw its mode and the masked tokens."""
         middle = int(document.sentences[1])
-        first, second = truncate_pair(middle, len(document) - middle, self.layout().room, rng)
+        first, second = truncate_pair(middle, len(document) - middle, self.packing().max_tokens, rng)
         second = (second[0] + middle, second[1] + middle)
         mode = self._mode(bool(document.label), second[1] > second[0], rng)
         row = _row(document, vocabulary, first, second)
@@ -134,7 +126,7 @@ class Unilm(MaskWriter):
         target_ids = row[index]
         row[index] = choice.masked.inputs
         size = choice.first[1] - choice.first[0]
-        positions = pair_positions(len(row), size)
+        positions = self.row_positions(len(row), size + 2)
         positions[1] = np.array(TYPES[choice.mode], np.int32)[positions[1]]
         asked = choice.mode == "both" and choice.second[1] > choice.second[0] and self.labels()
         labels = {"next_sentence": document.label} if asked and document.label is not None else {}

@@ -13,15 +13,16 @@ them, and their order is that of the drawing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import Layout, Masked, inside_frame, join, replacements, share_problems
-from blankfill.objectives.unilm import MaskWriter
-from blankfill.types import AttentionRule, Bool, Document, Example, Int32, Vocabulary
+from blankfill.objectives.base import Masked, PackingSpec, inside_frame, replacements, share_problems
+from blankfill.objectives.format import join
+from blankfill.objectives.query_tokens import MaskWriter, with_queries
+from blankfill.types import Bool, Document, Example, Int32, Vocabulary
 
 LONGEST_BLOCK = 6
 
@@ -42,7 +43,7 @@ class Unilm2(MaskWriter):
     name: ClassVar[str] = "unilm2"
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask", "pseudo")
-    asks: ClassVar[str] = "pseudo"
+    query_role: ClassVar[str] = "pseudo"
     has_pseudo_masks: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
@@ -58,9 +59,9 @@ class Unilm2(MaskWriter):
         """What is wrong with these options."""
         return super().problems() + share_problems(span_share=self.span_share)
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Runs of whole sentences."""
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Position and token type; type 1 is for what is written from a source, in fine-tuning."""
@@ -68,7 +69,7 @@ class Unilm2(MaskWriter):
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Unilm2Choice:
         """Draw the blocks and what stands in their place."""
-        row = _row(document, vocabulary)
+        row = self.framed(document.ids, vocabulary)
         wanted = max(1, round(self.mask_ratio * len(row)))
         blocks = choose_blocks(inside_frame(row, vocabulary), wanted, self.span_share, rng)
         index = _columns(blocks).astype(np.int64)
@@ -77,11 +78,7 @@ class Unilm2(MaskWriter):
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: Unilm2Choice) -> Example:
         """The text with its masks, then tokens and pseudo masks."""
-        return pseudo_masked(_row(document, vocabulary), choice, vocabulary)
-
-
-def _row(document: Document, vocabulary: Vocabulary) -> Int32:
-    return join([vocabulary["cls"]], document.ids, [vocabulary["sep"]])
+        return pseudo_masked(self.framed(document.ids, vocabulary), choice, vocabulary)
 
 
 def _columns(blocks: Sequence[tuple[int, int]]) -> Int32:
@@ -94,30 +91,14 @@ def pseudo_masked(row: Int32, choice: Unilm2Choice, vocabulary: Vocabulary, firs
 
     row: int32[N]. first_position numbers the first column (the paper's figure counts from 1).
     """
-    length = len(row)
     column = _columns(choice.blocks)
     step = join(*([k + 1] * (end - begin) for k, (begin, end) in enumerate(choice.blocks)))
     text = row.copy()
     text[choice.masked.index] = choice.masked.inputs
-    ids = join(text, row[column], np.full(len(column), vocabulary["pseudo"], np.int32))
-    positions = np.zeros((2, len(ids)), np.int32)
-    positions[0] = first_position + join(np.arange(length, dtype=np.int32), column, column)
-    index = join(choice.masked.index, np.arange(length + len(column), len(ids), dtype=np.int32))
-    targets = join(row[choice.masked.index], row[column])
-    return Example(ids, positions, step_rule(length, step), index, targets)
-
-
-def step_rule(context: int, step: Int32) -> AttentionRule:
-    """Who sees whom: `context` columns that see one another, then K tokens, then their K pseudo masks.
-
-    step: int32[K], from 1 on, at which each of the tokens is written. A token sees the context and the tokens of all
-    steps up to its own; a pseudo mask the context, the tokens of the steps before, and the pseudo masks of its own.
-    """
-    before = np.zeros(context, np.int32)
-    nothing = np.zeros(len(step), np.int32)
-    segment = np.zeros(context + 2 * len(step), np.int32)
-    rank, horizon = join(before, step, nothing), join(before, step, step - 1)
-    return AttentionRule(segment, rank, horizon, join(before, nothing, step))
+    example = with_queries(text, row[column], column, step, vocabulary["pseudo"])
+    example.positions[0] += first_position
+    index = join(choice.masked.index, example.target_index)
+    return replace(example, target_index=index, target_ids=join(row[choice.masked.index], example.target_ids))
 
 
 def choose_blocks(maskable: Bool, wanted: int, share: float, rng: Generator) -> list[tuple[int, int]]:

@@ -18,14 +18,15 @@ the piece before it, which is read as it was, without gradient, and never asked 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Layout, Objective, inside_frame, join, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, inside_frame, share_problems
+from blankfill.objectives.format import Format, Ids, join
 from blankfill.system.bounds import Bound, at_least
 from blankfill.types import MEMORY, QUERY, AttentionRule, Bool, Document, Example, Int32, Vocabulary
 
@@ -60,6 +61,8 @@ class Xlnet(Objective):
         "memory": at_least(0, LONGEST),
     }
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
+    relative_positions: ClassVar[bool] = True
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "last"
 
     share: float = 1 / 6
     """Share of the row's tokens that are asked for (1/K of the paper)."""
@@ -85,14 +88,14 @@ class Xlnet(Objective):
             found.append("objective.memory goes with running text; turn objective.pairs off, or set memory to 0")
         return found
 
-    def layout(self) -> Layout:
+    def packing(self) -> PackingSpec:
         """Pairs of sentence runs, or pieces of documents that begin with what is remembered."""
         if self.pairs:
-            return Layout("pairs", self.length - 3, extra=3, whole_sentences=True, short=self.short)
+            return PackingSpec("pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short)
         if self.memory:
             room = self.length - 2 + self.memory
-            return Layout("pieces", room, extra=2, overlap=self.memory)
-        return Layout("pieces", self.length - 2, extra=2, whole_sentences=True, short=self.short)
+            return PackingSpec("chunks", room, chunk_overhead=2, overlap=self.memory)
+        return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
 
     def position_sizes(self) -> tuple[int, ...]:
         """Place, segment, stream."""
@@ -110,15 +113,26 @@ class Xlnet(Objective):
         """How many of a Document's first tokens are memory."""
         return 0 if document.first or not self.memory else min(self.memory, len(document) - 1)
 
-    def frame_roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def frame_roles(self) -> FrameRoles:
         """[CLS] stands last."""
-        return (), ("sep", "cls")
+        return FrameRoles((), ("sep",), ("sep", "cls"))
 
-    def row_positions(self, length: int) -> Int32:
-        """[CLS] is a segment of its own."""
+    def row_positions(self, length: int, second: int | None = None) -> Int32:
+        """Places and segments; [CLS] is a segment of its own."""
         positions = super().row_positions(length)
+        if second is not None:
+            positions[1, second:] = 1
         positions[1, -1:] = PARTS - 1
         return positions
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are hidden tokens."""
+        return True
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Hidden tokens are asked for by query slots."""
+        return XlnetFormat(self, vocabulary, position_sizes)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> XlnetChoice:
         """Cut the pair to size, draw the order and the targets."""
@@ -126,7 +140,7 @@ class Xlnet(Objective):
         a, b = (begin, total), (total, total)
         if self.pairs:
             middle = int(document.sentences[1])
-            kept_a, kept_b = truncate_ends(middle, total - middle, self.layout().room)
+            kept_a, kept_b = truncate_ends(middle, total - middle, self.packing().max_tokens)
             a, b = (begin, kept_a), (middle, middle + kept_b)
         row = self._row(document, vocabulary, a, b)
         ordinary = inside_frame(row, vocabulary)
@@ -157,9 +171,7 @@ class Xlnet(Objective):
     def build(self, document: Document, vocabulary: Vocabulary, choice: XlnetChoice) -> Example:
         """The row, its memory before it and its query slots behind it."""
         row = self._row(document, vocabulary, choice.a, choice.b)
-        segments = np.zeros(len(row), np.int32)
-        segments[choice.a[1] - choice.a[0] + 1 :] = 1
-        segments[-1] = PARTS - 1
+        segments = self.row_positions(len(row), choice.a[1] - choice.a[0] + 1)[1]
         loose = inside_frame(row, vocabulary)
         loose[choice.targets] = False
         example = two_streams(row, segments, loose, choice.targets, choice.order, self._blocks(len(row)), vocabulary)
@@ -173,9 +185,7 @@ class Xlnet(Objective):
         return list(itertools.pairwise(edges))
 
     def _row(self, document: Document, vocabulary: Vocabulary, a: tuple[int, int], b: tuple[int, int]) -> Int32:
-        sep, cls = [vocabulary["sep"]], [vocabulary["cls"]]
-        second: list[Int32 | list[int]] = [document.ids[slice(*b)], sep] if self.pairs else []
-        return join(document.ids[slice(*a)], sep, *second, cls)
+        return self.framed(document.ids[slice(*a)], vocabulary, document.ids[slice(*b)] if self.pairs else None)
 
     def _starts(self, document: Document, a: tuple[int, int], b: tuple[int, int], length: int) -> Bool:
         """bool[L]: where a unit of the spans begins, a word or a token."""
@@ -309,3 +319,57 @@ def with_memory(example: Example, ids: Int32) -> Example:
         example.target_index + np.int32(count),
         example.target_ids,
     )  # fmt: skip
+
+
+class XlnetFormat(Format):
+    """Nothing stands for a hidden token: a query slot at its place, behind the row, asks for it.
+
+    What is not hidden sees all of itself, [SEP] and [CLS] as well.
+    """
+
+    fill_method = "places"
+    blank_length = "given"
+
+    def _pooled(self, length: int) -> int:
+        """[CLS] stands last."""
+        return length - 1
+
+    def export_row(self, ids: Ids) -> Example:
+        """A row that has lost its [CLS] has no segment for it."""
+        row = super().export_row(ids)
+        if len(ids) and int(ids[-1]) != self.vocabulary.roles.get("cls"):
+            row.positions[1, -1] = 0
+        return row
+
+    def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
+        """One row: each token is asked for given those to its left, which the text around the blank does not see, as
+        in training."""
+        places = range(len(before), len(before) + len(answer))
+        return [self.hide(join(before, answer, after), places, len(answer))]
+
+    def hide(self, text: Ids, places: Sequence[int], count: int) -> Example:
+        """Hidden tokens come last in the order, as `places` has them, each target seeing those before it."""
+        return self._ordered(text, places, np.arange(len(places)), count)
+
+    def open_places(self, text: Ids, places: Sequence[int]) -> Example:
+        """Open places have no columns beside their query slots."""
+        example = self._ordered(text, places, np.zeros(len(places), np.int64), len(places))
+        L = len(example) - len(places)
+        kept = np.ones(len(example), np.bool_)
+        kept[np.asarray(places, np.int64)] = False  # a row begins with its text
+        rule = AttentionRule(
+            *(vector[kept] for vector in (example.rule.segment, example.rule.rank, example.rule.horizon))
+        )
+        index = np.arange(L - len(places), L, dtype=np.int32)
+        return Example(example.input_ids[kept], example.positions[:, kept], rule, index, example.target_ids)
+
+    def _ordered(self, text: Ids, places: Sequence[int], order: np.ndarray, count: int) -> Example:
+        """The first `count` of the places as targets; order: int[K], when the hidden tokens come."""
+        framed = self.frame(text)
+        row = framed.example.input_ids
+        columns = np.asarray(places, np.int32) + np.int32(framed.first[0])
+        loose, steps = np.ones(len(row), np.bool_), np.zeros(len(row), np.int32)
+        loose[columns] = False
+        steps[columns] = order
+        segments = framed.example.positions[1]
+        return two_streams(row, segments, loose, columns[:count], steps, [(0, len(row))], self.vocabulary)

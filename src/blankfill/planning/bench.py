@@ -77,9 +77,9 @@ class Shape:
             num_heads=max(1, self.width // HEAD), dropout=self.dropout, attention_dropout=self.dropout,
         )  # fmt: skip
         objective = self.made_objective()
-        places = objective.span_places()
+        places = objective.max_span_positions()
         pairs = bool(objective.labels())
-        return options.config(self.vocabulary, objective.position_sizes(), pairs, span_places=places)
+        return options.config(self.vocabulary, objective.position_sizes(), pairs, max_span_positions=places)
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""
@@ -117,10 +117,10 @@ def made_up_vocabulary(size: int, sentinels: int = 0) -> Vocabulary:
 
 def made_up_document(objective: Objective, vocabulary: Vocabulary, rng: np.random.Generator) -> Document:
     """Random tokens that just fill a row, in sentences of about 20; a pair's second part begins in the middle."""
-    layout = objective.layout()
-    size = layout.room - layout.before - layout.after
+    spec = objective.packing()
+    size = spec.max_tokens - spec.before - spec.after
     ids = rng.integers(len(ROLES), vocabulary.size - len(vocabulary.sentinels), size).astype(np.int32)
-    cuts = [0, size // 2, size] if layout.unit == "pairs" else [*range(0, size - 10, 20), size]
+    cuts = [0, size // 2, size] if spec.unit == "pairs" else [*range(0, size - 10, 20), size]
     return Document(
         ids, np.array(cuts, np.int32), np.ones(size, np.bool_), 0 if "next_sentence" in objective.labels() else None
     )

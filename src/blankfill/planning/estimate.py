@@ -56,7 +56,7 @@ PROCESS = 64 << 20
 
 @dataclass(frozen=True)
 class RowShape:
-    """What the rows of a batch look like. columns: T, padding included; tokens, targets, pairs, borders: means a row.
+    """What the rows of a batch look like. columns: T, padding included; the others: means a row.
 
     mask: "none", "causal" or "rule", as in `types.Batch`. ids and positions: one more than the largest in the rows (of
     each position channel), in both sides of them.
@@ -69,7 +69,7 @@ class RowShape:
     pairs: float = 0.0
     ids: int = 0
     positions: tuple[int, ...] = ()
-    borders: float = 0.0
+    span_boundary_targets: float = 0.0
     context: RowShape | None = None
     """Of the encoder's side; `tokens` counts both."""
 
@@ -151,7 +151,7 @@ def _pairs(batch: Batch) -> int:
 
 
 def _borders(batch: Batch) -> int:
-    return 0 if batch.borders is None else batch.borders.shape[1]
+    return 0 if batch.span_boundary_targets is None else batch.span_boundary_targets.shape[1]
 
 
 def parameters(config: TransformerConfig) -> dict[str, int]:
@@ -160,7 +160,7 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     if config.encoder_layers:
         parts["encoder"] = 0
     names = {
-        "distances": "positions",
+        "position_bias": "positions",
         "query": "words", "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads",
         "pair_head": "heads", "span_head": "heads",
     }  # fmt: skip
@@ -195,7 +195,7 @@ def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     head = 2 * M * W * config.vocab_size + (2 * M * D * W if config.head_transform else 0)
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     widen = 2 * T * W * D if config.embedding_size else 0
-    borders = 2 * shape.borders * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
+    borders = 2 * shape.span_boundary_targets * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
     return widen + encoder + config.num_layers * layer + head + pooler + borders
 
 
@@ -226,7 +226,8 @@ def batch_shape(batch: Batch) -> RowShape:
     rows, columns = batch.input_ids.shape
     return RowShape(
         columns, batch.tokens / rows, len(batch.target_ids) / rows, batch.mask, _pairs(batch) / rows,
-        borders=_borders(batch) / rows, context=None if batch.context is None else batch_shape(batch.context),
+        span_boundary_targets=_borders(batch) / rows,
+        context=None if batch.context is None else batch_shape(batch.context),
     )  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def distil_flops(
     compared = 0.0
     if options.soft_weight:
         compared = shape.tokens if options.over == "all" else shape.targets
-    read = replace(shape, targets=compared, pairs=0.0, borders=0.0)
+    read = replace(shape, targets=compared, pairs=0.0, span_boundary_targets=0.0)
     again = 2 * compared * student.word_size * student.vocab_size
     if student.head_transform and options.over == "all":  # of the tokens that are not asked for
         again += 2 * (compared - shape.targets) * student.hidden_size * student.word_size
@@ -392,8 +393,8 @@ def activation_bytes(
     if config.relative_buckets:
         embeddings += T * T * (8 + FP32 * config.num_heads)  # which bucket, and what it adds, alike in all rows
     head = targets * (computing.width * (D + W) + FP32 * W) if config.head_transform else 0
-    borders = math.ceil(rows * shape.borders)
-    head += borders * (computing.width * (4 * D + PLACE_SIZE + W) + FP32 * (D + W)) if config.span_places else 0
+    borders = math.ceil(rows * shape.span_boundary_targets)
+    head += borders * (computing.width * (4 * D + PLACE_SIZE + W) + FP32 * (D + W)) if config.max_span_positions else 0
     return layers + mask + embeddings + tokens * FP32 * normed + head
 
 
@@ -405,7 +406,7 @@ def _encoder_bytes(
     context = shape.context
     assert context is not None
     alone = replace(config, num_layers=config.encoder_layers, encoder_layers=0)
-    read = replace(context, targets=0.0, pairs=0.0, borders=0.0)
+    read = replace(context, targets=0.0, pairs=0.0, span_boundary_targets=0.0)
     own = activation_bytes(alone, read, computing, rows, checkpointing)
     output = rows * context.columns * config.hidden_size * (FP32 if computing.width == FP32 else 2)
     mask = rows * shape.columns * context.columns * computing.width if context.mask != "none" else 0
@@ -448,9 +449,9 @@ def memory(
     weights = gradients = FP32 * sum(parameters(config).values())
     states = optimizer_bytes(config, options)
     activations = activation_bytes(config, shape, computing, micro, checkpointing)
-    targets, borders = math.ceil(micro * shape.targets), math.ceil(micro * shape.borders)
+    targets, borders = math.ceil(micro * shape.targets), math.ceil(micro * shape.span_boundary_targets)
     # gradients made in the forward pass; words asked from borders meet the table once more
-    loss = table * (2 if config.span_places else 1) + (targets + borders) * FP32 * W
+    loss = table * (2 if config.max_span_positions else 1) + (targets + borders) * FP32 * W
     logits = FP32 * min(targets * V, SCORES if computing.device == "cpu" else GPU_ROWS * V)
     plain = _stores_weights(config, computing) and not blocked(config, shape, computing)
     tables = 4 if config.position_scheme == "relative" else 2  # that of all distances is twice as wide

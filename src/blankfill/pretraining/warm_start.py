@@ -22,7 +22,6 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
-from blankfill.objectives import Mlm, Objective
 from blankfill.system.console import say
 from blankfill.system.files import path_from, path_seen_from
 from blankfill.system.loader import fitting
@@ -187,7 +186,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
     if recipe.model.family not in families:
         told = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
         problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
-    objective = positioned(recipe.objective, loaded.objective)
+    objective = recipe.objective.numbered_as(loaded.objective)
     endless = config.position_scheme != "learned"
     for k, (needed, rows) in enumerate(zip(objective.position_sizes(), config.position_sizes, strict=False)):
         if needed > rows and not endless and not (k and objective.types_like):
@@ -236,13 +235,6 @@ def families_of(config: TransformerConfig) -> list[str]:
     ]
 
 
-def positioned(objective: Objective, earlier: Objective) -> Objective:
-    """The objective with positions numbered as the model has learnt them."""
-    if isinstance(objective, Mlm) and isinstance(earlier, Mlm):
-        return dataclasses.replace(objective, position_offset=earlier.position_offset)
-    return objective
-
-
 def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> TransformerConfig:
     """The model's configuration with room for so many words, the heads for the objective, and the recipe's dropout."""
     options, preset = recipe.model, recipe.model.spec.preset
@@ -267,13 +259,13 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         if not (config.pooler and config.pair_classifier):
             lacking.append(f"{recipe.objective.labels()[0].replace('_', '-')} head")
         changes |= {"pooler": True, "pair_classifier": True}
-    places = recipe.objective.span_places()
-    if places and not config.span_places:
+    places = recipe.objective.max_span_positions()
+    if places and not config.max_span_positions:
         lacking.append("span-boundary head")
-    if 0 < config.span_places < places:
-        told = f"objective.boundary is {places} and the head of {where} has {config.span_places} places"
+    if 0 < config.max_span_positions < places:
+        told = f"objective.boundary is {places} and the head of {where} has {config.max_span_positions} places"
         raise ConfigError([f"{told}; lower it to that"])
-    changes["span_places"] = max(places, config.span_places) if places else 0
+    changes["max_span_positions"] = max(places, config.max_span_positions) if places else 0
     if lacking:
         say(f"{where} has no {' and no '.join(lacking)}; it starts as drawn from the seed")
     return dataclasses.replace(config, **changes)

@@ -72,7 +72,7 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
     """
     sizes = [_sides(example) for item in items for example in item.examples]
     capacity = (max(ROW, max(own for own, _ in sizes)), max(ROW, max(context for _, context in sizes)))
-    rows, places, joined = _placed(items, capacity)
+    rows, places, no_split_before = _placed(items, capacity)
     batch = collate([[items[k].examples[e] for k, e in row] for row in rows], pad)
     T = batch.input_ids.shape[1]
     starts = _starts(items, rows, T)
@@ -89,7 +89,7 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
         value = torch.cat([owners[:, None], value], 1)
         labels[ITEM] = torch.tensor(leads), torch.ones(len(leads), dtype=torch.int64)
     labels[ANSWER] = torch.from_numpy(np.concatenate(index)), value
-    batch = dataclasses.replace(batch, labels=labels, joined=frozenset(joined))
+    batch = dataclasses.replace(batch, labels=labels, no_split_before=frozenset(no_split_before))
     return Packed(batch, owners, [row[0][0] for row in rows])
 
 
@@ -100,7 +100,7 @@ def _placed(
     the item of the row before). capacity: the columns of a row and of its context."""
     fitted = FirstFit(capacity)
     content: list[list[tuple[int, int]]] = []
-    joined: list[int] = []
+    no_split_before: list[int] = []
 
     def put(entries: Sequence[tuple[int, int]], size: tuple[int, int], first: int) -> None:
         row = fitted.put(size, first)
@@ -117,10 +117,10 @@ def _placed(
         first = len(content)
         for e in sorted(range(len(sizes)), key=lambda e: -sum(sizes[e])):
             put([(k, e)], sizes[e], first)
-        joined += range(first + 1, len(content))
+        no_split_before += range(first + 1, len(content))
         fitted.close(first)  # so that no other item is joined to them
     order = list(dict.fromkeys(k for row in content for k, _ in row))
-    return content, order, joined
+    return content, order, no_split_before
 
 
 def _starts(

@@ -27,14 +27,14 @@ def task_optimizer(
     """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
     table at `embedding_lr_multiplier` times its layer's."""
     below = model.encoder.config.encoder_layers
-    top = below + (0 if model.alone else len(model.encoder.layers)) + 1
+    top = below + (0 if model.encoder_only else model.encoder.config.num_layers) + 1
     groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = depth_of(name, top, below)
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
         if options.lora_rank:
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
-        if model.alone and name.startswith("encoder."):  # the decoder is not run
+        if model.encoder_only and name.startswith("encoder."):  # the decoder is not run
             frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.words."))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
@@ -72,7 +72,7 @@ def depth_of(name: str, top: int, below: int = 0) -> int:
     part = name.removeprefix("encoder.")
     reads, part = part.startswith("encoder."), part.removeprefix("encoder.")
     kind, _, rest = part.partition(".")
-    if kind in ("words", "positions", "embedding_norm", "widen", "distances"):
+    if kind in ("words", "positions", "embedding_norm", "widen", "position_bias"):
         return 0
     if kind == "layers":
         return int(rest.split(".")[0]) + 1 + (0 if reads else below)

@@ -91,7 +91,7 @@ class Distillation:
         channels += [torch.zeros_like(places_BT)] * (len(self.teacher.positions) - len(channels))
         return Batch(
             batch.input_ids, torch.stack(channels), batch.segment, batch.rank, batch.horizon, batch.target_index,
-            batch.target_ids, {}, batch.mask, batch.tokens, batch.joined, group=batch.group,
+            batch.target_ids, {}, batch.mask, batch.tokens, batch.no_split_before, group=batch.group,
         )  # fmt: skip
 
 

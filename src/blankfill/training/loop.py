@@ -1,9 +1,9 @@
 """The training loop. There is one, it reads from top to bottom, and every objective runs through it.
 
-It knows models, batches and numbers; files, progress bars and samples are the recorder's (`runs.recorder`), and wiring
-is `run`'s. A step is: micro-batches → summed losses divided by the answers of the whole step → gradients → clip →
-optimiser at the step's learning rate. Nothing in it depends on what happened before a resume but the tensors and the
-counters of `Progress`.
+It knows models, batches and numbers; files, progress bars and samples are the recorder's (`runs.recorder`), and runs
+are put together in `pretraining` and `finetuning`. A step is: micro-batches → summed losses divided by the answers of
+the whole step → gradients → clip → optimiser at the step's learning rate. Nothing in it depends on what happened before
+a resume but the tensors and the counters of `Progress`. What several processes must decide alike goes through `agree`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from blankfill.errors import UserError
+from blankfill.training.agree import ALONE, Decision, Group, T, agree
 from blankfill.training.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
 from blankfill.training.loss import CountFunction, LossFunction, counts, loss_sums
 from blankfill.training.options import TrainOptions
@@ -87,6 +88,8 @@ class Trainer:
     weights: Mapping[str, float] = field(default_factory=dict)
     examine: Callable[[], tuple[float, Metrics]] | None = None
     examine_first: bool = True
+    group: Group = ALONE
+    """The processes that train together."""
     parts: int = 1
     """Of each micro-batch, as in the progress."""
     pace: Callable[[int, float, int], bool] = field(default=lambda step, seconds, tokens: False)
@@ -110,7 +113,7 @@ class Trainer:
             rate = options.lr_at(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            losses = self._backward(step, micro_batches)
+            losses = self._agree("losses", self._backward(step, micro_batches))
             self.main = main_name(losses, self.main)
             norm = self._update(step, micro_batches, losses, progress)
 
@@ -147,15 +150,22 @@ class Trainer:
             if impatient and not last:
                 text = f"no better validation in {options.patience}; the best was {progress.best_loss:.4f} at step "
                 self.recorder.event(progress.step, "early stop", f"{text}{progress.best_step}")
-            self.stopped = not last and not impatient and self.stop()
+            self.stopped = not last and not impatient and self._agree("stop", self.stop())
             ending = last or impatient or self.stopped
-            changed = self.pace(progress.step, seconds - waited, tokens)  # a resume must begin here with the new ways
+            changed = self.pace(
+                progress.step, seconds - waited, tokens
+            )  # a resume must start here with the new threads
+            changed = self._agree("checkpoint now", changed)
             if improved or progress.step % save_every == 0 or ending or changed:
                 self.save(progress)
             if ending:
                 break
             finished = time.perf_counter()
         return progress
+
+    def _agree(self, decision: Decision, value: T) -> T:
+        """The common result of a decision of all processes."""
+        return agree(self.group, decision, value)
 
     def _update(self, step: int, micro_batches: list[Batch], losses: dict[str, float], progress: Progress) -> float:
         """Clip the gradient and let the optimiser step, unless something is not finite; returns the gradient's norm."""
@@ -164,7 +174,7 @@ class Trainer:
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         overflowed = not self.scaler.unscale_and_check(self.optimizer) and all(map(math.isfinite, losses.values()))
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
-        if overflowed or finite(losses, norm):
+        if self._agree("finite", overflowed or finite(losses, norm)):
             self.scaler.step(self.optimizer)  # after an overflow it moves the scale only
             progress.bad_in_a_row = 0
         else:
@@ -197,17 +207,22 @@ class Trainer:
 
     def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
         """Gradients of the mean losses of a step; when memory runs out, once more with half the rows at a time."""
+        losses: dict[str, float] = {}
+        cause: BaseException | None = None
         try:
-            return self._accumulate(step, micro_batches)
+            losses = self._accumulate(step, micro_batches)
         except (RuntimeError, MemoryError) as error:
-            rows = max(len(batch.input_ids) for batch in micro_batches)
             if not is_out_of_memory(error):
                 raise
-            if self.parts > 1 or rows < 2:
-                raise UserError(
-                    f"step {step}: there is not enough memory even for {-(-rows // self.parts)} rows at a time; lower "
-                    "train.micro_batch or objective.length, or turn on train.gradient_checkpointing"
-                ) from error
+            cause = error.with_traceback(None)  # whose frames would hold on to the memory of the step
+        if not self._agree("out of memory", cause is not None):
+            return losses
+        rows = self._agree("rows at once", max(len(batch.input_ids) for batch in micro_batches))
+        if self.parts > 1 or rows < 2:
+            raise UserError(
+                f"step {step}: there is not enough memory even for {-(-rows // self.parts)} rows at a time; lower "
+                "train.micro_batch or objective.length, or turn on train.gradient_checkpointing"
+            ) from cause
         self.parts = 2
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
@@ -223,6 +238,7 @@ class Trainer:
         for batch in micro_batches:
             for name, count in self.counts(batch).items():
                 totals[name] = totals.get(name, 0) + count
+        totals = self._agree("target counts", totals)
         summed: dict[str, float] = {}
         for batch in micro_batches:
             for part in split(batch, self.parts):
@@ -240,17 +256,18 @@ class Trainer:
     def _evaluate(self, progress: Progress) -> bool:
         """Validate on the fixed rows and record it; returns whether the loss is the best so far."""
         if self.examine is not None:
-            progress.valid_loss, found = self.examine()
+            figure, found = self.examine()
         elif batches := self.validation(progress.step):
             losses = evaluate(self.model, batches, self.device, self.dtype, self.loss, self.counts)
             if not losses:
                 text = "the validation rows ask for nothing, so there is no validation loss"
                 self.recorder.event(progress.step, "validation", f"step {progress.step}: {text}")
             self.main = main_name(losses, self.main)
-            progress.valid_loss, found = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
+            figure, found = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
         else:
             self.validated(progress)
             return False
+        progress.valid_loss = self._agree("validation", figure)
         told: Metrics = {"step": progress.step, "split": "valid", **found, "tokens": progress.tokens}
         rate = progress.tokens / progress.seconds if progress.seconds else 0.0
         lr = self.options.lr_at(max(0, progress.step - 1)) if progress.step else 0.0
@@ -295,7 +312,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     size = -(-rows // parts)
     edges = [0]
     for row in range(1, rows):
-        if row - edges[-1] >= size and row not in batch.joined:
+        if row - edges[-1] >= size and row not in batch.no_split_before:
             edges.append(row)
     return [batch.part(first, stop) for first, stop in zip(edges, [*edges[1:], rows], strict=True)]
 

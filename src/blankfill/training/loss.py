@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blankfill.kernels.capability import plain_weight
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
 
@@ -27,14 +28,14 @@ COLUMNS = 2048
 """Columns of the vocabulary in a block of scores on a CPU."""
 GPU_ROWS = 8192
 """Targets at work at a time on other devices, with all columns in one block."""
-BORDERS = "span_boundary"
-"""The name of the loss over `Batch.borders`."""
+SPAN_BOUNDARY = "span_boundary"
+"""The name of the loss over `Batch.span_boundary_targets`."""
 
 
 @dataclass(frozen=True)
 class LossSums:
     """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name (whole-example
-    answers, and `BORDERS`)."""
+    answers, and `SPAN_BOUNDARY`)."""
 
     words: Tensor
     labels: Mapping[str, Tensor]
@@ -54,8 +55,8 @@ CountFunction = Callable[[Batch], dict[str, int]]
 def counts(batch: Batch) -> dict[str, int]:
     """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
     found = {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
-    if batch.borders is not None:
-        found[BORDERS] = batch.borders.shape[1]
+    if batch.span_boundary_targets is not None:
+        found[SPAN_BOUNDARY] = batch.span_boundary_targets.shape[1]
     return {name: count for name, count in found.items() if count}
 
 
@@ -76,13 +77,13 @@ def label_losses(model: Transformer, hidden_ND: Tensor, batch: Batch) -> dict[st
         if model.pair_head is None:
             raise ValueError(f"the batch asks for {name!r}, but the model has no pooler")
         labels[name] = F.cross_entropy(model.pair_head(hidden_ND[index]).float(), value, reduction="sum")
-    if batch.borders is not None:
-        labels[BORDERS] = border_loss(model, hidden_ND, batch.borders)
+    if batch.span_boundary_targets is not None:
+        labels[SPAN_BOUNDARY] = border_loss(model, hidden_ND, batch.span_boundary_targets)
     return labels
 
 
 def border_loss(model: Transformer, hidden_ND: Tensor, borders_4K: Tensor) -> Tensor:
-    """Summed loss of the words that are asked from outside their spans (`Batch.borders`)."""
+    """Summed loss of the words that are asked from outside their spans (`Batch.span_boundary_targets`)."""
     if model.span_head is None:
         raise ValueError("the batch asks from the borders of spans, but the model has no span-boundary head")
     left, right, place, answers = borders_4K
@@ -104,6 +105,10 @@ def word_loss(
     z_loss: so many times log² Z is added for each target, Z being the sum of the exponentiated scores, so that scores
     stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
     """
+    if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a table that only torch's own functions can read
+        logits_MV = F.linear(hidden_MD, table_VD, bias_V).float()
+        total = F.cross_entropy(logits_MV, target_M, reduction="sum", label_smoothing=smoothing)
+        return total + z_loss * logits_MV.logsumexp(-1).square().sum() if z_loss else total
     dtype = compute_dtype(hidden_MD)
     loss: Tensor = _WordLoss.apply(
         hidden_MD, table_VD, bias_V, target_M, (smoothing, z_loss), dtype, torch.is_grad_enabled()

@@ -22,6 +22,7 @@ from blankfill.system import environment
 from blankfill.system.bounds import COMMON
 from blankfill.system.device import is_here, named_device, pick_device
 from blankfill.system.threads import Threads, choose_threads, counted, from_variables, useful_threads
+from blankfill.training.agree import ALONE, Group, agree
 from blankfill.training.options import Precision
 from blankfill.training.pace import Pace
 from blankfill.training.precision import has_bf16, pick_dtype
@@ -34,7 +35,7 @@ CHANGEABLE = ("device", "threads", "micro_batch", "workers")
 """Options that fit a run to a machine; they may be given anew to a resumed run."""
 
 
-class Asked(Protocol):
+class MachineOptions(Protocol):
     """The options of a run that a machine is chosen by."""
 
     @property
@@ -160,34 +161,44 @@ class Conditions:
         return stepped
 
 
-def settle(asked: Asked, alike: Machine | None = None) -> Conditions:
-    """The conditions of a run that begins. alike: those of the runs beside it (a grid), which it shares where the
-    options leave it free. Raises UserError for a device that is not there."""
-    device = pick_device(asked.device)
-    dtype = pick_dtype(asked.precision, device)
-    threads = choose_threads(asked.threads) if asked.threads or alike is None else Threads(alike.threads, False)
-    if alike is not None and asked.precision == "auto" and alike.device == str(device) and able(device, alike.dtype):
-        dtype = alike.dtype
+def settle(options: MachineOptions, shared: Machine | None = None, group: Group = ALONE) -> Conditions:
+    """The conditions of a run that begins.
+
+    shared: those of the runs beside it (a grid), which it takes over where the options leave it free. Raises UserError
+    for a device that is not there.
+    """
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.precision, device)
+    threads = choose_threads(options.threads) if options.threads or shared is None else Threads(shared.threads, False)
+    if (
+        shared is not None
+        and options.precision == "auto"
+        and shared.device == str(device)
+        and able(device, shared.dtype)
+    ):
+        dtype = shared.dtype
     remarks = [threads.why] if threads.why and device.type == "cpu" else []
-    return Conditions(_here(device, dtype, threads.count, asked.micro_batch), threads.given, remarks)
+    return Conditions(_here(device, dtype, threads.count, options.micro_batch, group), threads.given, remarks)
 
 
-def settle_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]) -> Conditions:
+def settle_again(
+    options: MachineOptions, noted: Machine | None, changes: Mapping[str, Any], group: Group = ALONE
+) -> Conditions:
     """The conditions of a run that is resumed.
 
     noted: those of its checkpoint, None where it does not say. changes: the options of `CHANGEABLE` that were given
     anew. Raises UserError for a device that was asked for and is not there.
     """
-    micro_batch = int(changes.get("micro_batch", noted.micro_batch if noted else asked.micro_batch))
-    device = _device_again(asked, noted, changes)
-    dtype = pick_dtype(asked.precision, device)
-    if noted is not None and asked.precision == "auto" and able(device, noted.dtype):
+    micro_batch = int(changes.get("micro_batch", noted.micro_batch if noted else options.micro_batch))
+    device = _device_again(options, noted, changes)
+    dtype = pick_dtype(options.precision, device)
+    if noted is not None and options.precision == "auto" and able(device, noted.dtype):
         dtype = noted.dtype
     if noted is None or "threads" in changes:
-        threads = choose_threads(int(changes.get("threads", asked.threads)))
+        threads = choose_threads(int(changes.get("threads", options.threads)))
     else:
         threads = Threads(from_variables() or noted.threads, bool(from_variables()))
-    now = _here(device, dtype, threads.count, micro_batch)
+    now = _here(device, dtype, threads.count, micro_batch, group)
     if noted is not None and (now.device, now.compute) == (noted.device, noted.compute):
         now = dataclasses.replace(now, attention=noted.attention)
     remarks = [threads.why] if threads.why and device.type == "cpu" else []
@@ -210,10 +221,10 @@ def settle_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]
     return Conditions(now, threads.given, remarks)
 
 
-def _device_again(asked: Asked, noted: Machine | None, changes: Mapping[str, Any]) -> torch.device:
+def _device_again(options: MachineOptions, noted: Machine | None, changes: Mapping[str, Any]) -> torch.device:
     if "device" in changes:
         return pick_device(str(changes["device"]))
-    before = noted.device if noted else asked.device
+    before = noted.device if noted else options.device
     return pick_device(before if before != "auto" and is_here(named_device(before)) else "auto")
 
 
@@ -269,13 +280,15 @@ def able(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16(device))
 
 
-def _here(device: torch.device, dtype: torch.dtype, threads: int, micro_batch: int) -> Machine:
-    """This machine, with what was chosen."""
+def _here(device: torch.device, dtype: torch.dtype, threads: int, micro_batch: int, group: Group) -> Machine:
+    """This machine, with what was chosen; compute type and kernel as all processes of the group can have them."""
+    compute = agree(group, "compute type", str(dtype).removeprefix("torch."))
+    kernel = agree(group, "attention kernel", best_kernel(device, getattr(torch, compute)))
     if device.type == "cuda" and is_here(device):
         processor, instructions = torch.cuda.get_device_name(device), ""
     else:
         processor, instructions = environment.processor_model(), " ".join(environment.instruction_sets())
     return Machine(
-        str(device), str(dtype).removeprefix("torch."), threads, micro_batch, best_kernel(device, dtype),
+        str(device), compute, threads, micro_batch, kernel,
         torch.__version__, torch.backends.cpu.get_cpu_capability(), processor, instructions,
     )  # fmt: skip

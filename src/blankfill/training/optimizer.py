@@ -61,9 +61,9 @@ def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str
             words.append((name, parameter))
         else:
             (decayed if options.decay_all or parameter.dim() >= 2 else spared).append((name, parameter))
-    decay, embedding_lr_multiplier = options.weight_decay, options.embedding_lr_multiplier
+    decay, multiplier = options.weight_decay, options.embedding_lr_multiplier
     return [
-        named_group(words, weight_decay=decay / embedding_lr_multiplier, lr_scale=embedding_lr_multiplier),
+        named_group(words, weight_decay=decay / multiplier, lr_scale=multiplier),
         named_group(decayed, weight_decay=decay, lr_scale=1.0),
         named_group(spared, weight_decay=0.0, lr_scale=1.0),
     ]

@@ -13,7 +13,6 @@ import numpy as np
 
 from blankfill.errors import ConfigError
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import Glm, Gpt
 from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction, Scores
 from blankfill.tasks.cloze.items import ClozeItem, ClozeReader
 from blankfill.tasks.cloze.model import ClozeModel
@@ -45,7 +44,7 @@ class Cloze(LMHeadAdapter):
     @property
     def hinge(self) -> bool:
         """Whether words stand in several masks: see `cloze_model`."""
-        return not self.single and not isinstance(self.input_format.objective, Glm | Gpt)
+        return not self.single and self.input_format.objective.cloze == "masks"
 
     def model(self, encoder: Transformer) -> ClozeModel:
         """The model that is trained."""

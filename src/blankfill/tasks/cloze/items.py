@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.objectives import Glm, Gpt
 from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.cloze.pattern import Piece
 from blankfill.tasks.cloze.targets import ClozeTargets
 from blankfill.tasks.input_format import InputFormat
-from blankfill.types import AttentionRule, Example, Int32, Vocabulary
+from blankfill.types import Example, Int32, Vocabulary
 
 NOTHING = np.zeros(0, np.int32)
 
@@ -74,7 +73,7 @@ class ClozeReader:
             vocabulary.roles,
             single,
         )
-        self.writes = isinstance(input_format.objective, Glm | Gpt)
+        self.writes = input_format.objective.cloze == "writing"
         self.cut = 0
         """Items that lost some of their text."""
 
@@ -110,12 +109,12 @@ class ClozeReader:
         each = [(label, ones, word) for label, ones in enumerate(words) for word in ones]
         if self.single:
             targets = [_targets(label, ones, word[:1], item) for label, ones, word in each]
-            example, column = self._written(item, NOTHING, 0)
+            example, column = self._written(item, each[0][2][:1], 0)
             return _encoded([example], [np.full(len(targets), column, np.int32)], targets)
         examples, columns, targets = [], [], []
         for label, ones, word in each:
-            example, column = self._written(item, word, longest)
-            scored = np.append(word, self.roles["eop"]) if isinstance(self.input_format.objective, Glm) else word
+            scored = np.concatenate([word, self.input_format.format.word_end])
+            example, column = self._written(item, scored, longest)
             examples.append(example)
             columns.append(np.arange(column, column + len(scored), dtype=np.int32))
             targets.append(_targets(label, ones, scored, item))
@@ -149,33 +148,19 @@ class ClozeReader:
         inside = place - len(first)
         return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
 
-    def _written(self, item: ClozeItem, word: Int32, longest: int) -> tuple[Example, int]:
-        """GLM and GPT: the text and a word, and the column at which the first token of the word is asked."""
-        if isinstance(self.input_format.objective, Gpt):
-            before = list(item.pieces)
-            before = before[: [piece.kind for piece in before].index("mask")]
-            ids, _, _ = self._texts(before, NOTHING, self.input_format.length - max(longest, 1))
-            if not len(ids):
-                raise UserError(
-                    "a model that reads from left to right needs text before the blank; give another pattern"
-                )
-            row = np.concatenate([ids, word[:-1]])
-            positions = np.arange(len(row), dtype=np.int32)[None]
-            return Example(row, positions, AttentionRule.causal(len(row)), NOTHING, NOTHING), len(ids) - 1
-        blank = np.array([self.roles["mask"]], np.int32)
-        ids, _, place = self._texts(item.pieces, blank, self.input_format.room(False))
-        framed = self.input_format.frame(ids)
-        return self._behind(framed.example, framed.first[0] + place, word), len(framed.example)
-
-    def _behind(self, text: Example, mask: int, word: Int32) -> Example:
-        """GLM's Part B: [S] and the word behind the text, at the place of the mask."""
-        size = len(text) + 1 + len(word)
-        ids = np.concatenate([text.input_ids, [self.roles["sop"]], word]).astype(np.int32)
-        positions = np.zeros((2, size), np.int32)
-        positions[:, : len(text)] = text.positions
-        positions[0, len(text) :] = mask
-        positions[1, len(text) :] = np.arange(1, len(word) + 2)
-        return Example(ids, positions, AttentionRule.prefix(len(text), size), NOTHING, NOTHING)
+    def _written(self, item: ClozeItem, tokens: Int32, longest: int) -> tuple[Example, int]:
+        """The pattern with a word written into its blank, and the column at which the first token of it is scored."""
+        format = self.input_format.format
+        pieces, left = list(item.pieces), format.sees == "left"
+        if left:
+            pieces = pieces[: [piece.kind for piece in pieces].index("mask")]
+        blank = np.zeros(1, np.int32)  # the mask, which the format puts in
+        ids, _, place = self._texts(pieces, blank, self.input_format.length - format.cloze_columns(longest))
+        if left and not len(ids):
+            raise UserError("a model that reads from left to right needs text before the blank; give another pattern")
+        before, after = (ids, NOTHING) if left else (ids[:place], ids[place + 1 :])
+        row = format.cloze_row(before, tokens, after)
+        return replace(row, target_index=NOTHING, target_ids=NOTHING), int(row.target_index[0])
 
     def _texts(self, pieces: Sequence[Piece], blank: Int32, room: int) -> tuple[Int32, Int32, int]:
         """(the tokens before the break, those behind it, where the blank begins in both together), cut to the room."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
-from blankfill.objectives import Glm, Gpt, Xlnet
 from blankfill.system.console import say
 from blankfill.tasks.adapter import Adapter
 from blankfill.tasks.batching import Batches, EncodedItem
@@ -24,26 +23,25 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
             "its masked-language-model head, or leave out --method cloze"
         )
-    if isinstance(loaded.objective, Xlnet):
-        raise UserError(
-            f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective xlnet has "
-            "none of; leave out --method cloze"
-        )
-    if loaded.objective.two_sided:
+    objective = loaded.objective
+    if objective.two_sided:
         raise UserError(
             f"{loaded.path}: a cloze reads scores where the blank stands, and a model of the objective "
-            f"{loaded.objective.name} writes its answers; use --method text in place of --method cloze"
+            f"{objective.name} writes its answers; use --method text in place of --method cloze"
         )
-    needed = ("mask", "sop", "eop") if isinstance(loaded.objective, Glm) else ("mask",)
-    missing = () if isinstance(loaded.objective, Gpt) else loaded.vocabulary.missing(needed)
-    if missing:
+    if objective.cloze == "none":
+        raise UserError(
+            f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective "
+            f"{objective.name} has none of; leave out --method cloze"
+        )
+    if missing := loaded.vocabulary.missing(objective.required_roles("cloze")):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot fill "
             "blanks; use the tokenizer that it was trained with"
         )
-    if options.mlm_weight and isinstance(loaded.objective, Glm | Gpt):
+    if options.mlm_weight and objective.cloze == "writing":
         raise ConfigError(
-            [f"--mlm-weight is for models that were trained with masks; {loaded.path} is a {loaded.objective.name}"]
+            [f"--mlm-weight is for models that were trained with masks; {loaded.path} is a {objective.name}"]
         )
 
 

@@ -66,10 +66,10 @@ class TaskHead(nn.Module):
 class AnswerModel(nn.Module, ABC):
     """An encoder that answers a task: what the loop trains and `HeadEvaluator` examines."""
 
-    def __init__(self, encoder: Transformer, alone: bool = False) -> None:
-        """alone: of a model of two stacks only the encoder is asked."""
+    def __init__(self, encoder: Transformer, encoder_only: bool = False) -> None:
+        """encoder_only: of a model with an encoder, only the encoder is run."""
         super().__init__()
-        self.encoder, self.alone = encoder, alone
+        self.encoder, self.encoder_only = encoder, encoder_only
 
     @abstractmethod
     def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
@@ -97,7 +97,7 @@ class TaskModel(ScoreModel):
     """An encoder with a head.
 
     class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of
-    the encoder's layers, for an encoder that does not learn; or None. alone: see `AnswerModel`.
+    the encoder's layers, for an encoder that does not learn; or None. encoder_only: see `AnswerModel`.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class TaskModel(ScoreModel):
         head: TaskHead,
         class_weights: Sequence[float] | None = None,
         reader: FeatureReader | None = None,
-        alone: bool = False,
+        encoder_only: bool = False,
     ) -> None:
-        super().__init__(encoder, alone)
+        super().__init__(encoder, encoder_only)
         self.head, self.reader = head, reader
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -118,7 +118,7 @@ class TaskModel(ScoreModel):
         index_K = batch.labels[ANSWER][0]
         if self.reader is not None:
             return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
-        asked_KD = self.encoder.encode(batch, dtype, alone=self.alone).flatten(0, 1)[index_K]
+        asked_KD = self.encoder.encode(batch, dtype, alone=self.encoder_only).flatten(0, 1)[index_K]
         if self.head.pooled and self.encoder.pair_head is not None:
             asked_KD = self.encoder.pair_head.pooled(asked_KD)
         return self.head(asked_KD).float()

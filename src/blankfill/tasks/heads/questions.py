@@ -53,7 +53,7 @@ class Answer(HeadAdapter):
             if learn and window.start is None:
                 continue
             framed = self.input_format.frame(window.question, window.context)
-            columns = np.concatenate([[framed.read], np.arange(*framed.second)]).astype(np.int32)
+            columns = np.concatenate([[framed.pooled], np.arange(*framed.second)]).astype(np.int32)
             answers = np.zeros((len(columns), 2), np.int64)
             for side, place in enumerate((window.start, window.end)):
                 answers[0 if place is None or place < 0 else 1 + place, side] = 1

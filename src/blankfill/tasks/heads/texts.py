@@ -33,7 +33,7 @@ class _Texts(HeadAdapter):
         for item, a, b in zip(texts, first, second, strict=True):
             framed = self.input_format.frame(a, b if item.second is not None else None)
             self.cut += framed.cut > 0
-            columns = np.array([framed.read], np.int32)
+            columns = np.array([framed.pooled], np.int32)
             found.append(EncodedItem((framed.example,), (columns,), self._answer(item)))
         return EncodedSet(items, found)
 
@@ -170,7 +170,7 @@ class Choose(HeadAdapter):
             self.cut += any(one.cut for one in framed)
             right = np.zeros((len(choices), 1), np.int64)
             right[item.label or 0] = 1
-            columns: list[Int32] = [np.array([one.read], np.int32) for one in framed]
+            columns: list[Int32] = [np.array([one.pooled], np.int32) for one in framed]
             found.append(EncodedItem(tuple(one.example for one in framed), tuple(columns), right, candidates=True))
         return EncodedSet(items, found)
 

@@ -12,18 +12,15 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
 from blankfill.errors import ConfigError, UserError
 from blankfill.generation.beam import Hypothesis
-from blankfill.generation.rows import Writes
 from blankfill.model.transformer import Transformer
-from blankfill.objectives import T5, Bart, Glm, MaskWriter, Objective
+from blankfill.objectives import TargetNoise
 from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.items import GenerationItem, Item
 from blankfill.tasks.metrics.generation import text_scores, without_spaces
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.text.seq2seq import Noise, Writing
+from blankfill.tasks.text.seq2seq import Writing
 from blankfill.tasks.text.seq2seq_model import Search, WritingModel
-from blankfill.tasks.text.seq2seq_stacks import StackWriting
-from blankfill.tasks.text.seq2seq_unilm import UnilmWriting
 
 WORST = 20
 """So many of the worst texts are kept to be looked at."""
@@ -39,9 +36,7 @@ class Write(LMHeadAdapter):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         if self._input_format is not None:
-            self._writing = _writing_of(self._input_format.objective)(
-                self._input_format, self.max_target_length, self.options.blank
-            )
+            self._writing = Writing(self._input_format, self.max_target_length, self.options.blank)
         self.long = self.without = 0
         """Targets that were cut, and items without one, in what was encoded to learn from."""
 
@@ -75,7 +70,7 @@ class Write(LMHeadAdapter):
         texts = _texts(items)
         targets = [[target for target in item.targets if target.strip()] for item in texts]
         first = self.tokenizer.encode_batch([item.source for item in texts])
-        apart = self.writing.before_second
+        apart = self.writing.format.second_prefix
         second = self.tokenizer.encode_batch([apart + item.second if item.second else "" for item in texts])
         third = iter(self.tokenizer.encode_batch([target for right in targets for target in right]))
         encoded, contexts = [], []
@@ -99,7 +94,7 @@ class Write(LMHeadAdapter):
 
     def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
         """The batches of a run."""
-        noise = Noise(self.options.pseudo_noise, self.options.target_noise)
+        noise = TargetNoise(self.options.pseudo_noise, self.options.target_noise)
         return self.writing.batches(items, epochs, pad, micro, noise)
 
     def remarks(self) -> list[str]:
@@ -163,15 +158,12 @@ class Write(LMHeadAdapter):
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
     objective = loaded.objective
-    if not isinstance(objective, Writes) or not loaded.model.config.word_head:
+    if not objective.writes_targets or not loaded.model.config.word_head:
         raise UserError(
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
             "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"
         )
-    needed: tuple[str, ...] = ("mask", "sop", "eop") if isinstance(objective, Glm) else ("eos",)
-    needed = objective.roles if isinstance(objective, MaskWriter | T5 | Bart) else needed
-    needed = (*needed, objective.asks) if isinstance(objective, MaskWriter) else needed
-    if missing := loaded.vocabulary.missing(needed):
+    if missing := loaded.vocabulary.missing(objective.required_roles("target")):
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "
             "write; use the tokenizer that it was trained with"
@@ -191,12 +183,6 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
                   for name, one in noise.items() if one]  # fmt: skip
     if found:
         raise ConfigError(found)
-
-
-def _writing_of(objective: Objective) -> type[Writing]:
-    if isinstance(objective, T5 | Bart):
-        return StackWriting
-    return UnilmWriting if isinstance(objective, MaskWriter) else Writing
 
 
 def _lead(item: GenerationItem) -> str:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from blankfill.data.packing import longest_first
 from blankfill.generation.beam import Hypothesis, beam_search
-from blankfill.generation.engine import Context, Decoder, banned
+from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER
 from blankfill.tasks.heads.models import AnswerModel
 from blankfill.training.loss import LossSums, word_loss
-from blankfill.types import Batch, Vocabulary
+from blankfill.types import Batch, DecoderInput, Vocabulary
 
 COLUMNS = 8192
 """Columns of all rows of a search together, those still to be written included."""
@@ -55,7 +55,7 @@ class Search:
 
     @torch.inference_mode()
     def run(
-        self, model: Transformer, contexts: Sequence[Context], vocabulary: Vocabulary, columns: int = COLUMNS
+        self, model: Transformer, contexts: Sequence[DecoderInput], vocabulary: Vocabulary, columns: int = COLUMNS
     ) -> list[list[Hypothesis]]:
         """The best texts of each context, best first, in the order of the contexts.
 

@@ -1,0 +1,107 @@
+"""What positions do inside attention: they rotate queries and keys, add to scores, or are told by distances.
+
+`PositionTerms` holds what one batch needs, made once and shared by all layers of a kind; which of its parts are there
+depends on the position scheme of the model (`model.positions`).
+
+Rotary positions (Su et al. 2021, arXiv 2104.09864) rotate pairs of columns of each query and key by the position times
+a frequency, so that a score depends on the difference of two positions alone. Pairs are half-split: column j goes with
+column j + P. With several axes (ChatGLM: two) a head is cut into as many parts, each rotated by a position of its own.
+
+Shapes: B rows, T columns, H heads, E width of a head, A axes, P pairs of columns of an axis (A · 2 · P = E).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blankfill.attention.relative import Distances
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosines and sines of the angles of a batch, fp32 [B, T, A, P] each."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    @classmethod
+    def of(cls, positions_ABT: Tensor, width: int, theta: float) -> Rotation:
+        """positions: one channel for each axis, int64. width: E. theta: the slowest pair turns by about 1 / theta for
+        each position."""
+        axes = len(positions_ABT)
+        pairs = width // (2 * axes)
+        exponents = torch.arange(pairs, device=positions_ABT.device, dtype=torch.float32) / pairs
+        angles = positions_ABT.movedim(0, -1)[..., None].float() * (1.0 / theta**exponents)
+        return cls(angles.cos(), angles.sin())
+
+    def rotate(self, x_BTHE: Tensor) -> Tensor:
+        """Queries or keys, rotated. x: [B, T, …, E], with any dimensions of heads between."""
+        B, T, *heads, _ = x_BTHE.shape
+        cosine, sine = (part.view(B, T, *[1] * len(heads), *part.shape[2:]) for part in (self.cosine, self.sine))
+        first, second = x_BTHE.unflatten(-1, (cosine.shape[-2], 2, cosine.shape[-1])).unbind(-2)
+        rotated = torch.stack([first * cosine - second * sine, second * cosine + first * sine], -2)
+        return rotated.to(x_BTHE.dtype).flatten(-3)
+
+    def rotate_packed(self, qkv_BT3HE: Tensor) -> Tensor:
+        """Queries and keys rotated, values as they are."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            rotated: Tensor = torch.cat([self.rotate(qkv_BT3HE[:, :, :2]), qkv_BT3HE[:, :, 2:]], 2)
+        else:
+            rotated = _RotatePacked.apply(qkv_BT3HE, self.cosine, self.sine)
+        return rotated
+
+
+@dataclass(frozen=True)
+class PositionTerms:
+    """What positions do in the layers of a kind, for one batch.
+
+    rotation: of queries and keys. bias: [B or 1, H, Q, K], with gradient, added to the scores (T5's buckets).
+    distances: of queries and keys, for layers with weights of their own for them (Transformer-XL).
+    """
+
+    rotation: Rotation | None = None
+    bias: Tensor | None = None
+    distances: Distances | None = None
+
+
+NO_TERMS = PositionTerms()
+"""Of a model whose positions are in the embeddings, or that has none."""
+
+
+def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
+    """The rotation of x [B, T, 2, H, E] in `out`; cosine and sine [B, T, 1, 1, A, P]."""
+    shape = (cosine.shape[-2], 2, cosine.shape[-1])
+    first, second = x.unflatten(-1, shape).unbind(-2)
+    into_first, into_second = out.unflatten(-1, shape).unbind(-2)
+    if x.dtype == cosine.dtype:
+        torch.mul(first, cosine, out=into_first).addcmul_(second, sine, value=-1)
+        torch.mul(second, cosine, out=into_second).addcmul_(first, sine)
+    else:
+        into_first.copy_(first * cosine - second * sine)
+        into_second.copy_(second * cosine + first * sine)
+
+
+class _RotatePacked(torch.autograd.Function):
+    """Writes into one new tensor and keeps nothing but the angles."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        cosine, sine = cosine[:, :, None, None], sine[:, :, None, None]
+        out = torch.empty_like(qkv_BT3HE)
+        _rotate_into(out[:, :, :2], qkv_BT3HE[:, :, :2], cosine, sine)
+        out[:, :, 2] = qkv_BT3HE[:, :, 2]
+        ctx.save_for_backward(cosine, sine)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        cosine, sine = ctx.saved_tensors
+        (grad,) = upstream
+        out = torch.empty_like(grad)
+        _rotate_into(out[:, :, :2], grad[:, :, :2], cosine, -sine)
+        out[:, :, 2] = grad[:, :, 2]
+        return out, None, None

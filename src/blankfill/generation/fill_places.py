@@ -1,0 +1,132 @@
+"""Filling blanks at open places of the text: models that see the whole sentence at once (BERT and its like, XLNet).
+
+A blank is as many open places as its fill has tokens. Of several blanks the one whose best fill is the most certain (by
+mean log-probability of its tokens) is filled first, and the others are predicted anew with it in place; while a blank
+waits it is as long as its shortest length. Inside a blank a small beam fills the most certain token first. When a range
+of lengths is tried, fills are ranked by mean log-probability.
+
+Not here: what stands at an open place, which the format lays out (a [MASK], or a query slot).
+
+Shapes: S open places, M of all rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blankfill.data.batching import collate
+from blankfill.generation.blanks import Candidate
+
+if TYPE_CHECKING:
+    from blankfill.generation.fill import BlankedText, Filler
+
+Row = tuple[int, ...]
+"""Ids of a text, with the mask at open places."""
+
+
+def fill_places(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
+    """The candidates of each blank, best first."""
+    format = filler.format
+    ranges = [found or (1, 1) for found in blanked.ranges]
+    format.check_blanks(blanked.runs, blanked.roles, sum(least for least, _ in ranges))
+    most_tokens = format.max_columns - format.specials()
+    fills: list[Row | None] = [None] * len(blanked.blanks)
+    candidates: list[list[Candidate]] = [[] for _ in blanked.blanks]
+    while None in fills:
+        reader = PlaceReader(filler)
+        best = -1
+        for k, fill_k in enumerate(fills):
+            if fill_k is not None:
+                continue
+            candidates[k] = []
+            for length in range(ranges[k][0], ranges[k][1] + 1):
+                row, places = _row(filler.vocabulary["mask"], blanked, fills, ranges, k, length)
+                if len(row) > most_tokens:
+                    break
+                candidates[k] += _fill_blank(filler, blanked, k, row, places, reader)
+            candidates[k].sort(key=lambda candidate: -candidate.score)
+            del candidates[k][blanked.top_k :]
+            if candidates[k] and (best < 0 or candidates[k][0].score > candidates[best][0].score):
+                best = k
+        if best < 0:
+            break
+        fills[best] = candidates[best][0].ids
+    return candidates
+
+
+def _row(
+    mask: int,
+    blanked: BlankedText,
+    fills: Sequence[Row | None],
+    ranges: Sequence[tuple[int, int]],
+    k: int,
+    length: int,
+) -> tuple[Row, range]:
+    """The text with its fills so far and `length` open places in blank k, and which these are."""
+    row = list(blanked.runs[0])
+    places = range(0)
+    for j, (fill_j, run) in enumerate(zip(fills, blanked.runs[1:], strict=True)):
+        if j == k:
+            places = range(len(row), len(row) + length)
+            row += [mask] * length
+        else:
+            row += [mask] * ranges[j][0] if fill_j is None else fill_j
+        row += run
+    return tuple(row), places
+
+
+def _fill_blank(
+    filler: Filler, blanked: BlankedText, k: int, row: Row, places: range, reader: PlaceReader
+) -> list[Candidate]:
+    beams = blanked.beams if len(places) > 1 else blanked.top_k
+    states = {row: 0.0}
+    for _ in places:
+        grown: dict[Row, float] = {}
+        for state, scores_by_place in zip(states, reader.read(list(states)), strict=True):
+            open_places = [place for place in places if state[place] == reader.mask]
+            scores_SV = torch.stack([scores_by_place[place] for place in open_places])
+            scores_SV = scores_SV.masked_fill(filler.banned_V, -math.inf)
+            first = blanked.first[k]
+            if first is not None and open_places[0] == places[0]:
+                scores_SV[0].masked_fill_(first, -math.inf)
+            surest = int(scores_SV.amax(-1).argmax())
+            best = scores_SV[surest].topk(min(beams, scores_SV.shape[-1]))
+            at = open_places[surest]
+            for score, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                if score > -math.inf:
+                    new = (*state[:at], token, *state[at + 1 :])
+                    grown[new] = max(grown.get(new, -math.inf), states[state] + score)
+        states = dict(sorted(grown.items(), key=lambda item: -item[1])[:beams])
+    return [
+        filler.candidate(blanked, k, state[places[0] : places[-1] + 1], math.exp(total), total / len(places))
+        for state, total in states.items()
+    ]
+
+
+class PlaceReader:
+    """Scores of the open places of rows; a row that was read before is not read again."""
+
+    def __init__(self, filler: Filler) -> None:
+        self.filler, self.mask = filler, filler.vocabulary["mask"]
+        self._known: dict[Row, dict[int, Tensor]] = {}
+
+    def read(self, rows: list[Row]) -> list[dict[int, Tensor]]:
+        """For each row (all of one length) the log-probabilities [V] of its open places."""
+        new = [row for row in rows if row not in self._known]
+        if new:
+            model = self.filler.model
+            places = [np.flatnonzero(np.array(row) == self.mask).tolist() for row in new]
+            examples = [self.filler.format.open_places(row, at) for row, at in zip(new, places, strict=True)]
+            batch = collate([[example] for example in examples], self.filler.vocabulary["mask"]).to(self.filler.device)
+            hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
+            scores_MV = model.head.logits(hidden_MD, model.output_table).float().log_softmax(-1)
+            of_rows = scores_MV.split([len(at) for at in places])
+            for row, at, scores in zip(new, places, of_rows, strict=True):
+                self._known[row] = dict(zip(at, scores, strict=True))
+        return [self._known[row] for row in rows]

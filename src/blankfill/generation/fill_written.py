@@ -1,0 +1,182 @@
+"""Filling blanks by writing them from left to right with beam search.
+
+*Writing* (GLM, T5): blanks are written one after the other until an end token, each seeing the best fills of those
+before it; the model finds the lengths itself. A fill's probability is the product of its tokens and its end.
+
+*Ranking* (GPT, BART): the model writes a row that holds the text itself, so it proposes a fill without having read what
+follows as such. GPT proposes words from what is to the left; BART has read the text with its blanks, and a fill ends
+where the known text may go on. Proposals are ranked by the likelihood of fill and known text up to the next blank, so
+that a proposal counts for what it makes of the text behind it; among the proposals their shares are the probabilities
+that a fill has, given what is known up to there.
+
+Shapes: N rows, T columns, M columns with answers, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blankfill.attention.masks import Mask
+from blankfill.errors import UserError
+from blankfill.generation.beam import Grammar, beam_search
+from blankfill.generation.blanks import Candidate
+from blankfill.generation.engine import Decoder, read_sources
+from blankfill.model.cross import Reading
+from blankfill.types import DecoderInput
+
+if TYPE_CHECKING:
+    from blankfill.generation.fill import BlankedText, Filler
+
+LONGEST_WORD = 8
+"""Most tokens of a word that GPT proposes."""
+LONGEST_FILL = {"mask": 40, "smask": 128, "gmask": 256}
+"""Most tokens that GLM, T5 and BART write into a blank; 39 is the longest GLM meets in training at token level."""
+SCORED_AT_ONCE = 256
+"""Columns whose scores of the whole vocabulary are held at a time."""
+
+
+def fill_by_writing(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
+    """The candidates of each blank, best first; blanks are written one after the other."""
+    format, runs, roles = filler.format, blanked.runs, blanked.roles
+    format.check_blanks(runs, roles)
+    reading = read_sources(filler.model, [format.blank_input(runs, roles, ())])
+    written: list[tuple[int, ...]] = []
+    candidates = []
+    for k, blank in enumerate(blanked.blanks):
+        context = format.blank_input(runs, roles, written)
+        least, most = blanked.ranges[k] or (1, LONGEST_FILL[blank.role])
+        if least > context.room:
+            raise UserError(f"{blank.written} asks for {least} tokens, and the model writes at most {context.room}")
+        most = min(most, context.room)
+        grammar = ending_with(filler, format.blank_end_ids(runs, roles, k), blanked.first[k], least)
+        decoder = Decoder(filler.model, [context], most, filler.vocabulary["pad"], reading)
+        (found,) = beam_search(decoder, blanked.beams, grammar, most, blanked.length_penalty)
+        kept = distinct(
+            [filler.candidate(blanked, k, h.ids, math.exp(h.log_probability), h.score) for h in found]
+        )[: blanked.top_k]  # fmt: skip
+        candidates.append(kept)
+        if not kept:
+            break
+        written.append(kept[0].ids)
+    return candidates + [[] for _ in blanked.blanks[len(candidates) :]]
+
+
+def fill_by_ranking(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
+    """The candidates of each blank, best first; what beam search proposes is ranked with the known text behind."""
+    format, runs, roles = filler.format, blanked.runs, blanked.roles
+    longest = LONGEST_WORD if format.sees == "left" else LONGEST_FILL["mask"]
+    ranges = [found or (1, longest) for found in blanked.ranges]
+    least_of = [least for least, _ in ranges]
+    format.check_blanks(runs, roles, sum(least_of))
+    begin = format.blank_input(runs, roles, ())
+    reading = read_sources(filler.model, [begin])
+    rights = [format.following(runs, k) for k in range(len(blanked.blanks))]
+    spare = begin.room - sum(map(len, rights))
+    written: list[tuple[int, ...]] = []
+    candidates: list[list[Candidate]] = []
+    for k, right in enumerate(rights):
+        most = min(ranges[k][1], spare - sum(least_of[k + 1 :]))
+        context = format.blank_input(runs, roles, written)
+        decoder = Decoder(filler.model, [context], most, reading=reading)
+        if ends := format.blank_end_ids(runs, roles, k):
+            grammar = ending_with(filler, ends, blanked.first[k], least_of[k])
+        else:
+            grammar = ending_at_a_word(filler, blanked.first[k], least_of[k], whole_word=blanked.ranges[k] is None)
+        (found,) = beam_search(decoder, max(16, 4 * blanked.top_k), grammar, most)
+        totals = [hypothesis.log_probability for hypothesis in found]
+        if right and found:
+            totals = likelihoods(filler, context, [(*hypothesis.ids, *right) for hypothesis in found], reading)
+        whole = np.logaddexp.reduce(totals) if totals else 0.0
+        kept = [
+            filler.candidate(blanked, k, hypothesis.ids, math.exp(total - whole), total)
+            for hypothesis, total in zip(found, totals, strict=True)
+        ]
+        kept = distinct(sorted(kept, key=lambda candidate: -candidate.score))[: blanked.top_k]
+        candidates.append(kept)
+        if not kept:
+            break
+        written.append(kept[0].ids)
+        spare -= len(kept[0].ids)
+    return candidates + [[] for _ in blanked.blanks[len(candidates) :]]
+
+
+def ending_with(filler: Filler, ends: Sequence[int], first: Tensor | None, least: int) -> Grammar:
+    """Fills of at least `least` tokens that one of the ids `ends` ends."""
+
+    def grammar(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        end_N = scores_NV[:, sorted(set(ends))].logsumexp(-1)
+        if count < least:
+            end_N = torch.full_like(end_N, -math.inf)
+        allowed_NV = scores_NV.masked_fill(filler.banned_V, -math.inf)
+        if count == 0 and first is not None:
+            allowed_NV = allowed_NV.masked_fill(first, -math.inf)
+        return allowed_NV, end_N
+
+    return grammar
+
+
+def ending_at_a_word(filler: Filler, first: Tensor | None, least: int, whole_word: bool) -> Grammar:
+    """Fills of at least `least` tokens that end before any token that begins a word.
+
+    whole_word: no token but the first begins a word.
+    """
+    begins_V = torch.from_numpy(filler.words.begins).to(filler.device).clone()
+    begins_V[filler.vocabulary.size :] = False
+    begins_V[filler.format.ids_of("eos")] = True
+
+    def grammar(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        end_N = scores_NV.masked_fill(~begins_V, -math.inf).logsumexp(-1)
+        if count < least:
+            end_N = torch.full_like(end_N, -math.inf)
+        allowed_NV = scores_NV.masked_fill(filler.banned_V, -math.inf)
+        if count == 0 and first is not None:
+            allowed_NV = allowed_NV.masked_fill(first, -math.inf)
+        if count > 0 and whole_word:
+            allowed_NV = allowed_NV.masked_fill(begins_V, -math.inf)
+        return allowed_NV, end_N
+
+    return grammar
+
+
+def likelihoods(
+    filler: Filler, context: DecoderInput, endings: Sequence[tuple[int, ...]], reading: Reading | None
+) -> list[float]:
+    """The log-probability of each ending behind a row that is read from left to right."""
+    left = context.input_ids.tolist()
+    width = len(left) + max(map(len, endings)) - 1
+    ids_NT = torch.zeros((len(endings), width), dtype=torch.int64)
+    rows: list[int] = []
+    columns: list[int] = []
+    answers: list[int] = []
+    for row, ending in enumerate(endings):
+        whole = [*left, *ending]
+        ids_NT[row, : len(whole) - 1] = torch.tensor(whole[:-1])
+        rows += [row] * len(ending)
+        columns += range(len(left) - 1, len(whole) - 1)
+        answers += ending
+    ids_NT = ids_NT.to(filler.device)
+    first = int(context.positions[0, 0])
+    positions = torch.arange(first, first + width, device=filler.device).expand(1, len(endings), width)
+    hidden_NTD = filler.model(ids_NT, positions, Mask("causal"), context=reading)
+    hidden_MD = hidden_NTD[rows, columns]
+    target_M1 = torch.tensor(answers, device=filler.device)[:, None]
+    totals = np.zeros(len(endings))
+    for at in range(0, len(answers), SCORED_AT_ONCE):
+        part = slice(at, at + SCORED_AT_ONCE)
+        scores_MV = filler.model.head.logits(hidden_MD[part], filler.model.output_table).float().log_softmax(-1)
+        np.add.at(totals, rows[part], scores_MV.gather(1, target_M1[part])[:, 0].double().cpu().numpy())
+    return [float(total) for total in totals]
+
+
+def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates without later ones of the same text."""
+    kept: dict[str, Candidate] = {}
+    for candidate in candidates:
+        kept.setdefault(candidate.text, candidate)
+    return list(kept.values())

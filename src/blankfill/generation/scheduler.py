@@ -1,0 +1,178 @@
+"""Rows that write, driven from a loop: they join, get a token at each step, and leave when they have ended.
+
+    scheduler = Scheduler(model, slots=8)
+    handle = scheduler.join(decoder_input, Sampling(seed=1), max_tokens=100, ends=[vocabulary["eos"]])
+    while scheduler.busy:
+        for handle, update in scheduler.step().items():
+            ...  # update.token is new, or update.finish says why the row is over
+
+More rows may join than there are slots; they wait, and are read when others leave, those of like length together. What
+a row writes depends on its own decoder input, settings and number alone.
+
+`step` is for one thread at a time; `join` and `cancel` may be called from any thread meanwhile.
+
+Not here: text (`write`), the cache (`slots`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blankfill.data.packing import padded_batches
+from blankfill.generation.sampling import SampledRow, Sampler, Sampling
+from blankfill.generation.slots import Slots
+from blankfill.model.transformer import Transformer
+from blankfill.types import DecoderInput
+
+SLOTS = 32
+"""Rows that write at a time, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step brought to one row.
+
+    token: its new token; None when the row ended without one. finish: None while the row writes; "end" (it wrote one of
+    its ends, which is not given as a token), "length" (max_tokens are written), "positions" (the model has no more) or
+    "cancelled".
+    """
+
+    token: int | None
+    finish: str | None = None
+
+
+@dataclass(eq=False)
+class _Row:
+    """A row that waits or writes. left: how many tokens it may still write; limit: why there will be no more."""
+
+    handle: int
+    context: DecoderInput
+    sampled: SampledRow
+    ends: Collection[int]
+    left: int
+    limit: str
+
+
+class Scheduler:
+    """The rows of one model. A handle names a row from `join` until its last update."""
+
+    def __init__(self, model: Transformer, slots: int = SLOTS, pad: int = 0, columns: int = 0) -> None:
+        """slots: the most rows that write at a time. pad: the id of padding. columns: see `Slots`."""
+        self._slots = Slots(model, slots, pad, columns)
+        self._sampler = Sampler()
+        self._running: list[_Row] = []
+        self._ids: list[int] = []
+        """The last token of each running row."""
+        self._waiting: deque[_Row] = deque()
+        self._cancelled: deque[int] = deque()
+        self._handles = itertools.count()
+        self._nothing_banned = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=self._slots.device)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row writes or waits."""
+        return bool(self._running or self._waiting)
+
+    @property
+    def free(self) -> int:
+        """How many rows could join now without waiting."""
+        return max(0, self._slots.free - len(self._waiting))
+
+    def sampled(
+        self, sampling: Sampling, history: Sequence[int] = (), banned_V: Tensor | None = None, number: int = 0
+    ) -> SampledRow:
+        """The settings of a row, for `join`. See `SampledRow`."""
+        return SampledRow(sampling, history, self._nothing_banned if banned_V is None else banned_V, number)
+
+    def join(
+        self,
+        decoder_input: DecoderInput,
+        sampling: Sampling | SampledRow,
+        max_tokens: int,
+        ends: Collection[int] = (),
+    ) -> int:
+        """Let a row write; returns its handle.
+
+        sampling: how its tokens are chosen; a `SampledRow` (see `sampled`) also says what it has written before, which
+        tokens it never writes, and which sample of its seed it is. max_tokens: the most tokens that it writes, at
+        least 1. ends: the tokens that end it.
+        """
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
+        sampled = sampling if isinstance(sampling, SampledRow) else self.sampled(sampling)
+        most = decoder_input.room + 1
+        limit = "positions" if most < max_tokens else "length"
+        row = _Row(next(self._handles), decoder_input, sampled, ends, min(max_tokens, most), limit)
+        self._waiting.append(row)
+        return row.handle
+
+    def cancel(self, handle: int) -> None:
+        """Stop a row: the next step gives its last update. A row that is over is left alone."""
+        self._cancelled.append(handle)
+
+    def step(self) -> dict[int, Update]:
+        """Write a token in each running row, after cancelled rows left and waiting ones joined; what it brought."""
+        updates = self._drop_cancelled() if self._cancelled else {}
+        scores = [self._slots.step(torch.tensor(self._ids, device=self._slots.device))] if self._running else []
+        if self._waiting and self._slots.free:
+            scores += self._admit()
+        if not scores:
+            return updates
+        ids = self._sampler(scores[0] if len(scores) == 1 else torch.cat(scores))
+        over = []
+        for k, (row, token) in enumerate(zip(self._running, ids, strict=True)):
+            if token in row.ends:
+                updates[row.handle] = Update(None, "end")
+                over.append(k)
+                continue
+            row.left -= 1
+            updates[row.handle] = Update(token, None if row.left else row.limit)
+            if not row.left:
+                over.append(k)
+        self._ids = ids
+        for k in reversed(over):
+            self._leave(k)
+        return updates
+
+    def _admit(self) -> list[Tensor]:
+        """Read the rows that wait, as many as have room; the scores of their first tokens."""
+        count = min(self._slots.free, len(self._waiting))
+        rows = [self._waiting.popleft() for _ in range(count)]
+        scores = []
+        # longest first, so that the others find their columns
+        for places in reversed([*padded_batches(np.array([len(row.context) for row in rows]))]):
+            alike = [rows[place] for place in sorted(places.tolist())]
+            scores.append(self._slots.join([row.context for row in alike]))
+            self._running += alike
+            for row in alike:
+                self._sampler.join(row.sampled)
+        return scores
+
+    def _leave(self, k: int) -> None:
+        """Take a running row out; the last one takes its number."""
+        self._slots.leave(k)
+        self._sampler.leave(k)
+        self._running[k], self._ids[k] = self._running[-1], self._ids[-1]
+        del self._running[-1], self._ids[-1]
+
+    def _drop_cancelled(self) -> dict[int, Update]:
+        handles = {self._cancelled.popleft() for _ in range(len(self._cancelled))}
+        updates = {}
+        for k in reversed(range(len(self._running))):
+            if (handle := self._running[k].handle) in handles:
+                updates[handle] = Update(None, "cancelled")
+                self._leave(k)
+        for _ in range(len(self._waiting)):
+            row = self._waiting.popleft()
+            if row.handle in handles:
+                updates[row.handle] = Update(None, "cancelled")
+            else:
+                self._waiting.append(row)
+        return updates

@@ -1,0 +1,64 @@
+"""A stack of layers: hidden states through all of them, each with the mask and the positions of its kind.
+
+Shapes: B rows, T columns, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from blankfill.attention.masks import Masks
+from blankfill.attention.positions import PositionTerms
+from blankfill.model.config import TransformerConfig
+from blankfill.model.cross import Reading
+from blankfill.model.layers import KeyValues, Layer
+from blankfill.types import LayerKind
+
+
+def layer_modules(config: TransformerConfig, count: int, cross: bool = False) -> nn.ModuleList:
+    """The layers of a stack of `count` layers: one of each, or one alone where they have all weights in common."""
+    distinct = min(1, count) if config.shared == "all" else count
+    return nn.ModuleList(Layer(config, index, cross) for index in range(distinct))
+
+
+def layer_kinds(config: TransformerConfig, count: int) -> tuple[LayerKind, ...]:
+    """The kind of each layer of a stack."""
+    return tuple(config.layer_kind(index) for index in range(count))
+
+
+def run_layers(
+    layers: nn.ModuleList,
+    kinds: Sequence[LayerKind],
+    hidden_BTD: Tensor,
+    masks: Masks,
+    terms: Mapping[LayerKind, PositionTerms],
+    cache: Sequence[KeyValues] | None = None,
+    context: Reading | None = None,
+    recompute: bool = False,
+    memory_BT: Tensor | None = None,
+    keep: list[Tensor] | None = None,
+) -> Tensor:
+    """Hidden states behind the last layer.
+
+    recompute: keep each layer's input only, and compute the layer again in the backward pass. memory: bool, columns
+    that pass no gradient on. keep: receives what comes out of each layer.
+    """
+    first = layers[0]
+    assert isinstance(first, Layer)
+    for k, kind in enumerate(kinds):
+        layer: Callable[..., Tensor] = layers[k] if len(layers) > 1 else first
+        seen = None if context is None else context.of(k)
+        if memory_BT is not None:  # what is remembered is read at every layer, and learns nothing by it
+            hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
+        if recompute:
+            arguments = (hidden_BTD, masks[kind], terms[kind], None, seen, first)
+            hidden_BTD = checkpoint(layer, *arguments, use_reentrant=False)
+        else:
+            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], None if cache is None else cache[k], seen, first)
+        if keep is not None:
+            keep.append(hidden_BTD)
+    return hidden_BTD

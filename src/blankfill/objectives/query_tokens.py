@@ -1,0 +1,202 @@
+"""Writing with query tokens (UniLM): a token behind the text asks for the next one, which then takes its place.
+
+Not here: pretraining (`unilm`, `unilm2`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from blankfill.objectives.base import Masking, Use, replacements
+from blankfill.objectives.format import Format, Ids, MaskFormat, SourceRow, TargetNoise, join
+from blankfill.types import AttentionRule, DecoderInput, Example, Int32, Vocabulary
+
+TARGET_SHARE = 0.7
+"""Share of a target's tokens that UniLM v1 masks while it learns to write."""
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
+
+
+@dataclass(frozen=True)
+class MaskWriter(Masking):
+    """An objective whose models write by asking with a token behind the text, which the answer then replaces."""
+
+    own_rows: ClassVar[bool] = True
+
+    query_role: ClassVar[str] = "mask"
+    """The role of the token that asks."""
+    target_types: ClassVar[tuple[int, int]] = (0, 1)
+    """Token types of a source and of the target that is written from it."""
+    continuation_type: ClassVar[int] = 0
+    """Token type of a text that is continued."""
+    bidirectional_prompt: ClassVar[bool] = True
+    """Whether a text that is continued sees itself both ways."""
+
+    @property
+    def writes(self) -> bool:
+        """Every text is continued at a query token."""
+        return True
+
+    def required_roles(self, use: Use) -> tuple[str, ...]:
+        """The query token besides."""
+        if use == "generate":
+            return ("cls", "sep", self.query_role)
+        return (*self.roles, self.query_role) if use == "target" else super().required_roles(use)
+
+    def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
+        """Masks in the text, query tokens behind it."""
+        return QueryFormat(self, vocabulary, position_sizes)
+
+
+def with_queries(
+    text: Int32, tokens: Int32, places: Int32, step: Int32, query: int, types: tuple[int, int] = (0, 0)
+) -> Example:
+    """A text, tokens that are written one step after the other, and for each of them a query token at its position,
+    whose target it is.
+
+    text: int32[N]. tokens, places, step: int32[K]; places are the positions of the tokens, step is as in `step_rule`.
+    query: the id of the query token. types: of the text and of what is written.
+    """
+    N, K = len(text), len(tokens)
+    positions = np.empty((2, N + 2 * K), np.int32)
+    positions[0] = join(np.arange(N, dtype=np.int32), places, places)
+    positions[1, :N], positions[1, N:] = types
+    ids = join(text, tokens, np.full(K, query, np.int32))
+    return Example(ids, positions, step_rule(N, step), np.arange(N + K, N + 2 * K, dtype=np.int32), tokens)
+
+
+def step_rule(context: int, step: Int32) -> AttentionRule:
+    """Who sees whom: `context` columns that see one another, then K tokens, then their K pseudo masks.
+
+    step: int32[K], from 1 on, at which each of the tokens is written. A token sees the context and the tokens of all
+    steps up to its own; a pseudo mask the context, the tokens of the steps before, and the pseudo masks of its own.
+    """
+    before = np.zeros(context, np.int32)
+    nothing = np.zeros(len(step), np.int32)
+    segment = np.zeros(context + 2 * len(step), np.int32)
+    rank, horizon = join(before, step, nothing), join(before, step, step - 1)
+    return AttentionRule(segment, rank, horizon, join(before, nothing, step))
+
+
+def query_input(ids: Ids, table: int, query: int, types: tuple[int, int], bidirectional: bool = True) -> DecoderInput:
+    """A row whose next token is asked for by a token behind it.
+
+    ids: what is read, at least one token and fewer than `table`, the rows of the position table. query: the id that
+    asks. types: of what is read and of what is written. bidirectional: whether what is read sees itself both ways.
+    """
+    if not 0 < len(ids) < table:
+        raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table - 1}")
+    index = np.arange(len(ids), dtype=np.int32)
+    rule = AttentionRule.full(len(ids)) if bidirectional else AttentionRule.causal(len(ids))
+    return DecoderInput(
+        np.asarray(ids, np.int32), np.stack([index, np.full_like(index, types[0])]), rule,
+        np.array([len(ids), types[1]], np.int32), np.array([1, 0], np.int32), table - len(ids) - 1, query,
+    )  # fmt: skip
+
+
+class QueryFormat(MaskFormat):
+    """Masks in the text; what is written is asked for behind it."""
+
+    def __init__(self, objective: MaskWriter, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
+        super().__init__(objective, vocabulary, position_sizes)
+        self._writer = objective
+
+    @property
+    def query(self) -> int:
+        """The id of the token that asks."""
+        return self.vocabulary[self._writer.query_role]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """[SEP]."""
+        return [self.vocabulary["sep"]]
+
+    def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
+        """The text behind [CLS]."""
+        ids = [self.vocabulary["cls"], *before]
+        self.check_room(len(ids) + 1)
+        writer = self._writer
+        types = writer.continuation_type, writer.continuation_type
+        return query_input(ids, self.max_columns, self.query, types, writer.bidirectional_prompt)
+
+    @property
+    def target_end(self) -> int:
+        """[SEP]."""
+        return self.vocabulary["sep"]
+
+    def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
+        """`[CLS] first [SEP] second [SEP]`."""
+        sep = [self.vocabulary["sep"]]
+        more = [] if second is None else [second, sep]
+        return SourceRow(join([self.vocabulary["cls"]], first, sep, *more))
+
+    def target(self, source: SourceRow, target: Ids) -> Example:
+        """The target behind the source, each token asked for by a query token that sees those before it."""
+        tokens, step = np.asarray(target, np.int32), np.arange(1, len(target) + 1, dtype=np.int32)
+        places = step + np.int32(len(source.ids) - 1)
+        return with_queries(source.ids, tokens, places, step, self.query, self._writer.target_types)
+
+    def training_target(self, source: SourceRow, target: Ids) -> Example:
+        """UniLM v1: the target behind the source, from left to right, each token asked for where it stands; the row is
+        yet to be masked. UniLM v2: as `target`."""
+        if self.objective.has_pseudo_masks:
+            return self.target(source, target)
+        first, size = len(source.ids), len(source.ids) + len(target)
+        types = np.full(size, self._writer.target_types[1], np.int32)
+        types[:first] = self._writer.target_types[0]
+        index = np.arange(size, dtype=np.int32)
+        ids = join(source.ids, target)
+        return Example(
+            ids, np.stack([index, types]), AttentionRule.prefix(first, size), index[first:], ids[first:].copy()
+        )
+
+    def redraws(self, noise: TargetNoise) -> bool:
+        """UniLM v1 masks targets anew in each step; UniLM v2 reads them whole, unless there is noise."""
+        return not self.objective.has_pseudo_masks or noise != TargetNoise()
+
+    def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
+        """A target with masks (UniLM v1) or with noise (UniLM v2)."""
+        if self.objective.has_pseudo_masks:
+            return noisy_target(example, self.vocabulary, noise, rng)
+        return masked_target(example, self.vocabulary, rng)
+
+    def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
+        """The source."""
+        return query_input(source.ids, len(source.ids) + max_new + 1, self.query, self._writer.target_types)
+
+    def target_room(self, length: int) -> tuple[int, int]:
+        """A target and its end share the row with the source."""
+        return length - self.source_specials(pair=True) - 2, length // 2
+
+    def target_columns(self, count: int) -> int:
+        """As many, and the end."""
+        return count + 1
+
+
+def masked_target(example: Example, vocabulary: Vocabulary, rng: Generator) -> Example:
+    """Mask some of the targets as BERT masks, and ask for these: 70% of the number of the target's tokens, its end not
+    counted, at least one; the end is as likely among them as any token (the released code, seq2seq_loader.py)."""
+    tokens = len(example.target_ids) - int(example.target_ids[-1] == vocabulary["sep"])
+    index = rng.choice(example.target_index, max(1, round(TARGET_SHARE * tokens)), replace=False).astype(np.int64)
+    choice = replacements(example.input_ids, index, vocabulary, rng, MASK_SHARE, RANDOM_SHARE, ordinary=False)
+    ids = example.input_ids.copy()
+    ids[choice.index] = choice.inputs
+    return replace(example, input_ids=ids, target_index=choice.index, target_ids=example.input_ids[choice.index])
+
+
+def noisy_target(example: Example, vocabulary: Vocabulary, noise: TargetNoise, rng: Generator) -> Example:
+    """Read some pseudo masks as a random token or as the one that they ask for, and some tokens of the target, its end
+    as well, as what stands at their pseudo mask; all are asked for as before (the released code, s2s-ft)."""
+    columns, ids, count = example.target_index, example.input_ids.copy(), len(example.target_ids)
+    draw = rng.random(count)
+    read = np.where(draw < noise.pseudo / 2, example.target_ids, ids[columns]).astype(np.int32)
+    is_random = (draw >= noise.pseudo / 2) & (draw < noise.pseudo)
+    read[is_random] = rng.integers(0, vocabulary.size, np.count_nonzero(is_random))
+    ids[columns] = read
+    copied = rng.random(count) < noise.target
+    ids[columns[copied] - count] = read[copied]
+    return replace(example, input_ids=ids)
