@@ -18,12 +18,13 @@ from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.embedding.embed import Embedder
 from blankfill.families.form import form_of
-from blankfill.finetuning.run import FinetuneConfig, start_of
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.model_setup import load_pretrained
 from blankfill.generation.fill import Filler
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate
 from blankfill.model.config import TransformerConfig, config_values
-from blankfill.model.layout import lay_out_to_write
+from blankfill.model.layout import optimize_for_inference
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Bert
 from blankfill.pretraining.teacher import open_teacher
@@ -74,7 +75,7 @@ def test_what_is_written_does_not_depend_on_the_layout(name: str, dtype: torch.d
     texts = []
     for _ in range(2):
         texts.append("".join(generate(low, prompt, 8, Sampling(temperature=0))))
-        lay_out_to_write(low.model)
+        optimize_for_inference(low.model)
     assert texts[0] == texts[1]
 
 
@@ -158,4 +159,4 @@ def test_a_model_that_is_to_learn_gets_master_weights(tmp_path: Path) -> None:
     write_folder(tmp_path / "low", torch.bfloat16)
     assert open_teacher(tmp_path / "low").loaded.model.words.weight.dtype == torch.float32
     config = FinetuneConfig("classify", tmp_path, tmp_path / "low", FinetuneOptions())
-    assert start_of(config)[0].model.words.weight.dtype == torch.float32
+    assert load_pretrained(config)[0].model.words.weight.dtype == torch.float32

@@ -78,11 +78,11 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
         ids = inputs["input_ids"][0]
         check_ids(loaded, text, ids.tolist())
         row = format.export_row(ids[: format.export_room].numpy())
-        read = torch.from_numpy(row.input_ids.astype(np.int64))
-        if row.context is not None:
-            inputs = {**inputs, "decoder_input_ids": read[None]}
-        elif len(read) != len(ids):  # the objective compares on a row of its own
-            inputs = {"input_ids": read[None]}
+        if loaded.objective.two_sided:
+            start = torch.tensor([theirs.config.decoder_start_token_id])
+            inputs = {**inputs, "decoder_input_ids": torch.cat([start, ids[:-1]])[None]}
+        elif not np.array_equal(row.input_ids, ids):  # the objective compares on a row of its own
+            inputs = {"input_ids": torch.from_numpy(row.input_ids.astype(np.int64))[None]}
         if len(ids):
             scores = _scores(theirs(**inputs))
             largest = larger(largest, float((scores[0] - our_scores(loaded, row)).abs().max()))
@@ -109,8 +109,8 @@ def no_bars(transformers: Any) -> Iterator[None]:
 
 def _scores(out: Any) -> torch.Tensor:
     for name in ("prediction_logits", "logits", "last_hidden_state"):
-        if (found := getattr(out, name, None)) is not None:
-            return torch.as_tensor(found)
+        if (scores := getattr(out, name, None)) is not None:
+            return torch.as_tensor(scores)
     raise ValueError(f"{type(out).__name__} has no scores")
 
 
@@ -133,5 +133,5 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0]
+    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0, : len(row)]
     return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
