@@ -129,5 +129,6 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0]
-    return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
+    outputs = model(collate([[row]], loaded.vocabulary.roles.get("pad", 0)), logits_at="all")
+    scores: torch.Tensor = outputs.logits if model.config.lm_head else outputs.hidden
+    return scores[0]

@@ -70,7 +70,7 @@ def evaluate(
     use_threads(threads)
     where = pick_device(device)
     loaded = load_model(model, str(where))
-    loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
+    loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:

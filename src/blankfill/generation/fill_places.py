@@ -124,8 +124,9 @@ class PlaceReader:
             places = [np.flatnonzero(np.array(row) == self.mask).tolist() for row in new]
             examples = [self.filler.format.open_places(row, at) for row, at in zip(new, places, strict=True)]
             batch = collate([[example] for example in examples], self.filler.vocabulary["mask"]).to(self.filler.device)
-            hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
-            scores_MV = model.head.logits(hidden_MD, model.output_table).float().log_softmax(-1)
+            logits = model(batch, model.token_embeddings.weight.dtype, logits_at=batch.target_index).logits
+            assert isinstance(logits, Tensor)
+            scores_MV = logits.float().log_softmax(-1)
             of_rows = scores_MV.split([len(at) for at in places])
             for row, at, scores in zip(new, places, of_rows, strict=True):
                 self._known[row] = dict(zip(at, scores, strict=True))

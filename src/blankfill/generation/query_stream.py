@@ -1,10 +1,10 @@
-"""The query stream of a permutation model (XLNet): hidden states for tokens that are absent, at their positions.
+"""The query stream of a permutation model (XLNet): scores of tokens that are absent, at their positions.
 
 The open positions of a row are left out of the text; behind the text stands one query column for each, which sees all
 of the text and no other query column. So a blank of several tokens can be filled in any order, each fill read by the
 next.
 
-Shapes: N rows, T columns, M open places in all rows, D width.
+Shapes: N rows, T columns, M open places in all rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blankfill.attention.masks import lower
 from blankfill.model.transformer import Transformer
-from blankfill.types import QUERY
+from blankfill.types import QUERY, Batch
 
 
-def query_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
-    """Hidden states [M, D] of the open places, row by row. open_NT: bool, as many in each row; the rest is text that
+def query_logits(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
+    """Scores [M, V] of the open places, row by row. open_NT: bool, as many in each row; the rest is text that
     ends in [CLS], a segment of its own."""
     N, T = ids_NT.shape
     device = ids_NT.device
@@ -29,6 +28,7 @@ def query_states(model: Transformer, ids_NT: Tensor, open_NT: Tensor) -> Tensor:
     query_NT = (torch.arange(T, device=device) >= T - count).expand(N, T)
     positions = torch.stack([place_NT, segment_NT, query_NT * QUERY])
     zeros_NT, rank_NT = torch.zeros_like(place_NT), query_NT.to(torch.int64)
-    mask = lower("rule", (zeros_NT, zeros_NT), (zeros_NT, rank_NT), model.words.weight.dtype)
-    hidden_NTD: Tensor = model(ids_NT.gather(1, place_NT), positions, mask)
-    return hidden_NTD[:, T - count :].flatten(0, 1)
+    batch = Batch.of_rows(ids_NT.gather(1, place_NT), positions, zeros_NT, rank_NT, zeros_NT)
+    logits = model(batch, model.token_embeddings.weight.dtype, logits_at=query_NT.flatten().nonzero()[:, 0]).logits
+    assert isinstance(logits, Tensor)
+    return logits
