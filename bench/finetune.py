@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def build(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """A worker: one training step of a contender."""
+    """Return a worker: one training step of a contender."""
     import torch
 
     torch.set_num_threads(spec["threads"])
@@ -68,11 +68,11 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str,
 
 
 def ours(spec: dict[str, Any]) -> Callable[[], Any]:
-    """A step as `blankfill finetune` takes it."""
+    """Return a step as `blankfill finetune` takes it."""
     import torch
 
     from blankfill.checkpoint.load import load_model
-    from blankfill.finetuning.run import adapter_of, with_head
+    from blankfill.finetuning.model_setup import build_adapter, build_model
     from blankfill.system.allocator import keep_freed_memory
     from blankfill.tasks.batching import Batches, Epochs
     from blankfill.tasks.datasets.registry import task_named
@@ -98,10 +98,10 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
     options = FinetuneOptions(lr=spec["lr"], batch_size=spec["batch"], epochs=1000, eval_every=10**9, threads=1)
     task, loaded = task_named(spec["task"]), load_model(spec["model"])
     split = task.read(spec["data"], "train")
-    adapter = adapter_of(task, split.labels, loaded, options)
+    adapter = build_adapter(task, split.labels, loaded, options)
     encoded = adapter.encode(split.items, learn=True).encoded
     device = torch.device("cpu")
-    model = with_head(loaded, adapter, split.items, options, device, torch.float32)
+    model = build_model(loaded, adapter, split.items, options, device, torch.float32)
     settings = options.train_options(len(encoded))
     batches = Batches(encoded, Epochs(len(encoded), spec["batch"], 0), loaded.vocabulary["pad"])
     trainer = Trainer(
@@ -117,7 +117,7 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
 
 
 def theirs(name: str, spec: dict[str, Any]) -> Callable[[], Any]:
-    """A step as `transformers.Trainer.training_step` takes it, without its bookkeeping."""
+    """Return a step as `transformers.Trainer.training_step` takes it, without its bookkeeping."""
     try:
         import transformers
     except ImportError as error:

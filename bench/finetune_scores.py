@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["blankfill", "transformers"], help="one of the two")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    from blankfill.finetuning.run import read_data
+    from blankfill.finetuning.data import read_splits
     from blankfill.tasks.datasets.registry import task_named
     from blankfill.tasks.options import FinetuneOptions
 
@@ -52,7 +52,7 @@ def main() -> None:
         lr=given.lr, batch_size=given.batch, epochs=given.epochs, max_length=given.max_length, precision="fp32",
         threads=given.threads, max_train_samples=given.max_train_samples, validation_split=given.validation_split,
     )  # fmt: skip
-    train, dev = read_data(task_named(given.task), given.data, options)
+    train, dev = read_splits(task_named(given.task), given.data, options)
     options = dataclasses.replace(options, eval_every=-(-len(train) // given.batch))
     print(f"{given.task}: {len(train)} items to learn from, {len(dev)} to score", flush=True)
     contenders = {"blankfill": ours, "transformers": theirs}
@@ -75,8 +75,9 @@ def main() -> None:
 
 
 def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """A run of this program; processor seconds of all of it."""
-    from blankfill.finetuning.run import FinetuneConfig, finetune
+    """Return a run of this program; processor seconds of all of it."""
+    from blankfill.finetuning.config import FinetuneConfig
+    from blankfill.finetuning.run import finetune
 
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,13 +86,13 @@ def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[s
 
 
 def theirs(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """The same items with transformers' model."""
+    """Return the same items with transformers' model."""
     from finetune_peers import run
 
-    from blankfill.finetuning.run import read_data
+    from blankfill.finetuning.data import read_splits
     from blankfill.tasks.datasets.registry import task_named
 
-    train, dev = read_data(task_named(task), data, options)
+    train, dev = read_splits(task_named(task), data, options)
     return run(model, task_named(task), train, dev, options)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from side_by_side import write
 
 if TYPE_CHECKING:
-    from blankfill.finetuning.run import FinetuneConfig
+    from blankfill.finetuning.config import FinetuneConfig
 
 FEW: dict[str, Any] = {"max_train_samples": 100, "epochs": 10, "batch_size": 16, "eval_every": 14}
 TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -68,8 +68,9 @@ def main() -> None:
 
 
 def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict[str, Any]:
-    """The scores of one model on one task, with the rate of `--lrs` that was best for the first seed less one."""
-    from blankfill.finetuning.run import FinetuneConfig
+    """Return the scores of one model on one task, with the rate of `--lrs` that was best for the first seed less
+    one."""
+    from blankfill.finetuning.config import FinetuneConfig
     from blankfill.finetuning.several import finish_run
     from blankfill.tasks.options import FinetuneOptions
 

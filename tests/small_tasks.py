@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from blankfill.checkpoint import store
-from blankfill.finetuning.run import FinetuneConfig, FinetuneResult, finetune
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.outcome import FinetuneResult
+from blankfill.finetuning.run import finetune
 from blankfill.model.config import config_values
 from blankfill.tasks.options import FinetuneOptions
 from generate_models import MORE, SPECIAL, objective_of, random_model, wordpiece

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from blankfill.families import FamilySpec, register_family
     from blankfill.generation.model import Model, load
     from blankfill.objectives import register_objective
-    from blankfill.pretraining.run import RunResult, pretrain, resume
+    from blankfill.pretraining.outcome import RunResult
+    from blankfill.pretraining.run import pretrain, resume
 
 __all__ = [
     "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError",
@@ -47,7 +48,8 @@ _HOMES = {
     "generation.model": ("Model", "load"),
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "objectives": ("register_objective",),
-    "pretraining.run": ("RunResult", "pretrain", "resume"),
+    "pretraining.outcome": ("RunResult",),
+    "pretraining.run": ("pretrain", "resume"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -13,9 +13,11 @@ from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
+from blankfill.finetuning.config import FinetuneConfig, read_config
+from blankfill.finetuning.data import read_splits
 from blankfill.finetuning.pet import run_pet, unlabelled, untrained
-from blankfill.finetuning.predict import Predictor, open_predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config, read_data
+from blankfill.finetuning.predictor import Predictor, open_predictor
+from blankfill.finetuning.run import finetune
 from blankfill.runs.folder import noted_machine
 from blankfill.tasks.cloze.soft_labels import combined
 from blankfill.tasks.datasets.registry import task_named
@@ -140,7 +142,7 @@ def test_a_head_learns_what_all_patterns_say(
     assert learnt.options.method == "head"
     same = [a.value == b.value for a, b in zip(learnt.predict(new), together.predict(new), strict=True)]
     assert np.mean(same) > 0.75
-    dev = read_data(config.build_task(), config.data, config.options)[1]
+    dev = read_splits(config.build_task(), config.data, config.options)[1]
     told = [json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one.record["label"] for one in together.predict(dev.items)] == told
     assert "distilled/report.html" in (out / "report.html").read_text(encoding="utf-8")
@@ -186,7 +188,7 @@ def test_lora_changes_nothing_before_it_has_learnt(config_for: Any) -> None:
     plain, thin = (
         [config_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
     )  # fmt: skip
-    train, _ = read_data(plain[0].build_task(), plain[0].data, plain[0].options)
+    train, _ = read_splits(plain[0].build_task(), plain[0].data, plain[0].options)
     machine = settle(plain[0].options).machine
     assert untrained(thin, train, machine) == untrained(plain, train, machine)
 

@@ -14,9 +14,11 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
+from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.grid import combinations
-from blankfill.finetuning.predict import Predictor, score_predictions
-from blankfill.finetuning.run import FinetuneConfig, finetune
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
+from blankfill.finetuning.score import score_predictions
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.metrics.questions import answer_metrics
@@ -251,7 +253,7 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
                "--batch-size", "8", "--epochs", "1", "--threads", "1", "--precision", "fp32",
                "--num-seeds", "2"]  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr("blankfill.finetuning.run.stop_signals", lambda: contextlib.nullcontext([15]))
+        patched.setattr("blankfill.runs.context.stop_signals", lambda: contextlib.nullcontext([15]))
         assert main(command) == 143
     assert "the same command continues there" in capsys.readouterr().err
     assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]

@@ -16,10 +16,11 @@ from test_cloze_run import OWN
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
+from blankfill.finetuning.config import FinetuneConfig, read_config
 from blankfill.finetuning.grid import combinations, run_grid
 from blankfill.finetuning.pet import SOFT_LABELS, run_pet
-from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
 from blankfill.runs import inputs
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS

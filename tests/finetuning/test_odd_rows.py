@@ -14,8 +14,9 @@ import pytest
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetuning.predict import items_of
-from blankfill.finetuning.run import FinetuneConfig, finetune
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.rows import items_of
+from blankfill.finetuning.run import finetune
 from blankfill.generation.fill import fill
 from blankfill.tasks.datasets.registry import task_named
 from generate_models import SPECIAL, wordpiece
@@ -71,7 +72,7 @@ def test_rows_of_wrong_types_are_one_sentence(form: dict[str, dict[str, Any]]) -
 
 
 def test_choices_are_a_list_and_not_a_text() -> None:
-    with pytest.raises(UserError, match="line 1: `choices`: a text stands where a list is expected"):
+    with pytest.raises(UserError, match="line 1: `choices`: a text where a list is expected"):
         list(items_of(task_named("choice"), iter([("line 1", '{"context": "a", "choices": "bc"}')])))
 
 

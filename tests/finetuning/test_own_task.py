@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.finetuning.predict import Predictor
+from blankfill.finetuning.predictor import Predictor
 from blankfill.tasks.datasets.registry import TASKS, register_task, task_named
 from blankfill.tasks.items import Split, TextItem
 from blankfill.tasks.task import Task

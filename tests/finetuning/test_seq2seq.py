@@ -12,10 +12,13 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import RESULTS, FinetuneConfig, FinetuneResult, finetune
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.outcome import FinetuneResult
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
 from blankfill.tasks.items import GenerationItem
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.run_files import RESULTS
 from small_tasks import write_lines, writing_model
 
 NOUNS = ["red", "big", "cat", "dog", "mat"]

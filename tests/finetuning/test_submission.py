@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blankfill.cli.main import main
-from blankfill.finetuning.run import RESULTS
+from blankfill.tasks.run_files import RESULTS
 from conftest import DATA
 from small_tasks import classes, model_folder, run, sentences, tags, write_lines
 

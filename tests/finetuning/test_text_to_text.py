@@ -11,8 +11,9 @@ from test_seq2seq import NOUNS, QUICK, SLOW, turned
 
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
 from blankfill.tasks.items import ChoiceItem, QuestionItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
@@ -99,7 +100,7 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
     assert found["metrics"]["accuracy"] > 0.9 and found["other_texts"] == 0
     item = ChoiceItem("1", "cat cat", ("dog", "cat"))
     [decided] = Predictor(tmp_path / "chosen", "cpu", 1).predict([item])
-    assert decided.shown["choice"] == "cat" and decided.value == 1
+    assert decided.record["choice"] == "cat" and decided.value == 1
 
     data = {name: [] for name in ("train", "dev")}  # type: dict[str, list[Any]]
     for name, count in (("train", 192), ("dev", 24)):
@@ -114,7 +115,7 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
     found = run("squad", tmp_path / "qa", model, tmp_path / "answered")
     assert found["metrics"]["exact"] > 0.9 > found["baseline"]["score"]
     [decided] = Predictor(tmp_path / "answered", "cpu", 1).predict([QuestionItem("1", "who", "cat dog")])
-    assert decided.shown["answer"] == "dog"
+    assert decided.record["answer"] == "dog"
 
 
 @pytest.mark.parametrize(

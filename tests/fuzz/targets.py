@@ -347,13 +347,13 @@ def read_corpus_report(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> None:
-    from blankfill.finetuning.run import read_config as read
+    from blankfill.finetuning.config import read_config as read
 
     read(folder)
 
 
 def config() -> list[bytes]:
-    from blankfill.finetuning.run import FinetuneConfig
+    from blankfill.finetuning.config import FinetuneConfig
     from blankfill.tasks.options import FinetuneOptions
 
     return [dumps(FinetuneConfig("sst2", Path("data"), Path("model"), FinetuneOptions()).values())]
@@ -363,7 +363,7 @@ def read_rows(folder: Path) -> None:
     """The rows that `predict` is given, for each kind of task."""
     from blankfill.cli.lines import lines_of
     from blankfill.errors import UserError
-    from blankfill.finetuning.predict import items_of
+    from blankfill.finetuning.rows import items_of
     from blankfill.tasks.datasets.registry import task_named
 
     for name in ("classify", "tag", "qa", "choice", "seq2seq", "wsc", "record", "sst2"):
@@ -375,7 +375,7 @@ def read_rows(folder: Path) -> None:
 
 
 def read_predictions(folder: Path) -> None:
-    from blankfill.finetuning.predict import read_predictions as read
+    from blankfill.finetuning.score import read_predictions as read
 
     read(folder / "predictions.jsonl")
 

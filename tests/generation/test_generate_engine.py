@@ -12,7 +12,8 @@ from blankfill.attention.masks import lower
 from blankfill.generation.engine import Decoder, banned, evaluation_view
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives.glm import GlmChoice, glm_input, infill
+from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.objectives.glm_format import glm_input
 from blankfill.objectives.gpt import gpt_input
 from blankfill.objectives.query_tokens import query_input
 from blankfill.types import AttentionRule, DecoderInput, Vocabulary

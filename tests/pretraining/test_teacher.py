@@ -20,7 +20,7 @@ from blankfill.config.recipe import Recipe
 from blankfill.data.batching import collate
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.transformer import build
-from blankfill.pretraining import run as wiring
+from blankfill.pretraining.run import pretrain, resume
 from blankfill.pretraining.teacher import Teacher, evenly, open_teacher
 from blankfill.runs.recorder import read_lines
 from conftest import make_document
@@ -134,14 +134,14 @@ def test_a_resumed_run_is_the_same(distilled: Path, teacher: Path, tmp_path: Pat
     """Stopped after the first step and gone on with, from a teacher that has been moved."""
     shutil.copytree(teacher, tmp_path / "teacher")
     out = tmp_path / "student"
-    result = wiring.pretrain(
+    result = pretrain(
         [str(teacher / "corpus")], student(), out, stop_after=1e-9, teacher=tmp_path / "teacher"
     )  # fmt: skip
     assert result.steps == 1
     (tmp_path / "teacher").rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"the teacher of .* is gone from .*teacher.* --teacher"):
-        wiring.resume(out)
-    assert wiring.resume(out, teacher=tmp_path / "moved").steps == 12
+        resume(out)
+    assert resume(out, teacher=tmp_path / "moved").steps == 12
     before, after = weights(distilled), weights(out)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -156,18 +156,18 @@ def test_an_edited_note_of_the_teacher_is_refused(distilled: Path, teacher: Path
     (out / "teacher.json").write_text(other.write(out), encoding="utf-8")
     (out / "corpus_path.txt").write_text(str(teacher / "corpus") + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"was begun with other inputs: .*step-2 is another teacher.*--teacher"):
-        wiring.resume(out)
+        resume(out)
 
 
 def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not the teacher that .* was begun with"):
-        wiring.resume(distilled, teacher=distilled)
+        resume(distilled, teacher=distilled)
     noted = shutil.copytree(distilled, tmp_path / "damaged") / "teacher.json"
     noted.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"teacher\.json: not JSON"):
-        wiring.resume(tmp_path / "damaged")
+        resume(tmp_path / "damaged")
     with pytest.raises(UserError, match="was begun without a teacher"):
-        wiring.resume(teacher, teacher=distilled)
+        resume(teacher, teacher=distilled)
 
 
 @pytest.mark.parametrize(("changes", "told"), [

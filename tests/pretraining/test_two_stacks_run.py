@@ -14,8 +14,10 @@ from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.convert.exporting import export_model
 from blankfill.errors import ConfigError
-from blankfill.finetuning.predict import Predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_data
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.data import read_splits
+from blankfill.finetuning.predictor import Predictor
+from blankfill.finetuning.run import finetune
 from blankfill.generation.fill import fill
 from blankfill.pretraining import run
 from blankfill.pretraining.warm_start import InitFrom
@@ -128,9 +130,9 @@ def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: HeadOn, 
     )
     config = FinetuneConfig("wikigold" if tags else "sst2", data, trained, options)
     finetune(config, out)
-    _, dev = read_data(config.build_task(), data, options)
+    _, dev = read_splits(config.build_task(), data, options)
     predictor = Predictor(out, "cpu", 1)
-    shown = [one.shown for one in predictor.predict(dev.items)]
+    shown = [one.record for one in predictor.predict(dev.items)]
     said = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert shown and [{key: line[key] for key in one} for one, line in zip(shown, said, strict=True)] == shown
     before, after = load_model(trained).model.layers.state_dict(), predictor.model.encoder.layers.state_dict()

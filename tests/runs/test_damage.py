@@ -28,9 +28,10 @@ from blankfill.convert.importing import import_model
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
-from blankfill.finetuning.predict import open_predictor
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
-from blankfill.pretraining import run as wiring
+from blankfill.finetuning.config import FinetuneConfig, read_config
+from blankfill.finetuning.predictor import open_predictor
+from blankfill.finetuning.run import finetune
+from blankfill.pretraining.run import pretrain, resume
 from blankfill.report.page import write_page
 from damage import damaged, replaced
 from small_run import SMALL, texts_in
@@ -62,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "texts").mkdir()
     texts = texts_in(folder / "texts", 4)
     small = {**SMALL, "train.steps": 2, "train.eval_every": 2, "train.precision": "fp32", "train.threads": 1}
-    wiring.pretrain([texts], load_recipe("bert-nano", small), folder / "run")
+    pretrain([texts], load_recipe("bert-nano", small), folder / "run")
     return folder / "run"
 
 
@@ -165,7 +166,7 @@ def faults(whole: Path, names: list[str], openers: dict[str, Opener], work: Path
 
 
 def predicted(folder: Path) -> None:
-    from blankfill.finetuning.predict import items_of
+    from blankfill.finetuning.rows import items_of
 
     predictor = open_predictor(folder, "cpu", 1)
     predictor.predict(list(items_of(predictor.task, iter([("line 1", "the boat")]))))
@@ -190,7 +191,7 @@ def test_resuming_a_pretraining_run(trained: Path, tmp_path: Path) -> None:
         "tokenizer.json",
     ):
         for what, folder in list_some(forms_of(trained, name, tmp_path / "run"), 40):
-            if fault := told(wiring.resume, folder):
+            if fault := told(resume, folder):
                 found.append(f"{name}, {what}: {fault}")
     assert not found
 
@@ -210,10 +211,10 @@ def test_files_that_inform_stop_no_resume(trained: Path, tmp_path: Path, name: s
         if what == "gone" and "corpus" in name:
             continue  # which is what makes a folder a corpus
         if what.startswith("a link"):  # to which nothing is written, wherever it leads
-            assert told(wiring.resume, folder) is None
+            assert told(resume, folder) is None
             continue
         with in_time():
-            result = wiring.resume(folder)
+            result = resume(folder)
         assert result.steps == 2, what
 
 
@@ -263,7 +264,7 @@ def test_counts_that_are_none_are_refused_without_marks(trained: Path, tmp_path:
             counts_of(path)
     with open(path, "wb") as file:  # a header that says more than the file has
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
-    with pytest.raises(UserError, match=r"unigram\.npy is no whole array file"):
+    with pytest.raises(UserError, match=r"unigram\.npy is not a whole array file"):
         counts_of(path)
     np.savez(path.with_suffix(".npz"), a=np.ones(3))
     path.with_suffix(".npz").rename(path)

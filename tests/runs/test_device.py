@@ -8,7 +8,7 @@ import torch
 from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
 from blankfill.errors import UserError
-from blankfill.pretraining import run as wiring
+from blankfill.pretraining.run import pretrain
 from blankfill.system.device import pick_device
 from small_run import SMALL, texts_in
 
@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     (folder / "texts").mkdir()
     small = {**SMALL, "train.steps": 2, "train.precision": "fp32", "train.threads": 1}
-    wiring.pretrain([texts_in(folder / "texts", 4)], load_recipe("bert-nano", small), folder / "run")
+    pretrain([texts_in(folder / "texts", 4)], load_recipe("bert-nano", small), folder / "run")
     (folder / "lines.txt").write_text("a wooden boat\n", encoding="utf-8")
     return folder
 

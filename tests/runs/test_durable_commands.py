@@ -21,7 +21,8 @@ from blankfill.cli.main import main
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.errors import UserError
-from blankfill.finetuning.run import FinetuneConfig, finetune
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.run import finetune
 from forgetful_disk import Disk, watch
 from full_disk import full_after
 from small_run import SMALL, texts_in

@@ -19,9 +19,10 @@ from blankfill.config.recipe import Recipe, load_recipe, recipe_names, to_yaml
 from blankfill.corpus.identity import NAMES, corpus_marks
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
-from blankfill.pretraining import run as wiring
+from blankfill.pretraining.notes import recipe_values
+from blankfill.pretraining.run import pretrain, resume
 from blankfill.pretraining.warm_start import InitFrom
-from blankfill.runs import inputs
+from blankfill.runs.inputs import FILE as NOTES
 from blankfill.system import marks
 from small_run import SMALL, edit_state, permute, texts_in
 
@@ -45,7 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("source")
     (root / "texts").mkdir()
     blankfill.prepare([str(texts_in(root / "texts", 25))], root / "corpus", recipe_of().corpus)
-    wiring.pretrain([str(root / "corpus")], recipe_of(), root / "run", stop_after=1e-9)
+    pretrain([str(root / "corpus")], recipe_of(), root / "run", stop_after=1e-9)
     return root
 
 
@@ -126,7 +127,7 @@ def test_a_change_under_a_run_is_refused(name: str, begun: Path, capsys: pytest.
     change(begun)
     before = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=rf"(?s){told}"):
-        wiring.resume(begun / "run")
+        resume(begun / "run")
     after = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
     assert before == after  # nothing of the run was touched
     assert main(["pretrain", "--resume", str(begun / "run")]) == 2
@@ -136,9 +137,9 @@ def test_a_change_under_a_run_is_refused(name: str, begun: Path, capsys: pytest.
 def test_the_checkpoint_knows_without_the_file(begun: Path) -> None:
     """The note stands in the state of each checkpoint too; without one, in the file alone."""
     edited("\n  lr: 0.003", "\n  lr: 0.004")(begun)
-    (begun / "run" / inputs.FILE).unlink()
+    (begun / "run" / NOTES).unlink()
     with pytest.raises(UserError, match=r"train\.lr is 0\.004"):
-        wiring.resume(begun / "run")
+        resume(begun / "run")
 
 
 def test_the_file_knows_without_a_checkpoint(begun: Path) -> None:
@@ -146,16 +147,16 @@ def test_the_file_knows_without_a_checkpoint(begun: Path) -> None:
     shutil.rmtree(begun / "run" / "checkpoints")
     (begun / "run" / "latest").unlink()  # as a kill before the first checkpoint leaves it
     with pytest.raises(UserError, match=r"train\.bin has other content"):
-        wiring.resume(begun / "run")
+        resume(begun / "run")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff\xfe"])
 def test_a_damaged_file_stops_nothing(damage: bytes, begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (begun / "run" / inputs.FILE).write_bytes(damage)
-    assert wiring.resume(begun / "run").steps == 12
+    (begun / "run" / NOTES).write_bytes(damage)
+    assert resume(begun / "run").steps == 12
     assert "written anew" in capsys.readouterr().err
     state = json.loads((begun / "run" / "checkpoints" / "step-12" / "state.json").read_text(encoding="utf-8"))
-    assert json.loads((begun / "run" / inputs.FILE).read_text(encoding="utf-8")) == state["inputs"]
+    assert json.loads((begun / "run" / NOTES).read_text(encoding="utf-8")) == state["inputs"]
 
 
 def test_what_stays_the_same_goes_on(begun: Path, source: Path, tmp_path: Path) -> None:
@@ -166,27 +167,25 @@ def test_what_stays_the_same_goes_on(begun: Path, source: Path, tmp_path: Path) 
     for path in begun.rglob("*"):
         path.touch()
     begun.rename(tmp_path / "moved")
-    whole = wiring.pretrain([str(source / "corpus")], recipe_of(), tmp_path / "whole")
-    assert wiring.resume(tmp_path / "moved" / "run", verify=True).valid_loss == pytest.approx(
-        whole.valid_loss, abs=1e-3
-    )
+    whole = pretrain([str(source / "corpus")], recipe_of(), tmp_path / "whole")
+    assert resume(tmp_path / "moved" / "run", verify=True).valid_loss == pytest.approx(whole.valid_loss, abs=1e-3)
 
 
 def test_a_run_of_an_older_version_goes_on_with_one_sentence(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = next((begun / "run" / "checkpoints").glob("*")) / "state.json"
-    (begun / "run" / inputs.FILE).unlink()
+    (begun / "run" / NOTES).unlink()
     edit_state(path, "inputs")
     report = begun / "corpus" / "corpus.json"
     values = json.loads(report.read_text(encoding="utf-8"))
     del values["files"]
     report.write_text(json.dumps(values), encoding="utf-8")
-    assert wiring.resume(begun / "run", verify=True).steps == 12
+    assert resume(begun / "run", verify=True).steps == 12
     said = capsys.readouterr().err
     assert said.count("a version that did not note its inputs") == 1
     assert said.count("no checksums were noted") == 1
     overwritten(begun)  # from now on it is known
     with pytest.raises(UserError, match=r"train\.bin has other content"):
-        wiring.resume(begun / "run")
+        resume(begun / "run")
 
 
 def test_bytes_between_the_samples_are_found_by_verify(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,14 +193,14 @@ def test_bytes_between_the_samples_are_found_by_verify(begun: Path, monkeypatch:
     monkeypatch.setattr(marks, "BLOCK", 16)
     monkeypatch.setattr(marks, "BLOCKS", 4)
     blankfill.prepare([str(begun / "texts")], begun / "corpus", recipe_of().corpus, force=True)
-    wiring.pretrain([str(begun / "corpus")], recipe_of(), begun / "large", stop_after=1e-9)
+    pretrain([str(begun / "corpus")], recipe_of(), begun / "large", stop_after=1e-9)
     before = corpus_marks(begun / "corpus")
     zero(begun / "corpus" / "train.bin", 1000)
     assert corpus_marks(begun / "corpus") == before
-    with pytest.raises(UserError, match=r"train\.bin has another checksum than was noted; copy it again"):
-        wiring.resume(begun / "large", verify=True)
-    with pytest.raises(UserError, match=r"train\.bin has another checksum"):
-        wiring.pretrain([str(begun / "corpus")], recipe_of(), begun / "new", verify=True)
+    with pytest.raises(UserError, match=r"train\.bin does not match its recorded checksum; copy it again"):
+        resume(begun / "large", verify=True)
+    with pytest.raises(UserError, match=r"train\.bin does not match its recorded checksum"):
+        pretrain([str(begun / "corpus")], recipe_of(), begun / "new", verify=True)
     assert not (begun / "new").exists()
     assert main(["prepare", "--out", str(begun / "corpus"), "--verify"]) == 2
 
@@ -258,7 +257,7 @@ def test_a_tokenizer_that_is_only_written_otherwise_is_the_same(begun: Path) -> 
     path = begun / "run" / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
     assert blankfill.load(begun / "run").fill("The [MASK] boat.").filled
-    assert wiring.resume(begun / "run").steps == 12
+    assert resume(begun / "run").steps == 12
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +268,7 @@ def continued(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = load_recipe("gpt-nano", {k: v for k, v in STEADY.items() if not k.startswith(("model.", "corpus.vocab"))})
     init_from = InitFrom(root / "first" / "run", ["zeppelin"], str(root / "first" / "texts"), 0.5)
     texts = another_text(root / "first")
-    wiring.pretrain([str(texts)], recipe, root / "run", stop_after=1e-9, init_from=init_from)
+    pretrain([str(texts)], recipe, root / "run", stop_after=1e-9, init_from=init_from)
     return root
 
 
@@ -278,7 +277,7 @@ def test_replayed_text_that_changed_is_refused(continued: Path, tmp_path: Path) 
     out = tmp_path / "copy" / "run"
     zero(out / "replay" / "train.bin")
     with pytest.raises(UserError, match=r"replay: train\.bin has other content"):
-        wiring.resume(out)
+        resume(out)
 
 
 def test_an_edited_warm_start_is_refused(continued: Path, tmp_path: Path) -> None:
@@ -287,20 +286,20 @@ def test_an_edited_warm_start_is_refused(continued: Path, tmp_path: Path) -> Non
     values = json.loads((out / "warm_start.json").read_text(encoding="utf-8"))
     (out / "warm_start.json").write_text(json.dumps({**values, "replay_ratio": 0.25}), encoding="utf-8")
     with pytest.raises(UserError, match=r"warm_start\.json replay_ratio is 0\.25 and was 0\.5"):
-        wiring.resume(out)
+        resume(out)
     (out / "warm_start.json").unlink()
     with pytest.raises(UserError, match=r"warm_start\.json is gone"):
-        wiring.resume(out)
+        resume(out)
     (out / "warm_start.json").write_text(json.dumps(values), encoding="utf-8")
-    assert wiring.resume(out).steps == 12
+    assert resume(out).steps == 12
 
 
 def test_every_recipe_is_noted_as_it_is_read_again(tmp_path: Path) -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         (tmp_path / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-        again = inputs.recipe_values(load_recipe(tmp_path / "recipe.yaml"))
-        assert again == inputs.recipe_values(recipe)
+        again = recipe_values(load_recipe(tmp_path / "recipe.yaml"))
+        assert again == recipe_values(recipe)
         assert "train.lr" in again and "train.threads" not in again
 
 
@@ -310,10 +309,10 @@ def test_a_run_below_a_linked_folder_goes_on_by_every_path(source: Path, tmp_pat
     (tmp_path / "store").symlink_to(tmp_path / "far" / "disk")
     (tmp_path / "data").symlink_to(source / "corpus")
     out = tmp_path / "store" / "run"
-    wiring.pretrain([str(tmp_path / "data")], recipe_of(), out, stop_after=1e-9)
+    pretrain([str(tmp_path / "data")], recipe_of(), out, stop_after=1e-9)
     assert (out / (out / "corpus_path.txt").read_text(encoding="utf-8").strip()).samefile(source / "corpus")
-    assert wiring.resume(out, stop_after=1e-9).steps == 2
-    assert wiring.resume(tmp_path / "far" / "disk" / "run").steps == 12
+    assert resume(out, stop_after=1e-9).steps == 2
+    assert resume(tmp_path / "far" / "disk" / "run").steps == 12
 
 
 @pytest.mark.parametrize("name", ["corpus.json", "model.safetensors", "results.json"])
@@ -323,7 +322,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(name: str, source: Pat
     (out / name).write_text("{}", encoding="utf-8")
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=rf"holds .*\({name}\), which the run would damage; give another --out"):
-        wiring.pretrain([str(source / "corpus")], recipe_of(), out)
+        pretrain([str(source / "corpus")], recipe_of(), out)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
@@ -334,7 +333,7 @@ def test_a_path_that_was_noted_along_links_is_found(begun: Path, tmp_path: Path)
     out = Path(shutil.move(begun / "run", tmp_path / "store" / "run"))
     (out / "corpus_path.txt").write_text("../../copy/corpus\n", encoding="utf-8")
     assert not (out / "../../copy/corpus").exists()
-    assert wiring.resume(out).steps == 12
+    assert resume(out).steps == 12
 
 
 def test_a_run_that_was_moved_away_from_its_corpus_is_told_where_it_is(
@@ -355,6 +354,6 @@ def test_a_run_that_was_moved_away_from_its_corpus_is_told_where_it_is(
         assert said in capsys.readouterr().err
         assert (out / "corpus_path.txt").read_bytes() == before
     assert main(["pretrain", str(begun / "corpus"), "--resume", str(out), "--stop-after", "0.001s"]) == 75
-    assert wiring.resume(out).steps == 12  # it is noted
+    assert resume(out).steps == 12  # it is noted
     assert main(["pretrain", "--resume", str(tmp_path / "nowhere")]) == 2
     assert f"{tmp_path / 'nowhere'} does not exist" in capsys.readouterr().err

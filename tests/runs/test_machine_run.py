@@ -14,7 +14,8 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
-from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
+from blankfill.finetuning.config import FinetuneConfig, read_config
+from blankfill.finetuning.run import finetune
 from blankfill.finetuning.several import finish_run
 from blankfill.runs.folder import noted_machine
 from blankfill.runs.recorder import read_lines
@@ -171,7 +172,7 @@ def stopped_at_once(patch: pytest.MonkeyPatch, config: FinetuneConfig, out: Path
     import contextlib
 
     with patch.context() as patched:
-        patched.setattr("blankfill.finetuning.run.stop_signals", lambda: contextlib.nullcontext([15]))
+        patched.setattr("blankfill.runs.context.stop_signals", lambda: contextlib.nullcontext([15]))
         assert not finetune(config, out).complete
 
 

@@ -12,9 +12,8 @@ import pytest
 
 import blankfill
 from blankfill.cli import main as cli
-from blankfill.finetuning import run as tuning
-from blankfill.pretraining import run as wiring
 from blankfill.report.page import write_page
+from blankfill.runs.context import stop_signals
 from blankfill.runs.recorder import RunRecorder
 from blankfill.system.stopping import Stop, StoppedError, Terminated, reason, termination_raises
 from blankfill.tasks.run_files import RESULTS
@@ -167,7 +166,7 @@ def test_a_stopped_grid_begins_no_other_run(
 
 def test_one_of_several_runs_that_is_stopped_raises(tmp_path: Path, signalled: list) -> None:
     """What the patterns of a cloze and their distilled head go through too."""
-    from blankfill.finetuning.run import FinetuneConfig
+    from blankfill.finetuning.config import FinetuneConfig
     from blankfill.finetuning.several import finish_run
     from blankfill.tasks.options import FinetuneOptions
 
@@ -197,7 +196,7 @@ def test_every_other_command_has_the_codes_too(
 
     import importlib
 
-    monkeypatch.setattr(importlib.import_module(f"blankfill.cli.{command}"), "primary_metric", work)
+    monkeypatch.setattr(importlib.import_module(f"blankfill.cli.{command}"), "main", work)
     assert cli.main([command]) == code
     assert cleared and capsys.readouterr().err == f"blankfill: {'interrupted' if code == 130 else 'terminated'}\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -265,11 +264,10 @@ def test_a_process_ends_with_the_code(corpus: Path, tmp_path: Path) -> None:
 def test_forked_loaders_leave_signals_to_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("no forks here")
-    with wiring.stop_signals() as caught:
+    with stop_signals() as caught:
         child = os.fork()
         if child == 0:
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(len(caught))
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0 and "stopping" not in capsys.readouterr().err
-    assert tuning.stop_signals is wiring.stop_signals

@@ -18,7 +18,7 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.errors import UserError
 from blankfill.model.transformer import Transformer
-from blankfill.pretraining import run as wiring
+from blankfill.pretraining.data_setup import open_corpus, phases
 from blankfill.runs.recorder import read_lines
 from blankfill.training import faults, loop
 from blankfill.training.loss import LossSums
@@ -203,7 +203,7 @@ def test_a_rollback_takes_other_rows(corpus: Path, tmp_path: Path, monkeypatch: 
         return sums
 
     options = recipe(train__steps=24)
-    rows = wiring.phases(wiring.open_corpus([corpus], options, tmp_path), options)[0].train
+    rows = phases(open_corpus([corpus], options, tmp_path), options)[0].train
     poison.append(torch.cat([torch.from_numpy(example.input_ids) for example in rows.row(54)]).long())  # of step 13
     monkeypatch.setattr(loop, "loss_sums", poisoned)
     monkeypatch.setattr(faults, "loss_sums", poisoned)

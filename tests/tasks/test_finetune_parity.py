@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blankfill.checkpoint.load import load_model
-from blankfill.finetuning.run import adapter_of, with_head
+from blankfill.finetuning.model_setup import build_adapter, build_model
 from blankfill.tasks.batching import Batches, Epochs
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.heads.models import TaskModel, task_losses
@@ -48,9 +48,9 @@ def test_the_same_losses_for_some_epochs(pairs: bool, tmp_path: Path) -> None:
     loaded, items = load_model(tmp_path), some_items(pairs)
     loaded.model.config = dataclasses.replace(loaded.model.config, dropout=0.0)
     task = task_named("rte")
-    adapter = adapter_of(task, task.labels, loaded, options)
+    adapter = build_adapter(task, task.labels, loaded, options)
     encoded = adapter.encode(items, learn=True).encoded
-    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32)
+    model = build_model(loaded, adapter, items, options, torch.device("cpu"), torch.float32)
     assert isinstance(model, TaskModel)
     model.head.drop = 0.0
     with torch.no_grad():
@@ -102,9 +102,9 @@ def test_xlnet_reads_its_last_column_as_transformers_does(pairs: bool, tmp_path:
     loaded, items = load_model(tmp_path), some_items(pairs)
     loaded.model.config = dataclasses.replace(loaded.model.config, dropout=0.0)
     options, task = FinetuneOptions(batch_size=8, threads=1), task_named("rte")
-    adapter = adapter_of(task, task.labels, loaded, options)
+    adapter = build_adapter(task, task.labels, loaded, options)
     encoded = adapter.encode(items, learn=True).encoded
-    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32)
+    model = build_model(loaded, adapter, items, options, torch.device("cpu"), torch.float32)
     assert isinstance(model, TaskModel) and model.head.dense is not None
     model.head.drop = 0.0
     with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blankfill.errors import UserError
-from blankfill.finetuning.predict import items_of
+from blankfill.finetuning.rows import items_of
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 

@@ -189,7 +189,7 @@ def test_faulty_rows_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 of 3 rows .*line 2 has no text 'hypothesis'; line 3 has the label 'maybe'"):
         read("cb", tmp_path, good | {"idx": 0}, {"premise": "p", "idx": 1}, good | {"idx": 2, "label": "maybe"})
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n[1]\n', encoding="utf-8")
-    with pytest.raises(UserError, match="line 2: a list stands where an object is expected"):
+    with pytest.raises(UserError, match="line 2: a list where an object is expected"):
         TASKS["cb"].read(tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text("{\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 1: not JSON"):

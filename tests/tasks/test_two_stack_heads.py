@@ -10,7 +10,7 @@ import torch
 
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.errors import UserError
-from blankfill.finetuning.run import adapter_of, with_head
+from blankfill.finetuning.model_setup import build_adapter, build_model
 from blankfill.objectives import Bert
 from blankfill.tasks.batching import pack
 from blankfill.tasks.datasets.registry import task_named
@@ -89,9 +89,9 @@ def test_scores_are_those_of_transformers_classifier(family: str, tmp_path: Path
     theirs = model_of(family)
     loaded = imported(family, theirs, tmp_path)
     task, items = task_named("rte"), some_texts()
-    adapter = adapter_of(task, task.labels, loaded, OPTIONS)
+    adapter = build_adapter(task, task.labels, loaded, OPTIONS)
     encoded = adapter.encode(items).encoded
-    model = with_head(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32).eval()
+    model = build_model(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32).eval()
     assert isinstance(model, TaskModel) and model.head.dense is not None
     head = theirs.classification_head
     model.head.dense.load_state_dict(head.dense.state_dict())
@@ -115,7 +115,7 @@ def test_a_tag_is_asked_where_pretraining_asks_for_the_word(family: str, tmp_pat
     task = task_named("wikigold")
     items: list[Item] = [TaggedItem("0", ("w3", "w4", "w5"), ("O", "B-PER", "I-PER")), TaggedItem("1", ("w6",), ("O",))]
     labels = ("O", "B-PER", "I-PER")
-    adapter = adapter_of(task, labels, loaded, dataclasses.replace(OPTIONS, head_on="decoder"))
+    adapter = build_adapter(task, labels, loaded, dataclasses.replace(OPTIONS, head_on="decoder"))
     encoded = adapter.encode(items, learn=True).encoded
     packed = pack(encoded, loaded.vocabulary["pad"])
     whole = theirs.model if family == "bart" else theirs.transformer
@@ -135,15 +135,15 @@ def test_a_tag_is_asked_where_pretraining_asks_for_the_word(family: str, tmp_pat
 def test_a_cloze_is_refused(family: str, tmp_path: Path) -> None:
     loaded, task = imported(family, model_of(family), tmp_path), task_named("rte")
     with pytest.raises(UserError, match="writes its answers; use --method text in place of --method cloze"):
-        adapter_of(task, task.labels, loaded, FinetuneOptions(method="cloze"))
+        build_adapter(task, task.labels, loaded, FinetuneOptions(method="cloze"))
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_it_learns_all_of_both_stacks(family: str, tmp_path: Path) -> None:
     loaded = imported(family, model_of(family), tmp_path)
     task, items = task_named("rte"), some_texts()
-    adapter = adapter_of(task, task.labels, loaded, OPTIONS)
-    model = with_head(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32)
+    adapter = build_adapter(task, task.labels, loaded, OPTIONS)
+    model = build_model(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32)
     batch: Batch = pack(adapter.encode(items, learn=True).encoded, loaded.vocabulary["pad"]).batch
     task_losses(model, batch).labels["answer"].backward()
     for name, parameter in model.named_parameters():
@@ -164,9 +164,9 @@ def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
         TaggedItem("1", ("w6",), ("O",)),
         TaggedItem("2", ("w7", "w3"), ("B-PER", "O")),
     ]
-    adapter = adapter_of(task, task.labels, loaded, OPTIONS)
+    adapter = build_adapter(task, task.labels, loaded, OPTIONS)
     encoded = adapter.encode(items, learn=True).encoded
-    model = with_head(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32).eval()
+    model = build_model(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32).eval()
     assert isinstance(model, TaskModel)
     model.head.output.load_state_dict(theirs.classifier.state_dict())
     packed = pack(encoded, loaded.vocabulary["pad"])
@@ -186,9 +186,9 @@ def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path
     loaded = imported(family, theirs, tmp_path)
     task, items = task_named("rte"), some_texts()
     options = dataclasses.replace(OPTIONS, head_on="encoder")
-    adapter = adapter_of(task, task.labels, loaded, options)
+    adapter = build_adapter(task, task.labels, loaded, options)
     encoded = adapter.encode(items, learn=True).encoded
-    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
+    model = build_model(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
     body = (theirs.model if family == "bart" else theirs.transformer).encoder
     packed = pack(encoded, loaded.vocabulary["pad"])
     with torch.no_grad():
@@ -210,8 +210,8 @@ def test_features_of_the_encoder_alone(tmp_path: Path) -> None:
     task, labels = task_named("wikigold"), ("O", "B-PER")
     items: list[Item] = [TaggedItem("0", ("w3", "w4"), ("O", "B-PER"))]
     options = dataclasses.replace(OPTIONS, features="second-to-last")
-    adapter = adapter_of(task, labels, loaded, options)
-    model = with_head(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
+    adapter = build_adapter(task, labels, loaded, options)
+    model = build_model(loaded, adapter, items, options, torch.device("cpu"), torch.float32).eval()
     assert isinstance(model, TaskModel) and model.reader is not None
     packed = pack(adapter.encode(items, learn=True).encoded, loaded.vocabulary["pad"])
     body = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval().encoder
@@ -224,8 +224,8 @@ def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
     loaded = imported("bart", model_of("bart"), tmp_path)
     task, options = task_named("scitldr"), dataclasses.replace(OPTIONS, head_on="encoder")
     with pytest.raises(UserError, match="scitldr is written by the decoder; leave out --head-on"):
-        adapter_of(task, (), loaded, options)
-    with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one; leave it out"):
+        build_adapter(task, (), loaded, options)
+    with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one stack; leave it out"):
         reads_encoder_only(Bert(), "decoder", task_named("rte"))
     problems = dataclasses.replace(options, method="text").problems()
     assert "--method text answers with the model's own words, not with a head; leave out --head-on" in problems

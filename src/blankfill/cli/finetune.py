@@ -68,9 +68,10 @@ def main(argv: Sequence[str]) -> int:
     if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
         raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
 
+    from blankfill.finetuning.config import FinetuneConfig, read_config
     from blankfill.finetuning.grid import combinations, run_grid
     from blankfill.finetuning.pet import run_pet
-    from blankfill.finetuning.run import FinetuneConfig, finetune, read_config
+    from blankfill.finetuning.run import finetune
     from blankfill.system.console import show
     from blankfill.tasks.datasets.tabular import Columns
     from blankfill.tasks.run_files import RESULTS

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import tyro
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import SOME, Bound, at_least
 
@@ -48,6 +49,8 @@ class GenerateArguments:
     """Seed of the draws; the same seed gives the same text."""
     json: bool = False
     """Print one JSON object on a line for each sample, when all are done."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
     threads: int = 0
@@ -70,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )
     sampling.check()
-    loaded = load_model(args.model, args.device)
+    loaded = load_model(args.model, args.device, dtype_named(args.dtype))
     writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
     optimize_for_inference(loaded.model)
     if args.num == 1 and not args.json:

@@ -19,7 +19,7 @@ from blankfill.system.files import refuse_input, whole_file
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
-    from blankfill.finetuning.predict import AnyPredictor
+    from blankfill.finetuning.predictor import AnyPredictor
     from blankfill.tasks.items import Item
 
 WINDOW = 4096
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--submission and --task go with --data; leave them out")
     refuse_input(args.out, args.file, args.data)
     from blankfill.cli.fill import json_line
-    from blankfill.finetuning.predict import items_of
+    from blankfill.finetuning.rows import items_of
     from blankfill.finetuning.submit import split_of
     from blankfill.system.console import show
 
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
 
 def opened(args: PredictArguments) -> AnyPredictor:
     """The model, with the search that is asked for."""
-    from blankfill.finetuning.predict import open_predictor
+    from blankfill.finetuning.predictor import open_predictor
 
     asked = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
     search = {name: value for name, value in asked.items() if value is not None}

@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         )
 
     from blankfill.pretraining import run
+    from blankfill.pretraining.outcome import forgetting
     from blankfill.system.console import show
 
     if args.resume:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             f"{when} {result.valid_loss:.3f} nats, {abs(below):.3f} {side} the unigram baseline ({result.baseline:.3f})"
         )
     if result.old_loss is not None:
-        show(run.forgetting(result.old_loss))
+        show(forgetting(result.old_loss))
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
     if result.stopped:
         return result.stopped.exit_code

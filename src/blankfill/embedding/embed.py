@@ -91,7 +91,7 @@ class Embedder:
         order = list(padded_batches(lengths))
         batches = prefetch(self._batch([rows[k] for k in chosen]) for chosen in order)
         for chosen, batch in zip(order, batches, strict=True):
-            out[chosen] = self._pool(*batch).cpu().numpy()
+            out[chosen] = self._pool(*batch).float().cpu().numpy()
         return Vectors(out, cut)
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:

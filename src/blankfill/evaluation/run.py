@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.errors import UserError
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
@@ -49,7 +50,13 @@ class Measured:
 
 
 def evaluate(
-    model: Path, task: str, data: Path, settings: Settings, device: str = "auto", threads: int = 0
+    model: Path,
+    task: str,
+    data: Path,
+    settings: Settings,
+    device: str = "auto",
+    threads: int = 0,
+    dtype: WeightType = "auto",
 ) -> dict[str, Any]:
     """Measure a pretrained model; the result is ready for `json.dumps`.
 
@@ -69,7 +76,7 @@ def evaluate(
         raise UserError("--limit and --seed are 0 or more")
     use_threads(threads)
     where = pick_device(device)
-    loaded = load_model(model, str(where))
+    loaded = load_model(model, str(where), dtype_named(dtype))
     loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()

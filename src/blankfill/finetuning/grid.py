@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.run import FinetuneConfig
+from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.system.console import say
@@ -95,10 +95,10 @@ def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> 
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
     found: list[dict[str, Any]] = []
     check_inputs_unchanged([(dataclasses.replace(config, options=options), out / name) for name, options in settings])
-    alike = shared_machine(config.options, out)
+    shared = shared_machine(config.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")
-        results = finish_run(dataclasses.replace(config, options=options), out / name, alike)
+        results = finish_run(dataclasses.replace(config, options=options), out / name, shared)
         found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
         table = list(summary(found))
         best = max(table, key=lambda row: row["mean"])

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blankfill.errors import ConfigError, UserError
-from blankfill.finetuning.predict import EnsemblePredictor, open_predictor
-from blankfill.finetuning.run import FinetuneConfig, adapter_of, read_data, start_of, with_head
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.data import read_splits
+from blankfill.finetuning.model_setup import build_adapter, build_model, load_pretrained
+from blankfill.finetuning.predictor import EnsemblePredictor, open_predictor
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.runs.inputs import read_notes, refuse, write_note
@@ -51,7 +53,7 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
     if problems := config.options.problems():
         raise ConfigError(problems)
     task = config.build_task()
-    train, dev = read_data(task, config.data, config.options)
+    train, dev = read_splits(task, config.data, config.options)
     labels = None if task.kind == "choice" else task.labels or train.labels
     texts = unlabelled(config, task, task.labels or train.labels)
     patterns = read_patterns(*pattern_text(config.options.patterns, task.name), labels)
@@ -61,19 +63,19 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
         for k in range(count)
     ]
     check_inputs_unchanged([(one, out / f"pattern-{k}") for k, one in enumerate(requests)])
-    alike = shared_machine(config.options, out)
-    weights = untrained(requests, train, alike)
+    shared = shared_machine(config.options, out)
+    weights = untrained(requests, train, shared)
     runs: list[dict[str, Any]] = []
     for k, one in enumerate(requests):
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
-        found = finish_run(one, folder, alike)
+        found = finish_run(one, folder, shared)
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
         score = f"{found['primary_metric']} {found['score']:.4f}"
         yield f"pattern {k}: {score}; untrained {weights[k]:.4f} of the training items"
     yield from _together(config, out, runs, dev)
     if texts is not None:
-        yield from _distilled(config, out, texts, alike)
+        yield from _distilled(config, out, texts, shared)
 
 
 def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine) -> list[float]:
@@ -84,12 +86,12 @@ def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine
 
     torch.set_num_threads(machine.threads)
     device = torch.device(machine.device)
-    loaded, _ = start_of(requests[0])
+    loaded, _ = load_pretrained(requests[0])
     found = []
     for one in requests:
         plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
-        adapter = adapter_of(one.build_task(), train.labels, loaded, plain)
-        model = with_head(loaded, adapter, train.items, plain, device, machine.dtype)
+        adapter = build_adapter(one.build_task(), train.labels, loaded, plain)
+        model = build_model(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = HeadEvaluator(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
         predictions, _ = scored.predict(model, device, machine.dtype)
         right = [one.value == _label(item) for one, item in zip(predictions, train.items, strict=True)]
@@ -134,7 +136,7 @@ def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> S
     return dataclasses.replace(texts, labels=labels)
 
 
-def _distilled(config: FinetuneConfig, out: Path, texts: Split, alike: Machine) -> Iterator[str]:
+def _distilled(config: FinetuneConfig, out: Path, texts: Split, shared: Machine) -> Iterator[str]:
     """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
     options, scores = config.options, out / SOFT_LABELS
     mark = items_mark(texts.items, texts.labels)
@@ -142,7 +144,7 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, alike: Machine) 
         refuse(out, [f"the texts of {options.distil} are others"], f"Put them back, or remove {scores} and that run.")
     write_note(out, {"texts": mark})
     if not scores.exists():
-        teachers = open_predictor(out, alike.device, alike.threads)
+        teachers = open_predictor(out, shared.device, shared.threads)
         assert isinstance(teachers, EnsemblePredictor)
         write_file(scores, score_lines(texts, teachers.logs(texts.items)))
     learning = dataclasses.replace(
@@ -153,7 +155,7 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, alike: Machine) 
     say(f"a head learns what all patterns say of {len(texts):,} texts")
     student = dataclasses.replace(config, options=learning, soft_labels=soft_labels)
     check_inputs_unchanged([(student, out / DISTILLED)])
-    found = finish_run(student, out / DISTILLED, alike)
+    found = finish_run(student, out / DISTILLED, shared)
     kept = read_json(out / RESULTS)
     field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
     _keep(out, {**kept, "complete": True})

@@ -1,4 +1,4 @@
-"""Runs of one command in folders below one: a complete one is not run again, if it is what is asked for."""
+"""Several runs of one command, each in a folder of its own below one: complete ones with the same inputs are kept."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError
-from blankfill.finetuning.run import (
-    FinetuneConfig,
-    Read,
-    adapter_of,
-    finetune,
-    patterns_of,
-    read_all,
-    read_config,
-    start_of,
-)
+from blankfill.finetuning.config import FinetuneConfig, read_config
+from blankfill.finetuning.data import TaskData, read_task_data
+from blankfill.finetuning.model_setup import build_adapter, load_pretrained, patterns_of
+from blankfill.finetuning.notes import changed_inputs, other_weights
+from blankfill.finetuning.run import finetune
 from blankfill.runs import inputs
 from blankfill.runs.folder import note_machine, noted_machine
 from blankfill.system.console import say
@@ -32,26 +27,35 @@ if TYPE_CHECKING:
     from blankfill.training.machine import Machine
 
 
-def finish_run(config: FinetuneConfig, folder: Path, alike: Machine | None = None) -> dict[str, Any]:
-    """The results of a run among several, which is begun or gone on with unless it is complete.
+def finish_run(config: FinetuneConfig, folder: Path, shared: Machine | None = None) -> dict[str, Any]:
+    """The results of a run among several, which is begun or resumed unless it is complete.
 
-    alike: what all of them compute with where their options leave it free. Raises StoppedError when a signal stops it,
-    so that the runs after it are not begun.
+    Args:
+        config: The configuration of the run.
+        folder: The run folder; that of the several runs is above it.
+        shared: What all of the runs compute with where their options leave it free.
+
+    Returns:
+        What `results.json` of the run holds.
+
+    Raises:
+        StoppedError: A signal has stopped the run, so that the runs after it are not begun.
+        UserError: Whatever the user can mend.
     """
-    found = read_results(folder)
-    if not found.get("complete"):
+    results = read_results(folder)
+    if not results.get("complete"):
         resume = (folder / CONFIG).exists()
         try:
             result = finetune(
-                config, folder, resume, machine_changes(config.options, folder) if resume else None, alike
+                config, folder, resume, machine_changes(config.options, folder) if resume else None, shared
             )
         finally:
-            if alike is not None and folder.is_dir():  # which it is not where the run was refused
-                note_machine(folder.parent, alike)
+            if shared is not None and folder.is_dir():  # which it is not where the run was refused
+                note_machine(folder.parent, shared)
         if result.stopped is not None:
             raise StoppedError(result.stopped, f"stopped in {folder}; the same command continues there")
-        found = read_results(folder)
-    return found
+        results = read_results(folder)
+    return results
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def machine_changes(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
-    """The machine options in which a command that goes on with a run differs from the one that began it."""
+    """The machine options in which a command that resumes a run differs from the one that began it."""
     before = read_config(folder).options
     names = ("device", "threads", "micro_batch")
     return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(before, name)}
@@ -108,14 +112,14 @@ def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
         if (above / CONFIG).exists():
             raise UserError(f"{above} holds a single run; give another --out for several")
     starts: dict[tuple[Path, bool, int], tuple[Loaded, inputs.Note]] = {}
-    data: dict[tuple[object, ...], Read] = {}
+    data: dict[tuple[object, ...], TaskData] = {}
     for config, folder in runs:
         if not (folder / CONFIG).exists() or not (notes := inputs.read_notes(folder)):
             continue
         task, options = config.build_task(), config.options
         seed = options.seed if options.from_scratch else 0
         if (begins := (config.model, options.from_scratch, seed)) not in starts:
-            starts = {begins: start_of(config)}
+            starts = {begins: load_pretrained(config)}
         reads = (
             options.validation_split,
             options.max_train_samples,
@@ -123,11 +127,11 @@ def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
             options.unlabelled,
         )
         if reads not in data:
-            data = {reads: read_all(task, config)}
+            data = {reads: read_task_data(config)}
         (loaded, start), read = starts[begins], data[reads]
-        now = read.note(config, start, patterns_of(adapter_of(task, read.train.labels, loaded, options)))
-        found = inputs.finetuning_changes(notes, now)
-        if inputs.other_weights(notes, now):
-            found.append(f"{config.model} has other weights")
-        inputs.refuse(folder, found, "Put back what it was begun with, or give another --out.")
+        now = read.note(config, start, patterns_of(build_adapter(task, read.train.labels, loaded, options)))
+        problems = changed_inputs(notes, now)
+        if other_weights(notes, now):
+            problems.append(f"{config.model} has other weights")
+        inputs.refuse(folder, problems, "Put back what it was begun with, or give another --out.")
         inputs.check_run_tokenizer(folder, notes, loaded.tokenizer, str(config.model))

@@ -14,7 +14,7 @@ from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
 if TYPE_CHECKING:
-    from blankfill.finetuning.predict import AnyPredictor
+    from blankfill.finetuning.predictor import AnyPredictor
 
 
 def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:

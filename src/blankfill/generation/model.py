@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.generation.blanks import FillResult
 from blankfill.generation.fill import Filler
@@ -39,6 +40,9 @@ class Model:
         return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide)
 
 
-def load(path: str | Path, device: str = "cpu") -> Model:
-    """Open a run folder or one of its checkpoints."""
-    return Model(load_model(path, device))
+def load(path: str | Path, device: str = "cpu", dtype: WeightType = "auto") -> Model:
+    """Open a run folder or one of its checkpoints.
+
+    dtype: of the weights, and so of what is computed with them; auto keeps the type that they are stored in.
+    """
+    return Model(load_model(path, device, dtype_named(dtype)))

@@ -83,7 +83,7 @@ class Transformer(nn.Module):
     def forward(
         self,
         inputs: Batch | Inputs,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         *,
         cache: Sequence[KeyValues] | None = None,
         encoded: EncoderOutput | None = None,
@@ -95,13 +95,14 @@ class Transformer(nn.Module):
     ) -> Outputs:
         """Run the model; the only use of its weights.
 
-        dtype: the compute type, which dense masks share. cache: one for each layer, which the columns follow. encoded:
-        the encoder's output for the decoder's columns, where it was computed before (`encode_source`). read: see
-        `Outputs.read`. logits_at: int64[M], the columns, flat over B·T, whose scores are wanted, or "all".
-        output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder over the batch, which
+        dtype: the compute type, which dense masks share; None for that of the weights. cache: one for each layer, which
+        the columns follow. encoded: the encoder's output for the decoder's columns, where it was computed before
+        (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], the columns, flat over B·T, whose scores are
+        wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder over the batch, which
         has no context. keys_values: compute those of all decoder layers too, without gradient, for a decoder that runs
         many times.
         """
+        dtype = dtype or self.token_embeddings.weight.dtype
         if cache is not None and "local" in self.kinds:
             raise ValueError("layers that attend locally know no cache")
         states: list[Tensor] | None = [] if output_hidden_states else None
@@ -137,7 +138,7 @@ class Transformer(nn.Module):
         return Outputs(hidden_BTD, logits, answers, None if states is None else tuple(states), encoded)
 
     def encode_source(
-        self, source: Batch, dtype: torch.dtype = torch.float32, keys_values: bool = False
+        self, source: Batch, dtype: torch.dtype | None = None, keys_values: bool = False
     ) -> EncoderOutput:
         """Run the encoder over sources, for decoders of which each row is one text; see `forward`."""
         if self.encoder is None:

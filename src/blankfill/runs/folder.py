@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,29 +269,3 @@ def newest_whole(out: Path) -> Checkpoint | None:
             )
         say(f"{out} has no checkpoint yet; starting from the beginning")
     return checkpoint
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, so that a run ends after its step; a second SIGINT interrupts."""
-    caught: list[int] = []
-    own = os.getpid()
-
-    def handle(number: int, frame: object) -> None:
-        if os.getpid() != own:  # a loader process: it gets the terminal's signals too, and the run decides
-            return
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        say("stopping after this step; the run can be resumed")
-
-    try:
-        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller handles its own signals
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

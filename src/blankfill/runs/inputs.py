@@ -10,32 +10,20 @@ Not here: whether a prepared corpus is as `prepare` left it (`corpus.identity`).
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.corpus.identity import TOKENIZER, corpus_marks, is_tokenizer, tokenizer_mark, verify_marks
+from blankfill.corpus.identity import TOKENIZER, is_tokenizer, tokenizer_mark, verify_marks
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.system.console import say
-from blankfill.system.files import flat, write_file
-from blankfill.system.marks import changes
+from blankfill.system.files import write_file
 from blankfill.system.reading import read_json
-from blankfill.tasks.content import content, items_mark
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from blankfill.checkpoint.load import Loaded
-    from blankfill.config.recipe import Recipe
-    from blankfill.pretraining.data_setup import Corpus
-    from blankfill.pretraining.teacher import Teacher
-    from blankfill.pretraining.warm_start import WarmStart
-    from blankfill.tasks.items import Item, Split
+    pass
 
 FILE = "inputs.json"
 FREE = frozenset(
@@ -47,84 +35,6 @@ FREE = frozenset(
 """Options that a resumed run may have otherwise: where it computes and what it writes, not what it learns."""
 
 Note = dict[str, Any]
-
-
-def pretraining_note(
-    recipe: Recipe, corpus: Corpus, old: Corpus | None, warm_start: WarmStart | None, taught: Teacher | None
-) -> Note:
-    """What a pretraining run notes of its inputs, all but the tokenizer. old: the corpus that is replayed."""
-    note: Note = {"recipe": recipe_values(recipe), "corpus": dict(corpus.marks)}
-    if old is not None:
-        note["replay"] = dict(old.marks)
-    if warm_start is not None:
-        note["warm_start"] = warm_start_values(warm_start)
-    if taught is not None:
-        note["teacher"] = {"sha256": taught.sha256}
-    return note
-
-
-def finetuning_note(
-    asked: Mapping[str, Any],
-    train: Split,
-    dev: Split,
-    more: Sequence[Item],
-    soft_labels: tuple[Split, NDArray[np.float32]] | None,
-    start: Note,
-    patterns: str,
-) -> Note:
-    """What a fine-tuning run notes of its inputs, all but the tokenizer.
-
-    asked: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. soft_labels: what
-    is learnt from in place of the labels. start: `model_note` of the model that it begins from. patterns: the text that
-    says how the task is put, "" for none.
-    """
-    data = {"train": items_mark(train.items, train.labels), "dev": items_mark(dev.items, dev.labels)}
-    if more:
-        data["unlabelled"] = items_mark(more)
-    if soft_labels is not None:
-        data["texts"] = items_mark(soft_labels[0].items)
-        data["scores"] = {"items": len(soft_labels[1]), "content": content(soft_labels[1].tolist())}
-    options = {name: value for name, value in plain(asked["options"]).items() if name not in FREE}
-    rest = {name: plain(asked[name]) for name in ("task", "columns")}
-    return {"asked": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}
-
-
-def patterns_mark(text: str) -> str | None:
-    """What is noted of the patterns of a run, None where it has none."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else None
-
-
-def model_note(loaded: Loaded) -> Note:
-    """What is noted of a model that a run begins from."""
-    from blankfill.checkpoint.load import weights_checksum
-    from blankfill.model.config import config_values
-
-    objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
-    values = {
-        "model": config_values(loaded.model.config),
-        "objective": objective,
-        "embedding_lr_multiplier": loaded.embedding_lr_multiplier,
-    }
-    return {**plain(values), "roles": dict(loaded.vocabulary.roles), "weights": weights_checksum(loaded.model)}
-
-
-def recipe_values(recipe: Recipe) -> Note:
-    """The options of a recipe by their dotted names, as JSON values, those that may change left out."""
-    from blankfill.config.recipe import to_values
-
-    found: Note = {}
-    for name, value in plain(to_values(recipe)).items():
-        parts = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
-        found |= {key: one for key, one in parts.items() if key.rpartition(".")[2] not in FREE}
-    return found
-
-
-def warm_start_values(warm_start: WarmStart) -> Note:
-    """What is noted of the model that a run began from."""
-    from blankfill.model.config import config_values
-
-    values = {"new_tokens": list(warm_start.new_tokens), "replay_ratio": warm_start.replay_ratio}
-    return plain({**values, "model": config_values(warm_start.config)})
 
 
 def plain(value: Any) -> Any:
@@ -191,77 +101,6 @@ def refuse(out: Path, found: Sequence[str], remedy: str) -> None:
         raise UserError(f"{out} was begun with other inputs: {'; '.join(dict.fromkeys(found))}. {remedy}")
 
 
-def check_pretraining(
-    out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path, warm_start: WarmStart | None
-) -> None:
-    """Raise UserError when the recipe, the corpus or the old text of a run are not those it was begun with.
-
-    corpus: the folder of its token files.
-    """
-    folders = {"corpus": corpus}
-    if warm_start is not None and warm_start.replay is not None:
-        folders["replay"] = Path(warm_start.replay)
-    values = recipe_values(recipe)
-    found: list[str] = []
-    for note in notes:
-        found += [f"in {out / 'recipe.yaml'} {phrase}" for phrase in differing(note.get("recipe"), values)]
-        if warm_start is not None:
-            found += [
-                f"in {out / 'warm_start.json'} {one}"
-                for one in differing(note.get("warm_start"), warm_start_values(warm_start))
-            ]
-        for name in ("warm_start", "teacher"):
-            if name in note and not (out / f"{name}.json").exists():
-                found.append(f"{name}.json is gone")
-    for name, folder in folders.items():
-        if any(isinstance(note.get(name), dict) for note in notes):
-            marks = corpus_marks(folder)
-            found += [f"{flat(folder)}: {one}" for note in notes for one in changes(note.get(name, {}), marks)]
-    refuse(out, found, again(out, corpus))
-
-
-def finetuning_changes(notes: Sequence[Note], now: Note) -> list[str]:
-    """What differs from the notes of a fine-tuning run, but for the weights of the model that it began from."""
-    found: list[str] = []
-    for note in notes:
-        found += differing(note.get("asked"), now["asked"])
-        if note.get("patterns") not in (None, now.get("patterns")):
-            found.append("the patterns are others")
-        before = note.get("data")
-        for name, mark in now["data"].items():
-            was = before.get(name) if isinstance(before, dict) else None
-            if isinstance(was, dict) and was != mark:
-                told = f"{mark['items']:,} then and now" if was.get("items") == mark["items"] else (
-                    f"{was.get('items'):,} then, {mark['items']:,} now"
-                )  # fmt: skip
-                found.append(f"the items of `{name}` are others ({told})")
-        began = {name: value for name, value in now["start"].items() if name != "weights"}
-        found += (f"in the model it began from {phrase}" for phrase in differing(note.get("start"), began))
-    return found
-
-
-def other_weights(notes: Sequence[Note], now: Note) -> bool:
-    """Whether the model that a run began from has other weights than noted."""
-    noted = [note["start"].get("weights") for note in notes if isinstance(note.get("start"), dict)]
-    return any(one not in (None, now["start"]["weights"]) for one in noted)
-
-
-def again(out: Path, corpus: Path) -> str:
-    """What can be done about a pretraining run whose inputs have changed."""
-    return (
-        "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
-        f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
-    )
-
-
-def check_teacher(out: Path, notes: Sequence[Note], taught: Teacher | None) -> None:
-    """Raise UserError when the teacher is not the one that a run's checkpoints learnt from."""
-    for note in notes:
-        sha256 = note["teacher"].get("sha256") if isinstance(note.get("teacher"), dict) else None
-        if taught is not None and sha256 not in (None, taught.sha256):
-            refuse(out, [f"{taught.path} is another teacher"], f"Give the first one: --resume {out} --teacher …")
-
-
 def check_run_tokenizer(out: Path, notes: Sequence[Note], tokenizer: Tokenizer, source: str) -> None:
     """Raise UserError unless the run's own tokenizer is the one noted, and `tokenizer`, which `source` names, is it."""
     own = Tokenizer.load(out)
@@ -275,14 +114,14 @@ def check_run_tokenizer(out: Path, notes: Sequence[Note], tokenizer: Tokenizer, 
         refuse(out, [f"the tokenizer of {source} is not that of the run"], "Put back what it was begun with.")
 
 
-def begin(out: Path, note: Note, tokenizer: Tokenizer) -> Note:
+def begin_note(out: Path, note: Note, tokenizer: Tokenizer) -> Note:
     """Write the note of a run that begins, whose tokenizer was saved in its folder; returns it with the tokenizer."""
     note = {**note, "tokenizer": tokenizer_mark(tokenizer, out)}
     write_note(out, note)
     return note
 
 
-def go_on(out: Path, notes: Sequence[Note], note: Note, tokenizer: Tokenizer, source: str) -> Note:
+def resume_note(out: Path, notes: Sequence[Note], note: Note, tokenizer: Tokenizer, source: str) -> Note:
     """The note of a run that is resumed: what was noted, with what is known now; written where the file lacks it.
 
     Raises UserError for another tokenizer, as `check_run_tokenizer` does.

@@ -22,10 +22,11 @@ from blankfill.errors import UserError
 from blankfill.system.console import Bar, say
 from blankfill.system.files import write_file
 from blankfill.system.reading import UnreadableError, read_json_lines
-from blankfill.training.loop import Metrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
+
+    from blankfill.training.loop import Metrics
 
 MOST_ASIDE = 100
 """Damaged versions of one file that are kept; later ones replace the last."""

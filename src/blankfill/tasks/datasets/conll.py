@@ -23,7 +23,7 @@ _PLACE = re.compile(r"(?<=.)\d$", re.DOTALL)
 
 
 def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -> Split:
-    """A split from a CoNLL file; one of words alone has no tags.
+    """Return a split from a CoNLL file; one of words alone has no tags.
 
     labels: the BIO tags known from training; a type that is not among them is refused. digits: words end with a digit
     that does not belong to them. Raises UserError for a line that has no tag where others have, and for what is no tag.
@@ -56,7 +56,7 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
 
 
 def _sentences(path: Path) -> Iterator[list[tuple[str, str, int]] | None]:
-    """Each sentence as (word, tag or "", line number); None where a document begins."""
+    """Yield each sentence as (word, tag or "", line number); None where a document begins."""
     sentence: list[tuple[str, str, int]] = []
     for number, line in enumerate(text_lines(path), 1):
         cells = line.split("\t") if "\t" in line else line.split(" ")
@@ -95,8 +95,8 @@ def tag_names(items: list[TaggedItem]) -> tuple[str, ...]:
 
 
 def predicted_lines(path: Path, tags: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a CoNLL file with predicted tags, one tuple for each of its sentences: in the place of its last
-    column, or as a second one where it has words alone. Everything else stays as it is."""
+    """Yield the lines of a CoNLL file with predicted tags, one tuple for each of its sentences: in the place of its
+    last column, or as a second one where it has words alone. Everything else stays as it is."""
     tagged = any(tag for sentence in _sentences(path) for _, tag, _ in sentence or ())
     words = (tag for sentence in tags for tag in sentence)
     for line in text_lines(path):

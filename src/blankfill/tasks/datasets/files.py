@@ -30,8 +30,8 @@ TOLERATED = 0.01
 
 
 def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: str) -> Path:
-    """The file of a split: `path` itself if it is a file, else the first of `names` (patterns of pathlib's glob; a
-    compression's suffix may follow) in the folder or in one of its `folders`.
+    """Return the file of a split: `path` itself if it is a file, else the first of `names` (patterns of pathlib's glob;
+    a compression's suffix may follow) in the folder or in one of its `folders`.
 
     what: the split and task, for the message. Raises UserError that says which names were looked for.
     """
@@ -51,7 +51,7 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
+    """Yield the lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
     regular_size(path)
     with readable(path), path.open("rb") as raw:
         compression = sniff_compression(raw.read(16))
@@ -75,7 +75,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def json_document(path: Path) -> Any:
-    """The value of a JSON file; a zip archive must hold one .json file.
+    """Return the value of a JSON file; a zip archive must hold one .json file.
 
     Raises UserError when it cannot be read, and for one of more than LARGEST_DOCUMENT characters (or bytes in a zip).
     """
@@ -86,7 +86,8 @@ def json_document(path: Path) -> Any:
 
 
 def joined_lines(path: Path) -> str:
-    """The text of a file that is read as a whole; UserError when it has more than LARGEST_DOCUMENT characters."""
+    """Return the text of a file that is read as a whole; UserError when it has more than LARGEST_DOCUMENT
+    characters."""
     kept: list[str] = []
     size = 0
     for line in text_lines(path):
@@ -98,8 +99,8 @@ def joined_lines(path: Path) -> str:
 
 
 def unzipped(path: Path) -> str:
-    """The text of the one .json file in a zip archive, unpacked step by step; what the archive says of its size is not
-    believed. Raises UserError when it is damaged, encrypted or too large."""
+    """Return the text of the one .json file in a zip archive, unpacked step by step; what the archive says of its size
+    is not believed. Raises UserError when it is damaged, encrypted or too large."""
     try:
         _check_directory(path)
         with zipfile.ZipFile(path) as archive:
@@ -152,8 +153,8 @@ class Faults:
         self._found.append(f"line {line} {what}")
 
     def sentences(self, rows: int) -> list[str]:
-        """One sentence about the rows that were left out, or none; UserError when they are many of the file's `rows`,
-        or when no row is left."""
+        """Return one sentence about the rows that were left out, or none; UserError when they are many of the file's
+        `rows`, or when no row is left."""
         if not self._found:
             return []
         shown = "; ".join(self._found[:3])
@@ -165,13 +166,13 @@ class Faults:
 
 
 def label_place(labels: Sequence[str], value: object) -> int | None:
-    """The place of a label in the list of names, or None; JSON's true and false match "true" and "false"."""
+    """Return the place of a label in the list of names, or None; JSON's true and false match "true" and "false"."""
     name = str(value).lower() if isinstance(value, bool) else str(value).strip()
     return labels.index(name) if name in labels else None
 
 
 def wants(labels: Sequence[str]) -> str:
-    """What a message says about the labels that are known."""
+    """Return what a message says about the labels that are known."""
     return f"the labels are {listed(labels, 20)}"
 
 
@@ -180,7 +181,8 @@ class UnusableError(Exception):
 
 
 def read_objects(path: Path, labels: tuple[str, ...], build: Callable[[dict[str, Any]], Iterable[Item]]) -> Split:
-    """A split from JSON Lines. build: the items of one object; it raises UnusableError for one that cannot be used.
+    """Return a split from JSON Lines. build: the items of one object; it raises UnusableError for one that cannot be
+    used.
 
     Raises UserError when many cannot, or there are none.
     """
@@ -198,7 +200,7 @@ def read_objects(path: Path, labels: tuple[str, ...], build: Callable[[dict[str,
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
-    """A field that must be a text; UnusableError otherwise."""
+    """Return a field that must be a text; UnusableError otherwise."""
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise UnusableError(f"has no text {key!r}")
@@ -206,7 +208,7 @@ def text_of(row: Mapping[str, Any], key: str) -> str:
 
 
 def part_of(row: Any, key: str, kind: type[T]) -> T:
-    """A field that must be of a kind; UnusableError otherwise."""
+    """Return a field that must be of a kind; UnusableError otherwise."""
     value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, kind):
         raise UnusableError(f"has no {key!r}")
@@ -214,7 +216,7 @@ def part_of(row: Any, key: str, kind: type[T]) -> T:
 
 
 def label_of(row: Mapping[str, Any], labels: Sequence[str], key: str = "label") -> int | None:
-    """The place of a row's label; None where it has none (a test set); UnusableError for another label."""
+    """Return the place of a row's label; None where it has none (a test set); UnusableError for another label."""
     value = row.get(key)
     if value is None or value == "":
         return None
@@ -225,7 +227,7 @@ def label_of(row: Mapping[str, Any], labels: Sequence[str], key: str = "label") 
 
 
 def id_of(row: Mapping[str, Any], *keys: str) -> str:
-    """A row's id: the first of these fields that it has; UnusableError when it has none."""
+    """Return a row's id: the first of these fields that it has; UnusableError when it has none."""
     for key in keys:
         if row.get(key) is not None:
             return str(row[key])

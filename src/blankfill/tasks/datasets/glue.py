@@ -32,7 +32,7 @@ def read_table(
     lowest: float = 0.0,
     highest: float = 5.0,
 ) -> Split:
-    """A split from a literal TSV file.
+    """Return a split from a literal TSV file.
 
     first, second, label: names of columns; a file without the label's column is a test set. headless: the columns of
     a file whose first line does not name `first`. labels: the names of the classes; () reads scores from `lowest` to
@@ -66,7 +66,7 @@ def read_table(
 def _header(
     path: Path, needed: Sequence[str], headless: Sequence[str]
 ) -> tuple[Sequence[str], Iterator[tuple[int, list[str]]]]:
-    """The names of the columns, and the rows below them."""
+    """Return the names of the columns, and the rows below them."""
     rows = tab_rows(path)
     _, cells = next(rows, (0, [""]))
     names = [cell.strip() for cell in cells]
@@ -174,12 +174,13 @@ _SUBMISSION = {
 
 
 def submission_name(task: str, split: str = "test") -> str:
-    """The name of a task's file in a GLUE submission: MNLI has two."""
+    """Return the name of a task's file in a GLUE submission: MNLI has two."""
     return "MNLI-mm.tsv" if task == "mnli" and split.endswith("mismatched") else f"{_SUBMISSION[task]}.tsv"
 
 
 def submission_lines(task: Task, items: Sequence[TextItem], predicted: Sequence[int | float]) -> list[str]:
-    """The lines of a task's file in a GLUE submission: `index<TAB>prediction`, labels by name, scores within 0 to 5."""
+    """Return the lines of a task's file in a GLUE submission: `index<TAB>prediction`, labels by name, scores within 0
+    to 5."""
     lines = ["index\tprediction"]
     for item, value in zip(items, predicted, strict=True):
         answer = task.labels[int(value)] if task.labels else f"{min(max(float(value), 0.0), 5.0):.3f}"

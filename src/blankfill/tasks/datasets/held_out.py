@@ -45,7 +45,7 @@ def fewer(split: Split, count: int, seed: int = 0) -> Split:
 
 
 def _together(item: Item, place: int) -> Hashable:
-    """What the items share that must not be parted; the item's own place where there is nothing."""
+    """Return what the items share that must not be parted; the item's own place where there is nothing."""
     if isinstance(item, QuestionItem):
         return item.title or item.context
     if isinstance(item, TaggedItem) and item.document is not None:

@@ -32,14 +32,15 @@ OWN_FORM = frozenset({"copa", "wic", "wsc", "cluewsc", "multirc", "record"})
 
 
 def missing(task: str, row: Mapping[str, Any]) -> list[str]:
-    """The fields that a row lacks; none for one in the benchmark's own form, which is checked when it is read."""
+    """Return the fields that a row lacks; none for one in the benchmark's own form, which is checked when it is
+    read."""
     if isinstance(row.get(NESTED.get(task, "")), dict):
         return []
     return [name for name in NEEDED[task] if row.get(name) is None]
 
 
 def items_of_row(task: Task, row: Mapping[str, Any], number: int) -> list[Item]:
-    """The items of a row, several where it asks several questions. number: its id if it has none.
+    """Return the items of a row, several where it asks several questions. number: its id if it has none.
 
     Raises UnusableError that says what cannot be used.
     """
@@ -74,7 +75,7 @@ def _coreference(row: Row, by_characters: bool) -> Row:
 
 
 def _place(text: str, name: str, field: str, by_characters: bool) -> int:
-    """The number of the word, or character, at which a name begins."""
+    """Return the number of the word, or character, at which a name begins."""
     pattern = re.escape(name) if by_characters else rf"(?<!\w){re.escape(name)}(?!\w)"
     found = [match.start() for match in re.finditer(pattern, text)]
     if len(found) != 1:
@@ -103,7 +104,7 @@ def _word_in_context(row: Row) -> Row:
 
 
 def _answers(row: Row) -> Row:
-    """A passage, a question and its answers; ids that are missing are counted."""
+    """Return a passage, a question and its answers; ids that are missing are counted."""
     passage = row.get("passage")
     if isinstance(passage, dict):
         asked = passage.get("questions")
@@ -121,7 +122,7 @@ def _answers(row: Row) -> Row:
 
 
 def _query(row: Row) -> Row:
-    """A passage, its entities and a query; the entities are looked for in the passage."""
+    """Return a passage, its entities and a query; the entities are looked for in the passage."""
     passage = row.get("passage")
     if isinstance(passage, dict):
         asked = row.get("qas")

@@ -20,7 +20,7 @@ from blankfill.tasks.task import Task
 
 
 def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """All questions of a file, in its order. Raises UserError that names the part that has not SQuAD's form."""
+    """Return all questions of a file, in its order. Raises UserError that names the part that has not SQuAD's form."""
     document = json_document(path)
     misplaced, answers, items = [], 0, []
     for title, context, asked, where in _asked(document, path):
@@ -90,7 +90,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def read_null_odds(path: Path) -> dict[str, float]:
-    """How much likelier than any answer it is that there is none, by question id; UserError for another file."""
+    """Return how much likelier than any answer it is that there is none, by question id; UserError for another file."""
     found = json_document(path)
     numbers = isinstance(found, dict) and all(
         isinstance(value, int | float) and math.isfinite(value) for value in found.values()

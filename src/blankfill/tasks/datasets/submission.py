@@ -30,7 +30,7 @@ _FEWCLUE = {"tnews": "tnewsf", "cluewsc": "cluewscf"}
 def submission(
     task: Task, split: str, file: Path, items: Sequence[Item], predictions: Sequence[Prediction]
 ) -> dict[str, str]:
-    """The texts of the files by their names. file: what the items were read from, all of them and in its order.
+    """Return the texts of the files by their names. file: what the items were read from, all of them and in its order.
 
     Raises UserError for a task whose benchmark takes no files that are known here.
     """

@@ -27,12 +27,12 @@ _PLACEHOLDER = "@placeholder"
 
 
 def read_rows(path: Path, labels: tuple[str, ...], build: Callable[[Row, tuple[str, ...]], Iterable[Item]]) -> Split:
-    """A split whose rows `build` turns into items."""
+    """Return a split whose rows `build` turns into items."""
     return read_objects(path, labels, lambda row: build(row, labels))
 
 
 def pair(row: Row, labels: tuple[str, ...], first: str, second: str | None = None) -> list[Item]:
-    """A text or two, by the names of their fields."""
+    """Return a text or two, by the names of their fields."""
     other = text_of(row, second) if second else None
     return [TextItem(id_of(row, "idx", "id"), text_of(row, first), other, label_of(row, labels))]
 
@@ -57,7 +57,7 @@ def copa(row: Row, labels: tuple[str, ...]) -> list[Item]:
 
 
 def mark(text: str, *spans: tuple[int, int, str]) -> str:
-    """The text with a sign before and behind each span (first character, one past the last, sign)."""
+    """Return the text with a sign before and behind each span (first character, one past the last, sign)."""
     for start, end, sign in sorted(spans, reverse=True):
         text = f"{text[:start]}{sign}{text[start:end]}{sign}{text[end:]}"
     return text
@@ -89,8 +89,8 @@ def coreference(row: Row, labels: tuple[str, ...], by_characters: bool = False) 
 
 
 def _span(text: str, name: str, index: int, by_characters: bool) -> tuple[int, int]:
-    """Where a name lies: its occurrence nearest to the place that is told (a few rows of WSC tell a wrong one, or end
-    the name with a full stop), else the word at that place."""
+    """Return where a name lies: its occurrence nearest to the place that is told (a few rows of WSC tell a wrong one,
+    or end the name with a full stop), else the word at that place."""
     words = [(match.start(), match.end()) for match in re.finditer(r"\S" if by_characters else r"\S+", text)]
     wanted = [k for k, (start, _) in enumerate(words) if start == index] if by_characters else [index]
     if not wanted or not 0 <= wanted[0] < len(words):
@@ -194,12 +194,13 @@ _SUBMISSION = {
 
 
 def submission_name(task: str) -> str:
-    """The name of a task's file in a SuperGLUE submission."""
+    """Return the name of a task's file in a SuperGLUE submission."""
     return f"{_SUBMISSION[task]}.jsonl"
 
 
 def submission_lines(task: Task, items: Sequence[Item], predicted: Sequence[int]) -> list[str]:
-    """The lines of a task's file in a SuperGLUE submission. predicted: the place of each item's label or choice."""
+    """Return the lines of a task's file in a SuperGLUE submission. predicted: the place of each item's label or
+    choice."""
     if task.name == "multirc":
         return _multirc_lines(items, predicted)
     lines = []

@@ -94,7 +94,7 @@ class _Table:
         return found
 
     def items(self, build: Callable[[Row, str, int], Item | str]) -> list[Item]:
-        """What `build` makes of each row, its id and its line; a text says why a row must be left out."""
+        """Return what `build` makes of each row, its id and its line; a text says why a row must be left out."""
         found: list[Item] = []
         for number, (line, row) in enumerate(self._rows):
             id = str(row[self._columns.id]) if self._columns.id else str(number)
@@ -108,7 +108,7 @@ class _Table:
         return found
 
     def problems(self, items: Sequence[Item]) -> list[str]:
-        """What was left out, and ids that are given twice."""
+        """Return what was left out, and ids that are given twice."""
         told = [
             f"{self.path}: {len(lines)} of {len(self._rows)} rows left out: each {why} (line {listed(lines)})."
             for why, lines in self.left_out.items()
@@ -134,14 +134,14 @@ def _string(value: Any) -> str:
 
 
 def label_name(value: Any) -> str:
-    """A label's name: texts stripped, 1.0 as 1 (pandas writes either), true and false in small letters."""
+    """Return a label's name: texts stripped, 1.0 as 1 (pandas writes either), true and false in small letters."""
     if isinstance(value, bool):
         return str(value).lower()
     return _WHOLE.sub(r"\1", str(value).strip())
 
 
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """Each label once: by value if all are numbers, else by name."""
+    """Return each label once: by value if all are numbers, else by name."""
     found = set(names)
     try:
         return tuple(sorted(found, key=lambda name: (float(name), name)))
@@ -150,7 +150,7 @@ def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _known(table: _Table, names: Iterable[tuple[int, str]], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The labels of a file, (line, name) each: those given, or those that it has. UserError for others."""
+    """Return the labels of a file, (line, name) each: those given, or those that it has. UserError for others."""
     met = list(names)
     if not labels:
         return sorted_labels(name for _, name in met)
@@ -203,7 +203,7 @@ def _missing(table: _Table, row: Row) -> bool:
 
 
 def _labels_of(table: _Table, row: Row, line: int, separator: str, several: bool) -> list[str]:
-    """The names of a row's labels."""
+    """Return the names of a row's labels."""
     if not several:
         value = row.get(table.label[0]) if table.label else None
         if isinstance(value, list | dict):
@@ -385,8 +385,8 @@ _READERS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
 
 
 def tabular_task(name: str, columns: Columns | None = None, by_characters: bool = False) -> Task:
-    """A task on one's own data. name: classify, regress, multilabel, tag, qa, choice or seq2seq. by_characters: words
-    are characters (Chinese), for metrics and for joining words."""
+    """Return a task on one's own data. name: classify, regress, multilabel, tag, qa, choice or seq2seq. by_characters:
+    words are characters (Chinese), for metrics and for joining words."""
     kind, reader, metrics, primary_metric = _READERS[name]
     parse = partial(reader, columns=columns or Columns())
     return Task(name, kind, _FILES, parse, metrics, primary_metric, by_characters=by_characters)

@@ -14,7 +14,7 @@ from blankfill.errors import UserError
 
 
 def class_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """The named metrics of predicted classes, N numbers each.
+    """Return the named metrics of predicted classes, N numbers each.
 
     names: "accuracy"; "f1" of class 1 (of two classes); "macro-f1", the mean of the F1 of each class that is in gold
     or predicted; "mcc", Matthews' correlation, 0 where all predictions are one class. Raises UserError when there is
@@ -33,7 +33,7 @@ def class_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -
 
 
 def number_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """The named metrics of predicted scores, N numbers each: "pearson", "spearman", "mse".
+    """Return the named metrics of predicted scores, N numbers each: "pearson", "spearman", "mse".
 
     A correlation with predictions that are all the same is undefined and given as 0. Raises UserError for predictions
     that are not finite.
@@ -53,8 +53,8 @@ def number_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) 
 def set_metrics(
     names: Sequence[str], gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], classes: int
 ) -> dict[str, float]:
-    """The named metrics of predicted sets of classes (multi-label): "micro-f1", "macro-f1" (a class that is neither in
-    gold nor predicted counts 0), "exact" (the share of items whose set is right)."""
+    """Return the named metrics of predicted sets of classes (multi-label): "micro-f1", "macro-f1" (a class that is
+    neither in gold nor predicted counts 0), "exact" (the share of items whose set is right)."""
     from sklearn import metrics
 
     if len(gold) != len(predicted) or not len(gold):
@@ -69,7 +69,7 @@ def set_metrics(
 
 
 def grouped_exact(gold: ArrayLike, predicted: ArrayLike, groups: Sequence[str]) -> float:
-    """The share of groups in which every prediction is right (MultiRC's EM, AX-g's parity with itself)."""
+    """Return the share of groups in which every prediction is right (MultiRC's EM, AX-g's parity with itself)."""
     gold_N, predicted_N = _paired(gold, predicted)
     right: dict[str, bool] = {}
     for group, same in zip(groups, gold_N == predicted_N, strict=True):
@@ -78,7 +78,7 @@ def grouped_exact(gold: ArrayLike, predicted: ArrayLike, groups: Sequence[str]) 
 
 
 def grouped_same(predicted: ArrayLike, groups: Sequence[str]) -> float:
-    """The share of groups whose predictions are all one class (AX-g's gender parity)."""
+    """Return the share of groups whose predictions are all one class (AX-g's gender parity)."""
     seen: dict[str, set[int]] = {}
     for group, value in zip(groups, np.asarray(predicted).tolist(), strict=True):
         seen.setdefault(group, set()).add(value)

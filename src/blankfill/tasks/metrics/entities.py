@@ -30,7 +30,7 @@ class TypeScore:
 
 
 def parts(tag: str) -> tuple[str, str]:
-    """A tag's letter (O, B, I, E or S) and type ("" for O); UserError for what is no tag of a known scheme."""
+    """Return a tag's letter (O, B, I, E or S) and type ("" for O); UserError for what is no tag of a known scheme."""
     if tag == "O":
         return "O", ""
     letter, mark, kind = tag[:1], tag[1:2], tag[2:]
@@ -40,7 +40,7 @@ def parts(tag: str) -> tuple[str, str]:
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of a sentence, in order."""
+    """Return the entities of a sentence, in order."""
     found: list[Entity] = []
     kind, start, open_ = "", 0, False
     for place, tag in enumerate([*tags, "O"]):
@@ -58,7 +58,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 
 def bio(tags: Sequence[str]) -> tuple[str, ...]:
-    """The same entities as BIO tags: B- for the first word of each, I- for its others."""
+    """Return the same entities as BIO tags: B- for the first word of each, I- for its others."""
     written = ["O"] * len(tags)
     for kind, start, end in entities(tags):
         written[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
@@ -66,7 +66,7 @@ def bio(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, TypeScore]:
-    """The table of scores: one row for each type, by name, and "all" (micro average) as the last.
+    """Return the table of scores: one row for each type, by name, and "all" (micro average) as the last.
 
     gold, predicted: for each sentence, a tag for each word. Raises UserError when they are not as many.
     """
@@ -98,7 +98,7 @@ def _score(right: int, predicted: int, support: int) -> TypeScore:
 def tag_metrics(
     names: Sequence[str], gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """The named metrics: "precision", "recall" and "f1" of entities over all types, "accuracy" of tags."""
+    """Return the named metrics: "precision", "recall" and "f1" of entities over all types, "accuracy" of tags."""
     score = entity_scores(gold, predicted)["all"]
     same = sum(a == b for row, other in zip(gold, predicted, strict=True) for a, b in zip(row, other, strict=True))
     words = sum(map(len, gold))

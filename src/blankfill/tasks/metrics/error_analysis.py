@@ -30,7 +30,8 @@ ASKING = ("为什么", "什么时候", "什么", "多少", "哪", "谁", "几", 
 
 
 def class_analysis(labels: Sequence[str], gold: Sequence[int], given: Sequence[int]) -> dict[str, Any]:
-    """The confusions, a row for each right class and a column for each given one, and how right each class is."""
+    """Return the confusions, a row for each right class and a column for each given one, and how right each class
+    is."""
     table = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(table, (np.asarray(gold, np.int64), np.asarray(given, np.int64)), 1)
     right, given_C, gold_C = table.diagonal(), table.sum(0), table.sum(1)
@@ -55,7 +56,7 @@ def of_class(name: str, right: int, given: int, support: int) -> dict[str, Any]:
 def surest_mistakes(
     items: Sequence[TextItem | ChoiceItem], right: Sequence[str], shown: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The mistakes that the model was surest of. right: the label of each item; shown: its prediction."""
+    """Return the mistakes that the model was surest of. right: the label of each item; shown: its prediction."""
     wrong = [(one["probabilities"][one["label"]], k) for k, one in enumerate(shown) if one["label"] != right[k]]
     found = []
     for probability, k in sorted(wrong, key=lambda pair: -pair[0])[:WORST]:
@@ -85,7 +86,7 @@ def number_analysis(items: Sequence[TextItem], given: Sequence[float]) -> dict[s
 
 
 def set_analysis(labels: Sequence[str], items: Sequence[TextItem], given: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """How right each label of a multi-label task is, and the items with most labels wrong."""
+    """Return how right each label of a multi-label task is, and the items with most labels wrong."""
     gold = [set(item.label) if isinstance(item.label, tuple) else set[int]() for item in items]
     sets = [set(one) for one in given]
     classes = [
@@ -109,7 +110,7 @@ def set_analysis(labels: Sequence[str], items: Sequence[TextItem], given: Sequen
 
 
 def tag_analysis(items: Sequence[TaggedItem], given: Sequence[Sequence[str]], by_characters: bool) -> dict[str, Any]:
-    """How right each type of entity is, which types are taken for which, and places where it happened.
+    """Return how right each type of entity is, which types are taken for which, and places where it happened.
 
     An entity that was found with the right words but another type is that type's; one of which other words were found
     is `other borders`; one of which nothing was found is `missed`; what was found where there is none is `no entity`.
@@ -194,7 +195,7 @@ def _group(name: str, scored: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def _asks(question: str, by_characters: bool) -> str:
-    """What a question begins with; in Chinese, by which word it asks."""
+    """Return what a question begins with; in Chinese, by which word it asks."""
     if by_characters:
         return next((word for word in ASKING if word in question), "other")
     return next(iter(question.lower().split()), "other").strip("?,.:;\"'")

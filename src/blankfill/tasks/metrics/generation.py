@@ -26,7 +26,8 @@ class _Characters:
 def text_metrics(
     names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
 ) -> dict[str, float]:
-    """The named metrics: "rouge1", "rouge2", "rougeL" (mean F1, by the nearest target of each), "bleu" (of all texts).
+    """Return the named metrics: "rouge1", "rouge2", "rougeL" (mean F1, by the nearest target of each), "bleu" (of all
+    texts).
 
     targets: for each text those that are right. Raises UserError when they are not as many, one has none, or the
     libraries are missing.
@@ -54,7 +55,8 @@ def text_scores(
 
 
 def without_spaces(targets: Sequence[Sequence[str]]) -> bool:
-    """Whether most of what the targets are written in is Chinese characters, so that words cannot be told apart."""
+    """Return whether most of what the targets are written in is Chinese characters, so that words cannot be told
+    apart."""
     text = "".join(one for right in targets for one in right)
     return 2 * len(_CHARACTER.findall(text)) > sum(map(str.isalpha, text))
 

@@ -36,7 +36,8 @@ Script = Literal["1.1", "2.0", "cmrc"]
 def answer_metrics(
     names: Sequence[str], items: Sequence[QuestionItem], predicted: Mapping[str, str], by_characters: bool = False
 ) -> dict[str, float]:
-    """The named metrics: "exact" and "f1", each also as "has-answer-…" and "no-answer-…" (0 where there are none).
+    """Return the named metrics: "exact" and "f1", each also as "has-answer-…" and "no-answer-…" (0 where there are
+    none).
 
     predicted: an answer for each question's id, "" for none. by_characters: as CMRC's script counts. Questions whose
     answer the file does not tell are refused, as are predictions that leave a question out (UserError).
@@ -78,7 +79,8 @@ def best_threshold(
 
 
 def script_of(items: Sequence[QuestionItem], by_characters: bool, names: Sequence[str] = ()) -> Script:
-    """The script for questions: 2.0's where some have no answer, or metrics of `names` ask for those that have none."""
+    """Return the script for questions: 2.0's where some have no answer, or metrics of `names` ask for those that have
+    none."""
     if by_characters:
         return "cmrc"
     refuse = any(name.startswith("no-answer") for name in names) or any(item.impossible for item in items)
@@ -114,7 +116,7 @@ def _scores(
 
 
 def normal(text: str) -> str:
-    """An English answer as SQuAD compares it: lower case, no punctuation, no articles, single spaces."""
+    """Return an English answer as SQuAD compares it: lower case, no punctuation, no articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 

@@ -15,7 +15,7 @@ from blankfill.tasks.task import Task
 
 
 def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
-    """The metrics of a task, and "average", their mean, where the task is judged by it. All are shares of 1.
+    """Return the metrics of a task, and "average", their mean, where the task is judged by it. All are shares of 1.
 
     predicted: for "classify" and "choice" the place of a label or choice for each item; for "regress" a number; for
     "multilabel" the places of labels; for "tag" a BIO tag for each word; for "answer" a mapping of question ids to
@@ -91,7 +91,7 @@ def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> dict[str,
 
 
 def _told(gold: Sequence[Any]) -> list[Any]:
-    """The answers, all of which must be there."""
+    """Return the answers, all of which must be there."""
     missing = sum(label is None for label in gold)
     if missing:
         raise UserError(

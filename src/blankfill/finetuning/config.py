@@ -1,0 +1,92 @@
+"""The configuration of a fine-tuning run, and its file `finetune.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+from blankfill.system.files import write_file
+from blankfill.system.reading import UnreadableError, field, read_json
+from blankfill.system.values import build
+from blankfill.tasks.cloze.soft_labels import SoftLabels
+from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.datasets.tabular import TABULAR, Columns, tabular_task
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.run_files import CONFIG, RESULTS
+
+if TYPE_CHECKING:
+    from blankfill.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """The configuration of a fine-tuning run.
+
+    task: the name of the task. data: its folder, or that of its benchmark. model: the pretrained model to start from.
+    columns: which columns hold what, for tasks on one's own tables. soft_labels: what is learnt instead of the labels
+    of the training data.
+    """
+
+    task: str
+    data: Path
+    model: Path
+    options: FinetuneOptions = dataclasses.field(default_factory=FinetuneOptions)
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    soft_labels: SoftLabels | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("data", "model"):  # which may be given as strings
+            object.__setattr__(self, name, Path(getattr(self, name)))
+
+    def build_task(self) -> Task:
+        """The task. Raises UserError for a name that no task has, or columns for a task that has its own."""
+        task = task_named(self.task)
+        if self.columns == Columns():
+            return task
+        if task not in TABULAR:
+            names = ", ".join(one.name for one in TABULAR)
+            raise UserError(f"{task.name} knows the columns of its files; columns are named for {names} only")
+        return tabular_task(task.name, self.columns)
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values; paths as they are found from anywhere."""
+        paths = {"data": str(self.data.resolve()), "model": str(self.model.resolve())}
+        parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
+        soft_labels = {} if self.soft_labels is None else {"soft_labels": self.soft_labels.values()}
+        return {"task": self.task, **paths, **parts, **soft_labels}
+
+
+def write_config(out: Path, config: FinetuneConfig) -> None:
+    """Write `finetune.json` whole."""
+    write_file(out / CONFIG, json.dumps(config.values(), indent=1) + "\n")
+
+
+def read_config(out: Path) -> FinetuneConfig:
+    """The configuration of a run. Raises UserError when the folder is no fine-tuning run, or a damaged one."""
+    file = out / CONFIG
+    try:
+        values = read_json(file)
+    except UnreadableError as error:
+        if not error.missing:
+            raise
+        if not out.exists():
+            raise UserError(f"{out} does not exist; give the folder of a run that was begun") from error
+        if (out / RESULTS).exists():
+            raise UserError(f"{out} holds several runs; repeat the command that began them to continue") from error
+        raise UserError(f"{out}: not a fine-tuning run ({CONFIG} is missing)") from error
+    if "model" not in values and "from" in values:
+        raise UserError(f"{file} is of version 0.1, whose runs cannot be resumed; train again into another --out")
+    soft_labels = None
+    if "soft_labels" in values:
+        told = field(values, "soft_labels", dict, file)
+        soft_labels = SoftLabels(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
+    return FinetuneConfig(
+        field(values, "task", str, file), Path(field(values, "data", str, file)),
+        Path(field(values, "model", str, file)),
+        build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
+        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), soft_labels,
+    )  # fmt: skip

@@ -1,0 +1,215 @@
+"""What a fine-tuning run trains: the pretrained model, the adapter of its task, and the head between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+from blankfill.finetuning.config import FinetuneConfig, write_config
+from blankfill.finetuning.data import TaskData
+from blankfill.finetuning.notes import check_inputs, model_note
+from blankfill.runs.inputs import Note, begin_note
+from blankfill.system.files import write_file
+from blankfill.tasks.cloze.pattern import PATTERNS
+from blankfill.tasks.cloze.soft_labels import with_soft_labels
+from blankfill.tasks.options import FinetuneOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from blankfill.checkpoint.load import Loaded
+    from blankfill.model.transformer import Transformer
+    from blankfill.runs.context import RunContext
+    from blankfill.runs.start import Start
+    from blankfill.tasks.adapter import Adapter
+    from blankfill.tasks.batching import EncodedItem
+    from blankfill.tasks.heads.models import AnswerModel
+    from blankfill.tasks.items import Item
+    from blankfill.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class TaskSetup:
+    """What a run trains. encoded: the items to learn from, as the model reads them. note: what the run notes of its
+    inputs."""
+
+    loaded: Loaded
+    adapter: Adapter
+    encoded: list[EncodedItem]
+    model: AnswerModel
+    note: Note
+
+
+def set_up(
+    config: FinetuneConfig, options: FinetuneOptions, data: TaskData, context: RunContext, start: Start
+) -> TaskSetup:
+    """Load the pretrained model, encode the data, and build the model of the task.
+
+    A new run notes in its folder what it was begun with; a resumed one compares it with its notes.
+
+    Args:
+        config: The configuration, as the run notes it.
+        options: The options that hold now; those of the machine may differ from the configuration's.
+        data: The data of the run.
+        context: The process and its folder.
+        start: How the run starts.
+
+    Raises:
+        UserError: The model and the task do not fit, or an input of a resumed run has changed.
+    """
+    from blankfill.tasks.text.seq2seq_adapter import Write
+
+    out = context.folder
+    loaded, noted = load_pretrained(config)
+    of_run = with_saved_patterns(options, out) if start.resumed else options
+    adapter = build_adapter(data.task, data.train.labels, loaded, of_run)
+    note = data.note(config, noted, patterns_of(adapter))
+    if start.resumed:
+        note = check_inputs(out, config, start, note, loaded.tokenizer)
+    if isinstance(adapter, Write):
+        adapter.check_answers(data.dev.items)
+    encoded = adapter.encode(data.learnt.items, learn=True).encoded
+    if data.soft_labels is not None:
+        encoded = with_soft_labels(encoded, data.soft_labels[1])
+    model = build_model(loaded, adapter, data.train.items, options, context.device, context.dtype)
+    model.encoder.use_kernel(context.machine.attention)
+    if not start.resumed:
+        loaded.tokenizer.save(out)
+        note = begin_note(out, note, loaded.tokenizer)
+        if patterns := patterns_of(adapter):
+            write_file(out / PATTERNS, patterns)
+        write_config(out, config)  # the last: with it, the folder is a run to resume
+    return TaskSetup(loaded, adapter, encoded, model, note)
+
+
+def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
+    """The pretrained model, or one like it whose weights are drawn by the seed; and what a run notes of the former."""
+    import torch
+
+    from blankfill.checkpoint.load import load_model
+
+    loaded = load_model(config.model, dtype=torch.float32)  # master weights
+    note = model_note(loaded)
+    if config.options.from_scratch:
+        loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))
+    return loaded, note
+
+
+def patterns_of(adapter: Adapter) -> str:
+    """The text of the patterns that a run keeps, "" for none."""
+    from blankfill.tasks.adapter import LMHeadAdapter
+
+    return adapter.patterns() if isinstance(adapter, LMHeadAdapter) else ""
+
+
+def with_saved_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
+    """The options of a run, its cloze patterns read from its own folder."""
+    saved = out / PATTERNS
+    return dataclasses.replace(options, patterns=str(saved)) if saved.exists() else options
+
+
+def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
+    """What stands between a task and a model; UserError for a task that a head cannot answer."""
+    from blankfill.tasks.adapters import ADAPTERS, CLOZE
+    from blankfill.tasks.cloze.setup import check_model
+    from blankfill.tasks.input_format import InputFormat, reads_encoder_only
+    from blankfill.tasks.text.mixture import Mixture
+    from blankfill.tasks.text.mixture_text import MixedText
+    from blankfill.tasks.text.seq2seq_adapter import check_writer
+    from blankfill.tasks.text.text_to_text import READ as TEXT
+    from blankfill.tasks.text.text_to_text import TextToText
+
+    adapters: Mapping[str, type[Adapter]] = ADAPTERS
+    if options.method == "cloze":
+        if task.kind not in CLOZE:
+            raise UserError(f"{task.name} is a task of kind {task.kind}, not one of labels; leave out --method cloze")
+        check_model(loaded, options)
+        adapters = CLOZE
+    elif options.method == "text":
+        members = task.members if isinstance(task, Mixture) else [task]
+        if unfit := [one for one in members if one.kind not in TEXT]:
+            raise UserError(
+                f"{unfit[0].name} is a task of kind {unfit[0].kind}, which has no form as text; leave "
+                f"{'it' if len(members) > 1 else '--method text'} out"
+            )
+        adapters = {**dict.fromkeys(TEXT, TextToText), "mixture": MixedText}
+    elif task.kind == "mixture":
+        raise UserError(f"{task.name}: tasks are learnt together as texts; add --method text")
+    if task.kind not in adapters:
+        raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
+    if task.kind == "generate" or options.method == "text":
+        check_writer(loaded, options)
+    sizes = loaded.model.config.position_sizes
+    encoder_only = reads_encoder_only(loaded.objective, options.head_on, task)
+    input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
+    return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
+
+
+def build_model(
+    loaded: Loaded,
+    adapter: Adapter,
+    items: Sequence[Item],
+    options: FinetuneOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> AnswerModel:
+    """The model with a new head, or with its own words (a cloze), ready to be trained."""
+    import torch
+
+    from blankfill.adapt.lora import add_lora
+    from blankfill.attention.kernels import best_kernel
+    from blankfill.tasks.training import balanced, check_layers
+
+    check_layers(loaded.model.config, options)
+    if options.lora_rank:
+        add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
+    weights = None
+    if options.class_weights == "balanced" and (sizes := adapter.classes(items)) is not None:
+        weights = balanced(sizes.tolist())
+    torch.manual_seed(options.seed)
+    model = task_model(loaded.model, adapter, options, torch.Generator().manual_seed(options.seed), weights)
+    model = model.to(device)
+    model.encoder.use_kernel(best_kernel(device, dtype))
+    return model.train()
+
+
+def task_model(
+    encoder: Transformer,
+    adapter: Adapter,
+    options: FinetuneOptions,
+    generator: torch.Generator | None = None,
+    class_weights: Sequence[float] | None = None,
+) -> AnswerModel:
+    """What answers a task with an encoder: its own words, or a head on it, drawn from a generator if one is given."""
+    from blankfill.tasks.adapter import HeadAdapter, LMHeadAdapter
+    from blankfill.tasks.heads.features import reader_for
+    from blankfill.tasks.heads.models import TaskModel, empty_head, new_head
+
+    if isinstance(adapter, LMHeadAdapter):
+        return adapter.model(encoder)
+    assert isinstance(adapter, HeadAdapter)
+    encoder_only = adapter.input_format.encoder_only
+    reader = reader_for(encoder, options, encoder_only)
+    width = reader.width if reader is not None else 0
+    kind, outputs, pooled = adapter.head, adapter.outputs, adapter.pooled
+    if generator is None:
+        head = empty_head(encoder, kind, outputs, pooled, width)
+    else:
+        head = new_head(encoder, kind, outputs, pooled, generator, width)
+    return TaskModel(encoder, head, class_weights, reader, encoder_only)
+
+
+def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:
+    """What a checkpoint says of the model and its task."""
+    from blankfill.model.config import config_values
+
+    objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
+    task = {
+        "name": adapter.task.name, "labels": list(adapter.labels), "options": dataclasses.asdict(options),
+    }  # fmt: skip
+    roles = dict(loaded.vocabulary.roles)
+    return {"model": config_values(loaded.model.config), "objective": objective, "roles": roles, "task": task}

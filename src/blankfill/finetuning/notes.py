@@ -1,0 +1,115 @@
+"""What a fine-tuning run notes of its inputs, and whether a resumed run still has the same ones.
+
+The options, the items, the model that it starts from and its patterns. How notes are written and compared is in
+`runs.inputs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blankfill.runs.inputs import FREE, Note, differing, plain, refuse, resume_note
+from blankfill.system.console import say
+from blankfill.tasks.content import content, items_mark
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from blankfill.checkpoint.load import Loaded
+    from blankfill.corpus.tokenizer import Tokenizer
+    from blankfill.finetuning.config import FinetuneConfig
+    from blankfill.runs.start import Start
+    from blankfill.tasks.items import Item, Split
+
+
+def finetuning_note(
+    asked: Mapping[str, Any],
+    train: Split,
+    dev: Split,
+    more: Sequence[Item],
+    soft_labels: tuple[Split, NDArray[np.float32]] | None,
+    start: Note,
+    patterns: str,
+) -> Note:
+    """What a fine-tuning run notes of its inputs, all but the tokenizer.
+
+    asked: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. soft_labels: what
+    is learnt from in place of the labels. start: `model_note` of the model that it begins from. patterns: the text that
+    says how the task is put, "" for none.
+    """
+    data = {"train": items_mark(train.items, train.labels), "dev": items_mark(dev.items, dev.labels)}
+    if more:
+        data["unlabelled"] = items_mark(more)
+    if soft_labels is not None:
+        data["texts"] = items_mark(soft_labels[0].items)
+        data["scores"] = {"items": len(soft_labels[1]), "content": content(soft_labels[1].tolist())}
+    options = {name: value for name, value in plain(asked["options"]).items() if name not in FREE}
+    rest = {name: plain(asked[name]) for name in ("task", "columns")}
+    return {"asked": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}
+
+
+def patterns_mark(text: str) -> str | None:
+    """What is noted of the patterns of a run, None where it has none."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else None
+
+
+def model_note(loaded: Loaded) -> Note:
+    """What is noted of a model that a run begins from."""
+    from blankfill.checkpoint.load import weights_checksum
+    from blankfill.model.config import config_values
+
+    objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
+    values = {
+        "model": config_values(loaded.model.config),
+        "objective": objective,
+        "embedding_lr_multiplier": loaded.embedding_lr_multiplier,
+    }
+    return {**plain(values), "roles": dict(loaded.vocabulary.roles), "weights": weights_checksum(loaded.model)}
+
+
+def changed_inputs(notes: Sequence[Note], now: Note) -> list[str]:
+    """What differs from the notes of a fine-tuning run, but for the weights of the model that it began from."""
+    found: list[str] = []
+    for note in notes:
+        found += differing(note.get("asked"), now["asked"])
+        if note.get("patterns") not in (None, now.get("patterns")):
+            found.append("the patterns are others")
+        before = note.get("data")
+        for name, mark in now["data"].items():
+            was = before.get(name) if isinstance(before, dict) else None
+            if isinstance(was, dict) and was != mark:
+                told = f"{mark['items']:,} then and now" if was.get("items") == mark["items"] else (
+                    f"{was.get('items'):,} then, {mark['items']:,} now"
+                )  # fmt: skip
+                found.append(f"the items of `{name}` are others ({told})")
+        began = {name: value for name, value in now["start"].items() if name != "weights"}
+        found += (f"in the model it began from {phrase}" for phrase in differing(note.get("start"), began))
+    return found
+
+
+def other_weights(notes: Sequence[Note], now: Note) -> bool:
+    """Whether the model that a run began from has other weights than noted."""
+    noted = [note["start"].get("weights") for note in notes if isinstance(note.get("start"), dict)]
+    return any(one not in (None, now["start"]["weights"]) for one in noted)
+
+
+def check_inputs(out: Path, config: FinetuneConfig, start: Start, note: Note, tokenizer: Tokenizer) -> Note:
+    """The note of a run that is resumed, whose data, options and first model were compared with what it noted.
+
+    Where the run has a checkpoint, all weights are in it, and those of the first model do not matter. Raises UserError
+    when anything differs.
+    """
+    problems = changed_inputs(start.notes, note)
+    if other_weights(start.notes, note):
+        if start.trained:
+            say(f"{config.model} has other weights than when {out} began from it; they are not needed any more")
+            note = {**note, "start": start.notes[0].get("start", note["start"])}
+        else:
+            problems.append(f"{config.model} has other weights")
+    refuse(out, problems, "Put back what it was begun with, or train again into another --out.")
+    return resume_note(out, start.notes, note, tokenizer, str(config.model))

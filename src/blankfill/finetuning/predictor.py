@@ -1,0 +1,217 @@
+"""Fine-tuned models, opened to predict with: a run, a checkpoint, the best run of a grid, or PET's ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blankfill.errors import ConfigError, UserError
+from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
+from blankfill.finetuning.notes import patterns_mark
+from blankfill.system.console import say
+from blankfill.system.reading import field, of_kind, read_json, shown
+from blankfill.system.threads import use_threads
+from blankfill.system.values import build, fitting
+from blankfill.tasks.cloze.pattern import PATTERNS
+from blankfill.tasks.cloze.soft_labels import combined, logs_of
+from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.items import ChoiceItem, Item
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.run_files import CONFIG, RESULTS
+
+if TYPE_CHECKING:
+    from blankfill.tasks.adapter import Prediction
+
+
+class Predictor:
+    """A fine-tuned model: the best checkpoint of a run, or a checkpoint folder of one."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        threads: int = 0,
+        n_best: int = 1,
+        search: Mapping[str, Any] | None = None,
+    ) -> None:
+        """n_best: of a model that writes, how many texts of each item are told. search: its options that are other than
+        when it was trained (beams, length_penalty, no_repeat_ngram).
+
+        Raises UserError when the folder holds no fine-tuned model, or options are none of its.
+        """
+        import torch
+
+        from blankfill.adapt.lora import add_lora, merge_lora
+        from blankfill.attention.kernels import best_kernel
+        from blankfill.checkpoint import store
+        from blankfill.checkpoint.load import Loaded, check_vocabulary, with_roles_of
+        from blankfill.corpus.identity import check_tokenizer
+        from blankfill.corpus.tokenizer import Tokenizer
+        from blankfill.model.layout import optimize_for_inference
+        from blankfill.model.transformer import Transformer
+        from blankfill.system.device import pick_device
+        from blankfill.tasks.text.seq2seq_adapter import Write
+
+        use_threads(threads)
+        path = Path(path)
+        run = path if not (path / store.STATE).exists() else path.parent.parent
+        found = best_checkpoint(path)
+        state = found.state
+        config, objective = store.model_of(state, found.path), store.objective_of(state, found.path)
+        told = field(state, "task", dict, where := found.path / store.STATE)
+        self.task = task_named(field(told, "name", str, where))
+        options = build(FinetuneOptions, field(told, "options", dict, where), f"{where}: `options`")
+        if problems := options.problems():
+            raise ConfigError([f"{where}: {problem}" for problem in problems])
+        labels = fitting(field(told, "labels", list, where), tuple[str, ...], f"{where}: `labels`")
+        tokenizer = Tokenizer.load(run)
+        check_tokenizer(state, tokenizer, run, found.path)
+        vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(state, found.path))
+        check_vocabulary(vocabulary, config, run)
+        with torch.device("meta"):
+            encoder = Transformer(config)
+            if options.lora_rank:
+                add_lora(encoder, options.lora_rank)
+        loaded = Loaded(encoder, tokenizer, vocabulary, objective, path)
+        self.options = with_saved_patterns(options, run)
+        self._search(n_best, search or {})
+        self.adapter = build_adapter(self.task, labels, loaded, self.options)
+        self.labels = self.adapter.labels
+        noted = state["inputs"].get("patterns") if isinstance(state.get("inputs"), dict) else None
+        if noted not in (None, patterns_mark(patterns_of(self.adapter))):
+            raise UserError(f"{run / PATTERNS} is not what the model was trained with; put that file back")
+        if isinstance(self.adapter, Write):
+            self.adapter.n_best = n_best
+        with torch.device("meta"):
+            model = task_model(encoder, self.adapter, self.options)
+        store.put_weights(model, found.model, found.path, assign=True)
+        if self.options.lora_rank:
+            merge_lora(encoder)
+        self.device, self.dtype = pick_device(device), torch.float32
+        self.model = model.to(self.device).eval()
+        self.model.encoder.use_kernel(best_kernel(self.device, self.dtype))
+        if isinstance(self.adapter, Write):
+            optimize_for_inference(self.model.encoder)
+        self.pad = loaded.vocabulary.roles.get("pad", 0)
+        if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
+            results = read_json(run / RESULTS)
+            if results.get("threshold") is not None:
+                self.adapter.threshold = field(results, "threshold", float, run / RESULTS)
+
+    def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
+        """Take over what is asked of a search."""
+        given = [*search, *(["n_best"] if n_best != 1 else [])]
+        if given and self.task.kind != "generate" and self.options.method != "text":
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
+        self.options = dataclasses.replace(self.options, **search)
+        problems = self.options.problems()
+        if n_best < 1:
+            problems.append(f"--n-best is {n_best}; it must be at least 1")
+        if problems:
+            raise ConfigError(problems)
+
+    def predict(self, items: Sequence[Item]) -> list[Prediction]:
+        """A prediction for each item."""
+        from blankfill.tasks.text.writing import evaluator_for
+
+        if not items:
+            return []
+        predictions, _ = evaluator_for(self.adapter, items, self.pad).predict(self.model, self.device, self.dtype)
+        return predictions
+
+
+class EnsemblePredictor:
+    """The models of all patterns, which answer together as they are weighted (PET's ensemble)."""
+
+    def __init__(self, members: Sequence[Predictor], weights: Sequence[float]) -> None:
+        self.members, self.weights = members, weights
+        self.task, self.labels = members[0].task, members[0].labels
+
+    def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
+        """For each item the mean log-probability of its labels, float64[C]."""
+        said = [[one.record["probabilities"] for one in member.predict(items)] for member in self.members]
+        return [combined(logs_of(one), self.weights) for one in zip(*said, strict=True)]
+
+    def predict(self, items: Sequence[Item]) -> list[Prediction]:
+        """A prediction for each item."""
+        from blankfill.tasks.heads.texts import chosen, classified
+
+        joined = [one.astype(np.float32) for one in self.logs(items)]
+        return [
+            chosen(item, one) if isinstance(item, ChoiceItem) else classified(one, self.labels)
+            for item, one in zip(items, joined, strict=True)
+        ]
+
+
+AnyPredictor = Predictor | EnsemblePredictor
+
+
+def open_predictor(
+    path: str | Path,
+    device: str = "auto",
+    threads: int = 0,
+    n_best: int = 1,
+    search: Mapping[str, Any] | None = None,
+) -> AnyPredictor:
+    """The model of a run or of a checkpoint folder; of a grid's folder its best run; of an ensemble's all together.
+
+    n_best, search: of a model that writes; see `Predictor`.
+    Raises UserError when the folder holds no fine-tuned model.
+    """
+    path = Path(path)
+    results = _results(path)
+    if results.get("patterns"):
+        where = f"{path / RESULTS}: `patterns`"
+        patterns = [of_kind(one, dict, where) for one in field(results, "patterns", list, path / RESULTS)]
+        weights = [field(one, "untrained", float, where) for one in patterns]
+        folders = [_inside(path, field(one, "folder", str, where)) for one in patterns]
+        if min(weights) < 0:
+            raise UserError(f"{where}: a weight is negative")
+        say(f"{path}: {len(folders)} patterns answer together")
+        threads = use_threads(threads)
+        return EnsemblePredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
+    if isinstance(best := results.get("best"), dict) and "best_run" in best:
+        run = field(best, "best_run", str, path / RESULTS)
+        say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
+        return Predictor(_inside(path, run), device, threads, n_best, search)
+    return Predictor(path, device, threads, n_best, search)
+
+
+def _inside(path: Path, name: str) -> Path:
+    """A run of several, below their folder. Raises UserError for a name that leads out of it."""
+    if Path(name).name != name or name == "..":
+        raise UserError(f"{path / RESULTS} names the run {shown(name)}, which is not a folder beside it")
+    return path / name
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """The results of several runs below a folder, {} for a run of its own."""
+    if (path / CONFIG).exists() or not (path / RESULTS).exists():
+        return {}
+    try:
+        return read_json(path / RESULTS)
+    except UserError as error:
+        raise UserError(f"{error}; give the command that wrote it again") from error
+
+
+def best_checkpoint(path: Path) -> Any:
+    """The checkpoint of a fine-tuning run that did best on its dev set, or the one in the folder itself."""
+    from blankfill.checkpoint import store
+
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a run made by `blankfill finetune`")
+    if (path / store.STATE).exists():
+        found: Any = store.read(path, with_optimizer=False)
+    elif (path / "best").exists():
+        found = store.read(store.named_by(path / "best"), with_optimizer=False)
+    else:
+        found = store.newest(path / "checkpoints", with_optimizer=False)
+    if found is None or "task" not in found.state:
+        raise UserError(f"{path}: not a fine-tuned model; train one with `blankfill finetune`")
+    return found

@@ -1,0 +1,113 @@
+"""Items of a task from rows that a user gives: JSON objects with the fields of the task, or plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blankfill.errors import UserError
+from blankfill.system.reading import field, parse_json
+from blankfill.tasks.datasets.files import UnusableError
+from blankfill.tasks.datasets.row_formats import NEEDED, OWN_FORM, items_of_row, missing
+from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, TaggedItem, TextItem
+from blankfill.tasks.task import Task
+from blankfill.tasks.text.mixture import Mixture
+
+if TYPE_CHECKING:
+    pass
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
+    "choice": ("context", "choices"), "tag": ("words",), "answer": ("question", "context"),
+    "generate": ("source", "second"),
+}  # fmt: skip
+"""The fields of a row, for each kind of task; `second` may be missing."""
+
+
+def items_of(task: Task, rows: Iterator[tuple[str, str]], first: int = 0) -> Iterator[Item]:
+    """Items from lines, (where it stands, line) each: JSON objects with the fields of the task, or plain lines.
+
+    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); those of other
+    tasks have the
+    fields of their kind. A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises
+    UserError that names the line which is neither.
+    """
+    for number, (where, line) in enumerate(rows, first):
+        if not line.strip():
+            raise UserError(f"{where}: the line is empty; leave it out")
+        yield from _items(task, number, where, line)
+
+
+def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
+    if isinstance(task, Mixture):
+        member = _member(task, where, line)
+        return [MixedItem(item.id, member.name, item) for item in _items(member, number, where, line)]
+    given: Any = None
+    fields = NEEDED.get(task.name, FIELDS[task.kind])
+    if line.lstrip().startswith("{"):
+        given = parse_json(line, where)
+    elif task.kind in ("choice", "answer") or task.name in OWN_FORM:
+        raise UserError(f"{where}: give a JSON object with {', '.join(fields)}")
+    elif task.kind == "tag":
+        given = {"words": line.split()}
+    else:
+        first, _, second = line.partition("\t")
+        given = {FIELDS[task.kind][0]: first, **({"second": second} if second else {})}
+    if task.name in OWN_FORM or (task.name in NEEDED and "text" not in given):
+        return _own_rows(task, given, number, where)
+    return [_item(task.kind, given, _text(given, "id", where) if "id" in given else str(number), where)]
+
+
+def _text(given: Mapping[str, Any], name: str, where: str) -> str:
+    """A field of a row that is a text, or a number in its place; UserError for anything else."""
+    value = given[name]
+    return str(value) if type(value) in (int, float) else field(given, name, str, where)
+
+
+def _texts(given: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    """A field of a row that is a list of texts, one at least."""
+    found = tuple(_text({name: one}, name, where) for one in field(given, name, list, where))
+    if not found:
+        raise UserError(f"{where}: `{name}` is empty; leave the line out")
+    return found
+
+
+def _member(task: Mixture, where: str, line: str) -> Task:
+    """The member of a mixture that a row is for."""
+    try:
+        name = field(parse_json(line, where), "task", str, where)
+    except UserError as error:
+        raise UserError(f'{where}: give a JSON object that says whose row it is: "task": one of {task.name}') from error
+    if name not in (names := {one.name: one for one in task.members}):
+        raise UserError(f"{where}: the task {name} is none of {task.name}, for which the model was fine-tuned")
+    return names[name]
+
+
+def _own_rows(task: Task, given: Mapping[str, Any], number: int, where: str) -> Sequence[Item]:
+    """The items of a row in the form of its benchmark."""
+    if lacking := missing(task.name, given):
+        needed = ", ".join(NEEDED[task.name])
+        raise UserError(f"{where}: there is no {' and no '.join(lacking)}; a row of {task.name} has {needed}")
+    try:
+        return items_of_row(task, given, number)
+    except UnusableError as error:
+        raise UserError(f"{where}: the row {error}; see docs/finetune.md for the fields of {task.name}") from error
+
+
+def _item(kind: str, given: Mapping[str, Any], id: str, where: str) -> Item:
+    needed = [name for name in FIELDS[kind] if name != "second"]
+    if lacking := [name for name in needed if name not in given]:
+        raise UserError(f"{where}: there is no {' and no '.join(lacking)}; its fields are {', '.join(given)}")
+    if kind == "choice":
+        return ChoiceItem(id, _text(given, "context", where), _texts(given, "choices", where))
+    if kind == "answer":
+        return QuestionItem(id, _text(given, "question", where), _text(given, "context", where))
+    if kind == "tag":
+        return TaggedItem(id, _texts(given, "words", where))
+    beside = _text(given, "second", where) if given.get("second") is not None else None
+    if kind == "generate":
+        source = _text(given, "source", where)
+        if not source.strip():
+            raise UserError(f"{where}: the source is empty; give it a text, or leave the line out")
+        return GenerationItem(id, source, (), beside)
+    return TextItem(id, _text(given, "text", where), beside)

@@ -1,0 +1,96 @@
+"""The training of a fine-tuning run: the loop, and the scoring, checkpoints and notes around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blankfill.checkpoint import store
+from blankfill.finetuning.config import FinetuneConfig
+from blankfill.finetuning.data import TaskData
+from blankfill.finetuning.model_setup import TaskSetup, task_state
+from blankfill.finetuning.outcome import announce, note_run
+from blankfill.runs.context import RunContext
+from blankfill.runs.folder import note_step, renew_report
+from blankfill.runs.start import Start
+from blankfill.system.console import say
+from blankfill.tasks.adapter import LMHeadAdapter, Prediction
+from blankfill.tasks.cloze.setup import with_texts
+from blankfill.tasks.heads import models
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.tasks.text.writing import evaluator_for
+from blankfill.tasks.training import task_optimizer
+from blankfill.training.loop import Trainer
+from blankfill.training.machine import NOTED
+from blankfill.training.progress import Progress
+
+
+class Training:
+    """A run that is ready to be trained. baseline: the metrics of who has not read the items."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        options: FinetuneOptions,
+        data: TaskData,
+        setup: TaskSetup,
+        context: RunContext,
+        start: Start,
+    ) -> None:
+        """Restore the progress of a resumed run. options: those that hold now."""
+        self.config, self.data, self.setup, self.context = config, data, setup, context
+        adapter, model, dev = setup.adapter, setup.model, data.dev.items
+        self.settings = settings = options.train_options(len(setup.encoded))
+        optimizer = task_optimizer(
+            model, options, settings, options.embedding_lr_multiplier or setup.loaded.embedding_lr_multiplier
+        )
+        self.done = start.restore(model, optimizer)
+        announce(config, data, setup, settings.steps, context.machine.where)
+        self.baseline = adapter.measure(dev, adapter.baseline_predictions(data.train.items, dev))
+        note_run(data, setup, context, start, settings.steps, self.baseline)
+        note_step(context.folder, self.done)
+        recorder = context.record("fine-tuning", settings.steps, self.done.step)
+        self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
+        self.state = {**task_state(setup.loaded, adapter, options), "inputs": setup.note}
+        context.note_conditions(self.done)
+        pad = setup.loaded.vocabulary.roles.get("pad", 0)
+        self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
+        self.batches = adapter.batches(setup.encoded, adapter.epochs(setup.encoded), pad, options.micro_batch)
+        if options.mlm_weight:
+            self.batches = with_texts(self.batches, setup.loaded, adapter, setup.encoded, data.unlabelled)
+        device, dtype = context.device, context.dtype
+        self.trainer = Trainer(
+            model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], self.save,
+            self.batches, stop=context.should_stop, validated=lambda now: renew_report(context.folder),
+            loss=models.task_losses, examine=lambda: self.evaluator.examine(model, device, dtype),
+            examine_first=isinstance(adapter, LMHeadAdapter), pace=context.watch(), group=context.group,
+        )  # fmt: skip
+
+    def run(self) -> Progress:
+        """Train up to the last step, or until the run is stopped; returns the progress."""
+        if self.done.step == 0:
+            self.save(self.done)  # nothing may be better than the beginning
+        steps, out = self.settings.steps, self.context.folder
+        done = self.trainer.train(self.batches.steps(self.done.step, steps), self.done)
+        self.writer.wait()
+        stopped = self.trainer.stopped
+        note_step(out, done, self.context.stop_reason(False) if stopped else None)
+        if stopped:
+            say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill finetune --resume {out}")
+        return done
+
+    def best_predictions(self, done: Progress) -> Sequence[Prediction]:
+        """The predictions of the best checkpoint for the dev set."""
+        if self.evaluator.best is not None:
+            return self.evaluator.best
+        model = self.setup.model  # the best was before this run was resumed, or there was no score yet
+        if done.best_step >= 0:
+            path = self.context.folder / "checkpoints" / f"step-{done.best_step}"
+            best = store.read(path, with_optimizer=False)
+            store.put_weights(model, best.model, best.path)
+        predictions, _ = self.evaluator.predict(model, self.context.device, self.context.dtype)
+        return predictions
+
+    def save(self, now: Progress) -> None:
+        """Write a checkpoint."""
+        state = {**self.state, NOTED: self.context.machine.values(), "progress": now.state()}
+        self.writer.save(now.step, self.setup.model, self.trainer.optimizer, state, now.best_step)

@@ -1,0 +1,92 @@
+"""The model of a pretraining run: its size, whether it fits this machine, and its first or restored weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from blankfill.errors import ConfigError, UserError
+from blankfill.pretraining.data_setup import Rows
+from blankfill.pretraining.inputs import Inputs, begin
+from blankfill.system.console import say
+
+if TYPE_CHECKING:
+    import torch
+
+    from blankfill.model.config import TransformerConfig
+    from blankfill.model.transformer import Transformer
+    from blankfill.runs.context import RunContext
+    from blankfill.runs.start import Start
+    from blankfill.training.progress import Progress
+
+
+def build_model(inputs: Inputs, rows: Sequence[Rows], context: RunContext, start: Start) -> Transformer:
+    """The model of a run with its first weights: drawn from the seed, of another model, or of the teacher's layers.
+
+    Raises ConfigError when the run cannot work on this machine.
+    """
+    from blankfill.model.transformer import build
+
+    recipe, warm_start, teacher = inputs.recipe, inputs.warm_start, inputs.teacher
+    config = warm_start.config if warm_start else recipe.model_config(inputs.corpus.vocabulary.size)
+    if teacher is not None:
+        teacher.loaded.model.use_kernel(context.machine.attention)
+        config = config if warm_start else teacher.student_config(config, recipe)
+    check_it_fits(config, rows, inputs, context, start)
+    seed, device = recipe.seed, context.device
+    model = warm_start.build(seed, device) if warm_start else build(config, seed, device)
+    model.use_kernel(context.machine.attention)
+    model.recompute = recipe.train.gradient_checkpointing
+    if teacher is not None and start.kind == "fresh" and recipe.distil.start == "teacher":
+        layers = teacher.start(model, recipe)
+        say(f"the student begins as layers {', '.join(map(str, layers))} of {teacher.path}, counted from 0")
+    return model
+
+
+def restore_or_begin(
+    inputs: Inputs, model: Transformer, optimizer: torch.optim.Optimizer, context: RunContext, start: Start
+) -> tuple[Progress, Inputs]:
+    """Restore a resumed run from its checkpoint, or write into the folder what a new run is begun with.
+
+    Returns the progress, and the inputs with their whole note. Raises UserError when the checkpoint is of another
+    model, or when a run that started from another model ended before its first checkpoint.
+    """
+    from blankfill.checkpoint import store
+    from blankfill.training.progress import Progress
+
+    if not start.resumed:
+        return Progress(), begin(inputs, context.folder)
+    checkpoint = start.checkpoint
+    if checkpoint is None and inputs.warm_start is not None:
+        raise UserError(
+            f"{context.folder} ended before its first checkpoint; remove it and begin again from "
+            f"{inputs.warm_start.path}"
+        )
+    if checkpoint is not None and store.model_of(checkpoint.state, checkpoint.path) != model.config:
+        raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
+    return start.restore(model, optimizer), inputs
+
+
+def check_it_fits(
+    config: TransformerConfig, rows: Sequence[Rows], inputs: Inputs, context: RunContext, start: Start
+) -> None:
+    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `planning.fit_check`."""
+    from blankfill.planning import estimate, fit_check
+
+    recipe, corpus, device = inputs.recipe, inputs.corpus, context.device
+    options, pad = recipe.train, corpus.vocabulary["pad"]
+    shapes = [estimate.row_shape(estimate.sampled_rows(part.new), pad, corpus.unigram) for part in rows]
+    parts = estimate.parts(options, shapes, [part.new.objective.length for part in rows])
+    room = fit_check.room(str(device), context.folder)
+    main = max(room.main, start.free_memory)
+    room = dataclasses.replace(room, main=main, memory=room.memory if device.type == "cuda" else main)
+    written = sum(
+        path.lstat().st_size for path in context.folder.glob("checkpoints/*/*")
+    )  # a resumed run replaces these
+    teacher = inputs.teacher
+    kept = estimate.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
+    room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
+    computing = estimate.Computing(context.dtype.itemsize, context.machine.attention, device.type)
+    if problems := fit_check.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
+        raise ConfigError(problems)

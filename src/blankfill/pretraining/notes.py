@@ -1,0 +1,98 @@
+"""What a pretraining run notes of its inputs, and whether a resumed run still has the same ones.
+
+The recipe, the corpus, the old text, the model that it started from and the teacher. How notes are written and compared
+is in `runs.inputs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blankfill.corpus.identity import corpus_marks
+from blankfill.runs.inputs import FREE, Note, differing, plain, refuse
+from blankfill.system.files import flat
+from blankfill.system.marks import changes
+
+if TYPE_CHECKING:
+    from blankfill.config.recipe import Recipe
+    from blankfill.pretraining.data_setup import Corpus
+    from blankfill.pretraining.teacher import Teacher
+    from blankfill.pretraining.warm_start import WarmStart
+
+
+def pretraining_note(
+    recipe: Recipe, corpus: Corpus, old: Corpus | None, warm_start: WarmStart | None, taught: Teacher | None
+) -> Note:
+    """What a pretraining run notes of its inputs, all but the tokenizer. old: the corpus that is replayed."""
+    note: Note = {"recipe": recipe_values(recipe), "corpus": dict(corpus.marks)}
+    if old is not None:
+        note["replay"] = dict(old.marks)
+    if warm_start is not None:
+        note["warm_start"] = warm_start_values(warm_start)
+    if taught is not None:
+        note["teacher"] = {"sha256": taught.sha256}
+    return note
+
+
+def recipe_values(recipe: Recipe) -> Note:
+    """The options of a recipe by their dotted names, as JSON values, those that may change left out."""
+    from blankfill.config.recipe import to_values
+
+    found: Note = {}
+    for name, value in plain(to_values(recipe)).items():
+        parts = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {key: one for key, one in parts.items() if key.rpartition(".")[2] not in FREE}
+    return found
+
+
+def warm_start_values(warm_start: WarmStart) -> Note:
+    """What is noted of the model that a run began from."""
+    from blankfill.model.config import config_values
+
+    values = {"new_tokens": list(warm_start.new_tokens), "replay_ratio": warm_start.replay_ratio}
+    return plain({**values, "model": config_values(warm_start.config)})
+
+
+def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path, warm_start: WarmStart | None) -> None:
+    """Raise UserError when the recipe, the corpus or the old text of a run are not those it was begun with.
+
+    corpus: the folder of its token files.
+    """
+    folders = {"corpus": corpus}
+    if warm_start is not None and warm_start.replay is not None:
+        folders["replay"] = Path(warm_start.replay)
+    values = recipe_values(recipe)
+    found: list[str] = []
+    for note in notes:
+        found += [f"in {out / 'recipe.yaml'} {phrase}" for phrase in differing(note.get("recipe"), values)]
+        if warm_start is not None:
+            found += [
+                f"in {out / 'warm_start.json'} {one}"
+                for one in differing(note.get("warm_start"), warm_start_values(warm_start))
+            ]
+        for name in ("warm_start", "teacher"):
+            if name in note and not (out / f"{name}.json").exists():
+                found.append(f"{name}.json is gone")
+    for name, folder in folders.items():
+        if any(isinstance(note.get(name), dict) for note in notes):
+            marks = corpus_marks(folder)
+            found += [f"{flat(folder)}: {one}" for note in notes for one in changes(note.get(name, {}), marks)]
+    refuse(out, found, again(out, corpus))
+
+
+def again(out: Path, corpus: Path) -> str:
+    """What can be done about a pretraining run whose inputs have changed."""
+    return (
+        "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
+        f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
+    )
+
+
+def check_teacher(out: Path, notes: Sequence[Note], taught: Teacher | None) -> None:
+    """Raise UserError when the teacher is not the one that a run's checkpoints learnt from."""
+    for note in notes:
+        sha256 = note["teacher"].get("sha256") if isinstance(note.get("teacher"), dict) else None
+        if taught is not None and sha256 not in (None, taught.sha256):
+            refuse(out, [f"{taught.path} is another teacher"], f"Give the first one: --resume {out} --teacher …")

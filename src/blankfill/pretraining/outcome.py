@@ -1,0 +1,130 @@
+"""What a pretraining run says of itself: at its start, in `run.json`, and how it ended."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blankfill.config.recipe import Recipe
+from blankfill.errors import UserError
+from blankfill.runs.folder import informing, note_facts, note_step, renew_report
+from blankfill.system.console import say
+from blankfill.system.reading import read_json
+from blankfill.system.stopping import Stop
+
+if TYPE_CHECKING:
+    from blankfill.model.transformer import Transformer
+    from blankfill.pretraining.inputs import Inputs
+    from blankfill.pretraining.training import Training
+    from blankfill.runs.context import RunContext
+    from blankfill.runs.start import Start
+    from blankfill.training.loop import Trainer
+    from blankfill.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. Losses in nats per answer."""
+
+    folder: Path
+    steps: int
+    tokens: int
+    valid_loss: float
+    baseline: float
+    seconds: float
+    old_loss: tuple[float, float] | None = None
+    """Validation loss of the old text before and after, for a run that started from a model and was given that text."""
+    stopped: Stop | None = None
+    """What stopped the run: a signal, or the end of its time. It is saved, and can be resumed unless it was done."""
+
+
+def finish(training: Training, done: Progress) -> RunResult:
+    """Note how far a run came, draw its losses, renew its report, and say what its samples became."""
+    from blankfill.generation.samples import compare
+    from blankfill.report.plots import loss_plot
+    from blankfill.runs.recorder import of_step
+
+    out, recipe, ended = training.context.folder, training.inputs.recipe, training.trainer.stopped
+    baseline, stopped = training.baselines[-1], training.context.stop_reason(ended)
+    note_step(out, done, stopped if ended else None)
+    with informing(out / "loss.png"):
+        loss_plot(out / "metrics.jsonl", out / "loss.png", None if math.isnan(baseline) else baseline, recipe.name)
+    renew_report(out)
+    if ended:
+        steps = recipe.train.steps
+        say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill pretrain --resume {out}")
+    compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
+    return RunResult(
+        out, done.step, done.tokens, done.valid_loss, baseline, done.seconds, old_text_losses(out), stopped
+    )
+
+
+def finish_again(out: Path, recipe: Recipe, done: Progress) -> RunResult:
+    """The result of a run that was finished before, from what its folder says; nothing is trained or loaded."""
+    say(f"{out} is finished: all its {recipe.train.steps:,} steps are done")
+    renew_report(out)
+    try:
+        baseline = read_json(out / "run.json").get("baseline")
+    except UserError:
+        baseline = None
+    return RunResult(
+        out, done.step, done.tokens, done.valid_loss, baseline if isinstance(baseline, float) else math.nan,
+        done.seconds, old_text_losses(out),
+    )  # fmt: skip
+
+
+def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline: float) -> None:
+    """Say what is about to be trained, and what it must beat."""
+    recipe, corpus, options = inputs.recipe, inputs.corpus, inputs.recipe.train
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    say(
+        f"{recipe.name}: {parameters:,} parameters, vocabulary {corpus.vocabulary.size:,}, "
+        f"{len(corpus.train.tokens):,} training tokens, {rows:,} rows an epoch, "
+        f"{options.steps:,} steps of {options.batch_size} rows, {where}"
+    )
+    if math.isnan(baseline):
+        say("there is no validation text, so nothing is held against the baseline; prepare with --validation 0.1")
+    else:
+        say(f"unigram baseline on the validation answers: {baseline:.3f} nats (a model that learns goes below it)")
+
+
+def note_run(inputs: Inputs, context: RunContext, start: Start, trainer: Trainer, baseline: float) -> None:
+    """Write what a reader of the run folder should know of where it was made: `run.json`."""
+    from blankfill.system.environment import environment
+
+    noted = {
+        "baseline": None if math.isnan(baseline) else baseline,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "matmul_flops_per_s": trainer.peak,
+        "computed_on": context.machine.where,
+        "resumed" if start.resumed else "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "environment": environment(),
+    }
+    if (warm_start := inputs.warm_start) is not None:
+        noted |= {
+            "from": warm_start.path,
+            "new_tokens": len(warm_start.new_tokens),
+            "replay_ratio": warm_start.replay_ratio,
+        }
+    if inputs.teacher is not None:
+        noted["teacher"] = str(inputs.teacher.path)
+    note_facts(context.folder, noted, start.resumed)
+
+
+def old_text_losses(out: Path) -> tuple[float, float] | None:
+    """The first and the last validation loss of the old text, None when a run has none."""
+    from blankfill.runs.recorder import read_lines
+
+    losses = [line.get("loss") for line in read_lines(out / "metrics.jsonl") if line.get("split") == "old"]
+    before, after = (losses[0], losses[-1]) if losses else (None, None)
+    return (before, after) if isinstance(before, float) and isinstance(after, float) else None
+
+
+def forgetting(losses: tuple[float, float]) -> str:
+    """A sentence on the old text's loss before and after."""
+    before, after = losses
+    told = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
+    return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({told})"

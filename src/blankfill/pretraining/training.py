@@ -1,0 +1,210 @@
+"""The training of a pretraining run: the loop, and what happens around it.
+
+Validation, checkpoints, samples, the report, the teacher's losses, and rolling back after numbers that are not finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from blankfill.checkpoint import store
+from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.load import Loaded
+from blankfill.config.recipe import Recipe, to_values
+from blankfill.data.loader import Phase, Steps, load
+from blankfill.errors import UserError
+from blankfill.generation.samples import Samples
+from blankfill.model.config import TransformerConfig, config_values
+from blankfill.planning.estimate import batch_flops
+from blankfill.pretraining.data_setup import Rows, old_validation, target_baseline, validation_batches
+from blankfill.pretraining.inputs import Inputs
+from blankfill.pretraining.outcome import announce, note_run
+from blankfill.pretraining.teacher import Teacher
+from blankfill.runs.context import RunContext
+from blankfill.runs.folder import newest_whole, note_step, renew_report
+from blankfill.runs.recorder import RunRecorder
+from blankfill.runs.start import Start, restore
+from blankfill.training.faults import NonFiniteError, OnNan
+from blankfill.training.loop import Trainer, evaluate
+from blankfill.training.loss import loss_sums
+from blankfill.training.machine import NOTED
+from blankfill.training.precision import peak_rate
+from blankfill.training.progress import Progress
+from blankfill.training.scaling import loss_scaler
+
+if TYPE_CHECKING:
+    import torch
+
+    from blankfill.model.transformer import Transformer
+    from blankfill.types import Batch
+
+MOST_ROLLBACKS = 5
+
+
+class Training:
+    """A run that is ready to be trained.
+
+    baselines: for each phase, the loss of who knows only how often each token occurs, in nats per answer.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        rows: Sequence[Rows],
+        model: Transformer,
+        optimizer: torch.optim.Optimizer,
+        context: RunContext,
+        start: Start,
+        done: Progress,
+        on_nan: OnNan = "stop",
+    ) -> None:
+        """done: what was done before. on_nan: what to do about numbers that are not finite."""
+        recipe, options, out = inputs.recipe, inputs.recipe.train, context.folder
+        self.inputs, self.rows, self.context, self.start = inputs, rows, context, start
+        self.old_batches = old_validation(inputs.old, recipe, rows[-1].micro) if inputs.old else []
+        self.validations = [
+            (part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows
+        ]
+        self.baselines = [
+            target_baseline(inputs.corpus, part.new, batches)
+            for part, (_, batches) in zip(rows, self.validations, strict=True)
+        ]
+        announce(inputs, model, rows[0].train.rows_in_epoch(0), context.machine.where, self.baselines[-1])
+        self.recorder = context.record("training", options.steps, done.step)
+        dress = dress_of(model.config, recipe.objective, inputs.corpus.tokenizer)
+        self.writer = context.enter(store.Writer(out / "checkpoints", options.save_total_limit, dress))
+        loaded = Loaded(model, inputs.corpus.tokenizer, inputs.corpus.vocabulary, recipe.objective, out)
+        self.samples = Samples(loaded, inputs.corpus.valid, options.samples)
+        self.watch = baseline_watcher(self.baselines, recipe, self.recorder)
+        self.trainer = Trainer(
+            model, optimizer, options, recipe.seed, context.device, context.dtype, self.recorder, self.validation,
+            self.save, options.row_schedule, loss_scaler(context.device, context.dtype), context.should_stop,
+            self.validated, self.sample, on_nan, lambda batch: batch_flops(model.config, batch),
+            peak_rate(context.device, context.dtype), pace=context.watch(), group=context.group,
+        )  # fmt: skip
+        if options.z_loss:
+            self.trainer.loss = partial(loss_sums, z_loss=options.z_loss)
+        if inputs.teacher is not None:
+            learn_from(inputs.teacher, recipe, model.config, self.trainer)
+
+    def run(self, done: Progress) -> Progress:
+        """Train up to the last step, or until the run is stopped; returns the progress.
+
+        Raises NonFiniteError when numbers are not finite, unless the run may skip the step or roll back.
+        """
+        options, trainer = self.inputs.recipe.train, self.trainer
+        note_run(self.inputs, self.context, self.start, trainer, self.baselines[-1])
+        note_step(self.context.folder, done)
+        if self.start.resumed and done.step < options.steps:
+            self.recorder.event(done.step, "resumed", f"going on from step {done.step}")
+        if self.start.trained and "workers" in self.start.changes:
+            remark = f"train.workers is {options.workers} from here on; no number depends on it"
+            self.context.conditions.remarks.append(remark)
+        self.context.note_conditions(done)
+        if done.step == 0:
+            self.sample(0)
+            self.save(done)
+        parts = [Phase(part.start, part.train, part.micro) for part in self.rows]
+        while True:
+            trainer.scaler.restore(done.scaler)
+            trainer.schedule = schedule = dataclasses.replace(options.row_schedule, skipped=done.skipped_rows)
+            steps = Steps(parts, schedule, self.context.rank, self.context.world_size)
+            batches = load(steps, done.step, options.steps, options.workers)
+            try:
+                with closing(batches):
+                    return trainer.train(batches, done)
+            except NonFiniteError as error:
+                if trainer.on_nan != "rollback":
+                    raise
+                done = self.roll_back(error, done)
+
+    def roll_back(self, error: NonFiniteError, now: Progress) -> Progress:
+        """Go back to the newest checkpoint, the rows since passed over; raises the error when that is vain."""
+        self.writer.wait()
+        checkpoint = newest_whole(self.context.folder)
+        if checkpoint is None or now.rollbacks >= MOST_ROLLBACKS:
+            raise UserError(f"{error}. It was rolled back {now.rollbacks} times") from error
+        schedule = self.inputs.recipe.train.row_schedule
+        passed = schedule.first(error.step + 1) - schedule.first(checkpoint.step)
+        self.recorder.event(
+            error.step, "rollback", f"{error}. Rolled back to step {checkpoint.step}; {passed:,} rows are passed over"
+        )
+        self.recorder.rewind(checkpoint.step)
+        back = restore(checkpoint, self.trainer.model, self.trainer.optimizer)
+        back.skipped_rows, back.rollbacks = now.skipped_rows + passed, now.rollbacks + 1
+        return back
+
+    def validation(self, step: int) -> Sequence[Batch]:
+        """The validation rows of the phase that a step is in."""
+        return [batches for start, batches in self.validations if start <= step][-1]
+
+    def validated(self, now: Progress) -> None:
+        """Measure the old text after a validation, renew the report, and look at the baseline."""
+        if self.old_batches:
+            trainer = self.trainer
+            losses = evaluate(trainer.model, self.old_batches, trainer.device, trainer.dtype)
+            self.recorder.record(old_text_line(now, losses))
+        self.watch(now)
+
+    def sample(self, step: int) -> None:
+        """Record fills and continuations of the model as it is now."""
+        self.recorder.sample(step, self.samples.take(step))
+
+    def save(self, now: Progress) -> None:
+        """Write a checkpoint."""
+        model, values = self.samples.loaded.model, to_values(self.inputs.recipe)
+        state = {
+            "model": config_values(model.config), "objective": values["objective"],
+            "embedding_lr_multiplier": self.inputs.recipe.train.embedding_lr_multiplier, "recipe": values,
+            "inputs": self.inputs.note, NOTED: self.context.machine.values(), "progress": now.state(),
+        }  # fmt: skip
+        self.writer.save(now.step, model, self.trainer.optimizer, state, now.best_step)
+
+
+def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
+    """The line of metrics that tells the old text's validation loss, NaN where no word of it is asked for."""
+    loss = losses.get("lm", math.nan)
+    return {"step": now.step, "split": "old", "loss": loss, "lr": 0.0, "tokens": now.tokens, "tokens_per_s": 0.0}
+
+
+def learn_from(teacher: Teacher, recipe: Recipe, config: TransformerConfig, trainer: Trainer) -> None:
+    """Let a run learn by a teacher's losses, and count its work."""
+    from blankfill.planning.estimate import batch_shape, distil_flops
+
+    teacher.distillation(recipe).teach(trainer)
+    student = trainer.flops
+
+    def flops(batch: Batch) -> float:
+        more = distil_flops(teacher.config, config, recipe.distil, batch_shape(batch))
+        return student(batch) + len(batch.input_ids) * more
+
+    trainer.flops = flops
+
+
+def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRecorder) -> Callable[[Progress], None]:
+    """What happens after each validation: the report is renewed; a baseline not beaten in time is told of, once."""
+    options = recipe.train
+    due = max(200, 2 * options.warmup_steps, min(options.steps // 5, 5000))
+    told: list[int] = []
+
+    def watch(now: Progress) -> None:
+        renew_report(recorder.path.parent)
+        baseline = baselines[0] if now.step < options.long_from else baselines[-1]
+        if now.step >= due and not told and now.valid_loss > baseline - 0.02:
+            told.append(now.step)
+            recorder.event(
+                now.step,
+                "baseline",
+                f"step {now.step}: the validation loss ({now.valid_loss:.3f}) has not beaten the unigram baseline "
+                f"({baseline:.3f}): the model knows no more than how often each word occurs. Likely causes: train.lr "
+                f"({options.lr:g}) is too high (look at grad_norm) or too low, the warm-up is too long, the text "
+                "repeats itself or is no language (look at the report of `prepare` and at `blankfill show`), or the "
+                "model needs more steps: masked models often begin late",
+            )
+
+    return watch
