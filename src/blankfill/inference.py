@@ -21,6 +21,7 @@ from blankfill.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.checkpoint.dtypes import WeightType
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
     from blankfill.finetuning.predictor import AnyPredictor
@@ -144,7 +145,7 @@ class Model:
 def load(
     path: str | Path,
     device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | WeightType | None = None,
     *,
     head: bool | None = None,
     optimize: bool = True,
@@ -155,17 +156,19 @@ def load(
     """Open the model of a folder.
 
     path: a run folder or one of its checkpoints, an imported model or a transformers folder; a fine-tuning run, or the
-    folder of several that belong together. device: cpu, cuda, mps or auto. dtype: the type to convert weights to; None
-    leaves them as they are. head: whether the model must be a fine-tuned one; None takes what the folder holds.
+    folder of several that belong together. device: cpu, cuda, mps or auto. dtype: the type to convert weights to, or
+    its name (fp32, bf16, fp16); None and "auto" leave them as they are. head: whether the model must be a fine-tuned one; None takes what the folder holds.
     optimize: lay the weights of a model that writes out for single tokens (`model.layout`), which takes a moment and
     the memory of a second word table. threads: CPU threads of torch, 0 for as many as are free; None leaves the number
     as it is. n_best, search: of a fine-tuned model that writes; see `finetuning.predictor.Predictor`. Raises UserError
     that says what is missing.
     """
+    from blankfill.checkpoint.dtypes import dtype_named
     from blankfill.checkpoint.load import load_model
     from blankfill.finetuning.predictor import holds_fine_tuned, open_predictor
     from blankfill.system.threads import use_threads
 
+    dtype = dtype_named(dtype) if isinstance(dtype, str) else dtype
     if holds_fine_tuned(Path(path)) if head is None else head:
         if dtype is not None:
             raise UserError(f"{path}: a fine-tuned model computes in float32; leave out dtype")
