@@ -109,8 +109,8 @@ def no_bars(transformers: Any) -> Iterator[None]:
 
 def _scores(out: Any) -> torch.Tensor:
     for name in ("prediction_logits", "logits", "last_hidden_state"):
-        if (found := getattr(out, name, None)) is not None:
-            return torch.as_tensor(found)
+        if (scores := getattr(out, name, None)) is not None:
+            return torch.as_tensor(scores)
     raise ValueError(f"{type(out).__name__} has no scores")
 
 
