@@ -46,7 +46,7 @@ def test_weights_of_layers_are_learnt_and_the_encoder_is_not() -> None:
     assert reader is not None
     head = new_head(encoder, "class", 3, True, torch.Generator().manual_seed(0), reader.width)
     model = TaskModel(encoder, head, None, reader).train()
-    task_losses(model, batch).labels[ANSWER].backward()
+    task_losses(model, batch)[ANSWER].backward()
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(parameter.grad is not None for parameter in [*reader.parameters(), *head.parameters()])
 
@@ -78,7 +78,7 @@ def test_an_lstm_without_features_learns_with_the_encoder() -> None:
         torch.testing.assert_close(
             scores[together.items == k], model.scores(pack([item], 0).batch), atol=1e-5, rtol=1e-5
         )
-    task_losses(model, together.batch).labels[ANSWER].backward()
+    task_losses(model, together.batch)[ANSWER].backward()
     learnt = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {
         "encoder.token_embeddings.weight",

@@ -145,7 +145,7 @@ def test_it_learns_all_of_both_stacks(family: str, tmp_path: Path) -> None:
     adapter = build_adapter(task, task.labels, loaded, OPTIONS)
     model = build_model(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32)
     batch: Batch = pack(adapter.encode(items, learn=True).encoded, loaded.vocabulary["pad"]).batch
-    task_losses(model, batch).labels["answer"].backward()
+    task_losses(model, batch)["answer"].backward()
     for name, parameter in model.named_parameters():
         if not name.startswith("encoder.lm_head"):  # words are not scored
             assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
@@ -198,7 +198,7 @@ def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path
             expected = body(input_ids=ids).last_hidden_state[:, column]
             assert torch.allclose(states[packed.items == k], expected, atol=1e-5)
     task_optimizer(model, options, options.train_options(len(encoded)))
-    task_losses(model, packed.batch).labels["answer"].backward()
+    task_losses(model, packed.batch)["answer"].backward()
     for name, parameter in model.named_parameters():
         read = name.startswith(("head.", "encoder.encoder.", "encoder.token_embeddings."))
         assert parameter.requires_grad == read, name
