@@ -18,7 +18,7 @@ from blankfill.tasks.task import Task
 
 def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot fill a blank, ConfigError for masked texts with one that knows no masks."""
-    if not loaded.model.config.word_head:
+    if not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
             "its masked-language-model head, or leave out --method cloze"
@@ -59,5 +59,5 @@ def with_texts(
     batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[EncodedItem], more: Sequence[Item]
 ) -> Batches:
     """The batches of a run with masked texts beside them: its own, and more of them."""
-    texts = [one.examples[0] for one in (*encoded, *adapter.encode(more, learn=True).encoded)]
+    texts = [item.examples[0] for item in (*encoded, *adapter.encode(more, learn=True).encoded)]
     return WithTexts(batches, texts, loaded.vocabulary)
