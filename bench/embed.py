@@ -22,7 +22,7 @@ from blankfill.embedding.embed import Embedder
 
 
 def plain_way(folder: Path, longest: int) -> Callable[[list[str]], np.ndarray]:
-    """The peer: texts → vectors [N, D]."""
+    """Return the peer: texts → vectors [N, D]."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
 

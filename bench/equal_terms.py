@@ -22,8 +22,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pretraining import TASKS, row
 from side_by_side import write
+
+from pretraining import TASKS, row
 
 RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm", "t5", "bart")
 MORE = {"ernie": ("--objective.phrase", "0")}
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def pretrained(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
-    """What the run of a recipe was and learnt; it is made unless it is there."""
+    """Return what the run of a recipe was and learnt; it is made unless it is there."""
     folder, noted = given.out / recipe, given.out / f"{recipe}.json"
     if not noted.exists():
         pace = step_cost(recipe, given)

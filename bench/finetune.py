@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def build(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """A worker: one training step of a contender."""
+    """Return a worker: one training step of a contender."""
     import torch
 
     torch.set_num_threads(spec["threads"])
@@ -68,7 +68,7 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str,
 
 
 def ours(spec: dict[str, Any]) -> Callable[[], Any]:
-    """A step as `blankfill finetune` takes it."""
+    """Return a step as `blankfill finetune` takes it."""
     import torch
 
     from blankfill.checkpoint.load import load_model
@@ -117,7 +117,7 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
 
 
 def theirs(name: str, spec: dict[str, Any]) -> Callable[[], Any]:
-    """A step as `transformers.Trainer.training_step` takes it, without its bookkeeping."""
+    """Return a step as `transformers.Trainer.training_step` takes it, without its bookkeeping."""
     try:
         import transformers
     except ImportError as error:

@@ -42,7 +42,7 @@ class Peer(ABC):
 
     @abstractmethod
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
-        """What the tokenizer makes of the items, with the answers under the names that the model takes."""
+        """Return what the tokenizer makes of the items, with the answers under the names that the model takes."""
 
     @abstractmethod
     def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -53,7 +53,7 @@ class Peer(ABC):
         """Predictions, as `score` takes them, from what the model says of each row."""
 
     def padded(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The inputs of rows, padded."""
+        """Return the inputs of rows, padded."""
         names = self.tokenizer.model_input_names
         return dict(self.tokenizer.pad([{n: row[n] for n in names} for row in rows], return_tensors="pt"))
 
@@ -68,7 +68,7 @@ class Texts(Peer):
         self.network = cls.from_pretrained(model, num_labels=self.classes)
 
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
-        """A row for each item."""
+        """Return a row for each item."""
         texts = split.texts()
         seconds = [str(item.second) for item in texts] if texts[0].second is not None else None
         made = self.tokenizer(
@@ -82,7 +82,7 @@ class Texts(Peer):
         return {**self.padded(rows), "labels": torch.tensor([row["label"] for row in rows], dtype=dtype)}
 
     def judge(self, split: Split, rows: Sequence[dict[str, Any]], outputs: Sequence[Any]) -> Any:
-        """The class with the highest score, or the number."""
+        """Return the class with the highest score, or the number."""
         logits = torch.stack([one["logits"] for one in outputs])
         return (logits[:, 0] if self.classes == 1 else logits.argmax(1)).tolist()
 
@@ -97,7 +97,7 @@ class Tags(Peer):
         self.network = cls.from_pretrained(model, num_labels=len(self.labels))
 
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
-        """A row for each sentence; a label on the first piece of each word."""
+        """Return a row for each sentence; a label on the first piece of each word."""
         found = []
         for item in split.tagged():
             made = self.tokenizer(
@@ -122,7 +122,7 @@ class Tags(Peer):
         return {**made, "labels": torch.tensor(labels)}
 
     def judge(self, split: Split, rows: Sequence[dict[str, Any]], outputs: Sequence[Any]) -> Any:
-        """The tag with the highest score at each word's first piece; O for words that were cut off."""
+        """Return the tag with the highest score at each word's first piece; O for words that were cut off."""
         found = []
         for item, row, output in zip(split.tagged(), rows, outputs, strict=True):
             best = output["logits"].argmax(-1).tolist()
@@ -142,7 +142,7 @@ class Questions(Peer):
         self.network = transformers.AutoModelForQuestionAnswering.from_pretrained(model)
 
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
-        """A row for each window; an answer outside of it is at [CLS]."""
+        """Return a row for each window; an answer outside of it is at [CLS]."""
         items, found = split.questions(), []
         longest = WindowOptions().max_query_length
         for number, item in enumerate(items):
@@ -223,7 +223,7 @@ def run(model: Path, task: Task, train: Split, dev: Split, options: FinetuneOpti
 
 @torch.no_grad()
 def outputs_for(peer: Peer, rows: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
-    """What the model says of each row, in the order of the rows; rows of like length are computed together."""
+    """Return what the model says of each row, in the order of the rows; rows of like length are computed together."""
     peer.network.eval()
     order = sorted(range(len(rows)), key=lambda k: len(rows[k]["input_ids"]))
     found: list[dict[str, torch.Tensor]] = [{} for _ in rows]

@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """A run of this program; processor seconds of all of it."""
+    """Return a run of this program; processor seconds of all of it."""
     from blankfill.finetuning.config import FinetuneConfig
     from blankfill.finetuning.run import finetune
 
@@ -86,7 +86,7 @@ def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[s
 
 
 def theirs(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """The same items with transformers' model."""
+    """Return the same items with transformers' model."""
     from finetune_peers import run
 
     from blankfill.finetuning.data import read_splits

@@ -65,7 +65,7 @@ class FullLogitGlm(nn.Module):
 
     @staticmethod
     def inputs(batch: Batch) -> dict[str, Tensor]:
-        """What `forward` takes, from one of our batches."""
+        """Return what `forward` takes, from one of our batches."""
         visible = (batch.segment[:, :, None] == batch.segment[:, None, :]) & (
             batch.rank[:, None, :] <= batch.horizon[:, :, None]
         )

@@ -176,7 +176,7 @@ def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
 
 
 def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """A contender."""
+    """Return a contender."""
     import torch
 
     torch.set_num_threads(spec["threads"])

@@ -82,7 +82,7 @@ def write_texts(folder: Path) -> None:
 
 
 def curve(run: Path) -> dict[str, Any]:
-    """The losses of a run, as exact as they were computed, and a checksum of its last weights."""
+    """Return the losses of a run, as exact as they were computed, and a checksum of its last weights."""
     losses: dict[str, list[str]] = {}
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -64,14 +64,14 @@ def main() -> None:
 
 
 def trained(paths: list[str], folder: Path) -> str:
-    """A tokenizer trained on the text, which both then use."""
+    """Return a tokenizer trained on the text, which both then use."""
     blankfill = [sys.executable, "-m", "blankfill"]
     subprocess.run([*blankfill, "prepare", *paths, "--out", str(folder / "first")], check=True, capture_output=True)
     return str(folder / "first")
 
 
 def command(name: str, paths: list[str], tokenizer: str, out: Path, workers: int) -> list[str]:
-    """The command line of a contender."""
+    """Return the command line of a contender."""
     if name == "blankfill":
         options = ["--tokenizer", tokenizer, "--out", str(out), "--workers", str(workers)]
         return [sys.executable, "-m", "blankfill", "prepare", *paths, *options]

@@ -68,7 +68,8 @@ def main() -> None:
 
 
 def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict[str, Any]:
-    """The scores of one model on one task, with the rate of `--lrs` that was best for the first seed less one."""
+    """Return the scores of one model on one task, with the rate of `--lrs` that was best for the first seed less
+    one."""
     from blankfill.finetuning.config import FinetuneConfig
     from blankfill.finetuning.several import finish_run
     from blankfill.tasks.options import FinetuneOptions

@@ -146,7 +146,8 @@ def peak_memory() -> int:
 
 
 def compared(contenders: Sequence[Contender], clock: str) -> list[dict[str, Any]]:
-    """A line for each contender: seconds, how many times longer than the first one took, memory beside the first's.
+    """Return a line for each contender: seconds, how many times longer than the first one took, memory beside the
+    first's.
 
     ratio: of the medians; low and high: the smallest and largest ratio of a round.
     """
@@ -168,7 +169,7 @@ def compared(contenders: Sequence[Contender], clock: str) -> list[dict[str, Any]
 
 
 def load_note() -> str:
-    """A sentence when other work is going on, which makes times longer and ratios less sure."""
+    """Return a sentence when other work is going on, which makes times longer and ratios less sure."""
     try:
         load = os.getloadavg()[0]
     except OSError:

@@ -39,7 +39,7 @@ Step = Callable[[], Any]
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shapes", nargs="+", default=["bert-4x256", "glm-4x256", "gpt-4x256"], help="OBJECTIVE-LxD")
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
@@ -105,7 +105,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def build(name: str, spec: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
-    """A worker: one training step of a contender."""
+    """Return a worker: one training step of a contender."""
     import torch
 
     from blankfill.planning.bench import Bench, Shape
@@ -137,7 +137,7 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
 
 
 def peer(name: str, shape: Shape, given: list[Batch], device: torch.device, dtype: torch.dtype) -> Step:
-    """A step of another program: as `transformers.Trainer.training_step` does it, without its bookkeeping."""
+    """Return a step of another program: as `transformers.Trainer.training_step` does it, without its bookkeeping."""
     import torch
 
     from blankfill.training.precision import computing
@@ -217,7 +217,7 @@ def transformers_model(
 
 
 def labels(batch: Batch) -> torch.Tensor:
-    """The answers of a batch at their columns, int64[B, T], −100 elsewhere."""
+    """Return the answers of a batch at their columns, int64[B, T], −100 elsewhere."""
     import torch
 
     every = torch.full_like(batch.input_ids, -100)
@@ -226,7 +226,7 @@ def labels(batch: Batch) -> torch.Tensor:
 
 
 def two_rows(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as a model of two stacks wants it; its rows hold one example each."""
+    """Return a batch as a model of two stacks wants it; its rows hold one example each."""
     assert batch.context is not None
     inputs = {
         "input_ids": batch.context.input_ids, "decoder_input_ids": batch.input_ids, "labels": labels(batch)

@@ -27,7 +27,9 @@ LAYERS = [
     {"config"},
     {"runs"},
     {"pretraining"},
-    {"evaluation", "finetuning"},
+    {"finetuning"},
+    {"inference"},
+    {"evaluation"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -64,6 +66,59 @@ def test_the_rule_would_catch_a_wrong_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("def f():\n    from blankfill.cli import main\nimport blankfill.training.loop\n", encoding="utf-8")
     assert imports(file) == {"cli", "training"}
+
+
+OBJECTIVES = {
+    node.name
+    for path in (SOURCE / "objectives").glob("*.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ClassDef)
+    and {"name", "roles", "query_role"}
+    & {
+        target.target.id
+        for target in node.body
+        if isinstance(target, ast.AnnAssign) and isinstance(target.target, ast.Name)
+    }
+}
+"""The classes of objectives, and those that they share."""
+
+
+def class_checks(source: str) -> set[str]:
+    """The classes of objectives that a file checks a value against, by isinstance, issubclass or the type itself."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        checked: list[ast.expr] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("isinstance", "issubclass") and len(node.args) == 2:
+                checked = [node.args[1]]
+        elif isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+            is_type = [isinstance(one, ast.Call) and getattr(one.func, "id", "") == "type" for one in operands]
+            checked = operands if any(is_type) else []
+        elif isinstance(node, ast.MatchClass):
+            checked = [node.cls]
+        for part in checked:
+            for name in ast.walk(part):
+                found.add(name.id if isinstance(name, ast.Name) else getattr(name, "attr", ""))
+    return found & OBJECTIVES
+
+
+def test_only_objectives_ask_which_objective_it_is() -> None:
+    """All others ask the objective, or its format (docs/design.md)."""
+    assert {"Objective", "Masking", "MaskWriter", "Bert", "Glm", "Gpt", "T5", "Bart", "Xlnet"} <= OBJECTIVES
+    wrong = {
+        str(path.relative_to(SOURCE)): sorted(names)
+        for path in SOURCE.rglob("*.py")
+        if path.parent.name != "objectives" and (names := class_checks(path.read_text(encoding="utf-8")))
+    }
+    assert not wrong
+
+
+def test_the_rule_would_catch_a_question_for_the_class() -> None:
+    for line in ("isinstance(x, Glm | T5)", "issubclass(type(x), objectives.Bert)", "type(x) is Gpt"):
+        assert class_checks(line), line
+    assert class_checks("match x:\n    case Bart():\n        pass")
+    assert not class_checks("isinstance(x, dict) and type(x) is type(y) and Glm(48)")
 
 
 def test_models_never_import_distributed() -> None:

@@ -72,13 +72,25 @@ def test_every_way_to_store_weights_is_read(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_is_converted_and_told(tmp_path: Path, dtype: torch.dtype, capsys: Any) -> None:
+def test_low_precision_is_kept_unless_another_type_is_given(tmp_path: Path, dtype: torch.dtype, capsys: Any) -> None:
     model, theirs = write_bert(tmp_path)
     save_file({name: tensor.to(dtype).contiguous() for name, tensor in theirs.items()}, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path)
-    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
-    assert same_weights(loaded.model, model, atol=2e-3)
-    assert f"in {str(dtype)[6:]}; they are computed with in float32" in capsys.readouterr().err
+    assert {p.dtype for p in loaded.model.parameters()} == {dtype}
+    assert "converted" not in capsys.readouterr().err
+    wide = load_model(tmp_path, dtype=torch.float32)
+    assert {p.dtype for p in wide.model.parameters()} == {torch.float32}
+    assert same_weights(wide.model, model, atol=2e-3) and same_weights(loaded.model.float(), wide.model)
+    assert f"{str(dtype)[6:]} weights are converted to float32" in capsys.readouterr().err
+
+
+def test_a_file_of_several_types_comes_in_the_one_of_most_numbers(tmp_path: Path, capsys: Any) -> None:
+    _, theirs = write_bert(tmp_path)
+    mixed = {name: tensor if "LayerNorm" in name else tensor.half() for name, tensor in theirs.items()}
+    save_weights(tmp_path, mixed)
+    loaded = load_model(tmp_path)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float16}
+    assert "float32 weights are converted to float16" in capsys.readouterr().err
 
 
 def save_weights(folder: Path, theirs: dict[str, torch.Tensor]) -> None:
@@ -97,7 +109,7 @@ def test_a_folder_without_config_is_told(tmp_path: Path) -> None:
     ('{"model_type": "mamba"}', "'mamba', which is not known; known: bert, distilbert, roberta, albert, ernie, gpt2"),
     ('{"model_type": ["bert"]}', "which is not known"),
     ("{", r"config\.json: not JSON"),
-    ("[1]", "a list stands where an object is expected"),
+    ("[1]", "a list where an object is expected"),
 ])  # fmt: skip
 def test_a_config_that_says_nothing_known_is_told(tmp_path: Path, text: str, told: str) -> None:
     _, theirs = write_bert(tmp_path)
@@ -162,7 +174,7 @@ def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a file beside it"):
         load_model(tmp_path)
     index.write_text('{"weight_map": 3}', encoding="utf-8")
-    with pytest.raises(UserError, match="`weight_map`: a whole number stands where an object"):
+    with pytest.raises(UserError, match="`weight_map`: a whole number where an object"):
         load_model(tmp_path)
 
 

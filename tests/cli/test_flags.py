@@ -164,11 +164,12 @@ PLAIN = {
         "out",
         "json",
         "no-json",
+        "dtype",
         "device",
         "threads",
         "help",
     },
-    "import": {"out", "tokenizer", "heads", "threads", "help"},
+    "import": {"out", "tokenizer", "heads", "dtype", "threads", "help"},
     "export": {"out", "format", "text", "threads", "help"},
 }
 """Commands without a recipe."""

@@ -33,6 +33,7 @@ from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
 from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, Objective, SpanBert
+from blankfill.system.reading import read_json
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "<|startofpiece|>", "<|endofpiece|>",
            "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
@@ -231,15 +232,20 @@ def test_what_transformers_saved_comes_in_and_goes_out_the_same(tmp_path: Path) 
     )
 
 
-def test_half_precision_is_written_as_float32(tmp_path: Path, capsys: Any) -> None:
+def test_half_precision_is_kept_or_written_as_another_type(tmp_path: Path, capsys: Any) -> None:
     folder = write_model(tmp_path / "model", "gpt2")
     weights = {name: t.bfloat16() for name, t in load_file(folder / "model.safetensors").items()}
     (folder / "model.safetensors").unlink()
     (folder / "state.json").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    assert main(["import", str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert "in bfloat16; converted to float32" in capsys.readouterr().err
-    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
+    for out, options, dtype in (("same", [], torch.bfloat16), ("wide", ["--dtype", "fp32"], torch.float32)):
+        assert main(["import", str(folder), "--out", str(tmp_path / out), *options]) == 0
+        told = "bfloat16 weights are converted to float32" in capsys.readouterr().err
+        assert told == (out == "wide")
+        made = load_file(tmp_path / out / "model.safetensors")
+        assert {t.dtype for t in made.values()} == {dtype}
+        assert all(torch.equal(made[name].bfloat16(), weights[name]) for name in made)
+        assert read_json(tmp_path / out / "config.json")["torch_dtype"] == str(dtype)[6:]
 
 
 def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
@@ -330,7 +336,7 @@ def test_a_sentencepiece_tokenizer_comes_along(tmp_path: Path, added: dict[str, 
 
 
 def test_the_memory_that_is_told_is_what_the_tensors_take(tmp_path: Path) -> None:
-    """Plain tensors stay as they are mapped; those that are put together or in half precision are copied."""
+    """Plain tensors stay as they are mapped; those that are put together or converted are copied."""
     folder = write_model(tmp_path / "model", "bert")
     (folder / "state.json").unlink()
     found = open_foreign(folder)
@@ -339,7 +345,8 @@ def test_the_memory_that_is_told_is_what_the_tensors_take(tmp_path: Path) -> Non
     fused = sum(tensor.numel() for name, tensor in weights.items() if "attention.self" in name)
     assert found.memory == 4 * (found.parameters + fused)
     store.write_weights(folder / "model.safetensors", {name: tensor.half() for name, tensor in weights.items()})
-    assert open_foreign(folder).memory == 6 * found.parameters
+    assert open_foreign(folder).memory == 2 * (found.parameters + fused)
+    assert open_foreign(folder, dtype=torch.float32).memory == 6 * found.parameters
 
 
 def test_bad_places_are_told_and_nothing_is_left(tmp_path: Path, monkeypatch: Any) -> None:

@@ -22,7 +22,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the packages of blankfi
 def given(monkeypatch: pytest.MonkeyPatch, name: str) -> Loaded:
     """A random model that any path leads to."""
     ready = loaded(name, random_model(name, sharp=3.0))
-    monkeypatch.setattr(onnx, "load_model", lambda path: ready)
+    monkeypatch.setattr(onnx, "load_model", lambda path, dtype: ready)
     return ready
 
 

@@ -225,7 +225,7 @@ def test_everything_for_validation_becomes_training(tmp_path):
     report = run(write(tmp_path / "in", [text(1)]), tmp_path / "out", replace(CONFIG, validation=0.999999))
     assert report.train.documents == 1 and report.valid.documents == 0
     assert decoded(tmp_path / "out", "train") == [expected(text(1))]
-    assert any("kept for training" in notice for notice in report.notices)
+    assert any("goes to training" in notice for notice in report.notices)
 
 
 def test_exact_duplicates(tmp_path):

@@ -101,7 +101,7 @@ def test_ctrl_c_leaves_what_is_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "out")
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes from there" in capsys.readouterr().err
     assert list((tmp_path / "out" / folder.WORK).glob("text-*/00000.json"))
     monkeypatch.undo()
     assert run(source, tmp_path / "out").continued

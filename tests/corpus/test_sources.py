@@ -137,7 +137,7 @@ def test_files_that_are_not_text_are_refused_when_named_and_skipped_in_a_folder(
 
 
 def test_a_parquet_name_without_parquet_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="named like a Parquet file but is none"):
+    with pytest.raises(UserError, match="named like a Parquet file but is not one"):
         discover([write(tmp_path / "a.parquet", "text\n")], FILE)
 
 

@@ -465,7 +465,7 @@ def bad(tmp_path: Path) -> Path:
         ("missing", "no tokenizer at"),
         ("empty", "holds no tokenizer"),
         ("two", "2 SentencePiece models"),
-        ("list.json", "a list stands where an object is expected"),
+        ("list.json", "a list where an object is expected"),
         ("model.json", "no `model`"),
         ("wrong.json", "cannot be read as a tokenizer"),
         ("cut.json", "line 2: not JSON"),

@@ -14,7 +14,7 @@ from blankfill.evaluation.scorers import Scorer
 from blankfill.evaluation.texts import Cut, around, chosen, cut_blanks, passages
 from blankfill.generation.engine import Decoder
 from blankfill.generation.fill import Filler
-from blankfill.objectives.glm import glm_input
+from blankfill.objectives.glm_format import glm_input
 from blankfill.objectives.gpt import gpt_input
 from blankfill.tasks.items import GenerationItem, LanguageItem
 from generate_models import SPECIAL, byte_level, loaded, random_model

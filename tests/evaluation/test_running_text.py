@@ -16,7 +16,7 @@ from blankfill.evaluation.pseudo import pseudo_perplexity, word_ends
 from blankfill.evaluation.scorers import Scorer, windows
 from blankfill.generation.engine import Decoder
 from blankfill.objectives.format import join
-from blankfill.objectives.glm import glm_input
+from blankfill.objectives.glm_format import glm_input
 from blankfill.tasks.items import LanguageItem
 from generate_models import loaded, random_model
 
@@ -92,8 +92,10 @@ def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stri
     assert found.nats == pytest.approx(nats, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm"])
-def test_a_window_costs_its_own_length_and_not_the_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "module"), [("gpt", "gpt"), ("glm", "glm_format")])
+def test_a_window_costs_its_own_length_and_not_the_texts(
+    name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each window reads no more than its tokens and a special one, however long the text is."""
     copied: list[int] = []
 
@@ -104,7 +106,7 @@ def test_a_window_costs_its_own_length_and_not_the_texts(name: str, monkeypatch:
     scorer = writer(name)
     text = np.array(scorer.loaded.tokenizer.encode(WORDS) * 40, np.int32)
     whole = join([scorer.vocabulary["eos"]], text)
-    monkeypatch.setattr(f"blankfill.objectives.{name}.join", counting)
+    monkeypatch.setattr(f"blankfill.objectives.{module}.join", counting)
     for begin, first, stop in windows(len(text), 12, 5):
         example = scorer.window(text, begin, first, stop)
         assert example.target_ids.tolist() == text[first:stop].tolist()

@@ -72,7 +72,7 @@ def test_rows_of_wrong_types_are_one_sentence(form: dict[str, dict[str, Any]]) -
 
 
 def test_choices_are_a_list_and_not_a_text() -> None:
-    with pytest.raises(UserError, match="line 1: `choices`: a text stands where a list is expected"):
+    with pytest.raises(UserError, match="line 1: `choices`: a text where a list is expected"):
         list(items_of(task_named("choice"), iter([("line 1", '{"context": "a", "choices": "bc"}')])))
 
 

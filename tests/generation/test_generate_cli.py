@@ -25,7 +25,7 @@ def word(token: str) -> int:
 @pytest.fixture
 def masked(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     ready = loaded("bert", forced_model("bert", 0, {2: {word("cat"): 9.0, word("猫"): 8.0}}, 30))
-    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device: ready)
+    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device, dtype: ready)
     return ready
 
 
@@ -33,7 +33,7 @@ def masked(monkeypatch: pytest.MonkeyPatch) -> Loaded:
 def writing(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     wanted = {1: {word("cat"): 9.0}, 2: {word("sat"): 9.0}, 3: {word("<|endoftext|>"): 9.0}}
     ready = loaded("gpt", forced_model("gpt", 0, wanted, 30))
-    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device: ready)
+    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device, dtype: ready)
     return ready
 
 
@@ -117,9 +117,9 @@ def test_generate_refuses_values_out_of_range(writing: Loaded) -> None:
 
 def test_the_lists_of_options_are_frozen() -> None:
     names = [field.name for field in dataclasses.fields(fill.FillArguments)]
-    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "json", "device", "threads"]
+    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "json", "dtype", "device", "threads"]
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
         "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
-        "slide", "num", "seed", "json", "device", "threads",
+        "slide", "num", "seed", "json", "dtype", "device", "threads",
     ]  # fmt: skip

@@ -19,7 +19,8 @@ from blankfill.generation.blanks import Blank, Candidate, Words, assemble, find_
 from blankfill.generation.fill import Filler, fill
 from blankfill.generation.fill_written import distinct
 from blankfill.objectives import Glm, Objective
-from blankfill.objectives.glm import GlmChoice, GlmFormat, infill
+from blankfill.objectives.glm import GlmChoice, infill
+from blankfill.objectives.glm_format import GlmFormat
 from generate_models import SPECIAL, byte_level, forced_model, loaded, objective_of, random_model, wordpiece
 
 TOKENIZER = wordpiece()

@@ -17,7 +17,7 @@ from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import Scheduler, Update
 from blankfill.generation.slots import Slots
 from blankfill.model.transformer import Transformer
-from blankfill.objectives.glm import glm_input
+from blankfill.objectives.glm_format import glm_input
 from blankfill.objectives.gpt import gpt_input
 from blankfill.objectives.query_tokens import query_input
 from blankfill.objectives.two_stacks import two_stack_input

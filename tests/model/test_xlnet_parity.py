@@ -13,7 +13,6 @@ from test_parity import gradients, ours
 from blankfill.attention.kernels import Kernel
 from blankfill.data.batching import collate
 from blankfill.families.form import Form
-from blankfill.generation.query_stream import query_states
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Xlnet
 from blankfill.objectives.xlnet import XlnetChoice, with_memory
@@ -162,10 +161,13 @@ def test_the_open_places_of_a_text_equal_transformers() -> None:
     theirs = made(transformers, BASE)
     _, model = ours("xlnet", theirs.config.to_dict(), theirs.state_dict())
     rng = np.random.default_rng(1)
-    ids = torch.from_numpy(rng.integers(7, 97, (2, 12)))
-    places = torch.tensor([[0, 4, 5], [3, 7, 10]])
+    texts = rng.integers(7, 97, (2, 10))
+    ids = torch.from_numpy(np.concatenate([texts, np.tile([ROLES["sep"], ROLES["cls"]], (2, 1))], 1))
+    places = torch.tensor([[0, 4, 5], [3, 7, 9]])
     is_open = torch.zeros(2, 12, dtype=torch.bool).scatter(1, places, True)
-    hidden = query_states(model, ids.masked_fill(is_open, ROLES["mask"]), is_open)
+    form = Xlnet(12).format(VOCABULARY)
+    batch = collate([form.open_places(texts[[k]].astype(np.int32), at) for k, at in enumerate(places.tolist())], 5)
+    hidden = model.encode(batch).flatten(0, 1)[batch.target_index]
     perm = is_open[:, None, :].expand(2, 12, 12).float()
     mapping = torch.nn.functional.one_hot(places, 12).float()
     types = torch.tensor([0] * 11 + [2]).expand(2, 12)

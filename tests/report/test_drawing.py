@@ -13,9 +13,9 @@ from blankfill.report.drawing import COLOURS, ENCODER, FAR, UNSEEN, example_png,
 from blankfill.types import AttentionRule, Example
 
 
-def example(length: int, rule: AttentionRule, asked: list[int]) -> Example:
+def example(length: int, rule: AttentionRule, targets: list[int]) -> Example:
     index = np.arange(length, dtype=np.int32)
-    return Example(index, index[None], rule, np.array(asked, np.int32), np.array(asked, np.int32))
+    return Example(index, index[None], rule, np.array(targets, np.int32), np.array(targets, np.int32))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_grid_is_the_rule(tmp_path: Path, seen: dict[str, Any]) -> None:
 
     row = [example(5, AttentionRule.prefix(3, 5), [3, 4]), example(3, AttentionRule.causal(3), [])]
     assert example_png(row, str, tmp_path / "a.png", blanks=[1], title="a row") == ""
-    colour = {0: to_rgb(UNSEEN), 1: to_rgb(COLOURS["sees"]), 2: to_rgb(COLOURS["sees, and is asked"])}
+    colour = {0: to_rgb(UNSEEN), 1: to_rgb(COLOURS["sees"]), 2: to_rgb(COLOURS["sees, and has a target"])}
     expected = ["11100000", "11100000", "11100000", "22220000", "22222000", "00000100", "00000110", "00000111"]
     assert seen["image"].tolist() == [[list(colour[int(c)]) for c in line] for line in expected]
 
@@ -60,7 +60,7 @@ def test_what_the_decoder_sees_of_the_encoder_has_a_colour_of_its_own(tmp_path: 
 
     row = [two_sided(np.arange(3, dtype=np.int32), np.arange(2, dtype=np.int32), 9)]
     assert example_png(row, str, tmp_path / "a.png", title="a row") == ""
-    colour = [to_rgb(name) for name in (UNSEEN, COLOURS["sees"], COLOURS["sees, and is asked"], ENCODER)]
+    colour = [to_rgb(name) for name in (UNSEEN, COLOURS["sees"], COLOURS["sees, and has a target"], ENCODER)]
     expected = ["11100", "11100", "11100", "33320", "33322"]
     assert seen["image"].tolist() == [[list(colour[int(c)]) for c in line] for line in expected]
     # the third token, its number and its position are the encoder's alone
@@ -79,7 +79,7 @@ def test_what_local_layers_do_not_see_has_a_colour_of_its_own(tmp_path: Path, se
 def test_words_answers_and_positions_are_written(tmp_path: Path, seen: dict[str, Any]) -> None:
     words = ["a $5$", "b", "c"]
     example_png([example(3, AttentionRule.full(3), [1])], words.__getitem__, tmp_path / "a.png", channels=("place",))
-    assert sorted(seen["texts"]) == sorted([*words, *words, "", "b", "", "asked for", "place", *"012", *"012", *"012"])
+    assert sorted(seen["texts"]) == sorted([*words, *words, "", "b", "", "target", "place", *"012", *"012", *"012"])
 
 
 def test_a_long_row_keeps_its_grid_and_loses_its_words(tmp_path: Path, seen: dict[str, Any]) -> None:

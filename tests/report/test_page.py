@@ -298,7 +298,7 @@ def test_the_page_asks_nothing_of_anyone(run: Path) -> None:
 
 
 def test_a_folder_is_shown_at_any_moment(tmp_path: Path) -> None:
-    assert page(tmp_path).named("p", **{"class": "panel empty"})[0][1] == "Nothing is measured yet."
+    assert page(tmp_path).named("p", **{"class": "panel empty"})[0][1] == "No measurements yet."
     (tmp_path / "recipe.yaml").write_text("name: x\ntrain: {steps: 9}\n", encoding="utf-8")
     assert page(tmp_path).named("title")[0][1] == "x – nothing trained yet"
     write(tmp_path, "metrics.jsonl", line(0, "valid", loss=7.5))

@@ -39,26 +39,26 @@ def lines_of(text: str) -> list[list[str]]:
 def test_glm_figure_2_as_text() -> None:
     text = example_text([figure()], NAMES.__getitem__, channels=("pos 1", "pos 2"), plain=True)
     assert text == (
-        "10 columns, 1 example, 5 answers asked for\n"
+        "10 columns, 1 example, 5 targets\n"
         "\n"
-        "col  token  pos 1  pos 2  asked for  seg  rank  horizon  0\n"
-        "  0  x1         1      0               0     0        0  1111100000\n"
-        "  1  x2         2      0               0     0        0  1111100000\n"
-        "  2  [M]        3      0               0     0        0  1111100000\n"
-        "  3  x4         4      0               0     0        0  1111100000\n"
-        "  4  [M]        5      0               0     0        0  1111100000\n"
-        "  5  [S]        5      1  x5           0     1        1  1111110000\n"
-        "  6  x5         5      2  x6           0     2        2  1111111000\n"
-        "  7  x6         5      3  [E]          0     3        3  1111111100\n"
-        "  8  [S]        3      1  x3           0     4        4  1111111110\n"
-        "  9  x3         3      2  [E]          0     5        5  1111111111\n"
+        "col  token  pos 1  pos 2  target  seg  rank  horizon  0\n"
+        "  0  x1         1      0            0     0        0  1111100000\n"
+        "  1  x2         2      0            0     0        0  1111100000\n"
+        "  2  [M]        3      0            0     0        0  1111100000\n"
+        "  3  x4         4      0            0     0        0  1111100000\n"
+        "  4  [M]        5      0            0     0        0  1111100000\n"
+        "  5  [S]        5      1  x5        0     1        1  1111110000\n"
+        "  6  x5         5      2  x6        0     2        2  1111111000\n"
+        "  7  x6         5      3  [E]       0     3        3  1111111100\n"
+        "  8  [S]        3      1  x3        0     4        4  1111111110\n"
+        "  9  x3         3      2  [E]       0     5        5  1111111111\n"
     )
 
 
 def test_examples_of_a_row_do_not_see_each_other() -> None:
     text = example_text([simple(3), simple(2, AttentionRule.causal(2))], str, plain=True)
     assert [line[-1] for line in lines_of(text)[1:]] == ["11100", "11100", "11100", "00010", "00011"]
-    assert "5 columns, 2 examples, 0 answers" in text
+    assert "5 columns, 2 examples, 0 targets" in text
 
 
 def test_joining_agrees_with_the_packing_of_batches() -> None:
@@ -70,8 +70,8 @@ def test_joining_agrees_with_the_packing_of_batches() -> None:
     assert row.positions.tolist() == batch.positions[:, 0].tolist()
     for name in ("segment", "rank", "horizon"):
         assert getattr(row.rule, name).tolist() == getattr(batch, name)[0].tolist()
-    asked = {i: ids for i, ids in enumerate(row.asked) if ids}
-    assert asked == {i: [t] for i, t in zip(batch.target_index.tolist(), batch.target_ids.tolist(), strict=True)}
+    targets = {i: ids for i, ids in enumerate(row.targets) if ids}
+    assert targets == {i: [t] for i, t in zip(batch.target_index.tolist(), batch.target_ids.tolist(), strict=True)}
     assert row.begins == [0, 10, 14]
 
 
@@ -147,16 +147,16 @@ def sided(read: int, written: int) -> Example:
 def test_encoder_and_decoder_stand_in_one_grid() -> None:
     text = example_text([sided(3, 2)], str, plain=True)
     assert text == (
-        "encoder 3 columns, decoder 2 columns, 1 example, 2 answers asked for\n"
+        "encoder 3 columns, decoder 2 columns, 1 example, 2 targets\n"
         "above the line the encoder, below it the decoder, which sees the encoder left of the bar\n"
         "\n"
-        "col  token  pos  asked for  seg  rank  horizon  0  |0\n"
-        "  0  0        0               0     0        0  111|00\n"
-        "  1  1        1               0     0        0  111|00\n"
-        "  2  2        2               0     0        0  111|00\n"
-        "---------------------------------------------------+--\n"
-        "  0  90       0  10           0     0        0  111|10\n"
-        "  1  10       1  11           0     1        1  111|11\n"
+        "col  token  pos  target  seg  rank  horizon  0  |0\n"
+        "  0  0        0            0     0        0  111|00\n"
+        "  1  1        1            0     0        0  111|00\n"
+        "  2  2        2            0     0        0  111|00\n"
+        "------------------------------------------------+--\n"
+        "  0  90       0  10        0     0        0  111|10\n"
+        "  1  10       1  11        0     1        1  111|11\n"
     )
 
 
@@ -167,7 +167,7 @@ def test_a_decoder_sees_the_encoder_of_its_own_example() -> None:
     assert row.encoder == 3
     assert row.begins == [0, 2, 3, 4]
     assert row.numbers() == [0, 1, 2, 0, 1, 2]
-    assert heading(row) == "encoder 3 columns, decoder 3 columns, 2 examples, 3 answers asked for"
+    assert heading(row) == "encoder 3 columns, decoder 3 columns, 2 examples, 3 targets"
 
 
 def test_sides_are_grouped_apart_where_the_grid_is_wide() -> None:
@@ -192,7 +192,7 @@ def test_sides_below_the_table_where_the_terminal_is_narrow() -> None:
 
 
 def test_the_heading_counts() -> None:
-    assert heading(join_row([simple(1)])) == "1 column, 1 example, 0 answers asked for"
+    assert heading(join_row([simple(1)])) == "1 column, 1 example, 0 targets"
 
 
 def test_a_local_layer_has_a_grid_of_its_own() -> None:

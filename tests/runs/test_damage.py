@@ -264,7 +264,7 @@ def test_counts_that_are_none_are_refused_without_marks(trained: Path, tmp_path:
             counts_of(path)
     with open(path, "wb") as file:  # a header that says more than the file has
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
-    with pytest.raises(UserError, match=r"unigram\.npy is no whole array file"):
+    with pytest.raises(UserError, match=r"unigram\.npy is not a whole array file"):
         counts_of(path)
     np.savez(path.with_suffix(".npz"), a=np.ones(3))
     path.with_suffix(".npz").rename(path)

@@ -197,9 +197,9 @@ def test_bytes_between_the_samples_are_found_by_verify(begun: Path, monkeypatch:
     before = corpus_marks(begun / "corpus")
     zero(begun / "corpus" / "train.bin", 1000)
     assert corpus_marks(begun / "corpus") == before
-    with pytest.raises(UserError, match=r"train\.bin has another checksum than was noted; copy it again"):
+    with pytest.raises(UserError, match=r"train\.bin does not match its recorded checksum; copy it again"):
         resume(begun / "large", verify=True)
-    with pytest.raises(UserError, match=r"train\.bin has another checksum"):
+    with pytest.raises(UserError, match=r"train\.bin does not match its recorded checksum"):
         pretrain([str(begun / "corpus")], recipe_of(), begun / "new", verify=True)
     assert not (begun / "new").exists()
     assert main(["prepare", "--out", str(begun / "corpus"), "--verify"]) == 2

@@ -26,7 +26,7 @@ def test_any_bit_of_a_small_file_counts(
     changed[place % len(data)] ^= 1 << bit
     path.write_bytes(changed)
     assert changes({"file": before}, {"file": mark(path)}) == ["file has other content of the same size"]
-    assert unlike(path.parent, {"file": before}) == ["file has another checksum than was noted"]
+    assert unlike(path.parent, {"file": before}) == ["file does not match its recorded checksum"]
 
 
 def test_a_large_file_is_sampled_at_both_ends_and_between(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_is_said(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"")
     now = marks.marks(tmp_path, "abcd")
     assert changes(before, now) == ["a is gone", "b has 3 bytes and had 2", "d was not there"]
-    assert unlike(tmp_path, before) == ["a is gone", "b has another checksum than was noted"]
+    assert unlike(tmp_path, before) == ["a is gone", "b does not match its recorded checksum"]
     assert changes({"c": "no mark"}, {"c": before["c"]}) == []  # an odd note says nothing
 
 

@@ -27,8 +27,8 @@ def make(tmp_path: Path, content: bytes) -> Path:
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b"9" * 5_000, "a number of too many digits"),
         (b'{"a": "caf\xe9"}', r"file, line 1, is not UTF-8 \(byte 10\)"),
-        (b"[1]", "a list stands where an object is expected"),
-        (b"true", "true or false stands where an object is expected"),
+        (b"[1]", "a list where an object is expected"),
+        (b"true", "true or false where an object is expected"),
     ],
 )
 def test_json_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
@@ -85,12 +85,12 @@ def test_lines_that_inform_are_passed_over_and_counted(tmp_path: Path) -> None:
     ("values", "kind", "said"),
     [
         ({}, int, "state: `step` is missing"),
-        ({"step": "1"}, int, "state: `step`: a text stands where a whole number is expected"),
-        ({"step": True}, int, "state: `step`: true or false stands where a whole number is expected"),
-        ({"step": 1.0}, int, "a number stands where a whole number is expected"),
+        ({"step": "1"}, int, "state: `step`: a text where a whole number is expected"),
+        ({"step": True}, int, "state: `step`: true or false where a whole number is expected"),
+        ({"step": 1.0}, int, "a number where a whole number is expected"),
         ({"step": float("nan")}, float, "`step` is nan, where a finite number is expected"),
         ({"step": 10**400}, float, "`step`: the number is too large"),
-        ({"step": None}, dict, "null stands where an object is expected"),
+        ({"step": None}, dict, "null where an object is expected"),
     ],
 )
 def test_fields_of_other_types(values: dict[str, Any], kind: type, said: str) -> None:

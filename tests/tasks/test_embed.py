@@ -144,7 +144,7 @@ def test_what_cannot_be_embedded_is_refused() -> None:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     ready = loaded("bert", random_model("bert"))
-    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device: ready)
+    monkeypatch.setattr(blankfill.checkpoint.load, "load_model", lambda path, device, dtype: ready)
     return ready
 
 
@@ -236,7 +236,7 @@ def test_a_table_is_read_as_lines_and_that_is_said(
 
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
-    assert names == ["file", "model", "out", "pooling", "normalize", "device", "threads"]
+    assert names == ["file", "model", "out", "pooling", "normalize", "dtype", "device", "threads"]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

@@ -162,7 +162,7 @@ def test_record_takes_any_right_entity(tmp_path: Path) -> None:
     assert score(TASKS["record"], split, [1])["f1"] == 0.0
     assert submission_lines(TASKS["record"], [item], [1]) == ['{"idx": 4, "label": "Bob"}']
     row["qas"][0]["answers"] = [{"text": "Carl"}]
-    with pytest.raises(UserError, match=r"answers that are no entities of the passage \(Carl\)"):
+    with pytest.raises(UserError, match=r"answers that are not entities of the passage \(Carl\)"):
         read("record", tmp_path, row)
 
 
@@ -189,7 +189,7 @@ def test_faulty_rows_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 of 3 rows .*line 2 has no text 'hypothesis'; line 3 has the label 'maybe'"):
         read("cb", tmp_path, good | {"idx": 0}, {"premise": "p", "idx": 1}, good | {"idx": 2, "label": "maybe"})
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n[1]\n', encoding="utf-8")
-    with pytest.raises(UserError, match="line 2: a list stands where an object is expected"):
+    with pytest.raises(UserError, match="line 2: a list where an object is expected"):
         TASKS["cb"].read(tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text("{\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 1: not JSON"):

@@ -37,6 +37,26 @@ def test_word_loss_and_gradients(
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+class Other(torch.Tensor):
+    """A kind of tensor of its own, as quantised and sharded tables are."""
+
+
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.02)])
+def test_a_table_that_is_not_plain_goes_through_torch(
+    smoothing: float, z_loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 8, generator=generator, requires_grad=True)
+    table = torch.randn(31, 8, generator=generator)
+    target = torch.randint(0, 31, (9,), generator=generator)
+    expected = word_loss(hidden, table, None, target, smoothing, z_loss)
+    (wanted,) = torch.autograd.grad(expected, hidden)
+    monkeypatch.setattr(loss_module._WordLoss, "apply", None)
+    got = word_loss(hidden, table.as_subclass(Other), None, target, smoothing, z_loss).as_subclass(torch.Tensor)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got, hidden)[0].as_subclass(torch.Tensor), wanted)
+
+
 def test_word_loss_without_gradient() -> None:
     with torch.no_grad():
         value = word_loss(torch.zeros(3, 4), torch.zeros(5, 4), None, torch.tensor([0, 1, 2]))

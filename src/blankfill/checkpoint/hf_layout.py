@@ -19,10 +19,13 @@ def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokeniz
     return dressed(form, objective, tokenizer, tokenizer.vocabulary()) if isinstance(form, Form) else None
 
 
-def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary) -> Dress:
+def dressed(
+    form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary, dtype: str = "float32"
+) -> Dress:
     """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
 
-    A prompt to be continued must not end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
+    dtype: of the weights, by torch's name. A prompt to be continued must not end in [SEP], so for gpt and glm the
+    tokenizer puts nothing around a text.
     """
     post: Post = "none"
     frame = objective.hf_frame
@@ -33,5 +36,5 @@ def dressed(form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: 
         post = frame if able and not framed else "keep"
     longest = form.config.position_sizes[0] - objective.position_offset
     files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest)
-    values = form.config_json(vocabulary)
+    values = form.config_json(vocabulary, dtype)
     return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})

@@ -57,8 +57,8 @@ class Foreign:
         for rule in self.form.table.rules:
             for name in (name for name in rule.theirs if name in found):
                 size, dtype = math.prod(self.weights.shapes[found[name]]), self.weights.dtypes[found[name]]
-                stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == torch.float32
-                total += size * dtype.itemsize + (0 if stays else 4 * size)
+                stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == self.weights.target
+                total += size * dtype.itemsize + (0 if stays else self.weights.target.itemsize * size)
         return total
 
 
@@ -88,10 +88,11 @@ def glm_file(folder: Path) -> Path | None:
     return folder / GLM_FILE if (folder / GLM_FILE).is_file() else None
 
 
-def open_foreign(path: Path, heads: int | None = None) -> Foreign:
+def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None = None) -> Foreign:
     """Open a transformers folder, or a GLM checkpoint's folder or file.
 
-    heads: of a checkpoint that does not tell. Raises UserError for anything that is missing or does not fit.
+    heads: of a checkpoint that does not tell. dtype: to read the weights in; None for the type that most of them are
+    stored in. Raises UserError for anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -99,7 +100,7 @@ def open_foreign(path: Path, heads: int | None = None) -> Foreign:
         raise UserError(
             f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
         )
-    weights = open_weights(file, inert=file.suffix == ".pt")
+    weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
     if (folder / CONFIG).is_file():
         values = read_config(folder / CONFIG)
     else:

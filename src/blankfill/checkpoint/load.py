@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from blankfill.checkpoint import store
+from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_loading import Foreign, is_foreign, open_foreign
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.corpus.identity import check_tokenizer
@@ -46,11 +47,12 @@ class Loaded:
         return self.objective.format(self.vocabulary, self.model.config.position_sizes)
 
 
-def load_model(path: str | Path, device: str = "cpu") -> Loaded:
+def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
     """Open a run folder (its newest whole checkpoint), RUN/best, RUN/latest, a checkpoint folder, an imported model, a
     transformers folder, or a checkpoint of the original GLM code.
 
-    UserError says what is missing, the device included.
+    dtype: of the weights, and so of what is computed with them; None keeps the type that they are stored in. A model
+    that is to learn needs float32. UserError says what is missing, the device included.
     """
     path, device = Path(path), str(pick_device(device))
     if path.is_file() and path.name in ("best", "latest"):
@@ -58,9 +60,9 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
     if not path.exists():
         raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`, or an imported model")
     if (path / store.STATE).exists():
-        return _from_checkpoint(store.read(path, with_optimizer=False), _tokenizer_folder(path), device)
+        return _from_checkpoint(store.read(path, with_optimizer=False), _tokenizer_folder(path), device, dtype)
     if not (path / "checkpoints").exists() and is_foreign(path):
-        return _from_foreign(open_foreign(path), device)
+        return _from_foreign(open_foreign(path, dtype=dtype), device)
     if not path.is_dir():
         raise UserError(f"{path}: not a model; give a run folder, an imported model or a transformers folder")
     damaged: list[str] = []
@@ -73,7 +75,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
         )
     for sentence in damaged:
         say(f"passed over: {sentence}; the checkpoint of step {newest.step} answers in its place")
-    return _from_checkpoint(newest, path, device)
+    return _from_checkpoint(newest, path, device, dtype)
 
 
 def _tokenizer_folder(checkpoint: Path) -> Path:
@@ -82,7 +84,7 @@ def _tokenizer_folder(checkpoint: Path) -> Path:
     return run if checkpoint.parent.name == "checkpoints" and (run / "tokenizer.json").exists() else checkpoint
 
 
-def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Loaded:
+def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str, dtype: torch.dtype | None) -> Loaded:
     where = found.path / store.STATE
     if "task" in found.state:
         name = field(field(found.state, "task", dict, where), "name", str, where)
@@ -95,14 +97,14 @@ def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str) -> Load
     tokenizer = Tokenizer.load(folder)
     check_tokenizer(found.state, tokenizer, folder, found.path)
     vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(found.state, found.path))
-    loaded = _loaded(config, found.model, tokenizer, vocabulary, objective, found.path, device)
+    loaded = _loaded(config, in_type(found.model, dtype), tokenizer, vocabulary, objective, found.path, device)
     return dataclasses.replace(loaded, embedding_lr_multiplier=embedding_lr_multiplier)
 
 
 def _from_foreign(found: Foreign, device: str) -> Loaded:
     tokenizer = read_tokenizer(found)
     if found.weights.converted:
-        say(f"{found.path}: the weights are in {found.weights.converted}; they are computed with in float32")
+        say(f"{found.path}: {found.weights.converted} weights are converted to {name_of(found.weights.target)}")
     vocabulary = with_roles_of(tokenizer.vocabulary(), roles_unsaid(found, tokenizer.vocabulary()))
     return _loaded(found.form.config, found.state(), tokenizer, vocabulary, found.objective, found.path, device)
 
@@ -124,6 +126,17 @@ def _loaded(
         model = Transformer(config)
     store.put_weights(model, state, path, assign=True)
     return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
+
+
+def in_type(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The tensors with floats in a type; None leaves them. Each is let go as soon as it is converted."""
+    if dtype is None:
+        return tensors
+    out = {}
+    for name in list(tensors):
+        tensor = tensors.pop(name)
+        out[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return out
 
 
 def weights_checksum(model: torch.nn.Module) -> str:

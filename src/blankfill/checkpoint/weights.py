@@ -15,6 +15,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from blankfill.checkpoint.dtypes import name_of
 from blankfill.errors import UserError
 from blankfill.system.reading import field, is_plain_name, of_kind, read_json, readable, regular_size, shown
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
-LOW = (torch.float16, torch.bfloat16)
 COMPARED = 1 << 20
 """So many numbers of two tensors are compared at a time."""
 
 
 class Weights(Mapping[str, Tensor]):
-    """Tensors by their names in the file, as float32. `dtypes` and `shapes` are known without reading."""
+    """Tensors by their names in the file. `dtypes` and `shapes` are known without reading.
 
-    def __init__(self, where: Path) -> None:
-        self.where = where
+    Floating-point tensors come in one type, since a model computes in one: `dtype`, or where that is None the type that
+    most of the file is stored in (`stored`).
+    """
+
+    def __init__(self, where: Path, dtype: torch.dtype | None = None) -> None:
+        self.where, self.dtype = where, dtype
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._open: dict[str, Any] = {}
@@ -78,7 +83,7 @@ class Weights(Mapping[str, Tensor]):
             raise UserError(f"{self.where}: {shown(name)} cannot be read; copy or download it again") from error
         if not tensor.is_floating_point():
             return tensor
-        tensor = tensor.float()
+        tensor = tensor.to(self.target)
         # the least and the largest are finite only if all are, and take no memory beside the tensor
         if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
             raise UserError(
@@ -115,9 +120,24 @@ class Weights(Mapping[str, Tensor]):
         return len(self._open)
 
     @property
+    def stored(self) -> torch.dtype:
+        """The floating-point type of most of the numbers; float32 for float64, which no model computes in."""
+        sizes: dict[torch.dtype, int] = {}
+        for name, dtype in self.dtypes.items():
+            if dtype.is_floating_point:
+                sizes[dtype] = sizes.get(dtype, 0) + math.prod(self.shapes[name])
+        most = max(sizes, key=lambda dtype: (sizes[dtype], dtype.itemsize), default=torch.float32)
+        return torch.float32 if most == torch.float64 else most
+
+    @cached_property
+    def target(self) -> torch.dtype:
+        """The type that floating-point tensors come in."""
+        return self.dtype or self.stored
+
+    @property
     def converted(self) -> str:
-        """The types that are not float32 among the weights, in words; empty when all are."""
-        kinds = {str(dtype)[6:] for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != torch.float32}
+        """The floating-point types that are converted when they are read, in words; empty when none is."""
+        kinds = {name_of(dtype) for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != self.target}
         return " and ".join(sorted(kinds))
 
 
@@ -141,9 +161,9 @@ def weight_file(folder: Path) -> Path | None:
     return None
 
 
-def open_weights(path: Path, inert: bool = False) -> Weights:
-    """Open a weight file or the index of a sharded one. inert: see `only_tensors`."""
-    found = Weights(path)
+def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = None) -> Weights:
+    """Open a weight file or the index of a sharded one. inert: see `only_tensors`. dtype: see `Weights`."""
+    found = Weights(path, dtype)
     for part in _parts(path):
         if not part.is_file():
             raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")

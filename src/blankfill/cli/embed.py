@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 import tyro
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
@@ -41,6 +42,8 @@ class EmbedArguments:
     """What stands for a text: the mean over its tokens, or the state of its first column."""
     normalize: bool = True
     """Scale each vector to length 1."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
     threads: int = 0
@@ -55,13 +58,12 @@ def main(argv: Sequence[str]) -> int:
     source = None if str(args.file) == "-" else args.file
     refuse_input(args.out, source)
     total = count_lines(source)
-    from blankfill.checkpoint.load import load_model
-    from blankfill.embedding.embed import WINDOW, Embedder
+    from blankfill.embedding.embed import WINDOW
+    from blankfill.inference import load
     from blankfill.system.console import progress, say
-    from blankfill.system.threads import use_threads
 
-    use_threads(args.threads)
-    embedder = Embedder(load_model(args.model, args.device), args.pooling, args.normalize)
+    model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
+    embedder = model.embedder(args.pooling, args.normalize)
     began, texts, cut = time.monotonic(), 0, 0
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))

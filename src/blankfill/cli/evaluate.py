@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import tyro
 
+from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
 from blankfill.system.bounds import COUNT, Bound
@@ -53,6 +54,8 @@ class EvaluateArguments:
     """A folder for results.json, with all figures, settings and counts."""
     json: bool = False
     """Print one JSON object."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int = 0
@@ -97,7 +100,7 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     if args.na_prob_file is not None:
         raise UserError("--na-prob-file goes with a file of predictions; leave it out")
     settings = Settings(args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed)
-    return evaluate(model, args.task, args.data, settings, args.device, args.threads)
+    return evaluate(model, args.task, args.data, settings, args.device, args.threads, args.dtype)
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

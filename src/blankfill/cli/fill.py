@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
@@ -51,6 +52,8 @@ class FillArguments:
     """Above 0, longer fills of a glm or t5 model rank higher; 1 ranks by the mean log-probability."""
     json: bool = False
     """Print one JSON object on a line for each sentence."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
     threads: int = 0
@@ -62,13 +65,12 @@ def main(argv: Sequence[str]) -> int:
     args = parsed(FillArguments, argv, "fill")
     if not args.text and args.file is None:
         raise UserError('there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or --file')
-    from blankfill.checkpoint.load import load_model
-    from blankfill.generation.fill import Filler
+    from blankfill.inference import load
     from blankfill.system.console import show
-    from blankfill.system.threads import use_threads
 
-    use_threads(args.threads)
-    filler = Filler(load_model(args.model, args.device))
+    filler = load(
+        args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads
+    ).filler
     first = True
     for where, text in sentences(args.text, args.file):
         try:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import tyro
 
+from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import SOME, Bound, at_least
 
@@ -48,6 +49,8 @@ class GenerateArguments:
     """Seed of the draws; the same seed gives the same text."""
     json: bool = False
     """Print one JSON object on a line for each sample, when all are done."""
+    dtype: WeightType = "auto"
+    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, mps."""
     threads: int = 0
@@ -57,22 +60,18 @@ class GenerateArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(GenerateArguments, argv, "generate")
-    from blankfill.checkpoint.load import load_model
     from blankfill.cli.fill import json_line
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
-    from blankfill.model.layout import optimize_for_inference
+    from blankfill.inference import load
     from blankfill.system.console import say, show
-    from blankfill.system.threads import use_threads
 
-    use_threads(args.threads)
     sampling = Sampling(
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )
     sampling.check()
-    loaded = load_model(args.model, args.device)
+    loaded = load(args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads).loaded
     writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
-    optimize_for_inference(loaded.model)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
         show(before, end="")

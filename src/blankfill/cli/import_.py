@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import tyro
 
+from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import Bound, at_least
 
@@ -31,6 +32,8 @@ class ImportArguments:
     """The tokenizer, when it does not lie beside the weights: a file or folder."""
     heads: int | None = None
     """Attention heads of a GLM checkpoint, which does not tell them; without it, heads of width 64."""
+    dtype: WeightType = "auto"
+    """Type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
     threads: int = 0
     """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
 
@@ -43,6 +46,6 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = import_model(args.path, args.out, args.tokenizer, args.heads)
+    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype)
     show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
     return 0

@@ -22,7 +22,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.families import FAMILIES
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import OBJECTIVES, Gpt, Objective
+from blankfill.objectives import OBJECTIVES, Objective
 from blankfill.system import reading
 from blankfill.system.bounds import out_of_bounds
 from blankfill.system.values import fitting
@@ -44,7 +44,7 @@ class Recipe:
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """The model of this recipe for a vocabulary."""
         pairs = bool(self.objective.labels())
-        causal, places = isinstance(self.objective, Gpt), self.objective.max_span_positions()
+        causal, places = self.objective.causal, self.objective.max_span_positions()
         return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
 
     def problems(self) -> list[str]:

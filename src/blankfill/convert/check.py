@@ -9,6 +9,8 @@ import dataclasses
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,13 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     """
     transformers: Any = importlib.import_module("transformers")
     architecture = read_json(folder / CONFIG)["architectures"][0]
+    if loaded.model.words.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+        loaded = replace(loaded, model=deepcopy(loaded.model).float())
     if not hasattr(transformers, architecture):
         importlib.import_module("blankfill.hf")
     maker = getattr(transformers, architecture, None) or getattr(transformers, loaded.objective.hf_auto_class)
     with no_bars(transformers):
-        theirs = maker.from_pretrained(folder).eval()
+        theirs = maker.from_pretrained(folder).float().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     format = loaded.objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
     largest = 0.0
@@ -74,11 +78,11 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
         ids = inputs["input_ids"][0]
         check_ids(loaded, text, ids.tolist())
         row = format.export_row(ids[: format.export_room].numpy())
-        read = torch.from_numpy(row.input_ids.astype(np.int64))
-        if row.context is not None:
-            inputs = {**inputs, "decoder_input_ids": read[None]}
-        elif len(read) != len(ids):  # the objective compares on a row of its own
-            inputs = {"input_ids": read[None]}
+        if loaded.objective.two_sided:
+            start = torch.tensor([theirs.config.decoder_start_token_id])
+            inputs = {**inputs, "decoder_input_ids": torch.cat([start, ids[:-1]])[None]}
+        elif not np.array_equal(row.input_ids, ids):  # the objective compares on a row of its own
+            inputs = {"input_ids": torch.from_numpy(row.input_ids.astype(np.int64))[None]}
         if len(ids):
             scores = _scores(theirs(**inputs))
             largest = larger(largest, float((scores[0] - our_scores(loaded, row)).abs().max()))
@@ -105,8 +109,8 @@ def no_bars(transformers: Any) -> Iterator[None]:
 
 def _scores(out: Any) -> torch.Tensor:
     for name in ("prediction_logits", "logits", "last_hidden_state"):
-        if (found := getattr(out, name, None)) is not None:
-            return torch.as_tensor(found)
+        if (scores := getattr(out, name, None)) is not None:
+            return torch.as_tensor(scores)
     raise ValueError(f"{type(out).__name__} has no scores")
 
 
@@ -129,5 +133,5 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0]
+    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0, : len(row)]
     return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import dressed
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.checkpoint.store import MODEL, write_weights
@@ -48,7 +49,8 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     found = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
-        dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary)
+        dtype = name_of(loaded.model.words.weight.dtype)
+        dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
         for name, content in dress.files.items():
             write_file(folder / name, content)
         weights = loaded.model.state_dict()

@@ -1,4 +1,4 @@
-"""Another program's model → a folder of ours: weights in float32, tokenizer, config.json, objective.
+"""Another program's model → a folder of ours: weights in the type that they come in, tokenizer, config.json, objective.
 
 The folder is one that `load_model` and transformers both open. It is written beside its place, opened again to see that
 all of it is there, and only then given its name.
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blankfill.checkpoint import store
+from blankfill.checkpoint.dtypes import WeightType, dtype_named, name_of
 from blankfill.checkpoint.hf_layout import dressed
 from blankfill.checkpoint.hf_loading import Foreign, open_foreign
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
@@ -29,17 +30,24 @@ class Imported:
     folder: Path
     family: str
     parameters: int
+    dtype: str
+    """The type of the weights, such as float32."""
     converted: str
-    """The types, other than float32, that weights were converted from; empty when there was none."""
+    """The types that weights were converted from; empty when there was none."""
 
 
 def import_model(
-    path: str | Path, out: str | Path, tokenizer: str | Path | None = None, heads: int | None = None
+    path: str | Path,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    heads: int | None = None,
+    dtype: WeightType = "auto",
 ) -> Imported:
     """Import a transformers folder or an original GLM checkpoint into the new folder `out`.
 
     tokenizer: where it lies when it is not beside the weights. heads: attention heads of a checkpoint that does not
-    tell. Raises UserError for whatever is missing, damaged, unknown or too large; then nothing is left behind.
+    tell. dtype: of the weights in the new folder; auto keeps the type that they are stored in. Raises UserError for
+    whatever is missing, damaged, unknown or too large; then nothing is left behind.
     """
     path, out = Path(path), Path(out)
     if not path.exists():
@@ -47,20 +55,22 @@ def import_model(
     if (path / "checkpoints").is_dir():
         raise UserError(f"{path} is a run of blankfill, which every command opens as it is; there is nothing to import")
     check_free(out)
-    found = open_foreign(path, heads)
+    found = open_foreign(path, heads, dtype_named(dtype))
     check_room(found, out)
     words = read_tokenizer(found, Path(tokenizer) if tokenizer else None)
     check_vocabulary(words.vocabulary(), found.form.config, path)
     if found.weights.converted:
-        say(f"{path}: the weights are in {found.weights.converted}; converted to float32")
+        say(f"{path}: {found.weights.converted} weights are converted to {name_of(found.weights.target)}")
     values = {"name": found.objective.name, **asdict(found.objective)}
     state = {"model": config_values(found.form.config), "objective": values, "source": path.name}
     if roles := roles_unsaid(found, words.vocabulary()):
         state["roles"] = roles
-    made = Imported(out, found.form.family.name, found.parameters, found.weights.converted)
+    made = Imported(
+        out, found.form.family.name, found.parameters, name_of(found.weights.target), found.weights.converted
+    )
     with whole_folder(out) as folder:
         vocabulary = with_roles_of(words.vocabulary(), roles)
-        dress = dressed(found.form, found.objective, words, vocabulary)
+        dress = dressed(found.form, found.objective, words, vocabulary, made.dtype)
         store.write_files(folder, 0, found.state(), {}, state, dress)
         del found  # so that what is read again is not in memory twice
         load_model(folder)
@@ -69,7 +79,7 @@ def import_model(
 
 def check_room(found: Foreign, out: Path) -> None:
     """Say what an import takes; UserError when memory or disk has not so much."""
-    need, free, size = found.memory, usable_memory(), 4 * found.parameters
+    need, free, size = found.memory, usable_memory(), found.weights.target.itemsize * found.parameters
     say(f"{found.path}: {found.form.family.name}, about {amount(need, 'B')} of memory and {amount(size, 'B')} of disk")
     if need > free:
         raise UserError(

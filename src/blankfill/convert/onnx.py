@@ -87,7 +87,7 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
     if missing := [name for name in ("onnx", "onnxscript") if not has_module(name)]:
         raise UserError(f'ONNX needs {" and ".join(missing)}; install them with: pip install "blankfill[export]"')
     lines = read_lines(Path(text)) if text else None
-    loaded = load_model(path)
+    loaded = load_model(path, dtype=torch.float32)
     if not loaded.objective.masked:
         encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(

@@ -7,20 +7,21 @@ Indic scripts and emoji are spelt with them; U+FFFD stays; a lone surrogate beco
 U+00A0, U+3000, …) is one space. Markdown fences and inline formatting tags (`<strong>`, `<br>`) go, and so do
 paragraphs of nothing but rules and asterisks.
 
-**Hard wraps.** Text comes in two shapes: a paragraph a line, or lines filled up to a margin. A fill has a signature:
-a line ends where the *next* line's first word would not have fitted. `wrap_width` looks at the first 64 thousand
-characters for it: the margin is the 95th percentile of the lines that another line follows; the text is hard-wrapped
-when most such lines are full in that sense, few of them end a sentence, and, in scripts with case, many go on in lower
-case. Verse, lists and word-per-line files fail at least one of these, so their lines stay paragraphs of their own.
+**Hard wraps.** Text comes in two shapes: a paragraph a line, or lines filled up to a margin. Filled lines have a
+signature: a line ends where the *next* line's first word would not have fitted. `wrap_width` looks for this signature
+in the first 64 thousand characters: the margin is the 95th percentile of the lines that another line follows; the text
+is hard-wrapped when most such lines are full in that sense, few of them end a sentence, and, in scripts with case, many
+begin in lower case. Verse, lists and word-per-line files fail at least one of these tests, so each of their lines stays
+a paragraph.
 
 In a hard-wrapped text a blank line ends a paragraph, an indented line begins one, a list item begins one, and a line
-that stops well short of the margin ends one unless the next goes on in lower case. A block set off by indentation
-(quotations, letters, verse) is judged by itself: lower-case continuations mean prose, otherwise lines stay apart.
+that stops well short of the margin ends one unless the next line begins in lower case. A block set off by indentation
+(quotations, letters, verse) is judged separately: lower-case continuations mean prose, otherwise lines stay apart.
 
-**Joining** puts a space, except between characters of scripts that are written without (Han, kana, Thai, …), and
+**Joining** puts a space, except between characters of scripts that are written without spaces (Han, kana, Thai, …), and
 after a hyphen or a dash at the line end.
 
-Everything streams: the memory held is a few pieces of text, whatever the file. Not here: sentences, duplicates.
+Everything streams: memory holds a few pieces of text, whatever the size of the file. Not here: sentences, duplicates.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from blankfill.system.reading import LONE_SURROGATE
 
 SAMPLE_CHARS = 1 << 16
 LONGEST_BLOCK = 1 << 16
-"""Characters after which a block without a blank line is handed on in parts."""
+"""Number of characters after which a block without a blank line is yielded in parts."""
 
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
@@ -85,7 +86,7 @@ _CREDIT = re.compile(
 
 
 def characters(text: str) -> str:
-    """`text`, cut at line ends, with its characters cleaned as the top of this file says (white space is left)."""
+    """Return `text`, cut at line ends, with its characters cleaned as described at the top of this file."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.isascii():
@@ -103,10 +104,10 @@ def characters(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """`text` in NFC, in a time that is proportional to its length.
+    """Return `text` in NFC, in a time that is proportional to its length.
 
-    The library sorts the combining marks behind a letter by insertion, so a megabyte of them would take a quarter of an
-    hour; a long run is sorted here first.
+    `unicodedata` sorts the combining marks behind a letter by insertion, so a megabyte of marks would take a quarter of
+    an hour. Long runs are sorted here first.
     """
     text = _many_marks().sub(_in_canonical_order, text)
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
@@ -114,13 +115,13 @@ def normalized(text: str) -> str:
 
 @cache
 def _many_marks() -> re.Pattern[str]:
-    """More combining marks in a row than any language writes (UAX #15 allows 30 in a stream).
+    """Compile a pattern for more combining marks in a row than any language writes (UAX #15 allows 30 in a stream).
 
-    Beyond U+FFFF the class is coarser, which makes it ten times as fast.
+    Beyond U+FFFF the character class is coarser, which makes the search ten times as fast.
     """
     marks = (chr(code) for code in range(0x300, 0x10000) if not 0x3400 <= code < 0xA000 and code >> 11 != 27)
-    found = [mark for mark in marks if unicodedata.combining(unicodedata.normalize("NFD", mark)[0])]
-    return re.compile(f"[{''.join(found)}\U000101fd-\U0001efff]{{31,}}")
+    marks_in_use = [mark for mark in marks if unicodedata.combining(unicodedata.normalize("NFD", mark)[0])]
+    return re.compile(f"[{''.join(marks_in_use)}\U000101fd-\U0001efff]{{31,}}")
 
 
 def _in_canonical_order(run: re.Match[str]) -> str:
@@ -130,7 +131,7 @@ def _in_canonical_order(run: re.Match[str]) -> str:
 
 
 def paragraphs(pieces: Iterable[str], strip: str = "none") -> Iterator[str]:
-    """Yield the clean paragraphs of one text given in pieces that end at line ends; none is empty.
+    """Yield the clean, non-empty paragraphs of one text, given in pieces that end at line ends.
 
     strip: "gutenberg" drops Project Gutenberg's header and footer, "none" nothing.
     """
@@ -140,12 +141,12 @@ def paragraphs(pieces: Iterable[str], strip: str = "none") -> Iterator[str]:
 
 
 def documents(pieces: Iterable[str], strip: str = "none") -> Iterator[Iterator[str]]:
-    """As `paragraphs`, with each block between blank lines a document of its own; to be consumed in order."""
+    """Yield the paragraphs of each block between blank lines as a document; consume the documents in order."""
     pieces, width = _prepared(pieces, strip)
     blocks = _blocks(pieces, width)
     for block, complete in blocks:
         document = _document(block, complete, blocks, width)
-        # A block of ornaments alone is no document.
+        # A block that holds only ornaments is not a document.
         if (head := next(document, None)) is not None:
             yield chain([head], document)
             for _ in document:
@@ -160,16 +161,16 @@ def _document(block: str, complete: bool, blocks: Iterator[tuple[str, bool]], wi
 
 
 def record_paragraphs(text: str) -> list[str]:
-    """The clean paragraphs of a text that is already in memory, such as one record of a JSON Lines file."""
+    """Return the clean paragraphs of a text that is already in memory, such as one record of a JSON Lines file."""
     text = characters(text)
     if "\n" not in text:
         return _tidy(text)
     width = wrap_width(text[:SAMPLE_CHARS])
-    return [found for block, _ in _blocks([text], width) for found in _block_paragraphs(block, width)]
+    return [paragraph for block, _ in _blocks([text], width) for paragraph in _block_paragraphs(block, width)]
 
 
 def _prepared(pieces: Iterable[str], strip: str) -> tuple[Iterator[str], int]:
-    """Cleaned pieces, and the margin that their beginning is wrapped to (0: it is not)."""
+    """Return the cleaned pieces and the margin of their beginning (0: not hard-wrapped)."""
     cleaned: Iterator[str] = map(characters, pieces)
     if strip == "gutenberg":
         cleaned = _without_gutenberg(cleaned)
@@ -184,7 +185,7 @@ def _prepared(pieces: Iterable[str], strip: str) -> tuple[Iterator[str], int]:
 
 
 def wrap_width(sample: str) -> int:
-    """The margin, in columns, that a text is hard-wrapped to, or 0 when each line is a paragraph of its own.
+    """Return the margin, in columns, that a text is hard-wrapped to, or 0 when each line is a paragraph of its own.
 
     Columns are characters, or, in a text of wide (East Asian) characters, one for ASCII and two for others. The
     returned margin is negative for such a text: -76 means 76 columns counted that way.
@@ -216,7 +217,7 @@ def wrap_width(sample: str) -> int:
     margin = sorted(pair[0] for pair in pairs)[int(0.95 * (len(pairs) - 1))]
     if not (55 if len(pairs) < 3 else 36) <= margin <= 240:
         return 0
-    # Headings, names and verse stand in prose too: lines of less than half the margin say nothing about its filling.
+    # Prose also has headings, names and verse: lines shorter than half the margin say nothing about filling.
     pairs = [pair for pair in pairs if pair[0] >= 0.5 * margin]
     full = sum(reach > 0.88 * margin for _, reach, _, _ in pairs) / len(pairs)
     terminal = sum(ended for _, _, ended, _ in pairs) / len(pairs)
@@ -239,27 +240,27 @@ def _indent(row: str) -> int:
 
 
 def _blocks(pieces: Iterable[str], width: int) -> Iterator[tuple[str, bool]]:
-    """What lies between blank lines, and whether that is all of it: a very long block comes in several parts."""
-    kept = ""
+    """Yield the blocks between blank lines in parts, and with each part whether it completes its block."""
+    rest = ""
     unfinished = False
     for piece in pieces:
-        *complete, kept = _BLANK.split(kept + piece)
+        *complete, rest = _BLANK.split(rest + piece)
         for block in complete:
             if block or unfinished:
                 yield block, True
             unfinished = False
-        if len(kept) > LONGEST_BLOCK:
-            # The line end stays, in case a blank line follows.
-            cut = len(kept.rstrip())
+        if len(rest) > LONGEST_BLOCK:
+            # Keep the line end, in case a blank line follows.
+            cut = len(rest.rstrip())
             if width:
-                # The last paragraph may go on: it waits for the next part, unless it is the only one.
-                last = _groups(kept[:cut].split("\n"), width)[-1]
+                # The last paragraph may continue: keep it for the next part, unless it is the only paragraph.
+                last = _groups(rest[:cut].split("\n"), width)[-1]
                 cut = cut - sum(map(len, last)) - len(last) + 1 or cut
-            yield kept[:cut], False
-            kept = kept[cut:]
+            yield rest[:cut], False
+            rest = rest[cut:]
             unfinished = True
-    if kept.strip():
-        yield kept, True
+    if rest.strip():
+        yield rest, True
 
 
 def _block_paragraphs(block: str, width: int) -> Iterator[str]:
@@ -280,7 +281,7 @@ def _block_paragraphs(block: str, width: int) -> Iterator[str]:
 
 
 def _groups(rows: list[str], width: int) -> list[list[str]]:
-    """The lines of one block of a hard-wrapped text, grouped into paragraphs."""
+    """Return the lines of one block of a hard-wrapped text, grouped into paragraphs."""
     wide, margin = width < 0, abs(width)
     rows = [row.rstrip() for row in rows]
     if len(rows) == 1:
@@ -318,7 +319,7 @@ def _groups(rows: list[str], width: int) -> list[list[str]]:
 
 
 def _begins_item(row: str, previous: str) -> bool:
-    """Whether a line opens a list item or follows a heading; a number alone does so only after a finished line."""
+    """Return whether a line begins a list item or follows a heading; a number begins one only after a finished line."""
     if _HEADING.match(previous):
         return True
     match = _LIST_ITEM.match(row)
@@ -328,10 +329,8 @@ def _begins_item(row: str, previous: str) -> bool:
 
 
 def join_lines(rows: str) -> str:
-    """`rows` without the line ends that stand for nothing: those in unspaced scripts, and after a hyphen or dash.
-
-    The line ends that are left stand for a space.
-    """
+    """Return `rows` without the line ends in unspaced scripts and after a hyphen or dash; each remaining one is a
+    space."""
     if "-\n" in rows or "—\n" in rows or "‐\n" in rows:
         rows = _HYPHENATED.sub("", rows)
     if not rows.isascii() and _UNSPACED_CHARACTER.search(rows):
@@ -353,8 +352,8 @@ def _tidy(text: str) -> list[str]:
 def _without_gutenberg(pieces: Iterator[str]) -> Iterator[str]:
     """Drop what lies outside Project Gutenberg's START and END lines, and the credits after START.
 
-    A text without a START line near its beginning is kept from its first line on; several books in one file, each
-    with its own lines, all come out.
+    A text without a START line near its beginning is kept from its first line. Of several books in one file, each with
+    its own START and END lines, all are kept.
     """
     inside = True
     first = True
@@ -381,7 +380,7 @@ def _without_gutenberg(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _without_credits(text: str, start: re.Match[str]) -> str:
-    """What follows a START line, which may run over several lines, without the "Produced by" blocks after it."""
+    """Return the text after a START line (which may span several lines) without the "Produced by" blocks."""
     rest = text[start.end() :]
     if start.re is _START and not start.group().rstrip().endswith("***"):
         closing = re.match(r"[^\n]*(?:\n[^\n]+){0,2}\*{3}[ \t]*\n", rest)

@@ -1,9 +1,9 @@
-"""Opening compressed and plain files as one stream of bytes: gzip, bzip2, xz and zstandard.
+"""Opens compressed and plain files as streams of bytes: gzip, bzip2, xz and zstandard.
 
-A stream hands out what is asked for and no more, whatever a file unpacks to: 33 kB of zstandard may stand for 1 GB.
-What a decompressor holds besides is limited (LARGEST_WINDOW, LARGEST_DICTIONARY).
+A read returns at most the requested number of bytes, however large the unpacked file is: 33 kB of zstandard may unpack
+to 1 GB. The memory of a decompressor itself is limited (LARGEST_WINDOW, LARGEST_DICTIONARY).
 
-The compression is told by the first bytes, not by the name, because names lie more often than content does. Every
+The first bytes of a file decide its compression, not its name, because names are wrong more often than content. Every
 failure of a decompressor (a truncated download, a flipped byte) becomes a UserError that names the file. Not here:
 turning bytes into text (`decoding`), archives of several files (tar, zip), which are refused where files are found.
 """
@@ -31,13 +31,13 @@ MAGIC = (
 SUFFIXES = {".gz": "gz", ".gzip": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zstd": "zst"}
 READ_BYTES = 1 << 17
 _ZSTD_STEP = 1 << 9
-"""Bytes of zstandard unpacked at once: at most 16 MB come out of them, and larger steps are no faster."""
+"""Bytes of zstandard unpacked at once: they expand to at most 16 MB, and larger steps are not faster."""
 
 
 def sniff_compression(head: bytes) -> str:
-    """The compression that the first bytes of a file announce: "gz", "bz2", "xz", "zst", or "" for none."""
+    """Return the compression that the first bytes of a file announce: "gz", "bz2", "xz", "zst", or "" for none."""
     for magic, name in MAGIC:
-        # "BZh" could open a text, so bzip2 must also show its block size and the magic of its first block.
+        # "BZh" could begin a text, so the block size and the magic of the first block are checked as well.
         if head.startswith(magic) and (name != "bz2" or head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")):
             return name
     return ""
@@ -46,8 +46,8 @@ def sniff_compression(head: bytes) -> str:
 def open_binary(path: str, compression: str) -> BinaryIO:
     """Open `path` for reading its uncompressed bytes as a stream.
 
-    `compression` is one of "", "gz", "bz2", "xz", "zst". Raises UserError for a file that cannot be opened, and, from
-    the reads, for one whose compressed data are damaged or end too early.
+    `compression` is one of "", "gz", "bz2", "xz", "zst". Raises UserError when the file cannot be opened; reads raise
+    UserError when the compressed data are damaged or end too early.
     """
     if compression == "zst":
         _zstandard()
@@ -80,7 +80,7 @@ def _zstandard() -> Any:
 
 
 class _Guarded(io.RawIOBase):
-    """A decompressor's output, whose errors name the file and say what to do."""
+    """Output of a decompressor; its errors name the file and the remedy."""
 
     def __init__(self, inner: Any, raw: BinaryIO, path: str) -> None:
         self._inner, self._raw, self._path = inner, raw, path
@@ -94,7 +94,7 @@ class _Guarded(io.RawIOBase):
         except _TooMuchMemoryError as error:
             limit, program = error.args
             raise UserError(
-                f"{self._path} takes more than {limit >> 20} MiB of memory to unpack, the most that is used for it: "
+                f"{self._path} takes more than {limit >> 20} MiB of memory to unpack, which is the limit: "
                 f"unpack it first with `{program}`."
             ) from error
         except EOFError as error:
@@ -116,7 +116,8 @@ class _Guarded(io.RawIOBase):
 
 
 class _Frame(Protocol):
-    """A decompressor of one frame. Raises ValueError for damaged data, _TooMuchMemoryError for what needs too much."""
+    """A decompressor of one frame. Raises ValueError for damaged data, _TooMuchMemoryError for a frame that needs too
+    much memory."""
 
     @property
     def eof(self) -> bool:
@@ -124,20 +125,20 @@ class _Frame(Protocol):
 
     @property
     def rest(self) -> bytes:
-        """What followed the frame in the data that were given last."""
+        """Bytes that followed the frame in the last input."""
 
     @property
     def hungry(self) -> bool:
-        """Whether it can give nothing more without new data."""
+        """Whether the decompressor needs more input before it can give more output."""
 
     def decompress(self, data: bytes) -> bytes:
-        """The next bytes, of which there are not many however much `data` holds."""
+        """Return the next bytes: a bounded number, however large `data` is."""
 
 
 class _Frames:
-    """Frames one after another; unlike some libraries' own readers it notices a truncated last one.
+    """Consecutive frames; unlike the readers of some libraries, this reader detects a truncated last frame.
 
-    step: bytes given to a frame at once. padding: zero bytes that may stand between frames come in multiples of this.
+    step: bytes given to a frame at once. padding: zero bytes between frames come in multiples of this number.
     """
 
     def __init__(self, raw: BinaryIO, make: Callable[[], _Frame], step: int, padding: int = 0) -> None:
@@ -169,21 +170,21 @@ class _Frames:
         return data
 
     def _between_frames(self) -> bool:
-        """Pass over padding; whether a frame begins."""
-        found = self._input.lstrip(b"\0")
-        self._zeros += len(self._input) - len(found)
-        self._input = found
-        if found and self._zeros % self._padding:
+        """Skip padding; return whether a frame begins."""
+        rest = self._input.lstrip(b"\0")
+        self._zeros += len(self._input) - len(rest)
+        self._input = rest
+        if rest and self._zeros % self._padding:
             raise ValueError("odd padding")
-        self._zeros = 0 if found else self._zeros
-        return bool(found)
+        self._zeros = 0 if rest else self._zeros
+        return bool(rest)
 
     def close(self) -> None:
         self._ready = memoryview(b"")
 
 
 class _ZstdFrame:
-    """Unpacks all that it is given, so it must be given little: a block of four bytes stands for up to 128 kB."""
+    """Unpacks all of its input at once, so the input must be small: a block of four bytes unpacks to up to 128 kB."""
 
     hungry = True
 

@@ -1,8 +1,8 @@
-"""What `prepare` decides between reading and encoding: which documents and lines stay, and which side each is on.
+"""Decides, between reading and encoding, which documents and lines `prepare` keeps, and which split each is in.
 
-Reads the shards' records, writes for each shard what becomes of each of its parts (`NAME.actions.npy`) and which of
-its paragraphs are left out (`NAME.skip.npy`), and returns the findings. It holds about 40 bytes a document and no
-text. Not here: how duplicates are found (`dedup`), how long documents are cut (`stages`).
+Reads the records of the shards, writes for each shard an action for each of its parts (`NAME.actions.npy`) and the
+paragraphs to leave out (`NAME.skip.npy`), and returns a `Decision`. Memory: about 40 bytes a document; no text. Not
+here: how duplicates are found (`dedup`), how long documents are cut (`stages`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from blankfill.corpus.shards import DocumentTable, Shard, mixed
 from blankfill.corpus.stages import DROP, LONG_BYTES, SECTIONS, TRAIN, VALID, SketchTask, sketch
 
 Progress = Callable[[Callable[[Any], Any], Sequence[Any], str], None]
-"""Runs the tasks that have no marker yet, in worker processes, under a description."""
+"""Function that runs the tasks that have no marker yet, in worker processes, under a description."""
 
 OUTCOMES = (".actions.npy", ".skip.npy")
-"""What is written for each shard, the second where lines are left out."""
+"""Suffixes of the files written for each shard; the second only where lines are left out."""
 
 Int64 = NDArray[np.int64]
 SHINGLED_BYTES = 4_000_000
-"""A document above this is compared by a sample of its shingles, the larger the smaller the share."""
+"""Size above which a document is compared by a sample of its shingles; the larger the document, the smaller the
+share."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The findings: counts of dropped documents by reason, repeated lines, examples; written to `decide.json`."""
+    """Result of `decide`: counts of dropped documents by reason, repeated lines, examples; written to `decide.json`."""
 
     documents: int
     kept: int
@@ -46,7 +47,7 @@ class Decision:
     repeated_lines: list[tuple[int, str]]
     duplicates: list[tuple[str, str]]
     joined: list[bool]
-    """For each shard, whether its first part goes on with the last document of the shard before."""
+    """For each shard, whether its first part continues the last document of the previous shard."""
 
 
 def decide(
@@ -95,19 +96,20 @@ def _actions(table: DocumentTable, keep: NDArray[np.bool_], validation: float) -
 def _lines(
     prefixes: Sequence[Path], table: DocumentTable, keep: NDArray[np.bool_], folder: Path, drop: bool, top: int = 20
 ) -> tuple[int, list[tuple[int, str]]]:
-    """How many lines stand in several documents, and the commonest; with `drop` write what to leave out."""
+    """Return the number of lines that occur in several documents, and the most common ones; with `drop`, write which
+    paragraphs to leave out."""
     count = 0
     best: list[tuple[int, int, int]] = []
     stored = [folder / "lines.hashes", folder / "lines.first"]
     with open(stored[0], "wb") as hashes, open(stored[1], "wb") as firsts:
-        for found in dedup.repeated_lines([_line_hashes(p, n, table, keep) for n, p in enumerate(prefixes)]):
-            count += len(found.hashes)
+        for batch in dedup.repeated_lines([_line_hashes(p, n, table, keep) for n, p in enumerate(prefixes)]):
+            count += len(batch.hashes)
             if drop:
-                hashes.write(np.ascontiguousarray(found.hashes).data)
-                firsts.write(np.ascontiguousarray(found.first).data)
-            for at in np.argsort(-found.documents, kind="stable")[:top].tolist():
-                one = (int(found.documents[at]), -int(found.first[at]), int(found.hashes[at]))
-                (heapq.heappush if len(best) < top else heapq.heappushpop)(best, one)
+                hashes.write(np.ascontiguousarray(batch.hashes).data)
+                firsts.write(np.ascontiguousarray(batch.first).data)
+            for at in np.argsort(-batch.documents, kind="stable")[:top].tolist():
+                entry = (int(batch.documents[at]), -int(batch.first[at]), int(batch.hashes[at]))
+                (heapq.heappush if len(best) < top else heapq.heappushpop)(best, entry)
     texts = []
     for documents, first, _ in sorted(best, reverse=True):
         shard, paragraph = divmod(-first, 1 << 32)
@@ -138,7 +140,7 @@ def _line_hashes(prefix: Path, number: int, table: DocumentTable, keep: NDArray[
 def _near(
     shards: Mapping[Path, int], table: DocumentTable, keep: NDArray[np.bool_], folder: Path, run: Progress
 ) -> dict[int, int]:
-    """{dropped document: kept document}; signatures, bands and shingles live on disk."""
+    """Return {dropped document: kept document}; signatures, bands and shingles are held on disk."""
     dedup.require_rensa()
     prefixes = list(shards)
     targets = [path_of(folder / prefix.name, ".signatures") for prefix in prefixes]
@@ -159,15 +161,15 @@ def _near(
 
 
 def _at_modulus(load: Callable[[int], NDArray[np.uint64]], sizes: dict[int, int], a: int, b: int) -> Any:
-    # Both sides of a comparison must be sampled alike; the sample of the larger modulus lies inside the other.
+    # Both documents of a pair must be sampled alike; the sample of the larger modulus is part of the other.
     modulus = np.uint64(max(sizes[a], sizes[b]))
-    return tuple(one[one % modulus == 0] for one in (load(a), load(b)))
+    return tuple(hashes[hashes % modulus == 0] for hashes in (load(a), load(b)))
 
 
 def _band_files(
     prefixes: Sequence[Path], targets: Sequence[Path], table: DocumentTable, keep: NDArray[np.bool_], folder: Path
 ) -> list[Path]:
-    """One file of uint64[D] for each band, from the signatures of the parts of each document."""
+    """Return one file of uint64[D] for each band, from the signatures of the parts of each document."""
     paths = [folder / f"band-{band}.u64" for band in range(dedup.BANDS)]
     files = [open(path, "wb") for path in paths]  # noqa: SIM115 - closed below
     open_row: NDArray[np.uint32] | None = None
@@ -215,7 +217,7 @@ def _shingles(
         if wanted:
             tasks.append(SketchTask(prefix, path_of(folder / prefix.name, ".shingles"), tuple(wanted), shards[prefix]))
     for task in tasks:
-        # The wanted parts of an interrupted run may have been others.
+        # An interrupted run may have wanted other parts.
         path_of(task.prefix, ".json").unlink(missing_ok=True)
     run(sketch, tasks, "checking candidates")
     place: dict[int, tuple[int, int]] = {}
@@ -243,13 +245,13 @@ def _read_shingles(path: Path, place: dict[int, tuple[int, int]], document: int)
 
 
 def _names(prefixes: Sequence[Path], table: DocumentTable, examples: dict[int, int]) -> list[tuple[str, str]]:
-    """The names of a few pairs of documents (dropped, kept)."""
+    """Return the names of a few pairs of documents (dropped, kept)."""
     wanted = sorted({document for pair in examples.items() for document in pair})
     names: dict[int, str] = {}
     bounds = [*table.first_document, len(table)]
     for document in wanted:
         number = int(np.searchsorted(bounds[:-1], document, "right")) - 1
-        # A document that began in an earlier shard is first found where it began.
+        # A document that began in an earlier shard is named by that shard.
         while number and table.joined[number] and bounds[number] == document:
             number -= 1
         shard = Shard(prefixes[number])

@@ -1,4 +1,4 @@
-"""Bytes to text, as a stream: decoding, byte-order marks, and helpful words where a file is not in its encoding.
+"""Decodes bytes to text as a stream: encodings, byte-order marks, and helpful errors for a file in another encoding.
 
 `read_text` yields pieces of decoded text whose boundaries mean nothing; `lines` and `whole_lines` cut them at line
 ends. Not here: cleaning of characters and paragraphs (`clean`), or decompression (`compression`).
@@ -17,7 +17,7 @@ from blankfill.errors import UserError
 
 CHUNK_BYTES = 1 << 17
 LONGEST_LINE = 1 << 17
-"""Characters after which `whole_lines` cuts a line by force, so that a file without line ends streams too."""
+"""Number of characters after which `whole_lines` cuts a line, so that a file without line ends streams too."""
 
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -31,11 +31,11 @@ _COMMON_HAN = frozenset(
 
 
 def check_encoding(encoding: str) -> str:
-    """The codec's canonical name; UserError for a name that Python does not know as a text encoding."""
+    """Return the codec's canonical name; UserError for a name that Python does not know as a text encoding."""
     try:
         codec = codecs.lookup(encoding)
         "".encode(encoding)
-        bytes(range(256)).decode(encoding, "ignore")  # the codecs of domain names, for one, cannot
+        bytes(range(256)).decode(encoding, "ignore")  # codecs of domain names, for example, cannot
     except (LookupError, UnicodeError) as error:
         raise UserError(
             f"--encoding {encoding} is not a known text encoding: use a name such as utf-8, utf-16, gb18030, big5, "
@@ -45,12 +45,12 @@ def check_encoding(encoding: str) -> str:
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether `encoding` names UTF-8, with or without a byte-order mark."""
+    """Return whether `encoding` names UTF-8, with or without a byte-order mark."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
 
 
 def bom_encoding(head: bytes) -> str:
-    """The encoding that a UTF-16 or UTF-32 byte-order mark announces, or ""."""
+    """Return the encoding that a UTF-16 or UTF-32 byte-order mark announces, or ""."""
     return next((name for bom, name in _BOMS if head.startswith(bom)), "")
 
 
@@ -112,10 +112,10 @@ def _bad_byte(name: str, encoding: str, offset: int, data: bytes, at: int) -> st
 
 
 def _undecodable(name: str, encoding: str, data: bytes, error: UnicodeError) -> str:
-    """What is said of a text that the codec refuses as a whole, such as UTF-16 whose byte order is not known."""
+    """Return the error for a text that the codec refuses as a whole, such as UTF-16 of unknown byte order."""
     if not re.match(r"utf-(?:16|32)$", family := codecs.lookup(encoding).name):
         return f"{name} is not {encoding} ({error}): pass the file's own encoding with --encoding."
-    # Letters of most scripts leave the upper half zero, and line ends and spaces do in all.
+    # Letters of most scripts have a zero upper half, and so have line ends and spaces in all scripts.
     ends = data[0::4].count(0), data[3::4].count(0)
     orders = ["le"] if ends[1] > 2 * ends[0] else ["be"] if ends[0] > 2 * ends[1] else ["le", "be"]
     return (
@@ -125,10 +125,10 @@ def _undecodable(name: str, encoding: str, data: bytes, error: UnicodeError) -> 
 
 
 def guess_encoding(data: bytes) -> str:
-    """A likely encoding of `data`, which is not in the expected one; "" when none is convincing.
+    """Return a likely encoding of `data`, which is not in the expected one; "" when none is convincing.
 
-    A handful of the encodings that old text files really come in, told apart by how common the decoded characters
-    are. Good enough for the wording of an error; never used to read anything.
+    Distinguishes a handful of encodings of old text files by how common the decoded characters are. The guess is good
+    enough for the wording of an error; no text is read with it.
     """
     if bom_encoding(data):
         return bom_encoding(data)
@@ -159,50 +159,50 @@ def guess_encoding(data: bytes) -> str:
 def lines(
     pieces: Iterator[str], where: str | Callable[[int], str] = "the text", longest: int = LONGEST_RECORD
 ) -> Iterator[str]:
-    r"""The lines of a text given in pieces, cut at "\n" only and without it; the last need not end with one.
+    r"""Yield the lines of a text given in pieces, cut at "\n" only and without it; the last line may lack it.
 
-    where: what the text is called, or what line `number` (from 1) is called. Raises UserError for a line of more than
-    `longest` characters, before all of it is in memory.
+    where: the name of the text, or a function from a line number (from 1) to a name. Raises UserError for a line of
+    more than `longest` characters, before all of it is in memory.
     """
-    kept: list[str] = []
+    parts: list[str] = []
     size, number = 0, 1
     for piece in pieces:
-        head, found, rest = piece.partition("\n")
-        kept.append(head)
+        head, line_end, rest = piece.partition("\n")
+        parts.append(head)
         size += len(head)
         if size > longest:
             place = f"{where}, line {number}" if isinstance(where, str) else where(number)
             raise too_long(place, longest, "split that line, or leave it out")
-        if not found:
+        if not line_end:
             continue
-        yield "".join(kept)
+        yield "".join(parts)
         *middle, last = rest.split("\n")
         yield from middle
-        kept, size, number = [last], len(last), number + len(middle) + 1
-    if any(kept):
-        yield "".join(kept)
+        parts, size, number = [last], len(last), number + len(middle) + 1
+    if any(parts):
+        yield "".join(parts)
 
 
 def whole_lines(pieces: Iterator[str], longest: int = LONGEST_LINE) -> Iterator[str]:
-    """The same text in pieces that end at line ends, save where one line is longer than `longest` characters.
+    """Yield the same text in pieces that end at line ends, except where a line is longer than `longest` characters.
 
-    A carriage return is never parted from its line feed.
+    A carriage return is never separated from its line feed.
     """
-    kept: list[str] = []
+    parts: list[str] = []
     size = 0
     for piece in pieces:
         cut = max(piece.rfind("\n"), piece.rfind("\r", 0, len(piece) - 1)) + 1
         if cut:
-            kept.append(piece[:cut])
-            yield "".join(kept)
-            kept, size = [piece[cut:]], len(piece) - cut
+            parts.append(piece[:cut])
+            yield "".join(parts)
+            parts, size = [piece[cut:]], len(piece) - cut
         else:
-            kept.append(piece)
+            parts.append(piece)
             size += len(piece)
         if size > longest:
-            text = "".join(kept)
+            text = "".join(parts)
             cut = max(text.rfind(" "), text.rfind("。"), text.rfind("，")) + 1 or len(text)
             yield text[:cut] + "\n"
-            kept, size = [text[cut:]], len(text) - cut
-    if any(kept):
-        yield "".join(kept)
+            parts, size = [text[cut:]], len(text) - cut
+    if any(parts):
+        yield "".join(parts)

@@ -8,7 +8,7 @@ over ranges of the hash, so memory is bounded by the pass, not by the corpus.
 Near duplicates follow Broder (1997): MinHash signatures (by rensa), cut into bands; documents that agree on a band are
 candidates, and a candidate counts only when the exact Jaccard similarity of the two shingle sets says so. The bands
 are sorted here one at a time instead of filling an index in memory, which costs a kilobyte a document in every library.
-Not here: reading and writing the shards (`shards`), what is done with the findings (`stages`).
+Not here: reading and writing the shards (`shards`), dropping the duplicates (`decide`, `stages`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UInt64 = NDArray[np.uint64]
 Int64 = NDArray[np.int64]
 
 PER_PASS = 1 << 21
-"""Hashes that are sorted together."""
+"""Number of hashes that are sorted together."""
 SIMILARITY = 0.8
 SHINGLE = 5
 BANDS, ROWS = 20, 6
@@ -40,9 +40,9 @@ _WORD = re.compile(
 def first_occurrences(
     high: UInt64, low: UInt64, among: NDArray[np.bool_] | None = None, per_pass: int = PER_PASS
 ) -> tuple[NDArray[np.bool_], dict[int, int]]:
-    """Which documents are the first with their 128-bit hash: bool[D], and a few examples {repeated: first}.
+    """Return which documents are the first with their 128-bit hash: bool[D], and a few examples {repeated: first}.
 
-    Documents outside of `among` (bool[D]) are not looked at, and False in the result.
+    Documents outside of `among` (bool[D]) are ignored and False in the result.
     """
     keep = np.ones(len(high), bool) if among is None else among.copy()
     examples: dict[int, int] = {}
@@ -81,11 +81,7 @@ class Repeated:
 
 
 def repeated_lines(shards: Sequence[LineHashes], per_pass: int = PER_PASS) -> Iterator[Repeated]:
-    """Exact counts of the lines that occur in more than one document, in ascending order of hash.
-
-    A line counts once a document. Hashes have 64 bits: among a billion lines one false match is expected to be rarer
-    than one run in thirty.
-    """
+    """Yield exact counts of the lines that occur in more than one document, in ascending order of hash."""
     total = sum(len(shard.hashes) for shard in shards)
     passes = max(1, -(-total // per_pass))
     bounds = [(1 << 64) * k // passes for k in range(1, passes)]
@@ -97,20 +93,20 @@ def repeated_lines(shards: Sequence[LineHashes], per_pass: int = PER_PASS) -> It
             end = int(cuts[number][k]) if k < passes - 1 else len(shard.hashes)
             paragraphs = np.asarray(shard.paragraphs[begin:end]).astype(np.int64)
             document = shard.document_of(paragraphs)
-            kept = document >= 0
-            hashes.append(np.asarray(shard.hashes[begin:end])[kept])
-            places.append(paragraphs[kept] | number << 32)
-            documents.append(document[kept])
+            in_kept_document = document >= 0
+            hashes.append(np.asarray(shard.hashes[begin:end])[in_kept_document])
+            places.append(paragraphs[in_kept_document] | number << 32)
+            documents.append(document[in_kept_document])
         if not shards:
             return
-        found = _repeated(np.concatenate(hashes), np.concatenate(places), np.concatenate(documents))
-        if len(found.hashes):
-            yield found
+        batch = _repeated(np.concatenate(hashes), np.concatenate(places), np.concatenate(documents))
+        if len(batch.hashes):
+            yield batch
 
 
 def _repeated(hashes: UInt64, places: Int64, documents: Int64) -> Repeated:
-    # Shards arrive in order and a stable sort keeps it, so inside a run documents ascend and its first place is the
-    # first of the corpus.
+    # Shards arrive in order and the sort is stable, so documents ascend inside a run of equal hashes, and the first
+    # place of a run is its first place in the corpus.
     order = np.argsort(hashes, kind="stable")
     hashes, places, documents = hashes[order], places[order], documents[order]
     begins = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else np.empty(0, int)
@@ -125,10 +121,10 @@ def _repeated(hashes: UInt64, places: Int64, documents: Int64) -> Repeated:
 
 
 def shingles(text: str) -> UInt64:
-    """uint64[K]: the distinct hashes of every five consecutive words of `text`, sorted.
+    """Return the distinct hashes of every five consecutive words of `text`, sorted, uint64[K].
 
-    Case and punctuation do not count; a CJK character is a word. A text of fewer than five words is one shingle, one
-    without any word has none.
+    Case and punctuation do not count; a CJK character is a word. A text of fewer than five words has one shingle, a
+    text without words none.
     """
     words = np.array([crc32(word.encode("utf-8", "replace")) for word in _WORD.findall(text.lower())], np.uint64)
     if not len(words):
@@ -142,7 +138,8 @@ def shingles(text: str) -> UInt64:
 
 
 def jaccard(first: UInt64, second: UInt64) -> float:
-    """Size of the intersection over size of the union of two sets of shingles (each sorted and distinct)."""
+    """Return the size of the intersection over the size of the union of two sets of shingles (each sorted and
+    distinct)."""
     both = len(np.intersect1d(first, second, assume_unique=True))
     either = len(first) + len(second) - both
     return both / either if either else 0.0
@@ -159,7 +156,7 @@ def require_rensa() -> None:
 
 
 def signatures(sets: Sequence[UInt64]) -> NDArray[np.uint32]:
-    """MinHash signatures uint32[D, 120]; the minimum of two is the signature of the union of their sets.
+    """Return MinHash signatures, uint32[D, 120]; the minimum of two is the signature of the union of their sets.
 
     Raises UserError when rensa is missing.
     """
@@ -168,14 +165,14 @@ def signatures(sets: Sequence[UInt64]) -> NDArray[np.uint32]:
 
     if not sets:
         return np.empty((0, BANDS * ROWS), np.uint32)
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in sets])]).astype(np.uint64)
+    offsets = np.concatenate([[0], np.cumsum([len(hashes) for hashes in sets])]).astype(np.uint64)
     flat = np.concatenate([np.empty(0, np.uint64), *sets])
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, BANDS * ROWS, 1)
     return np.array(matrix.to_rows(), np.uint32).reshape(len(sets), BANDS * ROWS)
 
 
 def band_hashes(signature: NDArray[np.uint32]) -> UInt64:
-    """uint64[20, D]: one hash for each band of each signature uint32[D, 120]; 0 for a document without words."""
+    """Return a hash for each band of each signature uint32[D, 120], uint64[20, D]; 0 for a document without words."""
     empty = (signature == np.iinfo(np.uint32).max).all(axis=1)
     value = np.zeros((BANDS, len(signature)), np.uint64)
     for row in range(ROWS):
@@ -187,12 +184,12 @@ def band_hashes(signature: NDArray[np.uint32]) -> UInt64:
 
 
 def candidate_pairs(bands: Iterable[UInt64]) -> Int64:
-    """int64[P, 2]: pairs (later, earlier) of documents that agree on a band, sorted.
+    """Return pairs (later, earlier) of documents that agree on a band, sorted, int64[P, 2].
 
-    `bands` gives uint64[D] for each band in turn. In a large group each document is paired with the first two and
-    the two before it, so that a thousand copies of a template make thousands of pairs and not a million.
+    bands: uint64[D] for each band in turn. In a large group each document is paired with the first two and with the two
+    before it, so that a thousand copies of a template make thousands of pairs and not a million.
     """
-    found = np.empty((0, 2), np.int64)
+    candidates = np.empty((0, 2), np.int64)
     for band in bands:
         order = np.argsort(band, kind="stable")
         values = band[order]
@@ -205,17 +202,18 @@ def candidate_pairs(bands: Iterable[UInt64]) -> Int64:
         for partner in (start, start + 1, at - 1, at - 2):
             good = real & (partner < at) & (partner >= start)
             pairs.append(np.stack([order[at[good]], order[partner[good]]], axis=1))
-        found = np.unique(np.concatenate([found, *pairs]), axis=0)
-    return found
+        candidates = np.unique(np.concatenate([candidates, *pairs]), axis=0)
+    return candidates
 
 
 def near_duplicates(
     pairs: Int64, shingles_of: Callable[[int, int], tuple[UInt64, UInt64]], similarity: float = SIMILARITY
 ) -> dict[int, int]:
-    """{dropped document: the earlier, kept one that it resembles} among candidate pairs sorted by the later document.
+    """Return {dropped document: earlier, kept document that it resembles} for candidate pairs sorted by the later
+    document.
 
-    `shingles_of(a, b)` gives the shingles of both. A document is dropped only for one that stays, so a chain
-    A ~ B ~ C drops C only when it resembles A itself.
+    shingles_of: a pair (a, b) → the shingles of both. A document is dropped only for a document that stays, so a chain
+    A ~ B ~ C drops C only when C resembles A itself.
     """
     dropped: dict[int, int] = {}
     for later, earlier in pairs.tolist():
@@ -230,7 +228,8 @@ def near_duplicates(
 
 
 def _ranges(high: UInt64, among: NDArray[np.bool_], per_pass: int) -> Iterator[Int64]:
-    """Indices of the documents whose hash lies in each of several equal ranges; equal hashes share a range."""
+    """Yield the indices of the documents whose hash lies in each of several equal ranges; equal hashes share a
+    range."""
     passes = max(1, -(-len(high) // per_pass))
     if passes == 1:
         yield np.flatnonzero(among)

@@ -1,4 +1,4 @@
-"""The output folder of `prepare`: whether it may be used, that one run uses it at a time, and what its errors mean.
+"""The output folder of `prepare`: checks whether it may be used, locks it for one run, and explains its errors.
 
 Not here: what is put into it (`prepare`), the report that makes it a finished corpus (`summary`).
 """
@@ -24,24 +24,24 @@ from blankfill.system.reading import read_json
 WORK = ".prepare"
 """The work folder inside the output folder."""
 OURS = re.compile(r"(text|chosen|tokenizer|tokens)-[0-9a-f]{12}|final|lock\.json")
-"""The names in the work folder: nothing else is ever removed from it."""
+"""Names in the work folder; nothing else is ever removed from it."""
 MADE = frozenset(
     {f"{side}{suffix}" for side in ("train", "valid") for suffix in (".bin", ".idx")}
     | {"unigram.npy", "tokenizer.json", "tokenizer_config.json", summary.FILE, "plans"}
 )
-"""What a finished corpus consists of, and where training keeps its plans."""
+"""Files of a finished corpus, and the folder where training keeps its plans."""
 IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder is a finished corpus made by `prepare`."""
-    return os.path.lexists(folder / summary.FILE)  # whatever stands there: what is wrong with it is found later
+    """Return whether a folder is a finished corpus made by `prepare`."""
+    return os.path.lexists(folder / summary.FILE)  # of any kind; a wrong kind is reported later
 
 
 def refuse_other(out: Path, force: bool) -> None:
-    """Raise UserError when `out` is a file, or a folder that holds neither a corpus nor one in the making.
+    """Raise UserError when `out` is a file, or a folder that holds neither a corpus nor an unfinished one.
 
-    force: what is left of a corpus will do.
+    force: accept the remains of a corpus.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give --out a folder that does not exist yet.")
@@ -58,10 +58,11 @@ def refuse_other(out: Path, force: bool) -> None:
 
 
 def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) -> CorpusReport | None:
-    """The finished corpus in `out` if it was made with the options `recorded` from the sources `identity`.
+    """Return the finished corpus in `out` if it was made with the options `recorded` from the sources `identity`.
 
-    None when there is none yet, or when `force` asks for a new one. Raises UserError when it was made otherwise, when
-    its files are not those that were written, and when its report is damaged and there is no work to continue.
+    Returns None when there is no corpus yet, or when `force` requests a new one. Raises UserError when the corpus was
+    made with other options, when its files have changed since, and when its report is damaged and there is no work to
+    continue.
     """
     if force or not (out / summary.FILE).exists():
         return None
@@ -69,7 +70,7 @@ def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) 
         finished = CorpusReport.read(out)
     except UserError as error:
         if (out / WORK).is_dir():
-            return None  # it is written last, so the work was not done
+            return None  # the report is written last, so the work was not done
         raise UserError(f"{error} To replace it, give --force.") from error
     before, now = finished.config, recorded
     changed = [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in now if before.get(name) != now[name]]
@@ -86,14 +87,14 @@ def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps two runs from working in one folder; a lock whose process is gone does not count."""
+    """Keep two runs from working in one folder; ignore a lock whose process is gone."""
     import psutil
 
     work = out / WORK
     files.refuse_link(work)
     try:
         files.make_folder(work)
-    except FileNotFoundError as error:  # a parent that nobody may make, such as one under /proc
+    except FileNotFoundError as error:  # a parent that nobody may create, such as a folder under /proc
         raise UserError(
             f"Cannot write to {out} ({error.strerror}): give --out a folder that you may write to."
         ) from error
@@ -116,7 +117,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def clear_work(out: Path) -> None:
-    """Remove what this program put into the work folder, and the folder when nothing else lies in it."""
+    """Remove this program's files from the work folder, and the folder if it is then empty."""
     work = out / WORK
     files.refuse_link(work)
     files.remove_parts(work)
@@ -129,7 +130,7 @@ def clear_work(out: Path) -> None:
 
 @contextmanager
 def plain_errors(out: Path, need: int) -> Iterator[None]:
-    """Turn a full disk (`need`: bytes that the whole work takes) or a folder that cannot be written into UserError."""
+    """Turn a full disk (`need`: bytes that all stages take) or a folder that cannot be written into a UserError."""
     try:
         yield
     except Exception as error:
@@ -152,5 +153,5 @@ def plain_errors(out: Path, need: int) -> Iterator[None]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError."""
+    """Return a JSON object from a file. Raises UserError."""
     return read_json(path)

@@ -1,10 +1,10 @@
-"""Whether a prepared corpus and a tokenizer are still what they were when they were noted.
+"""Checks whether a prepared corpus and a tokenizer have changed since their marks were recorded.
 
-`prepare` notes the marks of its files (`system.marks`) in `corpus.json`. Whoever opens the corpus compares sizes and
-sampled fingerprints with them; checksums of all bytes are compared where that is asked for. A checkpoint notes the
-tokenizer that its model was trained with.
+`prepare` records the marks of its files (`system.marks`) in `corpus.json`. Opening the corpus compares sizes and
+sampled fingerprints with them; `--verify` also compares checksums of all bytes. A checkpoint records the tokenizer that
+its model was trained with.
 
-Not here: what a run notes of all that it was begun with (`blankfill.runs.inputs`).
+Not here: what a run records about its inputs (`blankfill.runs.inputs`).
 """
 
 from __future__ import annotations
@@ -24,74 +24,76 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer.json"
 NAMES = ("train.bin", "train.idx", "valid.bin", "valid.idx", "unigram.npy", TOKENIZER)
-"""The files of a prepared corpus that a run reads."""
+"""Files of a prepared corpus that a run reads."""
 
 
 def corpus_marks(folder: Path, full: bool = False) -> dict[str, Mark]:
-    """The marks of a corpus's files as they lie there; `full` with checksums. Raises UserError."""
+    """Return the marks of the files of a corpus as they are now; with `full`, with checksums. Raises UserError."""
     return marks(folder, NAMES, full)
 
 
 def noted_marks(folder: Path) -> dict[str, Any]:
-    """The marks in a corpus's report; {} where it has none, being older, or cannot be read, which is said."""
+    """Return the marks in the report of a corpus; {} where an older version wrote none, or, with a notice, where the
+    report cannot be read."""
     try:
-        found = read_json(folder / summary.FILE).get("files")
+        marks = read_json(folder / summary.FILE).get("files")
     except UserError as error:
         say(f"{error}; so the files of this corpus are not compared with what `prepare` noted")
         return {}
-    return found if isinstance(found, dict) else {}
+    return marks if isinstance(marks, dict) else {}
 
 
 def prepared_marks(folder: Path) -> dict[str, Mark]:
-    """The marks of a corpus's files, compared with those that `prepare` noted; they have checksums where those do.
+    """Return the marks of the files of a corpus after comparing them with the marks recorded by `prepare`; with
+    checksums where the recorded marks have them.
 
     Raises UserError when a file is gone or was changed.
     """
     noted, now = noted_marks(folder), corpus_marks(folder)
-    if noted and (found := changes(noted, now)):
+    if noted and (changed := changes(noted, now)):
         raise UserError(
-            f"{folder} was changed since it was prepared: {'; '.join(found)}. These files do not belong together; "
+            f"{folder} was changed since it was prepared: {'; '.join(changed)}. These files do not belong together; "
             "put back what was there, or prepare the text again with --force"
         )
     return {name: {**noted.get(name, {}), **mark} for name, mark in now.items()}
 
 
 def verify_corpus(folder: Path) -> int:
-    """Compare all bytes of a corpus with the checksums that `prepare` noted; returns how many files that were.
+    """Compare all bytes of a corpus with the checksums recorded by `prepare`; return the number of files compared.
 
-    Raises UserError when a file is gone or was changed, or no checksums were noted.
+    Raises UserError when a file is gone or was changed, or no checksums were recorded.
     """
     if not (folder / summary.FILE).is_file():
         raise UserError(f"{folder} is not a prepared corpus (no {summary.FILE}): give the folder of one")
-    found = prepared_marks(folder)
-    verify_marks(folder, found)
-    if not any("sha256" in mark for mark in found.values()):
+    marks = prepared_marks(folder)
+    verify_marks(folder, marks)
+    if not any("sha256" in mark for mark in marks.values()):
         raise UserError(
             f"{folder}: {summary.FILE} holds no checksums (an older version wrote it); prepare the text again with "
             "--force to have them"
         )
-    return len(found)
+    return len(marks)
 
 
 def verify_marks(folder: Path, noted: Mapping[str, Any]) -> None:
-    """Raise UserError when the bytes of a file are not those of its noted checksum."""
-    if found := unlike(folder, noted):
+    """Raise UserError when the bytes of a file do not match its recorded checksum."""
+    if changed := unlike(folder, noted):
         raise UserError(
-            f"{folder} is damaged or was changed: {'; '.join(found)}; copy it again from where it is whole, or "
+            f"{folder} is damaged or was changed: {'; '.join(changed)}; copy it again from where it is whole, or "
             "prepare the text again with --force"
         )
 
 
 def tokenizer_mark(tokenizer: Tokenizer, folder: Path) -> dict[str, str]:
-    """What a checkpoint notes of its tokenizer, which was saved in `folder`."""
+    """Return what a checkpoint records about its tokenizer, which was saved in `folder`."""
     return {"fingerprint": tokenizer.fingerprint, "sha256": checksum(folder / TOKENIZER)}
 
 
 def is_tokenizer(tokenizer: Tokenizer, folder: Path, noted: Mapping[str, Any], *sums: object) -> bool:
-    """Whether the tokenizer in a folder is the one noted: the same file, or another one that reads and numbers alike.
+    """Return whether the tokenizer in a folder is the recorded one: the same file, or a file that gives the same ids.
 
-    sums: further checksums that its file may have. The file alone settles it in most cases; it stays the same when
-    the library begins to write tokenizers otherwise.
+    sums: further checksums that the file may have. In most cases the checksum decides; the ids decide when a version of
+    the library writes the same tokenizer differently.
     """
     path = folder / TOKENIZER
     if path.is_file() and checksum(path) in (noted.get("sha256"), *sums):
@@ -102,7 +104,7 @@ def is_tokenizer(tokenizer: Tokenizer, folder: Path, noted: Mapping[str, Any], *
 def check_tokenizer(state: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, checkpoint: Path) -> None:
     """Raise UserError when the tokenizer in `folder` is not the one that a checkpoint was trained with.
 
-    state: of the checkpoint. One that notes nothing, being older, is believed.
+    state: of the checkpoint. A checkpoint of an older version records nothing and passes.
     """
     inputs, sums = state.get("inputs"), state.get("sha256")
     noted = inputs.get("tokenizer") if isinstance(inputs, Mapping) else None

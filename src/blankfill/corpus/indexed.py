@@ -1,12 +1,12 @@
 """Token files: Megatron-LM's `.bin` + `.idx`, written as a stream and read through a memory map.
 
-`.bin` holds token ids and nothing else, one after the other. `.idx` tells where they are cut (all little-endian):
+`.bin` holds only token ids, one after the other. `.idx` holds where they are cut (all little-endian):
 
     b"MMIDIDX\\0\\0"   u64 version 1   u8 dtype code   u64 S sequences   u64 E entries of the document array
     i32[S] tokens in each sequence   i64[S] byte offset of each sequence   i64[E] document array
 
 A *sequence* is a sentence here. The document array holds sequence numbers: entry 0 is 0 and entry d+1 is where document
-d ends, so E = documents + 1. Layout after Megatron-LM, `megatron/core/datasets/indexed_dataset.py`; files of its own
+d ends, so E = documents + 1. Layout after Megatron-LM, `megatron/core/datasets/indexed_dataset.py`; files of Megatron's
 builder open here and ours open there. Not here: what the ids mean (`tokenizer`), which text went in (`prepare`).
 """
 
@@ -31,23 +31,22 @@ MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 DTYPES: dict[int, str] = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
 CHUNK = 1 << 20
-"""Sequences that are looked at together where an index is read or written piece by piece."""
+"""Number of sequences that are handled together where an index is read or written piece by piece."""
 
 Int64 = NDArray[np.int64]
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The dtype of token files for a vocabulary: uint16 while every id fits (up to 65,536 ids), else int32."""
+    """Return the dtype of token files for a vocabulary: uint16 while every id fits (up to 65,536 ids), else int32."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
 
 
 class IndexedWriter:
-    """Writes one pair of token files; memory does not grow with what is written.
+    """Writes one pair of token files in constant memory.
 
-    `prefix` is the path without `.bin`/`.idx`. Everything goes to temporary names beside it; `finish` syncs them to
-    disk and renames them, so that a pair under its own name is always whole; with `synced` False that is left to
-    whoever vouches for the pair. As a context manager it finishes on success and removes the temporary files after an
-    exception.
+    `prefix` is the path without `.bin`/`.idx`. Data go to temporary files beside it; `finish` syncs and renames them,
+    so that a pair under its own name is always whole. With `synced` False the caller syncs the files. As a context
+    manager it finishes on success and removes the temporary files after an exception.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], dtype: DTypeLike, synced: bool = True) -> None:
@@ -79,13 +78,13 @@ class IndexedWriter:
             self.abandon()
 
     def add_document(self, ids: ArrayLike, lengths: ArrayLike) -> None:
-        """One document: ids int[N] flat, lengths int[S] tokens of each of its sentences (sum N)."""
+        """Add one document: ids int[N] flat, lengths int[S] tokens of each of its sentences (sum N)."""
         self.add_documents(ids, lengths, [len(np.atleast_1d(np.asarray(lengths)))])
 
     def add_documents(self, ids: ArrayLike, lengths: ArrayLike, sentences: ArrayLike, join: bool = False) -> None:
-        """Several documents at once: ids int[N], lengths int[S] (sum N), sentences int[D] of each document (sum S).
+        """Add several documents at once: ids int[N], lengths int[S] (sum N), sentences int[D] of each document (sum S).
 
-        `join`: the first of them goes on with the document added last. Raises ValueError where the sums disagree or
+        join: the first of them continues the document that was added last. Raises ValueError where the sums disagree or
         an id does not fit the dtype.
         """
         ids, lengths = np.asarray(ids), np.asarray(lengths, dtype="<i4")
@@ -103,7 +102,7 @@ class IndexedWriter:
         self.tokens += len(ids)
 
     def append(self, other: IndexedCorpus, join: bool = False) -> None:
-        """Everything of another pair, by copying bytes; `join` as in `add_documents`. Dtypes must be equal."""
+        """Add all documents of another pair by copying bytes; `join` as in `add_documents`. Dtypes must be equal."""
         if other.dtype != self.dtype:
             raise ValueError(f"cannot append {other.dtype} tokens to {self.dtype} tokens")
         with open(path_of(other.prefix, ".bin"), "rb") as source:
@@ -147,7 +146,7 @@ class IndexedWriter:
         self._paths["documents"].unlink()
 
     def abandon(self) -> None:
-        """Close and remove the temporary files; nothing is left under `prefix`."""
+        """Close and remove the temporary files; no file is left under `prefix`."""
         for file in self._files.values():
             file.close()
         for path in self._paths.values():
@@ -165,11 +164,11 @@ class IndexedWriter:
 
 
 class IndexedCorpus:
-    """One pair of token files, memory-mapped; opening reads the index once and no tokens.
+    """Memory-mapped pair of token files; opening it reads the index once and no tokens.
 
     tokens: the whole of `.bin`, flat, of `dtype` (read-only memory map). lengths: int32[S], tokens of each sentence.
     document_starts: int64[D+1], in sentences. `len()` is the number of documents D. Raises UserError when the files
-    are missing, are no token files, are cut short, disagree with each other, or hold nothing.
+    are missing, are not token files, are cut short, disagree with each other, or are empty.
     """
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
@@ -232,7 +231,7 @@ class IndexedCorpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with the content: a hash of the index and of the tokens' fingerprint."""
+        """Hash of the index and of the fingerprint of the tokens, 32 hex digits."""
         state = hashlib.blake2b(digest_size=16)
         with open(path_of(self.prefix, ".idx"), "rb") as index:
             while block := index.read(1 << 22):
@@ -266,7 +265,8 @@ class IndexedCorpus:
             )
 
     def _check_contiguous(self, index: Path) -> int:
-        """How many tokens the sentences cover; they must follow each other without gaps, in order."""
+        """Return the number of tokens that the sentences cover; sentences must follow each other in order, without
+        gaps."""
         total = 0
         for begin in range(0, self.sequences, CHUNK):
             lengths = self.lengths[begin : begin + CHUNK].astype(np.int64)
@@ -284,6 +284,6 @@ class IndexedCorpus:
 
 
 def path_of(prefix: str | os.PathLike[str], suffix: str) -> Path:
-    """`prefix` with `suffix` added to its last name (a dot in the name is kept: `wiki.en` → `wiki.en.bin`)."""
+    """Return `prefix` with `suffix` added to its last name (a dot in the name is kept: `wiki.en` → `wiki.en.bin`)."""
     path = Path(prefix)
     return path.with_name(path.name + suffix)

@@ -1,7 +1,7 @@
-"""What one piece of input may measure at most, so that its size does not decide how much memory is used.
+"""Limits on the size of one piece of input, so that memory does not grow with it.
 
-Text streams: a file of any size is read in pieces. What must be in memory as a whole (a record, a page, a line, a JSON
-file of a task) has a limit here. Beyond it the input is refused in one sentence, never cut. docs/prepare.md has the
+Text streams: a file of any size is read in pieces. Data that must be in memory as a whole (a record, a page, a line, a
+JSON file of a task) have a limit here. Larger input is refused with one sentence, never cut. docs/prepare.md lists the
 same numbers. Not here: small files of settings (`system.reading`).
 """
 
@@ -16,22 +16,22 @@ LONGEST_PAGE = 8 << 20
 """Characters of one page of a wiki; MediaWiki itself stops at 2 MiB."""
 
 LONGEST_GIVEN = 4 << 20
-"""Bytes of one line that a command answers (`predict`, `embed`, `fill`); tokenizers take some 90 bytes for each."""
+"""Bytes of one input line of `predict`, `embed` and `fill`; tokenizers take some 90 bytes for each."""
 
 LARGEST_DOCUMENT = 128 << 20
 """Bytes of a JSON file that is read as a whole, such as SQuAD's, unpacked."""
 
 LARGEST_WINDOW = 128 << 20
-"""Bytes that a .zst file may refer back to, as with `zstd` without --long; its reader holds so many."""
+"""Bytes that a .zst file may refer back to, as with `zstd` without --long; its reader holds this many in memory."""
 
 LARGEST_DICTIONARY = 256 << 20
 """Bytes that reading an .xz file may take; `xz -9` takes 65 MiB."""
 
 LARGEST_COLUMN = 256 << 20
-"""Bytes that a column of a Parquet row group may unpack to however small it is packed; beyond, see LARGEST_RATIO."""
+"""Bytes that a column of a Parquet row group may unpack to, however small its packed size; above, see LARGEST_RATIO."""
 
 LARGEST_RATIO = 100
-"""How many bytes one byte of a larger column may unpack to; text gives some 3 to 20."""
+"""Bytes that one byte of a larger column may unpack to; text gives some 3 to 20."""
 
 LARGEST_DIRECTORY = 1 << 20
 """Bytes of the table of contents of a zip archive: some 10,000 names."""
@@ -40,9 +40,9 @@ MOST_TOKENS = 4_000_000
 """Entries of a vocabulary; the largest in use have some 260,000 (mT5) to 1,000,000."""
 
 SPARE_IDS = 1000
-"""How far the highest id of a vocabulary may lie beyond twice the number of its entries."""
+"""Distance by which the highest id of a vocabulary may exceed twice the number of its entries."""
 
 
 def too_long(where: str, limit: int, remedy: str, unit: str = "characters") -> UserError:
-    """The error for what stands at `where` and is larger than `limit`."""
+    """Return the error for input at `where` that is larger than `limit`."""
     return UserError(f"{where} is longer than {limit:,} {unit}, the most that is read at once: {remedy}.")

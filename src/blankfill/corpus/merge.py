@@ -1,6 +1,6 @@
-"""The last stage of `prepare`: token shards in corpus order → one pair of token files for each side, and counts.
+"""The last stage of `prepare`: token shards in corpus order → one pair of token files for each split, and counts.
 
-A document that was cut between two shards becomes one again where it stays on the same side. Not here: moving the
+A document that was cut between two shards is joined again if both parts are in the same split. Not here: moving the
 files to their place (`prepare`).
 """
 
@@ -23,9 +23,9 @@ from blankfill.system.files import whole_file
 
 @dataclass(frozen=True)
 class Merged:
-    """What was made: splits by side, files to publish by name, unigram int64[V] (counts of the training tokens).
+    """Result of `merge`: splits by number, files to publish by name, unigram int64[V] (counts of the training tokens).
 
-    swapped: everything had fallen to validation, so it was made the training side.
+    swapped: all text had fallen to validation, so it became the training split.
     """
 
     splits: Mapping[int, Split]
@@ -39,8 +39,8 @@ def merge(
 ) -> Merged:
     """Join the token shards `shards` (prefixes) into `folder`.
 
-    marks: what `stages.encode` returned for each. joined: whether a shard goes on with the last document of the one
-    before. vocabulary: the number of ids.
+    marks: the results of `stages.encode`. joined: whether a shard continues the last document of the previous shard.
+    vocabulary: the number of ids.
     """
     swapped = not any(mark["documents"][SIDES[TRAIN]] for mark in marks)
     origins = {TRAIN: VALID} if swapped else {TRAIN: TRAIN, VALID: VALID}

@@ -1,4 +1,4 @@
-"""How a corpus is prepared: the options of `prepare`, of recipes and of the command line, said once.
+"""The options of `prepare`, shared by its function, the recipes and the command line.
 
 Nothing heavy is imported here, so that `blankfill prepare --help` is quick.
 """
@@ -19,38 +19,39 @@ KINDS = ("wordpiece", "bpe", "unigram")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """How a corpus is prepared. The first four are those of `SourceOptions`."""
+    """How a corpus is prepared. The first four fields are those of `SourceOptions`."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"vocab_size": COUNT, "validation": below(1), "min_chars": COUNT}
 
     documents: Literal["file", "paragraphs"] = "file"
-    """What one document of a plain-text file is: the whole file, or what stands between blank lines."""
+    """Unit that becomes one document in a plain-text file: the whole file, or each block between blank lines."""
     text_field: str | None = None
-    """The field or column with the text, in JSON, CSV, TSV and Parquet (found by itself if omitted)."""
+    """Field or column with the text, in JSON, CSV, TSV and Parquet (detected if omitted)."""
     encoding: str = "utf-8"
-    """The encoding of the text, such as gb18030 or utf-16-le."""
+    """Encoding of the text, such as gb18030 or utf-16-le."""
     strip: Literal["none", "gutenberg"] = "none"
-    """Also remove what is not text: gutenberg drops Project Gutenberg's header and licence."""
+    """Text to remove: gutenberg drops Project Gutenberg's header and licence."""
     tokenizer: str = "wordpiece"
-    """wordpiece, bpe or unigram to train one; or a tokenizer.json, or a folder with one, to use as it is."""
+    """Tokenizer to train (wordpiece, bpe or unigram), or the path of an existing tokenizer.json or of its folder."""
     vocab_size: int = 0
-    """How many tokens to train, special ones included; 0 chooses by the amount of text."""
+    """Size of the vocabulary to train, special tokens included; 0 chooses by the amount of text."""
     vocab_exact: bool = True
-    """A text that supports fewer tokens is an error; off, it gets as many as it supports."""
+    """Whether a text that supports fewer tokens is an error; if off, the vocabulary is as large as the text
+    supports."""
     lowercase: bool | None = None
-    """Whether text is lower-cased; unset, as usual for the kind of tokenizer (wordpiece only)."""
+    """Whether to lower-case the text; if unset, only wordpiece does."""
     dedup: Literal["exact", "lines", "near", "none"] = "exact"
-    """Drop documents that repeat another (exact); also lines that stand in several documents (lines); also documents
-    that share 80% of their word sequences with an earlier one (near)."""
+    """Duplicates to drop: documents equal to another (exact), also lines that occur in several documents (lines), also
+    documents that share 80% of their word sequences with an earlier one (near)."""
     validation: float = 0.02
-    """The share of the text to keep for validation."""
+    """Share of the text for validation, 0 to 1."""
     min_chars: int = 1
-    """Shorter documents are dropped."""
+    """Minimum length of a document, in characters; shorter documents are dropped."""
     workers: int = 0
-    """How many processes to use; 0 is one for each core."""
+    """Number of processes; 0 is one for each core."""
 
     def problems(self) -> list[str]:
-        """Every number of a recipe's corpus section that is out of range, a sentence each."""
+        """Return every number of a recipe's corpus section that is out of range, a sentence each."""
         return out_of_bounds(self, "corpus.")
 
     def check(self) -> None:

@@ -1,8 +1,8 @@
-"""Runs tasks in worker processes: order-free, bounded, and stopped cleanly whatever happens to either side.
+"""Runs tasks in worker processes: in any order, bounded, and stopped cleanly whatever happens to parent or worker.
 
-Workers are spawned, never forked, so it behaves alike on every system. They ignore Ctrl-C (the parent decides), and end
-themselves when the parent is gone, even by `kill -9`, so that a restarted run never meets an orphan still writing.
-A worker's exception arrives in the parent as itself. Not here: what a task does, or how it marks that it is done.
+Workers are spawned, never forked, so that all systems behave alike. Workers ignore Ctrl-C (the parent decides), and
+exit when the parent is gone, even by `kill -9`, so that a restarted run never meets an orphan that still writes. An
+exception of a worker is raised again in the parent. Not here: what a task does, and its marker (`markers`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ R = TypeVar("R")
 def run_tasks(
     work: Callable[[T], R], tasks: Sequence[T], workers: int, tick: float = 2.0
 ) -> Iterator[tuple[T, R] | None]:
-    """Yield (task, result) as tasks finish, and None every `tick` seconds while none does.
+    """Yield (task, result) as tasks finish, and None every `tick` seconds in between.
 
-    With one worker or one task everything runs here, in order. `work` must be a function of a module. Raises what a
-    task raises (the others are stopped), UserError when a worker is killed from outside.
+    With one worker or one task everything runs in this process, in order. `work` must be a function at the top level of
+    a module. Raises the exception of a task (and stops the others), and UserError when a worker is killed from outside.
     """
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
@@ -71,22 +71,22 @@ def run_tasks(
 def _main_hidden() -> Iterator[None]:
     """While workers start, let the main module look as if it had no file.
 
-    A spawned process imports its parent's main script again, and a script without the usual guard would run again. The
-    tasks are functions of this package, so a worker needs nothing of that script.
+    A spawned process imports its parent's main script, and a script without the usual guard would run again. The tasks
+    are functions of this package, so a worker does not need that script.
     """
     main = sys.modules["__main__"]
-    kept: dict[str, Any] = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
+    saved: dict[str, Any] = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
     main.__dict__.update(__spec__=None)
     main.__dict__.pop("__file__", None)
     try:
         yield
     finally:
-        main.__dict__.update(kept)
+        main.__dict__.update(saved)
 
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One process a core is already one thread a core.
+    # One process per core is already one thread per core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = parent_process()
     if parent is not None:

@@ -1,16 +1,16 @@
 """Text in any shape → a folder of token files: `train` and `valid`, the tokenizer, counts, and a report.
 
 Four stages, each made of tasks that run in worker processes and leave a marker, so that a run that was killed at any
-instant goes on where it was when the same command is repeated:
+instant resumes when the same command is repeated:
 
 1. extract   sources → cleaned sentences in compressed text shards (`stages.extract`, `shards`)
-2. decide    duplicates, repeated lines, which side each document is on (`decide`); the tokenizer, from a sample
+2. decide    duplicates, repeated lines, the split of each document (`decide`); the tokenizer, from a sample
 3. encode    text shards → token shards (`stages.encode`)
 4. merge     token shards in order → `train.bin/.idx`, `valid.bin/.idx`, `unigram.npy`, `tokenizer.json`
 
-The work folder `OUT/.prepare` names the outcome of each stage by a hash of all that went into it (sources with size and
-time, options, the stages before), so a change of options redoes only what depends on them. `corpus.json` is written
-last, and a folder without it is never taken for a finished corpus. Memory grows by some 40 bytes a document and not
+The work folder `OUT/.prepare` names the result of each stage by a hash of its inputs (sources with size and time,
+options, earlier stages), so that a change of options repeats only the stages that depend on them. `corpus.json` is
+written last: a folder without it is never taken for a finished corpus. Memory grows by some 40 bytes a document and not
 with the text. Nothing depends on the number of workers.
 
 Not here: formats of sources (`sources`), sentence rules (`sentences`), training of vocabularies (`tokenizer_train`).
@@ -51,24 +51,37 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
 
 FORMAT = 1
-"""Raised when a stage's outcome changes, so that a work folder of an older version is not continued."""
+"""Version of the stages' results; a work folder of an older version is not continued."""
 TASK_BYTES = (1_000_000, 24_000_000)
 SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
-"""Text that a tokenizer is trained on at most: more changes a vocabulary little, and training time grows with it."""
+"""Bytes of text that a tokenizer is trained on at most: more text changes a vocabulary little and takes longer."""
 RANGE_BYTES = 16 << 20
-"""Large files are cut into ranges of this size."""
+"""Size in bytes of the ranges that large files are cut into."""
 MANY_UNKNOWN = 0.02
 FEW = 200
-"""Up to so many tasks, what has been written is shown between them; it tells most where there is one large source."""
+"""Number of tasks below which the bytes written are shown while a task runs, as is useful for one large source."""
 EXPANSION = 4.0
-"""How much larger text becomes when unpacked, for estimates of size."""
+"""Ratio of unpacked to packed text, for estimates of size."""
 
 
 def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool = False) -> CorpusReport:
-    """Prepare the text at `paths` (files, folders, "-", "python-docs") into the folder `out`.
+    """Prepare text for pretraining: clean it, drop duplicates, train a tokenizer, and write token files.
 
-    A finished `out` made from the same sources with the same options is reused; `force` makes it again. An unfinished
-    one is continued. Raises UserError for everything that the user can mend.
+    A finished corpus in `out` that was made from the same sources with the same options is reused. An interrupted run
+    is resumed.
+
+    Args:
+        paths: files, folders, "-" for standard input, or "python-docs" for the documentation of this Python.
+        out: the folder to write `train.bin/.idx`, `valid.bin/.idx`, the tokenizer and `corpus.json` to.
+        config: how to clean, split and tokenise the text.
+        force: prepare the corpus again even if `out` holds a finished one.
+
+    Returns:
+        The counts and findings that `corpus.json` holds.
+
+    Raises:
+        UserError: when a source cannot be read, an option does not fit the text, `out` holds other files or another
+            corpus, or the disk is full.
     """
     config.check()
     began = time.monotonic()
@@ -93,14 +106,14 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
         try:
             report = _Run(out, config, options, sources, identity, skipped).go(began)
         except KeyboardInterrupt:
-            console.say(f"Stopped. What is done is kept in {out}; the same command goes on from there.")
+            console.say(f"Stopped. The finished work is kept in {out}; the same command resumes from there.")
             raise
     clear_work(out)
     return report
 
 
 class _Run:
-    """One call of `prepare`: the folder of each stage, and the stages in order."""
+    """State of one call of `prepare`: the folder of each stage, and the stages in order."""
 
     def __init__(
         self, out: Path, config: PrepareConfig, options: SourceOptions, sources: list[Source], identity: str,
@@ -121,12 +134,12 @@ class _Run:
         self.folders = {name: self.work / f"{name}-{key}" for name, key in keys.items()}
 
     def go(self, began: float) -> CorpusReport:
-        """All stages; what is done already is passed over."""
+        """Run all stages, skipping finished work; return the report."""
         continued = self._clear_others()
         for name in ("text", "chosen", "tokens"):
             folder = files.own_folder(self.folders[name])
             files.remove_parts(folder)
-            if any(path.is_symlink() for path in files.entries(folder)):  # which is none of ours
+            if any(path.is_symlink() for path in files.entries(folder)):  # this program makes no links
                 files.remove(folder)
                 files.own_folder(folder)
         prefixes = self._extract()
@@ -145,7 +158,8 @@ class _Run:
         return self._publish(report, tokenizer, merged.files)
 
     def _clear_others(self) -> bool:
-        """Remove what other options or sources left in the work folder; whether anything of ours was there."""
+        """Remove the results of other options or sources from the work folder; return whether any result of this run is
+        there."""
         mine = {path.name for path in self.folders.values()} | {"lock.json"}
         others = [path for path in files.entries(self.work) if OURS.fullmatch(path.name) and path.name not in mine]
         ours = any(self.folders["text"].glob("*.json"))
@@ -247,7 +261,7 @@ class _Run:
         merged = merge(tokens, marks, decision.joined, tokenizer.size, final)
         if merged.swapped:
             self.notices.append(
-                "all of the text fell to validation by chance, so it was kept for training and none for validation; "
+                "all of the text fell to validation by chance, so all of it goes to training and none to validation; "
                 "give more text."
             )
         elif not merged.splits[VALID].tokens and self.config.validation:
@@ -284,8 +298,8 @@ class _Run:
         )  # fmt: skip
 
     def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:
-        """Move the files into place and write the report last, with their checksums, each step on the disk before the
-        next; returns the report so."""
+        """Move the files into place, then write the report with their checksums, syncing each step before the next;
+        return the report."""
         (self.out / summary.FILE).unlink(missing_ok=True)
         files.sync_folder(self.out)
         for name in ("train", "valid"):
@@ -301,7 +315,7 @@ class _Run:
 
 
 def _extract_tasks(sources: Sequence[Source], folder: Path, options: SourceOptions) -> list[ExtractTask]:
-    """Consecutive sources in groups of about equal size, which does not depend on the number of workers."""
+    """Group consecutive sources into tasks of about equal size, which does not depend on the number of workers."""
     total = sum(_estimated(source) for source in sources)
     target = min(max(total // 64, TASK_BYTES[0]), TASK_BYTES[1])
     groups: list[list[tuple[Source, int]]] = []
@@ -326,7 +340,8 @@ def _extract_tasks(sources: Sequence[Source], folder: Path, options: SourceOptio
 
 
 def _sample(prefixes: Sequence[Path], chosen: Path, share: float) -> Iterator[str]:
-    """Sentences of evenly spaced blocks of all kept text, validation included; every run takes the same ones."""
+    """Yield the sentences of evenly spaced blocks of all kept text, validation included; the choice is
+    deterministic."""
     position = 0
     for prefix in prefixes:
         shard = Shard(prefix)
@@ -335,17 +350,17 @@ def _sample(prefixes: Sequence[Path], chosen: Path, share: float) -> Iterator[st
         position += blocks
         if not wanted:
             continue
-        kept = np.repeat(np.load(path_of(chosen / prefix.name, ".actions.npy")) != 0, shard.paragraphs)
+        keep = np.repeat(np.load(path_of(chosen / prefix.name, ".actions.npy")) != 0, shard.paragraphs)
         if (skip := path_of(chosen / prefix.name, ".skip.npy")).exists():
-            kept[np.load(skip)] = False
+            keep[np.load(skip)] = False
         for block in wanted:
             for paragraph, sentences in shard.block(block):
-                if kept[paragraph]:
+                if keep[paragraph]:
                     yield from sentences
 
 
 def _samples(corpus: IndexedCorpus, tokenizer: Tokenizer, tokens: int = 60) -> Iterator[str]:
-    """The beginnings of three training documents, decoded, from three places of the corpus."""
+    """Yield the decoded beginnings of three training documents, from three places of the corpus."""
     starts = corpus.document_tokens
     places = np.searchsorted(starts, [len(corpus.tokens) * k // 6 for k in (1, 3, 5)], "right") - 1
     for document in dict.fromkeys(places.tolist()):
@@ -361,19 +376,19 @@ def _options(config: PrepareConfig) -> SourceOptions:
 
 
 def _sources(paths: Sequence[str], out: Path, options: SourceOptions, skipped: list[str]) -> list[Source]:
-    """What there is to read. A finished or unfinished `out` inside a given folder is never read."""
+    """Return the sources to read, without those inside `out`."""
     from blankfill.corpus.sources import discover
 
     inside = out.resolve()
-    found = discover(paths, options, skipped, RANGE_BYTES)
-    kept = [one for one in found if not (Path(one.path).is_file() and Path(one.path).resolve().is_relative_to(inside))]
-    if not kept:
+    sources = discover(paths, options, skipped, RANGE_BYTES)
+    outside = [s for s in sources if not (Path(s.path).is_file() and Path(s.path).resolve().is_relative_to(inside))]
+    if not outside:
         raise UserError(f"There is nothing to read in {', '.join(map(str, paths))} but {out} itself: name a text file.")
-    return kept
+    return outside
 
 
 def _identity(sources: Sequence[Source]) -> str:
-    """A hash of all sources: path, range, size and time of change, but of what was piped in the content."""
+    """Return a hash of all sources: path, range, size and time of change; for piped input, the content."""
     state = hashlib.blake2b(digest_size=16)
     for source in sources:
         path = Path(source.path)
@@ -388,7 +403,7 @@ def _identity(sources: Sequence[Source]) -> str:
 
 
 def _recorded(config: PrepareConfig) -> dict[str, Any]:
-    """The options that shape the outcome, as stored in the report."""
+    """Return the options that affect the result, as stored in the report."""
     values = asdict(config)
     del values["workers"]
     if config.tokenizer not in KINDS:
@@ -408,12 +423,11 @@ def _key(*parts: Any) -> str:
 
 
 def _file_hash(path: str) -> str:
-    """A hash of a tokenizer's files."""
+    """Return a hash of a tokenizer's files."""
     state = hashlib.blake2b(digest_size=16)
     root = Path(path)
-    for file in sorted(
-        one for one in ([root] if root.is_file() else root.iterdir()) if one.suffix in (".json", ".txt", ".model")
-    ):
+    candidates = [root] if root.is_file() else root.iterdir()
+    for file in sorted(file for file in candidates if file.suffix in (".json", ".txt", ".model")):
         state.update(file.name.encode() + file.read_bytes())
     return state.hexdigest()
 

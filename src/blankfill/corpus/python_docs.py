@@ -1,14 +1,14 @@
-"""The embedded corpus: the documentation that comes with Python itself and with the packages installed beside it.
+"""The built-in corpus: the documentation of Python itself and of the installed packages.
 
-It lets everything be tried with no data at hand: the topics of `pydoc_data`, then the docstrings of the standard
-library and of site-packages, read from source with `ast` and never imported. One document is one module. It is cut
-into shares that can be read by different processes: two of the standard library, two of the packages, each with its
-own budget of characters, so that all of it stays within `CAP_CHARS` and takes seconds. The result depends on what is
-installed, not on when or by how many processes it is read.
+With this corpus every command can be tried without data: the topics of `pydoc_data`, then the docstrings of the
+standard library and of site-packages, read from source with `ast` and never imported. One document is one module. The
+corpus is cut into shares that different processes can read: two of the standard library, two of the packages, each with
+a budget of characters, so that the whole stays within `CAP_CHARS` and takes seconds. The result depends on the
+installed packages, not on the time or the number of processes.
 
-Docstrings are reduced to prose: doctests, literal blocks, tables, headings and code directives go; field lists and
-NumPy's and Google's parameter lists become "name (type): what it is."; inline markup loses its marks. A docstring, or
-a long paragraph, that came before in the same share is left out.
+Docstrings are reduced to prose: doctests, literal blocks, tables, headings and code directives are dropped; field lists
+and NumPy's and Google's parameter lists become "name (type): description."; inline markup loses its marks. A docstring
+or long paragraph that repeats an earlier one of the same share is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from blankfill.corpus.clean import characters
 CAP_CHARS = 12_000_000
 SHARES = 4
 SHARE_SOURCE_BYTES = 16 << 20
-"""How much source a share parses at most: parsing is what takes the time, at about 4 MB a second."""
+"""Bytes of source that a share parses at most; parsing takes most of the time, at about 4 MB a second."""
 
 _LARGEST_MODULE = 2 << 20
 _LONG_PARAGRAPH = 60
@@ -37,7 +37,7 @@ _FIRST_PACKAGES = (
     "numpy", "scipy", "sklearn", "networkx", "matplotlib", "pandas", "statsmodels", "sympy", "skimage", "mpmath",
     "docutils", "sphinx", "jinja2", "attr", "hypothesis", "rich", "omegaconf", "psutil", "safetensors",
 )  # fmt: skip
-"""Packages with the most prose for the parsing, first; others follow by name, and last those of `_LAST_PACKAGES`."""
+"""Packages with the most prose per parsed byte, read first; others follow by name, and `_LAST_PACKAGES` last."""
 
 _LAST_PACKAGES = ("torch", "transformers", "torchgen", "caffe2", "triton")
 
@@ -72,7 +72,7 @@ _EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,2})(?=\S)([^*\n]+?)(?<=\S)\1(?![\w*])
 
 
 def budget(share: int) -> int:
-    """How many characters a share may give."""
+    """Return the number of characters that a share may give."""
     return CAP_CHARS // 5 if share < 2 else CAP_CHARS * 3 // 10
 
 
@@ -83,17 +83,17 @@ def read_share(share: int, cap: int | None = None) -> Iterator[tuple[str, list[s
     seen: set[bytes] = set()
     for name, size, texts in _texts(share):
         bytes_left -= size
-        found = []
+        prose: list[str] = []
         for text in texts:
             if _is_new(text, seen):
-                found += [
+                prose += [
                     paragraph
                     for paragraph in docstring_paragraphs(text)
                     if len(paragraph) < _LONG_PARAGRAPH or _is_new(paragraph, seen)
                 ]
-        left -= sum(map(len, found))
-        if found:
-            yield name, found
+        left -= sum(map(len, prose))
+        if prose:
+            yield name, prose
         if left <= 0 or bytes_left <= 0:
             return
 
@@ -107,7 +107,7 @@ def _is_new(text: str, seen: set[bytes]) -> bool:
 
 
 def _texts(share: int) -> Iterator[tuple[str, int, list[str]]]:
-    """(name, bytes of source, docstrings) of each module of a share."""
+    """Yield (name, bytes of source, docstrings) of each module of a share."""
     stdlib = Path(sysconfig.get_path("stdlib"))
     if share < 2:
         if share == 0:
@@ -133,7 +133,7 @@ def _topics(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _units(root: Path) -> list[Path]:
-    """The modules and packages directly under a folder, sorted by name."""
+    """Return the modules and packages directly under a folder, sorted by name."""
     if not root.is_dir():
         return []
     return [
@@ -160,22 +160,23 @@ def _python_files(folder: Path) -> Iterator[Path]:
 
 
 def docstrings(path: Path) -> list[str]:
-    """The docstrings of a Python file, in the order of its lines; none when it is not valid Python of this version."""
+    """Return the docstrings of a Python file in the order of its lines; an empty list when this Python cannot parse
+    it."""
     tree = _parsed(path)
-    found: list[str] = []
+    texts: list[str] = []
     pending: list[ast.AST] = [tree] if tree else []
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node, clean=False)
             if text:
-                found.append(text)
+                texts.append(text)
         # Only these fields hold statements, and only statements hold definitions.
         for field in ("finalbody", "orelse", "handlers", "body"):
             inner = getattr(node, field, None)
             if isinstance(inner, list):
                 pending.extend(reversed(inner))
-    return found
+    return texts
 
 
 def _parsed(path: Path) -> ast.Module | None:
@@ -193,10 +194,10 @@ def _parsed(path: Path) -> ast.Module | None:
 
 
 def docstring_paragraphs(text: str) -> list[str]:
-    """The prose of one docstring as clean paragraphs."""
+    """Return the prose of one docstring as clean paragraphs."""
     rows = inspect.cleandoc(characters(text)).expandtabs(4).split("\n")
-    found: list[str] = []
-    # The indentation of the last paragraph that ended in a colon: what is indented under it is probably code.
+    paragraphs: list[str] = []
+    # The indentation of the last paragraph that ended in a colon: text indented under it is probably code.
     introduced: int | None = None
     for block in _prose_blocks(rows):
         paragraph = _inline(" ".join(row.strip() for row in block))
@@ -206,12 +207,12 @@ def docstring_paragraphs(text: str) -> list[str]:
         introduced = indent if block[-1].rstrip().endswith(":") else None
         words = paragraph.count(" ")
         if words and len(_LETTERS.sub("", paragraph)) < 0.3 * len(paragraph) and not _NOT_PROSE.search(paragraph):
-            found.append(paragraph)
-    return found
+            paragraphs.append(paragraph)
+    return paragraphs
 
 
 def _prose_blocks(rows: list[str]) -> Iterator[list[str]]:
-    """Group the lines of a docstring into paragraphs, leaving out what is not prose."""
+    """Group the lines of a docstring into paragraphs, leaving out all but prose."""
     block: list[str] = []
     # Lines indented deeper than this belong to a literal block or a directive that is left out.
     hidden: int | None = None
@@ -240,7 +241,7 @@ def _prose_blocks(rows: list[str]) -> Iterator[list[str]]:
                 yield block
             block = []
         if _PROMPT.match(row):
-            # The prompt's output runs to the next blank line.
+            # The output of the prompt ends at the next blank line.
             table = True
         elif _TABLE_RULE.match(row) or _GRID_ROW.match(row):
             table = True
@@ -266,7 +267,8 @@ def _prose_blocks(rows: list[str]) -> Iterator[list[str]]:
 
 
 def _is_heading(row: str, follower: str, after_blank: bool, first: bool) -> bool:
-    """Whether a line is an underline, an underlined title, a call signature by itself, or a title such as "Args:"."""
+    """Return whether a line is an underline, an underlined title, a call signature by itself, or a title such as
+    "Args:"."""
     plain, indent = row.strip(), len(row) - len(row.lstrip())
     if _RULE.match(row) or (_RULE.match(follower) and len(plain) < 80):
         return True
@@ -277,13 +279,13 @@ def _is_heading(row: str, follower: str, after_blank: bool, first: bool) -> bool
 
 
 def _is_google_item(plain: str, follower: str, indent: int, block: list[str]) -> bool:
-    """Whether a line such as "size (int): how many" begins a new item of a parameter list."""
+    """Return whether a line such as "size (int): how many" begins a new item of a parameter list."""
     first = len(block[0]) - len(block[0].lstrip())
     return first == indent and bool(re.match(r"\*{0,2}\w+(?: ?\([^)]*\))?: \S", plain))
 
 
 def _is_sentence(paragraph: str) -> bool:
-    """Whether a paragraph of single spaces has five words or more and ends like a sentence."""
+    """Return whether a paragraph of single spaces has five words or more and ends like a sentence."""
     return paragraph.endswith((".", "!", "?")) and paragraph.count(" ") > 3
 
 
@@ -306,7 +308,7 @@ def _inline(text: str) -> str:
 
 
 def _role_text(match: re.Match[str]) -> str:
-    """What a role such as :meth:`~list.append` or :ref:`a title <target>` shows."""
+    """Return what a role such as :meth:`~list.append` or :ref:`a title <target>` shows."""
     short, text, target = match.groups()
     text = text.rstrip() if target else text
     return text.rpartition(".")[2] if short else text

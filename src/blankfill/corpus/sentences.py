@@ -1,14 +1,14 @@
 """Cuts a paragraph of English, Chinese or both into sentences. No words, no tokens, no paragraphs: see `tokenizer`.
 
 One regular expression finds every place that could end a sentence (a run of stops, then the closing quotes and
-brackets that belong to it); a few rules then look at what stands on either side. The two scripts differ in kind:
+brackets that belong to it); a few rules then look at the text on either side. The two scripts differ in kind:
 
 * A western stop ends a sentence only before white space and something that can begin one. A lower-case letter never
   does, which settles `"Stop!" he cried.`, `etc. and` and `5 p.m. in` at once, and a stop inside `json.dumps`, `3.14`
   or a URL has no space behind it. What remains hard is the full stop after an abbreviation: titles never end a
   sentence, references (`Fig.`, `No.`) do not before a number, and those that may (`Inc.`, `U.S.`, initials) do when
   the next word is one that usually opens a sentence (the idea of Punkt: Kiss and Strunk 2006).
-* A Chinese stop ends a sentence wherever it stands, so the rules say where it does not: before another mark or a dash,
+* A Chinese stop usually ends a sentence, so the rules list the exceptions: before another mark or a dash,
   inside a 《title》, after a stammer (`我……我`), and between a quotation and its `他说。`. A sentence inside
   `他说：“……。……。”` is cut like any other: the closing quotation mark stays with the last one.
 
@@ -23,7 +23,7 @@ _STOPS = ".!?…。！？；．"
 _CLOSING = "\"'_”’»)\\]}」』）】》〉"
 _MARKS = ".,;:!?…，、。：；！？．)\\]}”’»」』）】》〉—–\\-=+*/|<>~～%&"
 _CANDIDATE = re.compile(
-    rf"[{_STOPS}](?<![{_STOPS}]{{2}})[{_STOPS}]*+"  # a whole run of stops, tried from its first one only
+    rf"[{_STOPS}](?<![{_STOPS}]{{2}})[{_STOPS}]*+"  # a whole run of stops, tried from its first stop only
     rf"((?:[{_CLOSING}]|\[\d{{1,3}}\])*+)"  # [12] is a reference of Wikipedia's
     rf"""(?:(\s++["'_“‘«(\[{{「『（【《〈¿¡]*+(?=[^\Wa-z_]|[^\w\s{_MARKS}])|(?=--["'_“]*+[A-Z]))"""
     rf"|(?<=[。！？；…!?.．{_CLOSING}])(?=[^\s{_MARKS}]))"
@@ -68,11 +68,12 @@ _STARTERS = _words(
 _DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _LONGEST_ABBREVIATION = 8
 _WINDOW = 1000
-"""How far back a rule looks, in characters: time stays linear in the length of a paragraph without sentences."""
+"""Number of characters that a rule looks back, so that time is linear in the length of a paragraph without
+sentences."""
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """The sentences of `paragraph`, in order, without the white space around them.
+    """Return the sentences of `paragraph`, in order, without the white space around them.
 
     Joined, they give the paragraph back up to white space. Text without a stop is one sentence; a paragraph of white
     space has none.
@@ -104,7 +105,8 @@ def split_sentences(paragraph: str) -> list[str]:
 
 
 def _ends_western(text: str, start: int, stop: int, end: int) -> bool:
-    """Whether the stops at `stop`, closed at `end` and followed by white space, end the sentence begun at `start`."""
+    """Return whether the stops at `stop`, closed at `end` and followed by white space, end the sentence begun at
+    `start`."""
     if text[stop] != "." or text[stop + 1] in _STOPS:
         if text[end - 1] in "\"'”’»" and text[stop] in "!?" and _SPEAKER.match(text, end):
             return False
@@ -139,21 +141,22 @@ def _ends_western(text: str, start: int, stop: int, end: int) -> bool:
 
 
 def _next_word(text: str, end: int) -> tuple[str, str]:
-    """The word behind `end` and the full stop glued to it, if any."""
-    found = _NEXT_WORD.match(text, end)
-    return (found.group(1), found.group(2)) if found else ("", "")
+    """Return the word behind `end` and the full stop glued to it, if any."""
+    match = _NEXT_WORD.match(text, end)
+    return (match.group(1), match.group(2)) if match else ("", "")
 
 
 def _inside_title(text: str, start: int, stop: int) -> bool:
-    """Whether `stop` lies between 《 and 》: a mark of a title, such as that of a film, ends nothing."""
+    """Return whether `stop` lies between 《 and 》: a mark of a title, such as that of a film, ends nothing."""
     opened = text.rfind("《", max(start, stop - _WINDOW), stop)
     return opened >= 0 and text.find("》", opened, stop) < 0 and text.find("》", stop, stop + 40) >= 0
 
 
 def _end_of_chinese(text: str, start: int, stop: int, end: int, dots: bool) -> int:
-    """Where the sentence ends whose stops stand at `stop` and that goes on without white space; -1 if nowhere.
+    """Return the end of the sentence with stops at `stop`, followed by more text without white space; -1 if it does not
+    end.
 
-    `dots` says whether a dot between Chinese characters is a full stop.
+    dots: whether a dot between Chinese characters is a full stop.
     """
     marks = end
     while text[marks - 1] not in _STOPS:
@@ -180,12 +183,13 @@ def _end_of_chinese(text: str, start: int, stop: int, end: int, dots: bool) -> i
 
 
 def _is_quoting(before: str) -> bool:
-    """Whether a straight quotation mark after `before` closes: one is open, be it of this kind or of the curved."""
+    """Return whether a straight quotation mark after `before` closes a quotation, opened by a straight or a curved
+    mark."""
     if before.rfind("“") > max(before.rfind("”"), before.rfind('"')):
         return True
     return before.count('"') % 2 == 1
 
 
 def _is_wide(character: str) -> bool:
-    """Whether this is a Chinese character or a mark of Chinese typesetting."""
+    """Return whether this is a Chinese character or a mark of Chinese typesetting."""
     return "\u2e80" <= character <= "\u9fff" or "\uff00" <= character <= "\uffee" or character in "“”‘’"

@@ -1,15 +1,15 @@
 """Text shards: cleaned sentences between extraction and encoding, in the work folder of `prepare`.
 
-A shard holds about 24 MB of text as pieces of documents, in corpus order, and is read back as a stream. A document
-may go on from one shard to the next (`continues`), so none is ever held whole. Four files under one prefix:
+A shard holds about 24 MB of text as pieces of documents, in corpus order, and is read back as a stream. A document may
+continue in the next shard (`continues`), so no document is ever held whole. Four files under one prefix:
 
     .text       sentences, one a line, in gzip members of about 64 kB that end with a paragraph (`zcat` reads it)
-    .npz        what is known of each part of a document, each paragraph, and where the members begin
+    .npz        arrays about each part of a document and each paragraph, and where the members begin
     .lines.npy  uint64[2, L]: hashes of paragraphs worth counting, sorted, and the paragraph that each belongs to
     .names.gz   one line a part: the name of its document
 
 The hash of a document is a polynomial over the hashes of its sentences, modulo a Mersenne prime, so that the hashes of
-two parts give the hash of the whole, wherever it was cut. Not here: which documents are kept (`dedup`, `stages`).
+two parts give the hash of the whole, wherever it was cut. Not here: which documents are kept (`decide`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LINE_BYTES = 20
 
 
 class ShardWriter:
-    """Writes one shard; the arrays of what it has seen are kept (a few bytes a paragraph), the text is not."""
+    """Writes one shard; memory holds a few bytes for each paragraph, not the text."""
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
@@ -56,22 +56,23 @@ class ShardWriter:
         self._hash = self._sentences = self._characters = self._bytes = self._paragraphs = 0
 
     def begin(self, path: int, name: str, continues: bool) -> None:
-        """A part of a document begins; `path` numbers its file, `continues` when the last part of it came before."""
+        """Begin a part of a document; path: number of its file; continues: whether it continues the document of the
+        last part."""
         self._part["path"].append(path)
         self._part["continues"].append(continues)
         self._names.append(" ".join(name.split()))
         self._hash = self._sentences = self._characters = self._bytes = self._paragraphs = 0
 
     def add_paragraph(self, sentences: Sequence[str]) -> None:
-        """One paragraph of the open part: its sentences, none empty."""
+        """Add one paragraph to the open part: its sentences, none empty."""
         text = "\n".join(sentences)
         if "\r" in text or text.count("\n") >= len(sentences):
             sentences = [" ".join(sentence.splitlines()) for sentence in sentences]
             text = "\n".join(sentences)
         data = text.encode("utf-8", "replace")
         state = self._hash
-        for one in data.split(b"\n"):
-            state = (state * BASE + int.from_bytes(blake2b(one, digest_size=16).digest(), "little") + 1) % PRIME
+        for sentence in data.split(b"\n"):
+            state = (state * BASE + int.from_bytes(blake2b(sentence, digest_size=16).digest(), "little") + 1) % PRIME
         if len(data) >= LINE_BYTES:
             self._lines.append(int.from_bytes(blake2b(data, digest_size=8).digest(), "little"))
             self._line_paragraphs.append(len(self._paragraph_sentences))
@@ -88,7 +89,7 @@ class ShardWriter:
             self._end_block()
 
     def end(self) -> None:
-        """The open part ends."""
+        """End the open part."""
         part = self._part
         part["paragraphs"].append(self._paragraphs)
         part["sentences"].append(self._sentences)
@@ -98,7 +99,7 @@ class ShardWriter:
         part["low"].append(self._hash & 0xFFFF_FFFF_FFFF_FFFF)
 
     def finish(self) -> None:
-        """Write what is left. Whether a shard is whole says the marker of the task that made it (`markers`)."""
+        """Write the rest. The marker of the task (`markers`) records whether the shard is whole."""
         self._end_block()
         self._text.close()
         with gzip.open(path_of(self.prefix, ".names.gz"), "wt", compresslevel=1, encoding="utf-8", newline="\n",
@@ -115,7 +116,7 @@ class ShardWriter:
             np.savez(file, **arrays)
 
     def close(self) -> None:
-        """Let go of the file after an exception; what was written is overwritten by the next run."""
+        """Close the file after an exception; the next run overwrites it."""
         self._text.close()
 
     def _end_block(self) -> None:
@@ -130,7 +131,7 @@ class ShardWriter:
 
 
 class Shard:
-    """Reads one shard; the arrays are loaded when first asked for, the text block by block.
+    """Reads one shard: each array on its first use, the text block by block.
 
     For P parts: path, paragraphs, sentences, characters, bytes int64[P]; continues bool[P]; high, low uint64[P].
     """
@@ -143,7 +144,7 @@ class Shard:
             raise AttributeError(name)
         with np.load(path_of(self.prefix, ".npz")) as stored:
             array: NDArray[Any] = stored[name]
-        # Found as an ordinary attribute from now on.
+        # From now on this is an ordinary attribute.
         setattr(self, name, array)
         return array
 
@@ -152,33 +153,33 @@ class Shard:
 
     @property
     def lines(self) -> NDArray[np.uint64]:
-        """uint64[2, L], memory-mapped: sorted hashes of the paragraphs worth counting, and their numbers."""
+        """Sorted hashes of the paragraphs worth counting, and the paragraph numbers, uint64[2, L], memory-mapped."""
         loaded: NDArray[np.uint64] = np.load(path_of(self.prefix, ".lines.npy"), mmap_mode="r")
         return loaded
 
     @property
     def blocks(self) -> int:
-        """How many gzip members the text has."""
+        """Number of gzip members of the text."""
         return len(self.block_offsets) - 1
 
     def block(self, number: int) -> Iterator[tuple[int, list[str]]]:
-        """The paragraphs of one block: (number in the shard, sentences)."""
+        """Yield the paragraphs of one block: (number in the shard, sentences)."""
         with open(path_of(self.prefix, ".text"), "rb") as file:
             yield from self._read(file, number)
 
     def text(self) -> Iterator[tuple[int, list[str]]]:
-        """All paragraphs in order: (number in the shard, sentences)."""
+        """Yield all paragraphs in order: (number in the shard, sentences)."""
         with open(path_of(self.prefix, ".text"), "rb") as file:
             for number in range(self.blocks):
                 yield from self._read(file, number)
 
     def paragraph(self, number: int) -> list[str]:
-        """The sentences of one paragraph, by reading only its block."""
+        """Return the sentences of one paragraph, by reading only its block."""
         block = int(np.searchsorted(self.block_paragraphs, number, "right")) - 1
         return next(sentences for index, sentences in self.block(block) if index == number)
 
     def names(self, wanted: Sequence[int]) -> list[str]:
-        """The names of some parts."""
+        """Return the names of some parts."""
         with gzip.open(path_of(self.prefix, ".names.gz"), "rt", encoding="utf-8", newline="\n") as file:
             lines = file.read().split("\n")
         return [lines[number] for number in wanted]
@@ -195,7 +196,7 @@ class Shard:
 
 
 def join_hashes(first: int, second: int, sentences: int) -> int:
-    """The hash of a document from those of its two parts, the second of which has so many sentences."""
+    """Return the hash of a document from the hashes of its two parts and the number of sentences of the second."""
     return (first * pow(BASE, sentences, PRIME) + second) % PRIME
 
 
@@ -212,7 +213,8 @@ class DocumentTable:
     """All documents of the corpus in order, put together from the parts in the shards (24 bytes a document).
 
     For D documents: high, low uint64[D] (hash); bytes, characters uint32[D], at most 2³² − 1. `parts(s)` gives for
-    shard s the document number of each of its parts, `joined[s]` whether its first part goes on with the shard before.
+    shard s the document number of each of its parts, `joined[s]` whether its first part continues a document of the
+    previous shard.
     """
 
     def __init__(self, prefixes: Sequence[Path]) -> None:
@@ -248,15 +250,15 @@ class DocumentTable:
             document = parts[begin]
             value = int(self.high[document]) << 64 | int(self.low[document])
             for part in range(begin, end):
-                one = int(shard.high[part]) << 64 | int(shard.low[part])
-                value = join_hashes(value, one, int(shard.sentences[part]))
+                own = int(shard.high[part]) << 64 | int(shard.low[part])
+                value = join_hashes(value, own, int(shard.sentences[part]))
             self.high[document], self.low[document] = value >> 64, value & 0xFFFF_FFFF_FFFF_FFFF
 
     def __len__(self) -> int:
         return len(self.high)
 
     def parts(self, number: int, shard: Shard) -> NDArray[np.int64]:
-        """int64[P]: the document that each part of shard `number` belongs to."""
+        """Return the document that each part of shard `number` belongs to, int64[P]."""
         if not len(shard):
             return np.empty(0, np.int64)
         fresh = starts_of(shard, None)
@@ -265,7 +267,7 @@ class DocumentTable:
 
 
 def starts_of(shard: Shard, last_path: int | None) -> NDArray[np.bool_]:
-    """bool[P]: whether a part begins a document; one that `continues` another file than the last does too."""
+    """Return whether each part begins a document, bool[P]; a part that `continues` a different file does too."""
     if not len(shard):
         return np.empty(0, bool)
     before = np.concatenate([[-1 if last_path is None else last_path], shard.path[:-1]])

@@ -1,8 +1,8 @@
-"""What there is to read, and reading it: files and folders of any shape in, documents of clean paragraphs out.
+"""Finds and reads sources: files and folders of any shape in, documents of clean paragraphs out.
 
 `discover` looks at names and first bytes, decides what each file is, and cuts large plain files into ranges that
-several processes can read at once. `read` turns one such unit of work into documents, streaming: neither a document
-nor a file is ever in memory whole (a record of a JSON Lines file or a wiki page is). Content outranks names, since
+several processes can read at once. `read` turns one such unit of work into documents, streaming: no document or file is
+ever in memory as a whole (but a record of a JSON Lines file or a wiki page is). Content outranks names, since
 WikiExtractor's files have no suffix and many a .txt holds JSON Lines.
 
 Not here: how each format is parsed (`tables`, `wiki`, `python_docs`), how paragraphs are found (`clean`).
@@ -63,9 +63,9 @@ _SIGNATURES = (
 class SourceOptions:
     """How to read the sources.
 
-    documents: whether a plain-text file is one document, or blank lines part its documents. text_field: the field or
-    column that holds the text in JSON Lines, JSON, CSV, TSV and Parquet (dots lead into objects; a number is a column
-    of a file without a header, counted from 1); None guesses where one is obvious. encoding: of all plain files.
+    documents: whether a plain-text file is one document, or blank lines separate its documents. text_field: the field
+    or column that holds the text in JSON Lines, JSON, CSV, TSV and Parquet (dots lead into objects; a number is a
+    column of a file without a header, counted from 1); None guesses where one is obvious. encoding: of all plain files.
     strip: "gutenberg" drops Project Gutenberg's header and footer.
     """
 
@@ -77,13 +77,13 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """One unit of reading: a file, a range of one, or a share of the embedded corpus.
+    """One unit of reading: a file, a range of a file, or a share of the built-in corpus.
 
-    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "wikiextractor", "mediawiki" or "python-docs".
-    compression: "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet, shares for
-    python-docs); end None is the file's end. size: bytes of this unit on disk, for progress. continues: this range
-    goes on with the document that the previous range of the same file began. name: what errors and documents call
-    it, where that is not the path (standard input is spooled to a file).
+    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "wikiextractor", "mediawiki" or "python-docs". compression:
+    "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet, shares for python-docs);
+    end None is the end of the file. size: bytes of this unit on disk, for progress. continues: this range continues the
+    document that the previous range of the same file began. name: the name in errors and documents, where it is not the
+    path (standard input is spooled to a file).
     """
 
     path: str
@@ -101,7 +101,7 @@ class RawDocument:
     """A document as it is read.
 
     name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
-    joined; to be exhausted before the next document is asked for. A document may turn out to have none.
+    joined; to be exhausted before the next document is taken. A document may turn out to have none.
     """
 
     name: str
@@ -114,7 +114,7 @@ def discover(
     skipped: list[str] | None = None,
     large_bytes: int = LARGE_BYTES,
 ) -> list[Source]:
-    """Find what there is to read at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
+    """Return the sources at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
     standard input, or "python-docs" for the documentation of this Python.
 
     skipped: receives one line, "path: reason", for each file in a folder that is not text or no file at all (a link
@@ -125,11 +125,11 @@ def discover(
     check_encoding(options.encoding)
     skipped = [] if skipped is None else skipped
     before = len(skipped)
-    found: list[Source] = []
+    sources: list[Source] = []
     for path in map(str, paths):
         if path == "python-docs":
             shares = python_docs.SHARES
-            found += [
+            sources += [
                 Source(path, "python-docs", "", share, share + 1, python_docs.budget(share)) for share in range(shares)
             ]
             continue
@@ -144,19 +144,20 @@ def discover(
                     continue
             spooled = _spooled(file) if file == "-" or _is_pipe(file) else file
             name = "" if spooled == file else "standard input" if file == "-" else file
-            found += _sources(spooled, name, named, options, skipped, large_bytes)
-    if not found:
+            sources += _sources(spooled, name, named, options, skipped, large_bytes)
+    if not sources:
         reasons = "; ".join(skipped[before : before + 3])
         more = len(skipped) - before - 3
         detail = f" ({reasons}{f'; and {more} more' if more > 0 else ''})" if reasons else ""
         raise UserError(
             f"There is nothing to read in {', '.join(map(str, paths)) or 'no paths'}{detail}: name a text file."
         )
-    return found
+    return sources
 
 
 def _files(path: str) -> Iterator[tuple[str, bool]]:
-    """The files at a path, and whether each was named by the user rather than found in a folder."""
+    """Yield the files at a path, and for each whether the user named it (or it lies in a folder that the user
+    named)."""
     if path == "-":
         yield path, True
     elif Path(path).is_dir():
@@ -165,7 +166,7 @@ def _files(path: str) -> Iterator[tuple[str, bool]]:
     elif Path(path).exists():
         yield path, True
     elif glob.has_magic(path) and (matches := sorted(glob.glob(path, recursive=True))):  # noqa: PTH207
-        # Shells that do not expand patterns hand them on as they are.
+        # Some shells pass patterns without expanding them.
         for match in matches:
             yield from _files(match)
     else:
@@ -265,7 +266,7 @@ def _sources(
         raise UserError(f"{shown} cannot be read: {error.strerror or error}.") from error
     with open_binary(path, compression) as stream:
         head = stream.read(HEAD_BYTES)
-        # The last line of the head is completed, so that a long record can be told from a broken one.
+        # Complete the last line of the head, to distinguish a long record from a broken one.
         head += stream.readline(_HEAD_LINE_BYTES) if len(head) == HEAD_BYTES else b""
     if not head:
         skipped.append(f"{shown}: empty")
@@ -277,7 +278,7 @@ def _sources(
         skipped.append(f"{shown}: {refusal}")
         return []
     ranges = [(0, None)] if compression else _ranges(path, kind, size, options, large_bytes)
-    # Parquet's ranges count row groups: such a range is given an equal share of the bytes.
+    # Ranges of Parquet files count row groups; each range gets an equal share of the bytes.
     share = size // len(ranges) if kind == "parquet" else None
     return [
         Source(
@@ -295,7 +296,7 @@ def _sources(
 
 
 def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
-    """(kind, "") of a file, or ("", why it cannot be read with the remedy)."""
+    """Return (kind, "") of a file, or ("", reason why it cannot be read, with the remedy)."""
     if head.startswith(b"PAR1"):
         if compression:
             return "", "a compressed Parquet file: decompress it first"
@@ -328,7 +329,7 @@ def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOp
     if suffix in (".csv", ".tsv", ".tab"):
         return "csv" if suffix == ".csv" else "tsv", ""
     if suffix in (".parquet", ".pq"):
-        return "", "named like a Parquet file but is none: rename it"
+        return "", "named like a Parquet file but is not one: rename it"
     if re.match(r"\s*(?:<!doctype html|<html|<\?xml|<svg)", text, re.IGNORECASE):
         return "", "HTML or XML, not plain text: convert it first (of XML, only MediaWiki dumps are read)"
     return "jsonl" if tables.json_lines(text, options.text_field) else "text", ""
@@ -357,7 +358,7 @@ def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes
                 held = 0
             held += group_bytes
     else:
-        # Only in UTF-8 is every line-feed byte a line end; and where a book ends must be read from its beginning.
+        # Only in UTF-8 is every line-feed byte a line end; and a book must be read from its beginning to find its end.
         whole = not is_utf8(options.encoding) or (kind == "text" and options.strip != "none")
         if size <= large_bytes or whole or kind not in ("text", "jsonl", "wikiextractor"):
             return [(0, None)]
@@ -371,7 +372,7 @@ def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes
 
 
 def _boundary(stream: BinaryIO, target: int, kind: str, documents: str) -> int | None:
-    """The first byte at or after `target` where a range may begin, or None when there is none near."""
+    """Return the first byte at or after `target` where a range may begin, or None when no such byte is near."""
     stream.seek(target - 1)
     window = stream.read(_BOUNDARY_BYTES)
     if kind == "wikiextractor":
@@ -388,12 +389,12 @@ def _boundary(stream: BinaryIO, target: int, kind: str, documents: str) -> int |
 def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     """Yield the documents of one source, in order.
 
-    Raises UserError, while documents and paragraphs are asked for, for bytes that are not in the encoding, broken
-    JSON, CSV or XML, a missing text field, and damaged compressed data; each names the file and the place.
+    Raises UserError during iteration, for bytes that are not in the encoding, broken JSON, CSV or XML, a missing text
+    field, and damaged compressed data; each error names the file and the place.
     """
     path, name = source.path, source.name or source.path
     compression, encoding, field = source.compression, options.encoding, options.text_field
-    # Numbers count from the range's own beginning, which the name then carries.
+    # Numbers count from the beginning of the range, which is then part of the name.
     prefix = f"{name}#{source.start}+" if source.start and source.kind != "parquet" else f"{name}#"
     if source.kind == "text":
         pieces = whole_lines(read_text(path, compression, encoding, source.start, source.end, name))
@@ -404,16 +405,16 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
                 yield RawDocument(f"{prefix}{number}", paragraphs)
         return
     if source.kind == "python-docs":
-        for module, found in python_docs.read_share(source.start):
-            yield RawDocument(module, iter(found))
+        for module, prose in python_docs.read_share(source.start):
+            yield RawDocument(module, iter(prose))
         return
     if source.kind in ("mediawiki", "wikiextractor"):
         if source.kind == "mediawiki":
             pages = wiki.read_dump(path, compression, name)
         else:
             pages = wiki.read_extractor(path, compression, source.start, source.end, encoding, name)
-        for title, found in pages:
-            yield RawDocument(f"{name}#{title}", iter(found))
+        for title, prose in pages:
+            yield RawDocument(f"{name}#{title}", iter(prose))
         return
     if source.kind == "jsonl":
         records = tables.read_jsonl(path, compression, source.start, source.end, encoding, field, name)
@@ -423,5 +424,5 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
         records = tables.read_parquet(path, source.start, source.end, field, name)
     else:
         records = tables.read_csv(path, compression, encoding, field, name, "\t" if source.kind == "tsv" else None)
-    for number, found in records:
-        yield RawDocument(f"{prefix}{number}", iter(found))
+    for number, prose in records:
+        yield RawDocument(f"{prefix}{number}", iter(prose))

@@ -1,15 +1,15 @@
 """The three stages of `prepare` that run in worker processes: extract, sketch (near duplicates only), encode.
 
-Each is a function of one picklable task, touches only files under its own prefix, and writes its marker last, so a
-stage is restarted by running the tasks that have no marker. Not here: their order, and what is decided between them
-(`prepare`).
+Each stage is a function of one picklable task, touches only files under its own prefix, and writes its marker last, so
+a stage is resumed by running the tasks that have no marker. Not here: the order of the stages (`prepare`), and the
+decisions between them (`decide`).
 
-How a corpus is divided. A document goes to validation when the hash of its text falls below the asked share, so it
-stays on its side when files are added, renamed or reordered. A long document (a book) is cut into sections and each
-section is assigned by its own hash. The cuts are chosen by content, as in backup programs (Muthitacharoen et al.
-2001): a section ends at a paragraph whose checksum is small, so two editions of a book that differ in the preface are
-cut at the same places from there on, and equal sections land on the same side. Consecutive sections on one side stay
-one document.
+How a corpus is split. A document goes to validation when the hash of its text falls below the requested share, so it
+stays in its split when files are added, renamed or reordered. A long document (a book) is cut into sections and each
+section is assigned by its own hash. The cuts are chosen by content, as in backup programs (Muthitacharoen et al. 2001):
+a section ends at a paragraph whose checksum is small, so two editions of a book that differ in the preface are cut at
+the same places from there on, and equal sections are in the same split. Consecutive sections of one split stay one
+document.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def extract(task: ExtractTask) -> dict[str, Any]:
                 writer.begin(path, document.name, continues)
                 continues = False
                 for paragraph in document.paragraphs:
-                    if sentences := [one for one in split_sentences(paragraph) if one]:
+                    if sentences := [sentence for sentence in split_sentences(paragraph) if sentence]:
                         writer.add_paragraph(sentences)
                     if writer.bytes >= SHARD_BYTES:
                         writer.end()
@@ -89,10 +89,9 @@ def extract(task: ExtractTask) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SketchTask:
-    """A shard in which near duplicates are sought.
-
-    With `wanted` None the signatures of its parts are written to `prefix.npy`. Else, for each (part, modulus), the
-    shingles that the modulus divides to `prefix.npz` under the part's number: a sample of them for very long texts.
+    """A shard in which to search for near duplicates. With `wanted` None, the signatures of its parts are written to
+    `prefix.npy`. Otherwise, for each (part, modulus), the shingles that the modulus divides are written to `prefix.npz`
+    under the number of the part: a sample for very long texts.
     """
 
     shard: Path
@@ -102,21 +101,21 @@ class SketchTask:
 
 
 def sketch(task: SketchTask) -> dict[str, int]:
-    """Signatures or shingles of the parts of one shard."""
+    """Write the signatures or the shingles of the parts of one shard."""
     from blankfill.corpus.dedup import BANDS, ROWS, shingles, signatures
 
     shard = Shard(task.shard)
     if task.wanted is not None:
         moduli = dict(task.wanted)
-        kept: dict[str, Any] = {}
+        chosen: dict[str, Any] = {}
         for part, text in _part_texts(shard, moduli.keys()):
-            one = shingles(text)
-            one = one[one % np.uint64(moduli[part]) == 0]
-            kept[str(part)] = np.union1d(kept[str(part)], one) if str(part) in kept else one
+            hashes = shingles(text)
+            hashes = hashes[hashes % np.uint64(moduli[part]) == 0]
+            chosen[str(part)] = np.union1d(chosen[str(part)], hashes) if str(part) in chosen else hashes
         made = path_of(task.prefix, ".npz")
         with open(made, "wb") as file:
-            np.savez(file, **kept)
-        return write_marker(task.prefix, {"parts": len(kept)}, [made])
+            np.savez(file, **chosen)
+        return write_marker(task.prefix, {"parts": len(chosen)}, [made])
     rows = np.full((len(shard), BANDS * ROWS), np.iinfo(np.uint32).max, np.uint32)
     sets, parts = [], []
     for part, text in _part_texts(shard, range(len(shard))):
@@ -132,7 +131,7 @@ def sketch(task: SketchTask) -> dict[str, int]:
 
 
 def _part_texts(shard: Shard, chosen: Container[int]) -> Iterator[tuple[int, str]]:
-    """The text of each chosen part, about a megabyte at a time."""
+    """Yield the text of each chosen part, about a megabyte at a time."""
     paragraphs = shard.text()
     for part, count in enumerate(shard.paragraphs.tolist()):
         pieces: list[str] = []
@@ -153,8 +152,8 @@ def _part_texts(shard: Shard, chosen: Container[int]) -> Iterator[tuple[int, str
 class EncodeTask:
     """A text shard to turn into token shards `prefix.train` and `prefix.valid` (`.bin` + `.idx`).
 
-    `actions`: file with uint8[P], what becomes of each part. `skip`: file with the paragraphs (int64, sorted) to leave
-    out, or None. `validation`: the share of sections that goes to validation.
+    actions: file with the action for each part, uint8[P]. skip: file with the paragraphs to leave out (int64, sorted),
+    or None. validation: share of the sections that goes to validation.
     """
 
     shard: Path
@@ -167,11 +166,11 @@ class EncodeTask:
 
 
 def encode(task: EncodeTask) -> dict[str, Any]:
-    """Tokenise one shard. Returns and writes: counts by side, and what is needed to join it with its neighbours.
+    """Tokenise one shard. Returns and writes: counts by split, and what joining it with its neighbours needs.
 
-    `first`: the side (1 train, 2 validation) of the first piece of a document that may have begun in the shard before;
-    `last`: the side of the last piece of the shard's last document; 0 when there is no such piece, and for `last` -1
-    when the whole shard is one document begun earlier that left no piece.
+    first: the split (1 train, 2 validation) of the first piece of a document that may have begun in the previous shard.
+    last: the split of the last piece of the shard's last document. Both are 0 when there is no such piece; `last` is -1
+    when the whole shard is one document that began earlier and left no piece.
     """
     shard, (tokenizer, fuses) = Shard(task.shard), _tokenizer(task.tokenizer)
     skipped = frozenset(np.load(task.skip).tolist()) if task.skip else frozenset()
@@ -195,15 +194,15 @@ def encode(task: EncodeTask) -> dict[str, Any]:
 def _encode_parts(
     task: EncodeTask, shard: Shard, skipped: frozenset[int], fuses: bool, out: _Encoder
 ) -> dict[str, int]:
-    """Hand all kept text of a shard to `out`; returns how many documents were seen and what was left out."""
+    """Pass all kept text of a shard to `out`; return the number of documents and counts of what was left out."""
     sections = _Sections(task.validation)
-    dropped_paragraphs = emptied = kept = seen = 0
+    dropped_paragraphs = emptied = kept_count = seen = 0
     paragraphs = shard.text()
     fresh = starts_of(shard, None).tolist()
     actions = np.load(task.actions).tolist()
     for part, (count, action) in enumerate(zip(shard.paragraphs.tolist(), actions, strict=True)):
         if fresh[part]:
-            kept, seen = 0, seen + 1
+            kept_count, seen = 0, seen + 1
             out.begin(leading=part == 0 and bool(shard.continues[0]))
         for _ in range(count):
             number, sentences = next(paragraphs)
@@ -212,7 +211,7 @@ def _encode_parts(
             if number in skipped:
                 dropped_paragraphs += 1
                 continue
-            kept += 1
+            kept_count += 1
             if fuses:
                 sentences = _spaced(sentences)
             if action == SECTIONS:
@@ -224,12 +223,12 @@ def _encode_parts(
         if ends and action == SECTIONS:
             for side, section in sections.finish():
                 out.add(side, section)
-        emptied += ends and action != DROP and not kept and not (seen == 1 and out.leading)
+        emptied += ends and action != DROP and not kept_count and not (seen == 1 and out.leading)
     return {"seen": seen, "dropped_paragraphs": dropped_paragraphs, "emptied": emptied}
 
 
 class _Sections:
-    """Cuts one long document into sections and says on which side each belongs; holds back at most two."""
+    """Cuts one long document into sections and assigns each to a split; buffers at most two sections."""
 
     def __init__(self, validation: float) -> None:
         self.validation = validation
@@ -238,11 +237,11 @@ class _Sections:
         self.size = 0
 
     def add(self, sentences: list[str]) -> Iterator[tuple[int, list[str]]]:
-        """Take a paragraph; give back the section that it shows to be complete, if any."""
+        """Add a paragraph; return the section that this paragraph completes, if any."""
         data = "\n".join(map(str.strip, sentences)).encode("utf-8", "replace")
         self.open.extend(sentences)
         self.size += len(data)
-        # The chance of a cut is proportional to the paragraph's length: sections average about 8 kB of any prose.
+        # The probability of a cut is proportional to the paragraph's length: sections average about 8 kB of any prose.
         anchor = crc32(data) * SECTION_MIN < len(data) << 32
         if self.size >= SECTION_MAX or (self.size >= SECTION_MIN and anchor):
             if self.held:
@@ -250,7 +249,7 @@ class _Sections:
             self.held, self.open, self.size = self.open, [], 0
 
     def finish(self) -> Iterator[tuple[int, list[str]]]:
-        """The sections that are left; a short tail joins the one before it. Ready for the next document."""
+        """Yield the remaining sections (a short tail joins the section before it) and reset for the next document."""
         if self.held and self.size < SECTION_MIN // 2:
             self.held.extend(self.open)
             self.open = []
@@ -260,7 +259,7 @@ class _Sections:
         self.held, self.open, self.size = [], [], 0
 
     def _assigned(self, section: list[str]) -> tuple[int, list[str]]:
-        # White space that a tokenizer asked for must not move a section to the other side.
+        # White space that a tokenizer needs must not move a section to the other split.
         text = "\n".join(map(str.strip, section))
         digest = blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
         return (VALID if int.from_bytes(digest, "little") < self.validation * 2.0**64 else TRAIN), section
@@ -288,13 +287,13 @@ class _Encoder:
         self._at_first = False
 
     def begin(self, leading: bool) -> None:
-        """A document begins; `leading` when it is the first of the shard and may have begun in another."""
+        """Begin a document. leading: it is the first of the shard and may have begun in another."""
         self.last = 0
         self.leading = self.leading or leading
         self._at_first = leading
 
     def add(self, side: int, sentences: list[str]) -> None:
-        """More sentences of the open part for one side; they join what it last gave, when that was the same side."""
+        """Add sentences of the open part to one split; they continue its last piece, if that was in the same split."""
         if self._at_first:
             self.first = side
         if side != self.last and sentences[0][:1].isspace() and not self._at_first:
@@ -310,13 +309,13 @@ class _Encoder:
             self._flush()
 
     def finish(self) -> None:
-        """Encode what is left and close both token files."""
+        """Encode the rest and close both token files."""
         self._flush()
         for writer in self.writers.values():
             writer.finish()
 
     def abandon(self) -> None:
-        """Let go of both token files after an exception."""
+        """Abandon both token files after an exception."""
         for writer in self.writers.values():
             writer.abandon()
 
@@ -346,7 +345,8 @@ class _Encoder:
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: Path) -> tuple[Tokenizer, bool]:
-    """The tokenizer, and whether sentences that it encodes one by one run into each other, as with GPT-2's."""
+    """Return the tokenizer, and whether separately encoded sentences need the white space between them, as with
+    GPT-2's."""
     from blankfill.corpus.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(path)
@@ -356,8 +356,8 @@ def _tokenizer(path: Path) -> tuple[Tokenizer, bool]:
 
 
 def _spaced(sentences: Sequence[str]) -> list[str]:
-    """A paragraph's sentences with the white space that stood before each: a new line, a space, or, beside a Chinese
-    or Japanese character or mark, nothing."""
+    """Return a paragraph's sentences with the white space before each: a new line, a space, or, beside a Chinese or
+    Japanese character or mark, nothing."""
     out = ["\n" + sentences[0]]
     for before, sentence in pairwise(sentences):
         out.append(sentence if before[-1] >= "\u2e80" or sentence[0] >= "\u2e80" else " " + sentence)

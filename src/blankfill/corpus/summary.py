@@ -1,7 +1,7 @@
-"""The report of `prepare`: what is in a prepared corpus, what was left out and why, and how it looks.
+"""The report of `prepare`: counts of a prepared corpus, text that was left out and why, and samples.
 
-Kept in `corpus.json` beside the token files, whose presence says that the folder is finished. Not here: how any of it
-was counted (`prepare`).
+It is saved as `corpus.json` beside the token files; a folder with this file is a finished corpus. Not here: counting
+(`prepare`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILE = "corpus.json"
 
 @dataclass(frozen=True)
 class Split:
-    """One side of a corpus; a document that was cut counts once for each of its pieces."""
+    """Counts of one split of a corpus; a document that was cut counts once for each of its pieces."""
 
     documents: int = 0
     sentences: int = 0
@@ -34,10 +34,10 @@ class Split:
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What `prepare` made. Bytes are of the sources as they lie on disk; seconds and rate are of the last run.
+    """Result of `prepare`. Bytes are those of the sources on disk; seconds and rate are those of the last run.
 
-    dropped: documents left out, by reason. repeated_lines: (documents that hold it, text), the commonest first.
-    duplicates: a few pairs (dropped, kept) of document names. notices: things the user should know.
+    dropped: documents left out, by reason. repeated_lines: (number of documents, text), the most common first.
+    duplicates: a few pairs (dropped, kept) of document names. notices: warnings for the user.
     """
 
     folder: Path
@@ -62,26 +62,26 @@ class CorpusReport:
     sources: str
     fingerprint: str
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The marks of the files (`system.marks`), by name; {} in reports of older versions."""
+    """Marks of the files (`system.marks`), by name; {} in reports of older versions."""
     reused: bool = field(default=False, compare=False)
 
     @property
     def tokens(self) -> int:
-        """Tokens on both sides."""
+        """Number of tokens of both splits."""
         return self.train.tokens + self.valid.tokens
 
     @property
     def characters_per_token(self) -> float:
-        """How much text a token stands for, in characters."""
+        """Mean number of characters per token."""
         return (self.train.characters + self.valid.characters) / max(1, self.tokens)
 
     @property
     def unknown_share(self) -> float:
-        """Unknown tokens among the training tokens."""
+        """Share of unknown tokens among the training tokens."""
         return self.unknown / max(1, self.train.tokens)
 
     def write(self, folder: Path) -> None:
-        """Save as `corpus.json` in one step; this is what makes a folder a finished corpus."""
+        """Save as `corpus.json` in one step; this makes a folder a finished corpus."""
         values = asdict(self)
         for name in ("folder", "reused"):
             values.pop(name)
@@ -90,17 +90,19 @@ class CorpusReport:
 
     @classmethod
     def read(cls, folder: Path) -> CorpusReport:
-        """Read `corpus.json` of a finished folder. Raises UserError when it is missing or is something else."""
+        """Read `corpus.json` of a finished folder. Raises UserError when the file is missing or is something else."""
         path = folder / FILE
         hints = get_type_hints(cls)
         try:
             values = read_json(path)
             if values.get("format") != "blankfill corpus 1":
                 raise UserError(f"{path}: its format is {shown(values.get('format'))}, which is not known")
-            found = {
-                one.name: fitting(of_field(values, one.name, object, path), hints[one.name], f"{path}: `{one.name}`")
-                for one in fields(cls)
-                if one.name not in ("folder", "reused")
+            values_of_fields = {
+                field_.name: fitting(
+                    of_field(values, field_.name, object, path), hints[field_.name], f"{path}: `{field_.name}`"
+                )
+                for field_ in fields(cls)
+                if field_.name not in ("folder", "reused")
             }
         except UnreadableError as error:
             if not error.missing:
@@ -112,10 +114,10 @@ class CorpusReport:
             raise UserError(
                 f"{path} is not the report of a prepared corpus ({error}): prepare the text again into another folder."
             ) from error
-        return cls(folder=folder, **found)
+        return cls(folder=folder, **values_of_fields)
 
     def show(self) -> None:
-        """Print it on standard output."""
+        """Print the report on standard output."""
         rows: list[tuple[str, str, str]] = []
         for name in ("documents", "sentences", "tokens", "characters"):
             rows.append((name, f"{getattr(self.train, name):,}", f"{getattr(self.valid, name):,}"))
@@ -125,7 +127,7 @@ class CorpusReport:
             ("vocabulary", f"{self.vocabulary:,} ({self.tokenizer})"),
             ("characters per token", f"{self.characters_per_token:.2f}"),
             ("unknown tokens", f"{self.unknown:,} ({self.unknown_share:.3%} of training)"),
-            ("repeated lines", f"{self.repeated_line_count:,} that stand in more than one document"
+            ("repeated lines", f"{self.repeated_line_count:,} that occur in more than one document"
              + (f"; {self.dropped_lines:,} repetitions were dropped" if self.dropped_lines else "")),
             ("sources", console.amount(self.source_bytes, "B")),
         ]  # fmt: skip
@@ -139,7 +141,7 @@ class CorpusReport:
         if self.duplicates:
             console.table("Such as", self.duplicates, ("dropped", "in favour of"))
         if self.skipped:
-            listed = [(one,) for one in self.skipped[:10]]
+            listed = [(reason,) for reason in self.skipped[:10]]
             if len(self.skipped) > 10:
                 listed.append((f"… and {len(self.skipped) - 10:,} more, listed in {FILE}",))
             console.table("Not read", listed)
@@ -153,6 +155,6 @@ class CorpusReport:
 
 
 def shortened(text: str, length: int) -> str:
-    """`text` on one line, cut to `length` characters."""
+    """Return `text` on one line, cut to `length` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[: length - 1] + "…"

@@ -2,7 +2,7 @@
 
 Every reader yields (record's number, its paragraphs) and holds one record at a time (Parquet: a batch of rows). A
 record that cannot be read is an error that names its line or row, never a silent loss; an empty or null text is
-skipped. Not here: deciding which format a file has (`sources`), cleaning characters (`clean`).
+skipped. Not here: detecting the format of a file (`sources`), cleaning characters (`clean`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ USUAL_FIELDS = (
     "text", "content", "contents", "body", "article", "document", "passage", "paragraph", "paragraphs", "story",
     "raw_content", "raw_text", "full_text", "fulltext", "正文", "文本", "内容",
 )  # fmt: skip
-"""Names that mean the running text, whatever other strings stand beside it; "text" outranks the others."""
+"""Field names that mean the running text, whatever other strings a record has; "text" outranks the others."""
 
 _NOT_TEXT = frozenset(
     (
@@ -50,7 +50,7 @@ _NOT_TEXT = frozenset(
 _NUMBER = re.compile(r"[\s\d.,eE+\-:/%]*")
 _EXTRACTOR_FIELDS = frozenset(("id", "url", "title", "text"))
 _LONGEST_WORD = 16
-"""Characters of JSON that may be cut in two: a literal, an escape."""
+"""Characters of the longest JSON literal or escape, which may be cut in two."""
 _ROWS_LOOKED_AT = 50
 _PARQUET_ROWS = 256
 _BY_NUMBER = ", by its number (from 1) where there is no header line"
@@ -61,10 +61,10 @@ Record = tuple[int, list[str]]
 def read_jsonl(
     path: str, compression: str, start: int, end: int | None, encoding: str, field: str | None, name: str
 ) -> Iterator[Record]:
-    """Yield (number within this range, paragraphs) for each line of bytes [start, end) of a JSON Lines file.
+    """Yield (number within this range, paragraphs) for each line in bytes [start, end) of a JSON Lines file.
 
-    field: the text's field, dots lead into objects; None guesses it from the file's first record. A line may also be
-    a bare string. Raises UserError for a line that is not JSON or has no such field.
+    field: the field with the text, dots lead into objects; None guesses it from the first record of the file. A line
+    may also be a bare string. Raises UserError for a line that is not JSON or has no such field.
     """
     fault = _Fault(path, compression, start, name)
     if field is None and start:
@@ -77,13 +77,14 @@ def read_jsonl(
     for number, line in enumerate(lines(read_text(path, compression, encoding, start, end, name), fault.where), 1):
         if not line.strip():
             continue
-        field, found = _read_record(_json_line(line, number, fault), field, number, fault)
-        if found:
-            yield number, found
+        field, paragraphs = _read_record(_json_line(line, number, fault), field, number, fault)
+        if paragraphs:
+            yield number, paragraphs
 
 
 class _Fault:
-    """Says where in a file a faulty record stands; lines are counted from the file's start, and only when asked."""
+    """Describes where in a file a faulty record is; lines are counted from the start of the file, and only for an
+    error."""
 
     def __init__(self, path: str, compression: str, start: int, name: str, unit: str = "line") -> None:
         self._path, self._compression, self._start, self._name, self._unit = path, compression, start, name, unit
@@ -119,13 +120,14 @@ def read_json(path: str, compression: str, encoding: str, field: str | None, nam
     """
     fault = _Fault(path, compression, 0, name, "record")
     for number, record in enumerate(json_values(read_text(path, compression, encoding, name=name), name), 1):
-        field, found = _read_record(record, field, number, fault)
-        if found:
-            yield number, found
+        field, paragraphs = _read_record(record, field, number, fault)
+        if paragraphs:
+            yield number, paragraphs
 
 
 def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
-    """The values of a text that is one JSON array, or values one after another; UserError where it breaks."""
+    """Yield the values of a text that is one JSON array, or values one after another. Raises UserError at invalid
+    JSON."""
     decoder = json.JSONDecoder()
     text, at, lines_before = "", 0, 0
     ended = False
@@ -133,8 +135,8 @@ def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
     array: bool | None = None
     want = 1
     while True:
-        # A value that does not parse may only be unfinished: read as much again each time, so that a long one costs
-        # a logarithmic number of attempts.
+        # A value that does not parse may be unfinished: double what is read each time, so that a long value costs a
+        # logarithmic number of attempts.
         if not ended and len(text) - at < want:
             lines_before += text.count("\n", 0, at)
             parts = [text[at:]]
@@ -202,10 +204,10 @@ def read_csv(
     if field is not None and field.isascii() and field.isdigit() and field not in next(csv.reader([first_line]), []):
         column, header = int(field) - 1, None
         if column < 0:
-            raise UserError("--text-field 0 is no column: columns count from 1.")
+            raise UserError("--text-field 0 is not a column: columns count from 1.")
     else:
-        found = next(rows, None)
-        header = [cell.strip() for cell in found[1]] if found else []
+        first = next(rows, None)
+        header = [cell.strip() for cell in first[1]] if first else []
         if not header:
             raise UserError(f"{name} has no header line: give the text's column by number, such as --text-field 1.")
         sample = list(islice(rows, _ROWS_LOOKED_AT))
@@ -232,10 +234,10 @@ def read_csv(
 
 
 def csv_rows(head: str, pieces: Iterator[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its last line, cells) for the rows of a CSV or TSV text: `head`, its first piece, and the rest.
+    """Yield (number of its last line, cells) for each row of a CSV or TSV text, given as its first piece and the rest.
 
-    delimiter: see `read_csv`. Raises UserError for a quotation mark that is never closed, and for a row of more than
-    LONGEST_RECORD characters, which is what becomes of one.
+    delimiter: see `read_csv`. Raises UserError for a row of more than LONGEST_RECORD characters, usually after a
+    quotation mark that is never closed.
     """
     if delimiter is None:
         first_line = head.split("\n", 1)[0]
@@ -268,23 +270,23 @@ def csv_rows(head: str, pieces: Iterator[str], name: str, delimiter: str | None)
 
 
 def is_quoted(head: str) -> bool:
-    """Whether a TSV file quotes its fields: every field that opens with a quotation mark also ends with one.
+    """Return whether a TSV file quotes its fields: every field that opens with a quotation mark also ends with one.
 
-    Most TSV files (GLUE's, for one) quote nothing, and their texts are full of unpaired quotation marks.
+    Most TSV files (GLUE's, for example) quote no field, and their texts are full of unpaired quotation marks.
     """
     cells = [cell for line in head.split("\n")[:500] for cell in line.rstrip("\r").split("\t") if cell[:1] == '"']
     return bool(cells) and all(len(cell) > 1 and cell.endswith('"') for cell in cells)
 
 
 def _columns(header: list[str], rows: list[list[str]]) -> dict[str, str]:
-    """For each column that can be text, one value of it; columns of numbers are left out."""
-    found = {}
+    """Return the longest value of each column that can be text; columns of numbers are left out."""
+    examples = {}
     for index, name in enumerate(header):
         values = [row[index] for row in rows if index < len(row) and row[index].strip()]
         texts = [value for value in values if not _NUMBER.fullmatch(value)]
         if len(texts) * 2 > len(values):
-            found[name] = max(texts, key=len)
-    return found
+            examples[name] = max(texts, key=len)
+    return examples
 
 
 def read_parquet(path: str, start: int, end: int | None, field: str | None, name: str) -> Iterator[Record]:
@@ -305,33 +307,32 @@ def read_parquet(path: str, start: int, end: int | None, field: str | None, name
                 for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], columns=[column]):
                     for record in batch_records(batch, name, number):
                         number += 1
-                        _, found = _read_record(record, field, number, fault)
-                        if found:
-                            yield number, found
+                        _, paragraphs = _read_record(record, field, number, fault)
+                        if paragraphs:
+                            yield number, paragraphs
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
 
 
 def batch_records(batch: Any, name: str, number: int) -> list[dict[str, Any]]:
-    """The rows of a batch of a Parquet file, of which `number` were read before it.
+    """Return the rows of a batch of a Parquet file, of which `number` were read before it.
 
-    Raises UserError for values that Python cannot hold: a text that is not UTF-8, a date beyond its years.
+    Raises UserError for values that Python cannot represent: a text that is not UTF-8, a date out of range.
     """
     try:
-        found: list[dict[str, Any]] = batch.to_pylist()
+        records: list[dict[str, Any]] = batch.to_pylist()
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: a text after row {number} is not UTF-8: write the table anew as UTF-8.") from error
     except (ValueError, OverflowError, ArithmeticError) as error:
         raise UserError(
             f"{name}: a value after row {number} cannot be read ({error}): write its column anew, as text say."
         ) from error
-    return found
+    return records
 
 
 def check_columns(group: Any, where: str, column: str | None = None) -> None:
-    """UserError when `column` (None: any) of a row group unpacks to very much out of very little.
-
-    The library unpacks a page as a whole, and a page may be all of a column.
+    """Raise UserError when `column` (None: any) of a row group has an extreme compression ratio: pyarrow unpacks a page
+    as a whole, and a page may be all of a column.
     """
     for chunk in map(group.column, range(group.num_columns)):
         size, packed, name = chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.path_in_schema
@@ -343,7 +344,7 @@ def check_columns(group: Any, where: str, column: str | None = None) -> None:
 
 
 def import_parquet() -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet; UserError with the remedy when they are not installed."""
+    """Return the modules pyarrow and pyarrow.parquet; UserError with the remedy when they are not installed."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -353,7 +354,7 @@ def import_parquet() -> tuple[Any, Any]:
 
 
 def parquet_groups(path: str) -> list[int]:
-    """The uncompressed size in bytes of each row group of a Parquet file; UserError when it cannot be read."""
+    """Return the uncompressed size in bytes of each row group of a Parquet file; UserError when it cannot be read."""
     pyarrow, parquet = import_parquet()
     try:
         with closing(parquet.ParquetFile(path)) as file:
@@ -376,7 +377,7 @@ def _parquet_field(pyarrow: Any, schema: Any, field: str | None, name: str) -> s
 
 
 def _sample(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record that can be text."""
+    """Return the fields of a record that can be text."""
     return {key: value for key, value in record.items() if _can_be_text(value)}
 
 
@@ -387,9 +388,9 @@ def _can_be_text(value: Any) -> bool:
 
 
 def _guess(record: Mapping[str, Any], where: str) -> str:
-    """The field of a record that is obviously the text; UserError when none is, or several could be."""
+    """Return the field of a record that is obviously the text. Raises UserError when there is none, or several."""
     candidates = _sample(record)
-    # Beside nested objects that hold more than it does, a lone string is a title or a version, not the text.
+    # Beside nested objects that hold more characters, a lone string is a title or a version, not the text.
     nested = sum(len(str(value)) for key, value in record.items() if isinstance(value, dict | list | tuple))
     if len(candidates) == 1 and next(iter(candidates)).lower() not in USUAL_FIELDS:
         value = next(iter(candidates.values()))
@@ -410,7 +411,7 @@ def _choose(candidates: Mapping[str, Any], fields: Iterable[str], where: str, hi
         if choice:
             raise UserError(f"{where}: the text could be any of {_listed(choice)}: choose one with --text-field{hint}.")
     there = _listed(fields) or "none"
-    raise UserError(f"{where}: no field is plainly the text (fields: {there}): name one with --text-field{hint}.")
+    raise UserError(f"{where}: no field is clearly the text (fields: {there}): name one with --text-field{hint}.")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -419,7 +420,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _read_record(record: Any, field: str | None, number: int, fault: _Fault) -> tuple[str | None, list[str]]:
-    """(the field that holds the text, guessed from this record when it is None; the record's paragraphs)."""
+    """Return (the field that holds the text, guessed from this record when it is None; the record's paragraphs)."""
     try:
         if field is None and isinstance(record, Mapping):
             field = _guess(record, fault.where(number))
@@ -452,8 +453,8 @@ def _lookup(value: Any, keys: list[str], number: int, fault: _Fault) -> Any:
     if not keys:
         return value
     if isinstance(value, list):
-        found = [_lookup(item, keys, number, fault) for item in value]
-        return list(chain.from_iterable(item if isinstance(item, list) else [item] for item in found))
+        values = [_lookup(item, keys, number, fault) for item in value]
+        return list(chain.from_iterable(item if isinstance(item, list) else [item] for item in values))
     if not isinstance(value, Mapping) or keys[0] not in value:
         fields = _listed(value) if isinstance(value, Mapping) else "none"
         raise UserError(
@@ -463,10 +464,10 @@ def _lookup(value: Any, keys: list[str], number: int, fault: _Fault) -> Any:
 
 
 def _value_paragraphs(value: Any) -> list[str]:
-    """The paragraphs of a text field: a string, or a list of sentences, of paragraphs, or of lists of sentences.
+    """Return the paragraphs of a text field: a string, or a list of sentences, of paragraphs, or of lists of sentences.
 
     A list counts as the sentences of one paragraph when its items are short, on one line each, and mostly end like
-    sentences. Raises TypeError, whose text says what was found, for anything else.
+    sentences. Raises TypeError, whose text names the actual type, for anything else.
     """
     if value is None:
         return []
@@ -488,7 +489,7 @@ def _kind(value: Any) -> str:
 
 
 def json_lines(text: str, field: str | None) -> bool:
-    """Whether `text`, the first lines of a file, can only be JSON Lines: an object with a text a line."""
+    """Return whether `text`, the first lines of a file, can only be JSON Lines: an object with a text on each line."""
     rows = [row for row in text.split("\n")[:20] if row.strip()]
     for row in rows:
         try:
@@ -501,7 +502,7 @@ def json_lines(text: str, field: str | None) -> bool:
 
 
 def is_parquet(path: str) -> bool:
-    """Whether a file begins and ends with Parquet's magic bytes."""
+    """Return whether a file begins and ends with Parquet's magic bytes."""
     with Path(path).open("rb") as stream:
         if stream.read(4) != b"PAR1":
             return False

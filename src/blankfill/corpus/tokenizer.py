@@ -1,11 +1,11 @@
-"""Text ⇄ token ids, with the roles of blankfill's special tokens. Training is `tokenizer_train`'s business.
+"""Text ⇄ token ids, with the roles of blankfill's special tokens. Not here: training (`tokenizer_train`).
 
 A `Tokenizer` wraps a `tokenizers.Tokenizer` and adds what pretraining needs and the library lacks:
 
-* **Roles.** Objectives ask for "mask" or "sop", not for strings; `ROLE_TOKENS` says which strings play which role.
+* **Roles.** Objectives use "mask" or "sop", not strings; `ROLE_TOKENS` lists the strings for each role.
 * **Text that cannot forge a special token.** `encode` recognises `[MASK]` in a prompt, as it must. `encode_plain`,
   which reads the corpus, must not: a page about BERT would otherwise put masks into the training data. It runs on a
-  second tokenizer in which the special tokens are not known and their entries bear names that no text contains.
+  second tokenizer that does not know the special tokens; their entries have names that no text contains.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ ROLE_TOKENS: dict[str, tuple[str, ...]] = {
     "dblock": ("[dBLOCK]",),
     "pseudo": ("[PSEUDO]",),
 }
-"""Which strings play a role, the first present wins; the first of each is what `with_roles` adds."""
+"""Strings of each role; the first that is in the vocabulary is used, and `with_roles` adds the first."""
 
 _MASKS = frozenset(chain.from_iterable(ROLE_TOKENS[role] for role in ("mask", "gmask", "smask")))
 _SENTINEL = "<extra_id_{}>"
-"""T5's numbered blanks, from 0 on."""
+"""T5's sentinels, numbered from 0."""
 
 CACHE_LIMIT = 1_000_000
-"""Chunks remembered at most: some 150 MB."""
+"""Largest number of cached chunks: some 150 MB."""
 _LONGEST_KEPT = 64
 
 Post = Literal["keep", "none", "pair", "last", "end"]
@@ -73,17 +73,17 @@ class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of blankfill's special tokens."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, said: Mapping[str, str] = MappingProxyType({})) -> None:
-        """said: tokens that its author names for roles; that of the mask counts before `ROLE_TOKENS`, others where none
-        of these is there."""
+        """said: tokens that the tokenizer's own files name for roles; its mask counts before `ROLE_TOKENS`, its other
+        tokens only where the vocabulary has none of those."""
         self._full, self._said = tokenizer, dict(said)
         self._cache: dict[str, bytes] = {}
         names = tokenizer.get_vocab(with_added_tokens=True)
         special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
-        # A vocabulary file knows of no special tokens; by their names they are.
+        # A vocabulary file does not mark special tokens; their names do.
         known = [*(name for tokens in ROLE_TOKENS.values() for name in tokens), *_sentinels_among(names)]
         known += self._said_tokens(names).values()
-        if found := [name for name in known if name in names and name not in special]:
-            tokenizer.add_special_tokens([self._special(name) for name in dict.fromkeys(found)])
+        if special_names := [name for name in known if name in names and name not in special]:
+            tokenizer.add_special_tokens([self._special(name) for name in dict.fromkeys(special_names)])
 
     def _special(self, name: str) -> tokenizers.AddedToken:
         from tokenizers import AddedToken
@@ -94,7 +94,7 @@ class Tokenizer:
         return AddedToken(name, normalized=False, lstrip=strip)
 
     def _said_tokens(self, names: Container[str]) -> dict[str, str]:
-        """By roles, the tokens of the author's that count. names: of the vocabulary."""
+        """Return the tokens named by the tokenizer's own files that count, by role. names: of the vocabulary."""
         standard = {role for role, tokens in ROLE_TOKENS.items() if any(token in names for token in tokens)}
         taken = {token for tokens in ROLE_TOKENS.values() for token in tokens}
         return {
@@ -108,14 +108,29 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """The tokenizer at `path`: see `tokenizer_formats.read_tokenizer` for what is read; raises `UserError`."""
+        """Load a tokenizer of blankfill or of another program.
+
+        Args:
+            path: a tokenizer file, or a folder with one; `tokenizer_formats.read_tokenizer` lists the formats.
+
+        Returns:
+            The tokenizer, with the roles that its own files name for its special tokens.
+
+        Raises:
+            UserError: when there is no tokenizer at `path` or it cannot be read.
+        """
         with library_errors(path):
             return cls(read_tokenizer(path), roles_said(Path(path)))
 
     def save(self, folder: Path, *, post: Post = "keep") -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens; see `files`.
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
 
-        Raises `UserError` for a pair without its two tokens.
+        Args:
+            folder: the folder to write to; it is made if necessary.
+            post: see `files`.
+
+        Raises:
+            UserError: when the vocabulary lacks a token that `post` needs.
         """
         make_folder(folder)
         for name, text in self.files(post=post).items():
@@ -124,13 +139,21 @@ class Tokenizer:
     def files(
         self, *, post: Post = "keep", inputs: Sequence[str] | None = None, longest: int = 10**30
     ) -> dict[str, str]:
-        """The texts of `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
+        """Return the texts of `tokenizer.json` and `tokenizer_config.json`; the same tokenizer gives the same bytes.
 
-        The same tokenizer gives the same bytes. `post` is what `AutoTokenizer` puts around a text when asked for
-        special tokens: what this tokenizer does, nothing, `[CLS] a [SEP] b [SEP]`, XLNet's `a [SEP] b [SEP] [CLS]` with
-        padding before it, or T5's `a </s> b </s>` (the end of text). `inputs` are the tensors that it makes for a
-        model, `longest` the most tokens of one. Raises `UserError` for a pair without those two tokens, for an end
-        without that one.
+        Args:
+            post: the special tokens that `AutoTokenizer` adds on request: "keep" for those of this tokenizer, "none",
+            "pair"
+                for `[CLS] a [SEP] b [SEP]`, "last" for XLNet's `a [SEP] b [SEP] [CLS]` with padding on the left, "end"
+                for T5's `a </s> b </s>`.
+            inputs: names of the tensors that `AutoTokenizer` makes for a model.
+            longest: the most tokens of one text.
+
+        Returns:
+            The two texts, by file name.
+
+        Raises:
+            UserError: when the vocabulary lacks a token that `post` needs.
         """
         spec = json.loads(self._full.to_str())
         if post != "keep":
@@ -173,7 +196,7 @@ class Tokenizer:
         return max(self._ids.values()) + 1
 
     def vocabulary(self) -> Vocabulary:
-        """What objectives need to know. `special` leaves out the unknown token where text can give it."""
+        """Return what objectives need to know. `special` leaves out the unknown token where text can give it."""
         special = set(self._special_tokens.values())
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
@@ -182,20 +205,29 @@ class Tokenizer:
 
     @property
     def adds_special(self) -> bool:
-        """Whether it puts special tokens around a text when asked to, as `[CLS] a [SEP]`."""
+        """Whether this tokenizer can add special tokens around a text, as `[CLS] a [SEP]`."""
         return bool(self._full.num_special_tokens_to_add(False))
 
     @property
     def is_wordpiece(self) -> bool:
-        """Whether it is BERT's kind of tokenizer."""
+        """Whether this is a WordPiece tokenizer, as BERT's."""
         return self._kind == "wordpiece"
 
     def with_roles(self, roles: Sequence[str], sentinels: int = 0) -> Tokenizer:
-        """This tokenizer with a token for each of `roles` (names of `types.ROLES`), and with so many sentinels.
+        """Return this tokenizer with tokens for more roles and sentinels.
 
-        Missing ones are appended, so that every old id stays; returns self when nothing is missing. The first sentinel
-        comes last, as in T5's vocabulary: where there was none before, they count down from the highest id. Raises
-        `UserError` when the vocabulary has gaps that the library would fill first.
+        Missing tokens are appended, so that no existing id changes. The first sentinel comes last, as in T5's
+        vocabulary: where there was none before, they count down from the highest id.
+
+        Args:
+            roles: names of `types.ROLES`.
+            sentinels: the number of sentinels.
+
+        Returns:
+            The extended tokenizer, or this one when nothing is missing.
+
+        Raises:
+            UserError: when the vocabulary has gaps, which `tokenizers` would fill first.
         """
         missing = [ROLE_TOKENS[role][0] for role in roles if role not in self._roles]
         have = len(_sentinels_among(self._ids))
@@ -207,10 +239,19 @@ class Tokenizer:
         return self._appended(grown, missing)
 
     def with_words(self, words: Sequence[str]) -> Tokenizer:
-        """This tokenizer with each of `words` as one token, appended in their order; words that are one are left out.
+        """Return this tokenizer with more words as single tokens, appended in their order.
 
-        A word is found where it stands alone; one with Chinese characters (or others written without spaces) anywhere.
-        Returns self when nothing is new. Raises `UserError` as `with_roles` does.
+        A word is matched where it stands alone; a word with Chinese characters (or others written without spaces) is
+        matched anywhere.
+
+        Args:
+            words: the words; those that are single tokens already are left out.
+
+        Returns:
+            The extended tokenizer, or this one when nothing is new.
+
+        Raises:
+            UserError: when the vocabulary has gaps, which `tokenizers` would fill first.
         """
         from tokenizers import AddedToken
 
@@ -230,7 +271,7 @@ class Tokenizer:
         return self._appended(grown, new)
 
     def _appended(self, grown: Tokenizer, names: Sequence[str]) -> Tokenizer:
-        """The grown tokenizer, its new tokens checked to stand behind all others."""
+        """Return the extended tokenizer, after checking that the new tokens have the highest ids."""
         ids = [grown._full.token_to_id(name) for name in names]
         if ids != list(range(self.size, self.size + len(ids))):
             raise UserError(
@@ -240,17 +281,24 @@ class Tokenizer:
         return Tokenizer(grown._full, self._said)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. Adds no special tokens, but recognises those written out in it, such as `[MASK]`."""
+        """Return the ids of a text, without adding special tokens.
+
+        Args:
+            text: the text; special tokens written out in it, such as `[MASK]`, are recognised.
+
+        Returns:
+            The token ids.
+        """
         ids: list[int] = self._full.encode(mended(text), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, as `encode` gives them, on all cores."""
+        """Return the ids of each text, as `encode` gives them, on all cores."""
         whole = list(map(mended, texts))
         return [encoding.ids for encoding in self._full.encode_batch_fast(whole, add_special_tokens=False)]
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
+        """Return the special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
         with_frame, without = (self._full.encode("a", add_special_tokens=special).ids for special in (True, False))
         for start in range(len(with_frame) - len(without) + 1):
             stop = start + len(without)
@@ -259,7 +307,14 @@ class Tokenizer:
         return (), ()
 
     def encode_plain(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """(ids of all sentences, one after the other; how many each has). No text gives a special token here."""
+        """Encode the sentences of a corpus; no text becomes a special token.
+
+        Args:
+            sentences: the sentences, in order.
+
+        Returns:
+            The ids of all sentences, one after the other, and the number of ids of each sentence.
+        """
         sentences = list(map(mended, sentences))
         chunked = self._chunking.chunks
         parts = [b""] * len(sentences)
@@ -294,14 +349,19 @@ class Tokenizer:
         return np.frombuffer(bytearray().join(parts), np.int32), lengths.astype(np.int32)
 
     def encode_places(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """(ids of N tokens; where each lies in `text`, N × 2: its first character and one past its last).
+        """Encode a text with the place of each token; as in `encode_plain`, no text becomes a special token.
 
-        White space around a token does not belong to its place. As in `encode_plain`, no text gives a special token.
+        Args:
+            text: the text.
+
+        Returns:
+            The ids, int32[N], and the place of each token in `text`, int32[N, 2]: its first character and one past its
+            last, without the white space around it.
         """
         plain, table = self._plain
-        found = plain.encode(mended(text), add_special_tokens=False)
-        ids = np.array(found.ids, np.int32)
-        places = np.array(found.offsets, np.int32).reshape(-1, 2)
+        encoding = plain.encode(mended(text), add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        places = np.array(encoding.offsets, np.int32).reshape(-1, 2)
         for row, (start, end) in enumerate(places.tolist()):
             piece = text[start:end]
             if piece.strip():
@@ -309,9 +369,14 @@ class Tokenizer:
         return (ids if table is None else table[ids]), places
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Readable text: words joined, English punctuation closed up, no spaces between Chinese characters.
+        """Return readable text: words joined, English punctuation closed up, no spaces between Chinese characters.
 
-        `skip_special` leaves out special tokens, but never the unknown token, whose place a reader should see.
+        Args:
+            ids: the token ids.
+            skip_special: leave out special tokens, except the unknown token, whose place a reader should see.
+
+        Returns:
+            The text.
         """
         if skip_special:
             hidden = set(self._special_tokens.values()) - {self._roles.get("unk", -1)}
@@ -328,33 +393,43 @@ class Tokenizer:
         return join_words(words)
 
     def token(self, id: int) -> str:
-        """The string of an id; raises `IndexError` for an id that there is not."""
+        """Return the string of a token.
+
+        Args:
+            id: the id of the token.
+
+        Raises:
+            IndexError: when the vocabulary has no such id.
+        """
         token: str | None = self._full.id_to_token(int(id))
         if token is None:
             raise IndexError(f"token id {id} is not in a vocabulary of {self.size}")
         return token
 
     def id(self, token: str) -> int | None:
-        """The id of a token's string, None when there is no such token."""
-        found: int | None = self._full.token_to_id(token)
-        return found
+        """Return the id of a token's string, None when there is no such token."""
+        result: int | None = self._full.token_to_id(token)
+        return result
 
     def texts(self) -> list[str]:
-        """What each id stands for in running text, [V]: without the marks of words, "" for special tokens; parts of
-        characters are written as `surrogateescape` writes them."""
-        found = [""] * self.size
+        """Return the text of each id, without the marks of words; "" for special tokens.
+
+        Parts of characters are written as `surrogateescape` writes them.
+        """
+        texts = [""] * self.size
         for token, id in self._ids.items():
             if token not in self._special_tokens:
-                found[id] = text_of(token, self._kind, self._prefix)
-        return found
+                texts[id] = text_of(token, self._kind, self._prefix)
+        return texts
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything that decides the ids of a text: vocabulary, merges or scores, and settings."""
+        """Hash of everything that determines the ids of a text: vocabulary, merges or scores, and settings."""
         return hashlib.sha256(json.dumps(self._deciding(), sort_keys=True).encode()).hexdigest()
 
     def reads_like(self, other: Tokenizer) -> bool:
-        """Whether both give every text the same ids; special tokens, which no text gives, may differ."""
+        """Return whether both tokenizers give every text the same ids; special tokens, which no text gives, may
+        differ."""
         return self._deciding(special=False) == other._deciding(special=False)
 
     def _deciding(self, special: bool = True) -> list[Any]:
@@ -362,7 +437,9 @@ class Tokenizer:
         model = dict(spec["model"])
         if isinstance(model.get("merges"), list):  # older files write a merge as one string
             model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        if isinstance(model["vocab"], list):  # the library's reader of JSON is not exact in the last digit of a score
+        if isinstance(
+            model["vocab"], list
+        ):  # the JSON reader of `tokenizers` is not exact in the last digit of a score
             model["vocab"] = [[piece, round(score, 6)] for piece, score in model["vocab"]]
         added = [token for token in spec["added_tokens"] if special or not token["special"]]
         return [model, spec["normalizer"], spec["pre_tokenizer"], added]
@@ -381,7 +458,7 @@ class Tokenizer:
                 roles[role] = present[0]
         roles |= {role: self._ids[token] for role, token in self._said_tokens(self._ids).items()}
         if "eos" not in roles:
-            # GLM over BERT's vocabulary ends a text with [SEP], else with [PAD].
+            # GLM ends a text with [SEP] over BERT's vocabulary, otherwise with [PAD].
             for stand_in in ("sep", "pad"):
                 if stand_in in roles:
                     return roles | {"eos": roles[stand_in]}
@@ -394,7 +471,7 @@ class Tokenizer:
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        """The settings without the vocabulary, as in tokenizer.json."""
+        """Settings without the vocabulary, as in tokenizer.json."""
         spec: dict[str, Any] = json.loads(self._full.to_str())
         spec["model"] = {key: value for key, value in spec["model"].items() if key not in ("vocab", "merges")}
         return spec
@@ -410,7 +487,7 @@ class Tokenizer:
 
     @cached_property
     def _kind(self) -> str:
-        """wordpiece, bytes (byte-level BPE), metaspace (SentencePiece's ▁), words, or other."""
+        """Kind of tokenizer: wordpiece, bytes (byte-level BPE), metaspace (SentencePiece's ▁), words, or other."""
         if self._spec["model"]["type"] == "WordPiece":
             return "wordpiece"
         steps = {step["type"] for step in steps_of(self._spec["pre_tokenizer"], "pretokenizers")}
@@ -440,14 +517,14 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> tuple[tokenizers.Tokenizer, NDArray[np.int32] | None]:
-        """(a tokenizer whose special tokens no text can give, its id → ours where they differ)."""
+        """Tokenizer whose special tokens no text can give, and a map from its ids to ours where they differ."""
         import tokenizers
 
         spec = json.loads(self._full.to_str())
         model, special = spec["model"], self._special_tokens
 
         def hide(token: str) -> str:
-            # Characters that are set aside for ever and that no text has.
+            # Noncharacters of Unicode, which no text has.
             return f"\U0010ffff\U0010fffe{special[token]}" if token in special else token
 
         if isinstance(model["vocab"], dict):
@@ -473,7 +550,7 @@ class Tokenizer:
         return plain, table
 
     def _encode_chunks(self, chunks: Iterable[str]) -> dict[str, bytes]:
-        """The ids of chunks and of the pieces that make them up; a piece is met more often than a chunk."""
+        """Return the ids of chunks and of the pieces that make them up; a piece occurs more often than a chunk."""
         known, spelling, model = self._cache, self._chunking.spelling, self._plain[0].model
         made_of = {chunk: self._chunking.pieces(chunk) for chunk in chunks}
         ids: dict[str, bytes] = {}
@@ -491,7 +568,7 @@ class Tokenizer:
         return ids
 
     def _by_library(self, texts: list[str]) -> Iterable[bytes]:
-        """The ids of each text as bytes of int32, by the library."""
+        """Yield the ids of each text as bytes of int32, encoded by `tokenizers`."""
         plain, table = self._plain
         encodings = plain.encode_batch_fast(texts, add_special_tokens=False)
         lengths = [len(encoding) for encoding in encodings]
@@ -511,7 +588,7 @@ def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
 
 
 def _sentinels_among(names: Container[str]) -> list[str]:
-    """The sentinels of a vocabulary, the first one first, up to the first number that it lacks."""
+    """Return the sentinels of a vocabulary in order, up to the first missing number."""
     return list(takewhile(names.__contains__, map(_SENTINEL.format, count())))
 
 

@@ -1,7 +1,7 @@
-"""Which parts of a text a tokenizer may encode apart and remember, so that a corpus costs look-ups instead of searches.
+"""Cuts text into parts whose ids a tokenizer may cache, so that encoding a corpus costs look-ups instead of searches.
 
-The library encodes every word of a corpus anew. `Tokenizer.encode_plain` remembers the ids of *chunks* between which a
-pipeline can carry nothing over:
+`tokenizers` encodes every word of a corpus anew. `Tokenizer.encode_plain` caches the ids of *chunks*, which no step of
+the pipeline can join:
 
 * BERT: what lies between two spaces or Chinese characters (its normaliser puts spaces around those, and a space
   survives every later step);
@@ -31,15 +31,16 @@ class Chunking(NamedTuple):
     """How `encode_plain` cuts a text for one kind of tokenizer."""
 
     chunks: Callable[[str], list[str] | None]
-    """Text → the chunks that may be encoded one by one, or None when it must be encoded whole."""
+    """Text → the chunks that may be encoded separately, or None when the text must be encoded whole."""
     pieces: Callable[[str], list[str]]
-    """A chunk → the pieces that may be encoded one by one."""
+    """A chunk → the pieces that may be encoded separately."""
     spelling: Callable[[str], str | None]
-    """A piece → how the model reads it, or None when the whole pipeline must be asked (it costs five times as much)."""
+    """A piece → its spelling for the model, or None when the whole pipeline must run (which costs five times as
+    much)."""
 
 
 def chunking_of(spec: dict[str, Any]) -> Chunking:
-    """How text is cut for the tokenizer whose tokenizer.json says `spec` (the vocabulary may be left out)."""
+    """Return how to cut text for a tokenizer. spec: its tokenizer.json (the vocabulary may be left out)."""
     model, normalizer, splitter = spec["model"], spec["normalizer"], spec["pre_tokenizer"]
     steps = steps_of(splitter, "pretokenizers")
     rules = steps_of(normalizer, "normalizers")
@@ -67,7 +68,7 @@ def chunking_of(spec: dict[str, Any]) -> Chunking:
 
 
 def steps_of(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer, pre-tokenizer or decoder, be it one or a sequence."""
+    """Return the steps of a normalizer, pre-tokenizer or decoder, whether it is a single step or a sequence."""
     if part is None:
         return []
     return list(part[key]) if part["type"] == "Sequence" else [part]
@@ -86,7 +87,8 @@ def _ask(piece: str) -> None:
 
 
 def bert_chunks(text: str) -> list[str]:
-    """Pieces of text that BERT's normaliser and pre-tokenizer treat independently: see the head of this file."""
+    """Return the pieces of text that BERT's normaliser and pre-tokenizer treat independently; see the top of this
+    file."""
     if "\n" in text:
         text = text.replace("\n", " ")
     return text.split(" ") if text.isascii() else _BERT_CHUNK.findall(text)
@@ -113,7 +115,7 @@ def _gpt2_chunks(text: str) -> list[str] | None:
     lead = text[:1] if text.startswith((" ", "\n")) else ""
     body = text[len(lead) :]
     words = body.split()
-    # Long chunks (Chinese has no spaces) are seldom met again.
+    # Long chunks (Chinese has no spaces) seldom occur again.
     if 12 * len(words) < len(text) or " ".join(words) != body:
         return None
     chunks = body.replace(" ", "\n ").split("\n")

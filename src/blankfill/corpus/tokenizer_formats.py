@@ -1,9 +1,9 @@
-"""Reads the tokenizers that other programs leave behind into `tokenizers.Tokenizer`.
+"""Reads the tokenizer files of other programs into `tokenizers.Tokenizer`.
 
 A `tokenizer.json`, BERT's `vocab.txt`, GPT-2's `vocab.json` + `merges.txt`, SentencePiece's `*.model` (Unigram), or a
 folder with one of these, and `added_tokens.json` there. SentencePiece files are parsed here, so that reading one needs
 no package; training one does.
-What the special tokens are for is `tokenizer`'s business.
+Not here: the roles of special tokens (`tokenizer`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     import tokenizers
 
 MOST_BYTES = 256 << 20
-"""Of a tokenizer's file; the largest published ones have a fifth of it."""
+"""Size limit of a tokenizer file; the largest published files have a fifth of it."""
 SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
-"""The roles that other programs name tokens for."""
+"""Roles that other programs name tokens for."""
 
 STRANGE = "\u16a0\U00012000 \u13a0"
 """Letters that few vocabularies have: a tokenizer whose own unknown token is missing fails on them."""
 
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
-    """The tokenizer in a file or folder; raises `UserError` when there is none or it cannot be read."""
+    """Return the tokenizer in a file or folder; raises `UserError` when there is none or it cannot be read."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"There is no tokenizer at {path}: give a tokenizer.json, a vocab.txt or a folder with one.")
@@ -50,17 +50,17 @@ def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
 
 
 def roles_said(path: Path) -> dict[str, str]:
-    """By roles, the tokens that `tokenizer_config.json` or `special_tokens_map.json` beside a tokenizer names, such as
-    `mask_token`; empty where there is neither."""
+    """Return the tokens that `tokenizer_config.json` or `special_tokens_map.json` beside a tokenizer names, such as
+    `mask_token`, by role; empty where there is neither file."""
     folder = path if path.is_dir() else path.parent
     said: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second file overrides the first
         values = _object(folder / name) if (folder / name).is_file() else {}
         for role in SAID:
-            found = values.get(f"{role}_token")
-            found = found.get("content") if isinstance(found, dict) else found
-            if isinstance(found, str):
-                said[role] = found
+            token = values.get(f"{role}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                said[role] = token
     return said
 
 
@@ -83,7 +83,7 @@ def _read_folder(folder: Path) -> tokenizers.Tokenizer:
 
 
 def with_added(tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
-    """With the tokens of `added_tokens.json`, where a folder of transformers keeps those behind its vocabulary."""
+    """Add the tokens of `added_tokens.json`, which transformers saves for ids behind the vocabulary."""
     from tokenizers import AddedToken
 
     path = folder / "added_tokens.json"
@@ -94,21 +94,24 @@ def with_added(tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Toke
     fresh.sort(key=ids.__getitem__)
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in fresh])
     for name, wanted in ids.items():
-        if (found := tokenizer.token_to_id(name)) != wanted:
+        if (id := tokenizer.token_to_id(name)) != wanted:
             raise UserError(
-                f"{path} gives {name!r} the id {wanted}, and behind the vocabulary beside it that token has {found}: "
+                f"{path} gives {name!r} the id {wanted}, and behind the vocabulary beside it that token has {id}: "
                 "the files must come from one tokenizer, or give its tokenizer.json."
             )
     return tokenizer
 
 
 def read_json(path: Path) -> tokenizers.Tokenizer:
-    """A `tokenizer.json`, its truncation, padding and BPE dropout switched off: nothing may be lost or drawn."""
+    """Return a `tokenizer.json` with truncation, padding and BPE dropout off, so that encoding is lossless and
+    deterministic."""
     import tokenizers
 
     spec = _object(path)
     if "model" not in spec:
-        raise UserError(f"{path} is JSON but no tokenizer: it has no `model`; give the tokenizer.json of a tokenizer.")
+        raise UserError(
+            f"{path} is JSON but not a tokenizer: it has no `model`; give the tokenizer.json of a tokenizer."
+        )
     _check_ids(_ids_of(spec), path)
     _check_names(spec, path)
     spec["truncation"] = spec["padding"] = None
@@ -121,7 +124,7 @@ def read_json(path: Path) -> tokenizers.Tokenizer:
 
 
 def _ids_of(spec: dict[str, Any]) -> list[Any]:
-    """The ids that a tokenizer.json writes out; those of a list are its places."""
+    """Return the ids in a tokenizer.json; in a list, the index is the id."""
     vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
     added = spec["added_tokens"] if isinstance(spec.get("added_tokens"), list) else []
     ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab) if isinstance(vocab, list) else 0))
@@ -129,7 +132,7 @@ def _ids_of(spec: dict[str, Any]) -> list[Any]:
 
 
 def _check_names(spec: dict[str, Any], path: Path) -> None:
-    """UserError for an id that two tokens of a tokenizer.json have: one of them could never be written."""
+    """Raise UserError for an id that two tokens of a tokenizer.json share: one of them could never be decoded."""
     vocab = spec["model"].get("vocab") if isinstance(spec["model"], dict) else None
     added = spec["added_tokens"] if isinstance(spec.get("added_tokens"), list) else []
     names: dict[int, object] = {}
@@ -142,9 +145,11 @@ def _check_names(spec: dict[str, Any], path: Path) -> None:
 
 
 def _check_ids(ids: Sequence[Any], path: Path) -> None:
-    """UserError for ids so high that tables by id, and the model's embeddings, would be mostly empty or beyond memory.
+    """Raise UserError for ids so high that tables by id, and the model's embeddings, would be mostly empty or too
+    large.
 
-    What is no number is left to the library to refuse.
+    Values that are not numbers are refused later by `tokenizers`.
+
     """
     whole = [id for id in ids if isinstance(id, int)]
     limit = min(MOST_TOKENS, 2 * len(whole) + SPARE_IDS)
@@ -156,15 +161,15 @@ def _check_ids(ids: Sequence[Any], path: Path) -> None:
 
 
 def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
-    """BERT's `vocab.txt`, one token per line; case and accents as `tokenizer_config.json` beside it says."""
+    """Read BERT's `vocab.txt`, one token per line; case and accents follow the `tokenizer_config.json` beside it."""
     lines = read_text(path, MOST_BYTES).split("\n")
     if lines and not lines[-1]:
         lines.pop()
     tokens = [line.rstrip("\r") for line in lines]
     if "[UNK]" not in tokens:
-        raise UserError(f"{path} has no line [UNK], so it is no WordPiece vocabulary: give BERT's vocab.txt.")
+        raise UserError(f"{path} has no line [UNK], so it is not a WordPiece vocabulary: give BERT's vocab.txt.")
     last = {token: line for line, token in enumerate(tokens)}
-    # A repeated line keeps its number, as in BERT, but only the last one is ever used.
+    # A repeated line keeps its number, as in BERT, but only the last of them is ever used.
     vocab = {token if last[token] == line else f"[repeated {line}]": line for line, token in enumerate(tokens)}
     config = _config_beside(path)
     return wordpiece(
@@ -178,7 +183,7 @@ def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
 def wordpiece(
     vocab: dict[str, int], *, lowercase: bool, strip_accents: bool | None = None, split_chinese: bool = True
 ) -> tokenizers.Tokenizer:
-    """BERT's tokenizer (Devlin et al. 2019) over `vocab`; `strip_accents` None means: as `lowercase`."""
+    """Make BERT's tokenizer (Devlin et al. 2019) for `vocab`; `strip_accents` None means the same as `lowercase`."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -193,8 +198,8 @@ def wordpiece(
 
 
 def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
-    """GPT-2's `vocab.json` and `merges.txt` in `folder`; with `<s>` and `</s>` they are RoBERTa's, which frames texts
-    as `<s> a </s></s> b </s>`."""
+    """Read GPT-2's `vocab.json` and `merges.txt` in `folder`; a vocabulary with `<s>` and `</s>` is RoBERTa's, which
+    frames texts as `<s> a </s></s> b </s>`."""
     from tokenizers import processors
 
     for name in ("vocab.json", "merges.txt"):
@@ -228,7 +233,7 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
 def byte_bpe(
     vocab: dict[str, int], merges: Sequence[tuple[str, str]], *, lowercase: bool, add_prefix_space: bool = False
 ) -> tokenizers.Tokenizer:
-    """GPT-2's byte-level BPE (Radford et al. 2019) over `vocab` and `merges`."""
+    """Make GPT-2's byte-level BPE (Radford et al. 2019) for `vocab` and `merges`."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab, list(merges)))
@@ -246,7 +251,7 @@ _MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
 
 
 def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
-    """A Unigram `*.model` of SentencePiece."""
+    """Return a Unigram `*.model` of SentencePiece."""
     from tokenizers import AddedToken
 
     try:
@@ -276,10 +281,10 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
 def unigram(
     pieces: Sequence[tuple[str, float]], *, unk_id: int, byte_fallback: bool, charsmap: bytes, prefix: bool = True
 ) -> tokenizers.Tokenizer:
-    """T5's form of a SentencePiece Unigram model (Kudo 2018): words split at white space, each begun by ▁."""
+    """Make T5's form of a SentencePiece Unigram model (Kudo 2018): words split at white space, each prefixed with ▁."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    # Nine digits are all that a score has, and few enough for the library to read back what it writes.
+    # A score has nine digits at most, few enough for `tokenizers` to read back exactly what it writes.
     rounded = [(piece, round(score, 7)) for piece, score in pieces]
     tokenizer = Tokenizer(models.Unigram(rounded, unk_id, byte_fallback))
     steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
@@ -296,7 +301,8 @@ def unigram(
 
 
 def parse_sentencepiece(data: bytes) -> tuple[list[tuple[str, float, int]], int, bytes, bool]:
-    """(pieces as (text, score, type), model type, compiled normaliser, whether a text begins with ▁) of a `*.model`.
+    """Parse a `*.model` into (pieces as (text, score, type), model type, compiled normaliser, whether a text begins
+    with ▁).
 
     Raises `ValueError`, `IndexError` or `struct.error` when the bytes are something else.
     """
@@ -307,7 +313,7 @@ def parse_sentencepiece(data: bytes) -> tuple[list[tuple[str, float, int]], int,
             piece = dict(_fields(_as_bytes(value)))
             score = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))[0]
             if not math.isfinite(score):
-                raise ValueError("a score that is no number")
+                raise ValueError("a score that is not a number")
             pieces.append((_as_bytes(piece[1]).decode("utf-8") if 1 in piece else "", score, int(piece.get(3, 1))))
         elif number == _TRAINER:
             kind = int(dict(_fields(_as_bytes(value))).get(3, 1))
@@ -326,7 +332,7 @@ def _as_bytes(value: int | bytes) -> bytes:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of one protocol buffer message: (number, integer or bytes)."""
+    """Yield the fields of one protocol buffer message: (number, integer or bytes)."""
     at = 0
 
     def varint() -> int:
@@ -363,8 +369,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def library_errors(path: str | Path) -> Iterator[None]:
-    """Make whatever the library says of a file's content a UserError; it raises bare Exception, and its panics are no
-    Exception."""
+    """Turn every error of `tokenizers` about the content of a file into a UserError; it raises bare Exception, and its
+    panics are not Exceptions."""
     try:
         yield
     except UserError:
@@ -379,10 +385,10 @@ def library_errors(path: str | Path) -> Iterator[None]:
 
 
 def ids_of(values: dict[str, Any], path: Path) -> dict[str, int]:
-    """Tokens and their ids from a JSON object. Raises UserError for an id that is none."""
+    """Return tokens and their ids from a JSON object. Raises UserError for an id that is not a whole number."""
     for name, id in values.items():
         if type(id) is not int:
-            raise UserError(f"{path} gives {shown(name)} the id {shown(id)}, which is no whole number.")
+            raise UserError(f"{path} gives {shown(name)} the id {shown(id)}, which is not a whole number.")
     return values
 
 
@@ -397,7 +403,7 @@ def _flag(config: tuple[Path, dict[str, Any]], name: str, default: bool) -> bool
 
 
 def ending_frame(eos: str, eos_id: int) -> dict[str, Any]:
-    """A post-processor for `a </s>` and `a </s> b </s>`."""
+    """Return a post-processor for `a </s>` and `a </s> b </s>`."""
     end = {"SpecialToken": {"id": eos, "type_id": 0}}
     single = [{"Sequence": {"id": "A", "type_id": 0}}, end]
     return {
@@ -407,7 +413,7 @@ def ending_frame(eos: str, eos_id: int) -> dict[str, Any]:
 
 
 def closing_frame(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
-    """A post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
+    """Return a post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
 
     def token(name: str, kind: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": name, "type_id": kind}}

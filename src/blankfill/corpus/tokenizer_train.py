@@ -1,14 +1,15 @@
 """Trains a tokenizer on a sample of sentences: the same text gives the same vocabulary, on every machine, every time.
 
 WordPiece is trained here, because the library's trainer is not reproducible: it numbers the `##` characters in hash
-order and breaks ties by number. Its vocabulary is that of byte-pair merges (Sennrich et al. 2016) over characters, word
-inside marked `##`; the pair seen most often is merged first, of equals the one whose parts were known first. Words are
-counted before anything else, so time and memory depend on the distinct words, not on the length of the text.
+order and breaks ties by number. Its vocabulary is that of byte-pair merges (Sennrich et al. 2016) over characters, with
+`##` before tokens inside a word; the most frequent pair is merged first, of equally frequent pairs the pair whose parts
+were known first. Words are counted before anything else, so time and memory depend on the distinct words, not on the
+length of the text.
 
 Byte-level BPE comes from the library (reproducible, as a test checks), Unigram from SentencePiece.
 
-All three give ids 0… to `SPECIAL_TOKENS`, and exactly as many tokens as asked, or a `UserError` that says how many the
-text supports. Sampling the text is the caller's business.
+All three give ids 0… to `SPECIAL_TOKENS`, and exactly as many tokens as requested, or a `UserError` that names the
+number that the text supports. Not here: sampling the text (`prepare`).
 """
 
 from __future__ import annotations
@@ -38,22 +39,23 @@ SPECIAL_TOKENS = tuple(
 )
 LARGEST_AUTOMATIC = 32_768
 ALPHABET_SHARE = 0.5
-"""How much of the vocabulary single characters may take before merges have had their turn."""
+"""Share of the vocabulary that single characters may take before merges are made."""
 WISHED_COVER = 0.99
-"""A vocabulary of wished size is at least twice as large as the alphabet that spells this share of the text."""
+"""With `exact` off, a vocabulary is at least twice as large as the alphabet that spells this share of the text."""
 DISTINCT_LIMIT = 4_000_000
-"""Distinct chunks counted at once; beyond, the rarest are dropped, which no merge would have noticed."""
+"""Number of distinct chunks counted at once; above it the rarest are dropped, which does not affect any merge."""
 _LONGEST_WORD = 100
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What to train.
+    """The kind and size of a tokenizer to train.
 
-    vocab_size: how many tokens, special ones included; 0 lets the text decide (see `automatic_size`). exact: a text
-    that supports fewer is an error; off, the size is a wish: a text gets as many as it supports, and a WordPiece
-    vocabulary at least what its commonest characters need (Chinese has thousands). lowercase: None means as the
-    original did, True for WordPiece, False for the others. max_chars: the sample is cut there.
+    vocab_size: number of tokens, special tokens included; 0 chooses by the amount of text (see `automatic_size`).
+    exact: whether a text that supports fewer tokens is an error; if off, the vocabulary is as large as the text
+    supports, and a WordPiece vocabulary at least as large as its most common characters need (Chinese has thousands).
+    lowercase: None means as in the original, True for WordPiece, False for the others. max_chars: length at which the
+    sample is cut.
     """
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
@@ -64,15 +66,15 @@ class TokenizerConfig:
 
     @property
     def lower(self) -> bool:
-        """Whether text is lower-cased."""
+        """Whether the tokenizer lower-cases text."""
         return self.kind == "wordpiece" if self.lowercase is None else self.lowercase
 
 
 def train_tokenizer(sentences: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer of `config.kind` trained on `sentences`.
+    """Return a tokenizer of `config.kind` trained on `sentences`.
 
     Raises `UserError` when the text is empty, or the vocabulary is too small to hold the special tokens and an
-    alphabet, or larger than the text supports, or when SentencePiece is needed and missing.
+    alphabet, or larger than the text supports, or when SentencePiece is required and not installed.
     """
     if config.vocab_size < 0:
         raise UserError(f"A vocabulary of {config.vocab_size} tokens cannot be: give `--vocab-size` 0 or more.")
@@ -87,7 +89,8 @@ def train_tokenizer(sentences: Iterable[str], config: TokenizerConfig) -> Tokeni
 
 
 def automatic_size(characters: int) -> int:
-    """The vocabulary for a text of so many characters: 8·√characters, a multiple of 64, at most 32,768.
+    """Return the vocabulary size for a text of `characters` characters: 8·√characters, a multiple of 64, at most
+    32,768.
 
     The number of distinct words grows about like that root (Heaps' law), so each token stays frequent enough to learn:
     2,528 for 100 kB, 8,000 for 1 MB, 32,768 from 17 MB on.
@@ -96,7 +99,7 @@ def automatic_size(characters: int) -> int:
 
 
 class _Sample:
-    """The sentences up to `limit` characters; `characters` counts those handed out."""
+    """The sentences up to `limit` characters; `characters` counts those yielded."""
 
     def __init__(self, sentences: Iterable[str], limit: int) -> None:
         self._sentences = sentences
@@ -137,7 +140,7 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
     for word, count in words.items():
         for symbol in _symbols(word):
             alphabet[symbol] += count
-    # The most frequent first; of equals the smaller code point.
+    # The most frequent first; of equally frequent ones, the smaller code point.
     ranked = sorted(alphabet, key=lambda symbol: (-alphabet[symbol], symbol))
     required = _covering([alphabet[symbol] for symbol in ranked], 0.95)
     fixed = len(SPECIAL_TOKENS)
@@ -146,11 +149,11 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
         size = max(size, fixed + 2 * _covering([alphabet[symbol] for symbol in ranked], WISHED_COVER))
     if size <= fixed + required:
         raise _too_small(size, fixed + required + 1)
-    kept = max(required, int(ALPHABET_SHARE * (size - fixed)))
-    tokens = merge_pairs(words, ranked[:kept], size - fixed)
-    tokens += ranked[kept : kept + size - fixed - len(tokens)]
-    if len(tokens) < size - fixed and kept < len(ranked):
-        # Words with rare characters have merges to give after all.
+    alphabet_size = max(required, int(ALPHABET_SHARE * (size - fixed)))
+    tokens = merge_pairs(words, ranked[:alphabet_size], size - fixed)
+    tokens += ranked[alphabet_size : alphabet_size + size - fixed - len(tokens)]
+    if len(tokens) < size - fixed and alphabet_size < len(ranked):
+        # Words with rare characters allow further merges.
         tokens = merge_pairs(words, ranked, size - fixed)
     if len(tokens) < size - fixed and config.vocab_size and config.exact:
         raise _too_large(size, fixed + len(tokens))
@@ -159,7 +162,7 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
 
 
 def count_words(sentences: Iterable[str], lowercase: bool) -> Counter[str]:
-    """How often each word occurs, a word being what BERT's normaliser and pre-tokenizer make one."""
+    """Return how often each word occurs, as words are split by BERT's normaliser and pre-tokenizer."""
     chunks: Counter[str] = Counter()
     for sentence in sentences:
         chunks.update(bert_chunks(sentence))
@@ -169,7 +172,7 @@ def count_words(sentences: Iterable[str], lowercase: bool) -> Counter[str]:
     normalizer, splitter = pipeline.normalizer, pipeline.pre_tokenizer
     assert normalizer is not None
     assert splitter is not None
-    # Chunks seen equally often are normalised in one go: a call for each would cost more than the counting.
+    # Chunks that occur equally often are normalised together: a call for each would cost more than the counting.
     by_count: defaultdict[int, list[str]] = defaultdict(list)
     for chunk, count in chunks.items():
         by_count[count].append(chunk)
@@ -196,7 +199,7 @@ def _symbols(word: str) -> list[str]:
 
 
 def _covering(counts: Sequence[int], share: float) -> int:
-    """How many of the `counts`, which fall, make up `share` of their sum."""
+    """Return how many of the descending `counts` make up `share` of their sum."""
     left = share * sum(counts)
     for number, count in enumerate(counts, start=1):
         left -= count
@@ -206,9 +209,9 @@ def _covering(counts: Sequence[int], share: float) -> int:
 
 
 def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int) -> list[str]:
-    """`alphabet`, sorted, and then the merges of byte-pair encoding over it, in order, until there are `size` tokens.
+    """Return `alphabet`, sorted, then the merges of byte-pair encoding in order, until there are `size` tokens.
 
-    Fewer come back when no pair occurs twice any more. Words with characters outside `alphabet` take no part.
+    Returns fewer tokens when no further pair occurs twice. Words with characters outside `alphabet` are ignored.
     """
     tokens = sorted(alphabet)
     ids = {token: id for id, token in enumerate(tokens)}
@@ -233,7 +236,7 @@ def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int) -> list
         negative, pair = heapq.heappop(heap)
         count = counts.get(pair, 0)
         if count != -negative:
-            # Counts of standing pairs only fall; what has risen was pushed again.
+            # The count of a pair only falls while it is in the heap; a pair whose count rose was pushed again.
             if 0 < count < -negative:
                 heapq.heappush(heap, (-count, pair))
             continue
@@ -299,16 +302,16 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer
     merges = []
     for first, second in json.loads(blank.to_str())["model"]["merges"]:
         if vocab[first + second] >= size:
-            # Merges come most useful first, so the front of a large vocabulary is the small one.
+            # Merges come in order of use, so the beginning of a large vocabulary is the small vocabulary.
             break
         merges.append((first, second))
     return byte_bpe({token: id for token, id in vocab.items() if id < size}, merges, lowercase=config.lower)
 
 
 def _with_short_words(sentences: Iterable[str]) -> Iterator[str]:
-    """The sentences, cut where a word, or white space, goes on for longer than _LONGEST_RUN.
+    """Yield the sentences, cutting words and white space that are longer than _LONGEST_RUN.
 
-    The trainer's time grows with the square of a word's length: a megabyte of one letter would take days.
+    Training time grows with the square of the length of a word: a megabyte of one letter would take days.
     """
     for sentence in sentences:
         at = 0
@@ -337,18 +340,18 @@ def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Token
     if size <= fixed:
         raise _too_small(size, fixed + 1)
     ranked = sorted(characters.values(), reverse=True)
-    kept = sum(ranked[: int(ALPHABET_SHARE * (size - fixed))]) / sum(ranked)
+    coverage = sum(ranked[: int(ALPHABET_SHARE * (size - fixed))]) / sum(ranked)
     pad, unk, cls, sep, *others = SPECIAL_TOKENS
 
     def train(vocab_size: int) -> bytes:
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=vocab_size,
-            byte_fallback=True, character_coverage=max(0.98, min(0.9995, kept)),
+            byte_fallback=True, character_coverage=max(0.98, min(0.9995, coverage)),
             normalization_rule_name="nmt_nfkc_cf" if config.lower else "nmt_nfkc",
             pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece=pad, unk_piece=unk, bos_piece=cls, eos_piece=sep,
             control_symbols=others, max_sentence_length=8 * _LONGEST_LINE, minloglevel=2,
-            # Sums are taken per thread, so the number of threads is part of the result.
+            # Sums are taken per thread, so the result depends on the number of threads.
             num_threads=2,
         )  # fmt: skip
         return model.getvalue()
@@ -357,14 +360,14 @@ def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Token
         data = train(size)
     except (RuntimeError, OSError) as error:
         message = str(error)
-        if found := re.search(r"Vocabulary size too high.*<= (\d+)", message):
+        if limit := re.search(r"Vocabulary size too high.*<= (\d+)", message):
             if config.vocab_size and config.exact:
-                raise _too_large(size, int(found[1])) from error
-            data = train(int(found[1]))
-        elif found := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
-            raise _too_small(size, int(found[2]) + 1) from error
+                raise _too_large(size, int(limit[1])) from error
+            data = train(int(limit[1]))
+        elif limit := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
+            raise _too_small(size, int(limit[2]) + 1) from error
         else:
-            raise UserError(f"SentencePiece cannot train on this text ({message.strip()}): give more of it.") from error
+            raise UserError(f"SentencePiece cannot train on this text ({message.strip()}): give more text.") from error
     pieces, _, charsmap, _ = parse_sentencepiece(data)
     return unigram([(piece, score) for piece, score, _ in pieces], unk_id=1, byte_fallback=True, charsmap=charsmap)
 
@@ -375,6 +378,7 @@ _RUN = re.compile(rf"\S{{1,{_LONGEST_RUN}}}+|\s{{1,{_LONGEST_RUN}}}+")
 
 
 def _lines(sentence: str) -> list[str]:
-    """The sentence as lines that SentencePiece accepts: it ends one at a line feed or NUL and leaves out long ones."""
+    """Return the sentence as lines that SentencePiece accepts: it ends one at a line feed or NUL and leaves out long
+    ones."""
     text = " ".join(sentence.replace("\0", " ").split())
     return [text[start : start + _LONGEST_LINE] for start in range(0, len(text), _LONGEST_LINE)]

@@ -1,4 +1,4 @@
-"""Where words begin in a vocabulary's tokens, and words put back together as people write them."""
+"""Finds where words begin in the tokens of a vocabulary, and joins words as people write them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 WIDE = "\u2e80-\u2fdf\u3000-\u9fff\uf900-\ufaff\uff01-\uff65"
-"""Characters that are written without spaces between words, for a class of a regular expression."""
+"""Characters of scripts without spaces between words, for a character class of a regular expression."""
 
 _JOINS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?<=[{WIDE}]) | (?=[{WIDE}])"), ""),
@@ -22,21 +22,22 @@ _JOINS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def gpt2_bytes(token: str) -> bytes:
-    """The bytes that a token of byte-level BPE stands for; b"" for a special token."""
+    """Return the bytes that a token of byte-level BPE stands for; b"" for a special token."""
     table = _gpt2_table()
     return bytes(table[character] for character in token) if all(c in table for c in token) else b""
 
 
 @cache
 def _gpt2_table() -> dict[str, int]:
-    """GPT-2's way to write each byte as a visible character."""
+    """Return GPT-2's table from visible characters to bytes."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
 
 
 def begins_word(token: bytes) -> bool:
-    """Whether a piece of running text begins a word: with white space, a punctuation mark or a Chinese character.
+    """Return whether a piece of running text begins a word: with white space, a punctuation mark or a Chinese
+    character.
 
     A piece cut inside a character counts as Chinese by its lead byte (E3 to E9 hold the CJK blocks).
     """
@@ -53,8 +54,8 @@ def begins_word(token: bytes) -> bool:
 
 
 def token_begins_word(token: str, kind: str, prefix: str) -> bool:
-    """Whether a token begins a word. kind: how the vocabulary writes its tokens (`Tokenizer` tells: wordpiece, bytes,
-    metaspace, …). prefix: what WordPiece writes before those that go on."""
+    """Return whether a token begins a word. kind: how the vocabulary writes its tokens (wordpiece, bytes,
+    metaspace, …). prefix: the mark of WordPiece tokens that continue a word."""
     if kind == "wordpiece":
         return not token.startswith(prefix)
     if kind == "bytes":
@@ -65,8 +66,8 @@ def token_begins_word(token: str, kind: str, prefix: str) -> bool:
 
 
 def text_of(token: str, kind: str, prefix: str) -> str:
-    """What a token stands for in running text, without the marks of words; see `token_begins_word`. Parts of
-    characters are written as `surrogateescape` writes them."""
+    """Return the text of a token, without the marks of words; see `token_begins_word`. Parts of characters are written
+    as `surrogateescape` writes them."""
     if kind == "bytes":
         return gpt2_bytes(token).decode("utf-8", "surrogateescape").strip()
     if kind == "metaspace":
@@ -75,13 +76,13 @@ def text_of(token: str, kind: str, prefix: str) -> str:
 
 
 def _metaspace_bytes(token: str, mark: str) -> bytes:
-    """The bytes of a SentencePiece token, `mark` where it writes ▁; <0xE4> is a single one."""
+    """Return the bytes of a SentencePiece token, `mark` where it has ▁; <0xE4> is a single byte."""
     byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
     return bytes.fromhex(byte[1]) if byte else token.replace("▁", mark).encode()
 
 
 def join_words(words: Sequence[str]) -> str:
-    """Words and marks, as BERT's pre-tokenizer parts them, put back as people write them (as far as can be told)."""
+    """Join words and marks that BERT's pre-tokenizer separated, as people write them (as far as possible)."""
     text = " ".join(words)
     for pattern, replacement in _JOINS:
         text = pattern.sub(replacement, text)

@@ -1,8 +1,8 @@
 """Files of Wikipedia to passages: MediaWiki XML dumps and WikiExtractor's files.
 
-Of a dump only articles (namespace 0) are read, no redirects; what becomes of a page's text is `wikitext`'s business.
-A dump is read with expat itself, which builds no tree: of a page only the title and the text are kept, up to
-LONGEST_PAGE. A dump declares no entities, so one that does is refused before any is expanded.
+Of a dump only articles (namespace 0) are read, no redirects; `wikitext` cleans the text of a page. A dump is read with
+expat, which builds no tree: of a page only the title and the text are kept, up to LONGEST_PAGE. A dump declares no
+entities, so a file that does is refused before any entity is expanded.
 
 WikiExtractor's files: `<doc …>` blocks here, its JSON Lines in `tables`.
 """
@@ -43,7 +43,7 @@ def read_dump(path: str, compression: str, name: str) -> Iterator[tuple[str, lis
 
 
 class _DumpReader:
-    """The articles of a dump that is fed piece by piece."""
+    """Collects the articles of a dump that is fed piece by piece."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -60,11 +60,11 @@ class _DumpReader:
         self._tag = ""
         self._kept: list[str] = []
         self._size = 0
-        # Bytes since anything was recognised: expat holds an unfinished tag or comment as a whole.
+        # Bytes since the last parsed item: expat holds an unfinished tag or comment as a whole.
         self._pending = 0
 
     def feed(self, data: bytes) -> list[tuple[str, str]]:
-        """The (title, wikitext) of the articles that are complete now; b"" ends the dump."""
+        """Return the (title, wikitext) of the articles that are complete now; b"" ends the dump."""
         self._articles = []
         self._pending += len(data)
         try:
@@ -75,14 +75,16 @@ class _DumpReader:
                 f"damaged or truncated, so copy or download it again."
             ) from error
         except (ValueError, LookupError) as error:
-            raise UserError(f"{self._name} is in an encoding that XML cannot be read in ({error}).") from error
+            raise UserError(
+                f"{self._name} is in an encoding that the XML reader does not know ({error}): convert it to UTF-8."
+            ) from error
         if self._pending > LONGEST_PAGE:
-            raise too_long(f"{self._name}: a tag or comment", LONGEST_PAGE, "this is no dump of MediaWiki", "bytes")
+            raise too_long(f"{self._name}: a tag or comment", LONGEST_PAGE, "this is not a dump of MediaWiki", "bytes")
         return self._articles
 
     def _start(self, name: str, attributes: object) -> None:
         self._pending = 0
-        if self._tag:  # the text of an element ends where another begins in it
+        if self._tag:  # the text of an element ends where another element begins in it
             self._page[self._tag] = "".join(self._kept)
         tag = name.rpartition("}")[2]
         self._tag = tag if tag in _KEPT else ""
@@ -114,7 +116,7 @@ class _DumpReader:
 
     def _other(self, data: str) -> None:
         self._pending = 0
-        if data.startswith("&"):  # an entity that only a DTD elsewhere could explain; wikitext knows HTML's
+        if data.startswith("&"):  # an entity of an external DTD; `wikitext` knows those of HTML
             self._data(data)
 
     def _refuse_entity(self, entity: str, *rest: object) -> None:
@@ -129,27 +131,27 @@ def read_extractor(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield (title, paragraphs) for each `<doc …>` of a WikiExtractor file."""
     title = ""
-    kept: list[str] = []
+    body: list[str] = []
     size = 0
     for line in lines(read_text(path, compression, encoding, start, end, name), name, LONGEST_PAGE):
         if line.startswith("<doc "):
             at = line.find('title="')
-            found = _TITLE.match(line, at) if at >= 0 else None
-            title, kept, size = unescaped(found.group(1)) if found else "", [], 0
+            opening = _TITLE.match(line, at) if at >= 0 else None
+            title, body, size = unescaped(opening.group(1)) if opening else "", [], 0
         elif line.startswith("</doc>"):
-            paragraphs = extractor_paragraphs(title, kept)
+            paragraphs = extractor_paragraphs(title, body)
             if paragraphs:
                 yield title, paragraphs
-            kept, size = [], 0
+            body, size = [], 0
         else:
-            kept.append(line)
+            body.append(line)
             size += len(line) + 1
             if size > LONGEST_PAGE:
                 raise too_long(f"{name}: the article {title!r}", LONGEST_PAGE, "split it, or leave it out")
 
 
 def extractor_paragraphs(title: str, rows: Iterable[str]) -> list[str]:
-    """The passages of an article as WikiExtractor wrote it: the title line, section marks and empty brackets go."""
-    kept = (row for row in rows if row and not row.startswith(("Section::::", "BULLET::::")))
-    found = plain_paragraphs(unescaped("\n".join(kept)))
-    return found[1:] if found[:1] == [title] else found
+    """Return the passages of an article of WikiExtractor without the title line, section marks and empty brackets."""
+    prose_rows = (row for row in rows if row and not row.startswith(("Section::::", "BULLET::::")))
+    paragraphs = plain_paragraphs(unescaped("\n".join(prose_rows)))
+    return paragraphs[1:] if paragraphs[:1] == [title] else paragraphs

@@ -1,20 +1,20 @@
-r"""An article's wikitext to its running prose, a paragraph a string.
+r"""Turns the wikitext of an article into its running prose, a string for each paragraph.
 
-No headings, lists, tables, templates, references, formulas, categories, pictures or links to other languages. Nothing
-is ever expanded (that needs the wiki's own modules); the handful of templates that carry words of the sentence
-(`{{lang|fr|mot}}`, `{{convert|5|km}}`, `{{nowrap|…}}`) give up their argument, and the brackets that others leave empty
-go. Marks that do not pair lose themselves, not the text around them, so there is no page that this fails on.
+Headings, lists, tables, templates, references, formulas, categories, pictures and links to other languages are dropped.
+Nothing is ever expanded (that needs the modules of the wiki); the handful of templates that carry words of the sentence
+(`{{lang|fr|mot}}`, `{{convert|5|km}}`, `{{nowrap|…}}`) are replaced by their argument, and brackets left empty are
+removed. Marks without a partner are removed, not the text around them, so no page fails.
 
 **How.** Templates, links and language-conversion marks nest, so each is resolved by one pass with a stack, innermost
-first. Elements (`<ref>…</ref>`) and external links (`[http://… label]`) are found by their beginnings; where each ends
-is looked up once for all beginnings that share an end. Tables are cut line by line. The rest is regular expressions
-that never read a character twice from the same beginning.
+first. Elements (`<ref>…</ref>`) and external links (`[http://… label]`) are found by their beginnings; the end is
+looked up once for all beginnings that share it. Tables are cut line by line. The rest is regular expressions that never
+read a character twice from the same beginning.
 
 **Linear.** A page may hold any marks any number of times, closed or not, and the work stays proportional to its length.
-A regular expression such as `<ref>.*?</ref>` does not have this property: it reads on to the end of the page from every
-`<ref>` that is not closed. What nests is resolved up to MediaWiki's own depth of 40 and no deeper.
+A regular expression such as `<ref>.*?</ref>` does not have this property: it reads to the end of the page from every
+`<ref>` that is not closed. Nested marks are resolved up to MediaWiki's own depth of 40.
 
-A general parser was tried in its place: mwparserfromhell parses a sample dump at 1.5 MB/s before any of this
+We tried a general parser instead: mwparserfromhell parses a sample dump at 1.5 MB/s before any of this
 filtering is done; these passes do all of it at 9 MB/s.
 """
 
@@ -30,7 +30,7 @@ from functools import cache
 from blankfill.corpus.clean import characters, join_lines
 
 DEEPEST = 40
-"""Templates, links or conversions inside one another that are resolved, as in MediaWiki; counted from the innermost."""
+"""Depth of nested templates, links or conversions that is resolved, as in MediaWiki; counted from the innermost."""
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _NOWIKI = re.compile(r"<nowiki\s*+(/?)>", re.IGNORECASE)
@@ -81,7 +81,7 @@ _WORDS = {
 
 
 def passages(wikitext: str) -> list[str]:
-    """The running prose of an article's wikitext, one clean paragraph a string."""
+    """Return the running prose of an article's wikitext, one clean paragraph a string."""
     text = wikitext.replace("\r\n", "\n")
     text = _COMMENT.sub("", text)
     text = _with_literal_text(text)
@@ -103,7 +103,8 @@ def passages(wikitext: str) -> list[str]:
 
 
 def plain_paragraphs(text: str) -> list[str]:
-    """The paragraphs of a text with one a line: characters, white space, empty brackets and stray marks put right."""
+    """Return the paragraphs of a text, one on each line, with characters, white space, brackets and stray marks
+    cleaned."""
     text = characters(text)
     if "(" in text or "（" in text or "[" in text:
         text = _EMPTY_BRACKETS.sub("", _BRACKET_LEFTOVER.sub("", text))
@@ -112,77 +113,79 @@ def plain_paragraphs(text: str) -> list[str]:
 
 
 def unescaped(text: str) -> str:
-    """`text` with its HTML entities as characters; a number of any length is read, as U+FFFD where it is none."""
+    """Return `text` with its HTML entities as characters; a number that is not a character becomes U+FFFD."""
     if "&#" in text:
-        # The library refuses numbers of more than 4,300 digits.
+        # Python refuses numbers of more than 4,300 digits.
         text = _MANY_DIGITS.sub("\ufffd", _MANY_ZEROS.sub("&#0", text))
     return html.unescape(text)
 
 
 def _paragraph_rows(text: str) -> Iterator[str]:
-    """Join the lines that MediaWiki shows as one paragraph; headings, lists, indented and preformatted lines go."""
-    kept: list[str] = []
+    """Join the lines that MediaWiki shows as one paragraph; drop headings, lists, indented and preformatted lines."""
+    lines: list[str] = []
     for row in [*text.split("\n"), ""]:
         plain = row.strip()
         preformatted = row[:1] == " " and not _TERMINAL.search(plain)
         if plain and plain[0] not in "=*#:;|!{}" and not preformatted:
-            kept.append(plain)
-        elif kept:
-            yield join_lines("\n".join(kept)).replace("\n", " ") if len(kept) > 1 else kept[0]
-            kept = []
+            lines.append(plain)
+        elif lines:
+            yield join_lines("\n".join(lines)).replace("\n", " ") if len(lines) > 1 else lines[0]
+            lines = []
 
 
 def _with_literal_text(text: str) -> str:
-    """`text` with what stands in <nowiki> escaped, so that it comes out as it is written."""
+    """Return `text` with the content of <nowiki> escaped, so that it stays literal."""
     closings = _Closings(text)
-    kept: list[str] = []
+    parts: list[str] = []
     at = copied = 0
-    while found := _NOWIKI.search(text, at):
-        at = found.end()
-        closing = None if found.group(1) else closings.after("nowiki", at)
-        if found.group(1) or closing:
-            kept.append(text[copied : found.start()])
+    while opening := _NOWIKI.search(text, at):
+        at = opening.end()
+        closing = None if opening.group(1) else closings.after("nowiki", at)
+        if opening.group(1) or closing:
+            parts.append(text[copied : opening.start()])
             copied = at
         if closing:
-            kept.append(_escaped(text[at : closing[0]]))
+            parts.append(_escaped(text[at : closing[0]]))
             at = copied = closing[1]
-    return "".join(kept) + text[copied:]
+    return "".join(parts) + text[copied:]
 
 
 def _escaped(text: str) -> str:
-    """`text` with every character of wiki syntax as an entity."""
+    """Return `text` with every character of wiki syntax as an entity."""
     return re.sub(r"[\[\]{}|'=*#:;!<>_-]", lambda match: f"&#{ord(match.group())};", text)
 
 
 def _without_elements(text: str) -> str:
-    """`text` without the elements that are no prose; a tag that is never closed stays, to lose itself later."""
+    """Return `text` without the elements that are not prose; a tag that is never closed stays and is removed later."""
     closings = _Closings(text)
-    kept: list[str] = []
+    parts: list[str] = []
     at = copied = 0
-    while found := _OPENING_TAG.search(text, at):
-        closing = closings.after(found.group(1).lower(), found.end())
+    while opening := _OPENING_TAG.search(text, at):
+        closing = closings.after(opening.group(1).lower(), opening.end())
         if closing:
-            kept.append(text[copied : found.start()])
+            parts.append(text[copied : opening.start()])
             at = copied = closing[1]
         else:
-            at = found.start() + 1
-    return "".join(kept) + text[copied:]
+            at = opening.start() + 1
+    return "".join(parts) + text[copied:]
 
 
 class _Closings:
-    """Where the closing tags of a text stand: each name's are looked for once, however many opening tags ask."""
+    """Positions of the closing tags of a text; each tag name is searched for once, however many opening tags there
+    are."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._places: dict[str, tuple[array[int], array[int]]] = {}
 
     def after(self, name: str, at: int) -> tuple[int, int] | None:
-        """(start, end) of the first closing tag of `name` (in small letters) at or behind `at`, None without one."""
+        """Return (start, end) of the first closing tag of `name` (in small letters) at or after `at`, None without
+        one."""
         if name not in self._places:
             starts, ends = array("q"), array("q")
-            for found in _closing_tag(name).finditer(self._text):
-                starts.append(found.start())
-                ends.append(found.end())
+            for tag in _closing_tag(name).finditer(self._text):
+                starts.append(tag.start())
+                ends.append(tag.end())
             self._places[name] = starts, ends
         starts, ends = self._places[name]
         place = bisect_left(starts, at)
@@ -195,15 +198,15 @@ def _closing_tag(name: str) -> re.Pattern[str]:
 
 
 def _with_labels(text: str) -> str:
-    """`text` with each external link as its label, or as nothing where it has none."""
-    kept: list[str] = []
-    # The ends of the address and of the label that were found last; they also serve the beginnings before them.
+    """Return `text` with each external link replaced by its label, or removed where it has no label."""
+    parts: list[str] = []
+    # The last ends of an address and of a label; they also serve earlier beginnings.
     copied, address, label = 0, -1, -1
-    for found in _EXTERNAL.finditer(text):
-        if found.start() < copied:
+    for link in _EXTERNAL.finditer(text):
+        if link.start() < copied:
             continue
-        if found.end() > address:
-            end = _ADDRESS_END.search(text, found.end())
+        if link.end() > address:
+            end = _ADDRESS_END.search(text, link.end())
             if end is None:
                 break
             address = end.start()
@@ -215,25 +218,25 @@ def _with_labels(text: str) -> str:
                 label = end.start() if end else len(text)
             stop = label
         if text[stop : stop + 1] == "]":
-            kept += (text[copied : found.start()], text[begin:stop])
+            parts += (text[copied : link.start()], text[begin:stop])
             copied = stop + 1
-    return "".join(kept) + text[copied:]
+    return "".join(parts) + text[copied:]
 
 
 def _resolved(text: str, mark: re.Pattern[str], resolve: Callable[[str], str], keep: bool) -> str:
-    """Replace each pair of marks and what it encloses by `resolve` of that, innermost first, in one pass.
+    """Replace each pair of marks and its content by `resolve` of the content, innermost first, in one pass.
 
-    keep: whether the content of a pair with more than DEEPEST others inside one another stays, or goes.
+    keep: whether the content of a pair with more than DEEPEST nested pairs stays.
     """
     pieces: list[str] = []
     begins: list[int] = []
-    # For each open pair, how many pairs lie inside one another in what it encloses so far.
+    # For each open pair, the depth of nested pairs inside it so far.
     heights = [0]
     at = 0
     for match in mark.finditer(text):
         pieces.append(text[at : match.start()])
         at = match.end()
-        # The closing marks are those that end in a closing bracket, or in a hyphen.
+        # Closing marks end in a closing bracket, or in a hyphen.
         if match.group()[-1] not in "}]-":
             begins.append(len(pieces))
             heights.append(0)
@@ -280,7 +283,7 @@ def _template(body: str) -> str:
 
 
 def _converted(body: str) -> str:
-    """What a language-conversion mark of the Chinese Wikipedia shows: the simplified wording, or the first given."""
+    """Return the text of a language-conversion mark of the Chinese Wikipedia: the simplified wording, or the first."""
     flags, pipe, rules = body.partition("|")
     if pipe and re.fullmatch(r"[A-Z+\-]{0,3}", flags.strip()):
         if set(flags) & set("HTD-"):
@@ -313,7 +316,7 @@ def _link(body: str) -> str:
 def _without_tables(text: str) -> str:
     if "{|" not in text:
         return text
-    kept: list[str] = []
+    outside: list[str] = []
     inside: list[str] = []
     depth = 0
     for row in text.split("\n"):
@@ -324,9 +327,9 @@ def _without_tables(text: str) -> str:
             depth -= 1
             if not depth:
                 inside = []
-                kept.append(start[2:])
+                outside.append(start[2:])
             continue
-        (inside if depth else kept).append(row)
-    # A table that is never closed would swallow the page: keep those of its lines that are not a table's.
-    kept.extend(row for row in inside if not row.lstrip().startswith(("{|", "|", "!")))
-    return "\n".join(kept)
+        (inside if depth else outside).append(row)
+    # A table that is never closed would swallow the page: keep those of its lines that do not belong to a table.
+    outside.extend(row for row in inside if not row.lstrip().startswith(("{|", "|", "!")))
+    return "\n".join(outside)

@@ -1,9 +1,9 @@
-"""Where Chinese words, phrases and entities begin in rows of token ids, for objectives that mask them whole.
+"""Finds where Chinese words, phrases and entities begin in rows of token ids, for objectives that mask them whole.
 
-A tokenizer tells where words begin where people write spaces. Chinese words are found by rjieba in the text of each
-run of Chinese tokens. Phrases and entities are words that are taken together: those of the user's own lists, matched
-as runs of tokens, and for entities also words with capitals that follow one another (ERNIE, Sun et al. 2019). Nothing
-here is random, so a row is found cut in the same way each time.
+Where people write spaces, the tokenizer marks the beginnings of words. Chinese words are found by rjieba in the text of
+each run of Chinese tokens. Phrases and entities are groups of words: those of the user's own lists, matched as runs of
+tokens, and for entities also consecutive words with capitals (ERNIE, Sun et al. 2019). Nothing here is random, so the
+units of a row are always the same.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from blankfill.types import Bool, Int32
 
 CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 HAS_CHINESE = re.compile(rf"{CHINESE.pattern}|[\udce4-\udce9]")
-"""Also where a character begins of whose bytes a token has a part (E4 to E9 lead those of most Chinese ones)."""
+"""Chinese characters, and lead bytes of characters that a token holds in part (E4 to E9 lead most Chinese
+characters)."""
 LITTLE = 0.01
-"""With a smaller share of Chinese tokens a text counts as having none."""
+"""Share of Chinese tokens below which a text counts as having none."""
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Listed words as runs of token ids. lengths: by the first id, how long they are, longest first."""
+    """Listed words as runs of token ids. lengths: lengths of the words by their first id, longest first."""
 
     entries: frozenset[tuple[int, ...]]
     lengths: dict[int, tuple[int, ...]]
 
     @classmethod
     def of(cls, words: Sequence[str], tokenizer: Tokenizer) -> Lexicon:
-        """The words that are several known tokens; a word that is one token is whole as it is."""
+        """Return the words that consist of several known tokens; a word that is one token is whole already."""
         ids, sizes = tokenizer.encode_plain(words)
         cuts = [0, *accumulate(sizes.tolist())]
         unknown = tokenizer.vocabulary().roles.get("unk", -1)
@@ -49,10 +50,11 @@ class Lexicon:
         lengths: dict[int, set[int]] = {}
         for run in entries:
             lengths.setdefault(run[0], set()).add(len(run))
-        return cls(entries, {first: tuple(sorted(found, reverse=True)) for first, found in lengths.items()})
+        return cls(entries, {first: tuple(sorted(ends, reverse=True)) for first, ends in lengths.items()})
 
     def spans(self, ids: Int32, begins: Bool) -> Iterator[Span]:
-        """Where listed words stand, from the left, the longest first; they begin and end with words of the text."""
+        """Yield the spans of listed words, from the left, the longest first; spans begin and end with words of the
+        text."""
         row, edge, at = ids.tolist(), [*begins.tolist(), True], 0
         while at < len(row):
             end = next(
@@ -66,10 +68,10 @@ class Lexicon:
 
 @dataclass(frozen=True)
 class Units:
-    """Finds where units begin; see `types.Vocabulary.units`. It can be pickled, for loader workers.
+    """Finds where units begin; see `types.Vocabulary.units`. Picklable, for loader workers.
 
-    texts: what each id stands for. chinese: bool[V], tokens in which Chinese words are looked for. capital: bool[V].
-    nested: give words as the tokenizer tells them, phrases and entities, 3 rows; otherwise words alone, 1 row, with
+    texts: the text of each id. chinese: bool[V], tokens in which Chinese words are searched for. capital: bool[V].
+    nested: give words by the tokenizer, phrases and entities, 3 rows; otherwise words alone, 1 row, with
     those of Chinese text joined.
     """
 
@@ -81,7 +83,8 @@ class Units:
     capital: Bool = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __call__(self, ids: Int32, begins: Bool, starts: Int32) -> Bool:
-        """bool[K, N]. ids: int32[N]. begins: bool[N], words as the tokenizer tells them. starts: of sentences."""
+        """Return where units begin, bool[K, N]. ids: int32[N]. begins: bool[N], word starts by the tokenizer. starts:
+        of sentences."""
         words = self._segmented(ids, begins, starts)
         if not self.nested:
             return words[None]
@@ -92,7 +95,7 @@ class Units:
         return np.stack([begins, phrases, entities])
 
     def _segmented(self, ids: Int32, begins: Bool, starts: Int32) -> Bool:
-        """Words with those of Chinese joined."""
+        """Return word starts with Chinese words joined."""
         chinese = self.chinese[ids]
         if not chinese.any():
             return begins
@@ -113,7 +116,7 @@ class Units:
         return words
 
     def _capitals(self, ids: Int32, begins: Bool, starts: Int32) -> Iterator[Span]:
-        """Runs of two and more words with a capital; the first word of a sentence has one anyway."""
+        """Yield runs of two and more words with a capital; the first word of a sentence always has one."""
         places = np.flatnonzero(begins)
         marked = self.capital[ids[places]] & ~np.isin(places, starts)
         edges = [*places.tolist(), len(ids)]
@@ -128,7 +131,7 @@ class Units:
 
 
 def joined(begins: Bool, spans: Iterator[Span]) -> Bool:
-    """Where units begin once each of these spans is one."""
+    """Return where units begin once each of these spans is one unit."""
     begins = begins.copy()
     for begin, end in spans:
         begins[begin + 1 : end] = False
@@ -139,7 +142,7 @@ def joined(begins: Bool, spans: Iterator[Span]) -> Bool:
 
 
 def word_units(tokenizer: Tokenizer, counts: np.ndarray) -> Units | None:
-    """What finds whole words; None where the tokenizer tells them by itself, since the text has no Chinese.
+    """Return a finder of whole words; None where the tokenizer suffices, since the text has no Chinese.
 
     counts: int64[V], how often each id occurs in the text. Raises UserError where Chinese words cannot be found.
     """
@@ -156,9 +159,9 @@ def word_units(tokenizer: Tokenizer, counts: np.ndarray) -> Units | None:
     return Units(texts, chinese)
 
 
-def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entities: str, asked: Sequence[str]) -> Units:
-    """What finds phrases and entities. phrases and entities: paths of lists, with commas; asked: which of the two an
-    objective masks. Raises UserError where there is nothing to find them by.
+def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entities: str, masked: Sequence[str]) -> Units:
+    """Return a finder of phrases and entities. phrases and entities: paths of lists, with commas; masked: which of the
+    two an objective masks. Raises UserError where there is no way to find them.
     """
     if not tokenizer.is_wordpiece:
         raise UserError(
@@ -169,12 +172,12 @@ def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entitie
     has_chinese = chinese_share(texts, counts) >= LITTLE
     capital = np.array([text[:1].isupper() for text in texts], np.bool_)
     capital[sorted(tokenizer.vocabulary().special)] = False
-    found = {
+    sources = {
         "phrase": has_chinese or bool(phrases),
         "entity": bool(entities) or bool((capital[: len(counts)] & (counts > 0)[: len(capital)]).any()),
     }
     for name, where in (("phrase", "objective.phrases"), ("entity", "objective.entities")):
-        if name in asked and not found[name]:
+        if name in masked and not sources[name]:
             why = "no Chinese" if name == "phrase" else "no capital letters"
             raise UserError(
                 f"objective.{name} is above 0, but this text, as its tokenizer reads it, has {why} and there is no "
@@ -193,7 +196,7 @@ def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entitie
 
 
 def check_segmenter(what: str) -> None:
-    """UserError when rjieba is not installed."""
+    """Raise UserError when rjieba is not installed."""
     if not has_module("rjieba"):
         raise UserError(
             f"{what} by rjieba, which is not installed: pip install 'blankfill[zh]', or turn objective.whole_word off "
@@ -202,19 +205,20 @@ def check_segmenter(what: str) -> None:
 
 
 def is_chinese(texts: Sequence[str]) -> Bool:
-    """bool[V]: which tokens are Chinese characters and nothing else."""
+    """Return which tokens are only Chinese characters, bool[V]."""
     return np.array([CHINESE.fullmatch(text) is not None for text in texts], np.bool_)
 
 
 def chinese_share(texts: Sequence[str], counts: np.ndarray) -> float:
-    """The share of a text's tokens that hold Chinese characters, or the beginning of one."""
+    """Return the share of a text's tokens that hold Chinese characters, or the beginning of one."""
     holds = np.array([HAS_CHINESE.search(text) is not None for text in texts], np.bool_)
     size = min(len(counts), len(holds))
     return float(counts[:size][holds[:size]].sum() / max(1, counts.sum()))
 
 
 def lexicon(paths: str, tokenizer: Tokenizer, option: str) -> Lexicon | None:
-    """The words of lists: one on each line, what stands behind a tab left out. None for no list; UserError if empty."""
+    """Return the words of lists: one on each line, without the text after a tab. None for no list; UserError if
+    empty."""
     if not paths:
         return None
     words: list[str] = []
@@ -226,10 +230,10 @@ def lexicon(paths: str, tokenizer: Tokenizer, option: str) -> Lexicon | None:
                 f"{option}: {error}; give UTF-8 files with a word on each line, with commas between them"
             ) from error
         words += [word for line in lines if (word := line.partition("\t")[0].strip())]
-    found = Lexicon.of(words, tokenizer)
-    if not found.entries:
+    result = Lexicon.of(words, tokenizer)
+    if not result.entries:
         raise UserError(
             f"{option}: of the {len(words)} words in {paths} none is made of several tokens that the tokenizer knows; "
             "give a list in the language of the text"
         )
-    return found
+    return result

@@ -41,7 +41,7 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
     contexts = [[example.context for example in row if example.context is not None] for row in rows]
     if not any(contexts):
         return batch
-    if any(len(row) != len(found) or not all(map(len, found)) for row, found in zip(rows, contexts, strict=True)):
+    if any(len(row) != len(sides) or not all(map(len, sides)) for row, sides in zip(rows, contexts, strict=True)):
         raise ValueError("every Example of a batch must have a context with at least one column, or none of them any")
     context = _side(contexts, segments, pad, multiple)
     return dataclasses.replace(batch, context=context, tokens=batch.tokens + context.tokens)
@@ -112,8 +112,8 @@ def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], 
     )
 
 
-def _columns(found: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    table = torch.tensor(found, dtype=torch.int64)
+def _columns(pairs: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    table = torch.tensor(pairs, dtype=torch.int64)
     return table[:, 0].contiguous(), table[:, 1].contiguous()
 
 

@@ -81,8 +81,8 @@ class Sampler:
         self._reads_words = objective.reads_words()
         self._has_empty = bool((np.diff(corpus.sentence_starts) == 0).any())
         self._plans: dict[int, Plan] = {}
-        told = f"{PLAN_VERSION} {corpus.fingerprint} {self.spec} {seed}" + (f" {first}" if first else "")
-        self._key = hashlib.sha256(told.encode()).hexdigest()[:16]
+        settings = f"{PLAN_VERSION} {corpus.fingerprint} {self.spec} {seed}" + (f" {first}" if first else "")
+        self._key = hashlib.sha256(settings.encode()).hexdigest()[:16]
         self._sizes = self._read_sizes()
         self._ends: list[int] = []
         if self.rows_in_epoch(0) == 0:

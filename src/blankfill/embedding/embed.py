@@ -25,6 +25,7 @@ from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
+from blankfill.model.view import evaluation_view
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -61,7 +62,8 @@ class Embedder:
             raise UserError(f"{loaded.path}: a {objective.name} model {reason}; use --pooling mean")
         format = objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
         self.causal, self.cls_last = objective.causal, format.frame((), encoder_only=True).pooled > 0
-        self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
+        self.model = evaluation_view(loaded.model, lasting=True)
+        self.tokenizer, self.path = loaded.tokenizer, loaded.path
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
         self.longest = format.max_columns
@@ -91,7 +93,7 @@ class Embedder:
         order = list(padded_batches(lengths))
         batches = prefetch(self._batch([rows[k] for k in chosen]) for chosen in order)
         for chosen, batch in zip(order, batches, strict=True):
-            out[chosen] = self._pool(*batch).cpu().numpy()
+            out[chosen] = self._pool(*batch).float().cpu().numpy()
         return Vectors(out, cut)
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
@@ -100,8 +102,8 @@ class Embedder:
         before, _, after = loaded.objective.frame_roles()
         if not (missing := loaded.vocabulary.missing((*before, *after))):
             return [loaded.vocabulary[role] for role in before], [loaded.vocabulary[role] for role in after]
-        if (told := self.tokenizer.frame()) != ((), ()):
-            return list(told[0]), list(told[1])
+        if (own := self.tokenizer.frame()) != ((), ()):
+            return list(own[0]), list(own[1])
         raise UserError(
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
             "every text; use the tokenizer that the model was trained with"
@@ -110,9 +112,9 @@ class Embedder:
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         before, after = self.frame
         room = self.longest - len(before) - len(after)
-        found = self.tokenizer.encode_batch(texts)
-        cut = sum(len(ids) > room for ids in found)
-        return [[*before, *ids[:room], *after] for ids in found], cut
+        encoded = self.tokenizer.encode_batch(texts)
+        cut = sum(len(ids) > room for ids in encoded)
+        return [[*before, *ids[:room], *after] for ids in encoded], cut
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(ids, padded at the right, int64[B, T]; lengths, int64[B])."""
@@ -138,13 +140,13 @@ class Embedder:
 
     def _positions(self, lengths_B: Tensor, width: int) -> Tensor:
         """The positions of rows, as in training; places are counted on through the padding. int64[P, B, T]."""
-        found = np.zeros((len(self.model.config.position_sizes), len(lengths_B), width), np.int64)
-        found[0] = self.objective.row_positions(width)[0]
+        positions = np.zeros((len(self.model.config.position_sizes), len(lengths_B), width), np.int64)
+        positions[0] = self.objective.row_positions(width)[0]
         lengths = lengths_B.cpu().numpy()
-        for length in np.unique(lengths) if len(found) > 1 else ():
+        for length in np.unique(lengths) if len(positions) > 1 else ():
             others_PT = self.objective.row_positions(int(length))[1:]
-            found[1 : 1 + len(others_PT), lengths == length, :length] = others_PT[:, None]
-        return torch.from_numpy(found).to(self.device)
+            positions[1 : 1 + len(others_PT), lengths == length, :length] = others_PT[:, None]
+        return torch.from_numpy(positions).to(self.device)
 
     def _encode(self, ids_BT: Tensor, padding_BT: Tensor) -> Tensor:
         width = ids_BT.shape[1]

@@ -34,11 +34,11 @@ class Form:
         """The name table."""
         return self.family.table(self.config, self.shift)
 
-    def config_json(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """The values of config.json, with the token ids that transformers needs."""
+    def config_json(self, vocabulary: Vocabulary, dtype: str = "float32") -> dict[str, Any]:
+        """The values of config.json, with the token ids that transformers needs. dtype: of the weights beside it."""
         roles = vocabulary.roles
         ids = {"pad_token_id": roles.get("pad"), **self.family.token_ids(roles)}
-        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": "float32"}
+        return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": dtype}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint's state.json says of its names."""

@@ -92,7 +92,7 @@ def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
 
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(config.model)
+    loaded = load_model(config.model, dtype=torch.float32)  # master weights
     note = model_note(loaded)
     if config.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))

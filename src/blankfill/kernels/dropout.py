@@ -1,9 +1,10 @@
-"""Dropout on a CPU, with masks drawn several times faster than `bernoulli_` draws them.
+"""Dropout on a CPU, with masks drawn several times faster than by `bernoulli_`.
 
-`bernoulli_` costs some CPUs ten nanoseconds for each element, in small models more than the matrix products that made
-the element. Sixteen random bits are enough to decide one: four elements for each word of torch's global generator, so
-masks still follow `torch.manual_seed`. The probability is rounded to a multiple of 1/65,536, and what remains is scaled
-by the exact inverse of the rounded one. Masks are kept as bytes. Not for GPUs, whose own kernels are faster.
+`bernoulli_` takes ten nanoseconds per element on some CPUs, in small models more than the matrix products that computed
+the element. Sixteen random bits are enough for an element: four elements for each word of torch's global generator, so
+masks still follow `torch.manual_seed`. The probability is rounded to a multiple of 1/65,536, and kept elements are
+scaled by the exact inverse of the rounded probability. Masks are stored as bytes. Not for GPUs, whose own kernels are
+faster.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 18
-"""Elements worked on at once, so that they are still in the cache for the next operation; a multiple of 4."""
+"""Number of elements processed at once, so that they are still in the cache for the next operation; a multiple of 4."""
 
 
 def rounded(probability: float) -> float:
-    """The multiple of 1/65,536 below 1 that masks are drawn with."""
+    """Return the probability that masks are drawn with: a multiple of 1/65,536 below 1."""
     return min(65535, round(probability * 65536)) / 65536
 
 
 def draw_kept(out: Tensor, probability: float) -> Tensor:
-    """Fill a flat int8 tensor with 1 (kept) or 0 (dropped, with the given probability); returns it."""
+    """Fill a flat int8 tensor with 1 (keep) or 0 (drop, with the given probability) and return it."""
     least = int(rounded(probability) * 65536) - 32768
     for start in range(0, len(out), CHUNK):
         piece = out[start : start + CHUNK]
@@ -34,7 +35,7 @@ def draw_kept(out: Tensor, probability: float) -> Tensor:
 
 
 def add_dropped(residual: Tensor | None, x: Tensor, probability: float) -> Tensor:
-    """residual + dropout(x) for tensors of one shape on a CPU; without a residual, the dropout alone."""
+    """Return residual + dropout(x) for tensors of one shape on a CPU; without a residual, dropout(x)."""
     added: Tensor = _AddDropped.apply(residual, x, probability)
     return added
 
@@ -42,7 +43,7 @@ def add_dropped(residual: Tensor | None, x: Tensor, probability: float) -> Tenso
 class _AddDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual: Tensor | None, x: Tensor, probability: float) -> Tensor:
-        kept = draw_kept(torch.empty(x.numel(), dtype=torch.int8), probability)
+        keep_mask = draw_kept(torch.empty(x.numel(), dtype=torch.int8), probability)
         scale = 1 / (1 - rounded(probability))
         base = None if residual is None else residual.reshape(-1)
         made = torch.empty(x.shape, dtype=x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype))
@@ -50,19 +51,19 @@ class _AddDropped(torch.autograd.Function):
         factor = torch.empty(min(CHUNK, x.numel()), dtype=torch.promote_types(made.dtype, torch.float32))
         for start in range(0, x.numel(), CHUNK):
             at = slice(start, start + CHUNK)
-            dropped = factor[: len(flat[at])].copy_(kept[at]).mul_(flat[at])
+            dropped = factor[: len(flat[at])].copy_(keep_mask[at]).mul_(flat[at])
             if base is None:
                 torch.mul(dropped, scale, out=out[at])
             else:
                 torch.add(base[at], dropped, alpha=scale, out=out[at])
-        ctx.save_for_backward(kept)
+        ctx.save_for_backward(keep_mask)
         ctx.scale, ctx.dtype, ctx.factor = scale, x.dtype, factor.dtype
         ctx.base_dtype = None if residual is None else residual.dtype
         return made
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (kept,) = ctx.saved_tensors
+        (keep_mask,) = ctx.saved_tensors
         grad = upstream[0]
         flat = grad.reshape(-1)
         grad_x = torch.empty(grad.shape, dtype=ctx.dtype)
@@ -70,6 +71,6 @@ class _AddDropped(torch.autograd.Function):
         factor = torch.empty(min(CHUNK, len(flat)), dtype=ctx.factor)
         for start in range(0, len(flat), CHUNK):
             at = slice(start, start + CHUNK)
-            dropped = factor[: len(flat[at])].copy_(kept[at]).mul_(flat[at])
+            dropped = factor[: len(flat[at])].copy_(keep_mask[at]).mul_(flat[at])
             torch.mul(dropped, ctx.scale, out=out[at])
         return None if ctx.base_dtype is None else grad.to(ctx.base_dtype), grad_x, None

@@ -140,14 +140,14 @@ class Transformer(nn.Module):
     def encode(
         self,
         batch: Batch,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         keep: list[Tensor] | None = None,
         alone: bool = False,
     ) -> Tensor:
         """Hidden states of a batch, [B, T, D].
 
-        dtype: the compute type, which a dense mask shares; keep: see above; alone: of a model of two stacks only the
-        encoder reads the batch, which has no context.
+        dtype: the compute type, which a dense mask shares; None for that of the weights. keep: see above. alone: of a
+        model of two stacks only the encoder reads the batch, which has no context.
         """
         ordered = self._ordered(batch)
         if alone and self.encoder is not None:
@@ -170,7 +170,7 @@ class Transformer(nn.Module):
         self,
         context: Batch,
         segment_BT: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         keep: bool = False,
         words_BSW: Tensor | None = None,
     ) -> Reading:
@@ -187,7 +187,7 @@ class Transformer(nn.Module):
         hidden_BSD = self.encoder(words_BSW, context.positions, mask, self.recompute, ordered=ordered)
         if segment_BT is None:
             segment_BT = context.segment.new_zeros(len(context.segment), 1)
-        seen = lower_cross(context.mask, segment_BT, context.segment, dtype)
+        seen = lower_cross(context.mask, segment_BT, context.segment, dtype or self.words.weight.dtype)
         parts = [part for part in self.modules() if isinstance(part, CrossAttention)] if keep else []
         return Reading(hidden_BSD, seen, kept_keys_values(parts, hidden_BSD) if keep else None)
 
@@ -196,8 +196,9 @@ class Transformer(nn.Module):
         matters = self.config.relative_buckets or self.config.window
         return bool(matters) and in_order(batch.positions[0], batch.segment)
 
-    def _masks(self, batch: Batch, dtype: torch.dtype, ordered: bool) -> Masks:
+    def _masks(self, batch: Batch, dtype: torch.dtype | None, ordered: bool) -> Masks:
         """The mask of each kind of layers, made once for a batch."""
+        dtype = dtype or self.words.weight.dtype
         groups = None if batch.group is None else (batch.group, batch.group)
         query, key = (batch.segment, batch.horizon), (batch.segment, batch.rank)
         masks: dict[LayerKind, Mask] = {"global": lower(batch.mask, query, key, dtype, groups)}

@@ -119,6 +119,13 @@ class Objective:
     slides: ClassVar[bool] = False
     """Whether generation past the last position can forget what is oldest and go on."""
 
+    segments_words: ClassVar[bool] = True
+    """Whether words that the tokenizer alone does not tell apart (Chinese) are found by the counts of their tokens,
+    where the objective needs words."""
+
+    own_rows: ClassVar[bool] = False
+    """Whether rows differ from those of other masked objectives, so that models trained by these cannot read them."""
+
     cls_state: ClassVar[bool] = True
     """Whether a [CLS] or <s> that sees the whole text stands for it."""
 
@@ -211,6 +218,14 @@ class Objective:
     def needs_units(self) -> tuple[str, ...]:
         """Which larger units Documents must tell of: "phrase", "entity", both or neither."""
         return ()
+
+    def unit_files(self) -> tuple[str, str]:
+        """Files of phrases and of entities that the user lists; "" for none."""
+        return "", ""
+
+    def numbered_as(self, earlier: Objective) -> Objective:
+        """The same objective with positions numbered as a model of another objective has learnt them."""
+        return self
 
     def sentinels(self) -> int:
         """How many sentinels (T5's numbered blanks) the tokenizer must have."""

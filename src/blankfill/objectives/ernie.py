@@ -27,6 +27,7 @@ class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
+    segments_words: ClassVar[bool] = False
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
         "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}
@@ -96,6 +97,10 @@ class Ernie(Masking):
     def needs_units(self) -> tuple[str, ...]:
         """Those of phrases and entities that rows are masked by."""
         return tuple(name for name, share in zip(LEVELS, self._shares(), strict=True) if share and name != "basic")
+
+    def unit_files(self) -> tuple[str, str]:
+        """As the options say."""
+        return self.phrases, self.entities
 
     def row_positions(self, length: int, second: int | None = None) -> Int32:
         """The task stands at every position, where there are several."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, Masked, Masking, PackingSpec, inside_frame, replacements
+from blankfill.objectives.base import LONGEST, Masked, Masking, Objective, PackingSpec, inside_frame, replacements
 from blankfill.objectives.bert import candidates, choose_candidates, choose_tokens
 from blankfill.objectives.format import join
 from blankfill.system.bounds import Bound, at_least
@@ -61,6 +61,10 @@ class Mlm(Masking):
     def needs_words(self) -> bool:
         """Whole words are found by where they begin."""
         return self.whole_word
+
+    def numbered_as(self, earlier: Objective) -> Objective:
+        """With the offset of another model of this objective."""
+        return replace(self, position_offset=earlier.position_offset) if isinstance(earlier, Mlm) else self
 
     def count(self, length: int, rounding: float) -> int:
         """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""

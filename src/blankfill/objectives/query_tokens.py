@@ -25,6 +25,8 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 class MaskWriter(Masking):
     """An objective whose models write by asking with a token behind the text, which the answer then replaces."""
 
+    own_rows: ClassVar[bool] = True
+
     query_role: ClassVar[str] = "mask"
     """The role of the token that asks."""
     target_types: ClassVar[tuple[int, int]] = (0, 1)

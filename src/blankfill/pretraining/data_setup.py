@@ -22,7 +22,7 @@ from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError
-from blankfill.objectives import Ernie, Objective
+from blankfill.objectives import Objective
 from blankfill.planning.estimate import micro_rows
 from blankfill.system.console import say
 from blankfill.system.marks import Mark
@@ -115,9 +115,9 @@ def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) 
     """
     vocabulary = tokenizer.vocabulary()
     units: Units | None = None
-    if isinstance(objective, Ernie) and (asked := objective.needs_units()):
-        units = phrase_units(tokenizer, unigram, objective.phrases, objective.entities, asked)
-    elif objective.needs_words() and not isinstance(objective, Ernie) and vocabulary.word_start is not None:
+    if kinds := objective.needs_units():
+        units = phrase_units(tokenizer, unigram, *objective.unit_files(), kinds)
+    elif objective.needs_words() and objective.segments_words and vocabulary.word_start is not None:
         units = word_units(tokenizer, unigram)
     return vocabulary if units is None else dataclasses.replace(vocabulary, units=units)
 

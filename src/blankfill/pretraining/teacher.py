@@ -20,7 +20,7 @@ from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import MaskWriter, Mlm, Objective
+from blankfill.objectives import Objective
 from blankfill.system.files import path_from, path_seen_from
 from blankfill.system.reading import field, read_json
 
@@ -100,12 +100,12 @@ class Teacher:
                 f"the teacher {self.path} was trained as {own.name} and the student would be as {objective.name}; "
                 "distilling needs masked objectives, whose rows both can read, on both sides"
             ]
-        if isinstance(objective, MaskWriter) and type(own) is not type(objective):
+        if objective.own_rows and type(own) is not type(objective):
             return [
                 f"the teacher {self.path} was trained as {own.name} and has never read rows of {objective.name}; give "
                 f"one that was trained as {objective.name}"
             ]
-        rows = self.config.position_sizes[0] - first_position(own)
+        rows = self.config.position_sizes[0] - own.position_offset
         if objective.length > rows:
             found.append(
                 f"objective.length is {objective.length} and the teacher {self.path} reads {rows} tokens at most; "
@@ -170,7 +170,7 @@ class Teacher:
 
     def shift(self, objective: Objective) -> int:
         """By how much its positions are numbered higher than those of an objective."""
-        return first_position(self.loaded.objective) - first_position(objective)
+        return self.loaded.objective.position_offset - objective.position_offset
 
     def distillation(self, recipe: Recipe) -> Distillation:
         """The losses that a student of this recipe learns by."""
@@ -189,9 +189,11 @@ class Teacher:
 
 def open_teacher(path: str | Path, device: torch.device | str = "cpu") -> Teacher:
     """Open a model to learn from: whatever `load_model` opens. UserError when it cannot be."""
+    import torch
+
     from blankfill.checkpoint.load import load_model
 
-    loaded = load_model(path, str(device))
+    loaded = load_model(path, str(device), torch.float32)
     loaded.model.requires_grad_(False)
     return Teacher(loaded)
 
@@ -229,11 +231,6 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
 def evenly(count: int, depth: int) -> tuple[int, ...]:
     """`count` of `depth` layers, the first and the last among them, as evenly as can be: 6 of 12 are 0 2 4 7 9 11."""
     return tuple(round(k * (depth - 1) / max(1, count - 1)) for k in range(count))
-
-
-def first_position(objective: Objective) -> int:
-    """The number of an objective's first position."""
-    return objective.position_offset if isinstance(objective, Mlm) else 0
 
 
 def their_name(name: str, layers: Sequence[int]) -> str:

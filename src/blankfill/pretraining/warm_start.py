@@ -22,7 +22,6 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
-from blankfill.objectives import Mlm, Objective
 from blankfill.system.console import say
 from blankfill.system.files import path_from, path_seen_from
 from blankfill.system.reading import field, read_json, read_text
@@ -187,7 +186,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
     if recipe.model.family not in families:
         told = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
         problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
-    objective = positioned(recipe.objective, loaded.objective)
+    objective = recipe.objective.numbered_as(loaded.objective)
     endless = config.position_scheme != "learned"
     for k, (needed, rows) in enumerate(zip(objective.position_sizes(), config.position_sizes, strict=False)):
         if needed > rows and not endless and not (k and objective.types_like):
@@ -234,13 +233,6 @@ def families_of(config: TransformerConfig) -> list[str]:
         and preset.get("gated", False) == config.gated
         and spec.fits(len(config.position_sizes))
     ]
-
-
-def positioned(objective: Objective, earlier: Objective) -> Objective:
-    """The objective with positions numbered as the model has learnt them."""
-    if isinstance(objective, Mlm) and isinstance(earlier, Mlm):
-        return dataclasses.replace(objective, position_offset=earlier.position_offset)
-    return objective
 
 
 def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> TransformerConfig:

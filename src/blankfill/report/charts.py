@@ -1,7 +1,7 @@
-"""Which charts a run has, with the numbers of each: the content of the page's curves, before any HTML.
+"""Chooses the charts of a run and their numbers: the content of the page's curves, without HTML.
 
-The same `Chart` becomes the table of end values that everybody can read and the JSON that the script of the page draws.
-Long curves are thinned there to what a screen can show; the table is told from all measurements.
+The same `Chart` becomes the table of end values, which needs no script, and the JSON that the script of the page draws.
+Long curves are thinned in the JSON to what a screen can show; the table uses all measurements.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from blankfill.report.curves import Table, bucket_starts, rounded, thinned
 from blankfill.report.snapshot import Best, Event, Snapshot, number
 
 MOST_POINTS = 1200
-"""Points that a curve has on the page: about as many as the widest chart has pixels."""
+"""Largest number of points of a curve on the page: about the pixels of the widest chart."""
 SPLITS = {"train": "training", "valid": "validation", "old": "old text"}
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
 TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
-"""Validation lines repeat these, or tell them of the whole run."""
+"""Metrics whose validation lines repeat them, or hold them for the whole run."""
 KNOWN = {
     "loss": ("Loss", "nats per answer", "loss"),
     "tokens_per_s": ("Throughput", "tokens per second", "count"),
@@ -31,7 +31,7 @@ KNOWN = {
     "mfu": ("Model FLOP utilisation", "of the device's peak", "share"),
     "loader_wait": ("Waiting for rows", "of the training time", "share"),
 }
-"""Name in the metrics → title, unit, style of its numbers; also the order of the charts."""
+"""Name of a metric → title, unit, style of its numbers; also the order of the charts."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What the curve is called."""
+        """Name of the curve."""
         return SPLITS.get(self.split, self.split)
 
     @property
     def ends(self) -> dict[str, tuple[int, float]]:
-        """Step and value of the first, the lowest, the highest and the last measurement."""
+        """Step and value of the first, lowest, highest and last measurement."""
         there = np.flatnonzero(~np.isnan(self.values))
         lowest, highest = int(np.nanargmin(self.values)), int(np.nanargmax(self.values))
         picked = {"first": int(there[0]), "lowest": lowest, "highest": highest, "last": int(there[-1])}
@@ -71,29 +71,28 @@ class Chart:
     reference: tuple[str, float] | None = None
 
     def write(self, value: float) -> str:
-        """A number of this chart, as its table has it."""
+        """Return a number of this chart as text."""
         return STYLES[self.style](value)
 
 
 def find_charts(snapshot: Snapshot, scores: Mapping[str, tuple[str, float] | None] | None = None) -> list[Chart]:
-    """The charts of all that was measured, the loss first.
+    """Return a chart for each metric, the loss first.
 
-    scores: names of metrics that are shares, each with a line to compare it with; the first of them comes before the
-    loss, the others behind it.
+    scores: metrics that are shares, each with a reference line; the first comes before the loss, the others after it.
     """
     scores = scores or {}
-    found: dict[str, list[Series]] = {}
+    by_name: dict[str, list[Series]] = {}
     for split, table in sorted(snapshot.metrics.items()):
         for name in table.names:
             if name in NOT_CHARTED or (name in TRAINING_ONLY and split != "train"):
                 continue
             values = table.column(name)
             if not np.isnan(values).all():
-                found.setdefault(name, []).append(Series(split, table, values))
-    losses = ["loss", *(name for name in sorted(found) if name.endswith("_loss"))]
+                by_name.setdefault(name, []).append(Series(split, table, values))
+    losses = ["loss", *(name for name in sorted(by_name) if name.endswith("_loss"))]
     order = [*list(scores)[:1], *losses, *list(scores)[1:], *KNOWN]
-    names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
-    return [_chart(snapshot, name, tuple(found[name]), scores) for name in names]
+    names = sorted(by_name, key=lambda name: order.index(name) if name in order else len(order))
+    return [_chart(snapshot, name, tuple(by_name[name]), scores) for name in names]
 
 
 def _chart(
@@ -116,11 +115,11 @@ def _chart(
 def payload(
     snapshot: Snapshot, charts: Sequence[Chart], events: Sequence[Event], best: tuple[str, Best | None] | None = None
 ) -> dict[str, Any]:
-    """What the script of the page draws, as JSON values without NaN. best: the chart in which the best measurement is
-    marked, and that; the lowest validation loss unless told otherwise.
+    """Return the data that the script of the page draws, as JSON values without NaN.
 
-    splits: step and tokens of each point that is left of a split; charts: the values there, with the band from low to
-    high where a point stands for several measurements; events: marks, by step and tokens.
+    best: the chart with a mark at the best measurement, and that measurement; by default the lowest validation loss. In
+    the result, splits: step and tokens of each remaining point of a split; charts: the values there, with the band from
+    low to high where a point stands for several measurements; events: marks, by step and tokens.
     """
     marked, mark = best or ("loss", snapshot.best)
     starts: dict[str, NDArray[np.int64]] = {}
@@ -135,10 +134,10 @@ def payload(
     for chart in charts:
         curves = []
         for series in chart.series:
-            kept = thinned(series.values, starts[series.split])
-            curve: dict[str, Any] = {"split": series.split, "name": series.name, "y": rounded(kept.mean)}
+            points = thinned(series.values, starts[series.split])
+            curve: dict[str, Any] = {"split": series.split, "name": series.name, "y": rounded(points.mean)}
             if len(starts[series.split]) < len(series.values):
-                curve |= {"low": rounded(kept.low), "high": rounded(kept.high)}
+                curve |= {"low": rounded(points.low), "high": rounded(points.high)}
             curves.append(curve)
         values: dict[str, Any] = {"key": chart.key, "style": chart.style, "series": curves}
         if chart.reference:
@@ -155,19 +154,19 @@ def payload(
 
 
 def whole(value: float) -> int | None:
-    """A count, None for NaN."""
+    """Return a count, None for NaN."""
     return None if math.isnan(value) else round(value)
 
 
 def tone(kind: str) -> str:
-    """How grave an event is: "bad", "warn" or "info"."""
+    """Return the severity of an event: "bad", "warn" or "info"."""
     if kind in ("rollback", "out of memory"):
         return "bad"
     return "warn" if kind in ("skipped", "early stop", "baseline") else "info"
 
 
 def short(value: float) -> str:
-    """A large number with a letter for its size: 13.1k, 2.37M."""
+    """Return a large number with a letter for its size: 13.1k, 2.37M."""
     letters = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
     size, letter = next(((size, letter) for size, letter in letters if abs(value) >= size), (1.0, ""))
     figures = value / size
@@ -175,7 +174,7 @@ def short(value: float) -> str:
 
 
 def small(value: float) -> str:
-    """A number that may be tiny: 0.002, 1.28e-4."""
+    """Return a possibly tiny number as text: 0.002, 1.28e-4."""
     if value == 0 or abs(value) >= 1e-3:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -190,4 +189,4 @@ STYLES: dict[str, Callable[[float], str]] = {
     "score": lambda value: f"{value:.4f}",
     "number": lambda value: f"{value:.4g}",
 }
-"""How the numbers of a chart are written."""
+"""Functions that write the numbers of a chart, by style."""

@@ -1,4 +1,4 @@
-"""The numbers of metrics.jsonl for whatever draws them: reading them at any moment of a run, and thinning long curves.
+"""Reads the numbers of metrics.jsonl for plots and pages, at any moment of a run, and thins long curves.
 
 The files of a run are read while it writes them, so that a line may be half written, a resumed run may have measured
 steps twice, and a number may be missing or not finite. Not here: drawing (`plots`, `page`).
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """One split's lines of metrics, steps rising, read by column."""
+    """Lines of metrics of one split, in order of steps, read by column."""
 
     rows: list[Row]
     _columns: dict[str, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -39,11 +39,11 @@ class Table:
 
     @cached_property
     def names(self) -> list[str]:
-        """What the lines tell, by name."""
+        """Names of the metrics."""
         return sorted(set[str]().union(*self.rows))
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One number of each line, float64[N]; NaN where it is missing, no number or not finite."""
+        """Return a metric of all lines, float64[N]; NaN where it is missing, not a number or not finite."""
         if name not in self._columns:
             self._columns[name] = _numbers([row.get(name) for row in self.rows])
         return self._columns[name]
@@ -63,7 +63,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Thinned:
-    """What is left of N values in B buckets of neighbours: mean, low, high float64[B], NaN where a bucket has none."""
+    """N values summarised in B buckets of neighbours: mean, low, high float64[B], NaN for a bucket without values."""
 
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -71,11 +71,11 @@ class Thinned:
 
 
 def read_curves(metrics: Path) -> dict[str, Curve]:
-    """The curves of a metrics.jsonl by split ("train", "valid").
+    """Return the curves of a metrics.jsonl by split ("train", "valid").
 
-    Lines that are no JSON object with a step, a split, tokens and a finite loss are passed over (a line may be half
-    written). Where a run was resumed and measured steps again, what was measured last counts. Raises UserError when the
-    file cannot be read.
+    Lines that are not a JSON object with a step, a split, tokens and a finite loss are skipped (a line may be half
+    written). Where a resumed run measured steps again, the last measurement counts. Raises UserError when the file
+    cannot be read.
     """
     if not metrics.exists():
         raise UserError(f"{metrics} does not exist; name the metrics.jsonl of a run")
@@ -90,35 +90,34 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
 
 
 def read_tables(metrics: Path) -> dict[str, Table]:
-    """The lines of a metrics.jsonl that have a step and a split, by split. Raises UserError for no regular file."""
+    """Return the lines of a metrics.jsonl that have a step and a split, by split. Raises UserError for a file that is
+    not regular."""
     rows: dict[str, list[Row]] = {}
     for row in read_json_lines(metrics)[0]:
         split, step = row.get("split"), row.get("step")
         if isinstance(split, str) and is_step(step):
             rows.setdefault(split, []).append(row)
-    return {split: Table(latest(kept)) for split, kept in rows.items()}
+    return {split: Table(latest(lines)) for split, lines in rows.items()}
 
 
 def is_step(value: object) -> TypeGuard[int]:
-    """Whether a value of a line counts steps."""
+    """Return whether a value is a number of steps."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """Rows with rising steps: a row replaces those before it that have its step or a later one."""
-    kept: list[Row] = []
+    """Return rows in order of steps: a row replaces earlier rows with the same or a later step."""
+    rows_in_order: list[Row] = []
     for row in rows:
-        while kept and kept[-1]["step"] >= row["step"]:
-            kept.pop()
-        kept.append(row)
-    return kept
+        while rows_in_order and rows_in_order[-1]["step"] >= row["step"]:
+            rows_in_order.pop()
+        rows_in_order.append(row)
+    return rows_in_order
 
 
 def bucket_starts(count: int, most: int, alone: Iterable[int] = ()) -> NDArray[np.int64]:
-    """Where buckets of neighbours begin, so that `count` points become about `most` of nearly equal size.
-
-    alone: points that get a bucket of their own, whatever the size of the others; the last point always does. No more
-    than `most` points are left as they are.
+    """Return the beginnings of buckets of neighbours, so that `count` points become about `most` of nearly equal size.
+    alone: points that get a bucket of their own; the last point always does. Up to `most` points are left unchanged.
     """
     if count <= most:
         return np.arange(count)
@@ -129,7 +128,7 @@ def bucket_starts(count: int, most: int, alone: Iterable[int] = ()) -> NDArray[n
 
 
 def thinned(values: NDArray[np.float64], starts: NDArray[np.int64]) -> Thinned:
-    """Mean, lowest and highest value of each bucket; NaN are left out."""
+    """Return the mean, lowest and highest value of each bucket; NaN are left out."""
     if len(values) == len(starts):
         return Thinned(values, values, values)
     there = ~np.isnan(values)
@@ -141,7 +140,7 @@ def thinned(values: NDArray[np.float64], starts: NDArray[np.int64]) -> Thinned:
 
 
 def rounded(values: NDArray[np.float64], digits: int = 5) -> list[float | None]:
-    """Values to so many significant digits for JSON, None for NaN."""
+    """Return values rounded to `digits` significant digits for JSON, None for NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = np.where(values == 0, 0, digits - 1 - np.floor(np.log10(np.abs(values))))
     shift = np.clip(np.nan_to_num(shift), -300, 300)

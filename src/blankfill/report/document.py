@@ -1,9 +1,10 @@
-"""The one file that every page of a report is: headline and sections in a frame, with style, script and numbers inside.
+"""Assembles the single file of a report page: headline and sections in a frame, with style, script and numbers inside.
 
-Its content security policy refuses every request, and every script but the page's own, so that a text of the run could
-not act even if it slipped through the escaping.
+Its content security policy refuses every request, and every script except that of the page, so that a text of the run
+could not run code even if it passed the escaping.
 
-Not here: what a page says (`page`, `tuned_page`, `several_page`), the parts of a page (`sections`, `markup`).
+Not here: the content of a page (`page`, `tuned_page`, `several_page`), the parts of a page (`sections`, `markup`).
+
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from blankfill.report.markup import embedded
 SCRIPTS = ("numbers", "curves", "samples")
 """The script of a page, in parts."""
 NOTHING_DRAWN: dict[str, Any] = {"splits": {}, "charts": [], "events": []}
-"""What the script is given on a page without curves."""
+"""Input of the script on a page without curves."""
 
 
 def document(
     title: str, headline: str, parts: Mapping[str, str], now: datetime, data: Mapping[str, Any] = NOTHING_DRAWN
 ) -> str:
-    """The HTML of a page. parts: the inside of each section by its name; empty ones are left out. data: for the script.
-
-    now: the moment that it says it was written at.
+    """Return the HTML of a page. parts: the content of each section by its name; empty sections are left out. data: for
+    the script. now: the time shown on the page.
     """
     there = {name: body for name, body in parts.items() if body}
     ids = {name: name.lower().replace(" ", "-") for name in there}
@@ -49,10 +49,10 @@ def document(
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    # in one go, so that a text of the run that looks like a name in the template stays a text
+    # in one pass, so that a text of the run that looks like a name in the template stays a text
     return re.sub(r"\{\{(\w+)\}\}", lambda name: filled[name[1]], shipped("page.html"))
 
 
 def shipped(name: str) -> str:
-    """A file of this package."""
+    """Return a file of this package."""
     return (resources.files("blankfill.report") / name).read_text(encoding="utf-8")

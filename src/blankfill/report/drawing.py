@@ -1,11 +1,12 @@
 """A training example as a PNG: tokens along both axes, the attention grid, blanks, answers and positions.
 
 Everything is drawn in units of one grid cell, whose size is chosen so that up to about sixty columns are comfortable to
-read and about 130 can still be read; a longer row keeps the grid and its marks and loses the words. matplotlib is
-used through its objects, never through pyplot, and only when a picture is asked for.
+read and about 130 are legible; a longer row keeps the grid and its marks and loses the words. matplotlib is used
+through its objects, never through pyplot, and is imported only when a picture is drawn.
 
-A font has to have the glyphs. The default one has no Chinese, so the fonts of the system are looked through for one
-that has; where none is found, the number of the token stands in its place, and the caller is told which characters.
+The default font has no Chinese glyphs, so the system's fonts are searched for one that has; where no font has the
+glyphs, the number of the token is drawn instead, and the caller gets the missing characters.
+
 """
 
 from __future__ import annotations
@@ -28,49 +29,49 @@ if TYPE_CHECKING:
 
 DPI = 120
 LONGEST_SIDE = 14.0
-"""Inches that the grid may measure."""
+"""Largest side of the grid, in inches."""
 NARROWEST = 7.5
-"""Inches that the picture measures at least, for its title and key."""
+"""Smallest width of the picture, in inches, for its title and key."""
 HEAD, FOOT = 0.8, 0.6
 """Inches above and below for the title and the key."""
 SMALLEST_FONT = 4.4
-"""Points below which words are left out."""
-COLOURS = {"sees": "#9cc3e6", "sees, and is asked": "#f4a95b", "a blank": "#ffe066", "asked here": "#f9cf9c"}
+"""Smallest font size in points; below it words are left out."""
+COLOURS = {"sees": "#9cc3e6", "sees, and has a target": "#f4a95b", "a blank": "#ffe066", "target": "#f9cf9c"}
 ENCODER = "#b5dcae"
-"""What the decoder sees of the encoder."""
+"""Colour of cells where the decoder sees the encoder."""
 FAR = "#d9d3e8"
-"""What local layers do not see of what the others see."""
+"""Colour of cells that local layers do not see and the other layers do."""
 UNSEEN = "#f2f2f2"
 PREFERRED = ("notosanscjk", "sourcehansans", "wqy", "droidsansfallback", "msyh", "simhei", "pingfang", "hiragino",
              "arialuni", "malgun", "yugoth")  # fmt: skip
-"""Parts of the file names of fonts that are looked at first."""
+"""Parts of the names of font files that are searched first."""
 NOT_GLYPHS = ("lastresort", "emoji", "adobeblank")
 """Fonts that claim every character and draw a box, or that cannot be drawn."""
 
 
 @dataclass(frozen=True)
 class Fonts:
-    """The default font and those found beside it: files, and the characters that each has."""
+    """The default font and further fonts: files, and the characters that each has."""
 
     files: Sequence[tuple[Path, Set[int]]]
 
     def having(self, text: str) -> Path | None:
-        """The first font that has all of `text`, None where none has."""
+        """Return the first font that has all characters of `text`, or None."""
         return next((file for file, has in self.files if all(ord(c) in has for c in text)), None)
 
     def lacking(self, text: str) -> set[str]:
-        """The characters of `text` that no font has."""
+        """Return the characters of `text` that no font has."""
         return {c for c in text if self.having(c) is None}
 
     def sized(self, text: str, points: float) -> FontProperties:
-        """How to draw `text`; in the default font when none has it all."""
+        """Return the font properties for `text`; the default font when no font has all characters."""
         from matplotlib.font_manager import FontProperties
 
         return FontProperties(fname=str(self.having(text) or self.files[0][0]), size=points)
 
 
 def find_fonts(text: str, named: Path | None = None) -> Fonts:
-    """The default font, the named one, and as many of the system's as it takes to have all of `text`.
+    """Return the default font, the named font, and as many system fonts as cover all characters of `text`.
 
     Raises UserError when the named font cannot be read.
     """
@@ -120,20 +121,21 @@ def example_png(
     """Draw a row to a PNG file.
 
     channels: names of the position channels. blanks: ids that stand for blanked text ([MASK], [gMASK], …). font: a font
-    file to try first. window: of the model's local layers, 0 for a model that has none. Returns the characters that no
-    font has, "" when all is drawn. Raises UserError when `out` cannot be written or `font` cannot be read.
+    file to try first. window: window of the local layers of the model, 0 for a model without local layers. Returns the
+    characters that no font has, "" when all are drawn. Raises UserError when `out` cannot be written or `font` cannot
+    be read.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     row = join_row(examples)
-    spelled = {i: spell(token(i)) for i in {*row.input_ids.tolist(), *(i for ids in row.asked for i in ids)}}
+    spelled = {i: spell(token(i)) for i in {*row.input_ids.tolist(), *(i for ids in row.targets for i in ids)}}
     fonts = find_fonts("".join([title, *spelled.values()]), font)
     missing = set().union(*(fonts.lacking(text) for text in [title, *spelled.values()]))
     drawn = {i: text if fonts.having(text) else f"#{i}" for i, text in spelled.items()}
     words = [drawn[i] for i in row.input_ids.tolist()]
-    answers = [" ".join(drawn[i] for i in ids) for ids in row.asked]
+    answers = [" ".join(drawn[i] for i in ids) for ids in row.targets]
     names = channel_names(channels, len(row.positions))
 
     cell = min(LONGEST_SIDE / len(row), max(0.22, min(0.4, 6 / len(row))))
@@ -141,7 +143,7 @@ def example_png(
     with_words = points >= SMALLEST_FONT
     if with_words:
         before = 2.2 + _longest(words)
-        left, right = max(before, 0.5 + _longest(names)), 1.0 + max(_longest(answers), _longest(["asked for"]))
+        left, right = max(before, 0.5 + _longest(names)), 1.0 + max(_longest(answers), _longest(["target"]))
         below = len(names) + 0.5
     else:
         before = left = right = below = 0.5 / cell
@@ -189,7 +191,7 @@ def _characters(font: Path) -> Set[int]:
 
 
 def _longest(texts: Sequence[str]) -> float:
-    """The width of the longest text, in grid cells, as its characters are sized for them."""
+    """Return the width of the longest text, in grid cells."""
     return max((0.4 * cells(text) for text in texts), default=0.0)
 
 
@@ -199,9 +201,9 @@ def _draw_grid(axes: Axes, row: Row, window: int) -> None:
     length = len(row)
     image = np.full((length, length, 3), to_rgb(UNSEEN))
     visible = row.visible()
-    is_asked = np.array([bool(ids) for ids in row.asked])
-    image[visible & ~is_asked[:, None]] = to_rgb(COLOURS["sees"])
-    image[visible & is_asked[:, None]] = to_rgb(COLOURS["sees, and is asked"])
+    has_target = np.array([bool(ids) for ids in row.targets])
+    image[visible & ~has_target[:, None]] = to_rgb(COLOURS["sees"])
+    image[visible & has_target[:, None]] = to_rgb(COLOURS["sees, and has a target"])
     read, written = slice(row.encoder), slice(row.encoder, None)
     image[written, read][visible[written, read]] = to_rgb(ENCODER)
     if window:
@@ -219,12 +221,12 @@ def _draw_grid(axes: Axes, row: Row, window: int) -> None:
 
 
 def _draw_marks(axes: Axes, row: Row, is_blank: Bool, depth: float) -> None:
-    """Bars behind the tokens of both axes, `depth` cells long: yellow for a blank, orange where something is asked."""
+    """Draw bars behind the tokens of both axes, `depth` cells long: yellow for a blank, orange for a target."""
     from matplotlib.patches import Rectangle
 
-    for i, ids in enumerate(row.asked):
+    for i, ids in enumerate(row.targets):
         if is_blank[i] or ids:
-            colour = COLOURS["a blank" if is_blank[i] else "asked here"]
+            colour = COLOURS["a blank" if is_blank[i] else "target"]
             axes.add_patch(Rectangle((-depth, i), depth - 0.1, 1, facecolor=colour, linewidth=0))
             axes.add_patch(Rectangle((i, -depth), 1, depth - 0.1, facecolor=colour, linewidth=0))
 
@@ -244,7 +246,7 @@ def _draw_words(
         write(i + 0.5, -1.8, word, "center", "bottom", rotation=90 if cells(word) > 2 else 0)
         write(i + 0.5, -0.25, str(numbers[i]), "center", "bottom", small=True, color="0.45", rotation=90)
         write(length + 0.5, i + 0.5, answer, "left")
-    write(length + 0.5, -0.5, "asked for", "left", color="0.3")
+    write(length + 0.5, -0.5, "target", "left", color="0.3")
     for k, (name, channel) in enumerate(zip(names, row.positions, strict=True)):
         y = length + 0.8 + k
         write(-0.25, y, name, "right", color="0.3")
@@ -253,7 +255,7 @@ def _draw_words(
 
 
 def _draw_numbers(axes: Axes, row: Row) -> None:
-    """Numbers of columns where there is no room for words."""
+    """Draw the numbers of columns where there is no room for words."""
     length = len(row)
     step = max(16, length // 16 // 16 * 16)
     for i, number in enumerate(row.numbers()):

@@ -1,6 +1,5 @@
-"""Pictures that need no script: a scatter of numbers, and scores as dots on a line, each as an SVG element.
-
-Everything that they show is told in words or in a table beside them.
+"""Pictures that need no script: a scatter of numbers, and scores as dots on a line, each as an SVG element. A text or a
+table beside each picture has the same content.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from html import escape
 WIDTH, SIDE = 720, 460
 LEFT, BOTTOM, MARGIN, ROW = 56, 44, 14, 34
 LETTER = 7.2
-"""Width of a letter, about."""
+"""Approximate width of a letter."""
 
 
 @dataclass(frozen=True)
 class Dots:
-    """A line of dots: its name, the values, and the one that stands for them all."""
+    """A line of dots: its name, the values, and their summary (such as the mean)."""
 
     name: str
     values: Sequence[float]
@@ -26,7 +25,7 @@ class Dots:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from `low` to `high`, about `most` of them."""
+    """Return about `most` round numbers from `low` to `high`."""
     rough = (high - low) / max(1, most)
     size = 10 ** math.floor(math.log10(rough))
     step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * 0.999)
@@ -35,14 +34,15 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def spread(values: Sequence[float], air: float = 0.06) -> tuple[float, float]:
-    """From a little below the least to a little above the largest."""
+    """Return a range from a little below the smallest value to a little above the largest."""
     low, high = min(values), max(values)
     more = (high - low) * air or max(abs(high), 1.0) * 0.05
     return low - more, high + more
 
 
 def scatter(points: Sequence[Sequence[float]], label: str) -> str:
-    """True numbers to the right, predicted ones upward, and the line on which both are the same. label: in words."""
+    """Return a scatter plot of predicted (vertical) against true numbers, with the diagonal. label: description in
+    words."""
     low, high = spread([value for point in points for value in point])
     right, bottom = WIDTH - MARGIN, SIDE - BOTTOM
 
@@ -64,7 +64,7 @@ def scatter(points: Sequence[Sequence[float]], label: str) -> str:
 
 
 def dot_lines(lines: Sequence[Dots], label: str, reference: tuple[str, float] | None = None) -> str:
-    """A line of dots for each setting, under one another on one scale. reference: a value to compare all with."""
+    """Return a line of dots for each setting, on one scale. reference: a value to compare all settings with."""
     values = [value for line in lines for value in (*line.values, line.middle)]
     low, high = spread([*values, reference[1]] if reference else values)
     left = min(300, 16 + LETTER * max(len(line.name) for line in lines))

@@ -1,6 +1,6 @@
-"""Values as HTML. Texts of a run come from anywhere, so every one of them is escaped here, whatever it holds.
+"""Writes values as HTML. Texts of a run come from anywhere, so every text is escaped here.
 
-Not here: what the page says (`page`, `sections`).
+Not here: the content of the page (`page`, `sections`).
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ from typing import Any
 from blankfill.system.console import visible
 
 LANGUAGES = (("ja", "\u3040-\u30ff"), ("ko", "\uac00-\ud7af"), ("zh", "\u3400-\u9fff"))
-"""Languages that share characters but not their shapes, by the characters that give each away."""
+"""Languages that share characters but not their shapes, with characters that identify each."""
 
 
 def tag(name: str, text: object, **attributes: str) -> str:
-    """An element that holds text. The attribute `class` is given as `kind`, since Python keeps that word."""
+    """Return an element that holds text. `kind` is the attribute `class`, a reserved word of Python."""
     return f"<{name}{attributes_of(attributes)}>{escape(visible(str(text)))}</{name}>"
 
 
 def said(name: str, text: str, **attributes: str) -> str:
-    """An element that holds a text of the run, in whatever language that is."""
+    """Return an element that holds a text of the run, marked with its language."""
     return tag(name, text, **attributes, **language_of(text))
 
 
 def attributes_of(values: Mapping[str, str]) -> str:
-    """Attributes as they stand in a tag, a space before each; empty ones are left out."""
+    """Return attributes for a tag, each after a space; empty attributes are left out."""
     return "".join(
         f' {"class" if key == "kind" else key}="{escape(visible(value))}"' for key, value in values.items() if value
     )  # fmt: skip
 
 
 def language_of(text: str) -> dict[str, str]:
-    """The attributes that let a browser set a text of the run: its direction, and its language where that matters."""
-    found = next((name for name, span in LANGUAGES if re.search(f"[{span}]", text)), "")
-    return {"dir": "auto", "lang": found}
+    """Return the attributes that help a browser to set a text: its direction, and its language where that affects
+    glyphs."""
+    language = next((name for name, span in LANGUAGES if re.search(f"[{span}]", text)), "")
+    return {"dir": "auto", "lang": language}
 
 
 def embedded(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever texts it holds. Raises ValueError for NaN."""
+    """Return JSON that is safe inside a script element, whatever texts it holds. Raises ValueError for NaN."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -49,15 +50,14 @@ def embedded(value: Any) -> str:
 
 
 def pairs(values: Iterable[tuple[str, object]]) -> str:
-    """Names and values, one line each."""
+    """Return names and values, one line each."""
     lines = (f"<div>{tag('dt', name)}{said('dd', plain(value))}</div>" for name, value in values)
     return f'<dl class="pairs">{"".join(lines)}</dl>'
 
 
 def panels(values: Mapping[str, Any], alone: str) -> str:
-    """Values nested one level: a panel for each mapping, and one called `alone` for what stands in none.
-
-    Keys are shown as they are, since the options of a recipe are typed so.
+    """Return a panel for each mapping in `values`, and a panel called `alone` for the other values. Keys are shown
+    unchanged, as the options of a recipe are typed.
     """
     single = {key: value for key, value in values.items() if not isinstance(value, dict)}
     groups = {alone: single, **{key: value for key, value in values.items() if isinstance(value, dict)}}
@@ -69,12 +69,12 @@ def panels(values: Mapping[str, Any], alone: str) -> str:
 
 
 def panel(title: str, body: str) -> str:
-    """A framed part of the page; `body` is HTML."""
+    """Return a framed part of the page; `body` is HTML."""
     return f'<div class="panel">{tag("h3", title) if title else ""}{body}</div>'
 
 
 def plain(value: object) -> str:
-    """A value of JSON or YAML as a reader expects it."""
+    """Return a value of JSON or YAML in readable form."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):

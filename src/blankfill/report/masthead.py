@@ -1,4 +1,4 @@
-"""The head of a page: name, state, how far a run is, and the few numbers that matter most."""
+"""The head of a page: name, state and progress of a run, and its most important numbers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from blankfill.report.markup import said, tag
 from blankfill.report.snapshot import Snapshot
 
 MOST_EVENTS = 200
-"""Events that are listed and drawn, the newest."""
+"""Number of events that are listed and drawn, the newest."""
 
 Card = tuple[str, str, str, str]
-"""A number: its name, the number, a word on what it means, its look ("good", "bad" or "")."""
+"""Name of a number, its value, a note on its meaning, and its style ("good", "bad" or "")."""
 
 
 def masthead(name: str, state: tuple[str, str], about: Sequence[str], cards: Sequence[Card], bar: str = "") -> str:
-    """The head of a page. about: facts for one line, empty ones left out; bar: see `progress`."""
+    """Return the head of a page. about: facts for one line (empty facts are left out); bar: see `progress`."""
     look, words = state
     title = said("h1", name) + tag("span", words, kind=f"state {look}")
     lines = "".join(
@@ -29,7 +29,7 @@ def masthead(name: str, state: tuple[str, str], about: Sequence[str], cards: Seq
 
 
 def progress(snapshot: Snapshot) -> str:
-    """A bar of the steps that are done, "" when nobody knows how many there are."""
+    """Return a progress bar of the steps, "" when the number of steps is unknown."""
     if not snapshot.total or snapshot.step is None:
         return ""
     return (
@@ -40,7 +40,7 @@ def progress(snapshot: Snapshot) -> str:
 
 
 def time_cards(snapshot: Snapshot) -> list[Card]:
-    """How long a run took, and how long it will take."""
+    """Return cards with the elapsed and the remaining time."""
     shown: list[Card] = []
     if snapshot.seconds:
         note = f"{short(snapshot.speed)} tokens/s lately" if snapshot.speed else ""
@@ -51,7 +51,7 @@ def time_cards(snapshot: Snapshot) -> list[Card]:
 
 
 def state_of(snapshot: Snapshot) -> tuple[str, str]:
-    """How far a run is: its look ("new", "going", "early", "done"), and the words."""
+    """Return the state of a run: its style ("new", "going", "early", "done"), and its wording."""
     if snapshot.early:
         return "early", f"stopped early at step {snapshot.step:,}"
     if snapshot.finished:
@@ -66,7 +66,7 @@ def state_of(snapshot: Snapshot) -> tuple[str, str]:
 
 
 def span(seconds: float) -> str:
-    """A stretch of time in its two largest units: 45 s, 4 min 08 s, 2 h 05 min, 3 d 04 h."""
+    """Return a duration in its two largest units: 45 s, 4 min 08 s, 2 h 05 min, 3 d 04 h."""
     whole = round(seconds)
     for size, unit, smaller, rest in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:

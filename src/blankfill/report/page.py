@@ -1,6 +1,6 @@
-"""The page of a run: its folder as it is at any moment → one `report.html` that needs nothing else.
+"""The page of a run: its folder at any moment → one self-contained `report.html`.
 
-Tables and texts are complete without JavaScript; the script draws the curves and lets the samples be stepped through.
+Tables and texts are complete without JavaScript; the script draws the curves and steps through the samples.
 
 Not here: the frame (`document`), reading the folder (`snapshot`), which charts there are (`charts`), the parts of the
 page (`sections`), the pages of fine-tuning runs (`tuned_page`) and of several runs (`several_page`).
@@ -24,34 +24,31 @@ FILE = "report.html"
 
 
 def write_page(run: Path, out: Path | None = None) -> Path:
-    """Write the report of a run folder as it is now; returns where it lies (`report.html` in the folder by default).
-
-    The file is replaced at once, never seen half written. Raises UserError when `run` is no folder or `out` cannot be
-    written.
+    """Write the report of a run folder and return its path (`report.html` in the folder by default). The file is
+    replaced atomically. Raises UserError when `run` is not a folder or `out` cannot be written.
     """
     if out is None and is_special(run / FILE):
         raise UserError(f"{run / FILE} is a pipe, a device or a socket, and the report is written there; remove it")
     out = out or run / FILE
     page = any_page(run, datetime.now().astimezone())
-    # half of a surrogate pair can come out of an escape in a .jsonl, and UTF-8 has no place for it
+    # an escape in a .jsonl can be half of a surrogate pair, which UTF-8 cannot encode
     write_file(out, page.encode("utf-8", "replace"), "name a file in a folder that exists")
     return out
 
 
 def any_page(run: Path, now: datetime) -> str:
-    """The HTML of whatever a folder holds: a fine-tuning run, several of them, or a pretraining run.
-
-    Raises UserError when it is no folder.
+    """Return the HTML of a folder: a fine-tuning run, several of them, or a pretraining run. Raises UserError when
+    `run` is not a folder.
     """
     if (run / CONFIG).exists():
         return tuned_page.page_of(run, now)
-    if found := several_page.read_several(run):
-        return several_page.page_of(found, now)
+    if several := several_page.read_several(run):
+        return several_page.page_of(several, now)
     return page_of(read_snapshot(run), now)
 
 
 def page_of(snapshot: Snapshot, now: datetime) -> str:
-    """The HTML of a pretraining run. now: the moment that it says it was written at."""
+    """Return the HTML of a pretraining run. now: the time shown on the page."""
     charts = find_charts(snapshot)
     events = snapshot.events[-MOST_EVENTS:]
     parts = {
@@ -67,7 +64,7 @@ def page_of(snapshot: Snapshot, now: datetime) -> str:
 
 
 def headline(snapshot: Snapshot) -> str:
-    """Name, state and the few numbers that matter most."""
+    """Return name, state and the most important numbers."""
     objective, model, corpus = snapshot.section("objective"), snapshot.section("model"), snapshot.corpus
     parameters = number(snapshot.facts.get("parameters"))
     about = [
@@ -81,7 +78,7 @@ def headline(snapshot: Snapshot) -> str:
 
 
 def cards(snapshot: Snapshot) -> list[Card]:
-    """The numbers under the headline, each with a word on what it means."""
+    """Return the numbers under the headline, each with a note on its meaning."""
     shown: list[Card] = []
     best, last, baseline = snapshot.best, snapshot.last_loss("valid"), snapshot.baseline
     if best and last:

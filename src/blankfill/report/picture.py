@@ -1,12 +1,13 @@
-"""Pictures of training examples: what the model reads, what it is asked, and who sees whom.
+"""Pictures of training examples: the input tokens, the targets, and the attention between columns.
 
-Two forms of the same thing. `example_text` is for a terminal: a line for each column of the row, and beside it the
-line of the attention grid that belongs to it (the query at the left, keys across). `report.drawing.example_png` is for
-a page. Both draw the reference `AttentionRule.visible`, so a picture shows what the kernels are
-tested against, not a retelling of it. Where a model has an encoder, its columns come first and the decoder's behind
-them, so that one grid has all three attentions: the encoder's, the decoder's, and the decoder's to the encoder.
+There are two forms. `example_text` is for a terminal: a line for each column of the row, and beside it the line of the
+attention grid that belongs to it (queries down, keys across). `report.drawing.example_png` is for a page. Both draw the
+reference `AttentionRule.visible`, against which the kernels are tested. In a model with an encoder, the encoder columns
+come first and the decoder columns after them, so that one grid has all three attentions: the encoder's, the decoder's,
+and the decoder's to the encoder.
 
-Not here: where examples come from (`data.sampler`), and the command that asks for them (`cli.show`).
+Not here: the source of examples (`data.sampler`), and the command (`cli.show`).
+
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from blankfill.objectives import label_meaning
 from blankfill.types import AttentionRule, Bool, Example, Int32
 
 Decode = Callable[[int], str]
-"""The text of a token id, as the vocabulary spells it."""
+"""Function from a token id to its text."""
 
 LONGEST_TOKEN = 16
-"""Cells that one token may take; longer ones are cut."""
+"""Largest width of a token in cells; longer tokens are cut."""
 NARROWEST_GRID = 24
-"""The grid stands beside the tokens as long as this many cells are left for it, and below them otherwise."""
+"""Smallest width of a grid beside the tokens, in cells; a wider grid is printed below them."""
 
 
 @dataclass(frozen=True)
 class Row:
     """Examples that share a row, joined as `data.batching` joins them. L columns, P channels.
 
-    asked[i]: the ids that are asked for at column i. begins: the first column of each Example, of both its sides.
-    labels: column → text. encoder: how many columns are the encoder's, which come first; 0 for a model of one stack.
+    targets[i]: the target ids at column i. begins: the first column of each Example, of both its sides. labels: column
+    → text. encoder: the number of encoder columns, which come first; 0 for a model of one stack.
     """
 
     input_ids: Int32
     positions: Int32
     rule: AttentionRule
-    asked: list[list[int]]
+    targets: list[list[int]]
     begins: list[int]
     labels: dict[int, str]
     encoder: int = 0
@@ -49,10 +50,8 @@ class Row:
         return len(self.input_ids)
 
     def visible(self, window: int = 0) -> Bool:
-        """bool[L, L], row = query, column = key: the rules', and the decoder sees its Example's encoder side.
-
-        window: of a layer that attends locally, as in `AttentionRule`; 0 for one that sees the whole row.
-        """
+        """Return which query (row) sees which key (column), bool[L, L]; the decoder sees the encoder side of its
+        Example. window: of a local layer, as in `AttentionRule`; 0 for a layer that sees the whole row."""
         rule = self.rule.local(self.positions[0], window) if window else self.rule
         writes = np.arange(len(self)) >= self.encoder
         alike = writes[:, None] == writes[None, :]
@@ -60,14 +59,13 @@ class Row:
         return (alike & rule.visible()) | (~alike & writes[:, None] & same)
 
     def numbers(self) -> list[int]:
-        """What the columns are called: each side counts from 0."""
+        """Return the numbers of the columns: each side counts from 0."""
         return [*range(self.encoder), *range(len(self) - self.encoder)]
 
 
 def join_row(examples: Sequence[Example]) -> Row:
-    """Put Examples into one row, each in a segment of its own; encoder's sides first.
-
-    Raises ValueError for none, or when only some have an encoder's side.
+    """Join Examples into one row, each in a segment of its own; encoder sides first. Raises ValueError for no Example,
+    or when only some have an encoder side.
     """
     if not examples:
         raise ValueError("a row needs at least one example")
@@ -80,17 +78,17 @@ def join_row(examples: Sequence[Example]) -> Row:
         sides = [example, *contexts[k : k + 1]]
         before += 1 + max(int(side.rule.segment.max()) for side in sides)
     segments: list[Int32] = []
-    asked: list[list[int]] = []
+    targets: list[list[int]] = []
     begins: list[int] = []
     labels: dict[int, str] = {}
     sides = [*contexts, *examples]
     for example, offset in zip(sides, offsets * (2 if contexts else 1), strict=True):
-        begin = len(asked)
+        begin = len(targets)
         begins.append(begin)
         segments.append(example.rule.segment + offset)
-        asked += [[] for _ in range(len(example))]
+        targets += [[] for _ in range(len(example))]
         for index, answer in zip(example.target_index.tolist(), example.target_ids.tolist(), strict=True):
-            asked[begin + index].append(answer)
+            targets[begin + index].append(answer)
         if example.labels:
             labels[begin] = ", ".join(_label(name, value) for name, value in example.labels.items())
         labels |= {begin + column: text for column, text in _borders(example, begin).items()}
@@ -102,25 +100,25 @@ def join_row(examples: Sequence[Example]) -> Row:
     )
     input_ids = np.concatenate([side.input_ids for side in sides])
     positions = np.concatenate([side.positions for side in sides], axis=1)
-    return Row(input_ids, positions, rule, asked, begins, labels, sum(map(len, contexts)))
+    return Row(input_ids, positions, rule, targets, begins, labels, sum(map(len, contexts)))
 
 
 def _joined_groups(examples: Sequence[Example]) -> Int32 | None:
     if all(example.rule.group is None for example in examples):
         return None
     return np.concatenate(
-        [np.zeros(len(one), np.int32) if one.rule.group is None else one.rule.group for one in examples]
+        [np.zeros(len(side), np.int32) if side.rule.group is None else side.rule.group for side in examples]
     )
 
 
 def heading(row: Row) -> str:
-    """How large a row is and how much it asks, in a few words."""
-    asked = _count(sum(map(len, row.asked)), "answer") + " asked for"
+    """Return the size of a row and its number of targets, in a few words."""
+    targets = _count(sum(map(len, row.targets)), "target")
     if not row.encoder:
-        return f"{_count(len(row), 'column')}, {_count(len(row.begins), 'example')}, {asked}"
+        return f"{_count(len(row), 'column')}, {_count(len(row.begins), 'example')}, {targets}"
     written = len(row) - row.encoder
     sides = f"encoder {_count(row.encoder, 'column')}, decoder {_count(written, 'column')}"
-    return f"{sides}, {_count(len(row.begins) // 2, 'example')}, {asked}"
+    return f"{sides}, {_count(len(row.begins) // 2, 'example')}, {targets}"
 
 
 def example_text(
@@ -132,13 +130,13 @@ def example_text(
     plain: bool = False,
     window: int = 0,
 ) -> str:
-    """A row as text: a line for each column, with the attention grid beside it.
+    """Return a row as text: a line for each column, with the attention grid beside it.
 
     channels: names of the position channels. width: cells of the terminal; where the grid is wider, one of its cells
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
-    characters. A line and a bar part the encoder from the decoder. The table of tokens itself is never cut, so it may
-    be wider than a very small `width`. window: of the model's local layers, whose grid is drawn below; 0 for a model
-    that has none.
+    characters. A line and a bar separate the encoder from the decoder. The table of tokens itself is never cut, so it
+    may be wider than a very small `width`. window: window of the local layers, whose grid is drawn below; 0 for a model
+    without local layers.
     """
     row = join_row(examples)
     marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
@@ -180,7 +178,7 @@ def example_text(
 
 
 def _grouping(sides: Sequence[int], room: int) -> int:
-    """How many columns a cell must stand for, so that sides of these lengths and the bar between them fit the room."""
+    """Return the number of columns per cell with which sides of these lengths and the bar between them fit the room."""
     group = 1
     while sum(-(-side // group) for side in sides) + len(sides) - 1 > room and group < max(sides):
         group += 1
@@ -188,24 +186,24 @@ def _grouping(sides: Sequence[int], room: int) -> int:
 
 
 def _parted(lines: list[str], at: int, line: str) -> list[str]:
-    """The lines with another one put in before number `at`; as they are when that is right behind the header."""
+    """Return the lines with a separator inserted before number `at`, unless that is right after the header."""
     return lines if at == 1 else [*lines[:at], line, *lines[at:]]
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal a text takes; Chinese characters take two."""
+    """Return how many cells of a terminal a text takes; Chinese characters take two."""
     from rich.cells import cell_len
 
     return cell_len(text)
 
 
 def pad(text: str, width: int) -> str:
-    """Text filled with spaces to `width` cells."""
+    """Return text padded with spaces to `width` cells."""
     return text + " " * (width - cells(text))
 
 
 def spell(text: str, longest: int = LONGEST_TOKEN) -> str:
-    """A token fit to be drawn: what cannot be printed as its escape, no more than `longest` cells."""
+    """Return a printable token: escapes for unprintable characters, at most `longest` cells."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     if cells(text) <= longest:
         return text
@@ -215,14 +213,14 @@ def spell(text: str, longest: int = LONGEST_TOKEN) -> str:
 
 
 def channel_names(channels: Sequence[str], count: int) -> list[str]:
-    """A name for each of `count` position channels: the given ones when they fit, else numbered."""
+    """Return a name for each of `count` position channels: the given names if they match, otherwise numbers."""
     if len(channels) == count:
         return list(channels)
     return ["pos"] if count == 1 else [f"pos {k + 1}" for k in range(count)]
 
 
 def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
-    """The header and a line for each column, numbers to the right and tokens to the left."""
+    """Return the header and a line for each column, numbers to the right and tokens to the left."""
     names = channel_names(channels, len(row.positions))
     rule = row.rule
     columns: list[tuple[str, list[str], bool]] = [
@@ -231,7 +229,7 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
     ]
     columns += [(name, [str(p) for p in channel], True) for name, channel in zip(names, row.positions, strict=True)]
     columns += [
-        ("asked for", [" ".join(spell(token(i)) for i in ids) for ids in row.asked], False),
+        ("target", [" ".join(spell(token(i)) for i in ids) for ids in row.targets], False),
         ("seg", [str(k) for k in rule.segment], True),
         ("rank", [str(k) for k in rule.rank], True),
         ("horizon", [str(k) for k in rule.horizon], True),
@@ -246,7 +244,7 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
 
 
 def _grid(visible: Bool, group: int, marks: str) -> list[str]:
-    """A line for each query; `group` keys in a character. visible: bool[Q, K]. marks: none, all, some seen."""
+    """Return a line for each query, `group` keys per character. visible: bool[Q, K]. marks: none, all, some seen."""
     length = visible.shape[1]
     edges = range(0, length, group)
     share = np.add.reduceat(visible.astype(np.int64), edges, axis=1)
@@ -256,7 +254,7 @@ def _grid(visible: Bool, group: int, marks: str) -> list[str]:
 
 
 def _ruler(length: int, group: int) -> str:
-    """Numbers of columns over the cells that begin with them, every ten cells."""
+    """Return a ruler: the number of the first column of a cell, every ten cells."""
     ruler = ""
     for cell in range(0, length, 10):
         number = str(cell * group)
@@ -271,12 +269,13 @@ def _label(name: str, value: int) -> str:
 
 
 def _borders(example: Example, begin: int) -> dict[int, str]:
-    """What is asked from the borders of spans: the column before each → text. begin: the example's first column."""
+    """Return a text for each span that is predicted from its boundaries, by the column before the span. begin: the
+    first column of the example."""
     if example.span_boundary_targets is None:
         return {}
     left, right = example.span_boundary_targets[:2].tolist()
     pairs = list(zip(left, right, strict=True))
-    return {a: f"with column {begin + b}, asked for {_count(pairs.count((a, b)), 'word')} between" for a, b in pairs}
+    return {a: f"with column {begin + b}, predicts {_count(pairs.count((a, b)), 'token')} between" for a, b in pairs}
 
 
 def _count(number: int, noun: str) -> str:

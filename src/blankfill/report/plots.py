@@ -1,8 +1,6 @@
-"""The picture of a run: metrics.jsonl → loss.png.
-
-It is drawn again and again while a run goes on, from whatever is there: no point, one point, many (`curves` reads it).
-matplotlib is imported when a plot is drawn and used through its objects, never through pyplot, so that no window system
-and no global state is touched.
+"""The picture of a run: metrics.jsonl → loss.png. The picture is redrawn throughout a run, with any number of points
+(`curves` reads them). matplotlib is imported when a plot is drawn and used through its objects, never through pyplot,
+so that no window system and no global state is touched.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ from blankfill.report.curves import read_curves
 from blankfill.system.files import whole_path
 
 SMOOTHED_OVER = 100
-"""The smoothed curve forgets over a hundredth of the points, so that it hardly lags behind a steep start."""
+"""The smoothed curve averages over a hundredth of the points, so that it hardly lags behind a steep start."""
 
 
 def smoothed(loss: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An exponential average without the start's bias: the first value is the first point's own."""
+    """Return an exponential average with bias correction: the first value is that of the first point."""
     keep = 1.0 - 1.0 / max(1.0, len(loss) / SMOOTHED_OVER)
     out = np.empty(len(loss))
     total = weight = 0.0
@@ -36,7 +34,7 @@ def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: st
     """Draw the losses of a run over the tokens that it has seen, 1200×700 pixels.
 
     baseline: loss of a model that knows word frequencies only (the unigram entropy), in nats; a dashed line. `out` is
-    replaced at once, never seen half written. Raises UserError when `metrics` cannot be read or `out` not written.
+    replaced atomically. Raises UserError when `metrics` cannot be read or `out` cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

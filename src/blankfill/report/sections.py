@@ -1,7 +1,7 @@
 """The sections of a run's page below its headline, as HTML that is complete without JavaScript.
 
-Each function gives the inside of a section, "" when the run has nothing to say there. The script of the page draws into
-`.plot` and moves through the rows of `.sample`; everything else is as it stands here.
+Each function returns the content of a section, "" when the run has none. The script of the page draws into `.plot` and
+steps through the rows of `.sample`; everything else is static.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from blankfill.report.snapshot import Event, Sample, Snapshot
 from blankfill.system.console import amount
 
 MOST_SAMPLED = 40
-"""Steps of which samples are shown; of more, as many spread over the run, the first and the last among them."""
+"""Number of steps with samples shown; of more steps, this many are spread over the run, including the first and the
+last."""
 
 
 def curves_section(charts: Sequence[Chart]) -> str:
-    """The charts, the first one the widest: what the script draws into, and what they end in as tables."""
+    """Return the charts, the first one the widest: frames that the script draws into, and tables of end values."""
     if not charts:
-        return '<div class="head"><h2>Curves</h2></div><p class="panel empty">Nothing is measured yet.</p>'
+        return '<div class="head"><h2>Curves</h2></div><p class="panel empty">No measurements yet.</p>'
     figures = "".join(_figure(chart, k) for k, chart in enumerate(charts))
     axes = _choice("Horizontal axis", "x", {"step": "steps", "tokens": "tokens"})
     scales = _choice("Scale of losses and norms", "scale", {"linear": "linear", "log": "log"})
@@ -46,13 +47,13 @@ def _choice(legend: str, name: str, options: dict[str, str]) -> str:
 
 
 def _figure(chart: Chart, k: int) -> str:
-    """One chart without its curves: title, legend with the newest values, and the table of ends."""
-    legend, told, rows = "", [], ""
+    """Return one chart without its curves: title, legend with the newest values, and the table of ends."""
+    legend, summary, rows = "", [], ""
     for series in chart.series:
         first, lowest, _, last = ((f"{step:,}", chart.write(value)) for step, value in series.ends.values())
         colour = series.split if series.split in ("train", "valid") else "other"
         legend += f'<li class="{colour}">{escape(series.name)} <b>{last[1]}</b></li>'
-        told.append(f"{series.name} from {first[1]} to {last[1]}, lowest {lowest[1]} at step {lowest[0]}")
+        summary.append(f"{series.name} from {first[1]} to {last[1]}, lowest {lowest[1]} at step {lowest[0]}")
         cells = "".join(
             f'<td class="n">{chart.write(value)} <span class="unit">at {step:,}</span></td>'
             for step, value in series.ends.values()
@@ -61,10 +62,10 @@ def _figure(chart: Chart, k: int) -> str:
     if chart.reference:
         name, value = chart.reference[0], chart.write(chart.reference[1])
         legend += f'<li class="dashed">{escape(name)} <b>{value}</b></li>'
-        told.append(f"{name} {value}")
+        summary.append(f"{name} {value}")
         rows += f'<tr>{tag("th", name, scope="row")}<td class="n">{value}</td><td colspan="3"></td></tr>'
     head = "".join(f'<th scope="col" class="n">{name}</th>' for name in ("first", "lowest", "highest", "last"))
-    label = escape(f"{chart.title}: {'; '.join(told)}. The arrow keys read the values.")
+    label = escape(f"{chart.title}: {'; '.join(summary)}. The arrow keys read the values.")
     return (
         f'<figure class="chart{" main" if k == 0 else ""}" data-chart="{k}"><figcaption>'
         f'<h3>{escape(chart.title)}{tag("span", chart.unit, kind="unit")}</h3><ul class="legend">{legend}</ul>'
@@ -75,7 +76,7 @@ def _figure(chart: Chart, k: int) -> str:
 
 
 def samples_section(samples: Sequence[Sample]) -> str:
-    """The fixed texts, as the model answered them at each step; the newest answer stands in the text."""
+    """Return the fixed texts with the model's answers at each step; the text shows the newest answer."""
     steps = sorted({step for sample in samples for step, _ in sample.at})
     if not steps:
         return ""
@@ -97,13 +98,13 @@ def samples_section(samples: Sequence[Sample]) -> str:
 
 
 def _sample(sample: Sample, steps: frozenset[int]) -> str:
-    """One fixed text. A blank is filled with the first answer; a prompt goes on with it."""
+    """Return one fixed text. The first answer fills the blank, or continues the prompt."""
     at = [(step, answers) for step, answers in sample.at if step in steps] or [*sample.at[-1:]]
     hits, rows = [], ""
     for step, answers in at:
         right = [is_right(answer, sample.answer) for answer in answers]
         hits.append("right" if any(right[:1]) else "among" if any(right) else "none")
-        made = "".join(said("span", one, kind=f"made{' right' * ok}") for one, ok in zip(answers, right, strict=True))
+        made = "".join(said("span", text, kind=f"made{' right' * ok}") for text, ok in zip(answers, right, strict=True))
         rows += (
             f'<tr data-step="{step}" data-hit="{hits[-1]}"><th scope="row" class="n">{step:,}</th><td>{made}</td></tr>'
         )
@@ -117,7 +118,7 @@ def _sample(sample: Sample, steps: frozenset[int]) -> str:
     mark = tag("mark", first, kind="right" if hits[-1] == "right" else "")
     language = attributes_of(language_of(sample.text + first))
     body = f'<p class="said"{language}>{escape(before)}{mark}{escape(after)}</p>'
-    following = "".join(said("span", one, kind="made") for one in others)
+    following = "".join(said("span", other, kind="made") for other in others)
     if sample.answer:
         count = f"right at {hits.count('right')} of {len(hits)} steps"
         body += (
@@ -143,12 +144,12 @@ def _blanks(sample: Sample) -> list[Blank]:
 
 
 def is_right(made: str, answer: str | None) -> bool:
-    """Whether the model wrote what stood there, whatever the case."""
+    """Return whether the model wrote the original text, ignoring case."""
     return bool(answer) and made.strip().casefold() == str(answer).strip().casefold()
 
 
 def events_section(events: Sequence[Event], earlier: int) -> str:
-    """What happened beside training. earlier: so many events that are not listed."""
+    """Return the events of a run. earlier: the number of events that are not listed."""
     if not events:
         return ""
     rows = "".join(
@@ -166,7 +167,7 @@ def events_section(events: Sequence[Event], earlier: int) -> str:
 
 
 def recipe_section(snapshot: Snapshot) -> str:
-    """The recipe as it was resolved; as its file has it where it cannot be read as one."""
+    """Return the resolved recipe; the text of its file where it is not a valid recipe."""
     if snapshot.recipe:
         body = f'<div class="facts">{panels(snapshot.recipe, "recipe")}</div>'
     elif snapshot.recipe_text:
@@ -177,7 +178,7 @@ def recipe_section(snapshot: Snapshot) -> str:
 
 
 def corpus_section(snapshot: Snapshot) -> str:
-    """The report of the corpus."""
+    """Return the report of the corpus."""
     corpus = snapshot.corpus
     if corpus is None:
         return ""
@@ -200,7 +201,7 @@ def corpus_section(snapshot: Snapshot) -> str:
     ]
     body = panel("", f"<table><thead>{head}</thead><tbody>{sides}</tbody></table>") + panel("", pairs(facts))
     lists = {
-        "What the text looks like": corpus.samples,
+        "Samples of the text": corpus.samples,
         "Notes": corpus.notices,
         "Not read": corpus.skipped[:10],
         "Commonest repeated lines": [f"{text} ({count:,} documents)" for count, text in corpus.repeated_lines[:10]],
@@ -212,7 +213,7 @@ def corpus_section(snapshot: Snapshot) -> str:
 
 
 def environment_section(snapshot: Snapshot) -> str:
-    """What the run ran on, and whatever else run.json says."""
+    """Return the environment of the run, and the other facts of run.json."""
     environment = snapshot.facts.get("environment")
     inner = environment if isinstance(environment, dict) else {}
     memory = inner.get("memory")

@@ -23,14 +23,14 @@ from blankfill.report.tuned_sections import head, settings_section, table
 from blankfill.tasks.run_files import RESULTS
 
 WAYS = {"alike": "all patterns, alike", "weighted": "all patterns, weighted", "distilled": "learnt from all of them"}
-"""How the patterns of an ensemble answer together."""
+"""Ways to combine the patterns of an ensemble."""
 
 Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Several:
-    """Several runs, read. results: results.json of the folder; runs: those that it names, by their folders."""
+    """Several runs. results: results.json of the folder. runs: the runs that it names, by their folders."""
 
     folder: Path
     results: Values
@@ -38,29 +38,29 @@ class Several:
 
     @property
     def primary_metric(self) -> str:
-        """The metric that is compared."""
+        """Metric that is compared."""
         return str(self.results.get("primary_metric") or next((run.primary_metric for run in self.runs.values()), ""))
 
     @property
     def baseline(self) -> float | None:
-        """The score without reading the items."""
+        """Score without reading the items."""
         return next((run.baseline.get(self.primary_metric) for run in self.runs.values()), None)
 
 
 def read_several(folder: Path) -> Several | None:
-    """The runs of a folder, None when it holds no several runs."""
+    """Return the runs of a folder, None when the folder does not hold several runs."""
     results = read_json(folder / RESULTS)
     if not rows(results, "settings") and not rows(results, "patterns"):
         return None
     listed = results.get("runs")
-    given = [str(one) for one in listed] if isinstance(listed, list) else []
+    given = [str(item) for item in listed] if isinstance(listed, list) else []
     names = given or [str(row.get("folder")) for row in rows(results, "patterns")]
     inside = [name for name in names if Path(name).name == name and (folder / name).is_dir()]
     return Several(folder, results, {name: read_tuned(folder / name) for name in inside})
 
 
 def page_of(several: Several, now: datetime) -> str:
-    """The HTML of several runs. now: the moment that it says it was written at."""
+    """Return the HTML of several runs. now: the time shown on the page."""
     patterns = rows(several.results, "patterns")
     body = _patterns(several, patterns) if patterns else _settings(several)
     name = several.folder.resolve().name
@@ -71,7 +71,7 @@ def page_of(several: Several, now: datetime) -> str:
     task = str(several.results.get("task") or (first.task if first else ""))
     about = [f"task {task}", what, f"chosen by {several.primary_metric}" if several.primary_metric else ""]
     settings = settings_section(first) if first else ""
-    note = '<p class="note">Those of the first run; what differs is in the names of the runs.</p>' if settings else ""
+    note = '<p class="note">Those of the first run; the names of the runs hold the differences.</p>' if settings else ""
     parts = {"Patterns" if patterns else "Comparison": body, "Settings": settings + note}
     return document(f"{name} – {task}, {what}", masthead(name, state, about, _cards(several)), parts, now)
 
@@ -95,20 +95,20 @@ def _cards(several: Several) -> list[Card]:
 
 
 def _settings(several: Several) -> str:
-    """Every setting: mean and deviation of its runs, each linked."""
+    """Return every setting: mean and deviation, with links to its runs."""
     lines, body = [], ""
     settings = sorted(rows(several.results, "settings"), key=lambda row: -(number(row.get("mean")) or 0.0))
-    for one in settings:
-        name = str(one.get("setting", ""))
+    for setting in settings:
+        name = str(setting.get("setting", ""))
         folders = [run for run in several.runs if (run.rpartition("_")[0] or "as given") == name]
         scores = {run: several.runs[run].metrics.get(several.primary_metric) for run in folders}
-        told = [score for score in scores.values() if score is not None]
-        mean, deviation = (number(one.get(key)) or 0.0 for key in ("mean", "deviation"))
-        lines.append(Dots(name, told, mean))
+        known = [score for score in scores.values() if score is not None]
+        mean, deviation = (number(setting.get(key)) or 0.0 for key in ("mean", "deviation"))
+        lines.append(Dots(name, known, mean))
         links = ", ".join(_link(run, _short(run, score)) for run, score in scores.items())
         body += (
             f'<tr>{said("th", name, scope="row")}<td class="n">{mean:.4f}</td><td class="n">± {deviation:.4f}</td>'
-            f'<td class="n">{number(one.get("best")) or 0.0:.4f}</td><td>{links}</td></tr>'
+            f'<td class="n">{number(setting.get("best")) or 0.0:.4f}</td><td>{links}</td></tr>'
         )
     columns = ("setting", "mean", "deviation", "best", "runs")
     return head("Comparison", "a dot is a run, the line their mean") + _both(
@@ -117,14 +117,14 @@ def _settings(several: Several) -> str:
 
 
 def _patterns(several: Several, patterns: Sequence[Values]) -> str:
-    """Every pattern, and what all of them say together."""
+    """Return every pattern, and the combinations of all patterns."""
     lines, body = [], ""
-    for one in patterns:
-        folder, score = str(one.get("folder", "")), number(one.get("score")) or 0.0
+    for pattern in patterns:
+        folder, score = str(pattern.get("folder", "")), number(pattern.get("score")) or 0.0
         lines.append(Dots(folder, [score], score))
-        untrained = number(one.get("untrained"))
+        untrained = number(pattern.get("untrained"))
         weight = "–" if untrained is None else f"{untrained:.4f}"
-        text = said("td", str(one.get("text", "")))
+        text = said("td", str(pattern.get("text", "")))
         numbers = f'<td class="n">{score:.4f}</td><td class="n">{weight}</td>'
         body += f'<tr><th scope="row">{_link(folder, folder)}</th>{numbers}{text}</tr>'
     for way, name in WAYS.items():
@@ -142,10 +142,10 @@ def _patterns(several: Several, patterns: Sequence[Values]) -> str:
 def _both(several: Several, lines: Sequence[Dots], written: str) -> str:
     if not lines:
         return ""
-    told = "; ".join(f"{line.name} {line.middle:.4f}" for line in lines)
+    summary = "; ".join(f"{line.name} {line.middle:.4f}" for line in lines)
     baseline = several.baseline
     reference = (f"without reading {baseline:.4f}", baseline) if baseline is not None else None
-    picture = dot_lines(lines, f"{several.primary_metric} of each: {told}.", reference)
+    picture = dot_lines(lines, f"{several.primary_metric} of each: {summary}.", reference)
     return f'<div class="stack">{panel("", picture)}{panel("", written)}</div>'
 
 

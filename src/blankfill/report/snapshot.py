@@ -1,7 +1,8 @@
-"""A run as its folder tells it at this moment: what was asked, what was measured, what went wrong, what it samples.
+"""Reads a run from its folder at any moment: recipe, measurements, events and samples.
 
-Every file of the folder may be missing, and the last line of each may be half written; what cannot be read is not
-there. Not here: how any of it is shown (`page`), what a run writes and when (`runs.recorder`, `generation.samples`).
+Every file of the folder may be missing, and the last line of each may be half written; unreadable files count as
+missing. Not here: showing a run (`page`), and writing its files (`runs.recorder`, `generation.samples`).
+
 """
 
 from __future__ import annotations
@@ -24,15 +25,13 @@ from blankfill.system.values import build
 from blankfill.training.options import TrainOptions
 
 RECENT = 20
-"""Lines of training metrics that the time left is told from."""
+"""Number of training lines from which the remaining time is estimated."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One fixed text and what the model made of it.
-
-    answer: what stood in its blank, "" when nobody knows; None for a prompt that is continued. at: (step, what the
-    model made, best first), steps rising.
+    """One fixed text and the outputs of the model. answer: the original text of its blank, "" when unknown; None for a
+    prompt to continue. at: (step, outputs, best first), in order of steps.
     """
 
     text: str
@@ -42,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run at a step."""
+    """An event of a run at a step."""
 
     step: int
     kind: str
@@ -52,7 +51,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Best:
-    """The validation with the lowest loss: row number, step, tokens (NaN where unknown), loss in nats per answer."""
+    """The validation with the lowest loss: row number, step, tokens (NaN where unknown), loss in nats per target."""
 
     row: int
     step: int
@@ -62,7 +61,8 @@ class Best:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run folder, read. metrics: lines by split. facts: run.json. recipe: its values, {} when it cannot be read."""
+    """The content of a run folder. metrics: lines by split. facts: run.json. recipe: its values, {} when it cannot be
+    read."""
 
     folder: Path
     metrics: Mapping[str, Table]
@@ -75,34 +75,34 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """What the run is called: the name of its recipe, else of its folder."""
+        """Name of the run: that of its recipe, otherwise of its folder."""
         return str(self.recipe.get("name") or self.folder.resolve().name)
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """A section of the recipe."""
-        found = self.recipe.get(name)
-        return found if isinstance(found, dict) else {}
+        """Return a section of the recipe."""
+        value = self.recipe.get(name)
+        return value if isinstance(value, dict) else {}
 
     @property
     def total(self) -> int | None:
-        """Steps that the run is to make."""
+        """Number of steps of the whole run."""
         steps = self.section("train").get("steps")
         return steps if is_step(steps) else None
 
     def split(self, name: str) -> Table:
-        """The lines of a split, none when it has not been measured."""
+        """Return the lines of a split, none when it was not measured."""
         return self.metrics.get(name) or Table([])
 
     @property
     def step(self) -> int | None:
-        """Steps done, as far as they were measured, or noted when the run ended."""
+        """Number of finished steps, as measured, or recorded at the end of the run."""
         known = [int(table.steps[-1]) for table in self.metrics.values()]
         noted = self.facts.get("step")
         return max([*known, noted] if is_step(noted) else known, default=None)
 
     @property
     def tokens(self) -> int | None:
-        """Tokens seen, as far as they were measured, or noted when the run ended."""
+        """Number of tokens seen, as measured, or recorded at the end of the run."""
         last = [float(table.column("tokens")[-1]) for table in self.metrics.values()]
         if last and (noted := number(self.facts.get("tokens"))) is not None:
             last.append(noted)
@@ -110,12 +110,12 @@ class Snapshot:
 
     @property
     def baseline(self) -> float | None:
-        """Validation loss of a model that knows word frequencies only, in nats per answer."""
+        """Validation loss of a model that knows only word frequencies, in nats per target."""
         return number(self.facts.get("baseline"))
 
     @property
     def early(self) -> Event | None:
-        """Why the run ended before its last step, None when it did not."""
+        """Event that ended the run before its last step, None without one."""
         last = self.events[-1] if self.events else None
         if last is None or last.kind != "early stop" or self.step is None or last.step < self.step:
             return None
@@ -123,19 +123,19 @@ class Snapshot:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run was stopped before its last step, and has not been gone on with since."""
+        """Whether the run was stopped before its last step and has not been resumed since."""
         return bool(self.facts.get("stopped")) and not self.finished
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Whether no step remains."""
         return self.early is not None or (self.step is not None and self.total is not None and self.step >= self.total)
 
     @property
     def _long_from(self) -> int:
-        """The step from which rows are long, -1 when they always are or the recipe does not say."""
-        asked = ("steps", "phase1_length", "phase1_steps")
-        given = {name: value for name, value in self.section("train").items() if name in asked}
+        """Step from which rows are long, -1 when they always are or the recipe does not say."""
+        names = ("steps", "phase1_length", "phase1_steps")
+        given = {name: value for name, value in self.section("train").items() if name in names}
         try:
             return build(TrainOptions, given, "train").long_from or -1
         except UserError:
@@ -143,7 +143,7 @@ class Snapshot:
 
     @cached_property
     def best(self) -> Best | None:
-        """The best validation; once rows have become longer, of those on long rows alone, since the losses differ."""
+        """The best validation; in the phase of long rows only validations of that phase, since the losses differ."""
         table = self.split("valid")
         losses = table.column("loss")
         if len(table) and table.steps[-1] > self._long_from:
@@ -154,14 +154,14 @@ class Snapshot:
         return Best(k, int(table.steps[k]), float(table.column("tokens")[k]), float(losses[k]))
 
     def last_loss(self, split: str) -> tuple[int, float] | None:
-        """The newest loss of a split and its step."""
+        """Return the newest loss of a split and its step."""
         table = self.split(split)
         there = np.flatnonzero(~np.isnan(table.column("loss")))
         return (int(table.steps[there[-1]]), float(table.column("loss")[there[-1]])) if len(there) else None
 
     @cached_property
     def _seconds_between(self) -> NDArray[np.float64]:
-        """Seconds between each line of training metrics and the one before, float64[N]; NaN where unknown."""
+        """Seconds between each line of training metrics and the previous line, float64[N]; NaN where unknown."""
         table = self.split("train")
         rate = np.where(table.column("tokens_per_s") > 0, table.column("tokens_per_s"), np.nan)
         return np.diff(table.column("tokens"), prepend=0.0) / rate
@@ -181,7 +181,7 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Training time that the remaining steps take at the speed of the last lines, None when unknown or finished."""
+        """Training time of the remaining steps at the speed of the last lines, None when unknown or finished."""
         steps = np.diff(self.split("train").steps, prepend=0)[-RECENT:]
         seconds = self._seconds_between[-RECENT:]
         known = ~np.isnan(seconds)
@@ -191,7 +191,8 @@ class Snapshot:
         return took / done * (self.total - self.step)
 
     def tokens_at(self, steps: Sequence[int]) -> NDArray[np.float64]:
-        """Tokens seen by some steps, told from the lines around them; float64[N], NaN where no line counts tokens."""
+        """Return the tokens seen by some steps, interpolated between lines, float64[N]; NaN where no line counts
+        tokens."""
         known = [np.stack([table.steps, table.column("tokens")]) for table in self.metrics.values()]
         at, seen = np.concatenate([np.empty((2, 0)), *known], axis=1)
         at, seen = at[~np.isnan(seen)], seen[~np.isnan(seen)]
@@ -202,7 +203,7 @@ class Snapshot:
 
 
 def read_snapshot(run: Path) -> Snapshot:
-    """Read a run folder, whatever of it is there. Raises UserError when `run` is no folder."""
+    """Read a run folder, however incomplete. Raises UserError when `run` is not a folder."""
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; name the folder of a run")
     text = _text(run / "recipe.yaml")
@@ -219,7 +220,7 @@ def read_snapshot(run: Path) -> Snapshot:
 
 
 def number(value: object) -> float | None:
-    """A finite number, None for everything else."""
+    """Return a finite number, None for any other value."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     return None
@@ -247,7 +248,7 @@ def _metrics(path: Path) -> dict[str, Table]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file, {} when there is none that can be read."""
+    """Return the object of a JSON file, {} when it cannot be read."""
     try:
         return parse_json(_text(path), path)
     except UserError:
@@ -281,10 +282,10 @@ def _samples(rows: Sequence[Row]) -> list[Sample]:
             continue
         answers = [made] if isinstance(made, str) else made
         if is_step(row.get("step")) and isinstance(answers, list):
-            groups.setdefault(key, []).append({"step": row["step"], "answers": [str(one) for one in answers]})
+            groups.setdefault(key, []).append({"step": row["step"], "answers": list(map(str, answers))})
     return [
-        Sample(text, answer, [(row["step"], row["answers"]) for row in latest(found)])
-        for (text, answer), found in groups.items()
+        Sample(text, answer, [(row["step"], row["answers"]) for row in latest(lines)])
+        for (text, answer), lines in groups.items()
     ]
 
 

@@ -17,12 +17,12 @@ from blankfill.report.snapshot import number
 from blankfill.report.tuned import Tuned, part, read_tuned
 
 IN_SETTINGS = ("steps", "items", "primary_metric", "baseline", "model", "objective")
-"""What run.json says and the page has elsewhere."""
+"""Facts of run.json that the page shows elsewhere."""
 BASELINE = "without reading"
 
 
 def page_of(run: Path, now: datetime) -> str:
-    """The HTML of a fine-tuning run as its folder is now. Raises UserError when `run` is no folder."""
+    """Return the HTML of a fine-tuning run. Raises UserError when `run` is not a folder."""
     tuned = read_tuned(run)
     snapshot, best = tuned.snapshot, tuned.best
     baseline = tuned.baseline
@@ -48,7 +48,7 @@ def page_of(run: Path, now: datetime) -> str:
 
 
 def headline(tuned: Tuned) -> str:
-    """Name, state, task and model, and the few numbers that matter most."""
+    """Return name, state, task, model and the most important numbers."""
     facts = tuned.snapshot.facts
     model, items = part(facts, "model"), part(facts, "items")
     learning, train = number(facts.get("learning")), number(items.get("train"))
@@ -66,7 +66,7 @@ def headline(tuned: Tuned) -> str:
 
 
 def cards(tuned: Tuned) -> list[Card]:
-    """The numbers under the headline, each with a word on what it means."""
+    """Return the numbers under the headline, each with a word on what it means."""
     shown: list[Card] = []
     snapshot, metrics = tuned.snapshot, tuned.metrics
     score, plain = metrics.get(tuned.primary_metric), tuned.baseline.get(tuned.primary_metric)
@@ -89,7 +89,7 @@ def cards(tuned: Tuned) -> list[Card]:
 
 
 def _state(tuned: Tuned) -> tuple[str, str]:
-    """As of any run; a run that was told to stop is not finished."""
+    """Return the state as for any run, except that a stopped run is not finished."""
     if tuned.results.get("complete") is False and "stopped" not in tuned.snapshot.facts:  # a run of an older version
         return "early", f"stopped at step {tuned.snapshot.step or 0:,}; it can be resumed"
     return state_of(tuned.snapshot)

@@ -1,6 +1,6 @@
 """The sections of a fine-tuning run's page: scores, confusions, classes, entities, questions, numbers, mistakes.
 
-Each function gives the inside of a section from `results.json`, "" when the run has nothing to say there.
+Each function returns the content of a section from `results.json`, "" when the run has none.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from blankfill.report.tuned import Tuned, part, rows
 from blankfill.tasks.options import FinetuneOptions
 
 MOST_CLASSES = 20
-"""Classes of a table of confusions; of more, the most frequent confusions are listed."""
+"""Largest number of classes in a confusion matrix; of more, the most frequent confusions are listed."""
 MOST_LISTED = 20
 BESIDE = 4
-"""Up to so many classes two tables stand beside each other."""
+"""Largest number of classes with which two tables fit beside each other."""
 
 CHIPS = {"right": "made right", "given": "made"}
 
@@ -27,13 +27,13 @@ Values = Mapping[str, Any]
 
 
 def head(title: str, note: str = "") -> str:
-    """The heading of a section."""
+    """Return the heading of a section."""
     return f'<div class="head"><h2>{title}</h2>{tag("span", note, kind="note") if note else ""}</div>'
 
 
 def table(columns: Sequence[str], body: str, kind: str = "", words: int = 0) -> str:
-    """A table: the first column names the rows, the others hold numbers, the last few of them words. body: its rows,
-    as HTML."""
+    """Return a table: the first column names the rows, the others hold numbers, the last `words` of them text. body:
+    its rows, as HTML."""
     numbers = range(1, len(columns) - words)
     heads = "".join(tag("th", name, scope="col", kind="n" if k in numbers else "") for k, name in enumerate(columns))
     return (
@@ -43,12 +43,12 @@ def table(columns: Sequence[str], body: str, kind: str = "", words: int = 0) -> 
 
 
 def row(name: str, cells: Sequence[str]) -> str:
-    """A row of a table: its name and its numbers."""
+    """Return a row of a table: its name and its numbers."""
     return f"<tr>{said('th', name, scope='row')}{''.join(tag('td', cell, kind='n') for cell in cells)}</tr>"
 
 
 def scores_section(tuned: Tuned) -> str:
-    """Every metric beside what is reached without reading the items."""
+    """Return every metric beside its baseline without reading the items."""
     baseline, lines = tuned.baseline, ""
     for name, value in tuned.metrics.items():
         plain = baseline.get(name)
@@ -64,7 +64,7 @@ def scores_section(tuned: Tuned) -> str:
 
 
 def confusions_section(results: Values) -> str:
-    """What was taken for what, and how right each class is."""
+    """Return the confusions, and precision and recall of each class."""
     labels, counts = results.get("labels"), results.get("confusions")
     body = ""
     if isinstance(labels, list) and _is_table(counts, len(labels)):
@@ -79,7 +79,7 @@ def confusions_section(results: Values) -> str:
 
 
 def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A table of counts, each with its share of the row; what is right stands where both names are the same."""
+    """Return a confusion matrix of counts, each with its share of the row."""
     lines = ""
     for name, numbers in zip(names, counts, strict=True):
         total, cells = sum(numbers), ""
@@ -93,8 +93,8 @@ def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Se
 
 
 def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """The most frequent confusions of many classes."""
-    found = [
+    """Return the most frequent confusions of many classes."""
+    pairs_of_classes = [
         (count, names[r], names[c], count / sum(line))
         for r, line in enumerate(counts)
         for c, count in enumerate(line)
@@ -102,26 +102,26 @@ def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     ]
     lines = "".join(
         row(f"{right} → {given}", [f"{count:,}", f"{share:.0%}"])
-        for count, right, given, share in sorted(found, key=lambda one: -one[0])[:MOST_LISTED]
+        for count, right, given, share in sorted(pairs_of_classes, key=lambda entry: -entry[0])[:MOST_LISTED]
     )
     note = f"The most frequent of {len(names)} classes"
     return panel(note, table(("right → given", "items", "of the right class"), lines)) if lines else ""
 
 
 def class_table(classes: Sequence[Values], what: str) -> str:
-    """Precision, recall and F1 of each class."""
+    """Return precision, recall and F1 of each class."""
     lines = ""
-    for one in classes:
-        shares = [number(one.get(name)) or 0.0 for name in ("precision", "recall", "f1")]
+    for entry in classes:
+        shares = [number(entry.get(name)) or 0.0 for name in ("precision", "recall", "f1")]
         cells = "".join(f'<td class="n bar" style="--share:{share:.3f}">{share:.1%}</td>' for share in shares)
-        sizes = "".join(tag("td", f"{int(number(one.get(name)) or 0):,}", kind="n") for name in ("support", "given"))
-        lines += f"<tr>{said('th', str(one.get('name', '')), scope='row')}{cells}{sizes}</tr>"
+        sizes = "".join(tag("td", f"{int(number(entry.get(name)) or 0):,}", kind="n") for name in ("support", "given"))
+        lines += f"<tr>{said('th', str(entry.get('name', '')), scope='row')}{cells}{sizes}</tr>"
     columns = (what, "precision", "recall", "F1", "items", "given")
-    return panel(f"How right each {what} is", table(columns, lines)) if lines else ""
+    return panel(f"Scores of each {what}", table(columns, lines)) if lines else ""
 
 
 def entities_section(results: Values) -> str:
-    """Types of entities: how right each is, which are taken for which, and where."""
+    """Return the scores of each type of entity, and the confusions between types with their places."""
     taken = part(results, "taken_for")
     types = class_table(rows(results, "types"), "type")
     if not types:
@@ -131,39 +131,39 @@ def entities_section(results: Values) -> str:
     heat = ""
     if 0 < len(columns) <= MOST_CLASSES and _is_table(counts, len(names), len(columns)):
         heat = confusions(names, columns, counts)
-    shown = "".join(_confused(one) for one in rows(results, "confused"))
+    shown = "".join(_confused(confusion) for confusion in rows(results, "confused"))
     more = f'<h3 class="between">The most frequent confusions</h3><div class="samples">{shown}</div>' if shown else ""
     return head("Entities") + f'<div class="stack">{types}{heat}</div>{more}'
 
 
-def _confused(one: Values) -> str:
+def _confused(confusion: Values) -> str:
     examples = "".join(
         f"<li{attributes_of(language_of(str(place.get('entity', ''))))}>{_plain(place.get('before'))} "
         f"{tag('mark', place.get('entity', ''))} {_plain(place.get('after'))}</li>"
-        for place in rows(one, "examples")
+        for place in rows(confusion, "examples")
     )
-    times = int(number(one.get("count")) or 0)
+    times = int(number(confusion.get("count")) or 0)
     count = f"{times:,} time{'s' * (times != 1)}"
-    verdict = _verdict(one, tag("span", count, kind="note"))
+    verdict = _verdict(confusion, tag("span", count, kind="note"))
     return f'<article class="panel">{verdict}<ul class="quotes">{examples}</ul></article>'
 
 
 def questions_section(results: Values) -> str:
-    """How right the answers are by what the questions begin with."""
+    """Return the scores of answers by the first word of the question."""
     lines = ""
-    for one in rows(results, "questions"):
-        exact, f1 = (number(one.get(name)) or 0.0 for name in ("exact", "f1"))
+    for entry in rows(results, "questions"):
+        exact, f1 = (number(entry.get(name)) or 0.0 for name in ("exact", "f1"))
         cells = "".join(f'<td class="n bar" style="--share:{v:.3f}">{v:.1%}</td>' for v in (exact, f1))
-        count = tag("td", f"{int(number(one.get('count')) or 0):,}", kind="n")
-        lines += f"<tr>{said('th', str(one.get('name', '')), scope='row')}{count}{cells}</tr>"
+        count = tag("td", f"{int(number(entry.get('count')) or 0):,}", kind="n")
+        lines += f"<tr>{said('th', str(entry.get('name', '')), scope='row')}{count}{cells}</tr>"
     if not lines:
         return ""
-    note = "by the word that they begin with, in Chinese the word that asks"
+    note = "by the first word of the question, in Chinese by the interrogative"
     return head("Questions", note) + panel("", table(("question", "items", "exact", "F1"), lines))
 
 
 def numbers_section(results: Values) -> str:
-    """Predicted numbers against true ones."""
+    """Return a plot of predicted against true numbers."""
     given = results.get("scatter")
     points = [
         pair for pair in given
@@ -172,59 +172,61 @@ def numbers_section(results: Values) -> str:
     if not points:
         return ""
     error = sum(abs(a - b) for a, b in points) / len(points)
-    told = f"{len(points):,} items; the mean distance between true and predicted is {error:.3f}"
-    return head("Predicted against true", told) + panel("", scatter(points, f"Predicted against true numbers: {told}."))
+    summary = f"{len(points):,} items; the mean distance between true and predicted is {error:.3f}"
+    return head("Predicted against true", summary) + panel(
+        "", scatter(points, f"Predicted against true numbers: {summary}.")
+    )
 
 
 MISTAKES = {
-    "surest_mistakes": ("Surest mistakes", "wrong answers that the model was surest of"),
-    "wrong_answers": ("Wrong answers", "items of which something else should have been written"),
-    "largest_errors": ("Largest errors", "predicted numbers that lie furthest from the true ones"),
+    "surest_mistakes": ("Surest mistakes", "wrong answers with the highest probability"),
+    "wrong_answers": ("Wrong answers", "items whose output differs from the target"),
+    "largest_errors": ("Largest errors", "predicted numbers with the largest errors"),
     "most_wrong": ("Most wrong", "items with most labels wrong"),
-    "misses": ("Misses", "answers that do not match, from the worst to those nearest to right"),
+    "misses": ("Misses", "answers that do not match, from the worst to the nearest"),
 }
 
 
 def mistakes_section(results: Values) -> str:
-    """The mistakes that tell most, with their texts."""
+    """Return the most informative mistakes, with their texts."""
     for name, (title, note) in MISTAKES.items():
-        if shown := "".join(_mistake(one) for one in rows(results, name)):
+        if shown := "".join(_mistake(mistake) for mistake in rows(results, name)):
             return head(title, note) + f'<div class="samples">{shown}</div>'
     return ""
 
 
-def _mistake(one: Values) -> str:
-    sure = number(one.get("probability"))
-    f1 = number(one.get("f1"))
+def _mistake(mistake: Values) -> str:
+    sure = number(mistake.get("probability"))
+    f1 = number(mistake.get("f1"))
     note = f"{sure:.1%} sure" if sure is not None else f"F1 {f1:.2f}" if f1 else ""
-    texts = said("p", str(one.get("text", "")), kind="said")
-    if one.get("second") is not None:
-        texts += said("p", str(one["second"]), kind="said second")
-    notes = tag("span", note, kind="note") + tag("span", f"item {one.get('id', '')}", kind="note")
-    return f'<article class="panel">{texts}{_verdict(one, notes)}</article>'
+    texts = said("p", str(mistake.get("text", "")), kind="said")
+    if mistake.get("second") is not None:
+        texts += said("p", str(mistake["second"]), kind="said second")
+    notes = tag("span", note, kind="note") + tag("span", f"item {mistake.get('id', '')}", kind="note")
+    return f'<article class="panel">{texts}{_verdict(mistake, notes)}</article>'
 
 
-def _verdict(one: Values, more: str) -> str:
-    """What was right and what was given instead."""
-    right, given = (said("b", str(one.get(name, "")), kind=kind) for name, kind in CHIPS.items())
+def _verdict(mistake: Values, more: str) -> str:
+    """Return the target and the prediction."""
+    right, given = (said("b", str(mistake.get(name, "")), kind=kind) for name, kind in CHIPS.items())
     return f'<p class="verdict"><span>right {right}</span><span>given {given}</span>{more}</p>'
 
 
 def settings_section(tuned: Tuned) -> str:
-    """What was asked for: task, data, model, and the options, those that were changed first."""
-    asked = tuned.asked
+    """Return the settings: task, data, model, and the options, changed options first."""
+    config = tuned.config
     defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
     changed = {k: v for k, v in tuned.options.items() if v != defaults.get(k)}
-    kept = {k: v for k, v in tuned.options.items() if k not in changed}
-    named = {name: value for name, value in part(asked, "columns").items() if value and value != ","}
-    facts = [("task", tuned.task), ("data", asked.get("data", "")), ("model", asked.get("from", "")), *named.items()]
+    unchanged = {k: v for k, v in tuned.options.items() if k not in changed}
+    named = {name: value for name, value in part(config, "columns").items() if value and value != ","}
+    facts = [("task", tuned.task), ("data", config.get("data", "")), ("model", config.get("from", "")), *named.items()]
     items = part(tuned.snapshot.facts, "items")
     facts += [(f"{name} items", value) for name, value in items.items()]
-    body = panel("Asked for", pairs(facts))
+    body = panel("Run", pairs(facts))
     if changed:
-        body += panel("Options that were changed", pairs(changed.items()))
-    if kept:
-        body += panel("Options left as they are", pairs(kept.items()))
+        body += panel("Changed options", pairs(changed.items()))
+    if unchanged:
+        body += panel("Options with default values", pairs(unchanged.items()))
     return head("Settings") + f'<div class="facts">{body}</div>'
 
 

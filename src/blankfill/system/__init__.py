@@ -1,1 +1,1 @@
-"""What stands between this program and the machine: durable writes and bounded reads."""
+"""Interface to the machine: durable writes, bounded reads, the console, devices and threads."""

@@ -1,10 +1,11 @@
-"""What long work says while it runs: a progress bar on a terminal, a plain line now and then elsewhere.
+"""Output of commands: progress bars and notices on standard error, results on standard output.
 
-Everything here goes to standard error, so that standard output stays the product of a command; `show` and `table` are
-the two that write that product. Names of files and texts come from anywhere, and a terminal obeys what is in them, so
-control characters are made visible: in notices always, in a command's product where standard output is a terminal. In a
-file or a pipe the product is data, and stays as it is. Notices are not worth a run: one that cannot be written is lost.
-Not here: logging of training metrics (they have their own file), colours for errors.
+Long work shows a bar on a terminal and a plain line now and then elsewhere. Everything here goes to standard error,
+except that `show` and `table` write the output of a command to standard output. Names of files and texts may hold
+characters that control a terminal, so those are made visible: in notices always, in the output of a command where
+standard output is a terminal. In a file or a pipe the output is data and stays unchanged. A notice that cannot be
+written is dropped, since it must not stop a run. Not here: logging of training metrics (they have their own file),
+colours for errors.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task, TaskID
 
 EVERY = 15.0
-"""Seconds between two plain lines off a terminal."""
+"""Seconds between two plain lines where standard error is not a terminal."""
 
 
 class Bar(Protocol):
-    """What `progress` gives: count work done, and show named values beside it."""
+    """Progress of long work: counts finished units and shows named values beside them."""
 
     def advance(self, n: float = 1, **fields: object) -> None:
-        """`n` more units are done; `fields` (e.g. `loss=3.21`) replace the values shown under those names."""
+        """Count `n` more finished units; `fields` (such as `loss=3.21`) replace the values shown under those names."""
 
     def set(self, **fields: object) -> None:
         """Replace the values shown, without counting work."""
 
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal obeys instead of showing it: C0 but tab and line feed, DEL, C1, and the marks that turn the direction
-of writing, by which a name can look like another (Unicode TR 36, 3.1)."""
+"""Characters that control a terminal: C0 except tab and line feed, DEL, C1, and the marks that change the direction of
+writing, by which a name can look like another (Unicode TR 36, 3.1)."""
 
 
 def visible(text: str) -> str:
-    """A text whose control characters stand as escapes, such as `\\x1b` for the one that begins a command."""
+    """Return a text with control characters as escapes, such as `\\x1b` for the one that begins a terminal command."""
     return CONTROLS.sub(_escape, text)
 
 
@@ -52,17 +53,17 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def say(text: str) -> None:
-    """One notice on standard error, above a bar that may be running."""
+    """Print a notice on standard error, above a progress bar that may be running."""
     try:
         _write(sys.stderr, visible(text))
-    except (OSError, ValueError, RuntimeError):  # full, closed, or in the middle of a line when a signal came
+    except (OSError, ValueError, RuntimeError):  # full, closed, or interrupted by a signal in the middle of a line
         return
 
 
 def show(text: str, end: str = "\n") -> None:
-    """One piece of a command's product on standard output; characters that its encoding lacks become `?`.
+    """Print one piece of a command's output on standard output; characters that its encoding lacks become `?`.
 
-    Raises OutputError when it cannot be written, BrokenPipeError when nobody reads it any more.
+    Raises OutputError when standard output cannot be written, BrokenPipeError when its reader is gone.
     """
     try:
         _write(sys.stdout, product(text), end)
@@ -73,23 +74,23 @@ def show(text: str, end: str = "\n") -> None:
 
 
 def product(text: str) -> str:
-    """Text as a command's product has it: harmless on a terminal, as it is elsewhere."""
+    """Return text for a command's output: without control characters on a terminal, unchanged elsewhere."""
     return visible(text) if sys.stdout is not None and sys.stdout.isatty() else text
 
 
 class OutputError(UserError):
-    """Standard output takes nothing more: the disk behind it is full, or it is closed."""
+    """Standard output cannot be written: the disk behind it is full, or it is closed."""
 
     @classmethod
     def of(cls, error: Exception) -> OutputError:
-        """The sentence for an error of the stream."""
+        """Return the sentence for an error of the stream."""
         lost = isinstance(error, OSError) and error.errno not in (None, errno.EBADF)
         why = getattr(error, "strerror", "") if lost else "it is closed"
         return cls(f"standard output cannot be written ({why}); free some space, or send it elsewhere")
 
 
 def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> None:
-    """A small table on standard output: drawn by rich on a terminal, aligned plain text elsewhere (nothing is cut)."""
+    """Print a small table on standard output: drawn by rich on a terminal, aligned plain text elsewhere (never cut)."""
     cells = [[product(str(cell)) for cell in row] for row in rows]
     title, headers = product(title), [product(name) for name in headers]
     if sys.stdout is None or not sys.stdout.isatty():
@@ -111,7 +112,7 @@ def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] =
 
 
 def plain_table(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> str:
-    """The same table as text: the title, then one line a row, columns padded by their width on screen."""
+    """Return a table as text: the title, then a line for each row, columns padded by their width on screen."""
     from rich.cells import cell_len
 
     lines = [list(headers), *map(list, rows)] if headers else [list(row) for row in rows]
@@ -125,7 +126,8 @@ def plain_table(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str
 
 
 def amount(value: float, unit: str) -> str:
-    """A count with its unit; bytes (unit "B") become kB, MB, GB (decimal), large counts get thousands separators."""
+    """Return a count with its unit; bytes (unit "B") become kB, MB, GB (decimal), large counts get thousands
+    separators."""
     if unit != "B":
         return f"{value:,.0f} {unit}".rstrip()
     for name in ("B", "kB", "MB", "GB"):
@@ -136,7 +138,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
+    """Return seconds as `m:ss` or `h:mm:ss`."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -144,10 +146,12 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(description: str, total: float | None, unit: str = "", done: float = 0) -> Iterator[Bar]:
-    """A bar for `total` units of work (None when unknown), of which `done` were finished by an earlier run.
+    """Show a progress bar while the block works.
 
     On a terminal: a bar with share, rate, time left and the named fields. Elsewhere: a line on standard error at the
-    start, at most every 15 seconds, and at the end. The rate, and so the time left, counts this run's work only.
+    start, at most every 15 seconds, and at the end. Rate and time left count the work of this run only.
+
+    total: units of work (None when unknown), of which an earlier run finished `done`.
     """
     description = visible(description)
     if sys.stderr is None or not sys.stderr.isatty():
@@ -166,7 +170,7 @@ def progress(description: str, total: float | None, unit: str = "", done: float 
 
 
 def _write(stream: TextIO | None, text: str, end: str = "\n") -> None:
-    if stream is None:  # closed before this process began
+    if stream is None:  # closed before this process started
         raise ValueError("closed")
     encoding = stream.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=True)

@@ -1,4 +1,4 @@
-"""Where to compute, by its name; only what is there is taken."""
+"""Chooses the device to compute on by its name, and checks that it exists."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from blankfill.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: CUDA when there, then Apple's MPS, else the CPU.
+    """Return the device of a name; `auto` prefers CUDA, then Apple's MPS, then the CPU.
 
-    Raises UserError for a name that torch does not know and for a device that is not there.
+    Raises UserError for a name that torch does not know and for a device that this machine lacks.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -23,7 +23,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def named_device(name: str) -> torch.device:
-    """The device of a name, there or not. Raises UserError for a name that torch does not know."""
+    """Return the device of a name, whether this machine has it or not. Raises UserError for a name that torch does not
+    know."""
     try:
         return torch.device(name)
     except RuntimeError as error:
@@ -31,7 +32,7 @@ def named_device(name: str) -> torch.device:
 
 
 def is_here(device: torch.device) -> bool:
-    """Whether torch finds a device of a kind that models are computed on."""
+    """Return whether torch finds a device of this type."""
     if device.type == "cuda":
         return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
     return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())

@@ -1,8 +1,9 @@
-"""What surrounds a run: the facts that are needed to repeat its figures or to understand a report of a fault.
+"""The environment of a run: facts for repeating its figures or understanding a bug report.
 
 Versions, processor, memory, limits of a container, accelerators, the state of the code. Never the names of users or
-hosts, and never a path: what is gathered here is meant to be passed on. Two quick measurements (memory, disk) are here
-as well; the rate of matrix products is `train.precision`'s. Importing this costs nothing; torch is imported when asked.
+hosts, and never a path, since users share these facts. Two quick measurements (memory, disk) are here as well;
+`training.precision` measures the rate of matrix products. Importing this module is cheap: torch is imported inside
+functions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ INSTRUCTIONS = (
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile",
     "amx_int8", "amx_bf16", "amx_fp16", "neon", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme",
 )  # fmt: skip
-"""Instruction sets that decide how fast a model runs, as Linux names them."""
+"""Instruction sets that affect the speed of a model, by their Linux names."""
 VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND",
     "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "ONEDNN_MAX_CPU_ISA",
@@ -37,23 +38,23 @@ VARIABLES = (
     "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "WORLD_SIZE", "RANK", "LOCAL_RANK",
     "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHASHSEED", "LC_ALL", "LC_CTYPE", "LANG",
 )  # fmt: skip
-"""Environment variables that change how a run behaves and hold numbers or short words, not paths or secrets."""
+"""Environment variables that affect a run and hold numbers or short words, not paths or secrets."""
 UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number of about 2^63."""
 IDLE = 0.7
-"""A load below this is no competition."""
+"""Load of other programs, in cores, that is ignored."""
 BF16_SETS = ("avx512_bf16", "amx_bf16", "bf16")
 """Instruction sets that multiply matrices of bf16: Intel's and AMD's, and (the last) ARM's."""
 NO_BF16 = {
     "ONEDNN_MAX_CPU_ISA": ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"),
     "ATEN_CPU_CAPABILITY": ("DEFAULT", "AVX2"),
 }
-"""Values of variables that keep oneDNN and torch from using them."""
+"""Values of variables that keep oneDNN and torch from using bf16 instructions."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a container may use. cores: of processor time, None for all; memory and used: bytes, None for no limit."""
+    """Limits of a container. cores: of processor time, None for all. memory and used: bytes, None for no limit."""
 
     cores: float | None = None
     memory: int | None = None
@@ -61,12 +62,13 @@ class Limits:
 
 
 def environment() -> dict[str, Section]:
-    """Everything, one level deep: section → name → text or number (bytes for memory); what is unknown is left out."""
+    """Return all facts, one level deep: section → name → text or number (bytes for memory); unknown values are left
+    out."""
     import psutil
 
     memory = psutil.virtual_memory()
     limits = container_limits()
-    found: dict[str, Section] = {
+    sections: dict[str, Section] = {
         "blankfill": {"version": __version__},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "system": {
@@ -97,15 +99,15 @@ def environment() -> dict[str, Section]:
         "variables": {name: without_home(os.environ[name]) for name in VARIABLES if name in os.environ},
     }
     known: dict[str, Section] = {}
-    for name, part in found.items():
-        told: Section = {key: value for key, value in part.items() if value is not None}
-        if told:
-            known[name] = told
+    for name, part in sections.items():
+        section: Section = {key: value for key, value in part.items() if value is not None}
+        if section:
+            known[name] = section
     return known
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed package, None when it is not installed."""
+    """Return the version of an installed package, None when it is not installed."""
     from importlib import metadata
 
     try:
@@ -115,34 +117,34 @@ def package_version(name: str) -> str | None:
 
 
 def usable_cores(limits: Limits | None = None) -> int:
-    """Cores that this process may really use: its affinity, and no more than its container's share, rounded up."""
+    """Return the number of cores that this process may use: its affinity, at most its container's share, rounded up."""
     limits = limits or container_limits()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if limits.cores is None else max(1, min(cores, -int(-limits.cores // 1)))
 
 
 def busy_cores(seconds: float = 0.2) -> float:
-    """Cores that other programs keep busy: as many as in the last minute, if they still do; 0.0 where unknown.
+    """Return the number of cores that other programs keep busy, over the last minute and still now; 0.0 where unknown.
 
-    The load of the last minute counts programs that have ended as well, so above `IDLE` it is held against what the
-    usable cores do for so many seconds, in which this process sleeps.
+    The load of the last minute includes programs that have ended, so above `IDLE` it is compared with the use of the
+    cores during `seconds`, while this process sleeps.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return min(load, _busy_now(seconds)) if load >= IDLE else load
 
 
 def _busy_now(seconds: float) -> float:
-    """Busy cores, of those that this process may run on; infinite where the system does not tell."""
+    """Return the number of busy cores among those that this process may run on; infinite where unknown."""
     import psutil
 
     def ticks() -> list[tuple[float, float]]:
-        """(all, idle) of each core so far."""
-        found = []
+        """Return (all, idle) ticks of each core so far."""
+        cores = []
         for core in psutil.cpu_times(percpu=True):
-            told = core._asdict()
-            guests = told.get("guest", 0.0) + told.get("guest_nice", 0.0)  # which `user` and `nice` count as well
-            found.append((sum(told.values()) - guests, told["idle"] + told.get("iowait", 0.0)))
-        return found
+            times = core._asdict()
+            guests = times.get("guest", 0.0) + times.get("guest_nice", 0.0)  # `user` and `nice` include these
+            cores.append((sum(times.values()) - guests, times["idle"] + times.get("iowait", 0.0)))
+        return cores
 
     before = ticks()
     time.sleep(seconds)
@@ -159,7 +161,7 @@ def _busy_now(seconds: float) -> float:
 
 
 def usable_memory(limits: Limits | None = None) -> int:
-    """Bytes that this process can still take: what the system has available, and what its container leaves."""
+    """Return the bytes that this process can still allocate: available to the system, and left in its container."""
     import psutil
 
     limits = limits or container_limits()
@@ -168,7 +170,7 @@ def usable_memory(limits: Limits | None = None) -> int:
 
 
 def container_limits(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> Limits:
-    """The limits of the control groups (v1 and v2) that this process is in; those of the groups above bind as well."""
+    """Return the limits of the control groups (v1 and v2) of this process and of the groups above them."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -200,14 +202,14 @@ def container_limits(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> Limits:
 
 
 def _upward(root: Path, group: str) -> list[Path]:
-    """The folders of a group and of the groups above it; inside a container only `root` may exist."""
+    """Return the folders of a group and of the groups above it; inside a container only `root` may exist."""
     folder = root / group.strip("/")
-    found = [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
-    return [one for one in found if one.is_dir()]
+    folders = [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
+    return [folder_ for folder_ in folders if folder_.is_dir()]
 
 
 def _numbers(path: Path, count: int) -> list[int | None]:
-    """Whole numbers in a file of a control group; None for what is missing or `max`."""
+    """Return the whole numbers in a file of a control group; None for a missing file or `max`."""
     try:
         words = path.read_text(encoding="utf-8").split()
     except OSError:
@@ -216,7 +218,7 @@ def _numbers(path: Path, count: int) -> list[int | None]:
 
 
 def _used(folder: Path, file: str, reclaimable: str) -> int:
-    """Bytes in use in a group, without the file cache that it gives back when memory is short."""
+    """Return the bytes in use in a group, without the file cache, which is released when memory is short."""
     used = _numbers(folder / file, 1)[0] or 0
     try:
         statistics = (folder / "memory.stat").read_text(encoding="utf-8")
@@ -227,7 +229,7 @@ def _used(folder: Path, file: str, reclaimable: str) -> int:
 
 
 def processor_model() -> str:
-    """The name that the processor gives itself."""
+    """Return the model name of the processor."""
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     named = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
@@ -235,7 +237,7 @@ def processor_model() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets of `INSTRUCTIONS` that this processor has."""
+    """Return the instruction sets of `INSTRUCTIONS` that this processor has."""
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     if flags:
         present = set(flags[1].split())
@@ -248,7 +250,8 @@ def instruction_sets() -> list[str]:
 
 
 def bf16_sets() -> list[str]:
-    """The instruction sets by which products of bf16 matrices pay here; none where a variable forbids their use."""
+    """Return the instruction sets that speed up products of bf16 matrices here; none where a variable forbids their
+    use."""
     forbidden = any(os.environ.get(name, "").upper() in values for name, values in NO_BF16.items())
     return [] if forbidden else [name for name in instruction_sets() if name in BF16_SETS]
 
@@ -261,7 +264,7 @@ def _cpuinfo() -> str:
 
 
 def torch_facts() -> Section:
-    """How torch was built, and how many threads it computes with."""
+    """Return how torch was built, and its number of threads."""
     import torch
 
     built = torch.__config__.show()
@@ -282,20 +285,20 @@ def torch_facts() -> Section:
 
 
 def devices() -> Section:
-    """Accelerators that torch sees, each with its memory."""
+    """Return the accelerators that torch sees, each with its memory."""
     import torch
 
-    found: Section = {}
+    section: Section = {}
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = torch.cuda.get_device_properties(number)
-        found[f"cuda:{number}"] = f"{card.name}, {card.total_memory / 2**30:.1f} GiB, {card.major}.{card.minor}"
+        section[f"cuda:{number}"] = f"{card.name}, {card.total_memory / 2**30:.1f} GiB, {card.major}.{card.minor}"
     if torch.backends.mps.is_available():
-        found["mps"] = f"{torch.mps.recommended_max_memory() / 2**30:.1f} GiB"
-    return found
+        section["mps"] = f"{torch.mps.recommended_max_memory() / 2**30:.1f} GiB"
+    return section
 
 
 def code_state() -> Section:
-    """The commit of the current folder when it is a git work tree, and whether tracked files differ from it."""
+    """Return the commit of the current folder when it is a git work tree, and whether tracked files differ from it."""
     commit = _output("git", "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -304,7 +307,7 @@ def code_state() -> Section:
 
 
 def _output(*command: str) -> str | None:
-    """What a program prints; None when it is missing, fails or takes too long."""
+    """Return the output of a program; None when it is missing, fails or takes too long."""
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         run = subprocess.run(
@@ -323,13 +326,13 @@ def _output(*command: str) -> str | None:
 
 
 def without_home(text: str) -> str:
-    """A value in which the home folder, and with it the user's name, is written `~`."""
+    """Return a value with `~` for the home folder, which holds the user's name."""
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 
 
 def copy_rate(size: int = 64 << 20, repeats: int = 3) -> float:
-    """Memory bandwidth of one core, in bytes per second, read and written bytes counted; the best of a few copies."""
+    """Measure the memory bandwidth of one core, in bytes read and written per second; the best of a few copies."""
     import numpy as np
 
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
@@ -342,7 +345,8 @@ def copy_rate(size: int = 64 << 20, repeats: int = 3) -> float:
 
 
 def write_rate(folder: Path, size: int = 32 << 20) -> float:
-    """Bytes per second of a file written to a folder until it is on the disk. Raises OSError when it cannot be."""
+    """Measure the rate of writing a file to a folder and syncing it, in bytes per second. Raises OSError when that
+    fails."""
     block = os.urandom(1 << 20)
     began = time.perf_counter()
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -354,7 +358,7 @@ def write_rate(folder: Path, size: int = 32 << 20) -> float:
 
 
 def has_module(name: str) -> bool:
-    """Whether a module can be imported, without importing it."""
+    """Return whether a module can be imported, without importing it."""
     from importlib import util
 
     try:

@@ -1,13 +1,11 @@
-"""Files and folders that are written whole or not at all, and that survive a power cut.
+"""Writes files and folders whole or not at all, so that they survive a power cut. Every file that this program writes
+goes through here. A file is written under a temporary name beside its own, synced to the disk, renamed, and then its
+folder is synced: without the first sync a power cut leaves an empty file under the final name, without the second the
+rename is lost. Temporary names have one pattern, `.NAME.PROCESS-THREAD.part`, so that the next process that writes the
+same output recognises and removes the files of a killed process; nothing else is ever removed.
 
-Everything that this program leaves on a disk goes through here. A file is written under a temporary name beside its
-own, synced to the disk, renamed, and then its folder is synced: without the first sync a power cut leaves an empty file
-under the final name, without the second it takes the name back. Temporary names have one pattern,
-`.NAME.PROCESS-THREAD.part`, so that what a killed process left is known and removed by the next one that writes the
-same output; nothing else is ever removed.
-
-Errors of the disk become a `DiskError` of one sentence, whichever library met them. Not here: reading (`reading`), the
-locks of folders that a run owns.
+Errors of the disk become a `DiskError` of one sentence, whichever library raised them. Not here: reading (`reading`),
+locks of run folders (`runs.lock`).
 """
 
 from __future__ import annotations
@@ -28,14 +26,14 @@ from blankfill.errors import UserError
 
 REMEDY = "free some space or give another --out"
 LONGEST = 200
-"""Bytes of a name that its temporary name repeats; file systems allow 255 in all."""
+"""Bytes of a name that its temporary name repeats; file systems allow 255."""
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
-"""What file systems without a sync of folders, and pipes, answer to one."""
+"""Errors of file systems that cannot sync folders, and of pipes."""
 
 
 class DiskError(UserError):
-    """A file or folder that could not be written; `full` when the disk (or the user's share of it) has no room."""
+    """A file or folder could not be written; `full`: the disk (or the user's quota) has no space left."""
 
     def __init__(self, path: Path, number: int, remedy: str) -> None:
         super().__init__(f"{path} cannot be written ({os.strerror(number)}); {remedy}")
@@ -49,22 +47,21 @@ class DiskError(UserError):
 
 
 def error_number(error: BaseException) -> int | None:
-    """The errno of an error of the disk, also where a library (safetensors, tokenizers, numpy) gives only a text.
-
-    None for an error that has nothing to do with a disk.
+    """Return the errno of a disk error, also where a library (safetensors, tokenizers, numpy) gives only a text; None
+    for other errors.
     """
     if isinstance(error, OSError) and error.errno:
         return error.errno
     text = str(error)
-    if found := re.search(r"\(os error (\d+)\)", text):  # as Rust writes it
-        return int(found[1])
+    if match := re.search(r"\(os error (\d+)\)", text):  # Rust's wording
+        return int(match[1])
     if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", text):  # numpy's short write
         return errno.ENOSPC
     return errno.EIO if isinstance(error, OSError) and not text else None
 
 
 def disk_error(path: Path, error: BaseException, remedy: str = REMEDY) -> DiskError | None:
-    """The sentence for an error met while `path` was written, None when it is not one of the disk."""
+    """Return the DiskError for an error while writing `path`, None when it is not a disk error."""
     number = error_number(error)
     return None if number is None else DiskError(path, number, remedy)
 
@@ -73,13 +70,13 @@ def disk_error(path: Path, error: BaseException, remedy: str = REMEDY) -> DiskEr
 def disk_errors(path: Path, remedy: str = REMEDY, only: Collection[int] | None = None) -> Iterator[None]:
     """Turn errors of the disk inside the block into a DiskError that names `path`.
 
-    only: the errno of those that are meant, where the block does much else. An OSError that names a file elsewhere
-    passes through: it is not about `path`.
+    only: the errnos to turn, where the block does much else. An OSError that names a file elsewhere passes through: it
+    is not about `path`.
     """
     try:
         yield
     except DiskError as error:
-        if _has_part(path, error.path):  # whose name means nothing to the user
+        if _has_part(path, error.path):  # the name of a temporary file would not help the user
             raise DiskError(path, error.number, remedy) from error
         raise
     except UserError:
@@ -89,28 +86,28 @@ def disk_errors(path: Path, remedy: str = REMEDY, only: Collection[int] | None =
             raise
         if only is not None and error_number(error) not in only:
             raise
-        found = disk_error(path, error, remedy)
-        if found is None:
+        disk = disk_error(path, error, remedy)
+        if disk is None:
             raise
-        raise found from error
+        raise disk from error
 
 
 def _concerns(path: Path, name: object) -> bool:
-    """Whether a file that an error names is `path` or its temporary one, lies inside, or is a folder that it needs."""
+    """Return whether an error names `path`, its temporary file, a file inside it, or a folder above it."""
     if not isinstance(name, str | bytes):
-        return True  # a descriptor
+        return True  # a file descriptor
     named, own = Path(os.fsdecode(name)).absolute(), path.absolute()
     return own.is_relative_to(named) or named.is_relative_to(own) or _has_part(own, named)
 
 
 def _has_part(path: Path, named: Path) -> bool:
-    """Whether `named` is a temporary file or folder of `path`, or lies inside one."""
+    """Return whether `named` is a temporary file or folder of `path`, or lies inside one."""
     pattern = _parts_of(re.escape(_short(path.name)))
-    return any(one.parent == path.parent and pattern.fullmatch(one.name) for one in (named, *named.parents))
+    return any(part.parent == path.parent and pattern.fullmatch(part.name) for part in (named, *named.parents))
 
 
 def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
-    """Write a file whole and durably; text as UTF-8 with its line ends as they are. Raises DiskError."""
+    """Write a file whole and durably; text as UTF-8 with its line ends unchanged. Raises DiskError."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     with whole_file(path, "wb", remedy) as file:
         file.write(data)
@@ -118,7 +115,7 @@ def write_file(path: Path, content: str | bytes, remedy: str = REMEDY) -> None:
 
 @contextmanager
 def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY, follow: bool = False) -> Iterator[IO[Any]]:
-    """Open a file that gets its name `path` when the block ends well; otherwise what was there before stays.
+    """Open a file that is renamed to `path` when the block succeeds; otherwise the previous file stays.
 
     mode: "wb", or "w" for UTF-8 text with line feeds. follow: see `whole_path`. Raises DiskError.
     """
@@ -129,12 +126,12 @@ def whole_file(path: Path, mode: str = "wb", remedy: str = REMEDY, follow: bool 
 
 @contextmanager
 def whole_path(path: Path, remedy: str = REMEDY, follow: bool = False) -> Iterator[Path]:
-    """Yield a temporary path; the file that the block writes there is synced and renamed to `path` when it ends well.
+    """Yield a temporary path; the file that the block writes there is synced and renamed to `path` when the block
+    succeeds.
 
-    follow: whether a link at `path` stays and what it leads to is written, as suits a path that the user named; by
-    default the link itself is replaced, since a folder from elsewhere may hold links to the user's own files. A device
-    or a pipe is written as it is (a library that makes a file of its own and renames it, such as safetensors, would
-    replace it). Raises DiskError.
+    follow: whether to follow a link at `path`, as suits a path that the user named; by default the link itself is
+    replaced, since a folder from elsewhere may hold links to the user's own files. A device or a pipe is written
+    directly (a library that renames a file of its own, such as safetensors, would replace it). Raises DiskError.
     """
     if is_special(path):
         with disk_errors(path, remedy):
@@ -157,7 +154,7 @@ def whole_path(path: Path, remedy: str = REMEDY, follow: bool = False) -> Iterat
 
 @contextmanager
 def whole_folder(out: Path, remedy: str = REMEDY) -> Iterator[Path]:
-    """Yield an empty temporary folder, which is synced with all that lies in it and becomes `out` at the end.
+    """Yield an empty temporary folder, which is synced with its content and renamed to `out` at the end.
 
     `out` must not exist, or be an empty folder. The folders above it are made. Raises DiskError.
     """
@@ -180,7 +177,7 @@ def whole_folder(out: Path, remedy: str = REMEDY) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, each entered in the one above durably. Raises OSError."""
+    """Make a folder and the folders above it, syncing each new name. Raises OSError."""
     missing = []
     folder = path
     while not folder.exists():
@@ -194,17 +191,16 @@ def make_folder(path: Path) -> None:
 
 
 def path_from(folder: Path, path: Path) -> str:
-    """The path of a file or folder as seen from a folder, to be noted in it; `path_seen_from` reads it.
+    """Return the path of a file or folder relative to a folder, to be recorded there; `path_seen_from` reads it.
 
-    Steps up are counted from where the folder really lies, past links on the way to it. A link at `path` itself stays.
+    Steps up are counted from the real location of the folder, past links on the way. A link at `path` itself stays.
     """
     return os.path.relpath(Path(os.path.realpath(path.parent)) / path.name, os.path.realpath(folder))
 
 
 def path_seen_from(folder: Path, noted: str) -> Path:
-    """The path that `path_from` noted, without steps up and down again where it leads to the same place.
-
-    Earlier versions counted the steps along the links; that is what it means where nothing is found otherwise.
+    """Return the path that `path_from` recorded, without superfluous steps up and down; where no file is there, count
+    the steps along the links, as earlier versions did.
     """
     path = folder / noted
     along = Path(os.path.normpath(folder.absolute() / noted))
@@ -212,15 +208,14 @@ def path_seen_from(folder: Path, noted: str) -> Path:
 
 
 def flat(path: Path) -> Path:
-    """A path without steps up and down again, where it leads to the same file or folder."""
+    """Return a path without superfluous steps up and down, if it leads to the same file or folder."""
     short = Path(os.path.normpath(path))
     return short if short.exists() and path.exists() and short.samefile(path) else path
 
 
 def own_folder(path: Path) -> Path:
-    """Make a folder that this program fills and clears by itself.
-
-    Raises UserError when a link or a file stands under its name: what a link leads to is not ours to clear.
+    """Make a folder that this program fills and clears. Raises UserError when a link or a file has its name: the target
+    of a link must not be cleared.
     """
     refuse_link(path)
     if path.exists() and not path.is_dir():
@@ -240,23 +235,22 @@ def refuse_link(path: Path) -> None:
 
 
 def refuse_input(out: Path | None, *sources: Path | None) -> None:
-    """Raise UserError when what is about to be written is one of the files that are read, which would be lost.
-
-    A device or a pipe, such as a terminal, may be both.
+    """Raise UserError when the output is one of the input files, which would be lost; devices and pipes, such as a
+    terminal, are allowed.
     """
     for source in sources:
         if out is None or source is None or is_special(out):
             continue
         try:
             same = out.samefile(source)
-        except OSError:  # one of them is not there
+        except OSError:  # one of the two does not exist
             continue
         if same:
             raise UserError(f"--out {out} is the file that is read, which would be lost; give another name")
 
 
 def part_of(path: Path) -> Path:
-    """The temporary name of an output of this process and thread."""
+    """Return the temporary name of an output of this process and thread."""
     return path.with_name(f".{_short(path.name)}.{os.getpid()}-{threading.get_native_id()}.part")
 
 
@@ -269,13 +263,13 @@ def remove_parts(folder: Path, names: str = ".+") -> None:
     """Remove the temporary files and folders in `folder` whose processes have ended and whose outputs match `names`."""
     pattern = _parts_of(names)
     for path in entries(folder):
-        found = pattern.fullmatch(path.name)
-        if found and not _alive(int(found["process"])):
+        match = pattern.fullmatch(path.name)
+        if match and not _alive(int(match["process"])):
             remove(path)
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in no order; nothing when it cannot be read."""
+    """Return the entries of a folder, in no order; none when the folder cannot be read."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -283,12 +277,12 @@ def entries(folder: Path) -> list[Path]:
 
 
 def _parts_of(names: str) -> re.Pattern[str]:
-    """The temporary names of the outputs that match the regular expression `names`."""
+    """Return the temporary names of the outputs that match the regular expression `names`."""
     return re.compile(rf"\.(?:{names})\.(?P<process>\d+)-\d+\.part", re.DOTALL)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder as far as that is possible; of a link only the link."""
+    """Remove a file or a folder as far as possible; of a link only the link."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -299,13 +293,13 @@ def remove(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Push a file's content to the disk. Raises OSError."""
+    """Sync the content of a file to the disk. Raises OSError."""
     with open(path, "rb+") as file:
         _sync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Push the names in a folder to the disk, where the system can (not on Windows). Raises OSError."""
+    """Sync the names in a folder to the disk, where the system can (not on Windows). Raises OSError."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -316,7 +310,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Push a file, or a folder with everything in it, to the disk; links are left alone. Raises OSError."""
+    """Sync a file, or a folder with everything in it, to the disk; links are left alone. Raises OSError."""
     if path.is_symlink():
         return
     if not path.is_dir():
@@ -336,7 +330,7 @@ def _sync(handle: int) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path leads to a device, a pipe or a socket, or is a link of the system's own such as /dev/stdout."""
+    """Return whether a path leads to a device, a pipe or a socket, or is a link of the system such as /dev/stdout."""
     if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
         return True
     try:
@@ -347,7 +341,7 @@ def is_special(path: Path) -> bool:
 
 
 def _short(name: str) -> str:
-    """A name, or its beginning and a hash where it is long."""
+    """Return a name, or its beginning and a hash where it is long."""
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) <= LONGEST:
         return name

@@ -1,9 +1,9 @@
-"""Small files of ours and of others, read with limits: text, JSON, JSON Lines, YAML.
+"""Reads small files with limits: text, JSON, JSON Lines, YAML, arrays.
 
-A file may come from a stranger, be damaged, or be no file at all. So each is checked to be a regular file of a sane
-size before it is read (a pipe would hang, a device would fill the memory), to be UTF-8, to be nested no deeper than the
-parser can go, and to hold values of the types that are asked for. Whatever is wrong is a UserError of one sentence that
-names the file and, where there is one, the line or the field.
+A file may come from a stranger, be damaged, or not be a regular file. So each is checked before and while it is read:
+a regular file (a pipe would hang, a device would fill the memory) of a sane size, valid UTF-8, nested no deeper than
+the parser can go, with values of the requested types. Every problem is a UserError of one sentence that names the file
+and, if possible, the line or the field.
 
 Not here: corpora of any size (`corpus`), weights (`checkpoint`).
 """
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SMALL = 64 << 20
-"""Bytes of a file of settings, an index or a vocabulary at most."""
+"""Largest size in bytes of a file of settings, an index or a vocabulary."""
 LARGE = 1 << 30
-"""Bytes of a file that grows with a vocabulary or a data set, and is read at once, at most."""
+"""Largest size in bytes of a file that grows with a vocabulary or a data set and is read at once."""
 LINE = 16 << 20
-"""Bytes of one line of JSON Lines at most."""
+"""Largest size in bytes of one line of JSON Lines."""
 LONGEST_NAME = 255
-"""Bytes of the name of a file that file systems allow."""
+"""Largest size in bytes of a file name that file systems allow."""
 NAME = 4096
-"""Bytes of a file that holds nothing but a name or a path at most."""
+"""Largest size in bytes of a file that holds only a name or a path."""
 MOST_NODES = 1_000_000
-"""Values in a YAML file at most, counted where aliases repeat them."""
+"""Largest number of values in a YAML file, with aliases expanded."""
 
 NAMES: dict[type, str] = {
     dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number", bool: "true or false",
@@ -53,7 +53,7 @@ KINDS = (
 
 
 class UnreadableError(UserError):
-    """A file that is missing, is not a regular file, or cannot be opened; `missing` tells the first from the others."""
+    """A file is missing, is not a regular file, or cannot be opened; `missing` is true for the first."""
 
     def __init__(self, message: str, missing: bool = False) -> None:
         super().__init__(message)
@@ -64,22 +64,23 @@ class UnreadableError(UserError):
 
 
 def regular_size(path: Path) -> int:
-    """The size of a regular file in bytes; UnreadableError for everything else that may stand under a name."""
+    """Return the size of a regular file in bytes. Raises UnreadableError for anything else."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         link = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
         raise UnreadableError(f"{path} {link}", missing=True) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in a name
         raise UnreadableError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((name for test, name in KINDS if test(found.st_mode)), "no regular file")
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in KINDS if test(status.st_mode)), "no regular file")
         raise UnreadableError(f"{path} is {kind}; give a regular file")
-    return found.st_size
+    return status.st_size
 
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises UnreadableError, UserError for a larger one."""
+    """Return the content of a regular file of at most `limit` bytes. Raises UnreadableError, UserError for a larger
+    one."""
     size = regular_size(path)
     if size > limit:
         raise UserError(f"{path} has {size:,} bytes, and {limit:,} are the most that such a file may have")
@@ -88,13 +89,14 @@ def read_bytes(path: Path, limit: int = SMALL) -> bytes:
             data = file.read(limit + 1)
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read ({error.strerror or error})") from error
-    if len(data) > limit:  # it grew, or its size is not known beforehand, as in /proc
+    if len(data) > limit:  # the file grew, or its size is unknown in advance, as in /proc
         raise UserError(f"{path} has more than {limit:,} bytes, the most that such a file may have")
     return data
 
 
 def read_text(path: Path, limit: int = SMALL) -> str:
-    """The text of a UTF-8 file, without a byte-order mark; UserError with the line of a byte that is not UTF-8."""
+    """Return the text of a UTF-8 file, without a byte-order mark; UserError with the line of a byte that is not
+    UTF-8."""
     data = read_bytes(path, limit)
     try:
         return data.decode("utf-8-sig")
@@ -104,7 +106,8 @@ def read_text(path: Path, limit: int = SMALL) -> str:
 
 
 def read_path(path: Path) -> str:
-    """The path that a file holds, such as a run's `corpus_path.txt`. Raises UserError when it holds anything else."""
+    """Return the path that a file holds, such as a run's `corpus_path.txt`. Raises UserError when it holds anything
+    else."""
     text = read_text(path, NAME).strip()
     if not text or any(ord(character) < 32 for character in text):
         raise UserError(f"{path} is {'damaged' if text else 'empty'}, where one line with a path is expected")
@@ -112,7 +115,7 @@ def read_path(path: Path) -> str:
 
 
 def read_name(path: Path) -> str:
-    """The name of a neighbour that a file such as `latest` holds.
+    """Return the name of a folder or file that a file such as `latest` beside it holds.
 
     Raises UserError for a path, which in a folder from elsewhere could lead out of it.
     """
@@ -123,14 +126,14 @@ def read_name(path: Path) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a text from a file names something beside it: no path, and nothing that no file system takes."""
+    """Return whether a text is the plain name of a file or folder: not a path, and allowed by file systems."""
     short = 0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
     return short and name.isprintable() and Path(name).name == name and "\\" not in name and name != ".."
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Make errors of the disk, met while a file is read by other means than those here, an UnreadableError."""
+    """Turn disk errors while a file is read without this module into an UnreadableError."""
     try:
         yield
     except OSError as error:
@@ -138,26 +141,28 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_array(path: Path, kind: str, dimensions: int, mapped: bool = False) -> np.ndarray:
-    """The array of a `.npy` file; never unpickles.
+    """Return the array of a `.npy` file, without unpickling.
 
-    kind: numpy's letters of the types that it may have, such as "iu" for whole numbers. mapped: leave it on the disk.
-    Raises UserError when it is damaged or another array; UnreadableError when it is missing.
+    kind: numpy's letters of the allowed types, such as "iu" for whole numbers. mapped: memory-map the file. Raises
+    UserError when the file is damaged or holds another kind of array; UnreadableError when it is missing.
     """
     import numpy as np
 
     if not regular_size(path):
         raise UserError(f"{path} is empty, where an array is expected")
     try:
-        # mapped first, so that a size that the file does not have is refused before it is allocated
-        found = np.load(path, "r", allow_pickle=False)
+        # map it first, so that a size larger than the file is refused before memory is allocated
+        array = np.load(path, "r", allow_pickle=False)
     except PermissionError as error:
         raise UnreadableError(f"{path} cannot be read ({error.strerror})") from error
-    except Exception as error:  # the header is a Python literal, and numpy raises whatever it leads to
-        raise UserError(f"{path} is no whole array file of numpy (.npy); make it again or copy it again") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in kind or found.ndim != dimensions:
-        told = f"{found.dtype}{list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
-        raise UserError(f"{path} holds {told}, which is another array than is expected; make it again or copy it again")
-    return found if mapped else np.array(found)
+    except Exception as error:  # the header is a Python literal, and numpy raises many kinds of errors from it
+        raise UserError(f"{path} is not a whole array file of numpy (.npy); make it again or copy it again") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kind or array.ndim != dimensions:
+        description = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
+        raise UserError(
+            f"{path} holds {description}, which is not the expected kind of array; make it again or copy it again"
+        )
+    return array if mapped else np.array(array)
 
 
 @overload
@@ -165,7 +170,8 @@ def read_json(path: Path, kind: type[dict[str, Any]] = ..., limit: int = ...) ->
 @overload
 def read_json(path: Path, kind: type[T], limit: int = ...) -> T: ...
 def read_json(path: Path, kind: type[Any] = dict, limit: int = SMALL) -> Any:
-    """The value of a JSON file, which must be of type `kind`. Raises UserError; UnreadableError when it is missing."""
+    """Return the value of a JSON file, which must be of type `kind`. Raises UserError; UnreadableError when it is
+    missing."""
     text = read_text(path, limit)
     if not text.strip():
         raise UserError(f"{path} is empty, where JSON is expected")
@@ -177,7 +183,7 @@ def parse_json(text: str, where: object, kind: type[dict[str, Any]] = ...) -> di
 @overload
 def parse_json(text: str, where: object, kind: type[T]) -> T: ...
 def parse_json(text: str, where: object, kind: type[Any] = dict) -> Any:
-    """The value that a JSON text holds; UserError that begins with `where` when it is none, or not a `kind`.
+    """Return the value of a JSON text. Raises UserError that begins with `where` for invalid JSON and for another kind.
 
     kind: dict, list, str, int, float, bool, or object for any value.
     """
@@ -196,7 +202,7 @@ def parse_json(text: str, where: object, kind: type[Any] = dict) -> Any:
 
 
 def of_kind(value: Any, kind: type[T], where: str) -> T:
-    """`value` when it is a `kind` (a whole number passes for a float, a truth value never for a number).
+    """Return `value` when it is a `kind` (a whole number passes for a float, a boolean never for a number).
 
     Raises UserError that begins with `where`.
     """
@@ -207,29 +213,29 @@ def of_kind(value: Any, kind: type[T], where: str) -> T:
             raise UserError(f"{where}: the number is too large") from None
     if kind is object or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
         return value
-    found = NAMES.get(type(value), type(value).__name__)
-    raise UserError(f"{where}: {found} stands where {NAMES.get(kind, kind.__name__)} is expected")
+    actual = NAMES.get(type(value), type(value).__name__)
+    raise UserError(f"{where}: {actual} where {NAMES.get(kind, kind.__name__)} is expected")
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value from a file for a message: as Python writes it, cut where it is long."""
+    """Return a value from a file for a message: its repr, shortened where it is long."""
     text = repr(value[: 2 * most] if isinstance(value, str) else value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def mended(text: str) -> str:
-    """A text with U+FFFD in the place of each lone surrogate."""
+    """Return a text with U+FFFD for each lone surrogate."""
     return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
 
 
 def mended_value(value: Any) -> Any:
-    """A JSON value with `mended` texts and names."""
+    """Return a JSON value with `mended` texts and names."""
     if isinstance(value, str):
         return mended(value)
     if isinstance(value, list):
-        return [mended_value(one) for one in value]
+        return [mended_value(item) for item in value]
     if isinstance(value, dict):
-        return {mended(key): mended_value(one) for key, one in value.items()}
+        return {mended(key): mended_value(item) for key, item in value.items()}
     return value
 
 
@@ -237,9 +243,10 @@ _REQUIRED: Any = object()
 
 
 def field(values: Mapping[str, Any], name: str, kind: type[T], where: object, default: T = _REQUIRED) -> T:
-    """The value under `name` in an object that was read from `where`, which must be a `kind`.
+    """Return the value under `name` in an object that was read from `where`, which must be a `kind`.
 
-    default: for a missing name; without one it is an error. A float must be finite. Raises UserError.
+    default: for a missing name; without a default, a missing name is an error. A float must be finite. Raises
+    UserError.
     """
     if name not in values:
         if default is _REQUIRED:
@@ -252,11 +259,11 @@ def field(values: Mapping[str, Any], name: str, kind: type[T], where: object, de
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a JSON Lines file that informs only, and the number of damaged lines.
+    """Return the objects of a JSON Lines file that is only informative, and the number of damaged lines.
 
-    Bad bytes become U+FFFD, lines that hold no object are passed over and counted; a last line without an end, which a
-    process that was killed leaves, is passed over without being counted. A missing file has none. Raises
-    UnreadableError for what is no regular file.
+    Bad bytes become U+FFFD. Lines that hold no object are skipped and counted; a last line without an end, which a
+    killed process leaves, is skipped without being counted. A missing file has no objects. Raises UnreadableError for a
+    file that is not regular.
     """
     try:
         regular_size(path)
@@ -266,22 +273,25 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         raise
     lines, unfinished, too_long = _lines(path)
     value: Any = None
-    with suppress(ValueError, RecursionError):  # all at once is a third faster, and a long run has many lines
+    with suppress(
+        ValueError, RecursionError
+    ):  # parsing all lines at once is a third faster, and a long run has many lines
         value = json.loads(f"[{','.join(lines)}]")
         if any(map(_MAY_BE_LONE.search, lines)):
             value = mended_value(value)
     if not isinstance(value, list) or len(value) != len(lines):
         value = [_object(line) for line in lines]
-    found = [one for one in value if isinstance(one, dict)]
+    objects = [item for item in value if isinstance(item, dict)]
     last = _object(unfinished)
-    return [*found, *([] if last is None else [last])], too_long + len(lines) - len(found)
+    return [*objects, *([] if last is None else [last])], too_long + len(lines) - len(objects)
 
 
 def _lines(path: Path) -> tuple[list[str], str, int]:
-    """The lines of a file that are not empty, what stands behind the last line end, and how many lines are too long."""
+    """Return the non-empty lines of a file, the text after the last line end, and the number of lines that are too
+    long."""
     lines, unfinished, too_long = [], "", 0
     with readable(path), open(path, "rb") as file:
-        # not splitlines(): it also cuts at U+2028 and its like, which stand unescaped inside texts
+        # not splitlines(): it also cuts at U+2028 and similar characters, which texts contain unescaped
         while data := file.readline(LINE):
             if len(data) == LINE and not data.endswith(b"\n"):
                 too_long += 1
@@ -304,10 +314,8 @@ def _object(line: str) -> dict[str, Any] | None:
 
 
 def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
-    """The value of a YAML text of plain values; UserError with the line when it is none.
-
-    Aliases are followed, but not where they repeat each other into more than a million values. texts: every scalar is a
-    text, so that the word Yes is no truth value.
+    """Return the value of a YAML text of plain values. Aliases are expanded, up to a million values. texts: every
+    scalar is a text, so that the word Yes is not a boolean. Raises UserError with the line for invalid YAML.
     """
     import yaml
 
@@ -323,7 +331,7 @@ def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
 
 @contextmanager
 def yaml_errors(where: object, text: str) -> Iterator[None]:
-    """Make the errors of a YAML parser, while it reads `text`, a UserError that begins with `where`."""
+    """Turn the errors of a YAML parser that reads `text` into a UserError that begins with `where`."""
     import yaml
 
     try:
@@ -335,16 +343,16 @@ def yaml_errors(where: object, text: str) -> Iterator[None]:
         line = f", line {min(mark.line, text.rstrip().count(chr(10))) + 1}" if mark is not None else ""
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{where}{line}: not valid YAML ({reason})") from error
-    except (ValueError, OverflowError, TypeError) as error:  # a date that is none, 5,000 digits, a list for a name
+    except (ValueError, OverflowError, TypeError) as error:  # an invalid date, 5,000 digits, a list as a name
         reason = str(error).split(";")[0]
         raise UserError(f"{where}: the YAML holds a value that cannot be read ({reason})") from error
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
-    """The number of values below a node of a YAML document, what aliases repeat counted each time."""
+    """Return the number of values below a node of a YAML document, with aliases expanded."""
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = MOST_NODES + 1  # until it is known: what holds itself has no end
+    known[id(node)] = MOST_NODES + 1  # until the number is known: a node that contains itself is infinite
     children = node.value if isinstance(node.value, list) else []
     parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
     total = 1 + sum(_expanded(part, known) for part in parts)

@@ -1,8 +1,8 @@
-"""Why work ended before it was done, and the exit code that tells a shell so.
+"""Reasons for which work ends early, and the exit codes that report them.
 
-A shell, `make` and a queue's script decide by the exit code whether they go on. Work that was stopped ends with 128 +
-the number of the signal, as every shell understands it; a run whose time was up ends with 75, which <sysexits.h> calls
-EX_TEMPFAIL: try again. Not here: what a run does when it is stopped (`run_folder`, `training.loop`).
+A shell, `make` and the script of a queue decide by the exit code whether to continue. Work that was stopped exits with
+128 + the number of the signal, as usual in shells; a run that reached its time limit exits with 75, which <sysexits.h>
+calls EX_TEMPFAIL: try again. Not here: what a run does when it is stopped (`training.loop`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIME_IS_UP = 75
 
 
 class Stop(Enum):
-    """Why work ended early; the values are what files say."""
+    """Reason for which work ended early; the values are those in files."""
 
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
@@ -27,21 +27,21 @@ class Stop(Enum):
 
     @property
     def exit_code(self) -> int:
-        """What the command line ends with."""
+        """Exit code of the command line."""
         if self is Stop.TIME:
             return TIME_IS_UP
         return 128 + (signal.SIGINT if self is Stop.INTERRUPTED else signal.SIGTERM)
 
 
 def reason(signals: Sequence[int]) -> Stop | None:
-    """The reason that caught signals are, None when there are none."""
+    """Return the reason for these caught signals, None without signals."""
     if not signals:
         return None
     return Stop.INTERRUPTED if signals[0] == signal.SIGINT else Stop.TERMINATED
 
 
 class StoppedError(Exception):
-    """Several runs that end early, since one of them was stopped; what is done is saved."""
+    """Several runs end early, since one of them was stopped; finished work is saved."""
 
     def __init__(self, why: Stop, message: str) -> None:
         super().__init__(message)
@@ -52,15 +52,15 @@ class StoppedError(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM met work that handles no signals itself; like an interruption, it passes through everything."""
+    """SIGTERM arrived in work that does not handle signals; like KeyboardInterrupt, it passes through everything."""
 
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
     """Let SIGTERM raise `Terminated` in the block, so that half-made files are cleared away before the process ends.
 
-    A handler of the caller's own, and a signal that is ignored, stay as they are; so does everything off the main
-    thread, where Python sets no handlers.
+    A handler of the caller, and an ignored signal, are left unchanged; so is everything off the main thread, where
+    Python sets no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,8 @@
-"""With how many threads torch computes: one rule for all commands.
+"""Chooses the number of threads of torch: one rule for all commands.
 
-A number that is asked for wins, then `MKL_NUM_THREADS` and `OMP_NUM_THREADS`, then as many as there are cores to use
-and other programs leave free. Threads of one matrix product wait for one another, actively: one that has to share its
-core holds up all the others, and steps were seen to take up to thirty times as long (docs/performance.md).
+A requested number wins, then `MKL_NUM_THREADS` and `OMP_NUM_THREADS`, then the number of usable cores that other
+programs leave free. The threads of one matrix product wait for one another actively: a thread that shares its core
+delays all others, and steps took up to thirty times as long (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from blankfill.system.bounds import COMMON
 from blankfill.system.console import say
 
 VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
-"""Environment variables that give the number; torch lets the first one win where both are set."""
+"""Environment variables that give the number; torch uses the first where both are set."""
 
 
 @dataclass(frozen=True)
 class Threads:
-    """count: how many. given: by an option or a variable, so that it is not changed unasked. why: a sentence for the
-    user when there are fewer than cores, empty otherwise."""
+    """count: number of threads. given: by an option or a variable, so that it must not be changed. why: a sentence for
+    the user when there are fewer threads than cores, empty otherwise."""
 
     count: int
     given: bool
     why: str = ""
 
 
-def choose_threads(asked: int = 0) -> Threads:
-    """The number of threads, 0 asking for the usual one. Raises UserError for one that cannot be."""
-    if problems := check_threads(asked):
+def choose_threads(requested: int = 0) -> Threads:
+    """Return the number of threads; requested: 0 for automatic. Raises UserError for an invalid number."""
+    if problems := check_threads(requested):
         raise UserError(problems[0])
-    if asked:
-        return Threads(asked, True)
+    if requested:
+        return Threads(requested, True)
     if number := from_variables():
         return Threads(number, True)
     cores, busy = environment.usable_cores(), environment.busy_cores()
@@ -49,14 +49,15 @@ def choose_threads(asked: int = 0) -> Threads:
     )  # fmt: skip
 
 
-def check_threads(asked: int, option: str = "--threads") -> list[str]:
-    """What is wrong with a number of threads that was asked for, as a list of sentences."""
+def check_threads(requested: int, option: str = "--threads") -> list[str]:
+    """Return the problems of a requested number of threads, a sentence each."""
     bound = COMMON["threads"]
-    return [] if bound.holds(asked) else [f"{option} is {asked}; it {bound.words(asked)}"]
+    return [] if bound.holds(requested) else [f"{option} is {requested}; it {bound.words(requested)}"]
 
 
 def from_variables() -> int:
-    """The number in the environment, 0 where there is none. Of a list, as OpenMP allows, the first one counts."""
+    """Return the number in the environment, 0 where there is none. Of a list, as OpenMP allows, the first number
+    counts."""
     for name in VARIABLES:
         first = os.environ.get(name, "").split(",")[0].strip()
         if first.isdecimal() and 0 < len(first) < 5 and 0 < int(first) <= COMMON["threads"].most:
@@ -65,20 +66,20 @@ def from_variables() -> int:
 
 
 def useful_threads(cores: int, busy: float) -> int:
-    """How many threads have a core for themselves. cores: usable ones; busy: of those this process may run on."""
+    """Return the number of threads with a core of their own. cores: usable; busy: used by others among those."""
     present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = math.ceil(max(present, cores) - busy + environment.IDLE) - 1 if busy >= environment.IDLE else cores
     return max(1, min(cores, free))
 
 
-def use_threads(asked: int = 0) -> int:
-    """Let torch compute with as many threads as `choose_threads` finds; says when they are fewer than cores.
+def use_threads(requested: int = 0) -> int:
+    """Set torch's number of threads by `choose_threads`; print a notice when it is smaller than the number of cores.
 
-    Raises UserError for a number that cannot be.
+    Raises UserError for an invalid number.
     """
     import torch
 
-    chosen = choose_threads(asked)
+    chosen = choose_threads(requested)
     torch.set_num_threads(chosen.count)
     if chosen.why:
         say(chosen.why)
@@ -86,10 +87,10 @@ def use_threads(asked: int = 0) -> int:
 
 
 def counted(threads: int) -> str:
-    """So many threads, in words."""
+    """Return a number of threads in words."""
     return f"{threads} thread{'s' * (threads != 1)}"
 
 
 def verb(threads: int) -> str:
-    """The verb for a number of threads."""
+    """Return the verb for a number of threads."""
     return "computes" if threads == 1 else "compute"

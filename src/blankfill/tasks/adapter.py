@@ -88,7 +88,7 @@ class Adapter(ABC):
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """The task's metrics. Raises UserError when the items have no answers."""
-        return score(self.task, Split(items, self.labels), [one.value for one in predictions])
+        return score(self.task, Split(items, self.labels), [prediction.value for prediction in predictions])
 
     @abstractmethod
     def parse(self, record: Mapping[str, Any]) -> Prediction:

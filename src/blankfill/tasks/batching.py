@@ -79,9 +79,9 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
     index, owner, answers, leads = [], [], [], []
     for k in places:
         leads.append(starts[k, 0])
-        for e, asked in enumerate(items[k].columns):
-            index.append(asked.astype(np.int64) + starts[k, e])
-            owner.append(np.full(len(asked), k))
+        for e, columns in enumerate(items[k].columns):
+            index.append(columns.astype(np.int64) + starts[k, e])
+            owner.append(np.full(len(columns), k))
         answers.append(items[k].answers)
     value, owners = torch.from_numpy(np.concatenate(answers)), torch.from_numpy(np.concatenate(owner))
     labels = {}
@@ -127,13 +127,13 @@ def _starts(
     items: Sequence[EncodedItem], rows: Sequence[Sequence[tuple[int, int]]], width: int
 ) -> dict[tuple[int, int], int]:
     """Where each Example of each item begins, counted over all rows of a batch."""
-    found = {}
+    starts = {}
     for r, row in enumerate(rows):
         column = r * width
         for k, e in row:
-            found[k, e] = column
+            starts[k, e] = column
             column += len(items[k].examples[e])
-    return found
+    return starts
 
 
 @dataclass(frozen=True)

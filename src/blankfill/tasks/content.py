@@ -39,16 +39,16 @@ def _values(item: Any) -> Any:
     if isinstance(item, _PLAIN):
         return item
     if isinstance(item, tuple):
-        return [_values(one) for one in item]
+        return [_values(part) for part in item]
     if not dataclasses.is_dataclass(item):
         return item
-    found: dict[str, Any] = {"is": type(item).__name__}
+    values: dict[str, Any] = {"is": type(item).__name__}
     kind: Any = type(item)
     for name, default in _defaults(kind):
         value = getattr(item, name)
         if value != default:
-            found[name] = _values(value)
-    return found
+            values[name] = _values(value)
+    return values
 
 
 @cache

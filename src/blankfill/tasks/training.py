@@ -53,8 +53,8 @@ def task_optimizer(
 
 def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
     """ConfigError for rates and freezing by layer where layers have their weights in common."""
-    asked = [("--layer-decay", options.layer_decay < 1), ("--freeze", options.freeze > 0)]
-    if config.shared != "none" and (given := [flag for flag, is_given in asked if is_given]):
+    options_set = [("--layer-decay", options.layer_decay < 1), ("--freeze", options.freeze > 0)]
+    if config.shared != "none" and (given := [flag for flag, is_given in options_set if is_given]):
         raise ConfigError(
             [
                 f"{flag} tells layers apart, and those of this model have weights in common "
@@ -111,18 +111,18 @@ class HeadEvaluator:
         """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
         assert isinstance(model, ScoreModel)
         model.eval()
-        found: list[list[Scores]] = [[] for _ in self.encoded_set.encoded]
-        total, asked = 0.0, 0
+        scores: list[list[Scores]] = [[] for _ in self.encoded_set.encoded]
+        total, count = 0.0, 0
         for packed in self.batches:
             batch = packed.batch.to(device)
             with computing(device, dtype):
                 scores_KC = model.scores(batch, dtype)
             for name, part in model.losses(scores_KC, batch.labels[ANSWER][1]).asked(counts(batch)).items():
-                total, asked = total + float(part), asked + counts(batch)[name]
+                total, count = total + float(part), count + counts(batch)[name]
             table, owners = scores_KC.cpu().numpy(), packed.items.numpy()
             edges = np.flatnonzero(np.diff(owners)) + 1
             for owner, part_of in zip(owners[[0, *edges]], np.split(table, edges), strict=True):
-                found[owner].append(part_of)
+                scores[owner].append(part_of)
         model.train()
-        joined = [np.concatenate(parts) for parts in found]
-        return self.adapter.predict(self.encoded_set, joined), total / asked if asked else math.nan
+        joined = [np.concatenate(parts) for parts in scores]
+        return self.adapter.predict(self.encoded_set, joined), total / count if count else math.nan

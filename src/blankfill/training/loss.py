@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blankfill.kernels.capability import plain_weight
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
 
@@ -104,6 +105,10 @@ def word_loss(
     z_loss: so many times log² Z is added for each target, Z being the sum of the exponentiated scores, so that scores
     stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
     """
+    if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a table that only torch's own functions can read
+        logits_MV = F.linear(hidden_MD, table_VD, bias_V).float()
+        total = F.cross_entropy(logits_MV, target_M, reduction="sum", label_smoothing=smoothing)
+        return total + z_loss * logits_MV.logsumexp(-1).square().sum() if z_loss else total
     dtype = compute_dtype(hidden_MD)
     loss: Tensor = _WordLoss.apply(
         hidden_MD, table_VD, bias_V, target_M, (smoothing, z_loss), dtype, torch.is_grad_enabled()

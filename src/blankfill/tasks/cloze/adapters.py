@@ -94,7 +94,7 @@ class ClozeTexts(Cloze, Classify):
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The label with the highest score, and the probabilities of all."""
-        return [classified(one, self.labels) for one in self.added(encoded_set, scores)]
+        return [classified(scores_C, self.labels) for scores_C in self.added(encoded_set, scores)]
 
 
 class ClozeChoices(Cloze, Choose):
@@ -123,4 +123,7 @@ class ClozeChoices(Cloze, Choose):
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
-        return [chosen(item, one) for item, one in zip(encoded_set.items, self.added(encoded_set, scores), strict=True)]
+        return [
+            chosen(item, scores_C)
+            for item, scores_C in zip(encoded_set.items, self.added(encoded_set, scores), strict=True)
+        ]

@@ -166,8 +166,8 @@ class ClozeReader:
         """(the tokens before the break, those behind it, where the blank begins in both together), cut to the room."""
         ids = [blank if piece.kind == "mask" else self.tokens[piece.text] for piece in pieces if piece.kind != "break"]
         kinds = [piece.kind for piece in pieces if piece.kind != "break"]
-        fixed = sum(len(one) for one, kind in zip(ids, kinds, strict=True) if kind != "field")
-        lengths = [len(one) for one, kind in zip(ids, kinds, strict=True) if kind == "field"]
+        fixed = sum(len(part) for part, kind in zip(ids, kinds, strict=True) if kind != "field")
+        lengths = [len(part) for part, kind in zip(ids, kinds, strict=True) if kind == "field"]
         if fixed > room:
             raise UserError(
                 f"a pattern and its words take {fixed} tokens where {room} fit; give a shorter pattern or a larger "
@@ -175,10 +175,10 @@ class ClozeReader:
             )
         most = longest_kept(lengths, room - fixed)
         self.cut += most < max(lengths, default=0)
-        kept = [one[:most] if kind == "field" else one for one, kind in zip(ids, kinds, strict=True)]
+        parts = [part[:most] if kind == "field" else part for part, kind in zip(ids, kinds, strict=True)]
         parted = [piece.kind for piece in pieces].index("break") if len(kinds) < len(pieces) else len(kinds)
-        place = sum(map(len, kept[: kinds.index("mask")])) if "mask" in kinds else 0
-        return _joined(kept[:parted]), _joined(kept[parted:]), place
+        place = sum(map(len, parts[: kinds.index("mask")])) if "mask" in kinds else 0
+        return _joined(parts[:parted]), _joined(parts[parted:]), place
 
 
 def unbroken(pieces: Sequence[Piece]) -> list[Piece]:
@@ -222,5 +222,5 @@ def _targets(
 def _encoded(
     examples: Sequence[Example], columns: Sequence[Int32], targets: Sequence[ClozeTargets[NDArray[np.int64]]]
 ) -> EncodedItem:
-    answers = np.concatenate([one.table() for one in targets])
+    answers = np.concatenate([target.table() for target in targets])
     return EncodedItem(tuple(examples), tuple(columns), answers, candidates=True)

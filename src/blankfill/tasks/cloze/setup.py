@@ -59,5 +59,5 @@ def with_texts(
     batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[EncodedItem], more: Sequence[Item]
 ) -> Batches:
     """The batches of a run with masked texts beside them: its own, and more of them."""
-    texts = [one.examples[0] for one in (*encoded, *adapter.encode(more, learn=True).encoded)]
+    texts = [item.examples[0] for item in (*encoded, *adapter.encode(more, learn=True).encoded)]
     return WithTexts(batches, texts, loaded.vocabulary)

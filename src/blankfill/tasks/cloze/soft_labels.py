@@ -54,14 +54,14 @@ def combined(logs_PC: NDArray[np.float64], weights: Sequence[float] | None = Non
 
 def logs_of(said: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
     """The log-probabilities of labels, float64[P, C], from what P models say of them."""
-    return np.log([[max(p, LEAST) for p in one.values()] for one in said])
+    return np.log([[max(p, LEAST) for p in probabilities.values()] for probabilities in said])
 
 
 def score_lines(texts: Split, scores_NC: Sequence[NDArray[np.float64]]) -> str:
     """The lines of a file of scores, with the labels of the task by name."""
     lines = [
-        json.dumps({"id": item.id, "scores": dict(zip(texts.labels, np.round(one, 6).tolist(), strict=True))})
-        for item, one in zip(texts.items, scores_NC, strict=True)
+        json.dumps({"id": item.id, "scores": dict(zip(texts.labels, np.round(scores_C, 6).tolist(), strict=True))})
+        for item, scores_C in zip(texts.items, scores_NC, strict=True)
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -75,8 +75,8 @@ def read_soft_labels(task: Task, soft_labels: SoftLabels, labels: tuple[str, ...
         rows = [parse_json(line, file) for line in lines if line]
         if [field(row, "id", str, file) for row in rows] != [item.id for item in texts.items]:
             raise UserError("other ids")
-        told = [field(row, "scores", dict, file) for row in rows]
-        scores = np.array([[field(one, label, float, file) for label in labels] for one in told], np.float32)
+        values = [field(row, "scores", dict, file) for row in rows]
+        scores = np.array([[field(value, label, float, file) for label in labels] for value in values], np.float32)
     except UserError as error:
         raise UserError(
             f"{soft_labels.scores}: not the scores of the texts in {soft_labels.texts} ({error}); remove that run and "
@@ -87,4 +87,6 @@ def read_soft_labels(task: Task, soft_labels: SoftLabels, labels: tuple[str, ...
 
 def with_soft_labels(encoded: Sequence[EncodedItem], scores_NC: Scores) -> list[EncodedItem]:
     """Items, one answer each, that are to be answered as the teachers do."""
-    return [dataclasses.replace(one, answers=scores_C[None]) for one, scores_C in zip(encoded, scores_NC, strict=True)]
+    return [
+        dataclasses.replace(item, answers=scores_C[None]) for item, scores_C in zip(encoded, scores_NC, strict=True)
+    ]

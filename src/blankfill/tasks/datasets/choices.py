@@ -1,4 +1,4 @@
-"""SWAG (CSV) and HellaSwag (JSON Lines): which of four endings goes on with a situation.
+"""SWAG (CSV) and HellaSwag (JSON Lines): which of four endings continues a situation.
 
 As BERT reads them (arXiv 1810.04805, section 4.4): the first sentence is the context, and each choice is the beginning
 of the second sentence with an ending.
@@ -20,7 +20,7 @@ _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
 
 
 def read_swag(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """A split of SWAG; a file without the column label is a test set. UserError for a file of another form."""
+    """Return a split of SWAG; a file without the column label is a test set. UserError for a file of another form."""
     rows = csv.DictReader(text_lines(path))
     missing = [name for name in ("sent1", "sent2", *_ENDINGS) if name not in (rows.fieldnames or ())]
     if missing:
@@ -66,7 +66,7 @@ def _hellaswag(row: dict[str, Any]) -> list[Item]:
 
 
 def read_hellaswag(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """A split of HellaSwag; rows without a label are a test set's."""
+    """Return a split of HellaSwag; rows without a label are a test set's."""
     return read_objects(path, (), _hellaswag)
 
 

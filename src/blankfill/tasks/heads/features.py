@@ -58,12 +58,12 @@ class FeatureReader(nn.Module):
             return self.read(encoder.encode(batch, dtype, alone=self.alone).flatten(0, 1), batch)
         was_training = encoder.training
         encoder.eval()
-        kept: list[Tensor] = []
+        states: list[Tensor] = []
         with torch.no_grad():
-            final = encoder.encode(batch, dtype, keep=kept, alone=self.alone)
+            final = encoder.encode(batch, dtype, keep=states, alone=self.alone)
         encoder.train(was_training)
-        kept[-1] = final
-        return self.read(self.join(kept).flatten(0, 1), batch)
+        states[-1] = final
+        return self.read(self.join(states).flatten(0, 1), batch)
 
     def join(self, layers: list[Tensor]) -> Tensor:
         """The chosen layers, joined: [B, T, width]."""

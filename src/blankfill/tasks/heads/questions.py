@@ -48,7 +48,7 @@ class Answer(HeadAdapter):
         length = min(self.options.max_length or USUAL_LENGTH, self.input_format.length)
         extra = self.input_format.length - self.input_format.room(pair=True)
         options = WindowOptions(length, self.options.stride, self.options.max_query_length, extra)
-        found, windows = [], []
+        encoded, windows = [], []
         for window in all_windows(_questions(items), self.tokenizer, options):
             if learn and window.start is None:
                 continue
@@ -57,24 +57,24 @@ class Answer(HeadAdapter):
             answers = np.zeros((len(columns), 2), np.int64)
             for side, place in enumerate((window.start, window.end)):
                 answers[0 if place is None or place < 0 else 1 + place, side] = 1
-            found.append(EncodedItem((framed.example,), (columns,), answers, candidates=True))
+            encoded.append(EncodedItem((framed.example,), (columns,), answers, candidates=True))
             windows.append(window)
-        return EncodedSet(items, found, windows)
+        return EncodedSet(items, encoded, windows)
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The best spans over all windows of a question."""
         questions = _questions(encoded_set.items)
         of: list[list[tuple[Window, Scores]]] = [[] for _ in questions]
-        for window, one in zip(encoded_set.parts, scores, strict=True):
-            of[window.item].append((window, one))
-        found = []
+        for window, scores_KC in zip(encoded_set.parts, scores, strict=True):
+            of[window.item].append((window, scores_KC))
+        predictions = []
         for item, given in zip(questions, of, strict=True):
             spans = best_spans(
                 item,
                 [window for window, _ in given],
-                [one[1:, 0] for _, one in given],
-                [one[1:, 1] for _, one in given],
-                [float(one[0].sum()) for _, one in given],
+                [scores_KC[1:, 0] for _, scores_KC in given],
+                [scores_KC[1:, 1] for _, scores_KC in given],
+                [float(scores_KC[0].sum()) for _, scores_KC in given],
                 longest=self.options.max_answer_length,
             )
             best = [
@@ -82,17 +82,22 @@ class Answer(HeadAdapter):
                 for text, score in zip(spans.texts[:SHOWN], spans.scores, strict=False)
             ]
             shown = {"answer": spans.answer(self.threshold), "null_odds": round(spans.null_odds, 4), "best": best}
-            found.append(Prediction(spans, shown))
-        return found
+            predictions.append(Prediction(spans, shown))
+        return predictions
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Exact match and F1; where a question may have no answer, with the best threshold for these items."""
         questions = _questions(items)
         if self.may_refuse:
-            best = {item.id: one.value.answer() for item, one in zip(questions, predictions, strict=True)}
-            odds = {item.id: one.value.null_odds for item, one in zip(questions, predictions, strict=True)}
+            best = {item.id: prediction.value.answer() for item, prediction in zip(questions, predictions, strict=True)}
+            odds = {
+                item.id: prediction.value.null_odds for item, prediction in zip(questions, predictions, strict=True)
+            }
             _, self.threshold = best_threshold(questions, best, odds)
-        answers = {item.id: one.value.answer(self.threshold) for item, one in zip(questions, predictions, strict=True)}
+        answers = {
+            item.id: prediction.value.answer(self.threshold)
+            for item, prediction in zip(questions, predictions, strict=True)
+        }
         return score(self.task, Split(items), answers)
 
     def record(self, prediction: Prediction) -> dict[str, Any]:
@@ -113,7 +118,7 @@ class Answer(HeadAdapter):
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """How right the answers are by what the questions begin with, and misses."""
-        answers = [one.value.answer(self.threshold) for one in predictions]
+        answers = [prediction.value.answer(self.threshold) for prediction in predictions]
         return question_analysis(_questions(items), answers, self.task.by_characters, self.task.metrics)
 
 

@@ -30,7 +30,7 @@ class Tag(HeadAdapter):
         """A row for each sentence, or several where it is longer than a row; asked at first pieces."""
         sentences = _sentences(items)
         number = {label: place for place, label in enumerate(self.labels)}
-        found, windows = [], []
+        encoded, windows = [], []
         room, by_characters = self.input_format.room(pair=False), self.task.by_characters
         for window in tag_windows(sentences, self.tokenizer, room, by_characters, self.options.document_context):
             if not len(window.word):
@@ -39,13 +39,13 @@ class Tag(HeadAdapter):
             framed = self.input_format.frame(window.ids)
             columns = (window.first + framed.first[0]).astype(np.int32)
             answers = np.array([number[tags[k]] if tags else 0 for k in window.word.tolist()], np.int64)
-            found.append(EncodedItem((framed.example,), (columns,), answers))
+            encoded.append(EncodedItem((framed.example,), (columns,), answers))
             windows.append(window)
-        return EncodedSet(items, found, windows)
+        return EncodedSet(items, encoded, windows)
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The likeliest tag of each word, and the entities that they name."""
-        tags = [[self.labels[k] for k in one.argmax(1)] for one in scores]
+        tags = [[self.labels[k] for k in scores_KC.argmax(1)] for scores_KC in scores]
         sentences = _sentences(encoded_set.items)
         return [
             Prediction(row, {"tags": list(row), "entities": _named(item, row)})
@@ -68,7 +68,9 @@ class Tag(HeadAdapter):
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """How right each type of entity is, and which are taken for which."""
-        return tag_analysis(_sentences(items), [one.value for one in predictions], self.task.by_characters)
+        return tag_analysis(
+            _sentences(items), [prediction.value for prediction in predictions], self.task.by_characters
+        )
 
 
 def _named(item: TaggedItem, tags: Sequence[str]) -> list[dict[str, str]]:

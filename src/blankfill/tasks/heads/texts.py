@@ -29,13 +29,13 @@ class _Texts(HeadAdapter):
         texts = _texts(items)
         first = self.tokenizer.encode_batch([item.first for item in texts])
         second = self.tokenizer.encode_batch([item.second or "" for item in texts])
-        found = []
+        encoded = []
         for item, a, b in zip(texts, first, second, strict=True):
             framed = self.input_format.frame(a, b if item.second is not None else None)
             self.cut += framed.cut > 0
             columns = np.array([framed.pooled], np.int32)
-            found.append(EncodedItem((framed.example,), (columns,), self._answer(item)))
-        return EncodedSet(items, found)
+            encoded.append(EncodedItem((framed.example,), (columns,), self._answer(item)))
+        return EncodedSet(items, encoded)
 
     @abstractmethod
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
@@ -57,7 +57,7 @@ class Classify(_Texts):
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The class with the highest score, and the probabilities of all."""
-        return [classified(one[0], self.labels) for one in scores]
+        return [classified(scores_KC[0], self.labels) for scores_KC in scores]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From the name of a class."""
@@ -70,9 +70,9 @@ class Classify(_Texts):
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """The confusions, how right each class is, and the surest mistakes."""
         gold = [int(label) for label in _labels(items)]
-        found = class_analysis(self.labels, gold, [one.value for one in predictions])
-        right, shown = [self.labels[k] for k in gold], [one.record for one in predictions]
-        return {**found, "surest_mistakes": surest_mistakes(_texts(items), right, shown)}
+        analysis = class_analysis(self.labels, gold, [prediction.value for prediction in predictions])
+        right, shown = [self.labels[k] for k in gold], [prediction.record for prediction in predictions]
+        return {**analysis, "surest_mistakes": surest_mistakes(_texts(items), right, shown)}
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
         """Items of each class."""
@@ -94,7 +94,7 @@ class Regress(_Texts):
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The numbers."""
-        return [Prediction(float(one[0, 0]), {"score": round(float(one[0, 0]), 6)}) for one in scores]
+        return [Prediction(float(scores_KC[0, 0]), {"score": round(float(scores_KC[0, 0]), 6)}) for scores_KC in scores]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From a number."""
@@ -106,7 +106,7 @@ class Regress(_Texts):
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """True and predicted numbers, and the largest errors."""
-        return number_analysis(_texts(items), [one.value for one in predictions])
+        return number_analysis(_texts(items), [prediction.value for prediction in predictions])
 
 
 class Multilabel(_Texts):
@@ -127,13 +127,13 @@ class Multilabel(_Texts):
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The labels that are more likely than not, and the probabilities of all."""
-        found = []
-        for one in scores:
-            likely = 1 / (1 + np.exp(-one[0].astype(np.float64)))
+        predictions = []
+        for scores_KC in scores:
+            likely = 1 / (1 + np.exp(-scores_KC[0].astype(np.float64)))
             places = tuple(int(k) for k in np.flatnonzero(likely >= LIKELY))
             shown = {"labels": [self.labels[k] for k in places], "probabilities": _by_name(self.labels, likely)}
-            found.append(Prediction(places, shown))
-        return found
+            predictions.append(Prediction(places, shown))
+        return predictions
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From the names of labels."""
@@ -146,7 +146,7 @@ class Multilabel(_Texts):
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """How right each label is, and the items with most labels wrong."""
-        return set_analysis(self.labels, _texts(items), [one.value for one in predictions])
+        return set_analysis(self.labels, _texts(items), [prediction.value for prediction in predictions])
 
 
 class Choose(HeadAdapter):
@@ -162,21 +162,21 @@ class Choose(HeadAdapter):
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
         """An Example for each choice; all of an item stand in one row."""
-        found = []
+        encoded = []
         for item in items:
             assert isinstance(item, ChoiceItem)
             context, *choices = self.tokenizer.encode_batch([item.context, *item.choices])
             framed = [self.input_format.frame(context, choice) for choice in choices]
-            self.cut += any(one.cut for one in framed)
+            self.cut += any(row.cut for row in framed)
             right = np.zeros((len(choices), 1), np.int64)
             right[item.label or 0] = 1
-            columns: list[Int32] = [np.array([one.pooled], np.int32) for one in framed]
-            found.append(EncodedItem(tuple(one.example for one in framed), tuple(columns), right, candidates=True))
-        return EncodedSet(items, found)
+            columns: list[Int32] = [np.array([row.pooled], np.int32) for row in framed]
+            encoded.append(EncodedItem(tuple(row.example for row in framed), tuple(columns), right, candidates=True))
+        return EncodedSet(items, encoded)
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
         """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
-        return [chosen(item, one[:, 0]) for item, one in zip(encoded_set.items, scores, strict=True)]
+        return [chosen(item, scores_KC[:, 0]) for item, scores_KC in zip(encoded_set.items, scores, strict=True)]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
         """From the number of a choice, counted from 0."""
@@ -192,10 +192,10 @@ class Choose(HeadAdapter):
         chosen = [item for item in items if isinstance(item, ChoiceItem)]
         # of several right choices the given one counts, if it is one of them
         right = [
-            str(one.value if one.value in item.right else item.label or 0)
-            for item, one in zip(chosen, predictions, strict=True)
+            str(prediction.value if prediction.value in item.right else item.label or 0)
+            for item, prediction in zip(chosen, predictions, strict=True)
         ]
-        return {"surest_mistakes": surest_mistakes(chosen, right, [one.record for one in predictions])}
+        return {"surest_mistakes": surest_mistakes(chosen, right, [prediction.record for prediction in predictions])}
 
 
 def classified(scores_C: Scores, labels: Sequence[str]) -> Prediction:
@@ -209,8 +209,8 @@ def classified(scores_C: Scores, labels: Sequence[str]) -> Prediction:
 def chosen(item: Item, scores_C: Scores) -> Prediction:
     """The choice of an item with the highest score, counted from 0, its text, and the probabilities of all."""
     assert isinstance(item, ChoiceItem)
-    found = classified(scores_C, [str(k) for k in range(len(scores_C))])
-    return Prediction(found.value, {**found.record, "choice": (item.names or item.choices)[found.value]})
+    prediction = classified(scores_C, [str(k) for k in range(len(scores_C))])
+    return Prediction(prediction.value, {**prediction.record, "choice": (item.names or item.choices)[prediction.value]})
 
 
 def _by_name(labels: Sequence[str], likely: NDArray[np.float64]) -> dict[str, float]:
@@ -222,4 +222,4 @@ def _texts(items: Sequence[Item]) -> list[TextItem]:
 
 
 def _labels(items: Sequence[Item]) -> list[float]:
-    return [one.label if isinstance(one.label, int | float) else 0 for one in _texts(items)]
+    return [item.label if isinstance(item.label, int | float) else 0 for item in _texts(items)]

@@ -162,15 +162,15 @@ def best_spans(
     """
     if not np.isfinite(null_scores).all():
         raise UserError(f"The scores of question {item.id} are not numbers: the model has diverged.")
-    found: list[tuple[float, int, int, int]] = []
+    spans: list[tuple[float, int, int, int]] = []
     for number, (window, start_T, end_T) in enumerate(zip(windows, start_scores, end_scores, strict=True)):
         if not (np.isfinite(start_T).all() and np.isfinite(end_T).all()):
             raise UserError(f"The scores of question {item.id} are not numbers: the model has diverged.")
-        found += [
+        spans += [
             (score, number, first, last) for score, first, last in _best_of(window, start_T, end_T, best, longest)
         ]
     texts: dict[str, float] = {}
-    for score, number, first, last in sorted(found, key=lambda span: -span[0]):
+    for score, number, first, last in sorted(spans, key=lambda span: -span[0]):
         places = windows[number].places
         text = item.context[int(places[first, 0]) : int(places[last, 1])]
         if len(texts) < best:

@@ -62,12 +62,12 @@ def tag_windows(
                 before, behind = _around(items, pieces, number, start, end, room - len(ids))
             lengths = np.array([len(word) for word in own[start:end]], np.int64)
             first = len(before) + np.cumsum(lengths) - lengths
-            asked = np.flatnonzero(lengths)
+            with_pieces = np.flatnonzero(lengths)
             yield TagWindow(
                 number,
                 np.concatenate([before, ids, behind]).astype(np.int32),
-                (start + asked).astype(np.int32),
-                first[asked].astype(np.int32),
+                (start + with_pieces).astype(np.int32),
+                first[with_pieces].astype(np.int32),
             )
 
 
@@ -120,8 +120,8 @@ def word_tags(
 ) -> list[tuple[str, ...]]:
     """The tag of every word from those predicted in windows (one for each of a window's words); words that are asked
     nowhere are O."""
-    found = [["O"] * len(item.words) for item in items]
+    rows = [["O"] * len(item.words) for item in items]
     for window, predicted in zip(windows, tags, strict=True):
         for place, tag in zip(window.word.tolist(), predicted, strict=True):
-            found[window.item][place] = tag
-    return [tuple(row) for row in found]
+            rows[window.item][place] = tag
+    return [tuple(row) for row in rows]

@@ -1,6 +1,6 @@
-"""Metrics of classes, scores and sets of classes, by scikit-learn and scipy. All are shares: 1 is best, not 100.
+"""Metrics of classes, scores and sets of classes, by scikit-learn and scipy. All are shares: the best is 1, not 100.
 
-Not here: metrics of answers (`question_metrics`), entities (`entities`) and written texts (`generation_metrics`).
+Not here: metrics of answers (`questions`), entities (`entities`) and generated texts (`generation`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from blankfill.errors import UserError
 
 
 def class_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """The named metrics of predicted classes, N numbers each.
+    """Return the named metrics of predicted classes, N numbers each.
 
-    names: "accuracy"; "f1" of class 1 (of two classes); "macro-f1", the mean of the F1 of each class that is in gold
-    or predicted; "mcc", Matthews' correlation, 0 where all predictions are one class. Raises UserError when there is
-    nothing to compare.
+    names: "accuracy"; "f1" of class 1 (of two classes); "macro-f1", the mean of the F1 of each class that is in gold or
+    predicted; "mcc", Matthews' correlation, 0 where all predictions are one class. Raises UserError without any items.
     """
     from sklearn import metrics
 
@@ -33,9 +32,9 @@ def class_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -
 
 
 def number_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """The named metrics of predicted scores, N numbers each: "pearson", "spearman", "mse".
+    """Return the named metrics of predicted scores, N numbers each: "pearson", "spearman", "mse".
 
-    A correlation with predictions that are all the same is undefined and given as 0. Raises UserError for predictions
+    The correlation with constant predictions is undefined and returned as 0. Raises UserError for predictions
     that are not finite.
     """
     from scipy import stats
@@ -53,23 +52,23 @@ def number_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) 
 def set_metrics(
     names: Sequence[str], gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], classes: int
 ) -> dict[str, float]:
-    """The named metrics of predicted sets of classes (multi-label): "micro-f1", "macro-f1" (a class that is neither in
-    gold nor predicted counts 0), "exact" (the share of items whose set is right)."""
+    """Return the named metrics of predicted sets of classes (multi-label): "micro-f1", "macro-f1" (a class that is
+    neither in gold nor predicted counts 0), "exact" (the share of items whose set is right)."""
     from sklearn import metrics
 
     if len(gold) != len(predicted) or not len(gold):
-        raise UserError(f"There are {len(predicted)} predictions for {len(gold)} answers: they must be as many.")
+        raise UserError(f"There are {len(predicted)} predictions for {len(gold)} answers: the numbers must be equal.")
     gold_NC, predicted_NC = _table(gold, classes), _table(predicted, classes)
-    found = {
+    values = {
         "micro-f1": metrics.f1_score(gold_NC, predicted_NC, average="micro", zero_division=0),
         "macro-f1": metrics.f1_score(gold_NC, predicted_NC, average="macro", zero_division=0),
         "exact": np.mean((gold_NC == predicted_NC).all(1)),
     }
-    return {name: float(found[name]) for name in names}
+    return {name: float(values[name]) for name in names}
 
 
 def grouped_exact(gold: ArrayLike, predicted: ArrayLike, groups: Sequence[str]) -> float:
-    """The share of groups in which every prediction is right (MultiRC's EM, AX-g's parity with itself)."""
+    """Return the share of groups in which every prediction is right (MultiRC's EM, AX-g's parity with itself)."""
     gold_N, predicted_N = _paired(gold, predicted)
     right: dict[str, bool] = {}
     for group, same in zip(groups, gold_N == predicted_N, strict=True):
@@ -78,7 +77,7 @@ def grouped_exact(gold: ArrayLike, predicted: ArrayLike, groups: Sequence[str]) 
 
 
 def grouped_same(predicted: ArrayLike, groups: Sequence[str]) -> float:
-    """The share of groups whose predictions are all one class (AX-g's gender parity)."""
+    """Return the share of groups whose predictions are all one class (AX-g's gender parity)."""
     seen: dict[str, set[int]] = {}
     for group, value in zip(groups, np.asarray(predicted).tolist(), strict=True):
         seen.setdefault(group, set()).add(value)
@@ -88,7 +87,9 @@ def grouped_same(predicted: ArrayLike, groups: Sequence[str]) -> float:
 def _paired(gold: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     gold_N, predicted_N = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     if gold_N.shape != predicted_N.shape or not gold_N.size:
-        raise UserError(f"There are {predicted_N.size} predictions for {gold_N.size} answers: they must be as many.")
+        raise UserError(
+            f"There are {predicted_N.size} predictions for {gold_N.size} answers: the numbers must be equal."
+        )
     broken = int((~np.isfinite(predicted_N)).sum())
     if broken:
         raise UserError(

@@ -18,8 +18,8 @@ from blankfill.tasks.batching import Epochs
 
 def rates(sizes: Sequence[int], limit: int = 0, temperature: float = 1.0) -> list[float]:
     """How large a share of the items drawn each member has. sizes: items to learn from; limit: 0 is none."""
-    kept = np.array([min(size, limit or size) for size in sizes], np.float64)
-    powers = (kept / kept.max()) ** (1 / temperature)
+    counted = np.array([min(size, limit or size) for size in sizes], np.float64)
+    powers = (counted / counted.max()) ** (1 / temperature)
     shares: list[float] = (powers / powers.sum()).tolist()
     return shares
 
@@ -61,13 +61,13 @@ def apportioned(count: int, shares: Sequence[float]) -> list[int]:
     given = np.floor(exact).astype(np.int64)
     for k in np.argsort(-(exact - given), kind="stable")[: count - int(given.sum())]:
         given[k] += 1
-    found: list[int] = given.tolist()
-    return found
+    counts: list[int] = given.tolist()
+    return counts
 
 
 def _stream(size: int, start: int, count: int, key: list[int]) -> NDArray[np.int64]:
     """Places start … start + count − 1 of permutations of `size` items one after another, int64[count]."""
     rounds = range(start // size, -(-(start + count) // size))
-    orders = [np.random.Generator(np.random.Philox(key=key, counter=one)).permutation(size) for one in rounds]
+    orders = [np.random.Generator(np.random.Philox(key=key, counter=number)).permutation(size) for number in rounds]
     joined = np.concatenate([np.zeros(0, np.int64), *orders])
     return joined[start % size : start % size + count]

@@ -29,25 +29,27 @@ class Mixture(Task):
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
         """The items of a split of all members; see `Task.read`. path: as `places` takes it."""
         places = self.places(Path(path))
-        return self.mixed([one.read(places[one.name], split, self.labels_of(one, labels)) for one in self.members])
+        return self.mixed(
+            [member.read(places[member.name], split, self.labels_of(member, labels)) for member in self.members]
+        )
 
     def splits(self, path: str | Path) -> list[str]:
         """The splits that every member has."""
         places = self.places(Path(path))
-        found = [one.splits(places[one.name]) for one in self.members]
-        return [name for name in found[0] if all(name in names for names in found)]
+        splits = [member.splits(places[member.name]) for member in self.members]
+        return [name for name in splits[0] if all(name in names for names in splits)]
 
     def mixed(self, parts: Sequence[Split]) -> Split:
         """One split of the members' splits, in the members' order."""
         items = [
-            MixedItem(item.id, one.name, item)
-            for one, part in zip(self.members, parts, strict=True)
+            MixedItem(item.id, member.name, item)
+            for member, part in zip(self.members, parts, strict=True)
             for item in part.items
         ]
         labels = tuple(
-            f"{one.name}:{label}"
-            for one, part in zip(self.members, parts, strict=True)
-            for label in one.labels or part.labels
+            f"{member.name}:{label}"
+            for member, part in zip(self.members, parts, strict=True)
+            for label in member.labels or part.labels
         )
         return Split(items, labels, [problem for part in parts for problem in part.problems])
 
@@ -62,22 +64,23 @@ class Mixture(Task):
         Raises UserError when that file does not name them all.
         """
         if data.suffix not in (".yaml", ".yml"):
-            return dict.fromkeys((one.name for one in self.members), data)
+            return dict.fromkeys((member.name for member in self.members), data)
         from blankfill.tasks.cloze.pattern import yaml_values
 
         values = yaml_values(read_text(data), str(data))
-        if missing := [one.name for one in self.members if not isinstance(values.get(one.name), str)]:
+        if missing := [member.name for member in self.members if not isinstance(values.get(member.name), str)]:
             raise UserError(f"{data}: it does not say where {missing[0]} is; write a line {missing[0]}: FOLDER")
-        return {one.name: data.parent / values[one.name] for one in self.members}
+        return {member.name: data.parent / values[member.name] for member in self.members}
 
 
 def mixture_of(members: Sequence[Task]) -> Mixture:
     """The mixture of these tasks. Raises UserError for fewer than two, or one twice."""
-    names = [one.name for one in members]
+    names = [member.name for member in members]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"{JOIN.join(names)}: a mixture is of two tasks or more, each named once")
-    splits = dict.fromkeys(split for one in members for split in one.files)
+    splits = dict.fromkeys(split for member in members for split in member.files)
+    metrics = tuple(f"{member.name} {metric}" for member in members for metric in member.metrics)
     return Mixture(
-        JOIN.join(names), "mixture", dict.fromkeys(splits, ()), members[0].parse,
-        tuple(f"{one.name} {metric}" for one in members for metric in one.metrics), "average", members=tuple(members),
+        JOIN.join(names), "mixture", dict.fromkeys(splits, ()), members[0].parse, metrics, "average",
+        members=tuple(members),
     )  # fmt: skip

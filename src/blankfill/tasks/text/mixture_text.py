@@ -29,10 +29,10 @@ class MixedText(Write):
         super().__init__(*args, **more)
         options = dataclasses.replace(self.options, max_target_length=self._writing.longest if self._writing else 0)
         self.members = {
-            one.name: TextToText(
-                one, self.mixture.labels_of(one, self.labels), options, self._tokenizer, self._input_format
+            member.name: TextToText(
+                member, self.mixture.labels_of(member, self.labels), options, self._tokenizer, self._input_format
             )
-            for one in self.mixture.members
+            for member in self.mixture.members
         }
 
     @property
@@ -47,8 +47,10 @@ class MixedText(Write):
         if self.options.patterns:
             raise ConfigError(["--patterns is the form of one task; a mixture has the shipped ones, so leave it out"])
         longest = [
-            TextToText(one, self.mixture.labels_of(one, self.labels), self.options, self._tokenizer).max_target_length
-            for one in self.mixture.members
+            TextToText(
+                member, self.mixture.labels_of(member, self.labels), self.options, self._tokenizer
+            ).max_target_length
+            for member in self.mixture.members
         ]
         return 0 if 0 in longest else max(longest)
 
@@ -75,12 +77,12 @@ class MixedText(Write):
 
     def remarks(self) -> list[str]:
         """What a user should know of each member, and how often each is drawn."""
-        found = [f"{name}: {remark}" for name, member in self.members.items() for remark in member.remarks()]
+        remarks = [f"{name}: {remark}" for name, member in self.members.items() for remark in member.remarks()]
         if self._sizes:
             shares = rates(self._sizes, self.options.mixing_limit, self.options.mixing_temperature)
-            told = ", ".join(f"{name} {share:.1%}" for name, share in zip(self.members, shares, strict=True))
-            found.append(f"drawn are {told} of the items")
-        return found
+            listed = ", ".join(f"{name} {share:.1%}" for name, share in zip(self.members, shares, strict=True))
+            remarks.append(f"drawn are {listed} of the items")
+        return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
         """Items of every member, the same number of each if it has so many, evenly spaced."""
@@ -98,24 +100,24 @@ class MixedText(Write):
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """The metrics of each member that has items, and the mean of their main scores."""
-        found: dict[str, float] = {}
+        result: dict[str, float] = {}
         main = []
         for name, places in self._places(items).items():
             if places:
                 member = self.members[name]
                 metrics = member.measure(_own(items, places), [predictions[k] for k in places])
-                found |= {f"{name} {metric}": value for metric, value in metrics.items()}
+                result |= {f"{name} {metric}": value for metric, value in metrics.items()}
                 main.append(metrics[member.task.primary_metric])
-        return {**found, "average": sum(main) / len(main)}
+        return {**result, "average": sum(main) / len(main)}
 
     def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
         """Predictions from what was written for each item, with its task."""
-        found = []
+        predictions = []
         for item, hypotheses in zip(items, texts, strict=True):
             assert isinstance(item, MixedItem)
-            [one] = self.members[item.task].written([item.item], [hypotheses])
-            found.append(Prediction(one.value, {"task": item.task, **one.record}))
-        return found
+            [prediction] = self.members[item.task].written([item.item], [hypotheses])
+            predictions.append(Prediction(prediction.value, {"task": item.task, **prediction.record}))
+        return predictions
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
         """As the adapter of its task reads it."""
@@ -123,12 +125,12 @@ class MixedText(Write):
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
         """Predictions by who has not read the items."""
-        found: dict[int, Prediction] = {}
+        predictions: dict[int, Prediction] = {}
         learnt = self._places(train)
         for name, places in self._places(items).items():
             plain = self.members[name].baseline_predictions(_own(train, learnt[name]), _own(items, places))
-            found |= dict(zip(places, plain, strict=True))
-        return [found[k] for k in range(len(items))]
+            predictions |= dict(zip(places, plain, strict=True))
+        return [predictions[k] for k in range(len(items))]
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What each member tells, under `tasks`."""
@@ -141,13 +143,13 @@ class MixedText(Write):
 
     def _places(self, items: Sequence[Item]) -> dict[str, list[int]]:
         """Where the items of each member stand."""
-        found: dict[str, list[int]] = {one.name: [] for one in self.mixture.members}
+        places: dict[str, list[int]] = {member.name: [] for member in self.mixture.members}
         for place, item in enumerate(items):
             assert isinstance(item, MixedItem)
-            found[item.task].append(place)
-        return found
+            places[item.task].append(place)
+        return places
 
 
 def _own(items: Sequence[Item], places: Sequence[int]) -> list[Item]:
     """The members' own items at these places."""
-    return [one.item for k in places if isinstance(one := items[k], MixedItem)]
+    return [item.item for k in places if isinstance(item := items[k], MixedItem)]

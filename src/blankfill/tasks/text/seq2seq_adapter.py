@@ -99,15 +99,15 @@ class Write(LMHeadAdapter):
 
     def remarks(self) -> list[str]:
         """What was cut, and what has no target."""
-        found = super().remarks()
+        remarks = super().remarks()
         if self.long:
-            found.append(
+            remarks.append(
                 f"{self.long:,} targets are longer than {self.writing.longest} tokens; they are learnt up to there, "
                 "without an end; see --max-target-length"
             )
         if self.without:
-            found.append(f"{self.without:,} items have no target and are not learnt from")
-        return found
+            remarks.append(f"{self.without:,} items have no target and are not learnt from")
+        return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
         """The places of so many items, evenly spaced."""
@@ -123,8 +123,8 @@ class Write(LMHeadAdapter):
 
     def _decided(self, hypotheses: Sequence[Hypothesis]) -> Prediction:
         scores: dict[str, float] = {}
-        for one in hypotheses:
-            scores.setdefault(self.tokenizer.decode(one.ids).strip(), round(one.score, 4))
+        for hypothesis in hypotheses:
+            scores.setdefault(self.tokenizer.decode(hypothesis.ids).strip(), round(hypothesis.score, 4))
         best = [{"text": text, "score": score} for text, score in scores.items()]
         more = {"best": best[: self.n_best]} if self.n_best > 1 else {}
         return Prediction(best[0]["text"], {**best[0], **more})
@@ -140,7 +140,7 @@ class Write(LMHeadAdapter):
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """The texts that are furthest from their targets."""
         texts = _texts(items)
-        targets, written = [item.targets for item in texts], [str(one.value) for one in predictions]
+        targets, written = [item.targets for item in texts], [str(prediction.value) for prediction in predictions]
         by_characters = self.task.by_characters or without_spaces(targets)
         scores = text_scores(self.task.primary_metric, targets, written, by_characters)
         worst = sorted(range(len(texts)), key=lambda k: scores[k])[:WORST]
@@ -174,20 +174,22 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         "--class-weights": options.class_weights != "none",
         "--freeze -1": options.freeze == -1,
     }
-    found = [
-        f"{name} is for a head on an encoder, and a model that writes has none" for name, one in unfit.items() if one
+    problems = [
+        f"{name} is for a head on an encoder, and a model that writes has none"
+        for name, is_set in unfit.items()
+        if is_set
     ]
     if not objective.has_pseudo_masks:
         noise = {"--pseudo-noise": options.pseudo_noise, "--target-noise": options.target_noise}
-        found += [f"{name} is for a UniLM v2, and this model is trained as {objective.name}; leave it out"
-                  for name, one in noise.items() if one]  # fmt: skip
-    if found:
-        raise ConfigError(found)
+        problems += [f"{name} is for a UniLM v2, and this model is trained as {objective.name}; leave it out"
+                  for name, is_set in noise.items() if is_set]  # fmt: skip
+    if problems:
+        raise ConfigError(problems)
 
 
 def _lead(item: GenerationItem) -> str:
     sentences = split_sentences(item.source) or [item.source]
-    return next((one for one in sentences if item.second and item.second in one), sentences[0])
+    return next((sentence for sentence in sentences if item.second and item.second in sentence), sentences[0])
 
 
 def _texts(items: Sequence[Item]) -> list[GenerationItem]:

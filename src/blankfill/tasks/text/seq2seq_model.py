@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blankfill.data.packing import longest_first
-from blankfill.generation.beam import Hypothesis, beam_search
+from blankfill.generation.beam import Hypothesis, beam_search, greedy_search
 from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER
@@ -59,7 +59,8 @@ class Search:
     ) -> list[list[Hypothesis]]:
         """The best texts of each context, best first, in the order of the contexts.
 
-        Contexts of like length are searched together, about so many columns at a time. Special tokens are never
+        Contexts of like length are searched together, about so many columns at a time; in a greedy search the next
+        takes the slot of one that has ended. Special tokens are never
         written, nor are texts of no tokens.
         """
         never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.words.weight.device)
@@ -69,13 +70,24 @@ class Search:
             end_R = end_R if count else torch.full_like(end_R, -math.inf)
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
-        found: list[list[Hypothesis]] = [[] for _ in contexts]
+        pad = vocabulary.roles.get("pad", 0)
+        texts_of: list[list[Hypothesis]] = [[] for _ in contexts]
+        if self.beams == 1 and contexts:
+            order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
+            rows = max(1, columns // (contexts[order[0]].columns + self.longest))
+            texts = greedy_search(
+                model, [contexts[k] for k in order], grammar, self.longest, rows,
+                self.length_penalty, self.no_repeat_ngram, pad, settled=1,
+            )  # fmt: skip
+            for k, hypotheses in zip(order, texts, strict=True):
+                texts_of[k] = hypotheses
+            return texts_of
         sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
         for places in longest_first(sizes, columns):
-            decoder = Decoder(model, [contexts[k] for k in places], self.longest, vocabulary.roles.get("pad", 0))
+            decoder = Decoder(model, [contexts[k] for k in places], self.longest, pad)
             texts = beam_search(
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
             )
             for k, hypotheses in zip(places, texts, strict=True):
-                found[k] = hypotheses
-        return found
+                texts_of[k] = hypotheses
+        return texts_of

@@ -71,13 +71,13 @@ class TextToText(Write):
     def _check_labels(self) -> None:
         owners: dict[str, str] = {}
         for (label, word), text in zip(self.form.labels.items(), self._labels_written, strict=True):
-            told = ""
+            problem = ""
             if self.input_format.vocabulary.roles.get("unk", -1) in self.tokenizer.encode(word):
-                told = f"the tokenizer has no tokens for {word}, which is written for the label {label}"
+                problem = f"the tokenizer has no tokens for {word}, which is written for the label {label}"
             elif (owner := owners.setdefault(text, label)) != label:
-                told = f"the tokenizer writes the labels {owner} and {label} alike ({text})"
-            if told:
-                raise UserError(f"{told}; give other words with --patterns FILE (docs/text-to-text.md)")
+                problem = f"the tokenizer writes the labels {owner} and {label} alike ({text})"
+            if problem:
+                raise UserError(f"{problem}; give other words with --patterns FILE (docs/text-to-text.md)")
 
     @cached_property
     def _labels_written(self) -> list[str]:
@@ -105,29 +105,29 @@ class TextToText(Write):
 
     def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
         """Predictions from what was written for each item."""
-        return [self._answered(item, self._decided(found)) for item, found in zip(items, texts, strict=True)]
+        return [self._answered(item, self._decided(hypotheses)) for item, hypotheses in zip(items, texts, strict=True)]
 
     def _answered(self, item: Item, written: Prediction) -> Prediction:
         text = str(written.value)
-        told = {"written": text, **({"best": written.record["best"]} if "best" in written.record else {})}
+        record = {"written": text, **({"best": written.record["best"]} if "best" in written.record else {})}
         if isinstance(item, GenerationItem):
             return written
         if isinstance(item, QuestionItem):
             answer = "" if text.casefold() == NO_ANSWER else text
-            return Prediction(PlainAnswer(answer), {"answer": answer, **told})
+            return Prediction(PlainAnswer(answer), {"answer": answer, **record})
         if isinstance(item, ChoiceItem):
             place = nearest(text, self._as_written(self.form.choices(item)))
-            return Prediction(place, {"label": str(place), "choice": (item.names or item.choices)[place], **told})
+            return Prediction(place, {"label": str(place), "choice": (item.names or item.choices)[place], **record})
         assert isinstance(item, TextItem)
         if self.task.kind == "regress":
-            return Prediction(number_in(text), {"score": number_in(text), **told})
+            return Prediction(number_in(text), {"score": number_in(text), **record})
         words = self._labels_written
         if self.task.kind == "multilabel":
             given = [part for part in text.split(",") if part.strip() and part.strip().casefold() != NO_LABEL]
             places = tuple(sorted({nearest(part, words) for part in given}))
-            return Prediction(places, {"labels": [self.labels[place] for place in places], **told})
+            return Prediction(places, {"labels": [self.labels[place] for place in places], **record})
         place = nearest(text, words)
-        return Prediction(place, {"label": self.labels[place], **told})
+        return Prediction(place, {"label": self.labels[place], **record})
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What the adapter of the task's kind tells; of classes and choices the confusions, wrong answers, and how many
@@ -140,19 +140,19 @@ class TextToText(Write):
             self._as_written(self.form.choices(item)) if isinstance(item, ChoiceItem) else self._labels_written
             for item in items
         ]
-        written = [str(one.record.get("written", "")) for one in predictions]
-        found: dict[str, Any] = {
+        written = [str(prediction.record.get("written", "")) for prediction in predictions]
+        analysis: dict[str, Any] = {
             "other_texts": sum(text not in texts for text, texts in zip(written, known, strict=True)),
             "wrong_answers": [
                 {"id": item.id, "text": self.form.read(item), "right": self.form.answers(item)[0], "given": text}
-                for item, text, one in zip(items, written, predictions, strict=True)
-                if isinstance(item, TextItem | ChoiceItem) and not _is_right(item, one.value)
+                for item, text, prediction in zip(items, written, predictions, strict=True)
+                if isinstance(item, TextItem | ChoiceItem) and not _is_right(item, prediction.value)
             ][:WORST],
         }
         if self.task.kind == "classify":
             gold = [item.label for item in items if isinstance(item, TextItem) and isinstance(item.label, int)]
-            found |= class_analysis(self.labels, gold, [one.value for one in predictions])
-        return found
+            analysis |= class_analysis(self.labels, gold, [prediction.value for prediction in predictions])
+        return analysis
 
 
 def _is_right(item: TextItem | ChoiceItem, place: int) -> bool:

@@ -59,8 +59,8 @@ class WritingEvaluator:
         """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
         model.eval()
         items, contexts = [self.items[k] for k in places], [self.contexts[k] for k in places]
-        found = self.adapter.search.run(model.encoder, contexts, self.adapter.input_format.vocabulary)
-        return self.adapter.written(items, found)
+        texts = self.adapter.search.run(model.encoder, contexts, self.adapter.input_format.vocabulary)
+        return self.adapter.written(items, texts)
 
 
 def evaluator_for(
