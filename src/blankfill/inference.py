@@ -157,7 +157,8 @@ def load(
 
     path: a run folder or one of its checkpoints, an imported model or a transformers folder; a fine-tuning run, or the
     folder of several that belong together. device: cpu, cuda, mps or auto. dtype: the type to convert weights to, or
-    its name (fp32, bf16, fp16); None and "auto" leave them as they are. head: whether the model must be a fine-tuned one; None takes what the folder holds.
+    its name (fp32, bf16, fp16); None and "auto" leave them as they are. head: whether the model must be a fine-tuned
+    one; None takes what the folder holds.
     optimize: lay the weights of a model that writes out for single tokens (`model.layout`), which takes a moment and
     the memory of a second word table. threads: CPU threads of torch, 0 for as many as are free; None leaves the number
     as it is. n_best, search: of a fine-tuned model that writes; see `finetuning.predictor.Predictor`. Raises UserError

@@ -114,9 +114,9 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
     config = FinetuneConfig("sst2", data, model, options)
     finetune(config, tmp_path / "whole")
 
-    from blankfill.tasks.heads import models as heads
+    from blankfill.tasks.heads import models
 
-    real, taken = heads.task_losses, []
+    real, taken = models.task_losses, []
 
     def failing(*given: Any) -> Any:
         taken.append(1)
@@ -124,10 +124,10 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(heads, "task_losses", failing)
+    monkeypatch.setattr(models, "task_losses", failing)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path / "parts")
-    monkeypatch.setattr(heads, "task_losses", real)
+    monkeypatch.setattr(models, "task_losses", real)
     torch.manual_seed(5)
     finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
