@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from blankfill.objectives import register_objective
     from blankfill.pretraining.outcome import RunResult
     from blankfill.pretraining.run import pretrain, resume
+    from blankfill.pretraining.show import ShownRow, show
 
 __all__ = [
-    "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError",
+    "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "ShownRow", "Tokenizer", "UserError",
     "__version__", "export_model", "import_model", "load", "load_recipe", "prepare", "pretrain", "recipe_names",
-    "register_family", "register_objective", "resume",
+    "register_family", "register_objective", "resume", "show",
 ]  # fmt: skip
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "objectives": ("register_objective",),
     "pretraining.outcome": ("RunResult",),
     "pretraining.run": ("pretrain", "resume"),
+    "pretraining.show": ("ShownRow", "show"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
