@@ -1,7 +1,7 @@
 """Every task by name: those of this package, and those that users register.
 
 A task of the user's own is registered by `register_task`, or by an installed package with an entry point of the group
-`blankfill.tasks`, which is loaded when its name is asked for:
+`blankfill.tasks`, which is loaded when its name is looked up:
 
     [project.entry-points."blankfill.tasks"]
     polarity = "my_package.tasks:POLARITY"

@@ -1,6 +1,6 @@
 """A model that learns to write: the loss of its targets, and the search for what it would write itself.
 
-Shapes: N columns of a batch, K asked columns, D width, V vocabulary, R rows of a search.
+Shapes: N columns of a batch, K target columns, D width, V vocabulary, R rows of a search.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Search:
     ) -> list[list[Hypothesis]]:
         """The best texts of each context, best first, in the order of the contexts.
 
-        Contexts of like length are searched together, about so many columns at a time. Special tokens are never
+        Contexts of like length are searched together, about this many columns at a time. Special tokens are never
         written, nor are texts of no tokens.
         """
         never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.words.weight.device)
@@ -69,7 +69,7 @@ class Search:
             end_R = end_R if count else torch.full_like(end_R, -math.inf)
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
-        texts_of: list[list[Hypothesis]] = [[] for _ in contexts]
+        texts_by_context: list[list[Hypothesis]] = [[] for _ in contexts]
         sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
         for places in longest_first(sizes, columns):
             decoder = Decoder(model, [contexts[k] for k in places], self.longest, vocabulary.roles.get("pad", 0))
@@ -77,5 +77,5 @@ class Search:
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
             )
             for k, hypotheses in zip(places, texts, strict=True):
-                texts_of[k] = hypotheses
-        return texts_of
+                texts_by_context[k] = hypotheses
+        return texts_by_context
