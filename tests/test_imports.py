@@ -27,7 +27,9 @@ LAYERS = [
     {"config"},
     {"runs"},
     {"pretraining"},
-    {"evaluation", "finetuning"},
+    {"finetuning"},
+    {"inference"},
+    {"evaluation"},
     {"cli", "__init__"},
     {"__main__"},
 ]

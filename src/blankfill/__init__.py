@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
     from blankfill.families import FamilySpec, register_family
-    from blankfill.generation.model import Model, load
+    from blankfill.inference import Model, load
     from blankfill.objectives import register_objective
     from blankfill.pretraining.outcome import RunResult
     from blankfill.pretraining.run import pretrain, resume
+    from blankfill.pretraining.show import ShownRow, show
 
 __all__ = [
-    "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "Tokenizer", "UserError",
+    "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "ShownRow", "Tokenizer", "UserError",
     "__version__", "export_model", "import_model", "load", "load_recipe", "prepare", "pretrain", "recipe_names",
-    "register_family", "register_objective", "resume",
+    "register_family", "register_objective", "resume", "show",
 ]  # fmt: skip
 
 _HOMES = {
@@ -45,11 +46,12 @@ _HOMES = {
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
     "families": ("FamilySpec", "register_family"),
-    "generation.model": ("Model", "load"),
+    "inference": ("Model", "load"),
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "objectives": ("register_objective",),
     "pretraining.outcome": ("RunResult",),
     "pretraining.run": ("pretrain", "resume"),
+    "pretraining.show": ("ShownRow", "show"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from blankfill.attention.masks import Mask
-from blankfill.generation.beam import Grammar, Hypothesis, beam_search, highest
+from blankfill.generation.beam import Grammar, Hypothesis, beam_search, greedy_search, highest
+from blankfill.generation.cancel import CancelledError
 from blankfill.generation.engine import Decoder
 from blankfill.objectives.gpt import gpt_input
 from blankfill.types import DecoderInput
@@ -161,3 +162,40 @@ def test_the_highest_scores_are_those_of_topk(words: int, count: int) -> None:
     assert torch.equal(best, expected.values)
     assert torch.equal(scores.gather(1, ids), expected.values)
     assert all(len(set(row)) == len(row) for row in ids.tolist())
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 40])
+@pytest.mark.parametrize(("least", "ngram", "most"), [(0, 0, 8), (2, 2, 8), (1, 0, 3)])
+def test_greedy_rows_take_the_slots_of_those_that_have_ended(slots: int, least: int, ngram: int, most: int) -> None:
+    """Each finds what it finds alone, whatever ends beside it; the last rows have no position left, or one."""
+    rng = np.random.default_rng(least)
+    rows = [rng.integers(0, SIZE - 1, rng.integers(1, 9)).tolist() for _ in range(24)] + [[1] * 12, [2] * 11]
+    inputs = [gpt_input(row, 12) for row in rows]
+    counts: list[int] = []
+
+    def rules(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        counts.append(len(scores))
+        return grammar(least)(scores, count)
+
+    found = greedy_search(MODEL, inputs, rules, most, slots, 0.5, ngram, settled=least)
+    assert max(counts) <= slots
+    for one, hypotheses in zip(inputs, found, strict=True):
+        (alone,) = beam_search(Decoder(MODEL, [one], most), 1, grammar(least), most, 0.5, ngram, thorough=False)
+        assert [hypothesis.ids for hypothesis in hypotheses] == [hypothesis.ids for hypothesis in alone]
+        for ours, theirs in zip(hypotheses, alone, strict=True):
+            assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-4)
+            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
+    assert len({len(hypotheses[0].ids) for hypotheses in found if hypotheses}) >= 2
+
+
+def test_a_search_stops_at_a_flag() -> None:
+    count = iter(range(99))
+    inputs = [gpt_input(context, 12) for context in CONTEXTS]
+    for beams, thorough in ((3, True), (1, False)):
+        with pytest.raises(CancelledError):
+            beam_search(
+                Decoder(MODEL, inputs, MOST), beams, grammar(9), MOST, thorough=thorough,
+                cancel=lambda: next(count) % 2 == 1,
+            )  # fmt: skip
+    with pytest.raises(CancelledError):
+        greedy_search(MODEL, inputs, grammar(9), MOST, 2, cancel=lambda: True)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blankfill.attention.masks import lower
-from blankfill.generation.engine import Decoder, banned, evaluation_view
+from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer, build
+from blankfill.model.view import evaluation_view
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.objectives.glm_format import glm_input
 from blankfill.objectives.gpt import gpt_input

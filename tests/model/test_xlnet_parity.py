@@ -166,7 +166,7 @@ def test_the_open_places_of_a_text_equal_transformers() -> None:
     places = torch.tensor([[0, 4, 5], [3, 7, 9]])
     is_open = torch.zeros(2, 12, dtype=torch.bool).scatter(1, places, True)
     form = Xlnet(12).format(VOCABULARY)
-    batch = collate([[form.open_places(text, at)] for text, at in zip(texts, places.tolist(), strict=True)], 5)
+    batch = collate([form.open_places(texts[[k]].astype(np.int32), at) for k, at in enumerate(places.tolist())], 5)
     hidden = model.encode(batch).flatten(0, 1)[batch.target_index]
     perm = is_open[:, None, :].expand(2, 12, 12).float()
     mapping = torch.nn.functional.one_hot(places, 12).float()

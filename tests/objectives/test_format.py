@@ -66,7 +66,7 @@ WRITERS = {"glm": Glm(48, document=1.0), "gpt": Gpt(48), "unilm": Unilm(48), "un
            "bart": Bart(48)}  # fmt: skip
 
 
-def array(ids: Sequence[int]) -> np.ndarray:
+def array(ids: Sequence[Any]) -> np.ndarray:
     return np.array(ids, np.int32)
 
 
@@ -194,7 +194,7 @@ def test_masks_stand_and_are_asked_for_as_in_training(name: str, first: list[int
     expected = built(objective, first, (), hidden)
     for found in (
         objective.format(VOCABULARY).hide(first, hidden, len(hidden)),
-        objective.format(VOCABULARY).open_places(first, hidden),
+        *objective.format(VOCABULARY).open_places(array([first, first]), hidden),
     ):
         same_rows(found, expected)
         assert answers(found) == answers(expected)
@@ -221,7 +221,9 @@ def test_hidden_tokens_of_xlnet_are_asked_for_as_in_training(first: list[int], d
         assert found.positions[:, at].tolist() == expected.positions[:, place[k]].tolist()
         assert found.input_ids[at] == expected.input_ids[place[k]]
         assert sees[at, : len(first)].tolist() == wanted[place[k], : len(first)].tolist()
-    alone = form.open_places(first, hidden)
+    other, alone = form.open_places(array([[20] * len(first), first]), hidden)
+    kept = [token for k, token in enumerate(first) if k not in hidden]
+    assert alone.input_ids[: len(kept)].tolist() == kept and set(other.target_ids.tolist()) == {20}
     assert len(alone) == L and alone.target_ids.tolist() == [first[k] for k in hidden]
     seen = alone.rule.visible()
     assert seen[:, : L - K].all() and not (seen[L - K :, L - K :]).any()
@@ -428,7 +430,7 @@ def test_what_a_model_cannot_do_is_said_by_the_objective_and_not_implemented_by_
     with pytest.raises(NotImplementedError):
         form.target(SourceRow(array([20])), [21])
     with pytest.raises(NotImplementedError):
-        Gpt(48).format(VOCABULARY).open_places([20], [0])
+        Gpt(48).format(VOCABULARY).open_places(array([[20]]), [0])
 
 
 def test_roberta_has_two_separators_between_the_texts_of_a_pair() -> None:

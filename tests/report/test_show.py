@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from blankfill.cli.main import main
-from blankfill.cli.show import blocks_fit, speller
+from blankfill.cli.show import blocks_fit
 from blankfill.config.recipe import load_recipe
 from blankfill.data.sampler import Sampler
+from blankfill.errors import UserError
 from blankfill.objectives import T5
 from blankfill.pretraining import data_setup
+from blankfill.pretraining.show import show, speller
 from blankfill.report.picture import example_text
 
 SMALL = ["--corpus.vocab-size", "0", "--corpus.workers", "1"]
@@ -42,6 +44,20 @@ def test_the_row_shown_is_the_row_of_the_sampler(corpus: Path, capsys: pytest.Ca
     shown = [line.split()[1] for line in lines if line.strip()[:1].isdigit()][: sum(map(len, examples))]
     ids = [i for example in examples for i in example.input_ids.tolist()]
     assert shown == [opened.tokenizer.token(i) for i in ids]
+
+
+def test_the_function_returns_the_row_that_the_command_prints(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe("glm-nano", {"objective.length": 32, "seed": 5})
+    row = show(recipe, [corpus], example=11)
+    assert (row.epoch, row.place, row.title) == (0, 11, "glm-nano, seed 5, row 11")
+    assert main(["show", str(corpus), "--objective.length", "32", "--seed", "5", "--example", "11"]) == 0
+    assert capsys.readouterr().out == f"{row.heading}\n{row.text()}\n"
+    assert row.text(plain=True) == row.text().translate(str.maketrans("·█▌│─┼", "01+|-+"))
+    assert row.png(tmp_path / "row.png") == "" and (tmp_path / "row.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="--example is 99999999; a run of this recipe has the rows 0 to "):
+        show(recipe, [corpus], example=99999999)
 
 
 def test_a_corpus_prepared_before_gets_the_sentinels_of_a_recipe(

@@ -85,7 +85,7 @@ def test_forms_of_files(tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_text('to title\t摘要"\t题\n', encoding="utf-8")
     assert TASKS["csl-title"].read(tmp_path, "dev").generations() == [GenerationItem("0", '摘要"', ("题",))]
     (tmp_path / "dev.tsv").write_text("摘要\t题\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 1 has not the form: to title, a tab"):
+    with pytest.raises(UserError, match="line 1 does not have the form: to title, a tab"):
         TASKS["csl-title"].read(tmp_path, "dev")
     lambada = tmp_path / "lambada_test.jsonl"
     lambada.write_text('{"text": "He said.\\n\\n\\"I know, Ann"}\n', encoding="utf-8")

@@ -92,7 +92,7 @@ def test_a_zipped_file_and_a_misplaced_answer(tmp_path: Path) -> None:
     assert "1 of 2 answers do not lie at their answer_start, such as those of b (Pisa)" in found.problems[0]
     windows = list(all_windows(found.questions(), words_tokenizer(CONTEXT)))
     assert [(window.start, window.end) for window in windows] == [(4, 4), (None, None), (-1, -1), (None, None)]
-    with pytest.raises(UserError, match="does not tell the answers of 1 questions, such as d"):
+    with pytest.raises(UserError, match="does not have the answers of 1 questions, such as d"):
         answer_metrics(["f1"], found.questions(), {})
 
 
@@ -287,7 +287,7 @@ def test_files_of_answers(tmp_path: Path) -> None:
     assert read_answers(tmp_path / "predictions.json") == answers
     (tmp_path / "odds.json").write_text('{"a": 1, "b": -2.5}', encoding="utf-8")
     assert read_null_odds(tmp_path / "odds.json") == {"a": 1.0, "b": -2.5}
-    with pytest.raises(UserError, match="no file of predicted answers"):
+    with pytest.raises(UserError, match="not a file of predicted answers"):
         read_answers(tmp_path / "odds.json")
-    with pytest.raises(UserError, match="no file of odds"):
+    with pytest.raises(UserError, match="not a file of odds"):
         read_null_odds(tmp_path / "predictions.json")

@@ -73,10 +73,10 @@ def test_tasks_of_whole_texts_take_their_own_fields_and_plain_lines() -> None:
             {"premise": "x", "choice1": "y"},
             "there is no choice2 and no question; a row of copa has premise",
         ),
-        ("copa", {**COPA, "question": "why"}, "the row asks 'why' where cause or effect is known"),
+        ("copa", {**COPA, "question": "why"}, "the row has the question 'why' where cause or effect is known"),
         ("copa", "a plain line", "give a JSON object with premise, choice1, choice2, question"),
         ("wic", {"sentence1": "x"}, "there is no word and no sentence2"),
-        ("wic", {**WIC, "sentence2": "Two banks."}, "has 0 times 'bank' in its sentence2; say where the word stands"),
+        ("wic", {**WIC, "sentence2": "Two banks."}, "has 0 times 'bank' in its sentence2; give the place of the word"),
         ("wic", {**WIC, "start1": 90, "end1": 95}, "has no word at 90 to 95 of sentence1"),
         ("wsc", {"text": "x"}, "there is no span1 and no span2"),
         (

@@ -162,7 +162,7 @@ def test_record_takes_any_right_entity(tmp_path: Path) -> None:
     assert score(TASKS["record"], split, [1])["f1"] == 0.0
     assert submission_lines(TASKS["record"], [item], [1]) == ['{"idx": 4, "label": "Bob"}']
     row["qas"][0]["answers"] = [{"text": "Carl"}]
-    with pytest.raises(UserError, match=r"answers that are no entities of the passage \(Carl\)"):
+    with pytest.raises(UserError, match=r"answers that are not entities of the passage \(Carl\)"):
         read("record", tmp_path, row)
 
 

@@ -101,7 +101,7 @@ def test_a_file_without_labels_keeps_every_row(tmp_path: Path) -> None:
 def test_columns_are_named_in_messages(tmp_path: Path) -> None:
     text = "review_text,stars\nx,5\ny,1\n"
     with pytest.raises(
-        UserError, match="no column that is obviously the text: name it; its columns are review_text, stars"
+        UserError, match="no column that is obviously the text: name one; its columns are review_text, stars"
     ):
         read(tmp_path, "classify", text)
     with pytest.raises(UserError, match="has no column 'star': its columns are review_text, stars"):
@@ -137,7 +137,7 @@ def test_scores(tmp_path: Path) -> None:
     assert "each has no score (line 4)" in found.problems[0]
     assert score(TASKS["regress"], found, [3.0, -4.0])["pearson"] == pytest.approx(1.0)
     for broken in ("nan", "inf", "high"):
-        with pytest.raises(UserError, match=f"line 3 has the score '{broken}', which is no finite number"):
+        with pytest.raises(UserError, match=f"line 3 has the score '{broken}', which is not a finite number"):
             read(tmp_path, "regress", f"text,score\nx,1.5\ny,{broken}\n")
     with pytest.raises(UserError, match="line 2 has the score nan"):
         read(tmp_path, "regress", '{"text": "a", "score": 1}\n{"text": "b", "score": NaN}\n', name="a.jsonl")
@@ -168,7 +168,7 @@ def test_tags(tmp_path: Path) -> None:
     assert found.labels == ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
     with pytest.raises(UserError, match="line 1 has 2 words and 1 tags"):
         read(tmp_path, "tag", jsonl({"words": ["a", "b"], "tags": ["O"]}), name="a.jsonl")
-    with pytest.raises(UserError, match="line 1: 'ORG' is no tag"):
+    with pytest.raises(UserError, match="line 1: 'ORG' is not a tag"):
         read(tmp_path, "tag", jsonl({"words": ["a"], "tags": ["ORG"]}), name="a.jsonl")
     with pytest.raises(UserError, match="has the label 'B-ORG', which the training data do not have"):
         read(tmp_path, "tag", jsonl(*rows), name="a.jsonl", labels=("O", "B-PER", "I-PER"))
@@ -188,9 +188,9 @@ def test_questions(tmp_path: Path) -> None:
         QuestionItem("2", "Who?", "Ann", (Answer("Bob", None),), False),
         QuestionItem("3", "Who?", "Ann", (), True),
     ]
-    assert "1 rows have an answer that does not lie where it is told in the context: line 3" in found.problems[0]
+    assert "1 rows have an answer that is not at its place in the context: line 3" in found.problems[0]
     assert score(TASKS["qa"], found, {"0": "ann", "1": "", "2": "Bob", "3": ""})["exact"] == 0.75
-    with pytest.raises(UserError, match="Answers are told apart by id"):
+    with pytest.raises(UserError, match="Answers are identified by id"):
         read(tmp_path, "qa", "id,question,context,answer\n1,a,b,b\n1,c,b,b\n", Columns(id="id"))
     with pytest.raises(UserError, match="questions need two text columns"):
         read(tmp_path, "qa", "question,context,answer\na,b,b\n", Columns(("question",)))
@@ -226,7 +226,7 @@ def test_a_dev_set_is_drawn(tmp_path: Path) -> None:
     assert [item.id for item in dev.items] == sorted((item.id for item in dev.items), key=int)
     assert hold_out(whole, 0.2, seed=3)[1] == dev != hold_out(whole, 0.2, seed=4)[1]
     assert len(hold_out(whole, 0.0)[1]) == 1
-    with pytest.raises(UserError, match="1 rows cannot be parted"):
+    with pytest.raises(UserError, match="1 rows cannot be split"):
         hold_out(Split(whole.items[:1]))
 
 

@@ -142,7 +142,7 @@ def test_faulty_lines_are_named(tmp_path: Path) -> None:
     file = tmp_path / "x"
     for text, message in [
         ("a O\nb\n", "line 2 has no tag for 'b'"),
-        ("a O\nb PER\n", "line 2: 'PER' is no tag"),
+        ("a O\nb PER\n", "line 2: 'PER' is not a tag"),
         ("a O\n\nb\n", "only 1 of 2 sentences have tags"),
         ("\n\n", "has no sentences"),
         ("a B-FOO\n", "has the tags B-FOO, I-FOO, which the training data do not have"),

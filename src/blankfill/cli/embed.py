@@ -58,13 +58,12 @@ def main(argv: Sequence[str]) -> int:
     source = None if str(args.file) == "-" else args.file
     refuse_input(args.out, source)
     total = count_lines(source)
-    from blankfill.checkpoint.load import load_model
-    from blankfill.embedding.embed import WINDOW, Embedder
+    from blankfill.embedding.embed import WINDOW
+    from blankfill.inference import load
     from blankfill.system.console import progress, say
-    from blankfill.system.threads import use_threads
 
-    use_threads(args.threads)
-    embedder = Embedder(load_model(args.model, args.device, dtype_named(args.dtype)), args.pooling, args.normalize)
+    model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
+    embedder = model.embedder(args.pooling, args.normalize)
     began, texts, cut = time.monotonic(), 0, 0
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))

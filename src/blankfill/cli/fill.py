@@ -65,13 +65,12 @@ def main(argv: Sequence[str]) -> int:
     args = parsed(FillArguments, argv, "fill")
     if not args.text and args.file is None:
         raise UserError('there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or --file')
-    from blankfill.checkpoint.load import load_model
-    from blankfill.generation.fill import Filler
+    from blankfill.inference import load
     from blankfill.system.console import show
-    from blankfill.system.threads import use_threads
 
-    use_threads(args.threads)
-    filler = Filler(load_model(args.model, args.device, dtype_named(args.dtype)))
+    filler = load(
+        args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads
+    ).filler
     first = True
     for where, text in sentences(args.text, args.file):
         try:

@@ -60,22 +60,18 @@ class GenerateArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(GenerateArguments, argv, "generate")
-    from blankfill.checkpoint.load import load_model
     from blankfill.cli.fill import json_line
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
-    from blankfill.model.layout import optimize_for_inference
+    from blankfill.inference import load
     from blankfill.system.console import say, show
-    from blankfill.system.threads import use_threads
 
-    use_threads(args.threads)
     sampling = Sampling(
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )
     sampling.check()
-    loaded = load_model(args.model, args.device, dtype_named(args.dtype))
+    loaded = load(args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads).loaded
     writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
-    optimize_for_inference(loaded.model)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
         show(before, end="")

@@ -104,11 +104,12 @@ def main(argv: Sequence[str]) -> int:
 
 def opened(args: PredictArguments) -> AnyPredictor:
     """The model, with the search that is asked for."""
-    from blankfill.finetuning.predictor import open_predictor
+    from blankfill.inference import load
 
     asked = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
     search = {name: value for name, value in asked.items() if value is not None}
-    return open_predictor(args.model, args.device, args.threads, args.n_best, search)
+    model = load(args.model, args.device, head=True, threads=args.threads, n_best=args.n_best, search=search)
+    return model.predictor
 
 
 def submit(args: PredictArguments) -> int:

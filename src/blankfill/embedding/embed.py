@@ -25,6 +25,7 @@ from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
+from blankfill.model.view import evaluation_view
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -61,7 +62,8 @@ class Embedder:
             raise UserError(f"{loaded.path}: a {objective.name} model {reason}; use --pooling mean")
         format = objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
         self.causal, self.cls_last = objective.causal, format.frame((), encoder_only=True).pooled > 0
-        self.model, self.tokenizer, self.path = loaded.model.eval(), loaded.tokenizer, loaded.path
+        self.model = evaluation_view(loaded.model, lasting=True)
+        self.tokenizer, self.path = loaded.tokenizer, loaded.path
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
         self.longest = format.max_columns

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from blankfill.data.batching import collate, prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.generation.fill_written import SCORED_AT_ONCE
+from blankfill.model.view import evaluation_view
 from blankfill.types import Batch, Example
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answ
 @torch.inference_mode()
 def _scores(loaded: Loaded, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Of all answers of a batch, (log-probabilities [M], whether each is the likeliest [M])."""
-    model = loaded.model.eval()
+    model = evaluation_view(loaded.model)
     batch = batch.to(model.words.weight.device)
     hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
     logs, hits = [np.zeros(0)], [np.zeros(0, np.bool_)]

@@ -15,7 +15,6 @@ from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.errors import UserError
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
-from blankfill.system.threads import use_threads
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Settings:
     """How to measure. split: of a task that has several. window and stride: see `perplexity.perplexity`. both_ways: see
-    `scorers.GlmScorer`. limit: texts, passages or sentences that are measured, drawn by seed; 0 means all."""
+    `scorers.Scorer`. limit: texts, passages or sentences that are measured, drawn by seed; 0 means all."""
 
     split: str = "test"
     window: int = 0
@@ -63,8 +62,8 @@ def evaluate(
     Raises UserError for a task that there is none of, or that the model cannot do, and for data that cannot be read.
     """
     from blankfill.attention.kernels import best_kernel
-    from blankfill.checkpoint.load import load_model
     from blankfill.evaluation.scorers import Scorer
+    from blankfill.inference import load
     from blankfill.system.device import pick_device
 
     if task not in MEASUREMENTS:
@@ -74,9 +73,8 @@ def evaluate(
         )
     if settings.limit < 0 or settings.seed < 0:
         raise UserError("--limit and --seed are 0 or more")
-    use_threads(threads)
     where = pick_device(device)
-    loaded = load_model(model, str(where), dtype_named(dtype))
+    loaded = load(model, str(where), dtype_named(dtype), head=False, optimize=False, threads=threads).loaded
     loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()

@@ -35,7 +35,7 @@ class Predictor:
         self,
         path: str | Path,
         device: str = "auto",
-        threads: int = 0,
+        threads: int | None = 0,
         n_best: int = 1,
         search: Mapping[str, Any] | None = None,
     ) -> None:
@@ -57,7 +57,8 @@ class Predictor:
         from blankfill.system.device import pick_device
         from blankfill.tasks.text.seq2seq_adapter import Write
 
-        use_threads(threads)
+        if threads is not None:
+            use_threads(threads)
         path = Path(path)
         run = path if not (path / store.STATE).exists() else path.parent.parent
         found = best_checkpoint(path)
@@ -118,11 +119,13 @@ class Predictor:
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """A prediction for each item."""
+        from blankfill.model.view import evaluation_view
         from blankfill.tasks.text.writing import evaluator_for
 
         if not items:
             return []
-        predictions, _ = evaluator_for(self.adapter, items, self.pad).predict(self.model, self.device, self.dtype)
+        model = evaluation_view(self.model, lasting=True)  # an evaluator changes the mode of its model
+        predictions, _ = evaluator_for(self.adapter, items, self.pad).predict(model, self.device, self.dtype)
         return predictions
 
 
@@ -155,7 +158,7 @@ AnyPredictor = Predictor | EnsemblePredictor
 def open_predictor(
     path: str | Path,
     device: str = "auto",
-    threads: int = 0,
+    threads: int | None = 0,
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
 ) -> AnyPredictor:
@@ -174,13 +177,28 @@ def open_predictor(
         if min(weights) < 0:
             raise UserError(f"{where}: a weight is negative")
         say(f"{path}: {len(folders)} patterns answer together")
-        threads = use_threads(threads)
+        threads = None if threads is None else use_threads(threads)
         return EnsemblePredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = field(best, "best_run", str, path / RESULTS)
         say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
         return Predictor(_inside(path, run), device, threads, n_best, search)
     return Predictor(path, device, threads, n_best, search)
+
+
+def holds_fine_tuned(path: Path) -> bool:
+    """Return whether `open_predictor` opens a folder: a fine-tuning run, one of its checkpoints, or several runs."""
+    from blankfill.checkpoint import store
+
+    if (path / CONFIG).exists():
+        return True
+    if (path / store.STATE).exists():
+        return "task" in store.read_state(path)[0]
+    if path.is_dir() and (path / RESULTS).exists():
+        results = read_json(path / RESULTS)
+        best = results.get("best")
+        return bool(results.get("patterns")) or (isinstance(best, dict) and "best_run" in best)
+    return False
 
 
 def _inside(path: Path, name: str) -> Path:

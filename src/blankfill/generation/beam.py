@@ -12,20 +12,27 @@ Shapes: B contexts, K beams, N = B·K rows, V vocabulary; A contexts whose searc
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from blankfill.generation.cancel import CancelFlag, check_cancelled
 from blankfill.generation.engine import Decoder
 from blankfill.generation.sampling import forbid_ngrams
+from blankfill.generation.slots import Slots
+from blankfill.model.transformer import Transformer
+from blankfill.types import DecoderInput
 
 Grammar = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(log-probabilities [N, V], tokens written so far) → (the same with −inf where a token may not follow, the
 log-probability of ending here [N], −inf where it may not end)."""
 
 
+READ_TOGETHER = 8
+"""Rows of a greedy search wait until one slot of so many is free."""
 BLOCK = 64
 """Words whose highest score is sought together."""
 
@@ -48,6 +55,7 @@ def beam_search(
     length_penalty: float = 0.0,
     no_repeat_ngram: int = 0,
     thorough: bool = True,
+    cancel: CancelFlag | None = None,
 ) -> list[list[Hypothesis]]:
     """The best ended hypotheses of each context, best first, at most `beams` of them.
 
@@ -57,10 +65,12 @@ def beam_search(
     still beat the ones that it has. thorough False searches as transformers does unless told otherwise: a hypothesis
     ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
     (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
-    their last token were their end, so that a search with a penalty above 0 stops before max_tokens.
+    their last token were their end, so that a search with a penalty above 0 stops before max_tokens. cancel: a flag
+    that is asked before each step; CancelledError is raised once it is set.
     """
+    check_cancelled(cancel)
     if beams == 1 and not thorough:
-        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram)
+        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram, cancel)
     rows = decoder.rows
     scores_NV = decoder.prefill()
     decoder.select(torch.arange(rows).repeat_interleave(beams))
@@ -111,45 +121,130 @@ def beam_search(
         picked = [row * beams + beam for row in going for beam in from_AK[row]]
         if picked != list(range(decoder.rows)):
             decoder.select(torch.tensor(picked))
+        check_cancelled(cancel)
         scores_NV = decoder.step(token_AK.flatten())
     return found
 
 
 def _greedy(
-    decoder: Decoder, grammar: Grammar, max_tokens: int, penalty: float, no_repeat_ngram: int
+    decoder: Decoder,
+    grammar: Grammar,
+    max_tokens: int,
+    penalty: float,
+    no_repeat_ngram: int,
+    cancel: CancelFlag | None,
 ) -> list[list[Hypothesis]]:
     """The likeliest token each time, until the end is as likely: a search with one beam that is not thorough."""
     scores_NV = decoder.prefill()
-    rows = list(range(decoder.rows))  # that go on
-    written: list[list[int]] = [[] for _ in rows]
-    totals = [0.0] * len(rows)
-    found: list[list[Hypothesis]] = [[] for _ in rows]
+    rows = [_GreedyRow() for _ in range(decoder.rows)]
+    running = rows
     for count in range(max_tokens + 1):
-        allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
-        last = count == max_tokens or decoder.room == 0
-        if no_repeat_ngram and not last:
-            allowed_NV = forbid_ngrams(allowed_NV, [tuple(written[row]) for row in rows], no_repeat_ngram)
-        best_N1, token_N1 = highest(allowed_NV, 1)
-        kept = []
-        for k, (best, token, end) in enumerate(
-            zip(best_N1[:, 0].tolist(), token_N1[:, 0].tolist(), end_N.tolist(), strict=True)
-        ):
-            row = rows[k]
-            if end > -math.inf and (last or end >= best):
-                total = totals[row] + end
-                found[row].append(Hypothesis(tuple(written[row]), total, _score(total, count, penalty)))
-            elif not last and best > -math.inf:
-                totals[row] += best
-                written[row].append(token)
-                kept.append(k)
+        ruled = grammar(scores_NV.float().log_softmax(-1), count)
+        full = count == max_tokens or decoder.room == 0
+        tokens = _advance(running, *ruled, [full] * len(running), penalty, no_repeat_ngram)
+        kept = [k for k, token in enumerate(tokens) if token is not None]
         if not kept:
             break
-        if len(kept) < len(rows):
-            chosen = torch.tensor(kept, device=token_N1.device)
-            decoder.select(chosen)
-            token_N1, rows = token_N1[chosen], [rows[k] for k in kept]
-        scores_NV = decoder.step(token_N1[:, 0])
-    return found
+        if len(kept) < len(running):
+            decoder.select(torch.tensor(kept))
+            running = [running[k] for k in kept]
+        check_cancelled(cancel)
+        scores_NV = decoder.step(torch.tensor([tokens[k] for k in kept], device=decoder.device))
+    return [row.found for row in rows]
+
+
+@torch.inference_mode()
+def greedy_search(
+    model: Transformer,
+    decoder_inputs: Sequence[DecoderInput],
+    grammar: Grammar,
+    max_tokens: int,
+    slots: int,
+    length_penalty: float = 0.0,
+    no_repeat_ngram: int = 0,
+    pad: int = 0,
+    settled: int | None = None,
+    cancel: CancelFlag | None = None,
+) -> list[list[Hypothesis]]:
+    """`beam_search` with one beam that is not thorough, for any number of rows: when some end, others take their slots.
+
+    slots: the most rows at a time. pad: the id of padding. settled: from so many tokens on, the grammar does the same
+    whatever their number; None where it never settles. For the other arguments see `beam_search`. A row's search stops
+    at its own last position.
+    """
+    longest = max(len(one) + min(max_tokens, one.room) for one in decoder_inputs) + 1
+    decoder = Slots(model, min(slots, len(decoder_inputs)), pad, longest)
+    rows = [_GreedyRow(min(max_tokens, one.room)) for one in decoder_inputs]
+    waiting, running, ids = deque(range(len(rows))), list[_GreedyRow](), list[int]()
+    while waiting or running:
+        check_cancelled(cancel)
+        scores = [decoder.step(torch.tensor(ids, device=decoder.device))] if running else []
+        # a few rows are read together, since a row alone is read at a higher price
+        if waiting and decoder.free >= min(len(waiting), max(1, decoder.slots // READ_TOGETHER)):
+            joining = [waiting.popleft() for _ in range(min(decoder.free, len(waiting)))]
+            scores.append(decoder.join([decoder_inputs[k] for k in joining]))
+            running += [rows[k] for k in joining]
+        scores_NV = (scores[0] if len(scores) == 1 else torch.cat(scores)).float().log_softmax(-1)
+        ruled = _ruled(grammar, scores_NV, [len(row.written) for row in running], settled)
+        full = [len(row.written) == row.limit for row in running]
+        tokens = _advance(running, *ruled, full, length_penalty, no_repeat_ngram)
+        for k in reversed(range(len(tokens))):
+            if tokens[k] is None:
+                decoder.leave(k)
+                running[k], tokens[k] = running[-1], tokens[-1]
+                del running[-1], tokens[-1]
+        ids = [token for token in tokens if token is not None]
+    return [row.found for row in rows]
+
+
+def _ruled(grammar: Grammar, scores_NV: Tensor, counts: Sequence[int], settled: int | None) -> tuple[Tensor, Tensor]:
+    """What a grammar says of rows that have written different numbers of tokens."""
+    groups: dict[int, list[int]] = {}
+    for k, count in enumerate(counts):
+        groups.setdefault(count if settled is None else min(count, settled), []).append(k)
+    if len(groups) == 1:
+        return grammar(scores_NV, *groups)
+    allowed_NV, end_N = torch.empty_like(scores_NV), scores_NV.new_empty(len(scores_NV))
+    for count, places in groups.items():
+        at = torch.tensor(places, device=scores_NV.device)
+        allowed_NV[at], end_N[at] = grammar(scores_NV[at], count)
+    return allowed_NV, end_N
+
+
+@dataclass
+class _GreedyRow:
+    """A row of a greedy search. limit: the most tokens; total: the log-probability of those that are written."""
+
+    limit: int = 0
+    written: list[int] = field(default_factory=list)
+    total: float = 0.0
+    found: list[Hypothesis] = field(default_factory=list)
+
+
+def _advance(
+    rows: Sequence[_GreedyRow],
+    allowed_NV: Tensor,
+    end_N: Tensor,
+    full: Sequence[bool],
+    penalty: float,
+    no_repeat_ngram: int,
+) -> list[int | None]:
+    """End the rows whose end is likeliest, or which are full; the next token of each other row, None for those."""
+    if no_repeat_ngram and not all(full):
+        allowed_NV = forbid_ngrams(allowed_NV, [row.written for row in rows], no_repeat_ngram)
+    best_N1, token_N1 = highest(allowed_NV, 1)
+    tokens: list[int | None] = []
+    scores = zip(best_N1[:, 0].tolist(), token_N1[:, 0].tolist(), end_N.tolist(), strict=True)
+    for row, last, (best, token, end) in zip(rows, full, scores, strict=True):
+        tokens.append(None)
+        if end > -math.inf and (last or end >= best):
+            total = row.total + end
+            row.found.append(Hypothesis(tuple(row.written), total, _score(total, len(row.written), penalty)))
+        elif not last and best > -math.inf:
+            row.total += best
+            row.written.append(token)
+            tokens[-1] = token
+    return tokens
 
 
 def highest(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:

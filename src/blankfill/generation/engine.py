@@ -24,12 +24,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import PADDING, collate, is_causal, sees_all
@@ -38,6 +37,7 @@ from blankfill.model.cross import Reading, side_by_side
 from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
+from blankfill.model.view import evaluation_view
 from blankfill.types import AttentionRule, DecoderInput, Vocabulary
 
 ENOUGH = 256
@@ -213,34 +213,6 @@ def read_columns(
         mask = Mask("dense", bias)
     hidden_BD: Tensor = model(ids_BQ, positions_PBQ, mask, cache, context=reading)[:, -1]
     return hidden_BD
-
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def evaluation_view(model: Module, lasting: bool = False) -> Module:
-    """A model in evaluation mode with the same weights: the model itself, or a view of a model in training mode.
-
-    A view is a copy of the modules that holds the very tensors and hooks of the original. So one thread can use a model
-    without dropout while another thread trains it, and nobody's mode changes. lasting: return a view in any case, which
-    stays in evaluation mode when the model is put into training mode later.
-    """
-    return _view(model, {}) if lasting or model.training else model
-
-
-def _view(module: Module, made: dict[int, nn.Module]) -> Module:
-    """A view of one module. made: the views so far by the identity of their originals."""
-    known = made.get(id(module))
-    if known is None:
-        known = made[id(module)] = type(module).__new__(type(module))
-        known.__dict__.update(
-            (name, _view(value, made) if isinstance(value, nn.Module) else value)
-            for name, value in module.__dict__.items()
-        )
-        children = {name: None if child is None else _view(child, made) for name, child in module._modules.items()}
-        known.__dict__.update(_modules=children, training=False)
-    assert isinstance(known, type(module))
-    return known
 
 
 def banned(vocabulary: Vocabulary, rows: int, keep: Sequence[int] = ()) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ Not here: how blanks are written in a text (`blanks`), texts that are continued 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,9 +29,11 @@ from blankfill.generation.blanks import (
     own_mask,
     parse_lengths,
 )
-from blankfill.generation.engine import banned, evaluation_view
+from blankfill.generation.cancel import CancelFlag
+from blankfill.generation.engine import banned
 from blankfill.generation.fill_places import fill_places
 from blankfill.generation.fill_written import fill_by_ranking, fill_by_writing
+from blankfill.model.view import evaluation_view
 from blankfill.system.reading import mended
 
 if TYPE_CHECKING:
@@ -39,10 +41,15 @@ if TYPE_CHECKING:
 
 
 def fill(
-    loaded: Loaded, text: str, top_k: int = 5, lengths: str | None = None, length_penalty: float = 0.0
+    loaded: Loaded,
+    text: str,
+    top_k: int = 5,
+    lengths: str | None = None,
+    length_penalty: float = 0.0,
+    cancel: CancelFlag | None = None,
 ) -> FillResult:
     """Fill the blanks of a text; see `Filler.fill`. For many texts make one `Filler`."""
-    return Filler(loaded).fill(text, top_k, lengths, length_penalty)
+    return Filler(loaded).fill(text, top_k, lengths, length_penalty, cancel)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class BlankedText:
 
     runs: the ids between the blanks, one run more than blanks. ranges: of each blank the fewest and most tokens, None
     where neither the blank nor the caller says. first: of each blank, bool[V], ids that may not come first; None where
-    all may.
+    all may. cancel: a flag that is asked before each pass of the model.
     """
 
     text: str
@@ -61,6 +68,7 @@ class BlankedText:
     first: tuple[Tensor | None, ...]
     top_k: int
     length_penalty: float
+    cancel: CancelFlag | None = None
 
     @property
     def roles(self) -> list[str]:
@@ -89,18 +97,26 @@ class Filler:
         self.banned_V = torch.from_numpy(banned(vocabulary, rows)).to(self.device)
 
     @torch.inference_mode()
-    def fill(self, text: str, top_k: int = 5, lengths: str | None = None, length_penalty: float = 0.0) -> FillResult:
+    def fill(
+        self,
+        text: str,
+        top_k: int = 5,
+        lengths: str | None = None,
+        length_penalty: float = 0.0,
+        cancel: CancelFlag | None = None,
+    ) -> FillResult:
         """Fill the blanks of a text.
 
         top_k: how many candidates are given for each blank. lengths: how many tokens a blank may have that does not
         say so itself, `"2"` or `"1-3"`; None means 1 for masked models, one word for GPT, and the model's own choice
         for GLM, T5 and BART. length_penalty: above 0, longer fills of GLM and T5 rank higher (see `beam_search`).
-        Raises UserError for a text without blanks, one that is too long for the model, and lengths that say nothing.
+        cancel: a flag that is asked before each pass of the model; CancelledError is raised once it is set. Raises
+        UserError for a text without blanks, one that is too long for the model, and lengths that say nothing.
         """
         if top_k < 1:
             raise UserError(f"top is {top_k}; it must be at least 1")
         text = mended(text)
-        blanked = self.take_apart(text, top_k, lengths, length_penalty)
+        blanked = replace(self.take_apart(text, top_k, lengths, length_penalty), cancel=cancel)
         candidates = FILL[self.format.fill_method](self, blanked)
         for blank, found in zip(blanked.blanks, candidates, strict=True):
             if not found:

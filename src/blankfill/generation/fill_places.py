@@ -22,6 +22,7 @@ from torch import Tensor
 
 from blankfill.data.batching import collate
 from blankfill.generation.blanks import Candidate
+from blankfill.generation.cancel import check_cancelled
 
 if TYPE_CHECKING:
     from blankfill.generation.fill import BlankedText, Filler
@@ -87,6 +88,7 @@ def _fill_blank(
     beams = blanked.beams if len(places) > 1 else blanked.top_k
     states = {row: 0.0}
     for _ in places:
+        check_cancelled(blanked.cancel)
         grown: dict[Row, float] = {}
         for state, scores_by_place in zip(states, reader.read(list(states)), strict=True):
             open_places = [place for place in places if state[place] == reader.mask]
@@ -118,15 +120,25 @@ class PlaceReader:
 
     def read(self, rows: list[Row]) -> list[dict[int, Tensor]]:
         """For each row (all of one length) the log-probabilities [V] of its open places."""
-        new = [row for row in rows if row not in self._known]
-        if new:
-            model = self.filler.model
-            places = [np.flatnonzero(np.array(row) == self.mask).tolist() for row in new]
-            examples = [self.filler.format.open_places(row, at) for row, at in zip(new, places, strict=True)]
-            batch = collate([[example] for example in examples], self.filler.vocabulary["mask"]).to(self.filler.device)
-            hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
-            scores_MV = model.head.logits(hidden_MD, model.output_table).float().log_softmax(-1)
-            of_rows = scores_MV.split([len(at) for at in places])
-            for row, at, scores in zip(new, places, of_rows, strict=True):
-                self._known[row] = dict(zip(at, scores, strict=True))
+        alike: dict[tuple[int, ...], list[Row]] = {}
+        for row in rows:
+            if row not in self._known:
+                alike.setdefault(tuple(k for k, token in enumerate(row) if token == self.mask), []).append(row)
+        if alike:
+            self._read(alike)
         return [self._known[row] for row in rows]
+
+    def _read(self, alike: dict[tuple[int, ...], list[Row]]) -> None:
+        """Read rows, by their open places."""
+        model = self.filler.model
+        open_places = self.filler.format.open_places
+        examples = [
+            example for places, rows in alike.items() for example in open_places(np.array(rows, np.int32), places)
+        ]
+        batch = collate([[example] for example in examples], self.mask, multiple=1).to(self.filler.device)
+        hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
+        scores_MV = model.head.logits(hidden_MD, model.output_table).float().log_softmax(-1)
+        scores = iter(scores_MV)
+        for places, rows in alike.items():
+            for row in rows:
+                self._known[row] = {place: next(scores) for place in places}

@@ -56,7 +56,7 @@ def fill_by_writing(filler: Filler, blanked: BlankedText) -> list[list[Candidate
         most = min(most, context.room)
         grammar = ending_with(filler, format.blank_end_ids(runs, roles, k), blanked.first[k], least)
         decoder = Decoder(filler.model, [context], most, filler.vocabulary["pad"], reading)
-        (found,) = beam_search(decoder, blanked.beams, grammar, most, blanked.length_penalty)
+        (found,) = beam_search(decoder, blanked.beams, grammar, most, blanked.length_penalty, cancel=blanked.cancel)
         kept = distinct(
             [filler.candidate(blanked, k, h.ids, math.exp(h.log_probability), h.score) for h in found]
         )[: blanked.top_k]  # fmt: skip
@@ -88,7 +88,7 @@ def fill_by_ranking(filler: Filler, blanked: BlankedText) -> list[list[Candidate
             grammar = ending_with(filler, ends, blanked.first[k], least_of[k])
         else:
             grammar = ending_at_a_word(filler, blanked.first[k], least_of[k], whole_word=blanked.ranges[k] is None)
-        (found,) = beam_search(decoder, max(16, 4 * blanked.top_k), grammar, most)
+        (found,) = beam_search(decoder, max(16, 4 * blanked.top_k), grammar, most, cancel=blanked.cancel)
         totals = [hypothesis.log_probability for hypothesis in found]
         if right and found:
             totals = likelihoods(filler, context, [(*hypothesis.ids, *right) for hypothesis in found], reading)

@@ -18,10 +18,10 @@ from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.generation.blanks import find_blanks, own_mask
-from blankfill.generation.engine import evaluation_view
 from blankfill.generation.fill import Filler, check_can_fill
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate_many
+from blankfill.model.view import evaluation_view
 from blankfill.system.console import say
 from blankfill.system.reading import shown
 from blankfill.types import Vocabulary

@@ -35,12 +35,13 @@ from torch import Tensor
 
 from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import PADDING
-from blankfill.generation.engine import evaluation_view, mask_kind, read_columns, read_sources
+from blankfill.generation.engine import mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import Reading
 from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
+from blankfill.model.view import evaluation_view
 from blankfill.types import AttentionRule, DecoderInput
 
 MARGIN = 64

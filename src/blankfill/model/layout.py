@@ -1,4 +1,4 @@
-"""Weights laid out for a model that writes: matrix products of a few rows at a time on a CPU, in fp32.
+"""The memory layout of weights for inference: matrix products of a few rows at a time on a CPU, in fp32.
 
 A step of writing multiplies one row for each text with every matrix, and lasts as long as the weights take to come from
 memory. For so few rows a matrix that makes more numbers than it reads is faster by columns (the product is a sum of
@@ -6,7 +6,8 @@ them, where by rows each number is a sum of its own). The word table, much the l
 oneDNN puts it in; the head keeps such a copy for more rows than one. Weights are the same numbers in another order.
 docs/performance.md says what it is worth.
 
-For models that answer alone: one that trains is better off with rows.
+For models that only answer: a model that trains is better off with rows. The layout changes the last bits of what a
+product gives, so it belongs before the first use of a model (`inference.load`), and is never changed between two.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ SMALLEST = 1 << 20
 
 @torch.no_grad()
 def optimize_for_inference(model: Transformer) -> None:
-    """Lay a model's weights out for writing, in place, once; of one that is not in fp32 on a CPU nothing changes."""
+    """Lay a model's weights out for inference, in place, before the model is used.
+
+    The weights of a model that is laid out already, or not in fp32 on a CPU, stay as they are.
+    """
     table = model.output_table
     if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
         return

@@ -193,10 +193,10 @@ class Format:
 
     # blanks to be filled
 
-    def open_places(self, text: Ids, places: Sequence[int]) -> Example:
-        """A text with open places: the targets are these places, in this order; no place sees another.
+    def open_places(self, texts: Int32, places: Sequence[int]) -> list[Example]:
+        """Texts with the same open places: the targets are these places, in this order; no place sees another.
 
-        text: any id stands at open places. target_ids are those ids. For models that fill by places.
+        texts: int32[N, L], any ids at open places; these ids are the target_ids. For models that fill by places.
         """
         raise NotImplementedError
 
@@ -337,9 +337,17 @@ class MaskFormat(Format):
         framed = self.frame(masked)
         return replace(framed.example, target_index=index[:count] + np.int32(framed.first[0]), target_ids=answers)
 
-    def open_places(self, text: Ids, places: Sequence[int]) -> Example:
+    def open_places(self, texts: Int32, places: Sequence[int]) -> list[Example]:
         """A [MASK] at each place."""
-        return self.hide(text, places, len(places))
+        first = self.hide(texts[0], places, len(places))
+        begin = len(self.before)
+        ids = np.tile(first.input_ids, (len(texts), 1))
+        ids[:, begin : begin + texts.shape[1]] = texts
+        ids[:, first.target_index] = self.vocabulary["mask"]
+        return [
+            Example(row, first.positions, first.rule, first.target_index, answers)
+            for row, answers in zip(ids, texts[:, places], strict=True)
+        ]
 
 
 def join(*parts: Ids) -> Int32:

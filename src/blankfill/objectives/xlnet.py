@@ -351,9 +351,9 @@ class XlnetFormat(Format):
         """Hidden tokens come last in the order, as `places` has them, each target seeing those before it."""
         return self._ordered(text, places, np.arange(len(places)), count)
 
-    def open_places(self, text: Ids, places: Sequence[int]) -> Example:
+    def open_places(self, texts: Int32, places: Sequence[int]) -> list[Example]:
         """Open places have no columns beside their query slots."""
-        example = self._ordered(text, places, np.zeros(len(places), np.int64), len(places))
+        example = self._ordered(texts[0], places, np.zeros(len(places), np.int64), len(places))
         L = len(example) - len(places)
         kept = np.ones(len(example), np.bool_)
         kept[np.asarray(places, np.int64)] = False  # a row begins with its text
@@ -361,7 +361,12 @@ class XlnetFormat(Format):
             *(vector[kept] for vector in (example.rule.segment, example.rule.rank, example.rule.horizon))
         )
         index = np.arange(L - len(places), L, dtype=np.int32)
-        return Example(example.input_ids[kept], example.positions[:, kept], rule, index, example.target_ids)
+        ids, positions = np.tile(example.input_ids[kept], (len(texts), 1)), example.positions[:, kept]
+        known = texts[:, kept[: texts.shape[1]]]
+        ids[:, : known.shape[1]] = known
+        return [
+            Example(row, positions, rule, index, answers) for row, answers in zip(ids, texts[:, places], strict=True)
+        ]
 
     def _ordered(self, text: Ids, places: Sequence[int], order: np.ndarray, count: int) -> Example:
         """The first `count` of the places as targets; order: int[K], when the hidden tokens come."""

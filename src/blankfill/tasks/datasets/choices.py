@@ -1,4 +1,4 @@
-"""SWAG (CSV) and HellaSwag (JSON Lines): which of four endings goes on with a situation.
+"""SWAG (CSV) and HellaSwag (JSON Lines): which of four endings continues a situation.
 
 As BERT reads them (arXiv 1810.04805, section 4.4): the first sentence is the context, and each choice is the beginning
 of the second sentence with an ending.

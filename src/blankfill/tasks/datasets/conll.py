@@ -1,8 +1,8 @@
 """Tagged words in CoNLL's form: a word and its tag on each line, an empty line after each sentence.
 
-Columns are parted by tabs or spaces; the first is the word, the last the tag. `-DOCSTART-` begins a document. Tags of
-every scheme are read (`entities`) and given as BIO. Weibo's words are a character and the digit of its place in a
-word; the digit is taken off.
+Columns are separated by tabs or spaces; the first is the word, the last the tag. `-DOCSTART-` begins a document. Tags
+of every scheme are read (`entities`) and returned as BIO. Weibo's words are a character and the digit of its place in a
+word; the digit is removed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PLACE = re.compile(r"(?<=.)\d$", re.DOTALL)
 
 
 def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -> Split:
-    """Return a split from a CoNLL file; one of words alone has no tags.
+    """Return a split from a CoNLL file; a file of words alone gives no tags.
 
     labels: the BIO tags known from training; a type that is not among them is refused. digits: words end with a digit
-    that does not belong to them. Raises UserError for a line that has no tag where others have, and for what is no tag.
+    that does not belong to them. Raises UserError for a line without a tag in a file with tags, and for an invalid tag.
     """
     items: list[TaggedItem] = []
     document, parted = 0, False
@@ -48,11 +48,11 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
     tagged = sum(item.tags is not None for item in items)
     if 0 < tagged < len(items):
         raise UserError(f"{path}: only {tagged} of {len(items)} sentences have tags: give all a tag on each line.")
-    found = tag_names(items)
-    unknown = [name for name in found if labels and name not in labels]
+    names_in_file = tag_names(items)
+    unknown = [name for name in names_in_file if labels and name not in labels]
     if unknown:
         raise UserError(f"{path} has the tags {listed(unknown)}, which the training data do not have: mend the tags.")
-    return Split(items, labels or found)
+    return Split(items, labels or names_in_file)
 
 
 def _sentences(path: Path) -> Iterator[list[tuple[str, str, int]] | None]:
@@ -89,14 +89,14 @@ def _tags(path: Path, sentence: list[tuple[str, str, int]]) -> tuple[str, ...] |
 
 
 def tag_names(items: list[TaggedItem]) -> tuple[str, ...]:
-    """O, then B- and I- of every type that the items have, by name: the labels of a tagger for them."""
+    """Return the labels of a tagger for the items: O, then B- and I- of every type, by name."""
     kinds = sorted({parts(tag)[1] for item in items for tag in item.tags or ()} - {""})
     return ("O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI"))
 
 
 def predicted_lines(path: Path, tags: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a CoNLL file with predicted tags, one tuple for each of its sentences: in the place of its
-    last column, or as a second one where it has words alone. Everything else stays as it is."""
+    """Yield the lines of a CoNLL file with predicted tags, one tuple for each of its sentences: in the last column, or
+    in a second column of a file of words alone. Everything else is unchanged."""
     tagged = any(tag for sentence in _sentences(path) for _, tag, _ in sentence or ())
     words = (tag for sentence in tags for tag in sentence)
     for line in text_lines(path):

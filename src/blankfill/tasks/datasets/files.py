@@ -1,8 +1,8 @@
 """Rows of the original files of tasks: the file of a split, its lines, literal TSV, JSON Lines, one JSON object.
 
-Benchmarks' TSV files quote nothing: a quotation mark is a character of the text, and tables are cut at tabs alone.
+TSV files of benchmarks quote no field: a quotation mark is a character of the text, and only tabs separate cells.
 Faulty rows go to a `Faults`, which tolerates a few (QQP as published has some) and refuses a file that is full of them.
-Not here: tables of the user's own, whose fields may be quoted (`tables`).
+Not here: tables of the user, whose fields may be quoted (`tables`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
     """Return the file of a split: `path` itself if it is a file, else the first of `names` (patterns of pathlib's glob;
     a compression's suffix may follow) in the folder or in one of its `folders`.
 
-    what: the split and task, for the message. Raises UserError that says which names were looked for.
+    what: the split and task, for the message. Raises UserError that lists the expected names.
     """
     if path.is_file():
         return path
@@ -43,9 +43,9 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
     for name in names:
         for place in places:
             for suffix in ("", ".zip", *SUFFIXES):
-                found = sorted(place.glob(name + suffix))
-                if found:
-                    return found[0]
+                matches = sorted(place.glob(name + suffix))
+                if matches:
+                    return matches[0]
     where = " or ".join(str(place) for place in places)
     raise UserError(f"{where} has no {what}: looked for {', '.join(names)}.")
 
@@ -67,7 +67,8 @@ def tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) for each line that is not empty; UserError for one that is no JSON object."""
+    """Yield (line number from 1, object) for each line that is not empty; UserError for a line that is not a JSON
+    object."""
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
@@ -88,19 +89,19 @@ def json_document(path: Path) -> Any:
 def joined_lines(path: Path) -> str:
     """Return the text of a file that is read as a whole; UserError when it has more than LARGEST_DOCUMENT
     characters."""
-    kept: list[str] = []
+    lines: list[str] = []
     size = 0
     for line in text_lines(path):
-        kept.append(line)
+        lines.append(line)
         size += len(line) + 1
         if size > LARGEST_DOCUMENT:
             raise too_long(str(path), LARGEST_DOCUMENT, "split it into several files")
-    return "\n".join(kept)
+    return "\n".join(lines)
 
 
 def unzipped(path: Path) -> str:
-    """Return the text of the one .json file in a zip archive, unpacked step by step; what the archive says of its size
-    is not believed. Raises UserError when it is damaged, encrypted or too large."""
+    """Return the text of the one .json file in a zip archive, unpacked step by step, whatever size the archive claims.
+    Raises UserError when the archive is damaged, encrypted or too large."""
     try:
         _check_directory(path)
         with zipfile.ZipFile(path) as archive:
@@ -122,11 +123,11 @@ def unzipped(path: Path) -> str:
 
 
 _DAMAGES = (EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
-"""What reading a damaged archive raises besides BadZipFile."""
+"""Exceptions of damaged archives besides BadZipFile."""
 
 
 def _check_directory(path: Path) -> None:
-    """UserError for an archive whose table of contents is so large that listing it would fill the memory."""
+    """Raise UserError for an archive whose table of contents is so large that listing it would fill the memory."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _DIRECTORY_END), os.SEEK_SET)
         tail = file.read(_DIRECTORY_END)
@@ -138,7 +139,7 @@ def _check_directory(path: Path) -> None:
 
 
 _DIRECTORY_END = (1 << 16) + 22
-"""Bytes from the end of a zip archive in which its last record begins: that record and a comment."""
+"""Bytes at the end of a zip archive in which its last record begins: that record and a comment."""
 
 
 class Faults:
@@ -149,12 +150,12 @@ class Faults:
         self._found: list[str] = []
 
     def add(self, line: int, what: str) -> None:
-        """Notes that a row is left out. what: such as "has 3 columns where 6 are wanted"."""
+        """Record that a row is left out. what: such as "has 3 columns where 6 are wanted"."""
         self._found.append(f"line {line} {what}")
 
     def sentences(self, rows: int) -> list[str]:
-        """Return one sentence about the rows that were left out, or none; UserError when they are many of the file's
-        `rows`, or when no row is left."""
+        """Return one sentence about the rows that were left out, or none. Raises UserError when they are many of the
+        file's `rows`, or when no row is left."""
         if not self._found:
             return []
         shown = "; ".join(self._found[:3])
@@ -166,25 +167,23 @@ class Faults:
 
 
 def label_place(labels: Sequence[str], value: object) -> int | None:
-    """Return the place of a label in the list of names, or None; JSON's true and false match "true" and "false"."""
+    """Return the index of a label in the list of names, or None; JSON's true and false match "true" and "false"."""
     name = str(value).lower() if isinstance(value, bool) else str(value).strip()
     return labels.index(name) if name in labels else None
 
 
 def wants(labels: Sequence[str]) -> str:
-    """Return what a message says about the labels that are known."""
+    """Return the known labels for a message."""
     return f"the labels are {listed(labels, 20)}"
 
 
 class UnusableError(Exception):
-    """What is wrong with one row, as in "has no 'premise'"."""
+    """A row cannot be used; the text says why, as in "has no 'premise'"."""
 
 
 def read_objects(path: Path, labels: tuple[str, ...], build: Callable[[dict[str, Any]], Iterable[Item]]) -> Split:
-    """Return a split from JSON Lines. build: the items of one object; it raises UnusableError for one that cannot be
-    used.
-
-    Raises UserError when many cannot, or there are none.
+    """Return a split from JSON Lines. build: an object → its items, or UnusableError. Raises UserError when many
+    objects are unusable, or there are none.
     """
     items: list[Item] = []
     faults, count = Faults(path), 0
@@ -200,7 +199,7 @@ def read_objects(path: Path, labels: tuple[str, ...], build: Callable[[dict[str,
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
-    """Return a field that must be a text; UnusableError otherwise."""
+    """Return a field that must be a text. Raises UnusableError otherwise."""
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise UnusableError(f"has no text {key!r}")
@@ -208,7 +207,7 @@ def text_of(row: Mapping[str, Any], key: str) -> str:
 
 
 def part_of(row: Any, key: str, kind: type[T]) -> T:
-    """Return a field that must be of a kind; UnusableError otherwise."""
+    """Return a field that must be of a kind. Raises UnusableError otherwise."""
     value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, kind):
         raise UnusableError(f"has no {key!r}")
@@ -216,7 +215,8 @@ def part_of(row: Any, key: str, kind: type[T]) -> T:
 
 
 def label_of(row: Mapping[str, Any], labels: Sequence[str], key: str = "label") -> int | None:
-    """Return the place of a row's label; None where it has none (a test set); UnusableError for another label."""
+    """Return the index of a row's label, None for a row without one (a test set). Raises UnusableError for an unknown
+    label."""
     value = row.get(key)
     if value is None or value == "":
         return None
@@ -227,7 +227,7 @@ def label_of(row: Mapping[str, Any], labels: Sequence[str], key: str = "label") 
 
 
 def id_of(row: Mapping[str, Any], *keys: str) -> str:
-    """Return a row's id: the first of these fields that it has; UnusableError when it has none."""
+    """Return the id of a row: the first of these fields that exists. Raises UnusableError when none does."""
     for key in keys:
         if row.get(key) is not None:
             return str(row[key])

@@ -1,5 +1,5 @@
-"""Texts to be written from texts: SciTLDR, titles of CSL, questions from SQuAD; and the language modelling test sets
-WikiText-2 and LAMBADA.
+"""Text-to-text data: SciTLDR, titles of CSL, questions from SQuAD; and the language modelling test sets WikiText-2 and
+LAMBADA.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def _scitldr(row: dict[str, Any]) -> list[Item]:
 
 
 def read_scitldr(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """SciTLDR (arXiv 2004.15011): the sentences of an abstract, joined, and every summary that is given of it."""
+    """Read SciTLDR (arXiv 2004.15011): the joined sentences of an abstract, and every summary of it."""
     return read_objects(path, (), _scitldr)
 
 
 def read_csl(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """Titles from abstracts: `to title<TAB>abstract<TAB>title` on each line, without a header."""
+    """Read titles from abstracts: `to title<TAB>abstract<TAB>title` on each line, without a header."""
     faults, items, count = Faults(path), [], 0
     for line, cells in tab_rows(path):
         count += 1
         if len(cells) != 3 or not cells[1].strip() or not cells[2].strip():
-            faults.add(line, "has not the form: to title, a tab, an abstract, a tab, a title")
+            faults.add(line, "does not have the form: to title, a tab, an abstract, a tab, a title")
             continue
         items.append(GenerationItem(str(count - 1), cells[1].strip(), (cells[2].strip(),)))
     if not count:
@@ -54,8 +54,8 @@ def read_csl(path: Path, labels: tuple[str, ...] = ()) -> Split:
 
 
 def read_asked(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """Question generation from a file in SQuAD's form: the context is the source, the first answer the second text, the
-    question the target. Questions without an answer are left out."""
+    """Read question generation from a file in SQuAD's form: the context is the source, the first answer the second
+    text, the question the target. Questions without an answer are left out."""
     questions = read_questions(path)
     items = [
         GenerationItem(item.id, item.context, (item.question,), item.answers[0].text)
@@ -75,28 +75,29 @@ _CLITIC = re.compile(r" (?='(?:s|S|t|re|ve|ll|d|m)\b)")
 
 
 def natural(text: str) -> str:
-    """WikiText's word-level text as people write it, as far as can be told.
+    """Return WikiText's word-level text as people write it, as far as possible.
 
-    ` @-@ ` and its like are joined; marks, quotation marks, brackets and clitics closed up. GPT-2 was tested on text
-    that was restored so (its paper, section 3.1, speaks of invertible de-tokenizers); its rules are unpublished.
+    ` @-@ ` and similar marks are joined; marks, quotation marks, brackets and clitics are closed up. GPT-2 was tested
+    on text that was restored in this way (its paper, section 3.1, mentions invertible de-tokenizers); its rules are
+    unpublished.
     """
     text = re.sub(r" @([-,.])@ ", r"\1", text)
     text = re.sub(r"([(\[{]) ", r"\1", text)
     text = _QUOTED.sub(r'"\1"', text)
     text = _SINGLE.sub(r" '\1'", text)
     text = _CLITIC.sub("", text)
-    for _ in range(2):  # a mark behind a mark
+    for _ in range(2):  # a mark after a mark
         text = _BEFORE_MARK.sub("", text)
     return re.sub(r"(?<=[$£€#]) (?=\d)", "", text)
 
 
 def read_wikitext(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """WikiText's word-level file, an item for each article: its natural text, and how many words the file has, by which
-    perplexity per word is counted (a line's end is one word, as published)."""
+    """Read WikiText's word-level file, an item for each article: its natural text, and its number of words in the file,
+    by which perplexity per word is computed (the end of a line is one word, as published)."""
     items: list[LanguageItem] = []
     held: list[str] = []
     for line in text_lines(path):
-        # A formula may look like a heading, but stands between other lines.
+        # A formula may look like a heading, but has other lines around it.
         begins = _HEADING.fullmatch(line) and not (held and held[-1].strip())
         if begins and any(part.strip() for part in held):
             items.append(_article(len(items), held))
@@ -116,7 +117,7 @@ def _article(number: int, lines: list[str]) -> LanguageItem:
 
 
 def read_lambada(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """LAMBADA (arXiv 1606.06031): a passage without its last word, and that word."""
+    """Read LAMBADA (arXiv 1606.06031): a passage without its last word, and that word."""
     items: list[Item] = []
     for line, row in json_lines(path):
         text = str(row.get("text") or "").strip()

@@ -1,7 +1,7 @@
 """GLUE (arXiv 1804.07461) and ChnSentiCorp from their TSV files, and GLUE's submission files.
 
-The files have a header, save CoLA's train and dev; columns are found by name, so that the 10, 12 and 16 columns that
-MNLI's files have are one case. MRPC is read in GLUE's form and as Microsoft distributes it (msr_paraphrase_*.txt, with
+The files have a header, except CoLA's train and dev; columns are found by name, so that MNLI's files of 10, 12 and 16
+columns are one case. MRPC is read in GLUE's form and as Microsoft distributes it (msr_paraphrase_*.txt, with
 mrpc_dev_ids.tsv for the dev split).
 """
 
@@ -18,7 +18,7 @@ from blankfill.tasks.items import Split, TextItem, duplicate_ids
 from blankfill.tasks.task import Task
 
 COLA = ("source", "label", "mark", "sentence")
-"""The columns of CoLA's train and dev files, which have no header."""
+"""Columns of CoLA's train and dev files, which have no header."""
 _INDEX = ("index", "id")
 
 
@@ -34,10 +34,10 @@ def read_table(
 ) -> Split:
     """Return a split from a literal TSV file.
 
-    first, second, label: names of columns; a file without the label's column is a test set. headless: the columns of
-    a file whose first line does not name `first`. labels: the names of the classes; () reads scores from `lowest` to
-    `highest`. Rows that are too short or have another label are left out and told in `problems`. Raises UserError for
-    a missing column, or when many rows are faulty.
+    first, second, label: names of columns; a file without the label's column is a test set. headless: the columns of a
+    file whose first line does not name `first`. labels: the names of the classes; () reads scores from `lowest` to
+    `highest`. Rows that are too short or have another label are left out and reported in `problems`. Raises UserError
+    for a missing column, or when many rows are faulty.
     """
     header, rows = _header(path, (first, *([second] if second else [])), headless)
     at = {name: place for place, name in enumerate(header)}
@@ -89,17 +89,18 @@ def _score(text: str, lowest: float, highest: float) -> float | None:
 
 
 def read_mrpc(path: Path, labels: tuple[str, ...], split: str = "train") -> Split:
-    """MRPC in GLUE's form, or as Microsoft distributes it: then mrpc_dev_ids.tsv beside it parts train from dev."""
-    found = read_table(path, labels, first="#1 String", second="#2 String", label="Quality")
+    """Read MRPC in GLUE's form, or as Microsoft distributes it: then mrpc_dev_ids.tsv beside it separates train from
+    dev."""
+    split_of_file = read_table(path, labels, first="#1 String", second="#2 String", label="Quality")
     if path.name != "msr_paraphrase_train.txt" or split == "test":
-        return found
+        return split_of_file
     chosen = find_file(path.parent, (), ("mrpc_dev_ids.tsv",), "list of the pairs that are MRPC's dev split")
     pairs = {tuple(cells[:2]) for _, cells in tab_rows(chosen)}
     header, rows = _header(path, ("#1 ID", "#2 ID"), ())
     first, second = header.index("#1 ID"), header.index("#2 ID")
     of_dev = {str(k) for k, (_, cells) in enumerate(rows) if (cells[first], cells[second]) in pairs}
-    items = [item for item in found.items if (item.id in of_dev) == (split == "dev")]
-    return Split(items, labels, found.problems)
+    items = [item for item in split_of_file.items if (item.id in of_dev) == (split == "dev")]
+    return Split(items, labels, split_of_file.problems)
 
 
 def _tsv(name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A dev set from data that have none, and fewer items of a split."""
+"""Holds out a dev set from data without one, and takes a subset of a split."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem
 
 
 def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
-    """(the items that are left, about so large a share of them that is held out: one at least), in the split's order.
+    """Return (the remaining items, the held-out items), in the order of the split.
 
-    What belongs together stays together: the questions of an article, the sentences of a document, the items of a
-    group; otherwise the held-out items would have been seen. Which are held out depends on the seed alone. Raises
-    UserError when there are not two things to part.
+    About a share `share` of the items is held out, at least one. Items of one article, document or group stay together;
+    otherwise training would have seen parts of the held-out items. The choice depends only on the seed. Raises
+    UserError when the split has fewer than two groups.
     """
     groups: dict[Hashable, list[int]] = {}
     for place, item in enumerate(split.items):
@@ -25,7 +25,7 @@ def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Sp
     if len(members) < 2:
         together = " of one document" if len(split) > 1 else ""
         raise UserError(
-            f"{len(split)} rows{together} cannot be parted into a training and a dev set: give more, or a dev set"
+            f"{len(split)} rows{together} cannot be split into a training and a dev set: give more rows, or a dev set"
         )
     order = np.random.Generator(np.random.Philox(key=[seed, len(members)])).permutation(len(members))
     wanted, taken = share * len(split), set[int]()
@@ -39,13 +39,14 @@ def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Sp
 
 
 def fewer(split: Split, count: int, seed: int = 0) -> Split:
-    """So many items of a split, all where it has no more, in its order; which ones depends on the seed alone."""
+    """Return `count` items of a split (all of a smaller split) in its order; the choice depends only on the seed."""
     order = np.random.Generator(np.random.Philox(key=[seed, len(split)])).permutation(len(split))
     return dataclasses.replace(split, items=[split.items[k] for k in sorted(order[:count])])
 
 
 def _together(item: Item, place: int) -> Hashable:
-    """Return what the items share that must not be parted; the item's own place where there is nothing."""
+    """Return a key for each item; items with the same key must stay together. The default key is the index of the
+    item."""
     if isinstance(item, QuestionItem):
         return item.title or item.context
     if isinstance(item, TaggedItem) and item.document is not None:

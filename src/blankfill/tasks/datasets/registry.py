@@ -1,7 +1,7 @@
-"""Every task by name: those of this package, and those that users register.
+"""All tasks by name: those of this package, and those that users register.
 
-A task of the user's own is registered by `register_task`, or by an installed package with an entry point of the group
-`blankfill.tasks`, which is loaded when its name is looked up:
+A user's task is registered by `register_task`, or by an installed package with an entry point of the group
+`blankfill.tasks`, which is loaded when its name is used:
 
     [project.entry-points."blankfill.tasks"]
     polarity = "my_package.tasks:POLARITY"
@@ -31,7 +31,7 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *TABULAR)
 }
-"""Every task by its name."""
+"""All tasks by name."""
 
 
 def register_task(task: Task) -> Task:

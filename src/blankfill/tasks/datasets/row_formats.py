@@ -1,7 +1,6 @@
-"""Rows of SuperGLUE's and CLUE's tasks as a user gives them to `predict`: the benchmark's own form, or a flatter one.
-
-The flatter form leaves out what is only there for bookkeeping: ids, which are then counted, the places of words, which
-are then looked for, and the nesting of MultiRC and ReCoRD, where a row is then one question. Labels are not looked at.
+"""Reads rows of SuperGLUE's and CLUE's tasks for `predict`: in the benchmark's own form, or in a flat form. The flat
+form leaves out bookkeeping: ids (rows are numbered instead), the places of words (the words are searched for), and the
+nesting of MultiRC and ReCoRD (a row is one question). Labels are ignored.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "multirc": ("passage", "question", "answers"), "record": ("passage", "entities", "query"),
     "afqmc": ("sentence1", "sentence2"), "tnews": ("sentence",),
 }  # fmt: skip
-"""The fields of a row in the flatter form."""
+"""Fields of a row in the flat form."""
 NESTED = {"wsc": "target", "cluewsc": "target", "multirc": "passage", "record": "passage"}
-"""The field whose value is an object in the benchmark's own form."""
+"""Field whose value is an object in the benchmark's own form."""
 OWN_FORM = frozenset({"copa", "wic", "wsc", "cluewsc", "multirc", "record"})
-"""Tasks that ask about parts of a text, which a plain line cannot say."""
+"""Tasks about parts of a text, which a plain line cannot name."""
 
 
 def missing(task: str, row: Mapping[str, Any]) -> list[str]:
-    """Return the fields that a row lacks; none for one in the benchmark's own form, which is checked when it is
+    """Return the missing fields of a row; none for a row in the benchmark's own form, which is checked when it is
     read."""
     if isinstance(row.get(NESTED.get(task, "")), dict):
         return []
@@ -40,9 +39,8 @@ def missing(task: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def items_of_row(task: Task, row: Mapping[str, Any], number: int) -> list[Item]:
-    """Return the items of a row, several where it asks several questions. number: its id if it has none.
-
-    Raises UnusableError that says what cannot be used.
+    """Return the items of a row, several for several questions. number: the id of a row without one. Raises
+    UnusableError with the reason.
     """
     assert task.row is not None
     own = {"idx": row.get("id", number), **{name: value for name, value in row.items() if name != "label"}}
@@ -63,7 +61,7 @@ def _read(task: Task, row: Row) -> Iterable[Item]:
 
 
 def _coreference(row: Row, by_characters: bool) -> Row:
-    """span1 and span2 as texts; where they lie is found, if they lie in one place."""
+    """Return a row with the places of span1 and span2, if each text occurs once."""
     if isinstance(row.get("target"), dict):
         return row
     target: Row = {}
@@ -77,59 +75,59 @@ def _coreference(row: Row, by_characters: bool) -> Row:
 def _place(text: str, name: str, field: str, by_characters: bool) -> int:
     """Return the number of the word, or character, at which a name begins."""
     pattern = re.escape(name) if by_characters else rf"(?<!\w){re.escape(name)}(?!\w)"
-    found = [match.start() for match in re.finditer(pattern, text)]
-    if len(found) != 1:
+    starts = [match.start() for match in re.finditer(pattern, text)]
+    if len(starts) != 1:
         raise UnusableError(
-            f"has {len(found)} times {name!r}, its {field}, in its text; say which one with {field}_index, the number "
+            f"has {len(starts)} times {name!r}, its {field}, in its text; say which one with {field}_index, the number "
             f"of its first {'character' if by_characters else 'word'}"
         )
-    return found[0] if by_characters else len(text[: found[0]].split())
+    return starts[0] if by_characters else len(text[: starts[0]].split())
 
 
 def _word_in_context(row: Row) -> Row:
-    """start1, end1, start2 and end2 are found where the word stands in the sentences as it is."""
-    found = dict(row)
+    """Return a row with start1, end1, start2 and end2, if the word occurs once in each sentence."""
+    placed = dict(row)
     for number in "12":
-        if found.get(f"start{number}") is not None:
+        if placed.get(f"start{number}") is not None:
             continue
         pattern = rf"(?<!\w){re.escape(str(row['word']))}(?!\w)"
         places = [match.span() for match in re.finditer(pattern, str(row[f"sentence{number}"]), re.IGNORECASE)]
         if len(places) != 1:
             raise UnusableError(
-                f"has {len(places)} times {row['word']!r} in its sentence{number}; say where the word stands with "
+                f"has {len(places)} times {row['word']!r} in its sentence{number}; give the place of the word with "
                 f"start{number} and end{number}, its first character and one past its last"
             )
-        found[f"start{number}"], found[f"end{number}"] = places[0]
-    return found
+        placed[f"start{number}"], placed[f"end{number}"] = places[0]
+    return placed
 
 
 def _answers(row: Row) -> Row:
-    """Return a passage, a question and its answers; ids that are missing are counted."""
+    """Return a passage, a question and its answers; missing ids are numbered."""
     passage = row.get("passage")
     if isinstance(passage, dict):
-        asked = passage.get("questions")
+        listed = passage.get("questions")
     else:
-        passage, asked = {"text": passage}, [{"question": row["question"], "answers": row["answers"]}]
+        passage, listed = {"text": passage}, [{"question": row["question"], "answers": row["answers"]}]
     questions = []
-    for number, one in enumerate(asked if isinstance(asked, list) else []):
-        given = one.get("answers") if isinstance(one, dict) else None
+    for number, entry in enumerate(listed if isinstance(listed, list) else []):
+        given = entry.get("answers") if isinstance(entry, dict) else None
         if not isinstance(given, list):
             raise UnusableError("has no list of 'answers'")
         answers = [{"text": answer} if isinstance(answer, str) else answer for answer in given]
         numbered = [{"idx": k, **answer} if isinstance(answer, dict) else answer for k, answer in enumerate(answers)]
-        questions.append({"idx": number, **one, "answers": numbered})  # an object, since it has answers
+        questions.append({"idx": number, **entry, "answers": numbered})  # an object, since it has answers
     return {**row, "passage": {**passage, "questions": questions or None}}
 
 
 def _query(row: Row) -> Row:
-    """Return a passage, its entities and a query; the entities are looked for in the passage."""
+    """Return a passage, its entities and a query; the entities are searched for in the passage."""
     passage = row.get("passage")
     if isinstance(passage, dict):
-        asked = row.get("qas")
-        queries = asked if isinstance(asked, list) else []
-        if not all(isinstance(one, dict) for one in queries):
-            raise UnusableError("has a query in 'qas' that is no object")
-        listed = [{"idx": k, **one, "answers": None} for k, one in enumerate(queries)]
+        qas = row.get("qas")
+        queries = qas if isinstance(qas, list) else []
+        if not all(isinstance(entry, dict) for entry in queries):
+            raise UnusableError("has a query in 'qas' that is not an object")
+        listed = [{"idx": k, **entry, "answers": None} for k, entry in enumerate(queries)]
         return {**row, "qas": listed or None}
     names, text, entities = row["entities"], str(passage), []
     if not isinstance(names, list) or not names:

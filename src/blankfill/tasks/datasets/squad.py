@@ -1,8 +1,8 @@
 """Questions in SQuAD's JSON form: SQuAD 1.1 and 2.0, XQuAD, CMRC 2018, DRCD; and files of predicted answers.
 
-Answers that do not lie where the data say (200 of CMRC 2018's dev set, and places counted in UTF-16 units) keep their
-text, by which answers are scored, and lose their place, so that nothing is trained on them; they are told in
-`Split.problems`.
+Answers that are not at the place in the data (200 of CMRC 2018's dev set, and places counted in UTF-16 units) keep
+their text, by which answers are scored, and lose their place, so that they are not used for training; `Split.problems`
+reports them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from blankfill.tasks.task import Task
 
 
 def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """Return all questions of a file, in its order. Raises UserError that names the part that has not SQuAD's form."""
+    """Return all questions of a file, in its order. Raises UserError that names the part that does not have SQuAD's
+    form."""
     document = json_document(path)
     misplaced, answers, items = [], 0, []
-    for title, context, asked, where in _asked(document, path):
-        item = _question(asked, context, title, where)
+    for title, context, question, where in _asked(document, path):
+        item = _question(question, context, title, where)
         answers += len(item.answers)
         misplaced += [f"{item.id} ({answer.text[:20]})" for answer in item.answers if answer.start is None]
         items.append(item)
@@ -40,7 +41,7 @@ def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
 
 
 def _asked(document: Any, path: Path) -> Iterator[tuple[str, str, Any, str]]:
-    """(title, context, question as in the file, where it stands) of every question."""
+    """Yield (title, context, question as in the file, its path in the file) of every question."""
     where = str(path)
     for a, article in enumerate(_part(document, "data", list, where)):
         in_article = f"{where}, data[{a}]"
@@ -48,20 +49,22 @@ def _asked(document: Any, path: Path) -> Iterator[tuple[str, str, Any, str]]:
         for p, paragraph in enumerate(_part(article, "paragraphs", list, in_article)):
             in_paragraph = f"{in_article}.paragraphs[{p}]"
             context = _part(paragraph, "context", str, in_paragraph)
-            for q, asked in enumerate(_part(paragraph, "qas", list, in_paragraph)):
-                yield title, context, asked, f"{in_paragraph}.qas[{q}]"
+            for q, question in enumerate(_part(paragraph, "qas", list, in_paragraph)):
+                yield title, context, question, f"{in_paragraph}.qas[{q}]"
 
 
-def _question(asked: Any, context: str, title: str, where: str) -> QuestionItem:
-    impossible = bool(asked["is_impossible"]) if isinstance(asked, Mapping) and "is_impossible" in asked else None
+def _question(question: Any, context: str, title: str, where: str) -> QuestionItem:
+    impossible = (
+        bool(question["is_impossible"]) if isinstance(question, Mapping) and "is_impossible" in question else None
+    )
     answers = []
-    for answer in asked.get("answers", []) if isinstance(asked, Mapping) and not impossible else []:
+    for answer in question.get("answers", []) if isinstance(question, Mapping) and not impossible else []:
         text, start = _part(answer, "text", str, where), _part(answer, "answer_start", int, where)
         lies_there = start >= 0 and text and context.startswith(text, start)
         answers.append(Answer(text, start if lies_there else None))
     return QuestionItem(
-        str(_part(asked, "id", object, where)),
-        _part(asked, "question", str, where).strip(),
+        str(_part(question, "id", object, where)),
+        _part(question, "question", str, where).strip(),
         context,
         tuple(answers),
         False if answers else impossible,
@@ -76,28 +79,28 @@ def _part(value: Any, key: str, kind: type, where: str) -> Any:
 
 
 def answers_text(answers: Mapping[str, object]) -> str:
-    """Predicted answers as the official scripts read them, one JSON object, question id to text ("" is none); or odds,
-    question id to number."""
+    """Return predicted answers for the official scripts: one JSON object, question id to text ("" for no answer); or
+    odds, question id to number."""
     return json.dumps(dict(answers), ensure_ascii=False, indent=1) + "\n"
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Predicted answers from such a file; UserError when it is something else."""
-    found = json_document(path)
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise UserError(f"{path} is no file of predicted answers: it must hold one object, question id to text.")
-    return found
+    """Read predicted answers from such a file. Raises UserError for any other file."""
+    answers = json_document(path)
+    if not isinstance(answers, dict) or not all(isinstance(text, str) for text in answers.values()):
+        raise UserError(f"{path} is not a file of predicted answers: it must hold one object, question id to text.")
+    return answers
 
 
 def read_null_odds(path: Path) -> dict[str, float]:
-    """Return how much likelier than any answer it is that there is none, by question id; UserError for another file."""
-    found = json_document(path)
-    numbers = isinstance(found, dict) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in found.values()
+    """Return the odds of no answer against the best answer, by question id. Raises UserError for any other file."""
+    odds = json_document(path)
+    numbers = isinstance(odds, dict) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in odds.values()
     )
     if not numbers:
-        raise UserError(f"{path} is no file of odds: it must hold one object, question id to a number.")
-    return {id: float(value) for id, value in found.items()}
+        raise UserError(f"{path} is not a file of odds: it must hold one object, question id to a number.")
+    return {id: float(value) for id, value in odds.items()}
 
 
 _LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")

@@ -30,11 +30,11 @@ _FEWCLUE = {"tnews": "tnewsf", "cluewsc": "cluewscf"}
 def submission(
     task: Task, split: str, file: Path, items: Sequence[Item], predictions: Sequence[Prediction]
 ) -> dict[str, str]:
-    """Return the texts of the files by their names. file: what the items were read from, all of them and in its order.
+    """Return the texts of the files by their names. file: the file of the items, with all of them in its order.
 
-    Raises UserError for a task whose benchmark takes no files that are known here.
+    Raises UserError for a task without a known submission format.
     """
-    values = [one.value for one in predictions]
+    values = [prediction.value for prediction in predictions]
     if task in glue.GLUE:
         texts = [item for item in items if isinstance(item, TextItem)]
         return {glue.submission_name(task.name, split): _text(glue.submission_lines(task, texts, values))}
@@ -46,7 +46,7 @@ def submission(
                  for item, k in zip(items, values, strict=True)]  # fmt: skip
         return {f"{(_FEWCLUE if few else _CLUE)[task.name]}_predict.json": _text(lines)}
     if task.kind == "answer":
-        return _answers(task, items, [one.record for one in predictions])
+        return _answers(task, items, [prediction.record for prediction in predictions])
     if task.kind == "tag":
         return {file.name: _text(list(predicted_lines(file, values)))}
     raise UserError(
@@ -56,11 +56,11 @@ def submission(
 
 def _answers(task: Task, items: Sequence[Item], shown: Sequence[dict[str, Any]]) -> dict[str, str]:
     ids = [item.id for item in items]
-    files = {"predictions.json": {id: one["answer"] for id, one in zip(ids, shown, strict=True)}}
+    files = {"predictions.json": {id: record["answer"] for id, record in zip(ids, shown, strict=True)}}
     if any(name.startswith("no-answer") for name in task.metrics):
-        files["null_odds.json"] = {id: one["null_odds"] for id, one in zip(ids, shown, strict=True)}
+        files["null_odds.json"] = {id: record["null_odds"] for id, record in zip(ids, shown, strict=True)}
         files["best_answers.json"] = {
-            id: one["best"][0]["text"] if one["best"] else "" for id, one in zip(ids, shown, strict=True)
+            id: record["best"][0]["text"] if record["best"] else "" for id, record in zip(ids, shown, strict=True)
         }
     return {name: answers_text(values) for name, values in files.items()}
 

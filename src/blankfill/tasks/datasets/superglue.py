@@ -1,8 +1,8 @@
 """SuperGLUE (arXiv 1905.00537) from its JSON Lines, FewGLUE in the same form, and SuperGLUE's submission files.
 
-Where a task asks about words in a text (WSC, WiC), the words are marked with asterisks and number signs, as T5 marks
-them (arXiv 1910.10683, section 2.4), so that any classifier can do it. MultiRC's answers are items of their own that
-share the group of their question; ReCoRD's queries are choices among the entities of the passage.
+Where a task is about words in a text (WSC, WiC), the words are marked with asterisks and number signs, as in T5 (arXiv
+1910.10683, section 2.4), so that any classifier can learn it. MultiRC's answers are separate items that share the group
+of their question; ReCoRD's queries are choices among the entities of the passage.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ def pair(row: Row, labels: tuple[str, ...], first: str, second: str | None = Non
 
 
 def winogender(row: Row, labels: tuple[str, ...]) -> list[Item]:
-    """AX-g: rows come in twos that differ in the pronoun's gender; such a two is a group."""
+    """Read AX-g: two rows that differ only in the gender of the pronoun are a group."""
     [item] = pair(row, labels, "premise", "hypothesis")
     assert isinstance(item, TextItem)
     return [TextItem(item.id, item.first, item.second, item.label, str(part_of(row, "idx", int) // 2))]
 
 
 def copa(row: Row, labels: tuple[str, ...]) -> list[Item]:
-    """COPA: the premise with its question; which of two sentences answers it."""
-    asked = text_of(row, "question")
-    if asked not in _COPA:
-        raise UnusableError(f"asks {asked!r} where cause or effect is known")
+    """Read COPA: the premise with its question; which of two sentences answers it."""
+    question = text_of(row, "question")
+    if question not in _COPA:
+        raise UnusableError(f"has the question {question!r} where cause or effect is known")
     label = label_of(row, ("0", "1"))
     choices = text_of(row, "choice1"), text_of(row, "choice2")
-    context = f"{text_of(row, 'premise')} {_COPA[asked]}"
-    parts = {"premise": text_of(row, "premise"), "question": asked}
+    context = f"{text_of(row, 'premise')} {_COPA[question]}"
+    parts = {"premise": text_of(row, "premise"), "question": question}
     return [ChoiceItem(id_of(row, "idx"), context, choices, label, () if label is None else (label,), parts=parts)]
 
 
 def mark(text: str, *spans: tuple[int, int, str]) -> str:
-    """Return the text with a sign before and behind each span (first character, one past the last, sign)."""
+    """Return the text with a sign before and after each span (first character, one past the last, sign)."""
     for start, end, sign in sorted(spans, reverse=True):
         text = f"{text[:start]}{sign}{text[start:end]}{sign}{text[end:]}"
     return text
 
 
 def wic(row: Row, labels: tuple[str, ...]) -> list[Item]:
-    """WiC: whether a word, marked in two sentences, means the same in both."""
+    """Read WiC: whether a word, marked in two sentences, means the same in both."""
     sentences: list[str] = []
     parts: dict[str, str] = {}
     for number in "12":
@@ -78,7 +78,7 @@ def wic(row: Row, labels: tuple[str, ...]) -> list[Item]:
 
 
 def coreference(row: Row, labels: tuple[str, ...], by_characters: bool = False) -> list[Item]:
-    """WSC and CLUEWSC: whether *a name* is what #a pronoun# stands for. Places are told by words, or by characters."""
+    """Read WSC and CLUEWSC: whether #a pronoun# refers to *a name*. Places count words, or characters."""
     text, target = part_of(row, "text", str), part_of(row, "target", dict)
     spans, parts = [], {"text": text}
     for number, sign, part in (("1", "*", "name"), ("2", "#", "pronoun")):
@@ -89,8 +89,8 @@ def coreference(row: Row, labels: tuple[str, ...], by_characters: bool = False) 
 
 
 def _span(text: str, name: str, index: int, by_characters: bool) -> tuple[int, int]:
-    """Return where a name lies: its occurrence nearest to the place that is told (a few rows of WSC tell a wrong one,
-    or end the name with a full stop), else the word at that place."""
+    """Return the span of a name: its occurrence nearest to the place in the data (a few rows of WSC have a wrong place,
+    or end the name with a full stop), otherwise the word at that place."""
     words = [(match.start(), match.end()) for match in re.finditer(r"\S" if by_characters else r"\S+", text)]
     wanted = [k for k, (start, _) in enumerate(words) if start == index] if by_characters else [index]
     if not wanted or not 0 <= wanted[0] < len(words):
@@ -99,39 +99,39 @@ def _span(text: str, name: str, index: int, by_characters: bool) -> tuple[int, i
     pattern = r"\s+".join(map(re.escape, name.rstrip(".").split()))
     if not by_characters:
         pattern = rf"(?<!\w){pattern}(?!\w)"
-    found = [(match.start(), match.end()) for match in re.finditer(pattern, text, re.IGNORECASE)]
-    return min(found, key=lambda span: abs(span[0] - here), default=(here, end))
+    spans = [(match.start(), match.end()) for match in re.finditer(pattern, text, re.IGNORECASE)]
+    return min(spans, key=lambda span: abs(span[0] - here), default=(here, end))
 
 
 def multirc(row: Row, labels: tuple[str, ...]) -> Iterator[Item]:
-    """MultiRC: every answer to every question of a passage, right or not. The id is passage-question-answer."""
+    """Read MultiRC: every answer to every question of a passage, right or not. The id is passage-question-answer."""
     passage, number = part_of(row, "passage", dict), id_of(row, "idx")
-    for asked in part_of(passage, "questions", list):
-        group = f"{number}-{id_of(asked, 'idx')}"
-        for answer in part_of(asked, "answers", list):
-            parts = {"question": text_of(asked, "question"), "answer": part_of(answer, "text", str)}
+    for question in part_of(passage, "questions", list):
+        group = f"{number}-{id_of(question, 'idx')}"
+        for answer in part_of(question, "answers", list):
+            parts = {"question": text_of(question, "question"), "answer": part_of(answer, "text", str)}
             second = " ".join(parts.values()).strip()
             name = f"{group}-{id_of(answer, 'idx')}"
             yield TextItem(name, text_of(passage, "text"), second, label_of(answer, labels), group, parts)
 
 
 def record(row: Row, labels: tuple[str, ...]) -> Iterator[Item]:
-    """ReCoRD: which entity of the passage fills the query's gap; any mention of a right one is right."""
+    """Read ReCoRD: which entity of the passage fills the gap of the query; any mention of a right entity is right."""
     passage = part_of(row, "passage", dict)
     text = part_of(passage, "text", str)
     ends = [(part_of(e, "start", int), part_of(e, "end", int) + 1) for e in part_of(passage, "entities", list)]
     names = tuple(dict.fromkeys(text[start:end] for start, end in sorted(ends)))
     context = text.replace("\n@highlight\n", " ").strip()
-    for asked in part_of(row, "qas", list):
-        query = text_of(asked, "query")
-        answers = {part_of(answer, "text", str) for answer in asked.get("answers") or ()}
+    for gap_query in part_of(row, "qas", list):
+        query = text_of(gap_query, "query")
+        answers = {part_of(answer, "text", str) for answer in gap_query.get("answers") or ()}
         right = tuple(place for place, name in enumerate(names) if name in answers)
         if answers and not right:
-            raise UnusableError(f"has answers that are no entities of the passage ({min(answers)})")
+            raise UnusableError(f"has answers that are not entities of the passage ({min(answers)})")
         choices = tuple(query.replace(_PLACEHOLDER, name) for name in names)
         before, _, after = query.partition(_PLACEHOLDER)
         parts = {"before": before, "after": after}
-        yield ChoiceItem(id_of(asked, "idx"), context, choices, right[0] if right else None, right, names, parts)
+        yield ChoiceItem(id_of(gap_query, "idx"), context, choices, right[0] if right else None, right, names, parts)
 
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl", "dev.jsonl", "dev32.jsonl"), "test": ("test.jsonl",)}
@@ -173,7 +173,7 @@ _CLUE_FILES = {
     "test": ("test.json", "test_public.json"),
 }  # fmt: skip
 TNEWS_LABELS = tuple(str(code) for code in range(100, 117) if code not in (105, 111))
-"""Toutiao's codes of its sections, as the files have them: 100 is stories, 101 culture, … 116 games."""
+"""Toutiao's codes of its sections, as in the files: 100 is stories, 101 culture, … 116 games."""
 
 
 def _clue(name: str, build: Any, labels: tuple[str, ...]) -> Task:
@@ -199,7 +199,7 @@ def submission_name(task: str) -> str:
 
 
 def submission_lines(task: Task, items: Sequence[Item], predicted: Sequence[int]) -> list[str]:
-    """Return the lines of a task's file in a SuperGLUE submission. predicted: the place of each item's label or
+    """Return the lines of a task's file in a SuperGLUE submission. predicted: the index of each item's label or
     choice."""
     if task.name == "multirc":
         return _multirc_lines(items, predicted)
@@ -209,7 +209,7 @@ def submission_lines(task: Task, items: Sequence[Item], predicted: Sequence[int]
             label: str | int = item.names[place] if item.names else place
         else:
             label = task.labels[place]
-        # The official example files write WSC's answers with a capital.
+        # The official example files capitalise WSC's answers.
         label = str(label).capitalize() if task.name == "wsc" else label
         lines.append(json.dumps({"idx": _number(item.id), "label": label}, ensure_ascii=False))
     return lines
@@ -222,8 +222,8 @@ def _multirc_lines(items: Sequence[Item], predicted: Sequence[int]) -> list[str]
         passages.setdefault(passage, {}).setdefault(question, []).append({"idx": answer, "label": int(place)})
     lines = []
     for passage, questions in passages.items():
-        asked = [{"idx": question, "answers": answers} for question, answers in questions.items()]
-        lines.append(json.dumps({"idx": passage, "passage": {"questions": asked}}))
+        rows = [{"idx": question, "answers": answers} for question, answers in questions.items()]
+        lines.append(json.dumps({"idx": passage, "passage": {"questions": rows}}))
     return lines
 
 

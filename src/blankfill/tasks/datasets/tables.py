@@ -1,6 +1,5 @@
-"""Tables of the user's own as rows of named fields: CSV, TSV, JSON Lines, JSON and Parquet, compressed or not.
-
-Told apart by their names. Not here: what the fields mean (`own`), benchmarks' files (`rows`).
+"""Reads the user's tables as rows of named fields: CSV, TSV, JSON Lines, JSON and Parquet, compressed or not, by the
+suffix of the file. Not here: the meaning of the fields (`tabular`), files of benchmarks (`files`).
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ Row = Mapping[str, Any]
 def table_rows(path: Path, headless: bool = False) -> Iterator[tuple[int, Row]]:
     """Yield (line, or number of the record, from 1; its fields by name).
 
-    headless: a CSV or TSV file has no header, and its columns are called 1, 2, …. Values of CSV and TSV are texts.
-    Raises UserError for a file whose name says no known kind, and for rows that cannot be read.
+    headless: a CSV or TSV file has no header, and its columns are named 1, 2, …. Values of CSV and TSV are texts.
+    Raises UserError for a file with an unknown suffix, and for rows that cannot be read.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in SUFFIXES:
@@ -94,6 +93,6 @@ def _cells(path: Path, delimiter: str | None, headless: bool) -> Iterator[tuple[
         if len(cells) != len(names):
             raise UserError(
                 f"{path}, line {line} has {len(cells)} columns where {len(names)} are wanted: mend that row (a field "
-                f"with a comma, a tab or a line end must stand in quotation marks)."
+                f"with a comma, a tab or a line end must be in quotation marks)."
             )
         yield line, dict(zip(names, (cell.rstrip("\r") for cell in cells), strict=True))

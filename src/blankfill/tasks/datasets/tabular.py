@@ -1,7 +1,6 @@
-"""Tasks on data of one's own: tables whose columns are named, or guessed where the names are obvious.
-
-Labels are taken as they are met: texts, numbers, true and false (1 and 1.0 are one label). A file without labels is to
-be predicted: all its rows are kept. In a file with labels, rows without a text or a label are left out and told.
+"""Tasks on the user's own data: tables whose columns are named, or guessed where the names are obvious. Labels are the
+values in the data: texts, numbers, true and false (1 and 1.0 are one label). A file without labels is for prediction:
+all its rows are kept. In a file with labels, rows without a text or a label are left out and reported.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ _LABELS = ("label", "labels", "score", "target", "class", "category", "标签", 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what; those left empty are guessed. Numbers count columns from 1 and mean: no header.
+    """Names of columns; empty ones are guessed. Numbers count columns from 1 and mean that there is no header.
 
     text: the text, or two; the words ("tag", a list or a text with spaces); the question and the context ("qa"); the
     context and the choices ("choice": one list, or a column for each); the source and, if wanted, a second ("seq2seq").
     label: the label or labels, score, tags, answer, number or text of the right choice, or target; "multilabel" also
-    takes several columns of 0 and 1. id: of a row; the row's number otherwise. start: where an answer begins, in
-    characters; the answer's first occurrence otherwise. separator: what parts the labels of a multi-label text.
+    takes several columns of 0 and 1. id: of a row; by default the number of the row. start: the first character of an
+    answer; by default the first occurrence of the answer. separator: separator of the labels in a multi-label text.
     """
 
     text: tuple[str, ...] = ()
@@ -62,7 +61,7 @@ class Columns:
 
 
 class _Table:
-    """The rows of a file, with the columns checked once."""
+    """Rows of a file, with the columns checked once."""
 
     def __init__(
         self, path: Path, columns: Columns, texts: Sequence[tuple[str, ...]], labels: Sequence[str], most: int
@@ -82,38 +81,38 @@ class _Table:
             if name is not None and name not in known:
                 raise UserError(f"{path} has no column {name!r}: its columns are {listed(known, 30)}.")
         self.left_out: dict[str, list[int]] = {}
-        # A file in which no row has a label is to be predicted.
+        # A file in which no row has a label is for prediction.
         self.labelled = any(not _empty(row.get(name)) for _, row in self._rows for name in self.label)
 
     def _guess(self, known: Sequence[str], usual: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-        found = next((names for names in usual if all(name in known for name in names)), None)
-        if found is None:
+        guess = next((names for names in usual if all(name in known for name in names)), None)
+        if guess is None:
             raise UserError(
-                f"{self.path} has no column that is obviously the text: name it; its columns are {listed(known, 30)}."
+                f"{self.path} has no column that is obviously the text: name one; its columns are {listed(known, 30)}."
             )
-        return found
+        return guess
 
     def items(self, build: Callable[[Row, str, int], Item | str]) -> list[Item]:
-        """Return what `build` makes of each row, its id and its line; a text says why a row must be left out."""
-        found: list[Item] = []
+        """Return the items of all rows. build: (row, id, line) → item, or a text that says why to leave the row out."""
+        built: list[Item] = []
         for number, (line, row) in enumerate(self._rows):
             id = str(row[self._columns.id]) if self._columns.id else str(number)
             item = build(row, id, line)
             if isinstance(item, str):
                 self.left_out.setdefault(item, []).append(line)
             else:
-                found.append(item)
-        if not found:
+                built.append(item)
+        if not built:
             raise UserError(f"{self.path}: every row {next(iter(self.left_out))}: fill that column in.")
-        return found
+        return built
 
     def problems(self, items: Sequence[Item]) -> list[str]:
-        """Return what was left out, and ids that are given twice."""
-        told = [
+        """Return the reasons for rows left out, and ids that occur twice."""
+        reasons = [
             f"{self.path}: {len(lines)} of {len(self._rows)} rows left out: each {why} (line {listed(lines)})."
             for why, lines in self.left_out.items()
         ]
-        return told + duplicate_ids(items, str(self.path))
+        return reasons + duplicate_ids(items, str(self.path))
 
     def where(self, line: int) -> str:
         return f"{self.path}, line {line}"
@@ -134,23 +133,24 @@ def _string(value: Any) -> str:
 
 
 def label_name(value: Any) -> str:
-    """Return a label's name: texts stripped, 1.0 as 1 (pandas writes either), true and false in small letters."""
+    """Return the name of a label: texts stripped, 1.0 as 1 (pandas writes either), true and false in small letters."""
     if isinstance(value, bool):
         return str(value).lower()
     return _WHOLE.sub(r"\1", str(value).strip())
 
 
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """Return each label once: by value if all are numbers, else by name."""
-    found = set(names)
+    """Return the distinct labels: sorted by value if all are numbers, otherwise by name."""
+    distinct = set(names)
     try:
-        return tuple(sorted(found, key=lambda name: (float(name), name)))
+        return tuple(sorted(distinct, key=lambda name: (float(name), name)))
     except ValueError:
-        return tuple(sorted(found))
+        return tuple(sorted(distinct))
 
 
 def _known(table: _Table, names: Iterable[tuple[int, str]], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the labels of a file, (line, name) each: those given, or those that it has. UserError for others."""
+    """Return the labels: the known labels, or those of the file, given as (line, name). Raises UserError for unknown
+    labels."""
     met = list(names)
     if not labels:
         return sorted_labels(name for _, name in met)
@@ -164,7 +164,7 @@ def _known(table: _Table, names: Iterable[tuple[int, str]], labels: tuple[str, .
 
 
 def read_texts(path: Path, labels: tuple[str, ...], columns: Columns, several: bool = False) -> Split:
-    """Texts or pairs with one label each, or with `several`."""
+    """Read texts or pairs with one label each, or with `several`."""
     table = _Table(path, columns, _TEXTS, _LABELS, 2)
 
     def build(row: Row, id: str, line: int) -> Item | str:
@@ -185,17 +185,17 @@ def read_texts(path: Path, labels: tuple[str, ...], columns: Columns, several: b
     if not table.labelled:
         return Split(items, labels, problems)
     first = () if labels else table.label if several and len(table.label) > 1 else ()
-    found = first or _known(table, met, labels)
-    if len(found) < 2:
-        raise UserError(f"{path} has only one label, {listed(found)}: there is nothing to tell apart.")
-    if not labels and len(found) > max(50, len(items) / 4):
-        problems.append(f"{path} has {len(found)} labels in {len(items)} rows: to predict numbers use regress.")
-    place = {name: k for k, name in enumerate(found)}
+    classes = first or _known(table, met, labels)
+    if len(classes) < 2:
+        raise UserError(f"{path} has only one label, {listed(classes)}: a classifier needs two or more.")
+    if not labels and len(classes) > max(50, len(items) / 4):
+        problems.append(f"{path} has {len(classes)} labels in {len(items)} rows: to predict numbers use regress.")
+    place = {name: k for k, name in enumerate(classes)}
     labelled = [
         replace(item, label=tuple(sorted(place[name] for name in names)) if several else place[names[0]])
         for item, names in zip(items, wanted, strict=True)
     ]
-    return Split(labelled, found, problems)
+    return Split(labelled, classes, problems)
 
 
 def _missing(table: _Table, row: Row) -> bool:
@@ -221,7 +221,8 @@ def _labels_of(table: _Table, row: Row, line: int, separator: str, several: bool
 
 
 def read_numbers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
-    """Texts or pairs with a score each; UserError that names the line of a score that is no finite number."""
+    """Read texts or pairs with a score each. Raises UserError that names the line of a score that is not a finite
+    number."""
     table = _Table(path, columns, _TEXTS, _LABELS, 2)
 
     def build(row: Row, id: str, line: int) -> Item | str:
@@ -240,7 +241,7 @@ def read_numbers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
             score = math.nan
         if not math.isfinite(score):
             raise UserError(
-                f"{table.where(line)} has the score {value!r}, which is no finite number: mend or delete it."
+                f"{table.where(line)} has the score {value!r}, which is not a finite number: mend or delete it."
             )
         return TextItem(id, texts[0], second, score)
 
@@ -249,7 +250,7 @@ def read_numbers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
 
 
 def read_tags(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
-    """Lists of words with lists of tags (texts are cut at spaces)."""
+    """Read lists of words with lists of tags (texts are cut at spaces)."""
     table = _Table(path, columns, (("words",), ("tokens",), ("text",)), ("tags", "ner_tags", "labels", "label"), 1)
 
     def build(row: Row, id: str, line: int) -> Item | str:
@@ -267,8 +268,8 @@ def read_tags(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
             raise UserError(f"{table.where(line)}: {error}") from error
 
     items = [item for item in table.items(build) if isinstance(item, TaggedItem)]
-    found = tag_names(items)
-    known = _known(table, [(0, name) for name in found], labels) if labels else found
+    tags_in_file = tag_names(items)
+    known = _known(table, [(0, name) for name in tags_in_file], labels) if labels else tags_in_file
     return Split(items, known, table.problems(items))
 
 
@@ -279,7 +280,7 @@ def _list(value: Any) -> tuple[str, ...]:
 
 
 def read_answers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
-    """Questions with contexts and an answer each (a text, or a list of texts; empty: there is none)."""
+    """Read questions with contexts and an answer each (a text, or a list of texts; empty: no answer)."""
     table = _Table(path, columns, (("question", "context"), ("question", "passage")), ("answer", "answers"), 2)
     elsewhere: list[int] = []
     if len(table.text) < 2:
@@ -301,11 +302,11 @@ def read_answers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
 
     items = table.items(build)
     if duplicate_ids(items, str(path)):
-        raise UserError(duplicate_ids(items, str(path))[0] + " Answers are told apart by id: give each row its own.")
+        raise UserError(duplicate_ids(items, str(path))[0] + " Answers are identified by id: give each row its own.")
     problems = table.problems(items)
     if elsewhere:
         problems.append(
-            f"{path}: {len(elsewhere)} rows have an answer that does not lie where it is told in the context: line "
+            f"{path}: {len(elsewhere)} rows have an answer that is not at its place in the context: line "
             f"{listed(elsewhere)}; such answers are used to score, not to train."
         )
     return Split(items, (), problems)
@@ -319,8 +320,8 @@ def _place(context: str, text: str, start: Any) -> int | None:
 
 
 def read_choices(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
-    """Contexts with choices: one column that holds a list, or a column for each; the label is the right one's number
-    from 0, or its text."""
+    """Read contexts with choices: one column that holds a list, or a column for each; the label is the number of the
+    right choice from 0, or its text."""
     usual = (("context", "choices"), ("question", "choices"), ("question", "options"))
     table = _Table(path, columns, usual, ("label", "answer"), 100)
     if len(table.text) < 2:
@@ -350,7 +351,7 @@ def read_choices(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
 
 
 def read_pairs(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
-    """Sources, with a second text if it is named, and targets (a text, or a list of which each is right)."""
+    """Read sources, with a second text if its column is named, and targets (a text, or a list of alternatives)."""
     usual = (("source",), ("input",), ("document",), ("article",), ("text",))
     table = _Table(path, columns, usual, ("target", "output", "summary", "title", "label"), 2)
 
@@ -385,8 +386,8 @@ _READERS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
 
 
 def tabular_task(name: str, columns: Columns | None = None, by_characters: bool = False) -> Task:
-    """Return a task on one's own data. name: classify, regress, multilabel, tag, qa, choice or seq2seq. by_characters:
-    words are characters (Chinese), for metrics and for joining words."""
+    """Return a task on the user's own data. name: classify, regress, multilabel, tag, qa, choice or seq2seq.
+    by_characters: words are characters (Chinese), for metrics and for joining words."""
     kind, reader, metrics, primary_metric = _READERS[name]
     parse = partial(reader, columns=columns or Columns())
     return Task(name, kind, _FILES, parse, metrics, primary_metric, by_characters=by_characters)

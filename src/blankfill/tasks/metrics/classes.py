@@ -1,6 +1,6 @@
-"""Metrics of classes, scores and sets of classes, by scikit-learn and scipy. All are shares: 1 is best, not 100.
+"""Metrics of classes, scores and sets of classes, by scikit-learn and scipy. All are shares: the best is 1, not 100.
 
-Not here: metrics of answers (`question_metrics`), entities (`entities`) and written texts (`generation_metrics`).
+Not here: metrics of answers (`questions`), entities (`entities`) and generated texts (`generation`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from blankfill.errors import UserError
 def class_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
     """Return the named metrics of predicted classes, N numbers each.
 
-    names: "accuracy"; "f1" of class 1 (of two classes); "macro-f1", the mean of the F1 of each class that is in gold
-    or predicted; "mcc", Matthews' correlation, 0 where all predictions are one class. Raises UserError when there is
-    nothing to compare.
+    names: "accuracy"; "f1" of class 1 (of two classes); "macro-f1", the mean of the F1 of each class that is in gold or
+    predicted; "mcc", Matthews' correlation, 0 where all predictions are one class. Raises UserError without any items.
     """
     from sklearn import metrics
 
@@ -35,7 +34,7 @@ def class_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -
 def number_metrics(names: Sequence[str], gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
     """Return the named metrics of predicted scores, N numbers each: "pearson", "spearman", "mse".
 
-    A correlation with predictions that are all the same is undefined and given as 0. Raises UserError for predictions
+    The correlation with constant predictions is undefined and returned as 0. Raises UserError for predictions
     that are not finite.
     """
     from scipy import stats
@@ -58,14 +57,14 @@ def set_metrics(
     from sklearn import metrics
 
     if len(gold) != len(predicted) or not len(gold):
-        raise UserError(f"There are {len(predicted)} predictions for {len(gold)} answers: they must be as many.")
+        raise UserError(f"There are {len(predicted)} predictions for {len(gold)} answers: the numbers must be equal.")
     gold_NC, predicted_NC = _table(gold, classes), _table(predicted, classes)
-    found = {
+    values = {
         "micro-f1": metrics.f1_score(gold_NC, predicted_NC, average="micro", zero_division=0),
         "macro-f1": metrics.f1_score(gold_NC, predicted_NC, average="macro", zero_division=0),
         "exact": np.mean((gold_NC == predicted_NC).all(1)),
     }
-    return {name: float(found[name]) for name in names}
+    return {name: float(values[name]) for name in names}
 
 
 def grouped_exact(gold: ArrayLike, predicted: ArrayLike, groups: Sequence[str]) -> float:
@@ -88,7 +87,9 @@ def grouped_same(predicted: ArrayLike, groups: Sequence[str]) -> float:
 def _paired(gold: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     gold_N, predicted_N = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     if gold_N.shape != predicted_N.shape or not gold_N.size:
-        raise UserError(f"There are {predicted_N.size} predictions for {gold_N.size} answers: they must be as many.")
+        raise UserError(
+            f"There are {predicted_N.size} predictions for {gold_N.size} answers: the numbers must be equal."
+        )
     broken = int((~np.isfinite(predicted_N)).sum())
     if broken:
         raise UserError(

@@ -1,7 +1,6 @@
-"""Entities from tags, and how right predicted ones are: an entity counts when its words and its type are right.
-
-The tags of BIO (IOB2), IOB1, BIOES, BMES and BILOU all say the same thing with different letters and are read by one
-rule, that of CoNLL's conlleval: an entity begins at B, S or U, after E, S, L or O, and where the type changes.
+"""Entities from tags, and scores of predicted entities: an entity is right when its words and its type are right. The
+tags of BIO (IOB2), IOB1, BIOES, BMES and BILOU differ only in letters and are read by one rule, that of CoNLL's
+conlleval: an entity begins at B, S or U, after E, S, L or O, and where the type changes.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from blankfill.errors import UserError
 _LETTERS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
 
 Entity = tuple[str, int, int]
-"""Its type, its first word, one past its last word."""
+"""Type, first word, and one past the last word of an entity."""
 
 
 @dataclass(frozen=True)
 class TypeScore:
-    """How right the entities of one type are. support: how many the data have."""
+    """Scores of the entities of one type. support: the number of entities in the data."""
 
     precision: float
     recall: float
@@ -30,31 +29,31 @@ class TypeScore:
 
 
 def parts(tag: str) -> tuple[str, str]:
-    """Return a tag's letter (O, B, I, E or S) and type ("" for O); UserError for what is no tag of a known scheme."""
+    """Return a tag's letter (O, B, I, E or S) and type ("" for O). Raises UserError for a tag of no known scheme."""
     if tag == "O":
         return "O", ""
     letter, mark, kind = tag[:1], tag[1:2], tag[2:]
     if letter not in _LETTERS or mark not in ("-", "_") or not kind:
-        raise UserError(f"{tag!r} is no tag: tags are O, or a letter such as B or I, a hyphen and a type (B-PER).")
+        raise UserError(f"{tag!r} is not a tag: tags are O, or a letter such as B or I, a hyphen and a type (B-PER).")
     return _LETTERS[letter], kind
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities of a sentence, in order."""
-    found: list[Entity] = []
+    spans: list[Entity] = []
     kind, start, open_ = "", 0, False
     for place, tag in enumerate([*tags, "O"]):
         letter, now = parts(tag)
         begins = letter in ("B", "S") or (letter in ("I", "E") and (not open_ or now != kind))
         if open_ and (letter == "O" or begins):
-            found.append((kind, start, place))
+            spans.append((kind, start, place))
             open_ = False
         if begins:
             kind, start, open_ = now, place, True
         if open_ and letter in ("E", "S"):
-            found.append((kind, start, place + 1))
+            spans.append((kind, start, place + 1))
             open_ = False
-    return found
+    return spans
 
 
 def bio(tags: Sequence[str]) -> tuple[str, ...]:
@@ -68,7 +67,7 @@ def bio(tags: Sequence[str]) -> tuple[str, ...]:
 def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, TypeScore]:
     """Return the table of scores: one row for each type, by name, and "all" (micro average) as the last.
 
-    gold, predicted: for each sentence, a tag for each word. Raises UserError when they are not as many.
+    gold, predicted: for each sentence, a tag for each word. Raises UserError when the numbers differ.
     """
     if len(gold) != len(predicted) or not gold:
         raise UserError(f"There are tags for {len(predicted)} sentences where {len(gold)} are to be scored.")
@@ -80,10 +79,10 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
             raise UserError(
                 f"Sentence {number} has {len(gold_tags)} words and {len(predicted_tags)} predicted tags: give one each."
             )
-        wanted, found = set(entities(gold_tags)), set(entities(predicted_tags))
+        wanted, predicted_entities = set(entities(gold_tags)), set(entities(predicted_tags))
         theirs.update(kind for kind, _, _ in wanted)
-        ours.update(kind for kind, _, _ in found)
-        right.update(kind for kind, _, _ in wanted & found)
+        ours.update(kind for kind, _, _ in predicted_entities)
+        right.update(kind for kind, _, _ in wanted & predicted_entities)
     table = {kind: _score(right[kind], ours[kind], theirs[kind]) for kind in sorted(theirs | ours)}
     return table | {"all": _score(right.total(), ours.total(), theirs.total())}
 
@@ -102,7 +101,7 @@ def tag_metrics(
     score = entity_scores(gold, predicted)["all"]
     same = sum(a == b for row, other in zip(gold, predicted, strict=True) for a, b in zip(row, other, strict=True))
     words = sum(map(len, gold))
-    found = {
+    values = {
         "precision": score.precision, "recall": score.recall, "f1": score.f1, "accuracy": same / max(words, 1),
     }  # fmt: skip
-    return {name: found[name] for name in names}
+    return {name: values[name] for name in names}

@@ -1,7 +1,6 @@
-"""What is worth knowing of predictions beside the score: confusions, each class, the worst mistakes with their texts.
-
-Every function gives JSON values, which stand in a run's `results.json` and from which its page is made. Not here: the
-official metrics (`metrics`, `entities`, `question_metrics`).
+"""Analysis of predictions beyond the score: confusions, scores of each class, the worst mistakes with their texts.
+Every function returns JSON values, which a run saves in `results.json` and shows on its page. Not here: the official
+metrics (`classes`, `entities`, `questions`).
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from blankfill.tasks.metrics.entities import Entity, entities, entity_scores
 from blankfill.tasks.metrics.questions import item_scores, script_of
 
 WORST = 20
-"""So many mistakes are kept to be looked at."""
+"""Number of mistakes to keep."""
 DRAWN = 2000
-"""Points of a scatter at most, spread evenly over the items."""
+"""Largest number of points of a scatter plot, spread evenly over the items."""
 EXAMPLES = 3
-"""Places that are shown of each confusion."""
+"""Number of examples of each confusion."""
 AROUND = 60
 """Characters of a context on each side of an answer."""
 BORDERS, MISSED, NOTHING = "other borders", "missed", "no entity"
 ASKING = ("为什么", "什么时候", "什么", "多少", "哪", "谁", "几", "如何", "怎")
-"""The words by which Chinese questions are told apart, wherever they stand; the longer first."""
+"""Interrogatives that classify Chinese questions; longer ones first."""
 
 
 def class_analysis(labels: Sequence[str], gold: Sequence[int], given: Sequence[int]) -> dict[str, Any]:
-    """Return the confusions, a row for each right class and a column for each given one, and how right each class
-    is."""
+    """Return the confusion matrix, a row for each true class and a column for each predicted class, and the scores of
+    each class."""
     table = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(table, (np.asarray(gold, np.int64), np.asarray(given, np.int64)), 1)
     right, given_C, gold_C = table.diagonal(), table.sum(0), table.sum(1)
@@ -42,7 +41,8 @@ def class_analysis(labels: Sequence[str], gold: Sequence[int], given: Sequence[i
 
 
 def of_class(name: str, right: int, given: int, support: int) -> dict[str, Any]:
-    """Precision, recall and F1 of a class that was given so often, `right` times rightly. support: how often it is."""
+    """Return precision, recall and F1 of a class that was predicted `given` times, `right` times correctly. support:
+    its number of items."""
     return {
         "name": name,
         "precision": right / given if given else 0.0,
@@ -56,28 +56,37 @@ def of_class(name: str, right: int, given: int, support: int) -> dict[str, Any]:
 def surest_mistakes(
     items: Sequence[TextItem | ChoiceItem], right: Sequence[str], shown: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the mistakes that the model was surest of. right: the label of each item; shown: its prediction."""
-    wrong = [(one["probabilities"][one["label"]], k) for k, one in enumerate(shown) if one["label"] != right[k]]
-    found = []
+    """Return the mistakes with the highest probability. right: the label of each item; shown: its prediction."""
+    wrong = [
+        (prediction["probabilities"][prediction["label"]], k)
+        for k, prediction in enumerate(shown)
+        if prediction["label"] != right[k]
+    ]
+    mistakes = []
     for probability, k in sorted(wrong, key=lambda pair: -pair[0])[:WORST]:
-        item, one = items[k], shown[k]
-        told: dict[str, Any] = {"id": item.id, "right": right[k], "given": one["label"], "probability": probability}
+        item, prediction = items[k], shown[k]
+        mistake: dict[str, Any] = {
+            "id": item.id,
+            "right": right[k],
+            "given": prediction["label"],
+            "probability": probability,
+        }
         if isinstance(item, ChoiceItem):
             names = item.names or item.choices
-            told |= {"text": item.context, "right": names[int(right[k])], "given": names[int(one["label"])]}
+            mistake |= {"text": item.context, "right": names[int(right[k])], "given": names[int(prediction["label"])]}
         else:
-            told |= {"text": item.first, **({} if item.second is None else {"second": item.second})}
-        found.append(told)
-    return found
+            mistake |= {"text": item.first, **({} if item.second is None else {"second": item.second})}
+        mistakes.append(mistake)
+    return mistakes
 
 
 def number_analysis(items: Sequence[TextItem], given: Sequence[float]) -> dict[str, Any]:
-    """True and predicted numbers, and the items that lie furthest apart."""
+    """Return true and predicted numbers, and the items with the largest errors."""
     gold = [float(item.label) if isinstance(item.label, int | float) else 0.0 for item in items]
     off = np.abs(np.subtract(given, gold))
-    kept = np.unique(np.linspace(0, len(items) - 1, min(len(items), DRAWN)).round().astype(int))
+    drawn = np.unique(np.linspace(0, len(items) - 1, min(len(items), DRAWN)).round().astype(int))
     return {
-        "scatter": [[round(gold[k], 4), round(float(given[k]), 4)] for k in kept.tolist()],
+        "scatter": [[round(gold[k], 4), round(float(given[k]), 4)] for k in drawn.tolist()],
         "largest_errors": [
             {"id": items[k].id, "right": gold[k], "given": round(float(given[k]), 4), **_texts(items[k])}
             for k in np.argsort(-off, kind="stable")[:WORST].tolist()
@@ -86,13 +95,13 @@ def number_analysis(items: Sequence[TextItem], given: Sequence[float]) -> dict[s
 
 
 def set_analysis(labels: Sequence[str], items: Sequence[TextItem], given: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Return how right each label of a multi-label task is, and the items with most labels wrong."""
+    """Return the scores of each label of a multi-label task, and the items with most labels wrong."""
     gold = [set(item.label) if isinstance(item.label, tuple) else set[int]() for item in items]
-    sets = [set(one) for one in given]
+    sets = [set(predicted) for predicted in given]
     classes = [
         of_class(
             name, sum(k in a and k in b for a, b in zip(gold, sets, strict=True)),
-            sum(k in one for one in sets), sum(k in one for one in gold),
+            sum(k in predicted for predicted in sets), sum(k in predicted for predicted in gold),
         )
         for k, name in enumerate(labels)
     ]  # fmt: skip
@@ -110,27 +119,26 @@ def set_analysis(labels: Sequence[str], items: Sequence[TextItem], given: Sequen
 
 
 def tag_analysis(items: Sequence[TaggedItem], given: Sequence[Sequence[str]], by_characters: bool) -> dict[str, Any]:
-    """Return how right each type of entity is, which types are taken for which, and places where it happened.
-
-    An entity that was found with the right words but another type is that type's; one of which other words were found
-    is `other borders`; one of which nothing was found is `missed`; what was found where there is none is `no entity`.
+    """Return the scores of each type of entity, the confusions between types, and examples. A predicted entity with the
+    right words but another type counts as that type; a true entity whose prediction has other words is `other borders`;
+    without a prediction, `missed`; a prediction without a true entity is `no entity`.
     """
     table = entity_scores([item.tags or () for item in items], given)
     kinds = [name for name in table if name != "all"]
     types = [
         {
-            "name": name, "precision": one.precision, "recall": one.recall, "f1": one.f1, "support": one.support,
-            "given": one.predicted,
+            "name": name, "precision": scores.precision, "recall": scores.recall, "f1": scores.f1,
+            "support": scores.support, "given": scores.predicted,
         }
-        for name, one in table.items()
+        for name, scores in table.items()
     ]  # fmt: skip
     counts: Counter[tuple[str, str]] = Counter()
     places: dict[tuple[str, str], list[dict[str, str]]] = {}
     for item, tags in zip(items, given, strict=True):
-        for right, found, span in _taken_for(entities(item.tags or ()), entities(tags)):
-            counts[right, found] += 1
-            shown = places.setdefault((right, found), [])
-            if right != found and len(shown) < EXAMPLES:
+        for right, predicted, span in _taken_for(entities(item.tags or ()), entities(tags)):
+            counts[right, predicted] += 1
+            shown = places.setdefault((right, predicted), [])
+            if right != predicted and len(shown) < EXAMPLES:
                 shown.append(_place(item, span, by_characters))
     columns, rows = [*kinds, BORDERS, MISSED], [*kinds, NOTHING]
     confused = [pair for pair, _ in counts.most_common() if pair[0] != pair[1]][:WORST]
@@ -145,16 +153,16 @@ def tag_analysis(items: Sequence[TaggedItem], given: Sequence[Sequence[str]], by
     }  # fmt: skip
 
 
-def _taken_for(gold: Sequence[Entity], found: Sequence[Entity]) -> Iterable[tuple[str, str, tuple[int, int]]]:
-    """(the right type, what it was taken for, its words) of every entity of a sentence, right ones too."""
-    by_span = {(first, end): kind for kind, first, end in found}
+def _taken_for(gold: Sequence[Entity], predicted: Sequence[Entity]) -> Iterable[tuple[str, str, tuple[int, int]]]:
+    """Yield (true type, predicted type, words) of every entity of a sentence, including correct ones."""
+    by_span = {(first, end): kind for kind, first, end in predicted}
     for kind, first, end in gold:
         if (first, end) in by_span:
             yield kind, by_span[first, end], (first, end)
         else:
             overlaps = any(a < end and first < b for a, b in by_span)
             yield kind, BORDERS if overlaps else MISSED, (first, end)
-    for kind, first, end in found:
+    for kind, first, end in predicted:
         if not any(a < end and first < b for _, a, b in gold):
             yield NOTHING, kind, (first, end)
 
@@ -169,8 +177,8 @@ def _place(item: TaggedItem, span: tuple[int, int], by_characters: bool) -> dict
 def question_analysis(
     items: Sequence[QuestionItem], given: Sequence[str], by_characters: bool, names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Exact matches and F1 by what the questions begin with and by whether there is an answer; and misses. names: the
-    metrics of the task."""
+    """Return exact matches and F1 by the first word of the question and by whether it has an answer, and the misses.
+    names: the metrics of the task."""
     script = script_of(items, by_characters, names)
     scored = [item_scores(item, answer, script) for item, answer in zip(items, given, strict=True)]
     words = [_asks(item.question, by_characters) for item in items]
@@ -195,25 +203,27 @@ def _group(name: str, scored: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def _asks(question: str, by_characters: bool) -> str:
-    """Return what a question begins with; in Chinese, by which word it asks."""
+    """Return the first word of a question; in Chinese, its interrogative."""
     if by_characters:
         return next((word for word in ASKING if word in question), "other")
     return next(iter(question.lower().split()), "other").strip("?,.:;\"'")
 
 
 def _spread(places: Sequence[int]) -> list[int]:
-    """At most `WORST` of these, from the first to the last."""
-    kept = np.linspace(0, len(places) - 1, min(len(places), WORST)).round().astype(int)
-    return [places[k] for k in kept.tolist()]
+    """Return at most `WORST` indices, spread from the first to the last."""
+    chosen = np.linspace(0, len(places) - 1, min(len(places), WORST)).round().astype(int)
+    return [places[k] for k in chosen.tolist()]
 
 
 def _miss(item: QuestionItem, given: str, f1: float) -> dict[str, Any]:
-    place = next((one.start for one in item.answers if one.start is not None), item.context.find(given) if given else 0)
+    place = next(
+        (answer.start for answer in item.answers if answer.start is not None), item.context.find(given) if given else 0
+    )
     first, last = max(0, place - AROUND), place + 2 * AROUND
     around = ("… " * (first > 0)) + item.context[first:last] + (" …" * (last < len(item.context)))
-    right = " / ".join(dict.fromkeys(one.text for one in item.answers)) or "no answer"
-    told = {"id": item.id, "text": item.question, "right": right, "given": given or "no answer", "f1": round(f1, 4)}
-    return {**told, "second": around}
+    right = " / ".join(dict.fromkeys(answer.text for answer in item.answers)) or "no answer"
+    miss = {"id": item.id, "text": item.question, "right": right, "given": given or "no answer", "f1": round(f1, 4)}
+    return {**miss, "second": around}
 
 
 def _texts(item: TextItem) -> dict[str, str]:

@@ -1,7 +1,6 @@
-"""How near written texts come to those that are right: ROUGE by rouge-score, BLEU by sacrebleu. Shares of 1, not 100.
-
-English words are stemmed for ROUGE, as papers on summaries do. Chinese is counted by characters. Both libraries are an
-extra of the installation: blankfill[metrics].
+"""Similarity of generated texts to their targets: ROUGE by rouge-score, BLEU by sacrebleu. Shares of 1, not 100.
+English words are stemmed for ROUGE, as in papers on summarization. Chinese is counted by characters. Both libraries are
+in an extra of the installation: blankfill[metrics].
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ def text_metrics(
     names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
 ) -> dict[str, float]:
     """Return the named metrics: "rouge1", "rouge2", "rougeL" (mean F1, by the nearest target of each), "bleu" (of all
-    texts).
-
-    targets: for each text those that are right. Raises UserError when they are not as many, one has none, or the
+    texts). targets: the targets of each text. Raises UserError when the numbers differ, a text has no target, or the
     libraries are missing.
     """
     if len(targets) != len(written) or not written:
@@ -41,31 +38,30 @@ def text_metrics(
             f"split that has targets, such as dev."
         )
     rouge = [name for name in names if name.startswith("rouge")]
-    found = _rouge(rouge, targets, written, by_characters) if rouge else {}
+    values = _rouge(rouge, targets, written, by_characters) if rouge else {}
     if "bleu" in names:
-        found["bleu"] = _bleu(targets, written, by_characters)
-    return {name: found[name] for name in names}
+        values["bleu"] = _bleu(targets, written, by_characters)
+    return {name: values[name] for name in names}
 
 
 def text_scores(
     name: str, targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
 ) -> list[float]:
-    """ROUGE of each text on its own, by the nearest of its targets. name: "rouge1", "rouge2" or "rougeL"."""
-    return [found[name] for found in _rouge_of_each([name], targets, written, by_characters)]
+    """Return ROUGE of each text, by the nearest of its targets. name: "rouge1", "rouge2" or "rougeL"."""
+    return [values[name] for values in _rouge_of_each([name], targets, written, by_characters)]
 
 
 def without_spaces(targets: Sequence[Sequence[str]]) -> bool:
-    """Return whether most of what the targets are written in is Chinese characters, so that words cannot be told
-    apart."""
-    text = "".join(one for right in targets for one in right)
+    """Return whether most characters of the targets are Chinese, which has no spaces between words."""
+    text = "".join(target for right in targets for target in right)
     return 2 * len(_CHARACTER.findall(text)) > sum(map(str.isalpha, text))
 
 
 def _rouge(
     names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool
 ) -> dict[str, float]:
-    found = _rouge_of_each(names, targets, written, by_characters)
-    return {name: sum(one[name] for one in found) / len(found) for name in names}
+    of_each = _rouge_of_each(names, targets, written, by_characters)
+    return {name: sum(text_scores_[name] for text_scores_ in of_each) / len(of_each) for name in names}
 
 
 def _rouge_of_each(
@@ -82,7 +78,7 @@ def _rouge_of_each(
 def _bleu(targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool) -> float:
     bleu = _library("sacrebleu", "BLEU", "sacrebleu")
     most = max(map(len, targets))
-    # The library takes a list for the first targets of all texts, one for the second ones, …
+    # sacrebleu takes a list of the first targets of all texts, a list of the second targets, …
     references = [[right[k] if k < len(right) else None for right in targets] for k in range(most)]
     return float(bleu.corpus_bleu(list(written), references, tokenize="zh" if by_characters else "13a").score) / 100
 

@@ -1,13 +1,12 @@
-"""How right an answer is, as the official scripts count: SQuAD 1.1 and 2.0, and CMRC 2018 for Chinese.
+"""Scores of answers, as the official scripts count: SQuAD 1.1 and 2.0, and CMRC 2018 for Chinese. All are shares: the
+best is 1, not 100. Of several right answers the nearest to the prediction counts.
 
-All are shares: 1 is best, not 100. Of several right answers the one that the prediction is closest to counts.
+The two scripts of SQuAD differ where an answer is empty without articles and punctuation. The script of 2.0 leaves such
+right answers out, takes "" where none is left, and gives F1 1 where both have no words. The script of 1.1 has no
+special rule: the normal forms may be the same, and F1 is 0 where no word is shared.
 
-The two scripts of SQuAD differ where an answer has nothing left without articles and punctuation. 2.0's leaves such
-right answers out, takes "" where none is left, and gives F1 1 where both have no words. 1.1's has no special rule: the
-normal forms may be the same, and F1 is 0 where no word is shared.
-
-CMRC's script cuts Latin text with NLTK's tokenizer, which must be downloaded; here words and marks are parted by a
-pattern. Of the 16,705 answers of CMRC's and DRCD's dev sets 52 are cut in another way (abbreviations, degrees, quotes).
+CMRC's script cuts Latin text with NLTK's tokenizer, which must be downloaded; here a pattern separates words and marks.
+Of the 16,705 answers of CMRC's and DRCD's dev sets 52 are cut in another way (abbreviations, degrees, quotes).
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from blankfill.tasks.items import QuestionItem, listed
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CHINESE_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-"""What CMRC's script calls punctuation."""
+"""Punctuation of CMRC's script."""
 _SEGMENT = re.compile(r"[\u4e00-\u9fa5]|[^\W\u4e00-\u9fa5]+(?:[.,'][^\W\u4e00-\u9fa5]+)*|[^\w\s]")
 
 Script = Literal["1.1", "2.0", "cmrc"]
-"""Which official script counts: SQuAD's of version 1.1 (XQuAD's and ReCoRD's too) or 2.0, or CMRC 2018's."""
+"""Official script: SQuAD 1.1 (also XQuAD and ReCoRD), SQuAD 2.0, or CMRC 2018."""
 
 
 def answer_metrics(
@@ -39,27 +38,26 @@ def answer_metrics(
     """Return the named metrics: "exact" and "f1", each also as "has-answer-…" and "no-answer-…" (0 where there are
     none).
 
-    predicted: an answer for each question's id, "" for none. by_characters: as CMRC's script counts. Questions whose
-    answer the file does not tell are refused, as are predictions that leave a question out (UserError).
+    predicted: an answer for each question id, "" for no answer. by_characters: as CMRC's script counts. Raises
+    UserError for questions without an answer in the file, and for a question without a prediction.
     """
     scores = _scores(items, predicted, script_of(items, by_characters, names))
-    found = {}
+    values = {}
     for name in names:
         column = 0 if name.endswith("exact") else 1
         has = {"has": True, "no": False}.get(name.split("-")[0])
         chosen = [scores[item.id][column] for item in items if has is None or bool(item.answers) == has]
-        found[name] = sum(chosen) / len(chosen) if chosen else 0.0
-    return found
+        values[name] = sum(chosen) / len(chosen) if chosen else 0.0
+    return values
 
 
 def best_threshold(
     items: Sequence[QuestionItem], predicted: Mapping[str, str], null_odds: Mapping[str, float], metric: str = "f1"
 ) -> tuple[float, float]:
-    """(the best value of "f1" or "exact", the odds beyond which no answer must be given to reach it), as SQuAD 2.0's
-    script searches it: every question's odds are tried, beginning with no answer for any (which the script calls 0.0,
-    for it knows probabilities only; here it is a threshold below all odds).
-
-    predicted: the best answer of each question, were there one. null_odds: how much likelier none is.
+    """Return (the best value of "f1" or "exact", the threshold of odds above which to give no answer to reach it),
+    searched like SQuAD 2.0's script: the odds of every question are tried, beginning with no answer for any (0.0 in the
+    script, which knows only probabilities; here a threshold below all odds). predicted: the best answer of each
+    question. null_odds: the odds of no answer.
     """
     scores = _scores(items, predicted, "2.0")
     missing = [item.id for item in items if item.id not in null_odds]
@@ -79,8 +77,8 @@ def best_threshold(
 
 
 def script_of(items: Sequence[QuestionItem], by_characters: bool, names: Sequence[str] = ()) -> Script:
-    """Return the script for questions: 2.0's where some have no answer, or metrics of `names` ask for those that have
-    none."""
+    """Return the script for questions: 2.0 where some have no answer, or where `names` has metrics of such
+    questions."""
     if by_characters:
         return "cmrc"
     refuse = any(name.startswith("no-answer") for name in names) or any(item.impossible for item in items)
@@ -88,7 +86,7 @@ def script_of(items: Sequence[QuestionItem], by_characters: bool, names: Sequenc
 
 
 def item_scores(item: QuestionItem, predicted: str, script: Script) -> tuple[float, float]:
-    """(exact, F1) of a question by the nearest of its answers."""
+    """Return (exact, F1) of a question by the nearest of its answers."""
     right = [answer.text for answer in item.answers if script != "2.0" or normal(answer.text)] or [""]
     pairs = [scores(predicted, text, script) for text in right]
     return max(exact for exact, _ in pairs), max(f1 for _, f1 in pairs)
@@ -97,13 +95,13 @@ def item_scores(item: QuestionItem, predicted: str, script: Script) -> tuple[flo
 def _scores(
     items: Sequence[QuestionItem], predicted: Mapping[str, str], script: Script
 ) -> dict[str, tuple[float, float]]:
-    """(exact, F1) of each question."""
+    """Return (exact, F1) of each question."""
     if not items:
         raise UserError("There are no questions to score.")
     untold = [item.id for item in items if not item.answers and not item.impossible]
     if untold:
         raise UserError(
-            f"The file does not tell the answers of {len(untold)} questions, such as {listed(untold)}: a test set can "
+            f"The file does not have the answers of {len(untold)} questions, such as {listed(untold)}: a test set can "
             f"be predicted but not scored."
         )
     missing = [item.id for item in items if item.id not in predicted]
@@ -121,8 +119,8 @@ def normal(text: str) -> str:
 
 
 def scores(predicted: str, right: str, script: Script = "1.1") -> tuple[float, float]:
-    """(1 if the normal forms are the same, F1 of their words). Where no word is shared, F1 is 0; by 2.0's script 1
-    where both have none."""
+    """Return (1 if the normal forms are the same, F1 of their words). Where no word is shared, F1 is 0; by the script
+    of 2.0, 1 where both are empty."""
     if script == "cmrc":
         return chinese_scores(predicted, right)
     ours, theirs = normal(predicted).split(), normal(right).split()
@@ -133,9 +131,8 @@ def scores(predicted: str, right: str, script: Script = "1.1") -> tuple[float, f
 
 
 def chinese_scores(predicted: str, right: str) -> tuple[float, float]:
-    """(1 if the same without marks, F1 by the longest common run of segments): as CMRC 2018 counts.
-
-    A Chinese character is a segment, a Latin word or number is one, marks are none.
+    """Return (1 if the same without marks, F1 by the longest common run of segments), as CMRC 2018 counts. A Chinese
+    character is a segment, and so is a Latin word or number; marks are ignored.
     """
     ours, theirs = _segments(predicted), _segments(right)
     exact = float(_without_marks(predicted) == _without_marks(right))
@@ -154,7 +151,7 @@ def _segments(text: str) -> list[str]:
 
 
 def _longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
-    """Of the longest run of segments that both have, the number of segments."""
+    """Return the length of the longest common run of segments."""
     numbers: dict[str, int] = {}
     first_N, second_M = (
         np.array([numbers.setdefault(segment, len(numbers)) for segment in segments], np.int64)

@@ -1,4 +1,4 @@
-"""Predictions against a split, with the metrics of its task: the one place that knows which metric takes what."""
+"""Scores predictions of a split with the metrics of its task, whatever input each metric takes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from blankfill.tasks.task import Task
 
 
 def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
-    """Return the metrics of a task, and "average", their mean, where the task is judged by it. All are shares of 1.
+    """Return the metrics of a task, and their mean as "average" where the task uses it. All are shares of 1.
 
-    predicted: for "classify" and "choice" the place of a label or choice for each item; for "regress" a number; for
-    "multilabel" the places of labels; for "tag" a BIO tag for each word; for "answer" a mapping of question ids to
-    texts; for "generate" and "last-word" a text for each item ("language" is measured, not predicted, and has no place
+    predicted: for "classify" and "choice" the index of a label or choice for each item; for "regress" a number; for
+    "multilabel" the indices of labels; for "tag" a BIO tag for each word; for "answer" a mapping of question ids to
+    texts; for "generate" and "last-word" a text for each item ("language" is measured, not predicted, and is not scored
     here). Raises UserError when the split has no labels, or predictions are missing or not finite.
     """
-    found = _SCORES[task.kind](task, split, predicted)
+    values = _SCORES[task.kind](task, split, predicted)
     if task.primary_metric == "average":
-        found["average"] = sum(found.values()) / len(found)
-    return found
+        values["average"] = sum(values.values()) / len(values)
+    return values
 
 
 def _classes(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, float]:
     items = split.texts()
     gold = _told([item.label for item in items])
     groups = [item.group for item in items]
-    found = {}
+    values = {}
     for name in task.metrics:
         if name == "group-exact":
-            found[name] = metrics.grouped_exact(gold, predicted, groups)
+            values[name] = metrics.grouped_exact(gold, predicted, groups)
         elif name == "parity":
-            found[name] = metrics.grouped_same(predicted, groups)
+            values[name] = metrics.grouped_same(predicted, groups)
         else:
-            found |= metrics.class_metrics([name], gold, predicted)
-    return found
+            values |= metrics.class_metrics([name], gold, predicted)
+    return values
 
 
 def _numbers(task: Task, split: Split, predicted: Sequence[float]) -> dict[str, float]:
@@ -56,16 +56,16 @@ def _choices(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, fl
     items = split.choices()
     gold = _told([item.label for item in items])
     right = [_choice_scores(item, int(place)) for item, place in zip(items, predicted, strict=True)]
-    found = {
+    values = {
         "accuracy": lambda: metrics.class_metrics(["accuracy"], gold, predicted)["accuracy"],
         "exact": lambda: sum(exact for exact, _ in right) / len(right),
         "f1": lambda: sum(f1 for _, f1 in right) / len(right),
     }
-    return {name: float(found[name]()) for name in task.metrics}
+    return {name: float(values[name]()) for name in task.metrics}
 
 
 def _choice_scores(item: ChoiceItem, place: int) -> tuple[float, float]:
-    """(1 for a right choice, F1 of its words with those of the nearest right one), as ReCoRD counts."""
+    """Return (1 for a right choice, F1 of its words with those of the nearest right choice), as ReCoRD counts."""
     names = item.names or item.choices
     pairs = [scores(names[place], names[other]) for other in item.right]
     return max(exact for exact, _ in pairs), max(f1 for _, f1 in pairs)
@@ -91,7 +91,7 @@ def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> dict[str,
 
 
 def _told(gold: Sequence[Any]) -> list[Any]:
-    """Return the answers, all of which must be there."""
+    """Return the answers. Raises UserError when one is missing."""
     missing = sum(label is None for label in gold)
     if missing:
         raise UserError(

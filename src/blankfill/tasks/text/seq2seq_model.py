@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blankfill.data.packing import longest_first
-from blankfill.generation.beam import Hypothesis, beam_search
+from blankfill.generation.beam import Hypothesis, beam_search, greedy_search
 from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER
@@ -59,8 +59,8 @@ class Search:
     ) -> list[list[Hypothesis]]:
         """The best texts of each context, best first, in the order of the contexts.
 
-        Contexts of like length are searched together, about this many columns at a time. Special tokens are never
-        written, nor are texts of no tokens.
+        Contexts of similar length are searched together, about this many columns at a time; in a greedy search the next
+        context takes the slot of one that has ended. Special tokens are never written, nor are texts of no tokens.
         """
         never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.words.weight.device)
 
@@ -69,10 +69,21 @@ class Search:
             end_R = end_R if count else torch.full_like(end_R, -math.inf)
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
+        pad = vocabulary.roles.get("pad", 0)
         texts_by_context: list[list[Hypothesis]] = [[] for _ in contexts]
+        if self.beams == 1 and contexts:
+            order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
+            rows = max(1, columns // (contexts[order[0]].columns + self.longest))
+            texts = greedy_search(
+                model, [contexts[k] for k in order], grammar, self.longest, rows,
+                self.length_penalty, self.no_repeat_ngram, pad, settled=1,
+            )  # fmt: skip
+            for k, hypotheses in zip(order, texts, strict=True):
+                texts_by_context[k] = hypotheses
+            return texts_by_context
         sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
         for places in longest_first(sizes, columns):
-            decoder = Decoder(model, [contexts[k] for k in places], self.longest, vocabulary.roles.get("pad", 0))
+            decoder = Decoder(model, [contexts[k] for k in places], self.longest, pad)
             texts = beam_search(
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
             )

@@ -1,0 +1,186 @@
+"""A trained model as its user holds it: `load(path)`, then `fill`, `generate`, `embed` or `predict`.
+
+One loader opens whatever a folder holds; the commands use it too. A `Model` may be used from several threads at once:
+it is never put into training mode, its weights never move after `load`, and what it makes on first use is made once.
+
+Not here: how blanks are filled (`generation.fill`), texts written (`generation.write`), vectors made (`embedding`) and
+tasks answered (`finetuning.predictor`). A server that puts the rows of many users into one batch drives
+`generation.scheduler` itself.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from blankfill.checkpoint.load import Loaded
+    from blankfill.embedding.embed import Embedder, Float32, Pooling
+    from blankfill.finetuning.predictor import AnyPredictor
+    from blankfill.generation.blanks import FillResult
+    from blankfill.generation.cancel import CancelFlag
+    from blankfill.generation.fill import Filler
+    from blankfill.generation.write import Generation
+
+Part = TypeVar("Part")
+
+
+class Model:
+    """A pretrained model with its tokenizer and objective, or a fine-tuned one with its task."""
+
+    def __init__(self, loaded: Loaded | None = None, predictor: AnyPredictor | None = None) -> None:
+        """Give one of the two. loaded: a pretrained model; predictor: a fine-tuned one."""
+        self._loaded, self._predictor = loaded, predictor
+        self._lock = threading.RLock()
+        self._parts: dict[Any, Any] = {}
+
+    @property
+    def loaded(self) -> Loaded:
+        """The pretrained model. Raises UserError for a fine-tuned one."""
+        if self._loaded is None:
+            raise UserError(
+                f"this model was fine-tuned for {self.predictor.task.name} and answers that alone; use predict, or "
+                "load the pretrained model that it began from"
+            )
+        return self._loaded
+
+    @property
+    def predictor(self) -> AnyPredictor:
+        """The fine-tuned model. Raises UserError for a pretrained one."""
+        if self._predictor is None:
+            raise UserError(f"{self.loaded.path}: not a fine-tuned model; train one with `blankfill finetune`")
+        return self._predictor
+
+    @property
+    def filler(self) -> Filler:
+        """What fills blanks with this model. Raises UserError when the model cannot."""
+        from blankfill.generation.fill import Filler
+
+        return self._once("filler", lambda: Filler(self.loaded))
+
+    def embedder(self, pooling: Pooling = "mean", normalize: bool = True) -> Embedder:
+        """What makes vectors with this model; see `embedding.embed.Embedder`, also for what it refuses."""
+        from blankfill.embedding.embed import Embedder
+
+        return self._once((pooling, normalize), lambda: Embedder(self.loaded, pooling, normalize))
+
+    def fill(
+        self,
+        text: str,
+        top_k: int = 5,
+        lengths: str | None = None,
+        length_penalty: float = 0.0,
+        cancel: CancelFlag | None = None,
+    ) -> FillResult:
+        """Fill the blanks of a text, written [MASK], ____ or [MASK:3]; see `generation.fill.Filler.fill`."""
+        return self.filler.fill(text, top_k, lengths, length_penalty, cancel)
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int = 100,
+        slide: bool = False,
+        cancel: CancelFlag | None = None,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece as it is written.
+
+        slide: continue past the position table by dropping the older half (GPT). cancel: a flag, such as a
+        `threading.Event`, that ends the text once it is set. sampling: the fields of `generation.sampling.Sampling`,
+        e.g. temperature, top_k, top_p, repetition_penalty, seed.
+        """
+        from blankfill.generation.sampling import Sampling
+        from blankfill.generation.write import generate
+
+        return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide, cancel)
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 100,
+        slide: bool = False,
+        cancel: CancelFlag | None = None,
+        **sampling: Any,
+    ) -> list[Generation]:
+        """Continue several texts in one batch; as `generate`, for each."""
+        from blankfill.generation.sampling import Sampling
+        from blankfill.generation.write import generate_many
+
+        return generate_many(self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel)
+
+    def embed(self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True) -> Float32:
+        """A vector for each text, float32[N, D]; texts that are too long are cut. See `embedding.embed.Embedder`."""
+        return self.embedder(pooling, normalize).vectors(texts).array
+
+    def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Predict the rows of the task for which the model was fine-tuned: an object with `id` and prediction for each.
+
+        rows: objects with the fields of the task, or plain lines, as `blankfill predict` takes them. Raises UserError
+        for a row that is neither, and for a model that is not fine-tuned.
+        """
+        from blankfill.finetuning.rows import items_of
+
+        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        items = [*items_of(self.predictor.task, ((f"row {k}", line) for k, line in enumerate(lines, 1)))]
+        predictions = self.predictor.predict(items)
+        return [{"id": item.id, **made.record} for item, made in zip(items, predictions, strict=True)]
+
+    def _once(self, key: Any, make: Callable[[], Part]) -> Part:
+        """A part that is made on first use, by one thread."""
+        with self._lock:
+            if key not in self._parts:
+                self._parts[key] = make()
+            part: Part = self._parts[key]
+            return part
+
+
+def load(
+    path: str | Path,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    head: bool | None = None,
+    optimize: bool = True,
+    threads: int | None = None,
+    n_best: int = 1,
+    search: Mapping[str, Any] | None = None,
+) -> Model:
+    """Open the model of a folder.
+
+    path: a run folder or one of its checkpoints, an imported model or a transformers folder; a fine-tuning run, or the
+    folder of several that belong together. device: cpu, cuda, mps or auto. dtype: the type to convert weights to; None
+    leaves them as they are. head: whether the model must be a fine-tuned one; None takes what the folder holds.
+    optimize: lay the weights of a model that writes out for single tokens (`model.layout`), which takes a moment and
+    the memory of a second word table. threads: CPU threads of torch, 0 for as many as are free; None leaves the number
+    as it is. n_best, search: of a fine-tuned model that writes; see `finetuning.predictor.Predictor`. Raises UserError
+    that says what is missing.
+    """
+    from blankfill.checkpoint.load import load_model
+    from blankfill.finetuning.predictor import holds_fine_tuned, open_predictor
+    from blankfill.system.threads import use_threads
+
+    if holds_fine_tuned(Path(path)) if head is None else head:
+        if dtype is not None:
+            raise UserError(f"{path}: a fine-tuned model computes in float32; leave out dtype")
+        return Model(predictor=open_predictor(path, device, threads, n_best, search))
+    if threads is not None:
+        use_threads(threads)
+    loaded = load_model(path, device, dtype)
+    if optimize:
+        _optimize(loaded)
+    return Model(loaded)
+
+
+def _optimize(loaded: Loaded) -> None:
+    """Lay the weights out for writing, once and before anybody uses them, of a model that writes."""
+    from blankfill.model.layout import optimize_for_inference
+
+    if loaded.objective.writes:
+        optimize_for_inference(loaded.model)

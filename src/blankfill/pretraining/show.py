@@ -1,0 +1,136 @@
+"""One row of the training examples of a recipe, by its number: the function behind `blankfill show`.
+
+Not here: drawing rows (`report.picture`, `report.drawing`), and making them (`data.sampler`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blankfill.config.recipe import Recipe
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
+from blankfill.report.picture import example_text
+from blankfill.types import Example
+
+if TYPE_CHECKING:
+    from blankfill.types import Vocabulary
+
+BLANKS = ("mask", "gmask", "smask", "dblock", "pseudo")
+"""Roles of tokens that stand for blanked text."""
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row of a run: its Examples, its place in the run, and the means to draw it.
+
+    title: recipe, seed and number. epoch: counted from 0. place: the place of the row in its epoch, from 0. rows: the
+    number of rows in this epoch. channels: names of the position channels. window: attention window of the model's
+    local layers, 0 without local layers.
+    """
+
+    title: str
+    epoch: int
+    place: int
+    rows: int
+    examples: Sequence[Example]
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    channels: Sequence[str]
+    window: int = 0
+
+    @property
+    def heading(self) -> str:
+        """Title and place of the row."""
+        return f"{self.title} (epoch {self.epoch}, {self.place + 1:,} of {self.rows:,} rows)"
+
+    def text(self, width: int = 120, plain: bool = False) -> str:
+        """Return the row as a table with a line for each column, and the attention grid.
+
+        Args:
+            width: the width of the output in characters.
+            plain: use 0, 1 and + for the grid instead of block characters.
+
+        Returns:
+            The lines of the table.
+        """
+        return example_text(
+            self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain, window=self.window
+        )
+
+    def png(self, path: str | Path, font: Path | None = None) -> str:
+        """Draw the row to a PNG file.
+
+        Args:
+            path: the file to write.
+            font: a font file to try first.
+
+        Returns:
+            The characters for which no font has a glyph, "" when all are drawn.
+
+        Raises:
+            UserError: when the file cannot be written or the font cannot be read.
+        """
+        from blankfill.report.drawing import example_png
+
+        roles = self.vocabulary.roles
+        blanks = {roles[role] for role in BLANKS if role in roles} | {*self.vocabulary.sentinels}
+        return example_png(
+            self.examples, speller(self.tokenizer), Path(path), channels=self.channels, blanks=blanks,
+            title=self.title, font=font, window=self.window,
+        )  # fmt: skip
+
+
+def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out: str | Path | None = None) -> ShownRow:
+    """Return a row of a run, exactly as the run trains on it.
+
+    Args:
+        recipe: the recipe of the run; its seed and its objective determine the row.
+        paths: text, or a folder made by `prepare`, as for `pretrain`; by default the documentation of this Python.
+        example: the number of the row in the run, from 0.
+        out: a folder for the corpus if the text has to be prepared; by default a temporary folder.
+
+    Returns:
+        The row, with methods that write it as text and draw it as a picture.
+
+    Raises:
+        UserError: when the run has no row of this number, or the text cannot be prepared.
+    """
+    from blankfill.pretraining import data_setup
+
+    count = recipe.train.row_schedule.first(recipe.train.steps)
+    if not 0 <= example < count:
+        raise UserError(f"--example is {example}; a run of this recipe has the rows 0 to {count - 1:,}")
+    with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
+        corpus = data_setup.open_corpus(paths, recipe, Path(out or temporary))
+        phases = data_setup.phases(corpus, recipe)
+        step = recipe.train.row_schedule.step_of(example)
+        sampler = [phase.new for phase in phases if phase.start <= step][-1]
+        epoch, place = sampler.locate(example)
+        row = ShownRow(
+            title=f"{recipe.name}, seed {recipe.seed}, row {example}", epoch=epoch, place=place,
+            rows=sampler.rows_in_epoch(epoch), examples=sampler.row(example), tokenizer=corpus.tokenizer,
+            vocabulary=corpus.vocabulary, channels=recipe.objective.channels,
+            window=int(recipe.model.spec.preset.get("window", 0)),
+        )  # fmt: skip
+        del corpus, phases, sampler  # their files are open, and Windows removes no open files
+    return row
+
+
+def speller(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """Return a function from an id to its string; for byte-level vocabularies to the text of its bytes, ␣ for a space.
+
+    A token that is only a part of a character keeps its own string.
+    """
+    if tokenizer.id("Ġ") is None:
+        return tokenizer.token
+
+    def spell(id: int) -> str:
+        text = tokenizer.decode([id], skip_special=False)
+        return tokenizer.token(id) if not text or "\ufffd" in text else text.replace(" ", "␣")
+
+    return spell
