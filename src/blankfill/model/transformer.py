@@ -98,9 +98,9 @@ class Transformer(nn.Module):
         dtype: the compute type, which dense masks share; None for that of the weights. cache: one for each layer, which
         the columns follow. encoded: the encoder's output for the decoder's columns, where it was computed before
         (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], the columns, flat over B·T, whose scores are
-        wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder over
-        the batch, which has no context. keys_values: compute those of all decoder layers too, without gradient, for a
-        decoder that runs many times.
+        wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder
+        over the batch, which has no context. keys_values: compute those of all decoder layers too, without gradient,
+        for a decoder that runs many times.
         """
         dtype = dtype or self.token_embeddings.weight.dtype
         if cache is not None and "local" in self.kinds:
