@@ -122,7 +122,7 @@ def _measured(config: TransformerConfig, shape: RowShape, computing: Computing) 
         more = max(0, two[1] - one[1])  # the worst moment may be another one with more rows
         return Bytes(2 * one[0] - two[0], two[0] - one[0]), Bytes(max(0, two[1] - 2 * more), more)
 
-    def kept(**changes: int) -> Bytes:
+    def kept(**changes: Any) -> Bytes:
         return by_rows(replace(config, **changes))[0]
 
     single, working = by_rows(config)
@@ -181,7 +181,7 @@ def run(config: TransformerConfig, shape: RowShape, computing: Computing, rows: 
         mode = stack.enter_context(ShapesOnly(model))
         with compute_context(torch.device("cpu"), dtype):
             sums = loss_sums(model, batch, dtype)
-        total = torch.stack([sums.words, *sums.labels.values()]).sum()
+        total = torch.stack([*sums.values()]).sum()
         kept = mode.live
         mode.backward = True
         total.backward()
@@ -250,8 +250,8 @@ class ShapesOnly(TorchDispatchMode):
     """Operations on numbers give memory of the right shape that is never written; those on integers are computed, noise
     aside.
 
-    live and peak: bytes of storages that came into being since, and that are alive, now and at most. backward: to be set
-    before the backward pass, in which what has the shape of a weight is taken for its gradient and left out.
+    live and peak: bytes of storages that came into being since, and that are alive, now and at most. backward: to be
+    set before the backward pass, in which what has the shape of a weight is taken for its gradient and left out.
     """
 
     def __init__(self, model: nn.Module) -> None:
