@@ -221,7 +221,7 @@ def test_arguments_of_any_length_are_refused_soon_and_shortly(
     began = time.process_time()
     try:
         code = cli.main(argv)
-    except SystemExit as stop:  # tyro's own
+    except SystemExit as stop:  # after a help
         code = int(stop.code or 0)
     assert code == 2 and time.process_time() - began < 5  # of the processor, so that a busy machine does not count
     told = capsys.readouterr()

@@ -102,9 +102,9 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypat
     )
     finetune(config, tmp_path / "whole")
 
-    from blankfill.tasks.heads import models as heads
+    from blankfill.tasks.heads import models
 
-    real, taken = heads.task_losses, []
+    real, taken = models.task_losses, []
 
     def failing(model: Any, *given: Any) -> Any:
         taken.append(model.training)
@@ -113,7 +113,7 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, tmp_path: Path, monkeypat
         return real(model, *given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(heads, "task_losses", failing)
+        patched.setattr(models, "task_losses", failing)
         with pytest.raises(KeyboardInterrupt):
             finetune(config, tmp_path / "parts")
     finetune(config, tmp_path / "parts", resume=True)

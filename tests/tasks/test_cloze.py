@@ -15,7 +15,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
 from blankfill.model.io import Inputs
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks import batching as batches
+from blankfill.tasks import batching
 from blankfill.tasks.adapters import CLOZE
 from blankfill.tasks.batching import ITEM, Batches, Epochs, pack
 from blankfill.tasks.cloze.items import longest_kept
@@ -280,7 +280,7 @@ def test_many_choices_in_narrow_rows_score_as_in_one_wide_row(
     items = [ChoiceItem("0", "the dog", names, 3), ChoiceItem("1", "cat", ("dog", "big red"), 0)]
     found = {}
     for width in (16, 4096):
-        monkeypatch.setattr(batches, "ROW", width)
+        monkeypatch.setattr(batching, "ROW", width)
         packed = pack(reads.encode(items).encoded, 0).batch
         assert (packed.input_ids.shape[1] < 40) == (width == 16)
         found[width] = scores_of(made, reads, items)

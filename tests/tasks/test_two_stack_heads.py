@@ -228,4 +228,4 @@ def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one stack; leave it out"):
         reads_encoder_only(Bert(), "decoder", task_named("rte"))
     problems = dataclasses.replace(options, method="text").problems()
-    assert "--method text answers with the model's own words, not with a head; leave out --head-on" in problems
+    assert "method text answers with the model's own words, not with a head; leave out head_on" in problems
