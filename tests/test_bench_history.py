@@ -1,4 +1,4 @@
-"""The history of ratios: its lines can be read, its table and picture hold every release, a ratio is found in results."""
+"""The history of ratios: lines can be read, table and picture hold every release, results give a ratio."""
 
 import importlib.util
 import json

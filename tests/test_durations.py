@@ -17,9 +17,8 @@ def test_slow_tests_are_those_above_the_limit(tmp_path: Path) -> None:
 
 def test_the_file_names_tests_that_there_are() -> None:
     root = Path(__file__).resolve().parents[1]
-    missing = [
-        test for test in json.loads(durations.FILE.read_text("utf-8")) if not (root / test.split("::")[0]).exists()
-    ]
+    tests = json.loads(durations.FILE.read_text(encoding="utf-8"))
+    missing = [test for test in tests if not (root / test.split("::")[0]).exists()]
     assert missing == [], "run `make durations`"
 
 

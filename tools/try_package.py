@@ -24,24 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "blankfill"
-WORDS = [
-    "the",
-    "a",
-    "old",
-    "young",
-    "red",
-    "small",
-    "farmer",
-    "teacher",
-    "sister",
-    "boat",
-    "lantern",
-    "garden",
-    "paints",
-    "finds",
-    "sells",
-    "repairs",
-]
+WORDS = ["the", "a", "old", "young", "small", "farmer", "teacher", "boat", "lantern", "paints", "finds", "sells"]
 SMALL = ["--train.steps", "6", "--train.eval-every", "6", "--train.batch-size", "4", "--train.threads", "1"]
 
 
