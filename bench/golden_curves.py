@@ -88,7 +88,15 @@ def curve(run: Path) -> dict[str, Any]:
         row = json.loads(line)
         losses.setdefault(row["split"], []).append(float(row["loss"]).hex())
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
-    return {"losses": losses, "weights": hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest()}
+    return {"losses": losses, "weights": checksum(last / "model.safetensors")}
+
+
+def checksum(path: Path) -> str:
+    """Return a checksum of the tensors of a file, whatever their names and their order."""
+    from safetensors.torch import load_file
+
+    digests = sorted(hashlib.sha256(tensor.numpy().tobytes()).digest() for tensor in load_file(path).values())
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def main() -> int:
