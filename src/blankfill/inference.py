@@ -155,7 +155,8 @@ def load(
         path: A run folder or one of its checkpoints, an imported model or a transformers folder; a fine-tuning run, or
             the folder of several that belong together.
         device: "cpu", "cuda", "mps" or "auto".
-        dtype: The type to convert weights to, such as "bf16"; None or "auto" leaves them as they are.
+        dtype: The type to convert weights to, or its name ("fp32", "bf16", "fp16"); None or "auto" keeps the
+            stored type.
         head: Whether the model must be a fine-tuned one (True) or a pretrained one (False); None takes either.
         optimize: Lay the weights of a model that writes out for single tokens (`model.layout`). This takes a moment and
             the memory of a second word table.

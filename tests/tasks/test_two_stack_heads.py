@@ -180,7 +180,7 @@ def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "column"), [("t5", -1), ("bart", 0)])
-def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path) -> None:
+def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> None:
     """Its own states are what the head reads, and nothing of the decoder learns."""
     theirs = model_of(family)
     loaded = imported(family, theirs, tmp_path)
