@@ -25,7 +25,7 @@ SECTIONS = {
     "weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
     "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
     "sample_every samples",
-    DistilOptions: "temperature soft_weight word_weight hidden_weight over start layers",
+    DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",
     OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence pairs "
     "short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "

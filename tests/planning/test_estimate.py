@@ -93,7 +93,7 @@ def kept_bytes(model: Transformer, batch: Batch, dtype: torch.dtype) -> int:
     return sum(block.nbytes() for block in blocks.values())
 
 
-def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
+def lm_loss_bytes(config: TransformerConfig, targets: int) -> int:
     """What the word loss keeps: gradients of the table, of its bias and of the hidden states, all fp32."""
     bias = config.vocab_size if config.head_bias else 0
     return 4 * (config.vocab_size * config.word_size + bias + targets * config.word_size)
@@ -144,7 +144,7 @@ def test_activations_are_what_autograd_keeps(
     )
     model = build(made).train()
     model.use_kernel(kernel)
-    losses = word_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
+    losses = lm_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
     reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
@@ -173,7 +173,7 @@ def test_activations_of_two_stacks(
     shape = estimate.RowShape(columns, columns + read, 5, mask, context=context)
     model = build(made).train()
     model.use_kernel(kernel)
-    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - word_loss_bytes(made, 5 * rows)
+    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - lm_loss_bytes(made, 5 * rows)
     reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
 
@@ -182,7 +182,7 @@ def live_after_forward(model: Transformer, batch: Batch) -> int:
     """Bytes that torch allocated in a forward pass and has not freed at its end."""
     from torch.profiler import ProfilerActivity, profile
 
-    loss_sums(model, batch).words.backward()
+    loss_sums(model, batch)["lm"].backward()
     model.zero_grad(set_to_none=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         sums = loss_sums(model, batch)
@@ -198,7 +198,7 @@ def test_memory_held_by_a_forward_pass(checkpointing: bool) -> None:
     shape = estimate.RowShape(40, 40, 5, "rule")
     model = build(made).train()
     model.recompute = checkpointing
-    held = live_after_forward(model, batch_of(made, 8, shape)) - word_loss_bytes(made, 40)
+    held = live_after_forward(model, batch_of(made, 8, shape)) - lm_loss_bytes(made, 40)
     reckoned = estimate.activation_bytes(made, shape, estimate.Computing(), 8, checkpointing)
     if checkpointing:
         reckoned -= estimate.layer_bytes(made, shape, estimate.Computing(), 8)  # none is computed again yet
@@ -236,7 +236,7 @@ def test_torch_counts_the_same(changed: dict[str, object]) -> None:
     batch = batch_of(made, 3, shape)
     with FlopCounterMode(display=False) as counter:
         sums = loss_sums(model, batch)
-        torch.stack([sums.words, *sums.labels.values()]).sum().backward()
+        torch.stack([*sums.values()]).sum().backward()
     assert estimate.batch_flops(made, batch) == counter.get_total_flops()
     assert estimate.batch_flops(made, batch) == 3 * estimate.training_flops(made, shape)
 
@@ -250,7 +250,7 @@ def test_torch_counts_two_stacks_the_same(changed: dict[str, object]) -> None:
     model.use_kernel("explicit")
     batch = batch_of(made, 3, shape)
     with FlopCounterMode(display=False) as counter:
-        loss_sums(model, batch).words.backward()
+        loss_sums(model, batch)["lm"].backward()
     assert estimate.batch_flops(made, batch) == counter.get_total_flops() == 3 * estimate.training_flops(made, shape)
 
 
@@ -271,7 +271,7 @@ def test_optimiser_states_are_as_large_as_reckoned(name: str) -> None:
     options = TrainOptions(optimizer=name)
     model = build(made)
     optimizer = build_optimizer(model, options)
-    loss_sums(model, batch_of(made, 2, estimate.RowShape(16, 16, 3, "rule", 1.0))).words.backward()
+    loss_sums(model, batch_of(made, 2, estimate.RowShape(16, 16, 3, "rule", 1.0)))["lm"].backward()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     optimizer.step()
@@ -289,7 +289,7 @@ def test_a_checkpoint_is_as_large_as_reckoned(tmp_path: Path) -> None:
     options = TrainOptions()
     model = build(made)
     optimizer = build_optimizer(model, options)
-    loss_sums(model, batch_of(made, 2, estimate.RowShape(16, 16, 3, "rule"))).words.backward()
+    loss_sums(model, batch_of(made, 2, estimate.RowShape(16, 16, 3, "rule")))["lm"].backward()
     optimizer.step()
     path = store.save(tmp_path, 1, model.state_dict(), store.optimizer_tensors(optimizer), {})
     size = sum(file.stat().st_size for file in path.iterdir())

@@ -199,7 +199,7 @@ def test_a_rollback_takes_other_rows(corpus: Path, tmp_path: Path, monkeypatch: 
     def poisoned(model: Transformer, batch: Batch, dtype: torch.dtype) -> LossSums:
         sums = clean(model, batch, dtype)
         if any(torch.equal(ids[: len(bad)], bad) for ids in batch.input_ids for bad in poison):
-            return LossSums(sums.words * float("inf"), sums.labels)
+            return {**sums, "lm": sums["lm"] * float("inf")}
         return sums
 
     options = recipe(train__steps=24)

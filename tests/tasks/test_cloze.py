@@ -13,6 +13,7 @@ from blankfill.attention.kernels import best_kernel
 from blankfill.attention.masks import lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
+from blankfill.model.io import Inputs
 from blankfill.objectives import Glm, Gpt
 from blankfill.tasks import batching
 from blankfill.tasks.adapters import CLOZE
@@ -64,8 +65,8 @@ def logs(made: Loaded, ids: Sequence[int], positions: Sequence[Sequence[int]], c
     rank = rank.to(torch.int32)
     mask = lower("rule", (segment, rank), (segment, rank), torch.float32)
     with torch.no_grad():
-        hidden = made.model(torch.tensor([list(ids)]), torch.tensor(positions)[:, None], mask)[0]
-        return made.model.head.logits(hidden, made.model.output_table)
+        hidden = made.model(Inputs(torch.tensor([list(ids)]), torch.tensor(positions)[:, None], mask)).hidden[0]
+        return made.model.lm_head(hidden, made.model.output_table)
 
 
 def expected(made: Loaded, item: Item, words: Sequence[Sequence[str]], single: bool) -> list[float]:
@@ -330,7 +331,7 @@ def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
     model, plain = reads.model(made.model).eval(), replace(reads.options, mlm_weight=0.0)
     assert model.text_weight == 0.5 and plain.problems() == []
     with torch.no_grad():
-        table = model.encoder.head.logits(model.encoder.encode(copies).flatten(0, 1)[index], model.encoder.output_table)
+        table = model.encoder.lm_head(model.encoder(copies).hidden.flatten(0, 1)[index], model.encoder.output_table)
         wanted = torch.nn.functional.cross_entropy(table, target, reduction="sum")
         assert float(model.batch_losses(copies).labels[TEXT]) == pytest.approx(0.5 * float(wanted), rel=1e-4)
 

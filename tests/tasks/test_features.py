@@ -28,8 +28,9 @@ LAYERS = 3
 )
 def test_the_chosen_layers(features: str, expected: object) -> None:
     encoder, batch = random_model("bert"), pack(some_items("class"), 0).batch
-    kept: list[torch.Tensor] = []
-    encoder.eval().encode(batch, keep=kept)
+    outputs = encoder.eval()(batch, output_hidden_states=True)
+    assert outputs.hidden_states is not None
+    kept = [*outputs.hidden_states]
     assert len(kept) == LAYERS
     reader = FeatureReader(32, LAYERS, features, "linear", 0)  # type: ignore[arg-type]
     found = reader(encoder.train(), batch, torch.float32)
@@ -79,7 +80,11 @@ def test_an_lstm_without_features_learns_with_the_encoder() -> None:
         )
     task_losses(model, together.batch).labels[ANSWER].backward()
     learnt = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert {"encoder.words.weight", "encoder.layers.0.attention.qkv.weight", "reader.lstm.weight_ih_l0"} <= learnt
+    assert {
+        "encoder.token_embeddings.weight",
+        "encoder.layers.0.attention.qkv.weight",
+        "reader.lstm.weight_ih_l0",
+    } <= learnt
 
 
 def test_options_that_do_not_go_together() -> None:

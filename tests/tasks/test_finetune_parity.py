@@ -132,7 +132,7 @@ def test_xlnet_reads_its_last_column_as_transformers_does(pairs: bool, tmp_path:
     out.loss.backward()
     for ours, other in (
         (model.head.output.weight, theirs.logits_proj.weight),
-        (model.encoder.words.weight, theirs.transformer.word_embedding.weight),
+        (model.encoder.token_embeddings.weight, theirs.transformer.word_embedding.weight),
         (model.encoder.layers[0].ffn.inner.weight, theirs.transformer.layer[0].ff.layer_1.weight),
         (model.encoder.layers[1].attention.relative.segments, theirs.transformer.layer[1].rel_attn.seg_embed),
     ):

@@ -86,7 +86,7 @@ def test_candidates_are_normalised_within_their_item() -> None:
 
 def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> None:
     encoder = random_model("bert")
-    assert encoder.pair_head is None
+    assert encoder.pooler is None
     own = new_head(encoder, "class", 2, True, torch.Generator())
     assert own.dense is not None
     bare = new_head(encoder, "class", 2, False, torch.Generator())
@@ -97,9 +97,9 @@ def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> No
     assert new_head(pooled, "class", 2, True, torch.Generator()).dense is None
     model = TaskModel(pooled.eval(), new_head(pooled, "class", 2, True, torch.Generator().manual_seed(0))).eval()
     batch = pack(some_items("class"), 0).batch
-    hidden = pooled.encode(batch).flatten(0, 1)[batch.labels[ANSWER][0]]
-    assert pooled.pair_head is not None
-    torch.testing.assert_close(model.scores(batch), model.head.output(pooled.pair_head.pooled(hidden)))
+    hidden = pooled(batch).hidden.flatten(0, 1)[batch.labels[ANSWER][0]]
+    assert pooled.pooler is not None
+    torch.testing.assert_close(model.scores(batch), model.head.output(pooled.pooler(hidden)))
 
 
 def test_the_loss_of_a_pupil_is_its_distance_from_the_teachers_at_a_temperature() -> None:

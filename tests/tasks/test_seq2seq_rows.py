@@ -230,7 +230,7 @@ def test_items_of_one_row_do_not_see_one_another(name: str) -> None:
     assert together == pytest.approx(sum(apart), rel=1e-4)
     item = items[0]
     batch = collate([[item.examples[0]]], 0)
-    logits = model.encoder.head.logits(model.encoder.encode(batch)[0, item.columns[0]], model.encoder.output_table)
+    logits = model.encoder.lm_head(model.encoder(batch).hidden[0, item.columns[0]], model.encoder.output_table)
     wanted = torch.nn.functional.cross_entropy(
         logits, torch.from_numpy(item.answers), label_smoothing=0.2, reduction="sum"
     )

@@ -24,11 +24,11 @@ def test_the_word_table_has_a_rate_of_its_own() -> None:
     found = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 16.0)
     layers = random_model("bert").config.num_layers
     lowest = 0.5 ** (layers + 1)
-    assert found["encoder.words.weight"] == (16 * lowest, 0.01 / 16)
+    assert found["encoder.token_embeddings.weight"] == (16 * lowest, 0.01 / 16)
     assert found["encoder.positions.0.weight"] == (lowest, 0.01)
     assert found["head.output.weight"] == (1.0, 0.01)
     plain = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 1.0)
-    assert plain == {**found, "encoder.words.weight": (lowest, 0.01)}
+    assert plain == {**found, "encoder.token_embeddings.weight": (lowest, 0.01)}
 
 
 def test_a_frozen_table_has_none() -> None:

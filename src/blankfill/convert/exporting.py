@@ -49,7 +49,7 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     found = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
-        dtype = name_of(loaded.model.words.weight.dtype)
+        dtype = name_of(loaded.model.token_embeddings.weight.dtype)
         dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
         for name, content in dress.files.items():
             write_file(folder / name, content)

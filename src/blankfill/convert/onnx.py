@@ -29,6 +29,7 @@ from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError
+from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES
 from blankfill.system.environment import has_module
@@ -66,13 +67,12 @@ class Encoder(nn.Module):
         positions = [columns.expand_as(input_ids)]
         if token_type_ids is not None:
             positions.append(token_type_ids)
-        hidden = (1 - attention_mask[:, None, None, :]).to(self.model.words.weight.dtype)
+        hidden = (1 - attention_mask[:, None, None, :]).to(self.model.token_embeddings.weight.dtype)
         # finite, so that a row of padding alone has no softmax without a term
         mask = Mask("dense", hidden * torch.finfo(hidden.dtype).min)
-        states = self.model(input_ids, torch.stack(positions), mask)
-        if not self.model.config.word_head:
-            return [states]
-        return [states, self.model.head.logits(states, self.model.output_table)]
+        wanted = "all" if self.model.config.lm_head else None
+        outputs = self.model(Inputs(input_ids, torch.stack(positions), mask), hidden.dtype, logits_at=wanted)
+        return [outputs.hidden] if outputs.logits is None else [outputs.hidden, outputs.logits]
 
 
 def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = None) -> ExportedOnnx:
@@ -135,7 +135,7 @@ def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> dict[str, Ten
 
 def write_onnx(encoder: Encoder, path: Path) -> tuple[str, ...]:
     """Trace the encoder and write it; returns the names of its outputs."""
-    outputs = ("last_hidden_state", "logits") if encoder.model.config.word_head else ("last_hidden_state",)
+    outputs = ("last_hidden_state", "logits") if encoder.model.config.lm_head else ("last_hidden_state",)
     shortest = min(encoder.model.config.position_sizes[0] - encoder.first_position, 16)
     ids = torch.ones((2, shortest), dtype=torch.int64)
     example = named_inputs(encoder.model, ids, torch.ones_like(ids))

@@ -93,7 +93,7 @@ class Teacher:
     def problems(self, recipe: Recipe) -> list[str]:
         """Why the teacher cannot read the rows of a recipe or be cut into its model, a sentence each."""
         sentences, objective, own = [], recipe.objective, self.loaded.objective
-        if not self.config.word_head:
+        if not self.config.lm_head:
             return [f"the teacher {self.path} has no head that predicts words; give one that was trained with one"]
         if not (objective.masked and own.masked):
             return [
@@ -174,8 +174,8 @@ class Teacher:
 
     def distillation(self, recipe: Recipe) -> Distillation:
         """The losses that a student of this recipe learns by."""
+        from blankfill.model.heads import SPAN_BOUNDARY
         from blankfill.training.distil import Distillation
-        from blankfill.training.loss import SPAN_BOUNDARY
 
         objective = recipe.objective
         answers = (*objective.labels(), *([SPAN_BOUNDARY] if objective.max_span_positions() else []))

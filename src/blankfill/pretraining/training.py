@@ -168,7 +168,7 @@ class Training:
 
 def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
     """The line of metrics that tells the old text's validation loss, NaN where no word of it is asked for."""
-    loss = losses.get("words", math.nan)
+    loss = losses.get("lm", math.nan)
     return {"step": now.step, "split": "old", "loss": loss, "lr": 0.0, "tokens": now.tokens, "tokens_per_s": 0.0}
 
 

@@ -250,8 +250,8 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         wanted = recipe.objective.position_sizes()[1]
         changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
     lacking = []
-    if not config.word_head:
-        changes |= {"word_head": True, "tied": True}
+    if not config.lm_head:
+        changes |= {"lm_head": True, "tied": True}
         changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
         if changes["head_transform"]:
             lacking.append("head that predicts words")

@@ -86,8 +86,7 @@ def first_bad_module(model: nn.Module, batch: Batch, dtype: torch.dtype, loss: L
             handle.remove()
     if modules:
         return modules[0]
-    losses = [sums.words, *sums.labels.values()]
-    return None if all(bool(loss.isfinite()) for loss in losses) else "the loss"
+    return None if all(bool(loss.isfinite()) for loss in sums.values()) else "the loss"
 
 
 def told(rows: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from blankfill.errors import UserError
+from blankfill.model.heads import LM
 from blankfill.training.agree import ALONE, Decision, Group, T, agree
 from blankfill.training.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
 from blankfill.training.loss import CountFunction, LossFunction, counts, loss_sums
@@ -244,7 +245,8 @@ class Trainer:
             for part in split(batch, self.parts):
                 part = part.to(self.device)
                 with computing(self.device, self.dtype):
-                    losses = self.loss(self.model, part, self.dtype).asked(totals)
+                    sums = self.loss(self.model, part, self.dtype)
+                losses = {name: total for name, total in sums.items() if name in totals}
                 if not losses:  # nothing is asked of these rows: no loss, no gradient
                     continue
                 loss = torch.stack([self.weights.get(name, 1.0) * losses[name] / totals[name] for name in losses]).sum()
@@ -290,17 +292,17 @@ def evaluate(
     loss: LossFunction = loss_sums,
     count: CountFunction = counts,
 ) -> dict[str, float]:
-    """Mean losses over all answers of some batches: `words`, and each other answer by name."""
+    """Mean losses over all answers of some batches: by name."""
     model.eval()
     summed: dict[str, float] = {}
     totals: dict[str, int] = {}
     for batch in batches:
         with computing(device, dtype):
             sums = loss(model, batch.to(device), dtype)
-        batch_counts = count(batch)
-        for name, part in sums.asked(batch_counts).items():
-            summed[name] = summed.get(name, 0.0) + float(part)
-            totals[name] = totals.get(name, 0) + batch_counts[name]
+        batch_counts = {name: size for name, size in count(batch).items() if name in sums}
+        for name, size in batch_counts.items():
+            summed[name] = summed.get(name, 0.0) + float(sums[name])
+            totals[name] = totals.get(name, 0) + size
     return {name: value / totals[name] for name, value in summed.items()}
 
 
@@ -322,7 +324,7 @@ def main_name(losses: Mapping[str, float], before: str = "") -> str:
 
     before: what it was until now, so that steps without word targets do not take another loss for it.
     """
-    return "words" if "words" in (before, *losses) else before or next(iter(losses), "")
+    return LM if LM in (before, *losses) else before or next(iter(losses), "")
 
 
 def named(losses: Mapping[str, float], main: str) -> Metrics:

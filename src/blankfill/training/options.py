@@ -159,7 +159,7 @@ class TrainOptions:
         )
 
 
-WEIGHTS = ("soft_weight", "word_weight", "hidden_weight")
+WEIGHTS = ("soft_weight", "lm_weight", "hidden_weight")
 """What the parts of a loss count that is learnt from a teacher."""
 
 
@@ -177,7 +177,7 @@ class DistilOptions:
     """Both distributions over the words are made flatter by this much before they are compared."""
     soft_weight: float = 5.0
     """What the loss against the teacher's distributions counts; 0 leaves it out."""
-    word_weight: float = 2.0
+    lm_weight: float = 2.0
     """What the loss of the masked words counts, and that of a pair's answer."""
     hidden_weight: float = 1.0
     """What 1 - the cosine of both models' last hidden states counts; 0 leaves it out."""
@@ -192,5 +192,5 @@ class DistilOptions:
         """What is wrong with these options, a sentence each."""
         found = out_of_bounds(self, "distil.")
         if not any(getattr(self, name) for name in WEIGHTS):
-            found.append("distil.soft_weight, distil.word_weight and distil.hidden_weight are all 0; give one a weight")
+            found.append("distil.soft_weight, distil.lm_weight and distil.hidden_weight are all 0; give one a weight")
         return found

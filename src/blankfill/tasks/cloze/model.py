@@ -19,8 +19,8 @@ from torch import Tensor
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
 from blankfill.tasks.cloze.targets import ClozeTargets
-from blankfill.tasks.heads.models import ScoreModel
-from blankfill.training.loss import LossSums, word_loss
+from blankfill.tasks.heads.models import ScoreModel, lm_loss_of
+from blankfill.training.loss import LossSums
 from blankfill.types import Batch
 
 MARGIN = 1.0
@@ -47,17 +47,21 @@ class ClozeModel(ScoreModel):
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """The score of each asked token, [K], all in one pass."""
-        hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
         index_K, answer = batch.labels[ANSWER]
         token_K = ClozeTargets.from_table(answer).token
         column_U, where_K = index_K.unique(return_inverse=True)
-        head, table_VD = self.encoder.head, self.encoder.output_table
-        transformed_UD = head.transform(hidden_ND[column_U])
-        if self.raw:
-            score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
-            return score_K if head.bias is None else score_K + head.bias[token_K]
-        logs_UV = F.linear(transformed_UD, table_VD, head.bias).float().log_softmax(1)
-        return logs_UV[where_K, token_K]
+
+        def read(encoder: Transformer, hidden_ND: Tensor) -> Tensor:
+            head, table_VD = encoder.lm_head, encoder.output_table
+            if self.raw:
+                transformed_UD = head.transform(hidden_ND[column_U])
+                score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
+                return score_K if head.bias is None else score_K + head.bias[token_K]
+            logs_UV = head(hidden_ND[column_U], table_VD).float().log_softmax(1)
+            return logs_UV[where_K, token_K]
+
+        scores_K: Tensor = self.encoder(batch, dtype, read=read).read
+        return scores_K
 
     @torch.no_grad()
     def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -87,17 +91,13 @@ class ClozeModel(ScoreModel):
         score_GC, present_GC, right_G = by_label(scores[:, 0], answer)
         score_GC = score_GC.masked_fill(~present_GC, float("-inf"))
         loss = hinge_loss(score_GC, right_G) if self.hinge else F.cross_entropy(score_GC, right_G, reduction="sum")
-        return LossSums(scores.new_zeros(()), {ITEM: loss})
+        return {ITEM: loss}
 
-    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
         """The losses of a batch of items, or of one of masked texts."""
         if TEXT not in batch.labels:
-            return super().batch_losses(batch, dtype)
-        index_M, target_M = batch.labels[TEXT]
-        hidden_MD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_M]
-        head = self.encoder.head
-        loss = word_loss(head.transform(hidden_MD), self.encoder.output_table, head.bias, target_M)
-        return LossSums(loss.new_zeros(()), {TEXT: self.text_weight * loss})
+            return super().forward(batch, dtype)
+        return {TEXT: self.text_weight * lm_loss_of(self.encoder, batch, TEXT, dtype)}
 
 
 def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -158,7 +158,7 @@ class Write(LMHeadAdapter):
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
     objective = loaded.objective
-    if not objective.writes_targets or not loaded.model.config.word_head:
+    if not objective.writes_targets or not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
             "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"

@@ -18,8 +18,8 @@ from blankfill.generation.beam import Hypothesis, beam_search, greedy_search
 from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER
-from blankfill.tasks.heads.models import AnswerModel
-from blankfill.training.loss import LossSums, word_loss
+from blankfill.tasks.heads.models import AnswerModel, lm_loss_of
+from blankfill.training.loss import LossSums
 from blankfill.types import Batch, DecoderInput, Vocabulary
 
 COLUMNS = 8192
@@ -33,13 +33,10 @@ class WritingModel(AnswerModel):
         super().__init__(encoder)
         self.smoothing = smoothing
 
-    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
         """The cross-entropy of the targets, summed over their tokens."""
-        index_K, target_K = batch.labels[ANSWER]
-        hidden_KD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_K]
-        head, smoothing = self.encoder.head, self.smoothing if self.training else 0.0
-        loss = word_loss(head.transform(hidden_KD), self.encoder.output_table, head.bias, target_K, smoothing)
-        return LossSums(loss.new_zeros(()), {ANSWER: loss})
+        smoothing = self.smoothing if self.training else 0.0
+        return {ANSWER: lm_loss_of(self.encoder, batch, ANSWER, dtype, smoothing)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Search:
         takes the slot of one that has ended. Special tokens are never
         written, nor are texts of no tokens.
         """
-        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.words.weight.device)
+        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.token_embeddings.weight.device)
 
         def grammar(scores_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
             end_R = scores_RV[:, self.end]
