@@ -38,7 +38,7 @@ CONFIGS = {
     "glm": TransformerConfig(**SIZES, position_sizes=(17, 17)),
     "xlnet": TransformerConfig(**SIZES, **XLNET),
     "xlnet untied, clamped": TransformerConfig(**SIZES, **XLNET, tied=False, clamp=7),
-    "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, word_head=False),
+    "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, lm_head=False),
     "t5": TransformerConfig(**SIZES, **T5_1_0),
     "t5 1.1, narrow heads": TransformerConfig(**SIZES, **T5_1_1, head_size=3),
     "t5 tied, not scaled": TransformerConfig(**SIZES, **{**T5_1_1, "tied": True}),
@@ -109,7 +109,7 @@ def test_every_recipe_has_a_form(recipe: str) -> None:
     ({"norm": "pre"}, "model.norm = pre"),
     ({"embedding_norm": False}, "model.embedding_norm = False"),
     ({"head_activation": "relu"}, "model.head_activation = relu"),
-    ({"head_bias": False, "head_transform": False}, "model.word_head = True"),
+    ({"head_bias": False, "head_transform": False}, "model.lm_head = True"),
 ])  # fmt: skip
 def test_what_a_family_cannot_say_is_told(change: dict[str, object], told: str) -> None:
     config = dataclasses.replace(CONFIGS["bert"], **change)
@@ -172,7 +172,7 @@ def test_unknown_and_missing_names_are_listed_when_reading() -> None:
 def test_unknown_and_missing_names_are_listed_when_writing() -> None:
     form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
     state = build(CONFIGS["gpt2"]).state_dict()
-    state["words.scale"] = state.pop("words.weight")
+    state["words.scale"] = state.pop("token_embeddings.weight")
     with pytest.raises(UserError, match=r"1 unknown \(words\.scale\) and 1 missing \(words\.weight\)"):
         form.table.to_theirs(state)
 
@@ -196,7 +196,7 @@ def test_what_older_files_of_t5_say() -> None:
     form = Form(weight_names()["t5"], CONFIGS["t5"])
     ours = build(CONFIGS["t5"], seed=2).state_dict()
     theirs = form.table.to_theirs(ours)
-    theirs |= {f"{place}.weight": ours["words.weight"] for place in ("lm_head", "encoder.embed_tokens")}
+    theirs |= {f"{place}.weight": ours["token_embeddings.weight"] for place in ("lm_head", "encoder.embed_tokens")}
     theirs["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(8, 2)
     values = form.family.write(form.config)
     del values["scale_decoder_outputs"]

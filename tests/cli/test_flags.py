@@ -19,13 +19,13 @@ SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
     "min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
-    "norm start positions dropout attention_dropout vocab_multiple",
+    "norm init positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
     "optimizer momentum lr embedding_lr_multiplier schedule warmup constant_steps decay_steps min_lr "
     "weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
     "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
     "sample_every samples",
-    DistilOptions: "temperature soft_weight word_weight hidden_weight over start layers",
+    DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",
     OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence pairs "
     "short",
     OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "

@@ -123,7 +123,6 @@ def test_arguments_that_are_not_utf8_are_refused(place: int, trained: Path) -> N
     ],
     ids=["pretrain", "resume", "fill", "prepare"],
 )
-@pytest.mark.slow
 @pytest.mark.parametrize("files", [8, 24])
 def test_few_open_files_are_enough_or_one_sentence(files: int, argv: list[str], trained: Path, tmp_path: Path) -> None:
     own = tmp_path / "run"

@@ -135,11 +135,11 @@ def test_the_head_that_has_no_place_is_kept_here_and_left_out_there(tmp_path: Pa
     pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", "spanbert")
     kept = load_model(folder).model
-    assert kept.span_head is not None and kept.config.max_span_positions == 20
+    assert kept.span_boundary_head is not None and kept.config.max_span_positions == 20
     made = export_model(folder, tmp_path / "out")
-    assert made.left_out == "span head" and made.architecture == "BertForMaskedLM"
+    assert made.left_out == "span boundary head" and made.architecture == "BertForMaskedLM"
     back = load_model(tmp_path / "out").model
-    assert back.span_head is None and torch.equal(back.words.weight, kept.words.weight)
+    assert back.span_boundary_head is None and torch.equal(back.token_embeddings.weight, kept.token_embeddings.weight)
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
@@ -163,7 +163,7 @@ def test_scores_that_are_no_numbers_differ(tmp_path: Path) -> None:
     export_model(folder, tmp_path / "out")
     loaded = load_model(folder)
     with torch.no_grad():
-        loaded.model.head.bias[3] = float("nan")
+        loaded.model.lm_head.bias[3] = float("nan")
     assert difference(loaded, tmp_path / "out", TEXTS) == float("inf")
 
 
@@ -422,13 +422,13 @@ def test_a_checkpoint_of_before_still_opens(tmp_path: Path, family: str) -> None
     """Weights under our own names, and a configuration without the fields that have been added since."""
     objective = OBJECTIVES[family]
     config = config_of(family, objective)
-    added = ("word_head", "tied", "head_activation", "pair_classifier")
+    added = ("lm_head", "tied", "head_activation", "pair_classifier")
     values = {name: value for name, value in config_values(config).items() if name not in added}
     vocabulary_file(tmp_path)
     model = build(config, seed=1)
     state = {"model": values, "objective": {"name": objective.name, **asdict(objective)}}
     store.write_files(tmp_path, 3, model.state_dict(), {}, state)
-    assert "words.weight" in load_file(tmp_path / "model.safetensors")
+    assert "token_embeddings.weight" in load_file(tmp_path / "model.safetensors")
     loaded = load_model(tmp_path)
     assert loaded.model.config == config
     assert all(torch.equal(value, loaded.model.state_dict()[name]) for name, value in model.state_dict().items())

@@ -210,8 +210,8 @@ def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> No
     saved = config_for().model
     state = json.loads((saved / store.STATE).read_text(encoding="utf-8"))
     headless = dict(store.read(saved, with_optimizer=False).state)
-    headless["model"] = {**headless["model"], "word_head": False}
-    assert state["model"]["word_head"] is True
+    headless["model"] = {**headless["model"], "lm_head": False}
+    assert state["model"]["lm_head"] is True
     bare = store.save(
         tmp_path / "bare", 0, store.read(saved, with_optimizer=False).model, {},
         {name: headless[name] for name in ("model", "objective")},

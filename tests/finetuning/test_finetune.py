@@ -114,9 +114,9 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
     config = FinetuneConfig("sst2", data, model, options)
     finetune(config, tmp_path / "whole")
 
-    from blankfill.tasks.heads import models as heads
+    from blankfill.tasks.heads import models
 
-    real, taken = heads.task_losses, []
+    real, taken = models.task_losses, []
 
     def failing(*given: Any) -> Any:
         taken.append(1)
@@ -124,10 +124,10 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(heads, "task_losses", failing)
+    monkeypatch.setattr(models, "task_losses", failing)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path / "parts")
-    monkeypatch.setattr(heads, "task_losses", real)
+    monkeypatch.setattr(models, "task_losses", real)
     torch.manual_seed(5)
     finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
@@ -171,7 +171,7 @@ def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
     assert moved[-1] == set()
     assert {name.split(".")[1] for name in moved[1] if name.startswith("layers")} == {"1"}
     assert not any(name.startswith(("words", "positions")) for name in moved[1])
-    assert "words.weight" in moved[0] and moved[1] < moved[0]
+    assert "token_embeddings.weight" in moved[0] and moved[1] < moved[0]
 
 
 def test_features_of_a_frozen_encoder(tmp_path: Path) -> None:

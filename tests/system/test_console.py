@@ -43,8 +43,8 @@ def test_work_of_an_earlier_run_does_not_count_for_the_rate(capsys, clock):
         clock[0] += 20
         bar.advance(5)
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "training: 95 steps of 100 steps (95%), 0.25 steps/s, 0:20 left",
-        "training: 95 steps of 100 steps (95%), 0.25 steps/s, done in 0:20",
+        "training: 95 of 100 steps (95%), 0.25 steps/s, 0:20 left",
+        "training: 95 of 100 steps (95%), 0.25 steps/s, done in 0:20",
     ]
 
 

@@ -75,7 +75,7 @@ def evaluate(
         raise UserError("--limit and --seed are 0 or more")
     where = pick_device(device)
     loaded = load(model, str(where), dtype_named(dtype), head=False, optimize=False, threads=threads).loaded
-    loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
+    loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:

@@ -53,25 +53,25 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) 
         problems.append(Problem(f"{setting('num_seeds')} is {num_seeds}; it must be at least 1"))
     if problems:
         raise ConfigError(problems)
-    found: dict[str, FinetuneOptions] = {}
+    settings: dict[str, FinetuneOptions] = {}
     for chosen in itertools.product(*axes.values()):
         named = dict(zip(axes, chosen, strict=True))
         combination = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
         for number in range(num_seeds):
             made = dataclasses.replace(options, **named, seed=options.seed + number)
             folder = "_".join([*([combination] if combination else []), f"seed-{made.seed}"])
-            if folder in found:
+            if folder in settings:
                 problems.append(
                     Problem(f"{setting('grid')}: two settings would be in the folder {folder}; give each value once")
                 )
-            found[folder] = made
+            settings[folder] = made
             wrong = made.problems()
             if made.method == "cloze" and made.pattern == "all":
                 wrong.append(Problem(ALL_PATTERNS))
             problems += [about(combination, problem) for problem in wrong]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return list(found.items())
+    return list(settings.items())
 
 
 def about(combination: str, problem: str) -> str:
@@ -108,32 +108,32 @@ def _written(value: Any) -> str:
 
 def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> Iterator[str]:
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
-    found: list[dict[str, Any]] = []
+    runs_done: list[dict[str, Any]] = []
     check_inputs_unchanged([(dataclasses.replace(config, options=options), out / name) for name, options in settings])
     shared = shared_machine(config.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")
         results = finish_run(dataclasses.replace(config, options=options), out / name, shared)
-        found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
-        table = list(summary(found))
+        runs_done.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
+        table = list(summary(runs_done))
         best = max(table, key=lambda row: row["mean"])
-        runs = [run["folder"] for run in found]
-        kept = {
+        runs = [run["folder"] for run in runs_done]
+        table_of_task = {
             "task": config.task,
             "primary_metric": results["primary_metric"],
             "settings": table,
             "best": best,
             "runs": runs,
         }
-        whole = {**kept, "complete": number == len(settings)}
+        whole = {**table_of_task, "complete": number == len(settings)}
         write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         renew_report(out)
-    main = found[0]["primary_metric"]
+    main = runs_done[0]["primary_metric"]
     for row in table:
         counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
         spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"
         yield f"{row['setting']}: {main} {spread}"
-    yield f"without reading the texts: {found[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
+    yield f"without reading the texts: {runs_done[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -78,7 +78,11 @@ def open_corpus(
         except UserError as error:
             raise in_recipe_terms(error) from error
     marks = prepared_marks(folder)
-    if folder is not work and accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
+    if (
+        folder is not work
+        and accepted
+        and not any(Tokenizer.load(folder).reads_like(candidate) for candidate in accepted)
+    ):
         raise UserError(
             f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
             "itself, or prepare it again with --tokenizer and the model's folder"
@@ -165,7 +169,7 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
     lengths = [(0, objective.length)]
     if options.long_from:
         lengths = [(0, options.phase1_length), (options.long_from, objective.length)]
-    found = []
+    parts = []
     for start, length in lengths:
         of_length = dataclasses.replace(objective, length=length)
         cache, first = corpus.folder / "plans", options.row_schedule.first(start)
@@ -183,8 +187,8 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
         valid = None
         if corpus.valid is not None and len(corpus.valid):
             valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
-        found.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
-    return found
+        parts.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
+    return parts
 
 
 def old_seed(seed: int) -> int:

@@ -126,5 +126,5 @@ def old_text_losses(out: Path) -> tuple[float, float] | None:
 def forgetting(losses: tuple[float, float]) -> str:
     """A sentence on the old text's loss before and after."""
     before, after = losses
-    told = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
-    return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({told})"
+    change = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
+    return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({change})"

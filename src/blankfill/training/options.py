@@ -180,7 +180,7 @@ class TrainOptions:
         )
 
 
-WEIGHTS = ("soft_weight", "word_weight", "hidden_weight")
+WEIGHTS = ("soft_weight", "lm_weight", "hidden_weight")
 """What the parts of a loss count that is learnt from a teacher."""
 
 
@@ -198,7 +198,7 @@ class DistilOptions:
     """Temperature of both word distributions when they are compared; above 1 they are flatter. Usually 2."""
     soft_weight: float = 5.0
     """Weight of the loss against the teacher's word distributions; 0: off."""
-    word_weight: float = 2.0
+    lm_weight: float = 2.0
     """Weight of the loss on the targets themselves, and on the labels of pairs; 0: off."""
     hidden_weight: float = 1.0
     """Weight of 1 − cosine similarity between the last hidden states of teacher and student; 0: off."""
