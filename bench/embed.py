@@ -28,15 +28,15 @@ def plain_way(folder: Path, longest: int) -> Callable[[list[str]], np.ndarray]:
 
     @torch.inference_mode()
     def embed(texts: list[str]) -> np.ndarray:
-        found = []
+        vectors = []
         for k in range(0, len(texts), 32):
             inputs = tokenizer(
                 texts[k : k + 32], padding=True, truncation=True, max_length=longest, return_tensors="pt"
             )
             hidden = model(**inputs).last_hidden_state
             inside = inputs["attention_mask"][:, :, None].to(hidden.dtype)
-            found.append(torch.nn.functional.normalize((hidden * inside).sum(1) / inside.sum(1)))
-        return torch.cat(found).numpy()
+            vectors.append(torch.nn.functional.normalize((hidden * inside).sum(1) / inside.sum(1)))
+        return torch.cat(vectors).numpy()
 
     return embed
 

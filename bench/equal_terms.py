@@ -3,11 +3,10 @@
     python bench/equal_terms.py CORPUS --data DATA --out RUNS --seconds 300 --threads 1
 
 CORPUS is a folder of `blankfill prepare`, with one tokenizer for all. The recipes are the nano ones, whose models have
-the same layers and width. First a few steps of each tell what a step costs in processor time; then it is trained for as
-many steps as fit into --seconds, so that its schedule ends where its time does. The runs are fine-tuned as in
-`bench/pretraining.py`, from which the tasks come. What is finished in --out is not run again.
-
-Losses are told beside the unigram baseline of the same answers: what they ask for differs, so they are no race.
+the same layers and width. First a few steps measure the processor time of a step; then each recipe is trained for as
+many steps as fit into --seconds, so that its schedule ends with its time. The runs are fine-tuned as in
+`bench/pretraining.py`, from which the tasks come. Finished runs in --out are not repeated. Losses are printed beside
+the unigram baseline of the same targets: the targets differ, so the losses are not comparable between objectives.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xln
 MORE = {"ernie": ("--objective.phrase", "0")}
 """Options of a recipe: in English ERNIE finds no phrases without a list of them, so it masks words."""
 SHORT, LONG = 8, 56
-"""Steps of the two runs whose difference is what a step costs."""
+"""Steps of the two runs whose difference gives the cost of a step."""
 
 
 def main() -> None:
@@ -49,25 +48,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found = []
+    results = []
     for recipe in given.recipes:
-        one = pretrained(recipe, given)
+        result = pretrained(recipe, given)
         print(
-            f"| {recipe} | {one['weights']:,} | {one['steps']:,} | {one['tokens'] / 1e6:.2f} M | "
-            f"{one['tokens_per_second']:,.0f} | {one['loss']:.3f} of {one['baseline']:.3f} |",
+            f"| {recipe} | {result['weights']:,} | {result['steps']:,} | {result['tokens'] / 1e6:.2f} M | "
+            f"{result['tokens_per_second']:,.0f} | {result['loss']:.3f} of {result['baseline']:.3f} |",
             flush=True,
         )
         scores = [row(task, f"{recipe}={given.out / recipe}", False, given) for task in given.tasks]
         for score in scores:
-            told = " ".join(f"{score:.4f}" for score in score["scores"])
+            listed = " ".join(f"{score:.4f}" for score in score["scores"])
             print(f"| {recipe} | {score['task']} | {statistics.fmean(score['scores']):.4f} ± {score['deviation']:.4f} "
-                  f"({told}) | {score['metric']}, {score['baseline']:.4f} without reading |", flush=True)  # fmt: skip
-        found.append({**one, "scores": scores})
-        write(given.json, found)
+                  f"({listed}) | {score['metric']}, {score['baseline']:.4f} without reading |", flush=True)  # fmt: skip
+        results.append({**result, "scores": scores})
+        write(given.json, results)
 
 
 def pretrained(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Return what the run of a recipe was and learnt; it is made unless it is there."""
+    """Return the facts and losses of the run of a recipe, after training it unless it is finished."""
     folder, noted = given.out / recipe, given.out / f"{recipe}.json"
     if not noted.exists():
         pace = step_cost(recipe, given)
@@ -86,7 +85,8 @@ def pretrained(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def step_cost(recipe: str, given: argparse.Namespace) -> float:
-    """Processor seconds of a step: of a longer run, less those of a shorter one, start and end being the same."""
+    """Return the processor seconds of a step: those of a long run less those of a short run, over the difference in
+    steps."""
     with tempfile.TemporaryDirectory() as folder:
         spent = [
             pretrain(recipe, given, Path(folder) / str(k), steps, steps) for k, steps in enumerate((SHORT, SHORT, LONG))
@@ -95,7 +95,7 @@ def step_cost(recipe: str, given: argparse.Namespace) -> float:
 
 
 def pretrain(recipe: str, given: argparse.Namespace, folder: Path, steps: int, every: int) -> float:
-    """Train a recipe for so many steps; its processor seconds, those of processes that help it included."""
+    """Train a recipe for `steps` steps; return its processor seconds, including those of its child processes."""
     before = processor_seconds()
     command = [
         sys.executable, "-m", "blankfill", "pretrain", str(given.corpus), "--recipe", f"{recipe}-nano", "--out",
@@ -108,7 +108,7 @@ def pretrain(recipe: str, given: argparse.Namespace, folder: Path, steps: int, e
 
 
 def processor_seconds() -> float:
-    """Seconds of the processes that have ended."""
+    """Return the processor seconds of the child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -4,8 +4,8 @@
 
 MODEL is a transformers folder of a BERT encoder. Each step is forward, backward, clipping to norm 1, fused AdamW and
 the schedule, over the same 32 items drawn at random, tokenised beforehand. `transformers` pads each batch to its
-longest item, as Trainer's usual collator does; `transformers-128` pads to 128 tokens, as its run_glue example does
-unless told otherwise. Ours puts several items in a row (`tasks/batches.py`).
+longest item, as Trainer's usual collator does; `transformers-128` pads to 128 tokens, as its run_glue example does by
+default. Ours puts several items in a row (`tasks/batching.py`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str,
 
 
 def ours(spec: dict[str, Any]) -> Callable[[], Any]:
-    """Return a step as `blankfill finetune` takes it."""
+    """Return a training step of `blankfill finetune`."""
     import torch
 
     from blankfill.checkpoint.load import load_model
@@ -83,16 +83,16 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
     from blankfill.training.progress import Progress
 
     class Silent:
-        """Takes no notes."""
+        """A recorder that records nothing."""
 
         def record(self, metrics: Any) -> None:
-            """Nothing."""
+            """Do nothing."""
 
         def event(self, step: int, kind: str, text: str) -> None:
-            """Nothing."""
+            """Do nothing."""
 
         def advance(self, step: int, fields: Any) -> None:
-            """Nothing."""
+            """Do nothing."""
 
     keep_freed_memory()
     options = FinetuneOptions(lr=spec["lr"], batch_size=spec["batch"], epochs=1000, eval_every=10**9, threads=1)
@@ -117,7 +117,7 @@ def ours(spec: dict[str, Any]) -> Callable[[], Any]:
 
 
 def theirs(name: str, spec: dict[str, Any]) -> Callable[[], Any]:
-    """Return a step as `transformers.Trainer.training_step` takes it, without its bookkeeping."""
+    """Return a training step of `transformers.Trainer.training_step`, without its bookkeeping."""
     try:
         import transformers
     except ImportError as error:

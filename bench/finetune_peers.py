@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from blankfill.tasks.task import Task
 
 AT_ONCE = 64
-"""Rows that are scored together."""
+"""Number of rows that are scored together."""
 IGNORED = -100
 BEST = 20
-"""Starts and ends that are paired for each window. (What transformers calls a stride is how far windows overlap.)"""
+"""Number of starts and ends that are paired for each window. (The stride of transformers is the overlap of windows.)"""
 
 
 class Peer(ABC):
@@ -42,15 +42,15 @@ class Peer(ABC):
 
     @abstractmethod
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
-        """Return what the tokenizer makes of the items, with the answers under the names that the model takes."""
+        """Return the tokenised items, with the answers under the argument names of the model."""
 
     @abstractmethod
     def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Rows, padded to the longest of them."""
+        """Return a batch of rows, padded to the longest of them."""
 
     @abstractmethod
     def judge(self, split: Split, rows: Sequence[dict[str, Any]], outputs: Sequence[Any]) -> Any:
-        """Predictions, as `score` takes them, from what the model says of each row."""
+        """Return predictions for `score` from the outputs of the model for each row."""
 
     def padded(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the inputs of rows, padded."""
@@ -77,13 +77,13 @@ class Texts(Peer):
         return [{**{n: v[k] for n, v in made.items()}, "label": item.label} for k, item in enumerate(texts)]
 
     def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """With their labels."""
+        """Return a batch of rows with their labels."""
         dtype = torch.float32 if self.classes == 1 else torch.int64
         return {**self.padded(rows), "labels": torch.tensor([row["label"] for row in rows], dtype=dtype)}
 
     def judge(self, split: Split, rows: Sequence[dict[str, Any]], outputs: Sequence[Any]) -> Any:
         """Return the class with the highest score, or the number."""
-        logits = torch.stack([one["logits"] for one in outputs])
+        logits = torch.stack([output["logits"] for output in outputs])
         return (logits[:, 0] if self.classes == 1 else logits.argmax(1)).tolist()
 
 
@@ -98,7 +98,7 @@ class Tags(Peer):
 
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
         """Return a row for each sentence; a label on the first piece of each word."""
-        found = []
+        encoded = []
         for item in split.tagged():
             made = self.tokenizer(
                 list(item.words), is_split_into_words=True, truncation=True, max_length=self.options.max_length
@@ -111,11 +111,11 @@ class Tags(Peer):
                 place.get(tags[w], IGNORED) if first and w is not None else IGNORED
                 for w, first in zip(words, firsts, strict=True)
             ]
-            found.append({**dict(made.items()), "labels": labels, "words": words, "firsts": firsts})
-        return found
+            encoded.append({**dict(made.items()), "labels": labels, "words": words, "firsts": firsts})
+        return encoded
 
     def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """With the labels of their pieces."""
+        """Return a batch of rows with the labels of their tokens."""
         made = self.padded(rows)
         width = made["input_ids"].shape[1]
         labels = [row["labels"] + [IGNORED] * (width - len(row["labels"])) for row in rows]
@@ -123,15 +123,15 @@ class Tags(Peer):
 
     def judge(self, split: Split, rows: Sequence[dict[str, Any]], outputs: Sequence[Any]) -> Any:
         """Return the tag with the highest score at each word's first piece; O for words that were cut off."""
-        found = []
+        predicted = []
         for item, row, output in zip(split.tagged(), rows, outputs, strict=True):
             best = output["logits"].argmax(-1).tolist()
             tags = ["O"] * len(item.words)
             for column, (word, first) in enumerate(zip(row["words"], row["firsts"], strict=True)):
                 if first:
                     tags[word] = self.labels[best[column]]
-            found.append(tags)
-        return found
+            predicted.append(tags)
+        return predicted
 
 
 class Questions(Peer):
@@ -143,7 +143,7 @@ class Questions(Peer):
 
     def rows(self, split: Split, learn: bool) -> list[dict[str, Any]]:
         """Return a row for each window; an answer outside of it is at [CLS]."""
-        items, found = split.questions(), []
+        items, windows = split.questions(), []
         longest = WindowOptions().max_query_length
         for number, item in enumerate(items):
             question = self.tokenizer.encode(item.question, add_special_tokens=False)[:longest]
@@ -164,16 +164,16 @@ class Questions(Peer):
                     span = (starts[0], ends[0]) if starts and ends else (0, 0)
                 names = self.tokenizer.model_input_names
                 row = {name: made[name][k] for name in names}
-                found.append({**row, "offsets": offsets, "inside": inside, "item": number, "span": span})
-        return found
+                windows.append({**row, "offsets": offsets, "inside": inside, "item": number, "span": span})
+        return windows
 
     def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """With the columns where the answers begin and end."""
+        """Return a batch of rows with the columns where the answers begin and end."""
         spans = torch.tensor([row["span"] for row in rows])
         return {**self.padded(rows), "start_positions": spans[:, 0], "end_positions": spans[:, 1]}
 
     def judge(self, split: Split, rows: Sequence[dict[str, Any]], outputs: Sequence[Any]) -> Any:
-        """For each question the valid span with the highest start + end over its windows."""
+        """Return for each question the valid span with the highest start + end over its windows."""
         best: dict[int, tuple[float, str]] = {}
         items = split.questions()
         for row, output in zip(rows, outputs, strict=True):
@@ -195,7 +195,7 @@ PEERS: dict[str, type[Peer]] = {"classify": Texts, "regress": Texts, "tag": Tags
 
 
 def run(model: Path, task: Task, train: Split, dev: Split, options: FinetuneOptions) -> dict[str, float]:
-    """Fine-tune for whole epochs, score after each; the best score, and the processor seconds of everything."""
+    """Fine-tune for whole epochs and score after each; return the best score, and all processor seconds."""
     began = time.process_time()
     torch.set_num_threads(options.threads or usable_cores())
     transformers.set_seed(options.seed)
@@ -212,7 +212,7 @@ def run(model: Path, task: Task, train: Split, dev: Split, options: FinetuneOpti
         network.train()
         for chosen in torch.randperm(len(rows)).split(options.batch_size):
             network(**peer.batch([rows[k] for k in chosen])).loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -223,13 +223,14 @@ def run(model: Path, task: Task, train: Split, dev: Split, options: FinetuneOpti
 
 @torch.no_grad()
 def outputs_for(peer: Peer, rows: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
-    """Return what the model says of each row, in the order of the rows; rows of like length are computed together."""
+    """Return the outputs of the model for each row, in the order of the rows; rows of similar length are computed
+    together."""
     peer.network.eval()
     order = sorted(range(len(rows)), key=lambda k: len(rows[k]["input_ids"]))
-    found: list[dict[str, torch.Tensor]] = [{} for _ in rows]
+    outputs: list[dict[str, torch.Tensor]] = [{} for _ in rows]
     for at in range(0, len(order), AT_ONCE):
         chosen = order[at : at + AT_ONCE]
         output = peer.network(**peer.padded([rows[k] for k in chosen]))
         for place, k in enumerate(chosen):
-            found[k] = {name: value[place].clone() for name, value in output.items()}
-    return found
+            outputs[k] = {name: value[place].clone() for name, value in output.items()}
+    return outputs

@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--max-train-samples", type=int, default=0, help="so many only, drawn by the seed; 0: all")
+    parser.add_argument(
+        "--max-train-samples", type=int, default=0, help="number of training items, drawn by the seed; 0: all"
+    )
     parser.add_argument("--validation-split", type=float, default=0.1, help="where there is no dev set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=0)
@@ -56,26 +58,27 @@ def main() -> None:
     options = dataclasses.replace(options, eval_every=-(-len(train) // given.batch))
     print(f"{given.task}: {len(train)} items to learn from, {len(dev)} to score", flush=True)
     contenders = {"blankfill": ours, "transformers": theirs}
-    found: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, list[dict[str, float]]] = {}
     for name, run in contenders.items():
         if given.only in (None, name):
-            found[name] = [
+            results[name] = [
                 run(given.model, given.task, given.data, dataclasses.replace(options, seed=seed))
                 for seed in given.seeds
             ]
-            scores = [one["score"] for one in found[name]]
+            scores = [result["score"] for result in results[name]]
             spread = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
-            seconds = statistics.fmean(one["seconds"] for one in found[name])
-            told = " ".join(f"{score:.4f}" for score in scores)
+            seconds = statistics.fmean(result["seconds"] for result in results[name])
+            listed = " ".join(f"{score:.4f}" for score in scores)
             print(
-                f"{given.task} {name:<13} {statistics.fmean(scores):.4f}{spread}  ({told})  {seconds:.0f} s", flush=True
+                f"{given.task} {name:<13} {statistics.fmean(scores):.4f}{spread}  ({listed})  {seconds:.0f} s",
+                flush=True,
             )
-    asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-    write(given.json, {**asked, "scores": found})
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+    write(given.json, {**settings, "scores": results})
 
 
 def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """Return a run of this program; processor seconds of all of it."""
+    """Return the scores of a run of this program, with all of its processor seconds."""
     from blankfill.finetuning.config import FinetuneConfig
     from blankfill.finetuning.run import finetune
 
@@ -86,7 +89,7 @@ def ours(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[s
 
 
 def theirs(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict[str, float]:
-    """Return the same items with transformers' model."""
+    """Return the scores of transformers' model on the same items."""
     from finetune_peers import run
 
     from blankfill.finetuning.data import read_splits

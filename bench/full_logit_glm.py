@@ -2,7 +2,7 @@
 
 The layers are written with torch's modules as the released code has them (pre-norm, tanh GELU, attention as matmul,
 mask, softmax, dropout, matmul; logits of all B·T positions against the tied word table; cross-entropy of all positions,
-times a mask of those that are asked for). Nothing of it is part of the program.
+times a mask of the targets). This code is not part of the program.
 
 Shapes: B rows, T columns, D width, H heads, V vocabulary.
 """
@@ -19,7 +19,7 @@ from blankfill.model.config import TransformerConfig
 from blankfill.types import Batch
 
 HIDDEN = -10000.0
-"""What the scores of invisible columns become."""
+"""Score of invisible columns."""
 
 
 class Layer(nn.Module):
@@ -69,16 +69,16 @@ class FullLogitGlm(nn.Module):
         visible = (batch.segment[:, :, None] == batch.segment[:, None, :]) & (
             batch.rank[:, None, :] <= batch.horizon[:, :, None]
         )
-        targets, asked = torch.zeros_like(batch.input_ids), torch.zeros(batch.input_ids.shape)
+        targets, is_target = torch.zeros_like(batch.input_ids), torch.zeros(batch.input_ids.shape)
         targets.view(-1)[batch.target_index] = batch.target_ids
-        asked.view(-1)[batch.target_index] = 1.0
+        is_target.view(-1)[batch.target_index] = 1.0
         return {
             "input_ids": batch.input_ids, "positions": batch.positions, "visible": visible[:, None].float(),
-            "targets": targets, "asked": asked,
+            "targets": targets, "asked": is_target,
         }  # fmt: skip
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, visible: Tensor, targets: Tensor, asked: Tensor
+        self, input_ids: Tensor, positions: Tensor, visible: Tensor, targets: Tensor, is_target: Tensor
     ) -> SimpleNamespace:
         hidden_BTD = self.words(input_ids)
         for table, channel in zip(self.positions, positions, strict=True):
@@ -88,4 +88,4 @@ class FullLogitGlm(nn.Module):
             hidden_BTD = layer(hidden_BTD, visible)
         logits_BTV = F.linear(self.norm(hidden_BTD), self.token_embeddings.weight)
         losses = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets.flatten(), reduction="none")
-        return SimpleNamespace(loss=(losses * asked.flatten()).sum() / asked.sum())
+        return SimpleNamespace(loss=(losses * is_target.flatten()).sum() / is_target.sum())

@@ -22,13 +22,13 @@ from side_by_side import UnableError, compared, compete, load_note, serve, write
 FAMILIES = ("t5", "t5-v1.1", "bart", "gpt2")
 CONTENDERS = ("blankfill", "transformers", "ctranslate2")
 SPECIAL = 4
-"""So many ids are not words."""
+"""Number of ids that are not words."""
 BEGUN = {"bart": 2}
-"""What a decoder starts from, where it is not token 0."""
+"""Start token of a decoder, where it is not token 0."""
 
 
 def model_of(spec: dict[str, Any]) -> Any:
-    """transformers' model, its weights drawn from the seed."""
+    """Return transformers' model, with weights drawn from the seed."""
     import torch
     import transformers
 
@@ -63,7 +63,7 @@ def model_of(spec: dict[str, Any]) -> Any:
 
 
 def sources_of(spec: dict[str, Any]) -> list[list[int]]:
-    """Rows of random words, for an encoder from half as long as the longest on."""
+    """Return rows of random words; for an encoder of different lengths, at least half of the longest."""
     import numpy as np
 
     rng = np.random.default_rng(1)
@@ -73,7 +73,7 @@ def sources_of(spec: dict[str, Any]) -> list[list[int]]:
 
 
 def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
-    """Our way to write, once."""
+    """Return one generation of this program."""
     from blankfill.families import weight_names
     from blankfill.generation.beam import beam_search
     from blankfill.generation.engine import Decoder
@@ -104,14 +104,14 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
 
     def repeat() -> list[list[int]]:
         decoder = Decoder(model, contexts, spec["written"])
-        found = beam_search(decoder, spec["beams"], grammar, spec["written"], 1.0, thorough=False)
-        return [list(hypotheses[0].ids) for hypotheses in found]
+        searched = beam_search(decoder, spec["beams"], grammar, spec["written"], 1.0, thorough=False)
+        return [list(hypotheses[0].ids) for hypotheses in searched]
 
     return repeat
 
 
 def theirs(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
-    """transformers' way to write, once: one token more, where ours asks for the end."""
+    """Return one generation of transformers: with one token more, where ours scores the end token."""
     import torch
 
     model, sources = model_of(spec), sources_of(spec)
@@ -127,14 +127,14 @@ def theirs(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
             suppress_tokens=list(range(SPECIAL)), pad_token_id=1, eos_token_id=None, **begun,
             forced_eos_token_id=None, forced_bos_token_id=None, length_penalty=1.0 if spec["beams"] > 1 else None,
         )  # fmt: skip
-        found: list[list[int]] = out[:, read : read + spec["written"]].tolist()
-        return found
+        written: list[list[int]] = out[:, read : read + spec["written"]].tolist()
+        return written
 
     return repeat
 
 
 def save(spec: dict[str, Any], folder: Path) -> None:
-    """transformers' model with a tokenizer of as many made-up words, as CTranslate2's converter asks for it."""
+    """Save transformers' model with a tokenizer of random words, as CTranslate2's converter needs it."""
     import tokenizers
     import transformers
 
@@ -144,12 +144,12 @@ def save(spec: dict[str, Any], folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(table), **roles).save_pretrained(folder)
     model = model_of(spec)
     if spec["family"] == "bart":
-        model.config.normalize_before = False  # transformers has dropped what the converter asks for
+        model.config.normalize_before = False  # transformers has dropped an attribute that the converter needs
     model.save_pretrained(folder)
 
 
 def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
-    """CTranslate2's way to write, once: one token more, where ours asks for the end."""
+    """Return one generation of CTranslate2: with one token more, where ours scores the end token."""
     try:
         import ctranslate2
     except ImportError:
@@ -166,10 +166,10 @@ def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     def repeat() -> list[list[int]]:
         if spec["family"] == "gpt2":
             sizes = {"min_length": count, "max_length": count, "include_prompt_in_result": False}
-            texts = [found.sequences[0] for found in model.generate_batch(sources, **sizes, **common)]
+            texts = [result.sequences[0] for result in model.generate_batch(sources, **sizes, **common)]
         else:
             sizes = {"min_decoding_length": count, "max_decoding_length": count}
-            texts = [found.hypotheses[0] for found in model.translate_batch(sources, **sizes, **common)]
+            texts = [result.hypotheses[0] for result in model.translate_batch(sources, **sizes, **common)]
         return [[int(word[1:]) for word in text[: spec["written"]]] for text in texts]
 
     return repeat
@@ -196,10 +196,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the figures as JSON here")
     args = parser.parse_args()
     if strange := set(args.families) - set(FAMILIES):
-        parser.error(f"{min(strange)} is none of {', '.join(FAMILIES)}")
+        parser.error(f"{min(strange)} is not one of {', '.join(FAMILIES)}")
     if note := load_note():
         print(note)
-    found = []
+    results = []
     for family in args.families:
         for beams in args.beams:
             spec = {**vars(args), "family": family, "beams": beams, "out": ""}
@@ -211,14 +211,14 @@ def main() -> None:
                     print(f"{family}, {beams} beams, {line['contender']}: {line['unable']}")
                     continue
                 rate = args.rows * args.written / line["seconds"]
-                told = f"{family}, {beams} beams, {line['contender']}: {rate:,.0f} tokens/s"
+                report = f"{family}, {beams} beams, {line['contender']}: {rate:,.0f} tokens/s"
                 if "ratio" in line:
-                    told += f"; takes {line['ratio']:.2f} times as long ({line['low']:.2f} to {line['high']:.2f})"
+                    report += f"; takes {line['ratio']:.2f} times as long ({line['low']:.2f} to {line['high']:.2f})"
                 if beams == 1 and "ratio" in line:
-                    told += f"; the texts are {'the same' if text == texts[0] else 'not the same'}"
-                print(told)
-            found += lines
-    write(args.out, found)
+                    report += f"; the texts are {'the same' if text == texts[0] else 'not the same'}"
+                print(report)
+            results += lines
+    write(args.out, results)
 
 
 if __name__ == "__main__":

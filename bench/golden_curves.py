@@ -75,8 +75,8 @@ def write_texts(folder: Path) -> None:
             tables["tags"].append({"words": words, "tags": ["B-LOC" if word == "Rome" else "O" for word in words]})
             tables["questions"].append({"question": f"What is it that {who} {does}?", "context": text, "answer": what})
             tables["pairs"].append({"source": text, "target": what})
-        for name, found in tables.items():
-            lines = "".join(json.dumps(row) + "\n" for row in found)
+        for name, table in tables.items():
+            lines = "".join(json.dumps(row) + "\n" for row in table)
             (folder / name / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     (folder / "patterns.yaml").write_text(PATTERNS, encoding="utf-8")
 
@@ -88,7 +88,15 @@ def curve(run: Path) -> dict[str, Any]:
         row = json.loads(line)
         losses.setdefault(row["split"], []).append(float(row["loss"]).hex())
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
-    return {"losses": losses, "weights": hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest()}
+    return {"losses": losses, "weights": checksum(last / "model.safetensors")}
+
+
+def checksum(path: Path) -> str:
+    """Return a checksum of the tensors of a file, whatever their names and their order."""
+    from safetensors.torch import load_file
+
+    digests = sorted(hashlib.sha256(tensor.numpy().tobytes()).digest() for tensor in load_file(path).values())
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def main() -> int:
@@ -101,7 +109,7 @@ def main() -> int:
     parser.add_argument("--against", type=Path)
     parser.add_argument("--only", nargs="*", help="names of runs")
     args = parser.parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="blankfill-golden-") as name:
         folder = Path(name)
         write_texts(folder)
@@ -116,8 +124,8 @@ def main() -> int:
                 code = command([*line, "--out", str(folder / label)])
             if code:
                 raise SystemExit(f"{label}: code {code}\n{(folder / 'log.txt').read_text(encoding='utf-8')[-2000:]}")
-            found[label] = curve(folder / label)
-            print(f"{label}: {time.perf_counter() - began:.1f} s, {found[label]['weights'][:12]}", flush=True)
+            results[label] = curve(folder / label)
+            print(f"{label}: {time.perf_counter() - began:.1f} s, {results[label]['weights'][:12]}", flush=True)
 
         def wanted(label: str) -> bool:
             return not args.only or label in args.only
@@ -145,23 +153,23 @@ def main() -> int:
             if wanted(label):
                 run(label, "finetune", "--task", task, "--data", str(folder / data), "--from", str(folder / model),
                     *TUNING, *more)  # fmt: skip
-    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.against is None:
         return 0
     before = json.loads(args.against.read_text(encoding="utf-8"))
-    moved = [label for label in found if found[label] != before.get(label)]
+    moved = [label for label in results if results[label] != before.get(label)]
     for label in moved:
-        told = before.get(label)
-        if told is None:
+        earlier = before.get(label)
+        if earlier is None:
             print(f"{label}: not among the curves before")
             continue
-        for split, losses in found[label]["losses"].items():
-            pairs = zip(losses, told["losses"].get(split, []), strict=False)
+        for split, losses in results[label]["losses"].items():
+            pairs = zip(losses, earlier["losses"].get(split, []), strict=False)
             apart = [abs(float.fromhex(a) - float.fromhex(b)) for a, b in pairs]
             where = next((k for k, gap in enumerate(apart) if gap), None)
             if where is not None:
                 print(f"{label}, {split}: differs from entry {where}, at most {max(apart):.3g} nats")
-    print(f"{len(found) - len(moved)} of {len(found)} runs are the same to the bit")
+    print(f"{len(results) - len(moved)} of {len(results)} runs are the same to the bit")
     return int(bool(moved))
 
 

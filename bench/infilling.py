@@ -2,11 +2,11 @@
 
     python bench/infilling.py bert=runs/bert glm=runs/glm t5=runs/t5 --data held-out.txt --limit 500
 
-Every model gets the same blanks, cut by seed (`blankfill evaluate --task infill`); how it is asked is in
-docs/evaluate.md. Prints a table for each figure: the share of tokens that come first after the right ones before
-them, the share of blanks that are all right, and nats of the true words, the end included where a model must find it.
-Models that are told a blank's length, see one side alone or are asked for an end do not compare with the others: the
-tables say who is.
+Every model gets the same blanks, cut by seed (`blankfill evaluate --task infill`); docs/evaluate.md describes the
+inputs of each model. Prints a table for each metric: the share of tokens with the highest score given the right tokens
+before them, the share of blanks that are entirely right, and nats of the true words, including the end where a model
+predicts it. Models that are given a blank's length, see only one side or predict the end are not comparable with the
+others: the tables mark them.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     settings = Settings(limit=given.limit, seed=given.seed)
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for model in given.models:
         name, _, path = model.partition("=")
-        found.append({"name": name, **evaluate(Path(path), "infill", given.data, settings, "cpu", given.threads)})
-        write(given.json, found)
-    for figure, told in FIGURES.items():
-        print(f"\n| {told} | sees | length | {' | '.join(map(str, LENGTHS))} |")
+        results.append({"name": name, **evaluate(Path(path), "infill", given.data, settings, "cpu", given.threads)})
+        write(given.json, results)
+    for figure, metric in FIGURES.items():
+        print(f"\n| {metric} | sees | length | {' | '.join(map(str, LENGTHS))} |")
         print(f"| --- | --- | --- |{' --- |' * len(LENGTHS)}")
-        for one in found:
-            cells = (f"{one['metrics'][str(length)][figure]:.3f}" for length in LENGTHS)
-            print(f"| {one['name']} | {one['sees']} | {one['length']} | {' | '.join(cells)} |")
+        for result in results:
+            cells = (f"{result['metrics'][str(length)][figure]:.3f}" for length in LENGTHS)
+            print(f"| {result['name']} | {result['sees']} | {result['length']} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def lines(corpus: IndexedCorpus, length: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Rows per second of every contender, taking turns; printed as well."""
+    """Measure and print the rows per second of every contender, taking turns."""
     makers: list[tuple[str, dict[str, Any], Making]] = [
         (name, options, ours(corpus, name, options, length)) for name, options in OURS
     ]
@@ -77,22 +77,24 @@ def lines(corpus: IndexedCorpus, length: int, rounds: int, seconds: float) -> li
         print("transformers is not installed, so its collators are left out")
     rates: list[list[float]] = [[] for _ in makers]
     for _ in range(rounds):
-        for (_, _, make), found in zip(makers, rates, strict=True):
-            found.append(rate(make, seconds))
+        for (_, _, make), measured in zip(makers, rates, strict=True):
+            measured.append(rate(make, seconds))
     print(f"\nrows of {length} tokens, made by one core")
     print(f"  {'':<60} {'rows/s':>8} {'(rounds)':>15} {'tokens/s':>11}")
     out = []
-    for (name, options, _), found in zip(makers, rates, strict=True):
-        middle = statistics.median(found)
-        told = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
-        print(f"  {told:<60} {middle:>8.0f} {f'({min(found):.0f}–{max(found):.0f})':>15} {middle * length:>11,.0f}")
+    for (name, options, _), measured in zip(makers, rates, strict=True):
+        middle = statistics.median(measured)
+        label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+        print(
+            f"  {label:<60} {middle:>8.0f} {f'({min(measured):.0f}–{max(measured):.0f})':>15} {middle * length:>11,.0f}"
+        )
         out.append({"name": name, "options": options, "length": length, "rows_per_second": middle,
-                    "slowest": min(found), "fastest": max(found)})  # fmt: skip
+                    "slowest": min(measured), "fastest": max(measured)})  # fmt: skip
     return out
 
 
 def rate(make: Making, seconds: float) -> float:
-    """Rows per second of processor time."""
+    """Measure rows per second of processor time."""
     done, began = 0, time.process_time()
     while (spent := time.process_time() - began) < seconds:
         make(done)
@@ -101,7 +103,7 @@ def rate(make: Making, seconds: float) -> float:
 
 
 def made_up_corpus(prefix: Path) -> IndexedCorpus:
-    """Token files with 3,000 documents of 3 to 40 sentences of 5 to 40 random tokens."""
+    """Write token files with 3,000 documents of 3 to 40 sentences of 5 to 40 random tokens."""
     from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
 
     rng = np.random.default_rng(0)
@@ -113,7 +115,7 @@ def made_up_corpus(prefix: Path) -> IndexedCorpus:
 
 
 def ours(corpus: IndexedCorpus, name: str, options: dict[str, Any], length: int) -> Making:
-    """Batches of an objective from token files."""
+    """Return a maker of batches of an objective from token files."""
     from blankfill.data.batching import collate
     from blankfill.data.sampler import Sampler
     from blankfill.objectives import OBJECTIVES
@@ -126,7 +128,8 @@ def ours(corpus: IndexedCorpus, name: str, options: dict[str, Any], length: int)
 
 
 def theirs(length: int) -> list[tuple[str, dict[str, Any], Making]]:
-    """transformers' collators over lists of ids; the options tell which objective they are the counterpart of."""
+    """Return a maker of batches by transformers' collators over lists of ids; the options name the corresponding
+    objective."""
     import transformers
     from tokenizers import Tokenizer, models
 
@@ -156,7 +159,7 @@ def theirs(length: int) -> list[tuple[str, dict[str, Any], Making]]:
 
 
 def loader_waits(corpus: IndexedCorpus, steps: int) -> list[dict[str, Any]]:
-    """Train small models on the corpus as a run does; which share of the steps was waited for rows."""
+    """Train small models on the corpus as in a run; print the share of the time spent on waiting for rows."""
     import torch
 
     from blankfill.data.loader import Phase, Steps, load
@@ -165,7 +168,7 @@ def loader_waits(corpus: IndexedCorpus, steps: int) -> list[dict[str, Any]]:
     from blankfill.training.progress import Window
 
     print("\ntraining with the loader in the background: share of the time spent on waiting for rows")
-    found = []
+    results = []
     for objective in ("bert", "glm", "gpt"):
         for layers, width in ((2, 128), (4, 256)):
             shape = Shape(objective, layers, width, rows=16, vocabulary=VOCABULARY if width > 128 else SMALL)
@@ -179,8 +182,8 @@ def loader_waits(corpus: IndexedCorpus, steps: int) -> list[dict[str, Any]]:
             share = window.waited / window.seconds
             rows = steps * shape.rows / window.seconds
             print(f"  {shape!s:<40} {rows:>7.1f} rows/s trained, waited {share:.2%}", flush=True)
-            found.append({"shape": str(shape), "rows_per_second": rows, "waited": share})
-    return found
+            results.append({"shape": str(shape), "rows_per_second": rows, "waited": share})
+    return results
 
 
 if __name__ == "__main__":

@@ -40,17 +40,17 @@ def main() -> None:
         print(note)
     paths = [str(path.resolve()) for path in given.text]
     size = sum(path.stat().st_size for path in given.text)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in PEERS}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in PEERS}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = str(given.tokenizer.resolve()) if given.tokenizer else trained(paths, Path(folder))
         for number in range(given.rounds):
             for name in PEERS if number % 2 == 0 else reversed(PEERS):
                 out = Path(folder) / f"{name}-{number}"
-                found[name].append(timed(command(name, paths, tokenizer, out, given.workers)))
+                results[name].append(timed(command(name, paths, tokenizer, out, given.workers)))
     print(f"\n{size / 1e6:.1f} MB of text, {given.workers} processes")
     print(f"  {'contender':<12} {'seconds':>8} {'MB/s':>6} {'processor':>10} {'memory':>8}")
     lines = []
-    for name, runs in found.items():
+    for name, runs in results.items():
         line: dict[str, Any] = {"contender": name}
         line |= {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         lines.append(line | {"megabytes_per_second": size / 1e6 / line["seconds"], "runs": runs})
@@ -58,7 +58,7 @@ def main() -> None:
             f"  {name:<12} {line['seconds']:>8.1f} {size / 1e6 / line['seconds']:>6.2f} {line['processor']:>8.1f} s "
             f"{line['memory'] / 1e6:>5.0f} MB"
         )
-    ratios = [theirs["seconds"] / ours["seconds"] for ours, theirs in zip(*found.values(), strict=True)]
+    ratios = [theirs["seconds"] / ours["seconds"] for ours, theirs in zip(*results.values(), strict=True)]
     print(f"  datasets takes {statistics.median(ratios):.2f} times as long ({min(ratios):.2f}–{max(ratios):.2f})")
     write(given.json, {"bytes": size, "workers": given.workers, "contenders": lines, "ratios": ratios})
 
@@ -79,7 +79,7 @@ def command(name: str, paths: list[str], tokenizer: str, out: Path, workers: int
 
 
 def timed(line: list[str]) -> dict[str, float]:
-    """Run a process: seconds on the wall, of the processor, and the most memory of it and its children together."""
+    """Run a process; return its wall-clock seconds, processor seconds, and the peak memory of it and its children."""
     import psutil
 
     before, began = os.times(), time.perf_counter()
@@ -92,8 +92,8 @@ def timed(line: list[str]) -> dict[str, float]:
         while not done.wait(0.05):
             held = 0
             try:
-                for one in [root, *root.children(recursive=True)]:
-                    held += one.memory_info().rss
+                for child in [root, *root.children(recursive=True)]:
+                    held += child.memory_info().rss
             except psutil.Error:
                 continue
             most = max(most, held)
@@ -111,7 +111,7 @@ def timed(line: list[str]) -> dict[str, float]:
 
 
 def theirs() -> None:
-    """The other contender: lines → tokens with special tokens → rows of one length, to the disk."""
+    """Run the other contender: lines → tokens with special tokens → rows of one length, to the disk."""
     tokenizer_folder, out, workers, *paths = sys.argv[2:]
     os.environ["HF_DATASETS_CACHE"] = f"{out}-cache"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

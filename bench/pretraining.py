@@ -1,4 +1,5 @@
-"""What pretraining is worth: models fine-tuned on the same tasks, by head and by cloze, beside models drawn at random.
+"""The effect of pretraining: models fine-tuned on the same tasks, with a head and as a cloze, beside models with random
+initial weights.
 
     python bench/pretraining.py bert=runs/bert glm=runs/glm --data DATA --tasks sst2-head sst2-cloze --json found.json
 
@@ -52,19 +53,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found = []
+    results = []
     for task in given.tasks:
         for model in given.models:
             for scratch in (False, True):
-                found.append(row(task, model, scratch, given))
-                one = found[-1]
-                told = " ".join(f"{score:.4f}" for score in one["scores"])
+                results.append(row(task, model, scratch, given))
+                result = results[-1]
+                listed = " ".join(f"{score:.4f}" for score in result["scores"])
                 print(
-                    f"| {task} | {one['model']} | {statistics.fmean(one['scores']):.4f} ± {one['deviation']:.4f} "
-                    f"({told}) | lr {one['lr']:g} | {one['metric']}, {one['baseline']:.4f} without reading |",
+                    f"| {task} | {result['model']} | {statistics.fmean(result['scores']):.4f} "
+                    f"± {result['deviation']:.4f} ({listed}) | lr {result['lr']:g} | {result['metric']}, "
+                    f"{result['baseline']:.4f} without reading |",
                     flush=True,
                 )
-                write(given.json, found)
+                write(given.json, results)
 
 
 def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict
     from blankfill.tasks.options import FinetuneOptions
 
     name, _, path = model.partition("=")
-    asked, folder, settings = TASKS[task]
+    name_of_task, folder, settings = TASKS[task]
     options = FinetuneOptions(
         **settings, precision="fp32", threads=given.threads, max_length=128, from_scratch=scratch
     )  # fmt: skip
@@ -83,7 +85,7 @@ def row(task: str, model: str, scratch: bool, given: argparse.Namespace) -> dict
 
     def results(lr: float, seed: int) -> dict[str, Any]:
         config: FinetuneConfig = FinetuneConfig(
-            asked, given.data / folder, Path(path), dataclasses.replace(options, lr=lr, seed=seed)
+            name_of_task, given.data / folder, Path(path), dataclasses.replace(options, lr=lr, seed=seed)
         )  # fmt: skip
         return finish_run(config, place / f"lr-{lr:g}_seed-{seed}")
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 MACHINE_BUSY = 0.5
-"""A load above this many processes for each core is told of."""
+"""Load, in processes per core, above which a note is printed."""
 
 
 @dataclass
 class Contender:
-    """A worker process and what it has answered. unable: why it cannot run here."""
+    """A worker process and its answers. unable: why it cannot run here."""
 
     name: str
     process: subprocess.Popen[str]
@@ -49,15 +49,15 @@ class Contender:
         return parsed
 
     def end(self) -> None:
-        """Let the process go."""
+        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
     @property
     def median(self) -> float:
-        """Seconds of one repetition on the wall."""
-        return statistics.median(second for one in self.rounds for second in one)
+        """Return the median wall-clock seconds of one repetition."""
+        return statistics.median(second for times in self.rounds for second in times)
 
 
 def start(program: Path, name: str, spec: dict[str, Any]) -> Contender:
@@ -78,22 +78,22 @@ def compete(
 ) -> list[Contender]:
     """Let contenders take turns; one repetition of each warms up. The others are held against the first name."""
     contenders = [start(program, name, spec) for name in names]
-    for one in contenders:
-        answer = one.ask({"repeat": 1})
-        one.unable = answer.get("unable", "")
-    able = [one for one in contenders if not one.unable]
+    for contender in contenders:
+        answer = contender.ask({"repeat": 1})
+        contender.unable = answer.get("unable", "")
+    able = [contender for contender in contenders if not contender.unable]
     for number in range(rounds):
-        for one in able if number % 2 == 0 else reversed(able):
-            answer = one.ask({"repeat": repetitions})
+        for contender in able if number % 2 == 0 else reversed(able):
+            answer = contender.ask({"repeat": repetitions})
             if "unable" in answer:
-                one.unable = answer["unable"]
+                contender.unable = answer["unable"]
                 continue
-            one.rounds.append(answer["seconds"])
-            one.processor.append(answer["processor"])
-    for one in contenders:
-        if not one.unable:
-            one.facts = one.ask({"facts": True})
-        one.end()
+            contender.rounds.append(answer["seconds"])
+            contender.processor.append(answer["processor"])
+    for contender in contenders:
+        if not contender.unable:
+            contender.facts = contender.ask({"facts": True})
+        contender.end()
     return contenders
 
 
@@ -104,7 +104,7 @@ def serve(build: Callable[[str, dict[str, Any]], tuple[Callable[[], Any], dict[s
     """
     name = sys.argv[sys.argv.index("--worker") + 1]
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not stand between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     repeat: Callable[[], Any] | None = None
     facts: dict[str, Any] = {}
     for line in sys.stdin:
@@ -124,11 +124,11 @@ def serve(build: Callable[[str, dict[str, Any]], tuple[Callable[[], Any], dict[s
 
 
 class UnableError(Exception):
-    """Why a contender cannot run here."""
+    """A contender cannot run here; the text says why."""
 
 
 def timed(repeat: Callable[[], Any], count: int) -> dict[str, Any]:
-    """Seconds of so many repetitions, each."""
+    """Return the seconds of each of `count` repetitions."""
     seconds, processor = [], []
     for _ in range(count):
         wall, own = time.perf_counter(), time.process_time()
@@ -139,7 +139,7 @@ def timed(repeat: Callable[[], Any], count: int) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most."""
+    """Return the peak memory of this process in bytes."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -153,23 +153,23 @@ def compared(contenders: Sequence[Contender], clock: str) -> list[dict[str, Any]
     """
     first = contenders[0]
     lines: list[dict[str, Any]] = []
-    for one in contenders:
-        line: dict[str, Any] = {"contender": one.name}
-        if one.unable:
-            lines.append(line | {"unable": one.unable})
+    for contender in contenders:
+        line: dict[str, Any] = {"contender": contender.name}
+        if contender.unable:
+            lines.append(line | {"unable": contender.unable})
             continue
-        rounds, own = (one.rounds, first.rounds) if clock == "wall" else (one.processor, first.processor)
-        line |= {"seconds": statistics.median(s for part in rounds for s in part), **one.facts}
-        if one is not first and not first.unable:
+        rounds, own = (contender.rounds, first.rounds) if clock == "wall" else (contender.processor, first.processor)
+        line |= {"seconds": statistics.median(s for part in rounds for s in part), **contender.facts}
+        if contender is not first and not first.unable:
             ratios = [statistics.median(a) / statistics.median(b) for a, b in zip(rounds, own, strict=True)]
             line |= {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
-            line["memory_share"] = first.facts["memory"] / one.facts["memory"]
+            line["memory_share"] = first.facts["memory"] / contender.facts["memory"]
         lines.append(line)
     return lines
 
 
 def load_note() -> str:
-    """Return a sentence when other work is going on, which makes times longer and ratios less sure."""
+    """Return a note when other programs use the cores, which makes times longer and ratios less certain."""
     try:
         load = os.getloadavg()[0]
     except OSError:
@@ -179,8 +179,8 @@ def load_note() -> str:
     return f"the load was {load:.1f} on {os.cpu_count()} cores before the start: other work is going on"
 
 
-def write(path: Path | None, found: Any) -> None:
+def write(path: Path | None, results: Any) -> None:
     """Keep the results as JSON, when a path is given."""
     if path is not None:
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"written to {path}")

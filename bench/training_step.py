@@ -56,13 +56,13 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run every combination asked for, and print a table of each."""
+    """Run every combination of the options, and print a table of each."""
     import os
 
     from blankfill.planning.bench import shape_named
 
     given = arguments()
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     if note := load_note():
         print(note)
     threads = given.threads or os.cpu_count() or 1
@@ -78,9 +78,9 @@ def main() -> None:
                 names = ["blankfill", *PEERS[named.objective]]
                 lines = compared(compete(Path(__file__), names, spec, given.rounds, given.steps), given.clock)
                 gemm = max(line.get("gemm", 0.0) for line in lines)
-                found.append({**spec, "clock": given.clock, "gemm": gemm, "contenders": lines})
-                show(found[-1])
-    write(given.json, found)
+                results.append({**spec, "clock": given.clock, "gemm": gemm, "contenders": lines})
+                show(results[-1])
+    write(given.json, results)
 
 
 def show(result: dict[str, Any]) -> None:
@@ -211,13 +211,13 @@ def transformers_model(
         vocab_size=shape.vocabulary, n_embd=shape.width, n_layer=shape.layers, n_head=heads, n_positions=shape.length,
         resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate, use_cache=False, attn_implementation=attention,
     )  # fmt: skip
-    # it shifts the labels itself, so the last column of a row asks for nothing
+    # the model shifts the labels itself, so the last column of a row has no target
     inputs = [{"input_ids": batch.input_ids, "labels": batch.input_ids} for batch in given]
     return transformers.GPT2LMHeadModel(options), inputs
 
 
 def labels(batch: Batch) -> torch.Tensor:
-    """Return the answers of a batch at their columns, int64[B, T], −100 elsewhere."""
+    """Return the targets of a batch at their columns, int64[B, T], −100 elsewhere."""
     import torch
 
     every = torch.full_like(batch.input_ids, -100)
@@ -233,7 +233,7 @@ def two_rows(batch: Batch) -> dict[str, torch.Tensor]:
     }  # fmt: skip
     for name, rows in (("attention_mask", batch.context), ("decoder_attention_mask", batch)):
         seen = (rows.segment >= 0).long()
-        if not seen.all():  # a row without padding needs no mask, and pays for none
+        if not seen.all():  # a row without padding needs no mask
             inputs[name] = seen
     return inputs
 

@@ -20,7 +20,7 @@ author = "The blankfill authors"
 copyright = "The blankfill authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "furo"
@@ -28,6 +28,7 @@ html_title = f"blankfill {__version__}"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
+napoleon_numpy_docstring = False
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 suppress_warnings = ["ref.python"]

@@ -137,7 +137,7 @@ def test_the_head_that_has_no_place_is_kept_here_and_left_out_there(tmp_path: Pa
     kept = load_model(folder).model
     assert kept.span_boundary_head is not None and kept.config.max_span_positions == 20
     made = export_model(folder, tmp_path / "out")
-    assert made.left_out == "span head" and made.architecture == "BertForMaskedLM"
+    assert made.left_out == "span boundary head" and made.architecture == "BertForMaskedLM"
     back = load_model(tmp_path / "out").model
     assert back.span_boundary_head is None and torch.equal(back.token_embeddings.weight, kept.token_embeddings.weight)
 

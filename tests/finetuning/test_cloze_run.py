@@ -162,7 +162,7 @@ def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config
         with pytest.raises(UserError, match=told):
             list(run_pet(config_for(pattern="all", distil=str(path)), tmp_path / "a"))
     assert not (tmp_path / "a").exists()
-    with pytest.raises(ConfigError, match="--distil learns from all patterns; add --method cloze --pattern all"):
+    with pytest.raises(ConfigError, match="distil learns from all patterns; add method cloze pattern all"):
         finetune(config_for(distil=str(broken)), tmp_path / "a")
     with pytest.raises(UserError, match="copa: --distil is for tasks with labels"):
         unlabelled(config_for(task="copa", pattern="all", distil=str(broken)), task_named("copa"), ())

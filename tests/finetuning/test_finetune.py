@@ -351,7 +351,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "leave out --lr" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--from-scratch needs weights that learn"):
         run("sst2", data, model, tmp_path / "z", from_scratch=True, lora_rank=2)
-    with pytest.raises(ConfigError, match="--epochs is 0"):
+    with pytest.raises(ConfigError, match="epochs is 0"):
         run("sst2", data, model, tmp_path / "run", epochs=0)
     run("sst2", data, model, tmp_path / "run", epochs=0.2)
     with pytest.raises(UserError, match="holds a run already"):

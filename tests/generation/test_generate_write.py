@@ -219,7 +219,7 @@ def test_errors_say_what_to_do() -> None:
             generate(ready, "the cat " * 12)
         with pytest.raises(UserError, match="max-tokens is 0"):
             generate(ready, "the", 0)
-        with pytest.raises(ConfigError, match="top-p is 2"):
+        with pytest.raises(ConfigError, match="top_p is 2"):
             generate(ready, "the", sampling=Sampling(top_p=2))
     with pytest.raises(UserError, match="the prompt has 2 blanks"):
         generate(glm, "the [MASK] sat [MASK]")

@@ -38,9 +38,9 @@ def test_answers_are_the_same(model: Transformer, rows: int) -> None:
 def test_a_second_time_changes_nothing(model: Transformer) -> None:
     layout.optimize_for_inference(model)
     places = [weight.data_ptr() for weight in model.parameters()]
-    packed = model.head.packed
+    packed = model.lm_head.packed
     layout.optimize_for_inference(model)
-    assert [weight.data_ptr() for weight in model.parameters()] == places and model.head.packed is packed
+    assert [weight.data_ptr() for weight in model.parameters()] == places and model.lm_head.packed is packed
 
 
 def test_new_weights_are_seen(model: Transformer) -> None:

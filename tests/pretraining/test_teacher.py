@@ -106,7 +106,7 @@ def test_all_that_the_objective_asks_for_counts_as_words_do(name: str, answer: s
     """A word weight of 0 leaves nothing to learn but the teacher."""
     recipe = blankfill.load_recipe(name, {"distil.lm_weight": 0.0})
     weights = Teacher(loaded("bert", random_model("bert"))).distillation(recipe).weights
-    assert weights["words"] == weights[answer] == 0.0
+    assert weights["lm"] == weights[answer] == 0.0
 
 
 def test_every_loss_is_told(distilled: Path, teacher: Path) -> None:

@@ -88,7 +88,6 @@ def wait_until(process: BaseProcess, come: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_again_and_again_it_gives_the_same_losses(corpus: Path, tmp_path: Path, workers: int) -> None:
     blankfill.pretrain([str(corpus)], recipe(), tmp_path / "whole")

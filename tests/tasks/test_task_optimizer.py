@@ -47,8 +47,9 @@ def test_the_stack_that_reads_stands_below_the_one_that_writes() -> None:
     groups = task_optimizer(model, FinetuneOptions(layer_decay=0.5), TrainOptions()).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     scale = {names[id(one)]: group["lr_scale"] for group in groups for one in group["params"]}
-    expected = {"words": 5, "encoder.position_bias": 5, "encoder.layers.0.attention.qkv": 4, "encoder.final_norm": 3,
-                "layers.0.cross.query": 2, "layers.1.ffn.inner": 1, "final_norm": 0}  # fmt: skip
+    expected = {"token_embeddings": 5, "encoder.position_bias": 5, "encoder.layers.0.attention.qkv": 4,
+                "encoder.final_norm": 3, "layers.0.cross.query": 2, "layers.1.ffn.inner": 1,
+                "final_norm": 0}  # fmt: skip
     assert {name: scale[f"encoder.{name}.weight"] for name in expected} == {
         name: 0.5**depth for name, depth in expected.items()
     }

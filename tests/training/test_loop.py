@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(
                     made.model.token_embeddings.weight[11:] = float("nan")
             yield step, batches
 
-    with pytest.raises(UserError, match=r"step 3: the loss is not finite; the weights of words\.weight"):
+    with pytest.raises(UserError, match=r"step 3: the loss is not finite; the weights of token_embeddings\.weight"):
         made.train(poisoned(), Progress())
 
 

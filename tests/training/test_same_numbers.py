@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from blankfill.model.transformer import Transformer, build
-from blankfill.planning.bench import FAMILY, Shape
+from blankfill.objectives import OBJECTIVES
+from blankfill.planning.bench import Shape
 from blankfill.training.loss import counts, loss_sums
 from blankfill.types import Batch
 
@@ -18,7 +19,7 @@ def loss_and_gradients(model: Transformer, batch: Batch) -> tuple[float, dict[st
 
 
 @pytest.mark.parametrize("length", [64, 300])
-@pytest.mark.parametrize("objective", FAMILY)
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_training_equals_the_plain_reference(objective: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """fp32, blocks of attention and of the vocabulary and the fused feed-forward part, against float64 and neither."""
     shape = Shape(objective, 2, 64, length=length, rows=3, dropout=0.0, vocabulary=5000)

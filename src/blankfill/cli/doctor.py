@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from blankfill.system import console
 from blankfill.system.environment import BF16_SETS, NO_BF16, Section
@@ -39,14 +39,16 @@ LITTLE_DISK = 5_000_000_000
 LITTLE_MEMORY = 2_000_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """What this machine offers, and what stands in a run's way."""
+    """What this machine offers, and what would slow down or stop a run."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill doctor --out runs",)
 
     out: Path = Path()
-    """Where runs would be written: its free space and speed are measured."""
+    """Folder where runs would be written: its free space and speed are measured."""
     json: bool = False
-    """Print one JSON object, for a report of a fault."""
+    """Print one JSON object, for a bug report."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     from blankfill.cli.process import finished, sentence, threads_in_sentences
-    from blankfill.errors import ConfigError, UserError
+    from blankfill.errors import ConfigError, UserError, in_flags
     from blankfill.system.console import OutputError
     from blankfill.system.stopping import Stop, StoppedError, Terminated, termination_raises
 
@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug and not isinstance(error, OutputError):
             raise
-        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-        return _refused(problems)
+        problems = error.problems if isinstance(error, ConfigError) else [error.sentence]
+        return _refused([in_flags(problem) for problem in problems])
     except StoppedError as stopped:
         _refused([str(stopped)])
         return stopped.why.exit_code

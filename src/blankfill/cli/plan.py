@@ -10,11 +10,13 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blankfill.cli.recipes import RunArguments, parse
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
     from blankfill.pretraining.teacher import Teacher
     from blankfill.types import Vocabulary
 
-DESCRIBED = """What a run would take: parameters, memory, disk, tokens and hours.
-
-Takes the arguments of `blankfill pretrain`. Given a folder made by `blankfill prepare`, it looks at the rows of that
-text; otherwise at rows of made-up text. A run that will not fit ends with exit code 2 and with what would make it fit.
-"""
 SECONDS = 20.0
 """How long steps are measured."""
 BYTES_PER_TOKEN = 4
@@ -58,19 +55,32 @@ class Text:
     disk: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments(RunArguments):
+    """What a run would take: parameters, memory, disk, tokens and hours.
+
+    Takes the arguments of `blankfill pretrain`. Given a folder made by `blankfill prepare`, it reads rows of that text;
+    otherwise it generates rows. A run that will not fit ends with exit code 2 and with what would make it fit.
+    """
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Run": "recipe out teacher seed threads",
+        "Output": "measure json",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill plan corpus --recipe bert-base",
+        "blankfill plan --recipe glm-large --train.micro-batch 4 --no-measure --json",
+    )
+
+    measure: bool = True
+    """Time some steps, for about 20 seconds."""
+    json: bool = False
+    """Print one JSON object."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UserError: ConfigError with what keeps the run from fitting."""
-    from blankfill.cli.recipes import OUT, THREADS, parse, with_threads
-
-    extra = [
-        OUT,
-        ("measure", bool, True, f"Time some steps, for about {SECONDS:.0f} seconds."),
-        ("json", bool, False, "Print one JSON object."),
-        ("teacher", Path | None, None, "The model that the run would learn from."),
-        THREADS,
-    ]
-    args, recipe = parse("plan", DESCRIBED, argv, extra)
-    recipe = with_threads(recipe, args.threads)
+    args, recipe = parse(PlanArguments, "plan", argv)
 
     from blankfill.attention.kernels import best_kernel
     from blankfill.errors import ConfigError

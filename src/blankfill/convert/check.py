@@ -30,7 +30,7 @@ from blankfill.types import Example
 TOLERANCE = 1e-4
 """The largest difference of two scores that is put down to rounding."""
 TEXTS, LONGEST = 8, 128
-"""So many texts of so many tokens are compared."""
+"""Number of texts that are compared, and the most tokens of each."""
 
 
 def real_text(loaded: Loaded, path: Path) -> list[str]:

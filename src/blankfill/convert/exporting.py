@@ -46,7 +46,7 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     lines = read_lines(Path(text)) if text else None
     loaded = load_model(path)
     form = the_form(loaded)
-    found = None
+    largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
         dtype = name_of(loaded.model.token_embeddings.weight.dtype)
@@ -56,14 +56,14 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         weights = loaded.model.state_dict()
         write_weights(folder / MODEL, form.table.to_theirs(weights))
         if has_module("transformers"):
-            found = difference(loaded, folder, texts)
-            if not found <= TOLERANCE:
+            largest = difference(loaded, folder, texts)
+            if not largest <= TOLERANCE:
                 raise UserError(
                     f"{path}: transformers computes other scores from the export than blankfill from the model: they "
-                    f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
+                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
                 )
     left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
-    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), found, left_out)
+    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), largest, left_out)
 
 
 def the_form(loaded: Loaded) -> Form:
@@ -77,6 +77,6 @@ def the_form(loaded: Loaded) -> Form:
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file that say something; UserError when there are none."""
     lines = [line.strip() for line in read_text(path).splitlines()]
-    if found := [line for line in lines if line]:
-        return found
+    if texts := [line for line in lines if line]:
+        return texts
     raise UserError(f"{path}: the file is empty; give a text to compare on")

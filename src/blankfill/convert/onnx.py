@@ -2,8 +2,9 @@
 
 `model.onnx` takes `input_ids` and `attention_mask`, and `token_type_ids` where the model has them (int64, [batch,
 length], any batch and any length up to the model's positions), and gives `last_hidden_state`, and `logits` where the
-model has a word head. Padding is told by the mask and stands at the end of a row. The tokenizer lies beside it, so that
-a program needs the folder only. Models that write (gpt, glm) are read one token at a time and are not exported here.
+model has a language-model head. The mask says which columns are padding; padding is at the end of a row. The tokenizer
+is in the same folder, so that a program needs this folder only. Models that write (gpt, glm) are read one token at a
+time and are not exported here.
 
 Shapes: B rows, T columns, D width.
 """
@@ -97,7 +98,7 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
-    found = None
+    largest = None
     with whole_folder(out) as folder:
         dress = dress_of(loaded.model.config, loaded.objective, loaded.tokenizer)
         files = dress.files if dress is not None else loaded.tokenizer.files()
@@ -105,13 +106,13 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
             write_file(folder / name, content)
         outputs = write_onnx(encoder, folder / FILE)
         if has_module("onnxruntime"):
-            found = difference(encoder, folder / FILE, batches)
-            if not found <= TOLERANCE:
+            largest = difference(encoder, folder / FILE, batches)
+            if not largest <= TOLERANCE:
                 raise UserError(
                     f"{path}: onnxruntime computes other numbers from the export than torch from the model: they "
-                    f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
+                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
                 )
-    return ExportedOnnx(out, outputs, sum(len(batch["input_ids"]) for batch in batches), found)
+    return ExportedOnnx(out, outputs, sum(len(batch["input_ids"]) for batch in batches), largest)
 
 
 def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[dict[str, Tensor]]:
@@ -129,8 +130,8 @@ def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[di
 
 def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """The inputs of a model by name; token types, where it has them, are zeros."""
-    found = {"input_ids": ids, "attention_mask": mask}
-    return {**found, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else found
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return {**inputs, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else inputs
 
 
 def write_onnx(encoder: Encoder, path: Path) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError
 from blankfill.system.files import write_file
+from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
-from blankfill.system.values import build
 from blankfill.tasks.cloze.soft_labels import SoftLabels
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.tabular import TABULAR, Columns, tabular_task

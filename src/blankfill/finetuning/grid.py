@@ -7,24 +7,28 @@ that compares them are written anew after each.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, Problem, setting
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.system.console import say
 from blankfill.system.files import write_file
-from blankfill.system.values import spelled
+from blankfill.system.loader import MismatchError, convert_field
+from blankfill.system.schema import fields_of, nearest
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
+ALL_PATTERNS = (
+    f"{setting('pattern')} all is a run for each pattern; leave out {setting('grid')} and {setting('num_seeds')}, or it"
+)
+"""Why a grid of all patterns is refused."""
 Setting = tuple[str, FinetuneOptions]
 """The name of a run's folder, and its options."""
 
@@ -41,47 +45,58 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) 
         name, _, values = text.partition("=")
         name = name.replace("-", "_")
         if name in axes:
-            problems.append(f"--grid {name} is given twice; put all of its values into one, as {name}=value,value")
+            problems.append(
+                Problem(f"{setting('grid')} {name} is given twice; put all its values into one, as {name}=value,value")
+            )
         axes[name] = _values(name, values, problems)
     if num_seeds < 1:
-        problems.append(f"--num-seeds is {num_seeds}; it must be at least 1")
+        problems.append(Problem(f"{setting('num_seeds')} is {num_seeds}; it must be at least 1"))
     if problems:
         raise ConfigError(problems)
     settings: dict[str, FinetuneOptions] = {}
     for chosen in itertools.product(*axes.values()):
         named = dict(zip(axes, chosen, strict=True))
-        setting = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
+        combination = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
         for number in range(num_seeds):
             made = dataclasses.replace(options, **named, seed=options.seed + number)
-            folder = "_".join([*([setting] if setting else []), f"seed-{made.seed}"])
+            folder = "_".join([*([combination] if combination else []), f"seed-{made.seed}"])
             if folder in settings:
-                problems.append(f"--grid: two settings would be in the folder {folder}; give each value once")
+                problems.append(
+                    Problem(f"{setting('grid')}: two settings would be in the folder {folder}; give each value once")
+                )
             settings[folder] = made
             wrong = made.problems()
             if made.method == "cloze" and made.pattern == "all":
-                wrong.append("--pattern all is a run for each pattern; leave out --grid and --num-seeds, or it")
-            problems += [f"--grid, {setting}: {problem}" if setting else problem for problem in wrong]
+                wrong.append(Problem(ALL_PATTERNS))
+            problems += [about(combination, problem) for problem in wrong]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return list(settings.items())
 
 
+def about(combination: str, problem: str) -> str:
+    """A sentence about the options of one combination of a grid, which says which one; as it is without a grid."""
+    if not combination:
+        return problem
+    sentence = problem.template if isinstance(problem, Problem) else problem
+    return Problem(f"{setting('grid')}, {combination}: {sentence}")
+
+
 def _values(name: str, values: str, problems: list[str]) -> list[Any]:
     """The values of one option of a grid, read as the option itself is; appends what is wrong to `problems`."""
-    hints = get_type_hints(FinetuneOptions)
-    known = [field.name for field in dataclasses.fields(FinetuneOptions) if field.name != "seed"]
-    if name not in known or not values:
-        close = difflib.get_close_matches(name[:100], known, 1)
-        hint = f"did you mean {close[0]}?" if close and name not in known else f"the names are {', '.join(known)}"
-        problems.append(f"--grid {name}={values}: give name=value,value; {hint}")
+    fields = {field.name: field for field in fields_of(FinetuneOptions) if field.name != "seed"}
+    if name not in fields or not values:
+        close = nearest(name, fields) if name not in fields else ""
+        hint = f"did you mean {close}?" if close else f"the names are {', '.join(fields)}"
+        problems.append(Problem(f"{setting('grid')} {name}={values}: give name=value,value; {hint}"))
         return []
-    parsed = []
-    for value in values.split(","):
+    converted = []
+    for text in values.split(","):
         try:
-            parsed.append(spelled(value, hints[name], f"--grid {name}"))
-        except UserError as error:
-            problems.append(str(error))
-    return parsed
+            converted.append(convert_field(fields[name], text, texts=True))
+        except MismatchError as error:
+            problems.append(Problem(f"{setting('grid')} {name} {error.sentence}"))
+    return converted
 
 
 def _written(value: Any) -> str:
@@ -123,11 +138,11 @@ def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> 
 
 def summary(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """For each setting: how many runs, the mean, the deviation and the best of the main score."""
-    for setting in dict.fromkeys(run["setting"] for run in runs):
-        mine = [run for run in runs if run["setting"] == setting]
+    for combination in dict.fromkeys(run["setting"] for run in runs):
+        mine = [run for run in runs if run["setting"] == combination]
         scores = [run["score"] for run in mine]
         yield {
-            "setting": setting,
+            "setting": combination,
             "runs": len(mine),
             "mean": statistics.fmean(scores),
             "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0,

@@ -27,8 +27,8 @@ from blankfill.runs.folder import renew_report
 from blankfill.runs.inputs import read_notes, refuse, write_note
 from blankfill.system.console import say
 from blankfill.system.files import write_file
+from blankfill.system.loader import fitting
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
-from blankfill.system.values import fitting
 from blankfill.tasks.cloze.pattern import pattern_text, read_patterns
 from blankfill.tasks.cloze.soft_labels import SoftLabels, combined, logs_of, score_lines
 from blankfill.tasks.content import items_mark

@@ -14,9 +14,9 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
 from blankfill.finetuning.notes import patterns_mark
 from blankfill.system.console import say
+from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, of_kind, read_json, shown
 from blankfill.system.threads import use_threads
-from blankfill.system.values import build, fitting
 from blankfill.tasks.cloze.pattern import PATTERNS
 from blankfill.tasks.cloze.soft_labels import combined, logs_of
 from blankfill.tasks.datasets.registry import task_named

@@ -16,9 +16,9 @@ from blankfill.finetuning.run import finetune
 from blankfill.runs import inputs
 from blankfill.runs.folder import note_machine, noted_machine
 from blankfill.system.console import say
+from blankfill.system.loader import fitting
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.stopping import StoppedError
-from blankfill.system.values import fitting
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from blankfill.errors import ConfigError
-from blankfill.system.values import build
+from blankfill.system.loader import build
 from blankfill.types import LayerKind
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]

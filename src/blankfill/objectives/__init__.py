@@ -23,9 +23,9 @@ from blankfill.objectives.t5 import T5
 from blankfill.objectives.unilm import Unilm
 from blankfill.objectives.unilm2 import Unilm2
 from blankfill.objectives.xlnet import Xlnet
+from blankfill.system.loader import build
 from blankfill.system.reading import field, of_kind, shown
 from blankfill.system.registry import Registry
-from blankfill.system.values import build
 
 
 def _check(name: str, kind: type[Objective]) -> None:

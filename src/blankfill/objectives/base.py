@@ -193,7 +193,7 @@ class Objective:
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""
-        return out_of_bounds(self, "objective.")
+        return out_of_bounds(self, "objective")
 
     def packing(self) -> PackingSpec:
         """How this objective wants its Documents."""

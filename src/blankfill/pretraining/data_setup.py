@@ -21,7 +21,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, Problem, UserError, setting, within
 from blankfill.objectives import Objective
 from blankfill.planning.estimate import micro_rows
 from blankfill.system.console import say
@@ -130,7 +130,12 @@ def in_recipe_terms(error: UserError) -> UserError:
     """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
     names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
     problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    renamed = [re.sub(rf"--({names})\b", r"--corpus.\1", problem) for problem in problems]
+    renamed = [
+        within("corpus", problem)
+        if isinstance(problem, Problem)
+        else Problem(re.sub(rf"--({names})\b", lambda flag: setting(f"corpus.{flag[1].replace('-', '_')}"), problem))
+        for problem in problems
+    ]
     return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
 
 

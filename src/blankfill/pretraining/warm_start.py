@@ -24,8 +24,8 @@ from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
 from blankfill.system.console import say
 from blankfill.system.files import path_from, path_seen_from
+from blankfill.system.loader import fitting
 from blankfill.system.reading import field, read_json, read_text
-from blankfill.system.values import fitting
 
 if TYPE_CHECKING:
     import torch

@@ -72,7 +72,7 @@ def depth_of(name: str, top: int, below: int = 0) -> int:
     part = name.removeprefix("encoder.")
     reads, part = part.startswith("encoder."), part.removeprefix("encoder.")
     kind, _, rest = part.partition(".")
-    if kind in ("words", "positions", "embedding_norm", "embedding_projection", "position_bias"):
+    if kind in ("token_embeddings", "positions", "embedding_norm", "embedding_projection", "position_bias"):
         return 0
     if kind == "layers":
         return int(rest.split(".")[0]) + 1 + (0 if reads else below)

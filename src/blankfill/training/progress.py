@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blankfill.errors import UserError
-from blankfill.system.values import build
+from blankfill.system.loader import build
 
 
 @dataclass

@@ -5,7 +5,7 @@ tokens, the mean over its words. The loss is cross-entropy over an item's labels
 PET's hinge loss: the right label must be better than each other label by a margin of 1. Several masks are learnt in one
 pass and filled one after the other at inference (`ClozeTargets.in_turn`).
 
-Shapes: N columns of a batch, D width, V vocabulary, K asked tokens, U different asked columns, G items, C labels.
+Shapes: N columns of a batch, D width, V vocabulary, K scored tokens, U different target columns, G items, C labels.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class ClozeModel(ScoreModel):
         self.raw, self.hinge, self.text_weight = raw, hinge, text_weight
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """What each asked token adds to the score of its label, fp32 [K, 1]."""
+        """What each scored token adds to the score of its label, fp32 [K, 1]."""
         targets = ClozeTargets.from_table(batch.labels[ANSWER][1])
         score_K = self._in_turn(batch, dtype) if targets.in_turn.any() else self._at_once(batch, dtype)
         return (score_K / targets.words)[:, None]
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The score of each asked token, [K], all in one pass."""
+        """The score of each token of the targets, [K], all in one pass."""
         index_K, answer = batch.labels[ANSWER]
         token_K = ClozeTargets.from_table(answer).token
         column_U, where_K = index_K.unique(return_inverse=True)
@@ -65,8 +65,9 @@ class ClozeModel(ScoreModel):
 
     @torch.no_grad()
     def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The log-probability of each asked token, [K], when those of an Example are filled in one after the other: the
-        likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118, section 3.1)."""
+        """The log-probability of each token of the targets, [K], when those of an Example are filled in one after the
+        other: the likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118,
+        section 3.1)."""
         index_K, answer = batch.labels[ANSWER]
         token_K, place_K = ClozeTargets.from_table(answer).token, torch.arange(len(index_K), device=index_K.device)
         segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
@@ -101,7 +102,7 @@ class ClozeModel(ScoreModel):
 
 
 def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where none is told)."""
+    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where no label is given)."""
     _, item_K = answer[:, 0].unique_consecutive(return_inverse=True)
     targets = ClozeTargets.from_table(answer)
     place_K, right_K = targets.label, targets.right.bool()

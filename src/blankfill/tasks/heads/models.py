@@ -1,8 +1,8 @@
 """What is put on an encoder to answer a task, what it is trained for, and what it says.
 
-A head sees the asked columns only and gives K × C scores; its kind says what they mean:
+A head sees the target columns only and gives K × C scores; its kind says what they mean:
 
-* "class": one of C classes for each asked column (a text at its first one, a word at its first piece): cross-entropy.
+* "class": one of C classes for each target column (a text at its first one, a word at its first piece): cross-entropy.
 * "number": a score: squared error.
 * "set": each of C labels on its own: binary cross-entropy.
 * "choice": one score for each choice of an item; softmax over the choices of the item (BERT on SWAG).
@@ -12,7 +12,7 @@ Answers, int64 or float32: "class" [K], or what teachers score each class, [K, C
 [K, C] of 0 and 1, float; "choice" [K, 2]: the number of the item and whether this is the right one; "span" [K, 3]: the
 number of the item, whether the answer begins here, whether it ends here.
 
-Shapes: N columns of a batch, D width, K asked columns, C outputs, G items, S candidates of the item with most.
+Shapes: N columns of a batch, D width, K target columns, C outputs, G items, S candidates of the item with most.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STD = 0.02
 
 
 class TaskHead(nn.Module):
-    """Asked columns → scores.
+    """Target columns → scores.
 
     pooled: columns stand for whole texts and go through a tanh dense first: the encoder's own pooler where it has one
     (`TaskModel` hands it over), one of the head's own otherwise (RoBERTa's classification head).
@@ -80,18 +80,18 @@ class AnswerModel(nn.Module, ABC):
 
 
 class ScoreModel(AnswerModel):
-    """One that gives scores of asked columns."""
+    """A model that gives scores of target columns."""
 
     @abstractmethod
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+        """Scores at the target columns, fp32 [K, C]. dtype: the compute type in force."""
 
     @abstractmethod
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
         """The losses of scores against the answers of their batch, summed."""
 
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The losses of a batch, summed over its asked columns (`answer`) or, of choices and spans, its items
+        """The losses of a batch, summed over its target columns (`answer`) or, of choices and spans, its items
         (`item`)."""
         return self.losses(self.scores(batch, dtype), batch.labels[ANSWER][1])
 
@@ -117,7 +117,7 @@ class TaskModel(ScoreModel):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The head's scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+        """The head's scores at the target columns, fp32 [K, C]. dtype: the compute type in force."""
         index_K = batch.labels[ANSWER][0]
         if self.reader is not None:
             return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
