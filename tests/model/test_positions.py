@@ -279,6 +279,7 @@ def test_single_columns_of_rotary_models_with_shared_heads() -> None:
         ({"position_scheme": "rotary", "relative_buckets": 8}, "neither an encoder nor"),
         ({"window": 4, "relative_buckets": 8}, "model.window needs"),
         ({"window": -1}, "model.window is -1"),
+        ({"position_scheme": "rotary", "locality": (-1,)}, "model.init is locality"),
         ({"global_every": 0}, "model.global_every is 0"),
         ({"num_kv_heads": 3}, "not a multiple of model.num_kv_heads"),
         ({"norm": "post", "first_attention_norm": False}, "first_attention_norm"),

@@ -100,7 +100,7 @@ def test_glm_sizes_by_hand(name: str) -> None:
 
 
 def test_initialisation_follows_the_papers() -> None:
-    glm = build(load_recipe("glm-nano", {"model.start": "family"}).model_config(4096), seed=1)
+    glm = build(load_recipe("glm-nano", {"model.init": "family"}).model_config(4096), seed=1)
     assert float(glm.token_embeddings.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
     residual = 0.02 / math.sqrt(2 * 4)
     assert float(glm.layers[2].ffn.output.weight.detach().std()) == pytest.approx(residual, rel=0.02)

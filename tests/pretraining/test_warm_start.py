@@ -67,7 +67,7 @@ def earlier(old_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_weights_and_the_tokenizer_are_the_models(earlier: Path) -> None:
     warm_start, recipe = open_warm_start(InitFrom(earlier), blankfill.load_recipe("glm-nano", TRAINING))
     before = load_model(earlier)
-    assert (recipe.model.hidden_size, recipe.model.num_layers, recipe.model.start) == (32, 1, "family")
+    assert (recipe.model.hidden_size, recipe.model.num_layers, recipe.model.init) == (32, 1, "family")
     model = warm_start.build(7, "cpu")
     assert all(torch.equal(model.state_dict()[name], old) for name, old in before.model.state_dict().items())
     assert warm_start.tokenizer.fingerprint == before.tokenizer.fingerprint

@@ -66,8 +66,8 @@ class ModelOptions:
     """Weights that all layers share. family: as the family's paper."""
     norm: Literal["family", "pre", "post"] = "family"
     """Position of the layer norms: before or after each sublayer. family: as the family's paper."""
-    start: Literal["family", "neighbours"] = "family"
-    """Initial weights. family: as the family's paper; neighbours: the first heads attend to adjacent tokens, which
+    init: Literal["family", "locality"] = "family"
+    """Initial weights. family: as the family's paper; locality: the first heads attend to adjacent tokens, which
     speeds up short runs considerably."""
     positions: int = 0
     """Rows of the position table; 0: as many as objective.length needs."""
@@ -112,8 +112,8 @@ class ModelOptions:
         if self.shared != "family":
             preset["shared"] = self.shared
         preset["pooler"] = bool(preset.get("pooler")) and pairs
-        if self.start == "neighbours":
-            preset["neighbours"] = BEFORE if causal or spec.causal else BOTH_SIDES
+        if self.init == "locality":
+            preset["locality"] = BEFORE if causal or spec.causal else BOTH_SIDES
         first = max(self.positions, position_sizes[0]) if self.positions else position_sizes[0]
         sizes = (first,) * len(position_sizes) if spec.equal_position_tables else (first, *position_sizes[1:])
         return TransformerConfig(

@@ -135,8 +135,8 @@ class TransformerConfig:
     position_std: float = 0.02
     scaled_init: bool = False
     """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
-    neighbours: tuple[int, ...] = ()
-    """What the first heads of the first layer begin by looking at, in positions from their own (`model.neighbours`)."""
+    locality: tuple[int, ...] = ()
+    """Relative positions that the first heads of layer 0 are initialised to attend to (`model.locality`)."""
 
     @property
     def head_width(self) -> int:
@@ -228,9 +228,10 @@ class TransformerConfig:
                 "an encoder and a decoder share their word table and nothing else; leave model.embedding_size at 0 and "
                 "model.shared at none"
             )
-        if self.neighbours and (self.encoder_layers or self.position_scheme == "none" or self.head_size):
+        plain = self.position_scheme in ("learned", "relative") and not (self.head_size or self.num_kv_heads)
+        if self.locality and (self.encoder_layers or not plain):
             found.append(
-                "model.start is neighbours, which sets heads of one stack by its position table; this family has no "
+                "model.init is locality, which sets heads of one stack by its position table; this family has no "
                 "such table or two stacks: leave it at family"
             )
         for name in ("dropout", "attention_dropout"):

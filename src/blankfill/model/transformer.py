@@ -29,7 +29,7 @@ from blankfill.model.heads import LMHead, Pooler, extra_heads
 from blankfill.model.initial import draw_weights
 from blankfill.model.io import Inputs, Outputs
 from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, dropout
-from blankfill.model.neighbours import start_with_neighbours
+from blankfill.model.locality import init_locality
 from blankfill.model.norms import norm
 from blankfill.model.positions import (
     LearnedPositions,
@@ -274,8 +274,8 @@ class Transformer(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights as the family's paper does. Biases start at 0, norms at 1."""
         draw_weights(self, self.config, generator)
-        if self.config.neighbours:
-            start_with_neighbours(self, self.config.neighbours)
+        if self.config.locality:
+            init_locality(self, self.config.locality)
 
 
 def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:

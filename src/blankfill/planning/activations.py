@@ -187,13 +187,13 @@ def run(config: TransformerConfig, shape: RowShape, computing: Computing, rows: 
         total.backward()
         working = mode.peak - kept
         del sums, total
-    losses = word_loss_bytes(config, len(batch.target_ids))
+    losses = lm_loss_bytes(config, len(batch.target_ids))
     if batch.span_boundary_targets is not None:
-        losses += word_loss_bytes(config, batch.span_boundary_targets.shape[1])
+        losses += lm_loss_bytes(config, batch.span_boundary_targets.shape[1])
     return kept - losses, working
 
 
-def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
+def lm_loss_bytes(config: TransformerConfig, targets: int) -> int:
     """What the word loss keeps: gradients of the table, of its bias and of what is multiplied with the table."""
     bias = config.vocab_size if config.head_bias else 0
     return FP32 * (config.vocab_size * config.word_size + bias + targets * config.word_size)

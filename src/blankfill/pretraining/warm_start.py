@@ -47,7 +47,7 @@ GIVEN = {
         "embedding_size",
         "shared",
         "norm",
-        "start",
+        "init",
         "positions",
     ),
     "corpus": ("tokenizer", "vocab_size", "lowercase"),
@@ -199,7 +199,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
         "family": recipe.model.family, "hidden_size": config.hidden_size, "num_layers": config.num_layers,
         "num_heads": config.num_heads, "ffn_size": config.ffn_size,
         "positions": 0 if endless else config.position_sizes[0],
-        "norm": "family" if recipe.model.spec.preset["norm"] == config.norm else config.norm, "start": "family",
+        "norm": "family" if recipe.model.spec.preset["norm"] == config.norm else config.norm, "init": "family",
         "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
         "encoder_layers": config.encoder_layers,
     }  # fmt: skip

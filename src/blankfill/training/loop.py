@@ -299,8 +299,8 @@ def evaluate(
     for batch in batches:
         with computing(device, dtype):
             sums = loss(model, batch.to(device), dtype)
-        targets = {name: size for name, size in count(batch).items() if name in sums}
-        for name, size in targets.items():
+        batch_counts = {name: size for name, size in count(batch).items() if name in sums}
+        for name, size in batch_counts.items():
             summed[name] = summed.get(name, 0.0) + float(sums[name])
             totals[name] = totals.get(name, 0) + size
     return {name: value / totals[name] for name, value in summed.items()}

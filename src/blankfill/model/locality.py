@@ -1,4 +1,4 @@
-"""A start for short runs: the first layer begins by looking at the neighbours.
+"""Locality initialisation, for short runs: the first heads begin by attending to adjacent positions.
 
 Drawn as the papers draw it, a small masked model spends most of a run of minutes on finding out that the words beside a
 blank matter: until its attention tells positions apart it knows little more than how often each word occurs. Here the
@@ -44,7 +44,7 @@ IDENTITY = 0.2
 """So much of the identity is the head's dense layer: small enough for its activation to be nearly linear."""
 
 
-def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
+def init_locality(model: Transformer, shifts: Sequence[int]) -> None:
     """Overwrite a freshly drawn model's start. shifts: what the first heads look at, in positions from their own."""
     D, W = model.config.hidden_size, model.config.word_size
     model.token_embeddings.weight.mul_(WORD_STD / model.config.init_std)

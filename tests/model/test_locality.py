@@ -33,11 +33,11 @@ def weights_of_first_layer(model: Transformer, ids: torch.Tensor) -> torch.Tenso
 )
 @pytest.mark.parametrize(("hidden", "heads"), [(128, 4), (96, 2), (192, 3)])
 def test_the_first_heads_look_at_the_neighbours(family: str, sizes: tuple[int, ...], hidden: int, heads: int) -> None:
-    options = ModelOptions(family=family, hidden_size=hidden, num_layers=2, num_heads=heads, start="neighbours")  # type: ignore[arg-type]
+    options = ModelOptions(family=family, hidden_size=hidden, num_layers=2, num_heads=heads, init="locality")  # type: ignore[arg-type]
     model = build(options.config(500, sizes), seed=1)
     with torch.no_grad():
         weights = weights_of_first_layer(model, torch.arange(100) * 3)
-    shifts = model.config.neighbours[:heads]
+    shifts = model.config.locality[:heads]
     assert shifts == (-1, 1, -2, 2)[:heads]
     for head, shift in enumerate(shifts):
         place = torch.arange(8, 92)
@@ -48,7 +48,7 @@ def test_the_first_heads_look_at_the_neighbours(family: str, sizes: tuple[int, .
 
 def test_relative_positions_look_at_the_neighbours() -> None:
     """Whatever the words are: the first heads' terms for distances alone put most of the weight where they should."""
-    model = build(ModelOptions(family="xlnet", hidden_size=96, num_layers=1, num_heads=3, start="neighbours").config(
+    model = build(ModelOptions(family="xlnet", hidden_size=96, num_layers=1, num_heads=3, init="locality").config(
         500, (64, 3, 3)), seed=1)  # fmt: skip
     columns = torch.arange(40)[None]
     distances = lower_distances(columns, torch.zeros_like(columns), 96)
@@ -61,13 +61,13 @@ def test_relative_positions_look_at_the_neighbours() -> None:
 
 
 def test_left_to_right_models_look_back() -> None:
-    assert ModelOptions(family="gpt2", start="neighbours").config(99, (64,)).neighbours == (-1, -2, -3, -4)
+    assert ModelOptions(family="gpt2", init="locality").config(99, (64,)).locality == (-1, -2, -3, -4)
 
 
 def test_only_the_named_parts_differ_from_the_papers_start() -> None:
     options = ModelOptions(hidden_size=64, num_layers=2, num_heads=2)
     plain = build(options.config(200, (32, 2)), seed=3)
-    started = build(dataclasses.replace(options, start="neighbours").config(200, (32, 2)), seed=3)
+    started = build(dataclasses.replace(options, init="locality").config(200, (32, 2)), seed=3)
     changed = {
         name
         for (name, a), (_, b) in zip(plain.named_parameters(), started.named_parameters(), strict=True)
@@ -85,7 +85,7 @@ def test_only_the_named_parts_differ_from_the_papers_start() -> None:
 
 
 def test_the_head_starts_as_nearly_the_identity() -> None:
-    model = build(ModelOptions(hidden_size=64, num_layers=1, num_heads=2, start="neighbours").config(200, (32, 2)))
+    model = build(ModelOptions(hidden_size=64, num_layers=1, num_heads=2, init="locality").config(200, (32, 2)))
     hidden = torch.nn.functional.layer_norm(torch.randn(50, 64), (64,))
     with torch.no_grad():
         like = torch.nn.functional.cosine_similarity(model.lm_head.transform(hidden), hidden, dim=-1)
@@ -93,7 +93,7 @@ def test_the_head_starts_as_nearly_the_identity() -> None:
 
 
 def test_it_runs() -> None:
-    model = build(ModelOptions(hidden_size=64, num_layers=1, num_heads=2, start="neighbours").config(200, (32, 2)))
+    model = build(ModelOptions(hidden_size=64, num_layers=1, num_heads=2, init="locality").config(200, (32, 2)))
     ids = torch.arange(20)[None]
     positions = torch.stack([ids, torch.zeros_like(ids)])
     assert bool(model(Inputs(ids, positions, Mask("none"))).hidden.isfinite().all())
