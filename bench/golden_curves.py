@@ -151,8 +151,9 @@ def main() -> int:
         )  # fmt: skip
         for label, task, data, model, more in tuned:
             if wanted(label):
-                start = str(folder / "runs" / model)
-                run(label, "finetune", "--task", task, "--data", str(folder / data), "--from", start, *TUNING, *more)
+                run(label, "finetune", "--task", task, "--data", str(folder / data), "--from",
+                    str(folder / "runs" / model),
+                    *TUNING, *more)  # fmt: skip
     args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.against is None:
         return 0
