@@ -349,7 +349,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "holds several runs; repeat the command" in capsys.readouterr().err
     assert main(["finetune", "--resume", str(tmp_path), "--lr", "1"]) == 2
     assert "leave out --lr" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="--from-scratch needs weights that learn"):
+    with pytest.raises(ConfigError, match="from_scratch needs weights that learn"):
         run("sst2", data, model, tmp_path / "z", from_scratch=True, lora_rank=2)
     with pytest.raises(ConfigError, match="epochs is 0"):
         run("sst2", data, model, tmp_path / "run", epochs=0)
