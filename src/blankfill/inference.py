@@ -164,6 +164,9 @@ def load(
         n_best: For a fine-tuned model that writes, the number of texts for each item.
         search: For a fine-tuned model that writes, options other than those it was trained with.
 
+    Returns:
+        The model, ready to use from several threads.
+
     Raises:
         UserError: There is no such model in the folder, or no such device.
     """

@@ -58,8 +58,8 @@ class Evaluation:
     """The options of the measurement."""
     sees: str
     """Which sides of a token the model sees: "both" or "left"."""
-    length: int
-    """Tokens of the longest row of the model."""
+    length: str
+    """Whether the model knows the length of a blank: "given" or "unknown"."""
     metrics: dict[str, Any]
     """Figures by name; for infilling, figures by the length of blanks in words."""
     counts: dict[str, Any]
