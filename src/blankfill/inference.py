@@ -164,6 +164,9 @@ def load(
         n_best: For a fine-tuned model that writes, the number of texts for each item.
         search: For a fine-tuned model that writes, options other than those it was trained with.
 
+    Returns:
+        The model, ready to use from several threads.
+
     Raises:
         UserError: There is no such model in the folder, or no such device.
     """
@@ -188,6 +191,86 @@ def load(
     if optimize:
         _optimize(loaded)
     return Model(loaded)
+
+
+def fill(
+    model: str | Path | Model,
+    text: str,
+    *,
+    top_k: int = 5,
+    lengths: str | None = None,
+    length_penalty: float = 0.0,
+    cancel: CancelFlag | None = None,
+) -> FillResult:
+    """Fill the blanks of a text with a pretrained model.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again.
+        text: The text, with blanks written [MASK], ____ or [MASK:3] (three tokens).
+        top_k: Number of candidates for each blank.
+        lengths: Lengths in tokens that a blank may have, such as "1-4"; None for the usual ones.
+        length_penalty: Above 0, longer candidates of GLM, T5 and BART rank higher.
+        cancel: A `threading.Event` or a function; once it is set, CancelledError ends the call.
+
+    Returns:
+        The filled text, and the candidates of each blank.
+
+    Raises:
+        UserError: The text has no blank, or the model cannot fill blanks.
+    """
+    return _opened(model, optimize=False).fill(text, top_k, lengths, length_penalty, cancel)
+
+
+def generate(
+    model: str | Path | Model,
+    prompt: str,
+    *,
+    max_tokens: int = 100,
+    slide: bool = False,
+    cancel: CancelFlag | None = None,
+    **sampling: Any,
+) -> str:
+    """Continue a text with a pretrained model; `Model.generate` gives the pieces as they are written.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again.
+        prompt: The text to continue.
+        max_tokens: Largest number of new tokens.
+        slide: Continue past the position table by dropping the older half of the text (GPT).
+        cancel: A `threading.Event` or a function that ends the text once it is set.
+        sampling: Fields of `Sampling`: temperature, top_k, top_p, repetition_penalty, no_repeat_ngram, seed.
+
+    Returns:
+        The continuation, without the prompt.
+
+    Raises:
+        UserError: The model does not write, or an option of the sampling cannot be.
+    """
+    return "".join(_opened(model, optimize=True).generate(prompt, max_tokens, slide, cancel, **sampling))
+
+
+def embed(
+    model: str | Path | Model, texts: Sequence[str], *, pooling: Pooling = "mean", normalize: bool = True
+) -> Float32:
+    """Compute a vector for each text.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again.
+        texts: N texts; those that are longer than the model reads are cut.
+        pooling: "mean" of the hidden states of the text's tokens, or the hidden state of "cls".
+        normalize: Scale each vector to length 1.
+
+    Returns:
+        float32[N, D].
+
+    Raises:
+        UserError: The model has no such state, or a text is empty for it.
+    """
+    return _opened(model, optimize=False).embed(texts, pooling, normalize)
+
+
+def _opened(model: str | Path | Model, optimize: bool) -> Model:
+    return model if isinstance(model, Model) else load(model, head=False, optimize=optimize)
 
 
 def _optimize(loaded: Loaded) -> None:

@@ -148,8 +148,8 @@ def test_a_problem_is_written_in_the_spelling_of_files_and_of_flags() -> None:
     assert problem.flags == "--train.batch-size is 0; raise it, or lower --micro-batch"
     assert within("a", problem) == "a.train.batch_size is 0; raise it, or lower a.micro_batch"
     assert in_flags("plain train.lr") == within("a", "plain train.lr") == "plain train.lr"
-    kept = pickle.loads(pickle.dumps(ConfigError([problem, "plain"])))
-    assert kept.problems == [problem, "plain"] and kept.problems[0].flags == problem.flags
+    copied = pickle.loads(pickle.dumps(ConfigError([problem, "plain"])))
+    assert copied.problems == [problem, "plain"] and copied.problems[0].flags == problem.flags
     error = UserError(f"{setting('head_on')} is wrong")
     assert str(error) == "head_on is wrong" and in_flags(error.sentence) == "--head-on is wrong"
 

@@ -68,13 +68,13 @@ def main(argv: Sequence[str]) -> int:
         show(
             f"{'shape':<14} {'precision':>9} {'ms/step':>8} {'tokens/s':>9} {'GEMM':>13} {'used':>5} {'memory':>8} rows"
         )
-    found = []
+    results = []
     for name in given.shapes:
-        found.append(alone(name, given))
+        results.append(alone(name, given))
         if not given.json:
-            show(line(found[-1]))
+            show(line(results[-1]))
     if given.json:
-        show(json.dumps({"shapes": found}, indent=1))
+        show(json.dumps({"shapes": results}, indent=1))
     return 0
 
 
@@ -82,18 +82,18 @@ def check(given: Bench) -> None:
     """ConfigError with everything that is wrong with the options."""
     from blankfill.errors import ConfigError
 
-    found = []
+    problems = []
     if given.length > given.tokens:
-        found.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
-    if found:
-        raise ConfigError(found)
+        problems.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
+    if problems:
+        raise ConfigError(problems)
     from blankfill.planning.bench import shape_named
 
     for name in given.shapes:
-        problems = shape_named(name, **sizes(given)).problems()
-        found += [problem for problem in problems if problem not in found]
-    if found:
-        raise ConfigError(found)
+        wrong = shape_named(name, **sizes(given)).problems()
+        problems += [problem for problem in wrong if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
 
 
 def sizes(given: Bench) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def timed(name: str, given: Bench) -> dict[str, Any]:
     return {"name": name, **measure(shape, pick_dtype(given.precision, device), device, given.seconds)}
 
 
-def line(found: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
     """One row of the table."""
     return (
-        f"{found['name']:<14} {found['precision']:>9} {found['seconds_per_step'] * 1e3:>8.0f} "
-        f"{found['tokens_per_s']:>9,.0f} {found['gemm_flops_per_s'] / 1e9:>6.0f} GFLOP/s {found['utilisation']:>5.0%} "
-        f"{found['peak_memory'] / 1e6:>5.0f} MB {found['example_share']:.1%} of a step, on one core"
+        f"{row['name']:<14} {row['precision']:>9} {row['seconds_per_step'] * 1e3:>8.0f} "
+        f"{row['tokens_per_s']:>9,.0f} {row['gemm_flops_per_s'] / 1e9:>6.0f} GFLOP/s {row['utilisation']:>5.0%} "
+        f"{row['peak_memory'] / 1e6:>5.0f} MB {row['example_share']:.1%} of a step, on one core"
     )

@@ -73,14 +73,14 @@ def main(argv: Sequence[str]) -> int:
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))
         for window in windows(lines, WINDOW, len):
-            found = embedder.vectors(window, first=texts + 1)
-            write(window, found.array)
-            texts, cut = texts + len(window), cut + found.cut
+            vectors = embedder.vectors(window, first=texts + 1)
+            write(window, vectors.array)
+            texts, cut = texts + len(window), cut + vectors.cut
             bar.advance(len(window))
     seconds = time.monotonic() - began
-    told = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
+    truncated = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
     where = "" if args.out is None else f"; they are in {args.out}"
-    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{told}{where}")
+    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{truncated}{where}")
     return 0
 
 

@@ -105,12 +105,17 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 
 
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
-    from blankfill.evaluation.run import Settings, evaluate
+    from blankfill.evaluation.run import EvaluationOptions, evaluate
 
     if args.na_prob_file is not None:
         raise UserError("--na-prob-file goes with a file of predictions; leave it out")
-    settings = Settings(args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed)
-    return evaluate(model, args.task, args.data, settings, args.device, args.threads, args.dtype)
+    options = EvaluationOptions(
+        args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed
+    )  # fmt: skip
+    result = evaluate(
+        model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype
+    )  # fmt: skip
+    return result.values()
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

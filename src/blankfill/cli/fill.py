@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_CANDIDATES = 100_000
-"""Candidates of a blank that can be asked for."""
+"""Candidates of a blank at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) of every sentence asked for; empty lines are passed over."""
+    """(where it stands, text) of every sentence that is given; empty lines are passed over."""
     for text in texts:
         if text == "-":
             yield from _written(lines_of(None))
@@ -125,9 +125,9 @@ def print_result(result: FillResult) -> None:
 
     show(result.marked())
     share = "share" if result.probabilities == "candidates" else "probability"
-    for number, (blank, found) in enumerate(zip(result.blanks, result.candidates, strict=True), 1):
+    for number, (blank, candidates) in enumerate(zip(result.blanks, result.candidates, strict=True), 1):
         title = blank.written if len(result.blanks) == 1 else f"blank {number}: {blank.written}"
-        rows = [[rank, c.text, _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(found, 1)]
+        rows = [[rank, c.text, _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(candidates, 1)]
         table(title, rows, ("", "fill", share, "score"))
 
 

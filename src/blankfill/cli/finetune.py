@@ -123,8 +123,8 @@ def main(argv: Sequence[str]) -> int:
             show(f"the scores are in {out / RESULTS}")
             return 0
     result = finetune(config, out, given.resume is not None, changes)
-    told = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    show(f"{config.task}: {told} on the dev set at step {result.best_step:,} of {result.total:,}")
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    show(f"{config.task}: {scores} on the dev set at step {result.best_step:,} of {result.total:,}")
     show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
     show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
     return result.stopped.exit_code if result.stopped else 0

@@ -95,6 +95,6 @@ def main(argv: Sequence[str]) -> int:
                 show(f"--- {number} ---\n{generation.whole}")
     if "positions" in writer.finish:
         table = loaded.model.config.position_sizes[0]
-        more = "; --slide goes on past them" if loaded.objective.name == "gpt" else ""
+        more = "; --slide continues beyond them" if loaded.objective.name == "gpt" else ""
         say(f"stopped at the end of the model's {table} positions{more}")
     return 0

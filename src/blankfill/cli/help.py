@@ -86,7 +86,7 @@ def group(title: str, rows: Sequence[tuple[list[str], str]], width: int) -> str:
 
 
 def describe(field: Field, prefix: str) -> list[str]:
-    """The names of an option as the command line has them, with what stands for its value."""
+    """The names of an option as the command line has them, with a placeholder for its value."""
     if field.option.positional:
         return [placeholder(field)]
     if optional(field.hint)[0] is bool:
@@ -95,7 +95,7 @@ def describe(field: Field, prefix: str) -> list[str]:
 
 
 def placeholder(field: Field) -> str:
-    """What stands for the value of an option: INT, FLOAT, TEXT, PATH, NAME."""
+    """The placeholder for the value of an option: INT, FLOAT, TEXT, PATH, NAME."""
     hint = optional(field.hint)[0]
     item = item_type(hint)
     names: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}

@@ -102,8 +102,8 @@ def main(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
-            for item, one in zip(window, predictor.predict(window), strict=True):
-                row = {"id": item.id, **one.record}
+            for item, answer in zip(window, predictor.predict(window), strict=True):
+                row = {"id": item.id, **answer.record}
                 if target is None:
                     show(json_line(row))
                 else:
@@ -112,11 +112,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def opened(args: PredictArguments) -> AnyPredictor:
-    """The model, with the search that is asked for."""
+    """The model, with the options of its search."""
     from blankfill.inference import load
 
-    asked = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
-    search = {name: value for name, value in asked.items() if value is not None}
+    given = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
+    search = {name: value for name, value in given.items() if value is not None}
     model = load(args.model, args.device, head=True, threads=args.threads, n_best=args.n_best, search=search)
     return model.predictor
 

@@ -85,9 +85,9 @@ def main(argv: Sequence[str]) -> int:
         result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify, args.paths)
     else:
         start = beginning(args, argv)
-        asked = [arg for arg in argv if arg.startswith("--distil.")]
-        if asked and args.teacher is None:
-            raise UserError(f"{asked[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
+        distil = [arg for arg in argv if arg.startswith("--distil.")]
+        if distil and args.teacher is None:
+            raise UserError(f"{distil[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
         result = run.pretrain(
             args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher, verify=args.verify
         )  # fmt: skip
@@ -130,10 +130,10 @@ def seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
         raise UserError(f"--stop-after {text}: not a time; write for example 8h, 45m or 1h30m")
-    found = sum(float(number) * units[unit] for number, unit in parts)
-    if found > LONGEST:
+    total = sum(float(number) * units[unit] for number, unit in parts)
+    if total > LONGEST:
         raise UserError(f"--stop-after {text[:40]}: longer than any run; give at most {LONGEST / units['d']:,.0f}d")
-    return found
+    return total
 
 
 def overridden(argv: Sequence[str]) -> list[str]:

@@ -117,7 +117,11 @@ def in_settings(problem: str) -> Problem:
 
 
 def recipe_names() -> list[str]:
-    """The shipped recipes."""
+    """List the names of the shipped recipes.
+
+    Returns:
+        The names, sorted.
+    """
     files = resources.files("blankfill.config.recipes").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -125,8 +129,15 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a shipped recipe or a YAML file.
 
-    overrides: dotted keys and values, e.g. {"train.lr": 1e-4}. Raises ConfigError with every unknown key and wrong
-    type at once.
+    Args:
+        name: Name of a shipped recipe, or path of a YAML file.
+        overrides: Values by dotted keys, such as {"train.lr": 1e-4}.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: Keys are unknown or values have the wrong type; the error lists all of them.
     """
     values = read_values(name)
     for key, value in (overrides or {}).items():

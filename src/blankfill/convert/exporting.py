@@ -35,11 +35,20 @@ class Exported:
 
 
 def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
-    """Write a run, a checkpoint or an imported model to the new folder `out` for transformers.
+    """Write a model as a folder for transformers, and compare what transformers computes from it.
 
-    text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
-    of the vocabulary. Raises UserError when transformers has no class for the model, or computes something else from
-    the folder; then nothing is left behind.
+    Args:
+        path: A run, a checkpoint or an imported model.
+        out: The new folder.
+        text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
+            of the vocabulary.
+
+    Returns:
+        The folder, the class of transformers, and the largest difference of scores.
+
+    Raises:
+        UserError: transformers has no class for the model, or computes something else from the folder; then nothing
+            is left behind.
     """
     out = Path(out)
     check_free(out)

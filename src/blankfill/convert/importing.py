@@ -43,11 +43,20 @@ def import_model(
     heads: int | None = None,
     dtype: WeightType = "auto",
 ) -> Imported:
-    """Import a transformers folder or an original GLM checkpoint into the new folder `out`.
+    """Import a transformers folder or an original GLM checkpoint.
 
-    tokenizer: where it lies when it is not beside the weights. heads: attention heads of a checkpoint that does not
-    tell. dtype: of the weights in the new folder; auto keeps the type that they are stored in. Raises UserError for
-    whatever is missing, damaged, unknown or too large; then nothing is left behind.
+    Args:
+        path: The transformers folder, or the file or folder of the GLM checkpoint.
+        out: The new folder.
+        tokenizer: Path of the tokenizer, where it is not beside the weights.
+        heads: Number of attention heads of a checkpoint that does not store it.
+        dtype: Type of the weights in the new folder; "auto" keeps the stored type.
+
+    Returns:
+        The folder, the family, the number of parameters and their type.
+
+    Raises:
+        UserError: A file is missing, damaged, unknown or too large; then nothing is left behind.
     """
     path, out = Path(path), Path(out)
     if not path.exists():

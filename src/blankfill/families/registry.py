@@ -51,9 +51,12 @@ FAMILIES: Registry[FamilySpec] = Registry(
 def register_family(spec: FamilySpec) -> None:
     """Make a family of the user's own known under its name, for recipes, checkpoints and exports of this process.
 
+    Args:
+        spec: The family.
+
     Raises:
-        ValueError: another family has the name, or the preset names no field of `TransformerConfig`.
-        TypeError: the argument is no `FamilySpec`.
+        ValueError: Another family has the name, or the preset names no field of `TransformerConfig`.
+        TypeError: The argument is not a `FamilySpec`.
     """
     FAMILIES.register(getattr(spec, "name", ""), spec)
 

@@ -34,9 +34,9 @@ Setting = tuple[str, FinetuneOptions]
 
 
 def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) -> list[Setting]:
-    """Every combination of a grid's values, each with so many seeds.
+    """Every combination of a grid's values, each with a number of seeds.
 
-    grid: `name=value,value` each. Raises ConfigError for names and values that there are none of, and for settings that
+    grid: `name=value,value` each. Raises ConfigError for names and values that do not exist, and for settings that
     could not be trained: all of them are looked at before the first begins.
     """
     problems: list[str] = []

@@ -38,8 +38,8 @@ def lm_loss(
     """Cross-entropy of `hidden @ tableᵀ + bias` against the targets, summed; a scalar with gradient.
 
     smoothing: the share of each target that is spread evenly over the whole table (Szegedy et al. 2016, section 7).
-    z_loss: so many times log² Z is added for each target, Z being the sum of the exponentiated scores, so that scores
-    stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
+    z_loss: the factor of log² Z, which is added for each target, Z being the sum of the exponentiated scores, so that
+    scores stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
     """
     if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a table that only torch's own functions can read
         logits_MV = F.linear(hidden_MD, table_VD, bias_V).float()

@@ -111,7 +111,17 @@ HEADS: dict[str, Head] = {}
 
 
 def register_head(head: Head) -> Head:
-    """Make a head known under its name. Raises ValueError for a name that is taken."""
+    """Make a head known under its name, for models whose configuration names it (`heads`).
+
+    Args:
+        head: The head: its name, its module and its loss.
+
+    Returns:
+        The same head.
+
+    Raises:
+        ValueError: Another head has the name.
+    """
     if head.name in HEADS:
         raise ValueError(f"there is a head named {head.name!r} already; give yours another name")
     HEADS[head.name] = head

@@ -1,8 +1,8 @@
 """Which values a numeric option may have: declared once beside the option, checked and reported in one way.
 
 A class of options has `BOUNDS`, a bound for every field that holds numbers (a test walks the fields). Not a number and
-infinities pass no bound: each comparison with a NaN is false, so that a range that is asked the other way round lets it
-through, and it would be met much later as a loss that is not finite.
+infinities pass no bound: each comparison with a NaN is false, so that a range that is checked the other way round lets
+it through, and it would be met much later as a loss that is not finite.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def mismatch(path: str, error: MismatchError) -> Problem:
 
 
 def convert_field(field: Field, value: Any, texts: bool = False) -> Any:
-    """The value of a field; raises MismatchError for another type, and for a text that is none of the field's choices.
+    """The value of a field; raises MismatchError for another type, and for a text that is no choice of the field.
 
     A choice that is near to a wrong one is suggested.
     """
@@ -96,7 +96,7 @@ def convert_field(field: Field, value: Any, texts: bool = False) -> Any:
 
 
 def one_of(text: object, choices: Sequence[Any]) -> str:
-    """What must be given in place of a text that is none of the choices."""
+    """What must be given in place of a text that is not among the choices."""
     names = [str(choice) for choice in choices]
     close = nearest(text, names) if isinstance(text, str) else ""
     hint = f" (did you mean {close}?)" if close else ""
@@ -158,7 +158,7 @@ def read_text(text: Any, hint: Any) -> Any:
         _checked(text, len(items) == len(parts), hint)
         return tuple(read_text(item, part) for item, part in zip(items, parts, strict=True))
     if (item := item_type(hint)) is not None:
-        items = [read_text(one, item) for one in (text if isinstance(text, list | tuple) else [text])]
+        items = [read_text(part, item) for part in (text if isinstance(text, list | tuple) else [text])]
         return tuple(items) if origin is tuple else items
     if origin is Literal:
         named = {str(choice): choice for choice in parts}
@@ -260,6 +260,8 @@ def _convert_list(value: Any, hint: Any, finite: bool) -> Any:
     item, parts = item_type(hint), get_args(hint)
     if item is None:
         _checked(value, len(value) == len(parts), hint)
-        return tuple(_inside(str(k), one, part, finite) for k, (one, part) in enumerate(zip(value, parts, strict=True)))
-    items = [_inside(str(k), one, item, finite) for k, one in enumerate(value)]
+        return tuple(
+            _inside(str(k), member, part, finite) for k, (member, part) in enumerate(zip(value, parts, strict=True))
+        )
+    items = [_inside(str(k), member, item, finite) for k, member in enumerate(value)]
     return tuple(items) if get_origin(hint) is tuple else items
