@@ -253,6 +253,10 @@ class Objective:
         before, between, after = ([vocabulary[role] for role in roles] for roles in self.frame_roles())
         return join(before, first, after) if second is None else join(before, first, between, second, after)
 
+    def for_validation(self) -> Objective:
+        """The objective of validation rows; the same unless options say otherwise."""
+        return self
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
         raise NotImplementedError

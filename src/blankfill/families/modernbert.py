@@ -1,0 +1,125 @@
+"""ModernBERT's names and config.json (transformers' `modernbert`; Warner et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from blankfill.families.spec import FamilySpec
+from blankfill.families.weight_names import (
+    WHERE,
+    Preferred,
+    Rule,
+    Table,
+    WeightNames,
+    activation_name,
+    activation_of,
+    flag,
+    number,
+    plain,
+    real,
+    refuse_options,
+)  # fmt: skip
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Mlm, Objective
+from blankfill.system.reading import field
+
+PRESET: dict[str, Any] = {
+    "norm": "pre", "norm_eps": 1e-5, "norm_bias": False, "embedding_norm": True, "first_attention_norm": False,
+    "activation": "gelu", "gated": True, "attention_bias": False, "ffn_bias": False,
+    "position_scheme": "rotary", "rotary_theta": 160_000.0, "local_rotary_theta": 10_000.0,
+    "window": 64, "global_every": 3,
+    "head_transform": True, "head_transform_bias": False, "head_bias": True, "init": "truncated_normal",
+}  # fmt: skip
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+PARTS = {
+    "attention_norm": "attn_norm", "attention.qkv": "attn.Wqkv", "attention.output": "attn.Wo", "ffn_norm": "mlp_norm",
+    "ffn.inner": "mlp.Wi", "ffn.output": "mlp.Wo",
+}  # fmt: skip
+
+
+class ModernBertNames(WeightNames):
+    """ModernBERT with its head for masked words, or bare."""
+
+    name = "modernbert"
+    model_type = "modernbert"
+    objective = Mlm
+
+    def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
+        """Sizes from config.json, as transformers writes it today or wrote it in 2024; the head from the names."""
+        refuse_options(values, dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), False))
+        refuse_options(values, {"classifier_activation": values.get("hidden_activation", "gelu")})
+        words = any(name.startswith("head.") for name in names)
+        count, every = number(values, "num_hidden_layers"), number(values, "global_attn_every_n_layers", 3)
+        if isinstance(kinds := values.get("layer_types"), list):
+            every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), count)
+            refuse_options(values, {"layer_types": [LOCAL if k % every else GLOBAL for k in range(count)]})
+        thetas, ropes = {}, field(values, "rope_parameters", dict, WHERE, {})
+        for kind, old, ours in ((GLOBAL, "global", "rotary_theta"), (LOCAL, "local", "local_rotary_theta")):
+            rope = field(ropes, kind, dict, WHERE, {})
+            refuse_options(rope, {"rope_type": "default"})
+            thetas[ours] = real(rope, "rope_theta", real(values, f"{old}_rope_theta", PRESET[ours]))
+        return TransformerConfig(**{
+            **PRESET, **thetas,
+            "vocab_size": number(values, "vocab_size"), "hidden_size": number(values, "hidden_size"),
+            "num_layers": count, "num_heads": number(values, "num_attention_heads"),
+            "ffn_size": number(values, "intermediate_size"), "norm_eps": real(values, "norm_eps", 1e-5),
+            "position_sizes": (number(values, "max_position_embeddings"),),
+            "activation": activation_of(values, "hidden_activation", "gelu"),
+            "window": number(values, "local_attention", 128) // 2, "global_every": every,
+            "dropout": real(values, "mlp_dropout", 0.0), "attention_dropout": real(values, "attention_dropout", 0.0),
+            "lm_head": words, "head_transform": words, "head_bias": words and flag(values, "decoder_bias", True),
+            "tied": flag(values, "tie_word_embeddings", True) or not words,
+            "init_std": real(values, "initializer_range", 0.02),
+        })  # fmt: skip
+
+    def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
+        """The values of transformers' `ModernBertConfig`."""
+        thetas = {GLOBAL: config.rotary_theta, LOCAL: config.local_rotary_theta or config.rotary_theta}
+        return {
+            "architectures": ["ModernBertForMaskedLM" if config.lm_head else "ModernBertModel"],
+            "model_type": self.model_type,
+            "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
+            "intermediate_size": config.ffn_size, "max_position_embeddings": config.position_sizes[0],
+            "norm_eps": config.norm_eps, "norm_bias": False, "attention_bias": False, "mlp_bias": False,
+            "hidden_activation": activation_name(config.activation),
+            "classifier_activation": activation_name(config.activation),
+            "classifier_bias": False, "decoder_bias": config.head_bias,
+            "layer_types": [LOCAL if config.layer_kind(k) == "local" else GLOBAL for k in range(config.num_layers)],
+            "rope_parameters": {k: {"rope_type": "default", "rope_theta": theta} for k, theta in thetas.items()},
+            "local_attention": 2 * config.window, "global_attn_every_n_layers": config.global_every,
+            "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
+            "attention_dropout": config.attention_dropout, "initializer_range": config.init_std,
+            "tie_word_embeddings": config.tied,
+        }  # fmt: skip
+
+    def table(self, config: TransformerConfig, shift: int = 0) -> Table:
+        """ModernBERT's names; a model without the head has no `model.` before them."""
+        base = "model." if config.lm_head else ""
+        names = {"token_embeddings": f"{base}embeddings.tok_embeddings", "embedding_norm": f"{base}embeddings.norm",
+                 "final_norm": f"{base}final_norm"}  # fmt: skip
+        for k in range(config.num_layers):
+            names |= {f"layers.{k}.{ours}": f"{base}layers.{k}.{theirs}" for ours, theirs in PARTS.items()}
+        names.pop("layers.0.attention_norm", None)
+        if config.head_transform:
+            names |= {"lm_head.dense": "head.dense", "lm_head.norm": "head.norm"}
+        rules = plain({f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()})
+        if config.head_bias:
+            rules.append(Preferred("lm_head.bias", ("decoder.bias",)))
+        if not config.tied:
+            rules.append(Rule("lm_head.table", ("decoder.weight",)))
+        aliases = (r"^(?!model\.|head\.|decoder\.)", "model.") if base else (r"^model\.", "")
+        copies = {"decoder.weight": f"{base}embeddings.tok_embeddings.weight"} if config.lm_head and config.tied else {}
+        return Table(tuple(rules), (), (aliases,), copies=copies)
+
+    def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
+        """Masked words, 30% of them."""
+        return Mlm(config.position_sizes[0], mask_ratio=0.3, position_offset=0)
+
+
+MODERNBERT = FamilySpec(
+    name="modernbert", docs="modernbert",
+    source="Warner et al. 2024; AnswerDotAI/ModernBERT", preset=PRESET, weight_names=ModernBertNames(),
+    recipes=("modernbert-nano", "modernbert-base", "modernbert-large"),
+)  # fmt: skip
