@@ -208,7 +208,7 @@ def test_options_without_a_teacher_are_refused(capsys: pytest.CaptureFixture[str
     assert main([*arguments, "--distil.temperature", "0", "--distil.soft-weight", "-1"]) == 2
     told = capsys.readouterr().err
     assert "distil.temperature is 0.0; it must be above 0" in told
-    assert "distil.soft_weight is -1.0; it must not be negative" in told
+    assert "--distil.soft-weight is -1.0; it must not be negative" in told
     assert not (tmp_path / "run").exists()
 
 
