@@ -8,8 +8,6 @@ from typing import Any
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import (
     WHERE,
-    Preferred,
-    Rule,
     Table,
     WeightNames,
     activation_name,
@@ -31,6 +29,8 @@ PRESET: dict[str, Any] = {
     "window": 64, "global_every": 3,
     "head_transform": True, "head_transform_bias": False, "head_bias": True, "init": "truncated_normal",
 }  # fmt: skip
+SIZES = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "num_heads": "num_attention_heads",
+         "ffn_size": "intermediate_size"}  # fmt: skip
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 PARTS = {
     "attention_norm": "attn_norm", "attention.qkv": "attn.Wqkv", "attention.output": "attn.Wo", "ffn_norm": "mlp_norm",
@@ -61,12 +61,10 @@ class ModernBertNames(WeightNames):
             thetas[ours] = real(rope, "rope_theta", real(values, f"{old}_rope_theta", PRESET[ours]))
         return TransformerConfig(**{
             **PRESET, **thetas,
-            "vocab_size": number(values, "vocab_size"), "hidden_size": number(values, "hidden_size"),
-            "num_layers": count, "num_heads": number(values, "num_attention_heads"),
-            "ffn_size": number(values, "intermediate_size"), "norm_eps": real(values, "norm_eps", 1e-5),
-            "position_sizes": (number(values, "max_position_embeddings"),),
-            "activation": activation_of(values, "hidden_activation", "gelu"),
-            "window": number(values, "local_attention", 128) // 2, "global_every": every,
+            "num_layers": count, "position_sizes": (number(values, "max_position_embeddings"),),
+            **{ours: number(values, theirs) for ours, theirs in SIZES.items()},
+            "activation": activation_of(values, "hidden_activation", "gelu"), "global_every": every,
+            "window": number(values, "local_attention", 128) // 2, "norm_eps": real(values, "norm_eps", 1e-5),
             "dropout": real(values, "mlp_dropout", 0.0), "attention_dropout": real(values, "attention_dropout", 0.0),
             "lm_head": words, "head_transform": words, "head_bias": words and flag(values, "decoder_bias", True),
             "tied": flag(values, "tie_word_embeddings", True) or not words,
@@ -79,9 +77,8 @@ class ModernBertNames(WeightNames):
         return {
             "architectures": ["ModernBertForMaskedLM" if config.lm_head else "ModernBertModel"],
             "model_type": self.model_type,
-            "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
-            "intermediate_size": config.ffn_size, "max_position_embeddings": config.position_sizes[0],
+            **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
+            "num_hidden_layers": config.num_layers, "max_position_embeddings": config.position_sizes[0],
             "norm_eps": config.norm_eps, "norm_bias": False, "attention_bias": False, "mlp_bias": False,
             "hidden_activation": activation_name(config.activation),
             "classifier_activation": activation_name(config.activation),
@@ -101,17 +98,15 @@ class ModernBertNames(WeightNames):
                  "final_norm": f"{base}final_norm"}  # fmt: skip
         for k in range(config.num_layers):
             names |= {f"layers.{k}.{ours}": f"{base}layers.{k}.{theirs}" for ours, theirs in PARTS.items()}
-        names.pop("layers.0.attention_norm", None)
+        del names["layers.0.attention_norm"]
         if config.head_transform:
             names |= {"lm_head.dense": "head.dense", "lm_head.norm": "head.norm"}
-        rules = plain({f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()})
-        if config.head_bias:
-            rules.append(Preferred("lm_head.bias", ("decoder.bias",)))
-        if not config.tied:
-            rules.append(Rule("lm_head.table", ("decoder.weight",)))
+        pairs = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
+        pairs |= {"lm_head.bias": "decoder.bias"} if config.head_bias else {}
+        pairs |= {} if config.tied else {"lm_head.table": "decoder.weight"}
         aliases = (r"^(?!model\.|head\.|decoder\.)", "model.") if base else (r"^model\.", "")
         copies = {"decoder.weight": f"{base}embeddings.tok_embeddings.weight"} if config.lm_head and config.tied else {}
-        return Table(tuple(rules), (), (aliases,), copies=copies)
+        return Table(tuple(plain(pairs)), aliases=(aliases,), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Masked words, 30% of them."""
