@@ -52,7 +52,7 @@ class ModernBertNames(WeightNames):
         words = any(name.startswith("head.") for name in names)
         count, every = number(values, "num_hidden_layers"), number(values, "global_attn_every_n_layers", 3)
         if isinstance(kinds := values.get("layer_types"), list):
-            every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), count)
+            every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), max(count, every))
             refuse_options(values, {"layer_types": [LOCAL if k % every else GLOBAL for k in range(count)]})
         thetas, ropes = {}, field(values, "rope_parameters", dict, WHERE, {})
         for kind, old, ours in ((GLOBAL, "global", "rotary_theta"), (LOCAL, "local", "local_rotary_theta")):
@@ -85,7 +85,7 @@ class ModernBertNames(WeightNames):
             "classifier_bias": False, "decoder_bias": config.head_bias,
             "layer_types": [LOCAL if config.layer_kind(k) == "local" else GLOBAL for k in range(config.num_layers)],
             "rope_parameters": {k: {"rope_type": "default", "rope_theta": theta} for k, theta in thetas.items()},
-            "local_attention": 2 * config.window, "global_attn_every_n_layers": config.global_every,
+            "local_attention": 2 * config.window or 128, "global_attn_every_n_layers": config.global_every,
             "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
             "attention_dropout": config.attention_dropout, "initializer_range": config.init_std,
             "tie_word_embeddings": config.tied,
