@@ -37,7 +37,7 @@ from blankfill.attention.masks import Mask
 from blankfill.generation.engine import mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import EncoderOutput
-from blankfill.model.layers import LayerCache
+from blankfill.model.layers import LayerCache, PositionedKeyValues
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
@@ -112,7 +112,7 @@ class SlotCache(LayerCache):
             self.positions[rows, to] = positions
 
 
-class _Landing(LayerCache):
+class _Landing(PositionedKeyValues):
     """What a layer gets as its cache while rows that join are read: it passes keys and values on to their columns."""
 
     def __init__(self, target: SlotCache, lengths: Sequence[int]) -> None:

@@ -40,7 +40,20 @@ class KeyValues(ABC):
         """Add the keys and values of new columns; returns those of all, [B, G, S + Q, E] each."""
 
 
-class LayerCache(KeyValues):
+class PositionedKeyValues(KeyValues):
+    """The same, of a model that adds a bias to its scores by distances: positions are kept too.
+
+    bias_table: the bias of each distance, once it was needed.
+    """
+
+    bias_table: Tensor | None
+
+    @abstractmethod
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Note the positions of the columns that are added next; returns the positions of all, int64[B, S + Q]."""
+
+
+class LayerCache(PositionedKeyValues):
     """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, G, S, E].
 
     positions: int64[B, S], of the columns, for a model that adds a bias to its scores by their distances; bias_table:

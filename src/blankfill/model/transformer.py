@@ -28,7 +28,7 @@ from blankfill.model.encoder import Encoder
 from blankfill.model.heads import LMHead, Pooler, extra_heads
 from blankfill.model.initial import draw_weights
 from blankfill.model.io import Inputs, Outputs
-from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, dropout
+from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, PositionedKeyValues, dropout
 from blankfill.model.locality import init_locality
 from blankfill.model.norms import norm
 from blankfill.model.positions import (
@@ -216,7 +216,7 @@ class Transformer(nn.Module):
         """What is added to the scores of columns at these positions behind cached ones, [B, H, T, S + T]."""
         assert self.position_bias is not None
         first = cache[0]
-        assert isinstance(first, LayerCache)
+        assert isinstance(first, PositionedKeyValues)
         if first.bias_table is None:
             first.bias_table = self.position_bias.bias_per_distance()
         return self.position_bias.lookup(first.bias_table, position_BT, first.append_positions(position_BT))
