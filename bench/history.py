@@ -89,7 +89,8 @@ def measure(arguments: Sequence[str], rounds: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         option = "--out" if script == "generation.py" else "--json"
-        command = [sys.executable, HERE / script, *rest, "--rounds", str(rounds), option, out]
+        same_clock = ("--threads", "1", "--clock", "processor")  # a busy machine matters less
+        command = [sys.executable, HERE / script, *rest, *same_clock, "--rounds", str(rounds), option, out]
         done = subprocess.run([str(part) for part in command], cwd=HERE, check=False)
         if done.returncode or not out.exists():
             return None
