@@ -42,6 +42,7 @@ OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(24), "distilbert": Mlm(24, position_offset=0), "roberta": Mlm(24),
     "albert": Albert(24), "spanbert": SpanBert(24),
     "ernie": Ernie(24, task_types=3), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
+    "modernbert": Mlm(24, position_offset=0),
 }  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
@@ -58,6 +59,7 @@ def config_of(family: str, objective: Objective) -> TransformerConfig:
         "bert": "bert-base", "distilbert": "distilbert-base", "roberta": "roberta-base",
         "albert": "albert-base", "spanbert": "spanbert-base",
         "ernie": "ernie-base", "gpt2": "gpt2", "glm": "glm-base",
+        "modernbert": "modernbert-base",
     }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
@@ -87,7 +89,7 @@ def test_an_export_computes_the_same_in_transformers(tmp_path: Path, family: str
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "modernbert"])
 def test_the_fill_mask_pipeline_fills_as_we_do(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
@@ -116,7 +118,9 @@ def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
             assert written[k] == int(our_scores(loaded, format.export_row(written[:k]))[-1].argmax())
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2"])
+@pytest.mark.parametrize("family", [
+    "bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "modernbert",
+])  # fmt: skip
 def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)

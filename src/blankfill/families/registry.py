@@ -16,6 +16,7 @@ from blankfill.families.distilbert import DISTILBERT
 from blankfill.families.ernie import ERNIE
 from blankfill.families.glm import GLM
 from blankfill.families.gpt2 import GPT2
+from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.roberta import ROBERTA
 from blankfill.families.spanbert import SPANBERT
 from blankfill.families.spec import FamilySpec
@@ -41,6 +42,7 @@ def _check(name: str, spec: FamilySpec) -> None:
 
 _BUILT_IN = (
     BERT, DISTILBERT, ROBERTA, ALBERT, SPANBERT, ERNIE, UNILM2, GPT2, GLM, XLNET, T5_SPEC, T5_V1_1_SPEC, BART,
+    MODERNBERT,
 )  # fmt: skip
 
 FAMILIES: Registry[FamilySpec] = Registry(
