@@ -66,13 +66,13 @@ def read_history(path: Path = HISTORY) -> list[Release]:
 
 def ratio(results: Any) -> float | None:
     """Return the median ratio of transformers in the results of a benchmark; None where it did not run."""
-    found: list[float] = []
+    ratios: list[float] = []
 
     def visit(value: Any) -> None:
         if isinstance(value, dict):
             name = str(value.get("contender", ""))
             if name.startswith(PEER) and "eager" not in name and isinstance(value.get("ratio"), float):
-                found.append(value["ratio"])
+                ratios.append(value["ratio"])
             for inner in value.values():
                 visit(inner)
         elif isinstance(value, list):
@@ -80,7 +80,7 @@ def ratio(results: Any) -> float | None:
                 visit(inner)
 
     visit(results)
-    return statistics.median(found) if found else None
+    return statistics.median(ratios) if ratios else None
 
 
 def measure(arguments: Sequence[str], rounds: int) -> float | None:

@@ -186,7 +186,7 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
             train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
         valid = None
         if corpus.valid is not None and len(corpus.valid):
-            valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
+            valid = Sampler(corpus.valid, of_length.for_validation(), corpus.vocabulary, VALIDATION_SEED, cache)
         parts.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
     return parts
 
@@ -202,7 +202,7 @@ def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
     if text is None or not len(text):
         say(f"{old.folder}: the old text has no validation part, so its loss is measured on the text that is replayed")
         text = old.train
-    valid = Sampler(text, recipe.objective, old.vocabulary, VALIDATION_SEED, old.folder / "plans")
+    valid = Sampler(text, recipe.objective.for_validation(), old.vocabulary, VALIDATION_SEED, old.folder / "plans")
     return validation_batches(valid, recipe.train.eval_rows, micro)
 
 
