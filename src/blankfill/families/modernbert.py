@@ -38,10 +38,8 @@ BIASES = {r"norm$": ("norm_bias",) * 2, r"attention\.": ("attention_bias",) * 2,
           r"lm_head\.dense$": ("head_transform_bias", "classifier_bias")}  # fmt: skip
 """By the modules' names here: the field of the configuration, and that of config.json."""
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-PARTS = {
-    "attention_norm": "attn_norm", "attention.qkv": "attn.Wqkv", "attention.output": "attn.Wo", "ffn_norm": "mlp_norm",
-    "ffn.inner": "mlp.Wi", "ffn.output": "mlp.Wo",
-}  # fmt: skip
+PARTS = {"attention_norm": "attn_norm", "attention.qkv": "attn.Wqkv", "attention.output": "attn.Wo",
+         "ffn_norm": "mlp_norm", "ffn.inner": "mlp.Wi", "ffn.output": "mlp.Wo"}  # fmt: skip
 
 
 class ModernBertNames(WeightNames):
@@ -58,7 +56,11 @@ class ModernBertNames(WeightNames):
         if isinstance(kinds := values.get("layer_types"), list):
             every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), max(count, every))
             refuse_options(values, {"layer_types": [LOCAL if k % every else GLOBAL for k in range(count)]})
-        thetas, ropes = {}, field(values, "rope_parameters", dict, WHERE, {})
+        window, thetas, ropes = (
+            number(values, "local_attention", 128) // 2,
+            {},
+            field(values, "rope_parameters", dict, WHERE, {}),
+        )
         for kind, old, ours in ((GLOBAL, "global", "rotary_theta"), (LOCAL, "local", "local_rotary_theta")):
             rope = field(ropes, kind, dict, WHERE, {})
             refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
@@ -69,9 +71,8 @@ class ModernBertNames(WeightNames):
             **{ours: real(values, *theirs) for ours, theirs in REALS.items()},
             **{ours: flag(values, theirs, False) for ours, theirs in BIASES.values()},
             "activation": layer, "head_activation": "same" if head == layer else head, "global_every": every,
-            "window": number(values, "local_attention", 128) // 2,
             "lm_head": words, "head_transform": words, "head_bias": words and flag(values, "decoder_bias", True),
-            "tied": flag(values, "tie_word_embeddings", True) or not words,
+            "tied": flag(values, "tie_word_embeddings", True) or not words, "window": window,
         })  # fmt: skip
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -117,7 +118,6 @@ class ModernBertNames(WeightNames):
 
 
 MODERNBERT = FamilySpec(
-    name="modernbert", docs="modernbert",
-    source="Warner et al. 2024; AnswerDotAI/ModernBERT", preset=PRESET, weight_names=ModernBertNames(),
-    recipes=("modernbert-nano", "modernbert-base", "modernbert-large"),
+    name="modernbert", docs="modernbert", source="Warner et al. 2024; AnswerDotAI/ModernBERT", preset=PRESET,
+    weight_names=ModernBertNames(), recipes=("modernbert-nano", "modernbert-base", "modernbert-large"),
 )  # fmt: skip
