@@ -177,7 +177,7 @@ def expected_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
     """The vocabulary that a run would have: that of a given tokenizer, or a stand-in of the size that is asked for."""
     import numpy as np
 
-    from blankfill.corpus.prepare import KINDS
+    from blankfill.corpus.options import KINDS
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.corpus.tokenizer_train import LARGEST_AUTOMATIC, automatic_size
     from blankfill.types import ROLES, Vocabulary

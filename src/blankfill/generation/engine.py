@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.masks import Mask, lower
-from blankfill.data.batching import PADDING, collate, is_causal, sees_all
+from blankfill.data.batching import collate, is_causal, sees_all
 from blankfill.data.packing import padded_batches
 from blankfill.model.cross import EncoderOutput, side_by_side
 from blankfill.model.io import Inputs
@@ -39,7 +39,7 @@ from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
-from blankfill.types import AttentionRule, Batch, DecoderInput, Vocabulary
+from blankfill.types import PADDING, AttentionRule, Batch, DecoderInput, Vocabulary
 
 ENOUGH = 256
 """Sources that have so many columns together are not read with longer ones."""

@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 
 from blankfill.attention.masks import Mask
-from blankfill.data.batching import PADDING
 from blankfill.generation.engine import mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import EncoderOutput
@@ -42,7 +41,7 @@ from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
-from blankfill.types import AttentionRule, Batch, DecoderInput
+from blankfill.types import PADDING, AttentionRule, Batch, DecoderInput
 
 MARGIN = 64
 """Columns that a buffer has beyond what its first rows need, where nobody said how many it will hold."""
