@@ -11,6 +11,7 @@ from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
 from blankfill.families.form import Form, form_of
+from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
@@ -43,7 +44,14 @@ CONFIGS = {
     "t5 1.1, narrow heads": TransformerConfig(**SIZES, **T5_1_1, head_size=3),
     "t5 tied, not scaled": TransformerConfig(**SIZES, **{**T5_1_1, "tied": True}),
     "bart": TransformerConfig(**SIZES, **BART),
-}
+    "modernbert": TransformerConfig(**SIZES, **MODERNBERT.preset, position_sizes=(16,)),
+    "modernbert untied, with biases": TransformerConfig(**SIZES, **{
+        **MODERNBERT.preset, "norm_bias": True, "attention_bias": True, "ffn_bias": True, "head_transform_bias": True,
+        "head_activation": "relu", "head_bias": False, "window": 5, "global_every": 2}, tied=False,
+        position_sizes=(16,)),
+    "modernbert alone": TransformerConfig(**SIZES, **{
+        **MODERNBERT.preset, "head_transform": False, "head_bias": False}, lm_head=False, position_sizes=(16,)),
+}  # fmt: skip
 OBJECTIVES = {
     "bert": Bert(16),
     "distilbert": Mlm(16, position_offset=0),
@@ -53,6 +61,7 @@ OBJECTIVES = {
     "xlnet": Xlnet(16),
     "t5": T5(16),
     "bart": Bart(16),
+    "modernbert": Mlm(16, position_offset=0),
 }
 
 
@@ -73,13 +82,13 @@ def test_there_and_back_changes_no_bit(name: str) -> None:
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[key], ours[key]) for key in ours)
     assert form.family.read(form.family.write(config), form.table.names) == dataclasses.replace(
-        config, init=back_init(form), scaled_init=form.family.name in ("gpt2", "glm")
+        config, init=back_init(form), scaled_init=form.family.name in ("gpt2", "glm", "modernbert")
     )
 
 
 def back_init(form: Form) -> str:
     """How training starts is no part of a config.json; the family's own is assumed."""
-    return {"bert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
+    return {"bert": "truncated_normal", "modernbert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
 
 
 FORMLESS = {
@@ -236,6 +245,17 @@ def test_bart_positions_begin_at_2() -> None:
         assert all(torch.equal(back[key], ours[key]) for key in ours)
 
 
+def test_what_older_files_of_modernbert_say() -> None:
+    """The distance of global layers and two bases of the rotary frequencies, as the released models have them."""
+    form = Form(weight_names()["modernbert"], CONFIGS["modernbert"])
+    values = form.family.write(form.config)
+    del values["layer_types"], values["rope_parameters"]
+    assert form.family.read(values, form.table.names) == form.config
+    values |= {"global_attn_every_n_layers": 2, "global_rope_theta": 5.0, "local_rope_theta": 7.0}
+    read = form.family.read(values, form.table.names)
+    assert (read.global_every, read.rotary_theta, read.local_rotary_theta) == (2, 5.0, 7.0)
+
+
 def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
     ours = build(CONFIGS["gpt2"], seed=2).state_dict()
@@ -261,6 +281,8 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("bart", {"encoder_ffn_dim": 13}, "encoder_ffn_dim is 13, and only 12"),
     ("bart", {"scale_embedding": True}, "scale_embedding is True"),
     ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+    ("modernbert", {"layer_types": ["sliding_attention", "full_attention"]}, r"layer_types is \["),
+    ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type is 'yarn'"),
 ])  # fmt: skip
 def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
     form = Form(weight_names()[family], CONFIGS[family])

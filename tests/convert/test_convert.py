@@ -40,9 +40,9 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "
 WORDS = [*SPECIAL, "the", "old", "boat", "lamp", "sings", "sleeps", "on", "near", "sea", ".", ",", "red", "##s"]
 OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(24), "distilbert": Mlm(24, position_offset=0), "roberta": Mlm(24),
-    "modernbert": Mlm(24, position_offset=0),
     "albert": Albert(24), "spanbert": SpanBert(24),
     "ernie": Ernie(24, task_types=3), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
+    "modernbert": Mlm(24, position_offset=0),
 }  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
@@ -57,9 +57,9 @@ def config_of(family: str, objective: Objective) -> TransformerConfig:
     """A tiny model of a family, as a recipe makes it."""
     recipes = {
         "bert": "bert-base", "distilbert": "distilbert-base", "roberta": "roberta-base",
-        "modernbert": "modernbert-nano",
         "albert": "albert-base", "spanbert": "spanbert-base",
         "ernie": "ernie-base", "gpt2": "gpt2", "glm": "glm-base",
+        "modernbert": "modernbert-base",
     }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
@@ -118,9 +118,9 @@ def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
             assert written[k] == int(our_scores(loaded, format.export_row(written[:k]))[-1].argmax())
 
 
-@pytest.mark.parametrize(
-    "family", ["bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "modernbert"]
-)
+@pytest.mark.parametrize("family", [
+    "bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "modernbert",
+])  # fmt: skip
 def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)

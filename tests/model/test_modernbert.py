@@ -96,7 +96,7 @@ def test_the_config_of_2024_is_read() -> None:
 
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"layer_types": ["sliding_attention"] * 4}, r"layer_types is \["),
-    ({"norm_bias": True}, "norm_bias is True, and only False is known here"),
+    ({"rope_parameters": {"sliding_attention": {"partial_rotary_factor": 0.5}}}, "partial_rotary_factor is 0.5"),
     ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type is 'yarn'"),
 ])  # fmt: skip
 def test_other_architectures_are_refused(change: dict[str, Any], sentence: str) -> None:

@@ -234,6 +234,38 @@ def test_roberta_equals_transformers(case: Case) -> None:
     same_gradients(form, model, theirs)
 
 
+@pytest.mark.parametrize("length", [12, 40])
+@pytest.mark.parametrize("case", of("modernbert"), ids=case_name)
+def test_modernbert_equals_transformers(case: Case, length: int) -> None:
+    """transformers' ModernBertForMaskedLM: logits, loss and gradients of rows longer than the window, with padding."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, case)
+    form, model = ours("modernbert", theirs.config.to_dict(), theirs.state_dict())
+    assert model.config.window == 4 and {"global", "local"} == set(model.kinds)
+    batch = example_batch(length, 1, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long(), labels=labels_of(batch))
+    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
+    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    out.loss.backward()
+    same_gradients(form, model, theirs)
+
+
+def test_modernbert_alone_equals_transformers() -> None:
+    """transformers' ModernBertModel: hidden states."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, Case("modernbert", "ModernBertModel", "an encoder alone"))
+    form, model = ours("modernbert", theirs.config.to_dict(), theirs.state_dict())
+    assert not form.config.lm_head
+    assert form.family.write(form.config)["architectures"] == ["ModernBertModel"]
+    batch = example_batch(40, 1, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long())
+    torch.testing.assert_close(model(batch).hidden[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", of("gpt2"), ids=case_name)
 def test_gpt2_equals_transformers(case: Case) -> None:
     """transformers' GPT2LMHeadModel: logits, loss and gradients."""

@@ -58,6 +58,9 @@ PUBLISHED = {
     # transformers' BartForConditionalGeneration of facebook/bart-base and bart-large
     "bart-base": (50265, 139_420_416),
     "bart-large": (50265, 406_291_456),
+    # ModernBertForMaskedLM of answerdotai/ModernBERT-base and -large; the paper says 149M and 395M
+    "modernbert-base": (50368, 149_655_232),
+    "modernbert-large": (50368, 395_881_664),
     # DistilBertForMaskedLM of distilbert-base-uncased
     "distilbert-base": (30522, 66_985_530),
     # ErnieForPreTraining of ernie-1.0-base-zh, 100,477,778, less the 768 weights of its 513th position
