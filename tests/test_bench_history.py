@@ -34,9 +34,9 @@ def test_the_table_has_a_column_for_each_release(history: ModuleType) -> None:
     second = history.Release("1.1", "b", "2026-02-01", "here", "2.11", "5.0", {"step": 2.25})
     assert history.table([first, second]).splitlines() == [
         "here (times that transformers takes)",
-        "                1.0       1.1",
-        "step           2.00      2.25",
-        "writing        1.50          ",
+        "              1.0       1.1",
+        "step         2.00      2.25",
+        "writing      1.50          ",
     ]
 
 

@@ -56,11 +56,8 @@ class ModernBertNames(WeightNames):
         if isinstance(kinds := values.get("layer_types"), list):
             every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), max(count, every))
             refuse_options(values, {"layer_types": [LOCAL if k % every else GLOBAL for k in range(count)]})
-        window, thetas, ropes = (
-            number(values, "local_attention", 128) // 2,
-            {},
-            field(values, "rope_parameters", dict, WHERE, {}),
-        )
+        window, ropes = number(values, "local_attention", 128) // 2, field(values, "rope_parameters", dict, WHERE, {})
+        thetas: dict[str, float] = {}
         for kind, old, ours in ((GLOBAL, "global", "rotary_theta"), (LOCAL, "local", "local_rotary_theta")):
             rope = field(ropes, kind, dict, WHERE, {})
             refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
