@@ -73,7 +73,7 @@ def write_texts(folder: Path) -> None:
     generator = random.Random(0)
     sentences = [" ".join(generator.choices(WORDS, k=generator.randint(5, 12))) + "." for _ in range(1200)]
     (folder / "text.txt").write_text("\n\n".join(" ".join(sentences[k : k + 4]) for k in range(0, 1200, 4)), "utf-8")
-    rows = [{"text": sentence, "label": ("1", "0")["old" in sentence]} for sentence in sentences[:80]]
+    rows = [{"sentence": sentence, "label": ("1", "0")["old" in sentence]} for sentence in sentences[:80]]
     (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
