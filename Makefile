@@ -12,12 +12,15 @@ MODEL := demo/run
 # Two test processes with one thread of torch each, so that they do not get in each other's way.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo setup test quick fuzz lint docs clean
+.PHONY: help demo setup test quick coverage durations fuzz lint docs package clean
 help:
 	@echo "make demo    train a small GLM on Python's own documentation, then fill blanks with it (minutes)"
 	@echo "make test    all tests            make quick   without the slow ones"
 	@echo "make fuzz    damaged files against every reader, for MINUTES=10"
 	@echo "make lint    style, types, words  make docs    the documentation, to docs/_build/html"
+	@echo "make coverage  all tests, and which lines they reach"
+	@echo "make package   the wheel and the source archive, tried in a fresh environment"
+	@echo "make durations which tests are slow on this machine, to tests/durations.json"
 	@echo "make setup   .venv with everything for development"
 	@echo "make clean   remove .venv, demo and what was built"
 
@@ -53,6 +56,13 @@ test: $(VENV)/.developed
 quick: $(VENV)/.developed
 	$(TESTS) -m "not slow"
 
+coverage: $(VENV)/.developed
+	$(TESTS) --cov=blankfill --cov-report=term:skip-covered --cov-report=json:build/coverage.json
+
+# Which tests count as slow is measured, not guessed: those that took longer than tests/conftest.py says.
+durations: $(VENV)/.developed
+	$(TESTS) --write-durations
+
 # atheris chooses the damage by the lines that it reaches; where it has no wheel, the tests' own mutations serve.
 fuzz: $(VENV)/.developed
 	-$(BIN)/python -m pip install --disable-pip-version-check -q --only-binary :all: atheris
@@ -67,6 +77,9 @@ lint: $(VENV)/.developed
 docs: $(VENV)/.developed
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+package: $(VENV)/.developed
+	$(BIN)/python tools/try_package.py --out dist
 
 clean:
 	rm -rf $(VENV) demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

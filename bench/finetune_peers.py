@@ -212,7 +212,7 @@ def run(model: Path, task: Task, train: Split, dev: Split, options: FinetuneOpti
         network.train()
         for chosen in torch.randperm(len(rows)).split(options.batch_size):
             network(**peer.batch([rows[k] for k in chosen])).loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

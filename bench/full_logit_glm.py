@@ -86,6 +86,6 @@ class FullLogitGlm(nn.Module):
         hidden_BTD = self.dropout(hidden_BTD)
         for layer in self.layers:
             hidden_BTD = layer(hidden_BTD, visible)
-        logits_BTV = F.linear(self.norm(hidden_BTD), self.words.weight)
+        logits_BTV = F.linear(self.norm(hidden_BTD), self.token_embeddings.weight)
         losses = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets.flatten(), reduction="none")
         return SimpleNamespace(loss=(losses * is_target.flatten()).sum() / is_target.sum())

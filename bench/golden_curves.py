@@ -88,7 +88,15 @@ def curve(run: Path) -> dict[str, Any]:
         row = json.loads(line)
         losses.setdefault(row["split"], []).append(float(row["loss"]).hex())
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
-    return {"losses": losses, "weights": hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest()}
+    return {"losses": losses, "weights": checksum(last / "model.safetensors")}
+
+
+def checksum(path: Path) -> str:
+    """Return a checksum of the tensors of a file, whatever their names and their order."""
+    from safetensors.torch import load_file
+
+    digests = sorted(hashlib.sha256(tensor.numpy().tobytes()).digest() for tensor in load_file(path).values())
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def main() -> int:
@@ -113,10 +121,10 @@ def main() -> int:
                 contextlib.redirect_stdout(log),
                 contextlib.redirect_stderr(log),
             ):
-                code = command([*line, "--out", str(folder / label)])
+                code = command([*line, "--out", str(folder / "runs" / label)])
             if code:
                 raise SystemExit(f"{label}: code {code}\n{(folder / 'log.txt').read_text(encoding='utf-8')[-2000:]}")
-            results[label] = curve(folder / label)
+            results[label] = curve(folder / "runs" / label)
             print(f"{label}: {time.perf_counter() - began:.1f} s, {results[label]['weights'][:12]}", flush=True)
 
         def wanted(label: str) -> bool:
@@ -127,7 +135,7 @@ def main() -> int:
             if "-nano" not in recipe or not (wanted(recipe) or needed):
                 continue
             language = "chinese" if recipe.startswith("ernie") else "english"
-            more = ["--teacher", str(folder / "bert-nano")] if recipe.startswith("distilbert") else []
+            more = ["--teacher", str(folder / "runs" / "bert-nano")] if recipe.startswith("distilbert") else []
             text = [] if more else ["--corpus.vocab-size", "400", "--corpus.no-vocab-exact"]
             corpus = ["--corpus.workers", "1", "--corpus.validation", "0.1", "--corpus.dedup", "none", *text]
             steps = ["--train.steps", str(STEPS), *QUICK]
@@ -143,7 +151,8 @@ def main() -> int:
         )  # fmt: skip
         for label, task, data, model, more in tuned:
             if wanted(label):
-                run(label, "finetune", "--task", task, "--data", str(folder / data), "--from", str(folder / model),
+                run(label, "finetune", "--task", task, "--data", str(folder / data), "--from",
+                    str(folder / "runs" / model),
                     *TUNING, *more)  # fmt: skip
     args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.against is None:

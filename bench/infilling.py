@@ -22,7 +22,7 @@ FIGURES = {"token_accuracy": "tokens right", "exact": "blanks right", "nats_per_
 
 def main() -> None:
     """Measure, print and write."""
-    from blankfill.evaluation.run import Settings, evaluate
+    from blankfill.evaluation.run import EvaluationOptions, evaluate
     from blankfill.evaluation.texts import LENGTHS
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -33,11 +33,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    settings = Settings(limit=given.limit, seed=given.seed)
+    options = EvaluationOptions(limit=given.limit, seed=given.seed)
     results: list[dict[str, Any]] = []
     for model in given.models:
         name, _, path = model.partition("=")
-        results.append({"name": name, **evaluate(Path(path), "infill", given.data, settings, "cpu", given.threads)})
+        result = evaluate(path, "infill", given.data, options, device="cpu", threads=given.threads)
+        results.append({"name": name, **result.values()})
         write(given.json, results)
     for figure, metric in FIGURES.items():
         print(f"\n| {metric} | sees | length | {' | '.join(map(str, LENGTHS))} |")

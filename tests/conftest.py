@@ -18,6 +18,14 @@ from hypothesis import HealthCheck, settings
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
 from blankfill.system import environment
 from blankfill.types import ROLES, Document, Example, Vocabulary
+from durations import (
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+)
+
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtest_logreport", "pytest_sessionfinish"]
 
 # One thread of torch, also in the programs that tests start, and before anything imports torch: how many threads would
 # be used otherwise depends on what else the machine does.

@@ -125,7 +125,7 @@ def forced_model(
             parameter.zero_()
         assert model.final_norm is not None
         model.final_norm.weight.fill_(1.0)
-        model.words.weight.copy_(torch.eye(rows))
+        model.token_embeddings.weight.copy_(torch.eye(rows))
         for position, wanted in answers.items():
             for token, strength in wanted.items():
                 model.positions[channel].weight[position, token] = strength

@@ -67,6 +67,13 @@ CASES = [
     Case("bart", "BartForConditionalGeneration", "as published"),
     Case("bart", "BartForConditionalGeneration", "gelu_new, 3 and 1 layers, padding is token 3", {
         "activation_function": "gelu_new", "encoder_layers": 3, "decoder_layers": 1, "pad_token_id": 3}),
+    Case("modernbert", "ModernBertForMaskedLM", "as published"),
+    Case("modernbert", "ModernBertForMaskedLM", "all biases, silu, relu in the head, 2 heads", {
+        "norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "num_attention_heads": 2,
+        "hidden_activation": "silu", "classifier_activation": "relu"}),
+    Case("modernbert", "ModernBertForMaskedLM", "word table not tied, no output bias, every second layer global", {
+        "tie_word_embeddings": False, "decoder_bias": False, "num_hidden_layers": 5,
+        "global_attn_every_n_layers": 2}),
 ]  # fmt: skip
 SAVED = [("glm", "saved outputs of the original code")]
 """Compared with files beside the project instead."""
@@ -91,6 +98,11 @@ SIZES["bart"] = {
     "vocab_size": 97, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 24,
     "dropout": 0.0, "init_std": 0.1,
+}  # fmt: skip
+SIZES["modernbert"] = {
+    "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 20,
+    "max_position_embeddings": 64, "local_attention": 8, "initializer_range": 0.1, "pad_token_id": 0, "bos_token_id": 2,
+    "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3,
 }  # fmt: skip
 SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}
 

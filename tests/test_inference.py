@@ -135,7 +135,10 @@ def test_load_opens_what_the_folder_holds(tmp_path: Path) -> None:
         blankfill.load(folder, head=True)
     with pytest.raises(UserError, match="computes in float32; leave out dtype"):
         blankfill.load(tmp_path / "run", dtype=torch.bfloat16)
+    assert blankfill.load(tmp_path / "run" / "best").predict(rows) == tuned.predict(rows)
+    named = blankfill.load(folder, dtype="bf16")
     half = blankfill.load(folder, dtype=torch.bfloat16)
+    assert named.loaded.model.token_embeddings.weight.dtype == torch.bfloat16
     assert {weight.dtype for weight in half.loaded.model.parameters()} == {torch.bfloat16}
     assert half.fill("the [MASK] ran").filled
 

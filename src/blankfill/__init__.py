@@ -5,7 +5,7 @@
     recipe = blankfill.load_recipe("glm-nano", {"train.steps": 500})
     blankfill.pretrain(["texts/"], recipe, out="runs/mine")
     model = blankfill.load("runs/mine")
-    print(model.fill("Paris is the [MASK] of France.").filled)
+    print(blankfill.fill(model, "Paris is the [MASK] of France.").filled)
 
 Names are imported when first used, so that `import blankfill` costs nothing.
 """
@@ -25,33 +25,62 @@ if TYPE_CHECKING:
     from blankfill.corpus.prepare import prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
+    from blankfill.evaluation.run import Evaluation, EvaluationOptions, evaluate
     from blankfill.families import FamilySpec, register_family
-    from blankfill.inference import Model, load
-    from blankfill.objectives import register_objective
+    from blankfill.finetuning.config import FinetuneConfig
+    from blankfill.finetuning.outcome import FinetuneResult
+    from blankfill.finetuning.predict import Predictions, predict
+    from blankfill.finetuning.run import finetune
+    from blankfill.generation.blanks import FillResult
+    from blankfill.generation.sampling import Sampling
+    from blankfill.generation.write import Generation
+    from blankfill.inference import Model, embed, fill, generate, load
+    from blankfill.model.heads import Head, register_head
+    from blankfill.objectives import Objective, register_objective
     from blankfill.pretraining.outcome import RunResult
     from blankfill.pretraining.run import pretrain, resume
     from blankfill.pretraining.show import ShownRow, show
+    from blankfill.pretraining.warm_start import InitFrom
+    from blankfill.tasks.datasets.registry import register_task
+    from blankfill.tasks.options import FinetuneOptions
+    from blankfill.tasks.task import Task
 
 __all__ = [
-    "ConfigError", "FamilySpec", "Model", "PrepareConfig", "Recipe", "RunResult", "ShownRow", "Tokenizer", "UserError",
-    "__version__", "export_model", "import_model", "load", "load_recipe", "prepare", "pretrain", "recipe_names",
-    "register_family", "register_objective", "resume", "show",
+    "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
+    "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Model", "Objective", "Predictions",
+    "PrepareConfig", "Recipe", "RunResult", "Sampling", "ShownRow", "Task", "Tokenizer", "UserError",
+    "__version__", "embed", "evaluate", "export_model", "fill", "finetune", "generate", "import_model", "load",
+    "load_recipe", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
+    "register_objective", "register_task", "resume", "show",
 ]  # fmt: skip
 
 _HOMES = {
+    "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "convert.exporting": ("export_model",),
     "convert.importing": ("import_model",),
     "corpus.options": ("PrepareConfig",),
     "corpus.prepare": ("prepare",),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
+    "evaluation.run": ("Evaluation", "EvaluationOptions", "evaluate"),
     "families": ("FamilySpec", "register_family"),
-    "inference": ("Model", "load"),
-    "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
-    "objectives": ("register_objective",),
+    "finetuning.config": ("FinetuneConfig",),
+    "finetuning.outcome": ("FinetuneResult",),
+    "finetuning.predict": ("Predictions", "predict"),
+    "finetuning.run": ("finetune",),
+    "generation.blanks": ("FillResult",),
+    "generation.sampling": ("Sampling",),
+    "generation.write": ("Generation",),
+    "inference": ("Model", "embed", "fill", "generate", "load"),
+    "model.heads": ("Head", "register_head"),
+    "objectives": ("Objective", "register_objective"),
     "pretraining.outcome": ("RunResult",),
     "pretraining.run": ("pretrain", "resume"),
     "pretraining.show": ("ShownRow", "show"),
+    "pretraining.warm_start": ("InitFrom",),
+    "tasks.datasets.registry": ("register_task",),
+    "tasks.options": ("FinetuneOptions",),
+    "tasks.task": ("Task",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

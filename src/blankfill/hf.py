@@ -31,6 +31,7 @@ from blankfill.attention.masks import Mask, lower
 from blankfill.errors import UserError
 from blankfill.families.glm import PARTS, GlmNames
 from blankfill.model.dense import Dense
+from blankfill.model.io import Inputs
 from blankfill.model.layers import KeyValues, Layer
 from blankfill.model.transformer import Transformer
 from blankfill.types import PADDING
@@ -90,7 +91,7 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
     def __init__(self, config: GlmConfig) -> None:
         super().__init__(config)
         model = Transformer(GlmNames().read(config.to_dict(), ()))
-        self.word_embeddings = model.words
+        self.word_embeddings = model.token_embeddings
         self.transformer = original_tree(model)
         self._model = [model]  # in a list, so that its parts are registered once, under the original names
         self.post_init()
@@ -133,8 +134,8 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         cache: list[KeyValues] | None = None
         if past_key_values is not None:
             cache = [Borrowed(past_key_values, k) for k in range(self.config.num_hidden_layers)]
-        hidden_BTD = model(input_ids, position_ids.transpose(0, 1), mask, cache)
-        logits_BTV = model.head.logits(hidden_BTD, model.output_table)
+        inputs = Inputs(input_ids, position_ids.transpose(0, 1), mask)
+        logits_BTV = model(inputs, self.dtype, cache=cache, logits_at="all").logits
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), labels.flatten())

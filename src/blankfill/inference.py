@@ -10,7 +10,6 @@ tasks answered (`finetuning.predictor`). A server that puts the rows of many use
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from blankfill.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.checkpoint.dtypes import WeightType
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
     from blankfill.finetuning.predictor import AnyPredictor
@@ -125,12 +125,9 @@ class Model:
         rows: objects with the fields of the task, or plain lines, as `blankfill predict` takes them. Raises UserError
         for a row that is neither, and for a model that is not fine-tuned.
         """
-        from blankfill.finetuning.rows import items_of
+        from blankfill.finetuning.predict import predict
 
-        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-        items = [*items_of(self.predictor.task, ((f"row {k}", line) for k, line in enumerate(lines, 1)))]
-        predictions = self.predictor.predict(items)
-        return [{"id": item.id, **made.record} for item, made in zip(items, predictions, strict=True)]
+        return predict(self.predictor, rows).rows
 
     def _once(self, key: Any, make: Callable[[], Part]) -> Part:
         """A part that is made on first use, by one thread."""
@@ -144,7 +141,7 @@ class Model:
 def load(
     path: str | Path,
     device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | WeightType | None = None,
     *,
     head: bool | None = None,
     optimize: bool = True,
@@ -154,19 +151,37 @@ def load(
 ) -> Model:
     """Open the model of a folder.
 
-    path: a run folder or one of its checkpoints, an imported model or a transformers folder; a fine-tuning run, or the
-    folder of several that belong together. device: cpu, cuda, mps or auto. dtype: the type to convert weights to; None
-    leaves them as they are. head: whether the model must be a fine-tuned one; None takes what the folder holds.
-    optimize: lay the weights of a model that writes out for single tokens (`model.layout`), which takes a moment and
-    the memory of a second word table. threads: CPU threads of torch, 0 for as many as are free; None leaves the number
-    as it is. n_best, search: of a fine-tuned model that writes; see `finetuning.predictor.Predictor`. Raises UserError
-    that says what is missing.
+    Args:
+        path: A run folder or one of its checkpoints, an imported model or a transformers folder; a fine-tuning run, or
+            the folder of several that belong together.
+        device: "cpu", "cuda", "mps" or "auto".
+        dtype: The type to convert weights to, or its name ("fp32", "bf16", "fp16"); None or "auto" keeps the
+            stored type.
+        head: Whether the model must be a fine-tuned one (True) or a pretrained one (False); None takes either.
+        optimize: Lay the weights of a model that writes out for single tokens (`model.layout`). This takes a moment and
+            the memory of a second word table.
+        threads: CPU threads of torch; 0 for the usual number, None to leave the number as it is.
+        n_best: For a fine-tuned model that writes, the number of texts for each item.
+        search: For a fine-tuned model that writes, options other than those it was trained with.
+
+    Returns:
+        The model, ready to use from several threads.
+
+    Raises:
+        UserError: There is no such model in the folder, or no such device.
     """
+    from blankfill.checkpoint import store
+    from blankfill.checkpoint.dtypes import dtype_named
     from blankfill.checkpoint.load import load_model
     from blankfill.finetuning.predictor import holds_fine_tuned, open_predictor
     from blankfill.system.threads import use_threads
 
-    if holds_fine_tuned(Path(path)) if head is None else head:
+    path = Path(path)
+    if path.is_file() and path.name in ("best", "latest"):
+        path = store.named_by(path)
+    if isinstance(dtype, str):
+        dtype = dtype_named(dtype)
+    if holds_fine_tuned(path) if head is None else head:
         if dtype is not None:
             raise UserError(f"{path}: a fine-tuned model computes in float32; leave out dtype")
         return Model(predictor=open_predictor(path, device, threads, n_best, search))
@@ -176,6 +191,86 @@ def load(
     if optimize:
         _optimize(loaded)
     return Model(loaded)
+
+
+def fill(
+    model: str | Path | Model,
+    text: str,
+    *,
+    top_k: int = 5,
+    lengths: str | None = None,
+    length_penalty: float = 0.0,
+    cancel: CancelFlag | None = None,
+) -> FillResult:
+    """Fill the blanks of a text with a pretrained model.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again.
+        text: The text, with blanks written [MASK], ____ or [MASK:3] (three tokens).
+        top_k: Number of candidates for each blank.
+        lengths: Lengths in tokens that a blank may have, such as "1-4"; None for the usual ones.
+        length_penalty: Above 0, longer candidates of GLM, T5 and BART rank higher.
+        cancel: A `threading.Event` or a function; once it is set, CancelledError ends the call.
+
+    Returns:
+        The filled text, and the candidates of each blank.
+
+    Raises:
+        UserError: The text has no blank, or the model cannot fill blanks.
+    """
+    return _opened(model, optimize=False).fill(text, top_k, lengths, length_penalty, cancel)
+
+
+def generate(
+    model: str | Path | Model,
+    prompt: str,
+    *,
+    max_tokens: int = 100,
+    slide: bool = False,
+    cancel: CancelFlag | None = None,
+    **sampling: Any,
+) -> str:
+    """Continue a text with a pretrained model; `Model.generate` gives the pieces as they are written.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again.
+        prompt: The text to continue.
+        max_tokens: Largest number of new tokens.
+        slide: Continue past the position table by dropping the older half of the text (GPT).
+        cancel: A `threading.Event` or a function that ends the text once it is set.
+        sampling: Fields of `Sampling`: temperature, top_k, top_p, repetition_penalty, no_repeat_ngram, seed.
+
+    Returns:
+        The continuation, without the prompt.
+
+    Raises:
+        UserError: The model does not write, or an option of the sampling cannot be.
+    """
+    return "".join(_opened(model, optimize=True).generate(prompt, max_tokens, slide, cancel, **sampling))
+
+
+def embed(
+    model: str | Path | Model, texts: Sequence[str], *, pooling: Pooling = "mean", normalize: bool = True
+) -> Float32:
+    """Compute a vector for each text.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again.
+        texts: N texts; those that are longer than the model reads are cut.
+        pooling: "mean" of the hidden states of the text's tokens, or the hidden state of "cls".
+        normalize: Scale each vector to length 1.
+
+    Returns:
+        float32[N, D].
+
+    Raises:
+        UserError: The model has no such state, or a text is empty for it.
+    """
+    return _opened(model, optimize=False).embed(texts, pooling, normalize)
+
+
+def _opened(model: str | Path | Model, optimize: bool) -> Model:
+    return model if isinstance(model, Model) else load(model, head=False, optimize=optimize)
 
 
 def _optimize(loaded: Loaded) -> None:

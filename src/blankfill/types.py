@@ -234,6 +234,25 @@ class Batch:
     """The encoder's side: as many rows, of a width of their own. A column of segment s in row b reads all columns of
     segment s in row b there. `tokens` counts both sides."""
 
+    @classmethod
+    def of_rows(
+        cls,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        segment: torch.Tensor,
+        rank: torch.Tensor | None = None,
+        horizon: torch.Tensor | None = None,
+        *,
+        mask: str = "rule",
+    ) -> Batch:
+        """Rows without targets. rank, horizon: 0 where they are None: a column sees all columns of its segment."""
+        zeros = segment.new_zeros(segment.shape) if rank is None or horizon is None else segment
+        nothing = input_ids.new_zeros(0)
+        return cls(
+            input_ids, positions, segment, zeros if rank is None else rank, zeros if horizon is None else horizon,
+            nothing, nothing, {}, mask, input_ids.numel(),
+        )  # fmt: skip
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
 

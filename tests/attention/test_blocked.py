@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from blankfill.attention import kernels
 from blankfill.attention.kernels import cross_attend, self_attend
 from blankfill.attention.masks import Mask, lower, lower_cross
-from blankfill.kernels import blocked_attention as blocked
+from blankfill.kernels import blocked_attention as blocked_kernel
 from blankfill.kernels.blocked_attention import blocked_attention, blocked_cross_attention, visible_ranges
 from blankfill.types import AttentionRule
 from drawn_masks import drawn_masks
@@ -19,8 +19,8 @@ WIDTH = 8
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of queries, rows and heads at sizes that take milliseconds."""
-    monkeypatch.setattr(blocked, "BLOCK", 300)
-    monkeypatch.setattr(blocked, "QUERIES", 5)
+    monkeypatch.setattr(blocked_kernel, "BLOCK", 300)
+    monkeypatch.setattr(blocked_kernel, "QUERIES", 5)
     monkeypatch.setattr(kernels, "QUERIES", 5)
 
 
@@ -54,7 +54,7 @@ def test_values_and_gradients(
     rows: int, columns: int, heads: int, kind: str, keep: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """keep 0: the weights are computed again in the backward pass; 1000: they are kept."""
-    monkeypatch.setattr(blocked, "KEEP", keep)
+    monkeypatch.setattr(blocked_kernel, "KEEP", keep)
     mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
     qkv = packed(rows, columns, heads)
     expected = torch_attention(qkv, mask.bias, kind == "causal")
@@ -86,7 +86,7 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
     kind: str, with_added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mask that was drawn, put into attention written out, gives the same values and gradients."""
-    drawn = drawn_masks(blocked, monkeypatch)
+    drawn = drawn_masks(blocked_kernel, monkeypatch)
     rows, columns, heads, probability = 2, 13, 2, 0.25
     mask = rule_mask(rows, columns) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
     qkv = packed(rows, columns, heads)
@@ -95,7 +95,9 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
     got = self_attend(qkv, mask, probability, "blocked", added=added)
 
     kept = torch.zeros(rows, heads, columns, columns, dtype=torch.float64)
-    for block, bits in zip(blocked._blocks(rows, columns, heads, kind == "causal", mask.ranges), drawn, strict=True):
+    for block, bits in zip(
+        blocked_kernel._blocks(rows, columns, heads, kind == "causal", mask.ranges), drawn, strict=True
+    ):
         size = block.queries.stop - block.queries.start, block.keys.stop - block.keys.start
         kept[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -144,7 +146,7 @@ def test_bf16_is_close_to_fp32() -> None:
 @pytest.mark.usefixtures("small_blocks")
 def test_what_is_added_and_its_gradient(each: bool, kind: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Added to the scores of all rows, or of each row, which are not scaled."""
-    monkeypatch.setattr(blocked, "KEEP", keep)
+    monkeypatch.setattr(blocked_kernel, "KEEP", keep)
     mask = rule_mask(3, 13) if kind == "rule" else Mask(kind)  # type: ignore[arg-type]
     added, qkv = some_added(3 if each else 1, 13, 2), packed(3, 13, 2)
     got, expected = (self_attend(qkv, mask, 0.0, kernel, 1.0, added) for kernel in ("blocked", "explicit"))
@@ -172,7 +174,7 @@ def cross_case(rows: int, columns: int, context: int, heads: int, kind: str) -> 
 @pytest.mark.usefixtures("small_blocks")
 def test_cross_attention(columns: int, context: int, kind: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients, fewer columns than the context has and more, in several blocks and in one."""
-    monkeypatch.setattr(blocked, "KEEP", keep)
+    monkeypatch.setattr(blocked_kernel, "KEEP", keep)
     leaves, mask = cross_case(3, columns, context, 2, kind)
     got = blocked_cross_attention(*leaves, mask.bias, 0.0)
     query, key, value = leaves[0].transpose(1, 2), *leaves[1].permute(2, 0, 3, 1, 4)
@@ -187,12 +189,12 @@ def test_cross_attention(columns: int, context: int, kind: str, keep: int, monke
 @pytest.mark.usefixtures("small_blocks")
 def test_cross_attention_with_dropout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mask that was drawn, put into attention written out, gives the same values and gradients."""
-    drawn = drawn_masks(blocked, monkeypatch)
+    drawn = drawn_masks(blocked_kernel, monkeypatch)
     rows, columns, context, heads, probability = 2, 13, 21, 2, 0.25
     leaves, mask = cross_case(rows, columns, context, heads, kind)
     got = cross_attend(*leaves, mask, probability, "blocked", 1.0)
     kept = torch.zeros(rows, heads, columns, context, dtype=torch.float64)
-    for block, bits in zip(blocked._blocks(rows, columns, heads, False, None, context), drawn, strict=True):
+    for block, bits in zip(blocked_kernel._blocks(rows, columns, heads, False, None, context), drawn, strict=True):
         size = block.queries.stop - block.queries.start, block.keys.stop - block.keys.start
         kept[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
     assert 0.15 < 1 - kept.mean() < 0.35

@@ -35,6 +35,7 @@ TABLES = {
     ("gpt2", "GPT2LMHeadModel"): ("lm_head.weight", "transformer.wte.weight"),
     ("xlnet", "XLNetLMHeadModel"): ("lm_loss.weight", "transformer.word_embedding.weight"),
     ("t5", "T5ForConditionalGeneration"): ("lm_head.weight", "shared.weight"),
+    ("modernbert", "ModernBertForMaskedLM"): ("decoder.weight", "model.embeddings.tok_embeddings.weight"),
 }  # fmt: skip
 """By family and class, the output's table and the words', as transformers names them."""
 BIASES = {

@@ -114,8 +114,8 @@ def test_a_model_keeps_its_type_through_import_and_export(tmp_path: Path, dtype:
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     wide = import_model(tmp_path / "theirs", tmp_path / "wide", dtype="fp32")
     assert (wide.dtype, wide.converted) == ("float32", made.dtype)
-    assert blankfill.load(tmp_path / "wide").loaded.model.words.weight.dtype == torch.float32
-    assert blankfill.load(tmp_path / "wide", dtype="fp16").loaded.model.words.weight.dtype == torch.float16
+    assert blankfill.load(tmp_path / "wide").loaded.model.token_embeddings.weight.dtype == torch.float32
+    assert blankfill.load(tmp_path / "wide", dtype="fp16").loaded.model.token_embeddings.weight.dtype == torch.float16
 
 
 MEASURE = """
@@ -132,7 +132,7 @@ load_model(small)  # what is imported on the way
 import_model(small, out / "small")
 before = peak()
 model = load_model(large).model
-assert model.words.weight.dtype == torch.float16
+assert model.token_embeddings.weight.dtype == torch.float16
 print(peak() - before)
 del model
 import_model(large, out / "large")
@@ -157,6 +157,6 @@ def test_loading_and_importing_take_little_more_than_the_file(tmp_path: Path) ->
 
 def test_a_model_that_is_to_learn_gets_master_weights(tmp_path: Path) -> None:
     write_folder(tmp_path / "low", torch.bfloat16)
-    assert open_teacher(tmp_path / "low").loaded.model.words.weight.dtype == torch.float32
+    assert open_teacher(tmp_path / "low").loaded.model.token_embeddings.weight.dtype == torch.float32
     config = FinetuneConfig("classify", tmp_path, tmp_path / "low", FinetuneOptions())
-    assert load_pretrained(config)[0].model.words.weight.dtype == torch.float32
+    assert load_pretrained(config)[0].model.token_embeddings.weight.dtype == torch.float32

@@ -20,6 +20,7 @@ from blankfill.errors import UserError
 from blankfill.families import weight_names
 from blankfill.families.form import Form
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer, build
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "red", "old", "boat", "lamp",
@@ -265,9 +266,9 @@ def test_a_real_encoder_equals_transformers() -> None:
             ids = batch["input_ids"][row, :real]
             assert ids[1:-1].tolist() == loaded.tokenizer.encode(text)
             positions = torch.stack([torch.arange(real), torch.zeros(real, dtype=torch.int64)])[:, None]
-            hidden = loaded.model(ids[None], positions, Mask("none"))
+            hidden = loaded.model(Inputs(ids[None], positions, Mask("none"))).hidden
             torch.testing.assert_close(hidden[0], expected.last_hidden_state[row, :real], atol=1e-5, rtol=1e-5)
-            pooled = loaded.model.pair_head.pooled(hidden[:, 0])
+            pooled = loaded.model.pooler(hidden[:, 0])
             torch.testing.assert_close(pooled[0], expected.pooler_output[row], atol=1e-5, rtol=1e-5)
 
 

@@ -11,6 +11,7 @@ from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
 from blankfill.families.form import Form, form_of
+from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
@@ -38,12 +39,19 @@ CONFIGS = {
     "glm": TransformerConfig(**SIZES, position_sizes=(17, 17)),
     "xlnet": TransformerConfig(**SIZES, **XLNET),
     "xlnet untied, clamped": TransformerConfig(**SIZES, **XLNET, tied=False, clamp=7),
-    "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, word_head=False),
+    "xlnet alone": TransformerConfig(**SIZES, **{**XLNET, "head_bias": False}, lm_head=False),
     "t5": TransformerConfig(**SIZES, **T5_1_0),
     "t5 1.1, narrow heads": TransformerConfig(**SIZES, **T5_1_1, head_size=3),
     "t5 tied, not scaled": TransformerConfig(**SIZES, **{**T5_1_1, "tied": True}),
     "bart": TransformerConfig(**SIZES, **BART),
-}
+    "modernbert": TransformerConfig(**SIZES, **MODERNBERT.preset, position_sizes=(16,)),
+    "modernbert untied, with biases": TransformerConfig(**SIZES, **{
+        **MODERNBERT.preset, "norm_bias": True, "attention_bias": True, "ffn_bias": True, "head_transform_bias": True,
+        "head_activation": "relu", "head_bias": False, "window": 5, "global_every": 2}, tied=False,
+        position_sizes=(16,)),
+    "modernbert alone": TransformerConfig(**SIZES, **{
+        **MODERNBERT.preset, "head_transform": False, "head_bias": False}, lm_head=False, position_sizes=(16,)),
+}  # fmt: skip
 OBJECTIVES = {
     "bert": Bert(16),
     "distilbert": Mlm(16, position_offset=0),
@@ -53,6 +61,7 @@ OBJECTIVES = {
     "xlnet": Xlnet(16),
     "t5": T5(16),
     "bart": Bart(16),
+    "modernbert": Mlm(16, position_offset=0),
 }
 
 
@@ -73,13 +82,13 @@ def test_there_and_back_changes_no_bit(name: str) -> None:
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[key], ours[key]) for key in ours)
     assert form.family.read(form.family.write(config), form.table.names) == dataclasses.replace(
-        config, init=back_init(form), scaled_init=form.family.name in ("gpt2", "glm")
+        config, init=back_init(form), scaled_init=form.family.name in ("gpt2", "glm", "modernbert")
     )
 
 
 def back_init(form: Form) -> str:
     """How training starts is no part of a config.json; the family's own is assumed."""
-    return {"bert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
+    return {"bert": "truncated_normal", "modernbert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
 
 
 FORMLESS = {
@@ -109,7 +118,7 @@ def test_every_recipe_has_a_form(recipe: str) -> None:
     ({"norm": "pre"}, "model.norm = pre"),
     ({"embedding_norm": False}, "model.embedding_norm = False"),
     ({"head_activation": "relu"}, "model.head_activation = relu"),
-    ({"head_bias": False, "head_transform": False}, "model.word_head = True"),
+    ({"head_bias": False, "head_transform": False}, "model.lm_head = True"),
 ])  # fmt: skip
 def test_what_a_family_cannot_say_is_told(change: dict[str, object], told: str) -> None:
     config = dataclasses.replace(CONFIGS["bert"], **change)
@@ -172,8 +181,8 @@ def test_unknown_and_missing_names_are_listed_when_reading() -> None:
 def test_unknown_and_missing_names_are_listed_when_writing() -> None:
     form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
     state = build(CONFIGS["gpt2"]).state_dict()
-    state["words.scale"] = state.pop("words.weight")
-    with pytest.raises(UserError, match=r"1 unknown \(words\.scale\) and 1 missing \(words\.weight\)"):
+    state["words.scale"] = state.pop("token_embeddings.weight")
+    with pytest.raises(UserError, match=r"1 unknown \(words\.scale\) and 1 missing \(token_embeddings\.weight\)"):
         form.table.to_theirs(state)
 
 
@@ -196,7 +205,7 @@ def test_what_older_files_of_t5_say() -> None:
     form = Form(weight_names()["t5"], CONFIGS["t5"])
     ours = build(CONFIGS["t5"], seed=2).state_dict()
     theirs = form.table.to_theirs(ours)
-    theirs |= {f"{place}.weight": ours["words.weight"] for place in ("lm_head", "encoder.embed_tokens")}
+    theirs |= {f"{place}.weight": ours["token_embeddings.weight"] for place in ("lm_head", "encoder.embed_tokens")}
     theirs["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(8, 2)
     values = form.family.write(form.config)
     del values["scale_decoder_outputs"]
@@ -236,6 +245,17 @@ def test_bart_positions_begin_at_2() -> None:
         assert all(torch.equal(back[key], ours[key]) for key in ours)
 
 
+def test_what_older_files_of_modernbert_say() -> None:
+    """The distance of global layers and two bases of the rotary frequencies, as the released models have them."""
+    form = Form(weight_names()["modernbert"], CONFIGS["modernbert"])
+    values = form.family.write(form.config)
+    del values["layer_types"], values["rope_parameters"]
+    assert form.family.read(values, form.table.names) == form.config
+    values |= {"global_attn_every_n_layers": 2, "global_rope_theta": 5.0, "local_rope_theta": 7.0}
+    read = form.family.read(values, form.table.names)
+    assert (read.global_every, read.rotary_theta, read.local_rotary_theta) == (2, 5.0, 7.0)
+
+
 def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
     ours = build(CONFIGS["gpt2"], seed=2).state_dict()
@@ -261,6 +281,8 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("bart", {"encoder_ffn_dim": 13}, "encoder_ffn_dim is 13, and only 12"),
     ("bart", {"scale_embedding": True}, "scale_embedding is True"),
     ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+    ("modernbert", {"layer_types": ["sliding_attention", "full_attention"]}, r"layer_types is \["),
+    ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type is 'yarn'"),
 ])  # fmt: skip
 def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
     form = Form(weight_names()[family], CONFIGS[family])

@@ -15,29 +15,25 @@ from blankfill.families.options import ModelOptions
 from blankfill.objectives import OBJECTIVES
 from blankfill.training.options import DistilOptions, TrainOptions
 
+MASKING = "length mask_ratio mask_share random_share validation_mask_ratio"
 SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
     "min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
-    "norm start positions dropout attention_dropout vocab_multiple",
+    "norm init positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
     "optimizer momentum lr embedding_lr_multiplier schedule warmup constant_steps decay_steps min_lr "
     "weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
     "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
     "sample_every samples",
-    DistilOptions: "temperature soft_weight word_weight hidden_weight over start layers",
-    OBJECTIVES["bert"]: "length mask_ratio mask_share random_share max_predictions whole_word next_sentence pairs "
-    "short",
-    OBJECTIVES["mlm"]: "length mask_ratio mask_share random_share whole_word across_documents mask_specials "
-    "position_offset",
-    OBJECTIVES["unilm"]: "length mask_ratio mask_share random_share both sequence left right max_predictions "
-    "ngram_share next_sentence short",
-    OBJECTIVES["unilm2"]: "length mask_ratio mask_share random_share span_share",
-    OBJECTIVES["albert"]: "length mask_ratio mask_share random_share max_predictions ngram whole_word sentence_order "
-    "sole_random short",
-    OBJECTIVES["spanbert"]: "length mask_ratio mask_share random_share geometric longest whole_word boundary",
-    OBJECTIVES["ernie"]: "length mask_ratio mask_share random_share basic phrase entity phrases entities next_sentence "
-    "short task_types task",
+    DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",
+    OBJECTIVES["bert"]: f"{MASKING} max_predictions whole_word next_sentence pairs short",
+    OBJECTIVES["mlm"]: f"{MASKING} whole_word across_documents mask_specials position_offset",
+    OBJECTIVES["unilm"]: f"{MASKING} both sequence left right max_predictions ngram_share next_sentence short",
+    OBJECTIVES["unilm2"]: f"{MASKING} span_share",
+    OBJECTIVES["albert"]: f"{MASKING} max_predictions ngram whole_word sentence_order sole_random short",
+    OBJECTIVES["spanbert"]: f"{MASKING} geometric longest whole_word boundary",
+    OBJECTIVES["ernie"]: f"{MASKING} basic phrase entity phrases entities next_sentence short task_types task",
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",
     OBJECTIVES["gpt"]: "length documents",

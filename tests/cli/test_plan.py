@@ -20,8 +20,7 @@ from blankfill.corpus.prepare import PrepareConfig, prepare
 from blankfill.corpus.tokenizer_train import automatic_size
 from blankfill.model.transformer import count_parameters
 from blankfill.objectives import T5
-from blankfill.planning import estimate as cost
-from blankfill.planning import fit_check as verdict
+from blankfill.planning import estimate, fit_check
 from blankfill.pretraining.data_setup import open_corpus, phases
 
 SMALL = [
@@ -72,7 +71,7 @@ def test_a_prepared_corpus_is_looked_at(corpus: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("name", ["bert-large", "glm-large", "gpt2", "roberta-base"])
 def test_published_recipes(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict, "room", lambda device, out: verdict.Room(10**13, 10**13, 10**13))
+    monkeypatch.setattr(fit_check, "room", lambda device, out: fit_check.Room(10**13, 10**13, 10**13))
     recipe = load_recipe(name)
     found = planned(capsys, "--recipe", name)
     config = recipe.model_config(recipe.corpus.vocab_size)
@@ -133,7 +132,7 @@ def test_left_to_right_models_are_held_against_chinchilla(capsys: pytest.Capture
 def test_a_run_that_does_not_fit_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verdict, "room", lambda device, out: verdict.Room(8 * 10**9, 8 * 10**9, 10**9))
+    monkeypatch.setattr(fit_check, "room", lambda device, out: fit_check.Room(8 * 10**9, 8 * 10**9, 10**9))
     assert cli.main(["plan", "--no-measure", "--recipe", "gpt2"]) == 2
     told = capsys.readouterr()
     assert "Parameters" in told.out  # the figures are shown all the same
@@ -212,7 +211,7 @@ def test_made_up_rows_are_those_of_the_objective(tmp_path: Path) -> None:
     vocabulary = plan.expected_vocabulary(recipe, None)
     assert vocabulary.size == recipe.corpus.vocab_size
     (sampler,) = plan.made_up(recipe, vocabulary, tmp_path)
-    shape = cost.row_shape(cost.sampled_rows(sampler), vocabulary["pad"])
+    shape = estimate.row_shape(estimate.sampled_rows(sampler), vocabulary["pad"])
     assert shape.columns >= recipe.objective.length
     assert shape.ids <= vocabulary.size
     assert all(

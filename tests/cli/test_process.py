@@ -123,7 +123,6 @@ def test_arguments_that_are_not_utf8_are_refused(place: int, trained: Path) -> N
     ],
     ids=["pretrain", "resume", "fill", "prepare"],
 )
-@pytest.mark.slow
 @pytest.mark.parametrize("files", [8, 24])
 def test_few_open_files_are_enough_or_one_sentence(files: int, argv: list[str], trained: Path, tmp_path: Path) -> None:
     own = tmp_path / "run"
@@ -221,7 +220,7 @@ def test_arguments_of_any_length_are_refused_soon_and_shortly(
     began = time.process_time()
     try:
         code = cli.main(argv)
-    except SystemExit as stop:  # tyro's own
+    except SystemExit as stop:  # after a help
         code = int(stop.code or 0)
     assert code == 2 and time.process_time() - began < 5  # of the processor, so that a busy machine does not count
     told = capsys.readouterr()

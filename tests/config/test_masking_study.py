@@ -32,7 +32,7 @@ def test_rows_of_table_5() -> None:
     made, whole = ltr.model_config(64), plain.model_config(64)
     assert isinstance(ltr.objective, Gpt) and ltr.train == plain.train
     assert (made.norm, made.hidden_size, made.num_layers) == (whole.norm, whole.hidden_size, whole.num_layers)
-    assert (made.neighbours, whole.neighbours) == (BEFORE, BOTH_SIDES), "it sees nothing behind a token"
+    assert (made.locality, whole.locality) == (BEFORE, BOTH_SIDES), "it sees nothing behind a token"
 
 
 def test_the_page_names_every_row() -> None:

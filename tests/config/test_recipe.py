@@ -74,7 +74,7 @@ def test_all_mistakes_at_once_with_the_nearest_name() -> None:
     assert "no option train.lrr; did you mean train.lr?" in text
     assert "no option objective.lenght; did you mean objective.length?" in text
     assert "no option sed; did you mean seed?" in text
-    assert "model.hidden_size is 'wide'; it must be of type int" in text
+    assert "model.hidden_size is 'wide'; it must be a whole number" in text
 
 
 def test_wrong_types_and_values() -> None:
@@ -87,7 +87,8 @@ def test_wrong_types_and_values() -> None:
     )
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
     told = problems(objective__name="brt")[0]
-    assert "known objectives: bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart" in told
+    known = "bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart"
+    assert f"objective.name is 'brt'; it must be one of {known} (did you mean bert?)" in told
     found = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
     assert len(found) == 3
 

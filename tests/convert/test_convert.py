@@ -42,6 +42,7 @@ OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(24), "distilbert": Mlm(24, position_offset=0), "roberta": Mlm(24),
     "albert": Albert(24), "spanbert": SpanBert(24),
     "ernie": Ernie(24, task_types=3), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
+    "modernbert": Mlm(24, position_offset=0),
 }  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
@@ -58,6 +59,7 @@ def config_of(family: str, objective: Objective) -> TransformerConfig:
         "bert": "bert-base", "distilbert": "distilbert-base", "roberta": "roberta-base",
         "albert": "albert-base", "spanbert": "spanbert-base",
         "ernie": "ernie-base", "gpt2": "gpt2", "glm": "glm-base",
+        "modernbert": "modernbert-base",
     }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
@@ -87,7 +89,7 @@ def test_an_export_computes_the_same_in_transformers(tmp_path: Path, family: str
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "modernbert"])
 def test_the_fill_mask_pipeline_fills_as_we_do(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
@@ -116,7 +118,9 @@ def test_the_text_generation_pipeline_writes_as_we_do(tmp_path: Path) -> None:
             assert written[k] == int(our_scores(loaded, format.export_row(written[:k]))[-1].argmax())
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2"])
+@pytest.mark.parametrize("family", [
+    "bert", "distilbert", "roberta", "albert", "spanbert", "ernie", "gpt2", "modernbert",
+])  # fmt: skip
 def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", family)
@@ -135,11 +139,11 @@ def test_the_head_that_has_no_place_is_kept_here_and_left_out_there(tmp_path: Pa
     pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", "spanbert")
     kept = load_model(folder).model
-    assert kept.span_head is not None and kept.config.max_span_positions == 20
+    assert kept.span_boundary_head is not None and kept.config.max_span_positions == 20
     made = export_model(folder, tmp_path / "out")
-    assert made.left_out == "span head" and made.architecture == "BertForMaskedLM"
+    assert made.left_out == "span boundary head" and made.architecture == "BertForMaskedLM"
     back = load_model(tmp_path / "out").model
-    assert back.span_head is None and torch.equal(back.words.weight, kept.words.weight)
+    assert back.span_boundary_head is None and torch.equal(back.token_embeddings.weight, kept.token_embeddings.weight)
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
@@ -163,7 +167,7 @@ def test_scores_that_are_no_numbers_differ(tmp_path: Path) -> None:
     export_model(folder, tmp_path / "out")
     loaded = load_model(folder)
     with torch.no_grad():
-        loaded.model.head.bias[3] = float("nan")
+        loaded.model.lm_head.bias[3] = float("nan")
     assert difference(loaded, tmp_path / "out", TEXTS) == float("inf")
 
 
@@ -422,13 +426,13 @@ def test_a_checkpoint_of_before_still_opens(tmp_path: Path, family: str) -> None
     """Weights under our own names, and a configuration without the fields that have been added since."""
     objective = OBJECTIVES[family]
     config = config_of(family, objective)
-    added = ("word_head", "tied", "head_activation", "pair_classifier")
+    added = ("lm_head", "tied", "head_activation", "pair_classifier")
     values = {name: value for name, value in config_values(config).items() if name not in added}
     vocabulary_file(tmp_path)
     model = build(config, seed=1)
     state = {"model": values, "objective": {"name": objective.name, **asdict(objective)}}
     store.write_files(tmp_path, 3, model.state_dict(), {}, state)
-    assert "words.weight" in load_file(tmp_path / "model.safetensors")
+    assert "token_embeddings.weight" in load_file(tmp_path / "model.safetensors")
     loaded = load_model(tmp_path)
     assert loaded.model.config == config
     assert all(torch.equal(value, loaded.model.state_dict()[name]) for name, value in model.state_dict().items())

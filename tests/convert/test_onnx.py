@@ -13,6 +13,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.cli.main import main
 from blankfill.convert import onnx
 from blankfill.errors import UserError
+from blankfill.model.io import Inputs
 from generate_models import loaded, random_model
 
 pytest.importorskip("onnxscript", reason="the packages of blankfill[export] are not installed")
@@ -52,8 +53,8 @@ def test_any_size_and_any_padding(
             if name != "mlm":
                 positions.append(torch.from_numpy(inputs["token_type_ids"][row : row + 1, :length]))
             with torch.no_grad():
-                expected = ready.model(alone, torch.stack(positions), Mask("none"))
-                scores = ready.model.head.logits(expected, ready.model.output_table)
+                expected = ready.model(Inputs(alone, torch.stack(positions), Mask("none"))).hidden
+                scores = ready.model.lm_head(expected, ready.model.output_table)
             torch.testing.assert_close(torch.from_numpy(hidden[row, :length]), expected[0], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(torch.from_numpy(logits[row, :length]), scores[0], atol=1e-4, rtol=1e-4)
     assert (tmp_path / "out" / "tokenizer.json").exists()
@@ -76,7 +77,7 @@ def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path, monk
     def write_and_change(encoder: onnx.Encoder, path: Path) -> tuple[str, ...]:
         outputs = write(encoder, path)
         with torch.no_grad():
-            ready.model.head.bias.add_(0.5)
+            ready.model.lm_head.bias.add_(0.5)
         return outputs
 
     monkeypatch.setattr(onnx, "write_onnx", write_and_change)

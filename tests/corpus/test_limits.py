@@ -29,7 +29,7 @@ from blankfill.corpus.limits import LONGEST_GIVEN, LONGEST_PAGE, LONGEST_RECORD
 from blankfill.corpus.sources import SourceOptions, discover, read
 from blankfill.corpus.tokenizer_formats import read_tokenizer
 from blankfill.errors import UserError
-from blankfill.tasks.datasets import files as rows
+from blankfill.tasks.datasets import files
 from blankfill.tasks.datasets.files import json_document
 from blankfill.tasks.datasets.tables import table_rows
 
@@ -273,7 +273,7 @@ def archive(path: Path, *members: tuple[str, bytes]) -> bytearray:
 
 
 def test_a_member_of_a_zip_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(rows, "LARGEST_DOCUMENT", MB)
+    monkeypatch.setattr(files, "LARGEST_DOCUMENT", MB)
     path = tmp_path / "a.zip"
     data = archive(path, ("dev.json", b" " * (64 * MB)))
     # an archive that lies about the size of its member
@@ -313,7 +313,7 @@ def test_zip_archives_that_cannot_be_read(tmp_path: Path, monkeypatch):
         else:
             assert found["a"][499] == 499
     archive(path, *((f"{n}.json", b"1") for n in range(30)))
-    monkeypatch.setattr(rows, "LARGEST_DIRECTORY", 1000)
+    monkeypatch.setattr(files, "LARGEST_DIRECTORY", 1000)
     with pytest.raises(UserError, match="holds too many files to look into"):
         json_document(path)
 

@@ -269,7 +269,7 @@ def test_all_mistakes_of_the_options_at_once(tmp_path):
         run(tmp_path, tmp_path / "out", wrong)
     text = str(caught.value)
     assert len(text.splitlines()) == 5
-    assert all(flag in text for flag in ("--validation", "--dedup", "--vocab-size", "--workers", "--tokenizer"))
+    assert all(flag in text for flag in ("validation", "dedup", "vocab_size", "workers", "tokenizer"))
 
 
 def test_an_error_of_a_worker_arrives_as_itself(tmp_path, monkeypatch):

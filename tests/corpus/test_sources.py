@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blankfill.corpus import sources
-from blankfill.corpus.sources import Source, SourceOptions, discover, read
+from blankfill.corpus.sources import Source, SourceOptions, discover, read, remove_leftovers
 from blankfill.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -350,3 +351,29 @@ def test_what_is_no_file_in_a_folder_is_passed_over_and_listed(tmp_path: Path) -
     for name, said in (("endless.txt", "is a device"), ("gone.txt", "does not exist")):
         with pytest.raises(UserError, match=said):
             discover([tmp_path / name], SourceOptions())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks on Windows")
+def test_piped_text_of_a_killed_process_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a process which is alive stays, and goes with it."""
+    spool = "import os, signal, sys\nfrom blankfill.corpus.sources import _spooled\nprint(_spooled('-'), flush=True)\n"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    killed = subprocess.run(
+        [sys.executable, "-c", f"{spool}os.kill(os.getpid(), signal.SIGKILL)"],
+        input=b"a boat", capture_output=True, env=environment, check=False,
+    )  # fmt: skip
+    left = Path(killed.stdout.decode().strip())
+    assert killed.returncode == -9 and left.read_bytes() == b"a boat"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{spool}signal.pause()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+    ) as alive:  # fmt: skip
+        assert alive.stdin is not None and alive.stdout is not None
+        alive.stdin.close()
+        held = Path(alive.stdout.readline().decode().strip())
+        assert held.exists() and not left.exists()
+        remove_leftovers(tmp_path)
+        assert held.exists()
+        alive.kill()
+    remove_leftovers(tmp_path)
+    assert not held.exists()

@@ -14,6 +14,7 @@ from blankfill.evaluation.scorers import Scorer
 from blankfill.evaluation.texts import Cut, around, chosen, cut_blanks, passages
 from blankfill.generation.engine import Decoder
 from blankfill.generation.fill import Filler
+from blankfill.model.io import Inputs
 from blankfill.objectives.glm_format import glm_input
 from blankfill.objectives.gpt import gpt_input
 from blankfill.tasks.items import GenerationItem, LanguageItem
@@ -55,9 +56,9 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
         positions = torch.arange(row.shape[1])[None]
         channels = [positions, torch.zeros_like(positions)] if name == "bert" else [positions + 2]
         with torch.inference_mode():
-            hidden = model(row, torch.stack(channels), Mask("none"))
+            hidden = model(Inputs(row, torch.stack(channels), Mask("none"))).hidden
             place = 1 + len(before) + k
-            found.append(model.head.logits(hidden[0, place : place + 1], model.output_table)[0].log_softmax(-1))
+            found.append(model.lm_head(hidden[0, place : place + 1], model.output_table)[0].log_softmax(-1))
     return found
 
 
@@ -90,8 +91,8 @@ def slot(one: Scorer, text: Sequence[int], first: int, known: int, answer: int) 
                 bias[i, j] = 0
     with torch.inference_mode():
         channels = torch.tensor([[places], [segments], [streams]])
-        hidden = model(torch.tensor([row]), channels, Mask("dense", bias[None, None]))
-        return model.head.logits(hidden[0, -1:], model.output_table)[0].log_softmax(-1)
+        hidden = model(Inputs(torch.tensor([row]), channels, Mask("dense", bias[None, None]))).hidden
+        return model.lm_head(hidden[0, -1:], model.output_table)[0].log_softmax(-1)
 
 
 @pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])

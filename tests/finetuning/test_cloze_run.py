@@ -162,7 +162,7 @@ def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config
         with pytest.raises(UserError, match=told):
             list(run_pet(config_for(pattern="all", distil=str(path)), tmp_path / "a"))
     assert not (tmp_path / "a").exists()
-    with pytest.raises(ConfigError, match="--distil learns from all patterns; add --method cloze --pattern all"):
+    with pytest.raises(ConfigError, match="distil learns from all patterns; add method cloze pattern all"):
         finetune(config_for(distil=str(broken)), tmp_path / "a")
     with pytest.raises(UserError, match="copa: --distil is for tasks with labels"):
         unlabelled(config_for(task="copa", pattern="all", distil=str(broken)), task_named("copa"), ())
@@ -210,8 +210,8 @@ def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> No
     saved = config_for().model
     state = json.loads((saved / store.STATE).read_text(encoding="utf-8"))
     headless = dict(store.read(saved, with_optimizer=False).state)
-    headless["model"] = {**headless["model"], "word_head": False}
-    assert state["model"]["word_head"] is True
+    headless["model"] = {**headless["model"], "lm_head": False}
+    assert state["model"]["lm_head"] is True
     bare = store.save(
         tmp_path / "bare", 0, store.read(saved, with_optimizer=False).model, {},
         {name: headless[name] for name in ("model", "objective")},

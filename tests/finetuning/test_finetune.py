@@ -114,9 +114,9 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
     config = FinetuneConfig("sst2", data, model, options)
     finetune(config, tmp_path / "whole")
 
-    from blankfill.tasks.heads import models as heads
+    from blankfill.tasks.heads import models
 
-    real, taken = heads.task_losses, []
+    real, taken = models.task_losses, []
 
     def failing(*given: Any) -> Any:
         taken.append(1)
@@ -124,10 +124,10 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(heads, "task_losses", failing)
+    monkeypatch.setattr(models, "task_losses", failing)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path / "parts")
-    monkeypatch.setattr(heads, "task_losses", real)
+    monkeypatch.setattr(models, "task_losses", real)
     torch.manual_seed(5)
     finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]
@@ -171,7 +171,7 @@ def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
     assert moved[-1] == set()
     assert {name.split(".")[1] for name in moved[1] if name.startswith("layers")} == {"1"}
     assert not any(name.startswith(("words", "positions")) for name in moved[1])
-    assert "words.weight" in moved[0] and moved[1] < moved[0]
+    assert "token_embeddings.weight" in moved[0] and moved[1] < moved[0]
 
 
 def test_features_of_a_frozen_encoder(tmp_path: Path) -> None:
@@ -349,9 +349,9 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "holds several runs; repeat the command" in capsys.readouterr().err
     assert main(["finetune", "--resume", str(tmp_path), "--lr", "1"]) == 2
     assert "leave out --lr" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="--from-scratch needs weights that learn"):
+    with pytest.raises(ConfigError, match="from_scratch needs weights that learn"):
         run("sst2", data, model, tmp_path / "z", from_scratch=True, lora_rank=2)
-    with pytest.raises(ConfigError, match="--epochs is 0"):
+    with pytest.raises(ConfigError, match="epochs is 0"):
         run("sst2", data, model, tmp_path / "run", epochs=0)
     run("sst2", data, model, tmp_path / "run", epochs=0.2)
     with pytest.raises(UserError, match="holds a run already"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blankfill.cli.main import main
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, in_flags
 from blankfill.finetuning.grid import combinations
 from blankfill.tasks.options import FinetuneOptions
 
@@ -57,9 +57,9 @@ def test_false_is_false_and_named_so() -> None:
         (["batch_size=16,1.5"], "--grid batch_size is '1.5'; it must be a whole number"),
         (["batch_size=0"], "--grid, batch_size-0: --batch-size is 0; it must be at least 1"),
         (["lr=nan"], "--grid, lr-nan: --lr is nan; it must be above 0, and a finite number"),
-        (["lora_rank=0,4", "freeze=2"], "--grid, lora_rank-4_freeze-2: --lora-rank leaves"),
+        (["lora_rank=0,4", "freeze=2"], "--grid, lora_rank-4_freeze-2: --lora-rank keeps"),
         (["lr=1e-4,0.0001"], "--grid: two settings would be in the folder lr-0.0001_seed-0; give each value once"),
-        (["lr=1e-4", "lr=1e-5"], "--grid lr is given twice; put all of its values into one, as lr=value,value"),
+        (["lr=1e-4", "lr=1e-5"], "--grid lr is given twice; put all its values into one, as lr=value,value"),
         (["BOUNDS=1"], "--grid BOUNDS=1: give name=value,value; the names are lr, "),
         (["seed=1"], "--grid seed=1: give name=value,value"), (["lr"], "--grid lr=: give name=value,value"),
         (["method=cloze", "pattern=0,all"], "--pattern all is a run for each pattern"),
@@ -68,7 +68,7 @@ def test_false_is_false_and_named_so() -> None:
 def test_what_no_run_could_be_trained_with_is_refused(grid: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         combinations(PLAIN, grid, 1)
-    assert said in "\n".join(caught.value.problems)
+    assert said in "\n".join(map(in_flags, caught.value.problems))
 
 
 def test_seeds_are_checked_too() -> None:

@@ -123,10 +123,10 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
     [
         ("classify", {"name": "bert"}, "a model of the objective bert reads texts and does not write any"),
         ("classify", {}, "the tokenizer has no tokens for down, which is written for the label down"),
-        ("classify", {"features": "last"}, "--method text answers with the model's own words"),
-        ("classify", {"class_weights": "balanced"}, "--class-weights is for --method head"),
-        ("classify", {"pattern": "1"}, "--pattern is for --method cloze"),
-        ("classify", {"mlm_weight": 0.1}, "--mlm-weight is for --method cloze"),
+        ("classify", {"features": "last"}, "method text answers with the model's own words"),
+        ("classify", {"class_weights": "balanced"}, "class_weights is for method head"),
+        ("classify", {"pattern": "1"}, "pattern is for method cloze"),
+        ("classify", {"mlm_weight": 0.1}, "mlm_weight is for method cloze"),
         ("classify", {"patterns": "nowhere"}, "--patterns: nowhere does not exist"),
         ("conll", {}, "conll is a task of kind tag, which has no form as text"),
     ],
@@ -211,7 +211,7 @@ def test_what_a_mixture_refuses(tmp_path: Path) -> None:
         run("classify+seq2seq", data, model, tmp_path / "a", method="head")
     with pytest.raises(ConfigError, match="--patterns is the form of one task"):
         run("classify+seq2seq", data, model, tmp_path / "b", patterns="form.yaml")
-    with pytest.raises(ConfigError, match="--mixing-temperature is 0"):
+    with pytest.raises(ConfigError, match="mixing_temperature is 0"):
         run("classify+seq2seq", data, model, tmp_path / "c", mixing_temperature=0.0)
     (tmp_path / "turned" / "train.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")
     (tmp_path / "turned" / "dev.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")

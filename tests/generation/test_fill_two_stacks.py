@@ -37,8 +37,8 @@ def scores(made: Loaded, source: list[int], row: Sequence[int]) -> torch.Tensor:
     first = 2 if made.objective.name == "bart" else 0
     example = two_sided(np.array(source, np.int32), np.array([*row[1:], 0], np.int32), row[0], first)
     with torch.inference_mode():
-        hidden = made.model.encode(collate([[example]], 0))[0, : len(row)]
-        found: torch.Tensor = made.model.head.logits(hidden, made.model.output_table).log_softmax(-1)
+        hidden = made.model(collate([[example]], 0)).hidden[0, : len(row)]
+        found: torch.Tensor = made.model.lm_head(hidden, made.model.output_table).log_softmax(-1)
     return found
 
 

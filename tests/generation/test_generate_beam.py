@@ -11,6 +11,7 @@ from blankfill.attention.masks import Mask
 from blankfill.generation.beam import Grammar, Hypothesis, beam_search, greedy_search, highest
 from blankfill.generation.cancel import CancelledError
 from blankfill.generation.engine import Decoder
+from blankfill.model.io import Inputs
 from blankfill.objectives.gpt import gpt_input
 from blankfill.types import DecoderInput
 from generate_models import random_model
@@ -39,8 +40,8 @@ def exhaustive(context: list[int], least: int, penalty: float) -> list[tuple[tup
         for ids in itertools.product(range(SIZE - 1), repeat=length):
             row = torch.tensor([[*context, *ids]])
             with torch.inference_mode():
-                hidden = MODEL(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))[0]
-                scores = MODEL.head.logits(hidden, MODEL.words.weight).log_softmax(-1)
+                hidden = MODEL(Inputs(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))).hidden[0]
+                scores = MODEL.lm_head(hidden, MODEL.token_embeddings.weight).log_softmax(-1)
             total = float(sum(scores[len(context) - 1 + k, token] for k, token in enumerate([*ids, END])))
             found.append((ids, total, total / (length + 1) ** penalty))
     return sorted(found, key=lambda item: -item[2])
@@ -141,8 +142,8 @@ def test_one_beam_ends_where_the_end_is_the_best_token() -> None:
         while len(ids) < 8:
             row = torch.tensor([[*context, *ids]])
             with torch.inference_mode():
-                hidden = MODEL(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))[0, -1:]
-                scores = MODEL.head.logits(hidden, MODEL.words.weight)[0]
+                hidden = MODEL(Inputs(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))).hidden[0, -1:]
+                scores = MODEL.lm_head(hidden, MODEL.token_embeddings.weight)[0]
             best = int(scores[:END].argmax())
             if ids and scores[END] + EAGER > scores[best]:
                 break

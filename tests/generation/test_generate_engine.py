@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from blankfill.attention.masks import lower
 from blankfill.generation.engine import Decoder, banned
+from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer, build
 from blankfill.model.view import evaluation_view
 from blankfill.objectives.glm import GlmChoice, infill
@@ -28,8 +29,10 @@ def uncached(model: Transformer, ids: list[int], positions: np.ndarray, rule: At
     vectors = [torch.from_numpy(vector)[None] for vector in (rule.segment, rule.rank, rule.horizon)]
     mask = lower("rule", (vectors[0], vectors[2]), (vectors[0], vectors[1]), torch.float32)
     with torch.inference_mode():
-        hidden = model(torch.tensor([ids]), torch.from_numpy(positions.astype(np.int64))[:, None], mask)[0]
-        return model.head.logits(hidden, model.words.weight)
+        hidden = model(Inputs(torch.tensor([ids]), torch.from_numpy(positions.astype(np.int64))[:, None], mask)).hidden[
+            0
+        ]
+        return model.lm_head(hidden, model.token_embeddings.weight)
 
 
 def reference(model: Transformer, context: DecoderInput, new: list[int]) -> torch.Tensor:
@@ -173,7 +176,7 @@ def test_a_view_evaluates_while_its_model_trains() -> None:
     assert torch.equal(Decoder(model, [gpt_input([1, 2, 3], 48)], 1).prefill(), expected)
     assert model.training
     with torch.no_grad():
-        model.words.weight.mul_(2.0)
+        model.token_embeddings.weight.mul_(2.0)
     assert not torch.equal(Decoder(view, [gpt_input([1, 2, 3], 48)], 1).prefill(), expected)
     lasting = evaluation_view(model.eval(), lasting=True)
     model.train()

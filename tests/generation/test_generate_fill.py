@@ -18,6 +18,7 @@ from blankfill.errors import UserError
 from blankfill.generation.blanks import Blank, Candidate, Words, assemble, find_blanks, parse_lengths
 from blankfill.generation.fill import Filler, fill
 from blankfill.generation.fill_written import distinct
+from blankfill.model.io import Inputs
 from blankfill.objectives import Glm, Objective
 from blankfill.objectives.glm import GlmChoice, infill
 from blankfill.objectives.glm_format import GlmFormat
@@ -36,8 +37,8 @@ def scores_of(model: torch.nn.Module, row: list[int], offset: int) -> torch.Tens
     positions = torch.zeros((len(sizes), 1, len(row)), dtype=torch.int64)
     positions[0, 0] = torch.arange(offset, offset + len(row))
     with torch.inference_mode():
-        hidden = model(torch.tensor([row]), positions, Mask("none"))[0]
-        return model.head.logits(hidden, model.words.weight).log_softmax(-1)
+        hidden = model(Inputs(torch.tensor([row]), positions, Mask("none"))).hidden[0]
+        return model.lm_head(hidden, model.token_embeddings.weight).log_softmax(-1)
 
 
 def test_blanks_are_found_however_they_are_written() -> None:
@@ -192,11 +193,9 @@ def test_glm_probabilities_are_those_of_the_training_row() -> None:
     visible = torch.from_numpy(example.rule.visible())
     mask = Mask("dense", torch.zeros(visible.shape).masked_fill(~visible, -math.inf)[None, None])
     with torch.inference_mode():
-        hidden = model(
-            torch.from_numpy(example.input_ids.astype(np.int64))[None],
-            torch.from_numpy(example.positions.astype(np.int64))[:, None], mask,
-        )[0]  # fmt: skip
-        scores = model.head.logits(hidden, model.words.weight).log_softmax(-1)
+        ids, positions = (torch.from_numpy(part.astype(np.int64)) for part in (example.input_ids, example.positions))
+        hidden = model(Inputs(ids[None], positions[:, None], mask)).hidden[0]
+        scores = model.lm_head(hidden, model.token_embeddings.weight).log_softmax(-1)
     answers = scores[torch.from_numpy(example.target_index).long(), torch.from_numpy(example.target_ids).long()]
     split = len(first.ids) + 1
     assert first.probability == pytest.approx(float(answers[:split].sum().exp()), rel=1e-3)
@@ -224,8 +223,8 @@ def test_gpt_ranks_words_by_the_whole_sentence() -> None:
     def log_probability(ids: list[int]) -> float:
         row = torch.tensor([[*left, *ids, *right]])
         with torch.inference_mode():
-            hidden = model(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))[0]
-            scores = model.head.logits(hidden, model.words.weight).log_softmax(-1)
+            hidden = model(Inputs(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))).hidden[0]
+            scores = model.lm_head(hidden, model.token_embeddings.weight).log_softmax(-1)
         return float(sum(scores[k - 1, row[0, k]] for k in range(2, row.shape[1])))
 
     (found,) = result.candidates
@@ -306,7 +305,7 @@ def test_padded_rows_of_the_word_table_are_never_written() -> None:
     for name in ("bert", "glm", "gpt"):
         model = random_model(name, 1, rows=64)
         with torch.no_grad():
-            model.words.weight[30:] *= 50
+            model.token_embeddings.weight[30:] *= 50
         result = fill(loaded(name, model), "the [MASK] sat [MASK]", top_k=9)
         assert max(max(c.ids) for found in result.candidates for c in found) < 30
 
@@ -333,8 +332,8 @@ def test_a_blank_longer_than_the_model_writes() -> None:
 def test_a_model_that_finds_nothing_says_so() -> None:
     model = random_model("bert", rows=32)
     with torch.no_grad():
-        model.head.bias.fill_(-math.inf)
-        model.head.bias[MASK] = 0.0
+        model.lm_head.bias.fill_(-math.inf)
+        model.lm_head.bias[MASK] = 0.0
     with pytest.raises(UserError, match=r"finds nothing for \[MASK\]"):
         fill(loaded("bert", model), "the [MASK] sat [MASK]")
 

@@ -126,6 +126,6 @@ def test_what_is_written_counts_as_seen() -> None:
 def test_every_value_out_of_range_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Sampling(-1, -1, 0.0, 0.0, -1, -1).check()
-    names = ["temperature", "top-k", "top-p", "repetition-penalty", "no-repeat-ngram", "seed"]
+    names = ["temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "seed"]
     assert [problem.split(" ")[0] for problem in caught.value.problems] == names
     Sampling().check()

@@ -120,8 +120,8 @@ def test_cached_rows_answer_as_the_row_of_training(family: str, enough: int, mon
         written = [*begun[row][1:], *more, 1]
         example = two_sided(np.array(SOURCES[row], np.int32), np.array(written, np.int32), 0, first)
         with torch.inference_mode():
-            hidden = model.encode(collate([[example]], 0))[0, len(written) - 1]
-            return model.head.logits(hidden, model.output_table)
+            hidden = model(collate([[example]], 0)).hidden[0, len(written) - 1]
+            return model.lm_head(hidden, model.output_table)
 
     def check(scores: torch.Tensor, rows: list[int], written: list[list[int]]) -> None:
         expected = torch.stack([reference(row, more) for row, more in zip(rows, written, strict=True)])

@@ -38,7 +38,7 @@ def from_gpt2(theirs: torch.nn.Module) -> Transformer:
         "ffn.inner": "mlp.c_fc", "ffn.output": "mlp.c_proj",
     }  # fmt: skip
     source = theirs.transformer.state_dict()
-    state = {"words.weight": source["wte.weight"], "positions.0.weight": source["wpe.weight"]}
+    state = {"token_embeddings.weight": source["wte.weight"], "positions.0.weight": source["wpe.weight"]}
     for kind in ("weight", "bias"):
         state[f"final_norm.{kind}"] = source[f"ln_f.{kind}"]
         for k in range(config.n_layer):
@@ -160,7 +160,7 @@ def test_gpt_ends_at_the_end_token_and_spaces_follow_the_prompt() -> None:
 def test_gpt_stops_at_its_last_position_or_slides() -> None:
     ready = loaded("gpt", random_model("gpt", 3, rows=BYTES.size, length=16), BYTES, length=16)
     with torch.no_grad():
-        ready.model.words.weight[ready.vocabulary["eos"]] = 0.0
+        ready.model.token_embeddings.weight[ready.vocabulary["eos"]] = 0.0
     (found,) = generate_many(ready, ["the cat"], 50, GREEDY)
     prompt = 1 + len(BYTES.encode("the cat"))
     assert found.finish == "positions" and len(found.ids) == 16 - prompt + 1
@@ -219,7 +219,7 @@ def test_errors_say_what_to_do() -> None:
             generate(ready, "the cat " * 12)
         with pytest.raises(UserError, match="max-tokens is 0"):
             generate(ready, "the", 0)
-        with pytest.raises(ConfigError, match="top-p is 2"):
+        with pytest.raises(ConfigError, match="top_p is 2"):
             generate(ready, "the", sampling=Sampling(top_p=2))
     with pytest.raises(UserError, match="the prompt has 2 blanks"):
         generate(glm, "the [MASK] sat [MASK]")

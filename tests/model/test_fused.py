@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from blankfill.kernels import feed_forward as fused
+from blankfill.kernels import feed_forward as feed_forward_kernel
 from blankfill.kernels.feed_forward import can_fuse, feed_forward
 from blankfill.model import layers
 from blankfill.model.config import Activation, TransformerConfig
@@ -29,7 +29,7 @@ def test_values_and_gradients(
     rows: int, activation: Activation, gated: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10 rows through portions of 4, and in one; activations on both sides of zero and far out."""
-    monkeypatch.setattr(fused, "ROWS", rows)
+    monkeypatch.setattr(feed_forward_kernel, "ROWS", rows)
     torch.manual_seed(0)
     module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated, ffn_bias=bias)).eval()
     x = (torch.randn(2, 5, 6) * torch.linspace(0.1, 30, 10).view(2, 5, 1)).requires_grad_()
@@ -43,8 +43,8 @@ def test_values_and_gradients(
 @pytest.mark.parametrize(("activation", "gated"), KINDS)
 def test_dropout_inside(activation: Activation, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The masks that were drawn, put into the formula written out, give the same values and gradients."""
-    drawn = drawn_masks(fused, monkeypatch)
-    monkeypatch.setattr(fused, "ROWS", 4)
+    drawn = drawn_masks(feed_forward_kernel, monkeypatch)
+    monkeypatch.setattr(feed_forward_kernel, "ROWS", 4)
     torch.manual_seed(1)
     module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated))
     x = torch.randn(2, 5, 6, requires_grad=True)

@@ -38,9 +38,9 @@ def test_answers_are_the_same(model: Transformer, rows: int) -> None:
 def test_a_second_time_changes_nothing(model: Transformer) -> None:
     layout.optimize_for_inference(model)
     places = [weight.data_ptr() for weight in model.parameters()]
-    packed = model.head.packed
+    packed = model.lm_head.packed
     layout.optimize_for_inference(model)
-    assert [weight.data_ptr() for weight in model.parameters()] == places and model.head.packed is packed
+    assert [weight.data_ptr() for weight in model.parameters()] == places and model.lm_head.packed is packed
 
 
 def test_new_weights_are_seen(model: Transformer) -> None:
@@ -50,12 +50,12 @@ def test_new_weights_are_seen(model: Transformer) -> None:
         model.output_table.mul_(2.0)
     changed = scores(model, 3)
     assert not torch.allclose(changed, first)
-    model.head.packed = None
+    model.lm_head.packed = None
     torch.testing.assert_close(scores(model, 3), changed, atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_in_half_precision_stays_as_it_is(model: Transformer) -> None:
     model.bfloat16()
     layout.optimize_for_inference(model)
-    assert model.head.packed is None
+    assert model.lm_head.packed is None
     assert model.layers[0].ffn.inner.weight.is_contiguous()

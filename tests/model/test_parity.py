@@ -47,7 +47,7 @@ def test_glm_equals_the_original_code() -> None:
         )])  # fmt: skip
     batch = collate(rows, pad=0)
     torch.testing.assert_close(logits(model, batch), reference["logits"], atol=1e-5, rtol=1e-4)
-    loss = loss_sums(model, batch).words / mask.sum()
+    loss = loss_sums(model, batch)["lm"] / mask.sum()
     torch.testing.assert_close(loss, reference["loss"][0], atol=1e-5, rtol=1e-5)
     loss.backward()
     compared = 0
@@ -68,7 +68,7 @@ def ours(family: str, values: dict[str, Any], source: dict[str, torch.Tensor]) -
 
 
 def logits(model: Transformer, batch: Batch) -> torch.Tensor:
-    return model.head.logits(model.encode(batch), model.output_table)
+    return model.lm_head(model(batch).hidden, model.output_table)
 
 
 def gradients(form: Form, model: Transformer) -> dict[str, torch.Tensor]:
@@ -144,7 +144,7 @@ def test_models_of_pairs_equal_transformers(case: Case) -> None:
     expected = out.prediction_logits if pairs else out.logits
     torch.testing.assert_close(logits(model, batch)[real], expected[real], atol=1e-5, rtol=1e-5)
     sums = loss_sums(model, batch)
-    loss = sums.words / len(batch.target_ids) + (sums.labels["next_sentence"] / 2 if pairs else 0.0)
+    loss = sums["lm"] / len(batch.target_ids) + (sums["next_sentence"] / 2 if pairs else 0.0)
     torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
     loss.backward()
     out.loss.backward()
@@ -156,15 +156,17 @@ def test_an_encoder_alone_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, Case("bert", "BertModel", "an encoder alone"))
     form, model = ours("bert", theirs.config.to_dict(), theirs.state_dict())
-    assert (form.config.word_head, form.config.pooler, form.config.pair_classifier) == (False, True, False)
+    assert (form.config.lm_head, form.config.pooler, form.config.pair_classifier) == (False, True, False)
     batch = example_batch(16, 2, 97, causal=False, seed=3)
     real = batch.segment >= 0
     out = theirs(batch.input_ids, real.long(), batch.positions[1])
-    hidden = model.encode(batch)
+    hidden = model(batch).hidden
     torch.testing.assert_close(hidden[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.pair_head.pooled(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.pooler(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
+    assert model.classifier is None
+    asking = replace(batch, labels={"next_sentence": (torch.tensor([0]), torch.tensor([1]))})
     with pytest.raises(ValueError, match="no next-sentence classifier"):
-        model.pair_head(hidden[:, 0])
+        loss_sums(model, asking)
 
 
 def test_albert_alone_equals_transformers() -> None:
@@ -172,14 +174,14 @@ def test_albert_alone_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, Case("albert", "AlbertModel", "an encoder alone"))
     form, model = ours("albert", theirs.config.to_dict(), theirs.state_dict())
-    assert (form.config.word_head, form.config.pooler, form.config.pair_classifier) == (False, True, False)
+    assert (form.config.lm_head, form.config.pooler, form.config.pair_classifier) == (False, True, False)
     assert form.family.write(form.config)["architectures"] == ["AlbertModel"]
     batch = example_batch(16, 2, 97, causal=False, seed=3)
     real = batch.segment >= 0
     out = theirs(batch.input_ids, real.long(), batch.positions[1])
-    hidden = model.encode(batch)
+    hidden = model(batch).hidden
     torch.testing.assert_close(hidden[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.pair_head.pooled(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.pooler(hidden[:, 0]), out.pooler_output, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", of("distilbert"), ids=case_name)
@@ -193,7 +195,7 @@ def test_distilbert_equals_transformers(case: Case) -> None:
     real = batch.segment >= 0
     out = theirs(batch.input_ids, real.long(), labels=labels_of(batch))
     torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch).words / len(batch.target_ids)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
     torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
     loss.backward()
     out.loss.backward()
@@ -205,12 +207,12 @@ def test_distilbert_alone_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, Case("distilbert", "DistilBertModel", "an encoder alone"))
     form, model = ours("distilbert", theirs.config.to_dict(), theirs.state_dict())
-    assert not form.config.word_head
+    assert not form.config.lm_head
     assert form.family.write(form.config)["architectures"] == ["DistilBertModel"]
     batch = example_batch(16, 1, 97, causal=False, seed=3)
     real = batch.segment >= 0
     out = theirs(batch.input_ids, real.long())
-    torch.testing.assert_close(model.encode(batch)[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(batch).hidden[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", of("roberta"), ids=case_name)
@@ -225,11 +227,43 @@ def test_roberta_equals_transformers(case: Case) -> None:
     ids = batch.input_ids.masked_fill(~real, config.pad_token_id)
     out = theirs(ids, attention_mask=real.long(), labels=labels_of(batch))
     torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch).words / len(batch.target_ids)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
     torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
     loss.backward()
     out.loss.backward()
     same_gradients(form, model, theirs)
+
+
+@pytest.mark.parametrize("length", [12, 40])
+@pytest.mark.parametrize("case", of("modernbert"), ids=case_name)
+def test_modernbert_equals_transformers(case: Case, length: int) -> None:
+    """transformers' ModernBertForMaskedLM: logits, loss and gradients of rows longer than the window, with padding."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, case)
+    form, model = ours("modernbert", theirs.config.to_dict(), theirs.state_dict())
+    assert model.config.window == 4 and {"global", "local"} == set(model.kinds)
+    batch = example_batch(length, 1, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long(), labels=labels_of(batch))
+    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
+    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    out.loss.backward()
+    same_gradients(form, model, theirs)
+
+
+def test_modernbert_alone_equals_transformers() -> None:
+    """transformers' ModernBertModel: hidden states."""
+    transformers = pytest.importorskip("transformers")
+    theirs = made(transformers, Case("modernbert", "ModernBertModel", "an encoder alone"))
+    form, model = ours("modernbert", theirs.config.to_dict(), theirs.state_dict())
+    assert not form.config.lm_head
+    assert form.family.write(form.config)["architectures"] == ["ModernBertModel"]
+    batch = example_batch(40, 1, 97, causal=False, seed=3)
+    real = batch.segment >= 0
+    out = theirs(batch.input_ids, real.long())
+    torch.testing.assert_close(model(batch).hidden[real], out.last_hidden_state[real], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", of("gpt2"), ids=case_name)
@@ -243,7 +277,7 @@ def test_gpt2_equals_transformers(case: Case) -> None:
     real = batch.segment >= 0
     out = theirs(batch.input_ids, attention_mask=real.long())
     torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-4)
-    loss = loss_sums(model, batch).words / len(batch.target_ids)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
     other = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1)[batch.target_index], batch.target_ids)
     torch.testing.assert_close(loss, other, atol=1e-5, rtol=1e-5)
     loss.backward()

@@ -17,6 +17,7 @@ from blankfill.kernels.capability import plain_dense, plain_weight
 from blankfill.kernels.feed_forward import can_fuse
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import Dense, dense_layers, replace_dense
+from blankfill.model.io import Inputs
 from blankfill.model.layout import optimize_for_inference
 from blankfill.model.single import fits
 from blankfill.model.transformer import Transformer, build
@@ -94,7 +95,7 @@ def changed(model: Transformer, where: str) -> Transformer:
     if where == "dense":
         model.layers[0].ffn.inner.weight = other(model.layers[0].ffn.inner.weight)
     elif where == "words":
-        model.words.weight = other(model.words.weight)
+        model.token_embeddings.weight = other(model.token_embeddings.weight)
     else:
         model.layers[0].attention_norm.register_forward_hook(lambda module, given, found: found)
     return model
@@ -113,7 +114,7 @@ def test_only_plain_weights_are_laid_out_anew() -> None:
     assert model.layers[0].attention.qkv.weight.stride(0) == 1
     model = changed(build(GPT), "words")
     optimize_for_inference(model)
-    assert type(model.words.weight) is Other and model.words.weight.is_contiguous()
+    assert type(model.token_embeddings.weight) is Other and model.token_embeddings.weight.is_contiguous()
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lamb"])
@@ -180,10 +181,10 @@ class Wrapped(nn.Module):
 def test_dense_layers_are_replaced_by_name() -> None:
     model = build(GPT)
     ids, positions = torch.tensor([[1, 2, 3]]), torch.arange(3)[None, None]
-    before = model(ids, positions, Mask("causal"))
+    before = model(Inputs(ids, positions, Mask("causal"))).hidden
     names = [name for name, _ in dense_layers(model)]
     assert "layers.0.ffn.inner" in names
     count = replace_dense(model, lambda name, layer: Wrapped(layer) if name.endswith("ffn.inner") else None)
     assert count == 1 and isinstance(model.layers[0].ffn.inner, Wrapped)
     assert [name for name, _ in dense_layers(model)] == [name.replace("inner", "inner.base") for name in names]
-    torch.testing.assert_close(model(ids, positions, Mask("causal")), before)
+    torch.testing.assert_close(model(Inputs(ids, positions, Mask("causal"))).hidden, before)

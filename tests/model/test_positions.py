@@ -11,6 +11,7 @@ from blankfill.attention.masks import lower
 from blankfill.attention.positions import Rotation
 from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.layers import Attention, FeedForward, Layer
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer, build
@@ -126,7 +127,7 @@ def test_shared_keys_are_repeated_keys(kv_heads: int) -> None:
             state[name] = torch.cat([query, *(part.flatten(0, 1) for part in more)])
     all_heads.load_state_dict(state)
     batch = collate([[example(9, 0)], [example(6, 1)]], pad=0)
-    torch.testing.assert_close(few.encode(batch), all_heads.encode(batch), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(few(batch).hidden, all_heads(batch).hidden, atol=1e-5, rtol=1e-5)
 
 
 def test_a_key_is_rotated_by_its_own_layers_theta() -> None:
@@ -144,7 +145,7 @@ def written_out(model: Transformer, rows: list[Example]) -> list[torch.Tensor]:
     config, states = model.config, []
     for row in rows:
         positions = torch.from_numpy(row.positions).long()[:, None]
-        x = model.words(torch.from_numpy(row.input_ids).long()[None])
+        x = model.token_embeddings(torch.from_numpy(row.input_ids).long()[None])
         x = x if model.embedding_norm is None else model.embedding_norm(x)
         terms = model.terms(positions)
         for k, layer in enumerate(model.layers):
@@ -182,7 +183,7 @@ def test_local_layers_see_their_window_alone(length: int, kernel: str, monkeypat
     rows = [example(length, 0), example(length - 1, 1, rule=AttentionRule.prefix(1, length - 1)), example(2, 2)]
     batch = collate([[rows[0], rows[2]], [rows[1]]], pad=0)
     assert (model._masks(batch, torch.float32, ordered=True)["local"].kind == "band") == (length == 23)
-    got = model.train().encode(batch)
+    got = model.train()(batch).hidden
     found = [got[0, :length], got[1, : length - 1], got[0, length : length + 2]]
     expected = written_out(model, rows)
     for one, other in zip(found, expected, strict=True):
@@ -203,7 +204,7 @@ def test_rows_whose_columns_are_not_in_order_get_a_dense_window() -> None:
     row = example(20, 0)
     order = np.random.default_rng(1).permutation(20)
     shuffled = replace(row, input_ids=row.input_ids[order], positions=row.positions[:, order])
-    one, other = (model.encode(collate([[part]], pad=0))[0] for part in (row, shuffled))
+    one, other = (model(collate([[part]], pad=0)).hidden[0] for part in (row, shuffled))
     torch.testing.assert_close(other, one[torch.from_numpy(order)], atol=1e-5, rtol=1e-5)
 
 
@@ -220,7 +221,7 @@ def test_a_cache_is_refused_by_local_layers() -> None:
     mask = lower("causal", (batch.segment, batch.horizon), (batch.segment, batch.rank), torch.float32)
     assert not fits(model)
     with pytest.raises(ValueError, match="attend locally know no cache"):
-        model(batch.input_ids, batch.positions, mask, model.new_cache(1, 4))
+        model(Inputs(batch.input_ids, batch.positions, mask), cache=model.new_cache(1, 4))
 
 
 def test_the_reference_of_a_window() -> None:
@@ -261,7 +262,7 @@ def test_single_columns_of_rotary_models_with_shared_heads() -> None:
     batch = batch_of([[example(8, k, 2, AttentionRule.causal(8))] for k in range(2)])
     assert fits(model)
     with torch.inference_mode():
-        whole = model.encode(batch)
+        whole = model(batch).hidden
         cache, single = model.new_cache(2, 8), SingleColumn(model)
         for column in range(8):
             at = slice(column, column + 1)
@@ -278,6 +279,7 @@ def test_single_columns_of_rotary_models_with_shared_heads() -> None:
         ({"position_scheme": "rotary", "relative_buckets": 8}, "neither an encoder nor"),
         ({"window": 4, "relative_buckets": 8}, "model.window needs"),
         ({"window": -1}, "model.window is -1"),
+        ({"position_scheme": "rotary", "locality": (-1,)}, "model.init is locality"),
         ({"global_every": 0}, "model.global_every is 0"),
         ({"num_kv_heads": 3}, "not a multiple of model.num_kv_heads"),
         ({"norm": "post", "first_attention_norm": False}, "first_attention_norm"),

@@ -60,7 +60,7 @@ def test_sharing_is_adding_up_the_gradients_of_copies(kind: str, recompute: bool
     shared, copies = pair(kind)
     shared.recompute = recompute
     batch = some_batch()
-    ours, theirs = (loss_sums(model.train(), batch).words for model in (shared, copies))
+    ours, theirs = (loss_sums(model.train(), batch)["lm"] for model in (shared, copies))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-6)
     ours.backward()
     theirs.backward()
@@ -102,19 +102,19 @@ def test_a_kernel_reaches_all_layers() -> None:
 def test_lora_is_added_and_merged_once(kind: str) -> None:
     model = build(replace(CONFIG, shared=kind)).eval()
     batch = some_batch()
-    before = model.encode(batch)
+    before = model(batch).hidden
     add_lora(model, 2)
-    torch.testing.assert_close(model.encode(batch), before)
+    torch.testing.assert_close(model(batch).hidden, before)
     names = [name for name, _ in model.named_parameters() if name.endswith(".up")]
     assert len(names) == {"all": 4, "attention": 8, "ffn": 8}[kind]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".up"):
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
-    changed = model.encode(batch)
+    changed = model(batch).hidden
     assert not torch.allclose(changed, before)
     merge_lora(model)
-    torch.testing.assert_close(model.encode(batch), changed, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(batch).hidden, changed, atol=1e-4, rtol=1e-4)
     assert set(model.state_dict()) == set(build(replace(CONFIG, shared=kind)).state_dict())
 
 
@@ -122,4 +122,4 @@ def test_narrow_embeddings_need_a_head_that_brings_them_back() -> None:
     told = replace(CONFIG, head_transform=False).problems()
     assert len(told) == 1 and "model.embedding_size is 12" in told[0]
     assert "must be at least 1" in replace(CONFIG, embedding_size=-1).problems()[0]
-    assert replace(CONFIG, head_transform=False, word_head=False).problems() == CONFIG.problems() == []
+    assert replace(CONFIG, head_transform=False, lm_head=False).problems() == CONFIG.problems() == []

@@ -8,6 +8,7 @@ import torch
 from blankfill.adapt.lora import add_lora
 from blankfill.attention.masks import Mask
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import build
 
@@ -40,9 +41,9 @@ def test_steps_equal_one_pass(kind: str) -> None:
     places = torch.stack([torch.arange(9) + first for first in (0, 4, 9)])
     positions = torch.stack([places, *[places % 5] * (len(KINDS[kind].position_sizes) - 1)])
     with torch.inference_mode():
-        whole = model(ids, positions, Mask("causal"))
+        whole = model(Inputs(ids, positions, Mask("causal"))).hidden
         cache = model.new_cache(3, 9)
-        model(ids[:, :3], positions[:, :, :3], Mask("causal"), cache)
+        model(Inputs(ids[:, :3], positions[:, :, :3], Mask("causal")), cache=cache)
         single, rows = SingleColumn(model), torch.arange(3)
         for column in range(3, 9):
             if column == 5:
@@ -61,10 +62,10 @@ def test_columns_that_a_row_does_not_see() -> None:
     with torch.inference_mode():
         expected, got = (model.new_cache(2, 6) for _ in range(2))
         for cache in (expected, got):
-            model(ids[:, :5], positions[:, :, :5], Mask("causal"), cache)
-        last = model(ids[:, 5:], positions[:, :, 5:], Mask("dense", bias), expected)[:, 0]
+            model(Inputs(ids[:, :5], positions[:, :, :5], Mask("causal")), cache=cache)
+        last = model(Inputs(ids[:, 5:], positions[:, :, 5:], Mask("dense", bias)), cache=expected).hidden[:, 0]
         torch.testing.assert_close(SingleColumn(model)(ids[:, 5:], positions[:, :, 5:], bias, got), last)
-        assert not torch.allclose(model(ids, positions, Mask("causal"))[1, 5], last[1], atol=1e-3)
+        assert not torch.allclose(model(Inputs(ids, positions, Mask("causal"))).hidden[1, 5], last[1], atol=1e-3)
 
 
 def test_adapters_take_the_usual_way() -> None:

@@ -10,6 +10,7 @@ from blankfill.attention.masks import lower
 from blankfill.config.recipe import load_recipe
 from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.transformer import build, count_parameters
 from blankfill.types import AttentionRule, Example
 
@@ -57,6 +58,9 @@ PUBLISHED = {
     # transformers' BartForConditionalGeneration of facebook/bart-base and bart-large
     "bart-base": (50265, 139_420_416),
     "bart-large": (50265, 406_291_456),
+    # ModernBertForMaskedLM of answerdotai/ModernBERT-base and -large; the paper says 149M and 395M
+    "modernbert-base": (50368, 149_655_232),
+    "modernbert-large": (50368, 395_881_664),
     # DistilBertForMaskedLM of distilbert-base-uncased
     "distilbert-base": (30522, 66_985_530),
     # ErnieForPreTraining of ernie-1.0-base-zh, 100,477,778, less the 768 weights of its 513th position
@@ -99,8 +103,8 @@ def test_glm_sizes_by_hand(name: str) -> None:
 
 
 def test_initialisation_follows_the_papers() -> None:
-    glm = build(load_recipe("glm-nano", {"model.start": "family"}).model_config(4096), seed=1)
-    assert float(glm.words.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    glm = build(load_recipe("glm-nano", {"model.init": "family"}).model_config(4096), seed=1)
+    assert float(glm.token_embeddings.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
     residual = 0.02 / math.sqrt(2 * 4)
     assert float(glm.layers[2].ffn.output.weight.detach().std()) == pytest.approx(residual, rel=0.02)
     assert float(glm.layers[2].ffn.inner.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
@@ -113,8 +117,8 @@ def test_initialisation_follows_the_papers() -> None:
 
 def test_same_seed_same_weights() -> None:
     first, second, other = build(TINY, 3), build(TINY, 3), build(TINY, 4)
-    assert torch.equal(first.words.weight, second.words.weight)
-    assert not torch.equal(first.words.weight, other.words.weight)
+    assert torch.equal(first.token_embeddings.weight, second.token_embeddings.weight)
+    assert not torch.equal(first.token_embeddings.weight, other.token_embeddings.weight)
 
 
 def causal_example(ids: np.ndarray) -> Example:
@@ -128,8 +132,8 @@ def test_packing_changes_nothing() -> None:
     examples = [causal_example(rng.integers(0, 50, size).astype(np.int32)) for size in (7, 12)]
     model = build(TINY).eval()
     with torch.no_grad():
-        packed = model.encode(collate([examples], pad=0))[0]
-        alone = [model.encode(collate([[example]], pad=0))[0] for example in examples]
+        packed = model(collate([examples], pad=0)).hidden[0]
+        alone = [model(collate([[example]], pad=0)).hidden[0] for example in examples]
     torch.testing.assert_close(packed[:7], alone[0][:7], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(packed[7:19], alone[1][:12], atol=1e-6, rtol=1e-5)
 
@@ -141,15 +145,15 @@ def test_cache_equals_no_cache() -> None:
     zeros = torch.zeros(2, 15, dtype=torch.int32)
     index = torch.arange(15, dtype=torch.int32).expand(2, 15)
     with torch.no_grad():
-        whole = model(ids, positions, lower("causal", (zeros, index), (zeros, index), torch.float32))
+        whole = model(Inputs(ids, positions, lower("causal", (zeros, index), (zeros, index), torch.float32))).hidden
         cache = model.new_cache(2, 15)
         parts = []
         for begin, end in ((0, 6), (6, 7), (7, 15)):
             query = (zeros[:, begin:end], index[:, begin:end])
             mask = lower("rule", query, (zeros[:, :end], index[:, :end]), torch.float32)
-            parts.append(model(ids[:, begin:end], positions[:, :, begin:end], mask, cache))
+            parts.append(model(Inputs(ids[:, begin:end], positions[:, :, begin:end], mask), cache=cache).hidden)
         with pytest.raises(ValueError, match="15 columns"):
-            model(ids[:, :1], positions[:, :, :1], mask, cache)
+            model(Inputs(ids[:, :1], positions[:, :, :1], mask), cache=cache)
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-6, rtol=1e-5)
 
 

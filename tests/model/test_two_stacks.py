@@ -14,6 +14,7 @@ from blankfill.attention.masks import Mask, lower_cross
 from blankfill.data.batching import collate
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.single import SingleColumn
 from blankfill.model.transformer import Transformer, build, count_parameters
 from blankfill.planning.estimate import parameters
@@ -45,13 +46,13 @@ def examples() -> list[Example]:
 
 
 def asked(model: Transformer, batch: Batch) -> torch.Tensor:
-    hidden: torch.Tensor = model.encode(batch).flatten(0, 1)[batch.target_index]
+    hidden: torch.Tensor = model(batch).hidden.flatten(0, 1)[batch.target_index]
     return hidden
 
 
 def gradient(model: Transformer, batch: Batch) -> list[torch.Tensor]:
     model.zero_grad()
-    loss_sums(model, batch).words.backward()
+    loss_sums(model, batch)["lm"].backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -63,9 +64,9 @@ def test_cached_steps_equal_one_pass(family: str, single: bool) -> None:
     made = examples()
     batch = collate([[one] for one in made], pad=0)
     assert batch.context is not None
-    whole = model.encode(batch)
+    whole = model(batch).hidden
     with torch.inference_mode():
-        context = model.read(batch.context, keep=True)
+        context = model.encode_source(batch.context, keys_values=True)
         cache = model.new_cache(len(made), 9)
         rows = torch.arange(len(made))
         for column in range(9):
@@ -78,7 +79,7 @@ def test_cached_steps_equal_one_pass(family: str, single: bool) -> None:
             if single:
                 hidden = SingleColumn(model)(ids, places, None, cache, context)
             else:
-                hidden = model(ids, places, Mask("none"), cache, context=context)[:, 0]
+                hidden = model(Inputs(ids, places, Mask("none")), cache=cache, encoded=context).hidden[:, 0]
             torch.testing.assert_close(hidden, whole[rows, column], atol=1e-5, rtol=1e-5)
 
 
@@ -90,16 +91,18 @@ def test_one_stack_adds_by_distance_beside_its_positions() -> None:
     )  # fmt: skip
     model = build(made, seed=1).eval()
     ids, places = torch.randint(5, 60, (2, 7)), torch.tensor([[0, 3, 3, 9, 1, 2, 20], [5, 4, 3, 2, 1, 0, 23]])
-    whole = model(ids, places[None], Mask("causal"))
+    whole = model(Inputs(ids, places[None], Mask("causal"))).hidden
     cache = model.new_cache(2, 7)
-    steps = [model(ids[:, k, None], places[None, :, k, None], Mask("none"), cache) for k in range(7)]
+    steps = [
+        model(Inputs(ids[:, k, None], places[None, :, k, None], Mask("none")), cache=cache).hidden for k in range(7)
+    ]
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         assert model.position_bias is not None
         model.position_bias.weight[5] += (
             1  # keys one place further on than the query: column 5 is the first to see one, or 1
         )
-    moved = (model(ids, places[None], Mask("causal")) - whole).abs().amax(2) > 1e-4
+    moved = (model(Inputs(ids, places[None], Mask("causal"))).hidden - whole).abs().amax(2) > 1e-4
     assert moved.tolist() == [[False] * 5 + [True] * 2, [False] + [True] * 6]
 
 
@@ -130,7 +133,7 @@ def test_dropout_and_padding_leave_every_gradient_finite(family: str, kernel: An
     found = gradient(model, batch)
     assert all(bool(tensor.isfinite().all()) for tensor in found)
     assert len(found) == len(list(model.parameters()))
-    assert not torch.equal(model.encode(batch), model.encode(batch))
+    assert not torch.equal(model(batch).hidden, model(batch).hidden)
 
 
 def test_padded_queries_see_something_and_others_their_own_context() -> None:
@@ -148,9 +151,9 @@ def test_a_batch_and_a_model_that_do_not_belong_together() -> None:
     batch = collate([[example(4, 3, 0)]], pad=0)
     alone = build(dataclasses.replace(config("bart"), encoder_layers=0))
     with pytest.raises(ValueError, match="the batch has a context, and the model no encoder"):
-        alone.encode(batch)
+        alone(batch)
     with pytest.raises(ValueError, match="answers to a context, and was given none"):
-        build(config("bart")).encode(dataclasses.replace(batch, context=None))
+        build(config("bart"))(dataclasses.replace(batch, context=None))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,7 +180,7 @@ def test_t5_weights_begin_by_the_width_of_what_they_read() -> None:
     model = build(options.config(2000, (24,)), seed=3)
     A = 8 * 16
     deviations = {
-        "words.weight": 1.0, "head.table": 256**-0.5, "position_bias.weight": 256**-0.5,
+        "token_embeddings.weight": 1.0, "lm_head.table": 256**-0.5, "position_bias.weight": 256**-0.5,
         "encoder.position_bias.weight": 256**-0.5, "layers.0.cross.query.weight": (256 * 16) ** -0.5,
         "layers.0.cross.key_value.weight": 256**-0.5, "layers.0.cross.output.weight": A**-0.5,
         "encoder.layers.0.ffn.inner.weight": 256**-0.5, "encoder.layers.0.ffn.output.weight": 1024**-0.5,
@@ -270,17 +273,19 @@ def test_both_sides_are_looked_up_at_once(family: str) -> None:
     batch = collate([[one] for one in examples()], pad=0)
     assert batch.context is not None
     looks: list[torch.Size] = []
-    handle = model.words.register_forward_hook(lambda module, given, made: looks.append(made.shape))
+    handle = model.token_embeddings.register_forward_hook(lambda module, given, made: looks.append(made.shape))
     together = gradient(model, batch)
     handle.remove()
     assert looks == [torch.Size([batch.input_ids.numel() + batch.context.input_ids.numel(), 32])]
 
     model.zero_grad()
-    context = model.read(batch.context, batch.segment)
+    context = model.encode_source(batch.context)
     mask = model._masks(batch, torch.float32, ordered=False)
-    hidden = model(batch.input_ids, batch.positions, mask, context=context).flatten(0, 1)[batch.target_index]
+    hidden = model(Inputs(batch.input_ids, batch.positions, mask), encoded=context).hidden.flatten(0, 1)[
+        batch.target_index
+    ]
     torch.nn.functional.cross_entropy(
-        model.head.logits(hidden, model.output_table), batch.target_ids, reduction="sum"
+        model.lm_head(hidden, model.output_table), batch.target_ids, reduction="sum"
     ).backward()
     apart = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     for one, other in zip(together, apart, strict=True):

@@ -73,7 +73,7 @@ def test_two_stacks_equal_transformers(case: Case, kernel: Kernel, together: int
     expected = their_logits(theirs, examples)
     found = logits(model, batch).flatten(0, 1)[batch.target_index]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch).words / len(batch.target_ids)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
     other = F.cross_entropy(expected, batch.target_ids)
     torch.testing.assert_close(loss, other, atol=1e-5, rtol=1e-5)
     loss.backward()

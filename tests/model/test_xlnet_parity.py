@@ -65,8 +65,8 @@ def their_inputs(examples: list[Example], width: int, memory: int = 0) -> dict[s
 
 def asked(model: Transformer, batch: Batch) -> torch.Tensor:
     """Our scores at the query slots, [M, V]."""
-    hidden = model.encode(batch).flatten(0, 1)[batch.target_index]
-    return model.head.logits(hidden, model.output_table)
+    hidden = model(batch).hidden.flatten(0, 1)[batch.target_index]
+    return model.lm_head(hidden, model.output_table)
 
 
 def picked(logits: torch.Tensor, examples: list[Example]) -> torch.Tensor:
@@ -76,7 +76,7 @@ def picked(logits: torch.Tensor, examples: list[Example]) -> torch.Tensor:
 def compare(form: Form, model: Transformer, theirs: Any, batch: Batch, logits: torch.Tensor) -> None:
     """Scores, loss and the gradient of every weight."""
     torch.testing.assert_close(asked(model, batch), logits, atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch).words / len(batch.target_ids)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
     other = torch.nn.functional.cross_entropy(logits, batch.target_ids)
     torch.testing.assert_close(loss, other, atol=1e-5, rtol=1e-5)
     loss.backward()
@@ -143,7 +143,7 @@ def test_the_content_stream_alone_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, Case("xlnet", "XLNetModel", "the model alone"))
     form, model = ours("xlnet", theirs.config.to_dict(), theirs.state_dict())
-    assert not form.config.word_head
+    assert not form.config.lm_head
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(7, 97, (2, 12)))
     types = torch.tensor([0] * 6 + [1] * 5 + [2]).expand(2, 12)
@@ -152,7 +152,7 @@ def test_the_content_stream_alone_equals_transformers() -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = Batch(ids, positions, zeros, zeros, zeros, nothing, nothing, {}, "none", 24)
     expected = theirs(ids, token_type_ids=types).last_hidden_state
-    torch.testing.assert_close(model.encode(batch), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(batch).hidden, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_open_places_of_a_text_equal_transformers() -> None:
@@ -167,10 +167,9 @@ def test_the_open_places_of_a_text_equal_transformers() -> None:
     is_open = torch.zeros(2, 12, dtype=torch.bool).scatter(1, places, True)
     form = Xlnet(12).format(VOCABULARY)
     batch = collate([form.open_places(texts[[k]].astype(np.int32), at) for k, at in enumerate(places.tolist())], 5)
-    hidden = model.encode(batch).flatten(0, 1)[batch.target_index]
+    scores = model(batch, logits_at=batch.target_index).logits
     perm = is_open[:, None, :].expand(2, 12, 12).float()
     mapping = torch.nn.functional.one_hot(places, 12).float()
     types = torch.tensor([0] * 11 + [2]).expand(2, 12)
     expected = theirs(ids, perm_mask=perm, target_mapping=mapping, token_type_ids=types).logits.flatten(0, 1)
-    scores = model.head.logits(hidden, model.output_table)
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)

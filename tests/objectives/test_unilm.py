@@ -125,7 +125,7 @@ def test_transformers_bert_answers_the_same_under_the_same_mask(mode: str, vocab
     rng = np.random.default_rng(0)
     rows = [[objective.example(pair(11, 10), vocabulary, rng)] for _ in range(2)]
     batch = collate(rows, PAD)
-    ours = model.head.logits(model.encode(batch), model.output_table)
+    ours = model.lm_head(model(batch).hidden, model.output_table)
     seen = torch.from_numpy(np.stack([row[0].rule.visible() for row in rows]))
     added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
     out = theirs(batch.input_ids, added, batch.positions[1], batch.positions[0])

@@ -110,7 +110,7 @@ def test_one_pass_answers_what_a_row_for_each_block_would(vocabulary: Vocabulary
 
     def hidden(example: Example) -> torch.Tensor:
         with torch.inference_mode():
-            return model.encode(collate([[example]], PAD))[0, : len(example)]
+            return model(collate([[example]], PAD)).hidden[0, : len(example)]
 
     whole = hidden(example)
     text = example.input_ids[:12]

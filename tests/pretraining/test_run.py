@@ -1,5 +1,7 @@
 """The whole road on a small text of our own: prepare, train, stop, resume, load, fill, generate."""
 
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -133,6 +135,54 @@ def test_a_run_that_is_finished_says_so(trained: Path, tmp_path: Path, capsys: p
     assert not events.exists() or "resumed" not in events.read_text(encoding="utf-8")
     assert [(out / name).read_bytes() for name in ("metrics.jsonl", "latest")] == before
     assert newest.read_bytes() == weights
+
+
+def test_a_finished_run_is_known_from_its_state(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No corpus is opened and no checkpoint read for it; one that is damaged is passed over, so more is to be done."""
+    out = Path(shutil.copytree(trained, tmp_path / "run"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("something was loaded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blankfill.pretraining.inputs.open_corpus", fail)
+        patched.setattr(store, "newest", fail)
+        result = blankfill.resume(out)
+    values = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    lines = [line for line in read_lines(out / "metrics.jsonl") if line["split"] == "valid"]
+    assert (result.steps, result.baseline) == (values["step"], values["baseline"])
+    assert result.valid_loss == pytest.approx(lines[-1]["loss"]) and result.tokens == values["tokens"]
+    newest = out / "checkpoints" / f"step-{result.steps}" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-8])
+    with monkeypatch.context() as patched:
+        patched.setattr("blankfill.pretraining.inputs.open_corpus", fail)
+        with pytest.raises(AssertionError, match="something was loaded"):
+            blankfill.resume(out)
+
+
+@pytest.mark.parametrize("given", ["", "0.txt"])
+def test_a_run_is_not_written_among_its_own_texts(given: str, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    texts = texts_in(tmp_path / "notes", 2)
+    before = sorted(path.name for path in texts.iterdir())
+    with pytest.raises(UserError, match=r"notes is the folder of .*, which the run reads; give another --out"):
+        blankfill.pretrain([str(texts / given)], blankfill.load_recipe("bert-nano", SMALL), texts)
+    assert sorted(path.name for path in texts.iterdir()) == before
+
+
+def test_a_corpus_without_its_report_is_not_read_as_text(trained: Path, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(trained / "corpus", tmp_path / "corpus"))
+    (corpus / "corpus.json").unlink()
+    with pytest.raises(UserError, match=r"looks like a prepared corpus whose corpus\.json is missing; put that"):
+        blankfill.pretrain([str(corpus)], blankfill.load_recipe("bert-nano", SMALL), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("module", "name"), [("pretraining", "pretrain"), ("finetuning", "finetune")])
+def test_a_run_reads_from_top_to_bottom(module: str, name: str) -> None:
+    """From its folder to its result in one function of at most 60 lines, documentation included."""
+    function = getattr(importlib.import_module(f"blankfill.{module}.run"), name)
+    assert len(inspect.getsource(function).splitlines()) <= 60
 
 
 def test_a_prepared_folder_is_used_as_it_is(texts: Path, tmp_path: Path) -> None:

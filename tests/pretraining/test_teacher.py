@@ -96,7 +96,7 @@ def test_a_student_of_all_layers_computes_as_its_teacher(name: str) -> None:
     example = recipe.objective.example(make_document(9, label=0, words=np.ones(9, np.bool_)), known.vocabulary, rng)
     batch = collate([[example]], 0)
     read = found.distillation(recipe).translated(batch)
-    torch.testing.assert_close(made.encode(batch), known.model.encode(read), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made(batch).hidden, known.model(read).hidden, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "answer"), [
@@ -104,9 +104,9 @@ def test_a_student_of_all_layers_computes_as_its_teacher(name: str) -> None:
 ])  # fmt: skip
 def test_all_that_the_objective_asks_for_counts_as_words_do(name: str, answer: str) -> None:
     """A word weight of 0 leaves nothing to learn but the teacher."""
-    recipe = blankfill.load_recipe(name, {"distil.word_weight": 0.0})
+    recipe = blankfill.load_recipe(name, {"distil.lm_weight": 0.0})
     weights = Teacher(loaded("bert", random_model("bert"))).distillation(recipe).weights
-    assert weights["words"] == weights[answer] == 0.0
+    assert weights["lm"] == weights[answer] == 0.0
 
 
 def test_every_loss_is_told(distilled: Path, teacher: Path) -> None:
@@ -124,7 +124,7 @@ def test_every_loss_is_told(distilled: Path, teacher: Path) -> None:
 
 
 def test_soft_targets_alone_bring_a_drawn_student_nearer(teacher: Path, tmp_path: Path) -> None:
-    recipe = student(distil__start="drawn", distil__word_weight=0.0, distil__hidden_weight=0.0)
+    recipe = student(distil__start="drawn", distil__lm_weight=0.0, distil__hidden_weight=0.0)
     blankfill.pretrain([str(teacher / "corpus")], recipe, tmp_path / "run", teacher=teacher)
     lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["split"] == "valid"]
     assert lines[-1]["soft_loss"] < 0.8 * lines[0]["soft_loss"]
@@ -196,7 +196,7 @@ def test_another_vocabulary_objective_or_half_a_model_is_told(teacher: Path) -> 
     with pytest.raises(ConfigError, match="was trained as bert and has never read rows of unilm; give one"):
         found.check(blankfill.load_recipe("unilm-nano", SMALL), found.tokenizer)
     headless = loaded("bert", random_model("bert"))
-    headless.model.config = dataclasses.replace(headless.model.config, word_head=False)
+    headless.model.config = dataclasses.replace(headless.model.config, lm_head=False)
     with pytest.raises(ConfigError, match="no head that predicts words"):
         Teacher(headless).check(student(), found.tokenizer)
 
@@ -207,8 +207,8 @@ def test_options_without_a_teacher_are_refused(capsys: pytest.CaptureFixture[str
     assert "--distil.temperature goes with a model to learn from; name it with --teacher" in capsys.readouterr().err
     assert main([*arguments, "--distil.temperature", "0", "--distil.soft-weight", "-1"]) == 2
     told = capsys.readouterr().err
-    assert "distil.temperature is 0.0; it must be above 0" in told
-    assert "distil.soft_weight is -1.0; it must not be negative" in told
+    assert "--distil.temperature is 0.0; it must be above 0" in told
+    assert "--distil.soft-weight is -1.0; it must not be negative" in told
     assert not (tmp_path / "run").exists()
 
 

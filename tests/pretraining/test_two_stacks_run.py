@@ -96,7 +96,7 @@ def test_it_fills_blanks_and_shows_so_while_it_trains(trained: Path) -> None:
 @pytest.mark.parametrize(("changed", "told"), [
     ({"objective.name": "gpt"}, "has an encoder and a decoder, and objective `gpt` is one row"),
     ({"model.family": "gpt2", "model.encoder_layers": 2}, "is 2 and model.family `gpt2` is one stack; leave it at 0"),
-    ({"model.start": "neighbours"}, "or two stacks: leave it at family"),
+    ({"model.init": "locality"}, "or two stacks: leave it at family"),
     ({"model.embedding_size": 8}, "an encoder and a decoder share their word table and nothing else"),
     ({"model.head_size": -1}, "model.head_size is -1; it must not be negative"),
     ({"train.z_loss": -1.0}, "train.z_loss is -1.0; it must not be negative"),

@@ -67,7 +67,7 @@ def earlier(old_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_weights_and_the_tokenizer_are_the_models(earlier: Path) -> None:
     warm_start, recipe = open_warm_start(InitFrom(earlier), blankfill.load_recipe("glm-nano", TRAINING))
     before = load_model(earlier)
-    assert (recipe.model.hidden_size, recipe.model.num_layers, recipe.model.start) == (32, 1, "family")
+    assert (recipe.model.hidden_size, recipe.model.num_layers, recipe.model.init) == (32, 1, "family")
     model = warm_start.build(7, "cpu")
     assert all(torch.equal(model.state_dict()[name], old) for name, old in before.model.state_dict().items())
     assert warm_start.tokenizer.fingerprint == before.tokenizer.fingerprint
@@ -83,9 +83,9 @@ def test_a_new_word_starts_at_the_mean_of_its_pieces(earlier: Path) -> None:
     model, size = warm_start.build(0, "cpu"), before.tokenizer.size
     for k, word in enumerate(warm_start.new_tokens):
         pieces = before.tokenizer.encode(word)
-        expected = before.model.words.weight[pieces].mean(0)
-        torch.testing.assert_close(model.words.weight[size + k], expected)
-    assert torch.equal(model.words.weight[:size], before.model.words.weight[:size])
+        expected = before.model.token_embeddings.weight[pieces].mean(0)
+        torch.testing.assert_close(model.token_embeddings.weight[size + k], expected)
+    assert torch.equal(model.token_embeddings.weight[:size], before.model.token_embeddings.weight[:size])
     ids, _ = warm_start.tokenizer.encode_plain(["The oldharbour and a mosquito: oldharbours, 大飞艇。"])
     found = [warm_start.tokenizer.token(row) for row in ids]
     assert [found.count(word) for word in warm_start.new_tokens] == [1, 1, 1]
@@ -110,9 +110,9 @@ def test_new_words_in_the_output_bias_and_an_untied_table(tmp_path: Path) -> Non
     assert [tokenizer.token(piece) for piece in pieces] == ["play", "##ing", "##ed"]
     state = warm_start.build(0, "cpu").state_dict()
     for ours, old in {
-        "words.weight": theirs.bert.embeddings.word_embeddings.weight,
-        "head.table": theirs.cls.predictions.decoder.weight,
-        "head.bias": theirs.cls.predictions.bias,
+        "token_embeddings.weight": theirs.bert.embeddings.word_embeddings.weight,
+        "lm_head.table": theirs.cls.predictions.decoder.weight,
+        "lm_head.bias": theirs.cls.predictions.bias,
     }.items():
         assert len(state[ours]) == tokenizer.size + 1
         torch.testing.assert_close(state[ours][-1], old[pieces].mean(0).detach())
@@ -134,7 +134,9 @@ def test_every_table_of_words_grows_in_every_family(name: str, tmp_path: Path, m
     warm_start, _ = open_warm_start(InitFrom(tmp_path, ["playinged"]), recipe)
     state, size, pieces = warm_start.build(0, "cpu").state_dict(), tokenizer.size, tokenizer.encode("playinged")
     grown = {weight for weight, found in old.state_dict().items() if config.vocab_size in found.shape}
-    assert "words.weight" in grown and ("span_head.bias" in grown) == (recipe.objective.name == "spanbert")
+    assert "token_embeddings.weight" in grown and ("span_boundary_head.bias" in grown) == (
+        recipe.objective.name == "spanbert"
+    )
     for weight, before in old.state_dict().items():
         if weight not in grown:
             torch.testing.assert_close(state[weight], before)
@@ -160,11 +162,11 @@ def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: 
     told = capsys.readouterr().err
     assert "has no head that predicts words and no next-sentence head; it starts as drawn" in told
     config = warm_start.config
-    assert config.word_head and config.head_transform and config.pooler and config.activation == "gelu"
+    assert config.lm_head and config.head_transform and config.pooler and config.activation == "gelu"
     assert recipe.model_config(tokenizer.size).ffn_size == 48
     model = warm_start.build(3, "cpu")
-    assert torch.equal(model.words.weight, theirs.embeddings.word_embeddings.weight)
-    assert model.pair_head is not None and float(model.pair_head.pooler.weight.detach().abs().sum()) > 0
+    assert torch.equal(model.token_embeddings.weight, theirs.embeddings.word_embeddings.weight)
+    assert model.pooler is not None and float(model.pooler.dense.weight.detach().abs().sum()) > 0
 
 
 def test_what_contradicts_the_model_is_refused_all_at_once(earlier: Path) -> None:

@@ -47,8 +47,9 @@ def test_the_row_shown_is_the_row_of_the_sampler(corpus: Path, capsys: pytest.Ca
 
 
 def test_the_function_returns_the_row_that_the_command_prints(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # the usual width of `ShownRow.text`
     recipe = load_recipe("glm-nano", {"objective.length": 32, "seed": 5})
     row = show(recipe, [corpus], example=11)
     assert (row.epoch, row.place, row.title) == (0, 11, "glm-nano, seed 5, row 11")

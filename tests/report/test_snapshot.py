@@ -120,7 +120,11 @@ def test_samples_are_gathered_by_text_and_a_step_sampled_again_counts_once(tmp_p
     ]
 
 
-@pytest.mark.parametrize("text", ["name: [1", "- 1\n", "7", "a: 2026-99-99\n", "x: !!python/object:os.system 1", "\0"])
+@pytest.mark.parametrize(
+    "text",
+    ["name: [1", "- 1\n", "7", "a: " + "9" * 5000, "a: 1\na: 2\n", "x: !!python/object:os.system 1", "\0"],
+    ids=lambda text: text[:12],
+)
 def test_a_recipe_that_cannot_be_read_is_kept_as_text(tmp_path: Path, text: str) -> None:
     recipe(tmp_path, text)
     run = read_snapshot(tmp_path)

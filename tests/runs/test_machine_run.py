@@ -122,7 +122,7 @@ def test_an_option_that_cannot_be_leaves_a_run_as_it_is(
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for option, value, told in (
         ("--threads", "-1", "--threads is -1; it must be 0 or between 1 and 1024"),
-        ("--train.micro-batch", "-1", "train.micro_batch is -1"),
+        ("--train.micro-batch", "-1", "--train.micro-batch is -1"),
         ("--train.workers", "-1", "train.workers is -1"),
         ("--train.device", "cudo", "--device is cudo"),
     ):

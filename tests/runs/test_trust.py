@@ -88,7 +88,6 @@ def wait_until(process: BaseProcess, come: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_again_and_again_it_gives_the_same_losses(corpus: Path, tmp_path: Path, workers: int) -> None:
     blankfill.pretrain([str(corpus)], recipe(), tmp_path / "whole")
@@ -199,7 +198,7 @@ def test_a_rollback_takes_other_rows(corpus: Path, tmp_path: Path, monkeypatch: 
     def poisoned(model: Transformer, batch: Batch, dtype: torch.dtype) -> LossSums:
         sums = clean(model, batch, dtype)
         if any(torch.equal(ids[: len(bad)], bad) for ids in batch.input_ids for bad in poison):
-            return LossSums(sums.words * float("inf"), sums.labels)
+            return {**sums, "lm": sums["lm"] * float("inf")}
         return sums
 
     options = recipe(train__steps=24)

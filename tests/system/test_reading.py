@@ -120,13 +120,23 @@ def test_aliases_do_not_multiply() -> None:
         ("[" * 100_000, "nest"),
         ("a: [1,\nb: }", r"recipe, line 2: not valid YAML"),
         ("x: " + "9" * 5_000, "a value that cannot be read"),
-        ("day: 2024-13-45", "a value that cannot be read"),
+        ("a: 1\nb: 2\na: 3", "recipe, line 3: 'a' is given twice; leave one of them out"),
+        ("a: {b: 1, c: [{d: 1, d: 2}]}", "recipe, line 1: 'd' is given twice"),
         ("a: !!python/object:os.system x", "not valid YAML"),
     ],
 )
 def test_yaml_that_is_none(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         reading.parse_yaml(text, "recipe")
+
+
+def test_numbers_and_dates_are_read_as_people_write_them() -> None:
+    text = "lr: 3e-4\neps: [1e-8, 1E5, .5e3, -2.5e-3]\nday: 2024-13-45\nid: 1e-4x\nsteps: 1_000\nnothing:"
+    assert reading.parse_yaml(text, "recipe") == {
+        "lr": 3e-4, "eps": [1e-8, 1e5, 500.0, -2.5e-3], "day": "2024-13-45", "id": "1e-4x", "steps": 1000,
+        "nothing": None,
+    }  # fmt: skip
+    assert reading.parse_yaml(text, "recipe", texts=True)["lr"] == "3e-4"
 
 
 def test_lone_surrogates_become_the_replacement_character() -> None:

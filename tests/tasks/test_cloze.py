@@ -13,8 +13,9 @@ from blankfill.attention.kernels import best_kernel
 from blankfill.attention.masks import lower
 from blankfill.checkpoint.load import Loaded
 from blankfill.errors import ConfigError, UserError
+from blankfill.model.io import Inputs
 from blankfill.objectives import Glm, Gpt
-from blankfill.tasks import batching as batches
+from blankfill.tasks import batching
 from blankfill.tasks.adapters import CLOZE
 from blankfill.tasks.batching import ITEM, Batches, Epochs, pack
 from blankfill.tasks.cloze.items import longest_kept
@@ -64,8 +65,8 @@ def logs(made: Loaded, ids: Sequence[int], positions: Sequence[Sequence[int]], c
     rank = rank.to(torch.int32)
     mask = lower("rule", (segment, rank), (segment, rank), torch.float32)
     with torch.no_grad():
-        hidden = made.model(torch.tensor([list(ids)]), torch.tensor(positions)[:, None], mask)[0]
-        return made.model.head.logits(hidden, made.model.output_table)
+        hidden = made.model(Inputs(torch.tensor([list(ids)]), torch.tensor(positions)[:, None], mask)).hidden[0]
+        return made.model.lm_head(hidden, made.model.output_table)
 
 
 def expected(made: Loaded, item: Item, words: Sequence[Sequence[str]], single: bool) -> list[float]:
@@ -183,7 +184,7 @@ def test_the_losses_are_those_of_pet(tmp_path: Any) -> None:
     rows = [(given["mask_logits"][w] / len(ws), place) for place, ws in enumerate(words) for w in ws]
     answer = torch.tensor([[0, place, 0, len(words[place]), place == given["gold"], 0] for _, place in rows])
     scores = torch.tensor([[score] for score, _ in rows])
-    ce = model.losses(scores, answer).labels[ITEM]
+    ce = model.losses(scores, answer)[ITEM]
     assert float(ce) == pytest.approx(expect["ce"], abs=1e-6)
     alpha = given["alpha_code"]
     assert alpha * float(ce) + (1 - alpha) * given["mlm_loss"] == pytest.approx(expect["total"], abs=1e-6)
@@ -199,7 +200,7 @@ def test_several_masks_train_with_the_hinge_and_absent_choices_do_not_count(tmp_
     scores = torch.tensor([[-1.0], [-0.5], [-3.0], [-2.2], [-9.0]])
     right = [(0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1), (1, 2, 0)]
     answer = torch.tensor([[item, label, 5, 1, is_right, 0] for item, label, is_right in right])
-    assert float(model.losses(scores, answer).labels[ITEM]) == pytest.approx(1.5 + 0.2 + 0.0, abs=1e-6)
+    assert float(model.losses(scores, answer)[ITEM]) == pytest.approx(1.5 + 0.2 + 0.0, abs=1e-6)
     assert not adapter("glm", CHOICES, tmp_path, "choice")[1].hinge
 
 
@@ -211,7 +212,7 @@ def test_the_loss_trains_the_model(name: str, tmp_path: Any) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
-        loss = model.batch_losses(batch).labels[ITEM]
+        loss = model(batch)[ITEM]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -279,7 +280,7 @@ def test_many_choices_in_narrow_rows_score_as_in_one_wide_row(
     items = [ChoiceItem("0", "the dog", names, 3), ChoiceItem("1", "cat", ("dog", "big red"), 0)]
     found = {}
     for width in (16, 4096):
-        monkeypatch.setattr(batches, "ROW", width)
+        monkeypatch.setattr(batching, "ROW", width)
         packed = pack(reads.encode(items).encoded, 0).batch
         assert (packed.input_ids.shape[1] < 40) == (width == 16)
         found[width] = scores_of(made, reads, items)
@@ -330,9 +331,9 @@ def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
     model, plain = reads.model(made.model).eval(), replace(reads.options, mlm_weight=0.0)
     assert model.text_weight == 0.5 and plain.problems() == []
     with torch.no_grad():
-        table = model.encoder.head.logits(model.encoder.encode(copies).flatten(0, 1)[index], model.encoder.output_table)
+        table = model.encoder.lm_head(model.encoder(copies).hidden.flatten(0, 1)[index], model.encoder.output_table)
         wanted = torch.nn.functional.cross_entropy(table, target, reduction="sum")
-        assert float(model.batch_losses(copies).labels[TEXT]) == pytest.approx(0.5 * float(wanted), rel=1e-4)
+        assert float(model(copies)[TEXT]) == pytest.approx(0.5 * float(wanted), rel=1e-4)
 
 
 def test_fifteen_of_a_hundred_ordinary_tokens_are_masked() -> None:

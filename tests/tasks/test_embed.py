@@ -24,6 +24,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.data.packing import padded_batches
 from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
+from blankfill.model.io import Inputs
 from blankfill.objectives import Gpt
 from generate_models import SPECIAL, loaded, random_model, wordpiece
 
@@ -67,10 +68,10 @@ def alone(model: Loaded, text: str, pooling: str) -> torch.Tensor:
     positions[0] = torch.arange(len(ids)) + (2 if objective.name in ("mlm", "bart") else 0)
     with torch.no_grad():
         if model.model.encoder is not None:
-            hidden = model.model.encoder(model.model.words(torch.tensor([ids])), positions, Mask("none"))[0]
+            hidden = model.model.encoder(model.model.token_embeddings(torch.tensor([ids])), positions, Mask("none"))[0]
         else:
             mask = Mask("causal" if objective.name == "gpt" else "none")
-            hidden = model.model(torch.tensor([ids]), positions, mask)[0]
+            hidden = model.model(Inputs(torch.tensor([ids]), positions, mask)).hidden[0]
     return hidden[0] if pooling == "cls" else hidden.mean(0)
 
 

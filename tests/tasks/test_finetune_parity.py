@@ -71,7 +71,7 @@ def test_the_same_losses_for_some_epochs(pairs: bool, tmp_path: Path) -> None:
     for step in range(STEPS):
         (packed,) = batches.of(step)
         chosen = [items[k] for k in epochs.items(step)]
-        loss = task_losses(model, packed.batch).labels["answer"] / len(chosen)
+        loss = task_losses(model, packed.batch)["answer"] / len(chosen)
         loss.backward()
         own.step()
         own.zero_grad()
@@ -126,13 +126,13 @@ def test_xlnet_reads_its_last_column_as_transformers_does(pairs: bool, tmp_path:
     types = torch.tensor([[3] * (width - len(row)) + kinds for row, kinds in rows])
     labels = torch.tensor([int(item.label or 0) for item in chosen])
     out = theirs(ids, attention_mask=(types != 3).float(), token_type_ids=types, labels=labels)
-    loss = task_losses(model, packed.batch).labels["answer"] / len(chosen)
+    loss = task_losses(model, packed.batch)["answer"] / len(chosen)
     torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
     loss.backward()
     out.loss.backward()
     for ours, other in (
         (model.head.output.weight, theirs.logits_proj.weight),
-        (model.encoder.words.weight, theirs.transformer.word_embedding.weight),
+        (model.encoder.token_embeddings.weight, theirs.transformer.word_embedding.weight),
         (model.encoder.layers[0].ffn.inner.weight, theirs.transformer.layer[0].ff.layer_1.weight),
         (model.encoder.layers[1].attention.relative.segments, theirs.transformer.layer[1].rel_attn.seg_embed),
     ):

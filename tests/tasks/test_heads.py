@@ -18,7 +18,6 @@ from blankfill.tasks.heads.models import (
     soft_label_loss,
     task_losses,
 )
-from blankfill.training.loss import counts
 from generate_models import random_model
 from task_items import some_items
 
@@ -42,14 +41,14 @@ def test_shared_rows_change_neither_scores_nor_losses(kind: HeadKind) -> None:
     for k, item in enumerate(items):
         alone = pack([item], 0).batch
         torch.testing.assert_close(scores[together.items == k], model.scores(alone), atol=1e-5, rtol=1e-5)
-        for name, loss in task_losses(model, alone).asked(counts(alone)).items():
+        for name, loss in task_losses(model, alone).items():
             totals[name] = totals.get(name, 0.0) + float(loss.detach())
-    losses = task_losses(model, together.batch).asked(counts(together.batch))
+    losses = task_losses(model, together.batch)
     assert losses.keys() == totals.keys() == {ITEM if items[0].candidates else ANSWER}
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(totals[name], rel=1e-5)
     parts = [together.batch.part(r, r + 1) for r in range(len(together.batch.input_ids))]
-    assert sum(task_losses(model, part).labels[name].item() for part in parts) == pytest.approx(totals[name], rel=1e-5)
+    assert sum(task_losses(model, part)[name].item() for part in parts) == pytest.approx(totals[name], rel=1e-5)
 
 
 def test_losses_are_those_of_the_textbook() -> None:
@@ -61,7 +60,7 @@ def test_losses_are_those_of_the_textbook() -> None:
             "number": lambda s, a: ((s[:, 0] - a) ** 2).sum(),
             "set": lambda s, a: sum(F.binary_cross_entropy_with_logits(x, y) for x, y in zip(s, a, strict=True)),
         }[kind](scores, answer)
-        torch.testing.assert_close(task_losses(model, batch).labels[ANSWER], expected)
+        torch.testing.assert_close(task_losses(model, batch)[ANSWER], expected)
 
 
 def test_class_weights_weigh() -> None:
@@ -69,7 +68,7 @@ def test_class_weights_weigh() -> None:
     batch = pack(some_items("class"), 0).batch
     losses = F.cross_entropy(plain.scores(batch), batch.labels[ANSWER][1], reduction="none")
     weights = torch.tensor([2.0, 1.0, 0.0])[batch.labels[ANSWER][1]]
-    torch.testing.assert_close(task_losses(weighted, batch).labels[ANSWER], (weights * losses).sum())
+    torch.testing.assert_close(task_losses(weighted, batch)[ANSWER], (weights * losses).sum())
 
 
 def test_candidates_are_normalised_within_their_item() -> None:
@@ -86,7 +85,7 @@ def test_candidates_are_normalised_within_their_item() -> None:
 
 def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> None:
     encoder = random_model("bert")
-    assert encoder.pair_head is None
+    assert encoder.pooler is None
     own = new_head(encoder, "class", 2, True, torch.Generator())
     assert own.dense is not None
     bare = new_head(encoder, "class", 2, False, torch.Generator())
@@ -97,9 +96,9 @@ def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> No
     assert new_head(pooled, "class", 2, True, torch.Generator()).dense is None
     model = TaskModel(pooled.eval(), new_head(pooled, "class", 2, True, torch.Generator().manual_seed(0))).eval()
     batch = pack(some_items("class"), 0).batch
-    hidden = pooled.encode(batch).flatten(0, 1)[batch.labels[ANSWER][0]]
-    assert pooled.pair_head is not None
-    torch.testing.assert_close(model.scores(batch), model.head.output(pooled.pair_head.pooled(hidden)))
+    hidden = pooled(batch).hidden.flatten(0, 1)[batch.labels[ANSWER][0]]
+    assert pooled.pooler is not None
+    torch.testing.assert_close(model.scores(batch), model.head.output(pooled.pooler(hidden)))
 
 
 def test_the_loss_of_a_pupil_is_its_distance_from_the_teachers_at_a_temperature() -> None:
@@ -110,6 +109,6 @@ def test_the_loss_of_a_pupil_is_its_distance_from_the_teachers_at_a_temperature(
     distance = 4 * (wanted * (np.log(wanted) - logs)).sum()
     model = TaskModel(random_model("bert"), empty_head(random_model("bert"), "class", 3, True))
     given = torch.tensor(pupil, dtype=torch.float32), torch.tensor(teacher, dtype=torch.float32)
-    assert float(model.losses(*given).labels[ANSWER]) == pytest.approx(distance, rel=1e-5)
+    assert float(model.losses(*given)[ANSWER]) == pytest.approx(distance, rel=1e-5)
     same = soft_label_loss(given[1], given[1] + 3.0)  # scores are told apart by their differences alone
     assert float(same) == pytest.approx(0, abs=1e-6)

@@ -145,6 +145,6 @@ def test_a_missing_text_a_missing_pattern_and_missing_patterns(tmp_path: Path) -
 def test_options_that_do_not_go_together() -> None:
     assert FinetuneOptions(method="cloze", pattern="all", mlm_weight=1e-4, unlabelled="x.csv").problems() == []
     assert len(FinetuneOptions(pattern="1", patterns="x.yaml", mlm_weight=0.1).problems()) == 3
-    assert "--pattern is x" in FinetuneOptions(method="cloze", pattern="x").problems()[0]
-    assert "--mlm-weight as well" in FinetuneOptions(method="cloze", unlabelled="x").problems()[0]
-    assert "--class-weights" in FinetuneOptions(method="cloze", class_weights="balanced").problems()[0]
+    assert "pattern is x" in FinetuneOptions(method="cloze", pattern="x").problems()[0]
+    assert "mlm_weight as well" in FinetuneOptions(method="cloze", unlabelled="x").problems()[0]
+    assert "class_weights is for method head" in FinetuneOptions(method="cloze", class_weights="balanced").problems()[0]

@@ -214,7 +214,6 @@ def test_chinese_scores_by_hand() -> None:
     assert chinese_scores("上海", "北京") == (0.0, 0.0)
 
 
-@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.exists(), reason="the real data sets lie beside the project and are absent")
 def test_chinese_scores_are_nearly_those_with_nltks_words() -> None:

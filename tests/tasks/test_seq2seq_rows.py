@@ -210,7 +210,7 @@ def test_what_is_learnt_is_what_is_written(name: str) -> None:
         for one in hypotheses:
             assert 0 < len(one.ids) <= 4
             batch = pack([reads.encoded(source, one.ids)], 0).batch
-            loss = float(model.batch_losses(batch).labels[ANSWER].detach())
+            loss = float(model(batch)[ANSWER].detach())
             assert -loss == pytest.approx(one.log_probability, abs=1e-3)
             assert one.score == pytest.approx(one.log_probability / (len(one.ids) + 1))
     assert search.run(model.encoder, contexts, VOCABULARY, columns=1) == [
@@ -225,15 +225,15 @@ def test_items_of_one_row_do_not_see_one_another(name: str) -> None:
     items = [reads.encoded(reads.source(ids), ids[:3]) for ids in LONG]
     (packed,) = EvaluationBatches(items, 0)
     assert packed.batch.input_ids.shape[0] == 1 and counts(packed.batch) == {ANSWER: sum(len(i.answers) for i in items)}
-    together = float(model.batch_losses(packed.batch).labels[ANSWER].detach())
-    apart = [float(model.batch_losses(pack([item], 0).batch).labels[ANSWER].detach()) for item in items]
+    together = float(model(packed.batch)[ANSWER].detach())
+    apart = [float(model(pack([item], 0).batch)[ANSWER].detach()) for item in items]
     assert together == pytest.approx(sum(apart), rel=1e-4)
     item = items[0]
     batch = collate([[item.examples[0]]], 0)
-    logits = model.encoder.head.logits(model.encoder.encode(batch)[0, item.columns[0]], model.encoder.output_table)
+    logits = model.encoder.lm_head(model.encoder(batch).hidden[0, item.columns[0]], model.encoder.output_table)
     wanted = torch.nn.functional.cross_entropy(
         logits, torch.from_numpy(item.answers), label_smoothing=0.2, reduction="sum"
     )
-    learnt = model.train().batch_losses(pack([item], 0).batch).labels[ANSWER]
+    learnt = model.train()(pack([item], 0).batch)[ANSWER]
     torch.testing.assert_close(learnt, wanted, rtol=1e-4, atol=1e-4)
     assert apart[0] != pytest.approx(float(learnt.detach()), rel=1e-3)

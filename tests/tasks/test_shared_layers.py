@@ -22,5 +22,10 @@ def test_the_whole_encoder_can_be_frozen() -> None:
 
 
 def test_the_dense_layer_behind_the_embeddings_is_as_deep_as_they_are() -> None:
-    names = ("encoder.words.weight", "encoder.widen.weight", "encoder.layers.0.ffn_norm.bias", "head.weight")
+    names = (
+        "encoder.token_embeddings.weight",
+        "encoder.embedding_projection.weight",
+        "encoder.layers.0.ffn_norm.bias",
+        "head.weight",
+    )
     assert [depth_of(name, 5) for name in names] == [0, 0, 1, 5]

@@ -24,11 +24,11 @@ def test_the_word_table_has_a_rate_of_its_own() -> None:
     found = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 16.0)
     layers = random_model("bert").config.num_layers
     lowest = 0.5 ** (layers + 1)
-    assert found["encoder.words.weight"] == (16 * lowest, 0.01 / 16)
+    assert found["encoder.token_embeddings.weight"] == (16 * lowest, 0.01 / 16)
     assert found["encoder.positions.0.weight"] == (lowest, 0.01)
     assert found["head.output.weight"] == (1.0, 0.01)
     plain = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 1.0)
-    assert plain == {**found, "encoder.words.weight": (lowest, 0.01)}
+    assert plain == {**found, "encoder.token_embeddings.weight": (lowest, 0.01)}
 
 
 def test_a_frozen_table_has_none() -> None:
@@ -47,8 +47,9 @@ def test_the_stack_that_reads_stands_below_the_one_that_writes() -> None:
     groups = task_optimizer(model, FinetuneOptions(layer_decay=0.5), TrainOptions()).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     scale = {names[id(one)]: group["lr_scale"] for group in groups for one in group["params"]}
-    expected = {"words": 5, "encoder.position_bias": 5, "encoder.layers.0.attention.qkv": 4, "encoder.final_norm": 3,
-                "layers.0.cross.query": 2, "layers.1.ffn.inner": 1, "final_norm": 0}  # fmt: skip
+    expected = {"token_embeddings": 5, "encoder.position_bias": 5, "encoder.layers.0.attention.qkv": 4,
+                "encoder.final_norm": 3, "layers.0.cross.query": 2, "layers.1.ffn.inner": 1,
+                "final_norm": 0}  # fmt: skip
     assert {name: scale[f"encoder.{name}.weight"] for name in expected} == {
         name: 0.5**depth for name, depth in expected.items()
     }

@@ -124,7 +124,7 @@ def test_a_tag_is_asked_where_pretraining_asks_for_the_word(family: str, tmp_pat
     ids = torch.cat([torch.tensor([frame[0]]).long(), ids, torch.tensor([frame[1]])], 1)
     start = theirs.config.decoder_start_token_id
     with torch.no_grad():
-        hidden = loaded.model.eval().encode(packed.batch).flatten(0, 1)[packed.batch.labels["answer"][0]]
+        hidden = loaded.model.eval()(packed.batch).hidden.flatten(0, 1)[packed.batch.labels["answer"][0]]
         shifted = torch.cat([torch.tensor([[start]]), ids[:, :-1]], 1)
         expected = whole(input_ids=ids, decoder_input_ids=shifted).last_hidden_state[0]
     place = len(frame[0])
@@ -145,9 +145,9 @@ def test_it_learns_all_of_both_stacks(family: str, tmp_path: Path) -> None:
     adapter = build_adapter(task, task.labels, loaded, OPTIONS)
     model = build_model(loaded, adapter, items, OPTIONS, torch.device("cpu"), torch.float32)
     batch: Batch = pack(adapter.encode(items, learn=True).encoded, loaded.vocabulary["pad"]).batch
-    task_losses(model, batch).labels["answer"].backward()
+    task_losses(model, batch)["answer"].backward()
     for name, parameter in model.named_parameters():
-        if not name.startswith("encoder.head"):  # words are not scored
+        if not name.startswith("encoder.lm_head"):  # words are not scored
             assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
 
 
@@ -180,7 +180,7 @@ def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "column"), [("t5", -1), ("bart", 0)])
-def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path) -> None:
+def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> None:
     """Its own states are what the head reads, and nothing of the decoder learns."""
     theirs = model_of(family)
     loaded = imported(family, theirs, tmp_path)
@@ -192,15 +192,15 @@ def test_the_encoder_reads_encoder_only(family: str, column: int, tmp_path: Path
     body = (theirs.model if family == "bart" else theirs.transformer).encoder
     packed = pack(encoded, loaded.vocabulary["pad"])
     with torch.no_grad():
-        states = loaded.model.encode(packed.batch, alone=True).flatten(0, 1)[packed.batch.labels["answer"][0]]
+        states = loaded.model(packed.batch, encoder_only=True).hidden.flatten(0, 1)[packed.batch.labels["answer"][0]]
         for k, one in enumerate(encoded):
             ids = torch.from_numpy(one.examples[0].input_ids.astype(np.int64))[None]
             expected = body(input_ids=ids).last_hidden_state[:, column]
             assert torch.allclose(states[packed.items == k], expected, atol=1e-5)
     task_optimizer(model, options, options.train_options(len(encoded)))
-    task_losses(model, packed.batch).labels["answer"].backward()
+    task_losses(model, packed.batch)["answer"].backward()
     for name, parameter in model.named_parameters():
-        read = name.startswith(("head.", "encoder.encoder.", "encoder.words."))
+        read = name.startswith(("head.", "encoder.encoder.", "encoder.token_embeddings."))
         assert parameter.requires_grad == read, name
         assert not read or (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)), name
 
@@ -228,4 +228,4 @@ def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one stack; leave it out"):
         reads_encoder_only(Bert(), "decoder", task_named("rte"))
     problems = dataclasses.replace(options, method="text").problems()
-    assert "--method text answers with the model's own words, not with a head; leave out --head-on" in problems
+    assert "method text answers with the model's own words, not with a head; leave out head_on" in problems

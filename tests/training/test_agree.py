@@ -23,7 +23,7 @@ class Fixed:
 def test_one_process_decides_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is gathered, and the value is the very same object."""
     monkeypatch.delattr(Alone, "gather")
-    counts = {"words": 3}
+    counts = {"lm": 3}
     assert agree(ALONE, "target counts", counts) is counts
 
 
@@ -38,8 +38,8 @@ def test_every_decision_has_a_rule() -> None:
         ("stop", (False, False), False),
         ("out of memory", (True, False), True),
         ("rows at once", (3, 8, 4), 8),
-        ("target counts", ({"words": 3}, {"words": 4, "order": 2}), {"words": 7, "order": 2}),
-        ("losses", ({"words": 0.5}, {}, {"words": 0.25}), {"words": 0.75}),
+        ("target counts", ({"lm": 3}, {"lm": 4, "order": 2}), {"lm": 7, "order": 2}),
+        ("losses", ({"lm": 0.5}, {}, {"lm": 0.25}), {"lm": 0.75}),
         ("finite", (True, False), False),
         ("finite", (True, True), True),
         ("validation", (0.5, 0.25), 0.5),

@@ -6,17 +6,18 @@ import torch
 import torch.nn.functional as F
 
 from blankfill.data.batching import collate
+from blankfill.kernels import lm_loss as loss_module
+from blankfill.kernels.lm_loss import lm_loss
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
-from blankfill.training import loss as loss_module
-from blankfill.training.loss import counts, loss_sums, word_loss
+from blankfill.training.loss import counts, loss_sums
 from blankfill.types import AttentionRule, Batch, Example
 
 
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.02), (0.1, 0.02)])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("scores", "columns"), [(1 << 24, 2048), (200, 2048), (1 << 24, 4), (20, 7)])
-def test_word_loss_and_gradients(
+def test_lm_loss_and_gradients(
     smoothing: float, z_loss: float, with_bias: bool, scores: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss_module, "SCORES", scores)
@@ -31,7 +32,7 @@ def test_word_loss_and_gradients(
     theirs = F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
     theirs = theirs + z_loss * logits.logsumexp(-1).square().sum()
     expected = torch.autograd.grad(theirs * 0.3, leaves)
-    ours = word_loss(hidden, table, bias, target, smoothing, z_loss)
+    ours = lm_loss(hidden, table, bias, target, smoothing, z_loss)
     torch.testing.assert_close(ours, theirs)
     for got, wanted in zip(torch.autograd.grad(ours * 0.3, leaves), expected, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
@@ -49,17 +50,17 @@ def test_a_table_that_is_not_plain_goes_through_torch(
     hidden = torch.randn(9, 8, generator=generator, requires_grad=True)
     table = torch.randn(31, 8, generator=generator)
     target = torch.randint(0, 31, (9,), generator=generator)
-    expected = word_loss(hidden, table, None, target, smoothing, z_loss)
+    expected = lm_loss(hidden, table, None, target, smoothing, z_loss)
     (wanted,) = torch.autograd.grad(expected, hidden)
-    monkeypatch.setattr(loss_module._WordLoss, "apply", None)
-    got = word_loss(hidden, table.as_subclass(Other), None, target, smoothing, z_loss).as_subclass(torch.Tensor)
+    monkeypatch.setattr(loss_module._LMLoss, "apply", None)
+    got = lm_loss(hidden, table.as_subclass(Other), None, target, smoothing, z_loss).as_subclass(torch.Tensor)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, hidden)[0].as_subclass(torch.Tensor), wanted)
 
 
-def test_word_loss_without_gradient() -> None:
+def test_lm_loss_without_gradient() -> None:
     with torch.no_grad():
-        value = word_loss(torch.zeros(3, 4), torch.zeros(5, 4), None, torch.tensor([0, 1, 2]))
+        value = lm_loss(torch.zeros(3, 4), torch.zeros(5, 4), None, torch.tensor([0, 1, 2]))
     assert float(value) == pytest.approx(3 * np.log(5))
 
 
@@ -69,10 +70,10 @@ def test_z_loss_is_trained_with_and_not_measured_with() -> None:
         attention_dropout=0.0, norm="post", pooler=True,
     )  # fmt: skip
     model, batch = build(config), batch_of(slice(0, 4))
-    logits = model.head.logits(model.encode(batch), model.output_table).flatten(0, 1)[batch.target_index]
-    added = loss_sums(model.train(), batch, z_loss=0.5).words - loss_sums(model, batch).words
+    logits = model.lm_head(model(batch).hidden, model.output_table).flatten(0, 1)[batch.target_index]
+    added = loss_sums(model.train(), batch, z_loss=0.5)["lm"] - loss_sums(model, batch)["lm"]
     torch.testing.assert_close(added, 0.5 * logits.logsumexp(-1).square().sum())
-    assert torch.equal(loss_sums(model.eval(), batch, z_loss=0.5).words, loss_sums(model, batch).words)
+    assert torch.equal(loss_sums(model.eval(), batch, z_loss=0.5)["lm"], loss_sums(model, batch)["lm"])
 
 
 def batch_of(rows: slice) -> Batch:
@@ -95,10 +96,10 @@ def test_accumulation_equals_one_batch() -> None:
 
     def gradient(parts: list[Batch]) -> list[torch.Tensor]:
         model = build(config)
-        totals = {name: sum(counts(batch)[name] for batch in parts) for name in ("words", "next_sentence")}
+        totals = {name: sum(counts(batch)[name] for batch in parts) for name in ("lm", "next_sentence")}
         for batch in parts:
             sums = loss_sums(model, batch)
-            (sums.words / totals["words"] + sums.labels["next_sentence"] / totals["next_sentence"]).backward()
+            (sums["lm"] / totals["lm"] + sums["next_sentence"] / totals["next_sentence"]).backward()
         return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
     whole = gradient([batch_of(slice(0, 4))])

@@ -178,9 +178,9 @@ def test_a_checkpoint_that_does_not_say(here: pytest.MonkeyPatch) -> None:
 
 
 def test_a_device_that_is_not_there(here: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="--device is cuda, and torch finds no such device here"):
+    with pytest.raises(UserError, match="device is cuda, and torch finds no such device here"):
         settle_again(TrainOptions(), NOTED, {"device": "cuda"})
-    with pytest.raises(UserError, match="--device is cudo; give auto, cpu"):
+    with pytest.raises(UserError, match="device is cudo; give auto, cpu"):
         settle(TrainOptions(device="cudo"))
 
 

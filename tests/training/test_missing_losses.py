@@ -42,7 +42,7 @@ class Two(nn.Module):
 def loss(model: Any, given: Batch, dtype: torch.dtype = FP32) -> LossSums:
     """Each word costs its weight, each pair its own."""
     labels = {name: model.pair * len(value) for name, (_, value) in given.labels.items()}
-    return LossSums(model.word * len(given.target_ids), labels)
+    return {"lm": model.word * len(given.target_ids), **labels}
 
 
 class Memory:
@@ -95,13 +95,13 @@ def test_a_loss_is_averaged_over_the_steps_that_have_it() -> None:
 
 
 def test_a_window_goes_on_where_an_earlier_version_left_it() -> None:
-    window = Window(losses={"words": 8.0, "next_sentence": 2.0}, counted=2)
-    window.add({"words": 4.0, "new": 7.0}, 1, 0.0, 1.0, 0.0)
-    assert window.means() == {"words": 4.0, "next_sentence": 1.0, "new": 7.0}
+    window = Window(losses={"lm": 8.0, "next_sentence": 2.0}, counted=2)
+    window.add({"lm": 4.0, "new": 7.0}, 1, 0.0, 1.0, 0.0)
+    assert window.means() == {"lm": 4.0, "next_sentence": 1.0, "new": 7.0}
     state = asdict(Progress(window=window))
     assert Progress.from_state(state).window.means() == window.means()
     del state["window"]["having"]
-    assert Progress.from_state(state).window.means()["words"] == 4.0
+    assert Progress.from_state(state).window.means()["lm"] == 4.0
 
 
 def test_steps_without_word_targets_do_not_lend_their_loss_to_the_words() -> None:

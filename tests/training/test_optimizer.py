@@ -11,6 +11,7 @@ from blankfill.checkpoint.store import optimizer_tensors, restore_optimizer
 from blankfill.config.recipe import load_recipe
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer, build
 from blankfill.training.optimizer import build_optimizer
 from blankfill.training.options import OptimizerName, TrainOptions
@@ -69,7 +70,7 @@ def test_decay_leaves_out_biases_and_norms() -> None:
     ).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared["params"])
-    assert {names[id(p)] for p in words["params"]} == {"words.weight"}
+    assert {names[id(p)] for p in words["params"]} == {"token_embeddings.weight"}
     assert "positions.0.weight" in {names[id(p)] for p in decayed["params"]}
     assert len(words["params"]) + len(decayed["params"]) + len(spared["params"]) == len(names)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
@@ -93,11 +94,11 @@ def loss_of(model: Transformer, step: int, pairs: bool = True) -> torch.Tensor:
     """Predict, from each token, the one that follows in 0, 3, 6, …; and from the first, whether it is even."""
     first = torch.arange(step, step + 8)[:, None]
     ids = (first + 3 * torch.arange(9)) % 20
-    hidden = model(ids[:, :-1], torch.arange(8).expand(1, 8, 8), Mask("none"))
-    logits = model.head.logits(hidden, model.words.weight)
+    hidden = model(Inputs(ids[:, :-1], torch.arange(8).expand(1, 8, 8), Mask("none"))).hidden
+    logits = model.lm_head(hidden, model.token_embeddings.weight)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-    if pairs and model.pair_head is not None:
-        loss = loss + torch.nn.functional.cross_entropy(model.pair_head(hidden[:, 0]), ids[:, 0] % 2)
+    if pairs and model.pooler is not None:
+        loss = loss + torch.nn.functional.cross_entropy(model.classifier(model.pooler(hidden[:, 0])), ids[:, 0] % 2)
     return loss
 
 

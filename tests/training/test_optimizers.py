@@ -106,7 +106,7 @@ def test_a_run_follows_the_published_rule(name: str) -> None:
     steps = gradients(model)
     run(model, dataclasses.replace(OPTIONS, optimizer=name), steps)
     for key, parameter in model.named_parameters():
-        words, spared = key == "words.weight", start[key].ndim == 1
+        words, spared = key == "token_embeddings.weight", start[key].ndim == 1
         scale = OPTIONS.embedding_lr_multiplier if words else 1.0
         rates = [OPTIONS.lr_at(step) * scale for step in range(STEPS)]
         decay = 0.0 if spared else OPTIONS.weight_decay / scale

@@ -191,7 +191,7 @@ def test_a_model_learns_in_fp16_as_in_fp32() -> None:
         for _ in range(80):
             optimizer.zero_grad()
             with computing(CPU, dtype):
-                loss = loss_sums(model, rows, dtype).words / len(rows.target_ids)
+                loss = loss_sums(model, rows, dtype)["lm"] / len(rows.target_ids)
             scaler.scale(loss).backward()
             skipped += not scaler.unscale_and_check(optimizer)
             scaler.step(optimizer)

@@ -160,7 +160,6 @@ def test_the_loss_curves_are_the_same(family: str, schedule: str) -> None:
     assert max(abs(a - b) for a, b in zip(ours, expected, strict=True)) < 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "schedule"), [("bert", "linear"), ("roberta", "linear"), ("gpt2", "cosine")])
 def test_a_longer_run_ends_within_the_noise_of_a_seed(family: str, schedule: str) -> None:
     """The mean loss of the last 50 steps, against transformers' own of other seeds."""

@@ -29,9 +29,9 @@ from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files
+from blankfill.system.loader import fitting
 from blankfill.system.marks import checksum
 from blankfill.system.reading import UnreadableError, field, read_json, read_name, shown
-from blankfill.system.values import fitting
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"

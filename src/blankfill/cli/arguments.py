@@ -1,64 +1,166 @@
-"""How every command line is parsed: tyro reads it, numbers are checked against their bounds, and mistakes are reported.
+"""How every command line is parsed: texts by the names of options, which `system.loader` turns into values.
 
-What tyro writes about a mistake repeats the arguments, which come from anywhere and may be of any length: it is made
-harmless and short before a terminal sees it.
+A class of arguments is a dataclass (`system.schema`); the sections of a recipe, where a command has one, are reached by
+dotted names. `--name value`, `--name=value`, `--flag` and `--no-flag`; a list takes the values up to the next option;
+`--` ends the options. Every mistake is one plain sentence with the nearest name, and all of them are reported at once.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from typing import Any, TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, Problem, setting
 from blankfill.system.bounds import out_of_bounds
-from blankfill.system.console import OutputError, say
+from blankfill.system.loader import load
+from blankfill.system.schema import Field, expected, fields_of, item_type, optional, unknown
 
 T = TypeVar("T")
 
-LONGEST_NAME = 200
-"""Characters of an option's name at most. The nearest known names are searched for a wrong one, which takes seconds for
-one of 100,000 characters."""
 LONGEST_MESSAGE = 4000
 """Characters of a message at most; the middle of a longer one is left out."""
+NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
+"""How a negative number begins, which is a value and not an option."""
 
 
-def parsed(kind: type[T], argv: Sequence[str], command: str, **more: Any) -> T:
-    """The arguments of a command as its dataclass. more: for `tyro.cli`.
+@dataclass(frozen=True)
+class Flag:
+    """A name on the command line. path: of the option that it sets. value: what the name alone says, for yes and no."""
 
-    Raises ConfigError for numbers out of their bounds, UserError for an impossible name, SystemExit for the rest.
+    path: str
+    field: Field
+    value: bool | None = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the name alone is a value."""
+        return self.value is not None
+
+    @property
+    def item(self) -> Any:
+        """The type of the values of a list; None for an option of one value."""
+        return item_type(optional(self.field.hint)[0])
+
+
+def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[str, Any] | None = None) -> T:
+    """The arguments of a command as its dataclass, numbers checked against their bounds.
+
+    sections: the sections of a recipe by name, for the help and for options that are there none of; `texts_of` gives
+    what the command line says about them. Raises ConfigError with every mistake; SystemExit after printing the help.
     """
-    import tyro
+    if wants_help(argv):
+        from blankfill.cli.help import command_help
+        from blankfill.system.console import show
 
-    with parsing(argv, command):
-        args = tyro.cli(kind, args=list(argv), prog=f"blankfill {command}", **more)
-    if problems := out_of_bounds(args, "--", dashes=True):
+        show(command_help(kind, command, sections or {}))
+        raise SystemExit(0)
+    texts, problems = texts_of(kind, argv, command, sections or {})
+    own = {path: text for path, text in texts.items() if "." not in path}
+    args = load(kind, own, problems, texts=True)
+    if args is not None:
+        problems += out_of_bounds(args)
+    if problems:
         raise ConfigError(problems)
+    assert args is not None
     return args
 
 
-@contextmanager
-def parsing(argv: Sequence[str], command: str) -> Iterator[None]:
-    """Around a call of tyro: refuse impossible names before, make what it writes about a mistake harmless after."""
-    for arg in argv:
-        name = arg.split("=", 1)[0]
-        if name.startswith("--") and len(name) > LONGEST_NAME:
-            raise UserError(
-                f"there is no option {name[:40]}… of {len(name):,} characters; `blankfill {command} --help` lists them"
-            )
-    told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            yield
-    except SystemExit:
-        if message := told.getvalue().rstrip("\n"):
-            say(shortened(message))
-        raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # nothing but the help is written here
-        raise OutputError.of(error) from error
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for the help of its command."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    return "--help" in options or "-h" in options
+
+
+def texts_of(
+    kind: type, argv: Sequence[str], command: str, sections: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """What a command line says: the text, or texts of a list, by the path of each option; and what is wrong with it."""
+    flags = flags_of(kind, sections)
+    listed = f"`blankfill {command} --help` lists them"
+    texts: dict[str, Any] = {}
+    rest: list[str] = []
+    problems: list[str] = []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--":
+            rest += arguments
+            break
+        if not is_option(argument):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        flag = flags.get(name.removeprefix("--").replace("_", "-")) if name.startswith("--") else None
+        if flag is None:
+            if name.startswith("--"):
+                known = [flag.path for flag in flags.values()]
+                problems.append(unknown(name.removeprefix("--").replace("-", "_"), known, listed))
+            else:
+                problems.append(f"there is no option {name[:40]}; {listed}")
+            if not equals and arguments and not is_option(arguments[0]):
+                arguments.pop(0)  # most likely the value of the unknown option
+        elif equals:
+            if flag.is_switch and not flag.value:
+                problems.append(f"{name} takes no value; leave out ={value[:40]}")
+            texts[flag.path] = value
+        elif flag.is_switch:
+            texts[flag.path] = str(flag.value)
+        else:
+            taken = 0
+            while taken < len(arguments) and not is_option(arguments[taken]) and (flag.item is not None or not taken):
+                taken += 1
+            if not taken and flag.item is None:
+                wanted = expected(optional(flag.field.hint)[0])
+                problems.append(Problem(f"{setting(flag.path)} has no value; give {wanted} behind it"))
+                continue
+            texts[flag.path] = arguments[:taken] if flag.item is not None else arguments[0]
+            del arguments[:taken]
+    problems += place_positionals(kind, rest, texts)
+    return texts, problems
+
+
+def place_positionals(kind: type, rest: Sequence[str], texts: dict[str, Any]) -> list[str]:
+    """Give the arguments without a name to the fields that take them; returns what is wrong."""
+    left = list(rest)
+    for field in fields_of(kind):
+        if not field.option.positional:
+            continue
+        if item_type(field.hint) is not None:
+            if left:
+                texts[field.name] = left
+            left = []
+        elif left:
+            texts[field.name] = left.pop(0)
+    return [f"nothing is expected at {argument[:60]!r}; leave it out" for argument in left[:1]]
+
+
+def is_option(argument: str) -> bool:
+    """Whether an argument is the name of an option: not a value, not -, not a negative number."""
+    return argument.startswith("-") and argument != "-" and not NUMBER.match(argument)
+
+
+def flags_of(kind: type, sections: Mapping[str, Any]) -> dict[str, Flag]:
+    """Every name that a command line may have, without its dashes."""
+    flags: dict[str, Flag] = {}
+    for prefix, options in [("", kind), *((f"{name}.", type(section)) for name, section in sections.items())]:
+        for field in fields_of(options):
+            if field.option.positional or field.option.hidden:
+                continue
+            path = prefix + field.name
+            if optional(field.hint)[0] is bool:
+                flags[prefix + field.flag] = Flag(path, field, True)
+                flags[f"{prefix}no-{field.flag}"] = Flag(path, field, False)
+            else:
+                flags[prefix + field.flag] = Flag(path, field)
+    return flags
+
+
+def given_names(argv: Sequence[str]) -> list[str]:
+    """The names of the options of a command line, with their dashes, words joined by -."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    return [arg.split("=")[0].replace("_", "-") for arg in options if arg.startswith("--")]
 
 
 def shortened(message: str) -> str:
@@ -66,3 +168,12 @@ def shortened(message: str) -> str:
     if len(message) <= LONGEST_MESSAGE:
         return message
     return f"{message[: LONGEST_MESSAGE // 2]} … {message[-LONGEST_MESSAGE // 4 :]}"
+
+
+def choices_of(field: Field) -> list[str]:
+    """The values that a field may have, where they are few words; empty otherwise."""
+    if field.option.choices is not None:
+        return list(field.option.choices())
+    hint = optional(field.hint)[0]
+    hint = item_type(hint) or hint
+    return [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []

@@ -10,44 +10,49 @@ from typing import Any, ClassVar
 from blankfill.system.bounds import SOME, Bound, above, below
 from blankfill.training.options import Precision
 
-DESCRIBED = """How fast this machine trains: real steps of the training loop on made-up text.
-
-Each shape is an objective and a model, LAYERSxWIDTH, timed in a process of its own: tokens per second, the share of the
-machine's matrix-product rate that the steps use, the most memory held, and the time that making a step's rows takes on
-one core. A particular run is reckoned by `blankfill plan`; comparisons with other programs are in the repository's
-bench folder.
-"""
 USUAL = ("bert-4x256", "glm-4x256", "gpt-4x256")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What is timed, and how."""
+    """How fast this machine trains: real steps of the training loop on generated text.
+
+    Each shape is an objective and a model, LAYERSxWIDTH, timed in a process of its own: tokens per second, the share of
+    the machine's matrix-product rate that the steps use, the peak memory, and the time that making a step's rows takes
+    on one core. `blankfill plan` estimates a particular run; comparisons with other programs are in the repository's
+    bench folder.
+    """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("length", "tokens", "vocabulary"), SOME),
         "dropout": below(1),
         "seconds": above(0),
     }
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Shapes": "shapes length tokens vocabulary dropout",
+        "Measurement": "seconds json",
+        "Machine": "precision device threads",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill bench --shapes bert-12x768 glm-12x768 --seconds 20",)
 
     shapes: tuple[str, ...] = USUAL
     """Shapes as OBJECTIVE-LAYERSxWIDTH, such as bert-12x768; an unknown objective lists the known ones."""
     length: int = 128
-    """Tokens of a row."""
+    """Tokens per row."""
     tokens: int = 4096
-    """Tokens of a batch, in whole rows."""
+    """Tokens per batch, in whole rows."""
     vocabulary: int = 30_522
-    """Words of the vocabulary."""
+    """Size of the vocabulary."""
     dropout: float = 0.1
-    """Dropout everywhere, attention weights included."""
+    """Dropout probability, of attention weights too."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto is bf16 where the processor has units for it."""
+    """Number type of matrix products. auto: bf16 where the device has units for it, else fp32."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
     seconds: float = 10.0
-    """How long each shape is timed, building it aside; at least three steps are taken."""
+    """Duration of the measurement of each shape in seconds, at least three steps; setting up is not counted."""
     json: bool = False
     """Print one JSON object."""
 
@@ -57,19 +62,19 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.cli.arguments import parsed
     from blankfill.system.console import show
 
-    given = parsed(Bench, argv, "bench", description=DESCRIBED)
+    given = parsed(Bench, argv, "bench")
     check(given)
     if not given.json:
         show(
             f"{'shape':<14} {'precision':>9} {'ms/step':>8} {'tokens/s':>9} {'GEMM':>13} {'used':>5} {'memory':>8} rows"
         )
-    found = []
+    results = []
     for name in given.shapes:
-        found.append(alone(name, given))
+        results.append(alone(name, given))
         if not given.json:
-            show(line(found[-1]))
+            show(line(results[-1]))
     if given.json:
-        show(json.dumps({"shapes": found}, indent=1))
+        show(json.dumps({"shapes": results}, indent=1))
     return 0
 
 
@@ -77,18 +82,18 @@ def check(given: Bench) -> None:
     """ConfigError with everything that is wrong with the options."""
     from blankfill.errors import ConfigError
 
-    found = []
+    problems = []
     if given.length > given.tokens:
-        found.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
-    if found:
-        raise ConfigError(found)
+        problems.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
+    if problems:
+        raise ConfigError(problems)
     from blankfill.planning.bench import shape_named
 
     for name in given.shapes:
-        problems = shape_named(name, **sizes(given)).problems()
-        found += [problem for problem in problems if problem not in found]
-    if found:
-        raise ConfigError(found)
+        wrong = shape_named(name, **sizes(given)).problems()
+        problems += [problem for problem in wrong if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
 
 
 def sizes(given: Bench) -> dict[str, Any]:
@@ -127,10 +132,10 @@ def timed(name: str, given: Bench) -> dict[str, Any]:
     return {"name": name, **measure(shape, pick_dtype(given.precision, device), device, given.seconds)}
 
 
-def line(found: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
     """One row of the table."""
     return (
-        f"{found['name']:<14} {found['precision']:>9} {found['seconds_per_step'] * 1e3:>8.0f} "
-        f"{found['tokens_per_s']:>9,.0f} {found['gemm_flops_per_s'] / 1e9:>6.0f} GFLOP/s {found['utilisation']:>5.0%} "
-        f"{found['peak_memory'] / 1e6:>5.0f} MB {found['example_share']:.1%} of a step, on one core"
+        f"{row['name']:<14} {row['precision']:>9} {row['seconds_per_step'] * 1e3:>8.0f} "
+        f"{row['tokens_per_s']:>9,.0f} {row['gemm_flops_per_s'] / 1e9:>6.0f} GFLOP/s {row['utilisation']:>5.0%} "
+        f"{row['peak_memory'] / 1e6:>5.0f} MB {row['example_share']:.1%} of a step, on one core"
     )

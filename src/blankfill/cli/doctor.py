@@ -1,4 +1,4 @@
-"""`blankfill doctor`: what this machine offers, measured in a few seconds, and what stands in a run's way.
+"""`blankfill doctor`: what this machine offers, measured in a few seconds, and what would stop a run.
 
 The facts are those of `environment`; here they are joined by measured rates and read for trouble. It changes nothing
 and always exits with 0.
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from blankfill.system import console
 from blankfill.system.environment import BF16_SETS, NO_BF16, Section
@@ -39,14 +39,16 @@ LITTLE_DISK = 5_000_000_000
 LITTLE_MEMORY = 2_000_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """What this machine offers, and what stands in a run's way."""
+    """What this machine offers, and what would slow down or stop a run."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill doctor --out runs",)
 
     out: Path = Path()
-    """Where runs would be written: its free space and speed are measured."""
+    """Folder where runs would be written: its free space and speed are measured."""
     json: bool = False
-    """Print one JSON object, for a report of a fault."""
+    """Print one JSON object, for a bug report."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,11 +56,11 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.cli.arguments import parsed
 
     chosen = parsed(Doctor, argv, "doctor")
-    found = examine(chosen.out)
+    report = examine(chosen.out)
     if chosen.json:
-        console.show(json.dumps(found, indent=1))
+        console.show(json.dumps(report, indent=1))
     else:
-        show_report(found)
+        show_report(report)
     return 0
 
 
@@ -95,23 +97,23 @@ def measure(out: Path) -> Section:
 
     device = pick_device("auto")
     torch.set_num_threads(usable_cores())
-    found: Section = {"device": str(device), "threads": torch.get_num_threads()}
+    rates: Section = {"device": str(device), "threads": torch.get_num_threads()}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         # sizes are tried with one thread, since on a busy machine small products mostly wait for the others
         torch.set_num_threads(1)
         size = largest_size(functools.partial(matmul_rate, device, dtype, seconds=0.02))
         torch.set_num_threads(usable_cores())
-        found[name] = round(matmul_rate(device, dtype, size, 0.3))
-    found["memory_bytes_per_s"] = round(copy_rate())
+        rates[name] = round(matmul_rate(device, dtype, size, 0.3))
+    rates["memory_bytes_per_s"] = round(copy_rate())
     folder = existing(out)
-    found["disk_free"] = shutil.disk_usage(folder).free
+    rates["disk_free"] = shutil.disk_usage(folder).free
     try:
-        found["disk_bytes_per_s"] = round(write_rate(folder))
+        rates["disk_bytes_per_s"] = round(write_rate(folder))
     except OSError as error:
-        found["disk_error"] = error.strerror or str(error)
+        rates["disk_error"] = error.strerror or str(error)
     if hasattr(os, "getloadavg"):
-        found["load"] = round(os.getloadavg()[0], 2)
-    return found
+        rates["load"] = round(os.getloadavg()[0], 2)
+    return rates
 
 
 def largest_size(rate: Callable[[int], float]) -> int:
@@ -159,63 +161,63 @@ def precision(measured: Mapping[str, Any]) -> dict[str, str]:
 
 
 def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
-    """What stands in the way of a run, a sentence each with its remedy."""
+    """What would slow down or stop a run, a sentence each with its remedy."""
     from blankfill.system.console import amount
 
-    found = []
+    notes = []
     processor, container, text = facts["processor"], facts.get("container", {}), facts["text"]
     cores, usable = int(processor["logical_cores"] or 1), int(processor["usable_cores"] or 1)
     threads = variables.get("OMP_NUM_THREADS", "")
     if usable < cores:
         limit = f"a container's limit of {container['cores']:g}" if "cores" in container else "the process's affinity"
-        found.append(
+        notes.append(
             f"only {usable} of {cores} cores may be used ({limit}), so all commands start {usable} threads, unless "
             "--threads says otherwise"
         )
     if threads.isdigit() and int(threads) > usable:
-        found.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; threads that wait for one another are "
+        notes.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; threads that wait for one another are "
                      f"slower than fewer: set it to {usable} or unset it")  # fmt: skip
     elif threads.isdigit() and int(threads) < usable:
-        found.append(f"OMP_NUM_THREADS is {threads} with {usable} usable cores; every command uses {threads} threads "
+        notes.append(f"OMP_NUM_THREADS is {threads} with {usable} usable cores; every command uses {threads} threads "
                      "unless --threads says otherwise")  # fmt: skip
     if measured.get("load", 0) > 1.5 * cores:
-        found.append(f"other programs keep this machine busy (a load of {measured['load']:g} on {cores} cores), so the "
+        notes.append(f"other programs keep this machine busy (a load of {measured['load']:g} on {cores} cores), so the "
                      "rates measured here are too low")  # fmt: skip
     if (free := int(facts["memory"]["available"] or 0)) < LITTLE_MEMORY:
-        found.append(f"only {amount(free, 'B')} of memory is free; end other programs, and look at `blankfill plan` "
+        notes.append(f"only {amount(free, 'B')} of memory is free; end other programs, and look at `blankfill plan` "
                      "before a run")  # fmt: skip
     if measured["disk_free"] < LITTLE_DISK:
-        found.append(f"only {amount(measured['disk_free'], 'B')} is free on the disk where runs would be written; free "
+        notes.append(f"only {amount(measured['disk_free'], 'B')} is free on the disk where runs would be written; free "
                      "some, or give --out a folder on another disk")  # fmt: skip
     if "disk_error" in measured:
-        found.append(f"nothing can be written where runs would be ({measured['disk_error']}); give another --out")
+        notes.append(f"nothing can be written where runs would be ({measured['disk_error']}); give another --out")
     encodings = {"output": text.get("output_encoding"), "preferred": text.get("preferred_encoding")}
     for name, encoding in encodings.items():
         if encoding and not re.fullmatch(r"utf-?8(-sig)?", str(encoding), re.IGNORECASE):
-            found.append(f"the {name} encoding is {encoding}, so some characters cannot be shown; set PYTHONUTF8=1")
+            notes.append(f"the {name} encoding is {encoding}, so some characters cannot be shown; set PYTHONUTF8=1")
     version = tuple(map(int, re.findall(r"\d+", str(facts["torch"]["version"]))[:2]))
     if not TORCH[0] <= version < TORCH[1]:
         low, high = (".".join(map(str, bound)) for bound in TORCH)
-        found.append(f"torch {facts['torch']['version']} is not a version that blankfill is tested with; "
+        notes.append(f"torch {facts['torch']['version']} is not a version that blankfill is tested with; "
                      f"pip install 'torch>={low},<{high}'")  # fmt: skip
     if not facts.get("devices") and shutil.which("nvidia-smi"):
-        found.append("there is an NVIDIA driver, but torch sees no GPU; install a build of torch with CUDA, or look at "
+        notes.append("there is an NVIDIA driver, but torch sees no GPU; install a build of torch with CUDA, or look at "
                      "CUDA_VISIBLE_DEVICES")  # fmt: skip
-    return found
+    return notes
 
 
-def show_report(found: Mapping[str, Any]) -> None:
+def show_report(report: Mapping[str, Any]) -> None:
     """Print it as tables."""
     from blankfill.system.console import amount, show, table
 
-    facts = found["environment"]
+    facts = report["environment"]
     rows = []
     for section, part in facts.items():
         for name, value in part.items():
             is_size = section in ("memory", "container") and name != "cores"
             rows.append((f"{section} {name.replace('_', ' ')}", amount(value, "B") if is_size else value))
     table("Environment", rows)
-    measured = found["measured"]
+    measured = report["measured"]
     table("Measured", [
         (f"matrix products on {measured['device']}, fp32", f"{measured['fp32'] / 1e9:,.1f} GFLOP/s"),
         (f"matrix products on {measured['device']}, bf16", f"{measured['bf16'] / 1e9:,.1f} GFLOP/s"),
@@ -223,16 +225,16 @@ def show_report(found: Mapping[str, Any]) -> None:
         ("disk, written", f"{amount(measured['disk_bytes_per_s'], 'B')}/s" if "disk_bytes_per_s" in measured else "-"),
         ("disk, free", amount(measured["disk_free"], "B")),
     ])  # fmt: skip
-    chosen = found["precision"]
+    chosen = report["precision"]
     show(f"train.precision auto computes in {chosen['auto']} here: {chosen['why']}")
     extras = [
-        (f"[{name}]", "installed" if one["installed"] else f"missing: {', '.join(one['missing'])}", one["for"])
-        for name, one in found["extras"].items()
+        (f"[{name}]", "installed" if extra["installed"] else f"missing: {', '.join(extra['missing'])}", extra["for"])
+        for name, extra in report["extras"].items()
     ]
     table("Optional extras (pip install 'blankfill[NAME]')", extras)
-    for warning in found["warnings"]:
+    for warning in report["warnings"]:
         show(f"Warning: {warning}")
-    if not found["warnings"]:
+    if not report["warnings"]:
         show("Nothing stands in the way of a run.")
     if sys.stdout.isatty():
         show("For a report of a fault: blankfill doctor --json")

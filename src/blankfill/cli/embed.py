@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
-
-import tyro
+from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 from blankfill.system.files import is_special, refuse_input, whole_file
+from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,30 +23,36 @@ if TYPE_CHECKING:
     Write = Callable[[Sequence[str], np.ndarray], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbedArguments:
-    """A vector for each line of a text: blankfill embed --model RUN sentences.txt --out vectors.npy
+    """A vector for each line of a text.
 
-    The vectors of texts that mean the same point the same way; their products are similarities.
+    Vectors of texts with similar meaning point in similar directions; their dot products are similarities.
     """
 
-    file: tyro.conf.Positional[Path]
-    """A UTF-8 file with one text on each line; - reads standard input."""
-    model: Path = tyro.MISSING
-    """The folder of a trained or imported model."""
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Model": "model pooling normalize",
+        "Output": "out",
+        "Machine": "dtype device threads",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill embed --model runs/bert sentences.txt --out vectors.npy",)
+
+    file: Annotated[Path, Option(positional=True)]
+    """UTF-8 file with one text on each line; - reads standard input."""
+    model: Path
+    """Folder of a trained or imported model."""
     out: Path | None = None
-    """Where to write: a .npy file (rows in the order of the lines) or a .jsonl file (text and vector); without it,
-    JSON lines on standard output."""
+    """A .npy file (one row per line), or a .jsonl file (text and vector); without it, JSON lines are printed."""
     pooling: Literal["mean", "cls"] = "mean"
-    """What stands for a text: the mean over its tokens, or the state of its first column."""
+    """Vector of a text: the mean of its tokens' states, or the state of its first column."""
     normalize: bool = True
     """Scale each vector to length 1."""
     dtype: WeightType = "auto"
     """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,14 +73,14 @@ def main(argv: Sequence[str]) -> int:
     with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))
         for window in windows(lines, WINDOW, len):
-            found = embedder.vectors(window, first=texts + 1)
-            write(window, found.array)
-            texts, cut = texts + len(window), cut + found.cut
+            vectors = embedder.vectors(window, first=texts + 1)
+            write(window, vectors.array)
+            texts, cut = texts + len(window), cut + vectors.cut
             bar.advance(len(window))
     seconds = time.monotonic() - began
-    told = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
+    truncated = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
     where = "" if args.out is None else f"; they are in {args.out}"
-    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{told}{where}")
+    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{truncated}{where}")
     return 0
 
 

@@ -6,60 +6,70 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import tyro
+from typing import Annotated, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError
 from blankfill.system.bounds import COUNT, Bound
+from blankfill.system.schema import Option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
-    """Measure a pretrained model: blankfill evaluate --model RUN --task perplexity --data FILE
+    """Measure a pretrained model, or score a file of predictions.
 
-    Tasks: perplexity, wikitext2, lambada, infill, and for masked models pseudo-perplexity. Or score predictions that
-    lie in a file: blankfill evaluate --task squad --data DIR predictions.json; they are the JSON lines of `predict` and
-    `finetune`, or for questions a JSON object of id and answer, as SQuAD's own script takes them.
+    Measurements of a model: perplexity, wikitext2, lambada, infill, and for masked models pseudo-perplexity. A file of
+    predictions has the JSON lines of `predict` and `finetune`, or for questions a JSON object of id and answer, as
+    SQuAD's own script takes them.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys(("window", "stride", "limit"), COUNT)
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Data": "task data split na_prob_file",
+        "Model": "model window stride both_ways limit seed",
+        "Output": "out json",
+        "Machine": "dtype device threads",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill evaluate --model runs/gpt --task perplexity --data test.txt",
+        "blankfill evaluate --task squad --data squad predictions.json",
+    )
 
-    predictions: tyro.conf.Positional[Path | None] = None
-    """The file with the predictions; none when a model is measured."""
+    predictions: Annotated[Path | None, Option(positional=True)] = None
+    """File of predictions to score; without it, --model is measured."""
     model: Path | None = None
-    """The pretrained model to measure: a run, an imported model or a transformers folder."""
-    task: str = tyro.MISSING
-    """The measurement, or the task that was predicted, such as sst2, squad, conll."""
-    data: Path = tyro.MISSING
-    """The text to measure on; or the task's folder, that of its benchmark, or the file itself."""
+    """Pretrained model to measure: a run, an imported model or a transformers folder."""
+    task: str
+    """Measurement, or the task of the predictions, such as sst2, squad or conll."""
+    data: Path
+    """Text to measure on; or the folder of the task or of its benchmark, or the file itself."""
     split: str | None = None
-    """Which split; without it dev for predictions, test for a model."""
+    """Split of the data; without it, dev for predictions and test for a model."""
     na_prob_file: Path | None = None
-    """With predictions for SQuAD 2.0: a JSON object of id and how much likelier no answer is; the best threshold is
-    searched, as the official script does."""
+    """SQuAD 2.0: a JSON object of question id and log-odds of no answer; the best threshold is added, as by the
+    official script."""
     window: int = 0
-    """Perplexity: tokens that are read at a time; 0 means as many as the model can."""
+    """Perplexity: tokens that are read at once; 0: the model's maximum."""
     stride: int = 0
-    """Perplexity: tokens that each window adds; fewer give every token more text before it. 0 means half a window."""
+    """Perplexity: tokens between the starts of windows; a smaller stride gives each token more context. 0: half a
+    window."""
     both_ways: bool = True
-    """GLM: read the text before a window both ways; off makes the model a left-to-right one."""
+    """GLM: read the text before a window bidirectionally; off: as a left-to-right model."""
     limit: int = 0
-    """Measure so many texts, drawn by the seed; 0 means all."""
+    """Maximum number of texts, drawn by the seed; 0: all."""
     seed: int = 0
-    """Draws the texts of --limit, and the places of blanks."""
+    """Seed of the draw of texts and of blanks."""
     out: Path | None = None
-    """A folder for results.json, with all figures, settings and counts."""
+    """Folder for results.json, with all metrics, settings and counts."""
     json: bool = False
     """Print one JSON object."""
     dtype: WeightType = "auto"
     """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,12 +105,17 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 
 
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
-    from blankfill.evaluation.run import Settings, evaluate
+    from blankfill.evaluation.run import EvaluationOptions, evaluate
 
     if args.na_prob_file is not None:
         raise UserError("--na-prob-file goes with a file of predictions; leave it out")
-    settings = Settings(args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed)
-    return evaluate(model, args.task, args.data, settings, args.device, args.threads, args.dtype)
+    options = EvaluationOptions(
+        args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed
+    )  # fmt: skip
+    result = evaluate(
+        model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype
+    )  # fmt: skip
+    return result.values()
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

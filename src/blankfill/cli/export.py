@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import tyro
+from typing import Annotated, ClassVar, Literal
 
 from blankfill.cli.arguments import parsed
+from blankfill.system.schema import Option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportArguments:
-    """Write a model as other programs open it: blankfill export RUN --out DIR
+    """Write a model in the format of another program.
 
     The folder opens in transformers as it is; --format onnx writes model.onnx for onnxruntime (encoders only). Where
     transformers or onnxruntime is installed, its scores on real text are compared with ours, and a difference above
     1e-4 is an error.
     """
 
-    model: tyro.conf.Positional[Path]
-    """A run folder, one of its checkpoints, or an imported model."""
-    out: Path = tyro.MISSING
-    """The folder to write; it must be new or empty."""
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill export runs/bert --out exported",)
+
+    model: Annotated[Path, Option(positional=True)]
+    """A run, one of its checkpoints, or an imported model."""
+    out: Path
+    """Folder to write; it must be new or empty."""
     format: Literal["transformers", "onnx"] = "transformers"
-    """What the folder is for."""
+    """Format of the folder."""
     text: Path | None = None
-    """A UTF-8 file whose lines are compared; without it the run's validation text, else Python's documentation and
-    words of the vocabulary."""
+    """UTF-8 file whose lines are compared; without it the run's validation text, else Python's documentation and words
+    of the vocabulary."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,29 +6,28 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
 from blankfill.errors import UserError
 from blankfill.system.bounds import STEEPEST, Bound, at_least
+from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
     from blankfill.generation.blanks import FillResult
 
 
 MOST_CANDIDATES = 100_000
-"""Candidates of a blank that can be asked for."""
+"""Candidates of a blank at most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FillArguments:
-    """Fill the blanks of sentences: blankfill fill --model RUN "The cat sat on the [MASK]."
+    """Fill the blanks of sentences with a trained model.
 
-    A blank is written [MASK], [BLANK], <mask> or ____ (three or more underscores); [MASK:3] asks for exactly three
+    A blank is written [MASK], [BLANK], <mask> or ____ (three or more underscores); [MASK:3] stands for exactly three
     tokens. GLM models also know [sMASK] for a sentence and [gMASK] for a longer text.
     """
 
@@ -36,28 +35,38 @@ class FillArguments:
         "top": at_least(1, MOST_CANDIDATES),
         "length_penalty": Bound(-STEEPEST, STEEPEST),
     }
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Input": "model file",
+        "Candidates": "top lengths length_penalty",
+        "Output": "json",
+        "Machine": "dtype device threads",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'blankfill fill --model runs/bert "The cat sat on the [MASK]."',
+        "blankfill fill --model runs/glm --file sentences.txt --lengths 1-3 --json",
+    )
 
-    text: tyro.conf.Positional[tuple[str, ...]] = ()
+    text: Annotated[tuple[str, ...], Option(positional=True)] = ()
     """Sentences with blanks; - reads one from each line of standard input."""
-    model: Path = tyro.MISSING
-    """The run folder of a trained model, or one of its checkpoints."""
+    model: Path
+    """Folder of a trained model: a run, or one of its checkpoints."""
     file: Path | None = None
-    """A UTF-8 file with one sentence on each line."""
+    """UTF-8 file with one sentence on each line."""
     top: int = 5
-    """How many candidates are shown for each blank."""
+    """Number of candidates per blank."""
     lengths: str | None = None
-    """How many tokens a blank may have, such as 2 or 1-3; without it 1 (bert, mlm), a word (gpt), any number (glm, t5,
+    """Number of tokens of a blank, such as 2 or 1-3; without it 1 (bert, mlm), a word (gpt), any number (glm, t5,
     bart)."""
     length_penalty: float = 0.0
-    """Above 0, longer fills of a glm or t5 model rank higher; 1 ranks by the mean log-probability."""
+    """Candidates are ranked by log-probability / length^penalty; 1 ranks by the mean log-probability of a token."""
     json: bool = False
-    """Print one JSON object on a line for each sentence."""
+    """Print one JSON object per sentence."""
     dtype: WeightType = "auto"
-    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
+    """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) of every sentence asked for; empty lines are passed over."""
+    """(where it stands, text) of every sentence that is given; empty lines are passed over."""
     for text in texts:
         if text == "-":
             yield from _written(lines_of(None))
@@ -116,9 +125,9 @@ def print_result(result: FillResult) -> None:
 
     show(result.marked())
     share = "share" if result.probabilities == "candidates" else "probability"
-    for number, (blank, found) in enumerate(zip(result.blanks, result.candidates, strict=True), 1):
+    for number, (blank, candidates) in enumerate(zip(result.blanks, result.candidates, strict=True), 1):
         title = blank.written if len(result.blanks) == 1 else f"blank {number}: {blank.written}"
-        rows = [[rank, c.text, _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(found, 1)]
+        rows = [[rank, c.text, _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(candidates, 1)]
         table(title, rows, ("", "fill", share, "score"))
 
 

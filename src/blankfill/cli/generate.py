@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import tyro
-
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import SOME, Bound, at_least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerateArguments:
-    """Continue a text: blankfill generate --model RUN --prompt "It was a dark"
+    """Continue a text with a trained model.
 
     A gpt, unilm or bart model continues the prompt. A glm or t5 model writes the prompt's blank ([gMASK], [sMASK] or
     [MASK]); without one, a blank is put at the end. Models of the objectives bert and mlm only fill blanks: see
@@ -24,37 +22,48 @@ class GenerateArguments:
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Model and prompt": "model prompt",
+        "Length": "max_tokens slide",
+        "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
+        "Output": "json",
+        "Machine": "dtype device threads",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'blankfill generate --model runs/gpt --prompt "It was a dark"',
+        'blankfill generate --model runs/glm --prompt "The old man" --temperature 0.7 --top-p 0.9 --num 3 --json',
+    )
 
-    model: Path = tyro.MISSING
-    """The run folder of a trained model, or one of its checkpoints."""
+    model: Path
+    """Folder of a trained model: a run, or one of its checkpoints."""
     prompt: str = ""
-    """The text to continue."""
+    """Text to continue."""
     max_tokens: int = 100
-    """The most tokens to write."""
+    """Maximum number of tokens to generate."""
     temperature: float = 0.8
-    """Below 1 is more predictable, above 1 less; 0 always takes the best token."""
+    """Sampling temperature: lower is more predictable, 0 always takes the most likely token. Usually 0.7 to 1."""
     top_k: int = 0
-    """Draw from this many best tokens only; 0 is no limit."""
+    """Sample from this number of most likely tokens only; 0: no limit."""
     top_p: float = 0.95
-    """Draw from the fewest best tokens that together have this probability; 1 is no limit."""
+    """Sample from the smallest set of tokens with this total probability; 1: no limit."""
     repetition_penalty: float = 1.0
-    """Above 1: tokens that have already occurred become less likely (CTRL)."""
+    """Factor by which tokens that have already occurred become less likely (CTRL); 1: off. Usually 1 to 1.3."""
     no_repeat_ngram: int = 0
-    """No run of this many tokens occurs twice; 0 is no limit."""
+    """No n-gram of this size occurs twice; 0: no limit."""
     slide: bool = False
-    """A gpt model goes on past its positions, forgetting what is oldest."""
+    """gpt: continue beyond the model's positions, with the oldest tokens dropped."""
     num: int = 1
-    """How many samples to write."""
+    """Number of texts to generate."""
     seed: int = 0
-    """Seed of the draws; the same seed gives the same text."""
+    """Seed of sampling; the same seed gives the same text."""
     json: bool = False
-    """Print one JSON object on a line for each sample, when all are done."""
+    """Print one JSON object per text, when all are done."""
     dtype: WeightType = "auto"
-    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
+    """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,6 +95,6 @@ def main(argv: Sequence[str]) -> int:
                 show(f"--- {number} ---\n{generation.whole}")
     if "positions" in writer.finish:
         table = loaded.model.config.position_sizes[0]
-        more = "; --slide goes on past them" if loaded.objective.name == "gpt" else ""
+        more = "; --slide continues beyond them" if loaded.objective.name == "gpt" else ""
         say(f"stopped at the end of the model's {table} positions{more}")
     return 0

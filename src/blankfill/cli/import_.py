@@ -5,37 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
-
-import tyro
+from typing import Annotated, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.system.bounds import Bound, at_least
+from blankfill.system.schema import Option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportArguments:
-    """Take over a model: blankfill import PATH --out DIR
+    """Import a model that another program trained.
 
-    PATH is a transformers folder of a BERT, RoBERTa or GPT-2 (config.json, safetensors or .bin, a tokenizer), or a
-    checkpoint of the original GLM. Nothing in it is run. The new folder works with fill, generate and export.
+    PATH is a transformers folder (config.json, safetensors or .bin, a tokenizer), or a checkpoint of the original GLM.
+    No code in it is run. The new folder works with fill, generate, finetune, embed and export.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"heads": at_least(1, 100_000)}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill import bert-base-uncased --out models/bert",)
 
-    path: tyro.conf.Positional[Path]
+    path: Annotated[Path, Option(positional=True)]
     """The folder, or a weight file in it."""
-    out: Path = tyro.MISSING
-    """The folder to write; it must be new or empty."""
+    out: Path
+    """Folder to write; it must be new or empty."""
     tokenizer: Path | None = None
-    """The tokenizer, when it does not lie beside the weights: a file or folder."""
+    """File or folder of the tokenizer, where it is not beside the weights."""
     heads: int | None = None
-    """Attention heads of a GLM checkpoint, which does not tell them; without it, heads of width 64."""
+    """Number of attention heads of a GLM checkpoint, which does not store it; without it, heads of width 64."""
     dtype: WeightType = "auto"
-    """Type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
+    """Number type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
 def main(argv: Sequence[str]) -> int:

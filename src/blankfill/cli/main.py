@@ -1,7 +1,7 @@
 """The `blankfill` command: finds the file of a subcommand, runs it, and turns a user's mistake into one sentence.
 
-Each command is one file beside this one with `main(argv) -> int`. Only the one asked for is imported, so that `--help`
-answers at once.
+Each command is one file beside this one with `main(argv) -> int`. Only the file of the given command is imported, so
+that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMMANDS: dict[str, str] = {
     "import": "a transformers folder or a GLM checkpoint → a model to use and to train on",
     "export": "a model → a folder that transformers opens",
     "bench": "how fast this machine trains",
-    "doctor": "what this machine offers, and what stands in its way",
+    "doctor": "what this machine offers, and what would stop a run",
 }
 
 MOST_SENTENCES = 20
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     from blankfill.cli.process import finished, sentence, threads_in_sentences
-    from blankfill.errors import ConfigError, UserError
+    from blankfill.errors import ConfigError, UserError, in_flags
     from blankfill.system.console import OutputError
     from blankfill.system.stopping import Stop, StoppedError, Terminated, termination_raises
 
@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug and not isinstance(error, OutputError):
             raise
-        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-        return _refused(problems)
+        problems = error.problems if isinstance(error, ConfigError) else [error.sentence]
+        return _refused([in_flags(problem) for problem in problems])
     except StoppedError as stopped:
         _refused([str(stopped)])
         return stopped.why.exit_code
@@ -95,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if debug or (told := sentence(error)) is None:
+        if debug or (message := sentence(error)) is None:
             raise
-        return _refused([told])
+        return _refused([message])
 
 
 def _run(args: Sequence[str]) -> int:
@@ -142,8 +142,8 @@ def _refused(sentences: Sequence[str]) -> int:
     from blankfill.system.console import say
 
     different = list(dict.fromkeys(sentences))
-    for one in different[:MOST_SENTENCES]:
-        say(shortened(f"blankfill: {one}"))
+    for text in different[:MOST_SENTENCES]:
+        say(shortened(f"blankfill: {text}"))
     if len(different) > MOST_SENTENCES:
         say(f"blankfill: and {len(different) - MOST_SENTENCES:,} more")
     return 2

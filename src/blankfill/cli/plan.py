@@ -10,11 +10,13 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blankfill.cli.recipes import RunArguments, parse
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
     from blankfill.pretraining.teacher import Teacher
     from blankfill.types import Vocabulary
 
-DESCRIBED = """What a run would take: parameters, memory, disk, tokens and hours.
-
-Takes the arguments of `blankfill pretrain`. Given a folder made by `blankfill prepare`, it looks at the rows of that
-text; otherwise at rows of made-up text. A run that will not fit ends with exit code 2 and with what would make it fit.
-"""
 SECONDS = 20.0
 """How long steps are measured."""
 BYTES_PER_TOKEN = 4
@@ -58,24 +55,36 @@ class Text:
     disk: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments(RunArguments):
+    """What a run would take: parameters, memory, disk, tokens and hours.
+
+    Takes the arguments of `blankfill pretrain`. Given a folder made by `blankfill prepare`, it reads rows of that text;
+    otherwise it generates rows. A run that will not fit ends with exit code 2 and with what would make it fit.
+    """
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Run": "recipe out teacher seed threads",
+        "Output": "measure json",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill plan corpus --recipe bert-base",
+        "blankfill plan --recipe glm-large --train.micro-batch 4 --no-measure --json",
+    )
+
+    measure: bool = True
+    """Time some steps, for about 20 seconds."""
+    json: bool = False
+    """Print one JSON object."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UserError: ConfigError with what keeps the run from fitting."""
-    from blankfill.cli.recipes import OUT, THREADS, parse, with_threads
-
-    extra = [
-        OUT,
-        ("measure", bool, True, f"Time some steps, for about {SECONDS:.0f} seconds."),
-        ("json", bool, False, "Print one JSON object."),
-        ("teacher", Path | None, None, "The model that the run would learn from."),
-        THREADS,
-    ]
-    args, recipe = parse("plan", DESCRIBED, argv, extra)
-    recipe = with_threads(recipe, args.threads)
+    args, recipe = parse(PlanArguments, "plan", argv)
 
     from blankfill.attention.kernels import best_kernel
     from blankfill.errors import ConfigError
-    from blankfill.planning import estimate as cost
-    from blankfill.planning import fit_check as verdict
+    from blankfill.planning import estimate, fit_check
     from blankfill.pretraining.teacher import open_teacher
     from blankfill.system.allocator import keep_freed_memory
     from blankfill.system.device import pick_device
@@ -86,9 +95,9 @@ def main(argv: Sequence[str]) -> int:
     use_threads(options.threads)
     keep_freed_memory()
     device = pick_device(options.device)
-    room = verdict.room(str(device), args.out)
+    room = fit_check.room(str(device), args.out)
     dtype = pick_dtype(options.precision, device)
-    computing = cost.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
+    computing = estimate.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
     taught = open_teacher(args.teacher, device) if args.teacher else None
     if taught is not None:
         taught.check(recipe, taught.tokenizer)
@@ -98,13 +107,15 @@ def main(argv: Sequence[str]) -> int:
         text = look_at(args.paths, recipe, folder, taught)
         config = recipe.model_config(text.vocabulary.size)
         config = taught.student_config(config, recipe) if taught else config
-        kept = cost.distil_bytes(taught.config, config, recipe.distil) if taught else 0
+        kept = estimate.distil_bytes(taught.config, config, recipe.distil) if taught else 0
         left = dataclasses.replace(room, memory=room.memory - kept)
-        shapes = [cost.row_shape(cost.sampled_rows(one), text.vocabulary["pad"], text.counts) for one in text.samplers]
-        parts = cost.parts(options, shapes, [one.objective.length for one in text.samplers])
-        problems = verdict.verdict(config, parts, options, computing, left, text.vocabulary.size)
+        shapes = [
+            estimate.row_shape(estimate.sampled_rows(one), text.vocabulary["pad"], text.counts) for one in text.samplers
+        ]
+        parts = estimate.parts(options, shapes, [one.objective.length for one in text.samplers])
+        problems = fit_check.verdict(config, parts, options, computing, left, text.vocabulary.size)
         measured = None
-        if args.measure and not verdict.misfits(config, shapes, text.vocabulary.size):
+        if args.measure and not fit_check.misfits(config, shapes, text.vocabulary.size):
             measured = rehearsals(config, parts, recipe, computing, device, dtype, left, text, taught)
         values = plan(recipe, config, parts, computing, room, text, measured, taught)
         values |= {"device": device.type, "compute": str(dtype).removeprefix("torch."), "problems": problems}
@@ -166,7 +177,7 @@ def expected_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
     """The vocabulary that a run would have: that of a given tokenizer, or a stand-in of the size that is asked for."""
     import numpy as np
 
-    from blankfill.corpus.prepare import KINDS
+    from blankfill.corpus.options import KINDS
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.corpus.tokenizer_train import LARGEST_AUTOMATIC, automatic_size
     from blankfill.types import ROLES, Vocabulary
@@ -253,23 +264,25 @@ def plan(
     taught: Teacher | None = None,
 ) -> dict[str, Any]:
     """All figures, as JSON values. Memory and disk in bytes, time in seconds."""
-    from blankfill.planning import estimate as cost
+    from blankfill.planning import estimate
     from blankfill.planning.timing import run_seconds
 
     options = recipe.train
-    weights = cost.parameters(config)
+    weights = estimate.parameters(config)
     count = sum(weights.values())
-    needs = [cost.memory(config, p.shape, options, computing, p.micro, options.gradient_checkpointing) for p in parts]
+    needs = [
+        estimate.memory(config, p.shape, options, computing, p.micro, options.gradient_checkpointing) for p in parts
+    ]
     worst = max(range(len(parts)), key=lambda k: needs[k].peak)
     tokens = sum(part.rows * part.shape.tokens for part in parts)
-    row_flops = [cost.training_flops(config, part.shape) for part in parts]
+    row_flops = [estimate.training_flops(config, part.shape) for part in parts]
     memory = {**dataclasses.asdict(needs[worst]), "rows_at_a_time": parts[worst].micro, "free": room.memory}
     if taught is not None:
         row_flops = [
-            own + cost.distil_flops(taught.config, config, recipe.distil, part.shape)
+            own + estimate.distil_flops(taught.config, config, recipe.distil, part.shape)
             for own, part in zip(row_flops, parts, strict=True)
         ]
-        kept = cost.distil_bytes(taught.config, config, recipe.distil)
+        kept = estimate.distil_bytes(taught.config, config, recipe.distil)
         memory = {"teacher": kept, **memory, "peak": needs[worst].peak + kept}
     flops = sum(part.rows * one for part, one in zip(parts, row_flops, strict=True))
     rows = sum(part.rows for part in parts)
@@ -287,8 +300,8 @@ def plan(
         ],
         "memory": memory,
         "disk": {
-            "checkpoint": cost.checkpoint_bytes(config, options),
-            "checkpoints": cost.disk_bytes(config, options),
+            "checkpoint": estimate.checkpoint_bytes(config, options),
+            "checkpoints": estimate.disk_bytes(config, options),
             "token_files": text.disk,
             "free": room.disk,
         },

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.errors import UserError
 from blankfill.system.bounds import Bound
 from blankfill.system.files import refuse_input, whole_file
+from blankfill.system.schema import Option
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -26,48 +25,58 @@ WINDOW = 4096
 """Rows that are answered together, those of like length in one batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictArguments:
-    """Answers for new rows: blankfill predict --model RUN rows.txt --out answers.jsonl
+    """Predictions of a fine-tuned model for new rows, or for a split of its task.
 
     A row is a line: a text, or two with a tab between, or (tagging) words with spaces between; or a JSON object with
-    text and second, words, question and context, context and choices, or (writing) source and second; SuperGLUE's tasks
-    take their own rows. Answers are JSON lines with probabilities, or the texts that are written. With --data in place
-    of a file, the rows are those of a split of the task; with --submission the answers are written as its benchmark
-    takes them.
+    text and second, words, question and context, context and choices, or (generation) source and second; SuperGLUE's
+    tasks have rows of their own. Predictions are JSON lines with probabilities, or the generated texts. With --data in
+    place of a file, the rows are those of a split of the task; with --submission the predictions are written in the
+    format of its benchmark.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         name: FinetuneOptions.BOUNDS[name] for name in ("beams", "length_penalty", "no_repeat_ngram")
     } | {"n_best": FinetuneOptions.BOUNDS["beams"]}
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Model": "model",
+        "Data": "data split task",
+        "Output": "out submission",
+        "Generation": "n_best beams length_penalty no_repeat_ngram",
+        "Machine": "device threads",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill predict --model tuned/sst2 rows.txt --out predictions.jsonl",
+        "blankfill predict --model tuned/sst2 --data glue --submission --out submission",
+    )
 
-    file: tyro.conf.Positional[Path | None] = None
-    """A UTF-8 file with a row on each line; - reads standard input."""
-    model: Path = tyro.MISSING
-    """A run made by `blankfill finetune`, one of its checkpoints, or the folder of a grid or of all patterns."""
+    file: Annotated[Path | None, Option(positional=True)] = None
+    """UTF-8 file with a row on each line; - reads standard input."""
+    model: Path
+    """A run of `blankfill finetune`, one of its checkpoints, or the folder of a grid or of all patterns."""
     data: Path | None = None
-    """The task's folder, that of its benchmark, or the file of the split itself."""
+    """Folder of the task or of its benchmark, or the file of the split itself."""
     split: str = "test"
-    """Which split of --data."""
+    """Split of --data."""
     task: str | None = None
-    """The task of --data, where it is not the model's own: one of the same labels, such as ax-b for a model of
-    sg-rte."""
+    """Task of --data, where it is not the model's own: one with the same labels, such as ax-b for a model of sg-rte."""
     submission: bool = False
-    """Write the files that the benchmark of --data takes into the folder --out."""
+    """Write the files that the benchmark of --data expects into the folder --out."""
     out: Path | None = None
-    """Where to write; without it, to standard output."""
+    """File to write, or with --submission the folder; without it, predictions are printed."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
     n_best: int = 1
-    """Writing: so many texts for each row, the best first."""
+    """Number of texts per row, the best first."""
     beams: int | None = None
-    """Writing: as `finetune` has it; left out, as the model was trained. So are the next two."""
+    """Beam width; without it, that of the model's training. The same holds for the next two options."""
     length_penalty: float | None = None
-    """Writing: above 1 likes longer texts."""
+    """Beams are ranked by log-probability / length^penalty; above 1 favours long texts."""
     no_repeat_ngram: int | None = None
-    """Writing: no run of so many tokens is written twice."""
+    """No n-gram of this size occurs twice in a text; 0: no limit."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,8 +102,8 @@ def main(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
-            for item, one in zip(window, predictor.predict(window), strict=True):
-                row = {"id": item.id, **one.record}
+            for item, answer in zip(window, predictor.predict(window), strict=True):
+                row = {"id": item.id, **answer.record}
                 if target is None:
                     show(json_line(row))
                 else:
@@ -103,11 +112,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def opened(args: PredictArguments) -> AnyPredictor:
-    """The model, with the search that is asked for."""
+    """The model, with the options of its search."""
     from blankfill.inference import load
 
-    asked = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
-    search = {name: value for name, value in asked.items() if value is not None}
+    given = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
+    search = {name: value for name, value in given.items() if value is not None}
     model = load(args.model, args.device, head=True, threads=args.threads, n_best=args.n_best, search=search)
     return model.predictor
 

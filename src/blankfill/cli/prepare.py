@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import Annotated, ClassVar
 
 from blankfill.cli.arguments import parsed
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import UserError
+from blankfill.system.schema import Option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,25 +18,35 @@ class Options(PrepareConfig):
     """Prepare text for pretraining: clean it, split it, drop duplicates, train a tokenizer, write token files.
 
     Reads files and folders of plain text, JSON lines, CSV, Parquet, Wikipedia dumps and WikiExtractor output,
-    compressed or not. A run that was interrupted goes on where it was when the same command is repeated.
+    compressed or not. The same command resumes a run that was interrupted.
     """
 
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH…")]
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Output": "out force verify",
+        **PrepareConfig.GROUPS,
+        "Tokenizer": "tokenizer vocab_size vocab_exact cased",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill prepare texts/ --out corpus",
+        "blankfill prepare dump.xml.bz2 --out corpus --tokenizer bpe --vocab-size 8000 --dedup near",
+    )
+
+    paths: Annotated[tuple[str, ...], Option(positional=True, metavar="PATH")] = ()
     """Files or folders; - for standard input; python-docs for the text that comes with Python."""
     out: Path
-    """The folder to write to."""
-    lowercase: tyro.conf.Suppress[bool | None] = None
+    """Folder to write."""
+    lowercase: Annotated[bool | None, Option(hidden=True)] = None
     cased: bool = False
-    """Keep upper and lower case apart in a wordpiece vocabulary (the other kinds always do)."""
+    """Keep upper and lower case apart in a wordpiece vocabulary; the other kinds always do."""
     force: bool = False
     """Replace a finished corpus in the output folder."""
     verify: bool = False
-    """Compare all bytes of the finished corpus with its checksums; without PATH, nothing else is done."""
+    """Compare all bytes of the finished corpus with its checksums; without PATH, this is all that is done."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments; returns the exit code. Raises UserError."""
-    options = parsed(Options, argv, "prepare", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parsed(Options, argv, "prepare")
     if options.verify and not options.paths:
         verified(options.out)
         return 0

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import tyro
-
+from blankfill.cli.arguments import given_names
+from blankfill.cli.recipes import RunArguments, parse
 from blankfill.errors import UserError
+from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
     from blankfill.pretraining.warm_start import InitFrom
 
-From = Annotated[Path | None, tyro.conf.arg(name="from")]
 OnNan = Literal["stop", "skip", "rollback"]
 LONGEST = 36_500 * 86_400.0
 """Seconds of the longest time that a run may be given: a hundred years."""
@@ -26,33 +27,48 @@ MACHINE = {
 }  # fmt: skip
 """Options that fit a run to the machine, and may be given anew with --resume."""
 
-DESCRIBED = """Train a model on text.
 
-Every option of the recipe can be changed by its dotted name, e.g. --train.lr 3e-4 --objective.length 256.
-"""
+@dataclass(frozen=True, kw_only=True)
+class PretrainArguments(RunArguments):
+    """Train a model on text.
+
+    Every option of the recipe can be changed by its dotted name, such as --train.lr 3e-4 or --objective.length 256.
+    """
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Run": "recipe out resume stop_after on_nan seed threads verify",
+        "Continued pretraining": "from_ add_tokens replay replay_ratio",
+        "Teacher": "teacher",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill pretrain texts/ --recipe bert-nano --out runs/bert",
+        "blankfill pretrain corpus --recipe glm-base --train.batch-size 64 --train.micro-batch 8 --out runs/glm",
+        "blankfill pretrain new.txt --recipe gpt-nano --from runs/gpt --replay texts/ --replay-ratio 0.2 --out runs/b",
+    )
+
+    resume: Path | None = None
+    """Run folder to resume from its last checkpoint, with its own recipe; --threads, --train.device, --train.workers
+    and --train.micro-batch may change."""
+    stop_after: str = ""
+    """Save and stop after this time, such as 8h, 45m or 1h30m; --resume continues the run."""
+    on_nan: OnNan = "stop"
+    """What to do when a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and
+    use other rows."""
+    from_: Annotated[Path | None, Option(name="from")] = None
+    """Model to start from: a run, a checkpoint, an imported model or a transformers folder."""
+    add_tokens: str = ""
+    """New tokens of its vocabulary: a file with one on each line, or a list with commas."""
+    replay: Path | None = None
+    """Old text, a file or folder, that is mixed in against forgetting; the loss on it is reported before and after."""
+    replay_ratio: float = 0.0
+    """Fraction of rows that come from the old text; usually 0.05 to 0.5."""
+    verify: bool = False
+    """Compare all bytes of the corpus with its checksums before training."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    from blankfill.cli.recipes import OUT, THREADS, parse, with_threads
-
-    extra = [
-        OUT,
-        ("resume", Path | None, None, "Go on with this run folder from its newest checkpoint, with its own recipe; "
-         "--threads, --train.device, --train.workers and --train.micro-batch may be given anew."),
-        ("stop_after", str, "", "Save and end after this time, e.g. 8h, 45m or 1h30m; go on later with --resume."),
-        ("on_nan", OnNan, "stop", "When a loss or gradient is not finite: stop, skip the step, or go back to the last "
-         "checkpoint and go on with other rows."),
-        ("from_", From, None, "Begin from this model: a run, a checkpoint, an imported model, a transformers folder."),
-        ("add_tokens", str, "", "New words for its vocabulary: a file with one on each line, or a list with commas."),
-        ("replay", Path | None, None, "Old text: a file, or a folder. Its loss is told before and after."),
-        ("replay_ratio", float, 0.0, "The share of rows that come from the old text, against forgetting."),
-        ("teacher", Path | None, None, "Learn from this model too, as --distil.* says; given like --from."),
-        THREADS,
-        ("verify", bool, False, "Compare all bytes of the corpus with its checksums before anything is trained."),
-    ]  # fmt: skip
-    args, recipe = parse("pretrain", DESCRIBED, argv, extra)
-    recipe = with_threads(recipe, args.threads)
+    args, recipe = parse(PretrainArguments, "pretrain", argv)
     stop_after = seconds(args.stop_after) if args.stop_after else None
     if args.resume and (changed := overridden(argv)):
         raise UserError(
@@ -65,13 +81,13 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.system.console import show
 
     if args.resume:
-        changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in named(argv) if name in MACHINE}
+        changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in given_names(argv) if name in MACHINE}
         result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify, args.paths)
     else:
         start = beginning(args, argv)
-        asked = [arg for arg in argv if arg.startswith("--distil.")]
-        if asked and args.teacher is None:
-            raise UserError(f"{asked[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
+        distil = [arg for arg in argv if arg.startswith("--distil.")]
+        if distil and args.teacher is None:
+            raise UserError(f"{distil[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
         result = run.pretrain(
             args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher, verify=args.verify
         )  # fmt: skip
@@ -114,17 +130,12 @@ def seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
         raise UserError(f"--stop-after {text}: not a time; write for example 8h, 45m or 1h30m")
-    found = sum(float(number) * units[unit] for number, unit in parts)
-    if found > LONGEST:
+    total = sum(float(number) * units[unit] for number, unit in parts)
+    if total > LONGEST:
         raise UserError(f"--stop-after {text[:40]}: longer than any run; give at most {LONGEST / units['d']:,.0f}d")
-    return found
+    return total
 
 
 def overridden(argv: Sequence[str]) -> list[str]:
     """The options of a command line that a resumed run cannot take."""
-    return [name for name in named(argv) if name not in GOES_WITH_RESUME and name not in MACHINE]
-
-
-def named(argv: Sequence[str]) -> list[str]:
-    """The names of the options of a command line."""
-    return [arg.split("=")[0].replace("_", "-") for arg in argv if arg.startswith("--")]
+    return [name for name in given_names(argv) if name not in GOES_WITH_RESUME and name not in MACHINE]

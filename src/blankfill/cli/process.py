@@ -49,7 +49,7 @@ def _fill_streams() -> None:
 
 
 def _speak_utf8() -> None:
-    """Begin again in UTF-8 where the locale knows ASCII only, as Python does by itself unless it is told not to.
+    """Begin again in UTF-8 where the locale knows ASCII only, as Python does by itself unless that is turned off.
 
     Names and texts of the command line would arrive as bytes that cannot be written anywhere.
     """
@@ -64,7 +64,7 @@ def _speak_utf8() -> None:
 def finished() -> Iterator[None]:
     """Write out what standard output still holds when a command ends, however it does.
 
-    Raises OutputError when it cannot be written; Python itself would tell so only after the exit code is given.
+    Raises OutputError when it cannot be written; Python itself reports it only after the exit code is given.
     """
     try:
         yield
@@ -106,14 +106,14 @@ def threads_in_sentences() -> Iterator[None]:
     """Let threads of libraries tell of a full disk or a lost folder in a sentence, as the command itself does."""
     before = threading.excepthook
 
-    def told(args: threading.ExceptHookArgs) -> None:
-        found = sentence(args.exc_value) if args.exc_value is not None else None
-        if found is None:
+    def excepthook(args: threading.ExceptHookArgs) -> None:
+        message = sentence(args.exc_value) if args.exc_value is not None else None
+        if message is None:
             before(args)
         else:
-            say(f"blankfill: {found}")
+            say(f"blankfill: {message}")
 
-    threading.excepthook = told
+    threading.excepthook = excepthook
     try:
         yield
     finally:

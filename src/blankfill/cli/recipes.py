@@ -7,21 +7,52 @@ the defaults of the command line.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar, TypeVar
 
-from blankfill.cli.arguments import parsed
-from blankfill.config.recipe import Recipe, load_recipe, recipe_names
+from blankfill.cli.arguments import parsed, texts_of
+from blankfill.config.recipe import SECTIONS, Recipe, load_recipe, override
+from blankfill.errors import ConfigError
 from blankfill.system.bounds import MOST, Bound, at_least, below
+from blankfill.system.schema import Option
 
 DEFAULT = "glm-nano"
-SECTIONS = ("corpus", "objective", "model", "train", "distil")
 
-BOUNDS = {"replay_ratio": below(1), "width": at_least(0, 100_000), "example": Bound(-MOST)}
-"""Of the commands' own options; `show` itself holds --example against the rows of the run."""
 
-Paths = tuple[str, ...]
+@dataclass(frozen=True, kw_only=True)
+class RecipeArguments:
+    """What every command with a recipe takes beside the options of the recipe itself."""
+
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        "replay_ratio": below(1), "width": at_least(0, 100_000), "example": Bound(-MOST),
+    }  # fmt: skip
+    """Of the commands' own options; `show` itself holds --example against the rows of the run."""
+
+    paths: Annotated[tuple[str, ...], Option(positional=True, metavar="TEXT")] = ()
+    """Files or folders of text, - for standard input, or one folder made by `blankfill prepare`; without any, the
+    documentation inside this Python installation."""
+    recipe: Annotated[str, Option(metavar="RECIPE")] = DEFAULT
+    """Name of a shipped recipe, such as bert-nano, glm-base or gpt2 (an unknown name lists them all), or a YAML
+    file."""
+    seed: int | None = None
+    """Seed of the initial weights, of the order of the text and of every random choice; without it, the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(RecipeArguments):
+    """What commands take that are about a run."""
+
+    out: Path = Path("runs/blankfill")
+    """Run folder to create."""
+    teacher: Path | None = None
+    """Model to distil from, as --distil.* says: a run, a checkpoint, an imported model or a transformers folder."""
+    threads: int | None = None
+    """The same as --train.threads."""
+
+
+A = TypeVar("A", bound=RecipeArguments)
 
 
 def recipe_of(argv: Sequence[str]) -> str:
@@ -34,52 +65,26 @@ def recipe_of(argv: Sequence[str]) -> str:
     return DEFAULT
 
 
-def arguments(name: str, described: str, recipe: Recipe, extra: Sequence[tuple[str, Any, Any, str]]) -> type[Any]:
-    """A dataclass of a command's arguments: its own, and every option of a recipe with the recipe's values as defaults.
-
-    extra: (name, type, default, help) of the command's own.
-    """
-    import tyro
-
-    known = ", ".join(recipe_names())
-    own = [
-        ("paths", tyro.conf.Positional[Paths], (), "Text (files, folders, - for standard input) or one folder made by "
-         "`blankfill prepare`; none: the documentation inside this Python installation."),
-        ("recipe", str, DEFAULT, f"A shipped recipe ({known}) or the path of a YAML file."),
-        *extra,
-        ("seed", int, recipe.seed, "Seed of the weights, of the order of the text and of every draw."),
-    ]  # fmt: skip
-    specified: list[tuple[str, Any, Any]] = [
-        (field, Annotated[kind, tyro.conf.arg(help=help_text)], dataclasses.field(default=default))
-        for field, kind, default, help_text in own
-    ]
-    for section in SECTIONS:
-        value = getattr(recipe, section)
-        specified.append((section, type(value), dataclasses.field(default=value)))
-    made = dataclasses.make_dataclass(name, specified, frozen=True, namespace={"BOUNDS": BOUNDS})
-    made.__doc__ = described
-    return made
-
-
-def parse(
-    name: str, described: str, argv: Sequence[str], extra: Sequence[tuple[str, Any, Any, str]]
-) -> tuple[Any, Recipe]:
+def parse(kind: type[A], command: str, argv: Sequence[str]) -> tuple[A, Recipe]:
     """Parse a command line; returns its arguments and the recipe with the overrides in it, checked."""
     recipe = load_recipe(recipe_of(argv))
-    made = arguments(name, described, recipe, extra)
-    args: Any = parsed(made, argv, name)
-    changed = {section: getattr(args, section) for section in SECTIONS}
-    return args, dataclasses.replace(recipe, seed=args.seed, **changed).check()
-
-
-THREADS = ("threads", int | None, None, "The same as --train.threads.")
-
-
-def with_threads(recipe: Recipe, threads: int | None) -> Recipe:
-    """The recipe with the threads of `--threads`, where it was given."""
-    if threads is None:
-        return recipe
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, threads=threads)).check()
-
-
-OUT = ("out", Path, Path("runs/blankfill"), "The run folder to make.")
+    sections = {name: getattr(recipe, name) for name in SECTIONS}
+    problems: list[str] = []
+    args = None
+    try:
+        args = parsed(kind, argv, command, sections)
+    except ConfigError as error:
+        problems += error.problems
+    texts, _ = texts_of(kind, argv, command, sections)
+    try:
+        recipe = override(recipe, {path: text for path, text in texts.items() if "." in path})
+    except ConfigError as error:
+        problems += error.problems
+    if args is None or problems:
+        raise ConfigError(problems)
+    if args.seed is not None:
+        recipe = dataclasses.replace(recipe, seed=args.seed)
+    threads = getattr(args, "threads", None)
+    if threads is not None:
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, threads=threads))
+    return args, recipe.check()

@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-DESCRIBED = """Look at a training example.
+from blankfill.cli.recipes import RecipeArguments, parse
 
-Prints row number --example of a run: its tokens, their positions, the targets, and the attention. A run with the same
-recipe, seed and text trains on exactly this row. Every option of the recipe can be changed by its dotted name, e.g.
---objective.length 48 --objective.mask-ratio 0.3.
-"""
+
+@dataclass(frozen=True, kw_only=True)
+class ShowArguments(RecipeArguments):
+    """Look at a training example.
+
+    Prints row number --example of a run: its tokens, their positions, the targets, and the attention. A run with the
+    same recipe, seed and text trains on exactly this row. Every option of the recipe can be changed by its dotted
+    name, such as --objective.length 48 or --objective.mask-ratio 0.3.
+    """
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Row": "recipe example seed",
+        "Output": "png width font out",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill show texts/ --recipe glm-nano --example 3 --png row.png",
+        "blankfill show --recipe bert-nano --objective.length 32",
+    )
+
+    example: int = 0
+    """Number of the row in the run, counted from 0."""
+    png: Path | None = None
+    """PNG file to draw the row to."""
+    out: Path | None = None
+    """Folder to store text that has to be prepared first, so that it is prepared once only."""
+    width: int = 0
+    """Width of the text in characters; 0: that of the terminal."""
+    font: Path | None = None
+    """Font file for the picture, when the system has none for the language."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; return the exit code. Raises UserError."""
-    from blankfill.cli.recipes import parse
     from blankfill.errors import UserError
 
-    extra = [
-        ("example", int, 0, "Number of the row in the run, from 0."),
-        ("png", Path | None, None, "PNG file to draw the row to."),
-        ("out", Path | None, None, "Folder for the corpus, if the text has to be prepared; saves time for more rows."),
-        ("width", int, 0, "Width of the text in characters; 0: that of the terminal."),
-        ("font", Path | None, None, "Font file for the picture, if the system has no font for the language."),
-    ]
-    args, recipe = parse("show", DESCRIBED, argv, extra)
+    args, recipe = parse(ShowArguments, "show", argv)
     if args.png is not None and args.png.suffix.lower() != ".png":
         raise UserError(f"--png {args.png} does not end in .png; only PNG files are drawn")
 

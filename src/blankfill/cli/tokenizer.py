@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-import tyro
+from blankfill.cli.arguments import parsed, wants_help
+from blankfill.errors import UserError
+from blankfill.system.schema import Option
 
-from blankfill.cli.arguments import parsing
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Show:
-    """Print the pieces of a text with their ids, and the roles of the special tokens."""
+    """Print the tokens of a text with their ids, and the roles of the special tokens."""
 
-    text: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """The text; words are joined by spaces. Special tokens such as [MASK] may stand in it."""
+    EXAMPLES: ClassVar[tuple[str, ...]] = ('blankfill tokenizer show --tokenizer runs/bert "a [MASK] in the house"',)
+
+    text: Annotated[tuple[str, ...], Option(positional=True)]
+    """The text; words are joined by spaces. It may contain special tokens such as [MASK]."""
     tokenizer: Path
     """A tokenizer.json, a vocab.txt, a SentencePiece *.model, or a folder with one, such as a run's."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UserError."""
-    with parsing(argv, "tokenizer"):
-        chosen: Show = tyro.extras.subcommand_cli_from_dict(
-            {"show": Show}, prog="blankfill tokenizer", description="Look at a tokenizer.", args=list(argv)
-        )
+    if not argv or (argv[0] != "show" and not wants_help(argv)):
+        raise UserError("`blankfill tokenizer` has one subcommand: blankfill tokenizer show --tokenizer PATH TEXT")
+    chosen = parsed(Show, argv[1:] if argv[0] == "show" else argv, "tokenizer show")
     _show(chosen.tokenizer, " ".join(chosen.text))
     return 0
 

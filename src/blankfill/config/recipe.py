@@ -1,9 +1,9 @@
 """Recipes: everything that a run is, as typed options; YAML files with dotted overrides.
 
 A recipe has a name, a seed and five sections: `corpus` (how text becomes tokens), `objective` (its `name` decides which
-options there are), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes lie in `blankfill/recipes`; a
-path to a YAML file works as well. A file may begin with `base: NAME` and change what it names. Every mistake in a
-recipe is told at once.
+options there are), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes are in `config/recipes`; a
+path to a YAML file works as well. A file may begin with `base: NAME` and change what it names. Files, overrides and the
+command line are read by `system.loader`, which reports every mistake of a recipe at once.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from blankfill.corpus.options import PrepareConfig
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, Problem, UserError, setting, within
 from blankfill.families import FAMILIES
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import OBJECTIVES, Objective
 from blankfill.system import reading
 from blankfill.system.bounds import out_of_bounds
-from blankfill.system.values import fitting
+from blankfill.system.loader import MismatchError, convert, load, mismatch, one_of
+from blankfill.system.schema import unknown
 from blankfill.training.options import DistilOptions, TrainOptions
 
 
@@ -49,19 +50,23 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """What is wrong with the recipe, a sentence each, over all sections."""
-        found = self.objective.problems() + self.train.problems() + self.distil.problems()
-        found += [*self.model.problems(), *self.corpus.problems(), *out_of_bounds(self)]
+        problems = self.objective.problems() + self.train.problems() + self.distil.problems()
+        problems += [
+            *self.model.problems(),
+            *[within("corpus", problem) for problem in self.corpus.problems()],
+            *out_of_bounds(self),
+        ]
         if out_of_bounds(self.objective) or self.model.problems():  # sizes that cannot be give no model to look at
-            return found
+            return [in_settings(problem) for problem in problems]
         sizes = self.objective.position_sizes()
-        found += self.model_config(1).problems()
+        problems += self.model_config(1).problems()
         if 0 < self.model.positions < sizes[0]:
-            found.append(
+            problems.append(
                 f"objective.length needs {sizes[0]} positions but model.positions is {self.model.positions}; "
                 "raise model.positions or lower objective.length"
             )
         if self.train.phase1_length > self.objective.length:
-            found.append(
+            problems.append(
                 f"train.phase1_length is {self.train.phase1_length}; it must not be above objective.length, the length "
                 f"of the rows after the first phase ({self.objective.length})"
             )
@@ -72,37 +77,51 @@ class Recipe:
                 for name, spec in FAMILIES.items()
                 if spec.encoder_decoder == self.objective.two_sided and spec.fits(len(sizes))
             )
-            found.append(
+            problems.append(
                 f"objective `{self.objective.name}` does not fit model.family `{family.name}`: it has "
                 f"{len(sizes)} position channel(s); families that have them: {fitting_families}"
             )
         if self.objective.two_sided and not family.encoder_decoder:
             encoder_decoders = ", ".join(name for name, spec in FAMILIES.items() if spec.encoder_decoder)
-            found.append(
+            problems.append(
                 f"objective `{self.objective.name}` is read by an encoder and written by a decoder, and model.family "
                 f"`{family.name}` is one stack; families that have both: {encoder_decoders}"
             )
         if family.encoder_decoder and not self.objective.two_sided:
-            found.append(
+            problems.append(
                 f"model.family `{family.name}` has an encoder and a decoder, and objective "
                 f"`{self.objective.name}` is one row; take an objective with both sides (t5, bart) or another family"
             )
         if self.model.encoder_layers and not family.encoder_decoder:
-            found.append(
+            problems.append(
                 f"model.encoder_layers is {self.model.encoder_layers} and model.family `{family.name}` is one "
                 "stack; leave it at 0"
             )
-        return found
+        return [in_settings(problem) for problem in problems]
 
     def check(self) -> Recipe:
         """The recipe itself; ConfigError with every problem when there is any."""
-        if found := self.problems():
-            raise ConfigError(found)
+        if problems := self.problems():
+            raise ConfigError(problems)
         return self
 
 
+SECTIONS = ("corpus", "objective", "model", "train", "distil")
+"""The sections of a recipe, in the order of its file."""
+_PATH = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z0-9_]*)\b")
+
+
+def in_settings(problem: str) -> Problem:
+    """A sentence about a recipe whose options are references, where it names them in the spelling of files."""
+    return problem if isinstance(problem, Problem) else Problem(_PATH.sub(lambda match: setting(match[1]), problem))
+
+
 def recipe_names() -> list[str]:
-    """The shipped recipes."""
+    """List the names of the shipped recipes.
+
+    Returns:
+        The names, sorted.
+    """
     files = resources.files("blankfill.config.recipes").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -110,8 +129,15 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a shipped recipe or a YAML file.
 
-    overrides: dotted keys and values, e.g. {"train.lr": 1e-4}. Raises ConfigError with every unknown key and wrong
-    type at once.
+    Args:
+        name: Name of a shipped recipe, or path of a YAML file.
+        overrides: Values by dotted keys, such as {"train.lr": 1e-4}.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: Keys are unknown or values have the wrong type; the error lists all of them.
     """
     values = read_values(name)
     for key, value in (overrides or {}).items():
@@ -120,9 +146,26 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
         for parent in parents:
             section = section.setdefault(parent, {})
             if not isinstance(section, dict):
-                raise ConfigError([f"{key}: `{parent}` is a value, not a section"])
+                raise ConfigError([Problem(f"{setting(key)}: `{parent}` is a value, not a section")])
         section[leaf] = value
     return from_values(values, str(name)).check()
+
+
+def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:
+    """A recipe with some options changed by texts, as a command line has them: {"train.lr": "1e-4"}.
+
+    Raises ConfigError with every unknown option and every text that is not of its option's type; what the values say
+    together is left to `Recipe.check`.
+    """
+    problems: list[str] = []
+    changes: dict[str, Any] = {}
+    for section in SECTIONS:
+        own = {path.partition(".")[2]: text for path, text in texts.items() if path.partition(".")[0] == section}
+        current = getattr(recipe, section)
+        changes[section] = load(type(current), own, problems, section, texts=True, base=current)
+    if problems:
+        raise ConfigError(problems)
+    return dataclasses.replace(recipe, **changes)
 
 
 def read_values(name: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -150,19 +193,8 @@ def _named(name: str | Path) -> str:
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
-    """YAML text as plain values, numbers such as 3e-4 understood; UserError with the line when it is not YAML."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    plain = reading.parse_yaml(text, origin)  # which looks at depth and aliases first
-    if plain is not None and not isinstance(plain, dict):
-        raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
-    try:
-        with reading.yaml_errors(origin, text):
-            values = OmegaConf.to_container(OmegaConf.create(text))
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{origin}: the YAML holds a value that no recipe has ({reason})") from error
+    """YAML text as plain values; UserError with the line when it is not YAML, or no list of keys and values."""
+    values = reading.parse_yaml(text, origin)
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
     return {str(key): value for key, value in values.items()}
@@ -196,79 +228,44 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """Plain values → a Recipe; ConfigError lists every unknown key, wrong type and missing value."""
     problems: list[str] = []
-    given_objective = values.get("objective")
-    section = dict(given_objective) if isinstance(given_objective, Mapping) else {}
-    kind = section.pop("name", None)
-    objective: type[Objective] | None = OBJECTIVES.get(kind) if isinstance(kind, str) else None
-    if objective is None:
-        problems.append(f"objective.name is {kind!r}; known objectives: {', '.join(OBJECTIVES)}")
-    types: dict[str, type | None] = {
-        "corpus": PrepareConfig, "objective": objective, "model": ModelOptions, "train": TrainOptions,
+    sections: dict[str, type | None] = {
+        "corpus": PrepareConfig, "objective": None, "model": ModelOptions, "train": TrainOptions,
         "distil": DistilOptions,
     }  # fmt: skip
-    built: dict[str, Any] = {}
+    given: dict[str, Mapping[str, Any]] = {}
     for key, value in values.items():
-        if key not in types and key not in ("name", "seed"):
-            problems.append(unknown_key(key, [*types, "name", "seed"], ""))
-        elif key in types and not isinstance(value, Mapping):
-            problems.append(f"{key} must be a section of options, not {reading.shown(value)}")
-    for key, schema in types.items():
-        given = section if key == "objective" else values.get(key) or {}
-        if schema is not None and isinstance(given, Mapping):
-            built[key] = structured(schema, given, key, problems)
-    seed = values.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        problems.append(f"seed is {reading.shown(seed)}; it must be a whole number")
-    name = values.get("name", "recipe")
-    if not isinstance(name, str | int | float):
-        problems.append(f"name is {reading.shown(name)}; it must be a word")
+        if key in sections:
+            if isinstance(value, Mapping):
+                given[key] = {str(name): item for name, item in value.items()}
+            else:
+                problems.append(Problem(f"{setting(key)} is {reading.shown(value)}; it must be a section of options"))
+        elif key not in ("name", "seed"):
+            problems.append(unknown(key, [*sections, "name", "seed"]))
+    objective = dict(given.get("objective", {}))
+    kind = objective.pop("name", None)
+    if isinstance(kind, str) and kind in OBJECTIVES:
+        sections["objective"], given["objective"] = OBJECTIVES[kind], objective
+    else:
+        wanted = one_of(kind, list(OBJECTIVES))
+        problems.append(Problem(f"{setting('objective.name')} is {reading.shown(kind)}; it must be {wanted}"))
+    built = {
+        key: load(schema, given.get(key, {}), problems, key) for key, schema in sections.items() if schema is not None
+    }
+    seed, name = values.get("seed", 0), values.get("name", "recipe")
+    for key, value, hint in (("seed", seed, int), ("name", name, str | int | float)):
+        try:
+            convert(value, hint)
+        except MismatchError as error:
+            problems.append(mismatch(key, error))
     if problems:
         raise ConfigError([f"{origin}: {problem}" for problem in problems])
-    return Recipe(name=str(name), seed=seed, **built)
-
-
-def structured(schema: type, given: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-    """An instance of a dataclass from plain values; appends a sentence to `problems` for everything that is wrong."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    names = [field.name for field in fields(schema)]
-    problems += [unknown_key(str(key), names, f"{where}.") for key in given if key not in names]
-    known = {key: value for key, value in given.items() if key in names}
-    base, hints = OmegaConf.structured(schema), get_type_hints(schema)
-
-    def taken(some: Mapping[str, Any]) -> dict[str, Any]:
-        if "???" in some.values():  # which the library takes for a value that is still to come
-            raise ValueError
-        merged: Any = OmegaConf.to_container(OmegaConf.merge(base, some))
-        # it lets through `${…}`, a text in the place of anything
-        return {key: fitting(merged[key], hints[key], key, finite=False) for key in some}
-
-    wrong = (OmegaConfBaseException, UserError, ValueError, OverflowError)
-    try:
-        accepted = taken(known)
-    except wrong:
-        accepted = {}  # one by one, since the library stops at the first mistake
-        for key, value in known.items():
-            try:
-                taken({key: value})
-            except wrong:
-                wanted = str(hints[key]).replace("typing.", "").replace("<class '", "").replace("'>", "")
-                problems.append(f"{where}.{key} is {reading.shown(value)}; it must be of type {wanted}")
-    return schema(**accepted)
-
-
-def unknown_key(key: str, known: list[str], where: str) -> str:
-    """The sentence about a key that does not exist."""
-    close = difflib.get_close_matches(key, known, 1)
-    hint = f"did you mean {where}{close[0]}?" if close else f"known: {', '.join(known)}"
-    return f"there is no option {where}{key}; {hint}"
+    return Recipe(name=str(name), seed=seed, **built)  # type: ignore[arg-type]
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, every option resolved."""
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
-    for key in ("corpus", "objective", "model", "train", "distil"):
+    for key in SECTIONS:
         values[key] = dataclasses.asdict(getattr(recipe, key))
     values["objective"] = {"name": recipe.objective.name, **values["objective"]}
     return values

@@ -30,7 +30,7 @@ from blankfill.types import Example
 TOLERANCE = 1e-4
 """The largest difference of two scores that is put down to rounding."""
 TEXTS, LONGEST = 8, 128
-"""So many texts of so many tokens are compared."""
+"""Number of texts that are compared, and the most tokens of each."""
 
 
 def real_text(loaded: Loaded, path: Path) -> list[str]:
@@ -63,7 +63,7 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     """
     transformers: Any = importlib.import_module("transformers")
     architecture = read_json(folder / CONFIG)["architectures"][0]
-    if loaded.model.words.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+    if loaded.model.token_embeddings.weight.dtype != torch.float32:  # whose rounding would be all that is seen
         loaded = replace(loaded, model=deepcopy(loaded.model).float())
     if not hasattr(transformers, architecture):
         importlib.import_module("blankfill.hf")
@@ -133,5 +133,6 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    hidden = model.encode(collate([[row]], loaded.vocabulary.roles.get("pad", 0)))[0, : len(row)]
-    return model.head.logits(hidden, model.output_table) if model.config.word_head else hidden
+    outputs = model(collate([[row]], loaded.vocabulary.roles.get("pad", 0)), logits_at="all")
+    scores: torch.Tensor = outputs.logits if model.config.lm_head else outputs.hidden
+    return scores[0, : len(row)]

@@ -35,35 +35,44 @@ class Exported:
 
 
 def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
-    """Write a run, a checkpoint or an imported model to the new folder `out` for transformers.
+    """Write a model as a folder for transformers, and compare what transformers computes from it.
 
-    text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
-    of the vocabulary. Raises UserError when transformers has no class for the model, or computes something else from
-    the folder; then nothing is left behind.
+    Args:
+        path: A run, a checkpoint or an imported model.
+        out: The new folder.
+        text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
+            of the vocabulary.
+
+    Returns:
+        The folder, the class of transformers, and the largest difference of scores.
+
+    Raises:
+        UserError: transformers has no class for the model, or computes something else from the folder; then nothing
+            is left behind.
     """
     out = Path(out)
     check_free(out)
     lines = read_lines(Path(text)) if text else None
     loaded = load_model(path)
     form = the_form(loaded)
-    found = None
+    largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
-        dtype = name_of(loaded.model.words.weight.dtype)
+        dtype = name_of(loaded.model.token_embeddings.weight.dtype)
         dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
         for name, content in dress.files.items():
             write_file(folder / name, content)
         weights = loaded.model.state_dict()
         write_weights(folder / MODEL, form.table.to_theirs(weights))
         if has_module("transformers"):
-            found = difference(loaded, folder, texts)
-            if not found <= TOLERANCE:
+            largest = difference(loaded, folder, texts)
+            if not largest <= TOLERANCE:
                 raise UserError(
                     f"{path}: transformers computes other scores from the export than blankfill from the model: they "
-                    f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
+                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
                 )
     left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
-    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), found, left_out)
+    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), largest, left_out)
 
 
 def the_form(loaded: Loaded) -> Form:
@@ -77,6 +86,6 @@ def the_form(loaded: Loaded) -> Form:
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file that say something; UserError when there are none."""
     lines = [line.strip() for line in read_text(path).splitlines()]
-    if found := [line for line in lines if line]:
-        return found
+    if texts := [line for line in lines if line]:
+        return texts
     raise UserError(f"{path}: the file is empty; give a text to compare on")

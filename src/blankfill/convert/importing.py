@@ -43,11 +43,20 @@ def import_model(
     heads: int | None = None,
     dtype: WeightType = "auto",
 ) -> Imported:
-    """Import a transformers folder or an original GLM checkpoint into the new folder `out`.
+    """Import a transformers folder or an original GLM checkpoint.
 
-    tokenizer: where it lies when it is not beside the weights. heads: attention heads of a checkpoint that does not
-    tell. dtype: of the weights in the new folder; auto keeps the type that they are stored in. Raises UserError for
-    whatever is missing, damaged, unknown or too large; then nothing is left behind.
+    Args:
+        path: The transformers folder, or the file or folder of the GLM checkpoint.
+        out: The new folder.
+        tokenizer: Path of the tokenizer, where it is not beside the weights.
+        heads: Number of attention heads of a checkpoint that does not store it.
+        dtype: Type of the weights in the new folder; "auto" keeps the stored type.
+
+    Returns:
+        The folder, the family, the number of parameters and their type.
+
+    Raises:
+        UserError: A file is missing, damaged, unknown or too large; then nothing is left behind.
     """
     path, out = Path(path), Path(out)
     if not path.exists():
@@ -55,35 +64,37 @@ def import_model(
     if (path / "checkpoints").is_dir():
         raise UserError(f"{path} is a run of blankfill, which every command opens as it is; there is nothing to import")
     check_free(out)
-    found = open_foreign(path, heads, dtype_named(dtype))
-    check_room(found, out)
-    words = read_tokenizer(found, Path(tokenizer) if tokenizer else None)
-    check_vocabulary(words.vocabulary(), found.form.config, path)
-    if found.weights.converted:
-        say(f"{path}: {found.weights.converted} weights are converted to {name_of(found.weights.target)}")
-    values = {"name": found.objective.name, **asdict(found.objective)}
-    state = {"model": config_values(found.form.config), "objective": values, "source": path.name}
-    if roles := roles_unsaid(found, words.vocabulary()):
+    source = open_foreign(path, heads, dtype_named(dtype))
+    check_room(source, out)
+    words = read_tokenizer(source, Path(tokenizer) if tokenizer else None)
+    check_vocabulary(words.vocabulary(), source.form.config, path)
+    if source.weights.converted:
+        say(f"{path}: {source.weights.converted} weights are converted to {name_of(source.weights.target)}")
+    values = {"name": source.objective.name, **asdict(source.objective)}
+    state = {"model": config_values(source.form.config), "objective": values, "source": path.name}
+    if roles := roles_unsaid(source, words.vocabulary()):
         state["roles"] = roles
     made = Imported(
-        out, found.form.family.name, found.parameters, name_of(found.weights.target), found.weights.converted
+        out, source.form.family.name, source.parameters, name_of(source.weights.target), source.weights.converted
     )
     with whole_folder(out) as folder:
         vocabulary = with_roles_of(words.vocabulary(), roles)
-        dress = dressed(found.form, found.objective, words, vocabulary, made.dtype)
-        store.write_files(folder, 0, found.state(), {}, state, dress)
-        del found  # so that what is read again is not in memory twice
+        dress = dressed(source.form, source.objective, words, vocabulary, made.dtype)
+        store.write_files(folder, 0, source.state(), {}, state, dress)
+        del source  # so that what is read again is not in memory twice
         load_model(folder)
     return made
 
 
-def check_room(found: Foreign, out: Path) -> None:
+def check_room(source: Foreign, out: Path) -> None:
     """Say what an import takes; UserError when memory or disk has not so much."""
-    need, free, size = found.memory, usable_memory(), found.weights.target.itemsize * found.parameters
-    say(f"{found.path}: {found.form.family.name}, about {amount(need, 'B')} of memory and {amount(size, 'B')} of disk")
+    need, free, size = source.memory, usable_memory(), source.weights.target.itemsize * source.parameters
+    say(
+        f"{source.path}: {source.form.family.name}, about {amount(need, 'B')} of memory and {amount(size, 'B')} of disk"
+    )
     if need > free:
         raise UserError(
-            f"{found.path}: importing takes about {amount(need, 'B')} of memory, and {amount(free, 'B')} is free; "
+            f"{source.path}: importing takes about {amount(need, 'B')} of memory, and {amount(free, 'B')} is free; "
             "close other programs or use a larger machine"
         )
     folder = out.absolute()

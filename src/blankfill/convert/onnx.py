@@ -2,8 +2,9 @@
 
 `model.onnx` takes `input_ids` and `attention_mask`, and `token_type_ids` where the model has them (int64, [batch,
 length], any batch and any length up to the model's positions), and gives `last_hidden_state`, and `logits` where the
-model has a word head. Padding is told by the mask and stands at the end of a row. The tokenizer lies beside it, so that
-a program needs the folder only. Models that write (gpt, glm) are read one token at a time and are not exported here.
+model has a language-model head. The mask says which columns are padding; padding is at the end of a row. The tokenizer
+is in the same folder, so that a program needs this folder only. Models that write (gpt, glm) are read one token at a
+time and are not exported here.
 
 Shapes: B rows, T columns, D width.
 """
@@ -29,6 +30,7 @@ from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError
+from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES
 from blankfill.system.environment import has_module
@@ -66,13 +68,12 @@ class Encoder(nn.Module):
         positions = [columns.expand_as(input_ids)]
         if token_type_ids is not None:
             positions.append(token_type_ids)
-        hidden = (1 - attention_mask[:, None, None, :]).to(self.model.words.weight.dtype)
+        hidden = (1 - attention_mask[:, None, None, :]).to(self.model.token_embeddings.weight.dtype)
         # finite, so that a row of padding alone has no softmax without a term
         mask = Mask("dense", hidden * torch.finfo(hidden.dtype).min)
-        states = self.model(input_ids, torch.stack(positions), mask)
-        if not self.model.config.word_head:
-            return [states]
-        return [states, self.model.head.logits(states, self.model.output_table)]
+        wanted = "all" if self.model.config.lm_head else None
+        outputs = self.model(Inputs(input_ids, torch.stack(positions), mask), hidden.dtype, logits_at=wanted)
+        return [outputs.hidden] if outputs.logits is None else [outputs.hidden, outputs.logits]
 
 
 def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = None) -> ExportedOnnx:
@@ -97,7 +98,7 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
-    found = None
+    largest = None
     with whole_folder(out) as folder:
         dress = dress_of(loaded.model.config, loaded.objective, loaded.tokenizer)
         files = dress.files if dress is not None else loaded.tokenizer.files()
@@ -105,13 +106,13 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
             write_file(folder / name, content)
         outputs = write_onnx(encoder, folder / FILE)
         if has_module("onnxruntime"):
-            found = difference(encoder, folder / FILE, batches)
-            if not found <= TOLERANCE:
+            largest = difference(encoder, folder / FILE, batches)
+            if not largest <= TOLERANCE:
                 raise UserError(
                     f"{path}: onnxruntime computes other numbers from the export than torch from the model: they "
-                    f"differ by up to {found:.2g}, and {TOLERANCE:g} is allowed; please report this"
+                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
                 )
-    return ExportedOnnx(out, outputs, sum(len(batch["input_ids"]) for batch in batches), found)
+    return ExportedOnnx(out, outputs, sum(len(batch["input_ids"]) for batch in batches), largest)
 
 
 def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[dict[str, Tensor]]:
@@ -129,13 +130,13 @@ def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[di
 
 def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """The inputs of a model by name; token types, where it has them, are zeros."""
-    found = {"input_ids": ids, "attention_mask": mask}
-    return {**found, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else found
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return {**inputs, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else inputs
 
 
 def write_onnx(encoder: Encoder, path: Path) -> tuple[str, ...]:
     """Trace the encoder and write it; returns the names of its outputs."""
-    outputs = ("last_hidden_state", "logits") if encoder.model.config.word_head else ("last_hidden_state",)
+    outputs = ("last_hidden_state", "logits") if encoder.model.config.lm_head else ("last_hidden_state",)
     shortest = min(encoder.model.config.position_sizes[0] - encoder.first_position, 16)
     ids = torch.ones((2, shortest), dtype=torch.int64)
     example = named_inputs(encoder.model, ids, torch.ones_like(ids))

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, Problem, setting
 from blankfill.system.bounds import COUNT, Bound, below, out_of_bounds
 
 KINDS = ("wordpiece", "bpe", "unigram")
 """Kinds of tokenizers that can be trained."""
+DEDUP = ("exact", "lines", "near", "none")
+"""Which duplicates are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,43 +25,50 @@ class PrepareConfig:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"vocab_size": COUNT, "validation": below(1), "min_chars": COUNT}
 
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Reading": "documents text_field encoding strip",
+        "Tokenizer": "tokenizer vocab_size vocab_exact lowercase",
+        "Filtering": "dedup validation min_chars",
+        "Machine": "workers",
+    }
+
     documents: Literal["file", "paragraphs"] = "file"
-    """Unit that becomes one document in a plain-text file: the whole file, or each block between blank lines."""
+    """What one document of a plain-text file is: the whole file, or each paragraph between blank lines."""
     text_field: str | None = None
-    """Field or column with the text, in JSON, CSV, TSV and Parquet (detected if omitted)."""
+    """Field or column that holds the text, for JSON, CSV, TSV and Parquet; without it, the field is detected."""
     encoding: str = "utf-8"
-    """Encoding of the text, such as gb18030 or utf-16-le."""
+    """Encoding of the text files, such as utf-8, gb18030 or utf-16-le."""
     strip: Literal["none", "gutenberg"] = "none"
-    """Text to remove: gutenberg drops Project Gutenberg's header and licence."""
+    """Boilerplate to remove. gutenberg: Project Gutenberg's header and licence."""
     tokenizer: str = "wordpiece"
-    """Tokenizer to train (wordpiece, bpe or unigram), or the path of an existing tokenizer.json or of its folder."""
+    """Kind of tokenizer to train: wordpiece, bpe or unigram; or a tokenizer.json, or a folder with one, to reuse."""
     vocab_size: int = 0
-    """Size of the vocabulary to train, special tokens included; 0 chooses by the amount of text."""
+    """Size of the vocabulary to train, special tokens included, such as 8000; 0: chosen by the amount of text."""
     vocab_exact: bool = True
-    """Whether a text that supports fewer tokens is an error; if off, the vocabulary is as large as the text
-    supports."""
+    """Report an error when the text supports fewer tokens than vocab_size; off: train as many as it supports."""
     lowercase: bool | None = None
-    """Whether to lower-case the text; if unset, only wordpiece does."""
+    """Lower-case the text before it is tokenised, wordpiece only. Without it: as usual for the kind of tokenizer."""
     dedup: Literal["exact", "lines", "near", "none"] = "exact"
-    """Duplicates to drop: documents equal to another (exact), also lines that occur in several documents (lines), also
-    documents that share 80% of their word sequences with an earlier one (near)."""
+    """Duplicates to drop. exact: repeated documents; lines: also lines that occur in several documents; near: also
+    documents that share 80% of their word sequences with an earlier one."""
     validation: float = 0.02
-    """Share of the text for validation, 0 to 1."""
+    """Fraction of the text that is set aside for validation; usually 0.01 to 0.05."""
     min_chars: int = 1
-    """Minimum length of a document, in characters; shorter documents are dropped."""
+    """Minimum length of a document in characters; shorter documents are dropped."""
     workers: int = 0
-    """Number of processes; 0 is one for each core."""
+    """Number of processes; 0: one per core."""
 
     def problems(self) -> list[str]:
-        """Return every number of a recipe's corpus section that is out of range, a sentence each."""
-        return out_of_bounds(self, "corpus.")
+        """Every number that is out of range, a sentence each."""
+        return out_of_bounds(self)
 
     def check(self) -> None:
-        """Raise ConfigError with every value that is out of range."""
-        problems = out_of_bounds(self, "--", dashes=True)
-        if self.dedup not in ("exact", "lines", "near", "none"):
-            problems.append(f"--dedup is {self.dedup!r}: choose exact, lines, near or none.")
+        """Raise ConfigError with every value that is out of range, and for a tokenizer that is not there."""
+        problems = self.problems()
+        if self.dedup not in DEDUP:
+            problems.append(Problem(f"{setting('dedup')} is {self.dedup!r}; it must be one of {', '.join(DEDUP)}"))
         if self.tokenizer not in KINDS and not Path(self.tokenizer).exists():
-            problems.append(f"--tokenizer {self.tokenizer} is neither a file nor one of {', '.join(KINDS)}.")
+            kinds = ", ".join(KINDS)
+            problems.append(Problem(f"{setting('tokenizer')} {self.tokenizer} is neither a file nor one of {kinds}"))
         if problems:
             raise ConfigError(problems)

@@ -44,7 +44,7 @@ from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encod
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.system import console, files
-from blankfill.system.values import build
+from blankfill.system.loader import build
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions

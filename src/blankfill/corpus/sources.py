@@ -19,17 +19,22 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from blankfill.corpus import clean, python_docs, tables, wiki
+from blankfill.corpus import clean, python_docs, summary, tables, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
 from blankfill.errors import UserError
 from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
 
+SPOOLED = "blankfill-text-"
+"""How the names of temporary files with piped text begin."""
+_LOCKS: list[int] = []
+"""Handles that lock the temporary files of this process."""
 LARGE_BYTES = 64 << 20
 """Plain text, JSON Lines, WikiExtractor and Parquet files beyond this size are cut into ranges of about this size."""
 
@@ -156,6 +161,7 @@ def _files(path: str) -> Iterator[tuple[str, bool]]:
     if path == "-":
         yield path, True
     elif Path(path).is_dir():
+        refuse_broken_corpus(Path(path))
         yield from ((file, False) for file in _walk(Path(path)))
     elif Path(path).exists():
         yield path, True
@@ -165,6 +171,15 @@ def _files(path: str) -> Iterator[tuple[str, bool]]:
             yield from _files(match)
     else:
         raise UserError(f"{path} does not exist: check the path (a folder, a file, - or python-docs).")
+
+
+def refuse_broken_corpus(folder: Path) -> None:
+    """Raise UserError for a folder with the token files of a prepared corpus, but without its `corpus.json`."""
+    if all((folder / name).is_file() for name in ("train.bin", "train.idx")) and not (folder / summary.FILE).exists():
+        raise UserError(
+            f"{folder} looks like a prepared corpus whose {summary.FILE} is missing; put that file back, or prepare "
+            "the text again."
+        )
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -183,8 +198,12 @@ def _is_pipe(path: str) -> bool:
 
 
 def _spooled(path: str) -> str:
-    """Copy standard input or a pipe to a temporary file, which is removed when this process ends."""
-    handle, name = tempfile.mkstemp(prefix="blankfill-")
+    """Copy standard input or a pipe to a temporary file, which is removed when this process ends.
+
+    A process that is killed leaves its file behind; the next one removes it.
+    """
+    remove_leftovers(Path(tempfile.gettempdir()))
+    handle, name = _locked_temporary()
     atexit.register(Path(name).unlink, missing_ok=True)
     remedy = "free some space there, or let TMPDIR name a folder with more"
     with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
@@ -194,6 +213,45 @@ def _spooled(path: str) -> str:
             with Path(path).open("rb") as source:
                 shutil.copyfileobj(source, target)
     return name
+
+
+def _locked_temporary() -> tuple[int, str]:
+    """A new temporary file, open to be written, and its name. It stays locked as long as this process lives."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=SPOOLED)
+        lock = os.dup(handle)  # a lock of `flock` lasts until all copies of its handle are closed
+        if _lock(lock) is not False and Path(name).exists():  # not removed between making and locking
+            _LOCKS.append(lock)
+            return handle, name
+        os.close(lock)
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: those that no process has locked."""
+    for path in folder.glob(f"{SPOOLED}*"):
+        with suppress(OSError):  # another user's, or gone already
+            handle = os.open(path, os.O_RDWR)
+            try:
+                if _lock(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether a file could be locked, False where another process has locked it; None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
 
 
 def _sources(

@@ -15,9 +15,9 @@ from typing import Any, get_type_hints
 from blankfill.errors import UserError
 from blankfill.system import console
 from blankfill.system.files import write_file
+from blankfill.system.loader import fitting
 from blankfill.system.reading import UnreadableError, read_json, shown
 from blankfill.system.reading import field as of_field
-from blankfill.system.values import fitting
 
 FILE = "corpus.json"
 

@@ -122,7 +122,7 @@ def load(
                 yield step, batches
         except Exception as error:
             # Its frames here hold the loader, whose workers would then be waited for at exit; those of the worker,
-            # which matter, are told in the message.
+            # which matter, are in the message.
             raise error.with_traceback(None) from None
         return
     yield from prefetch(((step, steps[step]) for step in range(first, stop)), ahead)

@@ -57,7 +57,7 @@ class Plan:
         return len(self.order)
 
     def fits(self, tokens: int) -> bool:
-        """Whether a plan that was read from a file can be one of a corpus of so many tokens."""
+        """Whether a plan that was read from a file can be one of a corpus of this many tokens."""
         R = len(self.order)
         if self.chunks.shape[1:] != (5,) or self.rows.shape != (R + 1,) or not R:
             return False
@@ -141,15 +141,15 @@ def _chunks_of_sentences(
     starts: Int64, begins: Int64, ends: Int64, rooms: Int64, spec: PackingSpec
 ) -> tuple[Int64, Int64]:
     """Cut each document after the last whole sentence that fits; a sentence longer than the room is cut itself."""
-    found: list[tuple[int, int, int, int, int]] = []
+    rows: list[tuple[int, int, int, int, int]] = []
     for edges, room in zip(_edges(starts, begins, ends), rooms.tolist(), strict=True):
         at = begin = edges[0]
         end = edges[-1]
         while at < end:
             stop = _sentence_end(edges, at, min(at + room, end))
-            found.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
+            rows.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
             at = stop
-    chunks = np.array(found, np.int64).reshape(-1, 5)
+    chunks = np.array(rows, np.int64).reshape(-1, 5)
     return chunks, chunks[:, 1] - chunks[:, 0]
 
 
@@ -189,8 +189,8 @@ def _stream(starts: Int64, begins: Int64, ends: Int64, spec: PackingSpec) -> tup
 
 
 def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
-    """Fill rows with whole sentences, going on into the next document (RoBERTa's FULL-SENTENCES)."""
-    found: list[tuple[int, int, int, int, int]] = []
+    """Fill rows with whole sentences, continuing into the next document (RoBERTa's FULL-SENTENCES)."""
+    chunks: list[tuple[int, int, int, int, int]] = []
     rows = [0]
     full = spec.row_tokens - spec.row_overhead
     left = full
@@ -203,18 +203,18 @@ def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, spec: Packin
             fresh = left == full
             whole = edges[bisect_left(edges, stop)] == stop
             if room <= 0 or not (fresh or whole):
-                rows.append(len(found))
+                rows.append(len(chunks))
                 left = full
                 continue
-            found.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
+            chunks.append((at, stop, 0, 0, (FIRST if at == begin else 0) | (LAST if stop == end else 0)))
             left -= stop - at + spec.chunk_overhead
             at = stop
             if at < end:
-                rows.append(len(found))
+                rows.append(len(chunks))
                 left = full
-    if rows[-1] != len(found):
-        rows.append(len(found))
-    return np.array(found, np.int64).reshape(-1, 5), np.array(rows, np.int64)
+    if rows[-1] != len(chunks):
+        rows.append(len(chunks))
+    return np.array(chunks, np.int64).reshape(-1, 5), np.array(rows, np.int64)
 
 
 def _pairs(starts: Int64, document_starts: Int64, order: Int64, spec: PackingSpec, rng: Generator) -> Int64:
@@ -222,7 +222,7 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, spec: PackingSpe
 
     Where `sole` is "none", a lone sentence has an empty second part.
     """
-    found: list[tuple[int, int, int, int, int]] = []
+    pairs: list[tuple[int, int, int, int, int]] = []
     documents = len(order)
     most = spec.max_part_sentences or spec.max_tokens
     draw = rng.random
@@ -239,7 +239,7 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, spec: PackingSpe
             middle = at + (1 + int(draw() * (count - 1)) if count >= 2 else 1)
             begin, end = edges[at], edges[middle]
             if count == 1 and spec.single_sentence == "none":
-                found.append((begin, end, end, end, 0))
+                pairs.append((begin, end, end, end, 0))
                 at = stop
             elif count == 1 or draw() < spec.random_next:
                 other = document
@@ -251,12 +251,12 @@ def _pairs(starts: Int64, document_starts: Int64, order: Int64, spec: PackingSpe
                 first_b = low + int(draw() * (high - low))
                 rest = starts[first_b : min(first_b + target, high) + 1].tolist()
                 stop_b = min(bisect_left(rest, rest[0] + max(1, target - (end - begin))), len(rest) - 1, most)
-                found.append((begin, end, rest[0], rest[stop_b], RANDOM_NEXT))
+                pairs.append((begin, end, rest[0], rest[stop_b], RANDOM_NEXT))
                 at = middle
             else:
-                found.append((begin, end, end, edges[stop], 0))
+                pairs.append((begin, end, end, edges[stop], 0))
                 at = stop
-    return np.array(found, np.int64).reshape(-1, 5)
+    return np.array(pairs, np.int64).reshape(-1, 5)
 
 
 def _pack(chunks: Int64, sizes: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:

@@ -1,6 +1,6 @@
 """New text with some old text among it: which rows of a run come from which is arithmetic, like all else about rows.
 
-A model that goes on learning from new text forgets the old one; rows of the old text among the new ones keep it (see
+A model that learns from new text forgets the old one; rows of the old text among the new ones keep it (see
 `docs/continue.md`). Of the first i rows ⌊i·ratio⌋ are old ones, so they are spread evenly, and each row of the run is a
 row of one of two samplers by number: nothing is drawn and nothing has to be remembered.
 """

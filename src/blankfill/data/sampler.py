@@ -130,7 +130,7 @@ class Sampler:
         """The plan of an epoch; the last two used are kept in memory, large ones on disk too."""
         if epoch not in self._plans:
             if len(self._plans) >= 2:
-                del self._plans[min(self._plans, key=lambda kept: abs(kept - epoch) * -1)]
+                del self._plans[min(self._plans, key=lambda held: abs(held - epoch) * -1)]
             self._plans[epoch] = self._load(epoch) or self._make(epoch)
         return self._plans[epoch]
 
@@ -254,8 +254,8 @@ class Sampler:
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]
             words = self._words(ids, np.concatenate(inside))
-        told, units = _told(words)
-        return Document(ids, runs, told, label=int(bool(flags & RANDOM_NEXT)), units=units)
+        within, units = _told(words)
+        return Document(ids, runs, within, label=int(bool(flags & RANDOM_NEXT)), units=units)
 
 
 def _told(words: np.ndarray | None) -> tuple[Bool | None, Bool | None]:

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blankfill.attention.masks import Mask, lower
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.errors import UserError
 from blankfill.model.view import evaluation_view
+from blankfill.types import Batch
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -67,7 +67,7 @@ class Embedder:
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
         self.longest = format.max_columns
-        self.device = self.model.words.weight.device
+        self.device = self.model.token_embeddings.weight.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         self.frame = self._frame(loaded)
 
@@ -151,16 +151,12 @@ class Embedder:
     def _encode(self, ids_BT: Tensor, padding_BT: Tensor) -> Tensor:
         width = ids_BT.shape[1]
         positions_PBT = self._positions((~padding_BT).sum(1), width)
-        if self.causal:
-            mask = Mask("causal")  # padding stands at the end, where no text sees it
-        elif padding_BT.any():
-            segment_BT, zeros_BT = -padding_BT.to(torch.int32), torch.zeros_like(ids_BT)
-            mask = lower("rule", (segment_BT, zeros_BT), (segment_BT, zeros_BT), self.model.words.weight.dtype)
+        segment_BT, rank_BT = -padding_BT.to(torch.int32), None
+        if self.causal:  # padding stands at the end, where no text sees it
+            kind, rank_BT = "causal", torch.arange(width, dtype=torch.int32, device=self.device).expand_as(segment_BT)
         else:
-            mask = Mask("none")
-        if self.model.encoder is not None:
-            words_BTD = self.model.words(ids_BT)
-            states_BTD: Tensor = self.model.encoder(words_BTD, positions_PBT, mask, ordered=True)
-            return states_BTD
-        hidden_BTD: Tensor = self.model(ids_BT, positions_PBT, mask)
+            kind = "rule" if padding_BT.any() else "none"
+        batch = Batch.of_rows(ids_BT, positions_PBT, segment_BT, rank_BT, rank_BT, mask=kind)
+        dtype, has_encoder = self.model.token_embeddings.weight.dtype, self.model.encoder is not None
+        hidden_BTD: Tensor = self.model(batch, dtype, encoder_only=has_encoder).hidden
         return hidden_BTD

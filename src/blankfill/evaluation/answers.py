@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blankfill.data.batching import collate, prefetch
 from blankfill.data.packing import padded_batches
 from blankfill.generation.fill_written import SCORED_AT_ONCE
+from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
 from blankfill.types import Batch, Example
 
@@ -98,12 +100,16 @@ def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answ
 def _scores(loaded: Loaded, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Of all answers of a batch, (log-probabilities [M], whether each is the likeliest [M])."""
     model = evaluation_view(loaded.model)
-    batch = batch.to(model.words.weight.device)
-    hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
+    batch = batch.to(model.token_embeddings.weight.device)
     logs, hits = [np.zeros(0)], [np.zeros(0, np.bool_)]
-    for hidden, targets in zip(hidden_MD.split(SCORED_AT_ONCE), batch.target_ids.split(SCORED_AT_ONCE), strict=True):
-        scores_MV = model.head.logits(hidden, model.output_table).float()
-        right_M = scores_MV.gather(1, targets[:, None])[:, 0]
-        logs.append((right_M - scores_MV.logsumexp(-1)).double().cpu().numpy())
-        hits.append((scores_MV.argmax(-1) == targets).cpu().numpy())
+
+    def score(model: Transformer, hidden_ND: Tensor) -> None:
+        hidden_MD, parts = hidden_ND[batch.target_index], batch.target_ids.split(SCORED_AT_ONCE)
+        for hidden, targets in zip(hidden_MD.split(SCORED_AT_ONCE), parts, strict=True):
+            scores_MV = model.lm_head(hidden, model.output_table).float()
+            right_M = scores_MV.gather(1, targets[:, None])[:, 0]
+            logs.append((right_M - scores_MV.logsumexp(-1)).double().cpu().numpy())
+            hits.append((scores_MV.argmax(-1) == targets).cpu().numpy())
+
+    model(batch, model.token_embeddings.weight.dtype, read=score)
     return np.concatenate(logs), np.concatenate(hits)

@@ -25,16 +25,58 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to measure. split: of a task that has several. window and stride: see `perplexity.perplexity`. both_ways: see
-    `scorers.Scorer`. limit: texts, passages or sentences that are measured, drawn by seed; 0 means all."""
+class EvaluationOptions:
+    """How to measure a pretrained model."""
 
     split: str = "test"
+    """Split of a task that has several."""
     window: int = 0
+    """Tokens of a window of running text; 0: as many as the model reads."""
     stride: int = 0
+    """Tokens by which the window moves; 0: a whole window."""
     both_ways: bool = True
+    """Whether GLM reads the text before a window with attention both ways (Part A) or from left to right."""
     limit: int = 0
+    """Number of texts, passages or sentences to measure, drawn by seed; 0: all."""
     seed: int = 0
+    """Seed of that draw."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation; `values` is ready for `json.dumps`."""
+
+    model: str
+    """Absolute path of the model."""
+    objective: str
+    """Name of the model's objective."""
+    task: str
+    """Name of the measurement."""
+    data: str
+    """Absolute path of the data."""
+    settings: EvaluationOptions
+    """The options of the measurement."""
+    sees: str
+    """Which sides of a token the model sees: "both" or "left"."""
+    length: str
+    """Whether the model knows the length of a blank: "given" or "unknown"."""
+    metrics: dict[str, Any]
+    """Figures by name; for infilling, figures by the length of blanks in words."""
+    counts: dict[str, Any]
+    """Number of tokens, texts or answers that the figures rest on."""
+    notes: list[str]
+    """Sentences about what the figures mean."""
+    samples: Sequence[dict[str, Any]]
+    """Examples of what the model predicted."""
+    seconds: float
+    """Duration of the measurement."""
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without samples where there are none."""
+        values = asdict(self)
+        if not self.samples:
+            del values["samples"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -49,18 +91,33 @@ class Measured:
 
 
 def evaluate(
-    model: Path,
+    model: str | Path,
     task: str,
-    data: Path,
-    settings: Settings,
+    data: str | Path,
+    options: EvaluationOptions | None = None,
+    *,
     device: str = "auto",
     threads: int = 0,
     dtype: WeightType = "auto",
-) -> dict[str, Any]:
-    """Measure a pretrained model; the result is ready for `json.dumps`.
+) -> Evaluation:
+    """Measure a pretrained model on text that it has not seen.
 
-    Raises UserError for a task that there is none of, or that the model cannot do, and for data that cannot be read.
+    Args:
+        model: A run, one of its checkpoints, an imported model or a transformers folder.
+        task: The measurement: "perplexity", "pseudo-perplexity", "infill", "wikitext2" or "lambada".
+        data: The text, or the folder of the data set.
+        options: How to measure; None for the usual options.
+        device: Where to compute: "auto", "cpu", "cuda", "cuda:1", "mps".
+        threads: CPU threads; 0 for the usual number.
+        dtype: Type of the weights, such as "bf16"; "auto" leaves them as they are stored.
+
+    Returns:
+        The figures, what they rest on, and notes on what they mean.
+
+    Raises:
+        UserError: There is no such measurement, the model cannot do it, or the data cannot be read.
     """
+    model, data, settings = Path(model), Path(data), options or EvaluationOptions()
     from blankfill.attention.kernels import best_kernel
     from blankfill.evaluation.scorers import Scorer
     from blankfill.inference import load
@@ -75,7 +132,7 @@ def evaluate(
         raise UserError("--limit and --seed are 0 or more")
     where = pick_device(device)
     loaded = load(model, str(where), dtype_named(dtype), head=False, optimize=False, threads=threads).loaded
-    loaded.model.use_kernel(best_kernel(where, loaded.model.words.weight.dtype))
+    loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:
@@ -84,16 +141,13 @@ def evaluate(
             bar = stack.enter_context(progress(task, total, unit))
             return lambda done: bar.advance(done)
 
-        found = MEASUREMENTS[task](scorer, data, settings, start)
-    for note in found.notes:
+        result = MEASUREMENTS[task](scorer, data, settings, start)
+    for note in result.notes:
         say(note)
-    return {
-        "model": str(model.resolve()), "objective": loaded.objective.name, "task": task, "data": str(data.resolve()),
-        "settings": asdict(settings), "sees": scorer.sees, "length": scorer.length,
-        "metrics": found.metrics, "counts": found.counts, "notes": found.notes,
-        **({"samples": found.samples} if found.samples else {}),
-        "seconds": round(time.monotonic() - began, 3),
-    }  # fmt: skip
+    return Evaluation(
+        str(model.resolve()), loaded.objective.name, task, str(data.resolve()), settings, scorer.sees, scorer.length,
+        result.metrics, result.counts, result.notes, result.samples, round(time.monotonic() - began, 3),
+    )  # fmt: skip
 
 
 def result_folder(out: Path) -> None:
@@ -123,13 +177,13 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _perplexity(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+def _perplexity(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     from blankfill.evaluation.texts import documents
 
     return _running("perplexity", scorer, list(documents(data)), settings, start)
 
 
-def _wikitext(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+def _wikitext(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     texts = task_named("wikitext2").read(data, settings.split).languages()
     found = _running("wikitext2", scorer, texts, settings, start)
     found.notes.append(
@@ -139,7 +193,9 @@ def _wikitext(scorer: Scorer, data: Path, settings: Settings, start: Start) -> M
     return found
 
 
-def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings: Settings, start: Start) -> Measured:
+def _running(
+    task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings: EvaluationOptions, start: Start
+) -> Measured:
     from blankfill.evaluation.perplexity import perplexity
     from blankfill.evaluation.texts import chosen
 
@@ -154,7 +210,7 @@ def _running(task: str, scorer: Scorer, texts: Sequence[LanguageItem], settings:
     return Measured(count.metrics(), count.counts(), notes)
 
 
-def _pseudo(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+def _pseudo(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     from blankfill.evaluation.pseudo import pseudo_perplexity
     from blankfill.evaluation.texts import chosen, sentences
 
@@ -169,7 +225,7 @@ def _pseudo(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Mea
     return Measured(count.metrics(), counts, notes)
 
 
-def _last_words(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+def _last_words(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     from blankfill.evaluation.last_word import last_words
     from blankfill.evaluation.texts import chosen
 
@@ -179,7 +235,7 @@ def _last_words(scorer: Scorer, data: Path, settings: Settings, start: Start) ->
     return Measured(found.metrics(), found.counts(), notes + _told_length(scorer))
 
 
-def _infill(scorer: Scorer, data: Path, settings: Settings, start: Start) -> Measured:
+def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     from blankfill.evaluation.infill import by_length, infill, samples
     from blankfill.evaluation.texts import LENGTHS, PASSAGE, chosen, cut_blanks, documents, passages
 
@@ -206,7 +262,7 @@ def _cannot(scorer: Scorer, task: str, remedy: str) -> UserError:
     return UserError(f"{scorer.loaded.path}: --task {task} is not for a model of the objective {name}: {remedy}")
 
 
-MEASUREMENTS: dict[str, Callable[[Scorer, Path, Settings, Start], Measured]] = {
+MEASUREMENTS: dict[str, Callable[[Scorer, Path, EvaluationOptions, Start], Measured]] = {
     "perplexity": _perplexity, "wikitext2": _wikitext, "lambada": _last_words, "pseudo-perplexity": _pseudo,
     "infill": _infill,
 }  # fmt: skip

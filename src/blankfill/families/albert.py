@@ -69,7 +69,7 @@ class AlbertNames(WeightNames):
             shared="all" if groups == 1 else "none",
             position_sizes=(number(values, "max_position_embeddings"), number(values, "type_vocab_size")),
             norm_eps=real(values, "layer_norm_eps", 1e-12),
-            word_head=words,
+            lm_head=words,
             head_transform=words,
             head_bias=words,
             tied=flag(values, "tie_word_embeddings", True) or not words,
@@ -80,7 +80,7 @@ class AlbertNames(WeightNames):
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """The values of transformers' `AlbertConfig`."""
-        kind = "AlbertForMaskedLM" if config.word_head else "AlbertModel"
+        kind = "AlbertForMaskedLM" if config.lm_head else "AlbertModel"
         return {
             "architectures": ["AlbertForPreTraining" if config.pooler and config.pair_classifier else kind],
             "model_type": self.model_type,
@@ -95,24 +95,25 @@ class AlbertNames(WeightNames):
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """ALBERT's names; a model without the word head has no `albert.` before them."""
-        base = "albert." if config.word_head else ""
+        base = "albert." if config.lm_head else ""
         rules = plain({
-            "words.weight": f"{base}embeddings.word_embeddings.weight",
+            "token_embeddings.weight": f"{base}embeddings.word_embeddings.weight",
             "positions.0.weight": f"{base}embeddings.position_embeddings.weight",
             "positions.1.weight": f"{base}embeddings.token_type_embeddings.weight",
         })  # fmt: skip
         rules += both({
-            "embedding_norm": f"{base}embeddings.LayerNorm", "widen": f"{base}encoder.embedding_hidden_mapping_in",
+            "embedding_norm": f"{base}embeddings.LayerNorm",
+            "embedding_projection": f"{base}encoder.embedding_hidden_mapping_in",
         })  # fmt: skip
         for k in range(1 if config.shared == "all" else config.num_layers):
             rules += layer_rules(k, f"{base}encoder.albert_layer_groups.{k}.albert_layers.0.")
         if config.head_transform:
-            rules += both({"head.dense": "predictions.dense", "head.norm": "predictions.LayerNorm"})
+            rules += both({"lm_head.dense": "predictions.dense", "lm_head.norm": "predictions.LayerNorm"})
             rules += output_rules(config, "predictions.bias", "predictions.decoder")
         if config.pooler:
-            rules += both({"pair_head.pooler": f"{base}pooler"})
+            rules += both({"pooler.dense": f"{base}pooler"})
         if config.pooler and config.pair_classifier:
-            rules += both({"pair_head.classifier": "sop_classifier.classifier"})
+            rules += both({"classifier": "sop_classifier.classifier"})
         prefix = (r"^(?!albert\.|predictions\.|sop_classifier\.)", "albert.") if base else (r"^albert\.", "")
         return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "predictions.decoder", base))
 

@@ -110,7 +110,7 @@ class BartNames(WeightNames):
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """BART's names; the model without the head has no `model.` before them."""
-        rules: list[Rule] = [WithoutBias("words.weight", ("model.shared.weight", BIAS))]
+        rules: list[Rule] = [WithoutBias("token_embeddings.weight", ("model.shared.weight", BIAS))]
         for ours, theirs, count in (("", "decoder", config.num_layers), ("encoder.", "encoder", config.encoder_layers)):
             base = f"model.{theirs}."
             rules.append(Shifted(f"{ours}positions.0.weight", (f"{base}embed_positions.weight",), shift))

@@ -57,7 +57,7 @@ class BertNames(WeightNames):
             **encoder_sizes(values),
             position_sizes=(number(values, "max_position_embeddings"), number(values, "type_vocab_size")),
             norm_eps=real(values, "layer_norm_eps", 1e-12),
-            word_head=words,
+            lm_head=words,
             head_transform=words,
             head_bias=words,
             tied=tied,
@@ -74,7 +74,7 @@ class BertNames(WeightNames):
             (False, True): "ForNextSentencePrediction", (False, False): "Model",
         }  # fmt: skip
         return {
-            "architectures": [self.title + kinds[config.word_head, pairs]],
+            "architectures": [self.title + kinds[config.lm_head, pairs]],
             "model_type": self.model_type,
             **encoder_values(config),
             "max_position_embeddings": config.position_sizes[0],
@@ -85,7 +85,7 @@ class BertNames(WeightNames):
         """BERT's names; a model without heads has no `bert.` (of its kin, its own name) before them."""
         pairs = config.pooler and config.pair_classifier
         own = self.model_type + "."
-        base = own if config.word_head or pairs else ""
+        base = own if config.lm_head or pairs else ""
         rules = [
             *encoder_rules(config, base),
             *plain({"positions.0.weight": f"{base}embeddings.position_embeddings.weight",
@@ -93,12 +93,12 @@ class BertNames(WeightNames):
         ]  # fmt: skip
         if config.head_transform:
             head = "cls.predictions."
-            rules += both({"head.dense": f"{head}transform.dense", "head.norm": f"{head}transform.LayerNorm"})
+            rules += both({"lm_head.dense": f"{head}transform.dense", "lm_head.norm": f"{head}transform.LayerNorm"})
             rules += output_rules(config, f"{head}bias", f"{head}decoder")
         if config.pooler:
-            rules += both({"pair_head.pooler": f"{base}pooler.dense"})
+            rules += both({"pooler.dense": f"{base}pooler.dense"})
         if pairs:
-            rules += both({"pair_head.classifier": "cls.seq_relationship"})
+            rules += both({"classifier": "cls.seq_relationship"})
         prefix = (rf"^(?!{self.model_type}\.|cls\.)", own) if base else (rf"^{self.model_type}\.", "")
         return Table(
             tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "cls.predictions.decoder", base)
@@ -169,7 +169,7 @@ def encoder_values(config: TransformerConfig) -> dict[str, Any]:
 def encoder_rules(config: TransformerConfig, base: str) -> list[Rule]:
     """Words, the norm above them, and the layers, which BERT and RoBERTa name alike. base: the prefix, with its dot."""
     layer = base + "encoder.layer.{k}."
-    rules = plain({"words.weight": f"{base}embeddings.word_embeddings.weight"})
+    rules = plain({"token_embeddings.weight": f"{base}embeddings.word_embeddings.weight"})
     rules += both({"embedding_norm": f"{base}embeddings.LayerNorm"})
     rules += layers(config.num_layers, "layers.{k}.", layer, {
         "attention.output": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
@@ -187,13 +187,13 @@ def output_rules(config: TransformerConfig, bias: str, decoder: str) -> list[Rul
     the one that transformers adds."""
     biases = (bias, f"{decoder}.bias")
     if config.tied:
-        return [Preferred("head.bias", biases)]
-    return [Copied("head.bias", biases), Rule("head.table", (f"{decoder}.weight",))]
+        return [Preferred("lm_head.bias", biases)]
+    return [Copied("lm_head.bias", biases), Rule("lm_head.table", (f"{decoder}.weight",))]
 
 
 def output_copies(config: TransformerConfig, decoder: str, base: str) -> dict[str, Any]:
     """The `optional` names and the `copies` of a table with `output_rules`. base: the prefix of the words' table."""
-    if not config.word_head:
+    if not config.lm_head:
         return {}
     words = f"{base}embeddings.word_embeddings.weight"
     return {

@@ -56,7 +56,7 @@ class DistilbertNames(WeightNames):
             dropout=real(values, "dropout", 0.1),
             attention_dropout=real(values, "attention_dropout", 0.1),
             init_std=real(values, "initializer_range", 0.02),
-            word_head=words,
+            lm_head=words,
             head_transform=words,
             head_bias=words,
             tied=flag(values, "tie_word_embeddings", True) or not words,
@@ -65,7 +65,7 @@ class DistilbertNames(WeightNames):
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """The values of transformers' `DistilBertConfig`."""
         return {
-            "architectures": ["DistilBertForMaskedLM" if config.word_head else "DistilBertModel"],
+            "architectures": ["DistilBertForMaskedLM" if config.lm_head else "DistilBertModel"],
             "model_type": self.model_type,
             "vocab_size": config.vocab_size,
             "dim": config.hidden_size,
@@ -82,10 +82,10 @@ class DistilbertNames(WeightNames):
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """DistilBERT's names; a model without the word head has no `distilbert.` before them."""
-        base = "distilbert." if config.word_head else ""
+        base = "distilbert." if config.lm_head else ""
         layer = base + "transformer.layer.{k}."
         rules = plain({
-            "words.weight": f"{base}embeddings.word_embeddings.weight",
+            "token_embeddings.weight": f"{base}embeddings.word_embeddings.weight",
             "positions.0.weight": f"{base}embeddings.position_embeddings.weight",
         })  # fmt: skip
         rules += both({"embedding_norm": f"{base}embeddings.LayerNorm"})
@@ -98,13 +98,13 @@ class DistilbertNames(WeightNames):
                 three = tuple(f"{layer.format(k=k)}attention.{name}_lin.{part}" for name in "qkv")
                 rules.append(Fused(f"layers.{k}.attention.qkv.{part}", three))
         if config.head_transform:
-            rules += both({"head.dense": "vocab_transform", "head.norm": "vocab_layer_norm"})
-            rules.append(Rule("head.bias", ("vocab_projector.bias",)))  # the projector's own, tied or not
+            rules += both({"lm_head.dense": "vocab_transform", "lm_head.norm": "vocab_layer_norm"})
+            rules.append(Rule("lm_head.bias", ("vocab_projector.bias",)))  # the projector's own, tied or not
         if config.head_transform and not config.tied:
-            rules.append(Rule("head.table", ("vocab_projector.weight",)))
+            rules.append(Rule("lm_head.table", ("vocab_projector.weight",)))
         copies = {"vocab_projector.weight": f"{base}embeddings.word_embeddings.weight"}
         prefix = (r"^(?!distilbert\.|vocab_)", "distilbert.") if base else (r"^distilbert\.", "")
-        tied = copies if config.tied and config.word_head else {}
+        tied = copies if config.tied and config.lm_head else {}
         return Table(tuple(rules), (r"embeddings\.position_ids$",), (*OLD_NAMES, prefix), copies=tied)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:

@@ -41,7 +41,7 @@ class ErnieNames(BertNames):
         table = super().table(config, shift)
         if len(config.position_sizes) < 3:
             return table
-        base = "ernie." if config.word_head or (config.pooler and config.pair_classifier) else ""
+        base = "ernie." if config.lm_head or (config.pooler and config.pair_classifier) else ""
         tasks = plain({"positions.2.weight": f"{base}embeddings.task_type_embeddings.weight"})
         return replace(table, rules=(*table.rules, *tasks))
 

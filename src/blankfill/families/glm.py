@@ -88,7 +88,8 @@ class GlmNames(WeightNames):
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """The names of `GLMModel`."""
         rules = plain({
-            "words.weight": "word_embeddings.weight", "positions.0.weight": "transformer.position_embeddings.weight",
+            "token_embeddings.weight": "word_embeddings.weight",
+            "positions.0.weight": "transformer.position_embeddings.weight",
             "positions.1.weight": BLOCKS,
         })  # fmt: skip
         rules += both({"final_norm": "transformer.final_layernorm"})

@@ -83,7 +83,7 @@ class Gpt2Names(WeightNames):
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """GPT-2's names; the release itself has no `transformer.` before them."""
         base = "transformer."
-        rules = plain({"words.weight": f"{base}wte.weight", "positions.0.weight": f"{base}wpe.weight"})
+        rules = plain({"token_embeddings.weight": f"{base}wte.weight", "positions.0.weight": f"{base}wpe.weight"})
         rules += both({"final_norm": f"{base}ln_f"})
         for k in range(config.num_layers):
             for mine, other in PARTS.items():
@@ -91,7 +91,7 @@ class Gpt2Names(WeightNames):
                 rules.append(kind(f"layers.{k}.{mine}.weight", (f"{base}h.{k}.{other}.weight",)))
                 rules.append(Rule(f"layers.{k}.{mine}.bias", (f"{base}h.{k}.{other}.bias",)))
         if not config.tied:
-            rules.append(Rule("head.table", ("lm_head.weight",)))
+            rules.append(Rule("lm_head.table", ("lm_head.weight",)))
         aliases = ((r"^module\.", ""), (r"^(?!transformer\.|lm_head\.)", base))
         copies = {"lm_head.weight": f"{base}wte.weight"} if config.tied else {}
         return Table(tuple(rules), (r"\.attn\.(bias|masked_bias)$",), aliases, copies=copies)

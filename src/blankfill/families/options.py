@@ -7,15 +7,17 @@ position tables come from the objective and the vocabulary from the tokenizer.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from blankfill.errors import Problem, setting
 from blankfill.families.registry import FAMILIES
 from blankfill.families.spec import FamilySpec
 from blankfill.model.config import TransformerConfig
 from blankfill.system.bounds import Bound, at_least, below, out_of_bounds
 from blankfill.system.reading import shown
+from blankfill.system.schema import Option
 
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
@@ -24,6 +26,11 @@ WIDEST = 2**24
 """The largest size of a table's or a layer's side."""
 DEEPEST = 10_000
 """The most layers."""
+
+
+def known_families() -> Collection[str]:
+    """The names of all families."""
+    return FAMILIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,46 +45,46 @@ class ModelOptions:
         **dict.fromkeys(("dropout", "attention_dropout"), below(1)),
     }
 
-    family: str = "bert"
-    """Architecture preset: norms, activation, heads, initialisation."""
+    family: Annotated[str, Option(choices=known_families)] = "bert"
+    """Architecture: norms, activation, heads and initialisation."""
     hidden_size: int = 768
-    """Width of the model."""
+    """Hidden width of the model; a base model has 768."""
     num_layers: int = 12
-    """Transformer layers."""
+    """Number of Transformer layers; a base model has 12. With an encoder, layers of the decoder."""
     num_heads: int = 12
-    """Attention heads; they divide the width, unless they have a width of their own."""
+    """Number of attention heads; hidden_size must be a multiple of it, unless head_size is given."""
     head_size: int = 0
-    """Width of a head; 0 means the model's, divided by the heads."""
+    """Width of each attention head; 0: hidden_size divided by num_heads."""
     encoder_layers: int = 0
-    """Layers of the encoder, in families that have one (t5, t5-v1.1, bart); 0 means as many as num_layers."""
+    """Number of encoder layers, for families with an encoder and a decoder; 0: equal to num_layers."""
     ffn_size: int = 0
-    """Width inside the feed-forward part; 0 means four times the width."""
+    """Width of the feed-forward layers; 0: four times hidden_size."""
     embedding_size: int = 0
-    """Width of the word and position tables, before a dense layer; 0 means the family's: 128 for ALBERT, the model's
-    own width, without that layer, for the others."""
+    """Width of the token embeddings, which a dense layer projects to hidden_size. 0: the family's (ALBERT: 128, others:
+    hidden_size without a projection)."""
     shared: Literal["family", "none", "attention", "ffn", "all"] = "family"
-    """Which weights all layers have in common, when it should differ from the family's."""
+    """Weights that all layers share. family: as the family's paper."""
     norm: Literal["family", "pre", "post"] = "family"
-    """Where the norms stand, when it should differ from the family's."""
-    start: Literal["family", "neighbours"] = "family"
-    """Weights as the family's paper draws them, or with heads that begin by looking at the neighbours: short runs
-    learn much faster."""
+    """Position of the layer norms: before or after each sublayer. family: as the family's paper."""
+    init: Literal["family", "locality"] = "family"
+    """Initial weights. family: as the family's paper; locality: the first heads attend to adjacent tokens, which
+    speeds up short runs considerably."""
     positions: int = 0
-    """Rows of the first position table; 0 means as many as the objective's length needs."""
+    """Rows of the position table; 0: as many as objective.length needs."""
     dropout: float = 0.1
-    """On embeddings and sublayer outputs."""
+    """Dropout probability of embeddings and sublayer outputs; usually 0.1."""
     attention_dropout: float = 0.1
-    """On attention weights."""
+    """Dropout probability of attention weights; usually 0.1."""
     vocab_multiple: int = 1
-    """The word table is padded to a multiple of this (GLM: 128)."""
+    """The vocabulary is padded to a multiple of this number of rows (GLM: 128)."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options alone, a sentence each; `TransformerConfig.problems` tells the rest."""
-        problems = out_of_bounds(self, "model.")
+        problems = out_of_bounds(self, "model")
         if self.family not in FAMILIES:
             close = difflib.get_close_matches(self.family[:100], FAMILIES, 1)
             hint = f"did you mean {close[0]}?" if close else f"known families: {', '.join(FAMILIES)}"
-            problems.append(f"model.family is {shown(self.family)}, which is not known; {hint}")
+            problems.append(Problem(f"{setting('model.family')} is {shown(self.family)}, which is not known; {hint}"))
         return problems
 
     @property
@@ -105,8 +112,8 @@ class ModelOptions:
         if self.shared != "family":
             preset["shared"] = self.shared
         preset["pooler"] = bool(preset.get("pooler")) and pairs
-        if self.start == "neighbours":
-            preset["neighbours"] = BEFORE if causal or spec.causal else BOTH_SIDES
+        if self.init == "locality":
+            preset["locality"] = BEFORE if causal or spec.causal else BOTH_SIDES
         first = max(self.positions, position_sizes[0]) if self.positions else position_sizes[0]
         sizes = (first,) * len(position_sizes) if spec.equal_position_tables else (first, *position_sizes[1:])
         return TransformerConfig(

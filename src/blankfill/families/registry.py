@@ -16,6 +16,7 @@ from blankfill.families.distilbert import DISTILBERT
 from blankfill.families.ernie import ERNIE
 from blankfill.families.glm import GLM
 from blankfill.families.gpt2 import GPT2
+from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.roberta import ROBERTA
 from blankfill.families.spanbert import SPANBERT
 from blankfill.families.spec import FamilySpec
@@ -41,6 +42,7 @@ def _check(name: str, spec: FamilySpec) -> None:
 
 _BUILT_IN = (
     BERT, DISTILBERT, ROBERTA, ALBERT, SPANBERT, ERNIE, UNILM2, GPT2, GLM, XLNET, T5_SPEC, T5_V1_1_SPEC, BART,
+    MODERNBERT,
 )  # fmt: skip
 
 FAMILIES: Registry[FamilySpec] = Registry(
@@ -51,9 +53,12 @@ FAMILIES: Registry[FamilySpec] = Registry(
 def register_family(spec: FamilySpec) -> None:
     """Make a family of the user's own known under its name, for recipes, checkpoints and exports of this process.
 
+    Args:
+        spec: The family.
+
     Raises:
-        ValueError: another family has the name, or the preset names no field of `TransformerConfig`.
-        TypeError: the argument is no `FamilySpec`.
+        ValueError: Another family has the name, or the preset names no field of `TransformerConfig`.
+        TypeError: The argument is not a `FamilySpec`.
     """
     FAMILIES.register(getattr(spec, "name", ""), spec)
 

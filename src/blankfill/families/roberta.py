@@ -56,7 +56,7 @@ class RobertaNames(WeightNames):
             **encoder_sizes(values),
             position_sizes=(number(values, "max_position_embeddings"),),
             norm_eps=real(values, "layer_norm_eps", 1e-12),
-            word_head=words,
+            lm_head=words,
             head_transform=words,
             head_bias=words,
             tied=flag(values, "tie_word_embeddings", True) or not words,
@@ -68,7 +68,7 @@ class RobertaNames(WeightNames):
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """The values of transformers' `RobertaConfig`. shift: by how many rows the table is longer there."""
         return {
-            "architectures": ["RobertaForMaskedLM" if config.word_head else "RobertaModel"],
+            "architectures": ["RobertaForMaskedLM" if config.lm_head else "RobertaModel"],
             "model_type": self.model_type,
             **encoder_values(config),
             "max_position_embeddings": config.position_sizes[0] + shift,
@@ -77,16 +77,16 @@ class RobertaNames(WeightNames):
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """RoBERTa's names; a model without the word head has no `roberta.` before them."""
-        base = "roberta." if config.word_head else ""
+        base = "roberta." if config.lm_head else ""
         embeddings = f"{base}embeddings."
         rules = encoder_rules(config, base)
         theirs = (f"{embeddings}position_embeddings.weight", f"{embeddings}token_type_embeddings.weight")
         rules.append(Positions("positions.0.weight", theirs, shift))
         if config.head_transform:
-            rules += both({"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm"})
+            rules += both({"lm_head.dense": "lm_head.dense", "lm_head.norm": "lm_head.layer_norm"})
             rules += output_rules(config, "lm_head.bias", "lm_head.decoder")
         if config.pooler:
-            rules += both({"pair_head.pooler": f"{base}pooler.dense"})
+            rules += both({"pooler.dense": f"{base}pooler.dense"})
         prefix = (r"^(?!roberta\.|lm_head\.)", "roberta.") if base else (r"^roberta\.", "")
         return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "lm_head.decoder", base))
 

@@ -27,7 +27,7 @@ class SpanBertNames(BertNames):
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """BERT's names, the span-boundary head apart."""
-        return replace(super().table(config, shift), apart=("span_head.",))
+        return replace(super().table(config, shift), apart=("span_boundary_head.",))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Spans over all positions, without the head that its files do not have."""

@@ -109,7 +109,7 @@ class T5Names(WeightNames):
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """T5's names: a block's parts are numbered, attention first."""
         rules = plain({
-            "words.weight": "shared.weight",
+            "token_embeddings.weight": "shared.weight",
             "final_norm.weight": "decoder.final_layer_norm.weight",
             "encoder.final_norm.weight": "encoder.final_layer_norm.weight",
         })  # fmt: skip
@@ -119,7 +119,7 @@ class T5Names(WeightNames):
             for k in range(count):
                 rules += _layer_rules(f"{ours}layers.{k}.", f"{theirs}.block.{k}.layer.", config, theirs == "decoder")
         if not config.tied:
-            rules.append(Rule("head.table", ("lm_head.weight",)))
+            rules.append(Rule("lm_head.table", ("lm_head.weight",)))
         copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *(["lm_head.weight"] * config.tied)]
         ignored = (r"EncDecAttention\.relative_attention_bias\.weight$",)
         return Table(

@@ -334,7 +334,7 @@ def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -
 
 
 NOT_ARCHITECTURE = {
-    "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "neighbours",
+    "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "locality",
 }  # fmt: skip
 """Fields of `TransformerConfig` that say how a model is trained, not what it computes."""
 

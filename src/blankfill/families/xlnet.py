@@ -94,7 +94,7 @@ class XlnetNames(WeightNames):
             attention_bias=False,
             dropout=real(values, "dropout", 0.1),
             attention_dropout=real(values, "dropout", 0.1),
-            word_head=words,
+            lm_head=words,
             tied=flag(values, "tie_word_embeddings", True) or not words,
             head_bias=words,
             init_std=real(values, "initializer_range", 0.02),
@@ -103,7 +103,7 @@ class XlnetNames(WeightNames):
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """The values of transformers' `XLNetConfig`; `n_positions` is ours, which has no place there."""
         return {
-            "architectures": ["XLNetLMHeadModel" if config.word_head else "XLNetModel"],
+            "architectures": ["XLNetLMHeadModel" if config.lm_head else "XLNetModel"],
             "model_type": self.model_type,
             "vocab_size": config.vocab_size,
             "d_model": config.hidden_size,
@@ -129,8 +129,8 @@ class XlnetNames(WeightNames):
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """XLNet's names; the model alone has no `transformer.` before them."""
         D, H = config.hidden_size, config.num_heads
-        base = "transformer." if config.word_head else ""
-        rules = plain({"words.weight": f"{base}word_embedding.weight"})
+        base = "transformer." if config.lm_head else ""
+        rules = plain({"token_embeddings.weight": f"{base}word_embedding.weight"})
         rules.append(Reshaped("query", (f"{base}mask_emb",), (1, 1, D), (1, D)))
         for k in range(config.num_layers):
             ours, theirs = f"layers.{k}.", f"{base}layer.{k}."
@@ -146,10 +146,10 @@ class XlnetNames(WeightNames):
                 f"{ours}ffn.output": f"{theirs}ff.layer_2", f"{ours}ffn_norm": f"{theirs}ff.layer_norm",
             })  # fmt: skip
         if config.head_bias:
-            rules.append(Rule("head.bias", ("lm_loss.bias",)))
+            rules.append(Rule("lm_head.bias", ("lm_loss.bias",)))
         if not config.tied:
-            rules.append(Rule("head.table", ("lm_loss.weight",)))
-        copies = {"lm_loss.weight": f"{base}word_embedding.weight"} if config.tied and config.word_head else {}
+            rules.append(Rule("lm_head.table", ("lm_loss.weight",)))
+        copies = {"lm_loss.weight": f"{base}word_embedding.weight"} if config.tied and config.lm_head else {}
         prefix = (r"^(?!transformer\.|lm_loss\.)", base) if base else (r"^transformer\.", "")
         return Table(tuple(rules), (), ((r"^module\.", ""), prefix), copies=copies)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError
 from blankfill.system.files import write_file
+from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
-from blankfill.system.values import build
 from blankfill.tasks.cloze.soft_labels import SoftLabels
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.tabular import TABULAR, Columns, tabular_task
@@ -48,7 +48,7 @@ class FinetuneConfig:
         if self.columns == Columns():
             return task
         if task not in TABULAR:
-            names = ", ".join(one.name for one in TABULAR)
+            names = ", ".join(table.name for table in TABULAR)
             raise UserError(f"{task.name} knows the columns of its files; columns are named for {names} only")
         return tabular_task(task.name, self.columns)
 
@@ -82,8 +82,8 @@ def read_config(out: Path) -> FinetuneConfig:
         raise UserError(f"{file} is of version 0.1, whose runs cannot be resumed; train again into another --out")
     soft_labels = None
     if "soft_labels" in values:
-        told = field(values, "soft_labels", dict, file)
-        soft_labels = SoftLabels(Path(field(told, "texts", str, file)), Path(field(told, "scores", str, file)))
+        soft = field(values, "soft_labels", dict, file)
+        soft_labels = SoftLabels(Path(field(soft, "texts", str, file)), Path(field(soft, "scores", str, file)))
     return FinetuneConfig(
         field(values, "task", str, file), Path(field(values, "data", str, file)),
         Path(field(values, "model", str, file)),

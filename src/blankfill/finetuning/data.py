@@ -66,7 +66,7 @@ def read_splits(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split
 
     if isinstance(task, Mixture):
         places = task.places(data)
-        parts = [read_splits(one, places[one.name], options) for one in task.members]
+        parts = [read_splits(member, places[member.name], options) for member in task.members]
         return task.mixed([train for train, _ in parts]), task.mixed([dev for _, dev in parts])
     splits = task.splits(data) if data.is_dir() else []
     if "train" in splits and "dev" in splits:

@@ -7,32 +7,36 @@ that compares them are written anew after each.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, Problem, setting
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.system.console import say
 from blankfill.system.files import write_file
-from blankfill.system.values import spelled
+from blankfill.system.loader import MismatchError, convert_field
+from blankfill.system.schema import fields_of, nearest
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
+ALL_PATTERNS = (
+    f"{setting('pattern')} all is a run for each pattern; leave out {setting('grid')} and {setting('num_seeds')}, or it"
+)
+"""Why a grid of all patterns is refused."""
 Setting = tuple[str, FinetuneOptions]
 """The name of a run's folder, and its options."""
 
 
 def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) -> list[Setting]:
-    """Every combination of a grid's values, each with so many seeds.
+    """Every combination of a grid's values, each with a number of seeds.
 
-    grid: `name=value,value` each. Raises ConfigError for names and values that there are none of, and for settings that
+    grid: `name=value,value` each. Raises ConfigError for names and values that do not exist, and for settings that
     could not be trained: all of them are looked at before the first begins.
     """
     problems: list[str] = []
@@ -41,47 +45,58 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) 
         name, _, values = text.partition("=")
         name = name.replace("-", "_")
         if name in axes:
-            problems.append(f"--grid {name} is given twice; put all of its values into one, as {name}=value,value")
+            problems.append(
+                Problem(f"{setting('grid')} {name} is given twice; put all its values into one, as {name}=value,value")
+            )
         axes[name] = _values(name, values, problems)
     if num_seeds < 1:
-        problems.append(f"--num-seeds is {num_seeds}; it must be at least 1")
+        problems.append(Problem(f"{setting('num_seeds')} is {num_seeds}; it must be at least 1"))
     if problems:
         raise ConfigError(problems)
-    found: dict[str, FinetuneOptions] = {}
+    settings: dict[str, FinetuneOptions] = {}
     for chosen in itertools.product(*axes.values()):
         named = dict(zip(axes, chosen, strict=True))
-        setting = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
+        combination = "_".join(f"{name}-{_written(value)}" for name, value in named.items())
         for number in range(num_seeds):
             made = dataclasses.replace(options, **named, seed=options.seed + number)
-            folder = "_".join([*([setting] if setting else []), f"seed-{made.seed}"])
-            if folder in found:
-                problems.append(f"--grid: two settings would be in the folder {folder}; give each value once")
-            found[folder] = made
-            told = made.problems()
+            folder = "_".join([*([combination] if combination else []), f"seed-{made.seed}"])
+            if folder in settings:
+                problems.append(
+                    Problem(f"{setting('grid')}: two settings would be in the folder {folder}; give each value once")
+                )
+            settings[folder] = made
+            wrong = made.problems()
             if made.method == "cloze" and made.pattern == "all":
-                told.append("--pattern all is a run for each pattern; leave out --grid and --num-seeds, or it")
-            problems += [f"--grid, {setting}: {one}" if setting else one for one in told]
+                wrong.append(Problem(ALL_PATTERNS))
+            problems += [about(combination, problem) for problem in wrong]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return list(found.items())
+    return list(settings.items())
+
+
+def about(combination: str, problem: str) -> str:
+    """A sentence about the options of one combination of a grid, which says which one; as it is without a grid."""
+    if not combination:
+        return problem
+    sentence = problem.template if isinstance(problem, Problem) else problem
+    return Problem(f"{setting('grid')}, {combination}: {sentence}")
 
 
 def _values(name: str, values: str, problems: list[str]) -> list[Any]:
     """The values of one option of a grid, read as the option itself is; appends what is wrong to `problems`."""
-    hints = get_type_hints(FinetuneOptions)
-    known = [field.name for field in dataclasses.fields(FinetuneOptions) if field.name != "seed"]
-    if name not in known or not values:
-        close = difflib.get_close_matches(name[:100], known, 1)
-        hint = f"did you mean {close[0]}?" if close and name not in known else f"the names are {', '.join(known)}"
-        problems.append(f"--grid {name}={values}: give name=value,value; {hint}")
+    fields = {field.name: field for field in fields_of(FinetuneOptions) if field.name != "seed"}
+    if name not in fields or not values:
+        close = nearest(name, fields) if name not in fields else ""
+        hint = f"did you mean {close}?" if close else f"the names are {', '.join(fields)}"
+        problems.append(Problem(f"{setting('grid')} {name}={values}: give name=value,value; {hint}"))
         return []
-    found = []
-    for value in values.split(","):
+    converted = []
+    for text in values.split(","):
         try:
-            found.append(spelled(value, hints[name], f"--grid {name}"))
-        except UserError as error:
-            problems.append(str(error))
-    return found
+            converted.append(convert_field(fields[name], text, texts=True))
+        except MismatchError as error:
+            problems.append(Problem(f"{setting('grid')} {name} {error.sentence}"))
+    return converted
 
 
 def _written(value: Any) -> str:
@@ -93,41 +108,41 @@ def _written(value: Any) -> str:
 
 def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> Iterator[str]:
     """Run every setting below `out`; yields the table, a line for each setting, the best last."""
-    found: list[dict[str, Any]] = []
+    runs_done: list[dict[str, Any]] = []
     check_inputs_unchanged([(dataclasses.replace(config, options=options), out / name) for name, options in settings])
     shared = shared_machine(config.options, out)
     for number, (name, options) in enumerate(settings, 1):
         say(f"run {number} of {len(settings)}: {name}")
         results = finish_run(dataclasses.replace(config, options=options), out / name, shared)
-        found.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
-        table = list(summary(found))
+        runs_done.append({"folder": name, "setting": name.rpartition("_")[0] or "as given", **results})
+        table = list(summary(runs_done))
         best = max(table, key=lambda row: row["mean"])
-        runs = [run["folder"] for run in found]
-        kept = {
+        runs = [run["folder"] for run in runs_done]
+        table_of_task = {
             "task": config.task,
             "primary_metric": results["primary_metric"],
             "settings": table,
             "best": best,
             "runs": runs,
         }
-        whole = {**kept, "complete": number == len(settings)}
+        whole = {**table_of_task, "complete": number == len(settings)}
         write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         renew_report(out)
-    main = found[0]["primary_metric"]
+    main = runs_done[0]["primary_metric"]
     for row in table:
         counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
         spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"
         yield f"{row['setting']}: {main} {spread}"
-    yield f"without reading the texts: {found[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
+    yield f"without reading the texts: {runs_done[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """For each setting: how many runs, the mean, the deviation and the best of the main score."""
-    for setting in dict.fromkeys(run["setting"] for run in runs):
-        mine = [run for run in runs if run["setting"] == setting]
+    for combination in dict.fromkeys(run["setting"] for run in runs):
+        mine = [run for run in runs if run["setting"] == combination]
         scores = [run["score"] for run in mine]
         yield {
-            "setting": setting,
+            "setting": combination,
             "runs": len(mine),
             "mean": statistics.fmean(scores),
             "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0,

@@ -131,7 +131,7 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
         adapters = CLOZE
     elif options.method == "text":
         members = task.members if isinstance(task, Mixture) else [task]
-        if unfit := [one for one in members if one.kind not in TEXT]:
+        if unfit := [member for member in members if member.kind not in TEXT]:
             raise UserError(
                 f"{unfit[0].name} is a task of kind {unfit[0].kind}, which has no form as text; leave "
                 f"{'it' if len(members) > 1 else '--method text'} out"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def finetuning_note(
-    asked: Mapping[str, Any],
+    values: Mapping[str, Any],
     train: Split,
     dev: Split,
     more: Sequence[Item],
@@ -38,7 +38,7 @@ def finetuning_note(
 ) -> Note:
     """What a fine-tuning run notes of its inputs, all but the tokenizer.
 
-    asked: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. soft_labels: what
+    values: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. soft_labels: what
     is learnt from in place of the labels. start: `model_note` of the model that it begins from. patterns: the text that
     says how the task is put, "" for none.
     """
@@ -48,9 +48,9 @@ def finetuning_note(
     if soft_labels is not None:
         data["texts"] = items_mark(soft_labels[0].items)
         data["scores"] = {"items": len(soft_labels[1]), "content": content(soft_labels[1].tolist())}
-    options = {name: value for name, value in plain(asked["options"]).items() if name not in FREE}
-    rest = {name: plain(asked[name]) for name in ("task", "columns")}
-    return {"asked": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}
+    options = {name: value for name, value in plain(values["options"]).items() if name not in FREE}
+    rest = {name: plain(values[name]) for name in ("task", "columns")}
+    return {"config": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}
 
 
 def patterns_mark(text: str) -> str | None:
@@ -74,28 +74,28 @@ def model_note(loaded: Loaded) -> Note:
 
 def changed_inputs(notes: Sequence[Note], now: Note) -> list[str]:
     """What differs from the notes of a fine-tuning run, but for the weights of the model that it began from."""
-    found: list[str] = []
+    problems: list[str] = []
     for note in notes:
-        found += differing(note.get("asked"), now["asked"])
+        problems += differing(note.get("config"), now["config"])
         if note.get("patterns") not in (None, now.get("patterns")):
-            found.append("the patterns are others")
+            problems.append("the patterns are others")
         before = note.get("data")
         for name, mark in now["data"].items():
             was = before.get(name) if isinstance(before, dict) else None
             if isinstance(was, dict) and was != mark:
-                told = f"{mark['items']:,} then and now" if was.get("items") == mark["items"] else (
+                counts = f"{mark['items']:,} then and now" if was.get("items") == mark["items"] else (
                     f"{was.get('items'):,} then, {mark['items']:,} now"
                 )  # fmt: skip
-                found.append(f"the items of `{name}` are others ({told})")
+                problems.append(f"the items of `{name}` are others ({counts})")
         began = {name: value for name, value in now["start"].items() if name != "weights"}
-        found += (f"in the model it began from {phrase}" for phrase in differing(note.get("start"), began))
-    return found
+        problems += (f"in the model it began from {phrase}" for phrase in differing(note.get("start"), began))
+    return problems
 
 
 def other_weights(notes: Sequence[Note], now: Note) -> bool:
     """Whether the model that a run began from has other weights than noted."""
     noted = [note["start"].get("weights") for note in notes if isinstance(note.get("start"), dict)]
-    return any(one not in (None, now["start"]["weights"]) for one in noted)
+    return any(checksum not in (None, now["start"]["weights"]) for checksum in noted)
 
 
 def check_inputs(out: Path, config: FinetuneConfig, start: Start, note: Note, tokenizer: Tokenizer) -> Note:

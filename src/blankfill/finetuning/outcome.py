@@ -89,7 +89,7 @@ def finish(training: Training, done: Progress, predictions: Sequence[Prediction]
     best_step = done.best_step if done.best_step >= 0 else done.step
     metrics, baseline = adapter.measure(dev, predictions), training.baseline
     threshold = getattr(adapter, "threshold", None)
-    lines = [{"id": item.id, **adapter.record(one)} for item, one in zip(dev, predictions, strict=True)]
+    lines = [{"id": item.id, **adapter.record(prediction)} for item, prediction in zip(dev, predictions, strict=True)]
     write_file(out / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     speed = done.step * config.options.batch_size / done.seconds if done.seconds else 0.0
     results = {

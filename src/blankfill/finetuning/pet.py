@@ -27,8 +27,8 @@ from blankfill.runs.folder import renew_report
 from blankfill.runs.inputs import read_notes, refuse, write_note
 from blankfill.system.console import say
 from blankfill.system.files import write_file
+from blankfill.system.loader import fitting
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
-from blankfill.system.values import fitting
 from blankfill.tasks.cloze.pattern import pattern_text, read_patterns
 from blankfill.tasks.cloze.soft_labels import SoftLabels, combined, logs_of, score_lines
 from blankfill.tasks.content import items_mark
@@ -62,16 +62,16 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
         dataclasses.replace(config, options=dataclasses.replace(config.options, pattern=str(k), distil=""))
         for k in range(count)
     ]
-    check_inputs_unchanged([(one, out / f"pattern-{k}") for k, one in enumerate(requests)])
+    check_inputs_unchanged([(config_k, out / f"pattern-{k}") for k, config_k in enumerate(requests)])
     shared = shared_machine(config.options, out)
     weights = untrained(requests, train, shared)
     runs: list[dict[str, Any]] = []
-    for k, one in enumerate(requests):
+    for k, config_k in enumerate(requests):
         folder = out / f"pattern-{k}"
         say(f"pattern {k} of {count}")
-        found = finish_run(one, folder, shared)
-        runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(found)})
-        score = f"{found['primary_metric']} {found['score']:.4f}"
+        results = finish_run(config_k, folder, shared)
+        runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(results)})
+        score = f"{results['primary_metric']} {results['score']:.4f}"
         yield f"pattern {k}: {score}; untrained {weights[k]:.4f} of the training items"
     yield from _together(config, out, runs, dev)
     if texts is not None:
@@ -87,16 +87,16 @@ def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine
     torch.set_num_threads(machine.threads)
     device = torch.device(machine.device)
     loaded, _ = load_pretrained(requests[0])
-    found = []
-    for one in requests:
-        plain = dataclasses.replace(one.options, lora_rank=0)  # which adds nothing before it has learnt
-        adapter = build_adapter(one.build_task(), train.labels, loaded, plain)
+    shares = []
+    for config in requests:
+        plain = dataclasses.replace(config.options, lora_rank=0)  # which adds nothing before it has learnt
+        adapter = build_adapter(config.build_task(), train.labels, loaded, plain)
         model = build_model(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = HeadEvaluator(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
         predictions, _ = scored.predict(model, device, machine.dtype)
-        right = [one.value == _label(item) for one, item in zip(predictions, train.items, strict=True)]
-        found.append(float(np.mean(right)))
-    return found
+        right = [prediction.value == _label(item) for prediction, item in zip(predictions, train.items, strict=True)]
+        shares.append(float(np.mean(right)))
+    return shares
 
 
 def _together(config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
@@ -106,22 +106,22 @@ def _together(config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]],
 
     task = config.build_task()
     said = [_said(out / run["folder"] / PREDICTIONS) for run in runs]
-    names = [list(one) for one in said[0]]
+    names = [list(probabilities) for probabilities in said[0]]
     logs = [logs_of(item) for item in zip(*said, strict=True)]
     scores: dict[str, Any] = {}
     lines: list[str] = []
     for way, weights in (("alike", None), ("weighted", [run["untrained"] for run in runs])):
-        joined = [combined(one, weights).astype(np.float32) for one in logs]
-        predictions = [classified(one, name) for one, name in zip(joined, names, strict=True)]
-        metrics = score(task, dev, [one.value for one in predictions])
+        joined = [combined(logs_of_item, weights).astype(np.float32) for logs_of_item in logs]
+        predictions = [classified(logs_C, name) for logs_C, name in zip(joined, names, strict=True)]
+        metrics = score(task, dev, [prediction.value for prediction in predictions])
         scores[way] = {"metrics": metrics, "score": metrics[task.primary_metric]}
-        rows = [{"id": item.id, **one.record} for item, one in zip(dev.items, predictions, strict=True)]
+        rows = [{"id": item.id, **prediction.record} for item, prediction in zip(dev.items, predictions, strict=True)]
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         yield f"all patterns, {way}: {task.primary_metric} {scores[way]['score']:.4f}"
     write_file(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
-    kept = {**config.values(), "primary_metric": task.primary_metric, "patterns": list(runs), "together": scores}
+    results = {**config.values(), "primary_metric": task.primary_metric, "patterns": list(runs), "together": scores}
     complete = not config.options.distil
-    _keep(out, {**kept, "complete": complete})
+    _keep(out, {**results, "complete": complete})
 
 
 def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> Split | None:
@@ -155,11 +155,14 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, shared: Machine)
     say(f"a head learns what all patterns say of {len(texts):,} texts")
     student = dataclasses.replace(config, options=learning, soft_labels=soft_labels)
     check_inputs_unchanged([(student, out / DISTILLED)])
-    found = finish_run(student, out / DISTILLED, shared)
-    kept = read_json(out / RESULTS)
-    field(kept, "together", dict, out / RESULTS)[DISTILLED] = {"metrics": found["metrics"], "score": found["score"]}
-    _keep(out, {**kept, "complete": True})
-    score = f"{found['primary_metric']} {found['score']:.4f}"
+    results = finish_run(student, out / DISTILLED, shared)
+    whole = read_json(out / RESULTS)
+    field(whole, "together", dict, out / RESULTS)[DISTILLED] = {
+        "metrics": results["metrics"],
+        "score": results["score"],
+    }
+    _keep(out, {**whole, "complete": True})
+    score = f"{results['primary_metric']} {results['score']:.4f}"
     yield f"learnt from all patterns: {score}; predict with --model {out / DISTILLED}"
 
 

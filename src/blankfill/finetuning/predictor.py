@@ -14,9 +14,9 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
 from blankfill.finetuning.notes import patterns_mark
 from blankfill.system.console import say
+from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, of_kind, read_json, shown
 from blankfill.system.threads import use_threads
-from blankfill.system.values import build, fitting
 from blankfill.tasks.cloze.pattern import PATTERNS
 from blankfill.tasks.cloze.soft_labels import combined, logs_of
 from blankfill.tasks.datasets.registry import task_named
@@ -61,18 +61,18 @@ class Predictor:
             use_threads(threads)
         path = Path(path)
         run = path if not (path / store.STATE).exists() else path.parent.parent
-        found = best_checkpoint(path)
-        state = found.state
-        config, objective = store.model_of(state, found.path), store.objective_of(state, found.path)
-        told = field(state, "task", dict, where := found.path / store.STATE)
-        self.task = task_named(field(told, "name", str, where))
-        options = build(FinetuneOptions, field(told, "options", dict, where), f"{where}: `options`")
+        checkpoint = best_checkpoint(path)
+        state = checkpoint.state
+        config, objective = store.model_of(state, checkpoint.path), store.objective_of(state, checkpoint.path)
+        noted_task = field(state, "task", dict, where := checkpoint.path / store.STATE)
+        self.task = task_named(field(noted_task, "name", str, where))
+        options = build(FinetuneOptions, field(noted_task, "options", dict, where), f"{where}: `options`")
         if problems := options.problems():
             raise ConfigError([f"{where}: {problem}" for problem in problems])
-        labels = fitting(field(told, "labels", list, where), tuple[str, ...], f"{where}: `labels`")
+        labels = fitting(field(noted_task, "labels", list, where), tuple[str, ...], f"{where}: `labels`")
         tokenizer = Tokenizer.load(run)
-        check_tokenizer(state, tokenizer, run, found.path)
-        vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(state, found.path))
+        check_tokenizer(state, tokenizer, run, checkpoint.path)
+        vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(state, checkpoint.path))
         check_vocabulary(vocabulary, config, run)
         with torch.device("meta"):
             encoder = Transformer(config)
@@ -90,7 +90,7 @@ class Predictor:
             self.adapter.n_best = n_best
         with torch.device("meta"):
             model = task_model(encoder, self.adapter, self.options)
-        store.put_weights(model, found.model, found.path, assign=True)
+        store.put_weights(model, checkpoint.model, checkpoint.path, assign=True)
         if self.options.lora_rank:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
@@ -138,17 +138,17 @@ class EnsemblePredictor:
 
     def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
         """For each item the mean log-probability of its labels, float64[C]."""
-        said = [[one.record["probabilities"] for one in member.predict(items)] for member in self.members]
-        return [combined(logs_of(one), self.weights) for one in zip(*said, strict=True)]
+        said = [[prediction.record["probabilities"] for prediction in member.predict(items)] for member in self.members]
+        return [combined(logs_of(probabilities), self.weights) for probabilities in zip(*said, strict=True)]
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """A prediction for each item."""
         from blankfill.tasks.heads.texts import chosen, classified
 
-        joined = [one.astype(np.float32) for one in self.logs(items)]
+        joined = [logs_C.astype(np.float32) for logs_C in self.logs(items)]
         return [
-            chosen(item, one) if isinstance(item, ChoiceItem) else classified(one, self.labels)
-            for item, one in zip(items, joined, strict=True)
+            chosen(item, logs_C) if isinstance(item, ChoiceItem) else classified(logs_C, self.labels)
+            for item, logs_C in zip(items, joined, strict=True)
         ]
 
 
@@ -171,9 +171,9 @@ def open_predictor(
     results = _results(path)
     if results.get("patterns"):
         where = f"{path / RESULTS}: `patterns`"
-        patterns = [of_kind(one, dict, where) for one in field(results, "patterns", list, path / RESULTS)]
-        weights = [field(one, "untrained", float, where) for one in patterns]
-        folders = [_inside(path, field(one, "folder", str, where)) for one in patterns]
+        patterns = [of_kind(pattern, dict, where) for pattern in field(results, "patterns", list, path / RESULTS)]
+        weights = [field(pattern, "untrained", float, where) for pattern in patterns]
+        folders = [_inside(path, field(pattern, "folder", str, where)) for pattern in patterns]
         if min(weights) < 0:
             raise UserError(f"{where}: a weight is negative")
         say(f"{path}: {len(folders)} patterns answer together")
@@ -225,11 +225,11 @@ def best_checkpoint(path: Path) -> Any:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a run made by `blankfill finetune`")
     if (path / store.STATE).exists():
-        found: Any = store.read(path, with_optimizer=False)
+        checkpoint: Any = store.read(path, with_optimizer=False)
     elif (path / "best").exists():
-        found = store.read(store.named_by(path / "best"), with_optimizer=False)
+        checkpoint = store.read(store.named_by(path / "best"), with_optimizer=False)
     else:
-        found = store.newest(path / "checkpoints", with_optimizer=False)
-    if found is None or "task" not in found.state:
+        checkpoint = store.newest(path / "checkpoints", with_optimizer=False)
+    if checkpoint is None or "task" not in checkpoint.state:
         raise UserError(f"{path}: not a fine-tuned model; train one with `blankfill finetune`")
-    return found
+    return checkpoint

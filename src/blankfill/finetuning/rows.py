@@ -66,10 +66,10 @@ def _text(given: Mapping[str, Any], name: str, where: str) -> str:
 
 def _texts(given: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     """A field of a row that is a list of texts, one at least."""
-    found = tuple(_text({name: one}, name, where) for one in field(given, name, list, where))
-    if not found:
+    texts = tuple(_text({name: text}, name, where) for text in field(given, name, list, where))
+    if not texts:
         raise UserError(f"{where}: `{name}` is empty; leave the line out")
-    return found
+    return texts
 
 
 def _member(task: Mixture, where: str, line: str) -> Task:
@@ -78,7 +78,7 @@ def _member(task: Mixture, where: str, line: str) -> Task:
         name = field(parse_json(line, where), "task", str, where)
     except UserError as error:
         raise UserError(f'{where}: give a JSON object that says whose row it is: "task": one of {task.name}') from error
-    if name not in (names := {one.name: one for one in task.members}):
+    if name not in (names := {member.name: member for member in task.members}):
         raise UserError(f"{where}: the task {name} is none of {task.name}, for which the model was fine-tuned")
     return names[name]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import ConfigError
-from blankfill.runs.folder import run_folder
+from blankfill.runs.folder import refuse_sources, run_folder
 
 if TYPE_CHECKING:
     from blankfill.finetuning.config import FinetuneConfig
@@ -53,6 +53,7 @@ def finetune(
     out, options = Path(out), dataclasses.replace(config.options, **(changes or {}))
     if problems := options.problems():
         raise ConfigError(problems)
+    refuse_sources(out, [config.data])
     data = read_task_data(config)
     with run_folder(out, resume):
         start = resolve_start(out, resume, changes, from_checkpoint=not options.from_scratch)

@@ -57,12 +57,12 @@ def _best_of_odds(
     if not any(name.startswith("no-answer") for name in task.metrics):
         raise UserError(f"--na-prob-file: every question of {task.name} has an answer; leave it out")
     odds = read_null_odds(na_prob_file)
-    predicted = {id: str(one["answer"]) for id, one in shown.items()}
-    found: dict[str, float] = {}
+    predicted = {id: str(row["answer"]) for id, row in shown.items()}
+    best: dict[str, float] = {}
     for metric in ("exact", "f1"):
         value, threshold = best_threshold(read.questions(), predicted, odds, metric)
-        found |= {f"best-{metric}": value, f"best-{metric}-threshold": threshold}
-    return found
+        best |= {f"best-{metric}": value, f"best-{metric}-threshold": threshold}
+    return best
 
 
 def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> Prediction:
@@ -79,10 +79,10 @@ def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
         whole = parse_json(text, path)
         if "id" not in whole:
             return {str(id): {"answer": answer} for id, answer in whole.items()}
-    found: dict[str, Mapping[str, Any]] = {}
+    rows: dict[str, Mapping[str, Any]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         row = parse_json(line, f"{path}, line {number}")
         if type(row.get("id")) not in (str, int):
             raise UserError(f"{path}, line {number}: not a prediction (a JSON object with an id)")
-        found[str(row["id"])] = row
-    return found
+        rows[str(row["id"])] = row
+    return rows

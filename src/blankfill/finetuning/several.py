@@ -16,9 +16,9 @@ from blankfill.finetuning.run import finetune
 from blankfill.runs import inputs
 from blankfill.runs.folder import note_machine, noted_machine
 from blankfill.system.console import say
+from blankfill.system.loader import fitting
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.system.stopping import StoppedError
-from blankfill.system.values import fitting
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
@@ -62,12 +62,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The results of a run; {} when there are none or they are damaged, so that the run is not complete."""
     path = folder / RESULTS
     try:
-        found = read_json(path)
-        field(found, "complete", bool, path)
+        results = read_json(path)
+        field(results, "complete", bool, path)
         for name, kind in (("score", float), ("primary_metric", str), ("best_step", int), ("steps", int)):
-            field(found, name, kind, path)
-        field(field(found, "baseline", dict, path), "score", float, path)
-        fitting(field(found, "metrics", dict, path), dict[str, float], str(path))
+            field(results, name, kind, path)
+        field(field(results, "baseline", dict, path), "score", float, path)
+        fitting(field(results, "metrics", dict, path), dict[str, float], str(path))
     except UnreadableError as error:
         if not error.missing:
             raise
@@ -75,7 +75,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     except UserError as error:
         say(f"{error}; the run in {folder} is gone through again from its last checkpoint")
         return {}
-    return found
+    return results
 
 
 def machine_changes(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
@@ -93,9 +93,9 @@ def shared_machine(options: FinetuneOptions, out: Path) -> Machine:
     from blankfill.system.threads import from_variables
     from blankfill.training.machine import able, settle
 
-    found = noted_machine(out)
-    if found is not None and is_here(device := torch.device(found.device)) and able(device, found.dtype):
-        return dataclasses.replace(found, threads=options.threads or from_variables() or found.threads)
+    noted = noted_machine(out)
+    if noted is not None and is_here(device := torch.device(noted.device)) and able(device, noted.dtype):
+        return dataclasses.replace(noted, threads=options.threads or from_variables() or noted.threads)
     conditions = settle(options)
     for remark in conditions.remarks:
         say(remark)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
     """The items of a split of the model's task, or of another one of the same kind and labels."""
-    asked, whole = task_for(model, task), model.task
-    if asked is whole or not isinstance(whole, Mixture):
-        return asked.read(data, split, model.labels)
-    read = asked.read(data, split, whole.labels_of(asked, model.labels))
-    return dataclasses.replace(read, items=[MixedItem(item.id, asked.name, item) for item in read.items])
+    of_split, whole = task_for(model, task), model.task
+    if of_split is whole or not isinstance(whole, Mixture):
+        return of_split.read(data, split, model.labels)
+    read = of_split.read(data, split, whole.labels_of(of_split, model.labels))
+    return dataclasses.replace(read, items=[MixedItem(item.id, of_split.name, item) for item in read.items])
 
 
 def task_for(model: AnyPredictor, task: str | None) -> Task:
@@ -52,16 +52,18 @@ def write_submission(
 
     with disk_errors(out, "give another folder with --out"):
         make_folder(out)
-    asked = task_for(model, task)
-    if isinstance(asked, Mixture):
-        raise UserError(f"--submission: name the task with --task, one of {asked.name}")
+    of_split = task_for(model, task)
+    if isinstance(of_split, Mixture):
+        raise UserError(f"--submission: name the task with --task, one of {of_split.name}")
     read = split_of(model, data, split, task)
     if read.problems:
         raise UserError(f"a submission must answer every row, and {read.problems[0]}")
-    predictions = [one for at in range(0, len(read), window) for one in model.predict(read.items[at : at + window])]
-    file = find_file(data, asked.folders, asked.files[split], f"{split} file of {asked.name}")
+    predictions = [
+        prediction for at in range(0, len(read), window) for prediction in model.predict(read.items[at : at + window])
+    ]
+    file = find_file(data, of_split.folders, of_split.files[split], f"{split} file of {of_split.name}")
     items = [item.item if isinstance(item, MixedItem) else item for item in read.items]
-    texts = submission(asked, split, file, items, predictions)
+    texts = submission(of_split, split, file, items, predictions)
     for name, text in texts.items():
         write_file(out / name, text)
     return [(out / name, len(read)) for name in texts]

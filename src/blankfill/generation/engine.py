@@ -31,21 +31,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.attention.masks import Mask, lower
-from blankfill.data.batching import PADDING, collate, is_causal, sees_all
+from blankfill.data.batching import collate, is_causal, sees_all
 from blankfill.data.packing import padded_batches
-from blankfill.model.cross import Reading, side_by_side
+from blankfill.model.cross import EncoderOutput, side_by_side
+from blankfill.model.io import Inputs
 from blankfill.model.layers import LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
-from blankfill.types import AttentionRule, DecoderInput, Vocabulary
+from blankfill.types import PADDING, AttentionRule, Batch, DecoderInput, Vocabulary
 
 ENOUGH = 256
 """Sources that have so many columns together are not read with longer ones."""
 
 
 @torch.inference_mode()
-def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int = 0) -> Reading | None:
+def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int = 0) -> EncoderOutput | None:
     """What the encoder makes of the sources of contexts, with the keys and values of all layers; None without them.
 
     Those of like length are read together, so that hardly a column is padding.
@@ -53,12 +54,12 @@ def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int 
     sources = [context.source for context in contexts if context.source is not None]
     if not sources:
         return None
-    model, weight = evaluation_view(model), model.words.weight
+    model, weight = evaluation_view(model), model.token_embeddings.weight
     parts = []
     for alike in padded_batches(np.array([len(one) for one in sources]), min_tokens=ENOUGH):
         places = sorted(alike.tolist())
         batch = collate([[sources[k]] for k in places], pad).to(weight.device)
-        parts.append((places, model.read(batch, dtype=weight.dtype, keep=True)))
+        parts.append((places, model.encode_source(batch, weight.dtype, keys_values=True)))
     return parts[0][1] if len(parts) == 1 else side_by_side(parts)
 
 
@@ -71,12 +72,12 @@ class Decoder:
         contexts: Sequence[DecoderInput],
         new_tokens: int,
         pad: int = 0,
-        reading: Reading | None = None,
+        reading: EncoderOutput | None = None,
     ) -> None:
         """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding. reading:
         what `read_sources` made of the contexts, where they were read before; it is left as it is."""
         self.model = model = evaluation_view(model)
-        self.device = model.words.weight.device
+        self.device = model.token_embeddings.weight.device
         self.room = min(new_tokens, *(context.room for context in contexts))
         self.rows, self.query_token = len(contexts), contexts[0].query_token
         width = max(len(context) for context in contexts)
@@ -110,13 +111,17 @@ class Decoder:
     @torch.inference_mode()
     def prefill(self) -> Tensor:
         """Read the contexts; the scores of each row's first new token, [B, V]."""
+        rows, width = self._ids.shape
+        last_B = None
+        if self.query_token is None:
+            last_B = torch.arange(rows, device=self.device) * width + self.lengths - 1
         segment, rank, horizon = self._rule
-        mask = lower(self._kind, (segment, horizon), (segment, rank), self.model.words.weight.dtype)
-        hidden_BTD = self.model(self._ids, self._positions, mask, self._cache, context=self._reading)
-        if self.query_token is not None:
-            return self._read(self._next, self._asking)
-        last_BD = hidden_BTD[torch.arange(self.rows, device=self.device), self.lengths - 1]
-        return self.model.head.logits(last_BD, self.model.output_table)
+        batch = Batch.of_rows(self._ids, self._positions, segment, rank, horizon, mask=self._kind)
+        dtype = self.model.token_embeddings.weight.dtype
+        outputs = self.model(batch, dtype, cache=self._cache, encoded=self._reading, logits_at=last_B)
+        logits = self._read(self._next, self._asking) if last_B is None else outputs.logits
+        assert isinstance(logits, Tensor)
+        return logits
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor) -> Tensor:
@@ -141,11 +146,11 @@ class Decoder:
         What asks is forgotten again, since no later column may see it.
         """
         bias = None if self._bias is None else self._bias[..., : self._cache[0].length + ids_BQ.shape[1]]
-        hidden_BD = read_columns(self.model, self._single, ids_BQ, positions_PBQ, bias, self._cache, self._reading)
+        logits = read_columns(self.model, self._single, ids_BQ, positions_PBQ, bias, self._cache, self._reading)
         if self.query_token is not None:
             for layer in self._cache:
                 layer.truncate(1)
-        return self.model.head.logits(hidden_BD, self.model.output_table)
+        return logits
 
     @torch.inference_mode()
     def select(self, rows_K: Tensor) -> None:
@@ -161,7 +166,7 @@ class Decoder:
         if self._reading is not None:
             self._select_sources(self._reading, self._read_by[rows_K])
 
-    def _select_sources(self, reading: Reading, read_by_K: Tensor) -> None:
+    def _select_sources(self, reading: EncoderOutput, read_by_K: Tensor) -> None:
         """Keep what these rows answer to: once for rows that stand together, where all stand in groups of one size."""
         kept, count = read_by_K.unique_consecutive(return_counts=True)
         size = int(count[0])
@@ -176,13 +181,15 @@ class Decoder:
         hidden = torch.full((self.rows, self._width), 0, dtype=torch.int32, device=self.device)
         hidden[:, :width] = self._rule[0]
         query = torch.zeros((self.rows, 1), dtype=torch.int32, device=self.device)
-        mask = lower("rule", (query, query), (hidden, torch.zeros_like(hidden)), self.model.words.weight.dtype)
+        mask = lower(
+            "rule", (query, query), (hidden, torch.zeros_like(hidden)), self.model.token_embeddings.weight.dtype
+        )
         assert mask.bias is not None
         return mask.bias
 
 
 def mask_kind(rules: Sequence[AttentionRule], width: int) -> str:
-    """The kind of mask that rows padded to `width` need: see `attention.kernels.lower`."""
+    """The kind of mask that rows padded to `width` need: see `attention.masks.lower`."""
     if all(map(is_causal, rules)):
         return "causal"
     return "none" if all(len(rule) == width and sees_all(rule) for rule in rules) else "rule"
@@ -195,24 +202,27 @@ def read_columns(
     positions_PBQ: Tensor,
     bias: Tensor | None,
     cache: Sequence[LayerCache],
-    reading: Reading | None,
+    reading: EncoderOutput | None,
 ) -> Tensor:
-    """Read Q columns of every row behind the cached ones; the hidden states of the last, [B, D].
+    """Read Q columns of every row behind the cached ones; the scores at the last, [B, V].
 
     A column sees the cached columns and the new ones up to itself. single: the fast road for one column, for a model
     that `fits`. bias: [B, 1, 1, S + Q], 0 or −inf, hides padding; None where no row has any.
     """
-    Q = ids_BQ.shape[1]
+    B, Q = ids_BQ.shape
     if Q == 1 and single is not None and not torch.is_autocast_enabled(ids_BQ.device.type):
-        return single(ids_BQ, positions_PBQ, bias, cache, reading)
+        return single.logits(ids_BQ, positions_PBQ, bias, cache, reading)
     mask = Mask("none" if Q == 1 else "causal")
     if bias is not None:
         if Q > 1:
             bias = bias.expand(-1, -1, Q, -1).clone()
             bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
         mask = Mask("dense", bias)
-    hidden_BD: Tensor = model(ids_BQ, positions_PBQ, mask, cache, context=reading)[:, -1]
-    return hidden_BD
+    last_B = torch.arange(Q - 1, B * Q, Q, device=ids_BQ.device)
+    inputs, dtype = Inputs(ids_BQ, positions_PBQ, mask), model.token_embeddings.weight.dtype
+    logits = model(inputs, dtype, cache=cache, encoded=reading, logits_at=last_B).logits
+    assert isinstance(logits, Tensor)
+    return logits
 
 
 def banned(vocabulary: Vocabulary, rows: int, keep: Sequence[int] = ()) -> NDArray[np.bool_]:

@@ -90,7 +90,7 @@ class Filler:
         vocabulary, objective = loaded.vocabulary, loaded.objective
         self.loaded, self.vocabulary, self.format = loaded, vocabulary, loaded.format
         self.model = evaluation_view(loaded.model, lasting=True)
-        self.device = self.model.words.weight.device
+        self.device = self.model.token_embeddings.weight.device
         rows = self.model.config.vocab_size
         self.blank_token = blank_token(objective, vocabulary)
         self.words = Words(loaded.tokenizer, vocabulary, rows, self.blank_token if objective.reads_blanks else None)
@@ -178,7 +178,7 @@ def check_can_fill(loaded: Loaded) -> None:
         learnt = {"t5": "variant", "bart": "replace"}.get(objective.name)
         told = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
         raise UserError(f"{loaded.path}: a model of the objective {objective.name}{told} cannot fill blanks")
-    if not loaded.model.config.word_head:
+    if not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "
             "give a model with its masked-language-model head"

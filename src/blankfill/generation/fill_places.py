@@ -136,8 +136,9 @@ class PlaceReader:
             example for places, rows in alike.items() for example in open_places(np.array(rows, np.int32), places)
         ]
         batch = collate([[example] for example in examples], self.mask, multiple=1).to(self.filler.device)
-        hidden_MD = model.encode(batch, model.words.weight.dtype).flatten(0, 1)[batch.target_index]
-        scores_MV = model.head.logits(hidden_MD, model.output_table).float().log_softmax(-1)
+        logits = model(batch, model.token_embeddings.weight.dtype, logits_at=batch.target_index).logits
+        assert isinstance(logits, Tensor)
+        scores_MV = logits.float().log_softmax(-1)
         scores = iter(scores_MV)
         for places, rows in alike.items():
             for row in rows:

@@ -27,7 +27,9 @@ from blankfill.errors import UserError
 from blankfill.generation.beam import Grammar, beam_search
 from blankfill.generation.blanks import Candidate
 from blankfill.generation.engine import Decoder, read_sources
-from blankfill.model.cross import Reading
+from blankfill.model.cross import EncoderOutput
+from blankfill.model.io import Inputs
+from blankfill.model.transformer import Transformer
 from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ def ending_at_a_word(filler: Filler, first: Tensor | None, least: int, whole_wor
 
 
 def likelihoods(
-    filler: Filler, context: DecoderInput, endings: Sequence[tuple[int, ...]], reading: Reading | None
+    filler: Filler, context: DecoderInput, endings: Sequence[tuple[int, ...]], reading: EncoderOutput | None
 ) -> list[float]:
     """The log-probability of each ending behind a row that is read from left to right."""
     left = context.input_ids.tolist()
@@ -163,14 +165,19 @@ def likelihoods(
     ids_NT = ids_NT.to(filler.device)
     first = int(context.positions[0, 0])
     positions = torch.arange(first, first + width, device=filler.device).expand(1, len(endings), width)
-    hidden_NTD = filler.model(ids_NT, positions, Mask("causal"), context=reading)
-    hidden_MD = hidden_NTD[rows, columns]
+    at_M = torch.tensor(rows, device=filler.device) * width + torch.tensor(columns, device=filler.device)
     target_M1 = torch.tensor(answers, device=filler.device)[:, None]
     totals = np.zeros(len(endings))
-    for at in range(0, len(answers), SCORED_AT_ONCE):
-        part = slice(at, at + SCORED_AT_ONCE)
-        scores_MV = filler.model.head.logits(hidden_MD[part], filler.model.output_table).float().log_softmax(-1)
-        np.add.at(totals, rows[part], scores_MV.gather(1, target_M1[part])[:, 0].double().cpu().numpy())
+
+    def add(model: Transformer, hidden_ND: Tensor) -> None:
+        hidden_MD = hidden_ND[at_M]
+        for first_of in range(0, len(answers), SCORED_AT_ONCE):
+            part = slice(first_of, first_of + SCORED_AT_ONCE)
+            scores_MV = model.lm_head(hidden_MD[part], model.output_table).float().log_softmax(-1)
+            np.add.at(totals, rows[part], scores_MV.gather(1, target_M1[part])[:, 0].double().cpu().numpy())
+
+    dtype = filler.model.token_embeddings.weight.dtype
+    filler.model(Inputs(ids_NT, positions, Mask("causal")), dtype, encoded=reading, read=add)
     return [float(total) for total in totals]
 
 

@@ -51,7 +51,7 @@ class Sampling:
 
     def check(self) -> None:
         """Raise a ConfigError that names every value out of range."""
-        found = out_of_bounds(self, dashes=True)
+        found = out_of_bounds(self)
         if found:
             raise ConfigError(found)
 

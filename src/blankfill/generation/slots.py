@@ -33,16 +33,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.attention.masks import Mask, lower
-from blankfill.data.batching import PADDING
+from blankfill.attention.masks import Mask
 from blankfill.generation.engine import mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
-from blankfill.model.cross import Reading
-from blankfill.model.layers import LayerCache
+from blankfill.model.cross import EncoderOutput
+from blankfill.model.layers import LayerCache, PositionedKeyValues
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
-from blankfill.types import AttentionRule, DecoderInput
+from blankfill.types import PADDING, AttentionRule, Batch, DecoderInput
 
 MARGIN = 64
 """Columns that a buffer has beyond what its first rows need, where nobody said how many it will hold."""
@@ -113,7 +112,7 @@ class SlotCache(LayerCache):
             self.positions[rows, to] = positions
 
 
-class _Landing(LayerCache):
+class _Landing(PositionedKeyValues):
     """What a layer gets as its cache while rows that join are read: it passes keys and values on to their columns."""
 
     def __init__(self, target: SlotCache, lengths: Sequence[int]) -> None:
@@ -148,20 +147,20 @@ class _Sources:
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.lengths: list[int] = []
 
-    def join(self, reading: Reading, lengths: Sequence[int]) -> None:
+    def join(self, reading: EncoderOutput, lengths: Sequence[int]) -> None:
         """Add the sources of rows that join. lengths: their columns without padding."""
-        assert reading.kept is not None
+        assert reading.keys_values is not None
         rows, width = len(self.lengths), max(lengths)
         if not rows and len(lengths) == self.slots:
-            self.kept, self.lengths = list(reading.kept), list(lengths)
+            self.kept, self.lengths = list(reading.keys_values), list(lengths)
             return
         if not self.kept or width > self.kept[0][0].shape[2]:
             old = self.kept
-            self.kept = [(self._buffer(key, width), self._buffer(value, width)) for key, value in reading.kept]
+            self.kept = [(self._buffer(key, width), self._buffer(value, width)) for key, value in reading.keys_values]
             for layer, before in zip(self.kept, old, strict=True) if rows else ():
                 for into, made in zip(layer, before, strict=True):
                     into[:rows, :, : made.shape[2]] = made[:rows]
-        for layer, new in zip(self.kept, reading.kept, strict=True):
+        for layer, new in zip(self.kept, reading.keys_values, strict=True):
             for into, made in zip(layer, new, strict=True):
                 into[rows : rows + len(lengths), :, :width] = made[:, :, :width]
         self.lengths += lengths
@@ -179,7 +178,7 @@ class _Sources:
             self.lengths[row] = self.lengths[last]
         del self.lengths[last]
 
-    def reading(self) -> Reading:
+    def reading(self) -> EncoderOutput:
         """What the rows answer to."""
         rows, width = len(self.lengths), max(self.lengths)
         kept = [(key[:rows, :, :width], value[:rows, :, :width]) for key, value in self.kept]
@@ -190,7 +189,7 @@ class _Sources:
             hidden_AS = torch.arange(width, device=key.device) >= lengths[:, None]
             bias = key.new_zeros(rows, 1, 1, width).masked_fill_(hidden_AS[:, None, None], float("-inf"))
             mask = Mask("dense", bias)
-        return Reading(key.new_empty(rows, 0, 0), mask, kept)
+        return EncoderOutput(key.new_empty(rows, 0, 0), mask, kept)
 
 
 class Slots:
@@ -205,7 +204,7 @@ class Slots:
         if slots < 1:
             raise ValueError(f"a decoder of {slots} slots; it must have at least 1")
         self.model, self.slots, self.pad = evaluation_view(model), slots, pad
-        weight = model.words.weight
+        weight = model.token_embeddings.weight
         self.device, self.dtype = weight.device, weight.dtype
         self._window = Window()
         self._columns = columns
@@ -216,7 +215,7 @@ class Slots:
         self._padded = False
         """Whether some row begins later than the window."""
         self._sources = _Sources(slots)
-        self._reading: Reading | None = None
+        self._reading: EncoderOutput | None = None
         self._query_token: int | None = None
         self._next = self._step = torch.empty(0)
         self._single = SingleColumn(self.model) if fits(self.model) else None
@@ -245,13 +244,13 @@ class Slots:
         self._query_token = contexts[0].query_token
         self._make_room(max(lengths))
         caches = [_Landing(cache, lengths) for cache in self._cache]
-        ids, positions, mask = self._laid_out(contexts)
-        hidden_JTD = self.model(ids, positions, mask, caches, context=reading)
+        batch = self._laid_out(contexts)
         last_J = torch.tensor(lengths, device=self.device)
         if self._query_token is None:
             last_J -= 1
-        hidden_JD = hidden_JTD[torch.arange(len(contexts), device=self.device), last_J]
-        scores_JV = self.model.head.logits(hidden_JD, self.model.output_table)
+        last_J += torch.arange(len(contexts), device=self.device) * batch.input_ids.shape[1]
+        scores_JV = self.model(batch, self.dtype, cache=caches, encoded=reading, logits_at=last_J).logits
+        assert isinstance(scores_JV, Tensor)
         self._take(contexts, lengths, reading, caches)
         return scores_JV
 
@@ -259,7 +258,7 @@ class Slots:
         self,
         contexts: Sequence[DecoderInput],
         lengths: Sequence[int],
-        reading: Reading | None,
+        reading: EncoderOutput | None,
         caches: Sequence[_Landing],
     ) -> None:
         """Count rows that have been read among those that write."""
@@ -302,9 +301,9 @@ class Slots:
             self._move_back(ids.shape[1])
             end = window.end + ids.shape[1]
         bias = self._bias[: window.rows, :, :, window.first : end] if self._padded else None
-        hidden_AD = read_columns(self.model, self._single, ids, positions, bias, self._cache, self._reading)
+        logits = read_columns(self.model, self._single, ids, positions, bias, self._cache, self._reading)
         window.end += 1
-        return self.model.head.logits(hidden_AD, self.model.output_table)
+        return logits
 
     @torch.inference_mode()
     def leave(self, row: int) -> None:
@@ -337,8 +336,8 @@ class Slots:
         window.end = window.end if starts else 0
         self._padded = bool(starts) and max(starts) > window.first
 
-    def _laid_out(self, contexts: Sequence[DecoderInput]) -> tuple[Tensor, Tensor, Mask]:
-        """(ids, positions, mask) of rows padded at the right, what asks for their first tokens included."""
+    def _laid_out(self, contexts: Sequence[DecoderInput]) -> Batch:
+        """Rows padded at the right, the queries for their first tokens included."""
         asks = [] if self._query_token is None else [self._query_token]
         rules = [_with_query(context.rule) if asks else context.rule for context in contexts]
         width = max(map(len, rules))
@@ -354,8 +353,9 @@ class Slots:
                 ids[row, size], positions[:, row, size] = asks[0], context.next_position
             segment[row, : len(rule)], rank[row, : len(rule)], horizon[row, : len(rule)] = 0, rule.rank, rule.horizon
         vectors = [torch.from_numpy(vector).to(self.device) for vector in (segment, rank, horizon)]
-        mask = lower(mask_kind(rules, width), (vectors[0], vectors[2]), (vectors[0], vectors[1]), self.dtype)
-        return torch.from_numpy(ids).to(self.device), torch.from_numpy(positions).to(self.device), mask
+        ids_JT, positions_PJT = torch.from_numpy(ids).to(self.device), torch.from_numpy(positions).to(self.device)
+        kind = mask_kind(rules, width)
+        return Batch.of_rows(ids_JT, positions_PJT, vectors[0], vectors[1], vectors[2], mask=kind)
 
     def _make_room(self, widest: int) -> None:
         """See that rows of so many columns fit before the window's end."""
@@ -363,7 +363,7 @@ class Slots:
         asking = self._query_token is not None
         if not self._cache:
             self._columns = max(self._columns, widest + 1) + asking if self._columns else widest + MARGIN
-            like, config = self.model.words.weight, self.model.config
+            like, config = self.model.token_embeddings.weight, self.model.config
             self._cache = [
                 SlotCache(self.slots, config, self._columns, like, k == 0, window)
                 for k in range(len(self.model.layers))

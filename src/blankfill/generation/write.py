@@ -138,7 +138,7 @@ class Writer:
         self.format = loaded.format
         self.ends = self.format.end_ids
         self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
-        self.banned_V = self.banned_V.to(loaded.model.words.weight.device)
+        self.banned_V = self.banned_V.to(loaded.model.token_embeddings.weight.device)
         self.words = Words(loaded.tokenizer, vocabulary, rows)
         self.prompts = list(prompts)
         self.contexts: list[DecoderInput] = []

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from blankfill.errors import ConfigError
-from blankfill.system.values import build
+from blankfill.system.loader import build
 from blankfill.types import LayerKind
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -106,7 +106,7 @@ class TransformerConfig:
     more_dropout: bool = False
     """The same dropout inside the feed-forward part and behind the final norm too (T5)."""
     attention_dropout: float = 0.1
-    word_head: bool = True
+    lm_head: bool = True
     """Whether it was made to answer with words; False for an encoder alone, such as transformers' BertModel."""
     tied: bool = True
     """Words are scored with the word table itself; False: with a table of their own."""
@@ -127,14 +127,16 @@ class TransformerConfig:
     max_span_positions: int = 0
     """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
     means that there is no such head."""
+    heads: tuple[str, ...] = ()
+    """Names of further heads that the model has, of those registered with `model.heads.register_head`."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
     """t5: each matrix by the width of what it reads (`model.initial`)."""
     init_std: float = 0.02
     position_std: float = 0.02
     scaled_init: bool = False
     """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
-    neighbours: tuple[int, ...] = ()
-    """What the first heads of the first layer begin by looking at, in positions from their own (`model.neighbours`)."""
+    locality: tuple[int, ...] = ()
+    """Relative positions that the first heads of layer 0 are initialised to attend to (`model.locality`)."""
 
     @property
     def head_width(self) -> int:
@@ -190,7 +192,7 @@ class TransformerConfig:
             )
         if self.embedding_size < 0:
             found.append(f"model.embedding_size is {self.embedding_size}; it must be at least 1, or 0 for hidden_size")
-        if self.embedding_size and self.word_head and not self.head_transform:
+        if self.embedding_size and self.lm_head and not self.head_transform:
             found.append(
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
@@ -226,9 +228,10 @@ class TransformerConfig:
                 "an encoder and a decoder share their word table and nothing else; leave model.embedding_size at 0 and "
                 "model.shared at none"
             )
-        if self.neighbours and (self.encoder_layers or self.position_scheme == "none" or self.head_size):
+        plain = self.position_scheme in ("learned", "relative") and not (self.head_size or self.num_kv_heads)
+        if self.locality and (self.encoder_layers or not plain):
             found.append(
-                "model.start is neighbours, which sets heads of one stack by its position table; this family has no "
+                "model.init is locality, which sets heads of one stack by its position table; this family has no "
                 "such table or two stacks: leave it at family"
             )
         for name in ("dropout", "attention_dropout"):

@@ -22,47 +22,47 @@ from blankfill.model.dense import dense
 
 
 @dataclass(frozen=True)
-class Seen:
+class CrossInputs:
     """What one layer attends to: the encoder's output [B, S, D], or the layer's keys and values of it, [B, H, S, E]
-    each, where they are kept."""
+    each, where they have been computed before."""
 
     hidden: Tensor
     mask: Mask
-    kept: tuple[Tensor, Tensor] | None = None
+    keys_values: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
-class Reading:
+class EncoderOutput:
     """What the encoder made of the contexts of a batch, [B, S, D], for all layers of the decoder.
 
-    mask: what each column of the decoder sees of it. kept: the keys and values of every layer, each [B, H, S, E], when
-    the decoder is to run many times.
+    mask: what each column of the decoder sees of it. keys_values: those of every layer, each [B, H, S, E], when the
+    decoder is to run many times.
     """
 
     hidden: Tensor
     mask: Mask
-    kept: Sequence[tuple[Tensor, Tensor]] | None = None
+    keys_values: Sequence[tuple[Tensor, Tensor]] | None = None
 
-    def of(self, layer: int) -> Seen:
+    def of(self, layer: int) -> CrossInputs:
         """What a layer of the decoder attends to."""
-        return Seen(self.hidden, self.mask, None if self.kept is None else self.kept[layer])
+        return CrossInputs(self.hidden, self.mask, None if self.keys_values is None else self.keys_values[layer])
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order, repeats allowed (beams); int64[B']."""
         self.hidden = self.hidden[rows]
         if self.mask.bias is not None:
             self.mask = Mask(self.mask.kind, self.mask.bias[rows])
-        if self.kept is not None:
-            self.kept = [(key[rows], value[rows]) for key, value in self.kept]
+        if self.keys_values is not None:
+            self.keys_values = [(key[rows], value[rows]) for key, value in self.keys_values]
 
 
-def side_by_side(parts: Sequence[tuple[Sequence[int], Reading]]) -> Reading:
-    """Readings of some contexts each as one, with padding that nothing sees. Each comes with the places of its contexts
+def side_by_side(parts: Sequence[tuple[Sequence[int], EncoderOutput]]) -> EncoderOutput:
+    """Outputs for some contexts each as one, with padding that nothing sees. Each comes with the places of its contexts
     among all, and with the keys and values of all layers."""
     rows = sum(len(places) for places, _ in parts)
     width = max(part.hidden.shape[1] for _, part in parts)
     first = parts[0][1]
-    assert first.kept is not None
+    assert first.keys_values is not None
 
     def whole(like: Tensor, columns: int) -> Tensor:
         shape = [rows, *like.shape[1:]]
@@ -71,15 +71,15 @@ def side_by_side(parts: Sequence[tuple[Sequence[int], Reading]]) -> Reading:
 
     hidden = whole(first.hidden, 1)
     bias = first.hidden.new_full((rows, 1, 1, width), float("-inf"))
-    kept = [(whole(key, 2), whole(value, 2)) for key, value in first.kept]
+    keys_values = [(whole(key, 2), whole(value, 2)) for key, value in first.keys_values]
     for places, part in parts:
         size = part.hidden.shape[1]
         hidden[places, :size] = part.hidden
         bias[places, ..., :size] = 0.0 if part.mask.bias is None else part.mask.bias
-        for wholes, parts_of in zip(kept, part.kept or (), strict=True):
+        for wholes, parts_of in zip(keys_values, part.keys_values or (), strict=True):
             for into, made in zip(wholes, parts_of, strict=True):
                 into[places, :, :size] = made
-    return Reading(hidden, Mask("dense", bias), kept)
+    return EncoderOutput(hidden, Mask("dense", bias), keys_values)
 
 
 class CrossAttention(nn.Module):
@@ -104,23 +104,24 @@ class CrossAttention(nn.Module):
         """Both side by side, [B, S, 2, H, E]."""
         return self.key_value(hidden_BSD).view(*hidden_BSD.shape[:2], 2, self.heads, self.width)
 
-    def forward(self, hidden_BQD: Tensor, seen: Seen | None) -> Tensor:
-        if seen is None:
+    def forward(self, hidden_BQD: Tensor, encoded: CrossInputs | None) -> Tensor:
+        """encoded: what the layer attends to. Raises ValueError without it."""
+        if encoded is None:
             raise ValueError("this model answers to a context, and was given none")
         B, Q, _ = hidden_BQD.shape
         dropout = self.dropout if self.training else 0.0
         query = self.query(hidden_BQD)
-        if seen.kept is None and len(seen.hidden) == B:
-            query, kv = query.view(B, Q, self.heads, self.width), self._packed(seen.hidden)
-            return self.output(cross_attend(query, kv, seen.mask, dropout, self.kernel, self.scale))
-        key, value = seen.kept or self.keys_values(seen.hidden)
+        if encoded.keys_values is None and len(encoded.hidden) == B:
+            query, kv = query.view(B, Q, self.heads, self.width), self._packed(encoded.hidden)
+            return self.output(cross_attend(query, kv, encoded.mask, dropout, self.kernel, self.scale))
+        key, value = encoded.keys_values or self.keys_values(encoded.hidden)
         C = len(key)  # rows of one context stand side by side, as if they were columns of one row
         query = query.view(C, B // C * Q, self.heads, self.width).transpose(1, 2)
-        mixed = attend(query, key, value, seen.mask, dropout, self.kernel, scale=self.scale)
+        mixed = attend(query, key, value, encoded.mask, dropout, self.kernel, scale=self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))
 
 
 @torch.no_grad()
-def kept_keys_values(parts: Sequence[CrossAttention], hidden_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
+def all_keys_values(parts: Sequence[CrossAttention], hidden_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The keys and values of every layer, in memory of their own, so that each step reads them in order."""
     return [(key.contiguous(), value.contiguous()) for key, value in (part.keys_values(hidden_BSD) for part in parts)]

@@ -33,27 +33,27 @@ class Encoder(nn.Module):
 
     def forward(
         self,
-        words_BSD: Tensor,
+        tokens_BSD: Tensor,
         positions: Tensor,
         mask: Mask,
         recompute: bool = False,
-        keep: list[Tensor] | None = None,
+        outputs: list[Tensor] | None = None,
         ordered: bool = False,
     ) -> Tensor:
-        """The context as the decoder sees it, [B, S, D]. words: of the shared table; positions int64[P, B, S];
-        recompute: compute layers again on the way back; keep: as in `Transformer.forward`; ordered: whether columns
-        tell the distances of positions."""
+        """The context as the decoder sees it, [B, S, D]. tokens: their embeddings; positions int64[P, B, S];
+        recompute: as in `model.stack`; outputs: receives the first layer's input and what comes out of each layer;
+        ordered: whether columns tell the distances of positions."""
         drop = self.dropout if self.training else 0.0
-        hidden_BSD = self.positions.embed(words_BSD, positions)
+        hidden_BSD = self.positions.embed(tokens_BSD, positions)
         if self.embedding_norm is not None:
             hidden_BSD = self.embedding_norm(hidden_BSD)
         hidden_BSD = dropout(hidden_BSD, drop)
         terms = terms_of([self.position_bias] if self.position_bias else [], positions, ("global",), ordered)
-        if keep is not None:
-            keep.append(hidden_BSD)
+        if outputs is not None:
+            outputs.append(hidden_BSD)
         hidden_BSD = run_layers(
             self.layers, self.kinds, hidden_BSD, {"global": mask}, terms,
-            recompute=recompute and self.training, keep=keep,
+            recompute=recompute and self.training, outputs=outputs,
         )  # fmt: skip
         if self.final_norm is not None:
             hidden_BSD = self.final_norm(hidden_BSD)

@@ -1,24 +1,40 @@
-"""What is read from hidden states. Heads see only the target positions: M targets, D width, V vocabulary.
+"""Heads: what a model makes of its hidden states, and the losses of that.
 
-The word table has W columns: D, or fewer where embeddings are factorised (ALBERT).
+Heads see only the target columns. Each loss has a name, under which a batch holds its targets (`Batch.labels`, or for
+`lm` and `span_boundary` fields of their own), and a function that computes it with the head's modules. `register_head`
+adds one; a model has its modules when its configuration names it (`TransformerConfig.heads`). Losses are computed
+inside `Transformer.forward`, so that wrappers that hook it see every use of every weight.
 
-The word head gives what the loss multiplies with the word table (`transform`) and the table itself, never the logits of
-a whole row; `logits` is for generation and evaluation.
+Shapes: N columns of a batch, M or K target columns, D width, W columns of the token embeddings (D, or fewer where they
+are factorised), V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.kernels.lm_loss import lm_loss
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
+from blankfill.types import Batch
+
+if TYPE_CHECKING:
+    from blankfill.model.transformer import Transformer
+
+LM, SPAN_BOUNDARY = "lm", "span_boundary"
+"""The losses whose targets have fields of their own in a batch: `target_ids`, and `span_boundary_targets`."""
 
 
-class WordHead(nn.Module):
-    """Hidden states → word logits through a word table, with BERT's transform and bias where configured."""
+class LMHead(nn.Module):
+    """Hidden states → scores of all tokens, with BERT's transform and bias where configured."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -30,43 +46,168 @@ class WordHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         shape = (config.vocab_size, config.word_size)
         self.table = None if config.tied else nn.Parameter(torch.empty(shape))
-        """The output's own word table where it is not the input's, [V, W]."""
+        """Output embeddings of its own where they are not the token embeddings, [V, W]."""
         self.packed: tuple[Tensor, int] | None = None
-        """oneDNN's copy of the output table, of the table's version so numbered (`model.layout`)."""
+        """oneDNN's copy of the output embeddings, with the version of the table it was made of (`model.layout`)."""
 
-    def transform(self, hidden_MD: Tensor) -> Tensor:
-        """What is multiplied with the word table, [M, W]."""
-        if self.dense is not None and self.norm is not None:
-            hidden_MD = self.norm(activate(self.dense(hidden_MD), self.activation))
-        return hidden_MD if self.scale == 1 else hidden_MD * self.scale
-
-    def logits(self, hidden_MD: Tensor, table_VW: Tensor) -> Tensor:
-        """Scores of all words, [M, V]."""
+    def forward(
+        self,
+        hidden_MD: Tensor,
+        table_VW: Tensor,
+        target_M: Tensor | None = None,
+        smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> Tensor:
+        """Scores [M, V], or with targets the summed loss (`kernels.lm_loss`), which never makes the scores of all."""
         made_MW = self.transform(hidden_MD)
+        if target_M is not None:
+            return lm_loss(made_MW, table_VW, self.bias, target_M, smoothing, z_loss)
         if self.packed is not None and len(made_MW) > 1 and not torch.is_grad_enabled():
             copy, version = self.packed
             if version == table_VW._version:
                 scores_MV: Tensor = torch.ops.mkldnn._linear_pointwise(made_MW, copy, self.bias, "none", [], "")
                 return scores_MV
-        return nn.functional.linear(made_MW, table_VW, self.bias)
+        return F.linear(made_MW, table_VW, self.bias)
+
+    def transform(self, hidden_MD: Tensor) -> Tensor:
+        """What is multiplied with the output embeddings, [M, W]."""
+        if self.dense is not None and self.norm is not None:
+            hidden_MD = self.norm(activate(self.dense(hidden_MD), self.activation))
+        return hidden_MD if self.scale == 1 else hidden_MD * self.scale
 
 
-class PairHead(nn.Module):
-    """BERT's pooler and the classifier of a pair: the first column → [K, 2].
-
-    Index 0 = as in the text, 1 = from elsewhere (BERT's next sentence) or swapped (ALBERT's sentence order).
-    """
+class Pooler(nn.Module):
+    """BERT's pooler: a dense layer and a tanh on first columns, [K, D] → [K, D]."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.pooler = dense(config.hidden_size, config.hidden_size)
-        self.classifier = dense(config.hidden_size, 2) if config.pair_classifier else None
-
-    def pooled(self, hidden_KD: Tensor) -> Tensor:
-        """The pooler's view of first columns, [K, D]."""
-        return torch.tanh(self.pooler(hidden_KD))
+        self.dense = dense(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
-        if self.classifier is None:
+        """The pooler's view of first columns, [K, D]."""
+        return torch.tanh(self.dense(hidden_KD))
+
+
+HeadLoss = Callable[["Transformer", Tensor, Batch], Tensor]
+"""The loss of a head from (model, hidden states [N, D] of all columns, batch), summed over its targets."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head as the registry has it.
+
+    build: makes its module, which the model holds as `heads[name]`; None for one whose modules every model holds as
+    attributes. count: the number of its targets in a batch; None: of the batch's labels of its name.
+    """
+
+    name: str
+    loss: HeadLoss
+    build: Callable[[TransformerConfig], nn.Module] | None = None
+    count: Callable[[Batch], int] | None = None
+
+
+HEADS: dict[str, Head] = {}
+"""All heads by the name of their loss."""
+
+
+def register_head(head: Head) -> Head:
+    """Make a head known under its name, for models whose configuration names it (`heads`).
+
+    Args:
+        head: The head: its name, its module and its loss.
+
+    Returns:
+        The same head.
+
+    Raises:
+        ValueError: Another head has the name.
+    """
+    if head.name in HEADS:
+        raise ValueError(f"there is a head named {head.name!r} already; give yours another name")
+    HEADS[head.name] = head
+    return head
+
+
+def extra_heads(config: TransformerConfig) -> nn.ModuleDict:
+    """The modules of the registered heads that a configuration names."""
+    modules: dict[str, nn.Module] = {}
+    for name in config.heads:
+        head = HEADS.get(name)
+        if head is None or head.build is None:
+            raise ValueError(f"the model has a head named {name!r}, and none is registered under that name")
+        modules[name] = head.build(config)
+    return nn.ModuleDict(modules)
+
+
+def counts(batch: Batch) -> dict[str, int]:
+    """The number of targets of each loss in a batch, those of which there are any: the divisors of the sums."""
+    sizes = {LM: len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
+    for name, head in HEADS.items():
+        if head.count is not None:
+            sizes[name] = head.count(batch)
+    return {name: size for name, size in sizes.items() if size}
+
+
+def head_losses(
+    model: Transformer, hidden_ND: Tensor, batch: Batch, replaced: Mapping[str, HeadLoss] | None = None
+) -> dict[str, Tensor]:
+    """The losses of a batch by name, each summed over its targets; those without targets are absent.
+
+    replaced: functions in place of the registered ones. Raises ValueError for targets that the model has no head for.
+    """
+    losses: dict[str, Tensor] = {}
+    for name in counts(batch):
+        if replaced is not None and name in replaced:
+            losses[name] = replaced[name](model, hidden_ND, batch)
+        elif name in HEADS:
+            losses[name] = HEADS[name].loss(model, hidden_ND, batch)
+        else:
+            raise ValueError(f"the batch has targets for {name!r}, and no head is registered under that name")
+    return losses
+
+
+def lm_head_loss(
+    model: Transformer, hidden_ND: Tensor, batch: Batch, smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
+    """The language-model loss over `Batch.target_ids`; smoothing, z_loss: as in `kernels.lm_loss`."""
+    hidden_MD = hidden_ND[batch.target_index]
+    loss: Tensor = model.lm_head(hidden_MD, model.output_table, batch.target_ids, smoothing, z_loss)
+    return loss
+
+
+def pair_loss(name: str) -> HeadLoss:
+    """The loss of a two-way classifier of first columns, on the pooler, with the labels of a name.
+
+    Label 0: as in the text; 1: from elsewhere (BERT's next sentence), or swapped (ALBERT's sentence order).
+    """
+
+    def loss(model: Transformer, hidden_ND: Tensor, batch: Batch) -> Tensor:
+        index_K, target_K = batch.labels[name]
+        if model.pooler is None:
+            raise ValueError(f"the batch has targets for {name!r}, but the model has no pooler")
+        if model.classifier is None:
             raise ValueError("the model has a pooler but no next-sentence classifier")
-        return self.classifier(self.pooled(hidden_KD))
+        scores_K2 = model.classifier(model.pooler(hidden_ND[index_K]))
+        return F.cross_entropy(scores_K2.float(), target_K, reduction="sum")
+
+    return loss
+
+
+def span_boundary_loss(model: Transformer, hidden_ND: Tensor, batch: Batch) -> Tensor:
+    """The loss over `Batch.span_boundary_targets`."""
+    if model.span_boundary_head is None:
+        raise ValueError("the batch has span-boundary targets, but the model has no span-boundary head")
+    assert batch.span_boundary_targets is not None
+    left, right, place, target = batch.span_boundary_targets
+    loss: Tensor = model.span_boundary_head(hidden_ND[left], hidden_ND[right], place, model.output_table, target)
+    return loss
+
+
+def _span_boundary_count(batch: Batch) -> int:
+    return 0 if batch.span_boundary_targets is None else batch.span_boundary_targets.shape[1]
+
+
+register_head(Head(LM, lm_head_loss, count=lambda batch: len(batch.target_ids)))
+register_head(Head("next_sentence", pair_loss("next_sentence")))
+register_head(Head("sentence_order", pair_loss("sentence_order")))
+register_head(Head(SPAN_BOUNDARY, span_boundary_loss, count=_span_boundary_count))

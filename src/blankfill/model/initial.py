@@ -47,13 +47,13 @@ def draw_weights(model: Transformer, config: TransformerConfig, generator: torch
         elif isinstance(module, nn.Embedding):
             is_position = name.startswith(("positions", "encoder.positions"))
             draw(module.weight, config.position_std if is_position else _word_std(config), config, generator)
-    if model.head.bias is not None:
-        model.head.bias.zero_()
-    if model.span_head is not None:
-        model.span_head.bias.zero_()
-    if model.head.table is not None:
+    if model.lm_head.bias is not None:
+        model.lm_head.bias.zero_()
+    if model.span_boundary_head is not None:
+        model.span_boundary_head.bias.zero_()
+    if model.lm_head.table is not None:
         std = config.hidden_size**-0.5 if config.init == "t5" else config.init_std
-        draw(model.head.table, std, config, generator)
+        draw(model.lm_head.table, std, config, generator)
     if model.query is not None:
         draw(model.query, config.init_std, config, generator)
 

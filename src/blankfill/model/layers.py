@@ -26,7 +26,7 @@ from blankfill.attention.positions import NO_TERMS, PositionTerms, Rotation
 from blankfill.kernels.dropout import add_dropped
 from blankfill.kernels.feed_forward import can_fuse, feed_forward
 from blankfill.model.config import TransformerConfig
-from blankfill.model.cross import CrossAttention, Seen
+from blankfill.model.cross import CrossAttention, CrossInputs
 from blankfill.model.dense import dense
 from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import TransformerXLAttention
@@ -40,7 +40,20 @@ class KeyValues(ABC):
         """Add the keys and values of new columns; returns those of all, [B, G, S + Q, E] each."""
 
 
-class LayerCache(KeyValues):
+class PositionedKeyValues(KeyValues):
+    """The same, of a model that adds a bias to its scores by distances: positions are kept too.
+
+    bias_table: the bias of each distance, once it was needed.
+    """
+
+    bias_table: Tensor | None
+
+    @abstractmethod
+    def append_positions(self, position_BQ: Tensor) -> Tensor:
+        """Note the positions of the columns that are added next; returns the positions of all, int64[B, S + Q]."""
+
+
+class LayerCache(PositionedKeyValues):
     """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, G, S, E].
 
     positions: int64[B, S], of the columns, for a model that adds a bias to its scores by their distances; bias_table:
@@ -193,10 +206,10 @@ class Layer(nn.Module):
         mask: Mask,
         terms: PositionTerms = NO_TERMS,
         cache: KeyValues | None = None,
-        seen: Seen | None = None,
+        encoded: CrossInputs | None = None,
         first: Layer | None = None,
     ) -> Tensor:
-        """mask, terms: of the layer's kind. seen: of the context, for a layer that attends to one. first: the first
+        """mask, terms: of the layer's kind. encoded: the context, for a layer that attends to one. first: the first
         layer, for one that lacks parts."""
         drop = self.dropout if self.training else 0.0
         attention, attention_norm, ffn, ffn_norm = self.parts(first)
@@ -205,7 +218,7 @@ class Layer(nn.Module):
             (ffn_norm, lambda x, residual: add(residual, ffn(x), drop)),
         ]
         if (cross := self.cross) is not None:
-            steps.insert(1, (self.cross_norm, lambda x, residual: add(residual, cross(x, seen), drop)))
+            steps.insert(1, (self.cross_norm, lambda x, residual: add(residual, cross(x, encoded), drop)))
         return through(hidden_BTD, steps, self.pre, self.residual_scale)
 
     def parts(self, first: Layer | None) -> tuple[Attention, Norm | None, FeedForward, Norm | None]:

@@ -39,7 +39,7 @@ def optimize_for_inference(model: Transformer) -> None:
         if plain_dense(layer) and layer.out_features >= layer.in_features:
             layer.weight.data = by_columns(layer.weight)
     copy = packed(table)
-    model.head.packed = None if copy is None else (copy, table._version)
+    model.lm_head.packed = None if copy is None else (copy, table._version)
     table.data = by_columns(table)
 
 
@@ -49,7 +49,7 @@ def by_columns(weight_OI: Tensor) -> Tensor:
 
 
 def packed(table_VW: Tensor) -> Tensor | None:
-    """oneDNN's copy of a table, for `WordHead`; None where there is no oneDNN, or little to gain."""
+    """oneDNN's copy of a table, for `LMHead`; None where there is no oneDNN, or little to gain."""
     if table_VW.numel() < SMALLEST or not torch.backends.mkldnn.is_available() or platform.machine() not in X86:
         return None
     made: Tensor = torch.ops.mkldnn._reorder_linear_weight(table_VW.detach().contiguous(), None)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from blankfill.attention.positions import NO_TERMS, Rotation
 from blankfill.kernels.capability import plain_dense, plain_weights, watched
-from blankfill.model.cross import CrossAttention, Reading
+from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
 from blankfill.model.norms import Norm, single_norm
@@ -32,7 +32,7 @@ def fits(model: Transformer) -> bool:
     """Whether a model may take its steps here."""
     if model.relative or "local" in model.kinds or any(map(watched, model.modules())):
         return False
-    if not plain_weights(model.words.parameters()):
+    if not plain_weights(model.token_embeddings.parameters()):
         return False
     return all(
         plain_dense(dense)
@@ -56,13 +56,26 @@ class SingleColumn:
         self.embedding_norm = None if model.embedding_norm is None else single_norm(model.embedding_norm)
         self.final_norm = None if model.final_norm is None else single_norm(model.final_norm)
 
+    def logits(
+        self,
+        ids_B1: Tensor,
+        positions: Tensor,
+        bias: Tensor | None,
+        cache: Sequence[LayerCache],
+        context: EncoderOutput | None = None,
+    ) -> Tensor:
+        """Scores at the new column of each row, [B, V]; see `__call__`."""
+        hidden_BD = self(ids_B1, positions, bias, cache, context)
+        scores_BV: Tensor = self.model.lm_head(hidden_BD, self.model.output_table)
+        return scores_BV
+
     def __call__(
         self,
         ids_B1: Tensor,
         positions: Tensor,
         bias: Tensor | None,
         cache: Sequence[LayerCache],
-        context: Reading | None = None,
+        context: EncoderOutput | None = None,
     ) -> Tensor:
         """Hidden states of the new column of each row, [B, D], with no gradient.
 
@@ -76,12 +89,12 @@ class SingleColumn:
         if model.position_bias is not None:
             added = model.cached_bias(positions[0], cache)
             bias = added if bias is None else added + bias
-        x_BD = model.positions.embed(F.embedding(ids_B1, model.words.weight), positions).squeeze(1)
+        x_BD = model.positions.embed(F.embedding(ids_B1, model.token_embeddings.weight), positions).squeeze(1)
         if self.embedding_norm is not None:
             x_BD = self.embedding_norm(x_BD)
-        if model.widen is not None:
-            x_BD = model.widen(x_BD)
-        kept, hidden = (None, None) if context is None else (context.kept, context.mask.bias)
+        if model.embedding_projection is not None:
+            x_BD = model.embedding_projection(x_BD)
+        kept, hidden = (None, None) if context is None else (context.keys_values, context.mask.bias)
         for k, layer in enumerate(self.layers):
             x_BD = layer(x_BD, bias, rotation, cache[k], None if kept is None else kept[k], hidden)
         return x_BD if self.final_norm is None else self.final_norm(x_BD)

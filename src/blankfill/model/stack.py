@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from blankfill.attention.masks import Masks
 from blankfill.attention.positions import PositionTerms
 from blankfill.model.config import TransformerConfig
-from blankfill.model.cross import Reading
+from blankfill.model.cross import EncoderOutput
 from blankfill.model.layers import KeyValues, Layer
 from blankfill.types import LayerKind
 
@@ -37,28 +37,28 @@ def run_layers(
     masks: Masks,
     terms: Mapping[LayerKind, PositionTerms],
     cache: Sequence[KeyValues] | None = None,
-    context: Reading | None = None,
+    encoded: EncoderOutput | None = None,
     recompute: bool = False,
     memory_BT: Tensor | None = None,
-    keep: list[Tensor] | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> Tensor:
     """Hidden states behind the last layer.
 
     recompute: keep each layer's input only, and compute the layer again in the backward pass. memory: bool, columns
-    that pass no gradient on. keep: receives what comes out of each layer.
+    that pass no gradient on. outputs: receives what comes out of each layer.
     """
     first = layers[0]
     assert isinstance(first, Layer)
     for k, kind in enumerate(kinds):
         layer: Callable[..., Tensor] = layers[k] if len(layers) > 1 else first
-        seen = None if context is None else context.of(k)
+        cross = None if encoded is None else encoded.of(k)
         if memory_BT is not None:  # what is remembered is read at every layer, and learns nothing by it
             hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
         if recompute:
-            arguments = (hidden_BTD, masks[kind], terms[kind], None, seen, first)
+            arguments = (hidden_BTD, masks[kind], terms[kind], None, cross, first)
             hidden_BTD = checkpoint(layer, *arguments, use_reentrant=False)
         else:
-            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], None if cache is None else cache[k], seen, first)
-        if keep is not None:
-            keep.append(hidden_BTD)
+            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], None if cache is None else cache[k], cross, first)
+        if outputs is not None:
+            outputs.append(hidden_BTD)
     return hidden_BTD

@@ -10,8 +10,9 @@ makes D of them (ALBERT).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,15 @@ from blankfill.attention.kernels import Kernel
 from blankfill.attention.masks import Mask, Masks, in_order, lower, lower_cross, lower_local, within
 from blankfill.attention.positions import PositionTerms
 from blankfill.model.config import TransformerConfig
-from blankfill.model.cross import CrossAttention, Reading, kept_keys_values
+from blankfill.model.cross import CrossAttention, EncoderOutput, all_keys_values
 from blankfill.model.dense import dense
 from blankfill.model.embeddings import table
 from blankfill.model.encoder import Encoder
-from blankfill.model.heads import PairHead, WordHead
+from blankfill.model.heads import LMHead, Pooler, extra_heads
 from blankfill.model.initial import draw_weights
-from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, dropout
-from blankfill.model.neighbours import start_with_neighbours
+from blankfill.model.io import Inputs, Outputs
+from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, PositionedKeyValues, dropout
+from blankfill.model.locality import init_locality
 from blankfill.model.norms import norm
 from blankfill.model.positions import (
     LearnedPositions,
@@ -36,9 +38,12 @@ from blankfill.model.positions import (
     attention_scheme,
     terms_of,
 )
-from blankfill.model.span_head import SpanHead
+from blankfill.model.span_boundary_head import SpanBoundaryHead
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import MEMORY, QUERY, Batch, LayerKind
+
+Read = Callable[["Transformer", Tensor], Any]
+"""What is computed from the hidden states [N, D] of all columns with the model's heads, inside its forward pass."""
 
 
 class Transformer(nn.Module):
@@ -47,66 +52,152 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.words = table(config.vocab_size, config.word_size)
+        self.token_embeddings = table(config.vocab_size, config.word_size)
         self.relative = config.position_scheme == "relative"
         self.positions = LearnedPositions(config)
         self.attention_scheme = attention_scheme(config)
         self.query = nn.Parameter(torch.empty(1, config.word_size)) if self.relative else None
-        """What a query slot begins as, [1, W]: it knows a place and no word (XLNet)."""
+        """The embedding of a query slot, [1, W]: it has a place and no token (XLNet)."""
         self.embedding_norm = norm(config, config.word_size) if config.embedding_norm else None
-        self.widen = dense(config.embedding_size, config.hidden_size) if config.embedding_size else None
-        answers = config.encoder_layers > 0
-        self.encoder = Encoder(config) if answers else None
-        self.position_bias = RelativePositionBias(config, both_ways=not answers) if config.relative_buckets else None
-        self.layers = layer_modules(config, config.num_layers, cross=answers)
+        self.embedding_projection = (
+            dense(config.embedding_size, config.hidden_size) if config.embedding_size else None
+        )  # fmt: skip
+        two_stacks = config.encoder_layers > 0
+        self.encoder = Encoder(config) if two_stacks else None
+        self.position_bias = (
+            RelativePositionBias(config, both_ways=not two_stacks) if config.relative_buckets else None
+        )  # fmt: skip
+        self.layers = layer_modules(config, config.num_layers, cross=two_stacks)
         self.kinds = layer_kinds(config, config.num_layers)
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
-        self.head = WordHead(config)
-        self.pair_head = PairHead(config) if config.pooler else None
-        self.span_head = SpanHead(config) if config.max_span_positions else None
+        self.lm_head = LMHead(config)
+        self.pooler = Pooler(config) if config.pooler else None
+        has_classifier = config.pooler and config.pair_classifier
+        self.classifier = dense(config.hidden_size, 2) if has_classifier else None
+        """Of pairs: next sentence, sentence order."""
+        self.span_boundary_head = SpanBoundaryHead(config) if config.max_span_positions else None
+        self.heads = extra_heads(config)
         self.recompute = False
         """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
 
     def forward(
         self,
-        input_ids: Tensor,
-        positions: Tensor,
-        mask: Mask | Masks,
+        inputs: Batch | Inputs,
+        dtype: torch.dtype | None = None,
+        *,
         cache: Sequence[KeyValues] | None = None,
-        keep: list[Tensor] | None = None,
-        context: Reading | None = None,
-        words_BTW: Tensor | None = None,
-        ordered: bool = False,
-    ) -> Tensor:
-        """Hidden states [B, T, D]. input_ids int64[B, T]; positions int64[P, B, T]; cache: one per layer, or None.
+        encoded: EncoderOutput | None = None,
+        read: Read | None = None,
+        logits_at: Tensor | Literal["all"] | None = None,
+        output_hidden_states: bool = False,
+        encoder_only: bool = False,
+        keys_values: bool = False,
+    ) -> Outputs:
+        """Run the model; the only use of its weights.
 
-        keep: receives what goes into the first layer and what comes out of each, the final norm aside. context: what
-        `read` made of the encoder's side, for a model that has one. words: the rows of the word table, where they have
-        been looked up already. ordered: whether columns tell the distances of positions.
+        dtype: the compute type, which dense masks share; None for that of the weights. cache: one for each layer, which
+        the columns follow. encoded: the encoder's output for the decoder's columns, where it was computed before
+        (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], the columns, flat over B·T, whose scores are
+        wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder
+        over the batch, which has no context. keys_values: compute those of all decoder layers too, without gradient,
+        for a decoder that runs many times.
         """
-        embedded_BTW = self.words(input_ids) if words_BTW is None else words_BTW
+        dtype = dtype or self.token_embeddings.weight.dtype
+        if cache is not None and "local" in self.kinds:
+            raise ValueError("layers that attend locally know no cache")
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        if isinstance(inputs, Batch):
+            ordered = cache is None and self._ordered(inputs)
+            masks = self._masks(inputs, dtype, ordered)
+        else:
+            ordered, masks = inputs.ordered, self._masks_of(inputs, dtype)
+        if encoder_only and self.encoder is not None:
+            tokens_BTD = self.token_embeddings(inputs.input_ids)
+            hidden_BTD = self._encode(tokens_BTD, inputs.positions, masks, ordered, states)
+            computed = self._all_keys_values(hidden_BTD) if keys_values else None
+            encoded = EncoderOutput(hidden_BTD, _source_mask(inputs, dtype), computed)
+        else:
+            tokens_BTW = None
+            if isinstance(inputs, Batch) and inputs.context is not None:
+                if self.encoder is None:
+                    raise ValueError("the batch has a context, and the model no encoder to read it")
+                # one look into the table for both sides, since each makes a gradient as large as the table
+                context, sides = inputs.context, (inputs.context.input_ids, inputs.input_ids)
+                looked_up = self.token_embeddings(torch.cat([ids.flatten() for ids in sides]))
+                source, tokens = looked_up.split([ids.numel() for ids in sides])
+                tokens_BTW = tokens.view(*sides[1].shape, -1)
+                hidden_BSD = self._encode_context(context, source.view(*sides[0].shape, -1), dtype)
+                mask = lower_cross(context.mask, inputs.segment, context.segment, dtype)
+                encoded = EncoderOutput(hidden_BSD, mask)
+            hidden_BTD = self._decode(inputs, masks, cache, encoded, tokens_BTW, ordered, states)
+        answers = None if read is None else read(self, hidden_BTD.flatten(0, 1))
+        logits = None
+        if logits_at is not None:
+            asked = hidden_BTD if isinstance(logits_at, str) else hidden_BTD.flatten(0, 1)[logits_at]
+            logits = self.lm_head(asked, self.output_table)
+        return Outputs(hidden_BTD, logits, answers, None if states is None else tuple(states), encoded)
+
+    def encode_source(
+        self, source: Batch, dtype: torch.dtype | None = None, keys_values: bool = False
+    ) -> EncoderOutput:
+        """Run the encoder over sources, for decoders of which each row is one text; see `forward`."""
+        if self.encoder is None:
+            raise ValueError("the batch has a context, and the model no encoder to read it")
+        encoded = self(source, dtype, encoder_only=True, keys_values=keys_values).encoded
+        assert isinstance(encoded, EncoderOutput)
+        return encoded
+
+    def _decode(
+        self,
+        inputs: Batch | Inputs,
+        masks: Masks,
+        cache: Sequence[KeyValues] | None,
+        encoded: EncoderOutput | None,
+        tokens_BTW: Tensor | None,
+        ordered: bool,
+        states: list[Tensor] | None,
+    ) -> Tensor:
+        """Hidden states of the main stack, [B, T, D]. tokens: their embeddings, where they have been looked up."""
+        positions = inputs.positions
+        embedded_BTW = self.token_embeddings(inputs.input_ids) if tokens_BTW is None else tokens_BTW
         memory_BT = None
         if self.query is not None:
             stream = positions[2]
             embedded_BTW = torch.where((stream == QUERY)[..., None], self.query.to(embedded_BTW.dtype), embedded_BTW)
             memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
-        masks = self._masks_of(mask, positions, cache, embedded_BTW.dtype) if isinstance(mask, Mask) else mask
         terms = self.terms(positions, cache, ordered)
         embedded_BTW = self.positions.embed(embedded_BTW, positions)
         if self.embedding_norm is not None:
             embedded_BTW = self.embedding_norm(embedded_BTW)
         drop = self.config.dropout if self.training else 0.0
         embedded_BTW = dropout(embedded_BTW, drop)
-        hidden_BTD = embedded_BTW if self.widen is None else self.widen(embedded_BTW)
-        if keep is not None:
-            keep.append(hidden_BTD)
+        project = self.embedding_projection
+        hidden_BTD = embedded_BTW if project is None else project(embedded_BTW)
+        if states is not None:
+            states.append(hidden_BTD)
         hidden_BTD = run_layers(
-            self.layers, self.kinds, hidden_BTD, masks, terms, cache, context,
-            self.recompute and self.training, memory_BT, keep,
+            self.layers, self.kinds, hidden_BTD, masks, terms, cache, encoded,
+            self.recompute and self.training, memory_BT, states,
         )  # fmt: skip
         if self.final_norm is not None:
             hidden_BTD = self.final_norm(hidden_BTD)
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
+
+    def _encode_context(self, context: Batch, tokens_BSD: Tensor, dtype: torch.dtype) -> Tensor:
+        """The encoder's output for the contexts of a batch, [B, S, D]."""
+        ordered = self._ordered(context)
+        masks = self._masks(context, dtype, ordered)
+        return self._encode(tokens_BSD, context.positions, masks, ordered, None)
+
+    def _encode(
+        self, tokens_BSD: Tensor, positions: Tensor, masks: Masks, ordered: bool, states: list[Tensor] | None
+    ) -> Tensor:
+        assert self.encoder is not None
+        made: Tensor = self.encoder(tokens_BSD, positions, masks["global"], self.recompute, states, ordered)
+        return made
+
+    def _all_keys_values(self, hidden_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return all_keys_values([part for part in self.modules() if isinstance(part, CrossAttention)], hidden_BSD)
 
     def terms(
         self, positions: Tensor, cache: Sequence[KeyValues] | None = None, ordered: bool = False
@@ -125,80 +216,18 @@ class Transformer(nn.Module):
         """What is added to the scores of columns at these positions behind cached ones, [B, H, T, S + T]."""
         assert self.position_bias is not None
         first = cache[0]
-        assert isinstance(first, LayerCache)
+        assert isinstance(first, PositionedKeyValues)
         if first.bias_table is None:
             first.bias_table = self.position_bias.bias_per_distance()
         return self.position_bias.lookup(first.bias_table, position_BT, first.append_positions(position_BT))
-
-    def _masks_of(self, mask: Mask, positions: Tensor, cache: Sequence[KeyValues] | None, dtype: torch.dtype) -> Masks:
-        if "local" not in self.kinds:
-            return {"global": mask}
-        if cache is not None:
-            raise ValueError("layers that attend locally know no cache")
-        return {"global": mask, "local": within(mask, positions[0], self.config.window, dtype)}
-
-    def encode(
-        self,
-        batch: Batch,
-        dtype: torch.dtype | None = None,
-        keep: list[Tensor] | None = None,
-        alone: bool = False,
-    ) -> Tensor:
-        """Hidden states of a batch, [B, T, D].
-
-        dtype: the compute type, which a dense mask shares; None for that of the weights. keep: see above. alone: of a
-        model of two stacks only the encoder reads the batch, which has no context.
-        """
-        ordered = self._ordered(batch)
-        if alone and self.encoder is not None:
-            mask, words_BTD = self._masks(batch, dtype, ordered)["global"], self.words(batch.input_ids)
-            states_BTD: Tensor = self.encoder(words_BTD, batch.positions, mask, self.recompute, keep, ordered)
-            return states_BTD
-        masks = self._masks(batch, dtype, ordered)
-        if batch.context is None:
-            return self(batch.input_ids, batch.positions, masks, keep=keep, ordered=ordered)
-        # one look into the word table for both sides, since each makes a gradient as large as the table
-        sides = batch.context.input_ids, batch.input_ids
-        read, written = self.words(torch.cat([ids.flatten() for ids in sides])).split([ids.numel() for ids in sides])
-        context = self.read(batch.context, batch.segment, dtype, words_BSW=read.view(*sides[0].shape, -1))
-        written = written.view(*sides[1].shape, -1)
-        return self(
-            batch.input_ids, batch.positions, masks, keep=keep, context=context, words_BTW=written, ordered=ordered
-        )
-
-    def read(
-        self,
-        context: Batch,
-        segment_BT: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-        keep: bool = False,
-        words_BSW: Tensor | None = None,
-    ) -> Reading:
-        """Run the encoder over the contexts of a batch, for `forward`.
-
-        segment_BT: the segments of the decoder's columns; None where each row is one text. keep: make the keys and
-        values of all layers now, without gradient, for a decoder that runs many times. words: as in `forward`.
-        """
-        if self.encoder is None:
-            raise ValueError("the batch has a context, and the model no encoder to read it")
-        ordered = self._ordered(context)
-        mask = self._masks(context, dtype, ordered)["global"]
-        words_BSW = self.words(context.input_ids) if words_BSW is None else words_BSW
-        hidden_BSD = self.encoder(words_BSW, context.positions, mask, self.recompute, ordered=ordered)
-        if segment_BT is None:
-            segment_BT = context.segment.new_zeros(len(context.segment), 1)
-        seen = lower_cross(context.mask, segment_BT, context.segment, dtype or self.words.weight.dtype)
-        parts = [part for part in self.modules() if isinstance(part, CrossAttention)] if keep else []
-        return Reading(hidden_BSD, seen, kept_keys_values(parts, hidden_BSD) if keep else None)
 
     def _ordered(self, batch: Batch) -> bool:
         """Whether columns tell the distances of positions, for a model to which it makes a difference."""
         matters = self.config.relative_buckets or self.config.window
         return bool(matters) and in_order(batch.positions[0], batch.segment)
 
-    def _masks(self, batch: Batch, dtype: torch.dtype | None, ordered: bool) -> Masks:
+    def _masks(self, batch: Batch, dtype: torch.dtype, ordered: bool) -> Masks:
         """The mask of each kind of layers, made once for a batch."""
-        dtype = dtype or self.words.weight.dtype
         groups = None if batch.group is None else (batch.group, batch.group)
         query, key = (batch.segment, batch.horizon), (batch.segment, batch.rank)
         masks: dict[LayerKind, Mask] = {"global": lower(batch.mask, query, key, dtype, groups)}
@@ -209,10 +238,19 @@ class Transformer(nn.Module):
             masks["local"] = lower_local(query, key, batch.positions[0], window, dtype, groups, ordered)
         return masks
 
+    def _masks_of(self, inputs: Inputs, dtype: torch.dtype) -> Masks:
+        """The masks of inputs that bring one of their own."""
+        if not isinstance(inputs.mask, Mask):
+            return inputs.mask
+        if "local" not in self.kinds:
+            return {"global": inputs.mask}
+        return {"global": inputs.mask, "local": within(inputs.mask, inputs.positions[0], self.config.window, dtype)}
+
     @property
     def output_table(self) -> Tensor:
-        """The table that words are scored with, [V, W]: the word table, or the head's own where they are not tied."""
-        return self.words.weight if self.head.table is None else self.head.table
+        """The output embeddings, [V, W]: the token embeddings, or the head's own where they are not tied."""
+        own = self.lm_head.table
+        return self.token_embeddings.weight if own is None else own
 
     def use_kernel(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on."""
@@ -228,14 +266,16 @@ class Transformer(nn.Module):
 
     def new_cache(self, rows: int, size: int) -> list[LayerCache]:
         """Empty caches for `size` columns of `rows` rows, one per layer."""
-        return [LayerCache(rows, self.config, size, self.words.weight, k == 0) for k in range(len(self.kinds))]
+        return [
+            LayerCache(rows, self.config, size, self.token_embeddings.weight, k == 0) for k in range(len(self.kinds))
+        ]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights as the family's paper does. Biases start at 0, norms at 1."""
         draw_weights(self, self.config, generator)
-        if self.config.neighbours:
-            start_with_neighbours(self, self.config.neighbours)
+        if self.config.locality:
+            init_locality(self, self.config.locality)
 
 
 def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:
@@ -245,6 +285,13 @@ def build(config: TransformerConfig, seed: int = 0, device: torch.device | str =
     model.to_empty(device=device)
     model.initialise(torch.Generator(device).manual_seed(seed))
     return model
+
+
+def _source_mask(inputs: Batch | Inputs, dtype: torch.dtype) -> Mask:
+    """What decoders of which each row is one text see of the encoder's output."""
+    if not isinstance(inputs, Batch):
+        return Mask("none")
+    return lower_cross(inputs.mask, inputs.segment.new_zeros(len(inputs.segment), 1), inputs.segment, dtype)
 
 
 def word_tables(config: TransformerConfig) -> frozenset[str]:

@@ -30,7 +30,7 @@ def _view(module: Module, made: dict[int, nn.Module]) -> Module:
         known = made[id(module)] = type(module).__new__(type(module))
         known.__dict__.update(
             (name, _view(value, made) if isinstance(value, nn.Module) else value)
-            for name, value in module.__dict__.items()
+            for name, value in module.__dict__.copy().items()  # another thread may add what a norm makes on first use
         )
         children = {name: None if child is None else _view(child, made) for name, child in module._modules.items()}
         known.__dict__.update(_modules=children, training=False)

@@ -23,9 +23,9 @@ from blankfill.objectives.t5 import T5
 from blankfill.objectives.unilm import Unilm
 from blankfill.objectives.unilm2 import Unilm2
 from blankfill.objectives.xlnet import Xlnet
+from blankfill.system.loader import build
 from blankfill.system.reading import field, of_kind, shown
 from blankfill.system.registry import Registry
-from blankfill.system.values import build
 
 
 def _check(name: str, kind: type[Objective]) -> None:
@@ -46,11 +46,15 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
 def register_objective(kind: type[Objective]) -> type[Objective]:
     """Make an objective of the user's own known under its name, for recipes and checkpoints of this process.
 
-    Returns the class, so that it can be used as a decorator above `@dataclass`.
+    Args:
+        kind: The class: a frozen dataclass that extends `Objective`.
+
+    Returns:
+        The class, so that the function can be used as a decorator above `@dataclass`.
 
     Raises:
-        ValueError: another objective has the name.
-        TypeError: the argument is no dataclass that extends `Objective`.
+        ValueError: Another objective has the name.
+        TypeError: The argument is not a dataclass that extends `Objective`.
     """
     OBJECTIVES.register(getattr(kind, "name", ""), kind)
     return kind

@@ -8,7 +8,7 @@ dataclass of its own options, imports numpy only, and knows nothing of corpora, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -193,7 +193,7 @@ class Objective:
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each; empty when all is well."""
-        return out_of_bounds(self, "objective.")
+        return out_of_bounds(self, "objective")
 
     def packing(self) -> PackingSpec:
         """How this objective wants its Documents."""
@@ -253,6 +253,10 @@ class Objective:
         before, between, after = ([vocabulary[role] for role in roles] for roles in self.frame_roles())
         return join(before, first, after) if second is None else join(before, first, between, second, after)
 
+    def for_validation(self) -> Objective:
+        """The objective of validation rows; the same unless options say otherwise."""
+        return self
+
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
         """Draw what to blank; everything random happens here."""
         raise NotImplementedError
@@ -284,6 +288,13 @@ class Masking(Objective):
     """Of these, the share replaced by [MASK]."""
     random_share: float = 0.1
     """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
+    validation_mask_ratio: float = field(default=0.0, kw_only=True)
+    """mask_ratio of validation rows; 0: the same as in training."""
+
+    def for_validation(self) -> Objective:
+        """The same objective with the ratio of validation rows."""
+        ratio = self.validation_mask_ratio or self.mask_ratio
+        return replace(self, mask_ratio=ratio, validation_mask_ratio=0.0)
 
     cloze: ClassVar[Literal["masks", "writing", "none"]] = "masks"
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
@@ -307,7 +318,10 @@ class Masking(Objective):
     def problems(self) -> list[str]:
         """What is wrong with these options."""
         found = super().problems()
-        found += share_problems(mask_ratio=self.mask_ratio, mask_share=self.mask_share, random_share=self.random_share)
+        found += share_problems(
+            mask_ratio=self.mask_ratio, validation_mask_ratio=self.validation_mask_ratio, mask_share=self.mask_share,
+            random_share=self.random_share,
+        )  # fmt: skip
         if self.mask_share + self.random_share > 1.0 + 1e-9:
             found.append("objective.mask_share and objective.random_share add up to more than 1")
         return found

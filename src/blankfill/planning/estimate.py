@@ -160,9 +160,9 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     if config.encoder_layers:
         parts["encoder"] = 0
     names = {
-        "position_bias": "positions",
-        "query": "words", "widen": "words", "embedding_norm": "norms", "final_norm": "norms", "head": "heads",
-        "pair_head": "heads", "span_head": "heads",
+        "token_embeddings": "words", "query": "words", "embedding_projection": "words", "position_bias": "positions",
+        "embedding_norm": "norms", "final_norm": "norms", "lm_head": "heads", "pooler": "heads",
+        "classifier": "heads", "span_boundary_head": "heads",
     }  # fmt: skip
     for name, shape in weight_shapes(config):
         first = name.split(".", 1)[0]
@@ -248,7 +248,7 @@ def distil_flops(
 def distil_bytes(teacher: TransformerConfig, student: TransformerConfig, options: DistilOptions) -> int:
     """Memory that learning from a teacher takes: its weights, the gradient of the word table that the loss against it
     makes ahead, and the scores at work."""
-    from blankfill.training.loss import SCORES
+    from blankfill.kernels.lm_loss import SCORES
 
     soft = FP32 * (student.vocab_size * student.word_size + 2 * SCORES) if options.soft_weight else 0
     return FP32 * sum(parameters(teacher).values()) + soft
@@ -440,7 +440,7 @@ def memory(
     checkpointing: bool,
 ) -> Memory:
     """What training takes with so many rows at a time. checkpointing: whether layers are computed again."""
-    from blankfill.training.loss import GPU_ROWS, SCORES
+    from blankfill.kernels.lm_loss import GPU_ROWS, SCORES
 
     D, T, V, W, s = config.hidden_size, shape.columns, config.vocab_size, config.word_size, computing.width
     if shape.context is not None:

@@ -21,7 +21,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, Problem, UserError, setting, within
 from blankfill.objectives import Objective
 from blankfill.planning.estimate import micro_rows
 from blankfill.system.console import say
@@ -78,7 +78,11 @@ def open_corpus(
         except UserError as error:
             raise in_recipe_terms(error) from error
     marks = prepared_marks(folder)
-    if folder is not work and accepted and not any(Tokenizer.load(folder).reads_like(one) for one in accepted):
+    if (
+        folder is not work
+        and accepted
+        and not any(Tokenizer.load(folder).reads_like(candidate) for candidate in accepted)
+    ):
         raise UserError(
             f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
             "itself, or prepare it again with --tokenizer and the model's folder"
@@ -126,7 +130,12 @@ def in_recipe_terms(error: UserError) -> UserError:
     """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
     names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
     problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    renamed = [re.sub(rf"--({names})\b", r"--corpus.\1", problem) for problem in problems]
+    renamed = [
+        within("corpus", problem)
+        if isinstance(problem, Problem)
+        else Problem(re.sub(rf"--({names})\b", lambda flag: setting(f"corpus.{flag[1].replace('-', '_')}"), problem))
+        for problem in problems
+    ]
     return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
 
 
@@ -160,7 +169,7 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
     lengths = [(0, objective.length)]
     if options.long_from:
         lengths = [(0, options.phase1_length), (options.long_from, objective.length)]
-    found = []
+    parts = []
     for start, length in lengths:
         of_length = dataclasses.replace(objective, length=length)
         cache, first = corpus.folder / "plans", options.row_schedule.first(start)
@@ -177,9 +186,9 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
             train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
         valid = None
         if corpus.valid is not None and len(corpus.valid):
-            valid = Sampler(corpus.valid, of_length, corpus.vocabulary, VALIDATION_SEED, cache)
-        found.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
-    return found
+            valid = Sampler(corpus.valid, of_length.for_validation(), corpus.vocabulary, VALIDATION_SEED, cache)
+        parts.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
+    return parts
 
 
 def old_seed(seed: int) -> int:
@@ -193,7 +202,7 @@ def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
     if text is None or not len(text):
         say(f"{old.folder}: the old text has no validation part, so its loss is measured on the text that is replayed")
         text = old.train
-    valid = Sampler(text, recipe.objective, old.vocabulary, VALIDATION_SEED, old.folder / "plans")
+    valid = Sampler(text, recipe.objective.for_validation(), old.vocabulary, VALIDATION_SEED, old.folder / "plans")
     return validation_batches(valid, recipe.train.eval_rows, micro)
 
 

@@ -85,8 +85,8 @@ def check_it_fits(
         path.lstat().st_size for path in context.folder.glob("checkpoints/*/*")
     )  # a resumed run replaces these
     teacher = inputs.teacher
-    kept = estimate.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
-    room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - kept)
+    teacher_bytes = estimate.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
+    room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - teacher_bytes)
     computing = estimate.Computing(context.dtype.itemsize, context.machine.attention, device.type)
     if problems := fit_check.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
         raise ConfigError(problems)

@@ -40,11 +40,11 @@ def recipe_values(recipe: Recipe) -> Note:
     """The options of a recipe by their dotted names, as JSON values, those that may change left out."""
     from blankfill.config.recipe import to_values
 
-    found: Note = {}
+    values: Note = {}
     for name, value in plain(to_values(recipe)).items():
-        parts = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
-        found |= {key: one for key, one in parts.items() if key.rpartition(".")[2] not in FREE}
-    return found
+        parts = {f"{name}.{key}": option for key, option in value.items()} if isinstance(value, dict) else {name: value}
+        values |= {key: option for key, option in parts.items() if key.rpartition(".")[2] not in FREE}
+    return values
 
 
 def warm_start_values(warm_start: WarmStart) -> Note:
@@ -64,22 +64,22 @@ def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path,
     if warm_start is not None and warm_start.replay is not None:
         folders["replay"] = Path(warm_start.replay)
     values = recipe_values(recipe)
-    found: list[str] = []
+    problems: list[str] = []
     for note in notes:
-        found += [f"in {out / 'recipe.yaml'} {phrase}" for phrase in differing(note.get("recipe"), values)]
+        problems += [f"in {out / 'recipe.yaml'} {phrase}" for phrase in differing(note.get("recipe"), values)]
         if warm_start is not None:
-            found += [
-                f"in {out / 'warm_start.json'} {one}"
-                for one in differing(note.get("warm_start"), warm_start_values(warm_start))
+            problems += [
+                f"in {out / 'warm_start.json'} {phrase}"
+                for phrase in differing(note.get("warm_start"), warm_start_values(warm_start))
             ]
         for name in ("warm_start", "teacher"):
             if name in note and not (out / f"{name}.json").exists():
-                found.append(f"{name}.json is gone")
+                problems.append(f"{name}.json is gone")
     for name, folder in folders.items():
         if any(isinstance(note.get(name), dict) for note in notes):
             marks = corpus_marks(folder)
-            found += [f"{flat(folder)}: {one}" for note in notes for one in changes(note.get(name, {}), marks)]
-    refuse(out, found, again(out, corpus))
+            problems += [f"{flat(folder)}: {phrase}" for note in notes for phrase in changes(note.get(name, {}), marks)]
+    refuse(out, problems, again(out, corpus))
 
 
 def again(out: Path, corpus: Path) -> str:

@@ -44,15 +44,12 @@ class RunResult:
 def finish(training: Training, done: Progress) -> RunResult:
     """Note how far a run came, draw its losses, renew its report, and say what its samples became."""
     from blankfill.generation.samples import compare
-    from blankfill.report.plots import loss_plot
     from blankfill.runs.recorder import of_step
 
     out, recipe, ended = training.context.folder, training.inputs.recipe, training.trainer.stopped
     baseline, stopped = training.baselines[-1], training.context.stop_reason(ended)
     note_step(out, done, stopped if ended else None)
-    with informing(out / "loss.png"):
-        loss_plot(out / "metrics.jsonl", out / "loss.png", None if math.isnan(baseline) else baseline, recipe.name)
-    renew_report(out)
+    draw(out, recipe, baseline)
     if ended:
         steps = recipe.train.steps
         say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill pretrain --resume {out}")
@@ -65,15 +62,22 @@ def finish(training: Training, done: Progress) -> RunResult:
 def finish_again(out: Path, recipe: Recipe, done: Progress) -> RunResult:
     """The result of a run that was finished before, from what its folder says; nothing is trained or loaded."""
     say(f"{out} is finished: all its {recipe.train.steps:,} steps are done")
-    renew_report(out)
     try:
-        baseline = read_json(out / "run.json").get("baseline")
+        noted = read_json(out / "run.json").get("baseline")
     except UserError:
-        baseline = None
-    return RunResult(
-        out, done.step, done.tokens, done.valid_loss, baseline if isinstance(baseline, float) else math.nan,
-        done.seconds, old_text_losses(out),
-    )  # fmt: skip
+        noted = None
+    baseline = noted if isinstance(noted, float) else math.nan
+    draw(out, recipe, baseline)
+    return RunResult(out, done.step, done.tokens, done.valid_loss, baseline, done.seconds, old_text_losses(out))
+
+
+def draw(out: Path, recipe: Recipe, baseline: float) -> None:
+    """Draw the losses of a run and renew its report."""
+    from blankfill.report.plots import loss_plot
+
+    with informing(out / "loss.png"):
+        loss_plot(out / "metrics.jsonl", out / "loss.png", None if math.isnan(baseline) else baseline, recipe.name)
+    renew_report(out)
 
 
 def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline: float) -> None:
@@ -126,5 +130,5 @@ def old_text_losses(out: Path) -> tuple[float, float] | None:
 def forgetting(losses: tuple[float, float]) -> str:
     """A sentence on the old text's loss before and after."""
     before, after = losses
-    told = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
-    return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({told})"
+    change = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
+    return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({change})"

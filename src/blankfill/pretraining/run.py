@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.config.recipe import Recipe, load_recipe
-from blankfill.runs.folder import corpus_of, given_corpus, mend_recipe, run_folder
+from blankfill.runs.folder import corpus_of, given_corpus, mend_recipe, refuse_sources, run_folder
 
 if TYPE_CHECKING:
     from blankfill.pretraining.outcome import RunResult
@@ -59,6 +59,7 @@ def pretrain(
 
     stop_at = None if stop_after is None else time.monotonic() + stop_after
     out, recipe = Path(out), with_changes(recipe.check(), changes or {})
+    refuse_sources(out, () if resume else paths)
     with run_folder(out, resume):
         start = resolve_start(out, resume, changes, init_from is not None, recipe.train.steps)
         if start.finished is not None:

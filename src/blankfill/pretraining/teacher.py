@@ -73,8 +73,8 @@ class Teacher:
         """
         if begun:
             recipe = dataclasses.replace(recipe, distil=dataclasses.replace(recipe.distil, start="drawn"))
-        if found := [*self.problems(recipe), *self.words_problems(recipe.objective, tokenizer)]:
-            raise ConfigError(found)
+        if problems := [*self.problems(recipe), *self.words_problems(recipe.objective, tokenizer)]:
+            raise ConfigError(problems)
 
     def words_problems(self, objective: Objective, tokenizer: Tokenizer) -> list[str]:
         """What keeps the teacher's answers from being the student's: other ids, or none for what the objective asks."""
@@ -92,8 +92,8 @@ class Teacher:
 
     def problems(self, recipe: Recipe) -> list[str]:
         """Why the teacher cannot read the rows of a recipe or be cut into its model, a sentence each."""
-        found, objective, own = [], recipe.objective, self.loaded.objective
-        if not self.config.word_head:
+        sentences, objective, own = [], recipe.objective, self.loaded.objective
+        if not self.config.lm_head:
             return [f"the teacher {self.path} has no head that predicts words; give one that was trained with one"]
         if not (objective.masked and own.masked):
             return [
@@ -107,21 +107,21 @@ class Teacher:
             ]
         rows = self.config.position_sizes[0] - own.position_offset
         if objective.length > rows:
-            found.append(
+            sentences.append(
                 f"objective.length is {objective.length} and the teacher {self.path} reads {rows} tokens at most; "
                 f"lower it to {rows}"
             )
         if recipe.train.z_loss:
-            found.append("train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0")
+            sentences.append("train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0")
         config = recipe.model_config(self.config.vocab_size)
         if recipe.distil.start == "teacher":
-            found += self._start_problems(recipe, config)
+            sentences += self._start_problems(recipe, config)
         if recipe.distil.hidden_weight and config.hidden_size != self.config.hidden_size:
-            found.append(
+            sentences.append(
                 f"the student is {config.hidden_size} wide and the teacher {self.config.hidden_size}, so their hidden "
                 f"states have no cosine; set model.hidden_size {self.config.hidden_size} or distil.hidden_weight 0"
             )
-        return found
+        return sentences
 
     def _start_problems(self, recipe: Recipe, config: TransformerConfig) -> list[str]:
         wrong = [
@@ -129,23 +129,23 @@ class Teacher:
             for name in COPIED
             if getattr(config, name) != getattr(self.config, name)
         ]
-        found = []
+        sentences = []
         if wrong:
-            found.append(
+            sentences.append(
                 f"the student cannot be made of the teacher's layers: {'; '.join(wrong)}; choose them alike, or let "
                 "the student begin from nothing with distil.start drawn"
             )
         depth, given = self.config.num_layers, recipe.distil.layers
         if given and len(given) != config.num_layers:
-            found.append(f"distil.layers names {len(given)} layers and model.num_layers is {config.num_layers}")
+            sentences.append(f"distil.layers names {len(given)} layers and model.num_layers is {config.num_layers}")
         if beyond := [layer for layer in given if not 0 <= layer < depth]:
-            found.append(f"distil.layers names layer {beyond[0]}, and the teacher has layers 0 to {depth - 1}")
+            sentences.append(f"distil.layers names layer {beyond[0]}, and the teacher has layers 0 to {depth - 1}")
         if not given and config.num_layers > depth:
-            found.append(
+            sentences.append(
                 f"model.num_layers is {config.num_layers} and the teacher has {depth}; make the student smaller, name "
                 "layers with distil.layers, or begin from nothing with distil.start drawn"
             )
-        return found
+        return sentences
 
     def student_config(self, config: TransformerConfig, recipe: Recipe) -> TransformerConfig:
         """The student's architecture: that of its recipe, with a row for each of the teacher's words."""
@@ -174,8 +174,8 @@ class Teacher:
 
     def distillation(self, recipe: Recipe) -> Distillation:
         """The losses that a student of this recipe learns by."""
+        from blankfill.model.heads import SPAN_BOUNDARY
         from blankfill.training.distil import Distillation
-        from blankfill.training.loss import SPAN_BOUNDARY
 
         objective = recipe.objective
         answers = (*objective.labels(), *([SPAN_BOUNDARY] if objective.max_span_positions() else []))
@@ -219,13 +219,13 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
         raise UserError(
             f"the teacher of {out} is gone from {path}; put it back, or say where it is now: --resume {out} --teacher …"
         )
-    found = open_teacher(path, device)
-    if found.sha256 != sha256:
+    teacher = open_teacher(path, device)
+    if teacher.sha256 != sha256:
         raise UserError(
             f"{path} is not the teacher that {out} was begun with (its weights have another checksum); say where that "
             f"one is: --resume {out} --teacher …"
         )
-    return found
+    return teacher
 
 
 def evenly(count: int, depth: int) -> tuple[int, ...]:

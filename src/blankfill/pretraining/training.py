@@ -168,7 +168,7 @@ class Training:
 
 def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
     """The line of metrics that tells the old text's validation loss, NaN where no word of it is asked for."""
-    loss = losses.get("words", math.nan)
+    loss = losses.get("lm", math.nan)
     return {"step": now.step, "split": "old", "loss": loss, "lr": 0.0, "tokens": now.tokens, "tokens_per_s": 0.0}
 
 
@@ -190,13 +190,13 @@ def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRe
     """What happens after each validation: the report is renewed; a baseline not beaten in time is told of, once."""
     options = recipe.train
     due = max(200, 2 * options.warmup_steps, min(options.steps // 5, 5000))
-    told: list[int] = []
+    steps_said: list[int] = []
 
     def watch(now: Progress) -> None:
         renew_report(recorder.path.parent)
         baseline = baselines[0] if now.step < options.long_from else baselines[-1]
-        if now.step >= due and not told and now.valid_loss > baseline - 0.02:
-            told.append(now.step)
+        if now.step >= due and not steps_said and now.valid_loss > baseline - 0.02:
+            steps_said.append(now.step)
             recorder.event(
                 now.step,
                 "baseline",

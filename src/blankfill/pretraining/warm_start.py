@@ -24,8 +24,8 @@ from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
 from blankfill.system.console import say
 from blankfill.system.files import path_from, path_seen_from
+from blankfill.system.loader import fitting
 from blankfill.system.reading import field, read_json, read_text
-from blankfill.system.values import fitting
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ GIVEN = {
         "embedding_size",
         "shared",
         "norm",
-        "start",
+        "init",
         "positions",
     ),
     "corpus": ("tokenizer", "vocab_size", "lowercase"),
@@ -171,11 +171,11 @@ def open_warm_start(init_from: InitFrom, recipe: Recipe) -> tuple[WarmStart, Rec
         known = len(set(init_from.new_tokens)) - len(words)
         say(f"{len(words)} new words" + (f"; {known} are words of the model already" if known else ""))
     config = grown(loaded.model.config, recipe, tokenizer.size, str(init_from.model))
-    found = WarmStart(
+    warm_start = WarmStart(
         str(init_from.model), config, tokenizer, words, init_from.replay, init_from.replay_ratio,
         loaded.model.state_dict(), pieces, recipe.objective.types_like, loaded.tokenizer,
     )  # fmt: skip
-    return found, recipe
+    return warm_start, recipe
 
 
 def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
@@ -184,8 +184,8 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
     problems = []
     families = families_of(config)
     if recipe.model.family not in families:
-        told = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
-        problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {told}")
+        remedy = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
+        problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {remedy}")
     objective = recipe.objective.numbered_as(loaded.objective)
     endless = config.position_scheme != "learned"
     for k, (needed, rows) in enumerate(zip(objective.position_sizes(), config.position_sizes, strict=False)):
@@ -199,7 +199,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
         "family": recipe.model.family, "hidden_size": config.hidden_size, "num_layers": config.num_layers,
         "num_heads": config.num_heads, "ffn_size": config.ffn_size,
         "positions": 0 if endless else config.position_sizes[0],
-        "norm": "family" if recipe.model.spec.preset["norm"] == config.norm else config.norm, "start": "family",
+        "norm": "family" if recipe.model.spec.preset["norm"] == config.norm else config.norm, "init": "family",
         "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
         "encoder_layers": config.encoder_layers,
     }  # fmt: skip
@@ -250,8 +250,8 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         wanted = recipe.objective.position_sizes()[1]
         changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
     lacking = []
-    if not config.word_head:
-        changes |= {"word_head": True, "tied": True}
+    if not config.lm_head:
+        changes |= {"lm_head": True, "tied": True}
         changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
         if changes["head_transform"]:
             lacking.append("head that predicts words")
@@ -263,8 +263,8 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
     if places and not config.max_span_positions:
         lacking.append("span-boundary head")
     if 0 < config.max_span_positions < places:
-        told = f"objective.boundary is {places} and the head of {where} has {config.max_span_positions} places"
-        raise ConfigError([f"{told}; lower it to that"])
+        problem = f"objective.boundary is {places} and the head of {where} has {config.max_span_positions} places"
+        raise ConfigError([f"{problem}; lower it to that"])
     changes["max_span_positions"] = max(places, config.max_span_positions) if places else 0
     if lacking:
         say(f"{where} has no {' and no '.join(lacking)}; it starts as drawn from the seed")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.report.curves import Row, Table, is_step, latest, read_tables
+from blankfill.system.loader import build
 from blankfill.system.reading import parse_json, parse_yaml, read_bytes, read_json_lines, read_path
-from blankfill.system.values import build
 from blankfill.training.options import TrainOptions
 
 RECENT = 20

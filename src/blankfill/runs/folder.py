@@ -89,6 +89,17 @@ def clear_of_pipes(out: Path) -> None:
         keep_aside(path, UserError(f"{path} is no file, but a pipe, a device or a socket"))
 
 
+def refuse_sources(out: Path, paths: Sequence[str | Path]) -> None:
+    """Raise UserError when a run would be written among the files that it reads, before anything is written.
+
+    paths: text sources or folders of data; names that are no paths, such as `python-docs`, are passed over.
+    """
+    target = out.resolve()
+    for path in map(Path, paths):
+        if path.exists() and target in (path.resolve(), *([path.resolve().parent] if path.is_file() else [])):
+            raise UserError(f"{out} is the folder of {path}, which the run reads; give another --out")
+
+
 @contextmanager
 def only_run(out: Path) -> Iterator[None]:
     """Keep a second process from training into the same folder; the lock ends with the process, however it ends."""

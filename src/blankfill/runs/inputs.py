@@ -54,7 +54,7 @@ def read_notes(out: Path) -> list[Note]:
     """
     from blankfill.checkpoint import store
 
-    found: list[Note] = []
+    notes: list[Note] = []
     steps = sorted(store.steps_in(out / "checkpoints"), reverse=True)
     for step in steps:
         try:
@@ -62,19 +62,19 @@ def read_notes(out: Path) -> list[Note]:
         except UserError:
             continue
         if isinstance(state.get("inputs"), dict):
-            found.append(state["inputs"])
+            notes.append(state["inputs"])
         break
     if (out / FILE).exists():
         try:
-            found.append(read_json(out / FILE))
+            notes.append(read_json(out / FILE))
         except UserError as error:
-            say(f"{error}; it is written anew" if found else f"{error}; so the inputs of this run are not compared")
-    elif steps and not found:
+            say(f"{error}; it is written anew" if notes else f"{error}; so the inputs of this run are not compared")
+    elif steps and not notes:
         say(
             f"{out} was begun by a version that did not note its inputs, so they cannot be compared with what they "
             "were then"
         )
-    return found
+    return notes
 
 
 def differing(before: object, now: Mapping[str, Any]) -> Iterator[str]:
@@ -95,10 +95,10 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def refuse(out: Path, found: Sequence[str], remedy: str) -> None:
+def refuse(out: Path, problems: Sequence[str], remedy: str) -> None:
     """Raise UserError with what differs from the beginning of a run, if there is anything."""
-    if found:
-        raise UserError(f"{out} was begun with other inputs: {'; '.join(dict.fromkeys(found))}. {remedy}")
+    if problems:
+        raise UserError(f"{out} was begun with other inputs: {'; '.join(dict.fromkeys(problems))}. {remedy}")
 
 
 def check_run_tokenizer(out: Path, notes: Sequence[Note], tokenizer: Tokenizer, source: str) -> None:
@@ -140,7 +140,9 @@ def verify(note: Note, folders: Mapping[str, Path]) -> None:
     """Compare all bytes of a run's corpora with the checksums noted. Raises UserError. folders: by section."""
     for name, folder in folders.items():
         marks = note.get(name)
-        if not isinstance(marks, dict) or not any("sha256" in one for one in marks.values() if isinstance(one, dict)):
+        if not isinstance(marks, dict) or not any(
+            "sha256" in mark for mark in marks.values() if isinstance(mark, dict)
+        ):
             say(f"{folder}: no checksums were noted for it (an older version prepared it), so --verify cannot compare")
             continue
         verify_marks(folder, marks)

@@ -63,20 +63,20 @@ def cut_lines(path: Path, step: int) -> None:
     """Drop the lines of a file after `step`, and those that are damaged, which stay beside it. Raises DiskError."""
     try:
         lines, bad = read_json_lines(path)
-        found = [line for line in lines if has_step(line)]
-        bad += len(lines) - len(found)
-        told = f"{bad} damaged lines" if bad > 1 else "a damaged line"
+        numbered = [line for line in lines if has_step(line)]
+        bad += len(lines) - len(numbered)
+        damage = f"{bad} damaged lines" if bad > 1 else "a damaged line"
     except UnreadableError as error:  # no regular file
-        found, bad, told = [], 1, str(error)
-    kept = [line for line in found if line["step"] <= step]
+        numbered, bad, damage = [], 1, str(error)
+    lines_kept = [line for line in numbered if line["step"] <= step]
     if bad:
         try:
             aside = set_aside(path)
         except OSError as error:
-            say(f"{path}: {told}; it could not be put aside ({error.strerror or error})")
+            say(f"{path}: {damage}; it could not be put aside ({error.strerror or error})")
             return
-        say(f"{path}: {told}, passed over; the file as it was is {aside.name}")
-    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        say(f"{path}: {damage}, passed over; the file as it was is {aside.name}")
+    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines_kept))
 
 
 class RunRecorder:
@@ -113,8 +113,8 @@ class RunRecorder:
             action(*args, **options)
         except (OSError, UserError) as error:
             if path not in self._failed:
-                told = error.strerror or error if isinstance(error, OSError) else error
-                say(f"{path}: cannot be written ({told}); the run continues without it")
+                reason = error.strerror or error if isinstance(error, OSError) else error
+                say(f"{path}: cannot be written ({reason}); the run continues without it")
             self._failed.add(path)
 
     def _append(self, path: Path, lines: Sequence[dict[str, Any]]) -> None:

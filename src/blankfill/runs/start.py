@@ -31,7 +31,7 @@ Kind = Literal["fresh", "resumed", "from checkpoint"]
 class Start:
     """How a run starts.
 
-    kind: a resumed run goes on from its own checkpoint, or begins again where it ended before its first one.
+    kind: a resumed run continues from its own checkpoint, or begins again where it ended before its first one.
     checkpoint: the run's own newest whole one, until `restore` has put it into the model. notes: what the run noted of
     its inputs. changes: options of `training.machine.CHANGEABLE` that were given anew. free_memory: bytes of main
     memory that were free before the checkpoint was read, whose pages count as used. finished: the progress of a run

@@ -1,8 +1,8 @@
 """Which values a numeric option may have: declared once beside the option, checked and reported in one way.
 
 A class of options has `BOUNDS`, a bound for every field that holds numbers (a test walks the fields). Not a number and
-infinities pass no bound: each comparison with a NaN is false, so that a range that is asked the other way round lets it
-through, and it would be met much later as a loss that is not finite.
+infinities pass no bound: each comparison with a NaN is false, so that a range that is checked the other way round lets
+it through, and it would be met much later as a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from blankfill.errors import Problem, setting
 
 MOST = 2**31 - 1
 """The largest number of an option that has no limit of its own: it fits every library's integers."""
@@ -91,29 +93,30 @@ COMMON: Mapping[str, Bound] = {"seed": SEED, "threads": PROCESSES, "workers": PR
 
 def bounds_of(options: type) -> Mapping[str, Bound]:
     """The bounds of a class of options, those of the classes that it extends included."""
-    found = dict(COMMON)
-    for one in reversed(options.__mro__):
-        found |= vars(one).get("BOUNDS", {})
-    return found
+    bounds = dict(COMMON)
+    for kind in reversed(options.__mro__):
+        bounds |= vars(kind).get("BOUNDS", {})
+    return bounds
 
 
-def out_of_bounds(options: Any, prefix: str = "", dashes: bool = False) -> list[str]:
-    """A sentence for every number of some options that is outside of its bound.
+def out_of_bounds(options: Any, section: str = "") -> list[str]:
+    """A Problem for every number of some options that is outside of its bound.
 
-    prefix: written before each name. dashes: write names as the command line does.
+    section: the path of the options in the settings.
     """
     bounds = bounds_of(type(options))
-    found = []
+    prefix = f"{section}." if section else ""
+    problems: list[str] = []
     for field in dataclasses.fields(options):
         bound = bounds.get(field.name)
         if bound is None:
             continue
         value = getattr(options, field.name)
-        name = prefix + (field.name.replace("_", "-") if dashes else field.name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, int | float) and not bound.holds(one):
-                found.append(f"{name} is {_number(one)}; it {bound.words(one)}")
-    return found
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not bound.holds(number):
+                name = setting(prefix + field.name)
+                problems.append(Problem(f"{name} is {_number(number)}; it {bound.words(number)}"))
+    return problems
 
 
 def _number(value: float) -> str:

@@ -207,7 +207,8 @@ class _PlainBar:
         rate = (self.done - self.first) / seconds if seconds > 0 else 0.0
         parts = [amount(self.done, self.unit)]
         if self.total:
-            parts[0] += f" of {amount(self.total, self.unit)} ({self.done / self.total:.0%})"
+            done = parts[0] if self.unit == "B" else amount(self.done, "")
+            parts[0] = f"{done} of {amount(self.total, self.unit)} ({self.done / self.total:.0%})"
         if rate:
             parts.append(f"{amount(rate, self.unit) if rate >= 10 else f'{rate:.2g} {self.unit}'.rstrip()}/s")
         if last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 
 def pick_device(name: str) -> torch.device:
@@ -18,7 +18,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = named_device(name)
     if not is_here(device):
-        raise UserError(f"--device is {device}, and torch finds no such device here; use cpu or auto")
+        raise UserError(f"{setting('device')} is {device}, and torch finds no such device here; use cpu or auto")
     return device
 
 
@@ -28,7 +28,7 @@ def named_device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device is {name}; give auto, cpu, cuda, cuda:1 or mps") from error
+        raise UserError(f"{setting('device')} is {name}; give auto, cpu, cuda, cuda:1 or mps") from error
 
 
 def is_here(device: torch.device) -> bool:

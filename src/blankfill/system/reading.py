@@ -16,8 +16,9 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from blankfill.errors import UserError
 
@@ -313,20 +314,64 @@ def _object(line: str) -> dict[str, Any] | None:
         return None
 
 
+NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+")
+"""A number with an exponent, such as 3e-4: YAML 1.1 takes it for a text where it has no point or no sign."""
+
+
 def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
-    """Return the value of a YAML text of plain values. Aliases are expanded, up to a million values. texts: every
-    scalar is a text, so that the word Yes is not a boolean. Raises UserError with the line for invalid YAML.
+    """The value of a YAML text of plain values; UserError with the line when it is none.
+
+    Aliases are followed, but not where they repeat each other into more than a million values. A name that is given
+    twice is an error, 3e-4 a number, and a date a text. texts: every scalar is a text, so that the word Yes is no truth
+    value.
     """
     import yaml
 
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if texts:
-        loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader) if texts else _settings_loader()
     with yaml_errors(where, text):
         node = yaml.compose(text, loader)
         if node is not None and _expanded(node, {}) > MOST_NODES:
             raise UserError(f"{where}: the YAML has aliases that repeat more than {MOST_NODES:,} values")
+        if node is not None and (twice := _given_twice(node, set())) is not None:
+            line = twice.start_mark.line + 1
+            raise UserError(f"{where}, line {line}: {shown(twice.value)} is given twice; leave one of them out")
         return yaml.load(text, loader)
+
+
+@lru_cache(maxsize=1)
+def _settings_loader() -> Any:
+    """PyYAML's loader of plain values, with numbers as people write them and without dates."""
+    import yaml
+
+    plain: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class SettingsLoader(plain):
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+            first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+            for first, resolvers in plain.yaml_implicit_resolvers.items()
+        }
+
+    SettingsLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{NUMBER.pattern}$"), "-+.0123456789")
+    return SettingsLoader
+
+
+def _given_twice(node: Any, seen: set[int]) -> Any:
+    """The second of two equal names in one mapping of a YAML document; None when there is none."""
+    if id(node) in seen or not isinstance(node.value, list):
+        return None
+    seen.add(id(node))
+    names: set[Any] = set()
+    for child in node.value:
+        parts = child if isinstance(child, tuple) else (child,)
+        if isinstance(child, tuple):
+            name = child[0].value if isinstance(child[0].value, str) else None
+            if name is not None and name != "<<" and name in names:
+                return child[0]
+            names.add(name)
+        for part in parts:
+            if (twice := _given_twice(part, seen)) is not None:
+                return twice
+    return None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What stands between a task's items and a `TaskModel`.
+"""The interface between a task's items and the model that is fine-tuned.
 
 An adapter encodes texts and adds special tokens, says which columns have targets and which targets these are, turns
 scores into predictions, and scores the predictions with the task's metrics. Most adapters have a head that scores
@@ -124,7 +124,7 @@ class HeadAdapter(Adapter):
 
     head: ClassVar[HeadKind]
     pooled: ClassVar[bool]
-    """Whether asked columns stand for whole texts."""
+    """Whether target columns stand for whole texts."""
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ The items of a step are drawn by index arithmetic: a permutation of the items fo
 cut into steps. A step holds exactly those items, whatever their lengths; several share a row, told apart by `segment`,
 so that hardly a column is padding. Batches for evaluation hold items of similar length; their numbers go with them.
 
-Shapes: B rows, T columns, K columns that are asked in the whole batch.
+Shapes: B rows, T columns, K target columns of the whole batch.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from blankfill.types import Batch, Example, Int32
 ROW = 128
 """Rows are this wide, or as wide as the longest item: a wider one costs attention, a narrower one gains nothing."""
 ANSWER, ITEM = "answer", "item"
-"""The names under which a batch asks for what a task wants: at every asked column; of every item, where the columns of
-an item are candidates of which one is right."""
+"""The names of the targets of a batch: of every target column; of every item, where the columns of an item are
+candidates of which one is right."""
 
 
 @dataclass(frozen=True)
 class EncodedItem:
     """An item as the model reads it.
 
-    examples: one, or one for each choice. columns: of each example, those that are asked, int32. answers: what they
-    should answer, over all examples; its first axis is as long as all `columns` together (the forms are in `heads`).
+    examples: one, or one for each choice. columns: the target columns of each example, int32. answers: their
+    targets, over all examples; its first axis is as long as all `columns` together (the forms are in `heads`).
     candidates: whether the columns are candidates, of which one is right, instead of each having its own answer.
     """
 
@@ -55,7 +55,7 @@ def _sides(example: Example) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch, and which of the given items its asked columns belong to, int64[K]; those of an item are in order."""
+    """A batch, and which of the given items its target columns belong to, int64[K]; those of an item are in order."""
 
     batch: Batch
     items: torch.Tensor

@@ -155,10 +155,10 @@ class Split:
 
 
 def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:
-    found = [item for item in items if isinstance(item, kind)]
-    if len(found) != len(items):
+    matches = [item for item in items if isinstance(item, kind)]
+    if len(matches) != len(items):
         raise TypeError(f"This split does not hold {kind.__name__}s only.")
-    return found
+    return matches
 
 
 def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from blankfill.errors import Problem, setting
 from blankfill.system.bounds import COUNT, SHARE, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
 from blankfill.training.options import Precision, TrainOptions
 from blankfill.training.schedule import Schedule
@@ -20,7 +21,7 @@ HeadOn = Literal["auto", "encoder", "decoder"]
 
 
 MOST_BEAMS = 1024
-"""Ways of going on that a search may follow."""
+"""Beams that a search may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,172 +48,189 @@ class FinetuneOptions:
     }  # fmt: skip
 
     lr: float = 3e-5
-    """Peak learning rate (BERT: 5e-5, 4e-5, 3e-5 or 2e-5)."""
+    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5)."""
     embedding_lr_multiplier: float = 0.0
-    """Learning rate of the token embeddings, as a multiple of `lr`. 0: the multiplier that the model was pretrained
-    with; 1 for imported models."""
+    """Learning rate of the token embeddings as a multiple of lr. 0: the multiplier that the model was pretrained with;
+    1 for imported models."""
     batch_size: int = 32
-    """Items of a step (BERT: 16 or 32)."""
+    """Examples per optimiser step; usually 16 or 32."""
     epochs: float = 3.0
-    """How often the training items are gone through; a part of an epoch counts (BERT: 2 to 4)."""
+    """Passes over the training examples; fractions count. Usually 2 to 4."""
     max_length: int = 0
-    """Tokens of an item, special ones included; longer texts are cut, and that is told. 0: as many as the model has
-    positions."""
+    """Maximum length of an example in tokens, special tokens included; longer texts are truncated and counted. 0: the
+    model's maximum."""
     stride: int = 128
-    """Questions: tokens by which each window of a long context begins further on."""
+    """Questions: tokens between the starts of consecutive windows of a long context."""
     max_query_length: int = 64
-    """Questions: tokens after which a question is cut."""
+    """Questions: maximum length of a question in tokens; longer questions are truncated."""
     max_answer_length: int = 30
-    """Questions: tokens of an answer at most."""
+    """Questions: maximum length of an answer in tokens."""
     document_context: bool = False
-    """Tagging: read each sentence with those around it in its document, as far as they fit."""
+    """Tagging: read each sentence together with its neighbours in the document, as far as they fit."""
     method: Method = "head"
-    """head: a new head on the encoder. cloze: the task as a sentence with a blank, answered with the model's own words
-    (PET, GLM); see docs/cloze.md. text: the model reads the item as a text and writes the answer (T5); see
-    docs/text-to-text.md."""
+    """How the model answers. head: a new classification head. cloze: the task as a sentence with a blank, answered by
+    the language-model head (PET, GLM); see docs/cloze.md. text: the model reads the example as text and generates the
+    answer (T5); see docs/text-to-text.md."""
     pattern: str = "0"
-    """Cloze: which pattern, by its number; all: a model for each of them, and all of them together (PET)."""
+    """Cloze: number of the pattern; all: a model for each pattern, and their ensemble (PET)."""
     patterns: str = ""
-    """Cloze: a YAML file of patterns and words, or the name of a shipped one; left out, those shipped for the task.
-    Text: a YAML file that says how the task is put as text."""
+    """Cloze: a YAML file of patterns and verbalizers, or the name of a shipped one; without it, those shipped for the
+    task. Text: a YAML file with the input format of the task."""
     multi_token: MultiToken = "surest-first"
-    """Cloze with BERT and RoBERTa: how a word of several tokens is scored in an answer, its masks filled one after the
-    other (PET) or all in one pass, which is faster. Learning takes one pass."""
+    """Cloze with BERT and RoBERTa: how an answer of several tokens is scored. surest-first: its masks are filled one
+    after the other (PET); at-once: in one pass, which is faster. Training uses one pass."""
     mlm_weight: float = 0.0
-    """Cloze with BERT and RoBERTa: what masked tokens of the texts count beside the labels (PET: 1e-4)."""
+    """Cloze with BERT and RoBERTa: weight of an auxiliary masked-language-model loss (PET: 1e-4); 0: off."""
     unlabelled: str = ""
-    """Cloze: a file in the form of the training data, labelled or not, whose texts are masked beside those."""
+    """Cloze: a file in the format of the training data, labelled or not, whose texts join the masked-language-model
+    loss."""
     distil: str = ""
-    """Cloze, after --pattern all: a file in the form of the training data, labelled or not; a head on the same model
-    learns what all patterns say of its texts (PET's last step), in OUT/distilled."""
+    """Cloze with --pattern all: a file in the format of the training data, labelled or not. A classification head is
+    trained on the soft labels that the ensemble gives its texts (the last step of PET), in OUT/distilled."""
     distil_epochs: float = 4.0
-    """How often the texts of --distil are gone through (PET: 5,000 steps of 16 of 20,000 texts)."""
+    """Passes over the texts of --distil (PET: 5,000 steps of 16 of 20,000 texts)."""
     max_target_length: int = 0
-    """Writing: tokens of a written text at most. 0: 128, or fewer where the model has no room for so many."""
+    """Generation: maximum length of a generated text in tokens; usually 32 to 256. 0: 128, or less where the model has
+    fewer positions."""
     blank: Blank = "mask"
-    """Writing with a GLM: [MASK] behind the source, or [gMASK] where the vocabulary has it."""
+    """Generation with GLM: blank token that follows the source, [MASK] or, where the vocabulary has it, [gMASK]."""
     mixing_limit: int = 0
-    """Several tasks at once: each is drawn in proportion to its training items, as if it had no more than these (T5:
-    2^16 to 2^21); 0: no limit."""
+    """Several tasks: each task is sampled in proportion to its number of examples, capped at this number (T5: 2^16 to
+    2^21); 0: no cap."""
     mixing_temperature: float = 1.0
-    """Several tasks at once: above 1, small tasks are drawn more often, in proportion to items^(1/this) (T5: 2)."""
+    """Several tasks: sampling temperature; above 1, small tasks are sampled more often (T5: 2)."""
     label_smoothing: float = 0.0
-    """Writing: the share of each right word that is spread over all words (GLM, UniLM: 0.1)."""
+    """Generation: probability mass spread over all tokens in place of the target (GLM, UniLM: 0.1)."""
     pseudo_noise: float = 0.0
-    """Writing with a UniLM v2: the share of pseudo masks that are something else while it learns, half of them a random
-    token and half the token itself (released code: 0.2)."""
+    """Generation with UniLM v2: fraction of pseudo masks that are replaced in training, half of them by a random token
+    and half by the token itself (released code: 0.2)."""
     target_noise: float = 0.0
-    """Writing with a UniLM v2: the share of the target's tokens that it reads as what stands at their pseudo mask while
-    it learns (released code: 0.4 to 0.8, by the task)."""
+    """Generation with UniLM v2: fraction of target tokens that the model reads as the token at their pseudo mask in
+    training (released code: 0.4 to 0.8, by task)."""
     beams: int = 1
-    """Writing: how many ways of going on are followed at once (GLM: 5)."""
+    """Generation: beam width; 1 is greedy search. Usually 4 or 5."""
     length_penalty: float = 1.0
-    """Writing: texts are ranked by log-probability ÷ length^this; 0 likes short ones, above 1 long ones."""
+    """Generation: beams are ranked by log-probability / length^penalty; below 1 favours short texts, above 1 long
+    texts."""
     no_repeat_ngram: int = 0
-    """Writing: no run of so many tokens is written twice (UniLM, GLM: 3); 0 is no limit."""
+    """Generation: no n-gram of this size occurs twice in a text (UniLM, GLM: 3); 0: no limit."""
     max_eval_samples: int = 200
-    """Writing: so many items of the dev set, evenly spaced, are written while the model learns; all of them at the end.
-    0: always all."""
+    """Generation: dev examples, evenly spaced, that are generated at each evaluation during training; the final
+    evaluation uses all. 0: always all."""
     validation_split: float = 0.1
-    """The share of the training items that is scored on where the data have no dev set; whole documents or articles."""
+    """Fraction of the training examples used for validation where a data set has no dev set; whole documents or
+    articles."""
     max_train_samples: int = 0
-    """Learn from so many of the training items only, drawn by the seed: few-shot runs, and with --grid the curve of
-    scores over amounts of data. 0: all."""
+    """Maximum number of training examples, drawn by the seed, for few-shot runs and learning curves; 0: all."""
     warmup: float = 0.1
-    """Warm-up: a share of the steps when below 1, a number of steps otherwise."""
+    """Duration of the linear warm-up of the learning rate: a fraction of all steps when below 1, else a number of
+    steps. Usually 0.06 to 0.1."""
     schedule: Schedule = "linear"
-    """How the learning rate decays after warm-up."""
+    """Learning-rate decay after warm-up."""
     weight_decay: float = 0.01
-    """Weight decay; biases and norms are left out."""
+    """Decoupled weight decay, not applied to biases and norms; usually 0.01."""
     max_grad_norm: float = 1.0
-    """Largest norm of the gradient; 0 turns clipping off."""
+    """Gradients are scaled down to this norm when theirs is larger; usually 1.0. 0: no clipping."""
     layer_decay: float = 1.0
-    """Each layer learns at the rate of the one above it times this, the embeddings slowest (ULMFiT; 1: all alike)."""
+    """Learning rate of each layer as a fraction of that of the layer above; embeddings learn slowest (ULMFiT). Usually
+    0.8 to 1; 1: equal rates."""
     freeze: int = 0
-    """So many of the lowest layers stay as they are, and the embeddings with them; -1: the whole encoder."""
+    """Number of lowest layers to freeze, together with the embeddings; -1: the whole encoder."""
     features: Features = "none"
-    """Other than none, the encoder stays as it is and these layers of it are what the head reads."""
+    """Freeze the encoder and give the head these of its layers; none: train the encoder."""
     head_on: HeadOn = "auto"
-    """T5 and BART: whose states a head reads. encoder: it reads the item alone. auto: the encoder's for tags (as
-    transformers' T5ForTokenClassification), the decoder's otherwise (as BART's authors)."""
+    """T5 and BART: states that a head reads. auto: the encoder's for tagging (as transformers'
+    T5ForTokenClassification), the decoder's otherwise (as BART's authors)."""
     head: HeadKind = "linear"
-    """What reads features: a linear layer, or two layers of a bidirectional LSTM before it; without --features the
-    encoder below the LSTM learns with it (BERT, table 5)."""
+    """Classification head: a linear layer, or a two-layer bidirectional LSTM and a linear layer (BERT, table 5)."""
     lstm_size: int = 768
-    """Units of the LSTM in each direction."""
+    """Units of the LSTM head in each direction."""
     lora_rank: int = 0
-    """Above 0, only products of thin matrices of this rank learn beside the encoder's dense layers (LoRA), and the
-    head; they like a higher rate (2e-4 to 1e-3)."""
+    """Rank of LoRA matrices beside the encoder's dense layers, which are frozen; usually 8 to 64 with a learning rate
+    of 2e-4 to 1e-3. 0: no LoRA."""
     class_weights: ClassWeights = "none"
-    """balanced: rare classes count as much as frequent ones."""
+    """Weights of classes in the loss. balanced: inversely proportional to their frequency."""
     eval_every: int = 0
-    """Steps between scores on the dev set; 0 means twice an epoch."""
+    """Steps between evaluations on the dev set; 0: two per epoch."""
     patience: int = 0
-    """Stop after this many scores without a better one; 0 means never."""
+    """Stop after this number of evaluations without improvement; 0: never."""
     from_scratch: bool = False
-    """Draw the model's weights anew, as its pretraining did: what the pretraining is worth."""
+    """Initialise the model's weights randomly, as a baseline without pretraining."""
     seed: int = 0
-    """Of the order of the items, of the head's first weights, and of dropout."""
+    """Seed of the order of examples, of the head's initial weights and of dropout."""
     micro_batch: int = 0
-    """Items computed at once; 0 means all of a step. Without dropout the result is the same to rounding; dropout draws
-    anew for each part."""
+    """Examples computed at once; smaller values need less memory. 0: the whole batch. Without dropout the result is the
+    same up to rounding; dropout masks differ."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto is bf16 where the processor has units for it."""
+    """Number type of matrix products. auto: bf16 where the device has units for it, else fp32. fp16 scales the loss."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
-        found = out_of_bounds(self, "--", dashes=True)
-        found += self._cloze_problems()
+        return out_of_bounds(self) + [
+            Problem(sentence) for sentence in (*self._cloze_problems(), *self._head_problems())
+        ]
+
+    def _head_problems(self) -> Iterator[str]:
+        """What is wrong with the options of the head and of what learns."""
+        frozen = {"lora_rank": self.lora_rank, "freeze": self.freeze}
         if self.method != "head":
-            asked = {
+            given = {
                 "features": self.features != "none",
                 "head": self.head != "linear",
-                "head-on": self.head_on != "auto",
+                "head_on": self.head_on != "auto",
             }
-            found += [
-                f"--method {self.method} answers with the model's own words, not with a head; leave out --{name}"
-                for name, is_given in asked.items()
-                if is_given
-            ]
-        if self.features != "none" and (self.lora_rank or self.freeze):
-            found.append("--features leaves the encoder as it is; leave out --lora-rank and --freeze")
-        if self.from_scratch and (self.lora_rank or self.freeze or self.features != "none"):
-            found.append("--from-scratch needs weights that learn; leave out --lora-rank, --freeze and --features")
+            for name in (name for name, is_given in given.items() if is_given):
+                yield (
+                    f"{setting('method')} {self.method} answers with the model's own words, not with a head; "
+                    f"leave out {setting(name)}"
+                )
+        if self.features != "none" and any(frozen.values()):
+            yield (
+                f"{setting('features')} keeps the encoder as it is; leave out {setting('lora_rank')} and "
+                f"{setting('freeze')}"
+            )
+        if self.from_scratch and (any(frozen.values()) or self.features != "none"):
+            yield (
+                f"{setting('from_scratch')} needs weights that learn; leave out {setting('lora_rank')}, "
+                f"{setting('freeze')} and {setting('features')}"
+            )
         if self.lora_rank and self.freeze:
-            found.append("--lora-rank leaves the encoder's own weights as they are; leave out --freeze")
-        return found
+            yield f"{setting('lora_rank')} keeps the encoder's own weights as they are; leave out {setting('freeze')}"
 
-    def _cloze_problems(self) -> list[str]:
+    def _cloze_problems(self) -> Iterator[str]:
         """What is wrong with the options of the cloze."""
-        found = []
+        method = setting("method")
         if self.pattern != "all" and not self.pattern.isdigit():
-            found.append(f"--pattern is {self.pattern}; it must be a number from 0 on, or all")
+            yield f"{setting('pattern')} is {self.pattern}; it must be a number from 0 on, or all"
         if self.method != "cloze":
             given = {
                 "pattern": self.pattern != "0", "patterns": self.patterns and self.method == "head",
-                "mlm-weight": self.mlm_weight, "multi-token": self.multi_token != "surest-first",
+                "mlm_weight": self.mlm_weight, "multi_token": self.multi_token != "surest-first",
             }  # fmt: skip
-            found += [
-                f"--{name} is for --method cloze; add that, or leave it out" for name, one in given.items() if one
-            ]
+            for name in (name for name, is_given in given.items() if is_given):
+                yield f"{setting(name)} is for {method} cloze; add that, or leave it out"
         if self.method != "head" and self.class_weights != "none":
-            found.append("--class-weights is for --method head; leave one of the two out")
+            yield f"{setting('class_weights')} is for {method} head; leave one of the two out"
         if self.distil and (self.method != "cloze" or self.pattern != "all"):
-            found.append("--distil learns from all patterns; add --method cloze --pattern all, or leave it out")
+            yield (
+                f"{setting('distil')} learns from all patterns; add {method} cloze {setting('pattern')} all, or leave "
+                "it out"
+            )
         if self.unlabelled and not self.mlm_weight:
-            found.append("--unlabelled is read for masked tokens; give --mlm-weight as well, such as 1e-4")
-        return found
+            yield (
+                f"{setting('unlabelled')} is read for masked tokens; give {setting('mlm_weight')} as well, such as 1e-4"
+            )
 
     def steps(self, items: int) -> int:
-        """Steps of the run for so many training items."""
+        """Steps of the run for a number of training items."""
         return max(1, round(self.epochs * -(-items // self.batch_size)))
 
     def train_options(self, items: int) -> TrainOptions:
-        """What the loop is told, for so many training items."""
+        """The options of the training loop for a number of training items."""
         steps = self.steps(items)
         evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
         return TrainOptions(

@@ -1,7 +1,7 @@
 """What the files of a fine-tuning run are called."""
 
 CONFIG = "finetune.json"
-"""What the run was asked for."""
+"""The task, data and options of the run."""
 RESULTS = "results.json"
 """The scores; of a folder of several runs, those of all."""
 PREDICTIONS = "predictions.jsonl"

@@ -69,11 +69,11 @@ class Task:
 
     def splits(self, path: str | Path) -> list[str]:
         """The splits whose file is there."""
-        names_found = []
+        present = []
         for split, names in self.files.items():
             try:
                 find_file(Path(path), self.folders, names, f"{split} file of {self.name}")
             except UserError:
                 continue
-            names_found.append(split)
-        return names_found
+            present.append(split)
+        return present

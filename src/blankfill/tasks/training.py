@@ -35,10 +35,10 @@ def task_optimizer(
         if options.lora_rank:
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
         if model.encoder_only and name.startswith("encoder."):  # the decoder is not run
-            frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.words."))
+            frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.token_embeddings."))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
-            faster = embedding_lr_multiplier if name == "encoder.words.weight" else 1.0
+            faster = embedding_lr_multiplier if name == "encoder.token_embeddings.weight" else 1.0
             groups.setdefault((depth, parameter.dim() >= 2, faster), []).append((name, parameter))
     given = [
         named_group(
@@ -72,7 +72,7 @@ def depth_of(name: str, top: int, below: int = 0) -> int:
     part = name.removeprefix("encoder.")
     reads, part = part.startswith("encoder."), part.removeprefix("encoder.")
     kind, _, rest = part.partition(".")
-    if kind in ("words", "positions", "embedding_norm", "widen", "position_bias"):
+    if kind in ("token_embeddings", "positions", "embedding_norm", "embedding_projection", "position_bias"):
         return 0
     if kind == "layers":
         return int(rest.split(".")[0]) + 1 + (0 if reads else below)
@@ -117,8 +117,10 @@ class HeadEvaluator:
             batch = packed.batch.to(device)
             with computing(device, dtype):
                 scores_KC = model.scores(batch, dtype)
-            for name, part in model.losses(scores_KC, batch.labels[ANSWER][1]).asked(counts(batch)).items():
-                total, count = total + float(part), count + counts(batch)[name]
+            sizes = counts(batch)
+            for name, part in model.losses(scores_KC, batch.labels[ANSWER][1]).items():
+                if name in sizes:
+                    total, count = total + float(part), count + sizes[name]
             table, owners = scores_KC.cpu().numpy(), packed.items.numpy()
             edges = np.flatnonzero(np.diff(owners)) + 1
             for owner, part_of in zip(owners[[0, *edges]], np.split(table, edges), strict=True):

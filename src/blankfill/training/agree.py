@@ -2,7 +2,7 @@
 
 Processes that train one model together see different rows, clocks and signals. A process that alone stops, halves its
 rows or skips an update leaves the others waiting in a collective operation, or trains another model than they do. So
-each such decision passes through `agree`: every process gives its own value, and every process gets the same result.
+each such decision passes through `agree`: every process gives its own value, and every process gets the same value.
 With one process `agree` returns the value that it was given, and nothing is communicated.
 
 `Group` is what a set of processes has to provide; `ALONE` is a group of one. Not here: sums of gradients, and the rows
@@ -100,7 +100,7 @@ def agree(group: Group, decision: Decision, value: T) -> T:
         value: The value of this process.
 
     Returns:
-        The same result in every process; `value` itself where there is one process only.
+        The same value in every process; `value` itself where there is one process only.
     """
     if group.world_size == 1:
         return value

@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blankfill.kernels.lm_loss import SCORES, compute_dtype, lm_loss
+from blankfill.model.heads import LM, head_losses
 from blankfill.model.transformer import Transformer
 from blankfill.training.loop import Trainer
-from blankfill.training.loss import SCORES, LossSums, compute_dtype, counts, label_losses, word_loss
+from blankfill.training.loss import LossSums, counts
 from blankfill.training.options import DistilOptions
 from blankfill.types import PADDING, Batch
 
@@ -44,25 +46,38 @@ class Distillation:
     answers: tuple[str, ...] = ()
 
     def __call__(self, student: Transformer, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The summed losses of a batch: words, soft targets and hidden states, and the student's other answers."""
-        with torch.no_grad():
-            seen_ND = self.teacher.encode(self.translated(batch), dtype).flatten(0, 1)
-        hidden_ND = student.encode(batch, dtype).flatten(0, 1)
+        """The summed losses of a batch: language model, soft targets, hidden states, and the objective's others."""
         real_N = (batch.segment.flatten() != PADDING).nonzero().squeeze(1)
-        if self.options.over == "all" and self.options.soft_weight:
-            transformed_NW = student.head.transform(hidden_ND)
-            answers_MW, soft_NW, at_N = transformed_NW[batch.target_index], transformed_NW[real_N], real_N
-        else:
-            soft_NW = answers_MW = student.head.transform(hidden_ND[batch.target_index])
-            at_N = batch.target_index
-        words = word_loss(answers_MW, student.output_table, student.head.bias, batch.target_ids)
-        found = label_losses(student, hidden_ND, batch)
-        if self.options.soft_weight:
-            found[SOFT] = soft_loss(student, soft_NW, self.teacher, seen_ND[at_N], self.options.temperature)
-        if self.options.hidden_weight:
-            cosine_N = F.cosine_similarity(hidden_ND[real_N].float(), seen_ND[real_N].float(), dim=-1)
-            found[HIDDEN] = (1 - cosine_N).sum()
-        return LossSums(words, found)
+        over_all = self.options.over == "all" and bool(self.options.soft_weight)
+        at_N = real_N if over_all else batch.target_index
+
+        def teach(teacher: Transformer, seen_ND: Tensor) -> tuple[Tensor, Tensor | None]:
+            return seen_ND, teacher.lm_head.transform(seen_ND[at_N]) if self.options.soft_weight else None
+
+        with torch.no_grad():
+            seen_ND, taught_NW = self.teacher(self.translated(batch), dtype, read=teach).read
+
+        def learn(student: Transformer, hidden_ND: Tensor) -> dict[str, Tensor]:
+            head, table = student.lm_head, student.output_table
+            if over_all:
+                transformed_NW = head.transform(hidden_ND)
+                answers_MW, soft_NW = transformed_NW[batch.target_index], transformed_NW[real_N]
+            else:
+                soft_NW = answers_MW = head.transform(hidden_ND[batch.target_index])
+
+            def lm(*_: Any) -> Tensor:
+                return lm_loss(answers_MW, table, head.bias, batch.target_ids)
+
+            losses = head_losses(student, hidden_ND, batch, {LM: lm})
+            if taught_NW is not None:
+                losses[SOFT] = soft_loss(student, soft_NW, self.teacher, taught_NW, self.options.temperature)
+            if self.options.hidden_weight:
+                cosine_N = F.cosine_similarity(hidden_ND[real_N].float(), seen_ND[real_N].float(), dim=-1)
+                losses[HIDDEN] = (1 - cosine_N).sum()
+            return losses
+
+        result: LossSums = student(batch, dtype, read=learn).read
+        return result
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """How many answers of each kind there are in a batch."""
@@ -77,7 +92,7 @@ class Distillation:
     def weights(self) -> dict[str, float]:
         """What the mean of each loss counts; the objective's other answers count as words do."""
         options = self.options
-        asked = dict.fromkeys(("words", *self.answers), options.word_weight)
+        asked = dict.fromkeys((LM, *self.answers), options.lm_weight)
         return {SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **asked}
 
     def teach(self, trainer: Trainer) -> None:
@@ -96,17 +111,15 @@ class Distillation:
 
 
 def soft_loss(
-    student: Transformer, soft_NW: Tensor, teacher: Transformer, seen_ND: Tensor, temperature: float
+    student: Transformer, soft_NW: Tensor, teacher: Transformer, taught_NW: Tensor, temperature: float
 ) -> Tensor:
     """T² · KL(teacher ‖ student) of the words' distributions at temperature T, summed over tokens.
 
-    soft_NW: the student's hidden states behind its head's transform. seen_ND: the teacher's, before it. The factor T²
+    soft_NW, taught_NW: the hidden states of student and teacher behind the transforms of their heads. The factor T²
     keeps the gradient as large as at temperature 1 (Hinton et al. 2015, section 2).
     """
-    with torch.no_grad():
-        taught_NW = teacher.head.transform(seen_ND)
     loss: Tensor = _SoftLoss.apply(
-        soft_NW, student.output_table, student.head.bias, taught_NW, teacher.output_table, teacher.head.bias,
+        soft_NW, student.output_table, student.lm_head.bias, taught_NW, teacher.output_table, teacher.lm_head.bias,
         temperature, compute_dtype(soft_NW), torch.is_grad_enabled(),
     )  # fmt: skip
     return loss

@@ -68,12 +68,12 @@ def trace(
 
 def first_bad_module(model: nn.Module, batch: Batch, dtype: torch.dtype, loss: LossFunction = loss_sums) -> str | None:
     """The name of the first module whose output for a batch is not finite; "the loss" when only that is; else None."""
-    found: list[str] = []
+    modules: list[str] = []
 
     def hook(name: str) -> Any:
         def look(module: nn.Module, given: Any, output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                found.append(name)
+            if not modules and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                modules.append(name)
 
         return look
 
@@ -84,10 +84,9 @@ def first_bad_module(model: nn.Module, batch: Batch, dtype: torch.dtype, loss: L
     finally:
         for handle in handles:
             handle.remove()
-    if found:
-        return found[0]
-    losses = [sums.words, *sums.labels.values()]
-    return None if all(bool(loss.isfinite()) for loss in losses) else "the loss"
+    if modules:
+        return modules[0]
+    return None if all(bool(loss.isfinite()) for loss in sums.values()) else "the loss"
 
 
 def told(rows: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from blankfill.errors import UserError
+from blankfill.model.heads import LM
 from blankfill.training.agree import ALONE, Decision, Group, T, agree
 from blankfill.training.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
 from blankfill.training.loss import CountFunction, LossFunction, counts, loss_sums
@@ -127,15 +128,15 @@ class Trainer:
             self.recorder.advance(progress.step, {"loss": losses.get(self.main, nan), "tokens_per_s": window.rate})
             last = progress.step == options.steps
             if progress.step % options.log_every == 0 or last:
-                told: Metrics = {"step": progress.step, "split": "train"}
-                told |= {"loss": nan, **named(window.means(), self.main), "lr": rate}
-                told |= {"grad_norm": norm, "tokens": progress.tokens, "tokens_per_s": window.rate}
-                told["loader_wait"] = window.waited / window.seconds
+                line: Metrics = {"step": progress.step, "split": "train"}
+                line |= {"loss": nan, **named(window.means(), self.main), "lr": rate}
+                line |= {"grad_norm": norm, "tokens": progress.tokens, "tokens_per_s": window.rate}
+                line["loader_wait"] = window.waited / window.seconds
                 if progress.scaler:
-                    told["loss_scale"] = progress.scaler["scale"]
+                    line["loss_scale"] = progress.scaler["scale"]
                 if self.peak:
-                    told["mfu"] = window.flops / window.seconds / self.peak
-                self.recorder.record(told)
+                    line["mfu"] = window.flops / window.seconds / self.peak
+                self.recorder.record(line)
                 progress.window = Window()
 
             improved = impatient = False
@@ -244,7 +245,8 @@ class Trainer:
             for part in split(batch, self.parts):
                 part = part.to(self.device)
                 with computing(self.device, self.dtype):
-                    losses = self.loss(self.model, part, self.dtype).asked(totals)
+                    sums = self.loss(self.model, part, self.dtype)
+                losses = {name: total for name, total in sums.items() if name in totals}
                 if not losses:  # nothing is asked of these rows: no loss, no gradient
                     continue
                 loss = torch.stack([self.weights.get(name, 1.0) * losses[name] / totals[name] for name in losses]).sum()
@@ -256,22 +258,22 @@ class Trainer:
     def _evaluate(self, progress: Progress) -> bool:
         """Validate on the fixed rows and record it; returns whether the loss is the best so far."""
         if self.examine is not None:
-            figure, found = self.examine()
+            figure, metrics = self.examine()
         elif batches := self.validation(progress.step):
             losses = evaluate(self.model, batches, self.device, self.dtype, self.loss, self.counts)
             if not losses:
                 text = "the validation rows ask for nothing, so there is no validation loss"
                 self.recorder.event(progress.step, "validation", f"step {progress.step}: {text}")
             self.main = main_name(losses, self.main)
-            figure, found = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
+            figure, metrics = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
         else:
             self.validated(progress)
             return False
         progress.valid_loss = self._agree("validation", figure)
-        told: Metrics = {"step": progress.step, "split": "valid", **found, "tokens": progress.tokens}
+        line: Metrics = {"step": progress.step, "split": "valid", **metrics, "tokens": progress.tokens}
         rate = progress.tokens / progress.seconds if progress.seconds else 0.0
         lr = self.options.lr_at(max(0, progress.step - 1)) if progress.step else 0.0
-        self.recorder.record(told | {"lr": lr, "tokens_per_s": rate})
+        self.recorder.record(line | {"lr": lr, "tokens_per_s": rate})
         if self.options.long_from and progress.best_step <= self.options.long_from < progress.step:
             progress.best_loss = math.inf  # rows of another length: another scale
         improved = progress.valid_loss < progress.best_loss
@@ -290,17 +292,17 @@ def evaluate(
     loss: LossFunction = loss_sums,
     count: CountFunction = counts,
 ) -> dict[str, float]:
-    """Mean losses over all answers of some batches: `words`, and each other answer by name."""
+    """Mean losses over all answers of some batches: by name."""
     model.eval()
     summed: dict[str, float] = {}
     totals: dict[str, int] = {}
     for batch in batches:
         with computing(device, dtype):
             sums = loss(model, batch.to(device), dtype)
-        asked = count(batch)
-        for name, part in sums.asked(asked).items():
-            summed[name] = summed.get(name, 0.0) + float(part)
-            totals[name] = totals.get(name, 0) + asked[name]
+        batch_counts = {name: size for name, size in count(batch).items() if name in sums}
+        for name, size in batch_counts.items():
+            summed[name] = summed.get(name, 0.0) + float(sums[name])
+            totals[name] = totals.get(name, 0) + size
     return {name: value / totals[name] for name, value in summed.items()}
 
 
@@ -322,7 +324,7 @@ def main_name(losses: Mapping[str, float], before: str = "") -> str:
 
     before: what it was until now, so that steps without word targets do not take another loss for it.
     """
-    return "words" if "words" in (before, *losses) else before or next(iter(losses), "")
+    return LM if LM in (before, *losses) else before or next(iter(losses), "")
 
 
 def named(losses: Mapping[str, float], main: str) -> Metrics:

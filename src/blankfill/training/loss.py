@@ -1,246 +1,39 @@
-"""The loss: summed over targets, and divided by the caller by the number of targets of the whole global batch.
+"""Losses of a batch: summed over targets, and divided by the caller by the number of targets of the global batch.
 
-The word loss multiplies hidden states with the word table and takes the gradient in the same pass: the [M, V] table of
-logits never exists, and the backward pass costs one scaling. A few hundred targets are at work at a time. On a CPU
-their scores are made in blocks of columns, each exponentiated against its own largest score while it is in the cache;
-once all blocks are seen, the softmax of a block is that times one factor for each target (online softmax, Milakov &
-Gimelshein 2018), and the block is multiplied on with the table and with the hidden states. M targets, D width, V
-vocabulary.
+The losses are made by the heads inside the model (`model.heads`), the language-model loss like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from blankfill.kernels.capability import plain_weight
+from blankfill.model.heads import LM, counts, head_losses, lm_head_loss
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
 
-SCORES = 1 << 24
-"""Most fp32 scores that exist at once on a CPU (64 MiB)."""
-COLUMNS = 2048
-"""Columns of the vocabulary in a block of scores on a CPU."""
-GPU_ROWS = 8192
-"""Targets at work at a time on other devices, with all columns in one block."""
-SPAN_BOUNDARY = "span_boundary"
-"""The name of the loss over `Batch.span_boundary_targets`."""
-
-
-@dataclass(frozen=True)
-class LossSums:
-    """Summed losses of a batch: `words` over its targets, `labels` over its other answers by name (whole-example
-    answers, and `SPAN_BOUNDARY`)."""
-
-    words: Tensor
-    labels: Mapping[str, Tensor]
-
-    def asked(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
-        """The sums by name, those alone that a batch with these `counts` has answers for."""
-        return {name: total for name, total in {"words": self.words, **self.labels}.items() if name in counts}
-
+LossSums = Mapping[str, Tensor]
+"""Losses by name, each summed over its targets in a batch; a loss without targets is absent."""
 
 LossFunction = Callable[[Any, Batch, torch.dtype], LossSums]
 """Runs a batch through a model and sums its losses; the type is the compute type in force."""
 
 CountFunction = Callable[[Batch], dict[str, int]]
-"""How many answers of each kind a batch asks for, by the names of the losses."""
+"""Number of targets of each kind in a batch, by the names of the losses."""
 
-
-def counts(batch: Batch) -> dict[str, int]:
-    """How many answers of each kind a batch asks for, those of which there are any; the divisors of `LossSums`."""
-    found = {"words": len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
-    if batch.span_boundary_targets is not None:
-        found[SPAN_BOUNDARY] = batch.span_boundary_targets.shape[1]
-    return {name: count for name, count in found.items() if count}
+__all__ = ["CountFunction", "LossFunction", "LossSums", "counts", "loss_sums"]
 
 
 def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float32, z_loss: float = 0.0) -> LossSums:
-    """Run a batch through a model and sum its losses. dtype: the compute type in force. z_loss: see `word_loss`; it is
-    there for the weights' sake, so a model that is not in training mode is measured without it."""
-    hidden_ND = model.encode(batch, dtype).flatten(0, 1)
-    transformed_MD = model.head.transform(hidden_ND[batch.target_index])
+    """Run a batch through a model and sum its losses.
+
+    dtype: the compute type in force. z_loss: see `kernels.lm_loss`; it regularises training, so a model in evaluation
+    mode is measured without it.
+    """
     z_loss = z_loss if model.training else 0.0
-    words = word_loss(transformed_MD, model.output_table, model.head.bias, batch.target_ids, z_loss=z_loss)
-    return LossSums(words, label_losses(model, hidden_ND, batch))
-
-
-def label_losses(model: Transformer, hidden_ND: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Summed losses of the answers for whole examples, by name. hidden_ND: all columns of all rows."""
-    labels: dict[str, Tensor] = {}
-    for name, (index, value) in batch.labels.items():
-        if model.pair_head is None:
-            raise ValueError(f"the batch asks for {name!r}, but the model has no pooler")
-        labels[name] = F.cross_entropy(model.pair_head(hidden_ND[index]).float(), value, reduction="sum")
-    if batch.span_boundary_targets is not None:
-        labels[SPAN_BOUNDARY] = border_loss(model, hidden_ND, batch.span_boundary_targets)
-    return labels
-
-
-def border_loss(model: Transformer, hidden_ND: Tensor, borders_4K: Tensor) -> Tensor:
-    """Summed loss of the words that are asked from outside their spans (`Batch.span_boundary_targets`)."""
-    if model.span_head is None:
-        raise ValueError("the batch asks from the borders of spans, but the model has no span-boundary head")
-    left, right, place, answers = borders_4K
-    transformed_KD = model.span_head(hidden_ND[left], hidden_ND[right], place)
-    return word_loss(transformed_KD, model.output_table, model.span_head.bias, answers)
-
-
-def word_loss(
-    hidden_MD: Tensor,
-    table_VD: Tensor,
-    bias_V: Tensor | None,
-    target_M: Tensor,
-    smoothing: float = 0.0,
-    z_loss: float = 0.0,
-) -> Tensor:
-    """Cross-entropy of `hidden @ tableᵀ + bias` against the targets, summed; a scalar with gradient.
-
-    smoothing: the share of each target that is spread evenly over the whole table (Szegedy et al. 2016, section 7).
-    z_loss: so many times log² Z is added for each target, Z being the sum of the exponentiated scores, so that scores
-    stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
-    """
-    if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a table that only torch's own functions can read
-        logits_MV = F.linear(hidden_MD, table_VD, bias_V).float()
-        total = F.cross_entropy(logits_MV, target_M, reduction="sum", label_smoothing=smoothing)
-        return total + z_loss * logits_MV.logsumexp(-1).square().sum() if z_loss else total
-    dtype = compute_dtype(hidden_MD)
-    loss: Tensor = _WordLoss.apply(
-        hidden_MD, table_VD, bias_V, target_M, (smoothing, z_loss), dtype, torch.is_grad_enabled()
-    )
-    return loss
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The type of matrix products with a tensor: autocast's where it is on, its own otherwise."""
-    device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
-
-
-class _WordLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden_MD: Tensor,
-        table_VD: Tensor,
-        bias_V: Tensor | None,
-        target_M: Tensor,
-        smoothing: tuple[float, float],
-        dtype: torch.dtype,
-        with_grad: bool,
-    ) -> Tensor:
-        M, V = len(target_M), len(table_VD)
-        device = table_VD.device
-        table, hidden = table_VD.to(dtype), hidden_MD.to(dtype)
-        grad_hidden = torch.zeros(hidden_MD.shape, dtype=torch.float32, device=device) if with_grad else None
-        grad_table = torch.empty(table_VD.shape, dtype=torch.float32, device=device) if with_grad else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if with_grad and bias_V is not None else None
-        total = torch.zeros((), dtype=torch.float32, device=device)
-        on_cpu = device.type == "cpu"
-        most = max(1, SCORES // V) if on_cpu else GPU_ROWS
-        rows = max(1, -(-M // max(1, -(-M // most))))  # equal shares
-        scores = torch.empty(min(M, rows) * V, dtype=torch.float32, device=device)
-        for k in range(0, M, rows):
-            at = slice(k, min(M, k + rows))
-            share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V, *smoothing)
-            total += share.loss
-            if grad_hidden is not None and grad_table is not None:
-                share.add_gradients(grad_hidden[at], grad_table, grad_bias, first=k == 0)
-        if grad_table is not None:
-            ctx.save_for_backward(grad_hidden, grad_table if M else grad_table.zero_(), grad_bias)
-            ctx.dtype = hidden_MD.dtype
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = upstream
-        # in place, since a second table of that size costs more than the scaling; torch refuses a second backward pass
-        hidden, table, bias = ctx.saved_tensors
-        bias = None if bias is None else bias.mul_(scale)
-        return hidden.mul_(scale).to(ctx.dtype), table.mul_(scale), bias, None, None, None, None
-
-
-class _Share:
-    """Some targets: their scores a block of columns at a time, then their loss, then their gradients.
-
-    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block. smoothing and
-    z_loss: see `word_loss`; with ε of the one and ζ of the other the loss is
-    norm + ζ · norm² − (1 − ε) · the answer's score − ε · the mean of all scores.
-    """
-
-    def __init__(
-        self,
-        hidden_MD: Tensor,
-        table_VD: Tensor,
-        bias_V: Tensor | None,
-        target_M: Tensor,
-        memory: Tensor,
-        columns: int,
-        smoothing: float,
-        z_loss: float,
-    ) -> None:
-        M, V = len(hidden_MD), len(table_VD)
-        self.kept, self.spread = 1 - smoothing, smoothing / V
-        self.hidden, self.table = hidden_MD, table_VD
-        self.at = [slice(v, min(V, v + columns)) for v in range(0, V, columns)]
-        self.blocks = [memory[M * at.start : M * at.stop].view(M, -1) for at in self.at]
-        self._sort(target_M, columns)
-        largest, sums = memory.new_empty(2, len(self.at), M)
-        answered, whole = memory.new_empty(M), memory.new_zeros(M)
-        for n, (at, block) in enumerate(zip(self.at, self.blocks, strict=True)):
-            if table_VD.dtype == block.dtype:
-                torch.mm(hidden_MD, table_VD[at].T, out=block)
-            else:
-                block.copy_(hidden_MD @ table_VD[at].T)
-            if bias_V is not None:
-                block.add_(bias_V[at])
-            rows, places = self._inside(n)
-            answered[rows] = block[rows, places]
-            if smoothing:
-                whole += block.sum(1)
-            torch.amax(block, 1, out=largest[n])
-            torch.sum(block.sub_(largest[n, :, None]).exp_(), 1, out=sums[n])
-        norm = (largest + sums.log()).logsumexp(0)
-        self.factors = (largest - norm).exp_()
-        if z_loss:  # the derivative of the norm is the softmax
-            self.factors *= 1 + 2 * z_loss * norm
-        self.loss = (norm - self.kept * answered - self.spread * whole + z_loss * norm.square()).sum()
-
-    def add_gradients(self, grad_hidden: Tensor, grad_table: Tensor, grad_bias: Tensor | None, first: bool) -> None:
-        """Add the gradients of the loss. first: nothing is in `grad_table` yet, its memory is not even set to 0."""
-        for n, (at, error, factor) in enumerate(zip(self.at, self.blocks, self.factors, strict=True)):
-            error.mul_(factor[:, None])
-            rows, places = self._inside(n)
-            if self.spread:
-                error.sub_(self.spread)
-            error[rows, places] -= self.kept
-            if grad_bias is not None:
-                grad_bias[at] += error.sum(0)
-            if self.table.dtype == error.dtype:
-                torch.addmm(grad_hidden, error, self.table[at], out=grad_hidden)
-                torch.addmm(grad_table[at], error.T, self.hidden, beta=0 if first else 1, out=grad_table[at])
-            else:
-                low = error.to(self.table.dtype)
-                grad_hidden += low @ self.table[at]
-                grad = low.T @ self.hidden
-                grad_table[at] = grad if first else grad_table[at].add_(grad)
-
-    def _sort(self, target_M: Tensor, columns: int) -> None:
-        """Note which answers lie in which block."""
-        self.rows = torch.arange(len(target_M), device=target_M.device)
-        self.answers, self.edges = target_M, [0, len(target_M)]
-        if len(self.at) > 1:  # asking for the edges would make a GPU wait; it has one block
-            self.rows = target_M.argsort()
-            self.answers = target_M[self.rows]
-            starts = torch.arange(len(self.at) + 1, device=target_M.device) * columns
-            self.edges = torch.searchsorted(self.answers, starts).tolist()
-
-    def _inside(self, n: int) -> tuple[Tensor, Tensor]:
-        """Rows whose answer lies in block n, and its column there."""
-        part = slice(self.edges[n], self.edges[n + 1])
-        return self.rows[part], self.answers[part] - self.at[n].start
+    losses = partial(head_losses, batch=batch, replaced={LM: partial(lm_head_loss, z_loss=z_loss)})
+    return model(batch, dtype, read=losses).read

@@ -73,9 +73,9 @@ class Machine:
     @property
     def dtype(self) -> torch.dtype:
         """The compute type."""
-        found = getattr(torch, self.compute)
-        assert isinstance(found, torch.dtype)
-        return found
+        dtype = getattr(torch, self.compute)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
 
     @property
     def where(self) -> str:
@@ -93,17 +93,19 @@ def machine_from(values: object) -> Machine | None:
     if not isinstance(values, Mapping):
         return None
     kinds = {"threads": int, "micro_batch": int}
-    found: dict[str, Any] = {one.name: values.get(one.name) for one in dataclasses.fields(Machine)}
-    if any(type(value) is not kinds.get(name, str) for name, value in found.items()):
+    values_by_name: dict[str, Any] = {field.name: values.get(field.name) for field in dataclasses.fields(Machine)}
+    if any(type(value) is not kinds.get(name, str) for name, value in values_by_name.items()):
         return None
-    known = found["compute"] in ("float32", "bfloat16", "float16") and found["attention"] in get_args(Kernel)
-    if not known or not 0 < found["threads"] <= COMMON["threads"].most or found["micro_batch"] < 0:
+    known = values_by_name["compute"] in ("float32", "bfloat16", "float16") and values_by_name["attention"] in get_args(
+        Kernel
+    )
+    if not known or not 0 < values_by_name["threads"] <= COMMON["threads"].most or values_by_name["micro_batch"] < 0:
         return None
     try:
-        named_device(found["device"])
+        named_device(values_by_name["device"])
     except UserError:
         return None
-    return Machine(**found)
+    return Machine(**values_by_name)
 
 
 @dataclass
@@ -133,7 +135,7 @@ class Conditions:
         """What the loop calls after each step with (step, seconds, tokens): halves the threads, if steps have become
         many times slower, and returns whether it did. tell: takes the event (step, kind, text)."""
         pace = Pace()
-        told: list[int] = []
+        steps_said: list[int] = []
 
         def stepped(step: int, seconds: float, tokens: int) -> bool:
             threads = self.machine.threads
@@ -141,8 +143,8 @@ class Conditions:
                 return False
             slower = f"steps take {pace.slower:.0f} times as long as at the start, as if other programs took the cores"
             if self.given:
-                if not told:
-                    told.append(step)
+                if not steps_said:
+                    steps_said.append(step)
                     tell(
                         step, "threads",
                         f"{slower}; the run keeps its {threads} threads, since they were asked for; stop it and resume "
@@ -230,28 +232,28 @@ def _device_again(options: MachineOptions, noted: Machine | None, changes: Mappi
 
 def differences(now: Machine, noted: Machine) -> list[str]:
     """What is not as noted and moves a bit, a part of a sentence each."""
-    found = []
+    parts = []
     on_cpu = "cpu" in (now.device, noted.device)
     if now.device != noted.device:
-        found.append(f"on {now.device} ({noted.device} so far)")
+        parts.append(f"on {now.device} ({noted.device} so far)")
     if now.compute != noted.compute:
         why = ", for which there are no units here" if noted.compute == "bfloat16" else ""
-        found.append(f"in {now.compute} ({noted.compute} so far{why})")
+        parts.append(f"in {now.compute} ({noted.compute} so far{why})")
     if on_cpu and now.threads != noted.threads:
-        found.append(f"with {counted(now.threads)} ({noted.threads} so far)")
+        parts.append(f"with {counted(now.threads)} ({noted.threads} so far)")
     if now.micro_batch != noted.micro_batch:
-        found.append(f"with {_at_once(now.micro_batch)} ({_at_once(noted.micro_batch)} so far)")
+        parts.append(f"with {_at_once(now.micro_batch)} ({_at_once(noted.micro_batch)} so far)")
     if now.torch_version != noted.torch_version:
-        found.append(f"with torch {now.torch_version} ({noted.torch_version} so far)")
+        parts.append(f"with torch {now.torch_version} ({noted.torch_version} so far)")
     if now.device == noted.device:
         if now.processor != noted.processor:
-            found.append(f"on another processor ({now.processor}; {noted.processor} so far)")
+            parts.append(f"on another processor ({now.processor}; {noted.processor} so far)")
         elif on_cpu and (now.instructions, now.capability) != (noted.instructions, noted.capability):
             ours, theirs = set(now.instructions.split()), set(noted.instructions.split())
-            told = _lists(sorted(theirs - ours), "without") + _lists(sorted(ours - theirs), "with")
-            told += [f"torch uses {now.capability}, {noted.capability} so far"] * (now.capability != noted.capability)
-            found.append(f"with other instruction sets of the processor ({'; '.join(told)})")
-    return found
+            sets = _lists(sorted(theirs - ours), "without") + _lists(sorted(ours - theirs), "with")
+            sets += [f"torch uses {now.capability}, {noted.capability} so far"] * (now.capability != noted.capability)
+            parts.append(f"with other instruction sets of the processor ({'; '.join(sets)})")
+    return parts
 
 
 def _lists(names: Sequence[str], word: str) -> list[str]:

@@ -57,7 +57,7 @@ def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str
     decayed: list[tuple[str, nn.Parameter]] = []
     spared: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
-        if parameter is model.words.weight:
+        if parameter is model.token_embeddings.weight:
             words.append((name, parameter))
         else:
             (decayed if options.decay_all or parameter.dim() >= 2 else spared).append((name, parameter))

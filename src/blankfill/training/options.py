@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from blankfill.data.rows import RowSchedule
+from blankfill.errors import Problem, setting
 from blankfill.system.bounds import COUNT, SHARE, SOME, Bound, above, at_least, below, out_of_bounds
 from blankfill.training.schedule import Schedule, learning_rate
 
@@ -31,92 +32,112 @@ class TrainOptions:
         "min_lr": SHARE,
     }  # fmt: skip
 
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Steps and batches": (
+            "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps"
+        ),
+        "Optimiser and learning rate": (
+            "optimizer lr embedding_lr_multiplier schedule warmup constant_steps decay_steps min_lr weight_decay "
+            "decay_all momentum beta1 beta2 eps z_loss max_grad_norm"
+        ),
+        "Machine": "precision gradient_checkpointing device threads workers",
+        "Validation, checkpoints and samples": (
+            "log_every eval_every eval_rows save_every save_total_limit patience sample_every samples"
+        ),
+    }
+
     steps: int = 1000
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch_size: int = 32
-    """Rows of a step, over all micro-batches and processes."""
+    """Rows per optimiser step, summed over all micro-batches and processes."""
     micro_batch: int = 0
-    """Rows computed at once; 0 means all. Without dropout the result is the same to rounding; dropout draws anew for
-    each part."""
+    """Rows computed at once; smaller values need less memory. 0: the whole batch. Without dropout the result is the
+    same up to rounding; dropout masks differ."""
     batch_size_start: int = 0
-    """Rows of the first step when the batch grows; 0 means that it does not."""
+    """Batch size of the first step, for a batch size that grows; 0: constant batch size."""
     batch_size_warmup: float = 0.1
-    """How long the batch grows, when it does: a share of the steps when below 1, a number of steps otherwise."""
+    """Duration of the growth from batch_size_start to batch_size: a fraction of all steps when below 1, else a number
+    of steps."""
     phase1_length: int = 0
-    """Length of the rows of the first phase (BERT: 128 of 512), at most `objective.length`; 0 means one phase."""
+    """Row length of the first phase in tokens (BERT: 128 of 512), at most objective.length; 0: a single phase."""
     phase1_steps: float = 0.9
-    """How long the first phase is, when there is one: a share of the steps when below 1, else a number of steps."""
+    """Duration of the first phase: a fraction of all steps when below 1, else a number of steps (BERT: 0.9)."""
     optimizer: OptimizerName = "adamw"
-    """adam is AdamW without bias correction, as the original BERT ran it; adafactor's rate is relative to the size of
-    each weight (T5: lr 0.01, max_grad_norm 0, weight_decay 0)."""
+    """Optimiser. adam is AdamW without bias correction, as the original BERT ran it; the learning rate of adafactor is
+    relative to the size of each weight (T5: lr 0.01, max_grad_norm 0, weight_decay 0)."""
     momentum: float = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd; usually 0.9."""
     lr: float = 1e-4
-    """Peak learning rate."""
+    """Peak learning rate; usually 1e-4 to 1e-3."""
     embedding_lr_multiplier: float = 1.0
-    """Learning rate of the word table, as a multiple of the others': above 1, short runs learn much faster."""
+    """Learning rate of the token embeddings as a multiple of lr; values above 1 speed up short runs considerably."""
     schedule: Schedule = "linear"
-    """How the learning rate decays after warm-up."""
+    """Learning-rate decay after warm-up."""
     warmup: float = 0.1
-    """Warm-up: a share of the decay steps when below 1, a number of steps otherwise."""
+    """Duration of the linear warm-up of the learning rate: a fraction of the decay steps when below 1, else a number of
+    steps."""
     constant_steps: float = 0.0
-    """How long the rate stays at its peak before it decays: a share of the decay steps when below 1, a number of steps
-    otherwise (T5: 10,000)."""
+    """Duration at the peak learning rate before it decays: a fraction of the decay steps when below 1, else a number of
+    steps (T5: 10,000)."""
     decay_steps: int = 0
-    """Where the decay ends; 0 means at the last step."""
+    """Step at which the learning rate reaches its minimum; 0: the last step."""
     min_lr: float = 0.0
-    """Learning rate at the end of the decay, as a share of the peak."""
+    """Learning rate at the end of the decay, as a fraction of the peak; usually 0 to 0.1."""
     weight_decay: float = 0.01
-    """Weight decay; biases and norms are left out."""
+    """Decoupled weight decay, not applied to biases and norms; usually 0.01 to 0.1."""
     decay_all: bool = False
-    """Decay biases and norms too (fairseq's RoBERTa)."""
+    """Apply weight decay to biases and norms too, as fairseq's RoBERTa does."""
     beta1: float = 0.9
-    """Adam's first decay rate."""
+    """Decay rate of Adam's first moment; usually 0.9."""
     beta2: float = 0.999
-    """Adam's second decay rate."""
+    """Decay rate of Adam's second moment; usually 0.95 to 0.999."""
     eps: float = 1e-6
-    """Adam's epsilon."""
+    """Epsilon in Adam's denominator; usually 1e-8 to 1e-6."""
     z_loss: float = 0.0
-    """So many times log² Z is added to the loss of each answer, Z being what its softmax divides by (T5: 1e-4); it is
-    trained with and not validated with."""
+    """Weight of the squared log-partition function that is added to the training loss of each target (T5: 1e-4); 0:
+    off. Validation leaves it out."""
     max_grad_norm: float = 1.0
-    """Largest norm of the gradient; 0 turns clipping off."""
+    """Gradients are scaled down to this norm when theirs is larger; usually 1.0. 0: no clipping."""
     precision: Precision = "auto"
-    """Type of the matrix products; auto is bf16 where the device has units for it, fp16 scales the loss."""
+    """Number type of matrix products. auto: bf16 where the device has units for it, else fp32. fp16 scales the loss."""
     gradient_checkpointing: bool = False
-    """Keep the input of each layer only and compute it again on the way back: a third more work, far less memory."""
+    """Store only the inputs of layers and compute the rest again in the backward pass: about a third more computation,
+    far less memory."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
-    """CPU threads; 0: as OMP_NUM_THREADS says, else all cores that other programs leave free."""
+    """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
     workers: int = 0
-    """Processes that prepare batches; 0 means a thread."""
+    """Processes that prepare batches; 0: a thread of the main process."""
     log_every: int = 10
     """Steps between lines of training metrics."""
     eval_every: int = 0
-    """Steps between validations; 0 means ten times a run."""
+    """Steps between validations; 0: ten per run."""
     eval_rows: int = 512
-    """Most validation rows, always the same ones with the same masks."""
+    """Maximum number of validation rows; every validation uses the same rows and masks."""
     save_every: int = 0
-    """Steps between checkpoints; 0 means at each validation."""
+    """Steps between checkpoints; 0: at each validation."""
     save_total_limit: int = 2
-    """Checkpoints kept, the best one besides."""
+    """Number of most recent checkpoints to retain; the best checkpoint is retained as well."""
     patience: int = 0
-    """Stop after this many validations without a better one; 0 means never."""
+    """Stop after this number of validations without improvement; 0: never."""
     sample_every: int = 0
-    """Steps between samples; 0 means at each validation."""
+    """Steps between samples of the model's output; 0: at each validation."""
     samples: tuple[str, ...] = ()
-    """Texts to sample while training: one with [MASK] is filled, any other continued; none means validation text."""
+    """Texts to sample during training: a text with [MASK] is filled, any other text is continued. Without texts,
+    validation text is used."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
-        found = out_of_bounds(self, "train.")
+        problems = out_of_bounds(self, "train")
         if self.batch_size_start > self.batch_size:
-            found.append(
-                f"train.batch_size_start is {self.batch_size_start}; it must not be above train.batch_size, the batch "
-                f"that the ramp ends with ({self.batch_size})"
+            problems.append(
+                Problem(
+                    f"{setting('train.batch_size_start')} is {self.batch_size_start}; it must not be above "
+                    f"{setting('train.batch_size')}, the batch size that the warm-up ends with ({self.batch_size})"
+                )
             )
-        return found
+        return problems
 
     @property
     def warmup_steps(self) -> int:
@@ -159,7 +180,7 @@ class TrainOptions:
         )
 
 
-WEIGHTS = ("soft_weight", "word_weight", "hidden_weight")
+WEIGHTS = ("soft_weight", "lm_weight", "hidden_weight")
 """What the parts of a loss count that is learnt from a teacher."""
 
 
@@ -174,23 +195,26 @@ class DistilOptions:
     }
 
     temperature: float = 2.0
-    """Both distributions over the words are made flatter by this much before they are compared."""
+    """Temperature of both word distributions when they are compared; above 1 they are flatter. Usually 2."""
     soft_weight: float = 5.0
-    """What the loss against the teacher's distributions counts; 0 leaves it out."""
-    word_weight: float = 2.0
-    """What the loss of the masked words counts, and that of a pair's answer."""
+    """Weight of the loss against the teacher's word distributions; 0: off."""
+    lm_weight: float = 2.0
+    """Weight of the loss on the targets themselves, and on the labels of pairs; 0: off."""
     hidden_weight: float = 1.0
-    """What 1 - the cosine of both models' last hidden states counts; 0 leaves it out."""
+    """Weight of 1 − cosine similarity between the last hidden states of teacher and student; 0: off."""
     over: Literal["all", "masked"] = "all"
-    """Which tokens' distributions are compared: all of the text, or those alone that must be answered."""
+    """Tokens whose word distributions are compared. all: every token of the text; masked: the targets only."""
     start: Literal["teacher", "drawn"] = "teacher"
-    """The student begins as some of the teacher's layers with its embeddings and head, or from nothing."""
+    """Initial weights of the student. teacher: copies of some of the teacher's layers, its embeddings and its head;
+    drawn: random weights."""
     layers: tuple[int, ...] = ()
-    """Which of the teacher's layers, counted from 0; none means evenly from the first to the last."""
+    """Indices of the teacher's layers to copy, counted from 0; without any, layers evenly spaced from the first to the
+    last."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options, a sentence each."""
-        found = out_of_bounds(self, "distil.")
+        problems = out_of_bounds(self, "distil")
         if not any(getattr(self, name) for name in WEIGHTS):
-            found.append("distil.soft_weight, distil.word_weight and distil.hidden_weight are all 0; give one a weight")
-        return found
+            names = [setting(f"distil.{name}") for name in WEIGHTS]
+            problems.append(Problem(f"{names[0]}, {names[1]} and {names[2]} are all 0; give one of them a weight"))
+        return problems

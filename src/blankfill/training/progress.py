@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blankfill.errors import UserError
-from blankfill.system.values import build
+from blankfill.system.loader import build
 
 
 @dataclass
@@ -78,8 +78,8 @@ class Progress:
     @classmethod
     def from_state(cls, state: object, where: object = "the progress of the run") -> Progress:
         """From what `state` gave. where: the file, for messages. Raises UserError when it is something else."""
-        found = build(cls, state, where, finite=False)  # the best loss is infinite before there is one
-        counted = (found.step, found.tokens, found.skipped_steps, found.skipped_rows, found.rollbacks)
-        if min(counted) < 0 or found.best_step < -1:
+        progress = build(cls, state, where, finite=False)  # the best loss is infinite before there is one
+        counted = (progress.step, progress.tokens, progress.skipped_steps, progress.skipped_rows, progress.rollbacks)
+        if min(counted) < 0 or progress.best_step < -1:
             raise UserError(f"{where}: a count is negative")
-        return found
+        return progress

@@ -5,7 +5,7 @@ tokens, the mean over its words. The loss is cross-entropy over an item's labels
 PET's hinge loss: the right label must be better than each other label by a margin of 1. Several masks are learnt in one
 pass and filled one after the other at inference (`ClozeTargets.in_turn`).
 
-Shapes: N columns of a batch, D width, V vocabulary, K asked tokens, U different asked columns, G items, C labels.
+Shapes: N columns of a batch, D width, V vocabulary, K scored tokens, U different target columns, G items, C labels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
 from blankfill.tasks.cloze.targets import ClozeTargets
-from blankfill.tasks.heads.models import ScoreModel
-from blankfill.training.loss import LossSums, word_loss
+from blankfill.tasks.heads.models import ScoreModel, lm_loss_of
+from blankfill.training.loss import LossSums
 from blankfill.types import Batch
 
 MARGIN = 1.0
@@ -40,29 +40,34 @@ class ClozeModel(ScoreModel):
         self.raw, self.hinge, self.text_weight = raw, hinge, text_weight
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """What each asked token adds to the score of its label, fp32 [K, 1]."""
+        """What each scored token adds to the score of its label, fp32 [K, 1]."""
         targets = ClozeTargets.from_table(batch.labels[ANSWER][1])
         score_K = self._in_turn(batch, dtype) if targets.in_turn.any() else self._at_once(batch, dtype)
         return (score_K / targets.words)[:, None]
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The score of each asked token, [K], all in one pass."""
-        hidden_ND = self.encoder.encode(batch, dtype).flatten(0, 1)
+        """The score of each token of the targets, [K], all in one pass."""
         index_K, answer = batch.labels[ANSWER]
         token_K = ClozeTargets.from_table(answer).token
         column_U, where_K = index_K.unique(return_inverse=True)
-        head, table_VD = self.encoder.head, self.encoder.output_table
-        transformed_UD = head.transform(hidden_ND[column_U])
-        if self.raw:
-            score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
-            return score_K if head.bias is None else score_K + head.bias[token_K]
-        logs_UV = F.linear(transformed_UD, table_VD, head.bias).float().log_softmax(1)
-        return logs_UV[where_K, token_K]
+
+        def read(encoder: Transformer, hidden_ND: Tensor) -> Tensor:
+            head, table_VD = encoder.lm_head, encoder.output_table
+            if self.raw:
+                transformed_UD = head.transform(hidden_ND[column_U])
+                score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
+                return score_K if head.bias is None else score_K + head.bias[token_K]
+            logs_UV = head(hidden_ND[column_U], table_VD).float().log_softmax(1)
+            return logs_UV[where_K, token_K]
+
+        scores_K: Tensor = self.encoder(batch, dtype, read=read).read
+        return scores_K
 
     @torch.no_grad()
     def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The log-probability of each asked token, [K], when those of an Example are filled in one after the other: the
-        likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118, section 3.1)."""
+        """The log-probability of each token of the targets, [K], when those of an Example are filled in one after the
+        other: the likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118,
+        section 3.1)."""
         index_K, answer = batch.labels[ANSWER]
         token_K, place_K = ClozeTargets.from_table(answer).token, torch.arange(len(index_K), device=index_K.device)
         segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
@@ -87,21 +92,17 @@ class ClozeModel(ScoreModel):
         score_GC, present_GC, right_G = by_label(scores[:, 0], answer)
         score_GC = score_GC.masked_fill(~present_GC, float("-inf"))
         loss = hinge_loss(score_GC, right_G) if self.hinge else F.cross_entropy(score_GC, right_G, reduction="sum")
-        return LossSums(scores.new_zeros(()), {ITEM: loss})
+        return {ITEM: loss}
 
-    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
         """The losses of a batch of items, or of one of masked texts."""
         if TEXT not in batch.labels:
-            return super().batch_losses(batch, dtype)
-        index_M, target_M = batch.labels[TEXT]
-        hidden_MD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_M]
-        head = self.encoder.head
-        loss = word_loss(head.transform(hidden_MD), self.encoder.output_table, head.bias, target_M)
-        return LossSums(loss.new_zeros(()), {TEXT: self.text_weight * loss})
+            return super().forward(batch, dtype)
+        return {TEXT: self.text_weight * lm_loss_of(self.encoder, batch, TEXT, dtype)}
 
 
 def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where none is told)."""
+    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where no label is given)."""
     _, item_K = answer[:, 0].unique_consecutive(return_inverse=True)
     targets = ClozeTargets.from_table(answer)
     place_K, right_K = targets.label, targets.right.bool()

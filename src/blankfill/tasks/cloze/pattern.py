@@ -7,7 +7,7 @@ A YAML file (shipped ones are in `tasks/patterns`, docs/cloze.md explains them):
       - '"{second:bare}"? || [MASK], "{first}"'                a text, or a mapping with a text and its own verbalizers
 
 `{name}` is a text of the item and is cut where the whole is too long; `{name:whole}` never is. `bare` leaves out the
-mark at its end, `lower` begins it with a small letter; several are parted by commas. `||` parts the two segments of
+mark at its end, `lower` begins it with a small letter; several are separated by commas. `||` parts the two segments of
 models that know of such. In tasks whose items have their own choices, `answer` takes the place of `verbalizers`: what
 is written into the blank for a choice. `values` says what is written for a field that has few values.
 
@@ -85,22 +85,22 @@ class Pattern:
 
     def pieces(self, fields: Mapping[str, str]) -> list[Piece]:
         """The pattern with an item's texts; UserError when it asks for a text that the item does not have."""
-        found: list[Piece] = []
+        filled: list[Piece] = []
         space, begun = "", False
         for part in self.parts:
             if part in (BREAK, MASK):
-                found.append(Piece("break") if part == BREAK else Piece("mask", space))
+                filled.append(Piece("break") if part == BREAK else Piece("mask", space))
                 space, begun = "", part == MASK
                 continue
             text = space + self._written(part, fields)
             text = text if begun else text.lstrip(" ")
             cut = isinstance(part, Field) and "whole" not in part.changes
-            kept = text.rstrip(" ")
-            space = " " if len(kept) < len(text) else ""
-            if kept:
-                found.append(Piece("field" if cut else "text", kept))
+            stripped = text.rstrip(" ")
+            space = " " if len(stripped) < len(text) else ""
+            if stripped:
+                filled.append(Piece("field" if cut else "text", stripped))
                 begun = True
-        return found
+        return filled
 
     def filler(self, fields: Mapping[str, str]) -> str:
         """What `answer` writes for a choice, whose texts are among the fields."""
@@ -173,10 +173,10 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
         problems.append(f"{origin}: {strange[0]} is not known; there are patterns, verbalizers, answer and values")
     if not isinstance(given, list) or not given:
         raise ConfigError([*problems, f"{origin}: there is no list of patterns"])
-    found = []
-    for number, one in enumerate(given):
+    patterns = []
+    for number, entry in enumerate(given):
         name = f"{origin}, pattern {number}"
-        own = {"text": one} if isinstance(one, str) else one
+        own = {"text": entry} if isinstance(entry, str) else entry
         if not isinstance(own, dict) or not isinstance(own.get("text"), str):
             problems.append(f"{name}: not a text, nor a mapping with a `text`")
             continue
@@ -192,10 +192,10 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
             problems.append(f"{name}: it has {blanks} blanks; write [MASK] once, where the answer belongs")
         if parts.count(BREAK) > 1:
             problems.append(f"{name}: it has {parts.count(BREAK)} times || where one is allowed")
-        found.append(Pattern(name, parts, words, answer, settings.get("values") or {}))
+        patterns.append(Pattern(name, parts, words, answer, settings.get("values") or {}))
     if problems:
         raise ConfigError(problems)
-    return found
+    return patterns
 
 
 def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
@@ -215,21 +215,21 @@ def yaml_values(text: str, origin: str) -> dict[str, Any]:
 
 def parts_of(text: str, name: str, problems: list[str]) -> tuple[str | Field, ...]:
     """The pieces of a pattern's text; what is wrong with its fields is added to `problems`."""
-    found: list[str | Field] = []
+    parts: list[str | Field] = []
     last = 0
     for match in _TOKEN.finditer(text):
-        found.append(text[last : match.start()])
+        parts.append(text[last : match.start()])
         last = match.end()
         if match[1] is None:
-            found.append(match[0])
+            parts.append(match[0])
             continue
         field_name, _, more = match[1].partition(":")
         changes = tuple(change.strip() for change in more.split(",") if change.strip())
         if unknown := [change for change in changes if change not in CHANGES]:
             problems.append(f"{name}: {match[0]} asks for {unknown[0]}; there are {', '.join(CHANGES)}")
-        found.append(Field(field_name.strip(), changes))
-    found.append(text[last:])
-    return tuple(part for part in found if part != "")
+        parts.append(Field(field_name.strip(), changes))
+    parts.append(text[last:])
+    return tuple(part for part in parts if part != "")
 
 
 def _answer(given: Any, name: str, problems: list[str]) -> tuple[str | Field, ...]:
@@ -244,7 +244,7 @@ def _answer(given: Any, name: str, problems: list[str]) -> tuple[str | Field, ..
 def _words(given: Any, labels: Sequence[str], name: str, problems: list[str]) -> dict[str, tuple[str, ...]]:
     """The words of each label, in the labels' order."""
     given = given if isinstance(given, dict) else {}
-    words = {label: tuple(one) if isinstance(one, list) else (one,) for label, one in given.items()}
+    words = {label: tuple(entry) if isinstance(entry, list) else (entry,) for label, entry in given.items()}
     if strange := [label for label in words if label not in labels]:
         problems.append(f"{name}: there is no label {strange[0]}; the labels are {listed(labels, 20)}")
     for label in labels:

@@ -18,7 +18,7 @@ from blankfill.tasks.task import Task
 
 def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot fill a blank, ConfigError for masked texts with one that knows no masks."""
-    if not loaded.model.config.word_head:
+    if not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
             "its masked-language-model head, or leave out --method cloze"

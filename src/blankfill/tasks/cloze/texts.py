@@ -1,6 +1,6 @@
 """Masked copies of texts, learnt beside the labels so that the model does not forget how to fill blanks (PET).
 
-Each step has as many texts as items, in an order of their own; 15% of their ordinary tokens are asked, masked as BERT
+Each step has as many texts as items, in an order of their own; 15% of their ordinary tokens are targets, masked as BERT
 masks. What is masked is a function of (seed, step, place in the step).
 """
 
@@ -48,7 +48,7 @@ class WithTexts(Batches):
 
 
 def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> EncodedItem:
-    """A copy of a text in which some tokens are asked."""
+    """A copy of a text in which some tokens are targets."""
     ids = text.input_ids
     ordinary = np.flatnonzero(~np.isin(ids, list(vocabulary.special)))
     count = min(len(ordinary), max(1, round(MASKED * len(ordinary))))

@@ -25,26 +25,36 @@ from blankfill.types import PADDING, Batch
 FOUR = 4
 
 
-def reader_for(encoder: Transformer, options: FinetuneOptions, alone: bool = False) -> FeatureReader | None:
-    """What reads an encoder as the options say, drawn from torch's global generator; None: the head itself. alone: of a
-    model of two stacks it reads the encoder."""
+def reader_for(encoder: Transformer, options: FinetuneOptions, encoder_only: bool = False) -> FeatureReader | None:
+    """The reader of an encoder that the options choose, drawn from torch's global generator; None: the head itself.
+
+    encoder_only: of a model of two stacks it reads the encoder.
+    """
     if options.features == "none" and options.head == "linear":
         return None
     config = encoder.config
-    layers = config.encoder_layers if alone else config.num_layers
-    return FeatureReader(config.hidden_size, layers + 1, options.features, options.head, options.lstm_size, alone)
+    layers = config.encoder_layers if encoder_only else config.num_layers
+    return FeatureReader(
+        config.hidden_size, layers + 1, options.features, options.head, options.lstm_size, encoder_only
+    )
 
 
 class FeatureReader(nn.Module):
     """Hidden states of an encoder → features [N, width]."""
 
     def __init__(
-        self, encoder_width: int, layers: int, features: Features, top: HeadKind, hidden: int, alone: bool = False
+        self,
+        encoder_width: int,
+        layers: int,
+        features: Features,
+        top: HeadKind,
+        hidden: int,
+        encoder_only: bool = False,
     ) -> None:
         """layers: L. features: "none" is the last layer of an encoder that learns. hidden: units of the LSTM in one
-        direction. alone: see `Transformer.encode`."""
+        direction. encoder_only: see `Transformer.forward`."""
         super().__init__()
-        self.features, self.alone = features, alone
+        self.features, self.encoder_only = features, encoder_only
         self.weights = nn.Parameter(torch.zeros(layers)) if features == "weighted-sum" else None
         self.scale = nn.Parameter(torch.ones(())) if features == "weighted-sum" else None
         width = encoder_width * (min(FOUR, layers) if features == "concat-last-4" else 1)
@@ -55,15 +65,14 @@ class FeatureReader(nn.Module):
     def forward(self, encoder: Transformer, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Features of all columns, [N, width]; those of padding are of no meaning."""
         if self.features == "none":
-            return self.read(encoder.encode(batch, dtype, alone=self.alone).flatten(0, 1), batch)
+            return self.read(encoder(batch, dtype, encoder_only=self.encoder_only).hidden.flatten(0, 1), batch)
         was_training = encoder.training
         encoder.eval()
-        states: list[Tensor] = []
         with torch.no_grad():
-            final = encoder.encode(batch, dtype, keep=states, alone=self.alone)
+            outputs = encoder(batch, dtype, encoder_only=self.encoder_only, output_hidden_states=True)
         encoder.train(was_training)
-        states[-1] = final
-        return self.read(self.join(states).flatten(0, 1), batch)
+        layers = [*outputs.hidden_states[:-1], outputs.hidden]
+        return self.read(self.join(layers).flatten(0, 1), batch)
 
     def join(self, layers: list[Tensor]) -> Tensor:
         """The chosen layers, joined: [B, T, width]."""

@@ -1,8 +1,8 @@
 """What is put on an encoder to answer a task, what it is trained for, and what it says.
 
-A head sees the asked columns only and gives K × C scores; its kind says what they mean:
+A head sees the target columns only and gives K × C scores; its kind says what they mean:
 
-* "class": one of C classes for each asked column (a text at its first one, a word at its first piece): cross-entropy.
+* "class": one of C classes for each target column (a text at its first one, a word at its first piece): cross-entropy.
 * "number": a score: squared error.
 * "set": each of C labels on its own: binary cross-entropy.
 * "choice": one score for each choice of an item; softmax over the choices of the item (BERT on SWAG).
@@ -12,13 +12,15 @@ Answers, int64 or float32: "class" [K], or what teachers score each class, [K, C
 [K, C] of 0 and 1, float; "choice" [K, 2]: the number of the item and whether this is the right one; "span" [K, 3]: the
 number of the item, whether the answer begins here, whether it ends here.
 
-Shapes: N columns of a batch, D width, K asked columns, C outputs, G items, S candidates of the item with most.
+Shapes: N columns of a batch, D width, K target columns, C outputs, G items, S candidates of the item with most.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blankfill.model.dense import Dense, dense
+from blankfill.model.heads import LM, head_losses, lm_head_loss
 from blankfill.model.layers import dropout
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
@@ -41,7 +44,7 @@ STD = 0.02
 
 
 class TaskHead(nn.Module):
-    """Asked columns → scores.
+    """Target columns → scores.
 
     pooled: columns stand for whole texts and go through a tanh dense first: the encoder's own pooler where it has one
     (`TaskModel` hands it over), one of the head's own otherwise (RoBERTa's classification head).
@@ -72,23 +75,23 @@ class AnswerModel(nn.Module, ABC):
         self.encoder, self.encoder_only = encoder, encoder_only
 
     @abstractmethod
-    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The losses of a batch, summed over what it asks for. dtype: the compute type in force."""
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch, summed over its targets. dtype: the compute type in force."""
 
 
 class ScoreModel(AnswerModel):
-    """One that gives scores of asked columns."""
+    """A model that gives scores of target columns."""
 
     @abstractmethod
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+        """Scores at the target columns, fp32 [K, C]. dtype: the compute type in force."""
 
     @abstractmethod
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
         """The losses of scores against the answers of their batch, summed."""
 
-    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The losses of a batch, summed over its asked columns (`answer`) or, of choices and spans, its items
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+        """The losses of a batch, summed over its target columns (`answer`) or, of choices and spans, its items
         (`item`)."""
         return self.losses(self.scores(batch, dtype), batch.labels[ANSWER][1])
 
@@ -114,20 +117,23 @@ class TaskModel(ScoreModel):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The head's scores at the asked columns, fp32 [K, C]. dtype: the compute type in force."""
+        """The head's scores at the target columns, fp32 [K, C]. dtype: the compute type in force."""
         index_K = batch.labels[ANSWER][0]
         if self.reader is not None:
             return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
-        asked_KD = self.encoder.encode(batch, dtype, alone=self.encoder_only).flatten(0, 1)[index_K]
-        if self.head.pooled and self.encoder.pair_head is not None:
-            asked_KD = self.encoder.pair_head.pooled(asked_KD)
-        return self.head(asked_KD).float()
+
+        def read(encoder: Transformer, hidden_ND: Tensor) -> Tensor:
+            pooled = encoder.pooler if self.head.pooled else None
+            return hidden_ND[index_K] if pooled is None else pooled(hidden_ND[index_K])
+
+        hidden_KD = self.encoder(batch, dtype, encoder_only=self.encoder_only, read=read).read
+        return self.head(hidden_KD).float()
 
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
-        """The losses of scores; see `AnswerModel.batch_losses`."""
-        kind, nothing = self.head.kind, scores.new_zeros(())
+        """The losses of scores; see `AnswerModel.forward`."""
+        kind = self.head.kind
         if kind in ("choice", "span"):
-            return LossSums(nothing, {ITEM: candidate_loss(scores, answer)})
+            return {ITEM: candidate_loss(scores, answer)}
         if kind == "class" and answer.dim() == 2:
             total = soft_label_loss(scores, answer)
         elif kind == "class":
@@ -138,12 +144,22 @@ class TaskModel(ScoreModel):
             total = F.mse_loss(scores[:, 0], answer, reduction="sum")
         else:
             total = F.binary_cross_entropy_with_logits(scores, answer, reduction="none").mean(1).sum()
-        return LossSums(nothing, {ANSWER: total})
+        return {ANSWER: total}
 
 
 def task_losses(model: AnswerModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-    """What the loop trains a model for: see `AnswerModel.batch_losses`."""
-    return model.batch_losses(batch, dtype)
+    """What the loop trains a model for: see `AnswerModel.forward`."""
+    losses: LossSums = model(batch, dtype)
+    return losses
+
+
+def lm_loss_of(model: Transformer, batch: Batch, label: str, dtype: torch.dtype, smoothing: float = 0.0) -> Tensor:
+    """The summed language-model loss of a batch whose targets are its labels of a name; smoothing: of labels."""
+    index_K, target_K = batch.labels[label]
+    targets = replace(batch, target_index=index_K, target_ids=target_K, labels={})
+    losses = partial(head_losses, batch=targets, replaced={LM: partial(lm_head_loss, smoothing=smoothing)})
+    loss: Tensor = model(targets, dtype, read=losses).read[LM]
+    return loss
 
 
 def soft_label_loss(scores_KC: Tensor, teacher_KC: Tensor) -> Tensor:
@@ -174,7 +190,7 @@ def grouped(values_KC: Tensor, item_K: Tensor, absent: float = float("-inf")) ->
 def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, width: int = 0) -> TaskHead:
     """A head for an encoder, its weights not drawn. width: of features that it reads instead of hidden states, or 0."""
     config = encoder.config
-    own = encoder.pair_head is None
+    own = encoder.pooler is None
     return TaskHead(width or config.hidden_size, outputs, kind, pooled and not width, own, config.dropout)
 
 

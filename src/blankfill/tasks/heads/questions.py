@@ -16,7 +16,7 @@ from blankfill.tasks.metrics.questions import best_threshold
 from blankfill.tasks.metrics.scoring import score
 
 USUAL_LENGTH = 384
-"""Columns of a window unless told otherwise (BERT)."""
+"""Columns of a window without --max-length (BERT)."""
 SHOWN = 5
 """Answers of the n-best list that are shown."""
 
@@ -24,7 +24,7 @@ SHOWN = 5
 class Answer(HeadAdapter):
     """A span of the context, or none.
 
-    The columns that are asked are the whole text's and the context's; the whole text's stands for no answer.
+    The target columns are the pooled column and those of the context; the pooled column stands for no answer.
     """
 
     head = "span"

@@ -1,4 +1,4 @@
-"""Tagged words: a class for each word, asked at its first piece (Devlin et al. 2019, section 5.3)."""
+"""Tagged words: a class for each word, predicted at its first piece (Devlin et al. 2019, section 5.3)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tag(HeadAdapter):
         return len(self.labels)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """A row for each sentence, or several where it is longer than a row; asked at first pieces."""
+        """A row for each sentence, or several where it is longer than a row; the targets are at first pieces."""
         sentences = _sentences(items)
         number = {label: place for place, label in enumerate(self.labels)}
         encoded, windows = [], []

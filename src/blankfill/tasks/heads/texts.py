@@ -25,7 +25,7 @@ class _Texts(HeadAdapter):
     pooled = True
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """One Example for each item, asked at the column that stands for it."""
+        """One Example for each item, its target at the column that stands for the text."""
         texts = _texts(items)
         first = self.tokenizer.encode_batch([item.first for item in texts])
         second = self.tokenizer.encode_batch([item.second or "" for item in texts])
@@ -39,7 +39,7 @@ class _Texts(HeadAdapter):
 
     @abstractmethod
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
-        """What the asked column should answer; any value of the right type where the item has none."""
+        """The target of an item; any value of the right type where the item has no label."""
 
 
 class Classify(_Texts):

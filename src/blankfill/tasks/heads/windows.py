@@ -45,7 +45,7 @@ class Window:
     item: the question's place in its split. question, context: ids. places[T, 2]: where the context's tokens lie in the
     text, in characters. central[T]: whether this is the window in which the token has most context. start, end: the
     answer's first and last token, -1 and -1 when it is not in this window or there is none; None when the data do not
-    tell it (nothing can be learnt then).
+    give it (nothing can be learnt then).
     """
 
     item: int

@@ -1,4 +1,4 @@
-"""Tagged words as rows of tokens: a tag is asked at the first piece of each word (arXiv 1810.04805, section 5.3).
+"""Tagged words as rows of tokens: a tag is predicted at the first piece of each word (arXiv 1810.04805, section 5.3).
 
 A sentence may be read with the sentences of its document around it, as far as the row has room; a sentence that is
 longer than a row is cut between words.
@@ -24,7 +24,7 @@ class TagWindow:
     """A row of words.
 
     item: the sentence's place in its split. ids: of the row, context included. word[M]: the places in the sentence of
-    the words that are asked here. first[M]: the column of ids where each has its first piece.
+    the words that are predicted here. first[M]: the column of ids where each has its first piece.
     """
 
     item: int
@@ -44,7 +44,7 @@ def word_pieces(words: Sequence[str], tokenizer: Tokenizer, by_characters: bool 
 def tag_windows(
     items: Sequence[TaggedItem], tokenizer: Tokenizer, room: int, by_characters: bool = False, context: bool = False
 ) -> Iterator[TagWindow]:
-    """The rows of all sentences, in order. Words without pieces are asked nowhere.
+    """The rows of all sentences, in order. Words without pieces are predicted nowhere.
 
     room: columns of a row, without those that the caller adds (such as [CLS]). context: whether the neighbouring
     sentences of the document fill the room, as much before as behind. Raises UserError for a word that has no room.
@@ -62,12 +62,12 @@ def tag_windows(
                 before, behind = _around(items, pieces, number, start, end, room - len(ids))
             lengths = np.array([len(word) for word in own[start:end]], np.int64)
             first = len(before) + np.cumsum(lengths) - lengths
-            with_pieces = np.flatnonzero(lengths)
+            nonempty = np.flatnonzero(lengths)
             yield TagWindow(
                 number,
                 np.concatenate([before, ids, behind]).astype(np.int32),
-                (start + with_pieces).astype(np.int32),
-                first[with_pieces].astype(np.int32),
+                (start + nonempty).astype(np.int32),
+                first[nonempty].astype(np.int32),
             )
 
 
@@ -118,8 +118,8 @@ def _joined(pieces: Sequence[Int32]) -> Int32:
 def word_tags(
     items: Sequence[TaggedItem], windows: Sequence[TagWindow], tags: Sequence[Sequence[str]]
 ) -> list[tuple[str, ...]]:
-    """The tag of every word from those predicted in windows (one for each of a window's words); words that are asked
-    nowhere are O."""
+    """The tag of every word from those predicted in windows (one for each of a window's words); words without a
+    prediction are O."""
     rows = [["O"] * len(item.words) for item in items]
     for window, predicted in zip(windows, tags, strict=True):
         for place, tag in zip(window.word.tolist(), predicted, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from blankfill.errors import UserError
 from blankfill.tasks.items import ChoiceItem, Split
-from blankfill.tasks.metrics import classes as metrics
+from blankfill.tasks.metrics import classes
 from blankfill.tasks.metrics.entities import tag_metrics
 from blankfill.tasks.metrics.generation import text_metrics, without_spaces
 from blankfill.tasks.metrics.questions import answer_metrics, scores
@@ -35,21 +35,21 @@ def _classes(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, fl
     values = {}
     for name in task.metrics:
         if name == "group-exact":
-            values[name] = metrics.grouped_exact(gold, predicted, groups)
+            values[name] = classes.grouped_exact(gold, predicted, groups)
         elif name == "parity":
-            values[name] = metrics.grouped_same(predicted, groups)
+            values[name] = classes.grouped_same(predicted, groups)
         else:
-            values |= metrics.class_metrics([name], gold, predicted)
+            values |= classes.class_metrics([name], gold, predicted)
     return values
 
 
 def _numbers(task: Task, split: Split, predicted: Sequence[float]) -> dict[str, float]:
-    return metrics.number_metrics(task.metrics, _told([item.label for item in split.texts()]), predicted)
+    return classes.number_metrics(task.metrics, _told([item.label for item in split.texts()]), predicted)
 
 
 def _sets(task: Task, split: Split, predicted: Sequence[Sequence[int]]) -> dict[str, float]:
     gold = _told([item.label for item in split.texts()])
-    return metrics.set_metrics(task.metrics, gold, predicted, len(split.labels))
+    return classes.set_metrics(task.metrics, gold, predicted, len(split.labels))
 
 
 def _choices(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, float]:
@@ -57,7 +57,7 @@ def _choices(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, fl
     gold = _told([item.label for item in items])
     right = [_choice_scores(item, int(place)) for item, place in zip(items, predicted, strict=True)]
     values = {
-        "accuracy": lambda: metrics.class_metrics(["accuracy"], gold, predicted)["accuracy"],
+        "accuracy": lambda: classes.class_metrics(["accuracy"], gold, predicted)["accuracy"],
         "exact": lambda: sum(exact for exact, _ in right) / len(right),
         "f1": lambda: sum(f1 for _, f1 in right) / len(right),
     }

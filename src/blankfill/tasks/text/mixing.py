@@ -29,7 +29,7 @@ class MixedEpochs(Epochs):
     """Which items a step holds, drawn from members by their shares.
 
     sizes: items of each, which stand one after another; shares: as `rates` gives them. An epoch has as many items as
-    all members together; a member that is drawn more or less often than it has items goes on where the epoch before
+    all members together; a member that is drawn more or less often than it has items continues where the epoch before
     left off.
     """
 
@@ -56,7 +56,7 @@ def _mixed_order(sizes: tuple[int, ...], shares: tuple[float, ...], seed: int, e
 
 
 def apportioned(count: int, shares: Sequence[float]) -> list[int]:
-    """So many items given out by shares, the largest remainders rounded up; they add up to the count."""
+    """Numbers of items in proportion to shares, the largest remainders rounded up; they add up to the count."""
     exact = count * np.asarray(shares)
     given = np.floor(exact).astype(np.int64)
     for k in np.argsort(-(exact - given), kind="stable")[: count - int(given.sum())]:

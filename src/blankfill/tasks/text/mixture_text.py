@@ -85,7 +85,7 @@ class MixedText(Write):
         return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
-        """Items of every member, the same number of each if it has so many, evenly spaced."""
+        """Items of every member, evenly spaced, the same number of each where it has enough."""
         each = -(-count // len(self.members))
         return sorted(
             places[k]

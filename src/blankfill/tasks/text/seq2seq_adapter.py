@@ -23,14 +23,14 @@ from blankfill.tasks.text.seq2seq import Writing
 from blankfill.tasks.text.seq2seq_model import Search, WritingModel
 
 WORST = 20
-"""So many of the worst texts are kept to be looked at."""
+"""Number of the worst texts that are kept."""
 
 
 class Write(LMHeadAdapter):
     """A text of the model's own words."""
 
     n_best = 1
-    """How many texts of an item are told."""
+    """Number of texts that are given for an item."""
     _writing: Writing | None = None
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -110,7 +110,7 @@ class Write(LMHeadAdapter):
         return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
-        """The places of so many items, evenly spaced."""
+        """The places of this number of items, evenly spaced."""
         return np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
 
     def check_answers(self, items: Sequence[Item]) -> None:
@@ -158,7 +158,7 @@ class Write(LMHeadAdapter):
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
     """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
     objective = loaded.objective
-    if not objective.writes_targets or not loaded.model.config.word_head:
+    if not objective.writes_targets or not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
             "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"

@@ -1,6 +1,6 @@
 """A model that learns to write: the loss of its targets, and the search for what it would write itself.
 
-Shapes: N columns of a batch, K asked columns, D width, V vocabulary, R rows of a search.
+Shapes: N columns of a batch, K target columns, D width, V vocabulary, R rows of a search.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from blankfill.generation.beam import Hypothesis, beam_search, greedy_search
 from blankfill.generation.engine import Decoder, banned
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER
-from blankfill.tasks.heads.models import AnswerModel
-from blankfill.training.loss import LossSums, word_loss
+from blankfill.tasks.heads.models import AnswerModel, lm_loss_of
+from blankfill.training.loss import LossSums
 from blankfill.types import Batch, DecoderInput, Vocabulary
 
 COLUMNS = 8192
@@ -33,13 +33,10 @@ class WritingModel(AnswerModel):
         super().__init__(encoder)
         self.smoothing = smoothing
 
-    def batch_losses(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
         """The cross-entropy of the targets, summed over their tokens."""
-        index_K, target_K = batch.labels[ANSWER]
-        hidden_KD = self.encoder.encode(batch, dtype).flatten(0, 1)[index_K]
-        head, smoothing = self.encoder.head, self.smoothing if self.training else 0.0
-        loss = word_loss(head.transform(hidden_KD), self.encoder.output_table, head.bias, target_K, smoothing)
-        return LossSums(loss.new_zeros(()), {ANSWER: loss})
+        smoothing = self.smoothing if self.training else 0.0
+        return {ANSWER: lm_loss_of(self.encoder, batch, ANSWER, dtype, smoothing)}
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,10 @@ class Search:
     ) -> list[list[Hypothesis]]:
         """The best texts of each context, best first, in the order of the contexts.
 
-        Contexts of like length are searched together, about so many columns at a time; in a greedy search the next
-        takes the slot of one that has ended. Special tokens are never
-        written, nor are texts of no tokens.
+        Contexts of similar length are searched together, about this many columns at a time; in a greedy search the next
+        context takes the slot of one that has ended. Special tokens are never written, nor are texts of no tokens.
         """
-        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.words.weight.device)
+        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.token_embeddings.weight.device)
 
         def grammar(scores_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
             end_R = scores_RV[:, self.end]
@@ -71,7 +67,7 @@ class Search:
             return scores_RV.masked_fill(never_V, -math.inf), end_R
 
         pad = vocabulary.roles.get("pad", 0)
-        texts_of: list[list[Hypothesis]] = [[] for _ in contexts]
+        texts_by_context: list[list[Hypothesis]] = [[] for _ in contexts]
         if self.beams == 1 and contexts:
             order = sorted(range(len(contexts)), key=lambda k: -contexts[k].columns)
             rows = max(1, columns // (contexts[order[0]].columns + self.longest))
@@ -80,8 +76,8 @@ class Search:
                 self.length_penalty, self.no_repeat_ngram, pad, settled=1,
             )  # fmt: skip
             for k, hypotheses in zip(order, texts, strict=True):
-                texts_of[k] = hypotheses
-            return texts_of
+                texts_by_context[k] = hypotheses
+            return texts_by_context
         sizes = np.array([self.beams * (context.columns + self.longest) for context in contexts], np.int64)
         for places in longest_first(sizes, columns):
             decoder = Decoder(model, [contexts[k] for k in places], self.longest, pad)
@@ -89,5 +85,5 @@ class Search:
                 decoder, self.beams, grammar, self.longest, self.length_penalty, self.no_repeat_ngram, thorough=False
             )
             for k, hypotheses in zip(places, texts, strict=True):
-                texts_of[k] = hypotheses
-        return texts_of
+                texts_by_context[k] = hypotheses
+        return texts_by_context

@@ -83,8 +83,8 @@ class TextForm:
             return [f"choice{k + 1}" for k in range(len(item.choices))]
         fields, names = item_fields(item), item.names or item.choices
         return [
-            "".join(p.text for p in self.choice.pieces({**fields, "choice": one, "name": name, "number": str(k)}))
-            for k, (one, name) in enumerate(zip(item.choices, names, strict=True), 1)
+            "".join(p.text for p in self.choice.pieces({**fields, "choice": choice, "name": name, "number": str(k)}))
+            for k, (choice, name) in enumerate(zip(item.choices, names, strict=True), 1)
         ]
 
     def number(self, value: float) -> str:
@@ -95,16 +95,16 @@ class TextForm:
 
 def nearest(text: str, answers: Sequence[str]) -> int:
     """The place of the answer that a text is, spaces and capitals aside, or resembles most."""
-    asked, known = _plain(text), [_plain(answer) for answer in answers]
-    if asked in known:
-        return known.index(asked)
-    return max(range(len(known)), key=lambda k: SequenceMatcher(None, known[k], asked, autojunk=False).ratio())
+    plain, known = _plain(text), [_plain(answer) for answer in answers]
+    if plain in known:
+        return known.index(plain)
+    return max(range(len(known)), key=lambda k: SequenceMatcher(None, known[k], plain, autojunk=False).ratio())
 
 
 def number_in(text: str) -> float:
     """The first number of a text, 0 where there is none."""
-    found = _NUMBER.search(text)
-    return float(found[0]) if found else 0.0
+    match = _NUMBER.search(text)
+    return float(match[0]) if match else 0.0
 
 
 def form_text(source: str, task: str) -> tuple[str, str]:
@@ -158,12 +158,12 @@ def _labels(given: Any, labels: Sequence[str], origin: str, problems: list[str])
     words = given if isinstance(given, dict) else {}
     if strange := [label for label in words if label not in labels]:
         problems.append(f"{origin}: there is no label {strange[0]}; the labels are {listed(labels, 20)}")
-    found = {label: str(words.get(label, label)).strip() for label in labels}
+    texts = {label: str(words.get(label, label)).strip() for label in labels}
     owners: dict[str, str] = {}
-    for label, word in found.items():
+    for label, word in texts.items():
         if (owner := owners.setdefault(_plain(word), label)) != label:
             problems.append(f"{origin}: {owner} and {label} are written alike ({word}); give others")
-    return found
+    return texts
 
 
 def _step(given: Any, origin: str, problems: list[str]) -> float:
@@ -182,7 +182,7 @@ def _usual(item: Item, fields: Mapping[str, str]) -> list[tuple[str, str]]:
     if isinstance(item, GenerationItem):
         return [("source", item.source), *([] if item.second is None else [("second", item.second)])]
     if isinstance(item, ChoiceItem):
-        return [*((f"choice{k}", one) for k, one in enumerate(item.choices, 1)), ("context", item.context)]
+        return [*((f"choice{k}", choice) for k, choice in enumerate(item.choices, 1)), ("context", item.context)]
     if isinstance(item, QuestionItem):
         return [("question", item.question), ("context", item.context)]
     if "second" in fields:

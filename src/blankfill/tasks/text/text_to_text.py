@@ -28,7 +28,7 @@ READ: dict[str, type[Adapter]] = {
 LONGEST_NUMBER = 8
 """Tokens of a number at most."""
 WORST = 20
-"""So many mistakes are kept to be looked at."""
+"""Number of mistakes that are kept."""
 
 
 class TextToText(Write):
@@ -131,7 +131,7 @@ class TextToText(Write):
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What the adapter of the task's kind tells; of classes and choices the confusions, wrong answers, and how many
-        texts were none of the task's answers (`other_texts`)."""
+        texts are not among the task's answers (`other_texts`)."""
         if self.task.kind == "generate":
             return super().error_analysis(items, predictions)
         if self.task.kind not in ("classify", "choice"):

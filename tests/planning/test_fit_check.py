@@ -12,24 +12,24 @@ import torch
 from blankfill.config.recipe import load_recipe
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
-from blankfill.planning import estimate as cost
+from blankfill.planning import estimate
 from blankfill.planning.fit_check import Room, largest_micro, memory_remedy, room, verdict
 from blankfill.training.options import TrainOptions
 
 PLENTY = 10**13
-SHAPE = cost.RowShape(512, 500.0, 77.0, "rule", 1.0, 30522, (512, 2))
-COMPUTING = cost.Computing()
+SHAPE = estimate.RowShape(512, 500.0, 77.0, "rule", 1.0, 30522, (512, 2))
+COMPUTING = estimate.Computing()
 
 
-def bert() -> tuple[TransformerConfig, TrainOptions, list[cost.Part]]:
+def bert() -> tuple[TransformerConfig, TrainOptions, list[estimate.Part]]:
     recipe = load_recipe("bert-large", {"train.phase1_length": 0})
-    return recipe.model_config(30522), recipe.train, cost.parts(recipe.train, [SHAPE], [512])
+    return recipe.model_config(30522), recipe.train, estimate.parts(recipe.train, [SHAPE], [512])
 
 
 def judged(memory: int = PLENTY, disk: int = PLENTY, main: int = PLENTY, **changed: object) -> list[str]:
     config, options, parts = bert()
     options = dataclasses.replace(options, **changed)
-    parts = cost.parts(options, [part.shape for part in parts], [512])
+    parts = estimate.parts(options, [part.shape for part in parts], [512])
     return verdict(config, parts, options, COMPUTING, Room(memory, main, disk), 30522)
 
 
@@ -45,7 +45,7 @@ def test_the_advised_micro_batch_is_the_largest_that_fits(free: float) -> None:
     plain, again = (int(number) for number in re.findall(r"train\.micro_batch (\d+)", told))
 
     def peak(rows: int, checkpointing: bool) -> int:
-        return cost.memory(config, SHAPE, options, COMPUTING, rows, checkpointing).peak
+        return estimate.memory(config, SHAPE, options, COMPUTING, rows, checkpointing).peak
 
     assert peak(plain, False) <= free < peak(plain + 1, False)
     assert peak(again, True) <= free < peak(again + 1, True)
@@ -62,7 +62,7 @@ def test_advice_when_not_one_row_fits() -> None:
     """Every way out that is named, fits; and the length that is named is the longest that does."""
     config, options, _ = bert()
     big = dataclasses.replace(SHAPE, columns=16384, targets=2458.0)
-    (part,) = cost.parts(options, [big], [16384])
+    (part,) = estimate.parts(options, [big], [16384])
     free = int(11e9)
     assert largest_micro(config, big, options, COMPUTING, free, True) == 0
     told = memory_remedy(config, [part], options, COMPUTING, free)
@@ -72,14 +72,14 @@ def test_advice_when_not_one_row_fits() -> None:
 
     def fits(columns: int) -> bool:
         shape = dataclasses.replace(big, columns=columns, targets=big.targets * columns / big.columns)
-        return cost.memory(config, shape, options, COMPUTING, 1, True).peak <= free
+        return estimate.memory(config, shape, options, COMPUTING, 1, True).peak <= free
 
     assert fits(columns)
     assert not fits(columns + 8)
     layers = re.search(r"model\.num_layers (\d+)", told)
     if layers:
         fewer = dataclasses.replace(config, num_layers=int(layers[1]))
-        assert cost.memory(fewer, big, options, COMPUTING, 1, True).peak <= free
+        assert estimate.memory(fewer, big, options, COMPUTING, 1, True).peak <= free
 
 
 def test_a_lean_optimiser_is_advised_where_it_helps() -> None:
@@ -87,7 +87,7 @@ def test_a_lean_optimiser_is_advised_where_it_helps() -> None:
     (told,) = judged(memory=int(6e9))
     assert "train.optimizer adafactor with train.gradient_checkpointing and train.micro_batch 1" in told
     lean = dataclasses.replace(options, optimizer="adafactor")
-    assert cost.memory(config, SHAPE, lean, COMPUTING, 1, True).peak <= 6e9
+    assert estimate.memory(config, SHAPE, lean, COMPUTING, 1, True).peak <= 6e9
     assert "model.num_layers" in told
 
 
@@ -101,16 +101,16 @@ def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
     config, options, _ = bert()
     short = dataclasses.replace(SHAPE, columns=128, targets=19.0)
     options = dataclasses.replace(options, phase1_length=128, steps=10)
-    parts = cost.parts(options, [short, dataclasses.replace(SHAPE, columns=40)], [128, 512])
+    parts = estimate.parts(options, [short, dataclasses.replace(SHAPE, columns=40)], [128, 512])
     assert parts[0].micro == 4 * parts[1].micro
-    free = cost.memory(config, short, options, COMPUTING, 20, False).peak
+    free = estimate.memory(config, short, options, COMPUTING, 20, False).peak
     (told,) = verdict(config, parts, options, COMPUTING, Room(free, PLENTY, PLENTY), 30522)
     assert "train.micro_batch 5 fits and computes the same but for dropout" in told
 
 
 def test_disk() -> None:
     config, options, _ = bert()
-    one = cost.checkpoint_bytes(config, options)
+    one = estimate.checkpoint_bytes(config, options)
     (told,) = judged(disk=4 * one - 1)
     assert "train.save_total_limit 1 needs" in told
     assert f"free {1} B more" in told
@@ -125,7 +125,7 @@ def test_both_problems_are_told_at_once() -> None:
 
 def test_the_copy_of_a_checkpoint_must_fit_beside_a_gpu() -> None:
     config, options, parts = bert()
-    on_gpu = cost.Computing(2, "sdpa", "cuda")
+    on_gpu = estimate.Computing(2, "sdpa", "cuda")
     (told,) = verdict(config, parts, options, on_gpu, Room(PLENTY, 10**9, PLENTY), 30522)
     assert "copied to main memory" in told
     assert verdict(config, parts, options, on_gpu, Room(PLENTY, PLENTY, PLENTY), 30522) == []
@@ -135,7 +135,7 @@ def test_tables_that_are_too_small() -> None:
     config, options, _ = bert()
     space = Room(PLENTY, PLENTY, PLENTY)
     wrong = dataclasses.replace(SHAPE, ids=40000, positions=(600, 2))
-    found = verdict(config, cost.parts(options, [wrong], [512]), options, COMPUTING, space, 31000)
+    found = verdict(config, estimate.parts(options, [wrong], [512]), options, COMPUTING, space, 31000)
     assert [re.sub(r"[;:].*", "", told) for told in found] == [
         "the tokenizer has 31,000 tokens and the model's word table only 30,522 rows",
         "the token files hold the id 39,999 and the tokenizer has only 31,000 tokens",

@@ -16,7 +16,7 @@ from blankfill.checkpoint import store
 from blankfill.config.recipe import load_recipe
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build, count_parameters
-from blankfill.planning import estimate as cost
+from blankfill.planning import estimate
 from blankfill.training.loss import loss_sums
 from blankfill.training.optimizer import build_optimizer
 from blankfill.training.options import TrainOptions
@@ -64,7 +64,7 @@ def make_batch(
     )
 
 
-def batch_of(config: TransformerConfig, rows: int, shape: cost.RowShape) -> Batch:
+def batch_of(config: TransformerConfig, rows: int, shape: estimate.RowShape) -> Batch:
     batch = make_batch(
         rows, shape.columns, int(shape.targets), config.vocab_size, shape.mask, len(config.position_sizes),
         config.pooler, bool(config.max_span_positions),
@@ -93,7 +93,7 @@ def kept_bytes(model: Transformer, batch: Batch, dtype: torch.dtype) -> int:
     return sum(block.nbytes() for block in blocks.values())
 
 
-def word_loss_bytes(config: TransformerConfig, targets: int) -> int:
+def lm_loss_bytes(config: TransformerConfig, targets: int) -> int:
     """What the word loss keeps: gradients of the table, of its bias and of the hidden states, all fp32."""
     bias = config.vocab_size if config.head_bias else 0
     return 4 * (config.vocab_size * config.word_size + bias + targets * config.word_size)
@@ -139,14 +139,14 @@ def test_activations_are_what_autograd_keeps(
     changed: dict[str, object], mask: str, dtype: torch.dtype, kernel: str, rows: int, columns: int
 ) -> None:
     made = config(**changed)
-    shape = cost.RowShape(
+    shape = estimate.RowShape(
         columns, columns, 5, mask, float(made.pooler), span_boundary_targets=5.0 if made.max_span_positions else 0.0
     )
     model = build(made).train()
     model.use_kernel(kernel)
-    losses = word_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
+    losses = lm_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
-    reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
+    reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
 
 
@@ -169,12 +169,12 @@ def test_activations_of_two_stacks(
     changed: dict[str, object], mask: str, dtype: torch.dtype, kernel: str, rows: int, columns: int, read: int
 ) -> None:
     made = config(**changed)
-    context = cost.RowShape(read, read, 0, "rule" if mask == "rule" else "none")
-    shape = cost.RowShape(columns, columns + read, 5, mask, context=context)
+    context = estimate.RowShape(read, read, 0, "rule" if mask == "rule" else "none")
+    shape = estimate.RowShape(columns, columns + read, 5, mask, context=context)
     model = build(made).train()
     model.use_kernel(kernel)
-    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - word_loss_bytes(made, 5 * rows)
-    reckoned = cost.activation_bytes(made, shape, cost.Computing(dtype.itemsize, kernel), rows)
+    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - lm_loss_bytes(made, 5 * rows)
+    reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
     assert reckoned == pytest.approx(kept, rel=0.15)
 
 
@@ -182,7 +182,7 @@ def live_after_forward(model: Transformer, batch: Batch) -> int:
     """Bytes that torch allocated in a forward pass and has not freed at its end."""
     from torch.profiler import ProfilerActivity, profile
 
-    loss_sums(model, batch).words.backward()
+    loss_sums(model, batch)["lm"].backward()
     model.zero_grad(set_to_none=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         sums = loss_sums(model, batch)
@@ -195,13 +195,13 @@ def live_after_forward(model: Transformer, batch: Batch) -> int:
 def test_memory_held_by_a_forward_pass(checkpointing: bool) -> None:
     """Another road to the same number: torch's allocator. With checkpointing only the layers' inputs are left."""
     made = config(num_layers=6, hidden_size=64, ffn_size=256)
-    shape = cost.RowShape(40, 40, 5, "rule")
+    shape = estimate.RowShape(40, 40, 5, "rule")
     model = build(made).train()
     model.recompute = checkpointing
-    held = live_after_forward(model, batch_of(made, 8, shape)) - word_loss_bytes(made, 40)
-    reckoned = cost.activation_bytes(made, shape, cost.Computing(), 8, checkpointing)
+    held = live_after_forward(model, batch_of(made, 8, shape)) - lm_loss_bytes(made, 40)
+    reckoned = estimate.activation_bytes(made, shape, estimate.Computing(), 8, checkpointing)
     if checkpointing:
-        reckoned -= cost.layer_bytes(made, shape, cost.Computing(), 8)  # none is computed again yet
+        reckoned -= estimate.layer_bytes(made, shape, estimate.Computing(), 8)  # none is computed again yet
     assert held == pytest.approx(reckoned, rel=0.15)
 
 
@@ -211,9 +211,9 @@ def test_a_layer_by_hand() -> None:
     projections = 2 * 3 * 4 * (12 + 4) + 2 * 3 * 4 * 8 * 2
     scores_and_mixing = 2 * (2 * 3 * 3 * 4)
     head = 2 * 2 * 4 * 10
-    everywhere = cost.forward_flops(made, cost.RowShape(3, 3, 2, "none"))
+    everywhere = estimate.forward_flops(made, estimate.RowShape(3, 3, 2, "none"))
     assert everywhere == projections + scores_and_mixing + head == 1072
-    assert cost.forward_flops(made, cost.RowShape(3, 3, 2, "causal")) == 1072 - scores_and_mixing / 2
+    assert estimate.forward_flops(made, estimate.RowShape(3, 3, 2, "causal")) == 1072 - scores_and_mixing / 2
 
 
 def test_palm_counts_the_same() -> None:
@@ -221,43 +221,43 @@ def test_palm_counts_the_same() -> None:
     made = load_recipe("gpt2").model_config(50257)
     D, T, L = 768, 1024, 12
     weights = 12 * D * D * L + 50257 * D
-    a_token = cost.training_flops(made, cost.RowShape(T, T, T, "none")) / T
+    a_token = estimate.training_flops(made, estimate.RowShape(T, T, T, "none")) / T
     assert a_token == 6 * weights + 12 * L * D * T
     attention = 12 * L * D * T
-    assert cost.training_flops(made, cost.RowShape(T, T, T, "causal")) / T == a_token - attention / 2
+    assert estimate.training_flops(made, estimate.RowShape(T, T, T, "causal")) / T == a_token - attention / 2
 
 
 @pytest.mark.parametrize("changed", [{}, BERT])
 def test_torch_counts_the_same(changed: dict[str, object]) -> None:
     made = config(**{**changed, "dropout": 0.0, "attention_dropout": 0.0})
-    shape = cost.RowShape(24, 24, 7, "rule", float(made.pooler))
+    shape = estimate.RowShape(24, 24, 7, "rule", float(made.pooler))
     model = build(made).train()
     model.use_kernel("explicit")
     batch = batch_of(made, 3, shape)
     with FlopCounterMode(display=False) as counter:
         sums = loss_sums(model, batch)
-        torch.stack([sums.words, *sums.labels.values()]).sum().backward()
-    assert cost.batch_flops(made, batch) == counter.get_total_flops()
-    assert cost.batch_flops(made, batch) == 3 * cost.training_flops(made, shape)
+        torch.stack([*sums.values()]).sum().backward()
+    assert estimate.batch_flops(made, batch) == counter.get_total_flops()
+    assert estimate.batch_flops(made, batch) == 3 * estimate.training_flops(made, shape)
 
 
 @pytest.mark.parametrize("changed", [T5, T5_1, BART])
 def test_torch_counts_two_stacks_the_same(changed: dict[str, object]) -> None:
     made = config(**{**changed, "norm_kind": "layer"})  # the other kind's sums are products of vectors to torch
-    context = cost.RowShape(30, 30, 0, "rule")
-    shape = cost.RowShape(24, 54, 7, "rule", context=context)
+    context = estimate.RowShape(30, 30, 0, "rule")
+    shape = estimate.RowShape(24, 54, 7, "rule", context=context)
     model = build(made).train()
     model.use_kernel("explicit")
     batch = batch_of(made, 3, shape)
     with FlopCounterMode(display=False) as counter:
-        loss_sums(model, batch).words.backward()
-    assert cost.batch_flops(made, batch) == counter.get_total_flops() == 3 * cost.training_flops(made, shape)
+        loss_sums(model, batch)["lm"].backward()
+    assert estimate.batch_flops(made, batch) == counter.get_total_flops() == 3 * estimate.training_flops(made, shape)
 
 
 @pytest.mark.parametrize("name", ["bert-base", "glm-large", "gpt2", "roberta-base"])
 def test_parts_add_up(name: str) -> None:
     made = load_recipe(name).model_config(30522)
-    parts = cost.parameters(made)
+    parts = estimate.parameters(made)
     assert sum(parts.values()) == count_parameters(made)
     D = made.hidden_size
     assert parts["words"] == made.vocab_size * D
@@ -271,17 +271,17 @@ def test_optimiser_states_are_as_large_as_reckoned(name: str) -> None:
     options = TrainOptions(optimizer=name)
     model = build(made)
     optimizer = build_optimizer(model, options)
-    loss_sums(model, batch_of(made, 2, cost.RowShape(16, 16, 3, "rule", 1.0))).words.backward()
+    loss_sums(model, batch_of(made, 2, estimate.RowShape(16, 16, 3, "rule", 1.0)))["lm"].backward()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values()]
     held = sum(value.nbytes for value in states if isinstance(value, torch.Tensor) and value.dim())
-    assert cost.optimizer_bytes(made, options) == held
+    assert estimate.optimizer_bytes(made, options) == held
 
 
 def test_sgd_without_momentum_keeps_nothing() -> None:
-    assert cost.optimizer_bytes(config(), TrainOptions(optimizer="sgd", momentum=0.0)) == 0
+    assert estimate.optimizer_bytes(config(), TrainOptions(optimizer="sgd", momentum=0.0)) == 0
 
 
 def test_a_checkpoint_is_as_large_as_reckoned(tmp_path: Path) -> None:
@@ -289,12 +289,14 @@ def test_a_checkpoint_is_as_large_as_reckoned(tmp_path: Path) -> None:
     options = TrainOptions()
     model = build(made)
     optimizer = build_optimizer(model, options)
-    loss_sums(model, batch_of(made, 2, cost.RowShape(16, 16, 3, "rule"))).words.backward()
+    loss_sums(model, batch_of(made, 2, estimate.RowShape(16, 16, 3, "rule")))["lm"].backward()
     optimizer.step()
     path = store.save(tmp_path, 1, model.state_dict(), store.optimizer_tensors(optimizer), {})
     size = sum(file.stat().st_size for file in path.iterdir())
-    assert cost.checkpoint_bytes(made, options) == pytest.approx(size, rel=0.02)
-    assert cost.disk_bytes(made, options) == 4 * cost.checkpoint_bytes(made, options)  # two kept, best, in the making
+    assert estimate.checkpoint_bytes(made, options) == pytest.approx(size, rel=0.02)
+    assert estimate.disk_bytes(made, options) == 4 * estimate.checkpoint_bytes(
+        made, options
+    )  # two kept, best, in the making
 
 
 def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
@@ -308,11 +310,11 @@ def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
         phase1_length=32,
         phase1_steps=0.5,
     )
-    short, full = cost.RowShape(32, 32, 5, "rule"), cost.RowShape(96, 96, 14, "rule")
-    before, after = cost.parts(options, [short, full], [32, 96])
+    short, full = estimate.RowShape(32, 32, 5, "rule"), estimate.RowShape(96, 96, 14, "rule")
+    before, after = estimate.parts(options, [short, full], [32, 96])
     assert (before.rows, after.rows) == (2 + 4 + 6 + 8 + 8, 5 * 8)
     assert (before.micro, after.micro) == (6, 2)  # as many tokens at a time: three short rows for a long one
-    (only,) = cost.parts(TrainOptions(steps=10, batch_size=8), [full], [96])
+    (only,) = estimate.parts(TrainOptions(steps=10, batch_size=8), [full], [96])
     assert (only.rows, only.micro) == (80, 8)
 
 
@@ -327,51 +329,53 @@ def examples(widths: Sequence[int], targets: Sequence[int], causal: bool) -> lis
 
 
 def test_the_shape_of_rows() -> None:
-    shape = cost.row_shape(examples([10, 6], [3, 2], causal=True), pad=0)
-    assert shape == cost.RowShape(10, 8.0, 2.5, "causal", 0.0, ids=52, positions=(10,))
-    packed = cost.row_shape(examples([10, 6], [3, 2], causal=False), pad=0, counts=np.array([4, 0, 7, 0]))
+    shape = estimate.row_shape(examples([10, 6], [3, 2], causal=True), pad=0)
+    assert shape == estimate.RowShape(10, 8.0, 2.5, "causal", 0.0, ids=52, positions=(10,))
+    packed = estimate.row_shape(examples([10, 6], [3, 2], causal=False), pad=0, counts=np.array([4, 0, 7, 0]))
     assert (packed.columns, packed.mask, packed.ids) == (16, "rule", 52)  # padded rows are rounded up to eights
-    counted = cost.row_shape(examples([10], [3], causal=True), pad=0, counts=np.bincount([3, 99, 99]))
+    counted = estimate.row_shape(examples([10], [3], causal=True), pad=0, counts=np.bincount([3, 99, 99]))
     assert counted.ids == 100  # an id that these rows happen to lack
 
 
 def test_the_shape_of_rows_with_contexts() -> None:
     """Positions and ids are those of both sides."""
     (written,), (read,) = examples([10], [3], causal=True)[0], examples([14], [0], causal=False)[0]
-    shape = cost.row_shape([[dataclasses.replace(written, context=read)]], pad=0)
-    context = cost.RowShape(14, 14.0, 0.0, "none")
-    assert shape == cost.RowShape(10, 24.0, 3.0, "causal", ids=52, positions=(14,), context=context)
+    shape = estimate.row_shape([[dataclasses.replace(written, context=read)]], pad=0)
+    context = estimate.RowShape(14, 14.0, 0.0, "none")
+    assert shape == estimate.RowShape(10, 24.0, 3.0, "causal", ids=52, positions=(14,), context=context)
 
 
 def test_two_stacks_with_checkpointing_keep_their_inputs() -> None:
     made = config(**T5, num_layers=6)
-    shape = cost.RowShape(40, 80, 6, "causal", context=cost.RowShape(40, 40, 0, "none"))
-    plain, again = (cost.memory(made, shape, TrainOptions(), cost.Computing(), 16, flag) for flag in (False, True))
+    shape = estimate.RowShape(40, 80, 6, "causal", context=estimate.RowShape(40, 40, 0, "none"))
+    plain, again = (
+        estimate.memory(made, shape, TrainOptions(), estimate.Computing(), 16, flag) for flag in (False, True)
+    )
     assert (6 + 2) * 16 * 40 * 32 * 4 < again.activations < 0.5 * plain.activations
     assert plain.weights == 4 * count_parameters(made)
 
 
 def test_memory_grows_with_rows_and_shrinks_with_checkpointing() -> None:
     made, options = config(num_layers=8), TrainOptions(batch_size=64)
-    shape = cost.RowShape(40, 40, 6, "rule")
-    sizes = [cost.memory(made, shape, options, cost.Computing(), rows, False) for rows in (1, 8, 64)]
+    shape = estimate.RowShape(40, 40, 6, "rule")
+    sizes = [estimate.memory(made, shape, options, estimate.Computing(), rows, False) for rows in (1, 8, 64)]
     assert sizes[0].peak < sizes[1].peak < sizes[2].peak
     assert sizes[2].activations == pytest.approx(8 * sizes[1].activations, rel=1e-6)
     assert {size.weights for size in sizes} == {4 * count_parameters(made)}
-    again = cost.memory(made, shape, options, cost.Computing(), 64, True)
+    again = estimate.memory(made, shape, options, estimate.Computing(), 64, True)
     inputs = 8 * 64 * 40 * 32 * 4
     assert inputs < again.activations < 0.5 * sizes[2].activations
-    low = cost.memory(made, shape, options, cost.Computing(2, "explicit"), 64, False)
+    low = estimate.memory(made, shape, options, estimate.Computing(2, "explicit"), 64, False)
     assert low.activations < sizes[2].activations
     assert not math.isclose(low.peak, sizes[2].peak)
 
 
 def test_on_a_gpu_attention_weights_are_never_kept() -> None:
     made = config(dropout=0.1, attention_dropout=0.1, activation="gelu")
-    short, long = (cost.RowShape(n, n, 5, "causal") for n in (20, 40))
-    on_gpu = [cost.layer_bytes(made, shape, cost.Computing(device="cuda"), 4) for shape in (short, long)]
+    short, long = (estimate.RowShape(n, n, 5, "causal") for n in (20, 40))
+    on_gpu = [estimate.layer_bytes(made, shape, estimate.Computing(device="cuda"), 4) for shape in (short, long)]
     assert on_gpu[1] == 2 * on_gpu[0]  # linear in the length
-    assert cost.layer_bytes(made, long, cost.Computing(), 4) > on_gpu[1] + 2 * 4 * 4 * 40 * 40 * 4
+    assert estimate.layer_bytes(made, long, estimate.Computing(), 4) > on_gpu[1] + 2 * 4 * 4 * 40 * 40 * 4
 
 
 def test_fewer_layers_and_shorter_rows_have_both_sides() -> None:
@@ -382,6 +386,6 @@ def test_fewer_layers_and_shorter_rows_have_both_sides() -> None:
         (1, 1),
     ]
     assert config(num_layers=6).with_layers(2) == config(num_layers=2)
-    context = cost.RowShape(512, 512, 0, "none")
-    shape = cost.RowShape(114, 626, 114, "causal", context=context).shortened(0.5)
+    context = estimate.RowShape(512, 512, 0, "none")
+    shape = estimate.RowShape(114, 626, 114, "causal", context=context).shortened(0.5)
     assert (shape.columns, shape.targets, shape.context) == (57, 57, dataclasses.replace(context, columns=256))

@@ -1,4 +1,4 @@
-"""A start for short runs: the first layer begins by looking at the neighbours.
+"""Locality initialisation, for short runs: the first heads begin by attending to adjacent positions.
 
 Drawn as the papers draw it, a small masked model spends most of a run of minutes on finding out that the words beside a
 blank matter: until its attention tells positions apart it knows little more than how often each word occurs. Here the
@@ -44,10 +44,10 @@ IDENTITY = 0.2
 """So much of the identity is the head's dense layer: small enough for its activation to be nearly linear."""
 
 
-def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
+def init_locality(model: Transformer, shifts: Sequence[int]) -> None:
     """Overwrite a freshly drawn model's start. shifts: what the first heads look at, in positions from their own."""
     D, W = model.config.hidden_size, model.config.word_size
-    model.words.weight.mul_(WORD_STD / model.config.init_std)
+    model.token_embeddings.weight.mul_(WORD_STD / model.config.init_std)
     if model.relative:
         first = model.layers[0]
         assert isinstance(first, Layer) and first.attention is not None and first.attention.relative is not None
@@ -64,16 +64,16 @@ def start_with_neighbours(model: Transformer, shifts: Sequence[int]) -> None:
     table.zero_()
     table[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
     table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
-    if model.widen is not None:
-        model.widen.weight[: 2 * pairs] = torch.eye(2 * pairs, W)
+    if model.embedding_projection is not None:
+        model.embedding_projection.weight[: 2 * pairs] = torch.eye(2 * pairs, W)
     weight = first.attention.qkv.weight
     scale = math.sqrt(SHARPNESS / math.sqrt(E))
     for head, shift in enumerate(shifts[: model.config.num_heads]):
         query, key = rotation(angle, shift, E, D)
         weight[head * E : (head + 1) * E] = scale * query
         weight[D + head * E : D + (head + 1) * E] = scale * key
-    if model.head.dense is not None:
-        model.head.dense.weight.copy_(IDENTITY * torch.eye(W, D))
+    if model.lm_head.dense is not None:
+        model.lm_head.dense.weight.copy_(IDENTITY * torch.eye(W, D))
 
 
 def look_at_distance(terms: TransformerXLAttention, head: int, shift: int) -> None:

@@ -1,7 +1,7 @@
-"""SpanBERT's second head: a masked word from the two tokens outside its span and its place in it.
+"""SpanBERT's second head: a masked token from the two tokens outside its span and its position in it.
 
-K answers, D width, W columns of the word table. As released (facebookresearch/SpanBERT, pair_bert.py): two dense layers
-with activation and norm each, then the word table with a bias of its own.
+K targets, D width, W columns of the table of output embeddings, V vocabulary. As released (facebookresearch/SpanBERT,
+pair_bert.py): two dense layers with activation and norm each, then the output table with a bias of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from blankfill.kernels.lm_loss import lm_loss
 from blankfill.model.config import PLACE_SIZE, TransformerConfig
 from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 
 
-class SpanHead(nn.Module):
-    """[left; right; place] → what is multiplied with the word table."""
+class SpanBoundaryHead(nn.Module):
+    """[left; right; position] → scores, or the loss."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -29,8 +30,13 @@ class SpanHead(nn.Module):
         self.second_norm = nn.LayerNorm(config.word_size, config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, left_KD: Tensor, right_KD: Tensor, place_K: Tensor) -> Tensor:
-        """What is multiplied with the word table, [K, W]."""
+    def forward(
+        self, left_KD: Tensor, right_KD: Tensor, place_K: Tensor, table_VW: Tensor, target_K: Tensor | None = None
+    ) -> Tensor:
+        """Scores [K, V], or with targets the summed cross-entropy."""
         joined = torch.cat([left_KD, right_KD, self.places(place_K)], -1)
         hidden_KD = self.first_norm(activate(self.first(joined), self.activation))
-        return self.second_norm(activate(self.second(hidden_KD), self.activation))
+        made_KW = self.second_norm(activate(self.second(hidden_KD), self.activation))
+        if target_K is None:
+            return nn.functional.linear(made_KW, table_VW, self.bias)
+        return lm_loss(made_KW, table_VW, self.bias, target_K)

@@ -11,15 +11,14 @@ import torch
 from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
-from blankfill.planning import estimate as cost
-from blankfill.planning import timing as rehearsal
+from blankfill.planning import estimate, timing
 from blankfill.planning.timing import Rehearsal, Trial, micro_seconds, rehearse, run_seconds, what_to_try
 from blankfill.training.options import TrainOptions
 from blankfill.types import Batch, Document, Vocabulary
 from conftest import ORDINARY
 
 PLENTY = 10**13
-COMPUTING = cost.Computing()
+COMPUTING = estimate.Computing()
 
 
 def trial(layers: int, rows: int, seconds: float) -> Trial:
@@ -46,12 +45,12 @@ def test_noise_never_makes_a_larger_batch_cheaper() -> None:
 def test_trials_fit_and_suffice(work: float, free: int) -> None:
     recipe = load_recipe("bert-base", {"train.phase1_length": 0})
     config, options = recipe.model_config(30522), recipe.train
-    part = cost.Part(cost.RowShape(512, 500, 77, "rule"), 10**6, 16)
+    part = estimate.Part(estimate.RowShape(512, 500, 77, "rule"), 10**6, 16)
     sizes = what_to_try(config, part, options, COMPUTING, free, work)
     assert sizes
     for layers, rows in sizes:
         tried = dataclasses.replace(config, num_layers=layers)
-        assert cost.memory(tried, part.shape, options, COMPUTING, rows, False).peak <= free
+        assert estimate.memory(tried, part.shape, options, COMPUTING, rows, False).peak <= free
     # a linear machine's whole can be told from them
     trials = [trial(layers, rows, seconds_of(layers, rows)) for layers, rows in sizes]
     assert micro_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
@@ -60,7 +59,7 @@ def test_trials_fit_and_suffice(work: float, free: int) -> None:
 def test_more_time_means_larger_trials() -> None:
     recipe = load_recipe("gpt2")
     config = recipe.model_config(50257)
-    part = cost.Part(cost.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
+    part = estimate.Part(estimate.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
     tried = [what_to_try(config, part, recipe.train, COMPUTING, PLENTY, work) for work in (0, 1e13, 1e14, 1e18)]
     assert tried[0] == [(1, 1), (1, 2), (2, 1)]
     assert tried[-1] == [(12, 12)]
@@ -70,14 +69,14 @@ def test_more_time_means_larger_trials() -> None:
 
 def test_nothing_is_tried_where_nothing_fits() -> None:
     recipe = load_recipe("gpt2")
-    part = cost.Part(cost.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
+    part = estimate.Part(estimate.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
     assert what_to_try(recipe.model_config(50257), part, recipe.train, COMPUTING, 10**8, 1e18) == []
 
 
 def test_a_run_by_hand() -> None:
     """Two phases of 100 rows in tens at 2 s and 60 rows in threes at 1 s, 8 steps at 0.5 s; 3 validations of 6 rows."""
-    shape = cost.RowShape(8, 8, 2, "rule")
-    parts = [cost.Part(shape, 100, 10), cost.Part(shape, 60, 3)]
+    shape = estimate.RowShape(8, 8, 2, "rule")
+    parts = [estimate.Part(shape, 100, 10), estimate.Part(shape, 60, 3)]
     timed = [Rehearsal(2.0, 9.0, 1.0, ()), Rehearsal(1.0, 0.5, 1.0, ())]
     options = TrainOptions(steps=8, eval_every=4)
     assert run_seconds(timed, parts, options, 6) == (20 + 20 + 4, 3 * 2 * 1.0 / 3)
@@ -85,12 +84,12 @@ def test_a_run_by_hand() -> None:
     assert run_seconds(timed, parts, again, 6)[1] == 3 * 2 * 1.0 / 4
 
 
-def nano(name: str) -> tuple[Recipe, TransformerConfig, cost.Part]:
+def nano(name: str) -> tuple[Recipe, TransformerConfig, estimate.Part]:
     recipe = load_recipe(
         name, {"model.hidden_size": 32, "model.num_layers": 2, "objective.length": 24, "train.batch_size": 4}
     )
     config = recipe.model_config(64)
-    return recipe, config, cost.Part(cost.RowShape(24, 24, 24, "rule"), 1000, 4)
+    return recipe, config, estimate.Part(estimate.RowShape(24, 24, 24, "rule"), 1000, 4)
 
 
 def batch_of(recipe: Recipe, vocabulary: Vocabulary, rows: int) -> Batch:
@@ -105,13 +104,13 @@ def batch_of(recipe: Recipe, vocabulary: Vocabulary, rows: int) -> Batch:
 def test_the_loop_is_timed(name: str, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, config, part = nano(name)
     seen: list[int] = []
-    true_loss = rehearsal.Trainer._accumulate
+    true_loss = timing.Trainer._accumulate
 
-    def counting(self: rehearsal.Trainer, step: int, micro_batches: list[Batch]) -> dict[str, float]:
+    def counting(self: timing.Trainer, step: int, micro_batches: list[Batch]) -> dict[str, float]:
         seen.append(len(micro_batches[0].input_ids))
         return true_loss(self, step, micro_batches)
 
-    monkeypatch.setattr(rehearsal.Trainer, "_accumulate", counting)
+    monkeypatch.setattr(timing.Trainer, "_accumulate", counting)
     found = rehearse(
         config, part, recipe.train, COMPUTING, torch.device("cpu"), torch.float32, PLENTY,
         lambda rows: batch_of(recipe, vocabulary, rows), 0.5,
@@ -136,7 +135,7 @@ def test_copies_are_made_when_time_is_short(vocabulary: Vocabulary) -> None:
     assert [(one.layers, one.rows) for one in found.trials] == [(1, 1), (1, 2), (2, 1)]
     assert all(one.steps == 1 for one in found.trials)
     last = found.trials[-1]
-    shares = [sum(cost.parameters(dataclasses.replace(config, num_layers=n)).values()) for n in (8, 2)]
+    shares = [sum(estimate.parameters(dataclasses.replace(config, num_layers=n)).values()) for n in (8, 2)]
     assert found.update_seconds == pytest.approx(last.update * shares[0] / shares[1])
 
 

@@ -28,7 +28,7 @@ OPTIONS = ModelOptions(family="spanbert", hidden_size=16, num_layers=2, num_head
 def model() -> Transformer:
     made = build(OPTIONS.config(64, OBJECTIVE.position_sizes(), False, OBJECTIVE.max_span_positions()), seed=1)
     with torch.no_grad():  # norms and biases begin as ones and zeros, so that one could stand in for another
-        for parameter in made.span_head.parameters():
+        for parameter in made.span_boundary_head.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.2)
     return made
 
@@ -47,8 +47,8 @@ def test_the_loss_is_that_of_the_paper(model: Transformer, vocabulary: Vocabular
     """y_i = LN(GELU(W2 · LN(GELU(W1 · [x_{s-1}; x_{e+1}; p_i])))), scored with the word table; equations 1 and 2."""
     batch = make_batch(vocabulary)
     assert batch.span_boundary_targets is not None
-    hidden = model.encode(batch)
-    state = {name.removeprefix("span_head."): tensor for name, tensor in model.state_dict().items()}
+    hidden = model(batch).hidden
+    state = {name.removeprefix("span_boundary_head."): tensor for name, tensor in model.state_dict().items()}
     total = torch.zeros(())
     width = batch.input_ids.shape[1]
     for left, right, place, answer in batch.span_boundary_targets.T.tolist():
@@ -57,16 +57,16 @@ def test_the_loss_is_that_of_the_paper(model: Transformer, vocabulary: Vocabular
         for part in ("first", "second"):
             h = F.gelu(state[f"{part}.weight"] @ h + state[f"{part}.bias"])
             h = F.layer_norm(h, h.shape, state[f"{part}_norm.weight"], state[f"{part}_norm.bias"], 1e-12)
-        total = total - F.log_softmax(model.words.weight @ h + state["bias"], -1)[answer]
-    torch.testing.assert_close(loss_sums(model, batch).labels["span_boundary"], total, atol=1e-4, rtol=1e-5)
+        total = total - F.log_softmax(model.token_embeddings.weight @ h + state["bias"], -1)[answer]
+    torch.testing.assert_close(loss_sums(model, batch)["span_boundary"], total, atol=1e-4, rtol=1e-5)
 
 
 def test_parts_of_a_batch_add_up(model: Transformer, vocabulary: Vocabulary) -> None:
     batch = make_batch(vocabulary)
     parts = split(batch, 2)
     assert counts(batch)["span_boundary"] == sum(counts(part)["span_boundary"] for part in parts) > 0
-    whole = loss_sums(model, batch).labels["span_boundary"]
-    torch.testing.assert_close(sum(loss_sums(model, part).labels["span_boundary"] for part in parts), whole)
+    whole = loss_sums(model, batch)["span_boundary"]
+    torch.testing.assert_close(sum(loss_sums(model, part)["span_boundary"] for part in parts), whole)
 
 
 def test_a_model_without_the_head_refuses(vocabulary: Vocabulary) -> None:

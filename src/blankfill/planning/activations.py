@@ -1,0 +1,344 @@
+"""What a model keeps for its backward pass, and takes besides at the worst moment: measured, without computing.
+
+A forward and a backward pass of a small copy of the model run through the program's own modules and kernels, with one
+or two layers of each kind and one or two rows, and storages are counted. Nothing is computed: an operation on numbers
+gives memory of the right shape and type that is never written, so a pass takes milliseconds and hardly any memory
+(`ShapesOnly`). Bytes are a fixed part and a part for each row, of all that is not a layer and of each kind of layer, so
+that a few passes tell those of any number of rows and layers. Rows longer than `LONGEST` are reckoned from three
+shorter lengths, since bytes grow at most with the square of the length.
+
+On devices other than a CPU the same passes are used, with the CPU's own feed-forward kernel left out and attention
+weights never kept. That case follows torch's kernels and has not been measured.
+
+Shapes: T columns, S columns of a context.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from blankfill.model.config import TransformerConfig
+from blankfill.model.dense import dense_layers
+from blankfill.model.transformer import Transformer
+from blankfill.training.loss import loss_sums
+from blankfill.training.precision import computing as compute_context
+from blankfill.types import Batch
+
+if TYPE_CHECKING:
+    from blankfill.planning.estimate import Computing, RowShape
+
+VOCABULARY = 64
+"""Words of the copies: the word table and its loss are reckoned apart."""
+LONGEST = 1024
+"""Columns of the longest rows that are tried; longer ones are reckoned from this, 3/4 and half of it. All are longer
+than what kernels treat as short, and whole blocks of theirs (`kernels.blocked_attention`)."""
+FP32 = 4
+NOISE = (torch.int8, torch.int16)
+"""Types of dropout masks and what they are made of."""
+RANDOM = ("random_", "bernoulli_", "normal_", "uniform_")
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A number of bytes that grows with the rows."""
+
+    fixed: float = 0.0
+    by_row: float = 0.0
+
+    def of(self, rows: int) -> float:
+        """Those of so many rows."""
+        return self.fixed + rows * self.by_row
+
+    def __add__(self, other: Bytes) -> Bytes:
+        return Bytes(self.fixed + other.fixed, self.by_row + other.by_row)
+
+    def __sub__(self, other: Bytes) -> Bytes:
+        return self + -1 * other
+
+    def __rmul__(self, factor: float) -> Bytes:
+        return Bytes(factor * self.fixed, factor * self.by_row)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the parts of a model keep: all but its layers, a layer of each kind, a layer of its encoder.
+
+    working: what a pass of one layer takes beyond what is kept, gradients of weights aside.
+    """
+
+    rest: Bytes
+    layers: Mapping[str, Bytes]
+    encoder: Bytes | None
+    working: Bytes
+
+    def kept(self, config: TransformerConfig, rows: int) -> float:
+        """What a model with the layers of a configuration keeps."""
+        total = self.rest.of(rows)
+        total += sum(self.layers[config.layer_kind(index)].of(rows) for index in range(config.num_layers))
+        return total if self.encoder is None else total + config.encoder_layers * self.encoder.of(rows)
+
+    def kept_by_inputs(self, config: TransformerConfig, shape: RowShape, rows: int) -> float:
+        """What is kept where each layer keeps its input only, and one layer at a time is computed again."""
+        columns = config.num_layers * shape.columns
+        columns += config.encoder_layers * (0 if shape.context is None else shape.context.columns)
+        return self.rest.of(rows) + FP32 * rows * columns * config.hidden_size + self.largest_layer(rows)
+
+    def largest_layer(self, rows: int) -> float:
+        """What the layer that keeps most keeps."""
+        return max(part.of(rows) for part in (*self.layers.values(), self.encoder) if part is not None)
+
+
+def activations(config: TransformerConfig, shape: RowShape, computing: Computing) -> Activations:
+    """Measure what a model keeps and takes for rows of a shape, its word loss aside."""
+    alike = replace(config, vocab_size=VOCABULARY, num_layers=1, encoder_layers=min(1, config.encoder_layers))
+    context = None if shape.context is None else replace(shape.context, tokens=0.0, ids=0, positions=())
+    return _measured(alike, replace(shape, tokens=0.0, ids=0, positions=(), context=context), computing)
+
+
+@lru_cache(maxsize=256)
+def _measured(config: TransformerConfig, shape: RowShape, computing: Computing) -> Activations:
+    columns = max(shape.columns, 0 if shape.context is None else shape.context.columns)
+    if columns > LONGEST:
+        shares = [share * LONGEST / columns for share in (0.5, 0.75, 1.0)]
+        found = [_measured(config, shape.shortened(share), computing) for share in shares]
+        return _extrapolated(found, _weights_at(shares, 1.0), columns)
+
+    def by_rows(config: TransformerConfig) -> tuple[Bytes, Bytes]:
+        """What is kept, and what is taken besides."""
+        one, two = (run(config, shape, computing, rows) for rows in (1, 2))
+        more = max(0, two[1] - one[1])  # the worst moment may be another one with more rows
+        return Bytes(2 * one[0] - two[0], two[0] - one[0]), Bytes(max(0, two[1] - 2 * more), more)
+
+    def kept(**changes: Any) -> Bytes:
+        return by_rows(replace(config, **changes))[0]
+
+    single, working = by_rows(config)
+    encoder = None
+    if config.encoder_layers:
+        encoder = kept(encoder_layers=2) - single
+    if config.window:
+        layer = kept(num_layers=2, global_every=1) - kept(global_every=1)
+        both = kept(num_layers=2, global_every=3)
+        kinds = {"global": layer, "local": kept(num_layers=3, global_every=3) - both}
+        rest = both - layer - kinds["local"]
+    else:
+        layer = kept(num_layers=2) - single
+        kinds, rest = {"global": layer}, single - layer
+    return Activations(rest if encoder is None else rest - encoder, kinds, encoder, working)
+
+
+def _weights_at(points: Sequence[float], at: float) -> list[float]:
+    """The weights with which the values of a polynomial at some points add up to that at another one (Lagrange)."""
+    weights = []
+    for k, point in enumerate(points):
+        weight = 1.0
+        for other in (*points[:k], *points[k + 1 :]):
+            weight *= (at - other) / (point - other)
+        weights.append(weight)
+    return weights
+
+
+def _extrapolated(found: Sequence[Activations], weights: Sequence[float], columns: int) -> Activations:
+    def joined(parts: Sequence[Bytes]) -> Bytes:
+        return sum((weight * part for part, weight in zip(parts, weights, strict=True)), Bytes())
+
+    encoders = [one.encoder for one in found if one.encoder is not None]
+    half, _, last = (one.working.of(1) for one in found)
+    power = min(2.0, max(1.0, math.log2(last / half)))  # the worst moment may be another one in longer rows
+    return Activations(
+        joined([one.rest for one in found]),
+        {kind: joined([one.layers[kind] for one in found]) for kind in found[0].layers},
+        joined(encoders) if encoders else None,
+        (columns / LONGEST) ** power * found[-1].working,
+    )
+
+
+def run(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> tuple[int, int]:
+    """What a model keeps, its word loss taken off, and takes besides in one pass on rows of a shape."""
+    dtype = {2: torch.bfloat16, FP32: torch.float32}[computing.width]
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.to_empty(device="cpu").train()
+    model.use_kernel(computing.kernel)
+    batch = made_up_batch(config, shape, rows)
+    with ExitStack() as stack:
+        if computing.device != "cpu":
+            stack.enter_context(as_on_gpu(model))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        mode = stack.enter_context(ShapesOnly(model))
+        with compute_context(torch.device("cpu"), dtype):
+            sums = loss_sums(model, batch, dtype)
+        total = torch.stack([*sums.values()]).sum()
+        kept = mode.live
+        mode.backward = True
+        total.backward()
+        working = mode.peak - kept
+        del sums, total
+    losses = lm_loss_bytes(config, len(batch.target_ids))
+    if batch.span_boundary_targets is not None:
+        losses += lm_loss_bytes(config, batch.span_boundary_targets.shape[1])
+    return kept - losses, working
+
+
+def lm_loss_bytes(config: TransformerConfig, targets: int) -> int:
+    """What the word loss keeps: gradients of the table, of its bias and of what is multiplied with the table."""
+    bias = config.vocab_size if config.head_bias else 0
+    return FP32 * (config.vocab_size * config.word_size + bias + targets * config.word_size)
+
+
+def made_up_batch(config: TransformerConfig, shape: RowShape, rows: int) -> Batch:
+    """A batch of rows of a shape; what it says does not matter."""
+    T = shape.columns
+    segment = torch.zeros(rows, T, dtype=torch.int32)
+    segment[:, T - 1 :] = 1 if shape.mask == "rule" else 0  # a rule, and hardly anything that it hides
+    positions = torch.zeros(len(config.position_sizes), rows, T, dtype=torch.int64)
+    positions[0] = torch.arange(T).clamp(max=config.position_sizes[0] - 1)
+    if config.position_scheme == "relative":  # segments, and queries behind the text
+        positions[1:, :, T // 2 :] = 1
+    index = torch.arange(round(rows * shape.targets)) % (rows * T)
+    labels, borders = {}, None
+    if shape.pairs:
+        first = torch.arange(round(rows * shape.pairs)) % rows * T
+        labels = {"pair": (first, torch.zeros_like(first))}
+    if config.max_span_positions:
+        at = torch.arange(round(rows * shape.span_boundary_targets)) % (rows * T)
+        borders = torch.stack([at, at, at % config.max_span_positions, torch.zeros_like(at)])
+    context = None if shape.context is None else made_up_batch(config, shape.context, rows)
+    return Batch(
+        torch.zeros(rows, T, dtype=torch.int64), positions, segment, segment * 0, segment * 0, index,
+        torch.zeros_like(index), labels, shape.mask, rows * T, span_boundary_targets=borders, context=context,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """What an operation does. written: places and names of the arguments that it writes; views: whether what it returns
+    is memory of its arguments; numbers: whether it returns anything but tensors; draws: whether it writes noise."""
+
+    written: tuple[tuple[int, str], ...]
+    views: bool
+    numbers: bool
+    draws: bool
+
+
+@lru_cache(maxsize=1024)
+def _operation(func: Any) -> _Operation:
+    schema = func._schema
+    infos = [(k, one) for k, one in enumerate(schema.arguments) if one.alias_info is not None]
+    return _Operation(
+        tuple((k, one.name) for k, one in infos if one.alias_info.is_write),
+        any(one.alias_info is not None for one in schema.returns),
+        any("Tensor" not in str(one.type) for one in schema.returns),
+        schema.name.rpartition("::")[2] in RANDOM,
+    )
+
+
+class ShapesOnly(TorchDispatchMode):
+    """Operations on numbers give memory of the right shape that is never written; those on integers are computed, noise
+    aside.
+
+    live and peak: bytes of storages that came into being since, and that are alive, now and at most. backward: to be
+    set before the backward pass, in which what has the shape of a weight is taken for its gradient and left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.backward = False
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self._shapes = {tuple(parameter.shape) for parameter in model.parameters()}
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operation = _operation(func)
+        if operation.written:
+            found = [args[k] if k < len(args) else kwargs[name] for k, name in operation.written]
+            target = found[0]
+            if operation.draws or target.is_floating_point() or target.dtype in NOISE:
+                return target if len(found) == 1 else tuple(found)
+        if operation.views:  # also of what was written
+            return func(*args, **kwargs)
+        floats = any(isinstance(one, Tensor) and one.is_floating_point() for one in tree_flatten((args, kwargs))[0])
+        if operation.numbers or not floats:
+            out = func(*args, **kwargs)
+        else:
+            args, kwargs = tree_map(_meta, (args, kwargs))
+            if "device" in kwargs:
+                kwargs["device"] = torch.device("meta")
+            out = tree_map(_empty, func(*args, **kwargs))
+        for tensor in tree_flatten(out)[0]:
+            if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
+                self._count(tensor)
+        return out
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or storage.data_ptr() in self._weights:
+            return
+        if self.backward and tuple(tensor.shape) in self._shapes:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._released, key, size)
+
+    def _released(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _meta(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _empty(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """torch's attention as a GPU computes it: the weights are never stored, dropped or not."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            args, given = args[:4], {**given, "dropout_p": 0.0}
+        return func(*args, **given)
+
+
+@contextmanager
+def as_on_gpu(model: nn.Module) -> Iterator[None]:
+    """Compute with torch's own functions alone, as other devices than a CPU do."""
+
+    def watch(module: nn.Module, given: Any) -> None:  # kernels of our own leave alone what is watched
+        return None
+
+    hooks = [layer.register_forward_pre_hook(watch) for _, layer in dense_layers(model)]
+    try:
+        with _FusedAttention():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,176 @@
+"""Command lines and their help: groups, examples, any width of a terminal, and one plain sentence for every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from blankfill.cli import main as cli
+from blankfill.cli.arguments import parsed
+from blankfill.cli.help import command_help
+from blankfill.cli.recipes import RecipeArguments
+from blankfill.config.recipe import SECTIONS, load_recipe
+from blankfill.errors import ConfigError, in_flags
+from blankfill.families.options import ModelOptions
+from blankfill.system.schema import fields_of, groups_of
+from blankfill.tasks.options import FinetuneOptions
+from blankfill.training.options import DistilOptions, TrainOptions
+
+WIDTHS = (40, 60, 71, 72, 80, 100, 140, 200)
+
+
+def arguments_of(command: str) -> type:
+    """The class of a command's arguments."""
+    module = importlib.import_module(f"blankfill.cli.{command}{'_' * (command == 'import')}")
+    own = [value for value in vars(module).values() if isinstance(value, type) and dataclasses.is_dataclass(value)]
+    (kind,) = [value for value in own if value.__module__ == module.__name__ and hasattr(value, "EXAMPLES")]
+    return kind
+
+
+def sections_of(kind: type, recipe: str = "glm-nano") -> dict[str, object]:
+    """The sections of a recipe, for a command that takes one."""
+    made = load_recipe(recipe)
+    return {name: getattr(made, name) for name in SECTIONS} if issubclass(kind, RecipeArguments) else {}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_fits_the_terminal(command: str, width: int) -> None:
+    kind = arguments_of(command)
+    text = command_help(kind, command, sections_of(kind), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+    assert not set("╭│╰─┌└|") & set(text)
+    words = " ".join(text.replace("\\\n", "\n").split())
+    for field in fields_of(kind):
+        if not field.option.hidden:
+            assert " ".join(field.help.split()) in words and field.help
+            assert field.option.positional or f"--{field.flag}" in words
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_is_in_a_group_and_every_group_names_options(command: str) -> None:
+    kind = arguments_of(command)
+    named = [name for names in groups_of(kind).values() for name in names]
+    shown = {field.name for field in fields_of(kind) if not (field.option.hidden or field.option.positional)}
+    assert len(named) == len(set(named)) and set(named) <= {field.name for field in fields_of(kind)}
+    assert set(named) == shown or not named
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, DistilOptions, ModelOptions, FinetuneOptions])
+def test_every_option_says_what_it_does(kind: type) -> None:
+    for field in fields_of(kind):
+        assert field.help.endswith(".") and len(field.help) > 10, field.name
+    named = [name for names in groups_of(kind).values() for name in names]
+    assert not named or set(named) == {field.name for field in fields_of(kind)}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_examples_are_command_lines(command: str, tmp_path: Path) -> None:
+    kind = arguments_of(command)
+    assert kind.EXAMPLES
+    for line in kind.EXAMPLES:
+        program, name, *argv = shlex.split(line)
+        assert (program, name) == ("blankfill", command)
+        if command == "tokenizer":
+            assert argv.pop(0) == "show"
+        recipe = argv[argv.index("--recipe") + 1] if "--recipe" in argv else "glm-nano"
+        assert parsed(kind, argv, command, sections_of(kind, recipe)) is not None
+
+
+def test_an_example_can_be_copied_from_any_width() -> None:
+    kind = arguments_of("finetune")
+    for width in WIDTHS:
+        text = command_help(kind, "finetune", {}, width).partition("Examples:\n")[2]
+        lines = [" ".join(line.split()) for line in re.sub(r" \\\n", " ", text).splitlines()]
+        assert lines == list(kind.EXAMPLES)
+
+
+def test_groups_of_finetune(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["finetune", "--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    titles = re.findall(r"^(\S.*):$", text, flags=re.MULTILINE)
+    assert titles == [
+        "Data", "Model", "Run", "Training", "Questions", "Cloze", "Generation", "Several tasks at once", "Machine",
+        "Help", "Examples",
+    ]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Made for these tests."""
+
+    size: int
+    shapes: tuple[str, ...] = ()
+    rate: float = 0.0
+    fast: bool = True
+    name: str | None = None
+
+
+def problems(*argv: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parsed(Arguments, argv, "made")
+    return [in_flags(problem) for problem in caught.value.problems]
+
+
+def test_how_values_are_written() -> None:
+    assert parsed(Arguments, ["--size=3", "--shapes", "a", "b", "--rate", "-1e-3"], "made") == Arguments(
+        size=3, shapes=("a", "b"), rate=-1e-3
+    )
+    assert parsed(Arguments, ["--size", "-2", "--no-fast", "--name", "None"], "made") == Arguments(size=-2, fast=False)
+    assert parsed(Arguments, ["--size", "1", "--fast=false", "--size", "4", "--name="], "made") == Arguments(
+        size=4, fast=False, name=""
+    )
+
+
+def test_every_mistake_is_one_sentence() -> None:
+    assert problems() == ["--size is missing"]
+    assert problems("--sise", "3", "--rate") == [
+        "there is no option --sise; did you mean --size?", "--rate has no value; give a number behind it",
+        "--size is missing",
+    ]  # fmt: skip
+    assert problems("--size", "x", "extra") == [
+        "nothing is expected at 'extra'; leave it out", "--size is 'x'; it must be a whole number",
+    ]  # fmt: skip
+    assert problems("--size", "1", "--no-fast=1", "-q") == [
+        "--no-fast takes no value; leave out =1", "there is no option -q; `blankfill made --help` lists them",
+        "--fast is '1'; it must be true or false",
+    ]  # fmt: skip
+    assert problems("--size", "1", "--zzzzz", "1") == ["there is no option --zzzzz; `blankfill made --help` lists them"]
+
+
+def test_mistakes_of_a_recipe_and_of_the_command_come_together(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["pretrain", "--train.word-lr", "3", "--model.family", "brt", "--seed", "x", "--train.schedule", "wavy"]
+    assert cli.main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "blankfill: there is no option --train.word-lr; did you mean --train.embedding-lr-multiplier?"
+    assert lines[1] == "blankfill: --seed is 'x'; it must be a whole number"
+    assert lines[2].startswith("blankfill: --model.family is 'brt'; it must be one of bert, ")
+    assert lines[2].endswith("(did you mean bert?)")
+    assert lines[3].startswith("blankfill: --train.schedule is 'wavy'; it must be one of ") and len(lines) == 4
+
+
+def test_a_file_keeps_its_own_spelling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: bert-nano\ntrain:\n  clip: 1.0\n  steps: many\n", encoding="utf-8")
+    assert cli.main(["pretrain", "--recipe", str(path)]) == 2
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        f"blankfill: {path}: there is no option train.clip; did you mean train.max_grad_norm?",
+        f"blankfill: {path}: train.steps is 'many'; it must be a whole number",
+    ]
+
+
+def test_what_options_say_together_is_said_in_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["pretrain", "--recipe", "bert-nano", "--model.positions", "64", "--train.phase1-length", "999"]) == 2
+    )
+    text = capsys.readouterr().err
+    assert "--objective.length needs 128 positions but --model.positions is 64" in text
+    assert "--train.phase1-length is 999; it must not be above --objective.length" in text
