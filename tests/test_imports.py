@@ -141,3 +141,9 @@ def test_models_never_import_distributed() -> None:
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_picture_in_the_design_shows_these_layers() -> None:
+    page = (SOURCE.parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+    floors = page.split("```text\n__main__\n", 1)[1].split("```", 1)[0]
+    assert [set(line.split()) for line in ("__main__\n" + floors).splitlines()] == LAYERS[::-1]
