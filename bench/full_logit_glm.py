@@ -54,7 +54,7 @@ class FullLogitGlm(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.positions = nn.ModuleList(nn.Embedding(size, config.hidden_size) for size in config.position_sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
@@ -80,7 +80,7 @@ class FullLogitGlm(nn.Module):
     def forward(
         self, input_ids: Tensor, positions: Tensor, visible: Tensor, targets: Tensor, is_target: Tensor
     ) -> SimpleNamespace:
-        hidden_BTD = self.words(input_ids)
+        hidden_BTD = self.token_embeddings(input_ids)
         for table, channel in zip(self.positions, positions, strict=True):
             hidden_BTD = hidden_BTD + table(channel)
         hidden_BTD = self.dropout(hidden_BTD)
