@@ -14,7 +14,7 @@ import tokenizers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from blankfill.corpus import tokenizer as tokenizer_module
+from blankfill.corpus import tokenizer_plain
 from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_formats import byte_bpe, unigram, wordpiece
@@ -86,7 +86,7 @@ def test_the_fast_path_equals_the_library(tokenizer: Tokenizer, words: list[str]
         return
     expected = tokenizer._full.encode(text, add_special_tokens=False).ids
     assert plain(tokenizer, [text]) == [expected]  # perhaps cached
-    tokenizer._cache.clear()
+    tokenizer._plain_encoder._cache.clear()
     assert plain(tokenizer, ["the", text, text]) == [tokenizer.encode("the"), expected, expected]
 
 
@@ -142,16 +142,16 @@ def test_prompts_may_contain_special_tokens(tokenizer: Tokenizer) -> None:
 
 def test_a_small_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
     expected = plain(tokenizer, TEXT)
-    monkeypatch.setattr(tokenizer_module, "CACHE_LIMIT", 5)
-    tokenizer._cache.clear()
+    monkeypatch.setattr(tokenizer_plain, "CACHE_LIMIT", 5)
+    tokenizer._plain_encoder._cache.clear()
     assert [plain(tokenizer, [sentence])[0] for sentence in TEXT] == expected
-    assert len(tokenizer._cache) <= 5
+    assert len(tokenizer._plain_encoder._cache) <= 5
 
 
 def test_long_chunks_are_not_kept(pieces: Tokenizer) -> None:
     text = "the " + "ab" * 40
     assert plain(pieces, [text, text]) == [pieces.encode(text)] * 2
-    assert max(map(len, pieces._cache)) <= 64
+    assert max(map(len, pieces._plain_encoder._cache)) <= 64
 
 
 def test_nothing_to_encode(tokenizer: Tokenizer) -> None:
@@ -558,7 +558,7 @@ def test_the_fast_path_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for sentences in real_sentences().values():
         tokenizer = train_tokenizer(sentences, TokenizerConfig(vocab_size=3000))
         start = time.process_time()
-        expected = [encoding.ids for encoding in tokenizer._plain[0].encode_batch_fast(sentences)]
+        expected = [encoding.ids for encoding in tokenizer._plain_encoder.plain[0].encode_batch_fast(sentences)]
         library = time.process_time() - start
         assert plain(tokenizer, sentences) == expected
         start = time.process_time()

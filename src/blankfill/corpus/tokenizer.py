@@ -3,9 +3,8 @@
 A `Tokenizer` wraps a `tokenizers.Tokenizer` and adds what pretraining needs and the library lacks:
 
 * **Roles.** Objectives use "mask" or "sop", not strings; `ROLE_TOKENS` lists the strings for each role.
-* **Text that cannot forge a special token.** `encode` recognises `[MASK]` in a prompt, as it must. `encode_plain`,
-  which reads the corpus, must not: a page about BERT would otherwise put masks into the training data. It runs on a
-  second tokenizer that does not know the special tokens; their entries have names that no text contains.
+* **Text that cannot forge a special token.** `encode` recognises `[MASK]` in a prompt, as it must; `encode_plain`,
+  which reads the corpus, does not (`tokenizer_plain`).
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from array import array
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -33,6 +31,7 @@ from blankfill.corpus.tokenizer_formats import (
     read_tokenizer,
     roles_said,
 )
+from blankfill.corpus.tokenizer_plain import PlainEncoder
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.errors import UserError
 from blankfill.system.files import make_folder, write_file
@@ -62,10 +61,6 @@ _MASKS = frozenset(chain.from_iterable(ROLE_TOKENS[role] for role in ("mask", "g
 _SENTINEL = "<extra_id_{}>"
 """T5's sentinels, numbered from 0."""
 
-CACHE_LIMIT = 1_000_000
-"""Largest number of cached chunks: some 150 MB."""
-_LONGEST_KEPT = 64
-
 Post = Literal["keep", "none", "pair", "last", "end"]
 
 
@@ -76,7 +71,6 @@ class Tokenizer:
         """said: tokens that the tokenizer's own files name for roles; its mask counts before `ROLE_TOKENS`, its other
         tokens only where the vocabulary has none of those."""
         self._full, self._said = tokenizer, dict(said)
-        self._cache: dict[str, bytes] = {}
         names = tokenizer.get_vocab(with_added_tokens=True)
         special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
         # A vocabulary file does not mark special tokens; their names do.
@@ -315,38 +309,7 @@ class Tokenizer:
         Returns:
             The ids of all sentences, one after the other, and the number of ids of each sentence.
         """
-        sentences = list(map(mended, sentences))
-        chunked = self._chunking.chunks
-        parts = [b""] * len(sentences)
-        whole: list[int] = []
-        pending: list[tuple[int, list[str]]] = []
-        missing: set[str] = set()
-        known, lookup, join = self._cache, self._cache.__getitem__, b"".join
-        for index, sentence in enumerate(sentences):
-            chunks = chunked(sentence)
-            if chunks is None:
-                whole.append(index)
-                continue
-            try:
-                parts[index] = join(map(lookup, chunks))
-            except KeyError:
-                pending.append((index, chunks))
-                missing |= set(chunks).difference(known)
-        if pending:
-            fresh = self._encode_chunks(missing)
-            known.update(fresh)
-            for index, chunks in pending:
-                parts[index] = join(map(lookup, chunks))
-            for chunk in fresh:
-                if len(chunk) > _LONGEST_KEPT:
-                    del known[chunk]
-            if len(known) > CACHE_LIMIT:
-                known.clear()
-        if whole:
-            for index, ids in zip(whole, self._by_library([sentences[index] for index in whole]), strict=True):
-                parts[index] = ids
-        lengths = np.fromiter(map(len, parts), np.int32, len(parts)) // 4
-        return np.frombuffer(bytearray().join(parts), np.int32), lengths.astype(np.int32)
+        return self._plain_encoder.encode(sentences)
 
     def encode_places(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Encode a text with the place of each token; as in `encode_plain`, no text becomes a special token.
@@ -358,15 +321,7 @@ class Tokenizer:
             The ids, int32[N], and the place of each token in `text`, int32[N, 2]: its first character and one past its
             last, without the white space around it.
         """
-        plain, table = self._plain
-        encoding = plain.encode(mended(text), add_special_tokens=False)
-        ids = np.array(encoding.ids, np.int32)
-        places = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-        for row, (start, end) in enumerate(places.tolist()):
-            piece = text[start:end]
-            if piece.strip():
-                places[row] = start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
-        return (ids if table is None else table[ids]), places
+        return self._plain_encoder.encode_places(text)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return readable text: words joined, English punctuation closed up, no spaces between Chinese characters.
@@ -486,6 +441,10 @@ class Tokenizer:
         return chunking_of(self._spec)
 
     @cached_property
+    def _plain_encoder(self) -> PlainEncoder:
+        return PlainEncoder(self._full, self._special_tokens, self.size, self._chunking)
+
+    @cached_property
     def _kind(self) -> str:
         """Kind of tokenizer: wordpiece, bytes (byte-level BPE), metaspace (SentencePiece's ▁), words, or other."""
         if self._spec["model"]["type"] == "WordPiece":
@@ -514,71 +473,6 @@ class Tokenizer:
             starts[id] = token_begins_word(token, self._kind, self._prefix)
         starts[list(self._special_tokens.values())] = True
         return starts
-
-    @cached_property
-    def _plain(self) -> tuple[tokenizers.Tokenizer, NDArray[np.int32] | None]:
-        """Tokenizer whose special tokens no text can give, and a map from its ids to ours where they differ."""
-        import tokenizers
-
-        spec = json.loads(self._full.to_str())
-        model, special = spec["model"], self._special_tokens
-
-        def hide(token: str) -> str:
-            # Noncharacters of Unicode, which no text has.
-            return f"\U0010ffff\U0010fffe{special[token]}" if token in special else token
-
-        if isinstance(model["vocab"], dict):
-            model["vocab"] = {hide(token): id for token, id in model["vocab"].items()}
-        else:
-            model["vocab"] = [[hide(token), score] for token, score in model["vocab"]]
-        if model.get("unk_token"):
-            model["unk_token"] = hide(model["unk_token"])
-        ordinary = [token for token in spec["added_tokens"] if not token["special"]]
-        spec["added_tokens"], spec["post_processor"] = [], None
-        plain = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        plain.add_tokens(
-            [
-                tokenizers.AddedToken(**{k: v for k, v in token.items() if k not in ("id", "special")})
-                for token in ordinary
-            ]
-        )
-        moved = {int(plain.token_to_id(token["content"]) or 0): token["id"] for token in ordinary}
-        if all(ours == theirs for theirs, ours in moved.items()):
-            return plain, None
-        table = np.arange(self.size + len(ordinary), dtype=np.int32)
-        table[list(moved)] = list(moved.values())
-        return plain, table
-
-    def _encode_chunks(self, chunks: Iterable[str]) -> dict[str, bytes]:
-        """Return the ids of chunks and of the pieces that make them up; a piece occurs more often than a chunk."""
-        known, spelling, model = self._cache, self._chunking.spelling, self._plain[0].model
-        made_of = {chunk: self._chunking.pieces(chunk) for chunk in chunks}
-        ids: dict[str, bytes] = {}
-        others = []
-        for piece in set(chain.from_iterable(made_of.values())).difference(known):
-            spelled = spelling(piece)
-            if spelled is None:
-                others.append(piece)
-            else:
-                ids[piece] = array("i", [token.id for token in model.tokenize(spelled)]).tobytes()
-        ids.update(zip(others, self._by_library(others), strict=True))
-        for chunk, pieces in made_of.items():
-            if chunk not in ids:
-                ids[chunk] = b"".join([ids[piece] if piece in ids else known[piece] for piece in pieces])
-        return ids
-
-    def _by_library(self, texts: list[str]) -> Iterable[bytes]:
-        """Yield the ids of each text as bytes of int32, encoded by `tokenizers`."""
-        plain, table = self._plain
-        encodings = plain.encode_batch_fast(texts, add_special_tokens=False)
-        lengths = [len(encoding) for encoding in encodings]
-        ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, sum(lengths))
-        if table is not None:
-            ids = table[ids]
-        data, end = ids.tobytes(), 0
-        for length in lengths:
-            start, end = end, end + 4 * length
-            yield data[start:end]
 
 
 def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
