@@ -68,6 +68,8 @@ CASES = [
     Case("bart", "BartForConditionalGeneration", "gelu_new, 3 and 1 layers, padding is token 3", {
         "activation_function": "gelu_new", "encoder_layers": 3, "decoder_layers": 1, "pad_token_id": 3}),
     Case("modernbert", "ModernBertForMaskedLM", "as published"),
+    Case("modernbert", "ModernBertForMaskedLM", "3 layers, window of 16", {
+        "num_hidden_layers": 3, "local_attention": 16}),
     Case("modernbert", "ModernBertForMaskedLM", "all biases, silu, relu in the head, 2 heads", {
         "norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "num_attention_heads": 2,
         "hidden_activation": "silu", "classifier_activation": "relu"}),

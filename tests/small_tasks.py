@@ -104,3 +104,23 @@ def tags(folder: Path) -> Path:
 
 def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
     return finetune(FinetuneConfig(task, data, model, dataclasses.replace(QUICK, **options)), out)
+
+
+def answerable(folder: Path) -> Path:
+    """SQuAD 2.0's files: the answer is `paris`, where it stands."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for name, count in (("train-v2.0", 96), ("dev-v2.0", 32)):
+        asked = []
+        for k, (text, _) in enumerate(sentences(count, count)):
+            words = text.split()
+            place = int(rng.integers(0, len(words)))
+            if k % 2:
+                words.insert(place, "paris")
+            start = len(" ".join(words[:place])) + (place > 0)
+            answers = [{"text": "paris", "answer_start": start}] if k % 2 else []
+            asked.append({"context": " ".join(words), "qas": [
+                {"id": str(k), "question": "who", "answers": answers, "is_impossible": not answers}]})  # fmt: skip
+        data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": asked}]}
+        (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    return folder

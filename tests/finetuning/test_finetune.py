@@ -23,7 +23,7 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.metrics.questions import answer_metrics
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
-from small_tasks import QUICK, classes, model_folder, run, sentences, tags, write_lines
+from small_tasks import QUICK, answerable, classes, model_folder, run, sentences, tags, write_lines
 
 
 def numbers(folder: Path) -> Path:
@@ -376,20 +376,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_written_answers_are_those_that_the_scores_are_of(tmp_path: Path) -> None:
     """SQuAD 2.0: the threshold is found after the predictions; what is written follows it."""
-    rng = np.random.default_rng(0)
-    for name, count in (("train-v2.0", 96), ("dev-v2.0", 32)):
-        asked = []
-        for k, (text, _) in enumerate(sentences(count, count)):
-            words = text.split()
-            place = int(rng.integers(0, len(words)))
-            if k % 2:
-                words.insert(place, "paris")
-            start = len(" ".join(words[:place])) + (place > 0)
-            answers = [{"text": "paris", "answer_start": start}] if k % 2 else []
-            asked.append({"context": " ".join(words), "qas": [
-                {"id": str(k), "question": "who", "answers": answers, "is_impossible": not answers}]})  # fmt: skip
-        data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": asked}]}
-        (tmp_path / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    answerable(tmp_path)
     result = run("squad2", tmp_path, model_folder(tmp_path), tmp_path / "run", epochs=2, max_query_length=8)
     lines = (tmp_path / "run" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     answers = {row["id"]: row["answer"] for row in map(json.loads, lines)}

@@ -17,7 +17,7 @@ from blankfill.errors import UserError
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.rows import items_of
 from blankfill.finetuning.run import finetune
-from blankfill.generation.fill import fill
+from blankfill.generation.fill import Filler
 from blankfill.tasks.datasets.registry import task_named
 from generate_models import SPECIAL, wordpiece
 from small_tasks import QUICK, WORDS, model_folder
@@ -106,7 +106,7 @@ def test_halves_of_characters_end_no_command(tmp_path: Path, capsys: pytest.Capt
     assert "line 1: byte 5 is not UTF-8" in capsys.readouterr().err
     assert main(["fill", "--model", str(model), f"the {HALF} [MASK]"]) == 2
     assert "is not UTF-8" in capsys.readouterr().err
-    assert fill(load_model(model), f"the {HALF} [MASK]").text == "the \ufffd [MASK]"
+    assert Filler(load_model(model)).fill(f"the {HALF} [MASK]").text == "the \ufffd [MASK]"
 
 
 def test_embedding_takes_halves_of_characters(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from blankfill.cli.main import main
 from blankfill.tasks.run_files import RESULTS
 from conftest import DATA
-from small_tasks import classes, model_folder, run, sentences, tags, write_lines
+from small_tasks import answerable, classes, model_folder, run, sentences, tags, write_lines
 
 NO_DATA = pytest.mark.skipif(not DATA.exists(), reason="the real data sets lie beside the project and are absent")
 
@@ -111,26 +110,6 @@ def test_tags_stand_in_the_columns_of_the_file(tmp_path: Path, capsys: pytest.Ca
     assert d == "B-X" and lines_of(tmp_path / "out" / "test.txt") == [
         "-DOCSTART- O", "", f"the DT {a}", f"cat NN {b}", "", f"fine JJ {c}", f"dog NN {d}"
     ]  # fmt: skip
-
-
-def answerable(folder: Path) -> Path:
-    """SQuAD 2.0's files: the answer is `paris`, where it stands."""
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for name, count in (("train-v2.0", 96), ("dev-v2.0", 32)):
-        asked = []
-        for k, (text, _) in enumerate(sentences(count, count)):
-            words = text.split()
-            place = int(rng.integers(0, len(words)))
-            if k % 2:
-                words.insert(place, "paris")
-            start = len(" ".join(words[:place])) + (place > 0)
-            answers = [{"text": "paris", "answer_start": start}] if k % 2 else []
-            asked.append({"context": " ".join(words), "qas": [
-                {"id": str(k), "question": "who", "answers": answers, "is_impossible": not answers}]})  # fmt: skip
-        data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": asked}]}
-        (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
-    return folder
 
 
 def test_squad_takes_answers_and_odds_and_evaluate_finds_the_threshold(

@@ -12,7 +12,7 @@ import torch
 from blankfill.checkpoint.load import Loaded
 from blankfill.data.batching import collate
 from blankfill.errors import UserError
-from blankfill.generation.fill import fill
+from blankfill.generation.fill import Filler
 from blankfill.generation.samples import Samples, compare
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import Writer, generate_many
@@ -53,7 +53,7 @@ def total(made: Loaded, source: list[int], begun: list[int], ending: Sequence[in
 def test_t5_writes_each_blank_behind_its_sentinel(seed: int) -> None:
     """It sees the best fills before it; the next sentinel ends it, and behind the last blank the end of the text."""
     made = of("t5", seed)
-    result = fill(made, "[MASK] cat [MASK] on", top_k=3)
+    result = Filler(made).fill("[MASK] cat [MASK] on", top_k=3)
     source, begun = [S[0], CAT, S[1], ON, EOS], [PAD, S[0]]
     assert result.probabilities == "model"
     for found, ends, following in zip(result.candidates, ([S[1]], [EOS, S[2]]), S[1:3], strict=True):
@@ -72,7 +72,7 @@ def test_t5_writes_each_blank_behind_its_sentinel(seed: int) -> None:
 def test_fills_of_one_token_are_ranked_as_by_trying_all(name: str, seed: int) -> None:
     """T5 by the token and its end; BART by the token and all known text behind it, as shares of all tokens."""
     made = of(name, seed)
-    result = fill(made, "cat [MASK:1] on cat", top_k=40)
+    result = Filler(made).fill("cat [MASK:1] on cat", top_k=40)
     if name == "t5":
         source, begun, ending, ends = [CAT, S[0], ON, CAT, EOS], [PAD, S[0]], [], [EOS, S[1]]
     else:
@@ -92,7 +92,7 @@ def test_fills_of_one_token_are_ranked_as_by_trying_all(name: str, seed: int) ->
 def test_bart_writes_what_is_known_and_ranks_by_it(seed: int) -> None:
     """Several blanks of any length: a fill counts with the known text up to the next blank, the last with the end."""
     made = of("bart", seed)
-    result = fill(made, "[MASK] cat [MASK] on [MASK] [MASK:2]", top_k=4)
+    result = Filler(made).fill("[MASK] cat [MASK] on [MASK] [MASK:2]", top_k=4)
     source, begun = [CLS, MASK, CAT, MASK, ON, MASK, MASK, SEP], [SEP, CLS]
     assert len(result.candidates) == 4 and {len(one.ids) for one in result.candidates[3]} == {2}
     for k, (found, right) in enumerate(zip(result.candidates, ([CAT], [ON], [], [SEP]), strict=True)):
@@ -142,7 +142,7 @@ def test_prompts_are_continued_as_trained(seed: int) -> None:
 
 def test_t5_reads_its_own_sentinels_as_blanks() -> None:
     made = of("t5")
-    own, ours = fill(made, "<extra_id_0> cat <extra_id_1> on"), fill(made, "[MASK] cat [MASK] on")
+    own, ours = Filler(made).fill("<extra_id_0> cat <extra_id_1> on"), Filler(made).fill("[MASK] cat [MASK] on")
     assert own.filled == ours.filled and own.candidates == ours.candidates
 
 
@@ -153,10 +153,10 @@ def test_bart_stops_at_its_last_position() -> None:
     with pytest.raises(UserError, match="the text has 49 tokens with its special tokens and blanks"):
         generate_many(made, ["cat " * 46], 5)
     with pytest.raises(UserError, match="the model reads at most 48"):
-        fill(made, "cat " * 46 + "[MASK]")
+        Filler(made).fill("cat " * 46 + "[MASK]")
     with pytest.raises(UserError, match=r"the text has 52 tokens .* reads at most 48"):
-        fill(made, "cat " * 40 + "[MASK:9]")
-    assert fill(made, "cat " * 44 + "[MASK]").candidates
+        Filler(made).fill("cat " * 40 + "[MASK:9]")
+    assert Filler(made).fill("cat " * 44 + "[MASK]").candidates
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_what_was_never_a_blank_is_refused(objective: T5 | Bart, told: str) -> N
     """And a run that shows samples shows none of it."""
     made = dataclasses.replace(of(objective.name), objective=objective)
     with pytest.raises(UserError, match=told):
-        fill(made, "cat [MASK]")
+        Filler(made).fill("cat [MASK]")
     with pytest.raises(UserError, match=told):
         Samples(made, None, ["cat [MASK]"])
     if objective != T5(48, variant="prefix-lm"):
@@ -190,11 +190,11 @@ def test_samples_are_filled_and_continued() -> None:
 def test_more_blanks_than_sentinels_and_other_refusals() -> None:
     made = of("t5")
     with pytest.raises(UserError, match="the text has 5 blanks and the tokenizer 4 sentinels"):
-        fill(made, "[MASK] cat " * 5)
+        Filler(made).fill("[MASK] cat " * 5)
     with pytest.raises(UserError, match="the prompt has 2 blanks; generate writes one"):
         generate_many(made, ["[MASK] cat [MASK]"])
     bare = dataclasses.replace(made, tokenizer=wordpiece(), vocabulary=wordpiece().vocabulary())
-    for call in (lambda: fill(bare, "[MASK]"), lambda: generate_many(bare, ["cat"])):
+    for call in (lambda: Filler(bare).fill("[MASK]"), lambda: generate_many(bare, ["cat"])):
         with pytest.raises(UserError, match="the tokenizer has no token for 1 sentinels"):
             call()
 

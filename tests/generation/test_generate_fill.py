@@ -16,7 +16,7 @@ from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.generation.blanks import Blank, Candidate, Words, assemble, find_blanks, parse_lengths
-from blankfill.generation.fill import Filler, fill
+from blankfill.generation.fill import Filler
 from blankfill.generation.fill_written import distinct
 from blankfill.model.io import Inputs
 from blankfill.objectives import Glm, Objective
@@ -63,7 +63,7 @@ def test_lengths_are_numbers_or_ranges() -> None:
 def test_a_masked_model_answers_what_its_places_ask_for() -> None:
     # positions: 0 [CLS], 1 the, 2 [MASK], 3 sat, 4 [SEP]
     model = forced_model("bert", 0, {2: {ID["cat"]: 6.0, ID["dog"]: 5.0, ID["##ing"]: 7.0, MASK: 9.0}}, 30)
-    result = fill(loaded("bert", model), "The [MASK] sat", top_k=2)
+    result = Filler(loaded("bert", model)).fill("The [MASK] sat", top_k=2)
     assert result.filled == "The cat sat" and result.marked() == "The «cat» sat"
     assert result.probabilities == "model" and result.objective == "bert"
     hidden = torch.zeros(30)
@@ -78,16 +78,16 @@ def test_a_masked_model_answers_what_its_places_ask_for() -> None:
 
 def test_roberta_positions_are_counted_from_the_offset() -> None:
     model = forced_model("mlm", 0, {4: {ID["cat"]: 6.0}, 2: {ID["dog"]: 6.0}}, 30)
-    assert fill(loaded("mlm", model), "the [MASK] sat").filled == "the cat sat"
+    assert Filler(loaded("mlm", model)).fill("the [MASK] sat").filled == "the cat sat"
 
 
 def test_a_continuation_fills_a_blank_only_where_letters_stand_before_it() -> None:
     model = forced_model("bert", 0, {2: {ID["##ing"]: 9.0, ID["red"]: 8.0}}, 30)
     ready = loaded("bert", model)
-    assert fill(ready, "play[MASK] on").filled == "playing on"
-    assert fill(ready, "play [MASK] on").filled == "play red on"
-    assert fill(ready, "猫[MASK]").filled == "猫red"
-    assert fill(ready, ".[MASK]").filled == ".red"
+    assert Filler(ready).fill("play[MASK] on").filled == "playing on"
+    assert Filler(ready).fill("play [MASK] on").filled == "play red on"
+    assert Filler(ready).fill("猫[MASK]").filled == "猫red"
+    assert Filler(ready).fill(".[MASK]").filled == ".red"
 
 
 @pytest.mark.parametrize("name", ["bert", "albert", "unilm", "unilm2", "mlm"])
@@ -96,7 +96,7 @@ def test_several_blanks_are_filled_most_certain_first(name: str) -> None:
     orders = set()
     for seed in range(4):
         model = random_model(name, seed, rows=31 if name == "unilm2" else 30, sharp=6.0)  # [PSEUDO] is its last token
-        result = fill(loaded(name, model), "[MASK] cat [MASK] on [MASK] .", top_k=3)
+        result = Filler(loaded(name, model)).fill("[MASK] cat [MASK] on [MASK] .", top_k=3)
         row = [CLS, MASK, ID["cat"], MASK, ID["on"], MASK, ID["."], SEP]
         open_slots, order = [1, 3, 5], []
         while open_slots:
@@ -120,15 +120,15 @@ def test_longer_blanks_are_filled_token_by_token_and_lengths_compared_by_their_m
     # the [MASK] [MASK] sat: both places are certain; with one token, place 2 is the only one
     model = forced_model("bert", 0, {2: {ID["big"]: 5.0}, 3: strong}, 30)
     ready = loaded("bert", model)
-    assert fill(ready, "the [MASK:2] sat").filled == "the big red sat"
-    both = fill(ready, "the [MASK] sat", lengths="1-2", top_k=20)
+    assert Filler(ready).fill("the [MASK:2] sat").filled == "the big red sat"
+    both = Filler(ready).fill("the [MASK] sat", lengths="1-2", top_k=20)
     assert both.filled == "the big red sat"
     ones = [c for c in both.candidates[0] if len(c.ids) == 1]
     assert ones and ones[0].text == "big"
     twos = next(c for c in both.candidates[0] if len(c.ids) == 2)
     assert twos.score == pytest.approx(math.log(twos.probability) / 2)
     model = forced_model("bert", 0, {2: strong, 3: weak, 4: weak}, 30)
-    assert fill(loaded("bert", model), "the [MASK] sat", lengths="1-3").filled == "the red sat"
+    assert Filler(loaded("bert", model)).fill("the [MASK] sat", lengths="1-3").filled == "the red sat"
 
 
 def test_the_beam_of_a_long_blank_fills_the_surest_token_first() -> None:
@@ -137,7 +137,7 @@ def test_the_beam_of_a_long_blank_fills_the_surest_token_first() -> None:
     first_slots = set()
     for seed in range(4):
         model = random_model("bert", seed, rows=30, sharp=3.0)
-        found = fill(loaded("bert", model), "the [MASK:2] sat", top_k=30).candidates[0]
+        found = Filler(loaded("bert", model)).fill("the [MASK:2] sat", top_k=30).candidates[0]
         scores = scores_of(model, row, 0)[2:4]
         surest = int(scores[1, len(SPECIAL) :].max() > scores[0, ordinary].max())
         first_slots.add(surest)
@@ -156,7 +156,7 @@ def test_the_beam_of_a_long_blank_fills_the_surest_token_first() -> None:
 def test_glm_writes_until_its_end_token() -> None:
     wanted = {1: {ID["big"]: 6.0, ID["red"]: 5.0}, 2: {ID["cat"]: 6.0, EOP: 4.0}, 3: {EOP: 8.0}}
     model = forced_model("glm", 1, wanted, 32)
-    result = fill(loaded("glm", model), "the [MASK] sat on the [MASK] .")
+    result = Filler(loaded("glm", model)).fill("the [MASK] sat on the [MASK] .")
     assert result.filled == "the big cat sat on the big cat ."
     total = 1.0
     tokens = [(1, SOP, ID["big"]), (2, ID["big"], ID["cat"]), (3, ID["cat"], EOP)]
@@ -175,16 +175,16 @@ def test_glm_writes_until_its_end_token() -> None:
 def test_glm_obeys_lengths() -> None:
     model = forced_model("glm", 1, {k: {EOP: 8.0, ID["big"]: 4.0} for k in range(1, 9)}, 32)
     ready = loaded("glm", model)
-    assert fill(ready, "the [MASK] sat").filled == "the big sat"
-    assert fill(ready, "the [MASK:3] sat").filled == "the big big big sat"
-    lengths = {len(c.ids) for c in fill(ready, "the [MASK] sat", lengths="2-3", top_k=20).candidates[0]}
+    assert Filler(ready).fill("the [MASK] sat").filled == "the big sat"
+    assert Filler(ready).fill("the [MASK:3] sat").filled == "the big big big sat"
+    lengths = {len(c.ids) for c in Filler(ready).fill("the [MASK] sat", lengths="2-3", top_k=20).candidates[0]}
     assert lengths == {2, 3}
 
 
 def test_glm_probabilities_are_those_of_the_training_row() -> None:
     model = random_model("glm", 2, rows=32, sharp=5.0)
     ready = loaded("glm", model)
-    result = fill(ready, "the [MASK] sat on [MASK]", top_k=4)
+    result = Filler(ready).fill("the [MASK] sat on [MASK]", top_k=4)
     first, second = (found[0] for found in result.candidates)
     row = np.array([CLS, ID["the"], *first.ids, ID["sat"], ID["on"], *second.ids, EOS], np.int32)
     a = 2 + len(first.ids)
@@ -217,7 +217,7 @@ def test_glm_part_a_is_framed_as_in_training() -> None:
 def test_gpt_ranks_words_by_the_whole_sentence() -> None:
     model = random_model("gpt", 7, rows=30, sharp=6.0)
     ready = loaded("gpt", model)
-    result = fill(ready, "the [MASK] sat on .", top_k=3)
+    result = Filler(ready).fill("the [MASK] sat on .", top_k=3)
     left, right = [EOS, ID["the"]], [ID["sat"], ID["on"], ID["."]]
 
     def log_probability(ids: list[int]) -> float:
@@ -241,9 +241,9 @@ def test_gpt_at_the_end_of_a_text_counts_the_end_of_the_word() -> None:
     # position 1 is "the": it asks for "play"; position 2 then for "##ing" or a new word
     model = forced_model("gpt", 0, {1: {ID["play"]: 8.0}, 2: {ID["##ing"]: 9.0}, 3: {ID["."]: 9.0}}, 30)
     ready = loaded("gpt", model)
-    assert fill(ready, "the [MASK]").filled == "the playing"
-    assert fill(ready, "the [MASK:1]").filled == "the play"
-    assert fill(ready, "the ____ [MASK]").filled == "the playing ."
+    assert Filler(ready).fill("the [MASK]").filled == "the playing"
+    assert Filler(ready).fill("the [MASK:1]").filled == "the play"
+    assert Filler(ready).fill("the ____ [MASK]").filled == "the playing ."
 
 
 def test_gpt_with_spaces_in_its_tokens() -> None:
@@ -253,8 +253,8 @@ def test_gpt_with_spaces_in_its_tokens() -> None:
     assert tokenizer.encode("the") == [the]
     model = forced_model("gpt", 0, {1: {cat: 9.0, dog: 2.0}, 2: {eos: 9.0}}, tokenizer.size)
     ready = loaded("gpt", model, tokenizer)
-    assert fill(ready, "the [MASK]").filled == "the cat"
-    assert fill(ready, "the[MASK]").filled == "the cat"
+    assert Filler(ready).fill("the [MASK]").filled == "the cat"
+    assert Filler(ready).fill("the[MASK]").filled == "the cat"
     words = Words(tokenizer, ready.vocabulary, tokenizer.size)
     assert words.spaced and words.may_begin("the") is None and words.may_begin("") is None
     assert words.may_begin("猫 ") is None and words.may_begin("the ") is not None
@@ -291,9 +291,8 @@ def test_a_mask_takes_the_space_before_it_where_its_tokenizer_says_so(tmp_path: 
 
 def test_the_same_call_serves_every_family_and_chinese() -> None:
     for name in ("bert", "mlm", "glm", "gpt", "xlnet"):
-        result = fill(
-            loaded(name, random_model(name, rows=32)), "猫在[MASK]，the <mask> ____。", top_k=2, lengths="1-2"
-        )
+        filler = Filler(loaded(name, random_model(name, rows=32)))
+        result = filler.fill("猫在[MASK]，the <mask> ____。", top_k=2, lengths="1-2")
         assert len(result.candidates) == 3
         for found in result.candidates:
             assert 1 <= len(found) <= 2
@@ -306,7 +305,7 @@ def test_padded_rows_of_the_word_table_are_never_written() -> None:
         model = random_model(name, 1, rows=64)
         with torch.no_grad():
             model.token_embeddings.weight[30:] *= 50
-        result = fill(loaded(name, model), "the [MASK] sat [MASK]", top_k=9)
+        result = Filler(loaded(name, model)).fill("the [MASK] sat [MASK]", top_k=9)
         assert max(max(c.ids) for found in result.candidates for c in found) < 30
 
 
@@ -314,19 +313,19 @@ def test_padded_rows_of_the_word_table_are_never_written() -> None:
 def test_errors_say_what_to_do(name: str) -> None:
     ready = loaded(name, random_model(name, rows=32, length=16), length=16)
     with pytest.raises(UserError, match=r"no blank; write one as \[MASK\]"):
-        fill(ready, "the cat sat")
+        Filler(ready).fill("the cat sat")
     with pytest.raises(UserError, match=r"the text has \d+ tokens .* at most 1[67]; shorten"):
-        fill(ready, "the cat [MASK] " * 12)
+        Filler(ready).fill("the cat [MASK] " * 12)
     with pytest.raises(UserError, match="top is 0"):
-        fill(ready, "the [MASK]", top_k=0)
+        Filler(ready).fill("the [MASK]", top_k=0)
     with pytest.raises(UserError, match='lengths is "many"'):
-        fill(ready, "the [MASK]", lengths="many")
+        Filler(ready).fill("the [MASK]", lengths="many")
 
 
 def test_a_blank_longer_than_the_model_writes() -> None:
     ready = loaded("glm", random_model("glm", rows=32, length=16), length=16)
     with pytest.raises(UserError, match=r"\[MASK:16\] asks for 16 tokens, and the model writes at most 15"):
-        fill(ready, "the [MASK:16]")
+        Filler(ready).fill("the [MASK:16]")
 
 
 def test_a_model_that_finds_nothing_says_so() -> None:
@@ -335,7 +334,7 @@ def test_a_model_that_finds_nothing_says_so() -> None:
         model.lm_head.bias.fill_(-math.inf)
         model.lm_head.bias[MASK] = 0.0
     with pytest.raises(UserError, match=r"finds nothing for \[MASK\]"):
-        fill(loaded("bert", model), "the [MASK] sat [MASK]")
+        Filler(loaded("bert", model)).fill("the [MASK] sat [MASK]")
 
 
 def test_missing_special_tokens_and_unknown_objectives_are_told() -> None:

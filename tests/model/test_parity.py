@@ -96,6 +96,17 @@ def same_gradients(form: Form, model: Transformer, theirs: torch.nn.Module) -> N
     assert compared >= len(found) - 1 - len(spare & found.keys())
 
 
+def same_training(form: Form, model: Transformer, batch: Batch, theirs: torch.nn.Module, out: Any) -> None:
+    """Whether scores of the real columns, the loss and the gradients are those of their output for the same batch."""
+    real = batch.segment >= 0
+    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
+    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
+    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    out.loss.backward()
+    same_gradients(form, model, theirs)
+
+
 def example_batch(length: int, channels: int, vocab: int, causal: bool, seed: int, first: int = 0) -> Batch:
     """Two rows, the second shorter than the first. first: the number of the first position."""
     rng = np.random.default_rng(seed)
@@ -194,12 +205,7 @@ def test_distilbert_equals_transformers(case: Case) -> None:
     batch = example_batch(16, 1, 97, causal=False, seed=3)
     real = batch.segment >= 0
     out = theirs(batch.input_ids, real.long(), labels=labels_of(batch))
-    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
-    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
-    loss.backward()
-    out.loss.backward()
-    same_gradients(form, model, theirs)
+    same_training(form, model, batch, theirs, out)
 
 
 def test_distilbert_alone_equals_transformers() -> None:
@@ -226,12 +232,7 @@ def test_roberta_equals_transformers(case: Case) -> None:
     real = batch.segment >= 0
     ids = batch.input_ids.masked_fill(~real, config.pad_token_id)
     out = theirs(ids, attention_mask=real.long(), labels=labels_of(batch))
-    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
-    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
-    loss.backward()
-    out.loss.backward()
-    same_gradients(form, model, theirs)
+    same_training(form, model, batch, theirs, out)
 
 
 @pytest.mark.parametrize("length", [12, 40])
@@ -241,16 +242,11 @@ def test_modernbert_equals_transformers(case: Case, length: int) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, case)
     form, model = ours("modernbert", theirs.config.to_dict(), theirs.state_dict())
-    assert model.config.window == 4 and {"global", "local"} == set(model.kinds)
+    assert model.config.window == theirs.config.local_attention // 2 and {"global", "local"} == set(model.kinds)
     batch = example_batch(length, 1, 97, causal=False, seed=3)
     real = batch.segment >= 0
     out = theirs(batch.input_ids, real.long(), labels=labels_of(batch))
-    torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)
-    loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
-    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
-    loss.backward()
-    out.loss.backward()
-    same_gradients(form, model, theirs)
+    same_training(form, model, batch, theirs, out)
 
 
 def test_modernbert_alone_equals_transformers() -> None:

@@ -18,7 +18,7 @@ from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.data import read_splits
 from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.run import finetune
-from blankfill.generation.fill import fill
+from blankfill.generation.fill import Filler
 from blankfill.pretraining import run
 from blankfill.pretraining.warm_start import InitFrom
 from blankfill.runs.recorder import read_lines
@@ -86,7 +86,7 @@ def test_another_run_begins_from_it(trained: Path, text: Path, tmp_path: Path) -
 
 def test_it_fills_blanks_and_shows_so_while_it_trains(trained: Path) -> None:
     loaded: Loaded = load_model(trained)
-    result = fill(loaded, "the farmer [MASK] a boat")
+    result = Filler(loaded).fill("the farmer [MASK] a boat")
     assert result.filled == f"the farmer {result.candidates[0][0].text} a boat"
     lines = list(read_lines(trained / "samples.jsonl"))
     assert {line["step"] for line in lines} >= {0, 12} and any(line.get("fills") for line in lines)

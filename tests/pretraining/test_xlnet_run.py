@@ -13,7 +13,7 @@ from blankfill.config.recipe import load_recipe
 from blankfill.convert.exporting import export_model
 from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
-from blankfill.generation.fill import fill
+from blankfill.generation.fill import Filler
 from blankfill.pretraining import run
 from blankfill.pretraining.warm_start import InitFrom
 from blankfill.runs.recorder import read_lines
@@ -47,7 +47,7 @@ def test_it_learns(trained: Path) -> None:
 def test_it_fills_blanks_of_any_length(trained: Path) -> None:
     loaded = load_model(trained)
     for text, blanks in (("the farmer [MASK] a wooden boat", 1), ("[MASK] paints the [MASK:2] lantern", 2)):
-        result = fill(loaded, text, top_k=3)
+        result = Filler(loaded).fill(text, top_k=3)
         assert [len(found) for found in result.candidates] == [3] * blanks
     assert len(result.candidates[1][0].ids) == 2
 

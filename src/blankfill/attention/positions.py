@@ -1,4 +1,4 @@
-"""What positions do inside attention: they rotate queries and keys, add to scores, or are told by distances.
+"""What positions do inside attention: rotate queries and keys, or add terms of their distances to the scores.
 
 `PositionTerms` holds what one batch needs, made once and shared by all layers of a kind; which of its parts are there
 depends on the position scheme of the model (`model.positions`).

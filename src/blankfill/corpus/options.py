@@ -45,7 +45,8 @@ class PrepareConfig:
     vocab_size: int = 0
     """Size of the vocabulary to train, special tokens included, such as 8000; 0: chosen by the amount of text."""
     vocab_exact: bool = True
-    """Report an error when the text supports fewer tokens than vocab_size; off: train as many as it supports."""
+    """Report an error when the text supports fewer tokens than vocab_size. Off: the vocabulary is as large as the text
+    supports."""
     lowercase: bool | None = None
     """Lower-case the text before it is tokenised, wordpiece only. Without it: as usual for the kind of tokenizer."""
     dedup: Literal["exact", "lines", "near", "none"] = "exact"

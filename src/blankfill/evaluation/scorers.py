@@ -3,17 +3,17 @@
 The rows are those of the objective's format (`Format.blank`, `.window`, `.hide`); `answers.answered` computes them.
 So a measurement knows nothing of families.
 
-Three things differ between models and must be told beside every figure: whether the model sees what follows a blank
-(`sees`), whether the row says how long the blank is (`blank_length`), and how many answers say that it is at its end
+Every figure is reported with three facts that differ between models: whether the model sees the text behind a blank
+(`sees`), whether the row gives the length of the blank (`blank_length`), and the number of answers that end the blank
 (`blank_ends`).
 
-masked  both sides, length given: as many [MASK]s as the answer has tokens, answered from left to right, each with the
-        ones before it in place. A given length helps much, so these figures do not compare with the others'.
-XLNet   the same, but nothing stands for a token that is hidden: a query slot at its place asks for it.
-GLM     both sides, length unknown: the answer in Part B, and its end.
-T5      both sides, length unknown: the answer behind its sentinel, and what ends it.
-BART    both sides, length unknown: the answer in the text that the decoder writes, and the token that follows it.
-GPT     what stands before alone, length unknown but never asked for: the answer's tokens and no end.
+masked  Both sides, length given: one [MASK] for each token of the answer. Tokens are predicted from left to right, each
+        with the earlier ones in place. A given length helps much, so these figures do not compare with the others.
+XLNet   The same, except that a hidden token has no column of text: a query column at its position predicts it.
+GLM     Both sides, length unknown: the answer in Part B, and its end.
+T5      Both sides, length unknown: the answer behind its sentinel, and the token that ends it.
+BART    Both sides, length unknown: the answer in the text that the decoder writes, and the token that follows it.
+GPT     Only the text before the blank, length unknown and not predicted: the tokens of the answer, without an end.
 """
 
 from __future__ import annotations

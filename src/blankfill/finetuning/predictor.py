@@ -39,10 +39,10 @@ class Predictor:
         n_best: int = 1,
         search: Mapping[str, Any] | None = None,
     ) -> None:
-        """n_best: of a model that writes, how many texts of each item are told. search: its options that are other than
-        when it was trained (beams, length_penalty, no_repeat_ngram).
+        """n_best: for a model that writes, the number of texts for each item. search: for such a model, options that
+        differ from training (beams, length_penalty, no_repeat_ngram). threads: CPU threads; None keeps torch's number.
 
-        Raises UserError when the folder holds no fine-tuned model, or options are none of its.
+        Raises UserError when the folder holds no fine-tuned model, or the model does not have one of the options.
         """
         import torch
 

@@ -79,7 +79,7 @@ def _member(task: Mixture, where: str, line: str) -> Task:
     except UserError as error:
         raise UserError(f'{where}: give a JSON object that says whose row it is: "task": one of {task.name}') from error
     if name not in (names := {member.name: member for member in task.members}):
-        raise UserError(f"{where}: the task {name} is none of {task.name}, for which the model was fine-tuned")
+        raise UserError(f"{where}: the model was fine-tuned for {task.name}, and {name} is not among these tasks")
     return names[name]
 
 

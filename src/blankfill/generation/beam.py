@@ -32,9 +32,9 @@ log-probability of ending here [N], −inf where it may not end)."""
 
 
 READ_TOGETHER = 8
-"""Rows of a greedy search wait until one slot of so many is free."""
+"""A greedy search reads waiting rows once one in this number of its slots is free."""
 BLOCK = 64
-"""Words whose highest score is sought together."""
+"""Number of words in a block of the search for the highest score."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ def greedy_search(
 ) -> list[list[Hypothesis]]:
     """`beam_search` with one beam that is not thorough, for any number of rows: when some end, others take their slots.
 
-    slots: the most rows at a time. pad: the id of padding. settled: from so many tokens on, the grammar does the same
-    whatever their number; None where it never settles. For the other arguments see `beam_search`. A row's search stops
-    at its own last position.
+    slots: largest number of rows at a time. pad: id of padding. settled: number of tokens from which the grammar no
+    longer depends on their number; None where it always does. For the other arguments see `beam_search`. The search of
+    a row stops at its own last position.
     """
     longest = max(len(one) + min(max_tokens, one.room) for one in decoder_inputs) + 1
     decoder = Slots(model, min(slots, len(decoder_inputs)), pad, longest)

@@ -42,7 +42,7 @@ from blankfill.model.view import evaluation_view
 from blankfill.types import PADDING, AttentionRule, Batch, DecoderInput, Vocabulary
 
 ENOUGH = 256
-"""Sources that have so many columns together are not read with longer ones."""
+"""Number of columns from which a batch of sources takes no longer sources."""
 
 
 @torch.inference_mode()

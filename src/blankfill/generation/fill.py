@@ -40,18 +40,6 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
 
 
-def fill(
-    loaded: Loaded,
-    text: str,
-    top_k: int = 5,
-    lengths: str | None = None,
-    length_penalty: float = 0.0,
-    cancel: CancelFlag | None = None,
-) -> FillResult:
-    """Fill the blanks of a text; see `Filler.fill`. For many texts make one `Filler`."""
-    return Filler(loaded).fill(text, top_k, lengths, length_penalty, cancel)
-
-
 @dataclass(frozen=True)
 class BlankedText:
     """A text taken apart at its blanks.
