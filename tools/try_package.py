@@ -11,7 +11,6 @@ Ends with status 1 and the command that failed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -24,7 +23,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "blankfill"
-WORDS = ["the", "a", "old", "young", "small", "farmer", "teacher", "boat", "lantern", "paints", "finds", "sells"]
+WORDS = [
+    "the",
+    "a",
+    "old",
+    "young",
+    "small",
+    "farmer",
+    "teacher",
+    "boat",
+    "lantern",
+    "paints",
+    "finds",
+    "sells",
+    "great",
+    "terrible",
+]
 SMALL = ["--train.steps", "6", "--train.eval-every", "6", "--train.batch-size", "4", "--train.threads", "1"]
 
 
@@ -73,8 +87,8 @@ def write_texts(folder: Path) -> None:
     generator = random.Random(0)
     sentences = [" ".join(generator.choices(WORDS, k=generator.randint(5, 12))) + "." for _ in range(1200)]
     (folder / "text.txt").write_text("\n\n".join(" ".join(sentences[k : k + 4]) for k in range(0, 1200, 4)), "utf-8")
-    rows = [{"sentence": sentence, "label": ("1", "0")["old" in sentence]} for sentence in sentences[:80]]
-    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    rows = [f"{sentence}\t{int('old' in sentence)}\n" for sentence in sentences[:80]]
+    (folder / "table.tsv").write_text("sentence\tlabel\n" + "".join(rows), "utf-8")
 
 
 def try_wheel(wheel: Path) -> None:
@@ -99,7 +113,7 @@ def try_wheel(wheel: Path) -> None:
         if len(filled.split()) < 3:
             sys.exit(f"`blankfill fill` printed {filled!r}")
         run(
-            program, "finetune", "--from", "run", "--task", "sst2", "--data", "table.jsonl", "--out", "tuned",
+            program, "finetune", "--from", "run", "--task", "sst2", "--data", "table.tsv", "--out", "tuned",
             "--method", "cloze", "--epochs", "1", "--batch-size", "8", "--threads", "1", cwd=folder,
         )  # fmt: skip
         for file in ("run/report.html", "tuned/report.html", "tuned/results.json"):

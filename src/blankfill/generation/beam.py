@@ -62,7 +62,7 @@ def beam_search(
     max_tokens: the most tokens of a hypothesis, its end not counted. length_penalty: the score is log-probability ÷
     (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: no run of
     so many tokens occurs twice in a hypothesis; 0 is no limit. A context's search stops when no open hypothesis can
-    still beat the ones that it has. thorough False searches as transformers does unless told otherwise: a hypothesis
+    still beat the ones that it has. thorough False searches as transformers does by default: a hypothesis
     ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
     (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
     their last token were their end, so that a search with a penalty above 0 stops before max_tokens. cancel: a flag

@@ -164,8 +164,8 @@ def check_can_fill(loaded: Loaded) -> None:
     objective, vocabulary = loaded.objective, loaded.vocabulary
     if not objective.fills:
         learnt = {"t5": "variant", "bart": "replace"}.get(objective.name)
-        told = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
-        raise UserError(f"{loaded.path}: a model of the objective {objective.name}{told} cannot fill blanks")
+        option = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
+        raise UserError(f"{loaded.path}: a model of the objective {objective.name}{option} cannot fill blanks")
     if not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "

@@ -32,7 +32,7 @@ from blankfill.model.transformer import Transformer
 from blankfill.types import DecoderInput
 
 SLOTS = 32
-"""Rows that write at a time, unless told otherwise."""
+"""Default number of rows that write at a time."""
 
 
 @dataclass(frozen=True)

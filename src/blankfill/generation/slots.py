@@ -96,7 +96,7 @@ class SlotCache(LayerCache):
             self.positions[target, at] = self.positions[source, at]
 
     def shift(self, end: int, columns: int) -> None:
-        """Move the columns in use so that they end at column `end`, in buffers of so many columns."""
+        """Move the columns in use so that they end at column `end`. columns: size of the buffers."""
         at, size = slice(self.window.first, self.window.end), self.window.end - self.window.first
         rows, to = slice(0, self.window.rows), slice(end - size, end)
         kept = self.kept[:, rows, :, at].clone()
@@ -358,7 +358,7 @@ class Slots:
         return Batch.of_rows(ids_JT, positions_PJT, vectors[0], vectors[1], vectors[2], mask=kind)
 
     def _make_room(self, widest: int) -> None:
-        """See that rows of so many columns fit before the window's end."""
+        """Move or grow the window where rows of `widest` columns do not fit before its end."""
         window = self._window
         asking = self._query_token is not None
         if not self._cache:
@@ -382,7 +382,7 @@ class Slots:
         self._shift(size, self._columns if enough else 2 * self._columns + more)
 
     def _shift(self, end: int, columns: int) -> None:
-        """Move the window so that it ends at a column, in buffers of so many columns."""
+        """Move the window so that it ends at column `end`. columns: size of the buffers."""
         window = self._window
         for cache in self._cache:
             cache.shift(end, columns)

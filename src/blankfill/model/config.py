@@ -66,8 +66,8 @@ class TransformerConfig:
     """Positions on either side that a query sees in layers that attend locally (ModernBERT: 64, half of its
     `local_attention`); 0 means that all layers see the whole row."""
     global_every: int = 1
-    """With a window, every so many layers, from the first on, see the whole row and the others their window
-    (ModernBERT: 3)."""
+    """With a window, the distance between layers that see the whole row, the first layer among them; the others see
+    their window (ModernBERT: 3)."""
     relative_buckets: int = 0
     """Rows of a table of numbers for each head, one a stack, that distances of places (channel 0) choose from and
     attention adds to its scores (T5, Raffel et al. 2020, §2.1; beside learned positions: UniLM v2, Bao et al. 2020);

@@ -329,7 +329,7 @@ class Masking(Objective):
 
 @dataclass(frozen=True)
 class Masked:
-    """A choice of masked tokens: `index` int32[M], ascending, and what stands there instead, `inputs` int32[M]."""
+    """A choice of masked tokens: `index` int32[M], ascending, and their replacements, `inputs` int32[M]."""
 
     index: Int32
     inputs: Int32

@@ -107,7 +107,7 @@ class GlmFormat(Format):
 
     def window(self, text: Ids, begin: int, first: int, stop: int, both_ways: bool = True) -> Example:
         """A document-level blank that ends the row (the paper's section 3.3): Part A is `[CLS] context [gMASK]`, Part B
-        the rest; no [E] is asked for, since the text goes on.
+        the rest; [E] is not a target, since the text continues.
 
         both_ways False: the context is written in Part B as well, which makes the model a left-to-right one.
         """
@@ -194,11 +194,11 @@ class GlmFormat(Format):
 
     @property
     def export_room(self) -> int:
-        """Beside the mask and what stands there."""
+        """The room beside the mask and the tokens of its answer."""
         return self.max_columns - 4
 
     def export_row(self, ids: Ids) -> Example:
-        """The text as Part A with a mask at its end, and the beginning of the text as what stands there."""
+        """The text as Part A with a mask at its end, and the beginning of the text as the answer."""
         role = "gmask" if "gmask" in self.vocabulary.roles else "mask"
         part_a = join(ids, self.ids_of(role))
         return self.target(SourceRow(part_a, len(ids)), join(ids[:2], self.word_end))

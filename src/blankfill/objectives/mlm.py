@@ -71,7 +71,7 @@ class Mlm(Masking):
         return max(1, int(self.mask_ratio * length + rounding))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Masked:
-        """Draw the masked tokens and what stands there instead."""
+        """Draw the masked tokens and their replacements."""
         row = self._row(document, vocabulary)
         count = self.count(len(row), rng.random())
         if self.whole_word:

@@ -27,7 +27,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class SpanChoice:
-    """The masked spans, half-open in the Document, ascending and apart; and for each what stands there, int32[n]."""
+    """The masked spans, half-open in the Document, ascending and apart; and for each its replacements, int32[n]."""
 
     spans: tuple[Span, ...]
     inputs: tuple[Int32, ...]

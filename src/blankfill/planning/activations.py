@@ -59,7 +59,7 @@ class Bytes:
     by_row: float = 0.0
 
     def of(self, rows: int) -> float:
-        """Those of so many rows."""
+        """Return the bytes of `rows` rows."""
         return self.fixed + rows * self.by_row
 
     def __add__(self, other: Bytes) -> Bytes:

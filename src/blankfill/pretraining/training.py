@@ -187,7 +187,7 @@ def learn_from(teacher: Teacher, recipe: Recipe, config: TransformerConfig, trai
 
 
 def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRecorder) -> Callable[[Progress], None]:
-    """What happens after each validation: the report is renewed; a baseline not beaten in time is told of, once."""
+    """Return what runs after each validation: it renews the report, and says once when a baseline is not beaten."""
     options = recipe.train
     due = max(200, 2 * options.warmup_steps, min(options.steps // 5, 5000))
     steps_said: list[int] = []

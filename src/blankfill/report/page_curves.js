@@ -191,7 +191,7 @@ function nearest(points, value) {
 
 const finest = (view) => view.curves.reduce((most, { points }) => (points.length > most.length ? points : most), []);
 
-// the cursor is one for all charts; what stands there is told in the chart that it is moved over
+// the cursor is one for all charts; the chart under the pointer shows the values at the cursor
 function showCursor(source) {
   for (const view of views) {
     view.layer.replaceChildren();

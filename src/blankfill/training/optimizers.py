@@ -27,7 +27,7 @@ class Lamb(Optimizer):
 
     Google's released code (ALBERT's `lamb_optimizer.py`) corrects no bias and leaves norms and biases out of both decay
     and ratio. TensorFlow Addons and NVIDIA's apex correct the bias; the former takes the exclusions from decay for the
-    ratio too, the latter drops the ratio wherever decay is 0, unless told otherwise (`use_nvlamb`). Here the bias is
+    ratio too, the latter drops the ratio wherever decay is 0, unless `use_nvlamb` is set. Here the bias is
     corrected, and the ratio does not depend on whether there is decay.
     """
 
