@@ -7,6 +7,7 @@ sides of every choice can be tested on any machine; on a processor without them,
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,10 @@ if BF16 == "on":
         os.environ.pop(limit, None)
 elif BF16 == "off":
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+
+# A shell starts its background jobs with Ctrl-C ignored, which programs inherit; the tests of stopping send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # a busy machine is slow, which says nothing of the code
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
