@@ -173,8 +173,8 @@ class Borrowed(KeyValues):
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
         """Add the keys and values of new columns; returns those of all."""
-        found: tuple[Tensor, Tensor] = self.cache.update(*both_2BHQE, self.layer)
-        return found
+        extended: tuple[Tensor, Tensor] = self.cache.update(*both_2BHQE, self.layer)
+        return extended
 
 
 def original_tree(model: Transformer) -> nn.Module:

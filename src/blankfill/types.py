@@ -283,7 +283,7 @@ class Batch:
                 [[low], [low], [0], [0]]
             )
         at = slice(first, stop)
-        labels = {name: pick(*found) for name, found in self.labels.items()}
+        labels = {name: pick(*label) for name, label in self.labels.items()}
         context = None if self.context is None else self.context.part(first, stop)
         tokens = int((self.segment[at] != PADDING).sum()) + (0 if context is None else context.tokens)
         return Batch(

@@ -120,7 +120,7 @@ def test_an_output_table_that_differs_is_one_of_its_own(tmp_path: Path, family: 
     put(tmp_path, {**weights, output: other(weights[words])})
     config = same_scores(tmp_path, kind)
     assert not config.tied
-    told = "the output table is not the word table, although config.json ties them; both are kept"
+    told = "the output table differs from the token embeddings, although config.json ties them; both are kept"
     assert told in capsys.readouterr().err
     assert weight_names()[family].differences(config) == []
 
@@ -165,7 +165,7 @@ def test_what_has_no_place_here_is_refused(tmp_path: Path, family: str, kind: st
     put(tmp_path, {**weights, copy: weights[words]})
     assert same_scores(tmp_path, kind).tied
     put(tmp_path, {**weights, copy: other(weights[words])})
-    with pytest.raises(UserError, match=rf"{copy} is not the same as {words}, .*one table of words for both") as found:
+    with pytest.raises(UserError, match=rf"{copy} differs from {words}, .*one table for both") as found:
         open_foreign(tmp_path)
     assert str(tmp_path) in str(found.value)
 
@@ -180,7 +180,7 @@ def test_a_glm_with_another_output_table_is_refused(tmp_path: Path) -> None:
     put(tmp_path, {**weights, "lm_head.weight": weights["word_embeddings.weight"]})
     assert open_foreign(tmp_path).form.config == form.family.read(form.family.write(config), weights.keys())
     put(tmp_path, {**weights, "lm_head.weight": other(weights["word_embeddings.weight"])})
-    with pytest.raises(UserError, match=r"lm_head\.weight is not the same as word_embeddings\.weight"):
+    with pytest.raises(UserError, match=r"lm_head\.weight differs from word_embeddings\.weight"):
         open_foreign(tmp_path)
 
 

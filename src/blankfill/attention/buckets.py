@@ -1,8 +1,9 @@
-"""Scores that depend on how far apart query and key stand, distances counted in buckets (T5, Raffel et al. 2020, §2.1).
+"""T5's relative position bias: scores that depend on the distance of query and key (Raffel et al. 2020, §2.1).
 
-Near distances have a bucket each, farther ones share buckets that grow with the logarithm of the distance, and all from
-some distance on share the last. Logarithms are taken in float32, as the original code takes them
-(tensorflow/mesh, transformer_layers.py), so that distances at a bucket's edge fall on the same side.
+
+Small distances have a bucket each; larger distances share buckets whose width grows logarithmically; all distances from
+`farthest` on share the last bucket. Logarithms are computed in float32, as in the original code (tensorflow/mesh,
+transformer_layers.py), so that a distance at the edge of a bucket falls on the same side.
 
 Shapes: B rows, Q queries, K keys.
 """
@@ -16,10 +17,11 @@ from torch import Tensor
 
 
 def buckets_of(distances: Tensor, count: int, farthest: int, both_ways: bool) -> Tensor:
-    """The bucket, 0 … count − 1, of distances (the key's place minus the query's), int64 of any shape.
+    """Return the bucket, 0 … count − 1, of each distance (position of the key minus that of the query); int64, any
+    shape.
 
-    farthest: distances from here on share the last bucket. both_ways: keys behind the query have half of the buckets to
-    themselves, the upper one; otherwise they count as distance 0.
+    farthest: the smallest distance that falls into the last bucket. both_ways: whether keys after the query have the
+    upper half of the buckets to themselves; otherwise such keys count as distance 0.
     """
     if both_ways:
         count //= 2
@@ -33,10 +35,11 @@ def buckets_of(distances: Tensor, count: int, farthest: int, both_ways: bool) ->
 
 
 def lower_buckets(query_BQ: Tensor, key_BK: Tensor, count: int, farthest: int, both_ways: bool) -> Tensor:
-    """The bucket of every pair of a batch, int64[B, Q, K], from the places of its queries and keys, int64 each."""
+    """Return the bucket of every pair of a batch, int64[B, Q, K], from the positions of its queries and keys
+    (int64)."""
     distances = key_BK[:, None, :] - query_BQ[:, :, None]
     if torch.compiler.is_compiling():  # for an export, whose sizes are not known: no step may depend on values
         return buckets_of(distances, count, farthest, both_ways)
     most = int(distances.abs().max())
-    told = torch.arange(-most, most + 1, device=distances.device)
-    return buckets_of(told, count, farthest, both_ways)[distances + most]
+    distances_of_table = torch.arange(-most, most + 1, device=distances.device)
+    return buckets_of(distances_of_table, count, farthest, both_ways)[distances + most]

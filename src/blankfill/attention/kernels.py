@@ -1,9 +1,9 @@
 """The kernels that compute attention under the mask of a layer.
 
 Three kernels: `sdpa` (torch's scaled_dot_product_attention), `explicit` (matmul, softmax, matmul) and `blocked`
-(explicit, a block at a time, for training on a CPU). Which is fastest depends on the processor, the type, the mask and
-on dropout; `blocked` gives way to one of the others where it gains nothing (docs/performance.md). All are tested
-against the boolean reference `AttentionRule.visible`. A kernel that cannot express a mask refuses it; none ignores it.
+(explicit, one block at a time, for training on a CPU). The fastest one depends on the processor, the type, the mask and
+dropout; `blocked` falls back to another kernel where it gains nothing (docs/performance.md). Tests compare all kernels
+with the boolean reference `AttentionRule.visible`. A kernel that cannot express a mask raises an error.
 
 Not here: how a rule becomes a mask (`attention.masks`), and what positions do to queries, keys and scores
 (`attention.positions`).
@@ -36,13 +36,12 @@ def attend(
     added: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Scaled dot-product attention under a mask.
+    """Compute scaled dot-product attention under a mask.
 
-    query [B, H, Q, E], key and value [B, G, K, E] → [B, H, Q, E]; scores are scaled by `scale`, None being 1/√E. With
-    fewer heads of keys and values than of queries, H / G heads of queries that follow one another share one (Ainslie et
-    al. 2023). "causal" aligns the last query with the last key, so that cached keys may come first. dropout:
-    probability, applied to the weights. added: [B or 1, H, Q, K], with gradient, added to the scaled scores
-    (`attention.relative`).
+    query [B, H, Q, E], key and value [B, G, K, E] → [B, H, Q, E]. scale: factor of the scores; None means 1/√E. With
+    fewer heads of keys and values than of queries, each group of H / G adjacent query heads shares one (Ainslie et al.
+    2023). "causal" aligns the last query with the last key, so that cached keys may come first. dropout: probability of
+    dropping a weight. added: [B or 1, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
     """
     if key.shape[1] != query.shape[1]:
         shared = query.shape[1] // key.shape[1]
@@ -87,7 +86,8 @@ def self_attend(
     scale: float | None = None,
     added: Tensor | None = None,
 ) -> Tensor:
-    """`attend` for queries, keys and values of the same columns, as one projection makes them; returns [B, T, H·E]."""
+    """Compute `attend` for one stack, from the output of its joint projection of queries, keys and values; [B, T,
+    H·E]."""
     B, T, _, H, E = qkv_BT3HE.shape
     causal = mask.kind == "causal"
     shorter = mask.ranges is not None or mask.band is not None or (causal and T >= 2 * QUERIES)
@@ -102,7 +102,7 @@ def self_attend(
 def cross_attend(
     query_BQHE: Tensor, kv_BS2HE: Tensor, mask: Mask, dropout: float, kernel: Kernel, scale: float | None = None
 ) -> Tensor:
-    """`attend` for queries of one stack, and keys and values of another, as projections make them; [B, Q, H·E]."""
+    """Compute `attend` for queries of one stack and keys and values of another, from their projections; [B, Q, H·E]."""
     if kernel == "blocked" and (dropout or query_BQHE.dtype == torch.bfloat16):
         return blocked_cross_attention(query_BQHE, kv_BS2HE, mask.bias, dropout, scale)
     key, value = kv_BS2HE.permute(2, 0, 3, 1, 4)
@@ -112,7 +112,7 @@ def cross_attend(
 def _attend_band(
     query: Tensor, key: Tensor, value: Tensor, band: Band, dropout: float, kernel: Kernel, scale: float | None
 ) -> Tensor:
-    """`attend` under a band: each block of queries is a row of its own with the keys that it can see."""
+    """Compute `attend` under a band: each block of queries becomes a row of its own with the keys that it can see."""
     B, H, T, E = query.shape
     N, size, K = band.bias.shape[1:]
     behind = N * size - T
@@ -129,7 +129,7 @@ def _attend_band(
 
 
 def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:
-    """What is added to the scores and the mask, as one tensor."""
+    """Add the mask to the bias of the scores."""
     if mask.kind == "none":
         return added
     bias = _causal_bias(query, key) if mask.kind == "causal" else mask.bias
@@ -144,5 +144,5 @@ def _causal_bias(query: Tensor, key: Tensor) -> Tensor:
 
 
 def best_kernel(device: torch.device | str, dtype: torch.dtype) -> Kernel:
-    """The fastest kernel for training on a device in a compute type, as measured (docs/performance.md)."""
+    """Return the kernel that trains fastest on a device in a compute type, as measured (docs/performance.md)."""
     return "blocked" if torch.device(device).type == "cpu" and dtype != torch.float16 else "sdpa"

@@ -1,8 +1,9 @@
-"""From an attention rule to the mask of a layer, made once for a batch and shared by all layers of a kind.
+"""Lower an attention rule to the mask of a layer, once for a batch and for each kind of layer.
 
-A rule (a few int vectors over the row, see `types.AttentionRule`) becomes nothing when every query sees every key, the
-causal flag, a dense additive mask, or, for layers that attend locally in long rows, a *band*: the part of the dense
-mask near its diagonal, a block of queries at a time. A band costs O(T · window) where a dense mask costs O(T²).
+
+A rule (a few int vectors over the row, see `types.AttentionRule`) becomes "none" when every query sees every key, the
+causal flag, a dense additive mask, or, for layers with local attention in long rows, a *band*: the part of the dense
+mask near its diagonal, by blocks of queries. A band costs O(T · window), a dense mask O(T²).
 
 Not here: the kernels that compute attention under a mask (`attention.kernels`).
 
@@ -22,15 +23,15 @@ from blankfill.kernels.blocked_attention import NEAR_QUERIES, QUERIES, Band, Ran
 from blankfill.types import LayerKind
 
 Vectors = tuple[Tensor, Tensor]
-"""Of queries: (segment, horizon), of keys: (segment, rank); int[B, T] each."""
+"""(segment, horizon) of queries, or (segment, rank) of keys; int[B, T] each."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """The mask of a layer. "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf); "band"
-    has its own part of that.
+    """The mask of a layer. "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf) to the
+    scores; "band" holds the part of it near the diagonal.
 
-    ranges: of a dense mask over long rows on a CPU, the keys that each block of queries can see.
+    ranges: for a dense mask over long rows on a CPU, the range of keys that each block of queries can see.
     """
 
     kind: Literal["none", "causal", "dense", "band"]
@@ -40,7 +41,7 @@ class Mask:
 
 
 Masks = Mapping[LayerKind, Mask]
-"""The mask of each kind of layer that a model has."""
+"""The mask of each kind of layer in a model."""
 
 
 def lower(
@@ -50,12 +51,12 @@ def lower(
     dtype: torch.dtype,
     groups: tuple[Tensor, Tensor] | None = None,
 ) -> Mask:
-    """Lower a rule.
+    """Lower a rule to a mask.
 
-    kind: "none" or "causal" when the batch is known to need no more, "rule" otherwise. query: (segment, horizon), int
-    [B, Q]; key: (segment, rank), int [B, K]. dtype: of the queries, which the dense mask shares. groups: those of the
-    queries and of the keys, where the rule has any. Raises ValueError for an unknown kind, and for one that would
-    ignore groups.
+    kind: "none" or "causal" when the whole batch needs no more than that, "rule" otherwise. query: (segment, horizon),
+    int [B, Q]; key: (segment, rank), int [B, K]. dtype: the type of the queries and of a dense mask. groups: the groups
+    of the queries and of the keys, where the rule has groups. Raises ValueError for an unknown kind, and for a kind
+    that would ignore groups.
     """
     if groups is not None and kind in ("none", "causal") and bool(groups[1].any()):
         raise ValueError(f"a mask of the kind {kind!r} cannot hide keys from other groups")
@@ -77,10 +78,10 @@ def lower_local(
     groups: tuple[Tensor, Tensor] | None = None,
     ordered: bool = False,
 ) -> Mask:
-    """Lower a rule for layers that see only keys whose position differs by at most `window` from the query's.
+    """Lower a rule for layers whose queries see only keys at a distance of at most `window` positions.
 
-    query, key, dtype, groups: as for `lower`, queries and keys being the same columns. ordered: whether columns tell
-    differences of positions (`in_order`); then rows much longer than the window get a band.
+    query, key, dtype, groups: as for `lower`; queries and keys are the same columns. ordered: whether differences of
+    columns equal differences of positions (`in_order`); then rows much longer than the window get a band.
     """
     T = position_BT.shape[1]
     if not ordered or 2 * (window + NEAR_QUERIES) > T:
@@ -91,7 +92,7 @@ def lower_local(
     columns_NQ = torch.arange(blocks * NEAR_QUERIES, device=device).view(blocks, NEAR_QUERIES)
     columns_NK = columns_NQ[:, :1] - window + torch.arange(NEAR_QUERIES + 2 * window, device=device)
     inside_NK = (columns_NK >= 0) & (columns_NK < T)
-    columns_NQ = columns_NQ.clamp(max=T - 1)  # queries behind the row repeat its last one, so that no softmax is empty
+    columns_NQ = columns_NQ.clamp(max=T - 1)  # queries past the end repeat the last one, so that no softmax is empty
     near_NQK = ((columns_NQ[:, :, None] - columns_NK[:, None, :]).abs() <= window) & inside_NK[:, None, :]
     at_Q, at_K = columns_NQ.flatten(), columns_NK.clamp(0, T - 1).flatten()
 
@@ -110,7 +111,7 @@ def lower_local(
 
 
 def within(mask: Mask, position_BT: Tensor, window: int, dtype: torch.dtype) -> Mask:
-    """A mask of columns that attend to one another, restricted to a window: for callers that have no rule."""
+    """Restrict the mask of columns that attend to one another to a window, for callers that have no rule."""
     T = position_BT.shape[1]
     far = (position_BT[:, :, None] - position_BT[:, None, :]).abs() > window
     if mask.kind == "causal":
@@ -125,11 +126,11 @@ def within(mask: Mask, position_BT: Tensor, window: int, dtype: torch.dtype) -> 
 
 
 def lower_cross(kind: str, query_BQ: Tensor, key_BS: Tensor, dtype: torch.dtype) -> Mask:
-    """Lower "what of a context a query sees": all columns of its segment, whatever their rank.
+    """Lower the visibility of a context: a query sees all columns of its segment there, whatever their rank.
 
-    kind: the context's own (`types.Batch.mask`): "none" when each of its rows is one text without padding. query, key:
-    the segments. dtype: of the queries. Padded queries, of negative segments, see every key, so that no softmax is
-    empty.
+    kind: kind of the context's mask (`types.Batch.mask`): "none" when each of its rows is one text without padding.
+    query, key: the segments. dtype: the type of the queries. Padded queries (negative segments) see every key, so that
+    no softmax is empty.
     """
     if kind == "none":
         return Mask("none")
@@ -139,22 +140,22 @@ def lower_cross(kind: str, query_BQ: Tensor, key_BS: Tensor, dtype: torch.dtype)
 
 
 def dense(visible: Tensor, dtype: torch.dtype) -> Mask:
-    """The dense mask of bool[B, Q, K]."""
+    """Return the dense mask of bool[B, Q, K]."""
     bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
     long = visible.device.type == "cpu" and visible.shape[1] == visible.shape[2] >= 2 * QUERIES
     return Mask("dense", bias[:, None], visible_ranges(visible) if long else None)
 
 
 def in_order(position_BT: Tensor, segment_BT: Tensor) -> bool:
-    """Whether in every segment positions follow columns one by one, so that columns tell differences of positions as
-    well as positions do; padding (a negative segment) does not matter."""
+    """Return whether positions follow columns one by one in every segment, so that differences of columns equal
+    differences of positions; padding (a negative segment) is ignored."""
     follows = position_BT[:, 1:] - position_BT[:, :-1] == 1
     border = (segment_BT[:, 1:] != segment_BT[:, :-1]) | (segment_BT[:, 1:] < 0)
     return bool((follows | border).all())
 
 
 def _visible(query: Vectors, key: Vectors, groups: tuple[Tensor, Tensor] | None) -> Tensor:
-    """bool[B, Q, K], as `AttentionRule.visible` without a window."""
+    """Compute bool[B, Q, K], as `AttentionRule.visible` without a window."""
     visible = (query[0][:, :, None] == key[0][:, None, :]) & (key[1][:, None, :] <= query[1][:, :, None])
     if groups is not None:
         visible = visible & ((groups[1][:, None, :] == 0) | (groups[1][:, None, :] == groups[0][:, :, None]))

@@ -1,11 +1,13 @@
-"""What positions do inside attention: rotate queries and keys, or add terms of their distances to the scores.
+"""Position terms inside attention: rotations of queries and keys, and biases of the scores by distance.
 
-`PositionTerms` holds what one batch needs, made once and shared by all layers of a kind; which of its parts are there
-depends on the position scheme of the model (`model.positions`).
+
+`PositionTerms` holds the tensors of one batch, computed once and shared by all layers of a kind; the position scheme of
+the model decides which of them exist (`model.positions`).
 
 Rotary positions (Su et al. 2021, arXiv 2104.09864) rotate pairs of columns of each query and key by the position times
-a frequency, so that a score depends on the difference of two positions alone. Pairs are half-split: column j goes with
-column j + P. With several axes (ChatGLM: two) a head is cut into as many parts, each rotated by a position of its own.
+a frequency, so that a score depends only on the difference of two positions. Pairs are half-split: column j and column
+j + P form a pair. With several axes (ChatGLM: two) a head is split into as many parts, each rotated by its own
+position.
 
 Shapes: B rows, T columns, H heads, E width of a head, A axes, P pairs of columns of an axis (A · 2 · P = E).
 """
@@ -30,8 +32,8 @@ class Rotation:
 
     @classmethod
     def of(cls, positions_ABT: Tensor, width: int, theta: float) -> Rotation:
-        """positions: one channel for each axis, int64. width: E. theta: the slowest pair turns by about 1 / theta for
-        each position."""
+        """Compute the rotation of a batch. positions: one channel for each axis, int64. width: E. theta: base of the
+        frequencies; the slowest pair turns by about 1 / theta radians per position."""
         axes = len(positions_ABT)
         pairs = width // (2 * axes)
         exponents = torch.arange(pairs, device=positions_ABT.device, dtype=torch.float32) / pairs
@@ -39,7 +41,7 @@ class Rotation:
         return cls(angles.cos(), angles.sin())
 
     def rotate(self, x_BTHE: Tensor) -> Tensor:
-        """Queries or keys, rotated. x: [B, T, …, E], with any dimensions of heads between."""
+        """Rotate queries or keys. x: [B, T, …, E], with any dimensions of heads between."""
         B, T, *heads, _ = x_BTHE.shape
         cosine, sine = (part.view(B, T, *[1] * len(heads), *part.shape[2:]) for part in (self.cosine, self.sine))
         first, second = x_BTHE.unflatten(-1, (cosine.shape[-2], 2, cosine.shape[-1])).unbind(-2)
@@ -47,7 +49,7 @@ class Rotation:
         return rotated.to(x_BTHE.dtype).flatten(-3)
 
     def rotate_packed(self, qkv_BT3HE: Tensor) -> Tensor:
-        """Queries and keys rotated, values as they are."""
+        """Rotate the queries and keys of a joint projection; its values stay as they are."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             rotated: Tensor = torch.cat([self.rotate(qkv_BT3HE[:, :, :2]), qkv_BT3HE[:, :, 2:]], 2)
         else:
@@ -57,10 +59,10 @@ class Rotation:
 
 @dataclass(frozen=True)
 class PositionTerms:
-    """What positions do in the layers of a kind, for one batch.
+    """The position terms of one batch for the layers of a kind.
 
-    rotation: of queries and keys. bias: [B or 1, H, Q, K], with gradient, added to the scores (T5's buckets).
-    distances: of queries and keys, for layers with weights of their own for them (Transformer-XL).
+    rotation: rotation of queries and keys. bias: [B or 1, H, Q, K], with gradient, added to the scores (T5's buckets).
+    distances: distances between queries and keys, for layers with weights for them (Transformer-XL).
     """
 
     rotation: Rotation | None = None
@@ -69,11 +71,11 @@ class PositionTerms:
 
 
 NO_TERMS = PositionTerms()
-"""Of a model whose positions are in the embeddings, or that has none."""
+"""The terms of a model whose positions are in the embeddings, or that has none."""
 
 
 def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
-    """The rotation of x [B, T, 2, H, E] in `out`; cosine and sine [B, T, 1, 1, A, P]."""
+    """Write the rotation of x [B, T, 2, H, E] to `out`; cosine and sine [B, T, 1, 1, A, P]."""
     shape = (cosine.shape[-2], 2, cosine.shape[-1])
     first, second = x.unflatten(-1, shape).unbind(-2)
     into_first, into_second = out.unflatten(-1, shape).unbind(-2)
@@ -86,7 +88,7 @@ def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
 
 
 class _RotatePacked(torch.autograd.Function):
-    """Writes into one new tensor and keeps nothing but the angles."""
+    """The rotation as one operation: it writes into one new tensor and saves only the angles."""
 
     @staticmethod
     def forward(ctx: Any, qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What makes a checkpoint folder one that transformers opens: the form of its weights and the files beside them."""
+"""The layout of checkpoint folders that transformers opens: the names of the weights and the files beside them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Models of other programs: a transformers folder or an original GLM checkpoint, as our model, without a run.
+"""Loading checkpoints of other programs: a transformers folder or an original GLM checkpoint.
 
-The weights are compared with the architecture by name and shape before any is read; those that should be copies of
-others (an output table tied to the word table) are then compared with them number by number.
+
+The names and shapes of the weights are compared with the architecture before any weight is read; weights that should
+equal others (an output table tied to the token embeddings) are then compared element by element.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from blankfill.system.reading import read_json, read_name
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
-"""What the original GLM code calls the checkpoint of a model that is not split."""
+"""File name of a checkpoint of the original GLM code whose model is not split."""
 GLM_POINTER = "latest_checkpointed_iteration.txt"
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A model of another program: opened, compared, not yet read."""
+    """A checkpoint of another program: opened and checked, its weights not yet read."""
 
     path: Path
     form: Form
@@ -41,42 +42,43 @@ class Foreign:
     weights: Weights
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The state dict of our model; tensors that need no change stay memory-mapped."""
+        """Read the state dict of our model; tensors that need no change stay memory-mapped."""
         return self.form.table.to_ours(self.weights, str(self.path))
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model has."""
+        """Number of weights of the model."""
         return sum(tensor.numel() for tensor in skeleton(self.form.config).values())
 
     @property
     def memory(self) -> int:
-        """Bytes that `state` takes once it is read: the file's tensors, mapped or not, and what cannot stay as it
-        lies there because it is in another precision, turned or put together."""
-        found, total = self.form.table.match(self.weights, str(self.path)), 0
+        """Bytes that `state` takes once it is read: the tensors of the file, mapped or not, and copies of those that
+        are converted, transposed or joined."""
+        names, total = self.form.table.match(self.weights, str(self.path)), 0
         for rule in self.form.table.rules:
-            for name in (name for name in rule.theirs if name in found):
-                size, dtype = math.prod(self.weights.shapes[found[name]]), self.weights.dtypes[found[name]]
+            for name in (name for name in rule.theirs if name in names):
+                size, dtype = math.prod(self.weights.shapes[names[name]]), self.weights.dtypes[names[name]]
                 stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == self.weights.target
                 total += size * dtype.itemsize + (0 if stays else self.weights.target.itemsize * size)
         return total
 
 
 def skeleton(config: TransformerConfig) -> dict[str, torch.Tensor]:
-    """The names and shapes of our weights, without memory."""
+    """Return the names and shapes of our weights as tensors without memory."""
     with torch.device("meta"):
         return Transformer(config).state_dict()
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a path is a weight file or a folder with one, as other programs leave them."""
+    """Return whether a path is a weight file of another program, or a folder with one."""
     if path.is_file():
         return path.suffix in (".pt", ".bin", ".safetensors")
     return weight_file(path) is not None or glm_file(path) is not None
 
 
 def glm_file(folder: Path) -> Path | None:
-    """The original GLM checkpoint in a folder, None when there is none; UserError when it is split over several."""
+    """Return the original GLM checkpoint of a folder; None when there is none. UserError when it is split over
+    files."""
     pointer = folder / GLM_POINTER
     if pointer.is_file():
         folder = folder / read_name(pointer)
@@ -89,10 +91,10 @@ def glm_file(folder: Path) -> Path | None:
 
 
 def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None = None) -> Foreign:
-    """Open a transformers folder, or a GLM checkpoint's folder or file.
+    """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
-    heads: of a checkpoint that does not tell. dtype: to read the weights in; None for the type that most of them are
-    stored in. Raises UserError for anything that is missing or does not fit.
+    heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
+    read; None: the type of most of them. Raises UserError for anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -114,13 +116,13 @@ def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     form = with_own_tables(Form(family, config), weights)
     if form.config.tied != config.tied:
-        say(f"{path}: the output table is not the word table, although {CONFIG} ties them; both are kept")
+        say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
     check_shapes(form, weights)
     return Foreign(path, form, objective_of(family, form.config, values), weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values of a config.json."""
+    """Read the values of a config.json."""
     try:
         return read_json(path)
     except UserError as error:
@@ -128,7 +130,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
-    """The settings of a checkpoint without config.json, which only those of the original GLM code may be."""
+    """Return the settings of a checkpoint without config.json; UserError unless it comes from the original GLM code."""
     plain = {strip(name): shape for name, shape in weights.shapes.items()}
     if BLOCKS not in plain or "word_embeddings.weight" not in plain:
         raise UserError(
@@ -142,26 +144,26 @@ def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, 
 
 
 def strip(name: str) -> str:
-    """A name of a GLM checkpoint without the wrappers before it."""
+    """Return a name of a GLM checkpoint without the prefixes of wrappers."""
     for prefix in ("module.", "glm.", "model."):
         name = name.removeprefix(prefix)
     return name
 
 
 def objective_of(family: WeightNames, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-    """The objective that an imported model answers to; UserError when its tables are too small for any text."""
+    """Return the objective of an imported model; UserError when its position tables are too small for any text."""
     objective = family.default_objective(config, values)
-    if found := objective.problems():
+    if problems := objective.problems():
         raise ConfigError(
-            [f"the model's {config.position_sizes[0]} positions are too few: {sentence}" for sentence in found]
+            [f"the model's {config.position_sizes[0]} positions are too few: {sentence}" for sentence in problems]
         )
     return objective
 
 
 def with_own_tables(form: Form, weights: Weights) -> Form:
-    """The form that reads what a file holds twice: tied where both are equal, else the output with a table of its own.
+    """Choose between tied and separate output embeddings for a file that holds both: tied where they are equal.
 
-    Other programs compute with both where they differ, whatever config.json says. UserError where ours cannot.
+    Other programs compute with both tables where they differ, whatever config.json says. UserError where ours cannot.
     """
     table = form.table
     names = {table.canonical(name): name for name in weights}
@@ -174,17 +176,17 @@ def with_own_tables(form: Form, weights: Weights) -> Form:
         return free
     copy, source = next((copy, source) for copy, source in differing.items() if copy not in free.table.names)
     raise UserError(
-        f"{weights.where}: {names[copy]} is not the same as {names[source]}, and this program's {form.family.name} has "
-        "one table of words for both; this checkpoint cannot be imported"
+        f"{weights.where}: {names[copy]} differs from {names[source]}, and this program's {form.family.name} has one "
+        "table for both; this checkpoint cannot be imported"
     )
 
 
 def check_shapes(form: Form, weights: Weights) -> None:
-    """UserError when a file's names or shapes are not those of its architecture; nothing is read."""
+    """Raise UserError when names or shapes in a file are not those of its architecture; no weight is read."""
     table = form.table
     names = table.match(weights, str(weights.where))
     if whole := [name for name in names.values() if not weights.dtypes[name].is_floating_point]:
-        raise UserError(f"{weights.where}: {whole[0]} holds whole numbers, which no weights are; is it quantised?")
+        raise UserError(f"{weights.where}: {whole[0]} holds integers, and weights are floats; is the file quantised?")
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
         for name, shape in table.shapes(skeleton(form.config)).items()
@@ -193,6 +195,6 @@ def check_shapes(form: Form, weights: Weights) -> None:
     if wrong:
         more = ", …" if len(wrong) > LISTED else ""
         raise UserError(
-            f"{weights.where}: {len(wrong)} shapes are not those that config.json asks for: "
-            f"{', '.join(wrong[:LISTED])}{more}; the two files must come from one model"
+            f"{weights.where}: {len(wrong)} shapes differ from those of config.json: "
+            f"{', '.join(wrong[:LISTED])}{more}; both files must come from one model"
         )

@@ -1,4 +1,4 @@
-"""The tokenizer of another program's model, with the tokens and roles that its files leave unsaid."""
+"""The tokenizer of another program's model, with tokens and roles that its files do not name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from blankfill.system.console import say
 from blankfill.types import Vocabulary
 
 
-def read_tokenizer(found: Foreign, given: Path | None = None) -> Tokenizer:
-    """The tokenizer of a model: given, or beside its weights. Where the family's own code adds tokens to a WordPiece
-    vocabulary that lacks them, they are added here."""
-    folder = found.path if found.path.is_dir() else found.path.parent
+def read_tokenizer(checkpoint: Foreign, given: Path | None = None) -> Tokenizer:
+    """Read the tokenizer of a model: the given file, or the one beside its weights. Where the family's own code adds
+    tokens to a WordPiece vocabulary that lacks them, this function adds them too."""
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
         tokenizer = Tokenizer.load(given or folder)
     except UserError as error:
@@ -23,19 +23,19 @@ def read_tokenizer(found: Foreign, given: Path | None = None) -> Tokenizer:
         raise UserError(
             f"{error} Put the model's own beside its weights, or name it: blankfill import --tokenizer."
         ) from error
-    if added := found.form.family.added_roles:
+    if added := checkpoint.form.family.added_roles:
         missing = tokenizer.vocabulary().missing(added)
         if missing and not tokenizer.is_wordpiece:  # other vocabularies have gaps of their own
             raise UserError(
                 f"{given or folder}: the tokenizer has no token for {', '.join(missing)}; give a tokenizer.json that "
                 "has them where the checkpoint's own code puts them"
             )
-        if missing and tokenizer.size + len(missing) <= found.form.config.vocab_size:
+        if missing and tokenizer.size + len(missing) <= checkpoint.form.config.vocab_size:
             say(f"the tokenizer has no token for {', '.join(missing)}; added at its end, as the family's own code does")
             tokenizer = tokenizer.with_roles(missing)
     return tokenizer
 
 
-def roles_unsaid(found: Foreign, vocabulary: Vocabulary) -> dict[str, int]:
-    """Roles that tokens have in a model, and that their names do not tell."""
-    return found.form.family.unnamed_roles(vocabulary.roles)
+def roles_unsaid(checkpoint: Foreign, vocabulary: Vocabulary) -> dict[str, int]:
+    """Return roles of tokens that their names do not show."""
+    return checkpoint.form.family.unnamed_roles(vocabulary.roles)

@@ -84,29 +84,37 @@ def _tokenizer_folder(checkpoint: Path) -> Path:
     return run if checkpoint.parent.name == "checkpoints" and (run / "tokenizer.json").exists() else checkpoint
 
 
-def _from_checkpoint(found: store.Checkpoint, folder: Path, device: str, dtype: torch.dtype | None) -> Loaded:
-    where = found.path / store.STATE
-    if "task" in found.state:
-        name = field(field(found.state, "task", dict, where), "name", str, where)
+def _from_checkpoint(checkpoint: store.Checkpoint, folder: Path, device: str, dtype: torch.dtype | None) -> Loaded:
+    where = checkpoint.path / store.STATE
+    if "task" in checkpoint.state:
+        name = field(field(checkpoint.state, "task", dict, where), "name", str, where)
         raise UserError(
-            f"{found.path}: this model was fine-tuned for {name} and answers that alone, with "
+            f"{checkpoint.path}: this model was fine-tuned for {name} and answers that alone, with "
             "`blankfill predict`; give the pretrained model that it began from"
         )
-    config, objective = store.model_of(found.state, found.path), store.objective_of(found.state, found.path)
-    embedding_lr_multiplier = field(found.state, "embedding_lr_multiplier", float, where, 1.0)
+    config, objective = (
+        store.model_of(checkpoint.state, checkpoint.path),
+        store.objective_of(checkpoint.state, checkpoint.path),
+    )
+    embedding_lr_multiplier = field(checkpoint.state, "embedding_lr_multiplier", float, where, 1.0)
     tokenizer = Tokenizer.load(folder)
-    check_tokenizer(found.state, tokenizer, folder, found.path)
-    vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(found.state, found.path))
-    loaded = _loaded(config, in_type(found.model, dtype), tokenizer, vocabulary, objective, found.path, device)
+    check_tokenizer(checkpoint.state, tokenizer, folder, checkpoint.path)
+    vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(checkpoint.state, checkpoint.path))
+    loaded = _loaded(
+        config, in_type(checkpoint.model, dtype), tokenizer, vocabulary, objective, checkpoint.path, device
+    )
     return dataclasses.replace(loaded, embedding_lr_multiplier=embedding_lr_multiplier)
 
 
-def _from_foreign(found: Foreign, device: str) -> Loaded:
-    tokenizer = read_tokenizer(found)
-    if found.weights.converted:
-        say(f"{found.path}: {found.weights.converted} weights are converted to {name_of(found.weights.target)}")
-    vocabulary = with_roles_of(tokenizer.vocabulary(), roles_unsaid(found, tokenizer.vocabulary()))
-    return _loaded(found.form.config, found.state(), tokenizer, vocabulary, found.objective, found.path, device)
+def _from_foreign(checkpoint: Foreign, device: str) -> Loaded:
+    tokenizer = read_tokenizer(checkpoint)
+    if checkpoint.weights.converted:
+        dtype = name_of(checkpoint.weights.target)
+        say(f"{checkpoint.path}: {checkpoint.weights.converted} weights are converted to {dtype}")
+    vocabulary = with_roles_of(tokenizer.vocabulary(), roles_unsaid(checkpoint, tokenizer.vocabulary()))
+    return _loaded(
+        checkpoint.form.config, checkpoint.state(), tokenizer, vocabulary, checkpoint.objective, checkpoint.path, device
+    )
 
 
 def _loaded(
@@ -141,11 +149,11 @@ def in_type(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict
 
 def weights_checksum(model: torch.nn.Module) -> str:
     """SHA-256 of a model's weights by their names, whatever file they lie in, in hexadecimal."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        found.update(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
-    return found.hexdigest()
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def with_roles_of(vocabulary: Vocabulary, roles: Mapping[str, int]) -> Vocabulary:

@@ -92,17 +92,17 @@ class Weights(Mapping[str, Tensor]):
             )
         return tensor
 
-    def equal(self, one: str, other: str) -> bool:
+    def equal(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same numbers. Reads some rows of each at a time, none where both are one."""
-        if self.shapes[one] != self.shapes[other]:
+        if self.shapes[name] != self.shapes[other]:
             return False
-        a, b = self._open[one], self._open[other]
+        a, b = self._open[name], self._open[other]
         if isinstance(a, Tensor) and isinstance(b, Tensor) and _same_memory(a, b):
             return True
-        count, *rest = self.shapes[one] or (1,)
+        count, *rest = self.shapes[name] or (1,)
         step = max(1, COMPARED // max(1, math.prod(rest)))
         return all(
-            torch.equal(self._rows(one, k, k + step), self._rows(other, k, k + step)) for k in range(0, count, step)
+            torch.equal(self._rows(name, k, k + step), self._rows(other, k, k + step)) for k in range(0, count, step)
         )
 
     def _rows(self, name: str, begin: int, end: int) -> Tensor:
@@ -163,17 +163,17 @@ def weight_file(folder: Path) -> Path | None:
 
 def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = None) -> Weights:
     """Open a weight file or the index of a sharded one. inert: see `only_tensors`. dtype: see `Weights`."""
-    found = Weights(path, dtype)
+    weights = Weights(path, dtype)
     for part in _parts(path):
         if not part.is_file():
             raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")
         if part.suffix == ".safetensors":
-            found.add_safetensors(part)
+            weights.add_safetensors(part)
         else:
-            found.add_tensors(only_tensors(part, inert))
-    if not found:
+            weights.add_tensors(only_tensors(part, inert))
+    if not weights:
         raise UserError(f"{path}: there are no weights in this file")
-    return found
+    return weights
 
 
 def _parts(path: Path) -> list[Path]:
@@ -254,10 +254,10 @@ def _damaged(path: Path) -> UserError:
 def _refusal(path: Path, error: Exception) -> UserError:
     """What a file is that torch's restricted unpickler did not take; not the library's words, which advise to trust
     it."""
-    asked = re.search(r"(?:GLOBAL|Unsupported class) ([A-Za-z_][\w.]{0,120}\w)", str(error))
-    if asked is None:
+    match = re.search(r"(?:GLOBAL|Unsupported class) ([A-Za-z_][\w.]{0,120}\w)", str(error))
+    if match is None:
         return _damaged(path)
     return UserError(
-        f"{path} is not read: it asks for {asked[1]}, so it holds more than tensors and might run code; "
+        f"{path} is not read: it asks for {match[1]}, so it holds more than tensors and might run code; "
         "get the weights as safetensors, or from a source that saves tensors only"
     )

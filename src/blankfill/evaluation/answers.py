@@ -65,7 +65,7 @@ def answered(loaded: Loaded, examples: Iterable[Example], pool: int = POOL) -> I
     while chosen := list(itertools.islice(remaining, pool)):
         sides = [(len(example), 0 if example.context is None else len(example.context)) for example in chosen]
         lengths = np.array([max(side) for side in sides], np.int64)
-        found: dict[int, Answered] = {}
+        results: dict[int, Answered] = {}
         order = list(padded_batches(lengths))
         groups = [[chosen[k] for k in numbers] for numbers in order]
         batches = prefetch(collate([[example] for example in group], pad) for group in groups)
@@ -73,8 +73,8 @@ def answered(loaded: Loaded, examples: Iterable[Example], pool: int = POOL) -> I
             logs, hits = _scores(loaded, batch)
             edges = np.cumsum([len(example.target_ids) for example in group])[:-1]
             parts = zip(np.split(logs, edges), np.split(hits, edges), strict=True)
-            found |= {int(k): Answered(*part) for k, part in zip(numbers, parts, strict=True)}
-        yield from (found[k] for k in range(len(chosen)))
+            results |= {int(k): Answered(*part) for k, part in zip(numbers, parts, strict=True)}
+        yield from (results[k] for k in range(len(chosen)))
 
 
 def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answered]:
@@ -87,12 +87,12 @@ def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answ
             yield from group
 
     held: list[Answered] = []
-    for found in answered(loaded, flat()):
-        held.append(found)
+    for result in answered(loaded, flat()):
+        held.append(result)
         if len(held) == sizes[0]:
             sizes.popleft()
-            logs = np.concatenate([one.log_probabilities for one in held])
-            yield Answered(logs, np.concatenate([one.hits for one in held]))
+            logs = np.concatenate([part.log_probabilities for part in held])
+            yield Answered(logs, np.concatenate([part.hits for part in held]))
             held = []
 
 

@@ -41,12 +41,12 @@ class Infilled:
         count = len(self.answers)
         if not count:
             return {"blanks": 0, "left_out": self.left_out}
-        nats = -sum(one.total for one in self.answers)
-        hits = np.concatenate([one.hits[: len(one.hits) - self.ends] for one in self.answers])
+        nats = -sum(answer.total for answer in self.answers)
+        hits = np.concatenate([answer.hits[: len(answer.hits) - self.ends] for answer in self.answers])
         return {
             "blanks": count,
             "left_out": self.left_out,
-            "exact": sum(bool(one.hits.all()) for one in self.answers) / count,
+            "exact": sum(bool(answer.hits.all()) for answer in self.answers) / count,
             "token_accuracy": float(hits.mean()),
             "probability": float(np.exp(-nats / count)),
             "nats_per_word": nats / (count * self.words),
@@ -62,19 +62,19 @@ def infill(scorer: Scorer, cuts: Sequence[Cut], advance: Callable[[int], None] =
     before = encoded(tokenizer, [first for first, _ in framed])
     answers = encoded(tokenizer, [second for _, second in framed])
     after = encoded(tokenizer, [cut.after for cut in cuts])
-    kept = [
+    fitting = [
         k for k, (left, answer, right) in enumerate(zip(before, answers, after, strict=True))
         if len(answer) and scorer.reads(left, right) + len(answer) <= scorer.room
     ]  # fmt: skip
 
     def groups() -> Iterator[list[Example]]:
-        for k in kept:
+        for k in fitting:
             yield scorer.blank(before[k], answers[k], after[k])
             advance(1)
 
-    advance(len(cuts) - len(kept))
-    found = list(joined(scorer.loaded, groups()))
-    return Infilled(cuts[0].words, len(cuts) - len(kept), [cuts[k] for k in kept], found, scorer.ends)
+    advance(len(cuts) - len(fitting))
+    results = list(joined(scorer.loaded, groups()))
+    return Infilled(cuts[0].words, len(cuts) - len(fitting), [cuts[k] for k in fitting], results, scorer.ends)
 
 
 def by_length(results: Sequence[Infilled]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def by_length(results: Sequence[Infilled]) -> dict[str, Any]:
 def samples(scorer: Scorer, cuts: Sequence[Sequence[Cut]], most: int = 5) -> list[dict[str, Any]]:
     """What the model itself writes into the first few blanks of each length, by the beam search of `fill`."""
     filler = Filler(scorer.loaded)
-    found = []
+    rows = []
     for cut in (cut for ones in cuts for cut in ones[:most]):
         if find_blanks(cut.before + cut.after):
             continue  # the passage has a line of underscores, which would be one more blank
@@ -96,7 +96,7 @@ def samples(scorer: Scorer, cuts: Sequence[Sequence[Cut]], most: int = 5) -> lis
             ids = encoded(scorer.loaded.tokenizer, [around(cut.before, cut.answer, filler.words.spaced)[1]])
             lengths = str(len(ids[0]))
         filled = filler.fill(f"{cut.before}[MASK]{cut.after if scorer.sees == 'both' else ''}", 1, lengths)
-        found.append(
+        rows.append(
             {"before": cut.before, "right": cut.answer, "after": cut.after, "fill": filled.candidates[0][0].text}
         )
-    return found
+    return rows

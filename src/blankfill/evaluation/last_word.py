@@ -34,20 +34,20 @@ class LastWords:
     def metrics(self) -> dict[str, float]:
         """Accuracy, perplexity of the words (e to the mean negative log-probability of a whole word), nats a piece."""
         ends, total = self.scorer.ends, len(self.answers)
-        pieces = [(len(one.hits) - ends, one) for one in self.answers]
-        nats = -sum(float(one.log_probabilities[:size].sum()) for size, one in pieces)
+        pieces = [(len(answer.hits) - ends, answer) for answer in self.answers]
+        nats = -sum(float(answer.log_probabilities[:size].sum()) for size, answer in pieces)
         name = "accuracy_given_length" if self.scorer.length == "given" else "accuracy"
-        found = {name: sum(bool(one.hits[:size].all()) for size, one in pieces) / total}
+        metrics = {name: sum(bool(answer.hits[:size].all()) for size, answer in pieces) / total}
         if ends:
-            found["accuracy_with_end"] = sum(bool(one.hits.all()) for one in self.answers) / total
-        return found | {
+            metrics["accuracy_with_end"] = sum(bool(answer.hits.all()) for answer in self.answers) / total
+        return metrics | {
             "perplexity_per_word": math.exp(min(nats / total, 709.0)),
             "nats_per_token": nats / sum(size for size, _ in pieces),
         }
 
     def counts(self) -> dict[str, Any]:
         """How many words and pieces there were."""
-        tokens = sum(len(one.hits) - self.scorer.ends for one in self.answers)
+        tokens = sum(len(answer.hits) - self.scorer.ends for answer in self.answers)
         return {"words": len(self.answers), "tokens": tokens, "cut": self.cut}
 
 

@@ -94,9 +94,9 @@ def perplexity(
                 count.windows += 1
                 yield scorer.window(ids, begin, first, stop)
 
-    for found in answered(scorer.loaded, examples(), pool=256):
-        count.nats -= found.total
-        advance(len(found.hits))
+    for answer in answered(scorer.loaded, examples(), pool=256):
+        count.nats -= answer.total
+        advance(len(answer.hits))
     if count.unknown:
         count.notes.append(
             f"{count.unknown / count.tokens:.2%} of the tokens are unknown to the tokenizer, which makes them easier "

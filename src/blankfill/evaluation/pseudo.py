@@ -73,10 +73,10 @@ def pseudo_perplexity(scorer: Scorer, texts: Sequence[LanguageItem], start: Star
                         yield scorer.hidden(part, place, range(place, stop))
             advance(1)
 
-    for number, found in enumerate(answered(scorer.loaded, examples())):
+    for number, answer in enumerate(answered(scorer.loaded, examples())):
         alone, within = weights[number]
-        count.nats -= alone * found.total
-        count.nats_within_word -= within * found.total
+        count.nats -= alone * answer.total
+        count.nats_within_word -= within * answer.total
     if not count.tokens:
         raise UserError("the data have no text that the model's tokenizer has a token for; give other data")
     return count

@@ -156,7 +156,7 @@ def result_folder(out: Path) -> None:
     Raises UserError when it cannot be, and for the folder of a fine-tuning run or of several, whose results have the
     same name.
     """
-    if any(found.is_file() for where in (CONFIG, f"*/{CONFIG}") for found in out.glob(where)):
+    if any(path.is_file() for where in (CONFIG, f"*/{CONFIG}") for path in out.glob(where)):
         raise UserError(f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with --out")
     with disk_errors(out, "give another folder with --out"):
         make_folder(out)
@@ -185,12 +185,12 @@ def _perplexity(scorer: Scorer, data: Path, settings: EvaluationOptions, start: 
 
 def _wikitext(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     texts = task_named("wikitext2").read(data, settings.split).languages()
-    found = _running("wikitext2", scorer, texts, settings, start)
-    found.notes.append(
-        f"words are the file's own, the end of a line being one: {found.counts['words']:,}; each <unk> among them is "
-        "read as it is written; articles are read apart"
+    measured = _running("wikitext2", scorer, texts, settings, start)
+    measured.notes.append(
+        f"the file has {measured.counts['words']:,} words, one of them for the end of each line; <unk> is read as text, "
+        "and each article is read alone"
     )
-    return found
+    return measured
 
 
 def _running(
@@ -230,9 +230,9 @@ def _last_words(scorer: Scorer, data: Path, settings: EvaluationOptions, start: 
     from blankfill.evaluation.texts import chosen
 
     items = task_named("lambada").read(data, settings.split).generations()
-    found = last_words(scorer, [items[k] for k in chosen(len(items), settings.limit, settings.seed)], start)
-    notes = [f"{found.cut:,} passages were too long and lost their beginning"] if found.cut else []
-    return Measured(found.metrics(), found.counts(), notes + _told_length(scorer))
+    result = last_words(scorer, [items[k] for k in chosen(len(items), settings.limit, settings.seed)], start)
+    notes = [f"{result.cut:,} passages were too long and lost their beginning"] if result.cut else []
+    return Measured(result.metrics(), result.counts(), notes + _told_length(scorer))
 
 
 def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
@@ -244,11 +244,11 @@ def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
         raise UserError(f"{data} has no text of {PASSAGE} words, in which blanks are cut; give a longer one")
     texts = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     advance = start(len(texts) * len(LENGTHS), "blanks")
-    found = [infill(scorer, cut_blanks(texts, length, settings.seed), advance) for length in LENGTHS]
+    results = [infill(scorer, cut_blanks(texts, length, settings.seed), advance) for length in LENGTHS]
     left = "" if scorer.sees == "both" else "; the model sees what is to the left of a blank alone"
     notes = [f"blanks are counted in words{left}", *_told_length(scorer)]
     counts = {"passages": len(texts), "words": PASSAGE}
-    return Measured(by_length(found), counts, notes, samples(scorer, [result.cuts for result in found]))
+    return Measured(by_length(results), counts, notes, samples(scorer, [result.cuts for result in results]))
 
 
 def _told_length(scorer: Scorer) -> list[str]:

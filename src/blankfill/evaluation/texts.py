@@ -56,14 +56,14 @@ def sentences(path: Path) -> list[LanguageItem]:
     """The lines of a UTF-8 file that are not empty, each a text of its own."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file with a sentence on each line")
-    found = [
+    sentences = [
         LanguageItem(f"{path}, line {number}", line.strip(), len(_WORD.findall(line)))
         for number, line in enumerate(text_lines(path), 1)
         if line.strip()
     ]
-    if not found:
+    if not sentences:
         raise UserError(f"{path} has no text: give a file with a sentence on each line")
-    return found
+    return sentences
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Cut:
 
 def passages(texts: Iterator[LanguageItem], words: int = PASSAGE) -> list[str]:
     """Runs of so many words, one after the other, from the beginning of each text; what is left at its end is not."""
-    found = []
+    passages = []
     for text in texts:
         starts = [match.start() for match in _WORD.finditer(text.text)]
         edges = [*starts[::words], len(text.text)] if len(starts) % words == 0 else starts[::words]
-        found += [text.text[begin:end].strip() for begin, end in pairwise(edges)]
-    return found
+        passages += [text.text[begin:end].strip() for begin, end in pairwise(edges)]
+    return passages
 
 
 def cut_blanks(texts: Sequence[str], length: int, seed: int) -> list[Cut]:
@@ -91,14 +91,14 @@ def cut_blanks(texts: Sequence[str], length: int, seed: int) -> list[Cut]:
 
     A word at least stands before and behind it.
     """
-    found = []
+    cuts = []
     for number, text in enumerate(texts):
         places = [(match.start(), match.end()) for match in _WORD.finditer(text)]
         rng = np.random.Generator(np.random.Philox(key=[seed, number * 1024 + length]))
         first = 1 + int(rng.integers(0, len(places) - length - 1))
         begin, end = places[first][0], places[first + length - 1][1]
-        found.append(Cut(text[:begin], text[begin:end], text[end:], length))
-    return found
+        cuts.append(Cut(text[:begin], text[begin:end], text[end:], length))
+    return cuts
 
 
 def chosen(count: int, limit: int, seed: int) -> NDArray[np.int64]:

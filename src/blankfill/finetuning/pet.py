@@ -178,8 +178,8 @@ def _said(path: Path) -> list[dict[str, float]]:
     return [fitting(field(row, "probabilities", dict, path), dict[str, float], where) for row in rows]
 
 
-def _parts(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("score", "metrics", "best_step", "steps")}
+def _parts(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: result[name] for name in ("score", "metrics", "best_step", "steps")}
 
 
 def _label(item: Item) -> object:

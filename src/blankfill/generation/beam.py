@@ -78,8 +78,8 @@ def beam_search(
     open_AK = torch.full((rows, beams), -math.inf, device=scores_NV.device)
     open_AK[:, 0] = 0.0
     written: list[list[tuple[int, ...]]] = [[()] * beams for _ in range(rows)]
-    found: list[list[Hypothesis]] = [[] for _ in range(rows)]
-    ended = list(found)
+    finished: list[list[Hypothesis]] = [[] for _ in range(rows)]
+    ended = list(finished)
 
     def lengths(count: int) -> tuple[int, ...]:
         """How many tokens open hypotheses may end with, when the next to be written is number `count`."""
@@ -116,14 +116,14 @@ def beam_search(
             break
         ended, written = [ended[row] for row in going], [written[row] for row in going]
         if len(going) < len(open_AK):
-            kept = torch.tensor(going, device=open_AK.device)
-            open_AK, token_AK = open_AK[kept], token_AK[kept]
+            going_K = torch.tensor(going, device=open_AK.device)
+            open_AK, token_AK = open_AK[going_K], token_AK[going_K]
         picked = [row * beams + beam for row in going for beam in from_AK[row]]
         if picked != list(range(decoder.rows)):
             decoder.select(torch.tensor(picked))
         check_cancelled(cancel)
         scores_NV = decoder.step(token_AK.flatten())
-    return found
+    return finished
 
 
 def _greedy(
@@ -142,15 +142,15 @@ def _greedy(
         ruled = grammar(scores_NV.float().log_softmax(-1), count)
         full = count == max_tokens or decoder.room == 0
         tokens = _advance(running, *ruled, [full] * len(running), penalty, no_repeat_ngram)
-        kept = [k for k, token in enumerate(tokens) if token is not None]
-        if not kept:
+        open_rows = [k for k, token in enumerate(tokens) if token is not None]
+        if not open_rows:
             break
-        if len(kept) < len(running):
-            decoder.select(torch.tensor(kept))
-            running = [running[k] for k in kept]
+        if len(open_rows) < len(running):
+            decoder.select(torch.tensor(open_rows))
+            running = [running[k] for k in open_rows]
         check_cancelled(cancel)
-        scores_NV = decoder.step(torch.tensor([tokens[k] for k in kept], device=decoder.device))
-    return [row.found for row in rows]
+        scores_NV = decoder.step(torch.tensor([tokens[k] for k in open_rows], device=decoder.device))
+    return [row.hypotheses for row in rows]
 
 
 @torch.inference_mode()
@@ -172,9 +172,9 @@ def greedy_search(
     longer depends on their number; None where it always does. For the other arguments see `beam_search`. The search of
     a row stops at its own last position.
     """
-    longest = max(len(one) + min(max_tokens, one.room) for one in decoder_inputs) + 1
+    longest = max(len(decoder_input) + min(max_tokens, decoder_input.room) for decoder_input in decoder_inputs) + 1
     decoder = Slots(model, min(slots, len(decoder_inputs)), pad, longest)
-    rows = [_GreedyRow(min(max_tokens, one.room)) for one in decoder_inputs]
+    rows = [_GreedyRow(min(max_tokens, decoder_input.room)) for decoder_input in decoder_inputs]
     waiting, running, ids = deque(range(len(rows))), list[_GreedyRow](), list[int]()
     while waiting or running:
         check_cancelled(cancel)
@@ -194,7 +194,7 @@ def greedy_search(
                 running[k], tokens[k] = running[-1], tokens[-1]
                 del running[-1], tokens[-1]
         ids = [token for token in tokens if token is not None]
-    return [row.found for row in rows]
+    return [row.hypotheses for row in rows]
 
 
 def _ruled(grammar: Grammar, scores_NV: Tensor, counts: Sequence[int], settled: int | None) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ class _GreedyRow:
     limit: int = 0
     written: list[int] = field(default_factory=list)
     total: float = 0.0
-    found: list[Hypothesis] = field(default_factory=list)
+    hypotheses: list[Hypothesis] = field(default_factory=list)
 
 
 def _advance(
@@ -239,7 +239,7 @@ def _advance(
         tokens.append(None)
         if end > -math.inf and (last or end >= best):
             total = row.total + end
-            row.found.append(Hypothesis(tuple(row.written), total, _score(total, len(row.written), penalty)))
+            row.hypotheses.append(Hypothesis(tuple(row.written), total, _score(total, len(row.written), penalty)))
         elif not last and best > -math.inf:
             row.total += best
             row.written.append(token)

@@ -80,7 +80,7 @@ class FillResult:
 
     def marked(self, left: str = "«", right: str = "»") -> str:
         """The filled text with a mark before and after each fill."""
-        return assemble(self.text, self.blanks, [left + found[0].text + right for found in self.candidates])
+        return assemble(self.text, self.blanks, [left + fills[0].text + right for fills in self.candidates])
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values for `json.dumps`."""
@@ -88,10 +88,10 @@ class FillResult:
             {
                 "blank": blank.written, "start": blank.start, "end": blank.end,
                 "candidates": [
-                    {"text": c.text, "ids": list(c.ids), "probability": c.probability, "score": c.score} for c in found
+                    {"text": c.text, "ids": list(c.ids), "probability": c.probability, "score": c.score} for c in fills
                 ],
             }
-            for blank, found in zip(self.blanks, self.candidates, strict=True)
+            for blank, fills in zip(self.blanks, self.candidates, strict=True)
         ]  # fmt: skip
         return {
             "text": self.text, "filled": self.filled, "objective": self.objective,
@@ -104,7 +104,7 @@ def find_blanks(text: str, mask: str = "") -> list[Blank]:
 
     mask: how else one may be written.
     """
-    found = []
+    blanks = []
     pattern = re.compile(f"{_BLANK.pattern}|{re.escape(mask)}", re.I) if mask else _BLANK
     for match in pattern.finditer(text):
         name = (match["name"] or "mask").lower()
@@ -115,8 +115,8 @@ def find_blanks(text: str, mask: str = "") -> list[Blank]:
         if digits is not None and length is None:
             raise UserError(f"the blank {match[0][:40]}… asks for too many tokens; give at most {MOST_TOKENS:,}")
         role = name if name in ("gmask", "smask") else "mask"
-        found.append(Blank(match[0], match.start(), match.end(), role, length))
-    return found
+        blanks.append(Blank(match[0], match.start(), match.end(), role, length))
+    return blanks
 
 
 def parse_lengths(lengths: str) -> tuple[int, int]:

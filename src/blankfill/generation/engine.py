@@ -56,7 +56,7 @@ def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int 
         return None
     model, weight = evaluation_view(model), model.token_embeddings.weight
     parts = []
-    for alike in padded_batches(np.array([len(one) for one in sources]), min_tokens=ENOUGH):
+    for alike in padded_batches(np.array([len(source) for source in sources]), min_tokens=ENOUGH):
         places = sorted(alike.tolist())
         batch = collate([[sources[k]] for k in places], pad).to(weight.device)
         parts.append((places, model.encode_source(batch, weight.dtype, keys_values=True)))
@@ -168,14 +168,14 @@ class Decoder:
 
     def _select_sources(self, reading: EncoderOutput, read_by_K: Tensor) -> None:
         """Keep what these rows answer to: once for rows that stand together, where all stand in groups of one size."""
-        kept, count = read_by_K.unique_consecutive(return_counts=True)
+        read_rows, count = read_by_K.unique_consecutive(return_counts=True)
         size = int(count[0])
         if not bool((count == size).all()):
-            kept, size = read_by_K, 1
+            read_rows, size = read_by_K, 1
         have = len(reading.hidden)
-        if len(kept) != have or not bool((kept == torch.arange(have, device=self.device)).all()):
-            reading.select(kept)
-        self._read_by = torch.arange(len(kept), device=self.device).repeat_interleave(size)
+        if len(read_rows) != have or not bool((read_rows == torch.arange(have, device=self.device)).all()):
+            reading.select(read_rows)
+        self._read_by = torch.arange(len(read_rows), device=self.device).repeat_interleave(size)
 
     def _padding_bias(self, width: int) -> Tensor:
         hidden = torch.full((self.rows, self._width), 0, dtype=torch.int32, device=self.device)

@@ -106,12 +106,12 @@ class Filler:
         text = mended(text)
         blanked = replace(self.take_apart(text, top_k, lengths, length_penalty), cancel=cancel)
         candidates = FILL[self.format.fill_method](self, blanked)
-        for blank, found in zip(blanked.blanks, candidates, strict=True):
-            if not found:
+        for blank, fills in zip(blanked.blanks, candidates, strict=True):
+            if not fills:
                 raise UserError(f"the model finds nothing for {blank.written}; try other lengths")
         shares = "candidates" if self.format.fill_method == "ranking" else "model"
         return FillResult(
-            text, assemble(text, blanked.blanks, [found[0].text for found in candidates]), blanked.blanks,
+            text, assemble(text, blanked.blanks, [fills[0].text for fills in candidates]), blanked.blanks,
             tuple(map(tuple, candidates)), shares, self.loaded.objective.name,
         )  # fmt: skip
 

@@ -34,7 +34,7 @@ Row = tuple[int, ...]
 def fill_places(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
     """The candidates of each blank, best first."""
     format = filler.format
-    ranges = [found or (1, 1) for found in blanked.ranges]
+    ranges = [lengths or (1, 1) for lengths in blanked.ranges]
     format.check_blanks(blanked.runs, blanked.roles, sum(least for least, _ in ranges))
     most_tokens = format.max_columns - format.specials()
     fills: list[Row | None] = [None] * len(blanked.blanks)

@@ -58,14 +58,16 @@ def fill_by_writing(filler: Filler, blanked: BlankedText) -> list[list[Candidate
         most = min(most, context.room)
         grammar = ending_with(filler, format.blank_end_ids(runs, roles, k), blanked.first[k], least)
         decoder = Decoder(filler.model, [context], most, filler.vocabulary["pad"], reading)
-        (found,) = beam_search(decoder, blanked.beams, grammar, most, blanked.length_penalty, cancel=blanked.cancel)
-        kept = distinct(
-            [filler.candidate(blanked, k, h.ids, math.exp(h.log_probability), h.score) for h in found]
+        (hypotheses,) = beam_search(
+            decoder, blanked.beams, grammar, most, blanked.length_penalty, cancel=blanked.cancel
+        )
+        fills = distinct(
+            [filler.candidate(blanked, k, h.ids, math.exp(h.log_probability), h.score) for h in hypotheses]
         )[: blanked.top_k]  # fmt: skip
-        candidates.append(kept)
-        if not kept:
+        candidates.append(fills)
+        if not fills:
             break
-        written.append(kept[0].ids)
+        written.append(fills[0].ids)
     return candidates + [[] for _ in blanked.blanks[len(candidates) :]]
 
 
@@ -73,7 +75,7 @@ def fill_by_ranking(filler: Filler, blanked: BlankedText) -> list[list[Candidate
     """The candidates of each blank, best first; what beam search proposes is ranked with the known text behind."""
     format, runs, roles = filler.format, blanked.runs, blanked.roles
     longest = LONGEST_WORD if format.sees == "left" else LONGEST_FILL["mask"]
-    ranges = [found or (1, longest) for found in blanked.ranges]
+    ranges = [lengths or (1, longest) for lengths in blanked.ranges]
     least_of = [least for least, _ in ranges]
     format.check_blanks(runs, roles, sum(least_of))
     begin = format.blank_input(runs, roles, ())
@@ -90,21 +92,21 @@ def fill_by_ranking(filler: Filler, blanked: BlankedText) -> list[list[Candidate
             grammar = ending_with(filler, ends, blanked.first[k], least_of[k])
         else:
             grammar = ending_at_a_word(filler, blanked.first[k], least_of[k], whole_word=blanked.ranges[k] is None)
-        (found,) = beam_search(decoder, max(16, 4 * blanked.top_k), grammar, most, cancel=blanked.cancel)
-        totals = [hypothesis.log_probability for hypothesis in found]
-        if right and found:
-            totals = likelihoods(filler, context, [(*hypothesis.ids, *right) for hypothesis in found], reading)
+        (hypotheses,) = beam_search(decoder, max(16, 4 * blanked.top_k), grammar, most, cancel=blanked.cancel)
+        totals = [hypothesis.log_probability for hypothesis in hypotheses]
+        if right and hypotheses:
+            totals = likelihoods(filler, context, [(*hypothesis.ids, *right) for hypothesis in hypotheses], reading)
         whole = np.logaddexp.reduce(totals) if totals else 0.0
-        kept = [
+        fills = [
             filler.candidate(blanked, k, hypothesis.ids, math.exp(total - whole), total)
-            for hypothesis, total in zip(found, totals, strict=True)
+            for hypothesis, total in zip(hypotheses, totals, strict=True)
         ]
-        kept = distinct(sorted(kept, key=lambda candidate: -candidate.score))[: blanked.top_k]
-        candidates.append(kept)
-        if not kept:
+        fills = distinct(sorted(fills, key=lambda candidate: -candidate.score))[: blanked.top_k]
+        candidates.append(fills)
+        if not fills:
             break
-        written.append(kept[0].ids)
-        spare -= len(kept[0].ids)
+        written.append(fills[0].ids)
+        spare -= len(fills[0].ids)
     return candidates + [[] for _ in blanked.blanks[len(candidates) :]]
 
 
@@ -183,7 +185,7 @@ def likelihoods(
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates without later ones of the same text."""
-    kept: dict[str, Candidate] = {}
+    by_text: dict[str, Candidate] = {}
     for candidate in candidates:
-        kept.setdefault(candidate.text, candidate)
-    return list(kept.values())
+        by_text.setdefault(candidate.text, candidate)
+    return list(by_text.values())

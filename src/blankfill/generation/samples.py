@@ -99,7 +99,7 @@ class Samples:
                     self.prompts.remove(prompt)
                     say_left_out(prompt, error)
             written = generate_many(loaded, self.prompts, WRITTEN, sampling)
-        return [{"step": step, "prompt": one.prompt, "continuation": one.text} for one in written]
+        return [{"step": step, "prompt": generation.prompt, "continuation": generation.text} for generation in written]
 
 
 def say_left_out(text: str, error: UserError) -> None:
@@ -137,15 +137,15 @@ def compare(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -
 def beginnings(valid: IndexedCorpus, tokenizer: Tokenizer, count: int = PROMPTS) -> list[str]:
     """The first tokens of some validation sentences, spread over the text."""
     starts = valid.sentence_starts
-    found: list[str] = []
+    prompts: list[str] = []
     for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist()[::-1]:
         ids = [int(i) for i in valid.tokens[int(starts[s]) : int(starts[s + 1])]]
         text = tokenizer.decode(ids[: min(PROMPT_TOKENS, len(ids) // 2)]).strip()
-        if len(ids) >= PROMPT_TOKENS and len(text) >= 4 and text not in found:
-            found.append(text)
-        if len(found) == count:
+        if len(ids) >= PROMPT_TOKENS and len(text) >= 4 and text not in prompts:
+            prompts.append(text)
+        if len(prompts) == count:
             break
-    return found
+    return prompts
 
 
 def blanked_sentences(
@@ -157,7 +157,7 @@ def blanked_sentences(
     The sentences are spread over the validation text; the same corpus always gives the same ones.
     """
     starts, word_start = valid.sentence_starts, vocabulary.word_start
-    found = 0
+    yielded = 0
     for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist():
         ids = [int(i) for i in valid.tokens[int(starts[s]) : int(starts[s + 1])]]
         if not SHORTEST <= len(ids) <= longest:
@@ -172,7 +172,7 @@ def blanked_sentences(
                 left, right = tokenizer.decode(ids[:at]).strip(), tokenizer.decode(ids[at + 1 :]).strip()
                 gap = "" if is_chinese else " "
                 yield f"{left}{gap}[MASK]{gap if right[:1].isalnum() else ''}{right}", word
-                found += 1
+                yielded += 1
                 break
-        if found == count:
+        if yielded == count:
             return

@@ -51,9 +51,9 @@ class Sampling:
 
     def check(self) -> None:
         """Raise a ConfigError that names every value out of range."""
-        found = out_of_bounds(self)
-        if found:
-            raise ConfigError(found)
+        problems = out_of_bounds(self)
+        if problems:
+            raise ConfigError(problems)
 
 
 def penalise_repeats(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
@@ -176,8 +176,8 @@ class Sampler:
         ids = [0] * len(self.rows)
         for group in self._groups:
             assert group.places is not None
-            found = _next_tokens(scores_BV[group.places], group)
-            for place, token in zip(group.places.tolist(), found, strict=True):
+            tokens = _next_tokens(scores_BV[group.places], group)
+            for place, token in zip(group.places.tolist(), tokens, strict=True):
                 ids[place] = token
         return ids
 
@@ -228,14 +228,14 @@ def _choose(scores_GV: Tensor, options: Sampling, rows: Sequence[SampledRow]) ->
         return scores_GV.argmax(-1)
     if options.temperature != 1.0:
         scores_GV = temper(scores_GV, options.temperature)
-    kept = None
+    tokens_GV = None
     if options.top_k:
-        scores_GV, kept = keep_top_k(scores_GV, options.top_k)
+        scores_GV, tokens_GV = keep_top_k(scores_GV, options.top_k)
     if options.top_p < 1.0:
         scores_GV = keep_top_p(scores_GV, options.top_p)
     uniform = [torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows]
     drawn_G = draw(scores_GV, torch.stack(uniform).to(scores_GV.device))
-    return drawn_G if kept is None else kept.gather(1, drawn_G[:, None])[:, 0]
+    return drawn_G if tokens_GV is None else tokens_GV.gather(1, drawn_G[:, None])[:, 0]
 
 
 def _generator(seed: int, row: int) -> torch.Generator:

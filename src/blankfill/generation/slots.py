@@ -99,7 +99,7 @@ class SlotCache(LayerCache):
         """Move the columns in use so that they end at column `end`. columns: size of the buffers."""
         at, size = slice(self.window.first, self.window.end), self.window.end - self.window.first
         rows, to = slice(0, self.window.rows), slice(end - size, end)
-        kept = self.kept[:, rows, :, at].clone()
+        shifted = self.kept[:, rows, :, at].clone()
         positions = None if self.positions is None else self.positions[rows, at].clone()
         if columns != self.kept.shape[3]:
             shape = list(self.kept.shape)
@@ -107,7 +107,7 @@ class SlotCache(LayerCache):
             self.kept = self.kept.new_empty(shape)
             if self.positions is not None:
                 self.positions = self.positions.new_zeros(len(self.positions), columns)
-        self.kept[:, rows, :, to] = kept
+        self.kept[:, rows, :, to] = shifted
         if self.positions is not None and positions is not None:
             self.positions[rows, to] = positions
 
@@ -181,15 +181,15 @@ class _Sources:
     def reading(self) -> EncoderOutput:
         """What the rows answer to."""
         rows, width = len(self.lengths), max(self.lengths)
-        kept = [(key[:rows, :, :width], value[:rows, :, :width]) for key, value in self.kept]
-        key = kept[0][0]
+        keys_values = [(key[:rows, :, :width], value[:rows, :, :width]) for key, value in self.kept]
+        key = keys_values[0][0]
         mask = Mask("none")
         if min(self.lengths) < width:
             lengths = torch.tensor(self.lengths, device=key.device)
             hidden_AS = torch.arange(width, device=key.device) >= lengths[:, None]
             bias = key.new_zeros(rows, 1, 1, width).masked_fill_(hidden_AS[:, None, None], float("-inf"))
             mask = Mask("dense", bias)
-        return EncoderOutput(key.new_empty(rows, 0, 0), mask, kept)
+        return EncoderOutput(key.new_empty(rows, 0, 0), mask, keys_values)
 
 
 class Slots:
@@ -265,7 +265,10 @@ class Slots:
         window, rows, first = self._window, self._window.rows, self._window.first
         next_PJ1, step_PJ1 = (
             torch.from_numpy(np.stack(vectors, 1)[:, :, None].astype(np.int64)).to(self.device)
-            for vectors in ([one.next_position for one in contexts], [one.step for one in contexts])
+            for vectors in (
+                [decoder_input.next_position for decoder_input in contexts],
+                [decoder_input.step for decoder_input in contexts],
+            )
         )
         self._next = torch.cat([self._next, next_PJ1], 1) if rows else next_PJ1
         self._step = torch.cat([self._step, step_PJ1], 1) if rows else step_PJ1

@@ -226,11 +226,13 @@ class Writer:
         for pieces in self.run():
             for row, piece in enumerate(pieces):
                 texts[row] += piece
-        found = []
+        generations = []
         for row, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True)):
             before, after = self.frames[row]
-            found.append(Generation(prompt, text, before + text + after, tuple(self.written[row]), self.finish[row]))
-        return found
+            generations.append(
+                Generation(prompt, text, before + text + after, tuple(self.written[row]), self.finish[row])
+            )
+        return generations
 
     @property
     def _pad(self) -> int:

@@ -1,16 +1,17 @@
 """Attention for training on a CPU, a block of scores at a time.
 
-On a CPU torch's own kernel leaves its fast road as soon as attention weights are dropped, computes all of a causal
-table of up to 512 columns and then hides half of it, and is slow in bf16. Here the scores of a few heads are computed,
-normalised, dropped and used while they are in the cache; columns that no query of a block can see are never computed;
-and gradients are written where the projection wants them, without stacking and transposing.
+On a CPU, torch's own kernel takes a slow path when attention weights are dropped, computes all of a causal matrix of up
+to 512 columns before it hides half of it, and is slow in bf16. This kernel computes the scores of a few heads at a
+time, so that they stay in the cache through softmax, dropout and the product with the values; it skips columns that no
+query of a block can see; and it writes gradients in the layout that the projection needs, without stacking and
+transposing.
 
-The backward pass needs the weights. Up to `KEEP` columns they are kept, being small beside the other activations of a
-layer; of longer rows they are computed again. Dropout masks are kept as bytes. Blocks do not depend on the number of
-threads, so neither do the masks drawn.
+The backward pass needs the weights. Rows of up to `KEEP` columns save them, since they are small beside the other
+activations of a layer; longer rows compute them again. Dropout masks are saved as bytes. Blocks do not depend on the
+number of threads, so the drawn masks do not either.
 
-Where a query sees only keys near it (`Band`), a block computes the scores of those keys alone, so that long rows cost
-their length times the window and not the square of their length.
+With local attention (`Band`), a block computes only the scores of the keys near its queries, so that the cost of a long
+row is its length times the window and not the square of its length.
 
 Shapes: B rows, T columns, S columns of a context, H heads, E width of a head; G matrices of a block with Q queries and
 K keys; N blocks of queries in a row.
@@ -29,24 +30,24 @@ from torch import Tensor
 from blankfill.kernels.dropout import draw_kept, rounded
 
 BLOCK = 1 << 19
-"""Most scores in a block (2 MiB in fp32)."""
+"""Largest number of scores in a block (2 MiB in fp32)."""
 QUERIES = 128
-"""Queries in a block when columns can be left out."""
+"""Queries of a block when columns can be skipped."""
 NEAR_QUERIES = 64
-"""The same in a band, where smaller blocks have fewer keys that are too far away."""
+"""Queries of a block in a band, where smaller blocks compute fewer keys outside the window."""
 KEEP = 256
-"""Columns of a row up to which the weights are kept for the backward pass."""
+"""Largest number of columns of a row whose weights are saved for the backward pass."""
 
 Ranges = Sequence[Sequence[tuple[int, int]]]
-"""For each row, for each block of `QUERIES` queries, the half-open range of keys that it can see."""
+"""For each row and each block of `QUERIES` queries, the half-open range of keys that it can see."""
 
 
 @dataclass(frozen=True)
 class Band:
     """The mask of rows whose queries see only keys up to `reach` columns away.
 
-    bias: [B, N, Q, Q + 2 · reach], 0 or −inf: for each block of Q (`NEAR_QUERIES`) queries the mask of the keys from
-    `reach` columns before its first query to `reach` columns behind its last one, whether the row has them or not.
+    bias: [B, N, Q, Q + 2 · reach], 0 or −inf: for each block of Q (`NEAR_QUERIES`) queries, the mask of the keys from
+    `reach` columns before its first query to `reach` columns after its last one, with columns outside the row included.
     """
 
     bias: Tensor
@@ -54,11 +55,11 @@ class Band:
 
     @property
     def size(self) -> int:
-        """Queries of a block, Q."""
+        """Number of queries of a block, Q."""
         return self.bias.shape[2]
 
     def ranges(self, rows: int, columns: int) -> Ranges:
-        """The half-open range of keys of each block, for each row."""
+        """Return the half-open range of keys of each block, for each row."""
         starts = range(0, columns, self.size)
         row = [(max(0, q - self.reach), min(columns, q + self.size + self.reach)) for q in starts]
         return [row] * rows
@@ -66,7 +67,8 @@ class Band:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some queries and keys of one head of some rows, or of some heads of one row; its place where scores are kept."""
+    """Some queries and keys of one head of some rows, or of some heads of one row, and their place among saved
+    scores."""
 
     rows: slice | int
     heads: slice | int
@@ -76,17 +78,17 @@ class _Block:
     stop: int
 
     def of(self, tensor_BTHE: Tensor, columns: slice) -> Tensor:
-        """Its part of a [B, T, H, E] tensor as a view [G, columns, E]."""
+        """Return the block's part of a [B, T, H, E] tensor as a view [G, columns, E]."""
         part = tensor_BTHE[self.rows, columns, self.heads]
         return part.transpose(0, 1) if isinstance(self.rows, int) else part
 
     def added_of(self, added: Tensor) -> Tensor:
-        """Its part of what is added, [B or 1, H, T, T], as a view [G or 1, Q, K]."""
-        one: slice | int = slice(0, 1) if isinstance(self.rows, slice) else 0
-        return added[self.rows if len(added) > 1 else one, self.heads, self.queries, self.keys]
+        """Return the block's part of the bias [B or 1, H, T, T] as a view [G or 1, Q, K]."""
+        first_row: slice | int = slice(0, 1) if isinstance(self.rows, slice) else 0
+        return added[self.rows if len(added) > 1 else first_row, self.heads, self.queries, self.keys]
 
     def band_of(self, band: Band) -> Tensor:
-        """Its part of a band, [1, Q, K]."""
+        """Return the block's part of a band, [1, Q, K]."""
         number, size = self.queries.start // band.size, self.queries.stop - self.queries.start
         first = self.queries.start - band.reach
         return band.bias[self.rows, number, None, :size, self.keys.start - first : self.keys.stop - first]
@@ -109,13 +111,13 @@ def _blocks(
     """context: columns of a context that the T columns attend to; None where they attend to one another. size: queries
     of a block that has a range; None for `QUERIES`."""
     S = T if context is None else context
-    found: list[_Block] = []
+    blocks: list[_Block] = []
     total = 0
 
     def add(rows: slice | int, heads: slice | int, queries: slice, keys: slice, matrices: int) -> None:
         nonlocal total
         scores = matrices * (queries.stop - queries.start) * (keys.stop - keys.start)
-        found.append(_Block(rows, heads, queries, keys, total, total + scores))
+        blocks.append(_Block(rows, heads, queries, keys, total, total + scores))
         total += scores
 
     if ranges is not None:
@@ -123,7 +125,7 @@ def _blocks(
             step = QUERIES if size is None else size
             for n, (first, last) in enumerate(row):
                 add(b, slice(0, H), slice(n * step, min(T, (n + 1) * step)), slice(first, last), H)
-        return found
+        return blocks
     step = QUERIES if causal and T >= 2 * QUERIES else min(T, max(QUERIES, BLOCK // S))
     together = max(1, BLOCK // (step * S))
     for h in range(H):
@@ -132,7 +134,7 @@ def _blocks(
             for q in range(0, T, step):
                 queries = slice(q, min(T, q + step))
                 add(rows, h, queries, slice(0, queries.stop if causal else S), rows.stop - rows.start)
-    return found
+    return blocks
 
 
 def visible_ranges(visible_BTT: Tensor) -> Ranges:
@@ -252,7 +254,7 @@ class _Blocked(torch.autograd.Function):
         total, most = blocks[-1].stop, max(block.stop - block.start for block in blocks)
         keep = with_grad and parts[1].shape[1] <= KEEP
         scores = packed.new_empty(total if keep else most)
-        kept = torch.empty(total if dropout else 0, dtype=torch.int8)
+        bits = torch.empty(total if dropout else 0, dtype=torch.int8)
         dropped = packed.new_empty(most if dropout else 0)
         mixed = packed.new_empty(B, T, H, E)
         scale = 1 / (1 - rounded(dropout))
@@ -261,19 +263,19 @@ class _Blocked(torch.autograd.Function):
             G, Q, K = len(value), block.queries.stop - block.queries.start, value.shape[1]
             used = weights.fill(block, _shaped(scores[block.start :] if keep else scores, G, Q, K))
             if dropout:
-                mask = draw_kept(kept[block.start : block.stop], dropout).view(G, Q, K)
+                mask = draw_kept(bits[block.start : block.stop], dropout).view(G, Q, K)
                 used = _shaped(dropped, G, Q, K).copy_(mask).mul_(used)
             out = packed.new_empty(G, Q, E)
             block.of(mixed, block.queries).copy_(torch.baddbmm(out, used, value, beta=0, alpha=scale, out=out))
         if with_grad:
-            ctx.save_for_backward(packed, context, bias, kept, scores if keep else None, added)
+            ctx.save_for_backward(packed, context, bias, bits, scores if keep else None, added)
             ctx.blocks, ctx.causal, ctx.scale, ctx.most = blocks, causal, scale, most
             ctx.score_scale, ctx.band = score_scale, band
         return mixed.view(B, T, H * E)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        packed, context, bias, kept, scores, added = ctx.saved_tensors
+        packed, context, bias, bits, scores, added = ctx.saved_tensors
         parts = _parts(packed, context)
         B, T, H, E = parts[0].shape
         blocks: list[_Block] = ctx.blocks
@@ -287,7 +289,7 @@ class _Blocked(torch.autograd.Function):
         empty = torch.zeros_like if several else torch.empty_like
         grad_packed, grad_context = empty(packed), None if context is None else empty(context)
         grad_query, grad_key, grad_value = _parts(grad_packed, grad_context)
-        buffers = [packed.new_empty(ctx.most) for _ in range(1 + (scores is None) + (len(kept) > 0))]
+        buffers = [packed.new_empty(ctx.most) for _ in range(1 + (scores is None) + (len(bits) > 0))]
         for block in blocks:
             query, key = block.of(weights.query, block.queries), block.of(weights.key, block.keys)
             value, out = block.of(weights.value, block.keys), block.of(grad, block.queries)
@@ -299,8 +301,8 @@ class _Blocked(torch.autograd.Function):
             error = _shaped(buffers[0], G, Q, K)
             torch.baddbmm(error, out, value.transpose(1, 2), beta=0, alpha=ctx.scale, out=error)
             used = weight
-            if len(kept):
-                used = _shaped(buffers[-1], G, Q, K).copy_(kept[block.start : block.stop].view(G, Q, K))
+            if len(bits):
+                used = _shaped(buffers[-1], G, Q, K).copy_(bits[block.start : block.stop].view(G, Q, K))
                 error.mul_(used)
                 used.mul_(weight)
             share = packed.new_empty(G, K, E)

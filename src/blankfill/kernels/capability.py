@@ -1,9 +1,10 @@
-"""Whether raw kernels may be used on a module's weights: the one check of that.
+"""The check that decides whether raw kernels may be used on a module's weights.
 
-Code that multiplies with a weight itself, in place of calling the module that has it, is right only where calling the
-module would do the same: for torch's own dense class, with ordinary strided weights, which nothing watches or replaces.
-Adapters, quantised and sharded weights (tensor subclasses), pruned and parametrised modules and modules with hooks go
-the usual way.
+
+Code that multiplies with a weight itself, instead of calling the module that owns it, is correct only where both give
+the same: for torch's own dense class with ordinary strided weights and without hooks or parametrisations. Adapters,
+quantised and sharded weights (tensor subclasses), pruned and parametrised modules and modules with hooks are called as
+modules.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-"""What torch keeps of a module's hooks, and, with `_global` before each, of those of all modules."""
+"""Attributes in which torch stores a module's hooks and, with the prefix `_global`, the hooks of all modules."""
 
 
 def plain_weight(weight: Tensor | None) -> bool:
-    """Whether a weight is an ordinary strided tensor of floats, or there is none."""
+    """Return whether a weight is None or an ordinary strided floating-point tensor."""
     if weight is None:
         return True
     # the type of a parameter that wraps a tensor subclass is that subclass
@@ -32,17 +33,17 @@ def plain_weight(weight: Tensor | None) -> bool:
 
 
 def plain_weights(weights: Iterable[Tensor]) -> bool:
-    """Whether all of some weights are ordinary ones."""
+    """Return whether all weights are ordinary (`plain_weight`)."""
     return all(map(plain_weight, weights))
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether calling the module runs hooks, its own or those of all modules."""
+    """Return whether calling the module runs hooks, its own or global ones."""
     return any(getattr(module, name) or getattr(nn_module, f"_global{name}") for name in HOOKS)
 
 
 def plain_dense(module: nn.Module) -> bool:
-    """Whether a module is a dense layer that raw kernels may stand in for."""
+    """Return whether raw kernels may compute this module: a plain dense layer."""
     if type(module) is not nn.Linear or watched(module):
         return False
     return plain_weight(module.weight) and plain_weight(module.bias)

@@ -1,10 +1,10 @@
 """Dropout on a CPU, with masks drawn several times faster than by `bernoulli_`.
 
-`bernoulli_` takes ten nanoseconds per element on some CPUs, in small models more than the matrix products that computed
-the element. Sixteen random bits are enough for an element: four elements for each word of torch's global generator, so
-masks still follow `torch.manual_seed`. The probability is rounded to a multiple of 1/65,536, and kept elements are
-scaled by the exact inverse of the rounded probability. Masks are stored as bytes. Not for GPUs, whose own kernels are
-faster.
+`bernoulli_` takes ten nanoseconds per element on some CPUs; in small models that is more than the matrix products that
+computed the element. Sixteen random bits are enough for an element, so each word of torch's global generator serves
+four elements, and masks still follow `torch.manual_seed`. The probability is rounded to a multiple of 1/65,536, and
+kept elements are scaled by the exact inverse of the rounded probability. Masks are stored as bytes. Not for GPUs, whose
+own kernels are faster.
 """
 
 from __future__ import annotations

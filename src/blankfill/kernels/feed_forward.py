@@ -1,11 +1,13 @@
-"""The feed-forward part of a layer for training in fp32 on a CPU, a portion of the rows at a time.
+"""The feed-forward block of a layer for training in fp32 on a CPU, some rows at a time.
 
-Rows go through dense, activation, dropout, dense in portions, so that much of a portion is still in the cache. Of what
-is inside only the inner dense's output is kept for the backward pass, which computes the activation again; of ReLU only
-its output, dropped already, whose zeros are those of the gradient. Dropout's scale goes into the matrix products. Not
-for GPUs, whose own kernels are faster, nor for bf16, which must not be rounded between the steps of an activation.
 
-The tanh of GELU's approximation (Hendrycks & Gimpel 2016) costs a CPU four times what a sigmoid does, and
+Rows pass through dense, activation, dropout and dense in portions that largely stay in the cache. The only activation
+saved for the backward pass is the output of the inner dense layer, from which the backward pass computes the activation
+function again; with ReLU it is the output after dropout, whose zeros are the zeros of the gradient. The scale of
+dropout is part of the matrix products. Not for GPUs, whose own kernels are faster, nor for bf16, where intermediate
+results of the activation function must not be rounded.
+
+The tanh of GELU's approximation (Hendrycks & Gimpel 2016) costs a CPU four times as much as a sigmoid, and
 0.5·(1 + tanh(u)) = sigmoid(2u).
 
 Shapes: N rows, D width, F inner width, G columns of the inner dense: F, or 2·F where one half of them is activated and
@@ -24,14 +26,15 @@ from blankfill.kernels.capability import plain_dense
 from blankfill.kernels.dropout import draw_kept, rounded
 
 ROWS = 1024
-"""Rows that go through together."""
+"""Rows of a portion."""
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = LINEAR * 0.044715
 """gelu(x) = x · sigmoid(LINEAR·x + CUBIC·x³)"""
 
 
 def can_fuse(x: Tensor, inner: nn.Linear, output: nn.Linear) -> bool:
-    """Whether `feed_forward` may stand in: fp32 on a CPU, plain dense modules (`kernels.capability`)."""
+    """Return whether `feed_forward` may replace the modules: fp32 on a CPU, plain dense layers
+    (`kernels.capability`)."""
     device = x.device.type
     if device != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled(device):
         return False
@@ -41,9 +44,10 @@ def can_fuse(x: Tensor, inner: nn.Linear, output: nn.Linear) -> bool:
 def feed_forward(
     x: Tensor, inner: nn.Linear, output: nn.Linear, activation: str, gated: bool = False, dropout: float = 0.0
 ) -> Tensor:
-    """output(dropout(activation(inner(x)))); gated, the activation of the inner's first half times its second half.
+    """Compute output(dropout(activation(inner(x)))). Gated: the activation of the first half of inner(x), times its
+    second half.
 
-    x fp32 [..., D] on a CPU → the same shape. activation: of `TransformerConfig.activation`.
+    x fp32 [..., D] on a CPU → the same shape. activation: a value of `TransformerConfig.activation`.
     """
     weights = inner.weight, inner.bias, output.weight, output.bias
     made: Tensor = _FeedForward.apply(x.flatten(0, -2), *weights, activation, gated, dropout)
@@ -57,7 +61,7 @@ def _gate(x: Tensor, square: Tensor, out: Tensor) -> Tensor:
 
 
 def _activate(name: str, x: Tensor, spare: Tensor, out: Tensor) -> Tensor:
-    """The activation of x, in `out`."""
+    """Write the activation of x to `out`."""
     if name == "gelu_tanh":
         return _gate(x, spare, out).mul_(x)
     if name == "gelu":
@@ -66,7 +70,7 @@ def _activate(name: str, x: Tensor, spare: Tensor, out: Tensor) -> Tensor:
 
 
 def _activate_back(name: str, x: Tensor, error: Tensor, gate: Tensor, spare: Tensor, out: Tensor) -> Tensor:
-    """The activation of x, in `out`; `error`, a gradient of it, becomes that of x."""
+    """Write the activation of x to `out`, and turn `error`, its gradient, into the gradient of x."""
     if name == "gelu_tanh":
         torch.mul(_gate(x, spare, gate), x, out=out)
         # the derivative: gate + active · (1 − gate) · (LINEAR + 3·CUBIC·x²)
@@ -84,8 +88,9 @@ def _activate_back(name: str, x: Tensor, error: Tensor, gate: Tensor, spare: Ten
 
 
 def _inside_back(name: str, x: Tensor, mask: Tensor | None, grad: Tensor, out: Tensor, spare: Tensor) -> Tensor:
-    """What the output's dense reads for x, which the inner one made, in memory of `spare`; `out` becomes the gradient
-    of x. mask: of dropout; grad: a gradient of what is returned; spare: four times its shape."""
+    """Return the input of the output's dense layer, computed again from x (the output of the inner one) in the memory
+    of `spare`, and write the gradient of x to `out`. mask: dropout's; grad: the gradient of the returned tensor; spare:
+    a buffer of four times its shape."""
     F = grad.shape[1]
     gated = x.shape[1] > F
     if mask is not None:
@@ -104,7 +109,7 @@ def _inside_back(name: str, x: Tensor, mask: Tensor | None, grad: Tensor, out: T
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None, scale: float, out: Tensor) -> Tensor:
-    """bias + scale · a @ b, in `out`."""
+    """Write bias + scale · a @ b to `out`."""
     if bias is not None:
         return torch.addmm(bias, a, b, alpha=scale, out=out)
     return torch.addmm(out, a, b, beta=0, alpha=scale, out=out)
@@ -124,7 +129,7 @@ class _FeedForward(torch.autograd.Function):
         dropout: float,
     ) -> Tensor:
         N, (D, F) = len(x_ND), output_DF.shape
-        alone = activation == "relu" and not gated  # its output is all that the backward pass needs
+        alone = activation == "relu" and not gated  # the backward pass needs only the output
         kept_NG = x_ND.new_empty(N, len(inner_GD))
         made_ND = x_ND.new_empty(N, D)
         mask_NF = torch.empty((N, F) if dropout and not alone else 0, dtype=torch.int8)
@@ -132,19 +137,19 @@ class _FeedForward(torch.autograd.Function):
         scale = 1 / (1 - rounded(dropout))
         for start in range(0, N, ROWS):
             at = slice(start, min(N, start + ROWS))
-            one, out = spare[: at.stop - start], active[: at.stop - start]
+            buffer, out = spare[: at.stop - start], active[: at.stop - start]
             hidden = _product(x_ND[at], inner_GD.T, inner_G, 1, kept_NG[at])
             if alone:
                 out = hidden.clamp_min_(0)
                 if dropout:
-                    out.mul_(draw_kept(one.view(-1), dropout).view_as(out))
+                    out.mul_(draw_kept(buffer.view(-1), dropout).view_as(out))
             else:
-                _activate(activation, hidden[:, :F], one, out)
+                _activate(activation, hidden[:, :F], buffer, out)
                 if gated:
                     out.mul_(hidden[:, F:])
                 if dropout:
                     draw_kept(mask_NF[at].view(-1), dropout)
-                    out.mul_(one.copy_(mask_NF[at]))
+                    out.mul_(buffer.copy_(mask_NF[at]))
             _product(out, output_DF.T, output_D, scale, made_ND[at])
         ctx.save_for_backward(x_ND, kept_NG, mask_NF, inner_GD, inner_G, output_DF, output_D)
         ctx.activation, ctx.gated, ctx.alone, ctx.scale = activation, gated, alone, scale
@@ -162,14 +167,14 @@ class _FeedForward(torch.autograd.Function):
         buffers = x_ND.new_empty(0 if ctx.alone else 5, min(N, ROWS), F)
         for start in range(0, N, ROWS):
             at = slice(start, min(N, start + ROWS))
-            error, kept, spare = errors[: at.stop - start], kept_NG[at], buffers[:, : at.stop - start]
+            error, kept_part, spare = errors[: at.stop - start], kept_NG[at], buffers[:, : at.stop - start]
             if ctx.alone:
-                active = kept
+                active = kept_part
                 _product(grad_ND[at], output_DF, None, ctx.scale, error)
                 torch.ops.aten.threshold_backward.grad_input(error, active, 0, grad_input=error)
             else:
                 grad = _product(grad_ND[at], output_DF, None, ctx.scale, spare[0])
-                active = _inside_back(name, kept, mask_NF[at] if len(mask_NF) else None, grad, error, spare[1:])
+                active = _inside_back(name, kept_part, mask_NF[at] if len(mask_NF) else None, grad, error, spare[1:])
             torch.addmm(grad_output, grad_ND[at].T, active, alpha=ctx.scale, out=grad_output)
             torch.mm(error, inner_GD, out=grad_x[at])
             torch.addmm(grad_inner, error.T, x_ND[at], out=grad_inner)

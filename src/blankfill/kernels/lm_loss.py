@@ -1,10 +1,11 @@
-"""The language-model loss and its gradient, without the table of logits.
+"""The language-model loss and its gradient, without the matrix of logits.
 
-The loss multiplies hidden states with the table of output embeddings and takes the gradient in the same pass: the
-[M, V] table of logits never exists, and the backward pass costs one scaling. A few hundred targets are at work at a
-time. On a CPU their scores are made in blocks of columns, each exponentiated against its own largest score while it is
-in the cache; once all blocks are seen, the softmax of a block is that times one factor for each target (online softmax,
-Milakov & Gimelshein 2018), and the block is multiplied on with the table and with the hidden states.
+
+The loss multiplies hidden states with the output embeddings and computes the gradient in the same pass: the [M, V]
+matrix of logits never exists, and the backward pass costs one scaling. A few hundred targets are processed at a time.
+On a CPU their scores are computed in blocks of vocabulary columns, each exponentiated against its own largest score
+while it is in the cache; after the last block, one factor for each target turns these values into the softmax (online
+softmax, Milakov & Gimelshein 2018), and each block is multiplied with the output embeddings and the hidden states.
 
 Shapes: M targets, D width, V vocabulary.
 """
@@ -20,11 +21,11 @@ from torch import Tensor
 from blankfill.kernels.capability import plain_weight
 
 SCORES = 1 << 24
-"""Most fp32 scores that exist at once on a CPU (64 MiB)."""
+"""Largest number of fp32 scores that exist at once on a CPU (64 MiB)."""
 COLUMNS = 2048
-"""Columns of the vocabulary in a block of scores on a CPU."""
+"""Vocabulary columns of a block of scores on a CPU."""
 GPU_ROWS = 8192
-"""Targets at work at a time on other devices, with all columns in one block."""
+"""Targets processed at a time on other devices, with all columns in one block."""
 
 
 def lm_loss(
@@ -35,13 +36,13 @@ def lm_loss(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of `hidden @ tableᵀ + bias` against the targets, summed; a scalar with gradient.
+    """Compute the summed cross-entropy of `hidden @ tableᵀ + bias` against the targets; a scalar with gradient.
 
-    smoothing: the share of each target that is spread evenly over the whole table (Szegedy et al. 2016, section 7).
-    z_loss: the factor of log² Z, which is added for each target, Z being the sum of the exponentiated scores, so that
-    scores stay near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
+    smoothing: share of each target that is spread evenly over the whole vocabulary (Szegedy et al. 2016, section 7).
+    z_loss: factor of log² Z, which is added for each target, where Z is the sum of the exponentiated scores; it keeps
+    scores near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
     """
-    if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a table that only torch's own functions can read
+    if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a weight that only torch's own functions can read
         logits_MV = F.linear(hidden_MD, table_VD, bias_V).float()
         total = F.cross_entropy(logits_MV, target_M, reduction="sum", label_smoothing=smoothing)
         return total + z_loss * logits_MV.logsumexp(-1).square().sum() if z_loss else total
@@ -53,7 +54,7 @@ def lm_loss(
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The type of matrix products with a tensor: autocast's where it is on, its own otherwise."""
+    """Return the type of matrix products with a tensor: autocast's where it is on, the tensor's own otherwise."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
@@ -102,11 +103,11 @@ class _LMLoss(torch.autograd.Function):
 
 
 class _Share:
-    """Some targets: their scores a block of columns at a time, then their loss, then their gradients.
+    """Some targets: their scores by blocks of columns, then their loss, then their gradients.
 
-    memory: where the scores are kept between the two passes, fp32, at least M · V. columns: of a block. smoothing and
-    z_loss: see `lm_loss`; with ε of the one and ζ of the other the loss is
-    norm + ζ · norm² − (1 − ε) · the answer's score − ε · the mean of all scores.
+    memory: fp32 buffer of at least M · V scores between the two passes. columns: columns of a block. smoothing and
+    z_loss: see `lm_loss`; with smoothing ε and z_loss ζ the loss is norm + ζ · norm² − (1 − ε) · score of the target −
+    ε · mean of all scores.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class _Share:
         self.loss = (norm - self.kept * answered - self.spread * whole + z_loss * norm.square()).sum()
 
     def add_gradients(self, grad_hidden: Tensor, grad_table: Tensor, grad_bias: Tensor | None, first: bool) -> None:
-        """Add the gradients of the loss. first: nothing is in `grad_table` yet, its memory is not even set to 0."""
+        """Add the gradients of the loss. first: whether `grad_table` is still uninitialised memory."""
         for n, (at, error, factor) in enumerate(zip(self.at, self.blocks, self.factors, strict=True)):
             error.mul_(factor[:, None])
             rows, places = self._inside(n)
@@ -167,16 +168,16 @@ class _Share:
                 grad_table[at] = grad if first else grad_table[at].add_(grad)
 
     def _sort(self, target_M: Tensor, columns: int) -> None:
-        """Note which answers lie in which block."""
+        """Sort the targets by the block in which they lie."""
         self.rows = torch.arange(len(target_M), device=target_M.device)
         self.answers, self.edges = target_M, [0, len(target_M)]
-        if len(self.at) > 1:  # asking for the edges would make a GPU wait; it has one block
+        if len(self.at) > 1:  # reading the edges would wait for a GPU, which has one block
             self.rows = target_M.argsort()
             self.answers = target_M[self.rows]
             starts = torch.arange(len(self.at) + 1, device=target_M.device) * columns
             self.edges = torch.searchsorted(self.answers, starts).tolist()
 
     def _inside(self, n: int) -> tuple[Tensor, Tensor]:
-        """Rows whose answer lies in block n, and its column there."""
+        """Return the rows whose target lies in block n, and the column of each there."""
         part = slice(self.edges[n], self.edges[n + 1])
         return self.rows[part], self.answers[part] - self.at[n].start

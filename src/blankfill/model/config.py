@@ -174,101 +174,105 @@ class TransformerConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""
-        found = []
+        problems = []
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size"):
             if getattr(self, name) < 1:
-                found.append(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+                problems.append(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.position_sizes or any(not 1 <= rows <= MOST_ROWS for rows in self.position_sizes):
-            found.append(f"the position tables have {list(self.position_sizes)} rows; each must have at least 1")
+            problems.append(f"the position tables have {list(self.position_sizes)} rows; each must have at least 1")
         for name, most in LARGEST.items():
             if getattr(self, name) > most:
-                found.append(f"model.{name} is {getattr(self, name)}; {most:,} is the most that any model may have")
-        if found:
-            return found  # what follows divides by them
+                problems.append(f"model.{name} is {getattr(self, name)}; {most:,} is the most that any model may have")
+        if problems:
+            return problems  # what follows divides by them
         if self.hidden_size % self.num_heads and not self.head_size:
-            found.append(
+            problems.append(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
                 f"try {self.hidden_size // self.num_heads * self.num_heads or self.num_heads}"
             )
         if self.embedding_size < 0:
-            found.append(f"model.embedding_size is {self.embedding_size}; it must be at least 1, or 0 for hidden_size")
+            problems.append(
+                f"model.embedding_size is {self.embedding_size}; it must be at least 1, or 0 for hidden_size"
+            )
         if self.embedding_size and self.lm_head and not self.head_transform:
-            found.append(
+            problems.append(
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
-                found.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
+                problems.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
         if self.relative_buckets and self.relative_distance <= self.relative_buckets // 2:
-            found.append(
+            problems.append(
                 f"model.relative_distance is {self.relative_distance}; it must be above half of model.relative_buckets "
                 f"({self.relative_buckets // 2})"
             )
         if 0 < self.relative_buckets < 4:
-            found.append(f"model.relative_buckets is {self.relative_buckets}; it must be at least 4, or 0 for none")
+            problems.append(f"model.relative_buckets is {self.relative_buckets}; it must be at least 4, or 0 for none")
         if self.position_scheme == "relative" and (self.encoder_layers or self.head_size or self.relative_buckets):
-            found.append(
+            problems.append(
                 "the positions of this family (Transformer-XL's) know no encoder, no head_size and no "
                 "relative_buckets; leave these at 0"
             )
-        found += self._position_problems()
+        problems += self._position_problems()
         if self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads:
-            found.append(
+            problems.append(
                 f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}; "
                 "choose a divisor, or 0 for as many as num_heads"
             )
         if not self.first_attention_norm and (self.norm != "pre" or self.shared in ("all", "attention")):
-            found.append(
+            problems.append(
                 "model.first_attention_norm is false, which needs norm pre and a first layer that shares no attention; "
                 "leave it at true"
             )
         if self.encoder_layers and (self.embedding_size or self.shared != "none"):
-            found.append(
+            problems.append(
                 "an encoder and a decoder share their word table and nothing else; leave model.embedding_size at 0 and "
                 "model.shared at none"
             )
         plain = self.position_scheme in ("learned", "relative") and not (self.head_size or self.num_kv_heads)
         if self.locality and (self.encoder_layers or not plain):
-            found.append(
+            problems.append(
                 "model.init is locality, which sets heads of one stack by its position table; this family has no "
                 "such table or two stacks: leave it at family"
             )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                found.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+                problems.append(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         for name in ("norm_eps", "init_std", "position_std", "residual_scale", "rotary_theta", "local_rotary_theta"):
             if not 0 <= getattr(self, name) < math.inf:
-                found.append(f"model.{name} is {getattr(self, name)}; it must be a finite number and not negative")
-        return found
+                problems.append(f"model.{name} is {getattr(self, name)}; it must be a finite number and not negative")
+        return problems
 
     def _position_problems(self) -> list[str]:
-        found = []
+        problems = []
         if self.position_scheme in ("rotary", "rotary_2d"):
             axes = 2 if self.position_scheme == "rotary_2d" else 1
             if self.head_width % (2 * axes):
-                found.append(
+                problems.append(
                     f"a head is {self.head_width} columns wide, and rotary positions need a multiple of {2 * axes}; "
                     "change model.hidden_size or model.num_heads"
                 )
             if len(self.position_sizes) < axes:
-                found.append(f"model.position_scheme is {self.position_scheme}, which needs {axes} position channels")
+                problems.append(
+                    f"model.position_scheme is {self.position_scheme}, which needs {axes} position channels"
+                )
             if not self.rotary_theta:
-                found.append("model.rotary_theta is 0; it must be above 0, usually 10000")
+                problems.append("model.rotary_theta is 0; it must be above 0, usually 10000")
             if self.encoder_layers or self.relative_buckets:
-                found.append(
+                problems.append(
                     f"model.position_scheme is {self.position_scheme}, which goes with neither an encoder nor "
                     "relative_buckets; leave these at 0"
                 )
         if self.global_every < 1:
-            found.append(f"model.global_every is {self.global_every}; it must be at least 1")
+            problems.append(f"model.global_every is {self.global_every}; it must be at least 1")
         if self.window and (self.encoder_layers or self.relative_buckets or self.position_scheme == "relative"):
-            found.append(
+            problems.append(
                 "model.window needs learned or rotary positions and no encoder; leave it at 0 for a family with others"
             )
         if self.num_kv_heads and self.position_scheme == "relative":
-            found.append("the positions of this family (Transformer-XL's) know no num_kv_heads; leave it at 0")
-        return found
+            problems.append("the positions of this family (Transformer-XL's) know no num_kv_heads; leave it at 0")
+        return problems
 
 
 NOT_NEGATIVE = (

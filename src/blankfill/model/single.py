@@ -94,9 +94,9 @@ class SingleColumn:
             x_BD = self.embedding_norm(x_BD)
         if model.embedding_projection is not None:
             x_BD = model.embedding_projection(x_BD)
-        kept, hidden = (None, None) if context is None else (context.keys_values, context.mask.bias)
+        keys_values, hidden = (None, None) if context is None else (context.keys_values, context.mask.bias)
         for k, layer in enumerate(self.layers):
-            x_BD = layer(x_BD, bias, rotation, cache[k], None if kept is None else kept[k], hidden)
+            x_BD = layer(x_BD, bias, rotation, cache[k], None if keys_values is None else keys_values[k], hidden)
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
 
 
@@ -144,8 +144,8 @@ class _Cross:
         self.heads, self.width, self.scale = part.heads, part.width, part.scale
         self.query, self.output = _Dense(part.query), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor, kept: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
-        key, value = kept
+    def mixed(self, x_BD: Tensor, keys_values: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
+        key, value = keys_values
         query = self.query.of(x_BD).view(len(key), -1, self.heads, self.width).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, key, value, hidden, scale=self.scale)
         return mixed.transpose(1, 2).reshape(len(x_BD), -1)
@@ -183,7 +183,7 @@ class _Layer:
         bias: Tensor | None,
         rotation: Rotation | None,
         cache: LayerCache,
-        kept: tuple[Tensor, Tensor] | None,
+        keys_values: tuple[Tensor, Tensor] | None,
         hidden: Tensor | None,
     ) -> Tensor:
         attention, cross, ffn = self.attention, self.cross, self.ffn
@@ -191,8 +191,8 @@ class _Layer:
             (self.attention_norm, lambda x, r: attention.output.onto(r, attention.mixed(x, bias, rotation, cache))),
             (self.ffn_norm, lambda x, r: ffn.output.onto(r, ffn.mixed(x))),
         ]
-        if cross is not None and kept is not None:
-            steps.insert(1, (self.cross_norm, lambda x, r: cross.output.onto(r, cross.mixed(x, kept, hidden))))
+        if cross is not None and keys_values is not None:
+            steps.insert(1, (self.cross_norm, lambda x, r: cross.output.onto(r, cross.mixed(x, keys_values, hidden))))
         return through(x_BD, steps, self.pre, self.residual_scale)
 
 

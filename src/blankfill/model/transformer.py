@@ -133,8 +133,8 @@ class Transformer(nn.Module):
         answers = None if read is None else read(self, hidden_BTD.flatten(0, 1))
         logits = None
         if logits_at is not None:
-            asked = hidden_BTD if isinstance(logits_at, str) else hidden_BTD.flatten(0, 1)[logits_at]
-            logits = self.lm_head(asked, self.output_table)
+            selected = hidden_BTD if isinstance(logits_at, str) else hidden_BTD.flatten(0, 1)[logits_at]
+            logits = self.lm_head(selected, self.output_table)
         return Outputs(hidden_BTD, logits, answers, None if states is None else tuple(states), encoded)
 
     def encode_source(

@@ -32,13 +32,13 @@ def unigram_baseline(
     special[list(vocabulary.special)] = True
     text[special] = 0
     text[~special] += 1
-    seen, asked = _histogram(train_targets, size), _histogram(valid_targets, size)
+    seen, valid = _histogram(train_targets, size), _histogram(valid_targets, size)
     # a mark that the sampled rows happen to lack still has a share: half an occurrence
-    marks = np.where(special & (seen + asked > 0), np.maximum(seen, 0.5), 0.0)
+    marks = np.where(special & (seen + valid > 0), np.maximum(seen, 0.5), 0.0)
     total = seen[~special].sum() + marks.sum()
     law = (1 - marks.sum() / total) * text / text.sum() + marks / total
-    law[asked == 0] = 1.0
-    return float(-(asked @ np.log(law)) / asked.sum()) if asked.sum() else float("nan")
+    law[valid == 0] = 1.0
+    return float(-(valid @ np.log(law)) / valid.sum()) if valid.sum() else float("nan")
 
 
 def _histogram(targets: Iterable[NDArray[np.integer]], size: int) -> NDArray[np.int64]:

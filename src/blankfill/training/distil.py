@@ -81,19 +81,19 @@ class Distillation:
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """How many answers of each kind there are in a batch."""
-        asked = counts(batch)
+        targets = counts(batch)
         if self.options.soft_weight:
-            asked[SOFT] = batch.tokens if self.options.over == "all" else len(batch.target_ids)
+            targets[SOFT] = batch.tokens if self.options.over == "all" else len(batch.target_ids)
         if self.options.hidden_weight:
-            asked[HIDDEN] = batch.tokens
-        return {name: count for name, count in asked.items() if count}
+            targets[HIDDEN] = batch.tokens
+        return {name: count for name, count in targets.items() if count}
 
     @cached_property
     def weights(self) -> dict[str, float]:
         """What the mean of each loss counts; the objective's other answers count as words do."""
         options = self.options
-        asked = dict.fromkeys((LM, *self.answers), options.lm_weight)
-        return {SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **asked}
+        weights = dict.fromkeys((LM, *self.answers), options.lm_weight)
+        return {SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **weights}
 
     def teach(self, trainer: Trainer) -> None:
         """Let a run learn by these losses."""
