@@ -152,7 +152,7 @@ def test_a_truncated_safetensors_is_told(tmp_path: Path, keep: int) -> None:
     save_weights(tmp_path, theirs)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep] if keep else path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"model\.safetensors is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not a complete safetensors file"):
         load_model(tmp_path)
 
 
@@ -172,7 +172,7 @@ def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"names model-1-of-2\.safetensors, which is missing"):
         load_model(tmp_path)
     index.write_text('{"weight_map": {"a": "../../model.safetensors"}}', encoding="utf-8")
-    with pytest.raises(UserError, match="not a file beside it"):
+    with pytest.raises(UserError, match="not a file in its folder"):
         load_model(tmp_path)
     index.write_text('{"weight_map": 3}', encoding="utf-8")
     with pytest.raises(UserError, match="`weight_map`: a whole number where an object"):
@@ -196,7 +196,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, file: str, zipped
     _, theirs = write_bert(tmp_path)
     mark = tmp_path / "ran"
     torch.save({**theirs, "x": Payload(mark)}, tmp_path / file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="is not read: it asks for exec, so it holds more than tensors") as caught:
+    with pytest.raises(UserError, match="is not read: it needs exec, so it holds more than tensors") as caught:
         load_model(tmp_path)
     assert "weights_only" not in str(caught.value)
     assert not mark.exists()

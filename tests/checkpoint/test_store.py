@@ -154,7 +154,7 @@ def test_state_of_another_model_is_told_by_name(model: torch.nn.Module, message:
 
 def test_state_by_number_is_of_an_older_version() -> None:
     optimizer = torch.optim.AdamW(two_layers().named_parameters(), lr=0.1)
-    with pytest.raises(UserError, match=r"numbers the parameters as version 0\.1 did"):
+    with pytest.raises(UserError, match=r"numbers the parameters \(version 0\.1\)"):
         store.restore_optimizer(optimizer, {"0.exp_avg": torch.zeros(3, 3)})
 
 

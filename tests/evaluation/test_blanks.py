@@ -180,7 +180,7 @@ def test_blanks_without_room_are_left_out_and_told() -> None:
         assert infill(scorer(name), fits).metrics()["left_out"] == 1
     assert infill(scorer("bert"), cuts).metrics()["left_out"] == 1
     assert infill(scorer("gpt"), cuts).metrics()["left_out"] == 0
-    with pytest.raises(UserError, match="no passage has room"):
+    with pytest.raises(UserError, match="every passage is too long"):
         by_length([infill(scorer("glm"), cuts[:1])])
 
 

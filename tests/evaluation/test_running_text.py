@@ -177,7 +177,7 @@ def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
                         scores = theirs(torch.tensor([row])).logits[0, k + 1].log_softmax(-1)
                     nats[kind] -= float(scores[ids[k]])
                 tokens += 1
-    assert (found.tokens, found.texts, found.parted) == (tokens, 3, 1)
+    assert (found.tokens, found.texts, found.in_parts) == (tokens, 3, 1)
     assert (found.nats, found.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
     assert nats[0] != pytest.approx(nats[1])
     assert found.metrics()["pseudo_perplexity"] == pytest.approx(math.exp(nats[0] / tokens), rel=1e-5)

@@ -1,6 +1,5 @@
 """T5's relative position bias: scores that depend on the distance of query and key (Raffel et al. 2020, §2.1).
 
-
 Small distances have a bucket each; larger distances share buckets whose width grows logarithmically; all distances from
 `farthest` on share the last bucket. Logarithms are computed in float32, as in the original code (tensorflow/mesh,
 transformer_layers.py), so that a distance at the edge of a bucket falls on the same side.

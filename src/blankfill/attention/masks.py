@@ -1,6 +1,5 @@
 """Lower an attention rule to the mask of a layer, once for a batch and for each kind of layer.
 
-
 A rule (a few int vectors over the row, see `types.AttentionRule`) becomes "none" when every query sees every key, the
 causal flag, a dense additive mask, or, for layers with local attention in long rows, a *band*: the part of the dense
 mask near its diagonal, by blocks of queries. A band costs O(T · window), a dense mask O(T²).

@@ -1,6 +1,5 @@
 """Position terms inside attention: rotations of queries and keys, and biases of the scores by distance.
 
-
 `PositionTerms` holds the tensors of one batch, computed once and shared by all layers of a kind; the position scheme of
 the model decides which of them exist (`model.positions`).
 

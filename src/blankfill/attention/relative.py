@@ -1,6 +1,5 @@
 """Relative attention: scores that depend on distances (Transformer-XL, Dai et al. 2019; XLNet, Yang et al. 2019).
 
-
 The score of a query for a key is the sum of three terms: their product, the product of the query with an encoding of
 the distance between their positions, and a term for keys of another segment of the text. Distances are lowered once for
 a batch and shared by all layers (`lower_distances`); `distance_scores` computes the bias of the scores from them.

@@ -1,6 +1,5 @@
 """Loading checkpoints of other programs: a transformers folder or an original GLM checkpoint.
 
-
 The names and shapes of the weights are compared with the architecture before any weight is read; weights that should
 equal others (an output table tied to the token embeddings) are then compared element by element.
 """

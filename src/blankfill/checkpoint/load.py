@@ -1,7 +1,7 @@
-"""A trained model from any folder that holds one: weights, tokenizer and objective together.
+"""Loading a trained model with its tokenizer and objective from any folder that holds one.
 
-A run, one of its checkpoints, an imported model, or a folder of transformers or of the original GLM code as it is.
-Weights stay memory-mapped where their form allows it.
+The folder is a run, one of its checkpoints, an imported model, or a folder of transformers or of the original GLM code.
+Weights stay memory-mapped where their format allows it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from blankfill.types import Vocabulary
 
 @dataclass
 class Loaded:
-    """A model ready to answer. embedding_lr_multiplier: that of the run which pretrained it."""
+    """A model ready for inference. embedding_lr_multiplier: the setting of the run that pretrained it."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -43,16 +43,16 @@ class Loaded:
 
     @property
     def format(self) -> Format:
-        """How the model reads text."""
+        """The format in which the model reads text."""
         return self.objective.format(self.vocabulary, self.model.config.position_sizes)
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
-    """Open a run folder (its newest whole checkpoint), RUN/best, RUN/latest, a checkpoint folder, an imported model, a
-    transformers folder, or a checkpoint of the original GLM code.
+    """Open a run folder (its newest complete checkpoint), RUN/best, RUN/latest, a checkpoint folder, an imported model,
+    a transformers folder, or a checkpoint of the original GLM code.
 
-    dtype: of the weights, and so of what is computed with them; None keeps the type that they are stored in. A model
-    that is to learn needs float32. UserError says what is missing, the device included.
+    dtype: type of the weights and of the computation; None keeps the stored type. Training needs float32. Raises
+    UserError when something is missing, the device included.
     """
     path, device = Path(path), str(pick_device(device))
     if path.is_file() and path.name in ("best", "latest"):
@@ -74,12 +74,12 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
             "transformers folder with config.json and its weights"
         )
     for sentence in damaged:
-        say(f"passed over: {sentence}; the checkpoint of step {newest.step} answers in its place")
+        say(f"skipped: {sentence}; the checkpoint of step {newest.step} is used instead")
     return _from_checkpoint(newest, path, device, dtype)
 
 
 def _tokenizer_folder(checkpoint: Path) -> Path:
-    """A run's tokenizer lies in its folder; that of an imported model beside the weights."""
+    """Return the folder of the tokenizer: the run's folder, or the folder of the weights of an imported model."""
     run = checkpoint.parent.parent
     return run if checkpoint.parent.name == "checkpoints" and (run / "tokenizer.json").exists() else checkpoint
 
@@ -89,8 +89,8 @@ def _from_checkpoint(checkpoint: store.Checkpoint, folder: Path, device: str, dt
     if "task" in checkpoint.state:
         name = field(field(checkpoint.state, "task", dict, where), "name", str, where)
         raise UserError(
-            f"{checkpoint.path}: this model was fine-tuned for {name} and answers that alone, with "
-            "`blankfill predict`; give the pretrained model that it began from"
+            f"{checkpoint.path}: this model was fine-tuned for {name}; use it with `blankfill predict`, or give the "
+            "pretrained model that it was made from"
         )
     config, objective = (
         store.model_of(checkpoint.state, checkpoint.path),
@@ -128,7 +128,7 @@ def _loaded(
 ) -> Loaded:
     check_vocabulary(vocabulary, config, path)
     if objective.causal and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
-        # GPT-2's own tokenizer has no padding; padded columns are never read, so any token will do
+        # GPT-2's own tokenizer has no padding token; padded columns are never read, so any token serves
         vocabulary = dataclasses.replace(vocabulary, roles={**vocabulary.roles, "pad": vocabulary["eos"]})
     with torch.device("meta"):
         model = Transformer(config)
@@ -137,7 +137,7 @@ def _loaded(
 
 
 def in_type(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """The tensors with floats in a type; None leaves them. Each is let go as soon as it is converted."""
+    """Convert floating-point tensors to a type; None leaves them. Each tensor is freed as soon as it is converted."""
     if dtype is None:
         return tensors
     out = {}
@@ -148,7 +148,7 @@ def in_type(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict
 
 
 def weights_checksum(model: torch.nn.Module) -> str:
-    """SHA-256 of a model's weights by their names, whatever file they lie in, in hexadecimal."""
+    """Return the SHA-256 of a model's weights by name, independent of the file format, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
@@ -157,12 +157,12 @@ def weights_checksum(model: torch.nn.Module) -> str:
 
 
 def with_roles_of(vocabulary: Vocabulary, roles: Mapping[str, int]) -> Vocabulary:
-    """A vocabulary in which tokens have the roles that a checkpoint gives them, over those of their names."""
+    """Return a vocabulary with the roles that a checkpoint stores; they override the roles by token names."""
     return dataclasses.replace(vocabulary, roles={**vocabulary.roles, **roles})
 
 
 def check_vocabulary(vocabulary: Vocabulary, config: TransformerConfig, path: Path) -> None:
-    """UserError when a tokenizer has ids that a model has no row for."""
+    """Raise UserError when a tokenizer has ids for which a model has no embedding."""
     if vocabulary.size > config.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has {vocabulary.size} tokens and the model {config.vocab_size}; "

@@ -1,11 +1,11 @@
-"""Checkpoints on disk: written whole or not at all, checked when read, never unpickled.
+"""Checkpoints on disk: written completely or not at all, checked when read, never unpickled.
 
-`checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which names the step, the
-run's counters, a checksum of each file and one of itself. Where transformers has a class for the model (a `Form`, see
-`families`), the weights bear its names, and `config.json` and the tokenizer's files lie beside them, so that
-the folder opens there as it is; what that form has no room for lies with the optimiser's state, heads that it lacks in
-`heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and renamed, so a kill or a power
-cut at any instant leaves the one before whole; `latest` names the newest, `best` that of the best validation.
+`checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json` with the step, the counters of
+the run, a checksum of each file and a checksum of itself. Where transformers has a class for the model (a `Form`, see
+`families`), the weights have its names, and `config.json` and the tokenizer's files are in the same folder, so that
+transformers opens the folder. Weights for which that class has no place are in the optimiser's file, or for whole heads
+in `heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and renamed, so a kill or a power
+cut at any time leaves the previous one complete; `latest` names the newest, `best` that of the best validation.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from blankfill.system.reading import UnreadableError, field, read_json, read_nam
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"
-"""Heads that the form of a model has no place for (`Table.apart`), where it has such."""
+"""File of the heads for which the form of a model has no place (`Table.apart`)."""
 
 GONE = ".gone"
-"""Behind the name of a checkpoint that is being removed."""
+"""Suffix of the name of a checkpoint that is being removed."""
 
 OWN_SUM = "state_sha256"
-"""In state.json: the checksum of all else in it; checkpoints of version 0.1 have none."""
+"""Key in state.json: the checksum of all other keys; checkpoints of version 0.1 have none."""
 
 REST = "rest."
-"""Before the names of what the form of a model has no room for, in the optimiser's file."""
+"""Prefix, in the optimiser's file, of the names for which the form of a model has no place."""
 
 
 @dataclass(frozen=True)
 class Dress:
-    """How checkpoints look to other programs: the form of the weights, and the texts of the files beside them."""
+    """The layout of checkpoints for other programs: the form of the weights, and the texts of the files beside them."""
 
     form: Form
     files: Mapping[str, str]
@@ -57,7 +57,8 @@ class Dress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: `step` steps are done, `state` is what the run noted; weights under our own names."""
+    """A checkpoint as read. step: number of steps done; state: values that the run stored; weights under our own
+    names."""
 
     path: Path
     step: int
@@ -76,16 +77,16 @@ def save(
     best: int | None = None,
     dress: Dress | None = None,
 ) -> Path:
-    """Write `folder/step-N` and drop all but the newest `keep` and the best one.
+    """Write `folder/step-N`, then remove all checkpoints but the newest `keep` and the best one.
 
-    model: its state dict. optimizer: `optimizer_tensors` of it, or nothing. state: JSON values. best: the step of the
-    best checkpoint; the file `best` beside `latest` names it. dress: None keeps our own names. Raises UserError when
-    the disk is full or not writable.
+    model: the state dict. optimizer: its `optimizer_tensors`, or nothing. state: JSON values. best: step of the best
+    checkpoint, which the file `best` names (as `latest` names the newest). dress: None keeps our own names. Raises
+    UserError when the disk is full or not writable.
     """
     final = folder / f"step-{step}"
     remedy = f"{files.REMEDY}; the checkpoints before it are whole"
     files.own_folder(folder)
-    files.remove_parts(folder, rf"step-\d+({GONE})?")  # of runs that were killed
+    files.remove_parts(folder, rf"step-\d+({GONE})?")  # parts that killed runs left
     with files.whole_folder(final, remedy) as temporary:
         write_files(temporary, step, model, optimizer, state, dress)
         if os.path.lexists(final):
@@ -107,28 +108,28 @@ def write_files(
     state: Mapping[str, Any],
     dress: Dress | None = None,
 ) -> None:
-    """Write a checkpoint's files into a folder that exists; see `save`. The caller syncs the folder and names it."""
+    """Write the files of a checkpoint into an existing folder; see `save`. The caller syncs and renames the folder."""
     write_checkpoint(FolderWriter(folder), step, model, optimizer, state, dress)
 
 
 class CheckpointWriter(Protocol):
-    """What a checkpoint is written through, so that several processes may each write a share of it.
+    """The interface through which a checkpoint is written, so that several processes may each write a share of it.
 
-    Tensors are handed over by the name of their file and their own; `finish` is called once, after all of them.
+    `write` and `write_text` take one file each; `finish` is called once, after all files.
     """
 
     def write(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write the tensors of one file, by name. Their memory may change after the call."""
+        """Write the tensors of one file, by name. The caller may change their memory after the call."""
 
     def write_text(self, file: str, text: str) -> None:
         """Write a text file."""
 
     def finish(self, state: Mapping[str, Any]) -> None:
-        """Note the state and the checksum of each file; the checkpoint is complete when this returns."""
+        """Write the state and the checksum of each file; the checkpoint is complete when this method returns."""
 
 
 class FolderWriter:
-    """A `CheckpointWriter` of one process: each file is one safetensors file in a folder that exists."""
+    """A `CheckpointWriter` for one process: each file is one safetensors file in an existing folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -173,10 +174,10 @@ def write_checkpoint(
 
 
 class Writer:
-    """Writes checkpoints in a thread, one at a time, so that training goes on meanwhile.
+    """Writes checkpoints in a thread, one at a time, while training continues.
 
-    `save` copies the tensors at once, so that they may change afterwards. An error in writing is raised by the next
-    `save` or by `wait`, which must be called in the end.
+    `save` copies the tensors before it returns, so that the caller may change them. The next `save`, or `wait`, raises
+    the error of a failed write; call `wait` at the end.
     """
 
     def __init__(self, folder: Path, keep: int, dress: Dress | None = None) -> None:
@@ -189,13 +190,13 @@ class Writer:
     def save(
         self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], best: int
     ) -> None:
-        """Begin to write the checkpoint of a step."""
+        """Start to write the checkpoint of a step."""
         self.wait()
         copies = _copies(model.state_dict()), _copies(optimizer_tensors(optimizer))
         self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best, self.dress)
 
     def wait(self) -> None:
-        """Until the last checkpoint is on disk."""
+        """Wait until the last checkpoint is on disk."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -214,7 +215,7 @@ class Writer:
 
 
 def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies in the main memory; tensors that share theirs (tied weights) share one copy."""
+    """Copy tensors to main memory; tensors that share memory (tied weights) share one copy."""
     made: dict[tuple[int, torch.Size, tuple[int, ...]], torch.Tensor] = {}
     for tensor in tensors.values():
         key = (tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -224,7 +225,8 @@ def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks like a damaged one."""
+    """Remove a checkpoint; it is renamed first, so that an interrupted removal leaves nothing like a damaged
+    checkpoint."""
     gone = files.part_of(path.with_name(f"{path.name}{GONE}"))
     try:
         path.rename(gone)
@@ -236,20 +238,20 @@ def _remove(path: Path) -> None:
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a safetensors file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.touch()  # safetensors would make a file that its owner alone may read
+    path.touch()  # safetensors would create a file that only its owner can read
     mode = path.stat().st_mode
-    save_file(plain, path, {"format": "pt"})  # the note that transformers looks for
+    save_file(plain, path, {"format": "pt"})  # transformers requires this note
     path.chmod(mode)
 
 
 def sum_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, however they are laid out in a file, their own checksum aside."""
+    """Return the SHA-256 of JSON values without their own checksum, independent of their layout in a file."""
     rest = {name: value for name, value in values.items() if name != OWN_SUM}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, in no order."""
+    """Return the steps of the checkpoints in a folder, unordered."""
     if not folder.is_dir():
         return []
     names = (path.name for path in folder.glob("step-*") if path.is_dir())
@@ -257,16 +259,16 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
-    """Read one checkpoint folder and check it against its checksums; UserError when anything is missing or damaged."""
+    """Read a checkpoint folder and compare it with its checksums; UserError when anything is missing or damaged."""
     state, sums = read_state(path)
     loaded: dict[str, dict[str, torch.Tensor]] = {OPTIMIZER: {}, HEADS: {}}
     for name in (MODEL, *(name for name in (HEADS, OPTIMIZER) if name in sums and (with_optimizer or name == HEADS))):
         try:
             if checksum(path / name) != sums.get(name):
-                raise UserError(f"{path / name} is damaged: its checksum is not the one noted when it was written")
+                raise UserError(f"{path / name} is damaged: its checksum differs from the one in {STATE}")
             loaded[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path / name} is no whole safetensors file") from error
+            raise UserError(f"{path / name} is not a complete safetensors file") from error
     model, optimizer = loaded[MODEL], loaded[OPTIMIZER]
     rest = {name.removeprefix(REST): optimizer.pop(name) for name in list(optimizer) if name.startswith(REST)}
     if state.get("names"):
@@ -278,33 +280,33 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the values of a checkpoint's state.json, the checksums of its files). Raises UserError when it is damaged."""
+    """Return the values of a checkpoint's state.json and the checksums of its files. Raises UserError when damaged."""
     file = path / STATE
     try:
         state = read_json(file)
         if OWN_SUM in state and state[OWN_SUM] != sum_of(state):
-            raise UserError(f"{file} is damaged: its checksum is not the one noted when it was written")
+            raise UserError(f"{file} is damaged: its checksum differs from the one that it contains")
         if field(state, "step", int, file) < 0:
             raise UserError(f"{file}: `step` is negative")
         return state, fitting(field(state, "sha256", dict, file), dict[str, str], f"{file}: `sha256`")
     except UnreadableError as error:
         if not error.missing:
             raise
-        raise UserError(f"{path}: not a whole checkpoint ({STATE} is missing)") from error
+        raise UserError(f"{path}: not a complete checkpoint ({STATE} is missing)") from error
 
 
 def model_of(state: Mapping[str, Any], path: Path) -> TransformerConfig:
-    """The configuration of the model in a checkpoint. Raises UserError."""
+    """Return the configuration of the model in a checkpoint. Raises UserError."""
     return config_from_values(field(state, "model", dict, path / STATE), path / STATE)
 
 
 def objective_of(state: Mapping[str, Any], path: Path) -> Objective:
-    """The objective of the model in a checkpoint. Raises UserError."""
+    """Return the objective of the model in a checkpoint. Raises UserError."""
     return objective_from_values(field(state, "objective", dict, path / STATE), path / STATE)
 
 
 def roles_of(state: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """The roles that a checkpoint gives to tokens, over those of their names. Raises UserError."""
+    """Return the roles of tokens that a checkpoint stores; they override the roles by token names. Raises UserError."""
     where = f"{path / STATE}: `roles`"
     roles: dict[str, int] = fitting(state.get("roles", {}), dict[str, int], where)
     if any(not 0 <= id < 2**31 for id in roles.values()):
@@ -313,9 +315,9 @@ def roles_of(state: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, assign: bool = False) -> None:
-    """Load a checkpoint's weights into a model. assign: the tensors themselves.
+    """Load a checkpoint's weights into a model. assign: use the tensors themselves instead of copies.
 
-    Raises UserError when they are not those of the model.
+    Raises UserError when the tensors do not match the model.
     """
     own = model.state_dict()
     shapes = [
@@ -325,19 +327,19 @@ def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pat
     ]
     if problems := differences(own.keys() - tensors.keys(), tensors.keys() - own.keys(), shapes):
         raise UserError(
-            f"{path}: its weights are not those of the model that {STATE} describes: {problems}; train or import it "
-            "again"
+            f"{path}: its weights do not match the model that {STATE} describes: {problems}; train or import it again"
         )
     model.load_state_dict(dict(tensors), assign=assign)
 
 
 def named_by(pointer: Path) -> Path:
-    """The checkpoint that a run's `latest` or `best` names. Raises UserError when it names anything else."""
+    """Return the checkpoint that a run's `latest` or `best` names. Raises UserError when the file names anything
+    else."""
     return pointer.parent / "checkpoints" / read_name(pointer)
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    """What the run noted in a checkpoint; nothing when that cannot be read."""
+    """Return the state that the run stored in a checkpoint; an empty one when it cannot be read."""
     try:
         return read_json(path / STATE)
     except UserError:
@@ -345,9 +347,9 @@ def state_of(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None) -> Checkpoint | None:
-    """The newest whole checkpoint in a folder, None when there is none.
+    """Return the newest complete checkpoint of a folder; None when there is none.
 
-    damaged: receives a sentence for every newer one that was passed over.
+    damaged: receives a sentence for each newer checkpoint that was skipped.
     """
     for step in sorted(steps_in(folder), reverse=True):
         try:
@@ -359,7 +361,8 @@ def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None 
 
 
 def differences(missing: Collection[str], unknown: Collection[str], unlike: Collection[str]) -> str:
-    """How the names of tensors differ from those expected, as part of a sentence; empty where they do not."""
+    """Describe how the names of tensors differ from those expected, as part of a sentence; empty without a
+    difference."""
     kinds = (missing, "missing names"), (unknown, "unknown names"), (unlike, "of another shape")
     return " and ".join(
         f"{len(names)} {kind} ({', '.join(shown(name) for name in sorted(names)[:LISTED])}"
@@ -370,14 +373,16 @@ def differences(missing: Collection[str], unknown: Collection[str], unlike: Coll
 
 
 def named_parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
-    """The parameters of an optimiser with their names, in its order; it must have been made of named ones."""
+    """Return the parameters of an optimiser with their names, in its order; it must have been made of named
+    parameters."""
     return [
         pair for group in optimizer.param_groups for pair in zip(group["param_names"], group["params"], strict=True)
     ]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimiser's state as named tensors, `<parameter name>.<state>`; no order of parameters enters them."""
+    """Return an optimiser's state as named tensors, `<parameter name>.<state>`, independent of the order of
+    parameters."""
     return {
         f"{name}.{key}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
         for name, parameter in named_parameters(optimizer)
@@ -386,7 +391,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put state saved by `optimizer_tensors` back by the names of parameters. Raises UserError when it does not fit."""
+    """Restore the state saved by `optimizer_tensors` by the names of parameters. Raises UserError when it does not
+    fit."""
     names = named_parameters(optimizer)
     numbers = {name: number for number, (name, _) in enumerate(names)}
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -395,8 +401,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, to
         name, _, kind = key.rpartition(".")
         if name.isdecimal():
             raise UserError(
-                f"{OPTIMIZER} numbers the parameters as version 0.1 did, and this version names them; begin a new run "
-                "from the model with --from"
+                f"{OPTIMIZER} numbers the parameters (version 0.1), and this version names them; start a new run from "
+                "the model with --from"
             )
         if name not in numbers:
             unknown.add(name)
@@ -405,6 +411,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, to
         else:
             state.setdefault(numbers[name], {})[kind] = value
     if problems := differences((), unknown, unlike):
-        raise UserError(f"{OPTIMIZER} is of another model than this run trains: {problems}; train it again")
+        raise UserError(f"{OPTIMIZER} belongs to another model than that of this run: {problems}; train it again")
     state = dict(sorted(state.items()))
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

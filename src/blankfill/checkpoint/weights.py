@@ -1,10 +1,10 @@
-"""Weight files of other programs, opened without reading them: names and shapes first, tensors when they are asked for.
+"""Weight files of other programs: names and shapes are read on opening, each tensor when it is used.
 
-safetensors and torch's `.bin`/`.pt`, in one file or in several with an index. Files are memory-mapped where their
-format allows. Nothing in a file is ever run: `.bin` files are read with torch's restricted unpickler, and a file that
-wants more than tensors is refused. Checkpoints of the original GLM code hold harmless settings beside the weights;
-these are read as inert placeholders that do nothing (`only_tensors`). A tensor that holds what is no number is refused
-when it is read.
+The formats are safetensors and torch's `.bin`/`.pt`, in one file or in several with an index. Files are memory-mapped
+where their format allows it. No code in a file is ever run: `.bin` files are read with torch's restricted unpickler,
+and a file that needs more than tensors raises an error. Checkpoints of the original GLM code hold harmless settings
+beside the weights; these are read as inert placeholders (`only_tensors`). A tensor with values that are not finite
+raises an error when it is read.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from blankfill.errors import UserError
 from blankfill.system.reading import field, is_plain_name, of_kind, read_json, readable, regular_size, shown
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-"""Weight files of a transformers folder, the preferred one first; with `.index.json` when sharded."""
+"""Weight files of a transformers folder, in order of preference; with `.index.json` when sharded."""
 COMPARED = 1 << 20
-"""So many numbers of two tensors are compared at a time."""
+"""Number of elements of two tensors that are compared at a time."""
 
 
 class Weights(Mapping[str, Tensor]):
-    """Tensors by their names in the file. `dtypes` and `shapes` are known without reading.
+    """Tensors by their names in the file; `dtypes` and `shapes` are known without reading.
 
-    Floating-point tensors come in one type, since a model computes in one: `dtype`, or where that is None the type that
-    most of the file is stored in (`stored`).
+    Floating-point tensors are returned in one type, since a model computes in one: `dtype`, or where that is None the
+    type of most elements in the file (`stored`).
     """
 
     def __init__(self, where: Path, dtype: torch.dtype | None = None) -> None:
@@ -47,7 +47,7 @@ class Weights(Mapping[str, Tensor]):
         self._open: dict[str, Any] = {}
 
     def add_safetensors(self, path: Path) -> None:
-        """Add the tensors of a safetensors file; UserError when it is not one or is cut short."""
+        """Add the tensors of a safetensors file; UserError when it is another file or is cut short."""
         regular_size(path)
         try:
             with readable(path):
@@ -56,22 +56,23 @@ class Weights(Mapping[str, Tensor]):
                 part = file.get_slice(name)
                 kind = part.get_dtype()
                 if kind not in _DTYPES:
-                    raise UserError(f"{path}: {shown(name)} is of the type {kind}, which is not known here")
+                    raise UserError(f"{path}: {shown(name)} has the type {kind}, which is not supported")
                 self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), _DTYPES[kind]
                 self._open[name] = file
         except (SafetensorError, ValueError, OverflowError) as error:
-            raise UserError(f"{path} is no whole safetensors file; copy or download it again") from error
+            raise UserError(f"{path} is not a complete safetensors file; copy or download it again") from error
 
     def add_tensors(self, tensors: Mapping[str, Any]) -> None:
-        """Add tensors at hand; what is no tensor is left out.
+        """Add tensors in memory; other values are left out.
 
-        Raises UserError for one that is no plain table of numbers, or that says that it has more than lie in the file.
+        Raises UserError for a tensor that is not stored as a plain array, or that claims more elements than the file
+        has.
         """
         for name, value in tensors.items():
             if isinstance(value, Tensor):
                 plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
                 if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-                    raise UserError(f"{self.where}: {shown(name)} is not stored as a plain table of numbers")
+                    raise UserError(f"{self.where}: {shown(name)} is not stored as a plain array")
                 self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
                 self._open[name] = value
 
@@ -84,7 +85,7 @@ class Weights(Mapping[str, Tensor]):
         if not tensor.is_floating_point():
             return tensor
         tensor = tensor.to(self.target)
-        # the least and the largest are finite only if all are, and take no memory beside the tensor
+        # minimum and maximum are finite only if all elements are, and need no memory beside the tensor
         if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
             raise UserError(
                 f"{self.where}: {shown(name)} holds values that are not finite numbers (NaN or infinite), so the model "
@@ -93,7 +94,8 @@ class Weights(Mapping[str, Tensor]):
         return tensor
 
     def equal(self, name: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers. Reads some rows of each at a time, none where both are one."""
+        """Return whether two tensors have equal elements. Reads some rows of each at a time; none when both share
+        memory."""
         if self.shapes[name] != self.shapes[other]:
             return False
         a, b = self._open[name], self._open[other]
@@ -106,7 +108,7 @@ class Weights(Mapping[str, Tensor]):
         )
 
     def _rows(self, name: str, begin: int, end: int) -> Tensor:
-        """Some rows as float64, which holds every number of the types that weights come in."""
+        """Read some rows as float64, which holds every value of the types of weights."""
         held = self._open[name]
         if not self.shapes[name]:
             return self[name].double()
@@ -121,7 +123,7 @@ class Weights(Mapping[str, Tensor]):
 
     @property
     def stored(self) -> torch.dtype:
-        """The floating-point type of most of the numbers; float32 for float64, which no model computes in."""
+        """The floating-point type of most elements; float32 for float64, in which no model computes."""
         sizes: dict[torch.dtype, int] = {}
         for name, dtype in self.dtypes.items():
             if dtype.is_floating_point:
@@ -131,7 +133,7 @@ class Weights(Mapping[str, Tensor]):
 
     @cached_property
     def target(self) -> torch.dtype:
-        """The type that floating-point tensors come in."""
+        """The type in which floating-point tensors are returned."""
         return self.dtype or self.stored
 
     @property
@@ -149,11 +151,11 @@ _DTYPES = {
     "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-"""By the names of safetensors; others are of quantised models, which are not computed with here."""
+"""Types by their names in safetensors; other types are those of quantised models, which are not supported."""
 
 
 def weight_file(folder: Path) -> Path | None:
-    """The weight file, or the index of several, in a transformers folder; None when there is none."""
+    """Return the weight file, or the index of several, of a transformers folder; None when there is none."""
     for name in SINGLE:
         for candidate in (folder / name, folder / f"{name}.index.json"):
             if candidate.is_file():
@@ -183,16 +185,16 @@ def _parts(path: Path) -> list[Path]:
         {of_kind(name, str, str(path)) for name in field(read_json(path), "weight_map", dict, path).values()}
     )
     for name in names:
-        if not is_plain_name(name):  # an index must not point out of its folder
-            raise UserError(f"{path} names {shown(name)}, which is not a file beside it; copy or download it again")
+        if not is_plain_name(name):  # an index must not name a file outside its folder
+            raise UserError(f"{path} names {shown(name)}, which is not a file in its folder; copy or download it again")
     return [path.parent / name for name in names]
 
 
 class Inert:
-    """Stands for an object of a class that is not loaded: takes anything, does nothing."""
+    """A placeholder for an object of a class that is not loaded: it takes any arguments and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        """Whatever it is called with."""
+        """Accept any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -203,11 +205,11 @@ class Inert:
 
 
 def only_tensors(path: Path, inert: bool = False) -> dict[str, Any]:
-    """The values of a file written by `torch.save`, tensors memory-mapped where the format allows.
+    """Read a file written by `torch.save`; tensors are memory-mapped where the format allows it.
 
-    inert: objects of other classes become placeholders instead of a refusal; nothing of theirs is imported or called.
-    Checkpoints that keep their weights under "module" (DeepSpeed) or "state_dict" give those. UserError for a file that
-    is damaged or wants to run code.
+    inert: replace objects of other classes by placeholders instead of raising an error; none of their code is imported
+    or called. Checkpoints with their weights under "module" (DeepSpeed) or "state_dict" return those. Raises UserError
+    for a file that is damaged or needs to run code.
     """
     regular_size(path)
     with readable(path):
@@ -218,7 +220,7 @@ def only_tensors(path: Path, inert: bool = False) -> dict[str, Any]:
         if not inert or not mapped:
             raise _refusal(path, error) from error
         values = _load_inert(path)
-    except Exception as error:  # torch raises whatever the bytes lead it to
+    except Exception as error:  # the bytes of a file can make torch raise anything
         raise _damaged(path) from error
     for key in ("module", "state_dict"):
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
@@ -230,7 +232,7 @@ def only_tensors(path: Path, inert: bool = False) -> dict[str, Any]:
 
 def _load(path: Path, mapped: bool) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the pickle, to developers
+        warnings.simplefilter("ignore")  # a warning about pickle, for developers
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
@@ -248,16 +250,16 @@ def _load_inert(path: Path) -> Any:
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is no file of weights that torch wrote, or is not whole; copy or download it again")
+    return UserError(f"{path} is not a complete file of weights written by torch; copy or download it again")
 
 
 def _refusal(path: Path, error: Exception) -> UserError:
-    """What a file is that torch's restricted unpickler did not take; not the library's words, which advise to trust
-    it."""
+    """Return the error for a file that torch's restricted unpickler does not accept, in our words, since the library's
+    message advises to trust the file."""
     match = re.search(r"(?:GLOBAL|Unsupported class) ([A-Za-z_][\w.]{0,120}\w)", str(error))
     if match is None:
         return _damaged(path)
     return UserError(
-        f"{path} is not read: it asks for {match[1]}, so it holds more than tensors and might run code; "
+        f"{path} is not read: it needs {match[1]}, so it holds more than tensors and might run code; "
         "get the weights as safetensors, or from a source that saves tensors only"
     )

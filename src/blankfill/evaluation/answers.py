@@ -1,9 +1,9 @@
-"""What a model thinks of given answers: Examples in, the log-probability of every answer out.
+"""Scoring given answers: from Examples to the log-probability of each answer.
 
-Everything that is measured of a pretrained model comes down to this one function: a window of a text (perplexity), a
-text with one token masked (pseudo-perplexity), a text with its last word, or any blank, written out behind it. The
-answers of an Example are read with the ones before them in place, so the *hits* say what greedy decoding would write:
-it writes an answer exactly when each of its tokens is the likeliest after the ones before.
+All measurements of a pretrained model use this one function: for windows of a text (perplexity), texts with one token
+masked (pseudo-perplexity), and texts with the last word or any blank predicted. The answers of an Example are scored
+with the answers before them in place, so `hits` tells what greedy decoding would generate: it generates an answer
+exactly when each of its tokens is the likeliest after the tokens before it.
 
 Shapes: B rows, T columns, D width, M answers, V vocabulary.
 """
@@ -32,33 +32,35 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
 
 Start = Callable[[int, str], Callable[[int], None]]
-"""Begins a progress bar of so many things by their name; what it gives is called as they are done."""
+"""Starts a progress bar, from the number of items and their unit; returns a function that takes the number done."""
 POOL = 2048
-"""Examples that are sorted by length together; memory grows with this, not with the text."""
+"""Examples that are sorted by length together; memory grows with this number, not with the text."""
 
 
 def silent(total: int, unit: str) -> Callable[[int], None]:
-    """No progress bar."""
+    """Start no progress bar."""
     return lambda done: None
 
 
 @dataclass(frozen=True)
 class Answered:
-    """An Example's answers. log_probabilities: float64[M], natural; hits: bool[M], whether the model ranks it first."""
+    """The scores of an Example's answers. log_probabilities: float64[M], natural logarithm; hits: bool[M], whether the
+    answer ranks first."""
 
     log_probabilities: NDArray[np.float64]
     hits: NDArray[np.bool_]
 
     @property
     def total(self) -> float:
-        """The log-probability of all answers together."""
+        """The sum of the log-probabilities of all answers."""
         return float(self.log_probabilities.sum())
 
 
 def answered(loaded: Loaded, examples: Iterable[Example], pool: int = POOL) -> Iterator[Answered]:
-    """What the model thinks of the answers of each Example, in their order.
+    """Score the answers of each Example, in order.
 
-    Those of like length are computed together, so that hardly a column is padding. pool: how many are sorted at a time.
+    Examples of similar length share a batch, so that little of it is padding. pool: number of Examples sorted at a
+    time.
     """
     pad = loaded.vocabulary.roles.get("pad", 0)
     remaining = iter(examples)
@@ -78,7 +80,7 @@ def answered(loaded: Loaded, examples: Iterable[Example], pool: int = POOL) -> I
 
 
 def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answered]:
-    """The answers of each group of Examples, one after the other, as one."""
+    """Score the answers of each group of Examples and join the answers of a group in order."""
     sizes: deque[int] = deque()
 
     def flat() -> Iterator[Example]:
@@ -98,7 +100,7 @@ def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answ
 
 @torch.inference_mode()
 def _scores(loaded: Loaded, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Of all answers of a batch, (log-probabilities [M], whether each is the likeliest [M])."""
+    """Return the log-probability of each answer of a batch [M], and whether the answer is the likeliest token [M]."""
     model = evaluation_view(loaded.model)
     batch = batch.to(model.token_embeddings.weight.device)
     logs, hits = [np.zeros(0)], [np.zeros(0, np.bool_)]

@@ -1,8 +1,8 @@
-"""Blanks of several lengths, cut from held-out text by seed, and what a model says of the words that stood there.
+"""Infilling: blanks of several lengths, drawn by seed from held-out text, and a model's scores of the hidden words.
 
-All models get the same blanks, told in words. GLM must find out how long a blank is, and its end is part of its answer;
-a masked model is told the number of tokens, GPT sees only what is to the left: `length` and `sides` of the result say
-so, and figures that differ in them do not compare.
+All models get the same blanks, measured in words. GLM must predict the length of a blank, so the end of the blank is
+part of its answer; a masked model gets the number of tokens; GPT sees only the text to the left. `length` and `sides`
+of the result name these differences; figures that differ in them are not comparable.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from blankfill.types import Example
 
 @dataclass(frozen=True)
 class Infilled:
-    """What a model says of the blanks of one length. words: of each; left_out: passages that it has no room for, or a
-    blank without a token."""
+    """The scores of the blanks of one length. words: number of words of each blank; left_out: passages that are too
+    long for the model, and blanks without a token."""
 
     words: int
     left_out: int
@@ -34,10 +34,12 @@ class Infilled:
     ends: int
 
     def metrics(self) -> dict[str, Any]:
-        """exact: the share of blanks that greedy decoding fills as they were, its end included where it must find it.
-        token_accuracy: the share of the tokens that come first after the right ones before them. probability: of the
-        true words, the geometric mean over the blanks. nats_per_word and nats_per_character: of the true words, the
-        end included."""
+        """Return the metrics by name.
+
+        exact: share of blanks that greedy decoding fills with the hidden words, and with the end of the blank where the
+        model predicts it. token_accuracy: share of tokens that rank first after the correct tokens before them.
+        probability: geometric mean over the blanks of the probability of the hidden words. nats_per_word and
+        nats_per_character: of the hidden words, with the end of the blank."""
         count = len(self.answers)
         if not count:
             return {"blanks": 0, "left_out": self.left_out}
@@ -55,7 +57,7 @@ class Infilled:
 
 
 def infill(scorer: Scorer, cuts: Sequence[Cut], advance: Callable[[int], None] = lambda blanks: None) -> Infilled:
-    """Ask for blanks of one length, at least one. advance: called with the number of blanks as they are done."""
+    """Score blanks of one length, at least one. advance: called with the number of blanks that are done."""
     tokenizer = scorer.loaded.tokenizer
     spaced = Words(tokenizer, scorer.vocabulary, scorer.loaded.model.config.vocab_size).spaced
     framed = [around(cut.before, cut.answer, spaced) for cut in cuts]
@@ -78,19 +80,19 @@ def infill(scorer: Scorer, cuts: Sequence[Cut], advance: Callable[[int], None] =
 
 
 def by_length(results: Sequence[Infilled]) -> dict[str, Any]:
-    """The metrics of all lengths, by the number of words; UserError when no blank could be asked for at all."""
+    """Return the metrics of all lengths, by the number of words; UserError when no blank could be scored."""
     if not any(result.answers for result in results):
-        raise UserError("no passage has room in the model's positions; give a model that reads more")
+        raise UserError("every passage is too long for the model's positions; give a model with more positions")
     return {str(result.words): result.metrics() for result in results}
 
 
 def samples(scorer: Scorer, cuts: Sequence[Sequence[Cut]], most: int = 5) -> list[dict[str, Any]]:
-    """What the model itself writes into the first few blanks of each length, by the beam search of `fill`."""
+    """Generate the model's own text for the first few blanks of each length, with the beam search of `fill`."""
     filler = Filler(scorer.loaded)
     rows = []
     for cut in (cut for ones in cuts for cut in ones[:most]):
         if find_blanks(cut.before + cut.after):
-            continue  # the passage has a line of underscores, which would be one more blank
+            continue  # the passage has a line of underscores, which would be another blank
         lengths = None
         if scorer.length == "given" or scorer.sees == "left":
             ids = encoded(scorer.loaded.tokenizer, [around(cut.before, cut.answer, filler.words.spaced)[1]])

@@ -1,9 +1,9 @@
-"""LAMBADA (Paperno et al. 2016): the last word of a passage, which its last sentence alone does not tell.
+"""LAMBADA (Paperno et al. 2016): predicting the last word of a passage, for which its last sentence is not enough.
 
-A word is right when greedy decoding writes exactly its pieces, all of them, as GPT-2 and GLM were scored; no list of
-stop words helps. GLM's end of the blank is not asked for, as its original code does not; that it would stop there too
-is `accuracy_with_end`. A masked model is told how many pieces the word has, which no other model is: its figure bears
-the name `accuracy_given_length`, and there is no other.
+A word is correct when greedy decoding generates exactly its tokens, all of them, as for GPT-2 and GLM; no stop words
+are excluded. GLM's end of the blank is not scored, as in its original code; `accuracy_with_end` also counts the end. A
+masked model gets the number of tokens of the word, which no other model gets: its metric is `accuracy_given_length`,
+and it has no other.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from blankfill.types import Example
 
 @dataclass(frozen=True)
 class LastWords:
-    """How the words of some passages were told. answers: of each, its pieces and the ends; cut: passages that lost
-    their beginning."""
+    """The scores of the last words. answers: for each passage, its tokens and the end; cut: passages that lost their
+    beginning."""
 
     scorer: Scorer
     answers: Sequence[Answered]
     cut: int
 
     def metrics(self) -> dict[str, float]:
-        """Accuracy, perplexity of the words (e to the mean negative log-probability of a whole word), nats a piece."""
+        """Return accuracy, perplexity by word (e to the mean negative log-probability of a whole word), and nats per
+        token."""
         ends, total = self.scorer.ends, len(self.answers)
         pieces = [(len(answer.hits) - ends, answer) for answer in self.answers]
         nats = -sum(float(answer.log_probabilities[:size].sum()) for size, answer in pieces)
@@ -46,15 +47,15 @@ class LastWords:
         }
 
     def counts(self) -> dict[str, Any]:
-        """How many words and pieces there were."""
+        """Return the number of words, of tokens and of passages that were cut."""
         tokens = sum(len(answer.hits) - self.scorer.ends for answer in self.answers)
         return {"words": len(self.answers), "tokens": tokens, "cut": self.cut}
 
 
 def last_words(scorer: Scorer, items: Sequence[GenerationItem], start: Start = silent) -> LastWords:
-    """Ask for the last word of each passage.
+    """Score the last word of each passage.
 
-    A passage that is too long for the model loses its beginning. UserError when a word has no tokens.
+    A passage that is too long for the model loses its beginning. Raises UserError for a word without tokens.
     """
     tokenizer = scorer.loaded.tokenizer
     spaced = Words(tokenizer, scorer.vocabulary, scorer.loaded.model.config.vocab_size).spaced

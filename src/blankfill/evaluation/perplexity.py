@@ -1,12 +1,14 @@
-"""Perplexity of running text, with a window that slides over it so that every token is asked for exactly once.
+"""Perplexity of running text, with a sliding window that scores every token exactly once.
 
-A model reads so many tokens; a text is longer. The first window asks for all it holds, each later one for `stride`
-tokens behind as much text as fits before them. A small stride gives every token a long context and costs more.
+A text is longer than the number of tokens that a model reads at a time. The first window scores all of its tokens; each
+later window scores its last `stride` tokens, with as much text before them as fits. A small stride gives every token a
+long context and costs more.
 
-Perplexity per token depends on the tokenizer, and compares only models that share one; per word, per character and per
-byte all models compare. Words are those of the data: for WikiText-2 its own words, the end of a line being one, as its
-perplexity has been counted since Merity et al. 2016. The nats are those of the text as the model reads it: what its
-tokenizer drops (capitals, spaces) costs it nothing, which is told where it has unknown tokens.
+Perplexity by token depends on the tokenizer, and compares only models with the same one; figures by word, by character
+and by byte compare all models. Words are those of the data: for WikiText-2 the words of the file, with one for the end
+of each line, as its perplexity has been computed since Merity et al. 2016. The nats are those of the text as the
+tokenizer encodes it: characters that the tokenizer drops (capitals, spaces) cost nothing. A note warns of unknown
+tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from blankfill.types import Example, Int32
 
 @dataclass
 class Count:
-    """What was read of some texts, and its nats; more is added with `add`."""
+    """Counts and nats of the texts so far; `add` adds a text."""
 
     nats: float = 0.0
     texts: int = 0
@@ -40,7 +42,7 @@ class Count:
     notes: list[str] = field(default_factory=list)
 
     def add(self, item: LanguageItem, ids: Int32, unknown: int) -> None:
-        """A text that is read whole. unknown: the id of the unknown token, or −1."""
+        """Add a text that is read completely. unknown: id of the unknown token, or −1."""
         self.texts += 1
         self.tokens += len(ids)
         self.unknown += int((ids == unknown).sum())
@@ -49,7 +51,7 @@ class Count:
         self.bytes += len(item.text.encode())
 
     def metrics(self) -> dict[str, float]:
-        """Nats and perplexity by every unit."""
+        """Return nats and perplexity by every unit."""
         bits = self.nats / math.log(2)
         return {
             "nats_per_token": self.nats / self.tokens,
@@ -60,7 +62,7 @@ class Count:
         }
 
     def counts(self) -> dict[str, int]:
-        """How much was read."""
+        """Return the number of texts, tokens and other units."""
         names = ("texts", "tokens", "unknown", "words", "characters", "bytes", "windows")
         return {name: getattr(self, name) for name in names}
 
@@ -72,11 +74,11 @@ def perplexity(
     stride: int = 0,
     start: Start = silent,
 ) -> Count:
-    """The nats of texts, each read from its own beginning.
+    """Compute the nats of texts, each read from its own beginning.
 
-    window: tokens read at a time, 0 for as many as the model has positions for. stride: tokens asked for by each window
-    after a text's first, 0 for half a window. UserError for a window that is too long, a stride that is longer
-    than it, and texts without a token.
+    window: tokens read at a time; 0 for the number of positions of the model. stride: tokens scored by each window
+    after the first of a text; 0 for half a window. Raises UserError for a window that is too long, a stride longer than
+    the window, and data without tokens.
     """
     room, step = window_of(scorer, window, stride)
     unknown = scorer.vocabulary.roles.get("unk", -1)
@@ -100,16 +102,17 @@ def perplexity(
     if count.unknown:
         count.notes.append(
             f"{count.unknown / count.tokens:.2%} of the tokens are unknown to the tokenizer, which makes them easier "
-            "to tell than the words that they stand for: do not compare with a model that reads them"
+            "to predict than the words that they replace: do not compare with a model that reads these words"
         )
     return count
 
 
 def window_of(scorer: Scorer, window: int, stride: int) -> tuple[int, int]:
-    """(tokens read at a time, tokens asked for at a time) from what was asked for; UserError for what cannot be."""
+    """Return the numbers of tokens read and scored at a time, from the settings; UserError for impossible settings."""
     if not 0 <= window <= scorer.room:
         raise UserError(
-            f"--window {window}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 to that many"
+            f"--window {window}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 to "
+            f"{scorer.room}"
         )
     room = window or scorer.room
     if not 0 <= stride <= room:
@@ -118,5 +121,5 @@ def window_of(scorer: Scorer, window: int, stride: int) -> tuple[int, int]:
 
 
 def _exp(value: float) -> float:
-    """e to the value, and infinity where that is no number: an untrained model's perplexity per word may be."""
+    """Return e to the value, or infinity where it overflows, as an untrained model's perplexity by word may."""
     return float(np.exp(min(value, 709.0))) if value < 709.0 else math.inf

@@ -1,12 +1,12 @@
 """Pseudo-perplexity of masked models (Salazar et al. 2020, arXiv 1910.14659): each token is masked in turn.
 
 The log-probabilities of all tokens of a sentence, each given all others, add up to its pseudo-log-likelihood; e to the
-negative mean over all tokens of a corpus is its pseudo-perplexity. It orders sentences and models like a perplexity but
-is none: the products are no probabilities.
+negative mean over all tokens of a corpus is its pseudo-perplexity. It ranks sentences and models like a perplexity, but
+it is not one: the products are not probabilities.
 
-A word of several pieces is too easy so, since its other pieces give each away: Kauf and Ivanova (2023, arXiv
-2305.10588) mask with each piece the later ones of its word. Both figures come out of one pass, since they differ only
-at pieces that have later ones.
+A word of several tokens is too easy to predict this way, since its other tokens give each one away: Kauf and Ivanova
+(2023, arXiv 2305.10588) mask the later tokens of the word together with each token. One pass gives both figures, since
+they differ only at tokens that have later ones in their word.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from blankfill.types import Bool, Example, Int32
 
 @dataclass
 class PseudoCount:
-    """Sums over all texts. nats: with one token masked; nats_within_word: with the rest of its word masked too; parted:
-    texts that are longer than the model reads, and were measured in parts."""
+    """Sums over all texts. nats: with one token masked; nats_within_word: with the rest of its word masked too;
+    in_parts: number of texts that are longer than the model reads, and were measured in parts."""
 
     nats: float = 0.0
     nats_within_word: float = 0.0
     texts: int = 0
-    parted: int = 0
+    in_parts: int = 0
     tokens: int = 0
     words: int = 0
 
     def metrics(self) -> dict[str, float]:
-        """Both pseudo-perplexities, and nats per token and per word of the first."""
+        """Return both pseudo-perplexities, and the nats by token and by word of the first."""
         return {
             "nats_per_token": self.nats / self.tokens,
             "pseudo_perplexity": math.exp(self.nats / self.tokens),
@@ -48,12 +48,12 @@ class PseudoCount:
 
 
 def pseudo_perplexity(scorer: Scorer, texts: Sequence[LanguageItem], start: Start = silent) -> PseudoCount:
-    """Both pseudo-log-likelihoods of texts. UserError for texts without a token."""
+    """Compute both pseudo-log-likelihoods of texts. Raises UserError for texts without tokens."""
     advance = start(len(texts), "texts")
     starts = scorer.vocabulary.word_start
     count = PseudoCount()
     weights: list[tuple[bool, bool]] = []
-    """Of the Examples handed out, in which of the two sums they stand."""
+    """For each Example, whether it counts for the first sum and for the second."""
 
     def examples() -> Iterator[Example]:
         for item, ids in zip(texts, encoded(scorer.loaded.tokenizer, [item.text for item in texts]), strict=True):
@@ -61,7 +61,7 @@ def pseudo_perplexity(scorer: Scorer, texts: Sequence[LanguageItem], start: Star
                 count.texts += 1
                 count.tokens += len(ids)
                 count.words += item.words
-                count.parted += len(ids) > scorer.room
+                count.in_parts += len(ids) > scorer.room
             for begin in range(0, len(ids), scorer.room):
                 part = ids[begin : begin + scorer.room]
                 for place, stop in enumerate(word_ends(part, starts)):
@@ -83,7 +83,8 @@ def pseudo_perplexity(scorer: Scorer, texts: Sequence[LanguageItem], start: Star
 
 
 def word_ends(ids: Int32, starts: Bool | None) -> list[int]:
-    """Of each token, where its word ends (one past its last piece). starts: whether an id begins a word; None: all."""
+    """Return where the word of each token ends (one past its last token). starts: whether an id begins a word; None:
+    all."""
     begins = np.ones(len(ids), np.bool_) if starts is None else starts[ids]
     ends = [len(ids)] * len(ids)
     for place in range(len(ids) - 2, -1, -1):

@@ -1,4 +1,4 @@
-"""The wiring of an evaluation: a model, a task, data in; figures, counts and what they mean out."""
+"""Running an evaluation: from a model, a task and data to figures, counts and notes on their meaning."""
 
 from __future__ import annotations
 
@@ -81,8 +81,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation found. metrics: figures; for infilling, figures by the blanks' length in words. counts: how
-    much they rest on. notes: what must be known beside them. samples: for a reader, what the model wrote."""
+    """The result of a measurement. metrics: figures; for infilling, figures by the length of blanks in words. counts:
+    sizes of the data behind the figures. notes: what a reader must know of the figures. samples: texts that the model
+    generated."""
 
     metrics: dict[str, Any]
     counts: dict[str, Any]
@@ -125,11 +126,11 @@ def evaluate(
 
     if task not in MEASUREMENTS:
         raise UserError(
-            f"a pretrained model is not measured by {task!r}; give one of {', '.join(MEASUREMENTS)} (a fine-tuned one: "
-            "score the file that `blankfill predict --data DIR --split dev` writes)"
+            f"{task!r} does not measure pretrained models; give one of {', '.join(MEASUREMENTS)} (for a fine-tuned "
+            "model, score the file that `blankfill predict --data DIR --split dev` writes)"
         )
     if settings.limit < 0 or settings.seed < 0:
-        raise UserError("--limit and --seed are 0 or more")
+        raise UserError("--limit and --seed must not be negative")
     where = pick_device(device)
     loaded = load(model, str(where), dtype_named(dtype), head=False, optimize=False, threads=threads).loaded
     loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
@@ -151,10 +152,10 @@ def evaluate(
 
 
 def result_folder(out: Path) -> None:
-    """Make the folder of the results, before anything is computed.
+    """Make the folder for the results before the computation.
 
-    Raises UserError when it cannot be, and for the folder of a fine-tuning run or of several, whose results have the
-    same name.
+    Raises UserError when the folder cannot be made, and for the folder of fine-tuning runs, whose results have the same
+    file name.
     """
     if any(path.is_file() for where in (CONFIG, f"*/{CONFIG}") for path in out.glob(where)):
         raise UserError(f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with --out")
@@ -163,13 +164,13 @@ def result_folder(out: Path) -> None:
 
 
 def write_results(result: dict[str, Any], out: Path) -> None:
-    """`results.json` in a folder; UserError when it cannot be written."""
+    """Write `results.json` to a folder; UserError when it cannot be written."""
     text = json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n"
     write_file(out / RESULTS, text, "give another folder with --out")
 
 
 def finite(value: Any) -> Any:
-    """The value with None for numbers that JSON has no form for."""
+    """Return the value with None in place of numbers that JSON cannot express."""
     if isinstance(value, dict):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -187,8 +188,8 @@ def _wikitext(scorer: Scorer, data: Path, settings: EvaluationOptions, start: St
     texts = task_named("wikitext2").read(data, settings.split).languages()
     measured = _running("wikitext2", scorer, texts, settings, start)
     measured.notes.append(
-        f"the file has {measured.counts['words']:,} words, one of them for the end of each line; <unk> is read as text, "
-        "and each article is read alone"
+        f"the file has {measured.counts['words']:,} words, one of them for the end of each line; <unk> is read as "
+        "text, and each article is read alone"
     )
     return measured
 
@@ -206,7 +207,7 @@ def _running(
     count = perplexity(scorer, picked, settings.window, settings.stride, start)
     notes = list(count.notes)
     if scorer.both_ways:
-        notes.append("the text before a window is read both ways; --no-both-ways makes the model a left-to-right one")
+        notes.append("the text before a window is read in both directions; --no-both-ways reads it from left to right")
     return Measured(count.metrics(), count.counts(), notes)
 
 
@@ -216,12 +217,12 @@ def _pseudo(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
 
     if not scorer.hides_tokens:
         if scorer.format.reads_windows:
-            raise _cannot(scorer, "pseudo-perplexity", "it gives text a probability; use --task perplexity")
+            raise _cannot(scorer, "pseudo-perplexity", "it assigns a probability to text; use --task perplexity")
         raise _cannot(scorer, "pseudo-perplexity", "it has no scores of single masks; use --task infill")
     texts = sentences(data)
     count = pseudo_perplexity(scorer, [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)], start)
-    notes = [f"{count.parted:,} texts were too long and measured in parts"] if count.parted else []
-    counts = {"texts": count.texts, "parted": count.parted, "tokens": count.tokens, "words": count.words}
+    notes = [f"{count.in_parts:,} texts were too long and measured in parts"] if count.in_parts else []
+    counts = {"texts": count.texts, "in_parts": count.in_parts, "tokens": count.tokens, "words": count.words}
     return Measured(count.metrics(), counts, notes)
 
 
@@ -232,7 +233,7 @@ def _last_words(scorer: Scorer, data: Path, settings: EvaluationOptions, start: 
     items = task_named("lambada").read(data, settings.split).generations()
     result = last_words(scorer, [items[k] for k in chosen(len(items), settings.limit, settings.seed)], start)
     notes = [f"{result.cut:,} passages were too long and lost their beginning"] if result.cut else []
-    return Measured(result.metrics(), result.counts(), notes + _told_length(scorer))
+    return Measured(result.metrics(), result.counts(), notes + _length_note(scorer))
 
 
 def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
@@ -241,20 +242,20 @@ def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
 
     texts = passages(documents(data))
     if not texts:
-        raise UserError(f"{data} has no text of {PASSAGE} words, in which blanks are cut; give a longer one")
+        raise UserError(f"{data} has no text of {PASSAGE} words, which a passage with a blank needs; give longer texts")
     texts = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     advance = start(len(texts) * len(LENGTHS), "blanks")
     results = [infill(scorer, cut_blanks(texts, length, settings.seed), advance) for length in LENGTHS]
-    left = "" if scorer.sees == "both" else "; the model sees what is to the left of a blank alone"
-    notes = [f"blanks are counted in words{left}", *_told_length(scorer)]
+    left = "" if scorer.sees == "both" else "; the model sees only the text to the left of a blank"
+    notes = [f"blanks are counted in words{left}", *_length_note(scorer)]
     counts = {"passages": len(texts), "words": PASSAGE}
     return Measured(by_length(results), counts, notes, samples(scorer, [result.cuts for result in results]))
 
 
-def _told_length(scorer: Scorer) -> list[str]:
+def _length_note(scorer: Scorer) -> list[str]:
     if scorer.length == "unknown":
         return []
-    return ["the model was told how many tokens each answer has: do not compare with models that were not"]
+    return ["the model was given the number of tokens of each answer: do not compare with models that were not"]
 
 
 def _cannot(scorer: Scorer, task: str, remedy: str) -> UserError:
@@ -266,4 +267,4 @@ MEASUREMENTS: dict[str, Callable[[Scorer, Path, EvaluationOptions, Start], Measu
     "perplexity": _perplexity, "wikitext2": _wikitext, "lambada": _last_words, "pseudo-perplexity": _pseudo,
     "infill": _infill,
 }  # fmt: skip
-"""What a pretrained model is measured by, by the name of the task."""
+"""Measurements of a pretrained model by the name of the task."""

@@ -1,7 +1,7 @@
-"""How a model is asked for the answer to a blank, and for the tokens of running text.
+"""Scoring by any objective: the rows that predict the answer to a blank, or the tokens of running text.
 
-The rows are those of the objective's format (`Format.blank`, `.window`, `.hide`); `answers.answered` computes them.
-So a measurement knows nothing of families.
+The objective's format builds the rows (`Format.blank`, `.window`, `.hide`); `answers.answered` scores them. So
+measurements do not depend on families.
 
 Every figure is reported with three facts that differ between models: whether the model sees the text behind a blank
 (`sees`), whether the row gives the length of the blank (`blank_length`), and the number of answers that end the blank
@@ -33,14 +33,14 @@ NOTHING = np.zeros(0, np.int32)
 
 
 class Scorer:
-    """A model that is asked for answers.
+    """Builds the rows that score answers with a model.
 
-    both_ways: whether the text before a window of running text sees itself both ways, where the model can (GLM);
-    otherwise the model is a left-to-right one.
+    both_ways: whether the text before a window of running text sees itself in both directions, where the model supports
+    it (GLM); otherwise the text is read from left to right.
     """
 
     def __init__(self, loaded: Loaded, both_ways: bool = True) -> None:
-        """Raises UserError for a model that has no words to answer with."""
+        """Raises UserError for a model without a language-model head."""
         check_can_fill(loaded)
         self.loaded, self.vocabulary, self.format = loaded, loaded.vocabulary, loaded.format
         self.both_ways = both_ways and self.format.windows_both_ways
@@ -57,44 +57,43 @@ class Scorer:
 
     @property
     def ends(self) -> int:
-        """Number of answers behind those of a blank that say that it is at its end."""
+        """Number of answers, after the tokens of a blank, that mark its end."""
         return self.format.blank_ends
 
     @property
     def room(self) -> int:
-        """The most tokens of text that the model reads at a time, the answer among them."""
+        """Largest number of tokens of text that the model reads at a time, with the answer."""
         return self.format.blank_room
 
     @property
     def hides_tokens(self) -> bool:
-        """Whether single tokens of a text can be hidden and asked for."""
+        """Whether single tokens of a text can be hidden and predicted."""
         return self.format.fill_method == "places"
 
     def reads(self, before: Int32, after: Int32) -> int:
-        """Number of tokens around a blank that the model reads."""
+        """Return the number of tokens around a blank that the model reads."""
         return len(before) + (len(after) if self.sees == "both" else 0)
 
     def blank(self, before: Int32, answer: Int32, after: Int32) -> list[Example]:
-        """The answer to a blank between two texts; all answers in order are its tokens, and `ends` more.
+        """Build the rows that score the answer to a blank between two texts: its tokens in order, then `ends` more.
 
-        The three together have at most `room` tokens.
+        The three texts together have at most `room` tokens.
         """
         return self.format.blank(before, answer, after)
 
     def window(self, text: Int32, begin: int, first: int, stop: int) -> Example:
-        """Tokens `first` … `stop` − 1 of a text as answers, given those from `begin` on; `stop` − `begin` ≤ `room`."""
+        """Score tokens `first` … `stop` − 1 of a text, given those from `begin` on; `stop` − `begin` ≤ `room`."""
         return self.format.window(text, begin, first, stop, self.both_ways)
 
     def hidden(self, text: Int32, place: int, places: Sequence[int]) -> Example:
-        """The token at one place of a text as the answer; what it sees has seen none of those at `places`, itself
-        among them."""
+        """Score the token at one place of a text, with all tokens at `places` hidden from it, its own included."""
         return self.format.hide(text, [place, *(other for other in places if other != place)], 1)
 
 
 def windows(count: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, first, stop) of the windows over a text of `count` tokens: tokens `first` … `stop` − 1 are asked for,
-    given those from `begin` on. Every token is asked for once; all but the first window are `room` long, so that a
-    token has at least `room` − `stride` tokens before it. 1 ≤ stride ≤ room (ValueError otherwise).
+    """Yield (begin, first, stop) of the windows over a text of `count` tokens: tokens `first` … `stop` − 1 are scored,
+    given those from `begin` on. Every token is scored once; all windows but the first are `room` long, so that a token
+    has at least `room` − `stride` tokens before it. 1 ≤ stride ≤ room (ValueError otherwise).
     """
     if not 1 <= stride <= room:
         raise ValueError(f"a stride of {stride} in windows of {room}")

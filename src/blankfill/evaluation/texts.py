@@ -1,6 +1,6 @@
-"""Held-out text for measuring: documents of any file that `prepare` reads, sentences by the line, blanks cut by seed.
+"""Held-out text for measurements: documents of any file that `prepare` reads, sentences by line, blanks drawn by seed.
 
-No model here: every model is asked for the same blanks, whatever its tokenizer makes of them.
+Independent of models: every model gets the same blanks, whatever its tokenizer.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from blankfill.types import Int32
 _IDEOGRAPH = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\s{_IDEOGRAPH}]+")
 PASSAGE = 48
-"""Words of a passage in which a blank is cut: with any tokenizer it fits a model of 128 positions."""
+"""Words of a passage with a blank; with any tokenizer it fits into a model of 128 positions."""
 LENGTHS = (1, 2, 3, 5, 8, 13)
-"""Words of the blanks that are cut."""
+"""Lengths of blanks in words."""
 
 
 def documents(path: Path) -> Iterator[LanguageItem]:
-    """The documents of a file or a folder, as `prepare` cleans them; paragraphs are joined by a space.
+    """Read the documents of a file or a folder, cleaned as by `prepare`; paragraphs are joined by a space.
 
-    Words are runs between white space, or single characters of a script without spaces. UserError for what is not there
-    or not text.
+    Words are runs between white space, or single characters of a script without spaces. Raises UserError for a missing
+    file and for a file that is not text.
     """
     options, skipped = SourceOptions(), list[str]()
     for source in discover([path], options, skipped):
@@ -53,7 +53,7 @@ def _language(name: str, paragraphs: Sequence[str]) -> LanguageItem:
 
 
 def sentences(path: Path) -> list[LanguageItem]:
-    """The lines of a UTF-8 file that are not empty, each a text of its own."""
+    """Read the non-empty lines of a UTF-8 file, each as a text of its own."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file with a sentence on each line")
     sentences = [
@@ -68,7 +68,7 @@ def sentences(path: Path) -> list[LanguageItem]:
 
 @dataclass(frozen=True)
 class Cut:
-    """A passage with a blank. words: of the answer."""
+    """A passage with a blank. words: number of words of the answer."""
 
     before: str
     answer: str
@@ -77,7 +77,7 @@ class Cut:
 
 
 def passages(texts: Iterator[LanguageItem], words: int = PASSAGE) -> list[str]:
-    """Runs of so many words, one after the other, from the beginning of each text; what is left at its end is not."""
+    """Return consecutive passages of `words` words from the beginning of each text; a shorter rest is left out."""
     passages = []
     for text in texts:
         starts = [match.start() for match in _WORD.finditer(text.text)]
@@ -87,9 +87,10 @@ def passages(texts: Iterator[LanguageItem], words: int = PASSAGE) -> list[str]:
 
 
 def cut_blanks(texts: Sequence[str], length: int, seed: int) -> list[Cut]:
-    """A blank of so many words in each passage, at a place that depends on (seed, the passage's number, length) alone.
+    """Cut a blank of `length` words into each passage, at a place that depends only on (seed, number of the passage,
+    length).
 
-    A word at least stands before and behind it.
+    At least one word stays before the blank and one after it.
     """
     cuts = []
     for number, text in enumerate(texts):
@@ -102,8 +103,8 @@ def cut_blanks(texts: Sequence[str], length: int, seed: int) -> list[Cut]:
 
 
 def chosen(count: int, limit: int, seed: int) -> NDArray[np.int64]:
-    """Which of `count` things are measured: all when limit is 0 or more than that, else so many drawn by seed, in
-    their order."""
+    """Return the indices of the items to measure, in order: all when limit is 0 or at least `count`, else `limit` of
+    them drawn by seed."""
     if not limit or limit >= count:
         return np.arange(count)
     rng = np.random.Generator(np.random.Philox(key=[seed, count]))
@@ -111,7 +112,7 @@ def chosen(count: int, limit: int, seed: int) -> NDArray[np.int64]:
 
 
 def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32]:
-    """The ids of each text; special tokens that are written out in it are plain text."""
+    """Encode each text; special tokens written in a text are encoded as plain text."""
     if not texts:
         return []
     ids, lengths = tokenizer.encode_plain(texts)
@@ -119,7 +120,7 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32]:
 
 
 def around(before: str, answer: str, spaced: bool) -> tuple[str, str]:
-    """The text before a blank and the answer, as they are encoded apart: the space between them goes with the answer
-    where tokens carry the space before them (`spaced`)."""
+    """Return the text before a blank and the answer, as they are encoded separately: the space between them belongs to
+    the answer where tokens include the space before them (`spaced`)."""
     stripped = before.rstrip()
     return (stripped, f" {answer}" if stripped != before else answer) if spaced else (before, answer)

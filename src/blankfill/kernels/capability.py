@@ -1,6 +1,5 @@
 """The check that decides whether raw kernels may be used on a module's weights.
 
-
 Code that multiplies with a weight itself, instead of calling the module that owns it, is correct only where both give
 the same: for torch's own dense class with ordinary strided weights and without hooks or parametrisations. Adapters,
 quantised and sharded weights (tensor subclasses), pruned and parametrised modules and modules with hooks are called as

@@ -1,6 +1,5 @@
 """The feed-forward block of a layer for training in fp32 on a CPU, some rows at a time.
 
-
 Rows pass through dense, activation, dropout and dense in portions that largely stay in the cache. The only activation
 saved for the backward pass is the output of the inner dense layer, from which the backward pass computes the activation
 function again; with ReLU it is the output after dropout, whose zeros are the zeros of the gradient. The scale of

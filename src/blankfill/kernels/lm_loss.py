@@ -1,6 +1,5 @@
 """The language-model loss and its gradient, without the matrix of logits.
 
-
 The loss multiplies hidden states with the output embeddings and computes the gradient in the same pass: the [M, V]
 matrix of logits never exists, and the backward pass costs one scaling. A few hundred targets are processed at a time.
 On a CPU their scores are computed in blocks of vocabulary columns, each exponentiated against its own largest score
