@@ -1,4 +1,4 @@
-"""GLM for transformers, which has no class for it: `import blankfill.hf`, then the Auto classes know it.
+"""GLM for transformers, which has no class for it; `import blankfill.hf` registers this one with the Auto classes.
 
     import blankfill.hf
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -8,10 +8,10 @@
     inputs = blankfill.hf.blank_inputs(model, tokenizer, ["The lamp [gMASK]", "A [MASK] on the sea."])
     written = model.generate(**inputs, max_new_tokens=20)
 
-`GlmForBlankFilling` is our Transformer under the names of the original code (THUDM/GLM), so its weights are those of
-the released checkpoints. What comes before the start token (`sop`) is Part A, which sees itself both ways; from there
-on the model writes what stands in the mask, one token at a time, with GLM's two positions: the place of the mask, and
-the place inside the blank. With several masks the one to fill is the first.
+`GlmForBlankFilling` is our Transformer with the module names of the original code (THUDM/GLM), so it loads the weights
+of the released checkpoints. The columns before the start token (`sop`) are Part A, with bidirectional attention; the
+columns after it are the predicted text of the mask, one token at a time, with GLM's two positions: the position of the
+mask, and the position inside the blank. With several masks, the first one is filled.
 
 Shapes: B rows, T columns, S columns in the cache, V vocabulary.
 """
@@ -82,7 +82,7 @@ class GlmConfig(PreTrainedConfig):
 
 
 class GlmForBlankFilling(PreTrained, GenerationMixin):
-    """GLM with its word head, which is the word table."""
+    """GLM with its language-model head, whose weights are the token embeddings."""
 
     config_class = GlmConfig
     base_model_prefix = ""
@@ -97,7 +97,7 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw a weight that a folder does not bring."""
+        """Draw a weight that the folder lacks."""
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, Dense | nn.Embedding):
@@ -106,7 +106,7 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
                 module.bias.data.zero_()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word table."""
+        """Return the token embeddings."""
         return self.word_embeddings
 
     def forward(
@@ -119,10 +119,11 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         use_cache: bool | None = None,
         **ignored: Any,
     ) -> CausalLMOutputWithPast:
-        """Scores [B, T, V], and the mean loss over `labels`, int64[B, T], -100 where nothing is asked.
+        """Compute scores [B, T, V], and the mean loss over `labels`, int64[B, T], with -100 for columns without a
+        target.
 
-        position_ids: int64[B, 2, T], worked out from the special tokens when absent; labels are what each column
-        answers, not shifted. attention_mask: [B, S + T], 0 for padding. With a cache, one column at a time.
+        position_ids: int64[B, 2, T], computed from the special tokens when absent; labels hold the target of each
+        column, not shifted. attention_mask: [B, S + T], 0 for padding. With a cache, one column at a time.
         """
         if position_ids is None:
             position_ids = positions(input_ids, attention_mask, self.config)
@@ -139,7 +140,7 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), labels.flatten())
-        return CausalLMOutputWithPast(loss, logits_BTV, past_key_values)  # the last has another name in 5.24
+        return CausalLMOutputWithPast(loss, logits_BTV, past_key_values)  # 5.24 renames the cache's field
 
     def prepare_inputs_for_generation(
         self,
@@ -148,11 +149,11 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         attention_mask: Tensor | None = None,
         **others: Any,
     ) -> dict[str, Any]:
-        """The columns that the cache does not hold, with their positions."""
+        """Return the columns that the cache lacks, with their positions."""
         position_ids = positions(input_ids, attention_mask, self.config)
         if int(position_ids.max()) >= self.config.max_position_embeddings:
             raise UserError(
-                f"the text and what is written need more than the model's {self.config.max_position_embeddings} "
+                f"the text and the generated tokens need more than the model's {self.config.max_position_embeddings} "
                 "positions; lower max_new_tokens or shorten the text"
             )
         seen = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -166,19 +167,19 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
 
 
 class Borrowed(KeyValues):
-    """One layer's part of transformers' cache, behind the interface of ours."""
+    """One layer of transformers' cache, with the interface of `KeyValues`."""
 
     def __init__(self, cache: DynamicCache, layer: int) -> None:
         self.cache, self.layer = cache, layer
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
-        """Add the keys and values of new columns; returns those of all."""
+        """Add the keys and values of new columns; returns those of all columns."""
         extended: tuple[Tensor, Tensor] = self.cache.update(*both_2BHQE, self.layer)
         return extended
 
 
 def original_tree(model: Transformer) -> nn.Module:
-    """The parts of our model in the module tree of the original code, shared with it, not copied."""
+    """Return the parts of our model in the module tree of the original code; both share the modules."""
     tree = nn.Module()
     tree.position_embeddings, tree.block_position_embeddings = model.positions
     tree.layers = nn.ModuleList()
@@ -196,9 +197,10 @@ def original_tree(model: Transformer) -> nn.Module:
 
 
 def positions(input_ids: Tensor, attention_mask: Tensor | None, config: GlmConfig) -> Tensor:
-    """GLM's two positions of rows, int64[B, 2, T]: Part A is counted; from `sop` on, the mask's place and 1, 2, 3, …
+    """Compute GLM's two positions of rows, int64[B, 2, T]: 0, 1, 2, … and 0 in Part A; from `sop` on, the position of
+    the mask and 1, 2, 3, …
 
-    Padding may stand on the left. Rows without `sop` are Part A alone.
+    Padding may be on the left. A row without `sop` is all Part A.
     """
     real = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].long()
     place = (real.cumsum(-1) - 1).clamp(min=0)
@@ -215,7 +217,8 @@ def positions(input_ids: Tensor, attention_mask: Tensor | None, config: GlmConfi
 
 
 def rows_mask(block: Tensor, attention_mask: Tensor | None, seen: int, dtype: torch.dtype) -> Mask:
-    """Who sees whom. block: int64[B, T], the second position of the new columns, 0 in Part A; seen: cached columns."""
+    """Make the attention mask. block: int64[B, T], second position of the new columns, 0 in Part A; seen: cached
+    columns."""
     B, T = block.shape
     if seen and T == 1 and attention_mask is None:
         return Mask("none")
@@ -231,10 +234,10 @@ def rows_mask(block: Tensor, attention_mask: Tensor | None, seen: int, dtype: to
 
 
 def blank_inputs(model: GlmForBlankFilling, tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Rows for `generate`: each text framed as in training, padded on the left, with `sop` behind it.
+    """Prepare rows for `generate`: each text with the special tokens of training, padded on the left, then `sop`.
 
-    A text has one mask ([MASK], [sMASK] or [gMASK]); behind a [gMASK] at its end nothing stands, not even the end of
-    the text. Raises UserError for a text without a mask, or a model whose tokenizer lacks GLM's tokens.
+    A text has one mask ([MASK], [sMASK] or [gMASK]); after a [gMASK] at its end the row has no end-of-text token.
+    Raises UserError for a text without a mask, or a model whose tokenizer lacks GLM's tokens.
     """
     config = model.config
     start, sop, ends = config.bos_token_id, config.sop_token_id, config.eos_token_id

@@ -1,4 +1,4 @@
-"""The nouns of blankfill: what flows from the corpus to the model.
+"""The data types of blankfill, from the corpus to the model.
 
 `Document` (token ids of a piece of text) → an objective → `Example` (ids, positions, targets, and who sees whom) →
 packing → `Batch` (rows of tensors). Everything here is plain numpy except `Batch`; importing this file never imports
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     import torch
 
 PADDING = -1
-"""The segment of padding: padded columns see one another and nothing else, so that no softmax is empty."""
+"""The segment of padding: padded columns see only one another, so that no softmax is empty."""
 
 TEXT, QUERY, MEMORY = 0, 1, 2
-"""The streams of a model with relative positions, in its third position channel: columns that hold a word, columns that
-ask for the word at their place, and columns that are remembered, which pass no gradient on to what they were."""
+"""The streams of a model with relative positions, in its third position channel: columns with a token, query columns
+that predict the token at their position, and memory, which gets no gradient."""
 
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
 
 LayerKind = Literal["global", "local"]
-"""The kinds of layers, by what they see of a row: all that its rule shows, or the part of that in their window."""
+"""The kinds of layers by the keys that a query sees: all that the rule shows, or those of them in the window."""
 
 ROLES = ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock", "pseudo")
-"""What a special token can be for. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM;
-`pseudo` is UniLM v2's [P], which asks for a token that stands in the row itself."""
+"""The roles of special tokens. `sop`/`eop` are GLM's [S]/[E]; `dblock` replaces a hidden context token in GLM; `pseudo`
+is UniLM v2's [P], which predicts a token that is also in the row."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What an objective must know of a tokenizer: its size, its special ids, and where words begin.
+    """The properties of a tokenizer that objectives need: its size, its special ids, and where words begin.
 
-    `roles` maps a name of `ROLES` to a token id; a role that the tokenizer lacks is absent. `word_start[id]` says
-    whether a token begins a word (`##` pieces do not), None when the tokenizer cannot tell. `special` are the ids
-    that text never contains. `units(ids, words, sentence starts)` → bool[K, N] finds where units begin that the
-    tokenizer alone cannot tell: words (K = 1), or words, phrases and entities (K = 3); None where it is not needed.
-    `sentinels` are the ids of T5's numbered blanks, the first one first; empty when the tokenizer has none.
+    `roles` maps a name of `ROLES` to a token id; a role that the tokenizer lacks is absent. `word_start[id]` is whether
+    a token begins a word (`##` pieces do not), None when the tokenizer does not show it. `special` are the ids that
+    text never contains. `units(ids, words, sentence starts)` → bool[K, N] returns where units begin that the tokenizer
+    alone does not show: words (K = 1), or words, phrases and entities (K = 3); None where it is not needed. `sentinels`
+    are the ids of T5's numbered blanks in order; empty when the tokenizer has none.
     """
 
     size: int
@@ -59,7 +59,7 @@ class Vocabulary:
         return self.roles[role]
 
     def missing(self, roles: Sequence[str], sentinels: int = 0) -> list[str]:
-        """What this vocabulary has no token for: names among `roles`, and how many of so many sentinels, in words."""
+        """Return the missing tokens in words: roles of `roles`, and how many of `sentinels` sentinels."""
         lacking = [role for role in roles if role not in self.roles]
         few = sentinels - len(self.sentinels)
         return [*lacking, f"{few} sentinels"] if few > 0 else lacking
@@ -92,13 +92,13 @@ class Document:
 
 @dataclass(frozen=True)
 class AttentionRule:
-    """Who sees whom, in three int vectors over the row, or four.
+    """The visibility of columns in attention, as three int vectors over the row, or four.
 
-    Query i sees key j when `segment[i] == segment[j]` and `rank[j] <= horizon[i]`. All zeros is BERT;
-    rank = horizon = index is GPT; source at rank 0 and blanks ranked 1, 2, 3, … is GLM and every prefix model; a
-    permutation is XLNet. Where there is a `group`, a key whose group is not 0 is hidden from all queries but those of
-    its own group: UniLM v2's pseudo masks. It costs O(L) and never depends on positions, except in layers with a
-    window (`local`): there a query sees only keys whose position differs from its own by at most `window`.
+    Query i sees key j when `segment[i] == segment[j]` and `rank[j] <= horizon[i]`. All zeros is BERT; rank = horizon =
+    index is GPT; source at rank 0 and blanks ranked 1, 2, 3, … is GLM and every prefix model; a permutation is XLNet.
+    With a `group`, a key whose group is not 0 is visible only to queries of its own group: UniLM v2's pseudo masks. The
+    rule costs O(L) and depends on positions only in layers with a window (`local`): there a query sees only keys whose
+    position differs from its own by at most `window`.
     """
 
     segment: Int32
@@ -106,7 +106,7 @@ class AttentionRule:
     horizon: Int32
     group: Int32 | None = None
     position: Int32 | None = field(default=None, kw_only=True)
-    """int32[L], of each column, for a window."""
+    """int32[L], the position of each column, for a window."""
     window: int = field(default=0, kw_only=True)
     """Largest difference of positions that a query sees; 0 means no window."""
 
@@ -115,28 +115,29 @@ class AttentionRule:
 
     @classmethod
     def full(cls, length: int) -> AttentionRule:
-        """Everything sees everything (BERT)."""
+        """Make the rule by which every column sees every column (BERT)."""
         zeros = np.zeros(length, np.int32)
         return cls(zeros, zeros, zeros)
 
     @classmethod
     def causal(cls, length: int) -> AttentionRule:
-        """Each sees itself and what stands before it (GPT)."""
+        """Make the rule by which each column sees itself and the columns before it (GPT)."""
         index = np.arange(length, dtype=np.int32)
         return cls(np.zeros(length, np.int32), index, index)
 
     @classmethod
     def prefix(cls, prefix: int, length: int) -> AttentionRule:
-        """The first `prefix` columns are visible to all, the rest is causal (GLM, prefix LM)."""
+        """Make the rule by which all columns see the first `prefix` columns, and the rest is causal (GLM, prefix
+        LM)."""
         rank = np.maximum(np.arange(length, dtype=np.int32) - (prefix - 1), 0).astype(np.int32)
         return cls(np.zeros(length, np.int32), rank, rank)
 
     def local(self, position: Int32, window: int) -> AttentionRule:
-        """The rule of a layer that attends locally. position: int32[L]; window: as the field."""
+        """Return the rule of a layer with local attention. position: int32[L]; window: as the field."""
         return replace(self, position=position, window=window)
 
     def visible(self) -> Bool:
-        """The reference bool[L, L], row = query, column = key; every kernel is tested against it."""
+        """Return the reference bool[L, L], row = query, column = key; tests compare every kernel with it."""
         same = self.segment[:, None] == self.segment[None, :]
         seen: Bool = same & (self.rank[None, :] <= self.horizon[:, None])
         if self.group is not None:
@@ -148,14 +149,14 @@ class AttentionRule:
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: what the model reads and what it must answer.
+    """One training example: the input of the model and its targets.
 
     input_ids: int32[L]. positions: int32[P, L], P channels (BERT: position, token type; GLM: position 1, position 2;
-    GPT: position). target_index: int32[M], where in the row the answer is read; target_ids: int32[M], the answer.
-    labels: whole-example answers by name (e.g. `next_sentence`), read at column 0. context: the encoder's side, without
-    targets of its own; columns of a segment read those of the same segment there, all of them.
-    span_boundary_targets: int32[4, K], words asked from outside their span (SpanBERT): the columns before and behind
-    it, the place in it, the answer; None where an objective asks none.
+    GPT: position). target_index: int32[M], columns at which targets are predicted; target_ids: int32[M], the targets.
+    labels: targets of the whole example by name (e.g. `next_sentence`), predicted at column 0. context: the encoder's
+    side, without targets of its own; a column reads all columns of its segment there. span_boundary_targets: int32[4,
+    K], targets predicted from outside their span (SpanBERT): the columns before and after the span, the position in it,
+    the target; None for other objectives.
     """
 
     input_ids: Int32
@@ -172,17 +173,18 @@ class Example:
 
 
 UNLIMITED = 1 << 30
-"""The room of a model whose positions are relative and have no end."""
+"""The number of positions of a model with relative positions, which have no end."""
 
 
 @dataclass(frozen=True)
 class DecoderInput:
-    """What one row has read before it writes, and where its new tokens stand.
+    """The input of one row of decoding, and the positions of its new tokens.
 
-    input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P], of the
-    first new token; step: int32[P], what each further one adds. room: how many new tokens the position tables can hold
-    (one more can be predicted, since the last is never read). query_token: the id that asks for the next token in its
-    place; None for families that answer one column before. source: what the encoder reads, of a model that has one.
+    input_ids: int32[L]. positions: int32[P, L]. rule: over the L columns, one segment. next_position: int32[P],
+    position of the first new token; step: int32[P], its increment for each further token. room: number of new tokens
+    for which the position tables have room (one more can be predicted, since the last token is never read).
+    query_token: id of the token at whose column the next token is predicted; None for families that predict it at the
+    column before. source: input of the encoder, for a model that has one.
     """
 
     input_ids: Int32
@@ -199,7 +201,7 @@ class DecoderInput:
 
     @property
     def columns(self) -> int:
-        """Number of columns that are read, those of the source among them."""
+        """Number of columns that are read, with those of the source."""
         return len(self) + (0 if self.source is None else len(self.source))
 
 
@@ -209,8 +211,8 @@ class Batch:
 
     input_ids: int64[B, T]. positions: int64[P, B, T]. segment, rank, horizon: int32[B, T] (padding has segment -1).
     target_index: int64[M], flat over B·T. target_ids: int64[M]. labels: name → (flat index int64[K], value int64[K]).
-    mask: "none" when every query may see every key, "causal" when each row is one plain left-to-right example
-    (padding only at the end), "rule" when the vectors must be consulted.
+    mask: "none" when every query sees every key, "causal" when each row is one left-to-right example (with padding only
+    at the end), "rule" when the vectors decide.
     """
 
     input_ids: torch.Tensor
@@ -223,16 +225,16 @@ class Batch:
     labels: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     mask: str
     tokens: int
-    """How many of the B·T columns, and of those of the context, are not padding."""
+    """Number of columns, of the B·T and of the context's, that are not padding."""
     no_split_before: frozenset[int] = frozenset()
     """Rows that must stay in the same micro-batch as the previous row: they hold windows of one question."""
     span_boundary_targets: torch.Tensor | None = None
-    """int64[4, K]: words asked from outside their span, as in `Example`, columns flat over B·T."""
+    """int64[4, K]: as in `Example`, with flat columns over B·T."""
     group: torch.Tensor | None = None
-    """int32[B, T], where any rule of the batch has groups."""
+    """int32[B, T], when any rule of the batch has groups."""
     context: Batch | None = None
-    """The encoder's side: as many rows, of a width of their own. A column of segment s in row b reads all columns of
-    segment s in row b there. `tokens` counts both sides."""
+    """The encoder's side: the same number of rows, with a width of its own. A column of segment s in row b reads all
+    columns of segment s in row b there. `tokens` counts both sides."""
 
     @classmethod
     def of_rows(
@@ -245,7 +247,7 @@ class Batch:
         *,
         mask: str = "rule",
     ) -> Batch:
-        """Rows without targets. rank, horizon: 0 where they are None: a column sees all columns of its segment."""
+        """Make rows without targets. rank, horizon: 0 where they are None: a column sees all columns of its segment."""
         zeros = segment.new_zeros(segment.shape) if rank is None or horizon is None else segment
         nothing = input_ids.new_zeros(0)
         return cls(
@@ -254,7 +256,7 @@ class Batch:
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, non_blocking=True)
@@ -269,7 +271,7 @@ class Batch:
         )  # fmt: skip
 
     def part(self, first: int, stop: int) -> Batch:
-        """Rows first … stop − 1 as a batch of their own, as wide as before."""
+        """Return rows first … stop − 1 as a batch with unchanged width."""
         width = self.input_ids.shape[1]
         low, high = first * width, stop * width
 

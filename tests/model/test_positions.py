@@ -220,7 +220,7 @@ def test_a_cache_is_refused_by_local_layers() -> None:
     batch = collate([[example(4, 0, rule=AttentionRule.causal(4))]], pad=0)
     mask = lower("causal", (batch.segment, batch.horizon), (batch.segment, batch.rank), torch.float32)
     assert not fits(model)
-    with pytest.raises(ValueError, match="attend locally know no cache"):
+    with pytest.raises(ValueError, match="local attention do not support a cache"):
         model(Inputs(batch.input_ids, batch.positions, mask), cache=model.new_cache(1, 4))
 
 

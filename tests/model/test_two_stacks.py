@@ -150,9 +150,9 @@ def test_padded_queries_see_something_and_others_their_own_context() -> None:
 def test_a_batch_and_a_model_that_do_not_belong_together() -> None:
     batch = collate([[example(4, 3, 0)]], pad=0)
     alone = build(dataclasses.replace(config("bart"), encoder_layers=0))
-    with pytest.raises(ValueError, match="the batch has a context, and the model no encoder"):
+    with pytest.raises(ValueError, match="the batch has a context, and the model has no encoder"):
         alone(batch)
-    with pytest.raises(ValueError, match="answers to a context, and was given none"):
+    with pytest.raises(ValueError, match="needs a context, and the batch has none"):
         build(config("bart"))(dataclasses.replace(batch, context=None))
 
 

@@ -108,8 +108,8 @@ def _blocks(
     context: int | None = None,
     size: int | None = None,
 ) -> list[_Block]:
-    """context: columns of a context that the T columns attend to; None where they attend to one another. size: queries
-    of a block that has a range; None for `QUERIES`."""
+    """Divide all scores into blocks. context: number of columns of a context that the T columns attend to; None where
+    they attend to one another. size: queries of a block that has a range; None for `QUERIES`."""
     S = T if context is None else context
     blocks: list[_Block] = []
     total = 0
@@ -138,7 +138,7 @@ def _blocks(
 
 
 def visible_ranges(visible_BTT: Tensor) -> Ranges:
-    """What each block of queries can see, from bool [B, T, T]."""
+    """Return the range of keys that each block of queries can see, from bool[B, T, T]."""
     T = visible_BTT.shape[1]
     first, last = [], []
     for q in range(0, T, QUERIES):
@@ -159,11 +159,11 @@ def blocked_attention(
     scale: float | None = None,
     band: Band | None = None,
 ) -> Tensor:
-    """Scaled dot-product self-attention of packed queries, keys and values; returns [B, T, H·E].
+    """Compute scaled dot-product self-attention of packed queries, keys and values; returns [B, T, H·E].
 
-    bias: added to the scaled scores, or None. causal: each query sees the keys up to itself. ranges: keys outside of
-    them are known to be invisible under the bias. added: [B or 1, H, T, T], added to the scaled scores too, with
-    gradient. scale: of the scores, None being 1/√E. band: in place of bias and ranges.
+    bias: added to the scaled scores, or None. causal: each query sees the keys up to itself. ranges: ranges of keys
+    outside of which all keys are invisible under the bias. added: [B or 1, H, T, T], also added to the scaled scores,
+    with gradient. scale: factor of the scores; None means 1/√E. band: replaces bias and ranges.
     """
     scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
     if band is not None:
@@ -177,7 +177,7 @@ def blocked_attention(
 def blocked_cross_attention(
     query_BTHE: Tensor, kv_BS2HE: Tensor, bias_B1TS: Tensor | None, dropout: float, scale: float | None = None
 ) -> Tensor:
-    """The same of queries, to packed keys and values of other columns; returns [B, T, H·E]."""
+    """Compute attention of queries to packed keys and values of other columns; returns [B, T, H·E]."""
     scale = query_BTHE.shape[-1] ** -0.5 if scale is None else scale
     mixed: Tensor = _Blocked.apply(
         query_BTHE, kv_BS2HE, bias_B1TS, False, dropout, None, torch.is_grad_enabled(), None, scale, None
@@ -186,12 +186,12 @@ def blocked_cross_attention(
 
 
 def _parts(packed: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
-    """Queries, keys and values, as views of what the projections made: [B, T or S, H, E] each."""
+    """Return queries, keys and values as views of the projections' outputs: [B, T or S, H, E] each."""
     return packed.unbind(2) if context is None else (packed, *context.unbind(2))
 
 
 class _Weights:
-    """Computes the attention weights of blocks, always into the same memory."""
+    """Computes the attention weights of blocks, reusing one buffer."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class _Weights:
         self.later = torch.full((most, most), -math.inf, dtype=dtype).triu_(1) if causal else None
 
     def fill(self, block: _Block, out_GQK: Tensor) -> Tensor:
-        """The weights of a block, before dropout."""
+        """Compute the weights of a block, before dropout."""
         query, key = block.of(self.query, block.queries), block.of(self.key, block.keys)
         torch.baddbmm(out_GQK, query, key.transpose(1, 2), beta=0, alpha=self.scale, out=out_GQK)
         if self.added is not None:
@@ -285,7 +285,7 @@ class _Blocked(torch.autograd.Function):
             grad_added = torch.zeros_like(added, dtype=torch.promote_types(added.dtype, torch.float32))
         grad = upstream[0].reshape(B, T, H, E)
         several = any(block.queries.start for block in blocks)
-        # what several blocks of queries see gets its gradient in several parts
+        # keys that several blocks of queries see get their gradient in several parts
         empty = torch.zeros_like if several else torch.empty_like
         grad_packed, grad_context = empty(packed), None if context is None else empty(context)
         grad_query, grad_key, grad_value = _parts(grad_packed, grad_context)

@@ -168,7 +168,7 @@ class TransformerConfig:
         return self.embedding_size or self.hidden_size
 
     def with_layers(self, count: int) -> TransformerConfig:
-        """The same with so many layers, those of an encoder in proportion."""
+        """Return the configuration with `count` layers, and encoder layers in proportion."""
         encoder = max(1, round(self.encoder_layers * count / self.num_layers)) if self.encoder_layers else 0
         return replace(self, num_layers=count, encoder_layers=encoder)
 

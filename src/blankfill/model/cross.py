@@ -1,7 +1,7 @@
-"""Attention of a decoder's columns to what the encoder made of the context (Vaswani et al. 2017, §3.2.3).
+"""Attention of a decoder's columns to the encoder's output for a context (Vaswani et al. 2017, §3.2.3).
 
-Several rows of the decoder that follow one another may share a context (beams): its keys and values are then held and
-read once for all of them.
+Several adjacent rows of the decoder may share a context (beams); its keys and values are then stored and read once for
+all of them.
 
 Shapes: B rows, Q columns of the decoder, C contexts (B, or a divisor of it), S columns of a context, D width, H heads,
 E width of a head.
@@ -23,8 +23,8 @@ from blankfill.model.dense import dense
 
 @dataclass(frozen=True)
 class CrossInputs:
-    """What one layer attends to: the encoder's output [B, S, D], or the layer's keys and values of it, [B, H, S, E]
-    each, where they have been computed before."""
+    """The input of one layer: the encoder's output [B, S, D], or the layer's keys and values of it, [B, H, S, E] each,
+    where they exist already."""
 
     hidden: Tensor
     mask: Mask
@@ -33,10 +33,10 @@ class CrossInputs:
 
 @dataclass
 class EncoderOutput:
-    """What the encoder made of the contexts of a batch, [B, S, D], for all layers of the decoder.
+    """The encoder's output for the contexts of a batch, [B, S, D], for all layers of the decoder.
 
-    mask: what each column of the decoder sees of it. keys_values: those of every layer, each [B, H, S, E], when the
-    decoder is to run many times.
+    mask: the columns of the context that each column of the decoder sees. keys_values: those of every layer, each
+    [B, H, S, E], when the decoder runs many times.
     """
 
     hidden: Tensor
@@ -44,7 +44,7 @@ class EncoderOutput:
     keys_values: Sequence[tuple[Tensor, Tensor]] | None = None
 
     def of(self, layer: int) -> CrossInputs:
-        """What a layer of the decoder attends to."""
+        """Return the input of a layer of the decoder."""
         return CrossInputs(self.hidden, self.mask, None if self.keys_values is None else self.keys_values[layer])
 
     def select(self, rows: Tensor) -> None:
@@ -57,8 +57,8 @@ class EncoderOutput:
 
 
 def side_by_side(parts: Sequence[tuple[Sequence[int], EncoderOutput]]) -> EncoderOutput:
-    """Outputs for some contexts each as one, with padding that nothing sees. Each comes with the places of its contexts
-    among all, and with the keys and values of all layers."""
+    """Join outputs for some contexts each, with invisible padding. Each comes with the indices of its contexts among
+    all, and with the keys and values of all layers."""
     rows = sum(len(places) for places, _ in parts)
     width = max(part.hidden.shape[1] for _, part in parts)
     first = parts[0][1]
@@ -83,7 +83,7 @@ def side_by_side(parts: Sequence[tuple[Sequence[int], EncoderOutput]]) -> Encode
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention with queries of one stack, and keys and values of another's output."""
+    """Multi-head attention with queries of one stack, and keys and values of the other's output."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -96,18 +96,18 @@ class CrossAttention(nn.Module):
         self.output = dense(config.attention_width, config.hidden_size, config.attention_bias)
 
     def keys_values(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's output, [B, H, S, E] each."""
+        """Compute keys and values of the encoder's output, [B, H, S, E] each."""
         key, value = self._packed(hidden_BSD).permute(2, 0, 3, 1, 4)
         return key, value
 
     def _packed(self, hidden_BSD: Tensor) -> Tensor:
-        """Both side by side, [B, S, 2, H, E]."""
+        """Compute both side by side, [B, S, 2, H, E]."""
         return self.key_value(hidden_BSD).view(*hidden_BSD.shape[:2], 2, self.heads, self.width)
 
     def forward(self, hidden_BQD: Tensor, encoded: CrossInputs | None) -> Tensor:
-        """encoded: what the layer attends to. Raises ValueError without it."""
+        """Attend to `encoded`. Raises ValueError without it."""
         if encoded is None:
-            raise ValueError("this model answers to a context, and was given none")
+            raise ValueError("this model needs a context, and the batch has none")
         B, Q, _ = hidden_BQD.shape
         dropout = self.dropout if self.training else 0.0
         query = self.query(hidden_BQD)
@@ -115,7 +115,7 @@ class CrossAttention(nn.Module):
             query, kv = query.view(B, Q, self.heads, self.width), self._packed(encoded.hidden)
             return self.output(cross_attend(query, kv, encoded.mask, dropout, self.kernel, self.scale))
         key, value = encoded.keys_values or self.keys_values(encoded.hidden)
-        C = len(key)  # rows of one context stand side by side, as if they were columns of one row
+        C = len(key)  # rows that share a context become columns of one row
         query = query.view(C, B // C * Q, self.heads, self.width).transpose(1, 2)
         mixed = attend(query, key, value, encoded.mask, dropout, self.kernel, scale=self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))
@@ -123,5 +123,5 @@ class CrossAttention(nn.Module):
 
 @torch.no_grad()
 def all_keys_values(parts: Sequence[CrossAttention], hidden_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The keys and values of every layer, in memory of their own, so that each step reads them in order."""
+    """Compute the keys and values of every layer, contiguous for each layer, so that each step reads them in order."""
     return [(key.contiguous(), value.contiguous()) for key, value in (part.keys_values(hidden_BSD) for part in parts)]

@@ -1,8 +1,8 @@
 """The one place where the dense layers of the model and its heads are made.
 
-A model with another kind of dense layer (quantised, sharded) needs a change here and nowhere else; one that exists
-already is transformed with `replace_dense`. Whether raw kernels may compute a dense layer is for
-`kernels.capability.plain_dense` to say, whatever its class.
+A model with another kind of dense layer (quantised, sharded) needs a change only here; `replace_dense` transforms an
+existing model. `kernels.capability.plain_dense` decides whether raw kernels may compute a dense layer, whatever its
+class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Dense = nn.Linear
 
 
 def dense(in_features: int, out_features: int, bias: bool = True) -> Dense:
-    """Make a dense layer. Its values are those of torch until the model that owns it draws its own."""
+    """Make a dense layer with torch's initial values, until the model that owns it draws its own."""
     return Dense(in_features, out_features, bias)
 
 

@@ -1,7 +1,7 @@
-"""The stack that reads the context of a model of two stacks (Vaswani et al. 2017; T5, BART).
+"""The encoder of a model with two stacks (Vaswani et al. 2017; T5, BART).
 
-It shares its word table with the decoder and has all else of its own: position tables, norms, layers, the table of
-distances. Its output is what every layer of the decoder attends to.
+It shares the token embeddings with the decoder and has its own position tables, norms, layers and table of distances.
+Every layer of the decoder attends to its output.
 
 Shapes: B rows, S columns, P position channels, D width.
 """
@@ -19,7 +19,7 @@ from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 
 
 class Encoder(nn.Module):
-    """Positions, layers and norms of the stack that reads."""
+    """Positions, layers and norms of the encoder."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class Encoder(nn.Module):
         outputs: list[Tensor] | None = None,
         ordered: bool = False,
     ) -> Tensor:
-        """The context as the decoder sees it, [B, S, D]. tokens: their embeddings; positions int64[P, B, S];
-        recompute: as in `model.stack`; outputs: receives the first layer's input and what comes out of each layer;
-        ordered: whether columns tell the distances of positions."""
+        """Compute the encoder's output, [B, S, D]. tokens: their embeddings; positions int64[P, B, S]; recompute: as in
+        `model.stack`; outputs: receives the input of the first layer and the output of each layer; ordered: whether
+        differences of columns equal differences of positions."""
         drop = self.dropout if self.training else 0.0
         hidden_BSD = self.positions.embed(tokens_BSD, positions)
         if self.embedding_norm is not None:

@@ -1,4 +1,4 @@
-"""What goes into a model's forward pass and what comes out of it.
+"""Inputs and outputs of a model's forward pass.
 
 Shapes: B rows, T columns, P position channels, D width, N = B·T, M columns whose scores are wanted, V vocabulary.
 """
@@ -16,10 +16,10 @@ from blankfill.model.cross import EncoderOutput
 
 @dataclass(frozen=True)
 class Inputs:
-    """Columns whose mask is lowered already, in place of a `Batch`: steps of decoding, and exports.
+    """Columns whose mask is lowered already, in place of a `Batch`: for steps of decoding and for exports.
 
-    input_ids: int64[B, T]. positions: int64[P, B, T]. mask: of all layers, or of each kind. ordered: whether columns
-    tell the distances of positions (`attention.masks.in_order`).
+    input_ids: int64[B, T]. positions: int64[P, B, T]. mask: one for all layers, or one for each kind. ordered: whether
+    differences of columns equal differences of positions (`attention.masks.in_order`).
     """
 
     input_ids: Tensor
@@ -32,9 +32,9 @@ class Inputs:
 class Outputs:
     """Results of a forward pass.
 
-    hidden: [B, T, D]. logits: scores of all tokens [M, V] at the columns in question, or [B, T, V] at all. read: what
-    the function given as `read` returned. hidden_states: [B, T, D] of the first layer's input and of each layer's
-    output, the final norm aside. encoded: the encoder's output, for a decoder.
+    hidden: [B, T, D]. logits: scores of all tokens [M, V] at the requested columns, or [B, T, V] at all columns. read:
+    the result of the function given as `read`. hidden_states: [B, T, D] of the first layer's input and of each layer's
+    output, before the final norm. encoded: the encoder's output, for a decoder.
     """
 
     hidden: Tensor

@@ -7,8 +7,8 @@ cached columns.
   x ──┬─ norm ─ attention ─ + ─┬─ …      x ──┬─ attention ─ + ─ norm ─┬─ …
       └─────────── · α ────────┘             └───── · α ────┘
 
-A layer of a decoder has a part more between the two, in the same wiring: attention to what the encoder made of the
-context (`model.cross`). α is 1 but for DeepNorm.
+A layer of a decoder has a third part between the two, wired alike: attention to the encoder's output (`model.cross`).
+α is 1 except for DeepNorm.
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ from blankfill.model.relative import TransformerXLAttention
 
 
 class KeyValues(ABC):
-    """What a layer keeps of the columns already computed."""
+    """The stored keys and values of the columns already computed in one layer."""
 
     @abstractmethod
     def append(self, both_2BGQE: Tensor) -> tuple[Tensor, ...]:
-        """Add the keys and values of new columns; returns those of all, [B, G, S + Q, E] each."""
+        """Add the keys and values of new columns; returns those of all columns, [B, G, S + Q, E] each."""
 
 
 class PositionedKeyValues(KeyValues):
-    """The same, of a model that adds a bias to its scores by distances: positions are kept too.
+    """Keys and values of a model whose scores have a bias by distance: positions are stored too.
 
-    bias_table: the bias of each distance, once it was needed.
+    bias_table: the bias of each distance, computed on first use.
     """
 
     bias_table: Tensor | None
 
     @abstractmethod
     def append_positions(self, position_BQ: Tensor) -> Tensor:
-        """Note the positions of the columns that are added next; returns the positions of all, int64[B, S + Q]."""
+        """Store the positions of the columns that are added next; returns the positions of all columns, int64[B, S +
+        Q]."""
 
 
 class LayerCache(PositionedKeyValues):
-    """Keys and values of one layer for columns already computed, in a buffer made once: [2, B, G, S, E].
+    """Keys and values of one layer for columns already computed, in a buffer allocated once: [2, B, G, S, E].
 
-    positions: int64[B, S], of the columns, for a model that adds a bias to its scores by their distances; bias_table:
-    that bias for each distance, once it was needed. Both are kept by the first layer alone.
+    positions: int64[B, S], positions of the columns, for a model whose scores have a bias by distance; bias_table: that
+    bias for each distance, computed on first use. Only the first layer stores both.
     """
 
     def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor, first: bool = False) -> None:
@@ -67,11 +68,11 @@ class LayerCache(PositionedKeyValues):
         self.positions = torch.zeros((rows, size), dtype=torch.int64, device=like.device) if keeps else None
         self.bias_table: Tensor | None = None
         self.spare: Tensor | None = None
-        """The buffer no longer in use, which the next selection is written to."""
+        """The unused buffer, to which the next selection is written."""
         self.length = 0
 
     def append(self, both_2BGQE: Tensor) -> tuple[Tensor, ...]:
-        """Add the keys and values of new columns; returns those of all, [B, G, S + Q, E] each."""
+        """Add the keys and values of new columns; returns those of all columns, [B, G, S + Q, E] each."""
         columns = both_2BGQE.shape[3]
         end = self.length + columns
         if end > self.kept.shape[3]:
@@ -81,7 +82,8 @@ class LayerCache(PositionedKeyValues):
         return self.kept.narrow(3, 0, end).unbind(0)
 
     def append_positions(self, position_BQ: Tensor) -> Tensor:
-        """Note the positions of the columns that are added next; returns the positions of all, int64[B, S + Q]."""
+        """Store the positions of the columns that are added next; returns the positions of all columns, int64[B, S +
+        Q]."""
         assert self.positions is not None
         end = self.length + position_BQ.shape[1]
         self.positions[:, self.length : end] = position_BQ
@@ -118,7 +120,7 @@ class Attention(nn.Module):
     def forward(
         self, hidden_BTD: Tensor, mask: Mask, terms: PositionTerms = NO_TERMS, cache: KeyValues | None = None
     ) -> Tensor:
-        """mask, terms: of the layer's kind."""
+        """Attend with the mask and the position terms of the layer's kind."""
         B, T, _ = hidden_BTD.shape
         dropout = self.dropout if self.training else 0.0
         qkv = self.qkv(hidden_BTD)
@@ -133,27 +135,28 @@ class Attention(nn.Module):
         query, both_2BGTE, bias = query_BTHE.transpose(1, 2), both_BT2GE.permute(2, 0, 3, 1, 4), terms.bias
         if self.relative is not None:
             if cache is not None or terms.distances is None:
-                raise ValueError("relative positions need the distances of all columns, and know no cache")
+                raise ValueError("relative positions need the distances of all columns, and do not support a cache")
             query, bias = self.relative(query, terms.distances)
         key, value = both_2BGTE if cache is None else cache.append(both_2BGTE)
         mixed = attend(query, key, value, mask, dropout, self.kernel, bias, self.scale)
         return self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [B, T, H, E], and keys and values [B, T, 2, G, E], of what the projection made, [B, T, columns]."""
+        """Split the projection's output [B, T, columns] into queries [B, T, H, E], and keys and values [B, T, 2, G,
+        E]."""
         heads = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
         return heads[..., : self.heads, :], heads[..., self.heads :, :].unflatten(-2, (2, self.kv_heads))
 
 
 def rotated(rotation: Rotation, query_BTHE: Tensor, both_BT2GE: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys rotated, values as they are."""
+    """Rotate queries and keys; values stay as they are."""
     key, value = both_BT2GE.unbind(2)
     return rotation.rotate(query_BTHE), torch.stack([rotation.rotate(key), value], 2)
 
 
 class FeedForward(nn.Module):
-    """Dense, activation, dense; gated, the first makes twice as many columns, and the activation of the first half is
-    multiplied with the second."""
+    """Dense, activation, dense. Gated: the first dense layer has twice as many columns, and the activation of the first
+    half is multiplied with the second half."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -161,7 +164,7 @@ class FeedForward(nn.Module):
         self.dropout = config.dropout if config.more_dropout else 0.0
         self.inner = dense(config.hidden_size, config.ffn_size * (2 if config.gated else 1), config.ffn_bias)
         self.output = dense(config.ffn_size, config.hidden_size, config.ffn_bias)
-        # the erf GELU takes longer to compute again than its output to read
+        # computing the erf GELU again takes longer than reading its output
         self.fused = config.gated or config.activation != "gelu"
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
@@ -180,8 +183,8 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward with residuals, norms and dropout.
 
-    index: which layer of its stack it is, from 0. cross: whether it attends to a context too. A layer may lack parts
-    that all layers have in common (`TransformerConfig.shared`): it is called with the first layer, which has them.
+    index: number of the layer in its stack, from 0. cross: whether it also attends to a context. A layer may lack parts
+    that all layers share (`TransformerConfig.shared`): it is called with the first layer, which has them.
     """
 
     def __init__(self, config: TransformerConfig, index: int = 0, cross: bool = False) -> None:
@@ -209,8 +212,8 @@ class Layer(nn.Module):
         encoded: CrossInputs | None = None,
         first: Layer | None = None,
     ) -> Tensor:
-        """mask, terms: of the layer's kind. encoded: the context, for a layer that attends to one. first: the first
-        layer, for one that lacks parts."""
+        """mask, terms: those of the layer's kind. encoded: the context, for a layer that attends to one. first: the
+        first layer, for a layer that lacks parts."""
         drop = self.dropout if self.training else 0.0
         attention, attention_norm, ffn, ffn_norm = self.parts(first)
         steps: list[Sublayer] = [
@@ -222,7 +225,7 @@ class Layer(nn.Module):
         return through(hidden_BTD, steps, self.pre, self.residual_scale)
 
     def parts(self, first: Layer | None) -> tuple[Attention, Norm | None, FeedForward, Norm | None]:
-        """Attention, feed-forward and their norms: the layer's own, or those that it has in common with the first."""
+        """Return attention, feed-forward and their norms: the layer's own, or those shared with the first layer."""
         own = self if self.attention is not None or first is None else first
         other = self if self.ffn is not None or first is None else first
         assert own.attention is not None and other.ffn is not None
@@ -230,12 +233,12 @@ class Layer(nn.Module):
 
 
 Sublayer = tuple[Callable[[Tensor], Tensor] | None, Callable[[Tensor, Tensor], Tensor]]
-"""A sublayer as `through` wires it: its norm, where it has one, and its step, which adds to the residual (second
-argument) what it makes of the first."""
+"""A sublayer for `through`: its norm, if it has one, and its step, which computes on its first argument and adds the
+result to the residual, its second argument."""
 
 
 def through(x: Tensor, sublayers: Iterable[Sublayer], pre: bool, scale: float) -> Tensor:
-    """The wiring of a layer: x through its sublayers. pre: norms stand before them, not after; scale: α above."""
+    """Pass x through sublayers. pre: whether norms come before the sublayers, not after; scale: α above."""
     for normed, step in sublayers:
         residual = x if scale == 1 else x * scale
         if pre:
@@ -247,21 +250,21 @@ def through(x: Tensor, sublayers: Iterable[Sublayer], pre: bool, scale: float) -
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """Dropout that costs nothing when the probability is 0."""
+    """Apply dropout; without a cost when the probability is 0."""
     if not probability:
         return x
     return add_dropped(None, x, probability) if x.device.type == "cpu" else F.dropout(x, probability)
 
 
 def add(residual: Tensor, x: Tensor, probability: float) -> Tensor:
-    """residual + dropout(x)."""
+    """Return residual + dropout(x)."""
     if probability and x.device.type == "cpu":
         return add_dropped(residual, x, probability)
     return residual + dropout(x, probability)
 
 
 def activate(x: Tensor, name: str) -> Tensor:
-    """The activation of a name of `TransformerConfig.activation`."""
+    """Apply the activation with a name of `TransformerConfig.activation`."""
     if name == "gelu_tanh":
         return F.gelu(x, approximate="tanh")
     if name == "silu":

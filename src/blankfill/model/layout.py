@@ -1,13 +1,13 @@
 """The memory layout of weights for inference: matrix products of a few rows at a time on a CPU, in fp32.
 
-A step of writing multiplies one row for each text with every matrix, and lasts as long as the weights take to come from
-memory. For so few rows a matrix that makes more numbers than it reads is faster by columns (the product is a sum of
-them, where by rows each number is a sum of its own). The word table, much the largest, is fastest in the blocks that
-oneDNN puts it in; the head keeps such a copy for more rows than one. Weights are the same numbers in another order.
-docs/performance.md says what it is worth.
+A step of decoding multiplies one row for each text with every matrix, and its time is that of reading the weights from
+memory. For so few rows a matrix with more outputs than inputs is faster stored by columns (the product is a sum of
+columns; by rows each output is a sum of its own). The token embeddings, by far the largest matrix, are fastest in
+oneDNN's block format; the head stores such a copy for products of more than one row. The values of the weights do not
+change. docs/performance.md shows the gain.
 
-For models that only answer: a model that trains is better off with rows. The layout changes the last bits of what a
-product gives, so it belongs before the first use of a model (`inference.load`), and is never changed between two.
+Only for inference: training is faster with rows. The layout changes the last bits of products, so it belongs before the
+first use of a model (`inference.load`), and never changes between two uses.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from blankfill.model.transformer import Transformer
 
 X86 = ("x86_64", "AMD64")
 SMALLEST = 1 << 20
-"""A word table of fewer weights is not worth a copy."""
+"""Number of weights below which token embeddings get no copy."""
 
 
 @torch.no_grad()
 def optimize_for_inference(model: Transformer) -> None:
-    """Lay a model's weights out for inference, in place, before the model is used.
+    """Change the layout of a model's weights for inference, in place, before the model is used.
 
-    The weights of a model that is laid out already, or not in fp32 on a CPU, stay as they are.
+    A model in this layout already, or not in fp32 on a CPU, stays unchanged.
     """
     table = model.output_table
     if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
@@ -44,12 +44,12 @@ def optimize_for_inference(model: Transformer) -> None:
 
 
 def by_columns(weight_OI: Tensor) -> Tensor:
-    """The same matrix, each column in one piece of memory."""
+    """Return the same matrix, stored by columns."""
     return weight_OI.detach().t().contiguous().t()
 
 
 def packed(table_VW: Tensor) -> Tensor | None:
-    """oneDNN's copy of a table, for `LMHead`; None where there is no oneDNN, or little to gain."""
+    """Return oneDNN's copy of a table, for `LMHead`; None without oneDNN, or where the gain is small."""
     if table_VW.numel() < SMALLEST or not torch.backends.mkldnn.is_available() or platform.machine() not in X86:
         return None
     made: Tensor = torch.ops.mkldnn._reorder_linear_weight(table_VW.detach().contiguous(), None)

@@ -1,8 +1,8 @@
 """Norms: LayerNorm (Ba et al. 2016), and its scale alone, the root mean square (Zhang & Sennrich 2019; T5).
 
-torch computes the latter on a CPU from single operations over the whole tensor, eight times as slow as its LayerNorm.
-Here rows go through in portions that stay in the cache, the input is all that is kept for the backward pass, and that
-is LayerNorm's own: told that all means are 0, it only takes off what they would get of the gradient, which is put back.
+On a CPU torch computes RMSNorm with single operations over the whole tensor, eight times as slow as its LayerNorm. Here
+rows are processed in portions that stay in the cache, and only the input is saved for the backward pass, which calls
+LayerNorm's own with all means set to 0; that backward subtracts the gradient of the mean, which is then added back.
 
 Shapes: N rows, D width.
 """
@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from blankfill.model.config import TransformerConfig
 
 ROWS = 512
-"""Rows that go through together."""
+"""Rows of a portion."""
 
 Norm = nn.LayerNorm | nn.RMSNorm
 
 
 def norm(config: TransformerConfig, width: int) -> Norm:
-    """A norm of the model's kind."""
+    """Make a norm of the model's kind."""
     if config.norm_kind == "rms":
         return RmsNorm(width, config.norm_eps)
     return nn.LayerNorm(width, config.norm_eps, bias=config.norm_bias)
 
 
 def single_norm(module: Norm) -> Callable[[Tensor], Tensor]:
-    """A norm as a plain function of rows [B, D], without gradient."""
+    """Return a norm as a plain function of rows [B, D], without gradient."""
     if isinstance(module, nn.LayerNorm):
         shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
         return lambda x_BD: torch.layer_norm(x_BD, shape, weight, bias, eps)
@@ -44,7 +44,7 @@ class RmsNorm(nn.RMSNorm):
     """x / √(mean of x² + eps) · weight, over the last dimension."""
 
     _floor: tuple[Tensor, Tensor] | None = None
-    """√(D eps), and nothing, for `written`."""
+    """√(D eps), and 0, for `written`."""
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
@@ -56,7 +56,7 @@ class RmsNorm(nn.RMSNorm):
         return made.view(x.shape)
 
     def written(self, x: Tensor) -> Tensor:
-        """For single columns, in as few operations as can be: √D x / √(sum of x² + D eps) · weight."""
+        """Compute the norm of single columns in few operations: √D x / √(sum of x² + D eps) · weight."""
         size = x.shape[-1]
         if self._floor is None:
             self._floor = torch.tensor(math.sqrt(size * (self.eps or 0.0))), torch.zeros(1)
@@ -66,7 +66,7 @@ class RmsNorm(nn.RMSNorm):
 
 
 def _scale(x: Tensor, eps: float | None) -> Tensor:
-    """1 / √(mean of x² + eps), of the last dimension, [..., 1]."""
+    """Return 1 / √(mean of x² + eps) over the last dimension, [..., 1]."""
     scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return scale.square_().div_(x.shape[-1]).add_(eps or 0.0).rsqrt_()
 

@@ -1,4 +1,4 @@
-"""Position schemes: how a stack of layers tells where its columns stand, chosen by its configuration.
+"""Position schemes: how a stack of layers represents positions, chosen by its configuration.
 
     learned       tables of positions, summed with the token embeddings (BERT, GPT-2, GLM)
     T5's buckets  a number for each bucket of distances and head, added to the scores (Raffel et al. 2020, §2.1)
@@ -30,15 +30,15 @@ from blankfill.types import LayerKind
 
 
 class PositionScheme:
-    """What a stack asks of a scheme; this one changes nothing."""
+    """The interface of a scheme; this one changes nothing."""
 
     def embed(self, tokens_BTW: Tensor, positions: Tensor) -> Tensor:
-        """The token embeddings with their positions; positions int64[P, B, T]."""
+        """Add positions to the token embeddings; positions int64[P, B, T]."""
         return tokens_BTW
 
     def terms(self, terms: PositionTerms, positions: Tensor, kind: LayerKind, ordered: bool) -> PositionTerms:
-        """What attention needs in layers of a kind, added to what other schemes gave. ordered: whether columns tell
-        the distances of positions (`attention.masks.in_order`)."""
+        """Add this scheme's terms for layers of a kind to those of other schemes. ordered: whether differences of
+        columns equal differences of positions (`attention.masks.in_order`)."""
         return terms
 
 
@@ -50,16 +50,16 @@ class LearnedPositions(nn.ModuleList, PositionScheme):
         super().__init__(table(size, config.word_size) for size in sizes)
 
     def embed(self, tokens_BTW: Tensor, positions: Tensor) -> Tensor:
-        """The token embeddings with their rows of every table added."""
+        """Add the rows of every table to the token embeddings."""
         for position_table, channel in zip(self, positions if len(self) else (), strict=True):
             tokens_BTW = tokens_BTW + position_table(channel)
         return tokens_BTW
 
 
 class RelativePositionBias(nn.Module, PositionScheme):
-    """A number for each bucket and head, shared by all layers of a stack (T5).
+    """A bias of the scores for each bucket of distances and each head, shared by all layers of a stack (T5).
 
-    both_ways: whether keys behind the query have buckets of their own.
+    both_ways: whether keys after the query have buckets of their own.
     """
 
     def __init__(self, config: TransformerConfig, both_ways: bool) -> None:
@@ -69,25 +69,25 @@ class RelativePositionBias(nn.Module, PositionScheme):
         """[N, H]."""
 
     def forward(self, query_BQ: Tensor, key_BK: Tensor) -> Tensor:
-        """What is added to the scores of queries at these positions for keys at those, [B, H, Q, K], with gradient."""
+        """Return the bias of the scores for queries and keys at these positions, [B, H, Q, K], with gradient."""
         index_BQK = lower_buckets(query_BQ, key_BK, len(self.weight), self.farthest, self.both_ways)
         return F.embedding(index_BQK, self.weight).permute(0, 3, 1, 2).contiguous()
 
     def bias_per_distance(self) -> Tensor:
-        """The bias of distances from −`farthest` to `farthest`, the ends standing for all that are farther;
+        """Return the bias of distances from −`farthest` to `farthest`, which also hold for all larger distances;
         [2 · farthest + 1, H]."""
         far = self.farthest
         distances = torch.arange(-far, far + 1, device=self.weight.device)
         return F.embedding(buckets_of(distances, len(self.weight), far, self.both_ways), self.weight)
 
     def lookup(self, bias_table: Tensor, query_BQ: Tensor, key_BK: Tensor) -> Tensor:
-        """As `forward`, from what `bias_per_distance` made before: for few queries at a time."""
+        """Return the bias as `forward`, from a table that `bias_per_distance` made: for few queries at a time."""
         index_BQK = key_BK[:, None, :] - query_BQ[:, :, None]
         index_BQK.clamp_(-self.farthest, self.farthest).add_(self.farthest)
         return F.embedding(index_BQK, bias_table).permute(0, 3, 1, 2).contiguous()
 
     def terms(self, terms: PositionTerms, positions: Tensor, kind: LayerKind, ordered: bool) -> PositionTerms:
-        """The bias of columns that attend to one another, [B or 1, H, T, T]."""
+        """Add the bias of columns that attend to one another, [B or 1, H, T, T]."""
         position_BT = positions[0]
         if ordered:
             position_BT = torch.arange(position_BT.shape[1], device=position_BT.device)[None]
@@ -101,7 +101,7 @@ class DistanceEncoding(PositionScheme):
         self.width, self.clamp = config.hidden_size, config.clamp
 
     def terms(self, terms: PositionTerms, positions: Tensor, kind: LayerKind, ordered: bool) -> PositionTerms:
-        """The distances of all columns."""
+        """Add the distances of all columns."""
         return replace(terms, distances=lower_distances(positions[0], positions[1], self.width, self.clamp))
 
 
@@ -117,12 +117,12 @@ class Rotary(PositionScheme):
         }
 
     def terms(self, terms: PositionTerms, positions: Tensor, kind: LayerKind, ordered: bool) -> PositionTerms:
-        """The rotation of a batch."""
+        """Add the rotation of a batch."""
         return replace(terms, rotation=Rotation.of(positions[: self.axes], self.width, self.theta[kind]))
 
 
 def attention_scheme(config: TransformerConfig) -> PositionScheme | None:
-    """The scheme of a configuration that has no weights in the stack; None where tables or nothing tell positions."""
+    """Return the scheme of a configuration that has no weights in the stack; None for tables or without positions."""
     if config.position_scheme == "relative":
         return DistanceEncoding(config)
     return Rotary(config) if config.position_scheme in ("rotary", "rotary_2d") else None
@@ -131,7 +131,7 @@ def attention_scheme(config: TransformerConfig) -> PositionScheme | None:
 def terms_of(
     schemes: Sequence[PositionScheme], positions: Tensor, kinds: Sequence[LayerKind], ordered: bool
 ) -> dict[LayerKind, PositionTerms]:
-    """What the schemes of a stack make of a batch, for each kind of its layers."""
+    """Return the position terms of a batch from all schemes of a stack, for each kind of its layers."""
     made: dict[LayerKind, PositionTerms] = {}
     for kind in kinds:
         terms = PositionTerms()

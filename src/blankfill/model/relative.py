@@ -1,4 +1,4 @@
-"""What attention adds to its scores in a model with relative positions (Dai et al. 2019; Yang et al. 2019, §2.2, §2.5).
+"""The bias of the scores in a model with relative positions (Dai et al. 2019; Yang et al. 2019, §2.2, §2.5).
 
     score(i, j) = [(q + u)·k + (q + v)·R(i − j) + (q + w)·s(same segment or not)] / √E
 
@@ -19,7 +19,7 @@ from blankfill.model.dense import dense
 
 
 class TransformerXLAttention(nn.Module):
-    """The weights of these terms in one layer."""
+    """The weights of relative attention in one layer."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -31,16 +31,17 @@ class TransformerXLAttention(nn.Module):
         self.segment_bias = nn.Parameter(torch.empty(shape))
         """w, [H, E]."""
         self.segments = nn.Parameter(torch.empty(2, *shape))
-        """[2, H, E]: for keys of the query's segment, and of another."""
+        """[2, H, E]: for keys of the query's segment, and of another segment."""
         self.distance = dense(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, query_BHQE: Tensor, distances: Distances) -> tuple[Tensor, Tensor]:
-        """The queries for the keys themselves, and what is added to their scaled scores, [B, H, Q, K]."""
+        """Return the queries for the product with the keys, and the bias of the scaled scores, [B, H, Q, K]."""
         H, E = self.content_bias.shape
         key_HEW = self.distance(distances.encoding.to(query_BHQE.dtype)).view(-1, H, E).permute(1, 2, 0)
         added = distance_scores(query_BHQE + self.distance_bias[:, None], key_HEW, distances)
         if distances.other is not None:
-            # the same for all keys of a query changes no softmax, so the difference of the two vectors is enough
+            # a constant over all keys of a query does not change the softmax, so the difference of the two vectors
+            # suffices
             apart_HE = self.segments[1] - self.segments[0]
             apart_BHQ = ((query_BHQE + self.segment_bias[:, None]) * apart_HE[:, None]).sum(-1)
             added = added + apart_BHQ[..., None] * distances.other[:, None]

@@ -1,12 +1,11 @@
-"""One column more of every row, for a model that writes: what `Transformer.forward` computes, in fewer operations.
+"""One decoding step, with one new column in each row: the result of `Transformer.forward` in fewer operations.
 
-A step of a small model on a CPU is over in milliseconds, and the many operations on a single column cost as much as
-the matrix products: each takes its time to be called, whatever it computes. Here rows are [B, D] throughout, a product
-and the sum with its residual are one operation, in place, and no module is called. docs/performance.md says what it is
-worth.
+A step of a small model on a CPU takes milliseconds, and the call of an operation on a single column costs as much as
+the matrix product in it. Here rows are [B, D] throughout, each product and the sum with its residual are one in-place
+operation, and no module is called. docs/performance.md shows the gain.
 
-Only for models whose dense layers are plain ones and that no hook watches (`fits`): adapters and quantised weights
-take the usual way.
+Only for models with plain dense layers and without hooks (`fits`); models with adapters or quantised weights use the
+forward pass.
 
 Shapes: B rows, C contexts (B, or a divisor of it), D width, H heads, E width of a head, S columns.
 """
@@ -29,7 +28,7 @@ from blankfill.model.transformer import Transformer
 
 
 def fits(model: Transformer) -> bool:
-    """Whether a model may take its steps here."""
+    """Return whether a model may decode with this module."""
     if model.relative or "local" in model.kinds or any(map(watched, model.modules())):
         return False
     if not plain_weights(model.token_embeddings.parameters()):
@@ -38,14 +37,14 @@ def fits(model: Transformer) -> bool:
         plain_dense(dense)
         for layer in model.layers
         if isinstance(layer, Layer)
-        for part in (layer.attention, layer.cross, layer.ffn)  # a part that is shared is the first layer's
+        for part in (layer.attention, layer.cross, layer.ffn)  # shared parts belong to the first layer
         if part is not None
         for dense in part.children()
     )
 
 
 class SingleColumn:
-    """A model's layers, laid ready for single columns. Weights must not be moved while it is in use."""
+    """The layers of a model, prepared for single columns. Weights must not be moved while it is in use."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -64,7 +63,7 @@ class SingleColumn:
         cache: Sequence[LayerCache],
         context: EncoderOutput | None = None,
     ) -> Tensor:
-        """Scores at the new column of each row, [B, V]; see `__call__`."""
+        """Compute the scores at the new column of each row, [B, V]; see `__call__`."""
         hidden_BD = self(ids_B1, positions, bias, cache, context)
         scores_BV: Tensor = self.model.lm_head(hidden_BD, self.model.output_table)
         return scores_BV
@@ -77,10 +76,10 @@ class SingleColumn:
         cache: Sequence[LayerCache],
         context: EncoderOutput | None = None,
     ) -> Tensor:
-        """Hidden states of the new column of each row, [B, D], with no gradient.
+        """Compute the hidden states of the new column of each row, [B, D], without gradient.
 
-        positions int64[P, B, 1]. bias: what is added to the scores of the columns in the cache and the new one,
-        [B, 1, 1, S + 1], or None. context: with the keys and values of all layers.
+        positions int64[P, B, 1]. bias: added to the scores of the cached columns and the new one, [B, 1, 1, S + 1], or
+        None. context: the encoder's output with the keys and values of all layers.
         """
         model = self.model
         rotation = None
@@ -107,19 +106,19 @@ class _Dense:
         self.weight_IO, self.bias = dense.weight.t(), dense.bias
 
     def of(self, x_BI: Tensor) -> Tensor:
-        """Its output."""
+        """Compute the output for x."""
         if self.bias is None:
             return torch.mm(x_BI, self.weight_IO)
         return torch.addmm(self.bias, x_BI, self.weight_IO)
 
     def onto(self, residual_BO: Tensor, x_BI: Tensor) -> Tensor:
-        """The residual with its output added, in place."""
+        """Add the output for x to the residual, in place."""
         residual_BO.addmm_(x_BI, self.weight_IO)
         return residual_BO if self.bias is None else residual_BO.add_(self.bias)
 
 
 class _Attention:
-    """Self-attention up to its output layer."""
+    """Self-attention without its output layer."""
 
     def __init__(self, part: Attention) -> None:
         self.split, self.scale = part.split, part.scale
@@ -138,7 +137,7 @@ class _Attention:
 
 
 class _Cross:
-    """Attention to a context up to its output layer; rows of one context are as columns of one row."""
+    """Attention to a context without its output layer; the rows of one context are treated as columns of one row."""
 
     def __init__(self, part: CrossAttention) -> None:
         self.heads, self.width, self.scale = part.heads, part.width, part.scale
@@ -152,7 +151,7 @@ class _Cross:
 
 
 class _FeedForward:
-    """The inner columns, and the layer that reads them."""
+    """The inner dense layer, activation and output layer."""
 
     def __init__(self, part: FeedForward) -> None:
         self.activation, self.gated = part.activation, part.gated
@@ -167,7 +166,7 @@ class _FeedForward:
 
 
 class _Layer:
-    """The parts of a layer in its wiring; rows are written over. first: the layer that has what this one lacks."""
+    """The parts of a layer, wired; the input is overwritten. first: the layer with the parts that this one lacks."""
 
     def __init__(self, layer: Layer, first: Layer) -> None:
         attention, attention_norm, ffn, ffn_norm = layer.parts(first)

@@ -1,4 +1,4 @@
-"""SpanBERT's second head: a masked token from the two tokens outside its span and its position in it.
+"""SpanBERT's second head: it predicts a masked token from the two tokens outside its span and its position inside it.
 
 K targets, D width, W columns of the table of output embeddings, V vocabulary. As released (facebookresearch/SpanBERT,
 pair_bert.py): two dense layers with activation and norm each, then the output table with a bias of its own.
@@ -33,7 +33,7 @@ class SpanBoundaryHead(nn.Module):
     def forward(
         self, left_KD: Tensor, right_KD: Tensor, place_K: Tensor, table_VW: Tensor, target_K: Tensor | None = None
     ) -> Tensor:
-        """Scores [K, V], or with targets the summed cross-entropy."""
+        """Return scores [K, V], or with targets the summed cross-entropy."""
         joined = torch.cat([left_KD, right_KD, self.places(place_K)], -1)
         hidden_KD = self.first_norm(activate(self.first(joined), self.activation))
         made_KW = self.second_norm(activate(self.second(hidden_KD), self.activation))

@@ -1,4 +1,4 @@
-"""A stack of layers: hidden states through all of them, each with the mask and the positions of its kind.
+"""A stack of layers, each with the mask and the position terms of its kind.
 
 Shapes: B rows, T columns, D width.
 """
@@ -20,13 +20,13 @@ from blankfill.types import LayerKind
 
 
 def layer_modules(config: TransformerConfig, count: int, cross: bool = False) -> nn.ModuleList:
-    """The layers of a stack of `count` layers: one of each, or one alone where they have all weights in common."""
+    """Make the layers of a stack of `count` layers: one module each, or a single one when they share all weights."""
     distinct = min(1, count) if config.shared == "all" else count
     return nn.ModuleList(Layer(config, index, cross) for index in range(distinct))
 
 
 def layer_kinds(config: TransformerConfig, count: int) -> tuple[LayerKind, ...]:
-    """The kind of each layer of a stack."""
+    """Return the kind of each layer of a stack."""
     return tuple(config.layer_kind(index) for index in range(count))
 
 
@@ -42,17 +42,17 @@ def run_layers(
     memory_BT: Tensor | None = None,
     outputs: list[Tensor] | None = None,
 ) -> Tensor:
-    """Hidden states behind the last layer.
+    """Compute the hidden states after the last layer.
 
-    recompute: keep each layer's input only, and compute the layer again in the backward pass. memory: bool, columns
-    that pass no gradient on. outputs: receives what comes out of each layer.
+    recompute: save only the input of each layer, and compute the layer again in the backward pass. memory: bool,
+    columns without gradient. outputs: receives the output of each layer.
     """
     first = layers[0]
     assert isinstance(first, Layer)
     for k, kind in enumerate(kinds):
         layer: Callable[..., Tensor] = layers[k] if len(layers) > 1 else first
         cross = None if encoded is None else encoded.of(k)
-        if memory_BT is not None:  # what is remembered is read at every layer, and learns nothing by it
+        if memory_BT is not None:  # every layer reads the memory, and no gradient passes through it
             hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
         if recompute:
             arguments = (hidden_BTD, masks[kind], terms[kind], None, cross, first)

@@ -1,8 +1,8 @@
-"""The one Transformer: ids, positions and a mask in, hidden states out.
+"""The Transformer of all families: from ids, positions and a mask to hidden states.
 
-Every family runs through this file: words and position channels are summed, layers follow, and the result is handed to
-heads that see the target columns only. A family with a context has a second stack that reads it first
-(`model.encoder`). It knows nothing of objectives, of losses or of distribution.
+Token embeddings and position channels are summed and pass through the layers; heads then read the target columns. A
+family with a context has a second stack for it, the encoder (`model.encoder`). This module does not depend on
+objectives, losses or distribution.
 
 Shapes: B rows, T columns, P position channels, D width, W columns of the embeddings: D, or fewer where a dense layer
 makes D of them (ALBERT).
@@ -43,7 +43,7 @@ from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import MEMORY, QUERY, Batch, LayerKind
 
 Read = Callable[["Transformer", Tensor], Any]
-"""What is computed from the hidden states [N, D] of all columns with the model's heads, inside its forward pass."""
+"""A function of the hidden states [N, D] of all columns and of the model's heads, called inside its forward pass."""
 
 
 class Transformer(nn.Module):
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
         self.positions = LearnedPositions(config)
         self.attention_scheme = attention_scheme(config)
         self.query = nn.Parameter(torch.empty(1, config.word_size)) if self.relative else None
-        """The embedding of a query slot, [1, W]: it has a place and no token (XLNet)."""
+        """The embedding of a query column, [1, W]: it has a position and no token (XLNet)."""
         self.embedding_norm = norm(config, config.word_size) if config.embedding_norm else None
         self.embedding_projection = (
             dense(config.embedding_size, config.hidden_size) if config.embedding_size else None
@@ -78,7 +78,8 @@ class Transformer(nn.Module):
         self.span_boundary_head = SpanBoundaryHead(config) if config.max_span_positions else None
         self.heads = extra_heads(config)
         self.recompute = False
-        """Keep each layer's input only and compute the layer again on the way back (gradient checkpointing)."""
+        """Whether to save only the input of each layer and compute the layer again in the backward pass (gradient
+        checkpointing)."""
 
     def forward(
         self,
@@ -93,18 +94,18 @@ class Transformer(nn.Module):
         encoder_only: bool = False,
         keys_values: bool = False,
     ) -> Outputs:
-        """Run the model; the only use of its weights.
+        """Run the model; all uses of its weights are inside this method.
 
-        dtype: the compute type, which dense masks share; None for that of the weights. cache: one for each layer, which
-        the columns follow. encoded: the encoder's output for the decoder's columns, where it was computed before
-        (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], the columns, flat over B·T, whose scores are
-        wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder
-        over the batch, which has no context. keys_values: compute those of all decoder layers too, without gradient,
-        for a decoder that runs many times.
+        dtype: the compute type, also of dense masks; None for the type of the weights. cache: one for each layer, with
+        the columns before the new ones. encoded: the encoder's output for the decoder's columns, where it exists
+        already (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], flat indices over B·T of the columns
+        to score, or "all". output_hidden_states: whether to return them. encoder_only: for a model of two stacks,
+        whether to run only the encoder over the batch, which has no context. keys_values: whether to compute those of
+        all decoder layers too, without gradient, for a decoder that runs many times.
         """
         dtype = dtype or self.token_embeddings.weight.dtype
         if cache is not None and "local" in self.kinds:
-            raise ValueError("layers that attend locally know no cache")
+            raise ValueError("layers with local attention do not support a cache")
         states: list[Tensor] | None = [] if output_hidden_states else None
         if isinstance(inputs, Batch):
             ordered = cache is None and self._ordered(inputs)
@@ -120,8 +121,8 @@ class Transformer(nn.Module):
             tokens_BTW = None
             if isinstance(inputs, Batch) and inputs.context is not None:
                 if self.encoder is None:
-                    raise ValueError("the batch has a context, and the model no encoder to read it")
-                # one look into the table for both sides, since each makes a gradient as large as the table
+                    raise ValueError("the batch has a context, and the model has no encoder")
+                # one lookup for both sides, since each lookup makes a gradient as large as the table
                 context, sides = inputs.context, (inputs.context.input_ids, inputs.input_ids)
                 looked_up = self.token_embeddings(torch.cat([ids.flatten() for ids in sides]))
                 source, tokens = looked_up.split([ids.numel() for ids in sides])
@@ -142,7 +143,7 @@ class Transformer(nn.Module):
     ) -> EncoderOutput:
         """Run the encoder over sources, for decoders of which each row is one text; see `forward`."""
         if self.encoder is None:
-            raise ValueError("the batch has a context, and the model no encoder to read it")
+            raise ValueError("the batch has a context, and the model has no encoder")
         encoded = self(source, dtype, encoder_only=True, keys_values=keys_values).encoded
         assert isinstance(encoded, EncoderOutput)
         return encoded
@@ -157,7 +158,8 @@ class Transformer(nn.Module):
         ordered: bool,
         states: list[Tensor] | None,
     ) -> Tensor:
-        """Hidden states of the main stack, [B, T, D]. tokens: their embeddings, where they have been looked up."""
+        """Compute the hidden states of the main stack, [B, T, D]. tokens: embeddings, where they were looked up
+        already."""
         positions = inputs.positions
         embedded_BTW = self.token_embeddings(inputs.input_ids) if tokens_BTW is None else tokens_BTW
         memory_BT = None
@@ -184,7 +186,7 @@ class Transformer(nn.Module):
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
 
     def _encode_context(self, context: Batch, tokens_BSD: Tensor, dtype: torch.dtype) -> Tensor:
-        """The encoder's output for the contexts of a batch, [B, S, D]."""
+        """Compute the encoder's output for the contexts of a batch, [B, S, D]."""
         ordered = self._ordered(context)
         masks = self._masks(context, dtype, ordered)
         return self._encode(tokens_BSD, context.positions, masks, ordered, None)
@@ -202,8 +204,7 @@ class Transformer(nn.Module):
     def terms(
         self, positions: Tensor, cache: Sequence[KeyValues] | None = None, ordered: bool = False
     ) -> Mapping[LayerKind, PositionTerms]:
-        """What positions do inside attention, for each kind of layers. positions int64[P, B, T], behind those of a
-        cache."""
+        """Compute the position terms of each kind of layer. positions int64[P, B, T], those of a cache first."""
         in_stack = self.position_bias if cache is None else None
         schemes: list[PositionScheme] = [s for s in (self.attention_scheme, in_stack) if s is not None]
         terms = terms_of(schemes, positions, sorted(set(self.kinds)), ordered)
@@ -213,7 +214,7 @@ class Transformer(nn.Module):
         return {kind: replace(part, bias=bias) for kind, part in terms.items()}
 
     def cached_bias(self, position_BT: Tensor, cache: Sequence[KeyValues]) -> Tensor:
-        """What is added to the scores of columns at these positions behind cached ones, [B, H, T, S + T]."""
+        """Compute the bias of the scores of columns at these positions, after cached ones: [B, H, T, S + T]."""
         assert self.position_bias is not None
         first = cache[0]
         assert isinstance(first, PositionedKeyValues)
@@ -222,12 +223,12 @@ class Transformer(nn.Module):
         return self.position_bias.lookup(first.bias_table, position_BT, first.append_positions(position_BT))
 
     def _ordered(self, batch: Batch) -> bool:
-        """Whether columns tell the distances of positions, for a model to which it makes a difference."""
+        """Return whether differences of columns equal differences of positions, where the model depends on it."""
         matters = self.config.relative_buckets or self.config.window
         return bool(matters) and in_order(batch.positions[0], batch.segment)
 
     def _masks(self, batch: Batch, dtype: torch.dtype, ordered: bool) -> Masks:
-        """The mask of each kind of layers, made once for a batch."""
+        """Make the mask of each kind of layer, once for a batch."""
         groups = None if batch.group is None else (batch.group, batch.group)
         query, key = (batch.segment, batch.horizon), (batch.segment, batch.rank)
         masks: dict[LayerKind, Mask] = {"global": lower(batch.mask, query, key, dtype, groups)}
@@ -239,7 +240,7 @@ class Transformer(nn.Module):
         return masks
 
     def _masks_of(self, inputs: Inputs, dtype: torch.dtype) -> Masks:
-        """The masks of inputs that bring one of their own."""
+        """Return the masks of inputs with masks of their own."""
         if not isinstance(inputs.mask, Mask):
             return inputs.mask
         if "local" not in self.kinds:
@@ -248,7 +249,7 @@ class Transformer(nn.Module):
 
     @property
     def output_table(self) -> Tensor:
-        """The output embeddings, [V, W]: the token embeddings, or the head's own where they are not tied."""
+        """The output embeddings, [V, W]: the token embeddings, or the head's own when they are not tied."""
         own = self.lm_head.table
         return self.token_embeddings.weight if own is None else own
 
@@ -260,12 +261,12 @@ class Transformer(nn.Module):
 
     @property
     def all_layers(self) -> list[Layer]:
-        """The layers of the encoder, where there is one, and of the main stack."""
+        """Return the layers of the encoder, if any, and of the main stack."""
         stacks = [*(self.encoder.layers if self.encoder is not None else ()), *self.layers]
         return [layer for layer in stacks if isinstance(layer, Layer)]
 
     def new_cache(self, rows: int, size: int) -> list[LayerCache]:
-        """Empty caches for `size` columns of `rows` rows, one per layer."""
+        """Make empty caches for `size` columns of `rows` rows, one for each layer."""
         return [
             LayerCache(rows, self.config, size, self.token_embeddings.weight, k == 0) for k in range(len(self.kinds))
         ]
@@ -288,7 +289,7 @@ def build(config: TransformerConfig, seed: int = 0, device: torch.device | str =
 
 
 def _source_mask(inputs: Batch | Inputs, dtype: torch.dtype) -> Mask:
-    """What decoders of which each row is one text see of the encoder's output."""
+    """Return the mask of the encoder's output for decoders whose rows are one text each."""
     if not isinstance(inputs, Batch):
         return Mask("none")
     return lower_cross(inputs.mask, inputs.segment.new_zeros(len(inputs.segment), 1), inputs.segment, dtype)
@@ -303,6 +304,6 @@ def word_tables(config: TransformerConfig) -> frozenset[str]:
 
 
 def count_parameters(config: TransformerConfig) -> int:
-    """How many weights a configuration has, without allocating them; tied tables count once."""
+    """Return the number of weights of a configuration, without allocating them; tied tables count once."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Transformer(config).parameters())

@@ -1,7 +1,7 @@
-"""A model in evaluation mode beside the same model in training mode: the weights are shared, the mode is not.
+"""A model in evaluation mode beside the same model in training mode: both share the weights, and not the mode.
 
-`model.eval()` before a call and `model.train()` after it is wrong as soon as two threads use the model: each finds it
-in the mode that the other has set. Here nobody's mode changes.
+`model.eval()` before a call and `model.train()` after it fail as soon as two threads use the model: each may run in the
+mode that the other has set. A view leaves the mode of the model unchanged.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def evaluation_view(model: Module, lasting: bool = False) -> Module:
-    """A model in evaluation mode with the same weights: the model itself, or a view of a model in training mode.
+    """Return a model in evaluation mode with the same weights: the model itself, or a view of a model in training mode.
 
-    A view is a copy of the modules that holds the very tensors and hooks of the original. So one thread can use a model
-    without dropout while another thread trains it, and nobody's mode changes. lasting: return a view in any case, which
-    stays in evaluation mode when the model is put into training mode later.
+    A view is a copy of the modules with the tensors and hooks of the original, so that one thread can use a model
+    without dropout while another thread trains it. lasting: return a view in any case; it stays in evaluation mode when
+    the model is put into training mode later.
     """
     return _view(model, {}) if lasting or model.training else model
 
 
 def _view(module: Module, made: dict[int, nn.Module]) -> Module:
-    """A view of one module. made: the views so far by the identity of their originals."""
+    """Make a view of one module. made: the views so far, by the identity of their originals."""
     known = made.get(id(module))
     if known is None:
         known = made[id(module)] = type(module).__new__(type(module))
