@@ -324,7 +324,7 @@ def test_errors_say_what_to_do(name: str) -> None:
 
 def test_a_blank_longer_than_the_model_writes() -> None:
     ready = loaded("glm", random_model("glm", rows=32, length=16), length=16)
-    with pytest.raises(UserError, match=r"\[MASK:16\] asks for 16 tokens, and the model writes at most 15"):
+    with pytest.raises(UserError, match=r"\[MASK:16\] has 16 tokens, and the model generates at most 15"):
         Filler(ready).fill("the [MASK:16]")
 
 

@@ -1,12 +1,13 @@
-"""Beam search over a `Decoder`: the most probable ways to write something that ends by itself.
+"""Beam search over a `Decoder`: the most probable texts that end by themselves.
 
-What may be written, and what counts as the end, is told by a *grammar*: a function of the log-probabilities and of the
-number of tokens written, which rules tokens out and gives the log-probability of ending here. For GLM the end is [E];
-for GPT it is "the next token begins another word". A hypothesis' probability is the product of its tokens and its end.
+A *grammar* says which tokens may follow and what counts as the end: it is a function of the log-probabilities and of
+the number of generated tokens that rules out tokens and returns the log-probability of ending. For GLM the end is [E];
+for GPT it is "the next token begins another word". The probability of a hypothesis is the product of those of its
+tokens and of its end.
 
-A context whose search is over leaves the batch, so that the others do not pay for it.
+A context whose search is finished leaves the batch.
 
-Shapes: B contexts, K beams, N = B·K rows, V vocabulary; A contexts whose search goes on.
+Shapes: B contexts, K beams, N = B·K rows, V vocabulary; A contexts whose search continues.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from blankfill.model.transformer import Transformer
 from blankfill.types import DecoderInput
 
 Grammar = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(log-probabilities [N, V], tokens written so far) → (the same with −inf where a token may not follow, the
-log-probability of ending here [N], −inf where it may not end)."""
+"""(log-probabilities [N, V], number of generated tokens) → (the same with −inf for tokens that may not follow, the
+log-probability of ending [N], −inf where a row may not end)."""
 
 
 READ_TOGETHER = 8
-"""A greedy search reads waiting rows once one in this number of its slots is free."""
+"""A greedy search reads waiting rows when one in this number of its slots is free."""
 BLOCK = 64
-"""Number of words in a block of the search for the highest score."""
+"""Vocabulary columns of a block in the search for the highest scores."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Something written: its ids, the log-probability of all its tokens and its end, and the score it is ranked by."""
+    """A generated text: its ids, the log-probability of its tokens and end, and the score by which it is ranked."""
 
     ids: tuple[int, ...]
     log_probability: float
@@ -57,16 +58,16 @@ def beam_search(
     thorough: bool = True,
     cancel: CancelFlag | None = None,
 ) -> list[list[Hypothesis]]:
-    """The best ended hypotheses of each context, best first, at most `beams` of them.
+    """Search for the best finished hypotheses of each context, best first, at most `beams` of them.
 
-    max_tokens: the most tokens of a hypothesis, its end not counted. length_penalty: the score is log-probability ÷
-    (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: no run of
-    so many tokens occurs twice in a hypothesis; 0 is no limit. A context's search stops when no open hypothesis can
-    still beat the ones that it has. thorough False searches as transformers does by default: a hypothesis
-    ends only where its end is among the `beams` best ways to go on, so that none breaks off for the sake of its mean
-    (with 1 the search is greedy: it ends where the end is best, and there it is over); and open ones are judged as if
-    their last token were their end, so that a search with a penalty above 0 stops before max_tokens. cancel: a flag
-    that is asked before each step; CancelledError is raised once it is set.
+    max_tokens: largest number of tokens of a hypothesis, without its end. length_penalty: the score is log-probability
+    ÷ (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: length
+    of n-grams that may not occur twice in a hypothesis; 0 is no limit. The search of a context stops when no open
+    hypothesis can beat its finished ones. thorough False searches as transformers does by default: a hypothesis ends
+    only where its end is among the `beams` best continuations, so that none ends early for a better mean (with 1 beam
+    the search is greedy: it stops where the end is the best continuation); and open hypotheses are scored as if their
+    last token were their end, so that a search with a penalty above 0 stops before max_tokens. cancel: a flag that is
+    checked before each step; once it is set, CancelledError is raised.
     """
     check_cancelled(cancel)
     if beams == 1 and not thorough:
@@ -82,7 +83,7 @@ def beam_search(
     ended = list(finished)
 
     def lengths(count: int) -> tuple[int, ...]:
-        """How many tokens open hypotheses may end with, when the next to be written is number `count`."""
+        """Return the numbers of tokens with which open hypotheses may end, when token number `count` is next."""
         return (count + 1, max_tokens) if thorough else (count,)
 
     for count in range(max_tokens + 1):
@@ -134,7 +135,7 @@ def _greedy(
     no_repeat_ngram: int,
     cancel: CancelFlag | None,
 ) -> list[list[Hypothesis]]:
-    """The likeliest token each time, until the end is as likely: a search with one beam that is not thorough."""
+    """Take the likeliest token in each step until the end is as likely: a search with one beam that is not thorough."""
     scores_NV = decoder.prefill()
     rows = [_GreedyRow() for _ in range(decoder.rows)]
     running = rows
@@ -166,11 +167,11 @@ def greedy_search(
     settled: int | None = None,
     cancel: CancelFlag | None = None,
 ) -> list[list[Hypothesis]]:
-    """`beam_search` with one beam that is not thorough, for any number of rows: when some end, others take their slots.
+    """Run `beam_search` with one beam, not thorough, for any number of rows: new rows take the slots of finished ones.
 
     slots: largest number of rows at a time. pad: id of padding. settled: number of tokens from which the grammar no
-    longer depends on their number; None where it always does. For the other arguments see `beam_search`. The search of
-    a row stops at its own last position.
+    longer depends on the number; None when it always does. See `beam_search` for the other arguments. The search of a
+    row stops at the last position of that row.
     """
     longest = max(len(decoder_input) + min(max_tokens, decoder_input.room) for decoder_input in decoder_inputs) + 1
     decoder = Slots(model, min(slots, len(decoder_inputs)), pad, longest)
@@ -179,7 +180,7 @@ def greedy_search(
     while waiting or running:
         check_cancelled(cancel)
         scores = [decoder.step(torch.tensor(ids, device=decoder.device))] if running else []
-        # a few rows are read together, since a row alone is read at a higher price
+        # a few rows are read together, since reading one row alone costs more
         if waiting and decoder.free >= min(len(waiting), max(1, decoder.slots // READ_TOGETHER)):
             joining = [waiting.popleft() for _ in range(min(decoder.free, len(waiting)))]
             scores.append(decoder.join([decoder_inputs[k] for k in joining]))
@@ -198,7 +199,7 @@ def greedy_search(
 
 
 def _ruled(grammar: Grammar, scores_NV: Tensor, counts: Sequence[int], settled: int | None) -> tuple[Tensor, Tensor]:
-    """What a grammar says of rows that have written different numbers of tokens."""
+    """Apply a grammar to rows with different numbers of generated tokens."""
     groups: dict[int, list[int]] = {}
     for k, count in enumerate(counts):
         groups.setdefault(count if settled is None else min(count, settled), []).append(k)
@@ -213,7 +214,7 @@ def _ruled(grammar: Grammar, scores_NV: Tensor, counts: Sequence[int], settled: 
 
 @dataclass
 class _GreedyRow:
-    """A row of a greedy search. limit: the most tokens; total: the log-probability of those that are written."""
+    """A row of a greedy search. limit: largest number of tokens; total: log-probability of the tokens so far."""
 
     limit: int = 0
     written: list[int] = field(default_factory=list)
@@ -229,7 +230,8 @@ def _advance(
     penalty: float,
     no_repeat_ngram: int,
 ) -> list[int | None]:
-    """End the rows whose end is likeliest, or which are full; the next token of each other row, None for those."""
+    """Finish the rows whose end is likeliest or which are full; return the next token of each other row, None for
+    those."""
     if no_repeat_ngram and not all(full):
         allowed_NV = forbid_ngrams(allowed_NV, [row.written for row in rows], no_repeat_ngram)
     best_N1, token_N1 = highest(allowed_NV, 1)
@@ -248,10 +250,10 @@ def _advance(
 
 
 def highest(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest scores of each row, and their ids, as `topk` finds them; of fewer words, all.
+    """Return the `count` highest scores of each row and their ids, as `topk` does; all scores of a smaller vocabulary.
 
-    They stand in the `count` blocks of words whose own highest are highest, and the highest of each block is found much
-    faster than an order among all.
+    The highest scores lie in the `count` blocks with the highest maxima, and the maxima of blocks are found much faster
+    than an order of all scores.
     """
     N, V = scores_NV.shape
     blocks = V // BLOCK
@@ -287,10 +289,10 @@ def _collect(
 
 
 def _settled(ended: list[Hypothesis], total: float, lengths: Sequence[int], beams: int, penalty: float) -> bool:
-    """Whether no open hypothesis can enter: its total only falls, and its tokens will be as many as one of `lengths`,
-    or between them.
+    """Return whether no open hypothesis can become one of the best: its total only falls, and its number of tokens will
+    lie between two of `lengths`.
 
-    total: the log-probability of the best open one.
+    total: the log-probability of the best open hypothesis.
     """
     hope = max(_score(total, tokens, penalty) for tokens in lengths)
     return hope == -math.inf or (len(ended) == beams and ended[-1].score >= hope)

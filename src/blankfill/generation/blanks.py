@@ -1,13 +1,12 @@
-"""Blanks in a text: how they are written, what may stand in them, and what a fill looks like. No model here.
+"""Blanks in a text: how a user writes them, which tokens fit into them, and the result of filling. Without a model.
 
 A blank is written `[MASK]`, `[BLANK]`, `<mask>`, `<extra_id_0>` (as T5 does, whatever the number), as three or more
 underscores, or as the tokenizer's own mask token; `[sMASK]` and `[gMASK]` are GLM's sentence and document blanks;
-`[MASK:3]` asks for exactly three tokens.
-Capitals do not matter.
+`[MASK:3]` is a blank of exactly three tokens. Upper and lower case are equivalent.
 
-Words: people expect words in blanks, so the first token of a fill must begin a word wherever the blank stands apart
-from what is before it: after a space, a mark, a Chinese character, or nothing. Where the blank follows letters directly
-(`un[MASK]`) anything may stand, ranked by probability.
+Words: users expect words in blanks, so the first token of a fill must begin a word when the blank follows a space, a
+punctuation mark, a Chinese character, or nothing. When the blank follows letters directly (`un[MASK]`), any token may
+come first, ranked by probability.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ _BLANK = re.compile(
 )
 _SPACE_MARKS = ("Ġ", "▁")
 MOST_TOKENS = 1_000_000
-"""Tokens that one blank may be asked to have."""
+"""Largest number of tokens of a blank."""
 HOW = "write one as [MASK], [BLANK], <mask> or ____, or [MASK:3] for exactly three tokens"
 
 
 @dataclass(frozen=True)
 class Blank:
-    """A blank in a text: as written, its half-open range of characters, its role, and how many tokens it asks for."""
+    """A blank in a text: its spelling, its half-open range of characters, its role, and its number of tokens if
+    given."""
 
     written: str
     start: int
@@ -49,10 +49,10 @@ class Blank:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to fill a blank.
+    """A possible fill of a blank.
 
-    text: as it stands in the sentence. probability: see `FillResult.probabilities`. score: what candidates are ranked
-    by, a log-probability (the mean over the tokens where several lengths were tried).
+    text: the fill as it reads in the sentence. probability: see `FillResult.probabilities`. score: the log-probability
+    by which candidates are ranked (the mean over the tokens when several lengths were tried).
     """
 
     text: str
@@ -65,10 +65,10 @@ class Candidate:
 class FillResult:
     """A text with its blanks filled.
 
-    blanks and candidates correspond; candidates come best first, and the first ones are those in `filled`. A blank's
-    candidates are conditional on the blanks that were filled before it. probabilities: "model" when a candidate's is
-    the model's own for its tokens (and its end, where the family writes one), "candidates" when it is the share among
-    the candidates found.
+    blanks and candidates correspond; candidates are sorted, and the first ones are those in `filled`. The candidates of
+    a blank are conditional on the blanks that were filled before it. probabilities: "model" when they are the model's
+    own for the tokens (and the end, for families that generate one), "candidates" when they are shares among the
+    candidates.
     """
 
     text: str
@@ -79,11 +79,11 @@ class FillResult:
     objective: str
 
     def marked(self, left: str = "«", right: str = "»") -> str:
-        """The filled text with a mark before and after each fill."""
+        """Return the filled text with marks around each fill."""
         return assemble(self.text, self.blanks, [left + fills[0].text + right for fills in self.candidates])
 
     def to_json(self) -> dict[str, Any]:
-        """The result as plain values for `json.dumps`."""
+        """Return the result as plain values for `json.dumps`."""
         blanks = [
             {
                 "blank": blank.written, "start": blank.start, "end": blank.end,
@@ -100,9 +100,9 @@ class FillResult:
 
 
 def find_blanks(text: str, mask: str = "") -> list[Blank]:
-    """The blanks of a text, from left to right; UserError for one of length 0 or of more than any model holds.
+    """Find the blanks of a text, from left to right; UserError for a blank of 0 tokens or of more than any model holds.
 
-    mask: how else one may be written.
+    mask: one more spelling of a blank.
     """
     blanks = []
     pattern = re.compile(f"{_BLANK.pattern}|{re.escape(mask)}", re.I) if mask else _BLANK
@@ -120,7 +120,7 @@ def find_blanks(text: str, mask: str = "") -> list[Blank]:
 
 
 def parse_lengths(lengths: str) -> tuple[int, int]:
-    """`"2"` → (2, 2), `"1-3"` → (1, 3): the fewest and most tokens of a fill."""
+    """Parse the range of a fill's number of tokens: `"2"` → (2, 2), `"1-3"` → (1, 3)."""
     match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", lengths)
     least, most = (_tokens(match[1]), _tokens(match[2] or match[1])) if match else (0, 0)
     if least is None or most is None:
@@ -131,13 +131,13 @@ def parse_lengths(lengths: str) -> tuple[int, int]:
 
 
 def _tokens(digits: str) -> int | None:
-    """A number of tokens, None for one above what any model holds; Python reads no more than 4,300 digits."""
+    """Parse a number of tokens; None above any model's limit, since Python reads at most 4,300 digits."""
     plain = digits.lstrip("0") or "0"
     return int(plain) if len(plain) < len(str(MOST_TOKENS)) or plain == str(MOST_TOKENS) else None
 
 
 def assemble(text: str, blanks: Sequence[Blank], fills: Sequence[str]) -> str:
-    """The text with each blank replaced."""
+    """Replace each blank of a text by its fill."""
     parts, last = [], 0
     for blank, fill in zip(blanks, fills, strict=True):
         parts += [text[last : blank.start], fill]
@@ -146,28 +146,28 @@ def assemble(text: str, blanks: Sequence[Blank], fills: Sequence[str]) -> str:
 
 
 def is_ideograph(character: str) -> bool:
-    """Whether a character is of a script written without spaces: Chinese, kana, and their marks."""
+    """Return whether a character is of a script written without spaces: Chinese, kana, and their marks."""
     return "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\uffef" or character >= "\U00020000"
 
 
 class Words:
-    """What a tokenizer's tokens are as words: where a word may begin, and how ids read inside a sentence."""
+    """The words of a tokenizer: where a word may begin, and how ids read inside a sentence."""
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, rows: int, blank: int | None = None) -> None:
-        """rows: of the model's word table, which may be longer than the vocabulary. blank: the token that stands for
-        one in what is encoded; None where none does."""
+        """rows: rows of the model's token embeddings, at least as many as tokens. blank: id of the token that
+        represents a blank when text is encoded; None without one."""
         self.tokenizer = tokenizer
         written = tokenizer.token(blank) if blank is not None else ""
         self.takes_space = not written or tokenizer.encode(f"a {written}") == tokenizer.encode(f"a{written}")
-        """Whether the space before a blank is no token of its own, and belongs to what fills it."""
+        """Whether the space before a blank is part of the fill, and not a token of its own."""
         self.begins: Bool = np.ones(rows, np.bool_)
         if vocabulary.word_start is not None:
             self.begins[: vocabulary.size] = vocabulary.word_start
         self.spaced = any(tokenizer.token(token).startswith(_SPACE_MARKS) for token in tokenizer.encode("a b"))
-        """Whether tokens carry the space before them (GPT-2, SentencePiece), rather than a mark of continuation."""
+        """Whether tokens include the space before them (GPT-2, SentencePiece) instead of a continuation mark."""
 
     def may_begin(self, before: str) -> Bool | None:
-        """Which ids may be the first of a fill that follows this text, bool[rows]; None when all may."""
+        """Return the ids that may begin a fill after this text, bool[rows]; None when all may."""
         stripped = before.rstrip()
         after_space = stripped != before
         if self.spaced:
@@ -178,11 +178,11 @@ class Words:
         return None if attached else self.begins
 
     def before_blank(self, text: str) -> str:
-        """Text as it is encoded before a blank: without its last spaces where the next token carries them."""
+        """Return the text to encode before a blank: without its last spaces where the next token includes them."""
         return text.rstrip(" ") if self.spaced and self.takes_space else text
 
     def read(self, ids: Sequence[int], before: str) -> str:
-        """The text of a fill that follows `before`."""
+        """Return the text of a fill that follows `before`."""
         if not ids:
             return ""
         text = self.tokenizer.decode(list(ids))
@@ -195,13 +195,13 @@ class Words:
 
 
 def own_mask(tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:
-    """How the tokenizer writes its mask; "" where it has none."""
+    """Return the tokenizer's spelling of its mask; "" without one."""
     mask = vocabulary.roles.get("mask")
     return "" if mask is None else tokenizer.token(mask)
 
 
 def blank_token(objective: Objective, vocabulary: Vocabulary) -> int | None:
-    """The token that stands for blanks in a text that is encoded: the mask, of a T5 the first sentinel; None where
-    there is none."""
+    """Return the token that represents blanks when a text is encoded: the mask, or T5's first sentinel; None without
+    one."""
     sentinels, mask = vocabulary.sentinels, vocabulary.roles.get("mask")
     return sentinels[0] if sentinels and (mask is None or objective.blank_is_sentinel) else mask

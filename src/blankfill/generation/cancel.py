@@ -1,4 +1,4 @@
-"""A flag that stops writing and filling: asked before each step, from whatever thread it is set."""
+"""A flag that stops generation and filling: any thread may set it, and each step checks it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Protocol
 
 
 class Flag(Protocol):
-    """Something that is set once, such as a `threading.Event`."""
+    """Any object that can be set, such as a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         ...
 
 
 CancelFlag = Flag | Callable[[], bool]
-"""A flag, or a function that says whether to stop."""
+"""A flag, or a function that returns whether to stop."""
 
 
 class CancelledError(Exception):
-    """A flag stopped what has no result before its end: a search, or the filling of a blank."""
+    """A flag stopped a search or the filling of a blank, which have no result before their end."""
 
 
 def is_cancelled(cancel: CancelFlag | None) -> bool:
-    """Whether a flag is set."""
+    """Return whether a flag is set."""
     if cancel is None:
         return False
     return bool(cancel()) if callable(cancel) else cancel.is_set()

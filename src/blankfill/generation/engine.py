@@ -1,19 +1,19 @@
-"""The decoding engine: rows of context in, the scores of the next token out, one column at a time.
+"""The decoding engine: from rows of input to the scores of the next token, one column at a time.
 
-A *context* is what a row has read before it writes: ids, positions, ranks of the attention rule, and where its new
-tokens will stand. Families differ in it: GPT (every column sees what is before it; the position counts on), GLM (Part A
-sees itself both ways, then causal; position 1 stays at the mask's place, position 2 counts 1, 2, 3, …) and UniLM, which
-answers at a mask: behind what is there stands a [MASK], which the answer then replaces, so that a step reads two
-columns, the new token and the next mask, and forgets the mask. A model of two stacks (T5, BART) has read a text of its
-own besides: the encoder runs once, and every layer's keys and values of it are kept, once for all the rows that answer
-to it. The engine knows only the context, so a new family is a new function that makes one.
+A `DecoderInput` holds the input of a row: ids, positions, ranks of the attention rule, and the positions of its new
+tokens. Families differ in it: GPT (every column sees the columns before it; positions count up), GLM (Part A has
+bidirectional attention, the rest is causal; position 1 stays at the mask, position 2 counts 1, 2, 3, …) and UniLM,
+which predicts at a mask: a [MASK] follows the text, and the predicted token replaces it, so that a step reads two
+columns, the new token and the next mask, and drops the mask from the cache. A model of two stacks (T5, BART) also has a
+source: the encoder runs once, and every layer stores the keys and values of its output, once for all rows that share
+it. The engine depends only on the `DecoderInput`, so a new family needs only a function that makes one.
 
-Rows of unequal length are padded at the *right*, after their own tokens, and new tokens of all rows share the columns
-after the widest row. That is sound because order lies in positions and ranks, never in columns: padding is its own
-segment, which nothing else sees. Where no row is padded, a new token sees every column so far and no mask is built.
+Rows of unequal length are padded on the *right*, and the new tokens of all rows share the columns after the longest
+row. This is correct because order is given by positions and ranks, never by columns: padding is a segment of its own,
+which no other column sees. When no row is padded, a new token sees every column so far, and no mask is built.
 
-Keys and values live in buffers made once for the context and all the tokens that may follow. What a cached row answers
-is what the same row answers in one uncached pass (tests/generate/test_engine.py).
+Keys and values are in buffers that are allocated once, with room for the tokens to come. The scores of a cached row
+equal those of one uncached pass (tests/generate/test_engine.py).
 
 Not here: choosing a token (`sampling`, `beam`), text (`fill`, `write`).
 
@@ -47,9 +47,9 @@ ENOUGH = 256
 
 @torch.inference_mode()
 def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int = 0) -> EncoderOutput | None:
-    """What the encoder makes of the sources of contexts, with the keys and values of all layers; None without them.
+    """Run the encoder over sources, with the keys and values of all layers; None for rows without sources.
 
-    Those of like length are read together, so that hardly a column is padding.
+    Sources of similar length are batched together, so that little of a batch is padding.
     """
     sources = [context.source for context in contexts if context.source is not None]
     if not sources:
@@ -64,7 +64,7 @@ def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int 
 
 
 class Decoder:
-    """Rows of a model with their key/value caches: `prefill` once, then `step` for each new column."""
+    """Rows of a model with their key/value caches: call `prefill` once, then `step` for each new column."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Decoder:
         pad: int = 0,
         reading: EncoderOutput | None = None,
     ) -> None:
-        """contexts: one for each row. new_tokens: the most columns that will be added. pad: the id of padding. reading:
-        what `read_sources` made of the contexts, where they were read before; it is left as it is."""
+        """contexts: one for each row. new_tokens: largest number of columns that will be added. pad: id of padding.
+        reading: the result of `read_sources` for the contexts, where it exists; it is not changed."""
         self.model = model = evaluation_view(model)
         self.device = model.token_embeddings.weight.device
         self.room = min(new_tokens, *(context.room for context in contexts))
@@ -106,11 +106,11 @@ class Decoder:
         self._single = SingleColumn(model) if fits(model) else None
         self._reading = read_sources(model, contexts, pad) if reading is None else dataclasses.replace(reading)
         self._read_by = torch.arange(self.rows, device=self.device)
-        """Which of the sources each row answers to, ascending by as many rows for each, int64[B]."""
+        """The source of each row, ascending, with the same number of rows for each, int64[B]."""
 
     @torch.inference_mode()
     def prefill(self) -> Tensor:
-        """Read the contexts; the scores of each row's first new token, [B, V]."""
+        """Read the contexts; returns the scores of each row's first new token, [B, V]."""
         rows, width = self._ids.shape
         last_B = None
         if self.query_token is None:
@@ -125,7 +125,7 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor) -> Tensor:
-        """Add one token to every row, int64[B]; the scores of the next one, [B, V]."""
+        """Add one token to every row, int64[B]; returns the scores of the next one, [B, V]."""
         if self.room <= 0:
             raise ValueError("the decoder has no room for another token")
         here, self._next = self._next, self._next + self._step
@@ -136,14 +136,15 @@ class Decoder:
 
     @property
     def _asking(self) -> Tensor:
-        """What asks for each row's next token, int64[B, 1]."""
+        """Return the query token of each row, int64[B, 1]."""
         assert self.query_token is not None
         return torch.full((self.rows, 1), self.query_token, device=self.device)
 
     def _read(self, positions_PBQ: Tensor, ids_BQ: Tensor) -> Tensor:
-        """Read columns behind those in the cache, each seeing those before it; the scores at the last one, [B, V].
+        """Read columns after those in the cache, each seeing those before it; returns the scores at the last one, [B,
+        V].
 
-        What asks is forgotten again, since no later column may see it.
+        The query columns are then dropped from the cache, since no later column may see them.
         """
         bias = None if self._bias is None else self._bias[..., : self._cache[0].length + ids_BQ.shape[1]]
         logits = read_columns(self.model, self._single, ids_BQ, positions_PBQ, bias, self._cache, self._reading)
@@ -167,7 +168,7 @@ class Decoder:
             self._select_sources(self._reading, self._read_by[rows_K])
 
     def _select_sources(self, reading: EncoderOutput, read_by_K: Tensor) -> None:
-        """Keep what these rows answer to: once for rows that stand together, where all stand in groups of one size."""
+        """Keep the sources of these rows: one for adjacent rows, when all rows are in groups of one size."""
         read_rows, count = read_by_K.unique_consecutive(return_counts=True)
         size = int(count[0])
         if not bool((count == size).all()):
@@ -189,7 +190,7 @@ class Decoder:
 
 
 def mask_kind(rules: Sequence[AttentionRule], width: int) -> str:
-    """The kind of mask that rows padded to `width` need: see `attention.masks.lower`."""
+    """Return the kind of mask for rows padded to `width`: see `attention.masks.lower`."""
     if all(map(is_causal, rules)):
         return "causal"
     return "none" if all(len(rule) == width and sees_all(rule) for rule in rules) else "rule"
@@ -204,10 +205,10 @@ def read_columns(
     cache: Sequence[LayerCache],
     reading: EncoderOutput | None,
 ) -> Tensor:
-    """Read Q columns of every row behind the cached ones; the scores at the last, [B, V].
+    """Read Q columns of every row after the cached ones; returns the scores at the last column, [B, V].
 
-    A column sees the cached columns and the new ones up to itself. single: the fast road for one column, for a model
-    that `fits`. bias: [B, 1, 1, S + Q], 0 or −inf, hides padding; None where no row has any.
+    A column sees the cached columns and the new ones up to itself. single: the fast path for one column, for a model
+    that `fits`. bias: [B, 1, 1, S + Q], 0 or −inf, hides padding; None when no row is padded.
     """
     B, Q = ids_BQ.shape
     if Q == 1 and single is not None and not torch.is_autocast_enabled(ids_BQ.device.type):
@@ -226,7 +227,8 @@ def read_columns(
 
 
 def banned(vocabulary: Vocabulary, rows: int, keep: Sequence[int] = ()) -> NDArray[np.bool_]:
-    """The ids never to be written, bool[rows]: specials, the unknown token, rows past the vocabulary; not `keep`."""
+    """Return the ids that are never generated, bool[rows]: special tokens, the unknown token, rows past the vocabulary;
+    not `keep`."""
     out = np.zeros(rows, np.bool_)
     out[[*vocabulary.special, *vocabulary.roles.values()]] = True
     out[vocabulary.size :] = True

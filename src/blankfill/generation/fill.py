@@ -1,10 +1,10 @@
-"""Filling the blanks of a sentence with any trained model: one call for all families.
+"""Filling the blanks of a text with any trained model, through one call for all families.
 
-The objective's format says how the blanks of its models are filled (`Format.fill_method`): at open places of the text
-(`fill_places`), or written, and ranked or not by the text behind them (`fill_written`). Rows are framed as in training.
-Probabilities are the model's over its whole vocabulary; special tokens are never written.
+The objective's format chooses the method (`Format.fill_method`): prediction at open places of the text (`fill_places`),
+or generation with or without ranking by the text after the blank (`fill_written`). Rows have the special tokens of
+training. Probabilities are the model's over its whole vocabulary; special tokens are never generated.
 
-Not here: how blanks are written in a text (`blanks`), texts that are continued (`write`).
+Not here: how a user writes blanks (`blanks`), continuing a text (`write`).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlankedText:
-    """A text taken apart at its blanks.
+    """A text split at its blanks.
 
-    runs: the ids between the blanks, one run more than blanks. ranges: of each blank the fewest and most tokens, None
-    where neither the blank nor the caller says. first: of each blank, bool[V], ids that may not come first; None where
-    all may. cancel: a flag that is asked before each pass of the model.
+    runs: ids between the blanks, one run more than blanks. ranges: smallest and largest number of tokens of each blank;
+    None when neither the blank nor the caller gives it. first: for each blank, bool[V], ids that may not come first;
+    None when all may. cancel: a flag that is checked before each pass of the model.
     """
 
     text: str
@@ -70,7 +70,7 @@ class BlankedText:
 
 
 class Filler:
-    """A loaded model that fills blanks; the tables that depend on the vocabulary alone are made once."""
+    """Fills blanks with a loaded model; tables that depend only on the vocabulary are made once."""
 
     def __init__(self, loaded: Loaded) -> None:
         """Raises UserError when the model's objective cannot fill, or its tokenizer lacks a token that it needs."""
@@ -95,11 +95,11 @@ class Filler:
     ) -> FillResult:
         """Fill the blanks of a text.
 
-        top_k: how many candidates are given for each blank. lengths: how many tokens a blank may have that does not
-        say so itself, `"2"` or `"1-3"`; None means 1 for masked models, one word for GPT, and the model's own choice
-        for GLM, T5 and BART. length_penalty: above 0, longer fills of GLM and T5 rank higher (see `beam_search`).
-        cancel: a flag that is asked before each pass of the model; CancelledError is raised once it is set. Raises
-        UserError for a text without blanks, one that is too long for the model, and lengths that say nothing.
+        top_k: number of candidates for each blank. lengths: number of tokens of blanks without a number of their own,
+        `"2"` or `"1-3"`; None means 1 for masked models, one word for GPT, and the model's own choice for GLM, T5 and
+        BART. length_penalty: above 0, longer fills of GLM and T5 rank higher (see `beam_search`). cancel: a flag that
+        is checked before each pass of the model; once it is set, CancelledError is raised. Raises UserError for a text
+        without blanks, a text that is too long for the model, and lengths that cannot be read.
         """
         if top_k < 1:
             raise UserError(f"top is {top_k}; it must be at least 1")
@@ -116,7 +116,7 @@ class Filler:
         )  # fmt: skip
 
     def take_apart(self, text: str, top_k: int, lengths: str | None, length_penalty: float) -> BlankedText:
-        """The ids between the blanks of a text, and what each blank may be."""
+        """Split a text at its blanks, and return the ids between them and the constraints of each blank."""
         blanks = find_blanks(text, own_mask(self.loaded.tokenizer, self.vocabulary))
         if not blanks:
             raise UserError(f"the text has no blank; {HOW}")
@@ -147,7 +147,7 @@ class Filler:
     def candidate(
         self, blanked: BlankedText, k: int, ids: tuple[int, ...], probability: float, score: float
     ) -> Candidate:
-        """A fill of blank k as it reads in the text."""
+        """Return a fill of blank k as it reads in the text."""
         return Candidate(self.words.read(ids, blanked.text[: blanked.blanks[k].start]), ids, probability, score)
 
 
@@ -156,11 +156,11 @@ FILL: dict[str, Callable[[Filler, BlankedText], list[list[Candidate]]]] = {
     "writing": fill_by_writing,
     "ranking": fill_by_ranking,
 }
-"""By `Format.fill_method`: the candidates of each blank, best first."""
+"""The candidates of each blank, best first, by `Format.fill_method`."""
 
 
 def check_can_fill(loaded: Loaded) -> None:
-    """UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
+    """Raise UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
     objective, vocabulary = loaded.objective, loaded.vocabulary
     if not objective.fills:
         learnt = {"t5": "variant", "bart": "replace"}.get(objective.name)
@@ -168,7 +168,7 @@ def check_can_fill(loaded: Loaded) -> None:
         raise UserError(f"{loaded.path}: a model of the objective {objective.name}{option} cannot fill blanks")
     if not loaded.model.config.lm_head:
         raise UserError(
-            f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; "
+            f"{loaded.path}: the model is a bare encoder without a language-model head, so it cannot fill blanks; "
             "give a model with its masked-language-model head"
         )
     if missing := vocabulary.missing(objective.required_roles("fill"), objective.required_sentinels("fill")):

@@ -1,11 +1,11 @@
-"""Filling blanks at open places of the text: models that see the whole sentence at once (BERT and its like, XLNet).
+"""Filling blanks at open places of the text, for models that see the whole text at once (BERT and its like, XLNet).
 
-A blank is as many open places as its fill has tokens. Of several blanks the one whose best fill is the most certain (by
-mean log-probability of its tokens) is filled first, and the others are predicted anew with it in place; while a blank
-waits it is as long as its shortest length. Inside a blank a small beam fills the most certain token first. When a range
-of lengths is tried, fills are ranked by mean log-probability.
+A blank has one open place for each token of its fill. Of several blanks, the one with the most certain best fill (by
+mean log-probability of its tokens) is filled first, and the others are predicted again with the fill in place; a blank
+that is not filled yet has its smallest length. Inside a blank a small beam fills the most certain token first. With a
+range of lengths, fills are ranked by mean log-probability.
 
-Not here: what stands at an open place, which the format lays out (a [MASK], or a query slot).
+Not here: the columns of an open place (a [MASK], or a query column), which the format lays out.
 
 Shapes: S open places, M of all rows, V vocabulary.
 """
@@ -32,7 +32,7 @@ Row = tuple[int, ...]
 
 
 def fill_places(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
-    """The candidates of each blank, best first."""
+    """Return the candidates of each blank, best first."""
     format = filler.format
     ranges = [lengths or (1, 1) for lengths in blanked.ranges]
     format.check_blanks(blanked.runs, blanked.roles, sum(least for least, _ in ranges))
@@ -69,7 +69,7 @@ def _row(
     k: int,
     length: int,
 ) -> tuple[Row, range]:
-    """The text with its fills so far and `length` open places in blank k, and which these are."""
+    """Build the text with its fills so far and `length` open places in blank k; also returns these places."""
     row = list(blanked.runs[0])
     places = range(0)
     for j, (fill_j, run) in enumerate(zip(fills, blanked.runs[1:], strict=True)):
@@ -112,14 +112,14 @@ def _fill_blank(
 
 
 class PlaceReader:
-    """Scores of the open places of rows; a row that was read before is not read again."""
+    """Computes the scores of the open places of rows; a row is computed only once."""
 
     def __init__(self, filler: Filler) -> None:
         self.filler, self.mask = filler, filler.vocabulary["mask"]
         self._known: dict[Row, dict[int, Tensor]] = {}
 
     def read(self, rows: list[Row]) -> list[dict[int, Tensor]]:
-        """For each row (all of one length) the log-probabilities [V] of its open places."""
+        """Return, for each row (all of one length), the log-probabilities [V] of its open places."""
         alike: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
             if row not in self._known:
@@ -129,7 +129,7 @@ class PlaceReader:
         return [self._known[row] for row in rows]
 
     def _read(self, alike: dict[tuple[int, ...], list[Row]]) -> None:
-        """Read rows, by their open places."""
+        """Compute rows, grouped by their open places."""
         model = self.filler.model
         open_places = self.filler.format.open_places
         examples = [

@@ -1,13 +1,12 @@
-"""Filling blanks by writing them from left to right with beam search.
+"""Filling blanks by generation from left to right with beam search.
 
-*Writing* (GLM, T5): blanks are written one after the other until an end token, each seeing the best fills of those
-before it; the model finds the lengths itself. A fill's probability is the product of its tokens and its end.
+*Generation* (GLM, T5): blanks are filled one after the other until an end token, each with the best fills of the blanks
+before it in view; the model chooses the lengths. The probability of a fill is the product of its tokens and its end.
 
-*Ranking* (GPT, BART): the model writes a row that holds the text itself, so it proposes a fill without having read what
-follows as such. GPT proposes words from what is to the left; BART has read the text with its blanks, and a fill ends
-where the known text may go on. Proposals are ranked by the likelihood of fill and known text up to the next blank, so
-that a proposal counts for what it makes of the text behind it; among the proposals their shares are the probabilities
-that a fill has, given what is known up to there.
+*Ranking* (GPT, BART): the model generates the row with the text itself, so it proposes a fill before it reads the text
+after the blank. GPT proposes words from the text to the left; BART has read the text with its blanks, and a fill ends
+where the known text may follow. Proposals are ranked by the likelihood of the fill and the known text up to the next
+blank; the shares of these likelihoods among the proposals are the probabilities of the fills.
 
 Shapes: N rows, T columns, M columns with answers, D width, V vocabulary.
 """
@@ -36,15 +35,15 @@ if TYPE_CHECKING:
     from blankfill.generation.fill import BlankedText, Filler
 
 LONGEST_WORD = 8
-"""Most tokens of a word that GPT proposes."""
+"""Largest number of tokens of a word that GPT proposes."""
 LONGEST_FILL = {"mask": 40, "smask": 128, "gmask": 256}
-"""Most tokens that GLM, T5 and BART write into a blank; 39 is the longest GLM meets in training at token level."""
+"""Largest number of tokens that GLM, T5 and BART generate in a blank; at token level, GLM's training has at most 39."""
 SCORED_AT_ONCE = 256
-"""Columns whose scores of the whole vocabulary are held at a time."""
+"""Number of columns whose scores over the vocabulary are in memory at a time."""
 
 
 def fill_by_writing(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
-    """The candidates of each blank, best first; blanks are written one after the other."""
+    """Return the candidates of each blank, best first; blanks are filled one after the other."""
     format, runs, roles = filler.format, blanked.runs, blanked.roles
     format.check_blanks(runs, roles)
     reading = read_sources(filler.model, [format.blank_input(runs, roles, ())])
@@ -54,7 +53,7 @@ def fill_by_writing(filler: Filler, blanked: BlankedText) -> list[list[Candidate
         context = format.blank_input(runs, roles, written)
         least, most = blanked.ranges[k] or (1, LONGEST_FILL[blank.role])
         if least > context.room:
-            raise UserError(f"{blank.written} asks for {least} tokens, and the model writes at most {context.room}")
+            raise UserError(f"{blank.written} has {least} tokens, and the model generates at most {context.room}")
         most = min(most, context.room)
         grammar = ending_with(filler, format.blank_end_ids(runs, roles, k), blanked.first[k], least)
         decoder = Decoder(filler.model, [context], most, filler.vocabulary["pad"], reading)
@@ -72,7 +71,8 @@ def fill_by_writing(filler: Filler, blanked: BlankedText) -> list[list[Candidate
 
 
 def fill_by_ranking(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
-    """The candidates of each blank, best first; what beam search proposes is ranked with the known text behind."""
+    """Return the candidates of each blank, best first: proposals of a beam search, ranked with the known text after
+    them."""
     format, runs, roles = filler.format, blanked.runs, blanked.roles
     longest = LONGEST_WORD if format.sees == "left" else LONGEST_FILL["mask"]
     ranges = [lengths or (1, longest) for lengths in blanked.ranges]
@@ -111,7 +111,7 @@ def fill_by_ranking(filler: Filler, blanked: BlankedText) -> list[list[Candidate
 
 
 def ending_with(filler: Filler, ends: Sequence[int], first: Tensor | None, least: int) -> Grammar:
-    """Fills of at least `least` tokens that one of the ids `ends` ends."""
+    """Return the grammar of fills of at least `least` tokens that end with one of the ids `ends`."""
 
     def grammar(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
         end_N = scores_NV[:, sorted(set(ends))].logsumexp(-1)
@@ -126,9 +126,9 @@ def ending_with(filler: Filler, ends: Sequence[int], first: Tensor | None, least
 
 
 def ending_at_a_word(filler: Filler, first: Tensor | None, least: int, whole_word: bool) -> Grammar:
-    """Fills of at least `least` tokens that end before any token that begins a word.
+    """Return the grammar of fills of at least `least` tokens that end before any token that begins a word.
 
-    whole_word: no token but the first begins a word.
+    whole_word: whether only the first token begins a word.
     """
     begins_V = torch.from_numpy(filler.words.begins).to(filler.device).clone()
     begins_V[filler.vocabulary.size :] = False
@@ -151,7 +151,7 @@ def ending_at_a_word(filler: Filler, first: Tensor | None, least: int, whole_wor
 def likelihoods(
     filler: Filler, context: DecoderInput, endings: Sequence[tuple[int, ...]], reading: EncoderOutput | None
 ) -> list[float]:
-    """The log-probability of each ending behind a row that is read from left to right."""
+    """Return the log-probability of each ending after a row that is read from left to right."""
     left = context.input_ids.tolist()
     width = len(left) + max(map(len, endings)) - 1
     ids_NT = torch.zeros((len(endings), width), dtype=torch.int64)
@@ -184,7 +184,7 @@ def likelihoods(
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates without later ones of the same text."""
+    """Return the candidates without later ones of the same text."""
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
         by_text.setdefault(candidate.text, candidate)

@@ -1,8 +1,8 @@
-"""The same texts, filled and continued before, while and after a model trains: what a run shows of itself.
+"""Samples: the same texts, filled and continued before, during and after the training of a model.
 
-A user's own texts, or else: a word of some validation sentences is blanked, and the first words of others are continued
-by models that write. They are spread over the validation text, and the same corpus always gives the same ones, so that
-runs can be compared.
+The texts are a user's own; by default, validation sentences with one word blanked, and the first words of other
+sentences for models that continue text. They are spread over the validation text, and the same corpus always gives the
+same ones, so that runs can be compared.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SAMPLES = 4
 PROMPTS = 2
 PROMPT_TOKENS = 6
 SHORTEST, LONGEST = 7, 40
-"""Tokens of a validation sentence that is shown with a blank."""
+"""Smallest and largest number of tokens of a validation sentence with a blank."""
 FRAME = 12
-"""Tokens that special tokens, blanks and their fills take of a row, about."""
+"""Approximate number of tokens in a row for special tokens, blanks and their fills."""
 WRITTEN = 40
-"""Most tokens of a continuation."""
+"""Largest number of tokens of a continuation."""
 
 
 class Samples:
-    """Texts to fill and to continue, the same at each step. texts: a user's own; none means validation sentences.
+    """Texts to fill and to continue, the same in each step. texts: a user's own; empty means validation sentences.
 
-    Raises UserError for a text without a blank when the objective cannot write on, and for one with blanks when it
+    Raises UserError for a text without a blank when the objective cannot continue text, and for one with blanks when it
     cannot fill them.
     """
 
@@ -64,16 +64,16 @@ class Samples:
             self.prompts = beginnings(valid, loaded.tokenizer) if writes else []
 
     def take(self, step: int) -> list[dict[str, Any]]:
-        """Fill and continue with the model as it is.
+        """Fill and continue the texts with the current model.
 
-        A line each: {step, text, answer, fills} or {step, prompt, continuation}. A text that the model cannot take,
-        such as one that is too long for it, is named and left out.
+        Returns a line for each: {step, text, answer, fills} or {step, prompt, continuation}. A text that the model
+        cannot use, for example because it is too long, is named and left out.
         """
         loaded = replace(self.loaded, model=evaluation_view(self.loaded.model))
         return [*self._filled(loaded, step), *self._continued(loaded, step)]
 
     def _filled(self, loaded: Loaded, step: int) -> list[dict[str, Any]]:
-        """A line for each text that is filled; those that cannot be are left out from here on."""
+        """Return a line for each filled text; texts that fail are left out from then on."""
         lines: list[dict[str, Any]] = []
         if not self.blanked:
             return lines
@@ -87,7 +87,7 @@ class Samples:
         return lines
 
     def _continued(self, loaded: Loaded, step: int) -> list[dict[str, Any]]:
-        """A line for each text that is continued; those that cannot be are left out from here on."""
+        """Return a line for each continued text; texts that fail are left out from then on."""
         sampling = Sampling(temperature=0.8, top_k=40)
         try:
             written = generate_many(loaded, self.prompts, WRITTEN, sampling)
@@ -103,7 +103,7 @@ class Samples:
 
 
 def say_left_out(text: str, error: UserError) -> None:
-    """Say that a sample is not shown; what only shows how a run does must not end it."""
+    """Print that a sample is left out; a failed sample must not end a run."""
     say(f"the sample {shown(text)} is left out: {error}")
 
 
@@ -114,15 +114,14 @@ def _line_of(filler: Filler, text: str, answer: str, step: int) -> dict[str, Any
 
 
 def is_fill(line: Mapping[str, Any]) -> bool:
-    """Whether a line that was read back is of a blanked text, with all its fields."""
+    """Return whether a line that was read back has all fields of a filled text."""
     fills = line.get("fills")
     texts = [line.get("text"), line.get("answer"), *(fills if isinstance(fills, list) else [None])]
     return all(isinstance(text, str) for text in texts)
 
 
 def compare(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> None:
-    """Print each blanked text with its answer, and the fills before and after; lines that are no samples are passed
-    over."""
+    """Print each text with a blank, its answer, and the fills before and after; other lines are skipped."""
     old = {line["text"]: line["fills"] for line in before if is_fill(line)}
     new = [line for line in after if is_fill(line) and line["text"] in old]
     if new:
@@ -135,7 +134,7 @@ def compare(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -
 
 
 def beginnings(valid: IndexedCorpus, tokenizer: Tokenizer, count: int = PROMPTS) -> list[str]:
-    """The first tokens of some validation sentences, spread over the text."""
+    """Return the first tokens of some validation sentences, spread over the text."""
     starts = valid.sentence_starts
     prompts: list[str] = []
     for s in np.linspace(0, len(starts) - 2, min(len(starts) - 1, 64 * count)).astype(int).tolist()[::-1]:
@@ -151,8 +150,8 @@ def beginnings(valid: IndexedCorpus, tokenizer: Tokenizer, count: int = PROMPTS)
 def blanked_sentences(
     valid: IndexedCorpus, tokenizer: Tokenizer, vocabulary: Vocabulary, count: int = SAMPLES, longest: int = LONGEST
 ) -> Iterator[tuple[str, str]]:
-    """Validation sentences of up to `longest` tokens with one word (or a Chinese character) blanked, and what stood
-    there.
+    """Yield validation sentences of up to `longest` tokens with one word (or a Chinese character) blanked, and that
+    word.
 
     The sentences are spread over the validation text; the same corpus always gives the same ones.
     """

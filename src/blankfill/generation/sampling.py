@@ -1,8 +1,8 @@
 """Choosing the next token from its scores: greedy or drawn, after filters.
 
-Each filter is a pure function of the scores that agrees with the processor of the same purpose in transformers; they
-run in its order: repetition penalty, no repeated n-grams, temperature, top-k, top-p. Every row has settings and a
-generator of its own, made of (seed, number of the sample), so that a sample does not depend on the rows beside it.
+Each filter is a pure function of the scores and agrees with the corresponding processor of transformers; filters run in
+the same order: repetition penalty, n-grams, temperature, top-k, top-p. Every row has its own settings and generator,
+seeded with (seed, number of the sample), so that a sample does not depend on the other rows.
 
 Shapes: B rows, G rows with the same filters, V vocabulary.
 """
@@ -22,12 +22,12 @@ from blankfill.system.bounds import COUNT, MOST, Bound, above, out_of_bounds
 
 NEVER = float("-inf")
 COLDEST = 1e-3
-"""The lowest temperature but 0: scores divided by less leave the range of a float."""
+"""Lowest temperature above 0; scores divided by less leave the range of a float."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen."""
+    """Settings for choosing the next token."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("top_k", "no_repeat_ngram"), COUNT),
@@ -37,15 +37,16 @@ class Sampling:
     }
 
     temperature: float = 1.0
-    """Divides the scores; below 1 is more predictable, 0 always takes the best token."""
+    """Divisor of the scores, usually 0.7 to 1; smaller is more predictable, 0 always takes the likeliest token."""
     top_k: int = 0
-    """Draw from this many best tokens only; 0 is no limit."""
+    """Number of likeliest tokens to draw from, for example 50; 0 is no limit."""
     top_p: float = 1.0
-    """Draw from the fewest best tokens that together have this probability; 1 is no limit."""
+    """Probability mass to draw from: the fewest likeliest tokens that reach it together, usually 0.9 to 1; 1 is no
+    limit."""
     repetition_penalty: float = 1.0
-    """Above 1: scores of tokens that have already occurred are lowered by this factor (CTRL)."""
+    """Factor that lowers the scores of tokens that occurred already, usually 1 to 1.3 (CTRL); 1 has no effect."""
     no_repeat_ngram: int = 0
-    """No run of this many tokens occurs twice; 0 is no limit."""
+    """Length of n-grams that may not occur twice, for example 3; 0 is no limit."""
     seed: int = 0
     """Seed of the draws."""
 
@@ -63,7 +64,7 @@ def penalise_repeats(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tens
 
 
 def forbid_ngrams(scores_BV: Tensor, histories: Sequence[Sequence[int]], size: int) -> Tensor:
-    """Rule out tokens that would complete an n-gram of `size` which a row's history already has."""
+    """Rule out tokens that would complete an n-gram of `size` tokens that is in the history of the row."""
     scores_BV = scores_BV.clone()
     for row, history in enumerate(histories):
         if len(history) + 1 < size:
@@ -79,18 +80,18 @@ def forbid_ngrams(scores_BV: Tensor, histories: Sequence[Sequence[int]], size: i
 
 
 def temper(scores_BV: Tensor, temperature: float) -> Tensor:
-    """Scores divided by a temperature above 0."""
+    """Divide scores by a temperature above 0."""
     return scores_BV / temperature
 
 
 def keep_top_k(scores_BV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best tokens alone: their scores [B, K] and ids int64[B, K], best first."""
+    """Keep only the `count` likeliest tokens: their scores [B, K] and ids int64[B, K], best first."""
     best = scores_BV.topk(min(count, scores_BV.shape[-1]))
     return best.values, best.indices
 
 
 def keep_top_p(scores_BV: Tensor, share: float) -> Tensor:
-    """Rule out all but the fewest best tokens whose probabilities reach `share`; the best always stays."""
+    """Rule out all but the fewest likeliest tokens whose probabilities reach `share`; the likeliest always stays."""
     ordered_BV, index_BV = scores_BV.sort(descending=False)
     outside_BV = ordered_BV.softmax(-1).cumsum(-1) <= 1 - share
     outside_BV[:, -1] = False
@@ -98,7 +99,7 @@ def keep_top_p(scores_BV: Tensor, share: float) -> Tensor:
 
 
 def draw(scores_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The token where the cumulated probabilities pass `uniform_B` (each in [0, 1)); int64[B]."""
+    """Return the token where the cumulated probabilities exceed `uniform_B` (each in [0, 1)); int64[B]."""
     cumulated_BV = scores_BV.softmax(-1).cumsum(-1)
     whole_B1 = cumulated_BV[:, -1:]
     wanted_B1 = uniform_B[:, None].to(whole_B1) * whole_B1
@@ -111,27 +112,27 @@ FILTERS = tuple(field.name for field in fields(Sampling) if field.name != "seed"
 
 
 class SampledRow:
-    """What one row's next token depends on besides its scores: settings, generator, and the tokens so far."""
+    """The state of one row's choices: settings, generator, and the tokens so far."""
 
     def __init__(self, sampling: Sampling, history: Sequence[int], banned_V: Tensor, number: int = 0) -> None:
-        """history: the ids of the row's prompt (without specials). banned_V: bool[V], ids never to be written.
-        number: which sample of the seed the row is; rows of one seed with different numbers draw differently."""
+        """history: ids of the row's prompt, without special tokens. banned_V: bool[V], ids that are never generated.
+        number: number of the sample; rows of one seed with different numbers draw differently."""
         self.sampling, self.banned_V = sampling, banned_V
         self.history = list(history)
         self.generator = _generator(sampling.seed, number)
         self.seen_V: Tensor | None = None
-        """bool[V], the tokens of the history; made when a filter first needs them."""
+        """bool[V], the tokens of the history; made when a filter first needs it."""
 
     @property
     def filters(self) -> tuple[Any, ...]:
-        """Rows for which this is the same are filtered together."""
+        """The settings by which rows are grouped for filtering."""
         return (*(getattr(self.sampling, name) for name in FILTERS), id(self.banned_V))
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows with the same filters. places: among all rows; None when the group is all rows. seen: bool[G, V], of which
-    the `seen_V` of each row is a view."""
+    """Rows with the same filters. places: their indices among all rows; None for all rows. seen: bool[G, V]; the
+    `seen_V` of each row is a view of it."""
 
     rows: list[SampledRow]
     places: Tensor | None
@@ -139,7 +140,7 @@ class _Group:
 
 
 class Sampler:
-    """Chooses the next token of rows that come and go; rows are numbered as those of `slots.Slots`."""
+    """Chooses the next token of rows that join and leave; rows are numbered as in `slots.Slots`."""
 
     def __init__(self, rows: Iterable[SampledRow] = ()) -> None:
         self.rows = list(rows)
@@ -147,28 +148,28 @@ class Sampler:
 
     @classmethod
     def alike(cls, sampling: Sampling, histories: Sequence[Sequence[int]], banned_V: Tensor) -> Sampler:
-        """A sampler of rows with the same settings, which are the first samples of the seed."""
+        """Make a sampler of rows with the same settings, as the first samples of the seed."""
         return cls(SampledRow(sampling, history, banned_V, row) for row, history in enumerate(histories))
 
     @property
     def histories(self) -> list[list[int]]:
-        """The ids of each row's prompt and of what it has written."""
+        """The ids of each row's prompt and of its generated tokens."""
         return [row.history for row in self.rows]
 
     def join(self, row: SampledRow) -> None:
-        """Add a row behind the others."""
+        """Add a row after the others."""
         self.rows.append(row)
         self._groups = []
 
     def leave(self, row: int) -> None:
-        """Take a row out; the last row takes its number."""
+        """Remove a row; the last row takes its number."""
         self.rows[row] = self.rows[-1]
         del self.rows[-1]
         self._groups = []
 
     @torch.inference_mode()
     def __call__(self, scores_BV: Tensor) -> list[int]:
-        """The next token of each row, from the model's scores [B, V]."""
+        """Return the next token of each row, from the model's scores [B, V]."""
         if not self._groups:
             self._groups = list(_grouped(self.rows))
         if len(self._groups) == 1:
@@ -183,7 +184,7 @@ class Sampler:
 
 
 def _grouped(rows: Sequence[SampledRow]) -> Iterator[_Group]:
-    """The rows by their filters."""
+    """Group the rows by their filters."""
     places: dict[tuple[Any, ...], list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(row.filters, []).append(place)
@@ -206,7 +207,7 @@ def _seen(row: SampledRow) -> Tensor:
 
 
 def _next_tokens(scores_GV: Tensor, group: _Group) -> list[int]:
-    """The next tokens of rows with the same filters, which are added to their histories."""
+    """Choose the next tokens of rows with the same filters, and add them to the histories."""
     rows = group.rows
     options = rows[0].sampling
     scores_GV = scores_GV.float()

@@ -1,15 +1,15 @@
-"""Rows that write, driven from a loop: they join, get a token at each step, and leave when they have ended.
+"""Rows that generate in a loop: they join, get a token in each step, and leave when they are finished.
 
     scheduler = Scheduler(model, slots=8)
     handle = scheduler.join(decoder_input, Sampling(seed=1), max_tokens=100, ends=[vocabulary["eos"]])
     while scheduler.busy:
         for handle, update in scheduler.step().items():
-            ...  # update.token is new, or update.finish says why the row is over
+            ...  # update.token is new, or update.finish is why the row ended
 
-More rows may join than there are slots; they wait, and are read when others leave, those of like length together. What
-a row writes depends on its own decoder input, settings and number alone.
+More rows may join than there are slots; they wait, and are read when others leave, rows of similar length together. The
+tokens of a row depend only on its own decoder input, settings and number.
 
-`step` is for one thread at a time; `join` and `cancel` may be called from any thread meanwhile.
+One thread at a time may call `step`; any thread may call `join` and `cancel` meanwhile.
 
 Not here: text (`write`), the cache (`slots`).
 """
@@ -32,16 +32,16 @@ from blankfill.model.transformer import Transformer
 from blankfill.types import DecoderInput
 
 SLOTS = 32
-"""Default number of rows that write at a time."""
+"""Default number of rows that generate at a time."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a step brought to one row.
+    """The result of a step for one row.
 
-    token: its new token; None when the row ended without one. finish: None while the row writes; "end" (it wrote one of
-    its ends, which is not given as a token), "length" (max_tokens are written), "positions" (the model has no more) or
-    "cancelled".
+    token: the new token; None when the row ended without one. finish: None while the row continues; "end" (it generated
+    one of its ends, which is not returned as a token), "length" (it has max_tokens), "positions" (the model has no more
+    positions) or "cancelled".
     """
 
     token: int | None
@@ -50,7 +50,7 @@ class Update:
 
 @dataclass(eq=False)
 class _Row:
-    """A row that waits or writes. left: how many tokens it may still write; limit: why there will be no more."""
+    """A row that waits or generates. left: number of tokens that it may still generate; limit: why it will end then."""
 
     handle: int
     context: DecoderInput
@@ -61,10 +61,10 @@ class _Row:
 
 
 class Scheduler:
-    """The rows of one model. A handle names a row from `join` until its last update."""
+    """The rows of one model. A handle identifies a row from `join` until its last update."""
 
     def __init__(self, model: Transformer, slots: int = SLOTS, pad: int = 0, columns: int = 0) -> None:
-        """slots: the most rows that write at a time. pad: the id of padding. columns: see `Slots`."""
+        """slots: largest number of rows at a time. pad: id of padding. columns: see `Slots`."""
         self._slots = Slots(model, slots, pad, columns)
         self._sampler = Sampler()
         self._running: list[_Row] = []
@@ -77,18 +77,18 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether any row writes or waits."""
+        """Whether any row generates or waits."""
         return bool(self._running or self._waiting)
 
     @property
     def free(self) -> int:
-        """How many rows could join now without waiting."""
+        """Number of rows that can join without waiting."""
         return max(0, self._slots.free - len(self._waiting))
 
     def sampled(
         self, sampling: Sampling, history: Sequence[int] = (), banned_V: Tensor | None = None, number: int = 0
     ) -> SampledRow:
-        """The settings of a row, for `join`. See `SampledRow`."""
+        """Make the settings of a row, for `join`. See `SampledRow`."""
         return SampledRow(sampling, history, self._nothing_banned if banned_V is None else banned_V, number)
 
     def join(
@@ -98,11 +98,11 @@ class Scheduler:
         max_tokens: int,
         ends: Collection[int] = (),
     ) -> int:
-        """Let a row write; returns its handle.
+        """Add a row; returns its handle.
 
-        sampling: how its tokens are chosen; a `SampledRow` (see `sampled`) also says what it has written before, which
-        tokens it never writes, and which sample of its seed it is. max_tokens: the most tokens that it writes, at
-        least 1. ends: the tokens that end it.
+        sampling: settings for choosing tokens; a `SampledRow` (see `sampled`) also has the tokens so far, the tokens
+        that are never generated, and the number of the sample. max_tokens: largest number of tokens, at least 1. ends:
+        tokens that end the row.
         """
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
@@ -114,11 +114,12 @@ class Scheduler:
         return row.handle
 
     def cancel(self, handle: int) -> None:
-        """Stop a row: the next step gives its last update. A row that is over is left alone."""
+        """Stop a row: the next step returns its last update. No effect on a finished row."""
         self._cancelled.append(handle)
 
     def step(self) -> dict[int, Update]:
-        """Write a token in each running row, after cancelled rows left and waiting ones joined; what it brought."""
+        """Generate a token in each running row, after cancelled rows left and waiting rows joined; returns the
+        updates."""
         updates = self._drop_cancelled() if self._cancelled else {}
         scores = [self._slots.step(torch.tensor(self._ids, device=self._slots.device))] if self._running else []
         if self._waiting and self._slots.free:
@@ -142,11 +143,11 @@ class Scheduler:
         return updates
 
     def _admit(self) -> list[Tensor]:
-        """Read the rows that wait, as many as have room; the scores of their first tokens."""
+        """Read as many waiting rows as have room; returns the scores of their first tokens."""
         count = min(self._slots.free, len(self._waiting))
         rows = [self._waiting.popleft() for _ in range(count)]
         scores = []
-        # longest first, so that the others find their columns
+        # longest first, so that shorter rows find room in their columns
         for places in reversed([*padded_batches(np.array([len(row.context) for row in rows]))]):
             alike = [rows[place] for place in sorted(places.tolist())]
             scores.append(self._slots.join([row.context for row in alike]))
@@ -156,7 +157,7 @@ class Scheduler:
         return scores
 
     def _leave(self, k: int) -> None:
-        """Take a running row out; the last one takes its number."""
+        """Remove a running row; the last one takes its number."""
         self._slots.leave(k)
         self._sampler.leave(k)
         self._running[k], self._ids[k] = self._running[-1], self._ids[-1]

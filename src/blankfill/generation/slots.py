@@ -1,27 +1,27 @@
-"""Decoding slots: rows of a model that write together, which a row may join and leave while the others write.
+"""Decoding slots: rows of a model that generate together, and that join and leave while others generate.
 
-`Decoder` (engine) reads all its rows at once; here a row comes with `join`, which reads what it begins from (prefill),
-takes a token of its own at each `step`, and goes with `leave`. Every row has its own length, positions and source, and
-its scores depend on no other row, but for the last bits of a matrix product of another size.
+`Decoder` (engine) reads all its rows at once; here `join` reads the input of a row (prefill), `step` adds one token to
+every row, and `leave` removes a row. Every row has its own length, positions and source, and its scores do not depend
+on other rows, except for the last bits of matrix products of another size.
 
-All rows share columns and stand *flush right*: the newest token of every row is in the same column, and a row that
-joins is put into the columns just before it. That is sound because order lies in positions and ranks, never in columns.
-So a step is as cheap as a step of rows of one length: keys and values of the new column are one copy for each layer,
-and only the columns of the longest row are read. Rows that are shorter than the longest are masked on the left.
+All rows share columns and are aligned on the *right*: the newest token of every row is in the same column, and a row
+that joins is placed in the columns just before it. This is correct because order is given by positions and ranks, never
+by columns. So a step costs as much as with rows of one length: keys and values of the new column are one copy for each
+layer, and only the columns of the longest row are read. Rows shorter than the longest one are masked on the left.
 
       columns →   first          end
-      row 0    ···[a a a a a a a]···      rows 0 to 2 write; all read the columns from `first` to `end`
+      row 0    ···[a a a a a a a]···      rows 0 to 2 generate; all read the columns from `first` to `end`
       row 1    ···[· · · b b b b]···      (· is masked)
       row 2    ···[· c c c c c c]···
       slot 3        (free)
 
-The rows that write are the first ones of the buffers, without gaps: when one leaves, the last row moves to its place.
-When the columns reach the end of the buffers, the window moves back to their beginning, or the buffers grow.
+The rows that generate are the first ones of the buffers, without gaps: when one leaves, the last row moves to its
+place. When the columns reach the end of the buffers, the window moves back to the beginning, or the buffers grow.
 
-Not here: choosing tokens (`sampling`), deciding who joins when (`scheduler`).
+Not here: choosing tokens (`sampling`), the order in which rows join (`scheduler`).
 
-Shapes: A rows that write, J rows that join, N slots, Q new columns, S columns, P position channels, H heads, E width of
-a head, V vocabulary.
+Shapes: A rows that generate, J rows that join, N slots, Q new columns, S columns, P position channels, H heads, E width
+of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from blankfill.model.view import evaluation_view
 from blankfill.types import PADDING, AttentionRule, Batch, DecoderInput
 
 MARGIN = 64
-"""Columns that a buffer has beyond what its first rows need, where nobody said how many it will hold."""
+"""Free columns of a buffer beyond those of its first rows, when its final size is unknown."""
 
 
 @dataclass
 class Window:
-    """The columns in use, `first` to `end`, and how many rows are."""
+    """The columns in use, `first` to `end`, and the number of rows in use."""
 
     first: int = 0
     end: int = 0
@@ -67,7 +67,7 @@ class SlotCache(LayerCache):
         self.narrow()
 
     def narrow(self) -> None:
-        """Take note of another number of rows, or of other buffers."""
+        """Adapt to another number of rows, or to other buffers."""
         self.active = self.kept.narrow(1, 0, self.window.rows)
         self.active_positions = None if self.positions is None else self.positions.narrow(0, 0, self.window.rows)
 
@@ -78,7 +78,7 @@ class SlotCache(LayerCache):
         return self.active.narrow(3, first, end + columns - first).unbind(0)
 
     def append_positions(self, position_BQ: Tensor) -> Tensor:
-        """Note the positions of the columns that are added next; returns the positions of all columns in use."""
+        """Store the positions of the columns that are added next; returns the positions of all columns in use."""
         assert self.active_positions is not None
         first, end, columns = self.window.first, self.window.end, position_BQ.shape[1]
         self.active_positions[:, end : end + columns] = position_BQ
@@ -89,7 +89,7 @@ class SlotCache(LayerCache):
         self.kept[:, row, :, first:end] = 0.0
 
     def move(self, source: int, target: int) -> None:
-        """Copy one row's columns in use over another's."""
+        """Copy the columns in use of one row to another row."""
         at = slice(self.window.first, self.window.end)
         self.kept[:, target, :, at] = self.kept[:, source, :, at]
         if self.positions is not None:
@@ -113,15 +113,15 @@ class SlotCache(LayerCache):
 
 
 class _Landing(PositionedKeyValues):
-    """What a layer gets as its cache while rows that join are read: it passes keys and values on to their columns."""
+    """The cache of a layer while rows that join are read: it passes keys and values on to their columns."""
 
     def __init__(self, target: SlotCache, lengths: Sequence[int]) -> None:
-        """lengths: how many columns of each row are kept, from its first on."""
+        """lengths: number of columns of each row to store, from its first column."""
         self.target, self.lengths, self.bias_table = target, lengths, target.bias_table
         self.row, self.end = target.window.rows, target.window.end
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
-        """Pass on; returns what it was given."""
+        """Pass the new keys and values on; returns them."""
         lengths, row, end = self.lengths, self.row, self.end
         if min(lengths) == max(lengths):
             rows, at = slice(row, row + len(lengths)), slice(end - lengths[0], end)
@@ -132,7 +132,7 @@ class _Landing(PositionedKeyValues):
         return both_2BHQE.unbind(0)
 
     def append_positions(self, position_BQ: Tensor) -> Tensor:
-        """Pass on; returns what it was given."""
+        """Pass the new positions on; returns them."""
         assert self.target.positions is not None
         for j, length in enumerate(self.lengths):
             self.target.positions[self.row + j, self.end - length : self.end] = position_BQ[j, :length]
@@ -140,7 +140,7 @@ class _Landing(PositionedKeyValues):
 
 
 class _Sources:
-    """Every layer's keys and values of the sources that rows answer to, flush left."""
+    """The keys and values of the sources of rows in every layer, aligned on the left."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -169,7 +169,7 @@ class _Sources:
         return like.new_zeros(self.slots, like.shape[1], width, like.shape[3])
 
     def leave(self, row: int) -> None:
-        """Drop a row's source; the last row's takes its place."""
+        """Remove the source of a row; the source of the last row takes its place."""
         last = len(self.lengths) - 1
         if row != last:
             for layer in self.kept:
@@ -179,7 +179,7 @@ class _Sources:
         del self.lengths[last]
 
     def reading(self) -> EncoderOutput:
-        """What the rows answer to."""
+        """The encoder's output for the rows in use."""
         rows, width = len(self.lengths), max(self.lengths)
         keys_values = [(key[:rows, :, :width], value[:rows, :, :width]) for key, value in self.kept]
         key = keys_values[0][0]
@@ -199,8 +199,8 @@ class Slots:
     """
 
     def __init__(self, model: Transformer, slots: int, pad: int = 0, columns: int = 0) -> None:
-        """slots: the most rows at a time. pad: the id of padding. columns: the most columns of a row, tokens to be
-        written included, if known: the buffers then need not grow."""
+        """slots: largest number of rows at a time. pad: id of padding. columns: largest number of columns of a row,
+        with the tokens to be generated, if known: the buffers then need not grow."""
         if slots < 1:
             raise ValueError(f"a decoder of {slots} slots; it must have at least 1")
         self.model, self.slots, self.pad = evaluation_view(model), slots, pad
@@ -213,7 +213,7 @@ class Slots:
         self._starts: list[int] = []
         """The first column of each row."""
         self._padded = False
-        """Whether some row begins later than the window."""
+        """Whether any row begins later than the window."""
         self._sources = _Sources(slots)
         self._reading: EncoderOutput | None = None
         self._query_token: int | None = None
@@ -222,7 +222,7 @@ class Slots:
 
     @property
     def rows(self) -> int:
-        """The number of rows that write."""
+        """The number of rows that generate."""
         return self._window.rows
 
     @property
@@ -232,9 +232,9 @@ class Slots:
 
     @torch.inference_mode()
     def join(self, contexts: Sequence[DecoderInput]) -> Tensor:
-        """Read what rows begin from; the scores of each one's first token, [J, V].
+        """Read the inputs of rows that join; returns the scores of the first token of each, [J, V].
 
-        The rows get the next numbers, in the order of the contexts. Raises ValueError when there are not enough free
+        The rows get the next numbers, in the order of the inputs. Raises ValueError when there are not enough free
         slots.
         """
         if len(contexts) > self.free:
@@ -261,7 +261,7 @@ class Slots:
         reading: EncoderOutput | None,
         caches: Sequence[_Landing],
     ) -> None:
-        """Count rows that have been read among those that write."""
+        """Add rows that have been read to those that generate."""
         window, rows, first = self._window, self._window.rows, self._window.first
         next_PJ1, step_PJ1 = (
             torch.from_numpy(np.stack(vectors, 1)[:, :, None].astype(np.int64)).to(self.device)
@@ -292,7 +292,7 @@ class Slots:
 
     @torch.inference_mode()
     def step(self, ids_A: Tensor) -> Tensor:
-        """Add one token to every row, int64[A]; the scores of the next one, [A, V]."""
+        """Add one token to every row, int64[A]; returns the scores of the next one, [A, V]."""
         window, asks = self._window, self._query_token
         here, self._next = self._next, self._next + self._step
         ids, positions = ids_A[:, None], here
@@ -310,7 +310,7 @@ class Slots:
 
     @torch.inference_mode()
     def leave(self, row: int) -> None:
-        """Take a row out; the last row takes its number."""
+        """Remove a row; the last row takes its number."""
         window, last = self._window, self._window.rows - 1
         if not 0 <= row <= last:
             raise ValueError(f"there is no row {row} among {last + 1}")
@@ -333,14 +333,14 @@ class Slots:
         self._set_first()
 
     def _set_first(self) -> None:
-        """Let the window begin where the longest row does."""
+        """Set the beginning of the window to that of the longest row."""
         window, starts = self._window, self._starts
         window.first = min(starts, default=0)
         window.end = window.end if starts else 0
         self._padded = bool(starts) and max(starts) > window.first
 
     def _laid_out(self, contexts: Sequence[DecoderInput]) -> Batch:
-        """Rows padded at the right, the queries for their first tokens included."""
+        """Pad rows on the right, with the query columns for their first tokens."""
         asks = [] if self._query_token is None else [self._query_token]
         rules = [_with_query(context.rule) if asks else context.rule for context in contexts]
         width = max(map(len, rules))
@@ -361,7 +361,7 @@ class Slots:
         return Batch.of_rows(ids_JT, positions_PJT, vectors[0], vectors[1], vectors[2], mask=kind)
 
     def _make_room(self, widest: int) -> None:
-        """Move or grow the window where rows of `widest` columns do not fit before its end."""
+        """Move or grow the window when rows of `widest` columns do not fit before its end."""
         window = self._window
         asking = self._query_token is not None
         if not self._cache:
@@ -379,7 +379,7 @@ class Slots:
                 self._shift(widest, self._columns)
 
     def _move_back(self, more: int) -> None:
-        """Make room for more columns at the end: move the window to the beginning, or if it is there, grow."""
+        """Make room for more columns at the end: move the window to the beginning, or grow when it is there already."""
         size = self._window.end - self._window.first
         enough = size + more <= self._columns and 4 * size <= 3 * self._columns
         self._shift(size, self._columns if enough else 2 * self._columns + more)
@@ -401,13 +401,13 @@ class Slots:
             self._hide(row)
 
     def _hide(self, row: int) -> None:
-        """Mask the columns before a row's first."""
+        """Mask the columns before the first column of a row."""
         self._bias[row, ..., : self._starts[row]] = float("-inf")
         self._bias[row, ..., self._starts[row] :] = 0.0
 
 
 def _with_query(rule: AttentionRule) -> AttentionRule:
-    """A rule with a column more, which sees all others, and which no other sees."""
+    """Return a rule with one more column, which sees all columns and which no other column sees."""
     behind = np.array([max(int(rule.rank.max()), int(rule.horizon.max())) + 1], np.int32)
     rank, horizon = np.concatenate([rule.rank, behind]), np.concatenate([rule.horizon, behind])
     return AttentionRule(np.zeros(len(rank), np.int32), rank, horizon)

@@ -1,16 +1,17 @@
-"""Writing text: continue a prompt, or write a blank at length, in pieces as they come.
+"""Generating text: continue a prompt, or fill its blank with a long text, in pieces as they are finished.
 
-GPT, UniLM and BART continue the prompt; BART reads it with a mask behind it, and writes it again before it goes on. GLM
-and T5 write the prompt's one blank; where the prompt has none, one is put at its end, for GLM a document blank.
+GPT, UniLM and BART continue the prompt; BART reads it with a mask at its end, and generates it again before the
+continuation. GLM and T5 fill the one blank of the prompt; a prompt without a blank gets one at its end, for GLM a
+document blank.
 
-Text comes out in whole words and whole characters: a piece is held back until what follows can no longer change it.
-Several rows are decoded together, a fixed number at a time; when one ends, the next prompt takes its place. Each row
-has its own random numbers, so that sample 3 of 8 is sample 3 of 4.
+Text is returned in whole words and whole characters: a piece is held back until later tokens can no longer change it.
+A fixed number of rows is decoded at a time; when one ends, the next prompt takes its slot. Each row has its own random
+numbers, so that sample 3 of 8 equals sample 3 of 4.
 
-A model has a position table and cannot write past it. Generation ends there with the reason "positions", or, for GPT on
-request, slides: the older half of the window is forgotten and the rest read again.
+Generation ends at the last row of a model's position table with the reason "positions", or, for GPT with `slide`,
+continues: the older half of the window is dropped, and the rest is read again.
 
-Not here: best fills with probabilities (`fill`).
+Not here: the best fills with probabilities (`fill`).
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ _UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
 _LONGEST_HELD = 80
 _WINDOW = 256
 MOST_COLUMNS = 1024
-"""Columns that are set aside for the tokens of a row at once; the buffers grow when more are written."""
+"""Columns allocated in advance for the tokens of a row; the buffers grow for longer texts."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What one row wrote.
+    """The generated text of one row.
 
-    text: the new text alone; whole: the prompt with it in its place. finish: "end" (the model ended it), "length"
-    (max_tokens were written), "positions" (the model has no more), or "cancelled".
+    text: only the new text; whole: the prompt with the new text in its place. finish: "end" (the model ended the text),
+    "length" (it has max_tokens), "positions" (the model has no more positions), or "cancelled".
     """
 
     prompt: str
@@ -57,7 +58,7 @@ class Generation:
     finish: str
 
     def to_json(self) -> dict[str, Any]:
-        """The generation as plain values for `json.dumps`."""
+        """Return the generation as plain values for `json.dumps`."""
         return {
             "prompt": self.prompt,
             "text": self.text,
@@ -75,12 +76,12 @@ def generate(
     slide: bool = False,
     cancel: CancelFlag | None = None,
 ) -> Iterator[str]:
-    """Write after a prompt (or in its blank), yielding pieces of text as they come.
+    """Generate text after a prompt (or in its blank), and yield pieces of it as they are finished.
 
-    Joined, the pieces are the text written, without the prompt. max_tokens: the most tokens written. slide: GPT goes on
-    past its position table, forgetting what is oldest. cancel: a flag that is asked before each token; once it is set,
-    the text ends. Raises UserError, at the call, for a model that cannot write
-    (bert, mlm), a prompt too long for it, more than one blank, or sampling values out of range.
+    The joined pieces are the new text, without the prompt. max_tokens: largest number of tokens. slide: whether GPT
+    continues past its position table, dropping the oldest tokens. cancel: a flag that is checked before each token;
+    once it is set, the text ends. Raises UserError, at the call, for a model that cannot generate (bert, mlm), a prompt
+    that is too long for it, more than one blank, or sampling values out of range.
     """
     writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel)
     return (piece for pieces in writer.run() for piece in pieces if piece)
@@ -94,7 +95,7 @@ def generate_many(
     slide: bool = False,
     cancel: CancelFlag | None = None,
 ) -> list[Generation]:
-    """Write after several prompts at once (one several times for several samples); as `generate`, for each."""
+    """Generate text after several prompts at once (repeat a prompt for several samples); see `generate`."""
     if not prompts:
         return []
     writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel)
@@ -102,7 +103,7 @@ def generate_many(
 
 
 class Writer:
-    """One generation: prompts → contexts, tokens → pieces of text. `run` it once; then `written` and `finish` tell."""
+    """One generation, from prompts to pieces of text. Call `run` once; `written` and `finish` then hold the results."""
 
     def __init__(
         self,
@@ -162,8 +163,8 @@ class Writer:
         self.trimmed.append(source.endswith(" ") or (source[-1:].isspace() and not self.words.spaced))
 
     def _place(self, prompt: str) -> tuple[int, int, str]:
-        """Where the text is to stand: the characters of the prompt's blank and its role; the prompt's end and "" where
-        the model continues prompts, or there is no blank."""
+        """Return the characters of the prompt's blank and its role; the end of the prompt and "" where the model
+        continues prompts, or there is no blank."""
         objective, mask = self.loaded.objective, own_mask(self.loaded.tokenizer, self.loaded.vocabulary)
         if objective.refuses_prompt_blanks and find_blanks(prompt, mask):
             raise UserError(
@@ -184,7 +185,7 @@ class Writer:
         return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")
 
     def run(self) -> Iterator[list[str]]:
-        """Pieces of text of all rows, a list for each step."""
+        """Yield pieces of text of all rows, a list for each step."""
         texts = [Detokenizer(self.loaded.tokenizer, before) for before in self.before]
         started = [not trimmed for trimmed in self.trimmed]
         scheduler = Scheduler(self.loaded.model, min(len(texts), SLOTS), self._pad, self._columns)
@@ -217,11 +218,11 @@ class Writer:
 
     @property
     def _columns(self) -> int:
-        """Columns of a row, as far as they can be known."""
+        """Return the number of columns of a row, as far as it is known."""
         return max(len(context) + min(self.max_tokens, context.room + 1, MOST_COLUMNS) for context in self.contexts)
 
     def finish_all(self) -> list[Generation]:
-        """Run to the end; what each row wrote."""
+        """Run to the end; returns the text of each row."""
         texts = [""] * len(self.prompts)
         for pieces in self.run():
             for row, piece in enumerate(pieces):
@@ -244,22 +245,22 @@ class Writer:
 
 
 class Detokenizer:
-    """Ids one at a time → text in pieces of whole words and characters.
+    """Turns ids, one at a time, into text in pieces of whole words and characters.
 
-    A tokenizer's decoding looks back and ahead (spaces, apostrophes, bytes of one character), so ids are decoded
-    together with some before them, and the last, unfinished word is held back. Should a later id change the spaces of
-    text that has come out (a closing quotation mark can), the rest is found by counting the other characters, so that
-    nothing is repeated or lost.
+    The text of a token depends on its neighbours (spaces, apostrophes, bytes of one character), so ids are decoded
+    together with some ids before them, and the last, unfinished word is held back. When a later id changes the spaces
+    of text that was returned already (a closing quotation mark can), the rest is located by counting the other
+    characters, so that nothing is repeated or lost.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        """before: the ids that stand before the text, for the space between."""
+        """before: ids before the text, which decide about the space between."""
         self.tokenizer = tokenizer
         self._ids = list(before[-32:])
         self._out = tokenizer.decode(self._ids) if self._ids else ""
 
     def push(self, token: int) -> str:
-        """Add an id; the text that is now certain, often empty."""
+        """Add an id; returns the text that is now certain, often empty."""
         self._ids.append(token)
         text = self.tokenizer.decode(self._ids)
         held = _UNFINISHED.search(text)
@@ -275,7 +276,7 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """The rest of the text."""
+        """Return the rest of the text."""
         return self._take(self.tokenizer.decode(self._ids))
 
     def _take(self, text: str) -> str:
@@ -287,12 +288,12 @@ class Detokenizer:
 
 
 def _inked(text: str) -> int:
-    """How many characters are not white space."""
+    """Return the number of characters that are not white space."""
     return sum(not character.isspace() for character in text)
 
 
 def _after(text: str, count: int) -> int:
-    """The index just after so many characters that are not white space."""
+    """Return the index just after `count` characters that are not white space."""
     for index, character in enumerate(text):
         if count == 0:
             return index

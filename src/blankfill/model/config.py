@@ -33,7 +33,7 @@ class TransformerConfig:
     """Sizes and choices of a Transformer. Immutable; build the model with `model.transformer.build`."""
 
     vocab_size: int
-    """Rows of the word table."""
+    """Rows of the token embeddings."""
     hidden_size: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -50,36 +50,37 @@ class TransformerConfig:
     """Width of the embeddings, before a dense layer that makes hidden_size of it (ALBERT §3.1); 0 means hidden_size,
     without that layer."""
     shared: Shared = "none"
-    """Which weights all layers have in common with the first (ALBERT §3.1): norms go with what they follow."""
+    """The weights that all layers share with the first (ALBERT §3.1); a norm belongs to the sublayer before it."""
     position_sizes: tuple[int, ...] = (512,)
     """Rows of each learned position table, summed with the words: BERT position + token type, GLM's two, GPT's one."""
     position_scheme: PositionSchemeName = "learned"
-    """learned: tables of positions. relative: Transformer-XL's distances between columns, and whether two are of one
-    segment (`model.relative`); then the channels are place, segment and stream. rotary: queries and keys rotated by the
-    first channel (Su et al. 2021). rotary_2d: one half of each head rotated by the first channel, the other half by the
-    second one (ChatGLM). none: none of these. Without tables the sizes say what the channels may hold."""
+    """learned: tables of positions. relative: Transformer-XL's distances between columns, and whether two columns are
+    of one segment (`model.relative`); the channels are then position, segment and stream. rotary: queries and keys
+    rotated by the first channel (Su et al. 2021). rotary_2d: one half of each head rotated by the first channel, the
+    other half by the second one (ChatGLM). none: none of these. Without tables, `position_sizes` are the limits of the
+    channels."""
     rotary_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     local_rotary_theta: float = 0.0
-    """The same in layers that attend locally (ModernBERT); 0 means rotary_theta."""
+    """Base of the rotary frequencies in layers with local attention (ModernBERT); 0 means rotary_theta."""
     window: int = 0
-    """Positions on either side that a query sees in layers that attend locally (ModernBERT: 64, half of its
+    """Positions on either side that a query sees in layers with local attention (ModernBERT: 64, half of its
     `local_attention`); 0 means that all layers see the whole row."""
     global_every: int = 1
     """With a window, the distance between layers that see the whole row, the first layer among them; the others see
     their window (ModernBERT: 3)."""
     relative_buckets: int = 0
-    """Rows of a table of numbers for each head, one a stack, that distances of places (channel 0) choose from and
-    attention adds to its scores (T5, Raffel et al. 2020, §2.1; beside learned positions: UniLM v2, Bao et al. 2020);
-    half of them for keys further on, except in a stack that writes what another read. 0: no such table."""
+    """Rows of a table of biases for each head, one table for each stack; the bucket of a distance (channel 0) chooses
+    the bias that attention adds to its scores (T5, Raffel et al. 2020, §2.1; beside learned positions: UniLM v2, Bao et
+    al. 2020). Half of the buckets are for later keys, except in a decoder. 0: no such table."""
     relative_distance: int = 128
     """Distances from here on share a bucket."""
     clamp: int = 0
-    """Relative: places farther apart than this count as so far (Transformer-XL); 0: all distances are told apart."""
+    """Relative: the largest distance; larger ones count as this one (Transformer-XL); 0: no limit."""
     norm: Literal["pre", "post"] = "pre"
     """LayerNorm before each sublayer (GPT-2, GLM) or after each residual sum (BERT)."""
     norm_kind: Literal["layer", "rms"] = "layer"
-    """LayerNorm, or its scale alone: no mean is taken off, no bias added (Zhang & Sennrich 2019; T5)."""
+    """LayerNorm, or RMSNorm: no mean is subtracted and no bias added (Zhang & Sennrich 2019; T5)."""
     norm_eps: float = 1e-5
     norm_bias: bool = True
     """Biases of LayerNorms (ModernBERT has none)."""
@@ -87,8 +88,7 @@ class TransformerConfig:
     """Whether a pre-norm model's first layer has a norm before attention (ModernBERT has none there, where the
     embeddings are normalised already)."""
     residual_scale: float = 1.0
-    """What the residual stream is multiplied with before each sublayer's output is added (DeepNorm's α, Wang et al.
-    2022)."""
+    """Factor of the residual stream in the sum with each sublayer's output (DeepNorm's α, Wang et al. 2022)."""
     embedding_norm: bool = False
     """LayerNorm on the summed embeddings (BERT)."""
     activation: Activation = "gelu_tanh"
@@ -102,33 +102,34 @@ class TransformerConfig:
     scale_scores: bool = True
     """Whether attention divides its scores by √head size; T5 begins with smaller queries instead."""
     dropout: float = 0.1
-    """On embeddings and on each sublayer's output."""
+    """Probability of dropout on embeddings and on each sublayer's output; usually 0.1."""
     more_dropout: bool = False
-    """The same dropout inside the feed-forward part and behind the final norm too (T5)."""
+    """Whether dropout also applies inside the feed-forward part and after the final norm (T5)."""
     attention_dropout: float = 0.1
     lm_head: bool = True
-    """Whether it was made to answer with words; False for an encoder alone, such as transformers' BertModel."""
+    """Whether the model has a language-model head; False for a bare encoder, such as transformers' BertModel."""
     tied: bool = True
-    """Words are scored with the word table itself; False: with a table of their own."""
+    """Whether the output embeddings are the token embeddings; False: a table of their own."""
     scale_logits: bool = False
-    """What is multiplied with the word table is first divided by √hidden_size (T5, whose words begin as large as 1)."""
+    """Whether the input of the output embeddings is divided by √hidden_size (T5, whose token embeddings start with
+    deviation 1)."""
     head_transform: bool = False
-    """Dense, activation, LayerNorm before the word table (BERT's masked-LM head)."""
+    """Whether the head has a dense layer, activation and LayerNorm before the output embeddings (BERT)."""
     head_transform_bias: bool = True
     """Bias of that dense layer (ModernBERT has none)."""
     head_activation: Literal["same", "gelu", "gelu_tanh", "relu", "silu"] = "same"
-    """Of that transform: the layers' own, or another one (RoBERTa's is always the erf GELU)."""
+    """Activation of that transform: that of the layers, or another one (RoBERTa's is always the erf GELU)."""
     head_bias: bool = False
-    """A bias for each word of the output."""
+    """Whether the head has a bias for each token of the vocabulary."""
     pooler: bool = False
-    """Tanh dense on the first column (BERT)."""
+    """Whether the model has a pooler: a dense layer with tanh on the first column (BERT)."""
     pair_classifier: bool = True
-    """The two-way classifier of a pair (next sentence, sentence order) on the pooler, where there is a pooler."""
+    """Whether a model with a pooler has the two-way classifier of pairs (next sentence, sentence order)."""
     max_span_positions: int = 0
-    """Rows of the table of places in a span, in the head that answers from a span's borders (SpanBERT, section 3.2); 0
-    means that there is no such head."""
+    """Rows of the position table in the span-boundary head (SpanBERT, section 3.2); 0 means that there is no such
+    head."""
     heads: tuple[str, ...] = ()
-    """Names of further heads that the model has, of those registered with `model.heads.register_head`."""
+    """Names of further heads of the model, registered with `model.heads.register_head`."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
     """t5: each matrix by the width of what it reads (`model.initial`)."""
     init_std: float = 0.02
@@ -159,12 +160,12 @@ class TransformerConfig:
         return self.kv_heads * self.head_width
 
     def layer_kind(self, index: int) -> LayerKind:
-        """What a layer sees of a row; index: of the layer, from 0."""
+        """Return the kind of a layer, from what it sees of a row; index: number of the layer, from 0."""
         return "local" if self.window and index % self.global_every else "global"
 
     @property
     def word_size(self) -> int:
-        """Columns of the word table."""
+        """Columns of the token embeddings."""
         return self.embedding_size or self.hidden_size
 
     def with_layers(self, count: int) -> TransformerConfig:
@@ -173,7 +174,7 @@ class TransformerConfig:
         return replace(self, num_layers=count, encoder_layers=encoder)
 
     def problems(self) -> list[str]:
-        """What is wrong with these sizes, a sentence each."""
+        """Return a sentence for each impossible value."""
         problems = []
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size"):
             if getattr(self, name) < 1:
@@ -287,7 +288,7 @@ LARGEST = {
 
 
 def config_from_values(values: object, where: object = "the model's sizes") -> TransformerConfig:
-    """The configuration saved as JSON values, such as in a checkpoint's state.
+    """Return the configuration saved as JSON values, such as in a checkpoint's state.
 
     where: the file, for messages. Raises UserError or ConfigError for values that no model can have.
     """
@@ -298,5 +299,5 @@ def config_from_values(values: object, where: object = "the model's sizes") -> T
 
 
 def config_values(config: TransformerConfig) -> dict[str, Any]:
-    """A configuration as JSON values."""
+    """Return a configuration as JSON values."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
