@@ -218,7 +218,9 @@ def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> No
     )  # fmt: skip
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(saved / name, bare / name)
-    with pytest.raises(UserError, match=r"a bare encoder without a language-model head, so it cannot fill blanks; give a model"):
+    with pytest.raises(
+        UserError, match=r"a bare encoder without a language-model head, so it cannot fill blanks; give a model"
+    ):
         finetune(dataclasses.replace(config_for(), model=bare), tmp_path / "b")
     with pytest.raises(UserError, match=r"--pattern 7: .*own.yaml are numbered 0 to 1"):
         finetune(config_for(pattern="7"), tmp_path / "c")

@@ -140,7 +140,7 @@ def test_a_run_of_an_earlier_version_is_resumed(corpus: Path, tmp_path: Path) ->
         progress = json.loads(path.read_text(encoding="utf-8"))["progress"]
         edit_state(path, "machine", progress={name: progress[name] for name in progress if name != "parts"})
     assert blankfill.resume(run).steps == 12
-    assert "does not say how it was computed" in remarks(run)[0]
+    assert "does not contain the conditions of its computation" in remarks(run)[0]
 
 
 def test_steps_that_become_slow_lower_the_threads(

@@ -250,7 +250,7 @@ def test_out_of_memory_halves_the_rows_once(corpus: IndexedCorpus, vocabulary: V
     short_of_memory(halved, 2)
     halved.train(load(steps_of(rows), 0, 4), Progress())
     assert [kind for _, kind, _ in told.events] == ["out of memory"]
-    assert "with 4 rows at a time; going on with 2, the same but for dropout" in told.events[0][2]
+    assert "with 4 rows at a time; continuing with 2, the same but for dropout" in told.events[0][2]
     for split in ("train", "valid"):
         assert told.losses(split) == pytest.approx(memory.losses(split), abs=1e-4)
 

@@ -174,7 +174,10 @@ def test_the_environment_is_said_where_it_changes_the_threads(here: pytest.Monke
 def test_a_checkpoint_that_does_not_say(here: pytest.MonkeyPatch) -> None:
     again = settle_again(TrainOptions(), None, {})
     assert again.machine == NOTED
-    assert "does not say how it was computed" in again.remarks[0] and "cpu float32, 2 threads" in again.remarks[0]
+    assert (
+        "does not contain the conditions of its computation" in again.remarks[0]
+        and "cpu float32, 2 threads" in again.remarks[0]
+    )
 
 
 def test_a_device_that_is_not_there(here: pytest.MonkeyPatch) -> None:
@@ -214,7 +217,7 @@ def test_threads_that_were_asked_for_stay(here: pytest.MonkeyPatch) -> None:
     conditions.begin()
     assert not any(slow(conditions, told))
     assert conditions.machine.threads == torch.get_num_threads() == 2
-    assert "keeps its 2 threads, since they were asked for" in told[0][2] and "--threads 1," in told[0][2]
+    assert "keeps its 2 threads, since they were given as an option" in told[0][2] and "--threads 1," in told[0][2]
 
 
 def test_it_is_a_file_of_its_own() -> None:

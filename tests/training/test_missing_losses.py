@@ -140,7 +140,7 @@ def test_a_validation_that_asks_for_nothing_ends_no_run() -> None:
     memory, _, done = trained([[batch(2)]] * 5, [batch()], patience=1)
     assert done.step == 5 and done.best_step == -1 and math.isnan(done.valid_loss)
     assert all(math.isnan(float(line["loss"])) for line in memory.of("valid"))
-    assert "the validation rows ask for nothing" in memory.events[0]
+    assert "the validation rows have no targets" in memory.events[0]
 
 
 def test_patience_waits_for_nothing_where_nothing_is_validated() -> None:

@@ -1,7 +1,7 @@
-"""What one process of a run works with: its folder, device, compute type, threads, rank, and where its messages go.
+"""The context of one process of a run: folder, device, compute type, threads, rank, and recorder.
 
 It is opened once, when the run's folder is locked and its start is known, and passed down. Pretraining and fine-tuning
-share it. Not here: how a run starts (`runs.start`), and what it trains (`pretraining`, `finetuning`).
+share it. Not here: how a run starts (`runs.start`), and its training (`pretraining`, `finetuning`).
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ T = TypeVar("T")
 
 
 class RunContext:
-    """One process of a run, while the run lasts.
+    """One process of a run.
 
-    folder: the run folder, which this process has locked. conditions: what it computes with. group: the processes that
-    train together. stop_at: the time (`time.monotonic`) at
-    which the run saves and ends.
+    folder: the run folder, locked by this process. conditions: device, types and threads. group: the processes that
+    train together. stop_at: time (`time.monotonic`) at which the run saves and ends.
     """
 
     recorder: RunRecorder
-    """Where numbers and events go, from `record` on."""
+    """The recorder of numbers and events, available after `record`."""
 
     def __init__(
         self, folder: Path, conditions: Conditions, group: Group = ALONE, stop_at: float | None = None
@@ -59,12 +58,12 @@ class RunContext:
 
     @property
     def machine(self) -> Machine:
-        """What moves a bit of the numbers."""
+        """The properties of the machine that change the last bits of numbers."""
         return self.conditions.machine
 
     @property
     def device(self) -> torch.device:
-        """Where the run computes."""
+        """The device of the run."""
         return self.conditions.device
 
     @property
@@ -84,7 +83,7 @@ class RunContext:
 
     @property
     def world_size(self) -> int:
-        """How many processes train together."""
+        """The number of processes that train together."""
         return self.group.world_size
 
     def enter(self, manager: AbstractContextManager[T]) -> T:
@@ -92,12 +91,12 @@ class RunContext:
         return self._stack.enter_context(manager)
 
     def record(self, what: str, steps: int, step: int) -> RunRecorder:
-        """Take signals and record from now on; returns the recorder.
+        """Start to handle signals and to record; returns the recorder.
 
         Args:
-            what: The name of the progress bar, such as "training".
-            steps: The steps of the whole run.
-            step: The steps that are done; later lines of an earlier sitting are dropped.
+            what: Name of the progress bar, such as "training".
+            steps: Number of steps of the whole run.
+            step: Number of steps done; later lines in the files of the run are dropped.
         """
         self._signals = self.enter(stop_signals())
         bar = self.enter(progress_bar(what, steps, "steps", step))
@@ -105,13 +104,13 @@ class RunContext:
         return self.recorder
 
     def note_conditions(self, done: Progress) -> None:
-        """Record what is to be said of the machine, and write `machine.json`."""
+        """Record the remarks on the machine, and write `machine.json`."""
         for remark in self.conditions.remarks:
             self.recorder.event(done.step, "machine", remark)
         note_machine(self.folder, self.machine)
 
     def watch(self) -> Callable[[int, float, int], bool]:
-        """The `pace` of a trainer: halves the threads where steps have become far slower, and records it."""
+        """Return the `pace` of a trainer: it halves the threads when steps have become far slower, and records it."""
 
         def changed(step: int, kind: str, text: str) -> None:
             self.recorder.event(step, kind, text)
@@ -120,11 +119,11 @@ class RunContext:
         return self.conditions.watch(changed)
 
     def should_stop(self) -> bool:
-        """Whether a signal has come, or the time of the run is up."""
+        """Return whether a signal has come, or the time of the run is up."""
         return bool(self._signals) or (self.stop_at is not None and time.monotonic() > self.stop_at)
 
     def stop_reason(self, stopped: bool) -> Stop | None:
-        """What stopped the run: a signal, even one after its last step; else the time, where `stopped` says so."""
+        """Return what stopped the run: a signal, even one after the last step; else the time, if `stopped`."""
         return reason(self._signals) or (Stop.TIME if stopped else None)
 
 
@@ -163,12 +162,13 @@ def open_context(
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, so that a run ends after its step; a second SIGINT interrupts."""
+    """Yield a list to which SIGINT and SIGTERM are appended, so that a run ends after its step; a second SIGINT
+    interrupts."""
     caught: list[int] = []
     own = os.getpid()
 
     def handle(number: int, frame: object) -> None:
-        if os.getpid() != own:  # a loader process: it gets the terminal's signals too, and the run decides
+        if os.getpid() != own:  # a loader process gets the terminal's signals too, and the run decides for it
             return
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -177,7 +177,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     try:
         old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller handles its own signals
+    except ValueError:  # outside the main thread, the caller handles its own signals
         yield caught
         return
     try:

@@ -1,7 +1,7 @@
-"""The folder of a run of whatever kind: one process's own while it lasts, its small files, checkpoints and report.
+"""The folder of a run of any kind: its lock, its small files, checkpoints and report.
 
-Shared by pretraining (`blankfill.pretraining.run`) and fine-tuning (`blankfill.finetuning.run`), which put different
-things into it.
+Pretraining (`blankfill.pretraining.run`) and fine-tuning (`blankfill.finetuning.run`) share it and add files of their
+own.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 CORPUS = "corpus_path.txt"
-"""Where the token files lie."""
+"""File with the path of the token files."""
 WORK = ("checkpoints", "corpus", "replay", "tensorboard")
-"""Folders that a run fills by itself."""
+"""Folders that only runs write to."""
 APPENDED = (LOCK, "metrics.jsonl", "events.jsonl", "samples.jsonl")
-"""Files that are opened where they lie; all others are replaced."""
+"""Files that are opened in place; all others are replaced."""
 
 OTHERS = {
     "corpus.json": "a prepared corpus",
@@ -38,14 +38,14 @@ OTHERS = {
     "pytorch_model.bin": "a model",
     "results.json": "the results of several runs",
 }
-"""What tells that a folder is no place for a new run: files of these names would be replaced, or no longer fit."""
+"""Files whose presence refuses a new run: it would replace them, or they would no longer match."""
 INFORMING = (*APPENDED[1:], "run.json", "machine.json", "report.html", "loss.png")
-"""Files that nothing is taken from again."""
+"""Files for readers only; no run reads them."""
 
 
 @contextmanager
 def run_folder(out: Path, resume: bool) -> Iterator[None]:
-    """A run's folder, this process's own while it lasts; one that was made for a run which is refused goes again."""
+    """Lock the folder of a run while it lasts; a folder that was made for a run that cannot start is removed."""
     new = not out.exists()
     prepare_folder(out, resume)
     try:
@@ -76,13 +76,13 @@ def prepare_folder(out: Path, resume: bool) -> None:
 
 
 def clear_of_pipes(out: Path) -> None:
-    """Raise UserError when a pipe, a device or a socket stands in a run folder, to which the run would write for ever.
+    """Raise UserError when a pipe, a device or a socket is in a run folder, where a write would block for ever.
 
-    In the place of a file that only informs it is put aside.
+    In place of a file for readers it is renamed.
     """
     for path in sorted(out.iterdir()):
         before, damaged, _ = path.name.partition(".damaged")
-        if not files.is_special(path) or (damaged and before in INFORMING):  # what was put aside is left alone
+        if not files.is_special(path) or (damaged and before in INFORMING):  # a file renamed earlier stays
             continue
         if path.name not in INFORMING:
             raise UserError(f"{path} is no file, but a pipe, a device or a socket, and a run writes there; remove it")
@@ -90,9 +90,9 @@ def clear_of_pipes(out: Path) -> None:
 
 
 def refuse_sources(out: Path, paths: Sequence[str | Path]) -> None:
-    """Raise UserError when a run would be written among the files that it reads, before anything is written.
+    """Raise UserError when a run's folder is one of its sources, before anything is written.
 
-    paths: text sources or folders of data; names that are no paths, such as `python-docs`, are passed over.
+    paths: text sources or folders of data; names that are no paths, such as `python-docs`, are ignored.
     """
     target = out.resolve()
     for path in map(Path, paths):
@@ -102,7 +102,7 @@ def refuse_sources(out: Path, paths: Sequence[str | Path]) -> None:
 
 @contextmanager
 def only_run(out: Path) -> Iterator[None]:
-    """Keep a second process from training into the same folder; the lock ends with the process, however it ends."""
+    """Prevent a second process from training in the same folder; the lock ends with the process in any case."""
     try:
         import fcntl
     except ImportError:  # no such locks on Windows
@@ -119,7 +119,7 @@ def only_run(out: Path) -> Iterator[None]:
 
 
 def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
-    """Write facts to a run's `run.json`, over those that a resumed run has there."""
+    """Write facts to a run's `run.json`; those of a resumed run are updated."""
     path = out / "run.json"
     before: dict[str, Any] = {}
     if resumed:
@@ -135,7 +135,7 @@ def note_facts(out: Path, noted: Mapping[str, Any], resumed: bool) -> None:
 
 @contextmanager
 def informing(path: Path) -> Iterator[None]:
-    """Say an error of the block and go on: what only informs (`path`) must not take days of training with it."""
+    """Report an error of the block and continue: a file for readers (`path`) must not end a run."""
     try:
         yield
     except UserError as error:
@@ -145,24 +145,24 @@ def informing(path: Path) -> Iterator[None]:
 
 
 def keep_aside(path: Path, error: UserError) -> None:
-    """Rename a file that only informs and cannot be read, and say so."""
+    """Rename a file for readers that cannot be read, and report it."""
     from blankfill.runs.recorder import set_aside
 
     try:
-        say(f"{error}; it is begun anew, and the file as it was is {set_aside(path).name}")
+        say(f"{error}; a new file is started, and the old one is now {set_aside(path).name}")
     except OSError as failure:
-        say(f"{error}; it could not be put aside ({failure.strerror or failure})")
+        say(f"{error}; it could not be renamed ({failure.strerror or failure})")
 
 
 def note_machine(out: Path, machine: Machine) -> None:
-    """Write what a run computes with, to be looked at; a resumed run takes it from its checkpoint."""
+    """Write the machine's properties for readers; a resumed run takes them from its checkpoint."""
     from blankfill.training.machine import FILE
 
     files.write_file(out / FILE, json.dumps(machine.values(), indent=1) + "\n")
 
 
 def noted_machine(out: Path) -> Machine | None:
-    """What `note_machine` wrote, None when it is not there or cannot be read."""
+    """Return the properties that `note_machine` wrote; None when they are missing or cannot be read."""
     from blankfill.training.machine import FILE, machine_from
 
     try:
@@ -172,15 +172,15 @@ def noted_machine(out: Path) -> Machine | None:
 
 
 def note_step(out: Path, done: Progress, stop: Stop | None = None) -> None:
-    """Note in `run.json` how far a run is, and why it ended before its last step, if it did.
+    """Write the progress of a run to `run.json`, and why it ended before its last step, if it did.
 
-    The lines of metrics tell the same only every `log_every` steps.
+    Metrics contain the progress only every `log_every` steps.
     """
     note_facts(out, {"step": done.step, "tokens": done.tokens, "stopped": stop.value if stop else None}, True)
 
 
 def renew_report(out: Path) -> None:
-    """Write `report.html` as the run is now; one that cannot be written does not end the run, whatever is the cause."""
+    """Write `report.html` for the current state; an error of any kind does not end the run."""
     from blankfill.report.page import write_page
 
     with informing(out / "report.html"):
@@ -188,19 +188,19 @@ def renew_report(out: Path) -> None:
 
 
 def is_empty(path: Path) -> bool:
-    """Whether there is such a file with nothing in it, as power cuts leave them."""
+    """Return whether a file exists and is empty, as after a power cut."""
     return path.is_file() and not path.stat().st_size
 
 
 def note_corpus(out: Path, corpus: Path) -> None:
-    """Write where the token files of a run lie, as seen from its folder, unless that is noted already."""
+    """Write the path of a run's token files, relative to its folder, unless the file exists."""
     path, text = out / CORPUS, files.path_from(out, corpus) + "\n"
     if not path.is_file() or path.read_bytes() != os.fsencode(text):
         files.write_file(path, text)
 
 
 def corpus_of(out: Path) -> Path:
-    """The folder of a run's token files. Raises UserError when there is none there any more."""
+    """Return the folder of a run's token files. Raises UserError when it is gone."""
     from blankfill.corpus.folder import is_prepared
 
     path = out / CORPUS
@@ -216,9 +216,9 @@ def corpus_of(out: Path) -> Path:
 
 
 def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:
-    """The prepared corpus that is named when a run is resumed, for one that was moved. Raises UserError for any other.
+    """Return the prepared corpus given for a resumed run, when it was moved. Raises UserError for any other path.
 
-    Whether it is that of the run is compared as for every run that is resumed.
+    The later comparison of inputs checks that it is the corpus of the run.
     """
     from blankfill.corpus.folder import is_prepared
 
@@ -236,7 +236,7 @@ def _with_corpus(out: Path) -> str:
 
 
 def mend_recipe(out: Path) -> None:
-    """Write a run's recipe again, from its newest checkpoint, where it is missing or empty.
+    """Write a run's missing or empty recipe again, from its newest checkpoint.
 
     Raises UserError when no checkpoint has it.
     """
@@ -260,9 +260,10 @@ def mend_recipe(out: Path) -> None:
 
 
 def newest_whole(out: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, None when there is none yet; damaged ones are named and passed over.
+    """Return the newest complete checkpoint of a run; None when there is none yet. Damaged ones are reported and
+    skipped.
 
-    Raises UserError when a run had some and has none left: to begin again would put what is new in their place.
+    Raises UserError when a run had checkpoints and none of them is left: a new start would replace them.
     """
     from blankfill.checkpoint import store
 
@@ -278,5 +279,5 @@ def newest_whole(out: Path) -> Checkpoint | None:
                 f"{out / 'latest'} says that this run had checkpoints, and {out / 'checkpoints'} holds none; put them "
                 "back, or train it again, into another --out"
             )
-        say(f"{out} has no checkpoint yet; starting from the beginning")
+        say(f"{out} has no checkpoint yet; the run starts from the beginning")
     return checkpoint

@@ -1,11 +1,11 @@
-"""What a run was begun with, noted so that a run that is resumed can see whether any of it has changed.
+"""The record of a run's inputs, with which a resumed run finds out whether an input has changed.
 
-`inputs.json` in the run folder and `inputs` in the state of every checkpoint hold the same note: a section for each
-kind of input. Files are noted by their marks (`system.marks`), the tokenizer by its content, the recipe and other
-options by their values, so that the refusal can say which of them differs. Options of the machine and of what is
-written may change under a run; they are left out.
+`inputs.json` in the run folder and `inputs` in the state of every checkpoint hold the same record (a note): a section
+for each kind of input. Files are represented by their marks (`system.marks`), the tokenizer by its content, the recipe
+and other options by their values, so that an error names the difference. Options of the machine and of output may
+change in a run; the note leaves them out.
 
-Not here: whether a prepared corpus is as `prepare` left it (`corpus.identity`).
+Not here: whether a prepared corpus is unchanged since `prepare` (`corpus.identity`).
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ FREE = frozenset(
         *("log_every", "save_every", "save_total_limit", "sample_every", "samples"),
     ]
 )
-"""Options that a resumed run may have otherwise: where it computes and what it writes, not what it learns."""
+"""Options that a resumed run may change: they concern where it computes and what it writes, not what it learns."""
 
 Note = dict[str, Any]
 
 
 def plain(value: Any) -> Any:
-    """A value as it comes back from a JSON file."""
+    """Return a value as it is read back from a JSON file."""
     return json.loads(json.dumps(value))
 
 
 def write_note(out: Path, note: Note) -> None:
-    """Write `inputs.json` whole."""
+    """Write `inputs.json` completely."""
     write_file(out / FILE, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_notes(out: Path) -> list[Note]:
-    """The notes that a run folder holds: that of its newest readable checkpoint, and `inputs.json`.
+    """Return the notes of a run folder: that of its newest readable checkpoint, and `inputs.json`.
 
-    A file that cannot be read holds none; that is said where another one takes its place.
+    A file that cannot be read has no note; a message says so when another note replaces it.
     """
     from blankfill.checkpoint import store
 
@@ -78,7 +78,7 @@ def read_notes(out: Path) -> list[Note]:
 
 
 def differing(before: object, now: Mapping[str, Any]) -> Iterator[str]:
-    """A phrase for each value that is other than noted; names that only one side has are of another version."""
+    """Yield a phrase for each value that differs from the note; names on one side only come from another version."""
     if not isinstance(before, Mapping):
         return
     for name, value in now.items():
@@ -90,19 +90,19 @@ def differing(before: object, now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def shown(value: object) -> str:
-    """A value on a line, long ones cut."""
+    """Return a value on one line; long ones are shortened."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
 def refuse(out: Path, problems: Sequence[str], remedy: str) -> None:
-    """Raise UserError with what differs from the beginning of a run, if there is anything."""
+    """Raise UserError with the differences from the start of a run, if there are any."""
     if problems:
         raise UserError(f"{out} was begun with other inputs: {'; '.join(dict.fromkeys(problems))}. {remedy}")
 
 
 def check_run_tokenizer(out: Path, notes: Sequence[Note], tokenizer: Tokenizer, source: str) -> None:
-    """Raise UserError unless the run's own tokenizer is the one noted, and `tokenizer`, which `source` names, is it."""
+    """Raise UserError unless the run's own tokenizer is the noted one, and equals `tokenizer`, from `source`."""
     own = Tokenizer.load(out)
     for note in notes:
         noted = note.get("tokenizer")
@@ -115,14 +115,14 @@ def check_run_tokenizer(out: Path, notes: Sequence[Note], tokenizer: Tokenizer, 
 
 
 def begin_note(out: Path, note: Note, tokenizer: Tokenizer) -> Note:
-    """Write the note of a run that begins, whose tokenizer was saved in its folder; returns it with the tokenizer."""
+    """Write the note of a new run, whose tokenizer is in its folder; returns the note with the tokenizer."""
     note = {**note, "tokenizer": tokenizer_mark(tokenizer, out)}
     write_note(out, note)
     return note
 
 
 def resume_note(out: Path, notes: Sequence[Note], note: Note, tokenizer: Tokenizer, source: str) -> Note:
-    """The note of a run that is resumed: what was noted, with what is known now; written where the file lacks it.
+    """Return the note of a resumed run: the stored note, updated; the file is written when it lacks something.
 
     Raises UserError for another tokenizer, as `check_run_tokenizer` does.
     """
@@ -131,13 +131,13 @@ def resume_note(out: Path, notes: Sequence[Note], note: Note, tokenizer: Tokeniz
     check_run_tokenizer(out, notes, tokenizer, source)
     note = {**(notes[0] if notes else {}), **note}
     note.setdefault("tokenizer", tokenizer_mark(tokenizer, out))
-    if notes[-1:] != [note] or len(notes) < 2:  # the file is the last of the two
+    if notes[-1:] != [note] or len(notes) < 2:  # the note of the file is the last of the two
         write_note(out, note)
     return note
 
 
 def verify(note: Note, folders: Mapping[str, Path]) -> None:
-    """Compare all bytes of a run's corpora with the checksums noted. Raises UserError. folders: by section."""
+    """Compare all bytes of a run's corpora with the noted checksums. Raises UserError. folders: by section."""
     for name, folder in folders.items():
         marks = note.get(name)
         if not isinstance(marks, dict) or not any(

@@ -1,10 +1,10 @@
-"""Where a run's numbers go: `metrics.jsonl`, `events.jsonl`, `samples.jsonl`, TensorBoard, and a progress bar.
+"""Recording a run's numbers: `metrics.jsonl`, `events.jsonl`, `samples.jsonl`, TensorBoard, and a progress bar.
 
-One JSON object a line; those of the metrics have at least step, split, loss, lr, tokens, tokens_per_s. A resumed run
-drops the lines after its checkpoint, so that no step stands twice; events stay, since they did happen.
+Each line is a JSON object; those of the metrics have at least step, split, loss, lr, tokens and tokens_per_s. A resumed
+run drops the lines after its checkpoint, so that no step occurs twice; events stay, since they did happen.
 
-These files only inform, so nothing about them stops a run: damaged lines are passed over and counted when a run is
-resumed, and the file is kept as it was under `NAME.damaged`; what cannot be written is said once.
+These files are for readers, so an error in them does not end a run: when a run is resumed, damaged lines are skipped
+and counted, and the original file is renamed to `NAME.damaged`; a file that cannot be written is reported once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from blankfill.training.loop import Metrics
 
 MOST_ASIDE = 100
-"""Damaged versions of one file that are kept; later ones replace the last."""
+"""Largest number of damaged versions of one file; later ones replace the last."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines that informs; none when it does not exist or cannot be read."""
+    """Read the objects of a file of JSON lines for readers; none when it is missing or cannot be read."""
     try:
         return read_json_lines(path)[0]
     except UserError:
@@ -41,18 +41,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def has_step(line: dict[str, Any]) -> bool:
-    """Whether a line says of which step it is."""
+    """Return whether a line has its step."""
     step = line.get("step")
     return isinstance(step, int) and not isinstance(step, bool)
 
 
 def of_step(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines of a file that are of a step."""
+    """Return the lines of a file with a step."""
     return [line for line in read_lines(path) if has_step(line) and line["step"] == step]
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that what is in it stays; returns its new name. Raises OSError."""
+    """Rename a damaged file, so that its content is preserved; returns its new name. Raises OSError."""
     names = [path.with_name(f"{path.name}.damaged{f'-{k}' if k > 1 else ''}") for k in range(1, MOST_ASIDE + 1)]
     aside = next((name for name in names if not (name.exists() or name.is_symlink())), names[-1])
     path.rename(aside)
@@ -60,13 +60,13 @@ def set_aside(path: Path) -> Path:
 
 
 def cut_lines(path: Path, step: int) -> None:
-    """Drop the lines of a file after `step`, and those that are damaged, which stay beside it. Raises DiskError."""
+    """Remove the lines of a file after `step`, and damaged lines, whose file is preserved. Raises DiskError."""
     try:
         lines, bad = read_json_lines(path)
         numbered = [line for line in lines if has_step(line)]
         bad += len(lines) - len(numbered)
         damage = f"{bad} damaged lines" if bad > 1 else "a damaged line"
-    except UnreadableError as error:  # no regular file
+    except UnreadableError as error:  # not a regular file
         numbered, bad, damage = [], 1, str(error)
     lines_kept = [line for line in numbered if line["step"] <= step]
     if bad:
@@ -80,9 +80,9 @@ def cut_lines(path: Path, step: int) -> None:
 
 
 class RunRecorder:
-    """Writes metrics under a run folder and moves a progress bar.
+    """Writes metrics to a run folder and updates a progress bar.
 
-    step: the step from which the run continues; later lines of an earlier try are dropped.
+    step: the step from which the run continues; later lines are dropped.
     """
 
     def __init__(self, folder: Path, bar: Bar, step: int = 0) -> None:
@@ -108,7 +108,7 @@ class RunRecorder:
             return None
 
     def _try(self, path: Path, action: Callable[..., object], *args: Any, **options: Any) -> None:
-        """Do something to a file that informs; a failure is said once for each file, and the run continues."""
+        """Call a function on a file for readers; a failure is reported once for each file, and the run continues."""
         try:
             action(*args, **options)
         except (OSError, UserError) as error:
@@ -131,7 +131,7 @@ class RunRecorder:
         self._try(self.events, cut_lines, self.events, sys.maxsize)
 
     def rewind(self, step: int) -> None:
-        """Go back to a step: what was recorded after it is dropped."""
+        """Return to a step: records after it are dropped."""
         self._cut(step)
         self.bar.advance(step - self.step)
         self.step = step
@@ -146,7 +146,7 @@ class RunRecorder:
             self.board.close()
 
     def record(self, metrics: Metrics) -> None:
-        """Take one line of metrics."""
+        """Record one line of metrics."""
         plain = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in metrics.items()
@@ -160,7 +160,7 @@ class RunRecorder:
             self.bar.set(valid_loss=float(metrics["loss"]))
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Take note of something that a user should know of, and say it."""
+        """Record an event that a user should know about, and print it."""
         say(text)
         line = {"step": step, "kind": kind, "text": text, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         self._append(self.events, [line])
@@ -168,7 +168,7 @@ class RunRecorder:
             self.board.add_text(f"event/{kind}", text, step)
 
     def sample(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Take the samples of a step: fills and continuations, as `generation.samples` makes them."""
+        """Record the samples of a step: fills and continuations from `generation.samples`."""
         self._append(self.samples, lines)
         shown = [
             f"{line['text']} → {', '.join(line['fills'])}" if "text" in line else line["prompt"] + line["continuation"]
@@ -178,7 +178,7 @@ class RunRecorder:
             self.board.add_text("samples", "\n\n".join(shown), step)
 
     def advance(self, step: int, fields: Metrics) -> None:
-        """Take note that `step` steps are done."""
+        """Record that `step` steps are done."""
         self.bar.advance(
             step - self.step, loss=float(fields["loss"]), tokens_per_s=round(float(fields["tokens_per_s"]))
         )

@@ -1,7 +1,7 @@
 """How a run starts: fresh, resumed from its own newest checkpoint, or from the checkpoint of another model.
 
-It is resolved once, under the lock of the run folder, and passed down. Not here: which model a run starts from, and
-what is added to that model (`pretraining.warm_start`, `finetuning.model_setup`).
+The start is resolved once, under the lock of the run folder, and passed down. Not here: the model that a run starts
+from, and changes to that model (`pretraining.warm_start`, `finetuning.model_setup`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Kind = Literal["fresh", "resumed", "from checkpoint"]
 
 @dataclass
 class Start:
-    """How a run starts.
+    """The start of a run.
 
-    kind: a resumed run continues from its own checkpoint, or begins again where it ended before its first one.
-    checkpoint: the run's own newest whole one, until `restore` has put it into the model. notes: what the run noted of
-    its inputs. changes: options of `training.machine.CHANGEABLE` that were given anew. free_memory: bytes of main
-    memory that were free before the checkpoint was read, whose pages count as used. finished: the progress of a run
-    that has done all its steps already, of which nothing else was read.
+    kind: a resumed run continues from its own checkpoint, or from the beginning if it ended before its first
+    checkpoint. checkpoint: the run's own newest complete one, until `restore` has loaded it. notes: records of the
+    run's inputs. changes: options of `training.machine.CHANGEABLE` that the user changed. free_memory: free bytes of
+    main memory before the checkpoint was read, since its pages count as used. finished: the progress of a run whose
+    steps are all done; nothing else of such a run is read.
     """
 
     kind: Kind
@@ -51,28 +51,28 @@ class Start:
 
     @property
     def resumed(self) -> bool:
-        """Whether the run was begun before."""
+        """Whether the run started before."""
         return self.kind == "resumed"
 
     @property
     def machine(self) -> Machine | None:
-        """What the checkpoint notes of the machine that wrote it."""
+        """The properties of the machine that wrote the checkpoint, as stored in it."""
         from blankfill.training.machine import NOTED, machine_from
 
         return machine_from(self.checkpoint.state.get(NOTED)) if self.checkpoint else None
 
     def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put the run's checkpoint into the model and the optimiser, and let go of its tensors.
+        """Load the run's checkpoint into the model and the optimiser, and free its tensors.
 
         Args:
             model: The model, with weights of any kind.
             optimizer: The optimiser of its weights.
 
         Returns:
-            The progress of the checkpoint, or of a run that has done nothing where there is no checkpoint.
+            The progress of the checkpoint, or the initial progress without a checkpoint.
 
         Raises:
-            UserError: The checkpoint is of another model, or says nothing of its progress.
+            UserError: The checkpoint is of another model, or has no progress.
         """
         from blankfill.training.progress import Progress
 
@@ -92,17 +92,17 @@ def resolve_start(
     from_checkpoint: bool = False,
     steps: int | None = None,
 ) -> Start:
-    """Find out how a run starts; messages say what is passed over.
+    """Determine how a run starts; messages name skipped checkpoints.
 
     Args:
         out: The run folder, locked.
         resume: Whether to resume the run in it.
-        changes: For a resumed run, machine options that were given anew.
+        changes: For a resumed run, changed machine options.
         from_checkpoint: For a new run, whether it starts from the weights of another model.
-        steps: The steps of the whole run, to recognise a finished one; None reads the checkpoint in any case.
+        steps: Number of steps of the whole run, to recognise a finished run; None reads the checkpoint in any case.
 
     Raises:
-        UserError: The run had checkpoints and none of them is whole.
+        UserError: The run had checkpoints, and none of them is complete.
     """
     if not resume:
         return Start("from checkpoint" if from_checkpoint else "fresh", changes=changes or {})
@@ -114,9 +114,9 @@ def resolve_start(
 
 
 def finished_progress(out: Path, steps: int) -> Progress | None:
-    """The progress of a run whose newest checkpoint is whole and has all steps; None for any other run.
+    """Return the progress of a run whose newest checkpoint is complete and has all steps; None for any other run.
 
-    The checkpoint's files are compared with their checksums, and no tensor is read.
+    The checkpoint's files are compared with their checksums; tensors are not read.
     """
     from blankfill.checkpoint import store
     from blankfill.training.progress import Progress
@@ -135,9 +135,9 @@ def finished_progress(out: Path, steps: int) -> Progress | None:
 
 
 def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's tensors into the model and the optimiser; returns its progress.
+    """Load a checkpoint's tensors into the model and the optimiser; returns its progress.
 
-    Raises UserError when the checkpoint does not fit, or says nothing of its progress.
+    Raises UserError when the checkpoint does not fit, or has no progress.
     """
     from blankfill.checkpoint import store
     from blankfill.training.progress import Progress

@@ -1,12 +1,12 @@
-"""Decisions that all processes of a run must make alike, and the one function that they pass through.
+"""Decisions that must be the same in all processes of a run.
 
 Processes that train one model together see different rows, clocks and signals. A process that alone stops, halves its
 rows or skips an update leaves the others waiting in a collective operation, or trains another model than they do. So
 each such decision passes through `agree`: every process gives its own value, and every process gets the same value.
 With one process `agree` returns the value that it was given, and nothing is communicated.
 
-`Group` is what a set of processes has to provide; `ALONE` is a group of one. Not here: sums of gradients, and the rows
-that each process trains on (`data.loader`).
+`Group` is the interface of a set of processes; `ALONE` is a group of one process. Not here: sums of gradients, and the
+distribution of rows over processes (`data.loader`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class Group(Protocol):
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
 
     def gather(self, decision: Decision, value: Any) -> Sequence[Any]:
-        """The values of all processes, in the order of their ranks; all processes call it for the same decision."""
+        """Return the values of all processes, in the order of their ranks; all processes call it for the same
+        decision."""
 
 
 class Alone:
@@ -44,7 +45,7 @@ class Alone:
     world_size = 1
 
     def gather(self, decision: Decision, value: Any) -> Sequence[Any]:
-        """The value itself."""
+        """Return the value in a list."""
         return [value]
 
 
@@ -56,7 +57,7 @@ def _first(values: Sequence[Any]) -> Any:
 
 
 def _sums(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums by name; a name that some processes lack counts as 0 there."""
+    """Add values by name; a name that a process lacks counts as 0."""
     totals: dict[str, Any] = {}
     for mapping in values:
         for name, value in mapping.items():
@@ -65,7 +66,7 @@ def _sums(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _same_or(fallback: str) -> Callable[[Sequence[str]], str]:
-    """The value that all processes have, else one that works everywhere."""
+    """Return a rule: the value that all processes have, else `fallback`, which works everywhere."""
     return lambda values: values[0] if len(set(values)) == 1 else fallback
 
 
@@ -81,13 +82,14 @@ RULES: Mapping[Decision, Callable[[Sequence[Any]], Any]] = {
     "compute type": _same_or("float32"),
     "attention kernel": _same_or("sdpa"),
 }
-"""How the values of all processes make one result.
+"""How the values of all processes are combined.
 
-stop: a process has caught a signal, or its time is up. out of memory: a process has none left, so all halve their
-micro-batches; rows at once: the rows of the largest micro-batch, which say whether halving is possible. target counts:
-the divisors of a step's losses. losses: of a step, each process's share. finite: whether the losses and the gradient of
-a step are, so that all processes update, skip, stop or roll back alike. validation: the figure that chooses the best
-checkpoint and ends a run early; that of process 0 counts. checkpoint now: a process has changed how it computes.
+stop: a process got a signal, or its time is up. out of memory: a process has no memory left, so all processes halve
+their micro-batches; rows at once: rows of the largest micro-batch, which decide whether halving is possible. target
+counts: divisors of the losses of a step. losses: each process's share of the losses of a step. finite: whether losses
+and gradient of a step are finite, so that all processes update, skip, stop or roll back together. validation: the
+figure that chooses the best checkpoint and ends a run early; that of process 0 counts. checkpoint now: a process has
+changed its computation.
 """
 
 

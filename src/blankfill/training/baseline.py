@@ -1,8 +1,8 @@
-"""The unigram baseline: what a model must beat to have learnt more than how often each token occurs.
+"""The unigram baseline: the loss of a model that knows only the frequency of each token.
 
-The best constant prediction for an objective answers with the share of each token among its targets: text tokens by
-their counts in the training files, marks such as GLM's [E] by their share among the answers of some training rows. Its
-cross-entropy on the validation targets is the number that the validation loss is held against, in nats.
+The best constant prediction for an objective is the share of each token among its targets: for text tokens from their
+counts in the training files, for special tokens such as GLM's [E] from the targets of some training rows. The baseline
+is its cross-entropy on the validation targets, in nats.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def unigram_baseline(
     valid_targets: Iterable[NDArray[np.integer]],
     vocabulary: Vocabulary,
 ) -> float:
-    """Cross-entropy in nats of the unigram prediction on the validation targets; NaN when there are none.
+    """Return the cross-entropy of the unigram prediction on the validation targets in nats; NaN without targets.
 
-    counts: int64[V], occurrences of each id in the training text. Add-one smoothed.
+    counts: int64[V], occurrences of each id in the training text. Smoothed with one added to each count.
     """
     size = vocabulary.size
     text = np.zeros(size)
@@ -33,7 +33,7 @@ def unigram_baseline(
     text[special] = 0
     text[~special] += 1
     seen, valid = _histogram(train_targets, size), _histogram(valid_targets, size)
-    # a mark that the sampled rows happen to lack still has a share: half an occurrence
+    # a special token that the sampled rows happen to lack counts as half an occurrence
     marks = np.where(special & (seen + valid > 0), np.maximum(seen, 0.5), 0.0)
     total = seen[~special].sum() + marks.sum()
     law = (1 - marks.sum() / total) * text / text.sum() + marks / total

@@ -1,13 +1,14 @@
-"""Learning from a teacher: what it would answer, and what it sees (DistilBERT, Sanh et al. 2019, arXiv 1910.01108).
+"""Distillation: a student learns the predictions and hidden states of a teacher (DistilBERT, Sanh et al. 2019, arXiv
+1910.01108).
 
-Besides the words that are asked for, a student learns the teacher's whole distribution over the words (soft targets,
-Hinton et al. 2015) and the direction of its hidden states. The scores of all words at all tokens never exist at once:
-some tokens are at work at a time, and the gradient is taken in the same pass. The teacher reads the same batch, without
-dropout and without gradients, in the compute type that is in force.
+Besides the targets, a student learns the teacher's whole distribution over the vocabulary (soft targets, Hinton et al.
+2015) and the direction of its hidden states. The scores of all tokens never exist at once: some tokens are processed at
+a time, and the gradient is computed in the same pass. The teacher reads the same batch, without dropout and without
+gradients, in the current compute type.
 
-Not here: opening a teacher and building a student of its layers (`blankfill.pretraining.teacher`).
+Not here: opening a teacher and building a student from its layers (`blankfill.pretraining.teacher`).
 
-Shapes: B rows, T columns, N tokens, M answers, D width, W columns of the word table, V vocabulary.
+Shapes: B rows, T columns, N tokens, M targets, D width, W columns of the token embeddings, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from blankfill.training.options import DistilOptions
 from blankfill.types import PADDING, Batch
 
 SOFT, HIDDEN = "soft", "hidden"
-"""The names of the two losses: T² times the KL divergence from the teacher, and 1 − cosine, each for a token."""
+"""Names of the two losses: T² times the KL divergence from the teacher, and 1 − cosine, each by token."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """The losses of a student, called with (student, batch, compute type); what is asked for, and what each counts.
+    """The losses of a student, called with (student, batch, compute type), with their counts and weights.
 
-    shift: by how much the teacher's positions are numbered higher than the student's. answers: the losses beside words
-    that the objective asks for (of whole examples, from borders).
+    shift: offset of the teacher's position numbers from the student's. answers: names of the objective's losses beside
+    the language-model loss (of whole examples, or span boundaries).
     """
 
     teacher: Transformer
@@ -46,7 +47,8 @@ class Distillation:
     answers: tuple[str, ...] = ()
 
     def __call__(self, student: Transformer, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The summed losses of a batch: language model, soft targets, hidden states, and the objective's others."""
+        """Return the summed losses of a batch: language model, soft targets, hidden states, and the objective's
+        others."""
         real_N = (batch.segment.flatten() != PADDING).nonzero().squeeze(1)
         over_all = self.options.over == "all" and bool(self.options.soft_weight)
         at_N = real_N if over_all else batch.target_index
@@ -80,7 +82,7 @@ class Distillation:
         return result
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """How many answers of each kind there are in a batch."""
+        """Return the number of targets of each kind in a batch."""
         targets = counts(batch)
         if self.options.soft_weight:
             targets[SOFT] = batch.tokens if self.options.over == "all" else len(batch.target_ids)
@@ -90,18 +92,19 @@ class Distillation:
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """What the mean of each loss counts; the objective's other answers count as words do."""
+        """Return the weight of the mean of each loss; the objective's other losses have the weight of the language
+        model's."""
         options = self.options
         weights = dict.fromkeys((LM, *self.answers), options.lm_weight)
         return {SOFT: options.soft_weight, HIDDEN: options.hidden_weight, **weights}
 
     def teach(self, trainer: Trainer) -> None:
-        """Let a run learn by these losses."""
+        """Let a trainer use these losses."""
         trainer.loss, trainer.counts, trainer.weights = self, self.counts, self.weights
 
     def translated(self, batch: Batch) -> Batch:
-        """The batch with positions as the teacher numbers them; where it has token types and the student not, all 0."""
-        places_BT = (batch.positions[0] + self.shift).clamp(min=0)  # padding stands at 0, wherever positions begin
+        """Return the batch with the teacher's position numbers, and token types 0 where only the teacher has types."""
+        places_BT = (batch.positions[0] + self.shift).clamp(min=0)  # padding has position 0 in every numbering
         channels = [places_BT, *batch.positions[1:]][: len(self.teacher.positions)]
         channels += [torch.zeros_like(places_BT)] * (len(self.teacher.positions) - len(channels))
         return Batch(
@@ -113,10 +116,10 @@ class Distillation:
 def soft_loss(
     student: Transformer, soft_NW: Tensor, teacher: Transformer, taught_NW: Tensor, temperature: float
 ) -> Tensor:
-    """T² · KL(teacher ‖ student) of the words' distributions at temperature T, summed over tokens.
+    """Compute T² · KL(teacher ‖ student) of the token distributions at temperature T, summed over tokens.
 
-    soft_NW, taught_NW: the hidden states of student and teacher behind the transforms of their heads. The factor T²
-    keeps the gradient as large as at temperature 1 (Hinton et al. 2015, section 2).
+    soft_NW, taught_NW: hidden states of student and teacher after the transforms of their heads. The factor T² keeps
+    the size of the gradient at temperature 1 (Hinton et al. 2015, section 2).
     """
     loss: Tensor = _SoftLoss.apply(
         soft_NW, student.output_table, student.lm_head.bias, taught_NW, teacher.output_table, teacher.lm_head.bias,

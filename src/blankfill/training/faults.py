@@ -1,7 +1,7 @@
-"""When a step goes wrong: numbers that are not finite, and memory that does not suffice.
+"""Faults in a step: numbers that are not finite, and a lack of memory.
 
-A loss or gradient that is not finite is traced to the first module that made it and to the rows that it came from, by
-running the step again, slowly, with hooks. Nothing here runs while all is well.
+A loss or gradient that is not finite is traced to the first module that produced it and to its rows, by running the
+step again, slowly, with hooks. Nothing here runs in steps without a fault.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OnNan = Literal["stop", "skip", "rollback"]
 
 
 class NonFiniteError(UserError):
-    """A loss or a gradient was not finite at a step (0-based). The weights are those before it."""
+    """A loss or a gradient was not finite in a step (0-based). The weights are those before the step."""
 
     def __init__(self, step: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -30,7 +30,7 @@ class NonFiniteError(UserError):
 
 
 def finite(losses: dict[str, float], norm: float) -> bool:
-    """Whether the losses of a step and the norm of its gradient are."""
+    """Return whether the losses of a step and the norm of its gradient are finite."""
     return math.isfinite(norm) and all(math.isfinite(loss) for loss in losses.values())
 
 
@@ -42,9 +42,9 @@ def trace(
     dtype: torch.dtype,
     loss: LossFunction = loss_sums,
 ) -> str:
-    """Where the first number that is not finite comes from, as part of a sentence.
+    """Describe where the first number that is not finite comes from, as part of a sentence.
 
-    rows: the numbers of the examples' rows, in the order of the batches.
+    rows: numbers of the examples' rows, in the order of the batches.
     """
     bad = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if bad:
@@ -59,15 +59,16 @@ def trace(
                 if first_bad_module(model, batch.part(r, r + 1).to(device), dtype, loss) is not None
             ]
             named = suspects or list(rows[before : before + len(batch.input_ids)])
-            return f"the first module at fault is {module}, with {told(named)}"
+            return f"the first module at fault is {module}, with {in_words(named)}"
         before += len(batch.input_ids)
     bad = [name for name, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
     where = f"; the gradient of {bad[-1]} is the first at fault on the way back" if bad else ""
-    return f"the forward pass is finite{where}, with {told(rows)}"
+    return f"the forward pass is finite{where}, with {in_words(rows)}"
 
 
 def first_bad_module(model: nn.Module, batch: Batch, dtype: torch.dtype, loss: LossFunction = loss_sums) -> str | None:
-    """The name of the first module whose output for a batch is not finite; "the loss" when only that is; else None."""
+    """Return the name of the first module with an output that is not finite; "the loss" when only that is; else
+    None."""
     modules: list[str] = []
 
     def hook(name: str) -> Any:
@@ -89,8 +90,8 @@ def first_bad_module(model: nn.Module, batch: Batch, dtype: torch.dtype, loss: L
     return None if all(bool(loss.isfinite()) for loss in sums.values()) else "the loss"
 
 
-def told(rows: Sequence[int]) -> str:
-    """Row numbers in words: a range when they follow one another, a few of them otherwise."""
+def in_words(rows: Sequence[int]) -> str:
+    """Describe row numbers in words: a range when they are consecutive, some of them otherwise."""
     if len(rows) == 1:
         return f"row {rows[0]}"
     if list(rows) == list(range(rows[0], rows[0] + len(rows))):
@@ -99,7 +100,7 @@ def told(rows: Sequence[int]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the machine has no memory left."""
+    """Return whether an error means that the device or the machine has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

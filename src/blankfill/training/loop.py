@@ -1,9 +1,10 @@
-"""The training loop. There is one, it reads from top to bottom, and every objective runs through it.
+"""The training loop of all objectives.
 
-It knows models, batches and numbers; files, progress bars and samples are the recorder's (`runs.recorder`), and runs
-are put together in `pretraining` and `finetuning`. A step is: micro-batches → summed losses divided by the answers of
-the whole step → gradients → clip → optimiser at the step's learning rate. Nothing in it depends on what happened before
-a resume but the tensors and the counters of `Progress`. What several processes must decide alike goes through `agree`.
+The loop handles models, batches and numbers; files, progress bars and samples belong to the recorder (`runs.recorder`),
+and `pretraining` and `finetuning` assemble runs. A step is: micro-batches → summed losses divided by the number of
+targets of the whole step → gradients → clipping → optimiser with the learning rate of the step. Only the tensors and
+the counters of `Progress` carry over from one step to the next, so that a run can be resumed. Decisions that several
+processes must share go through `agree`.
 """
 
 from __future__ import annotations
@@ -32,39 +33,38 @@ from blankfill.types import Batch
 Metrics = dict[str, float | int | str]
 
 MOST_BAD_STEPS = 10
-"""So many steps in a row that are not finite end a run that skips them: the weights will not recover."""
+"""Number of consecutive steps without finite numbers that ends a run that skips them: the weights will not recover."""
 
 
 class Recorder(Protocol):
-    """Where the loop's numbers go."""
+    """Receives the numbers of the loop."""
 
     def record(self, metrics: Metrics) -> None:
-        """Take one line of metrics."""
+        """Record one line of metrics."""
 
     def advance(self, step: int, fields: Metrics) -> None:
-        """Take note that `step` steps are done."""
+        """Record that `step` steps are done."""
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Take note of something that a user should know of."""
+        """Record an event that a user should know about."""
 
 
 class Numbered(Protocol):
-    """Knows which rows a step holds, by their numbers, for the sentence about a step that went wrong."""
+    """Maps a step to the numbers of its rows, for messages about faults."""
 
     def rows(self, step: int) -> Sequence[int]:
-        """The numbers of a step's rows, in the order of its batches."""
+        """Return the numbers of a step's rows, in the order of its batches."""
 
 
 @dataclass
 class Trainer:
-    """What one run trains with.
+    """Everything that one run trains with.
 
-    validation: the fixed batches that a step is validated with. save: writes a checkpoint of the progress. stop: says
-    that the run should end. validated and sample: called after a validation, and when samples are due. flops: of a
-    batch's forward and backward pass; peak: what the machine could do in a second, both for the utilisation. loss: what
-    a batch is trained for; counts: the divisors of its parts; weights: what the mean of each counts, 1 where it is not
-    named. examine: what a validation is, when it is not the mean loss of the batches: a figure of
-    which less is better, and metrics.
+    validation: the fixed validation batches of a step. save: writes a checkpoint of the progress. stop: returns whether
+    the run should end. validated and sample: called after a validation, and when samples are due. flops: operations of
+    a batch's forward and backward pass; peak: largest number of operations of the machine per second; both are for the
+    utilisation. loss: the loss of a batch; counts: divisors of its parts; weights: weight of the mean of each part, 1
+    by default. examine: replaces the mean validation loss by another figure, of which less is better, and metrics.
     """
 
     model: nn.Module
@@ -92,22 +92,22 @@ class Trainer:
     group: Group = ALONE
     """The processes that train together."""
     parts: int = 1
-    """Of each micro-batch, as in the progress."""
+    """Number of parts of each micro-batch, as in the progress."""
     pace: Callable[[int, float, int], bool] = field(default=lambda step, seconds, tokens: False)
-    """Called after each step with (step, seconds, tokens); whether it has changed how steps are computed."""
+    """Called after each step with (step, seconds, tokens); returns whether it has changed the computation of steps."""
     stopped: bool = field(default=False, init=False)
     """Whether `stop` ended the run before its last step."""
     main: str = field(default="", init=False)
-    """The loss that is recorded as `loss`: see `main_name`."""
+    """Name of the loss that is recorded as `loss`: see `main_name`."""
 
     def train(self, batches: Iterable[tuple[int, list[Batch]]], progress: Progress) -> Progress:
-        """Run the steps that `batches` yields; returns the progress (the same object, moved on)."""
+        """Run the steps that `batches` yields; returns the updated `progress`."""
         options, model, self.parts = self.options, self.model, progress.parts
         evaluate_every, save_every, sample_every = options.every("eval"), options.every("save"), options.every("sample")
         if progress.step == 0 and self.examine_first:
             self._evaluate(progress)
         model.train()
-        self.optimizer.zero_grad(set_to_none=True)  # a step that a rollback has undone left its gradients
+        self.optimizer.zero_grad(set_to_none=True)  # gradients may remain of a step that a rollback undid
         finished = time.perf_counter()
         for step, micro_batches in batches:
             started = time.perf_counter()
@@ -143,7 +143,7 @@ class Trainer:
             if progress.step % evaluate_every == 0 or last:
                 improved = self._evaluate(progress)
                 waits = (progress.step - max(progress.best_step, options.long_from)) // evaluate_every
-                waiting = bool(options.patience) and progress.best_step >= 0  # without a loss there is none to better
+                waiting = bool(options.patience) and progress.best_step >= 0  # else there is nothing to improve
                 impatient = waiting and progress.step > options.long_from and waits >= options.patience
                 model.train()
             if progress.step % sample_every == 0 or last:
@@ -165,18 +165,18 @@ class Trainer:
         return progress
 
     def _agree(self, decision: Decision, value: T) -> T:
-        """The common result of a decision of all processes."""
+        """Return the common result of a decision of all processes."""
         return agree(self.group, decision, value)
 
     def _update(self, step: int, micro_batches: list[Batch], losses: dict[str, float], progress: Progress) -> float:
-        """Clip the gradient and let the optimiser step, unless something is not finite; returns the gradient's norm."""
-        if not losses:  # nothing was asked for, so there is no gradient; the scaler refuses a step without one
+        """Clip the gradient and run the optimiser, unless a number is not finite; returns the norm of the gradient."""
+        if not losses:  # the step has no targets and so no gradient, without which the scaler raises an error
             return 0.0
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         overflowed = not self.scaler.unscale_and_check(self.optimizer) and all(map(math.isfinite, losses.values()))
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
         if self._agree("finite", overflowed or finite(losses, norm)):
-            self.scaler.step(self.optimizer)  # after an overflow it moves the scale only
+            self.scaler.step(self.optimizer)  # after an overflow it only changes the scale
             progress.bad_in_a_row = 0
         else:
             progress.skipped_steps += 1
@@ -189,7 +189,7 @@ class Trainer:
     def _fault(
         self, step: int, micro_batches: list[Batch], losses: dict[str, float], norm: float, progress: Progress
     ) -> None:
-        """Say what is not finite and where it comes from; raises NonFiniteError unless the step is to be skipped."""
+        """Report what is not finite and where it comes from; raises NonFiniteError unless the step is skipped."""
         worst = named({name: loss for name, loss in losses.items() if not math.isfinite(loss)}, self.main)
         what = f"the {', '.join(worst)} is not finite" if worst else f"the norm of the gradient is {norm}"
         self.model.eval()
@@ -200,14 +200,15 @@ class Trainer:
             self.recorder.event(step, "skipped", f"{sentence}; the step is left out")
             return
         if self.on_nan == "skip":
-            sentence = f"{sentence}; {MOST_BAD_STEPS} steps in a row were left out, so it will not recover"
+            sentence = f"{sentence}; {MOST_BAD_STEPS} consecutive steps were left out, so it will not recover"
         elif self.on_nan == "stop":
             self.save(progress)
         remedy = "lower train.lr or train.max_grad_norm, or resume it with --resume and --on-nan rollback (or skip)"
         raise NonFiniteError(step, f"{sentence}. {remedy[0].upper()}{remedy[1:]}")
 
     def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-        """Gradients of the mean losses of a step; when memory runs out, once more with half the rows at a time."""
+        """Compute the gradients of a step's mean losses; when memory runs out, once more with half the rows at a
+        time."""
         losses: dict[str, float] = {}
         cause: BaseException | None = None
         try:
@@ -215,7 +216,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            cause = error.with_traceback(None)  # whose frames would hold on to the memory of the step
+            cause = error.with_traceback(None)  # the frames of the traceback hold on to the memory of the step
         if not self._agree("out of memory", cause is not None):
             return losses
         rows = self._agree("rows at once", max(len(batch.input_ids) for batch in micro_batches))
@@ -228,13 +229,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        text = f"memory ran out with {rows} rows at a time; going on with {-(-rows // 2)}"
+        text = f"memory ran out with {rows} rows at a time; continuing with {-(-rows // 2)}"
         text += ", the same but for dropout and rounding"
         self.recorder.event(step, "out of memory", f"step {step}: {text}")
         return self._backward(step, micro_batches)
 
     def _accumulate(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-        torch.manual_seed(self.seed * 1_000_003 + step)  # dropout is a function of the step, not of the past
+        torch.manual_seed(self.seed * 1_000_003 + step)  # dropout depends on the step, not on earlier steps
         totals: dict[str, int] = {}
         for batch in micro_batches:
             for name, count in self.counts(batch).items():
@@ -247,7 +248,7 @@ class Trainer:
                 with computing(self.device, self.dtype):
                     sums = self.loss(self.model, part, self.dtype)
                 losses = {name: total for name, total in sums.items() if name in totals}
-                if not losses:  # nothing is asked of these rows: no loss, no gradient
+                if not losses:  # these rows have no targets: no loss, no gradient
                     continue
                 loss = torch.stack([self.weights.get(name, 1.0) * losses[name] / totals[name] for name in losses]).sum()
                 self.scaler.scale(loss).backward()
@@ -256,13 +257,13 @@ class Trainer:
         return summed
 
     def _evaluate(self, progress: Progress) -> bool:
-        """Validate on the fixed rows and record it; returns whether the loss is the best so far."""
+        """Validate on the fixed rows and record the result; returns whether the loss is the best so far."""
         if self.examine is not None:
             figure, metrics = self.examine()
         elif batches := self.validation(progress.step):
             losses = evaluate(self.model, batches, self.device, self.dtype, self.loss, self.counts)
             if not losses:
-                text = "the validation rows ask for nothing, so there is no validation loss"
+                text = "the validation rows have no targets, so there is no validation loss"
                 self.recorder.event(progress.step, "validation", f"step {progress.step}: {text}")
             self.main = main_name(losses, self.main)
             figure, metrics = losses.get(self.main, nan), {"loss": nan, **named(losses, self.main)}
@@ -275,7 +276,7 @@ class Trainer:
         lr = self.options.lr_at(max(0, progress.step - 1)) if progress.step else 0.0
         self.recorder.record(line | {"lr": lr, "tokens_per_s": rate})
         if self.options.long_from and progress.best_step <= self.options.long_from < progress.step:
-            progress.best_loss = math.inf  # rows of another length: another scale
+            progress.best_loss = math.inf  # losses on rows of another length are not comparable
         improved = progress.valid_loss < progress.best_loss
         if improved:
             progress.best_loss, progress.best_step = progress.valid_loss, progress.step
@@ -292,7 +293,7 @@ def evaluate(
     loss: LossFunction = loss_sums,
     count: CountFunction = counts,
 ) -> dict[str, float]:
-    """Mean losses over all answers of some batches: by name."""
+    """Return the mean losses over all targets of some batches, by name."""
     model.eval()
     summed: dict[str, float] = {}
     totals: dict[str, int] = {}
@@ -307,7 +308,8 @@ def evaluate(
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch as at most so many batches of nearly equal rows; rows that belong together stay so."""
+    """Split a batch into at most `parts` batches of nearly equal numbers of rows; rows of one question stay
+    together."""
     rows = len(batch.input_ids)
     if parts < 2 or rows < 2:
         return [batch]
@@ -320,7 +322,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def main_name(losses: Mapping[str, float], before: str = "") -> str:
-    """The name of the loss that stands for a model: `words` where there are any, else the first of the losses.
+    """Return the name of the loss that represents a model: the language-model loss if there is one, else the first.
 
     before: what it was until now, so that steps without word targets do not take another loss for it.
     """

@@ -1,10 +1,10 @@
-"""What of a machine moves a bit of a run's numbers, and how a resumed run keeps to it.
+"""The properties of a machine that change the last bits of a run's numbers, and how a resumed run retains them.
 
-Sums of floating-point numbers depend on the order in which they are taken, and that on the device, the compute type,
-the number of threads, the rows at a time, the attention kernel, the processor and the version of torch. All of these
-are settled once, when a run begins, by facts and options and never by measured speed, and stand in every checkpoint
-(and, to be looked at, in `machine.json`). A resumed run takes them from its checkpoint; where this machine cannot, or
-an option changes one, one sentence says what that does to the numbers.
+Sums of floating-point numbers depend on their order, and the order depends on the device, the compute type, the number
+of threads, the micro-batch, the attention kernel, the processor and the version of torch. A run chooses all of these
+once, at its start, from facts and options and never from measured speed, and stores them in every checkpoint (and, for
+readers, in `machine.json`). A resumed run takes them from its checkpoint; where this machine cannot use one of them, or
+an option changes one, a sentence says how that changes the numbers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from blankfill.training.pace import Pace
 from blankfill.training.precision import has_bf16, pick_dtype
 
 FILE = "machine.json"
-"""The file of a run folder that shows it."""
+"""File of a run folder with the machine's properties, for readers."""
 NOTED = "machine"
-"""Its name in the state of a checkpoint."""
+"""Key of the machine's properties in the state of a checkpoint."""
 CHANGEABLE = ("device", "threads", "micro_batch", "workers")
-"""Options that fit a run to a machine; they may be given anew to a resumed run."""
+"""Options that adapt a run to a machine; a resumed run may change them."""
 
 
 class MachineOptions(Protocol):
-    """The options of a run that a machine is chosen by."""
+    """The options of a run that choose the machine's properties."""
 
     @property
     def precision(self) -> Precision:
@@ -44,21 +44,21 @@ class MachineOptions(Protocol):
 
     @property
     def device(self) -> str:
-        """Where to compute, or auto."""
+        """Device to compute on, or auto."""
 
     @property
     def threads(self) -> int:
-        """CPU threads, 0 for the usual number."""
+        """CPU threads; 0 for the usual number."""
 
     @property
     def micro_batch(self) -> int:
-        """Rows at a time, 0 for all."""
+        """Rows at a time; 0 for all."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What moves a bit. micro_batch: as in the options, 0 for all rows of a step at once. capability: of torch's own
-    kernels."""
+    """The properties that change the last bits of numbers. micro_batch: as in the options; 0 for all rows of a step at
+    once. capability: the instruction set of torch's own kernels."""
 
     device: str
     compute: str
@@ -79,17 +79,17 @@ class Machine:
 
     @property
     def where(self) -> str:
-        """For people: device, type and threads."""
+        """Device, type and threads in words."""
         threads = f", {counted(self.threads)}" if self.device == "cpu" else ""
         return f"{torch.device(self.device).type} {self.compute}{threads}"
 
     def values(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the properties as JSON values."""
         return dataclasses.asdict(self)
 
 
 def machine_from(values: object) -> Machine | None:
-    """From what `values` gave; None for anything else, such as the state of a run of an earlier version."""
+    """Build the properties from `values`' result; None for anything else, such as the state of an earlier version."""
     if not isinstance(values, Mapping):
         return None
     kinds = {"threads": int, "micro_batch": int}
@@ -110,8 +110,8 @@ def machine_from(values: object) -> Machine | None:
 
 @dataclass
 class Conditions:
-    """Under which a run computes. given: whether the user chose the number of threads. remarks: what the user should
-    know of them, a sentence each."""
+    """The conditions under which a run computes. given: whether the user chose the number of threads. remarks:
+    sentences for the user."""
 
     machine: Machine
     given: bool
@@ -119,7 +119,7 @@ class Conditions:
 
     @property
     def device(self) -> torch.device:
-        """Where the run computes."""
+        """The device of the run."""
         return torch.device(self.machine.device)
 
     @property
@@ -128,12 +128,13 @@ class Conditions:
         return self.machine.dtype
 
     def begin(self) -> None:
-        """Let torch compute so."""
+        """Apply the conditions to torch."""
         torch.set_num_threads(self.machine.threads)
 
     def watch(self, tell: Callable[[int, str, str], None]) -> Callable[[int, float, int], bool]:
-        """What the loop calls after each step with (step, seconds, tokens): halves the threads, if steps have become
-        many times slower, and returns whether it did. tell: takes the event (step, kind, text)."""
+        """Return a function that the loop calls after each step with (step, seconds, tokens): it halves the threads
+        when steps have become many times slower, and returns whether it did. tell: takes the event (step, kind,
+        text)."""
         pace = Pace()
         steps_said: list[int] = []
 
@@ -141,22 +142,22 @@ class Conditions:
             threads = self.machine.threads
             if self.machine.device != "cpu" or threads < 2 or not pace.step(seconds, tokens):
                 return False
-            slower = f"steps take {pace.slower:.0f} times as long as at the start, as if other programs took the cores"
+            slower = f"steps take {pace.slower:.0f} times as long as at the start, as if other programs used the cores"
             if self.given:
                 if not steps_said:
                     steps_said.append(step)
                     tell(
                         step, "threads",
-                        f"{slower}; the run keeps its {threads} threads, since they were asked for; stop it and resume "
-                        f"it with --threads {threads // 2}, which changes its numbers by rounding",
+                        f"{slower}; the run keeps its {threads} threads, since they were given as an option; stop it "
+                        f"and resume it with --threads {threads // 2}, which changes its numbers by rounding",
                     )  # fmt: skip
                 return False
             self.machine = dataclasses.replace(self.machine, threads=threads // 2)
             self.begin()
             tell(
                 step, "threads",
-                f"{slower}; {counted(threads // 2)} instead of {threads} from step {step} on, so that the numbers that "
-                "follow differ by rounding; a checkpoint is written now, from which a resume is exact",
+                f"{slower}; {counted(threads // 2)} instead of {threads} from step {step} on, so that later numbers "
+                "differ by rounding; a checkpoint is written now, from which the run resumes exactly",
             )  # fmt: skip
             return True
 
@@ -164,10 +165,10 @@ class Conditions:
 
 
 def settle(options: MachineOptions, shared: Machine | None = None, group: Group = ALONE) -> Conditions:
-    """The conditions of a run that begins.
+    """Choose the conditions of a new run.
 
-    shared: those of the runs beside it (a grid), which it takes over where the options leave it free. Raises UserError
-    for a device that is not there.
+    shared: conditions of the other runs of a grid, which this run adopts where its options leave them open. Raises
+    UserError for a missing device.
     """
     device = pick_device(options.device)
     dtype = pick_dtype(options.precision, device)
@@ -186,10 +187,10 @@ def settle(options: MachineOptions, shared: Machine | None = None, group: Group 
 def settle_again(
     options: MachineOptions, noted: Machine | None, changes: Mapping[str, Any], group: Group = ALONE
 ) -> Conditions:
-    """The conditions of a run that is resumed.
+    """Choose the conditions of a resumed run.
 
-    noted: those of its checkpoint, None where it does not say. changes: the options of `CHANGEABLE` that were given
-    anew. Raises UserError for a device that was asked for and is not there.
+    noted: properties in its checkpoint; None when it has none. changes: options of `CHANGEABLE` that the user changed.
+    Raises UserError for a requested device that is missing.
     """
     micro_batch = int(changes.get("micro_batch", noted.micro_batch if noted else options.micro_batch))
     device = _device_again(options, noted, changes)
@@ -206,8 +207,9 @@ def settle_again(
     remarks = [threads.why] if threads.why and device.type == "cpu" else []
     if noted is None:
         remarks.append(
-            "the checkpoint does not say how it was computed (an earlier version wrote it); the run resumes on "
-            f"{now.where}, and if that differs, the numbers from here on differ from an uninterrupted run's by rounding"
+            "the checkpoint does not contain the conditions of its computation (an earlier version wrote it); the "
+            f"run resumes on {now.where}, and if that differs, later numbers differ by rounding from those of an "
+            "uninterrupted run"
         )
         return Conditions(now, threads.given, remarks)
     if parts := differences(now, noted):
@@ -231,7 +233,7 @@ def _device_again(options: MachineOptions, noted: Machine | None, changes: Mappi
 
 
 def differences(now: Machine, noted: Machine) -> list[str]:
-    """What is not as noted and moves a bit, a part of a sentence each."""
+    """Describe the properties that differ and change bits, as parts of a sentence."""
     parts = []
     on_cpu = "cpu" in (now.device, noted.device)
     if now.device != noted.device:
@@ -265,7 +267,7 @@ def _at_once(rows: int) -> str:
 
 
 def _crowded(threads: int) -> list[str]:
-    """A sentence when a resumed run keeps more threads than there are free cores."""
+    """Return a sentence when a resumed run retains more threads than there are free cores."""
     cores = environment.usable_cores()
     useful = useful_threads(cores, environment.busy_cores()) if threads > 1 else 1
     if useful >= threads:
@@ -278,12 +280,13 @@ def _crowded(threads: int) -> list[str]:
 
 
 def able(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a device computes in a type without emulating it."""
+    """Return whether a device computes in a type without emulating it."""
     return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16(device))
 
 
 def _here(device: torch.device, dtype: torch.dtype, threads: int, micro_batch: int, group: Group) -> Machine:
-    """This machine, with what was chosen; compute type and kernel as all processes of the group can have them."""
+    """Return this machine with the chosen options; compute type and kernel are available to all processes of the
+    group."""
     compute = agree(group, "compute type", str(dtype).removeprefix("torch."))
     kernel = agree(group, "attention kernel", best_kernel(device, getattr(torch, compute)))
     if device.type == "cuda" and is_here(device):

@@ -1,4 +1,4 @@
-"""Which optimiser a run steps with, and over which groups of weights. The rules that torch lacks are in `optimizers`.
+"""The choice of a run's optimiser and of its parameter groups. `optimizers` has the update rules that torch lacks.
 
 adamw      Loshchilov & Hutter 2019: decoupled decay, bias correction.
 adam       as google-research/bert ran it (`AdamWeightDecayOptimizer`): decoupled decay, no bias correction, so that
@@ -7,8 +7,8 @@ sgd        heavy-ball momentum; the decay is coupled, a part of the gradient, so
 adafactor  Shazeer & Stern 2018: the learning rate is relative to the size of each weight tensor.
 lamb       You et al. 2020: the length of each tensor's step is relative to its norm.
 
-Decay leaves out biases and norms (BERT, GLM, GPT-2); embeddings do decay, as in the original BERT. fairseq decays
-everything: `decay_all`. Clipping the gradient and setting the learning rate are the loop's.
+Weight decay leaves out biases and norms (BERT, GLM, GPT-2) and includes embeddings, as in the original BERT. fairseq
+decays everything: `decay_all`. The training loop clips the gradient and sets the learning rate.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from blankfill.training.optimizers import Adafactor, Lamb
 from blankfill.training.options import TrainOptions
 
 SETTLED = 2.0**24
-"""A step count at which Adam's bias corrections are 1, and which adding 1 in fp32 leaves as it is."""
+"""A step count at which Adam's bias corrections are 1; adding 1 to it in fp32 does not change it."""
 
 
 def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Optimizer:
-    """The optimiser that `options` names, over a model's parameters: the word table, decayed, spared from decay.
+    """Build the optimiser that `options` names, with groups for token embeddings, decayed and undecayed weights.
 
-    The learning rate is set at each step, for each group times its `lr_scale`: `embedding_lr_multiplier` for the word
-    table, 1 for the others. A row of that table meets a gradient only when its word is near, so in a short run it
-    learns many times faster at a higher rate (docs/log.md). Its decay is divided by the same factor: it shrinks no
-    faster than the rest.
+    The learning rate is set in each step, for each group times its `lr_scale`: `embedding_lr_multiplier` for the token
+    embeddings, 1 for the others. A row of that table gets a gradient only when its token occurs, so a short run learns
+    much faster with a higher rate (docs/log.md). Its weight decay is divided by the same factor, so that it decays at
+    the same rate as the other weights.
     """
     groups = parameter_groups(model, options)
     betas = (options.beta1, options.beta2)
@@ -52,7 +52,7 @@ def build_optimizer(model: Transformer, options: TrainOptions) -> torch.optim.Op
 
 
 def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str, Any]]:
-    """The word table, the decayed and the spared weights of a model, each group with its decay and `lr_scale`."""
+    """Return groups of token embeddings, decayed and undecayed weights, each with its decay and `lr_scale`."""
     words: list[tuple[str, nn.Parameter]] = []
     decayed: list[tuple[str, nn.Parameter]] = []
     spared: list[tuple[str, nn.Parameter]] = []
@@ -70,18 +70,18 @@ def parameter_groups(model: Transformer, options: TrainOptions) -> list[dict[str
 
 
 def named_group(named: Iterable[tuple[str, nn.Parameter]], **settings: float) -> dict[str, Any]:
-    """A parameter group whose parameters have names, by which a checkpoint keeps their state; it may be empty."""
+    """Return a parameter group with parameter names, by which a checkpoint stores their state; it may be empty."""
     pairs = list(named)
     return {"params": [parameter for _, parameter in pairs], "param_names": [name for name, _ in pairs], **settings}
 
 
 def fusible(groups: list[dict[str, Any]]) -> bool | None:
-    """Whether one kernel may step all weights: they are plain tensors. None leaves the choice to torch."""
+    """Return True when a fused kernel may update all weights, which are then plain tensors; None leaves it to torch."""
     return plain_weights(weight for group in groups for weight in group["params"]) or None
 
 
 def leave_bias(adam: torch.optim.AdamW) -> None:
-    """Turn an AdamW that has not stepped yet into one without bias correction, as the original BERT's.
+    """Turn a new AdamW into one without bias correction, as in the original BERT.
 
     With its count at `SETTLED`, the corrections 1 - βᵗ are 1 from the first step on; nothing else depends on the count.
     """
@@ -95,10 +95,10 @@ def leave_bias(adam: torch.optim.AdamW) -> None:
 
 
 def sgd(groups: list[dict[str, Any]], momentum: float) -> torch.optim.SGD:
-    """SGD, fused where that may be: v ← momentum · v + g + decay · w, then w ← w - lr · v."""
+    """Build SGD, fused where possible: v ← momentum · v + g + decay · w, then w ← w - lr · v."""
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fusible(groups))
     if momentum:
-        # torch's kernel fails when some of its weights have a velocity and others meet their first gradient
+        # torch's kernel fails when some weights have a velocity and others get their first gradient
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 optimizer.state[weight] = {"momentum_buffer": torch.zeros_like(weight, requires_grad=False)}

@@ -1,10 +1,10 @@
-"""Update rules that torch lacks, or has otherwise than a run needs them: LAMB and Adafactor.
+"""Optimisers that torch lacks, or implements differently: LAMB and Adafactor.
 
-Both are plain torch optimisers: state in tensors, the learning rate from outside, no clipping of the whole gradient.
-Which one a run uses, and over which groups of weights, is `train.optimizer`'s. Both look at one weight tensor at a
-time, and what the papers' code holds in three tensors (query, key, value) is one here, with one ratio and one scale.
+Both are plain torch optimisers: state in tensors, learning rate from outside, no clipping of the whole gradient.
+`train.optimizer` chooses between them. Both treat each weight tensor separately; query, key and value, three tensors in
+the papers' code, are one tensor here, with one ratio and one scale.
 
-Neither waits for the device: what is decided per tensor stays in a tensor there.
+Neither optimiser waits for the device: values by tensor stay on the device.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Lamb(Optimizer):
             torch._foreach_addcmul_(weights, updates, list((lr * ratio).unbind()))
 
     def _adam_updates(self, group: dict[str, Any], weights: list[Tensor]) -> list[Tensor]:
-        """-m̂ / (√v̂ + eps) of each weight, the moments moved on.
+        """Return -m̂ / (√v̂ + eps) of each weight, and update the moments.
 
-        It is what one step of Adam at learning rate 1 makes of zeros: one pass over memory in torch's fused kernel, and
-        many when written out.
+        The result is that of one step of Adam on zeros at learning rate 1: a single pass over memory in torch's fused
+        kernel, and many passes when written out.
         """
         for weight in weights:
             state = self.state[weight]
@@ -97,14 +97,14 @@ class Lamb(Optimizer):
 class Adafactor(Optimizer):
     """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) without momentum, as T5 ran it; the rate comes from outside.
 
-    Of a matrix only the row and column means of the squared gradient are kept, V̂ = R Cᵀ / mean(R), with
-    β₂ = 1 - step^-0.8; the update U = G / √V̂ is shortened to RMS 1 where it is larger, and
+    For a matrix, only the row and column means of the squared gradient are stored, V̂ = R Cᵀ / mean(R), with
+    β₂ = 1 - step^-0.8; the update U = G / √V̂ is scaled down to RMS 1 where it is larger, and
     w ← w - lr · max(1e-3, RMS(w)) · U. Decay is decoupled, w ← (1 - lr · decay) w; the paper has none. T5's rate is
     1 / √max(step, 10⁴): `--train.schedule inverse_sqrt --train.warmup 0 --train.constant-steps 10000 --train.lr 0.01`.
 
-    It is transformers' Adafactor with scale_parameter and without relative_step, but for its decay. The one of torch
-    bounds the rate by 1 / √step, which overrules the schedule of a long run and `embedding_lr_multiplier` in a short
-    one, and puts its epsilon where it changes the update of small gradients.
+    It equals transformers' Adafactor with scale_parameter and without relative_step, except for decay. torch's own
+    limits the rate to 1 / √step, which overrides the schedule of a long run and `embedding_lr_multiplier` in a short
+    one, and adds its epsilon where it changes the update of small gradients.
     """
 
     DECAY = 0.8
@@ -112,9 +112,9 @@ class Adafactor(Optimizer):
     SQUARE_EPS = 1e-30
     """Added to squared gradients."""
     SCALE_EPS = 1e-3
-    """The least scale of a weight tensor, so that one which starts at 0 can grow."""
+    """Smallest scale of a weight tensor, so that a tensor of zeros can grow."""
     THRESHOLD = 1.0
-    """The RMS above which an update is shortened."""
+    """The RMS above which an update is scaled down."""
 
     def __init__(self, params: ParamsT, lr: float = 0.0, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -151,17 +151,17 @@ class Adafactor(Optimizer):
         column = state["col_var"].lerp_(square.mean(-2).add_(self.SQUARE_EPS), fresh)
         by_row = (row / row.mean(-1, keepdim=True)).rsqrt_()
         by_column = column.rsqrt()
-        # the update's RMS from the squares at hand: two products with vectors instead of two passes over a matrix
+        # the RMS of the update from existing squares: two products with vectors instead of two passes over a matrix
         length = by_row.square() * (square @ by_column.square().unsqueeze(-1)).squeeze(-1)
         rate = rate / self._excess((length.sum() / grad.numel()).sqrt())
         update = torch.mul(grad, by_row.unsqueeze(-1), out=square)
         weight.addcmul_(update, (by_column * rate).unsqueeze(-2), value=-1.0)
 
     def _excess(self, size: Tensor) -> Tensor:
-        """What to divide an update of this RMS by."""
+        """Return the divisor of an update of this RMS."""
         return (size / self.THRESHOLD).clamp(min=1.0)
 
 
 def rms(values: Tensor) -> Tensor:
-    """Root of the mean square of a tensor, a scalar tensor on its device."""
+    """Return the root of the mean square of a tensor, as a scalar tensor on its device."""
     return values.norm() / values.numel() ** 0.5

@@ -1,4 +1,4 @@
-"""The train section of a recipe: the settings of an optimisation run. What they do is in `training.loop`."""
+"""The train section of a recipe: the settings of an optimisation run. `training.loop` uses them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class TrainOptions:
     validation text is used."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options, a sentence each."""
+        """Return a sentence for each impossible option."""
         problems = out_of_bounds(self, "train")
         if self.batch_size_start > self.batch_size:
             problems.append(
@@ -141,22 +141,22 @@ class TrainOptions:
 
     @property
     def warmup_steps(self) -> int:
-        """Warm-up in steps."""
+        """Number of warm-up steps."""
         return self._of_decay(self.warmup)
 
     def _of_decay(self, span: float) -> int:
-        """A share of the decay steps when below 1, a number of steps otherwise; in steps."""
+        """Convert to steps: a fraction of the decay steps when below 1, a number of steps otherwise."""
         return round(span * (self.decay_steps or self.steps)) if span < 1 else int(span)
 
     def every(self, name: Literal["eval", "save", "sample"]) -> int:
-        """Steps between validations, checkpoints or samples, the defaults filled in."""
+        """Return the steps between validations, checkpoints or samples, with defaults filled in."""
         evaluation = self.eval_every or max(1, self.steps // 10)
         given = {"eval": self.eval_every, "save": self.save_every, "sample": self.sample_every}
         return given[name] or evaluation
 
     @property
     def row_schedule(self) -> RowSchedule:
-        """Which rows each step holds."""
+        """The rows of each step."""
         return RowSchedule(
             self.batch_size,
             self.batch_size_start,
@@ -165,15 +165,15 @@ class TrainOptions:
 
     @property
     def long_from(self) -> int:
-        """The first step with rows of the full length: 0 when there is one phase only."""
+        """The first step with rows of the full length; 0 with a single phase."""
         return min(self.steps, self.in_steps(self.phase1_steps)) if self.phase1_length else 0
 
     def in_steps(self, span: float) -> int:
-        """A share of the run when below 1, a number of steps otherwise; in steps."""
+        """Convert to steps: a fraction of the run when below 1, a number of steps otherwise."""
         return round(span * self.steps) if span < 1 else int(span)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Return the learning rate of a step."""
         constant_steps = self._of_decay(self.constant_steps)
         return learning_rate(
             step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps, constant_steps
@@ -181,7 +181,7 @@ class TrainOptions:
 
 
 WEIGHTS = ("soft_weight", "lm_weight", "hidden_weight")
-"""What the parts of a loss count that is learnt from a teacher."""
+"""Options with the weights of the parts of a distillation loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ class DistilOptions:
     last."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options, a sentence each."""
+        """Return a sentence for each impossible option."""
         problems = out_of_bounds(self, "distil")
         if not any(getattr(self, name) for name in WEIGHTS):
             names = [setting(f"distil.{name}") for name in WEIGHTS]

@@ -1,8 +1,8 @@
-"""Steps that have become many times slower than the first ones: the mark of threads that lost their cores.
+"""Detection of steps that have become many times slower than the first ones, as when threads lose their cores.
 
 Threads of one product wait for one another, so a program that takes one core of two can make steps twenty times as
-long; half the threads then cost a factor of two at most and may win one of twenty. What is done about it is
-`training.machine`'s. Times are held against each other a token, so that longer rows and larger batches are no slowness.
+long; half the threads then cost at most a factor of two. `training.machine` reacts to it. Times are compared by token,
+so that longer rows and larger batches do not count as slow.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import statistics
 from dataclasses import dataclass, field
 
 FIRST = 10
-"""Steps that the later ones are held against, after one that warms up."""
+"""Number of first steps, after one for warm-up, with which later steps are compared."""
 SLOWER = 8.0
-"""Steps this many times slower than the first ones are slow. Rows of another length, a processor that is hot or a
-memory that is shared make a factor of two or three; threads without cores one of ten to thirty."""
+"""A step is slow when it takes this many times as long as the first ones. Rows of another length, a hot processor or
+shared memory cause a factor of two or three; threads without cores one of ten to thirty."""
 STEPS, SECONDS = 5, 10.0
-"""So many slow steps in a row, which took so long together, are no passing disturbance."""
+"""Number and total duration of consecutive slow steps that do not count as a passing disturbance."""
 
 
 @dataclass
 class Pace:
-    """What steps took so far. slower: by how much the last slow steps were slower, 0.0 when there were none."""
+    """The durations of the steps so far. slower: factor by which the last slow steps were slower; 0.0 without slow
+    steps."""
 
     first: list[float] = field(default_factory=list)
     warm: bool = False
     slow: list[tuple[float, float]] = field(default_factory=list)
-    """(seconds, times slower) of the slow steps up to now."""
+    """(seconds, times slower) of the current sequence of slow steps."""
     slower: float = 0.0
 
     def step(self, seconds: float, tokens: int) -> bool:

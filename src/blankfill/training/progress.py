@@ -1,4 +1,4 @@
-"""What a run has done so far: everything that a checkpoint remembers beside tensors."""
+"""The progress of a run: everything but tensors that a checkpoint stores about it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Window:
 
     losses: dict[str, float] = field(default_factory=dict)
     counted: int = 0
-    """Steps whose losses were finite; the others are left out of the means."""
+    """Number of steps with finite losses; the means leave out other steps."""
     having: dict[str, int] = field(default_factory=dict)
-    """How many of these steps had each loss; a name that is missing, as in earlier checkpoints, stands for all."""
+    """Number of these steps that had each loss; a name that is missing, as in earlier checkpoints, means all steps."""
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     waited: float = 0.0
 
     def add(self, losses: Mapping[str, float], tokens: int, flops: float, seconds: float, waited: float) -> None:
-        """Take in one step. seconds: of the whole step; waited: those of them spent on waiting for its rows."""
+        """Add one step. seconds: duration of the step; waited: the part of it spent on waiting for its rows."""
         if all(map(math.isfinite, losses.values())):
             self.having = {name: self.having.get(name, self.counted) for name in self.losses}
             for name, value in losses.items():
@@ -43,7 +43,7 @@ class Window:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def means(self) -> dict[str, float]:
-        """Mean losses, each over the steps that had it; none when no step had a finite one."""
+        """Return the mean losses, each over the steps that had it; empty without finite ones."""
         return {name: value / self.having.get(name, self.counted) for name, value in self.losses.items()}
 
 
@@ -55,30 +55,31 @@ class Progress:
     """Steps done."""
     tokens: int = 0
     seconds: float = 0.0
-    """Spent on training steps, over all sittings."""
+    """Duration of all training steps, before and after resuming."""
     best_loss: float = math.inf
     best_step: int = -1
     valid_loss: float = math.nan
     skipped_steps: int = 0
     """Steps whose update was left out because their loss or gradient was not finite."""
     skipped_rows: int = 0
-    """Rows passed over by rollbacks."""
+    """Number of rows that rollbacks skipped."""
     rollbacks: int = 0
     bad_in_a_row: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the loss scaler (fp16)."""
     parts: int = 1
-    """Into how many parts each micro-batch is split; 2 once memory has run out."""
+    """Number of parts into which each micro-batch is split; 2 after memory has run out."""
     window: Window = field(default_factory=Window)
 
     def state(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the progress as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_state(cls, state: object, where: object = "the progress of the run") -> Progress:
-        """From what `state` gave. where: the file, for messages. Raises UserError when it is something else."""
-        progress = build(cls, state, where, finite=False)  # the best loss is infinite before there is one
+        """Build the progress from `state`'s result. where: the file, for messages. Raises UserError for anything
+        else."""
+        progress = build(cls, state, where, finite=False)  # the best loss is infinite before the first validation
         counted = (progress.step, progress.tokens, progress.skipped_steps, progress.skipped_rows, progress.rollbacks)
         if min(counted) < 0 or progress.best_step < -1:
             raise UserError(f"{where}: a count is negative")

@@ -18,13 +18,13 @@ def learning_rate(
     decay_steps: int = 0,
     constant_steps: int = 0,
 ) -> float:
-    """The learning rate of step number `step` (0-based) of `steps`.
+    """Return the learning rate of step number `step` (0-based) of `steps`.
 
     Linear warm-up from 0 over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
-    `decay_steps` (0: the last step). "inverse_sqrt" decays as √(begin/step), begin being where warm-up and holding end:
-    T5's 1/√max(step, 10⁴) is a peak of 0.01 that is held for 10⁴ steps. Decay begins there with the others too, as in
-    XLNet, GLM and fairseq; the original BERT lets a decay that began at step 0 take over, a drop of warmup/steps at
-    that point.
+    `decay_steps` (0: the last step). "inverse_sqrt" decays as √(begin/step), where begin is the end of the constant
+    phase: T5's 1/√max(step, 10⁴) is a peak of 0.01 for 10⁴ steps. The other schedules decay from there too, as in
+    XLNet, GLM and fairseq; in the original BERT, after the warm-up, the rate drops to that of a decay which began at
+    step 0, a drop of warmup/steps.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
