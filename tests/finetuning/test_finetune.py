@@ -217,7 +217,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     command = ["finetune", "--task", "classify", "--data", str(table), "--from", str(model), "--out", str(out), *quick]
     assert main([*command, *columns]) == 0
     said = capsys.readouterr()
-    assert "held out" in said.err and "accuracy" in said.out and "without reading the texts" in said.out
+    assert "held out" in said.err and "accuracy" in said.out and "baseline (ignores the texts)" in said.out
     new = tmp_path / "new.txt"
     new.write_text("the cat sat fine\nthe dog ran poor on the mat\n", encoding="utf-8")
     assert main(["predict", "--model", str(out), str(new), "--threads", "1"]) == 0
@@ -238,7 +238,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "lr-0.005_seed-1/report.html" in (tmp_path / "grid" / "report.html").read_text(encoding="utf-8")
     assert main(["predict", "--model", str(tmp_path / "grid"), str(new), "--threads", "1"]) == 0
     said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 2 and f"of its runs {table_of['best']['best_run']} answers" in said.err
+    assert len(said.out.splitlines()) == 2 and f"{table_of['best']['best_run']} predicts, the best run" in said.err
     (tmp_path / "grid" / RESULTS).write_text("{", encoding="utf-8")
     assert main(["predict", "--model", str(tmp_path / "grid"), str(new), "--threads", "1"]) == 2
     assert "give the command that wrote it again" in capsys.readouterr().err

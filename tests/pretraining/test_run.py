@@ -129,8 +129,8 @@ def test_a_run_that_is_finished_says_so(trained: Path, tmp_path: Path, capsys: p
     weights = newest.read_bytes()
     assert blankfill.resume(out).stopped is None
     said = capsys.readouterr().err
-    assert f"{out} is finished: all its {newest.parent.name.partition('-')[2]} steps are done" in said
-    assert "going on from" not in said
+    assert f"{out} is finished: all {newest.parent.name.partition('-')[2]} steps are done" in said
+    assert "continuing from" not in said
     events = out / "events.jsonl"
     assert not events.exists() or "resumed" not in events.read_text(encoding="utf-8")
     assert [(out / name).read_bytes() for name in ("metrics.jsonl", "latest")] == before

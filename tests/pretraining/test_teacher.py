@@ -197,7 +197,7 @@ def test_another_vocabulary_objective_or_half_a_model_is_told(teacher: Path) -> 
         found.check(blankfill.load_recipe("unilm-nano", SMALL), found.tokenizer)
     headless = loaded("bert", random_model("bert"))
     headless.model.config = dataclasses.replace(headless.model.config, lm_head=False)
-    with pytest.raises(ConfigError, match="no head that predicts words"):
+    with pytest.raises(ConfigError, match="no language-model head"):
         Teacher(headless).check(student(), found.tokenizer)
 
 

@@ -160,7 +160,7 @@ def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: 
     tokenizer.save(tmp_path)
     warm_start, recipe = open_warm_start(InitFrom(tmp_path), blankfill.load_recipe("bert-nano", TRAINING))
     told = capsys.readouterr().err
-    assert "has no head that predicts words and no next-sentence head; it starts as drawn" in told
+    assert "has no language-model head and no next-sentence head; the missing weights are drawn" in told
     config = warm_start.config
     assert config.lm_head and config.head_transform and config.pooler and config.activation == "gelu"
     assert recipe.model_config(tokenizer.size).ffn_size == 48

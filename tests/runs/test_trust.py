@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_passed_over(corpus: Path, tmp_path: Path, capsy
     newest.write_bytes(bytes(data))
     assert blankfill.resume(tmp_path / "run").steps == 12
     said = capsys.readouterr().err
-    assert "passed over" in said and "step-12" in said and "checksum" in said
+    assert "skipped" in said and "step-12" in said and "checksum" in said
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
@@ -217,7 +217,7 @@ def test_a_rollback_takes_other_rows(corpus: Path, tmp_path: Path, monkeypatch: 
     done = blankfill.pretrain([str(corpus)], options, tmp_path / "back", on_nan="rollback")
     assert done.steps == 24
     (event,) = [e for e in read_lines(tmp_path / "back" / "events.jsonl") if e["kind"] == "rollback"]
-    assert event["step"] == 13 and "8 rows are passed over" in event["text"]  # 12 and 13, four each
+    assert event["step"] == 13 and "8 rows are skipped" in event["text"]  # 12 and 13, four each
     found = store.newest(tmp_path / "back" / "checkpoints")
     assert found is not None and found.state["progress"]["skipped_rows"] == 8
     steps = [line["step"] for line in read_lines(tmp_path / "back" / "metrics.jsonl") if line["split"] == "train"]

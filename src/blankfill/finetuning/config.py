@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class FinetuneConfig:
     """The configuration of a fine-tuning run.
 
-    task: the name of the task. data: its folder, or that of its benchmark. model: the pretrained model to start from.
-    columns: which columns hold what, for tasks on one's own tables. soft_labels: what is learnt instead of the labels
-    of the training data.
+    task: name of the task. data: folder of the task, or of its benchmark. model: the pretrained model to start from.
+    columns: names of the columns, for tasks on the user's own tables. soft_labels: file that replaces the labels of the
+    training data.
     """
 
     task: str
@@ -39,11 +39,11 @@ class FinetuneConfig:
     soft_labels: SoftLabels | None = None
 
     def __post_init__(self) -> None:
-        for name in ("data", "model"):  # which may be given as strings
+        for name in ("data", "model"):  # both may be strings
             object.__setattr__(self, name, Path(getattr(self, name)))
 
     def build_task(self) -> Task:
-        """The task. Raises UserError for a name that no task has, or columns for a task that has its own."""
+        """Return the task. Raises UserError for an unknown name, and for columns with a task that has its own."""
         task = task_named(self.task)
         if self.columns == Columns():
             return task
@@ -53,7 +53,7 @@ class FinetuneConfig:
         return tabular_task(task.name, self.columns)
 
     def values(self) -> dict[str, Any]:
-        """As JSON values; paths as they are found from anywhere."""
+        """Return the configuration as JSON values, with absolute paths."""
         paths = {"data": str(self.data.resolve()), "model": str(self.model.resolve())}
         parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
         soft_labels = {} if self.soft_labels is None else {"soft_labels": self.soft_labels.values()}
@@ -61,12 +61,12 @@ class FinetuneConfig:
 
 
 def write_config(out: Path, config: FinetuneConfig) -> None:
-    """Write `finetune.json` whole."""
+    """Write `finetune.json` completely."""
     write_file(out / CONFIG, json.dumps(config.values(), indent=1) + "\n")
 
 
 def read_config(out: Path) -> FinetuneConfig:
-    """The configuration of a run. Raises UserError when the folder is no fine-tuning run, or a damaged one."""
+    """Read the configuration of a run. Raises UserError for a folder that is not a fine-tuning run, or is damaged."""
     file = out / CONFIG
     try:
         values = read_json(file)

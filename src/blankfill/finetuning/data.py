@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The data of a run. soft_labels: texts and the scores that replace their labels; unlabelled: the texts of
+    """The data of a run. soft_labels: texts with scores that replace labels; unlabelled: the texts of
     `--unlabelled`."""
 
     task: Task
@@ -33,18 +33,18 @@ class TaskData:
 
     @property
     def learnt(self) -> Split:
-        """The items that the model learns from: those with soft labels, where there are any."""
+        """The training items: those with soft labels, if there are any."""
         return self.soft_labels[0] if self.soft_labels else self.train
 
     def note(self, config: FinetuneConfig, model: Note, patterns: str) -> Note:
-        """What a run notes of its inputs. model: what is noted of the model that it starts from."""
+        """Return the run's record of its inputs. model: the record of the model that the run starts from."""
         return finetuning_note(
             config.values(), self.train, self.dev, self.unlabelled, self.soft_labels, model, patterns
         )
 
 
 def read_task_data(config: FinetuneConfig) -> TaskData:
-    """Read the data of a run. Raises UserError for what is missing or cannot be read."""
+    """Read the data of a run. Raises UserError for data that are missing or cannot be read."""
     from blankfill.tasks.cloze.setup import read_unlabelled
 
     task = config.build_task()
@@ -56,10 +56,10 @@ def read_task_data(config: FinetuneConfig) -> TaskData:
 
 
 def read_splits(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split, Split]:
-    """The train and the dev split, whose problems are said. Raises UserError when one is missing or empty.
+    """Read the training and the dev split, and report their problems. Raises UserError for a missing or empty split.
 
-    Of the training items only as many as `max_train_samples` says, if it says any. Data without a dev set, such as a
-    single file, are split: see `tasks.datasets.held_out`.
+    `max_train_samples` limits the training items. Data without a dev set, such as a single file, are split: see
+    `tasks.datasets.held_out`.
     """
     from blankfill.tasks.datasets.held_out import fewer, hold_out
     from blankfill.tasks.text.mixture import Mixture

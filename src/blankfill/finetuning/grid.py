@@ -1,7 +1,7 @@
-"""Several fine-tuning runs: every setting of a grid, each with several seeds, and the table of what came out.
+"""Grids: a fine-tuning run for every setting with each of several seeds, and a table that compares them.
 
-Runs lie in folders below one, named by what differs; those that are finished are not run again. The table and the page
-that compares them are written anew after each.
+Runs are in subfolders named by their settings; finished runs are not repeated. The table and the page are updated after
+each run.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from blankfill.tasks.run_files import RESULTS
 ALL_PATTERNS = (
     f"{setting('pattern')} all is a run for each pattern; leave out {setting('grid')} and {setting('num_seeds')}, or it"
 )
-"""Why a grid of all patterns is refused."""
+"""Why a grid of all patterns is rejected."""
 Setting = tuple[str, FinetuneOptions]
-"""The name of a run's folder, and its options."""
+"""Folder name of a run, and its options."""
 
 
 def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) -> list[Setting]:
-    """Every combination of a grid's values, each with a number of seeds.
+    """Return every combination of a grid's values, each with `num_seeds` seeds.
 
-    grid: `name=value,value` each. Raises ConfigError for names and values that do not exist, and for settings that
-    could not be trained: all of them are looked at before the first begins.
+    grid: `name=value,value` each. Raises ConfigError for unknown names and values, and for settings that cannot be
+    trained; all settings are checked before the first run.
     """
     problems: list[str] = []
     axes: dict[str, list[Any]] = {}
@@ -75,7 +75,7 @@ def combinations(options: FinetuneOptions, grid: Sequence[str], num_seeds: int) 
 
 
 def about(combination: str, problem: str) -> str:
-    """A sentence about the options of one combination of a grid, which says which one; as it is without a grid."""
+    """Add the name of its combination to a sentence about options; without a grid, return the sentence."""
     if not combination:
         return problem
     sentence = problem.template if isinstance(problem, Problem) else problem
@@ -83,7 +83,7 @@ def about(combination: str, problem: str) -> str:
 
 
 def _values(name: str, values: str, problems: list[str]) -> list[Any]:
-    """The values of one option of a grid, read as the option itself is; appends what is wrong to `problems`."""
+    """Parse the values of one option of a grid like the option itself; problems are appended to `problems`."""
     fields = {field.name: field for field in fields_of(FinetuneOptions) if field.name != "seed"}
     if name not in fields or not values:
         close = nearest(name, fields) if name not in fields else ""
@@ -100,14 +100,14 @@ def _values(name: str, values: str, problems: list[str]) -> list[Any]:
 
 
 def _written(value: Any) -> str:
-    """A value in the name of a folder."""
+    """Return a value as part of a folder name."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> Iterator[str]:
-    """Run every setting below `out`; yields the table, a line for each setting, the best last."""
+    """Run every setting in `out`; yields the table, a line for each setting, the best last."""
     runs_done: list[dict[str, Any]] = []
     check_inputs_unchanged([(dataclasses.replace(config, options=options), out / name) for name, options in settings])
     shared = shared_machine(config.options, out)
@@ -133,11 +133,11 @@ def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> 
         counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
         spread = f"{row['mean']:.4f} ± {row['deviation']:.4f} ({counted}, best {row['best']:.4f})"
         yield f"{row['setting']}: {main} {spread}"
-    yield f"without reading the texts: {runs_done[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
+    yield f"baseline (ignores the texts): {runs_done[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each setting: how many runs, the mean, the deviation and the best of the main score."""
+    """Yield, for each setting, the number of runs, and the mean, deviation and best of the primary metric."""
     for combination in dict.fromkeys(run["setting"] for run in runs):
         mine = [run for run in runs if run["setting"] == combination]
         scores = [run["score"] for run in mine]

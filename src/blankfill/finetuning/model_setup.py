@@ -1,4 +1,4 @@
-"""What a fine-tuning run trains: the pretrained model, the adapter of its task, and the head between them."""
+"""The model of a fine-tuning run: the pretrained model, the adapter of its task, and the head."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """What a run trains. encoded: the items to learn from, as the model reads them. note: what the run notes of its
+    """The model and data of a run. encoded: the training items as model inputs. note: the run's record of its
     inputs."""
 
     loaded: Loaded
@@ -49,11 +49,11 @@ def set_up(
 ) -> TaskSetup:
     """Load the pretrained model, encode the data, and build the model of the task.
 
-    A new run notes in its folder what it was begun with; a resumed one compares it with its notes.
+    A new run records its inputs in its folder; a resumed one compares them with its records.
 
     Args:
         config: The configuration, as the run notes it.
-        options: The options that hold now; those of the machine may differ from the configuration's.
+        options: The current options; those of the machine may differ from the configuration's.
         data: The data of the run.
         context: The process and its folder.
         start: How the run starts.
@@ -87,7 +87,7 @@ def set_up(
 
 
 def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
-    """The pretrained model, or one like it whose weights are drawn by the seed; and what a run notes of the former."""
+    """Return the pretrained model, or one like it with weights drawn from the seed; and the record of the former."""
     import torch
 
     from blankfill.checkpoint.load import load_model
@@ -100,20 +100,20 @@ def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
 
 
 def patterns_of(adapter: Adapter) -> str:
-    """The text of the patterns that a run keeps, "" for none."""
+    """Return the text of the patterns of a run, "" for none."""
     from blankfill.tasks.adapter import LMHeadAdapter
 
     return adapter.patterns() if isinstance(adapter, LMHeadAdapter) else ""
 
 
 def with_saved_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
-    """The options of a run, its cloze patterns read from its own folder."""
+    """Return the options of a run with the cloze patterns in its own folder."""
     saved = out / PATTERNS
     return dataclasses.replace(options, patterns=str(saved)) if saved.exists() else options
 
 
 def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
-    """What stands between a task and a model; UserError for a task that a head cannot answer."""
+    """Return the adapter between a task and a model; UserError for a task that no head can solve."""
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.cloze.setup import check_model
     from blankfill.tasks.input_format import InputFormat, reads_encoder_only
@@ -157,7 +157,7 @@ def build_model(
     device: torch.device,
     dtype: torch.dtype,
 ) -> AnswerModel:
-    """The model with a new head, or with its own words (a cloze), ready to be trained."""
+    """Return the model with a new head, or with its own language-model head (cloze), ready to be trained."""
     import torch
 
     from blankfill.adapt.lora import add_lora
@@ -184,7 +184,7 @@ def task_model(
     generator: torch.Generator | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> AnswerModel:
-    """What answers a task with an encoder: its own words, or a head on it, drawn from a generator if one is given."""
+    """Build the model of a task: with its own language-model head, or with a head drawn from `generator` if given."""
     from blankfill.tasks.adapter import HeadAdapter, LMHeadAdapter
     from blankfill.tasks.heads.features import reader_for
     from blankfill.tasks.heads.models import TaskModel, empty_head, new_head
@@ -204,7 +204,7 @@ def task_model(
 
 
 def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:
-    """What a checkpoint says of the model and its task."""
+    """Return the description of a model and its task for a checkpoint."""
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}

@@ -1,7 +1,6 @@
-"""What a fine-tuning run notes of its inputs, and whether a resumed run still has the same ones.
+"""The record of a fine-tuning run's inputs, and its comparison when the run is resumed.
 
-The options, the items, the model that it starts from and its patterns. How notes are written and compared is in
-`runs.inputs`.
+The inputs are the options, the items, the pretrained model and the patterns. `runs.inputs` writes and compares notes.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ def finetuning_note(
     start: Note,
     patterns: str,
 ) -> Note:
-    """What a fine-tuning run notes of its inputs, all but the tokenizer.
+    """Return the note of a fine-tuning run's inputs, except for the tokenizer.
 
-    values: the task, the columns and the options, as JSON values. more: the texts of `--unlabelled`. soft_labels: what
-    is learnt from in place of the labels. start: `model_note` of the model that it begins from. patterns: the text that
-    says how the task is put, "" for none.
+    values: task, columns and options, as JSON values. more: the texts of `--unlabelled`. soft_labels: items that
+    replace those with labels. start: `model_note` of the pretrained model. patterns: the text of the patterns, "" for
+    none.
     """
     data = {"train": items_mark(train.items, train.labels), "dev": items_mark(dev.items, dev.labels)}
     if more:
@@ -54,12 +53,12 @@ def finetuning_note(
 
 
 def patterns_mark(text: str) -> str | None:
-    """What is noted of the patterns of a run, None where it has none."""
+    """Return the noted mark of a run's patterns; None without patterns."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else None
 
 
 def model_note(loaded: Loaded) -> Note:
-    """What is noted of a model that a run begins from."""
+    """Return the note of the model that a run starts from."""
     from blankfill.checkpoint.load import weights_checksum
     from blankfill.model.config import config_values
 
@@ -73,7 +72,7 @@ def model_note(loaded: Loaded) -> Note:
 
 
 def changed_inputs(notes: Sequence[Note], now: Note) -> list[str]:
-    """What differs from the notes of a fine-tuning run, but for the weights of the model that it began from."""
+    """Return the differences from the notes of a fine-tuning run, except for the weights of the pretrained model."""
     problems: list[str] = []
     for note in notes:
         problems += differing(note.get("config"), now["config"])
@@ -93,16 +92,16 @@ def changed_inputs(notes: Sequence[Note], now: Note) -> list[str]:
 
 
 def other_weights(notes: Sequence[Note], now: Note) -> bool:
-    """Whether the model that a run began from has other weights than noted."""
+    """Return whether the model that a run started from has other weights than noted."""
     noted = [note["start"].get("weights") for note in notes if isinstance(note.get("start"), dict)]
     return any(checksum not in (None, now["start"]["weights"]) for checksum in noted)
 
 
 def check_inputs(out: Path, config: FinetuneConfig, start: Start, note: Note, tokenizer: Tokenizer) -> Note:
-    """The note of a run that is resumed, whose data, options and first model were compared with what it noted.
+    """Compare the inputs of a resumed run with its notes; returns the note.
 
-    Where the run has a checkpoint, all weights are in it, and those of the first model do not matter. Raises UserError
-    when anything differs.
+    A run with a checkpoint has all weights in it, and those of the pretrained model do not matter. Raises UserError
+    when an input differs.
     """
     problems = changed_inputs(start.notes, note)
     if other_weights(start.notes, note):

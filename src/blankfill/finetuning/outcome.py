@@ -1,4 +1,4 @@
-"""What a fine-tuning run says of itself: at its start, in `run.json`, and in its results."""
+"""Reports of a fine-tuning run: at its start, in `run.json`, and in its results."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """How a fine-tuning run ended. metrics: of the best checkpoint on the dev set; score: the one that chose it.
+    """The result of a fine-tuning run. metrics: of the best checkpoint on the dev set; score: its primary metric.
 
-    steps: done, of `total`. items_per_second: training items, without the scoring between. complete: False when the
-    run was stopped before its end. stopped: the signal that it got, be it after its last step.
+    steps: number of steps done, of `total`. items_per_second: training items, without the time of scoring. complete:
+    False when the run was stopped before its end. stopped: the signal that it got, even after its last step.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class FinetuneResult:
 
 
 def announce(config: FinetuneConfig, data: TaskData, setup: TaskSetup, steps: int, where: str) -> None:
-    """Say what is about to be trained."""
+    """Print the sizes of a run before its start."""
     learning = sum(parameter.numel() for parameter in setup.model.parameters() if parameter.requires_grad)
     say(
         f"{data.task.name}: {len(data.learnt):,} items to train on, {len(data.dev):,} to score; {learning:,} weights "
@@ -60,7 +60,7 @@ def announce(config: FinetuneConfig, data: TaskData, setup: TaskSetup, steps: in
 def note_run(
     data: TaskData, setup: TaskSetup, context: RunContext, start: Start, steps: int, baseline: dict[str, float]
 ) -> None:
-    """Write what a reader of the run folder should know of the run, the model and the machine: `run.json`."""
+    """Write facts about the run, the model and the machine, for readers of the run folder: `run.json`."""
     from blankfill.model.config import config_values
     from blankfill.system.environment import environment
 
@@ -82,7 +82,7 @@ def note_run(
 
 
 def finish(training: Training, done: Progress, predictions: Sequence[Prediction]) -> FinetuneResult:
-    """Write the results and the predictions of the best checkpoint, and renew the report."""
+    """Write the results and the predictions of the best checkpoint, and update the report."""
     config, data, adapter = training.config, training.data, training.setup.adapter
     out, ended, main = training.context.folder, training.trainer.stopped, data.task.primary_metric
     dev = data.dev.items

@@ -1,10 +1,10 @@
-"""PET's ensemble: a model for each pattern of a task, and all of them together.
+"""PET: a model for each pattern of a task, and the ensemble of them.
 
-Together they have the mean of their log-probabilities, once alike and once weighted by the share of the training items
-that each got right before it learnt anything (Schick and Schütze, arXiv 2001.07676, section 3.3).
+The ensemble averages log-probabilities, once uniformly and once weighted by the accuracy of each pattern on the
+training items before training (Schick and Schütze, arXiv 2001.07676, section 3.3).
 
-With `--distil` a head on the same pretrained model then learns what they say, weighted, of texts without labels. Runs
-lie in folders below one; those that are finished are not run again.
+With `--distil`, a head on the same pretrained model then learns the weighted ensemble's predictions on texts without
+labels. Runs are in subfolders; finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from blankfill.training.machine import Machine
 
 SOFT_LABELS = "soft_labels.jsonl"
-"""What all patterns say of the texts of `--distil`."""
+"""The ensemble's predictions on the texts of `--distil`."""
 DISTILLED = "distilled"
-"""The folder of the run that learns from it."""
+"""Folder of the run that learns from them."""
 
 
 def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
-    """Fine-tune a model for each pattern below `out`, score all together; yields the table, a line each.
+    """Fine-tune a model for each pattern in `out` and score the ensemble; yields the table, line by line.
 
-    Raises UserError or ConfigError for whatever the user can mend.
+    Raises UserError or ConfigError for any problem that the user can solve.
     """
     if problems := config.options.problems():
         raise ConfigError(problems)
@@ -72,14 +72,14 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
         results = finish_run(config_k, folder, shared)
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(results)})
         score = f"{results['primary_metric']} {results['score']:.4f}"
-        yield f"pattern {k}: {score}; untrained {weights[k]:.4f} of the training items"
+        yield f"pattern {k}: {score}; accuracy on the training items before training {weights[k]:.4f}"
     yield from _together(config, out, runs, dev)
     if texts is not None:
         yield from _distilled(config, out, texts, shared)
 
 
 def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine) -> list[float]:
-    """The share of the training items that the model gets right with each pattern before it is trained."""
+    """Return the accuracy of the untrained model on the training items with each pattern."""
     import torch
 
     from blankfill.tasks.training import HeadEvaluator
@@ -89,7 +89,7 @@ def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine
     loaded, _ = load_pretrained(requests[0])
     shares = []
     for config in requests:
-        plain = dataclasses.replace(config.options, lora_rank=0)  # which adds nothing before it has learnt
+        plain = dataclasses.replace(config.options, lora_rank=0)  # LoRA has no effect before training
         adapter = build_adapter(config.build_task(), train.labels, loaded, plain)
         model = build_model(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = HeadEvaluator(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))
@@ -100,7 +100,7 @@ def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine
 
 
 def _together(config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
-    """Score the models together, alike and weighted, and write what came out."""
+    """Score the ensemble, uniform and weighted, and write the results."""
     from blankfill.tasks.heads.texts import classified
     from blankfill.tasks.metrics.scoring import score
 
@@ -125,7 +125,7 @@ def _together(config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]],
 
 
 def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> Split | None:
-    """The texts of `--distil`, None without it; UserError when they cannot be read, or the task has no labels."""
+    """Read the texts of `--distil`, None without it; UserError when they cannot be read, or the task has no labels."""
     if not config.options.distil:
         return None
     if task.kind != "classify":
@@ -137,7 +137,7 @@ def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> S
 
 
 def _distilled(config: FinetuneConfig, out: Path, texts: Split, shared: Machine) -> Iterator[str]:
-    """Let a head learn what all patterns say of the texts, weighted, and write how good it is."""
+    """Train a head on the weighted ensemble's predictions for the texts, and write its scores."""
     options, scores = config.options, out / SOFT_LABELS
     mark = items_mark(texts.items, texts.labels)
     if scores.exists() and (notes := read_notes(out)) and notes[0].get("texts") not in (None, mark):
@@ -152,7 +152,7 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, shared: Machine)
         multi_token="surest-first", epochs=options.distil_epochs,
     )  # fmt: skip
     soft_labels = SoftLabels(Path(options.distil), scores)
-    say(f"a head learns what all patterns say of {len(texts):,} texts")
+    say(f"a head learns the ensemble's predictions on {len(texts):,} texts")
     student = dataclasses.replace(config, options=learning, soft_labels=soft_labels)
     check_inputs_unchanged([(student, out / DISTILLED)])
     results = finish_run(student, out / DISTILLED, shared)
@@ -172,7 +172,7 @@ def _keep(out: Path, results: dict[str, Any]) -> None:
 
 
 def _said(path: Path) -> list[dict[str, float]]:
-    """The probabilities of a run's predictions, in the order of its items."""
+    """Read the probabilities of a run's predictions, in the order of its items."""
     rows = [parse_json(line, path) for line in read_text(path, LARGE).split("\n") if line]
     where = f"{path}: `probabilities`"
     return [fitting(field(row, "probabilities", dict, path), dict[str, float], where) for row in rows]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions(Sequence["Prediction"]):
-    """Predictions for some items, in their order.
+    """Predictions for some items, in order.
 
-    model: what made them. task: whose items they are. items: the items. predictions: one for each item.
+    model: the model that made them. task: the task of the items. items: the items. predictions: one for each item.
     """
 
     model: AnyPredictor
@@ -44,17 +44,17 @@ class Predictions(Sequence["Prediction"]):
 
     @property
     def values(self) -> list[Any]:
-        """What was predicted for each item, as the metrics take it: the number of a label, a score, tags, a text."""
+        """The predicted values as the metrics take them: the number of a label, a score, tags, a text."""
         return [prediction.value for prediction in self.predictions]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """For each item a row of JSON values: its id, the answer in words, and probabilities where there are any."""
+        """A row of JSON values for each item: its id, the prediction in words, and probabilities if there are any."""
         pairs = zip(self.items, self.predictions, strict=True)
         return [{"id": item.id, **prediction.record} for item, prediction in pairs]
 
     def metrics(self) -> dict[str, float]:
-        """The task's metrics. Raises UserError when the items have no answers."""
+        """Return the task's metrics. Raises UserError when the items have no answers."""
         if isinstance(self.model, Predictor) and self.task == self.model.task:
             return self.model.adapter.measure(self.items, self.predictions)
         return score(self.task, Split(self.items, self.model.labels), self.values)
@@ -76,23 +76,23 @@ def predict(
 
     Args:
         model: A run made by `finetune`, one of its checkpoints, the folder of a grid (its best run predicts) or of all
-            patterns (they predict together); or such a model that `open_predictor` has opened, to use it again.
+        patterns (their ensemble predicts); or a model that `open_predictor` has opened, to use it again.
         items: Items of the task; or rows: a text, two with a tab between, or a mapping with the fields of the task.
         data: In place of `items`, the task's folder, that of its benchmark, or the file of the split itself.
-        split: Which split of `data`.
-        task: The task of `data`, where it is not the model's own: one of the same labels.
-        device: Where to compute: "auto", "cpu", "cuda", "cuda:1", "mps"; for a model that is opened here.
+        split: The split of `data`.
+        task: The task of `data`, if it differs from the model's own: one with the same labels.
+        device: Device to compute on: "auto", "cpu", "cuda", "cuda:1", "mps"; for a model that this call opens.
         threads: CPU threads; 0 for the usual number.
-        n_best: For a model that writes, the number of texts for each item.
-        search: For a model that writes, options other than those it was trained with: beams, length_penalty,
-            no_repeat_ngram.
+        n_best: For a model that generates text, the number of texts for each item.
+        search: For a model that generates text, options that differ from training: beams, length_penalty,
+        no_repeat_ngram.
 
     Returns:
         A prediction for each item.
 
     Raises:
         UserError: There is no fine-tuned model in the folder, or a row or the data cannot be read.
-        ConfigError: An option of the search cannot be.
+        ConfigError: An option of the search has an impossible value.
     """
     if (items is None) == (data is None):
         raise UserError("give either items, or data with the files of a task")
@@ -109,7 +109,7 @@ def predict(
 
 
 def _read(task: Task, rows: Iterable[str | Mapping[str, Any] | Item]) -> Iterator[Item]:
-    """The items of rows; those that are items already as they are."""
+    """Return the items of rows; rows that are items already are returned unchanged."""
     for number, row in enumerate(rows):
         if isinstance(row, str | Mapping):
             line = row if isinstance(row, str) else json.dumps(dict(row))

@@ -1,4 +1,4 @@
-"""Fine-tuned models, opened to predict with: a run, a checkpoint, the best run of a grid, or PET's ensemble."""
+"""Opening fine-tuned models to predict: a run, a checkpoint, the best run of a grid, or PET's ensemble."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """A fine-tuned model: the best checkpoint of a run, or a checkpoint folder of one."""
+    """A fine-tuned model: the best checkpoint of a run, or a checkpoint folder."""
 
     def __init__(
         self,
@@ -39,8 +39,9 @@ class Predictor:
         n_best: int = 1,
         search: Mapping[str, Any] | None = None,
     ) -> None:
-        """n_best: for a model that writes, the number of texts for each item. search: for such a model, options that
-        differ from training (beams, length_penalty, no_repeat_ngram). threads: CPU threads; None keeps torch's number.
+        """n_best: for a model that generates text, the number of texts for each item. search: for such a model, options
+        that differ from training (beams, length_penalty, no_repeat_ngram). threads: CPU threads; None keeps torch's
+        number.
 
         Raises UserError when the folder holds no fine-tuned model, or the model does not have one of the options.
         """
@@ -105,7 +106,7 @@ class Predictor:
                 self.adapter.threshold = field(results, "threshold", float, run / RESULTS)
 
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
-        """Take over what is asked of a search."""
+        """Apply the options of a search."""
         given = [*search, *(["n_best"] if n_best != 1 else [])]
         if given and self.task.kind != "generate" and self.options.method != "text":
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -118,7 +119,7 @@ class Predictor:
             raise ConfigError(problems)
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
-        """A prediction for each item."""
+        """Return a prediction for each item."""
         from blankfill.model.view import evaluation_view
         from blankfill.tasks.text.writing import evaluator_for
 
@@ -130,19 +131,19 @@ class Predictor:
 
 
 class EnsemblePredictor:
-    """The models of all patterns, which answer together as they are weighted (PET's ensemble)."""
+    """The models of all patterns, which predict together with their weights (PET's ensemble)."""
 
     def __init__(self, members: Sequence[Predictor], weights: Sequence[float]) -> None:
         self.members, self.weights = members, weights
         self.task, self.labels = members[0].task, members[0].labels
 
     def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
-        """For each item the mean log-probability of its labels, float64[C]."""
+        """Return the mean log-probabilities of the labels of each item, float64[C]."""
         said = [[prediction.record["probabilities"] for prediction in member.predict(items)] for member in self.members]
         return [combined(logs_of(probabilities), self.weights) for probabilities in zip(*said, strict=True)]
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
-        """A prediction for each item."""
+        """Return a prediction for each item."""
         from blankfill.tasks.heads.texts import chosen, classified
 
         joined = [logs_C.astype(np.float32) for logs_C in self.logs(items)]
@@ -162,9 +163,9 @@ def open_predictor(
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
 ) -> AnyPredictor:
-    """The model of a run or of a checkpoint folder; of a grid's folder its best run; of an ensemble's all together.
+    """Open the model of a run or of a checkpoint folder, the best run of a grid's folder, or an ensemble.
 
-    n_best, search: of a model that writes; see `Predictor`.
+    n_best, search: for a model that generates text; see `Predictor`.
     Raises UserError when the folder holds no fine-tuned model.
     """
     path = Path(path)
@@ -176,12 +177,12 @@ def open_predictor(
         folders = [_inside(path, field(pattern, "folder", str, where)) for pattern in patterns]
         if min(weights) < 0:
             raise UserError(f"{where}: a weight is negative")
-        say(f"{path}: {len(folders)} patterns answer together")
+        say(f"{path}: the ensemble of {len(folders)} patterns predicts")
         threads = None if threads is None else use_threads(threads)
         return EnsemblePredictor([Predictor(folder, device, threads, n_best, search) for folder in folders], weights)
     if isinstance(best := results.get("best"), dict) and "best_run" in best:
         run = field(best, "best_run", str, path / RESULTS)
-        say(f"{path}: of its runs {run} answers, the best of the best setting ({best.get('setting')})")
+        say(f"{path}: {run} predicts, the best run of the best setting ({best.get('setting')})")
         return Predictor(_inside(path, run), device, threads, n_best, search)
     return Predictor(path, device, threads, n_best, search)
 
@@ -202,14 +203,14 @@ def holds_fine_tuned(path: Path) -> bool:
 
 
 def _inside(path: Path, name: str) -> Path:
-    """A run of several, below their folder. Raises UserError for a name that leads out of it."""
+    """Return a run of several in their folder. Raises UserError for a name outside the folder."""
     if Path(name).name != name or name == "..":
         raise UserError(f"{path / RESULTS} names the run {shown(name)}, which is not a folder beside it")
     return path / name
 
 
 def _results(path: Path) -> dict[str, Any]:
-    """The results of several runs below a folder, {} for a run of its own."""
+    """Read the results of several runs in a folder, {} for a single run."""
     if (path / CONFIG).exists() or not (path / RESULTS).exists():
         return {}
     try:
@@ -219,7 +220,7 @@ def _results(path: Path) -> dict[str, Any]:
 
 
 def best_checkpoint(path: Path) -> Any:
-    """The checkpoint of a fine-tuning run that did best on its dev set, or the one in the folder itself."""
+    """Return the checkpoint of a fine-tuning run that was best on its dev set, or the one in the folder itself."""
     from blankfill.checkpoint import store
 
     if not path.is_dir():

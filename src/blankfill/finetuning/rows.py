@@ -21,16 +21,15 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "choice": ("context", "choices"), "tag": ("words",), "answer": ("question", "context"),
     "generate": ("source", "second"),
 }  # fmt: skip
-"""The fields of a row, for each kind of task; `second` may be missing."""
+"""Fields of a row, for each kind of task; `second` may be missing."""
 
 
 def items_of(task: Task, rows: Iterator[tuple[str, str]], first: int = 0) -> Iterator[Item]:
-    """Items from lines, (where it stands, line) each: JSON objects with the fields of the task, or plain lines.
+    """Read items from lines, (place in the file, line) each: JSON objects with the fields of the task, or plain lines.
 
-    The rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); those of other
-    tasks have the
-    fields of their kind. A plain line is a text, or two parted by a tab; for tagging, words parted by spaces. Raises
-    UserError that names the line which is neither.
+    Rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); rows of other tasks
+    have the fields of their kind. A plain line is a text, or two texts separated by a tab; for tagging, words separated
+    by spaces. Raises UserError with the line for anything else.
     """
     for number, (where, line) in enumerate(rows, first):
         if not line.strip():
@@ -59,13 +58,13 @@ def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
 
 
 def _text(given: Mapping[str, Any], name: str, where: str) -> str:
-    """A field of a row that is a text, or a number in its place; UserError for anything else."""
+    """Return a field of a row as a text; a number is converted; UserError for anything else."""
     value = given[name]
     return str(value) if type(value) in (int, float) else field(given, name, str, where)
 
 
 def _texts(given: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
-    """A field of a row that is a list of texts, one at least."""
+    """Return a field of a row that is a list of at least one text."""
     texts = tuple(_text({name: text}, name, where) for text in field(given, name, list, where))
     if not texts:
         raise UserError(f"{where}: `{name}` is empty; leave the line out")
@@ -73,7 +72,7 @@ def _texts(given: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
 
 
 def _member(task: Mixture, where: str, line: str) -> Task:
-    """The member of a mixture that a row is for."""
+    """Return the member of a mixture that a row belongs to."""
     try:
         name = field(parse_json(line, where), "task", str, where)
     except UserError as error:
@@ -84,7 +83,7 @@ def _member(task: Mixture, where: str, line: str) -> Task:
 
 
 def _own_rows(task: Task, given: Mapping[str, Any], number: int, where: str) -> Sequence[Item]:
-    """The items of a row in the form of its benchmark."""
+    """Return the items of a row in the form of its benchmark."""
     if lacking := missing(task.name, given):
         needed = ", ".join(NEEDED[task.name])
         raise UserError(f"{where}: there is no {' and no '.join(lacking)}; a row of {task.name} has {needed}")

@@ -1,8 +1,8 @@
-"""Fine-tuning a pretrained model on a task: the run from its folder to its result, read from top to bottom.
+"""Fine-tuning a pretrained model on a task: the stages of a run, from its folder to its result.
 
-A run folder holds `finetune.json` (its configuration), the checkpoint that did best on the dev set, `results.json`,
-`predictions.jsonl`, the metrics of every score and `report.html`. It is enough alone to predict with; to resume it
-after a kill, the data and the model that it started from must still be where they were.
+A run folder holds `finetune.json` (its configuration), the checkpoint that was best on the dev set, `results.json`,
+`predictions.jsonl`, the metrics of every evaluation and `report.html`. The folder suffices for predictions; to resume
+an interrupted run, its data and pretrained model must still be at their paths.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def finetune(
     changes: Mapping[str, Any] | None = None,
     shared: Machine | None = None,
 ) -> FinetuneResult:
-    """Fine-tune a model on a task, score it on the dev set, and keep the best checkpoint.
+    """Fine-tune a model on a task, evaluate it on the dev set, and keep the best checkpoint.
 
     Args:
         config: The task, its data, the model to start from, and the options.
-        out: The run folder: a new one, or with `resume` that of a run that was begun.
+        out: The run folder: a new one, or with `resume` that of a started run.
         resume: Resume the run in `out`, whose configuration is `finetuning.config.read_config(out)`.
-        changes: For a resumed run, options of `training.machine.CHANGEABLE` that differ from before.
-        shared: For a run among several, what all of them compute with where their options leave it free.
+        changes: For a resumed run, changed options of `training.machine.CHANGEABLE`.
+        shared: For a run of a grid, the machine properties of all its runs, where the options leave them open.
 
     Returns:
         The metrics of the best checkpoint on the dev set, and how the run ended.
 
     Raises:
-        UserError: Whatever the user can mend; ConfigError, with all problems, for options.
+        UserError: For any problem that the user can solve; ConfigError, with all problems, for options.
     """
     from blankfill.finetuning import outcome
     from blankfill.finetuning.data import read_task_data

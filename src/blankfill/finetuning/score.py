@@ -1,4 +1,4 @@
-"""Scores of predictions that lie in a file."""
+"""Scores of predictions in a file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def score_predictions(
     task: Task, data: Path, split: str, predictions: Path, na_prob_file: Path | None = None
 ) -> dict[str, float]:
-    """The task's metrics of a predictions file: JSON lines of `predict` or `finetune`, or SQuAD's JSON object.
+    """Compute the task's metrics of a predictions file: JSON lines of `predict` or `finetune`, or SQuAD's JSON object.
 
-    na_prob_file: for SQuAD 2.0, a JSON object of question id and how much likelier no answer is; the best exact match
-    and F1 that a threshold reaches, and the threshold of each, are added, as the official script's `--na-prob-file`
-    does. Raises UserError for items without a prediction, for unknown ids, and for rows that say nothing.
+    na_prob_file: for SQuAD 2.0, a JSON object of question ids with the log odds of no answer; adds the best exact match
+    and F1 of any threshold, and these thresholds, as the official script's `--na-prob-file` does. Raises UserError for
+    items without a prediction, for unknown ids, and for rows without a prediction.
     """
     from blankfill.tasks.adapters import ADAPTERS
 
@@ -73,7 +73,7 @@ def _parsed(adapter: Adapter, shown: Mapping[str, Any], id: str, path: Path) -> 
 
 
 def read_predictions(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Predictions by the ids of their items."""
+    """Read predictions by the ids of their items."""
     text = joined_lines(path).strip()
     with suppress(UserError):  # several lines
         whole = parse_json(text, path)

@@ -1,4 +1,4 @@
-"""Several runs of one command, each in a folder of its own below one: complete ones with the same inputs are kept."""
+"""Several runs of one command, each in a subfolder: complete runs with the same inputs are not repeated."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 def finish_run(config: FinetuneConfig, folder: Path, shared: Machine | None = None) -> dict[str, Any]:
-    """The results of a run among several, which is begun or resumed unless it is complete.
+    """Return the results of a run of several, which is started or resumed unless it is complete.
 
     Args:
         config: The configuration of the run.
-        folder: The run folder; that of the several runs is above it.
-        shared: What all of the runs compute with where their options leave it free.
+        folder: The run folder, in the folder of the several runs.
+        shared: The machine properties of all runs, where the options leave them open.
 
     Returns:
-        What `results.json` of the run holds.
+        The contents of the run's `results.json`.
 
     Raises:
-        StoppedError: A signal has stopped the run, so that the runs after it are not begun.
-        UserError: Whatever the user can mend.
+        StoppedError: A signal has stopped the run; the runs after it are not started.
+        UserError: For any problem that the user can solve.
     """
     results = read_results(folder)
     if not results.get("complete"):
@@ -59,7 +59,7 @@ def finish_run(config: FinetuneConfig, folder: Path, shared: Machine | None = No
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The results of a run; {} when there are none or they are damaged, so that the run is not complete."""
+    """Read the results of a run; {} when they are missing or damaged, so that the run counts as incomplete."""
     path = folder / RESULTS
     try:
         results = read_json(path)
@@ -73,20 +73,21 @@ def read_results(folder: Path) -> dict[str, Any]:
             raise
         return {}
     except UserError as error:
-        say(f"{error}; the run in {folder} is gone through again from its last checkpoint")
+        say(f"{error}; the run in {folder} is repeated from its last checkpoint")
         return {}
     return results
 
 
 def machine_changes(options: FinetuneOptions, folder: Path) -> dict[str, Any]:
-    """The machine options in which a command that resumes a run differs from the one that began it."""
+    """Return the machine options that differ between the command that resumes a run and the one that started it."""
     before = read_config(folder).options
     names = ("device", "threads", "micro_batch")
     return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(before, name)}
 
 
 def shared_machine(options: FinetuneOptions, out: Path) -> Machine:
-    """What several runs below `out` compute with where their options leave it free: settled by the first of them."""
+    """Return the machine properties of several runs in `out`, where the options leave them open: those of the first
+    run."""
     import torch
 
     from blankfill.system.device import is_here
@@ -103,10 +104,10 @@ def shared_machine(options: FinetuneOptions, out: Path) -> Machine:
 
 
 def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
-    """Raise UserError when a run that is there already had other data, options or another model than it is to have.
+    """Raise UserError when an existing run had other data, options or another model than the new command gives it.
 
-    Otherwise results of different things would stand in one table. Whatever several runs have in common is read once.
-    The folder above them must not be a run itself, whose results the table would replace.
+    Otherwise one table would compare different things. Inputs that several runs share are read once. The folder above
+    them must not be a run itself, whose results the table would replace.
     """
     for above in dict.fromkeys(folder.parent for _, folder in runs):
         if (above / CONFIG).exists():

@@ -1,4 +1,4 @@
-"""A fine-tuned model's answers for a split of its task, and the files of a benchmark's submission."""
+"""A fine-tuned model's predictions for a split of its task, and the files of a benchmark's submission."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = None) -> Split:
-    """The items of a split of the model's task, or of another one of the same kind and labels."""
+    """Return the items of a split of the model's task, or of another task with the same kind and labels."""
     of_split, whole = task_for(model, task), model.task
     if of_split is whole or not isinstance(whole, Mixture):
         return of_split.read(data, split, model.labels)
@@ -27,7 +27,7 @@ def split_of(model: AnyPredictor, data: Path, split: str, task: str | None = Non
 
 
 def task_for(model: AnyPredictor, task: str | None) -> Task:
-    """The model's task, a member of its mixture, or another one of that name; UserError when it has other answers."""
+    """Return the model's task, a member of its mixture, or the named task; UserError when its answers differ."""
     other = model.task if task is None else task_named(task)
     if isinstance(model.task, Mixture) and other in model.task.members:
         return other
@@ -42,10 +42,10 @@ def task_for(model: AnyPredictor, task: str | None) -> Task:
 def write_submission(
     model: AnyPredictor, data: Path, split: str, task: str | None, out: Path, window: int
 ) -> list[tuple[Path, int]]:
-    """Answer a split and write it as its benchmark takes it: (each file, how many predictions it holds).
+    """Predict a split and write the files of its benchmark: (file, number of predictions) of each.
 
-    window: items that are answered together. Raises UserError when a row of the split was left out as faulty, since a
-    submission must answer all, and when `out` cannot be made.
+    window: items that are predicted together. Raises UserError when a row of the split was left out as faulty, since a
+    submission must contain all rows, and when `out` cannot be made.
     """
     from blankfill.tasks.datasets.files import find_file
     from blankfill.tasks.datasets.submission import submission

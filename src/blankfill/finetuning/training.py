@@ -1,4 +1,4 @@
-"""The training of a fine-tuning run: the loop, and the scoring, checkpoints and notes around it."""
+"""The training of a fine-tuning run: the loop with its evaluations, checkpoints and records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from blankfill.training.progress import Progress
 
 
 class Training:
-    """A run that is ready to be trained. baseline: the metrics of who has not read the items."""
+    """A run that is ready to be trained. baseline: the metrics of predictions that ignore the items."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Training:
         context: RunContext,
         start: Start,
     ) -> None:
-        """Restore the progress of a resumed run. options: those that hold now."""
+        """Restore the progress of a resumed run. options: the current options."""
         self.config, self.data, self.setup, self.context = config, data, setup, context
         adapter, model, dev = setup.adapter, setup.model, data.dev.items
         self.settings = settings = options.train_options(len(setup.encoded))
@@ -68,7 +68,7 @@ class Training:
     def run(self) -> Progress:
         """Train up to the last step, or until the run is stopped; returns the progress."""
         if self.done.step == 0:
-            self.save(self.done)  # nothing may be better than the beginning
+            self.save(self.done)  # the initial model may remain the best
         steps, out = self.settings.steps, self.context.folder
         done = self.trainer.train(self.batches.steps(self.done.step, steps), self.done)
         self.writer.wait()
@@ -79,7 +79,7 @@ class Training:
         return done
 
     def best_predictions(self, done: Progress) -> Sequence[Prediction]:
-        """The predictions of the best checkpoint for the dev set."""
+        """Return the predictions of the best checkpoint for the dev set."""
         if self.evaluator.best is not None:
             return self.evaluator.best
         model = self.setup.model  # the best was before this run was resumed, or there was no score yet

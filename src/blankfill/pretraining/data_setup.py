@@ -1,4 +1,4 @@
-"""What a run trains on: an opened corpus, its rows by phase, the validation rows, and the baseline to beat."""
+"""The data of a run: an opened corpus, its rows by phase, the validation rows, and the unigram baseline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BASELINE_ROWS = 512
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus, opened: token files, tokenizer with the roles an objective needs, unigram counts."""
+    """An opened corpus: token files, tokenizer with the roles that an objective needs, unigram counts."""
 
     folder: Path
     train: IndexedCorpus
@@ -46,11 +46,11 @@ class Corpus:
     vocabulary: Vocabulary
     unigram: np.ndarray
     marks: Mapping[str, Mark] = field(default_factory=dict)
-    """The marks of its files, by name."""
+    """Marks of the corpus files, by name."""
 
 
 def prepared_in(paths: Sequence[str | Path], work: Path) -> Path:
-    """The folder of the token files of these paths: the prepared one that they name, else `work`."""
+    """Return the folder with the token files of these paths: the prepared folder if they name one, else `work`."""
     return Path(paths[0]) if len(paths) == 1 and is_prepared(Path(paths[0])) else work
 
 
@@ -61,10 +61,11 @@ def open_corpus(
     tokenizer: Tokenizer | None = None,
     accepted: Sequence[Tokenizer] = (),
 ) -> Corpus:
-    """Open a prepared folder, or prepare text (none: the embedded `python-docs`) under `work` first.
+    """Open a prepared folder, or prepare text (by default the embedded `python-docs`) in `work` and open it.
 
-    tokenizer: that of a model that is trained further, saved beside `work`; None is the corpus's own. accepted:
-    UserError when a prepared folder was made with none of these; also when one was changed since it was prepared.
+    tokenizer: the tokenizer of a model that is trained further, which is saved beside `work`; None: that of the corpus.
+    accepted: tokenizers that a prepared folder may have been made with; UserError for any other, and for a folder that
+    was changed since it was prepared.
     """
     folder = prepared_in(paths, work)
     if folder is work:
@@ -105,7 +106,7 @@ def open_corpus(
 
 
 def counts_of(path: Path) -> np.ndarray:
-    """How often each id occurs in a prepared text, int64[V]. Raises UserError when the file is damaged."""
+    """Read the number of occurrences of each id in a prepared text, int64[V]. Raises UserError for a damaged file."""
     counts = read_array(path, "iu", 1).astype(np.int64)
     if not len(counts) or counts.min() < 0 or not 0 < float(counts.sum(dtype=np.float64)) < 2**63:
         raise UserError(f"{path} is damaged: it does not count the tokens of a text; prepare the text again")
@@ -113,9 +114,10 @@ def counts_of(path: Path) -> np.ndarray:
 
 
 def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) -> Vocabulary:
-    """A tokenizer's vocabulary, with what finds the words and larger units that an objective masks whole.
+    """Return a tokenizer's vocabulary with the functions that find the words and larger units that an objective masks
+    whole.
 
-    unigram: int64[V], how often each id occurs in the text. Raises UserError where they cannot be found.
+    unigram: int64[V], number of occurrences of each id in the text. Raises UserError when units cannot be found.
     """
     vocabulary = tokenizer.vocabulary()
     units: Units | None = None
@@ -127,7 +129,7 @@ def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) 
 
 
 def in_recipe_terms(error: UserError) -> UserError:
-    """An error of `prepare`, its flags named as a recipe's command has them: `--vocab-size` → `--corpus.vocab-size`."""
+    """Return an error of `prepare` with a recipe's option names: `--vocab-size` → `--corpus.vocab-size`."""
     names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
     problems = error.problems if isinstance(error, ConfigError) else [str(error)]
     renamed = [
@@ -141,7 +143,7 @@ def in_recipe_terms(error: UserError) -> UserError:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one phase of a run. start: the phase's first step; validation rows are the same for every run."""
+    """The rows of one phase of a run. start: first step of the phase; the validation rows are the same in every run."""
 
     start: int
     train: Sampler | Replayed
@@ -150,14 +152,14 @@ class Rows:
 
     @property
     def new(self) -> Sampler:
-        """The rows of the text itself, without those of replayed old text."""
+        """Return the rows of the new text, without replayed rows of the old text."""
         return self.train.new if isinstance(self.train, Replayed) else self.train
 
 
 def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: float = 0.0) -> list[Rows]:
-    """The rows of a run: of one length, or short ones first (train.phase1_length).
+    """Return the rows of a run by phase: of one length, or shorter ones first (train.phase1_length).
 
-    old: a corpus of which a share `ratio` of the training rows is made.
+    old: a corpus to replay; ratio: its share of the training rows.
     """
     options, objective = recipe.train, recipe.objective
     if objective.needs_words() and corpus.vocabulary.word_start is None:
@@ -192,12 +194,14 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
 
 
 def old_seed(seed: int) -> int:
-    """The seed of replayed rows: one of its own, so that row k of the old text is not masked as row k of the new."""
+    """Return the seed of replayed rows, which differs so that row k of the old text has other masks than row k of the
+    new."""
     return (seed + 2**31) % 2**32
 
 
 def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
-    """Fixed rows of old text, of the full length: of its validation part, else of the text itself, saying so."""
+    """Return fixed rows of old text, of full length: from its validation part, else from the text itself, with a
+    message."""
     text = old.valid
     if text is None or not len(text):
         say(f"{old.folder}: the old text has no validation part, so its loss is measured on the text that is replayed")
@@ -207,7 +211,7 @@ def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:
 
 
 def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Batch]:
-    """The fixed validation rows, spread over the whole validation set, in batches."""
+    """Return the fixed validation rows, spread over the whole validation set, in batches."""
     from blankfill.data.batching import collate
 
     if valid is None:
@@ -219,7 +223,7 @@ def validation_batches(valid: Sampler | None, rows: int, micro: int) -> list[Bat
 
 
 def target_baseline(corpus: Corpus, train: Sampler, validation: list[Batch]) -> float:
-    """The unigram baseline of a run, in nats per answer."""
+    """Return the unigram baseline of a run, in nats per target."""
     from blankfill.training.baseline import unigram_baseline
 
     some = np.unique(np.linspace(0, train.rows_in_epoch(0) - 1, BASELINE_ROWS).astype(int)).tolist()

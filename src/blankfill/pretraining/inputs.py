@@ -1,6 +1,6 @@
-"""Everything that a pretraining run learns from, opened: recipe, corpus, old text, warm start, teacher, tokenizer.
+"""Opening the inputs of a pretraining run: recipe, corpus, old text, warm start, teacher, tokenizer.
 
-A new run notes them in its folder; a resumed one compares them with its notes first. Not here: rows of text
+A new run records them in its folder; a resumed run first compares them with its records. Not here: rows of text
 (`pretraining.data_setup`), the model (`pretraining.model_setup`).
 """
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run learns from. recipe: with the sizes of the model that it starts from, if there is one.
+    """The inputs of a run. recipe: with the sizes of the model that the run starts from, if there is one.
 
-    old: the corpus of old text, whose loss is measured and which may be replayed. note: what the run notes of all this.
+    old: the corpus of old text, whose loss is measured and which may be replayed. note: the run's record of its inputs.
     """
 
     recipe: Recipe
@@ -66,7 +66,7 @@ def open_inputs(
         context: The process and its folder.
         start: How the run starts.
         init_from: The model that a new run starts from.
-        teacher: The model to learn from; for a resumed run, where its teacher lies now.
+        teacher: The model to learn from; for a resumed run, the present path of its teacher.
         verify_corpus: Compare all bytes of prepared corpora with the checksums that were noted.
 
     Raises:

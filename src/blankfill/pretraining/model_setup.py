@@ -1,4 +1,4 @@
-"""The model of a pretraining run: its size, whether it fits this machine, and its first or restored weights."""
+"""The model of a pretraining run: its size, whether it fits on this machine, and its first or restored weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def build_model(inputs: Inputs, rows: Sequence[Rows], context: RunContext, start: Start) -> Transformer:
-    """The model of a run with its first weights: drawn from the seed, of another model, or of the teacher's layers.
+    """Make the model of a run with its first weights: drawn from the seed, from another model, or from a teacher's
+    layers.
 
     Raises ConfigError when the run cannot work on this machine.
     """
@@ -40,16 +41,16 @@ def build_model(inputs: Inputs, rows: Sequence[Rows], context: RunContext, start
     model.recompute = recipe.train.gradient_checkpointing
     if teacher is not None and start.kind == "fresh" and recipe.distil.start == "teacher":
         layers = teacher.start(model, recipe)
-        say(f"the student begins as layers {', '.join(map(str, layers))} of {teacher.path}, counted from 0")
+        say(f"the student starts with layers {', '.join(map(str, layers))} of {teacher.path}, counted from 0")
     return model
 
 
 def restore_or_begin(
     inputs: Inputs, model: Transformer, optimizer: torch.optim.Optimizer, context: RunContext, start: Start
 ) -> tuple[Progress, Inputs]:
-    """Restore a resumed run from its checkpoint, or write into the folder what a new run is begun with.
+    """Restore a resumed run from its checkpoint, or write the inputs of a new run to its folder.
 
-    Returns the progress, and the inputs with their whole note. Raises UserError when the checkpoint is of another
+    Returns the progress, and the inputs with their complete note. Raises UserError when the checkpoint is of another
     model, or when a run that started from another model ended before its first checkpoint.
     """
     from blankfill.checkpoint import store
@@ -71,7 +72,7 @@ def restore_or_begin(
 def check_it_fits(
     config: TransformerConfig, rows: Sequence[Rows], inputs: Inputs, context: RunContext, start: Start
 ) -> None:
-    """Raise a ConfigError when the run cannot work on this machine, before it begins; see `planning.fit_check`."""
+    """Raise ConfigError before the start when the run cannot work on this machine; see `planning.fit_check`."""
     from blankfill.planning import estimate, fit_check
 
     recipe, corpus, device = inputs.recipe, inputs.corpus, context.device

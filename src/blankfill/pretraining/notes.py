@@ -1,7 +1,7 @@
-"""What a pretraining run notes of its inputs, and whether a resumed run still has the same ones.
+"""The record of a pretraining run's inputs, and its comparison when the run is resumed.
 
-The recipe, the corpus, the old text, the model that it started from and the teacher. How notes are written and compared
-is in `runs.inputs`.
+The inputs are the recipe, the corpus, the old text, the model of a warm start and the teacher. `runs.inputs` writes and
+compares notes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def pretraining_note(
     recipe: Recipe, corpus: Corpus, old: Corpus | None, warm_start: WarmStart | None, taught: Teacher | None
 ) -> Note:
-    """What a pretraining run notes of its inputs, all but the tokenizer. old: the corpus that is replayed."""
+    """Return the note of a pretraining run's inputs, except for the tokenizer. old: the corpus that is replayed."""
     note: Note = {"recipe": recipe_values(recipe), "corpus": dict(corpus.marks)}
     if old is not None:
         note["replay"] = dict(old.marks)
@@ -37,7 +37,7 @@ def pretraining_note(
 
 
 def recipe_values(recipe: Recipe) -> Note:
-    """The options of a recipe by their dotted names, as JSON values, those that may change left out."""
+    """Return the options of a recipe by their dotted names, as JSON values, without those that may change."""
     from blankfill.config.recipe import to_values
 
     values: Note = {}
@@ -48,7 +48,7 @@ def recipe_values(recipe: Recipe) -> Note:
 
 
 def warm_start_values(warm_start: WarmStart) -> Note:
-    """What is noted of the model that a run began from."""
+    """Return the noted values of the model that a run starts from."""
     from blankfill.model.config import config_values
 
     values = {"new_tokens": list(warm_start.new_tokens), "replay_ratio": warm_start.replay_ratio}
@@ -56,7 +56,7 @@ def warm_start_values(warm_start: WarmStart) -> Note:
 
 
 def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path, warm_start: WarmStart | None) -> None:
-    """Raise UserError when the recipe, the corpus or the old text of a run are not those it was begun with.
+    """Raise UserError when the recipe, the corpus or the old text of a run have changed since its start.
 
     corpus: the folder of its token files.
     """
@@ -83,7 +83,7 @@ def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path,
 
 
 def again(out: Path, corpus: Path) -> str:
-    """What can be done about a pretraining run whose inputs have changed."""
+    """Return the remedy for a pretraining run whose inputs have changed."""
     return (
         "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
         f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
@@ -91,7 +91,7 @@ def again(out: Path, corpus: Path) -> str:
 
 
 def check_teacher(out: Path, notes: Sequence[Note], taught: Teacher | None) -> None:
-    """Raise UserError when the teacher is not the one that a run's checkpoints learnt from."""
+    """Raise UserError when the teacher is not that of a run's checkpoints."""
     for note in notes:
         sha256 = note["teacher"].get("sha256") if isinstance(note.get("teacher"), dict) else None
         if taught is not None and sha256 not in (None, taught.sha256):

@@ -1,4 +1,4 @@
-"""What a pretraining run says of itself: at its start, in `run.json`, and how it ended."""
+"""Reports of a pretraining run: at its start, in `run.json`, and at its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. Losses in nats per answer."""
+    """The result of a run. Losses are in nats per target."""
 
     folder: Path
     steps: int
@@ -36,13 +36,14 @@ class RunResult:
     baseline: float
     seconds: float
     old_loss: tuple[float, float] | None = None
-    """Validation loss of the old text before and after, for a run that started from a model and was given that text."""
+    """Validation loss of the old text before and after, for a warm start with `replay`."""
     stopped: Stop | None = None
-    """What stopped the run: a signal, or the end of its time. It is saved, and can be resumed unless it was done."""
+    """What stopped the run: a signal, or the end of its time. The run is saved, and can be resumed unless it was
+    done."""
 
 
 def finish(training: Training, done: Progress) -> RunResult:
-    """Note how far a run came, draw its losses, renew its report, and say what its samples became."""
+    """Record the progress of a run, draw its losses, update its report, and print how its samples changed."""
     from blankfill.generation.samples import compare
     from blankfill.runs.recorder import of_step
 
@@ -60,8 +61,8 @@ def finish(training: Training, done: Progress) -> RunResult:
 
 
 def finish_again(out: Path, recipe: Recipe, done: Progress) -> RunResult:
-    """The result of a run that was finished before, from what its folder says; nothing is trained or loaded."""
-    say(f"{out} is finished: all its {recipe.train.steps:,} steps are done")
+    """Return the result of a run that was finished before, from its folder; nothing is trained or loaded."""
+    say(f"{out} is finished: all {recipe.train.steps:,} steps are done")
     try:
         noted = read_json(out / "run.json").get("baseline")
     except UserError:
@@ -72,7 +73,7 @@ def finish_again(out: Path, recipe: Recipe, done: Progress) -> RunResult:
 
 
 def draw(out: Path, recipe: Recipe, baseline: float) -> None:
-    """Draw the losses of a run and renew its report."""
+    """Draw the losses of a run and update its report."""
     from blankfill.report.plots import loss_plot
 
     with informing(out / "loss.png"):
@@ -81,7 +82,7 @@ def draw(out: Path, recipe: Recipe, baseline: float) -> None:
 
 
 def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline: float) -> None:
-    """Say what is about to be trained, and what it must beat."""
+    """Print the sizes of a run before its start, and the baseline."""
     recipe, corpus, options = inputs.recipe, inputs.corpus, inputs.recipe.train
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(
@@ -90,13 +91,13 @@ def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline
         f"{options.steps:,} steps of {options.batch_size} rows, {where}"
     )
     if math.isnan(baseline):
-        say("there is no validation text, so nothing is held against the baseline; prepare with --validation 0.1")
+        say("there is no validation text, so no loss is compared with the baseline; prepare with --validation 0.1")
     else:
-        say(f"unigram baseline on the validation answers: {baseline:.3f} nats (a model that learns goes below it)")
+        say(f"unigram baseline on the validation targets: {baseline:.3f} nats (a model that learns falls below it)")
 
 
 def note_run(inputs: Inputs, context: RunContext, start: Start, trainer: Trainer, baseline: float) -> None:
-    """Write what a reader of the run folder should know of where it was made: `run.json`."""
+    """Write facts about the run and its machine, for readers of the run folder: `run.json`."""
     from blankfill.system.environment import environment
 
     noted = {
@@ -119,7 +120,7 @@ def note_run(inputs: Inputs, context: RunContext, start: Start, trainer: Trainer
 
 
 def old_text_losses(out: Path) -> tuple[float, float] | None:
-    """The first and the last validation loss of the old text, None when a run has none."""
+    """Return the first and the last validation loss of the old text; None for a run without old text."""
     from blankfill.runs.recorder import read_lines
 
     losses = [line.get("loss") for line in read_lines(out / "metrics.jsonl") if line.get("split") == "old"]
@@ -128,7 +129,7 @@ def old_text_losses(out: Path) -> tuple[float, float] | None:
 
 
 def forgetting(losses: tuple[float, float]) -> str:
-    """A sentence on the old text's loss before and after."""
+    """Return a sentence on the old text's loss before and after."""
     before, after = losses
     change = f"{after - before:.3f} forgotten" if after >= before else f"{before - after:.3f} better"
     return f"old text: validation loss {before:.3f} nats before, {after:.3f} after ({change})"

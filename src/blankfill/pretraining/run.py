@@ -1,4 +1,4 @@
-"""Pretraining a model from text, as a recipe says: the run from its folder to its result, read from top to bottom."""
+"""Pretraining a model from text according to a recipe: the stages of a run, from its folder to its result."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def pretrain(
     changes: Mapping[str, Any] | None = None,
     verify: bool = False,
 ) -> RunResult:
-    """Train a model from text, as a recipe says, into a run folder.
+    """Train a model on text according to a recipe, into a run folder.
 
     Args:
         paths: Text sources or one prepared folder; none means the embedded corpus.
-        recipe: What is trained, and how.
-        out: The run folder: a new one, or with `resume` that of a run that was begun.
-        resume: Resume the run in `out` from its newest whole checkpoint; see `resume` for the usual way.
+        recipe: The configuration: corpus, objective, model and training.
+        out: The run folder: a new one, or with `resume` that of a started run.
+        resume: Whether to resume the run in `out` from its newest complete checkpoint; usually called through `resume`.
         stop_after: Seconds after which the run saves and ends, to be resumed.
         on_nan: What to do when a loss or gradient is not finite: "stop", "skip" the step, or "rollback" to the last
             checkpoint and take other rows.
         init_from: The model to start from, with its architecture and tokenizer; None draws the weights.
-        teacher: The model to learn from, as the recipe's distil section says; for a resumed run, where it lies now.
-        changes: For a resumed run, options of `training.machine.CHANGEABLE` that differ from before.
+        teacher: The model to learn from, with the recipe's distil section; for a resumed run, its present path.
+        changes: For a resumed run, changed options of `training.machine.CHANGEABLE`.
         verify: Compare all bytes of the corpus with its checksums first; otherwise sizes and samples are compared.
 
     Returns:
         How the run ended: steps, losses, and what stopped the run, if anything did.
 
     Raises:
-        UserError: Whatever the user can mend; ConfigError, with all problems, for options.
+        UserError: For any problem that the user can solve; ConfigError, with all problems, for options.
     """
     from blankfill.pretraining import inputs, model_setup, outcome
     from blankfill.pretraining.data_setup import phases
@@ -86,22 +86,22 @@ def resume(
     verify: bool = False,
     paths: Sequence[str | Path] = (),
 ) -> RunResult:
-    """Resume a run from its newest whole checkpoint, with its own recipe, corpus and teacher.
+    """Resume a run from its newest complete checkpoint, with its own recipe, corpus and teacher.
 
     Args:
         out: The run folder.
         stop_after: Seconds after which the run saves and ends, to be resumed again.
         on_nan: What to do when a loss or gradient is not finite; see `pretrain`.
-        teacher: Where the run's teacher lies now, if it was moved.
-        changes: Options of `training.machine.CHANGEABLE` that differ from before.
+        teacher: The present path of the run's teacher, if it was moved.
+        changes: Changed options of `training.machine.CHANGEABLE`.
         verify: Compare all bytes of the corpus with its checksums first.
-        paths: Where the run's prepared corpus lies now, if it was moved.
+        paths: The present path of the run's prepared corpus, if it was moved.
 
     Returns:
-        How the run ended; at once, for a run that had all its steps.
+        How the run ended; returned at once for a run whose steps are all done.
 
     Raises:
-        UserError: Whatever the user can mend, such as inputs that are not those that the run was begun with.
+        UserError: For any problem that the user can solve, such as changed inputs.
     """
     out = Path(out)
     mend_recipe(out)
@@ -111,5 +111,5 @@ def resume(
 
 
 def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """A recipe with some options of its train section replaced. Raises ConfigError for values that cannot be."""
+    """Return a recipe with some options of its train section replaced. Raises ConfigError for impossible values."""
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes)).check()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blankfill.types import Vocabulary
 
 BLANKS = ("mask", "gmask", "smask", "dblock", "pseudo")
-"""Roles of tokens that stand for blanked text."""
+"""Roles of tokens that represent blanked text."""
 
 
 @dataclass(frozen=True)

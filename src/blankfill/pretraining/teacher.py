@@ -1,9 +1,9 @@
-"""The teacher of a run that distils: opening it, whether it fits, and a student made of its layers.
+"""The teacher of a distillation run: opening it, checking that it fits, and making a student from its layers.
 
-The student begins as some of the teacher's layers, evenly chosen from the first to the last, between its embeddings and
-its head (DistilBERT, Sanh et al. 2019, section 2; for 6 layers of 12 the released code takes 0, 2, 4, 7, 9, 11, and so
-does the rule here). `teacher.json` in the run folder notes where the teacher lies and the checksum of its weights, so
-that a resumed run learns from the same one. What is learnt from it is in `training.distil`.
+The student starts with some of the teacher's layers, evenly chosen from the first to the last, between the teacher's
+embeddings and head (DistilBERT, Sanh et al. 2019, section 2; for 6 layers of 12 the released code takes 0, 2, 4, 7, 9,
+11, and so does this rule). `teacher.json` in the run folder holds the path of the teacher and the checksum of its
+weights, so that a resumed run has the same teacher. `training.distil` has the losses.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ if TYPE_CHECKING:
 
 FILE = "teacher.json"
 COPIED = ("hidden_size", "num_heads", "head_size", "ffn_size", "embedding_size", "shared", "norm", "embedding_norm")
-"""What teacher and student must have alike for layers to go from one to the other."""
+"""Settings that teacher and student must share for layers to be copied."""
 ADOPTED = ("activation", "head_activation", "tied")
-"""What a student made of the teacher's layers takes over, since its weights mean nothing else."""
+"""Settings that a student takes from the teacher with its layers, since the weights depend on them."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model that a run learns from. path: its checkpoint, or its folder as it was given."""
+    """A model that a run learns from. path: its checkpoint, or its folder as given."""
 
     loaded: Loaded
 
     @property
     def path(self) -> Path:
-        """The folder of its weights."""
+        """The folder of the teacher's weights."""
         return self.loaded.path
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer, which the student's must be."""
+        """The teacher's tokenizer, which must equal the student's."""
         return self.loaded.tokenizer
 
     @property
     def config(self) -> TransformerConfig:
-        """Its architecture."""
+        """The teacher's architecture."""
         return self.loaded.model.config
 
     @cached_property
     def sha256(self) -> str:
-        """The checksum of its weights, whatever file they lie in."""
+        """The checksum of the teacher's weights, independent of the file format."""
         from blankfill.checkpoint.load import weights_checksum
 
         return weights_checksum(self.loaded.model)
 
     def check(self, recipe: Recipe, tokenizer: Tokenizer, begun: bool = False) -> None:
-        """ConfigError when a run of this recipe, with this tokenizer, cannot learn from it.
+        """Raise ConfigError when a run of this recipe, with this tokenizer, cannot learn from the teacher.
 
         begun: whether the student has weights already and needs none of the teacher's.
         """
@@ -77,7 +77,8 @@ class Teacher:
             raise ConfigError(problems)
 
     def words_problems(self, objective: Objective, tokenizer: Tokenizer) -> list[str]:
-        """What keeps the teacher's answers from being the student's: other ids, or none for what the objective asks."""
+        """Return what separates the vocabularies of teacher and student: other ids, or a role that the objective
+        needs."""
         if lacking := self.loaded.vocabulary.missing(objective.roles):
             return [
                 f"the teacher {self.path} has no token for {', '.join(lacking)}, which {objective.name} needs; give "
@@ -91,10 +92,11 @@ class Teacher:
         return []
 
     def problems(self, recipe: Recipe) -> list[str]:
-        """Why the teacher cannot read the rows of a recipe or be cut into its model, a sentence each."""
+        """Return why the teacher cannot read the rows of a recipe, or why its layers do not fit the student, as
+        sentences."""
         sentences, objective, own = [], recipe.objective, self.loaded.objective
         if not self.config.lm_head:
-            return [f"the teacher {self.path} has no head that predicts words; give one that was trained with one"]
+            return [f"the teacher {self.path} has no language-model head; give a teacher with one"]
         if not (objective.masked and own.masked):
             return [
                 f"the teacher {self.path} was trained as {own.name} and the student would be as {objective.name}; "
@@ -148,14 +150,14 @@ class Teacher:
         return sentences
 
     def student_config(self, config: TransformerConfig, recipe: Recipe) -> TransformerConfig:
-        """The student's architecture: that of its recipe, with a row for each of the teacher's words."""
+        """Return the student's architecture: that of its recipe, with the size of the teacher's vocabulary."""
         changes: dict[str, Any] = {"vocab_size": self.config.vocab_size}
         if recipe.distil.start == "teacher":
             changes |= {name: getattr(self.config, name) for name in ADOPTED}
         return dataclasses.replace(config, **changes)
 
     def start(self, student: Transformer, recipe: Recipe) -> Sequence[int]:
-        """Give a student the teacher's weights, as far as they go; returns the layers that were taken."""
+        """Copy the teacher's weights into a student where they fit; returns the numbers of the copied layers."""
         import torch
 
         layers = recipe.distil.layers or evenly(student.config.num_layers, self.config.num_layers)
@@ -169,11 +171,11 @@ class Teacher:
         return layers
 
     def shift(self, objective: Objective) -> int:
-        """By how much its positions are numbered higher than those of an objective."""
+        """Return the offset of the teacher's position numbers from those of an objective."""
         return self.loaded.objective.position_offset - objective.position_offset
 
     def distillation(self, recipe: Recipe) -> Distillation:
-        """The losses that a student of this recipe learns by."""
+        """Return the losses of a student of this recipe."""
         from blankfill.model.heads import SPAN_BOUNDARY
         from blankfill.training.distil import Distillation
 
@@ -182,13 +184,13 @@ class Teacher:
         return Distillation(self.loaded.model, recipe.distil, self.shift(objective), answers)
 
     def write(self, out: Path) -> str:
-        """The text of `teacher.json`."""
+        """Return the text of `teacher.json`."""
         noted = {"teacher": path_from(out, self.path), "sha256": self.sha256}
         return json.dumps(noted, indent=1, ensure_ascii=False) + "\n"
 
 
 def open_teacher(path: str | Path, device: torch.device | str = "cpu") -> Teacher:
-    """Open a model to learn from: whatever `load_model` opens. UserError when it cannot be."""
+    """Open a model to learn from, as `load_model` does. UserError when it cannot be opened."""
     import torch
 
     from blankfill.checkpoint.load import load_model
@@ -199,9 +201,9 @@ def open_teacher(path: str | Path, device: torch.device | str = "cpu") -> Teache
 
 
 def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str = "cpu") -> Teacher | None:
-    """The teacher that a run folder notes; None for a run without. moved: where it lies now, if it has been moved.
+    """Open the teacher of a run folder; None for a run without a teacher. moved: its present path, if it was moved.
 
-    UserError when it is gone, or no longer the same.
+    UserError when it is gone or has changed.
     """
     noted = out / FILE
     if not noted.exists():
@@ -229,12 +231,13 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
 
 
 def evenly(count: int, depth: int) -> tuple[int, ...]:
-    """`count` of `depth` layers, the first and the last among them, as evenly as can be: 6 of 12 are 0 2 4 7 9 11."""
+    """Return `count` of `depth` layers with the first and the last, as evenly spaced as possible: 6 of 12 are 0 2 4 7 9
+    11."""
     return tuple(round(k * (depth - 1) / max(1, count - 1)) for k in range(count))
 
 
 def their_name(name: str, layers: Sequence[int]) -> str:
-    """The teacher's name of a weight of the student's; layers: which of the teacher's each of the student's is."""
+    """Return the teacher's name of a student's weight; layers: the teacher's layer for each of the student's."""
     if not name.startswith("layers."):
         return name
     _, number, rest = name.split(".", 2)
@@ -242,10 +245,11 @@ def their_name(name: str, layers: Sequence[int]) -> str:
 
 
 def copy_positions(name: str, ours: torch.Tensor, taught: Mapping[str, torch.Tensor], shift: int, alone: bool) -> None:
-    """Rows of a position table. alone: the student has no token types, so the teacher's first one goes into them."""
+    """Copy rows of a position table. alone: whether the student has no token types, so that the teacher's first one is
+    added to the rows."""
     theirs = taught.get(name)
     if theirs is None:
-        ours.zero_()  # token types that the teacher does not know change nothing at first
+        ours.zero_()  # token types that the teacher lacks have no effect at first
         return
     if name == "positions.0.weight":
         if alone and "positions.1.weight" in taught:

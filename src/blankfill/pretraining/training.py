@@ -1,6 +1,6 @@
-"""The training of a pretraining run: the loop, and what happens around it.
+"""The training of a pretraining run: the loop with its validations, checkpoints, samples, reports and rollbacks.
 
-Validation, checkpoints, samples, the report, the teacher's losses, and rolling back after numbers that are not finite.
+The teacher's losses belong here too, and rolling back after numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MOST_ROLLBACKS = 5
 class Training:
     """A run that is ready to be trained.
 
-    baselines: for each phase, the loss of who knows only how often each token occurs, in nats per answer.
+    baselines: the unigram baseline of each phase, in nats per target.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Training:
         done: Progress,
         on_nan: OnNan = "stop",
     ) -> None:
-        """done: what was done before. on_nan: what to do about numbers that are not finite."""
+        """done: the progress so far. on_nan: what to do when numbers are not finite."""
         recipe, options, out = inputs.recipe, inputs.recipe.train, context.folder
         self.inputs, self.rows, self.context, self.start = inputs, rows, context, start
         self.old_batches = old_validation(inputs.old, recipe, rows[-1].micro) if inputs.old else []
@@ -101,7 +101,7 @@ class Training:
         note_run(self.inputs, self.context, self.start, trainer, self.baselines[-1])
         note_step(self.context.folder, done)
         if self.start.resumed and done.step < options.steps:
-            self.recorder.event(done.step, "resumed", f"going on from step {done.step}")
+            self.recorder.event(done.step, "resumed", f"continuing from step {done.step}")
         if self.start.trained and "workers" in self.start.changes:
             remark = f"train.workers is {options.workers} from here on; no number depends on it"
             self.context.conditions.remarks.append(remark)
@@ -124,7 +124,7 @@ class Training:
                 done = self.roll_back(error, done)
 
     def roll_back(self, error: NonFiniteError, now: Progress) -> Progress:
-        """Go back to the newest checkpoint, the rows since passed over; raises the error when that is vain."""
+        """Return to the newest checkpoint and skip the rows since; raises the error when rollbacks do not help."""
         self.writer.wait()
         checkpoint = newest_whole(self.context.folder)
         if checkpoint is None or now.rollbacks >= MOST_ROLLBACKS:
@@ -132,7 +132,7 @@ class Training:
         schedule = self.inputs.recipe.train.row_schedule
         passed = schedule.first(error.step + 1) - schedule.first(checkpoint.step)
         self.recorder.event(
-            error.step, "rollback", f"{error}. Rolled back to step {checkpoint.step}; {passed:,} rows are passed over"
+            error.step, "rollback", f"{error}. Rolled back to step {checkpoint.step}; {passed:,} rows are skipped"
         )
         self.recorder.rewind(checkpoint.step)
         back = restore(checkpoint, self.trainer.model, self.trainer.optimizer)
@@ -140,11 +140,11 @@ class Training:
         return back
 
     def validation(self, step: int) -> Sequence[Batch]:
-        """The validation rows of the phase that a step is in."""
+        """Return the validation rows of the phase of a step."""
         return [batches for start, batches in self.validations if start <= step][-1]
 
     def validated(self, now: Progress) -> None:
-        """Measure the old text after a validation, renew the report, and look at the baseline."""
+        """Measure the old text after a validation, update the report, and compare with the baseline."""
         if self.old_batches:
             trainer = self.trainer
             losses = evaluate(trainer.model, self.old_batches, trainer.device, trainer.dtype)
@@ -152,7 +152,7 @@ class Training:
         self.watch(now)
 
     def sample(self, step: int) -> None:
-        """Record fills and continuations of the model as it is now."""
+        """Record fills and continuations of the current model."""
         self.recorder.sample(step, self.samples.take(step))
 
     def save(self, now: Progress) -> None:
@@ -167,13 +167,13 @@ class Training:
 
 
 def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
-    """The line of metrics that tells the old text's validation loss, NaN where no word of it is asked for."""
+    """Return the line of metrics with the old text's validation loss; NaN when the old text has no targets."""
     loss = losses.get("lm", math.nan)
     return {"step": now.step, "split": "old", "loss": loss, "lr": 0.0, "tokens": now.tokens, "tokens_per_s": 0.0}
 
 
 def learn_from(teacher: Teacher, recipe: Recipe, config: TransformerConfig, trainer: Trainer) -> None:
-    """Let a run learn by a teacher's losses, and count its work."""
+    """Let a run use a teacher's losses, and count the teacher's computation."""
     from blankfill.planning.estimate import batch_shape, distil_flops
 
     teacher.distillation(recipe).teach(trainer)
@@ -187,7 +187,8 @@ def learn_from(teacher: Teacher, recipe: Recipe, config: TransformerConfig, trai
 
 
 def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRecorder) -> Callable[[Progress], None]:
-    """Return what runs after each validation: it renews the report, and says once when a baseline is not beaten."""
+    """Return a function for after each validation: it updates the report, and warns once when a baseline is not
+    beaten."""
     options = recipe.train
     due = max(200, 2 * options.warmup_steps, min(options.steps // 5, 5000))
     steps_said: list[int] = []
@@ -201,10 +202,10 @@ def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRe
                 now.step,
                 "baseline",
                 f"step {now.step}: the validation loss ({now.valid_loss:.3f}) has not beaten the unigram baseline "
-                f"({baseline:.3f}): the model knows no more than how often each word occurs. Likely causes: train.lr "
+                f"({baseline:.3f}): the model knows only how often each token occurs. Likely causes: train.lr "
                 f"({options.lr:g}) is too high (look at grad_norm) or too low, the warm-up is too long, the text "
-                "repeats itself or is no language (look at the report of `prepare` and at `blankfill show`), or the "
-                "model needs more steps: masked models often begin late",
+                "repeats itself or is not natural language (look at the report of `prepare` and at `blankfill "
+                "show`), or the model needs more steps: masked models often learn little in their first steps",
             )
 
     return watch

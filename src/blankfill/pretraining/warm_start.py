@@ -1,11 +1,12 @@
-"""Where a run begins when it does not begin from nothing: a trained model, with new words and the heads that it lacks.
+"""Warm start: a run that begins with a trained model, new tokens, and the heads that the model lacks.
 
-The architecture and the tokenizer are the model's. What a recipe says of them gives way where it is only a default, and
-is refused where it cannot be meant; how the model is trained (dropout, learning rate, objective) stays the recipe's.
-Old words keep their rows. A new word starts at the mean of the pieces that it was cut into, in every table of words and
-in the output's bias, so that the model reads and predicts it at first much as it did its pieces.
+The architecture and the tokenizer are the model's. A recipe's own values for them are ignored where they are defaults,
+and rejected where the user gave them; the recipe decides how the model is trained (dropout, learning rate, objective).
+Old tokens keep their rows. A new token starts at the mean of the pieces into which it was split before, in every table
+with a row for each token and in the output's bias, so that the model at first reads and predicts it much like its
+pieces.
 
-`warm_start.json` in the run folder notes all that a resumed run must know, so that the model is needed once only.
+`warm_start.json` in the run folder holds everything that a resumed run needs, so that the model is read only once.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ GIVEN = {
     ),
     "corpus": ("tokenizer", "vocab_size", "lowercase"),
 }
-"""Options that an earlier model answers."""
+"""Options whose values come from the model of a warm start."""
 
 
 @dataclass(frozen=True)
 class InitFrom:
-    """The model that a run starts from, and what is added to it.
+    """The model that a run starts from, and additions to it.
 
-    model: a run, a checkpoint, an imported model or a transformers folder. new_tokens: words to add to its
-    vocabulary. replay: old text, whose loss is measured along the way; replay_ratio: the share of rows that come from
-    that text. explicit_options: dotted options of the recipe that the user gave, and that may not contradict the model.
+    model: a run, a checkpoint, an imported model or a transformers folder. new_tokens: words to add to its vocabulary.
+    replay: old text, whose loss is measured during training; replay_ratio: its share of the rows. explicit_options:
+    dotted options of the recipe that the user gave; they must agree with the model.
     """
 
     model: str | Path
@@ -71,7 +72,7 @@ class InitFrom:
     explicit_options: Sequence[str] = ()
 
     def check(self) -> None:
-        """ConfigError with what is wrong."""
+        """Raise ConfigError for settings that exclude each other."""
         if not 0 <= self.replay_ratio < 1:
             raise ConfigError([f"--replay-ratio is {self.replay_ratio}; it must be at least 0 and below 1"])
         if self.replay_ratio and self.replay is None:
@@ -80,7 +81,7 @@ class InitFrom:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a run begins from. pieces: for each new word its id and the ids that it was cut into before."""
+    """The start of a run. pieces: for each new token its id, and the ids into which it was split before."""
 
     path: str
     config: TransformerConfig
@@ -93,10 +94,11 @@ class WarmStart:
     types_like: Sequence[int] = ()
     """See `Objective.types_like`."""
     original_tokenizer: Tokenizer | None = None
-    """The model's tokenizer before it got new words; None when a run is resumed."""
+    """The model's tokenizer without the new tokens; None in a resumed run."""
 
     def build(self, seed: int, device: torch.device | str) -> Transformer:
-        """The model to train: the old weights, new words at the mean of their pieces, all else drawn from the seed."""
+        """Make the model to train: old weights, new tokens at the mean of their pieces, all other weights from the
+        seed."""
         import torch
 
         from blankfill.model.transformer import build, word_tables
@@ -121,7 +123,7 @@ class WarmStart:
         return model
 
     def write(self, out: Path, replay_corpus: Path | None) -> str:
-        """The text of `warm_start.json`. replay_corpus: where the prepared old text lies."""
+        """Return the text of `warm_start.json`. replay_corpus: the folder of the prepared old text."""
         noted = {
             "from": self.path,
             "new_tokens": list(self.new_tokens),
@@ -133,7 +135,7 @@ class WarmStart:
 
 
 def read_warm_start(out: Path) -> WarmStart | None:
-    """The warm start that a run folder notes, without weights; None for a run from drawn weights."""
+    """Read the warm start of a run folder, without weights; None for a run from drawn weights."""
     path = out / FILE
     if not path.exists():
         return None
@@ -149,7 +151,7 @@ def read_warm_start(out: Path) -> WarmStart | None:
 
 
 def open_warm_start(init_from: InitFrom, recipe: Recipe) -> tuple[WarmStart, Recipe]:
-    """Open the model that a run begins from; returns what it begins from, and the recipe with the model's sizes in it.
+    """Open the model of a warm start; returns it, and the recipe with the model's sizes.
 
     UserError or ConfigError when the recipe and the model do not fit.
     """
@@ -179,7 +181,7 @@ def open_warm_start(init_from: InitFrom, recipe: Recipe) -> tuple[WarmStart, Rec
 
 
 def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
-    """The recipe with the model's architecture in its model section; ConfigError when they contradict."""
+    """Return the recipe with the model's architecture in its model section; ConfigError when they contradict."""
     config, where = loaded.model.config, str(init_from.model)
     problems = []
     families = families_of(config)
@@ -219,8 +221,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
 
 
 def families_of(config: TransformerConfig) -> list[str]:
-    """The families that a model could be of, by its norms, its embeddings, its stacks and the number of its position
-    tables."""
+    """Return the possible families of a model, from its norms, embeddings, stacks and number of position tables."""
     return [
         name
         for name, spec in FAMILIES.items()
@@ -236,7 +237,7 @@ def families_of(config: TransformerConfig) -> list[str]:
 
 
 def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> TransformerConfig:
-    """The model's configuration with room for so many words, the heads for the objective, and the recipe's dropout."""
+    """Return the model's configuration with `words` tokens, the objective's heads, and the recipe's dropout."""
     options, preset = recipe.model, recipe.model.spec.preset
     rows = -(-words // options.vocab_multiple) * options.vocab_multiple
     changes: dict[str, Any] = {
@@ -254,7 +255,7 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         changes |= {"lm_head": True, "tied": True}
         changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
         if changes["head_transform"]:
-            lacking.append("head that predicts words")
+            lacking.append("language-model head")
     if recipe.objective.labels():
         if not (config.pooler and config.pair_classifier):
             lacking.append(f"{recipe.objective.labels()[0].replace('_', '-')} head")
@@ -267,12 +268,13 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         raise ConfigError([f"{problem}; lower it to that"])
     changes["max_span_positions"] = max(places, config.max_span_positions) if places else 0
     if lacking:
-        say(f"{where} has no {' and no '.join(lacking)}; it starts as drawn from the seed")
+        say(f"{where} has no {' and no '.join(lacking)}; the missing weights are drawn from the seed")
     return dataclasses.replace(config, **changes)
 
 
 def new_tokens_from(given: str) -> list[str]:
-    """The words of `--add-tokens`: a file with one on each line, or a list with commas. UserError if there are none."""
+    """Read the words of `--add-tokens`: a file with one on each line, or a list with commas. UserError without
+    words."""
     path = Path(given)
     if path.is_file():
         try:
