@@ -32,7 +32,7 @@ def test_good_lines_after_a_bad_one_are_kept(tmp_path: Path, damage: bytes, caps
     cut_lines(path, 5)
     assert read_lines(path) == LINES[:5]
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == before
-    assert "a damaged line, passed over" in capsys.readouterr().err
+    assert "a damaged line, skipped" in capsys.readouterr().err
 
 
 def test_a_line_that_a_kill_cut_is_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,9 @@ from blankfill.types import AttentionRule, Document, Example, Int32, Vocabulary
 
 @dataclass(frozen=True)
 class AlbertChoice:
-    """Which tokens of the Document stand first and second in the row (half-open), and what is masked (in the row).
+    """The parts of the Document that are first and second in the row (half-open), and what is masked (in the row).
 
-    second: empty where a sentence stands alone. label: the answer about the order, None where nothing is asked.
+    second: empty for a sentence without a partner. label: target of the sentence-order prediction; None without one.
     """
 
     first: tuple[int, int]
@@ -57,8 +57,8 @@ class Albert(Masking):
     sentence_order: bool = True
     """Pairs of segments with the sentence-order label; off: one segment, no label."""
     sole_random: bool = False
-    """Put a random segment behind a sentence that has no other to be paired with and call the pair swapped, as the
-    released code does; off: it stands alone and is not asked about."""
+    """Pair a sentence that has no partner with a random segment and call the pair swapped, as the released code does;
+    off: such a sentence is a row of its own without a label."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 

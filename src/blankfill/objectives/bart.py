@@ -1,9 +1,9 @@
-"""BART: a text is damaged in several ways at once, and a second stack writes it whole (Lewis et al. 2020).
+"""BART: a text is corrupted in several ways at once, and a decoder generates the original (Lewis et al. 2020).
 
-Encoder: <s> damaged text </s>. Decoder: </s> <s> text, asked for the whole clean row. The damage, in this order: the
-sentences change places; spans of words become a single mask each (*infilling*), their lengths Poisson(3), until 30% of
-the words are in them, and a span of no words is a mask put between two tokens; more masks may be put in; the row may be
-rotated. A mask does not tell how long its span was; spans may meet or overlap.
+Encoder: <s> corrupted text </s>. Decoder: </s> <s> text, whose targets are the whole original row. The corruptions, in
+order: sentences are permuted; spans of words become a single mask each (*infilling*), with lengths from Poisson(3),
+until they hold 30% of the words, and a span of no words is a mask inserted between two tokens; more masks may be
+inserted; the row may be rotated. A mask does not show the length of its span; spans may meet or overlap.
 Code: facebookresearch/fairseq, denoising_dataset.py, whose defaults are not the paper's.
 """
 
@@ -75,20 +75,20 @@ class Bart(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(
+        problems = super().problems() + share_problems(
             mask_ratio=self.mask_ratio, insert_ratio=self.insert_ratio, permute=self.permute, rotate=self.rotate
         )
         if not 0 <= self.poisson <= LONGEST_MEAN:
-            found.append(f"objective.poisson is {self.poisson}; it must be between 0 and {LONGEST_MEAN}")
-        return found
+            problems.append(f"objective.poisson is {self.poisson}; it must be between 0 and {LONGEST_MEAN}")
+        return problems
 
     def packing(self) -> PackingSpec:
         """Runs of whole sentences of one document, as long as fit."""
         return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
-        """One channel of positions; room for the masks that are put in."""
-        share = min(1.0, max(0.0, self.insert_ratio))  # asked even of options that cannot be
+        """One channel of positions, with room for the inserted masks."""
+        share = min(1.0, max(0.0, self.insert_ratio))  # also called for options that are out of range
         return (self.position_offset + self.length + math.ceil(share * self.length),)
 
     def needs_words(self) -> bool:
@@ -219,8 +219,8 @@ def remaining(spans: tuple[tuple[int, int], ...], length: int, replace: Replace)
 
 def infilled(row: Int32, spans: tuple[tuple[int, int], ...], replace: Replace, mask: int) -> Int32:
     """The row with its spans replaced, int32. mask: the id of the mask."""
-    kept, masks = remaining(spans, len(row), replace)
-    return np.where(masks, mask, row)[kept].astype(np.int32)
+    copied, masks = remaining(spans, len(row), replace)
+    return np.where(masks, mask, row)[copied].astype(np.int32)
 
 
 def with_inserted(row: Int32, places: tuple[int, ...], mask: int) -> Int32:
@@ -251,7 +251,7 @@ class BartFormat(StackFormat):
         return self.max_columns - 4
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """The text up to the blank is written; asked are the answer and the token behind it."""
+        """The decoder has the text up to the blank; the targets are the answer and the token after it."""
         clean = self._row(join(before, answer, after))
         written = clean[: 1 + len(before) + len(answer) + 1]
         return [self.teacher_forced(self._with_masks([before, after]), written, len(answer) + 1)]

@@ -105,7 +105,7 @@ class Objective:
     """Whether generation refuses a prompt with a blank: the model would read the blank and write behind it."""
 
     has_pseudo_masks: ClassVar[bool] = False
-    """Whether a target is asked at pseudo masks beside it (UniLM v2), to which its noise options apply."""
+    """Whether targets are predicted at pseudo masks beside them (UniLM v2), to which the noise options apply."""
 
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
@@ -117,7 +117,7 @@ class Objective:
     """Whether a model knows distances alone, so that its rows may be longer than those of training."""
 
     slides: ClassVar[bool] = False
-    """Whether generation past the last position can forget what is oldest and go on."""
+    """Whether generation can continue past the last position by dropping the oldest tokens."""
 
     segments_words: ClassVar[bool] = True
     """Whether words that the tokenizer alone does not tell apart (Chinese) are found by the counts of their tokens,
@@ -317,14 +317,14 @@ class Masking(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems()
-        found += share_problems(
+        problems = super().problems()
+        problems += share_problems(
             mask_ratio=self.mask_ratio, validation_mask_ratio=self.validation_mask_ratio, mask_share=self.mask_share,
             random_share=self.random_share,
         )  # fmt: skip
         if self.mask_share + self.random_share > 1.0 + 1e-9:
-            found.append("objective.mask_share and objective.random_share add up to more than 1")
-        return found
+            problems.append("objective.mask_share and objective.random_share add up to more than 1")
+        return problems
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,9 @@ def frame(first: Int32, second: Int32, vocabulary: Vocabulary) -> Int32:
 
 def framed_words(words: Bool, first: tuple[int, int], second: tuple[int, int]) -> Bool:
     """Where words begin in the row of `frame`, bool[L]. first and second: ranges of the document's `words`, bool[N]."""
-    one = [np.ones(1, np.bool_)]
-    behind = [words[slice(*second)], *one] if second[1] > second[0] else []
-    return np.concatenate([*one, words[slice(*first)], *one, *behind])
+    special = [np.ones(1, np.bool_)]
+    behind = [words[slice(*second)], *special] if second[1] > second[0] else []
+    return np.concatenate([*special, words[slice(*first)], *special, *behind])
 
 
 def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -155,10 +155,10 @@ def truncate_pair(length_a: int, length_b: int, room: int, rng: Generator) -> tu
 
 
 def candidates(row: Int32, words: Bool, vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    """The words of a row as half-open ranges. words: bool[L], where words begin.
+    """Return the words of a row as half-open ranges. words: bool[L], where words begin.
 
-    What follows [CLS] or [SEP] is a unit even where truncation left only the end of a word; otherwise it could never
-    be asked for.
+    The token after [CLS] or [SEP] begins a unit even where truncation left only the end of a word; otherwise it could
+    never be a target.
     """
     frame = ~inside_frame(row, vocabulary)
     cuts = words | frame

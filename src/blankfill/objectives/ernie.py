@@ -45,7 +45,7 @@ class Ernie(Masking):
     """Rows masked by entities: words with capitals that follow one another, and what `entities` lists; elsewhere by
     phrases."""
     phrases: str = ""
-    """Files with a phrase on each line, with commas between them; what stands behind a tab is left out."""
+    """Files with a phrase on each line, separated by commas; text after a tab is ignored."""
     entities: str = ""
     """Files with an entity on each line, in the same way."""
     mask_ratio: float = 0.15
@@ -66,12 +66,14 @@ class Ernie(Masking):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(short=self.short)
-        if not found and not sum(self._shares()):
-            found.append("objective.basic, objective.phrase and objective.entity are all 0; give one of them a weight")
+        problems = super().problems() + share_problems(short=self.short)
+        if not problems and not sum(self._shares()):
+            problems.append(
+                "objective.basic, objective.phrase and objective.entity are all 0; give one of them a weight"
+            )
         if self.task_types < 0 or not 0 <= self.task < max(1, self.task_types):
-            found.append(f"objective.task is {self.task}; it must be from 0 on and below objective.task_types")
-        return found
+            problems.append(f"objective.task is {self.task}; it must be from 0 on and below objective.task_types")
+        return problems
 
     def _shares(self) -> tuple[float, float, float]:
         return self.basic, self.phrase, self.entity

@@ -37,10 +37,10 @@ NOTHING = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class FramedRow:
-    """A text or a pair as a model reads it, of which nothing is asked.
+    """A text or a pair as a model reads it, without targets.
 
-    example: the row; without targets. pooled: the column whose hidden state stands for the whole. first and second: the
-    half-open ranges of columns of the two texts, equal numbers where there is none.
+    example: the row. pooled: the column whose hidden state represents the whole. first and second: half-open ranges of
+    columns of the two texts; an empty range where there is none.
     """
 
     example: Example
@@ -59,9 +59,9 @@ class SourceRow:
 
 
 class TargetNoise(NamedTuple):
-    """How a UniLM v2 reads a target otherwise while it learns, as shares. pseudo: of pseudo masks, half of them read as
-    a random token and half as the token itself. target: of the target's tokens, read as what stands at their pseudo
-    mask."""
+    """Noise in the target of UniLM v2 during training, as shares. pseudo: share of pseudo masks that are replaced, half
+    of them by a random token and half by the target itself. target: share of target tokens that are replaced by the
+    content of their pseudo mask."""
 
     pseudo: float = 0.0
     target: float = 0.0
@@ -356,7 +356,7 @@ def join(*parts: Ids) -> Int32:
 
 
 def last_tokens(example: Example, count: int) -> Example:
-    """The same Example, asked for its last `count` targets alone."""
+    """Return the same Example with only its last `count` targets."""
     first = len(example.target_ids) - count
     return replace(example, target_index=example.target_index[first:], target_ids=example.target_ids[first:])
 

@@ -1,9 +1,9 @@
 """GLM: autoregressive blank infilling with shuffled spans and 2-D positions (Du et al. 2021; THUDM/GLM).
 
-Spans of the text are blanked: each becomes one mask token in *Part A*, which sees itself both ways. *Part B* writes the
-spans one token at a time, in a shuffled order, each begun by [S] and closed by [E]; a span sees Part A and the spans
-before it. Position 1 of every Part B token is the place of its mask in Part A; position 2 counts inside the span from 1
-([S] = 1) and is 0 in Part A, so the model is never told how long a blank is.
+Spans of the text are blanked: each becomes one mask token in *Part A*, which has bidirectional attention. *Part B*
+holds the spans in a shuffled order, predicted one token at a time, each with [S] before it and [E] as its last target;
+a span sees Part A and the spans before it. Position 1 of every Part B token is the position of its mask in Part A;
+position 2 counts inside the span from 1 ([S] = 1) and is 0 in Part A, so the model does not know the length of a blank.
 
 Three levels, mixed by weight, drawn anew for each example (the released code draws once for a batch):
 *token* blanks short spans, lengths Poisson(3) without zero, until 15% of the row is blanked; *sentence* blanks whole
@@ -98,7 +98,7 @@ class Glm(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(
+        problems = super().problems() + share_problems(
             mask_ratio=self.mask_ratio,
             sentence_ratio=self.sentence_ratio,
             document_ratio=self.document_ratio,
@@ -107,9 +107,9 @@ class Glm(Objective):
             context_mask=self.context_mask,
             short=self.short,
         )
-        if not found and not self.token + self.sentence + self.document:
-            found.append("objective.token, .sentence and .document are weights; one must not be 0")
-        return found
+        if not problems and not self.token + self.sentence + self.document:
+            problems.append("objective.token, .sentence and .document are weights; one must not be 0")
+        return problems
 
     def packing(self) -> PackingSpec:
         """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""

@@ -54,7 +54,7 @@ def glm_input(
     if not 0 < len(part_a) <= tables[0]:
         raise ValueError(f"Part A has {len(part_a)} tokens; it must have 1 to {tables[0]}")
     spans = [*((column, len(ids) + 1) for column, ids in written), (place, 1)]
-    # the last target of a span is asked for and not read, so any id does
+    # the last target of a span is predicted and not read, so any id serves
     targets = join(*(part for _, ids in written for part in (ids, [0])), [0])
     row = with_part_b(np.asarray(part_a, np.int32), spans, targets, sop)
     return DecoderInput(

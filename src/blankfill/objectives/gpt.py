@@ -67,7 +67,7 @@ class Gpt(Objective):
         return GptFormat(self, vocabulary, position_sizes)
 
     def frame_roles(self) -> FrameRoles:
-        """A document begins after the end-of-text token; that which closes it is asked for and not read."""
+        """A document begins after the end-of-text token; the one that closes it is predicted and not read."""
         return FrameRoles(("eos",) if self.documents == "apart" else (), ("eos",), ())
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> None:
@@ -86,7 +86,7 @@ class Gpt(Objective):
 
 
 def next_tokens(ids: Int32) -> Example:
-    """The Example of a text in which every token but the first is asked for one column before it."""
+    """Build the Example of a text in which every token but the first is predicted at the column before it."""
     length = len(ids) - 1
     index = np.arange(length, dtype=np.int32)
     return Example(ids[:-1].copy(), index[None], AttentionRule.causal(length), index, ids[1:].copy())
@@ -97,7 +97,7 @@ def gpt_input(ids: Ids, table: int) -> DecoderInput:
     table."""
     if not 0 < len(ids) <= table:
         raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table}")
-    row = next_tokens(join(ids, [0]))  # the token asked for last is not read, so any id does
+    row = next_tokens(join(ids, [0]))  # the last target is not read, so any id serves
     return DecoderInput(
         row.input_ids, row.positions, row.rule, np.array([len(ids)], np.int32), np.ones(1, np.int32), table - len(ids)
     )
@@ -119,7 +119,7 @@ class GptFormat(Format):
 
     @property
     def blank_room(self) -> int:
-        """All columns; the last token is asked for and not read."""
+        """All columns; the last token is predicted and not read."""
         return self.max_columns
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
@@ -185,7 +185,7 @@ class GptFormat(Format):
         return length - self.source_specials(pair=True) - 1, length // 2
 
     def target_columns(self, count: int) -> int:
-        """As many; the end is asked for and not read."""
+        """The same number; the end is predicted and not read."""
         return count
 
     def cloze_columns(self, count: int) -> int:

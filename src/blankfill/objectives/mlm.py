@@ -41,10 +41,10 @@ class Mlm(Masking):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems()
+        problems = super().problems()
         if self.mask_specials and self.whole_word:
-            found.append("objective.mask_specials and objective.whole_word exclude each other")
-        return found
+            problems.append("objective.mask_specials and objective.whole_word exclude each other")
+        return problems
 
     def packing(self) -> PackingSpec:
         """Runs of whole sentences."""

@@ -83,10 +83,11 @@ def step_rule(context: int, step: Int32) -> AttentionRule:
 
 
 def query_input(ids: Ids, table: int, query: int, types: tuple[int, int], bidirectional: bool = True) -> DecoderInput:
-    """A row whose next token is asked for by a token behind it.
+    """Build a row whose next token is predicted at a query token after it.
 
-    ids: what is read, at least one token and fewer than `table`, the rows of the position table. query: the id that
-    asks. types: of what is read and of what is written. bidirectional: whether what is read sees itself both ways.
+    ids: the tokens of the row, at least one and fewer than `table`, the rows of the position table. query: id of the
+    query token. types: token types of the row and of generated tokens. bidirectional: whether the row has bidirectional
+    attention.
     """
     if not 0 < len(ids) < table:
         raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table - 1}")
@@ -99,7 +100,7 @@ def query_input(ids: Ids, table: int, query: int, types: tuple[int, int], bidire
 
 
 class QueryFormat(MaskFormat):
-    """Masks in the text; what is written is asked for behind it."""
+    """Masks in the text; generated tokens are predicted at query tokens after it."""
 
     def __init__(self, objective: MaskWriter, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
         super().__init__(objective, vocabulary, position_sizes)
@@ -135,14 +136,14 @@ class QueryFormat(MaskFormat):
         return SourceRow(join([self.vocabulary["cls"]], first, sep, *more))
 
     def target(self, source: SourceRow, target: Ids) -> Example:
-        """The target behind the source, each token asked for by a query token that sees those before it."""
+        """Put the target after the source; each token is predicted at a query token that sees the tokens before it."""
         tokens, step = np.asarray(target, np.int32), np.arange(1, len(target) + 1, dtype=np.int32)
         places = step + np.int32(len(source.ids) - 1)
         return with_queries(source.ids, tokens, places, step, self.query, self._writer.target_types)
 
     def training_target(self, source: SourceRow, target: Ids) -> Example:
-        """UniLM v1: the target behind the source, from left to right, each token asked for where it stands; the row is
-        yet to be masked. UniLM v2: as `target`."""
+        """UniLM v1: put the target after the source, left to right, each token predicted at its own column; the row is
+        masked later. UniLM v2: as `target`."""
         if self.objective.has_pseudo_masks:
             return self.target(source, target)
         first, size = len(source.ids), len(source.ids) + len(target)
@@ -189,8 +190,8 @@ def masked_target(example: Example, vocabulary: Vocabulary, rng: Generator) -> E
 
 
 def noisy_target(example: Example, vocabulary: Vocabulary, noise: TargetNoise, rng: Generator) -> Example:
-    """Read some pseudo masks as a random token or as the one that they ask for, and some tokens of the target, its end
-    as well, as what stands at their pseudo mask; all are asked for as before (the released code, s2s-ft)."""
+    """Replace some pseudo masks by a random token or by their target, and some tokens of the target, its end included,
+    by the content of their pseudo mask; the targets stay the same (the released code, s2s-ft)."""
     columns, ids, count = example.target_index, example.input_ids.copy(), len(example.target_ids)
     draw = rng.random(count)
     read = np.where(draw < noise.pseudo / 2, example.target_ids, ids[columns]).astype(np.int32)

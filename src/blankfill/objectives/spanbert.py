@@ -1,9 +1,10 @@
-"""SpanBERT: masked spans of whole words, and each word asked from the borders of its span (Joshi et al. 2019).
+"""SpanBERT: masked spans of whole words, whose words are also predicted from the span's boundaries (Joshi et al. 2019).
 
-Row: [CLS] text [SEP], one run of one document, no pairs. Spans have 1 to 10 words, their number drawn from a geometric
-law, until 15% of the text is masked; spans that meet are one. A whole span becomes [MASK] (80%), random tokens (10%) or
-stays (10%). Besides the masked words themselves, the first words of each span are asked again, from the two tokens
-outside its borders and the place in the span (span-boundary objective). Code: facebookresearch/SpanBERT, masking.py.
+Row: [CLS] text [SEP], one run of one document, no pairs. Spans have 1 to 10 words, a number drawn from a geometric
+distribution, until 15% of the text is masked; spans that meet are one. A whole span becomes [MASK] (80%), random tokens
+(10%) or stays (10%). Besides the masked words themselves, the first words of each span are predicted a second time,
+from the two tokens outside the span and the position in it (span-boundary objective). Code: facebookresearch/SpanBERT,
+masking.py.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class SpanBert(Masking):
     whole_word: bool = True
     """Count spans in words; off: in tokens."""
     boundary: int = 20
-    """How many words of a span are asked from its borders too; 0 turns this off."""
+    """Largest number of tokens of a span that are also predicted from its boundaries; 0 turns this off."""
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems()
+        problems = super().problems()
         if not 0 < self.geometric < 1:
-            found.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
-        return found
+            problems.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
+        return problems
 
     def packing(self) -> PackingSpec:
         """Runs of whole sentences of one document, as long as fit."""
@@ -76,7 +77,7 @@ class SpanBert(Masking):
         return self.whole_word
 
     def max_span_positions(self) -> int:
-        """As many places as words are asked about from the borders."""
+        """The number of positions in a span that are predicted from its boundaries."""
         return self.boundary
 
     def budget(self, length: int) -> int:
@@ -103,7 +104,7 @@ class SpanBert(Masking):
             yield int(rng.integers(size)), 1 + int(np.searchsorted(law, rng.random() * law[-1], side="right"))
 
     def _replacement(self, ids: Int32, vocabulary: Vocabulary, rng: Generator) -> Int32:
-        """What stands in a span of these tokens: one draw decides for all of them."""
+        """Draw the replacement of a span of these tokens; one draw decides for all of them."""
         return replaced(ids, rng.random(), self.mask_share, self.random_share, vocabulary, rng)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: SpanChoice) -> Example:
@@ -166,7 +167,8 @@ def runs(tokens: Sequence[int]) -> list[Span]:
 def replaced(
     ids: Int32, draw: float, mask_share: float, random_share: float, vocabulary: Vocabulary, rng: Generator
 ) -> Int32:
-    """What stands in a span, int32[n]: [MASK] for all, a random token for each, or the tokens as they are."""
+    """Return the content of a masked span, int32[n]: [MASK] for all, a random token for each, or the tokens
+    unchanged."""
     if draw < mask_share:
         return np.full(len(ids), vocabulary["mask"], np.int32)
     if draw < mask_share + random_share:
@@ -175,17 +177,16 @@ def replaced(
 
 
 def span_boundary_targets(ids: Int32, spans: Sequence[Span], most: int) -> Int32 | None:
-    """What is asked from the borders of spans in the row [CLS] ids [SEP]: `Example.span_boundary_targets`.
+    """Return the targets at the boundaries of spans in the row [CLS] ids [SEP]: `Example.span_boundary_targets`.
 
-    Only spans with a token of the text on both sides are asked about, and at most `most` tokens of each; None when
-    `most` is 0.
+    Only spans with a token of the text on both sides have such targets, at most `most` each; None when `most` is 0.
     """
     if not most:
         return None
-    asked = [
+    targets = [
         (begin, end + 1, place, int(ids[begin + place]))  # counted in the row, where [CLS] stands first
         for begin, end in spans
         if begin > 0 and end < len(ids)
         for place in range(min(end - begin, most))
     ]
-    return np.array(asked, np.int32).reshape(-1, 4).T.copy()
+    return np.array(targets, np.int32).reshape(-1, 4).T.copy()

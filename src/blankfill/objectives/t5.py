@@ -1,10 +1,10 @@
-"""T5: spans of the text become numbered blanks, and a second stack writes what stood there (Raffel et al. 2020).
+"""T5: spans of the text become numbered blanks, and a decoder generates their text (Raffel et al. 2020).
 
-Documents run on end to end and are cut every so many tokens. In the encoder's row each span is one *sentinel*, numbered
-in the order of the text; the decoder answers with each sentinel and the tokens that it stands for. 15% of the tokens
-are in spans, three a span on average: the number of spans is not random, only where they are cut is. The blanked tokens
-are cut into that many spans and the kept ones into as many runs, all ways equally likely, and they take turns, kept
-text first. So the raw text is cut to just the length that gives a full encoder's row.
+Documents are joined end to end and cut into pieces of one length. In the encoder's row each span is one *sentinel*,
+numbered in the order of the text; the decoder generates each sentinel and the tokens that it replaces. Spans hold 15%
+of the tokens, three each on average: the number of spans is fixed, and their boundaries are random. The blanked tokens
+are split into that number of spans and the others into the same number of runs, all splits equally likely; they
+alternate, beginning with a run. The length of a piece is the one that fills the encoder's row.
 Code: google-research/text-to-text-transfer-transformer.
 
 `variant` has the unsupervised objectives that the paper compares (its section 3.3).
@@ -35,8 +35,8 @@ MOST = 0.9
 
 @dataclass(frozen=True)
 class T5Choice:
-    """noise: bool[N], which tokens are blanked. shown: int32[N], what stands in their place where the encoder reads a
-    row as long as the text and the decoder writes all of it (bert, mass, deshuffle); None elsewhere."""
+    """noise: bool[N], which tokens are blanked. shown: int32[N], the encoder's tokens where its row is as long as the
+    text and the decoder generates the whole text (bert, mass, deshuffle); None elsewhere."""
 
     noise: Bool
     shown: Int32 | None = None
@@ -58,8 +58,9 @@ class T5(Objective):
     length: int = 512
     """Tokens of the encoder's row, its end token counted; the decoder's follows from it (114 for 512)."""
     variant: Literal["spans", "prefix-lm", "bert", "mass", "drop", "deshuffle", "iid"] = "spans"
-    """What is blanked and asked for: spans behind sentinels, or another unsupervised objective that the paper compares
-    (prefix language model, BERT-style, MASS-style, dropped tokens, deshuffling, single tokens behind sentinels)."""
+    """The kind of corruption. spans: spans become sentinels; the others are the unsupervised objectives that the paper
+    compares (prefix language model, BERT-style, MASS-style, dropped tokens, deshuffling, single tokens as
+    sentinels)."""
     mask_ratio: float = 0.15
     """Share of the tokens that are blanked; prefix-lm and deshuffle have none."""
     mean_span: float = 3.0
@@ -69,10 +70,10 @@ class T5(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(random_share=self.random_share)
+        problems = super().problems() + share_problems(random_share=self.random_share)
         if not 0 < self.mask_ratio <= MOST:
-            found.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
-        return found
+            problems.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
+        return problems
 
     def packing(self) -> PackingSpec:
         """Documents end to end, cut where a row is full; nothing stands between them, as in the released code."""
@@ -99,7 +100,7 @@ class T5(Objective):
             raw += 1
         written = _row_sizes(raw, *_planned_counts(raw, self.mask_ratio, self.mean_span))[1]
         if self.mask_ratio == 0.5 and written > self.length:
-            raw -= 1  # the released code's exception, so that both sides have the round length that was asked for
+            raw -= 1  # the released code's exception, so that both sides have the requested round length
         while self._lengths(raw)[0] > self.length:
             raw -= 1
         return raw
@@ -208,8 +209,8 @@ def random_spans(length: int, ratio: float, mean: float, rng: Generator) -> Bool
     """Which tokens are in spans, bool[length]: kept text first, a span last, all such ways to cut equally likely."""
     noise, spans = span_counts(length, ratio, mean)
     blanks = segments(rng.permutation(np.arange(noise - 1) < spans - 1))
-    kept = segments(rng.permutation(np.arange(max(length, 2) - noise - 1) < spans - 1))
-    return interleaved(kept, blanks)[:length]
+    lengths = segments(rng.permutation(np.arange(max(length, 2) - noise - 1) < spans - 1))
+    return interleaved(lengths, blanks)[:length]
 
 
 def segments(cuts: Bool) -> Int32:
@@ -218,9 +219,9 @@ def segments(cuts: Bool) -> Int32:
     return np.diff(edges).astype(np.int32)
 
 
-def interleaved(kept: Int32, blanks: Int32) -> Bool:
+def interleaved(runs: Int32, blanks: Int32) -> Bool:
     """Kept runs and blanked ones of these lengths in turn, bool[their sum]: whether a token is blanked."""
-    lengths = np.stack([kept, blanks], axis=1).ravel()
+    lengths = np.stack([runs, blanks], axis=1).ravel()
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
@@ -261,7 +262,7 @@ def first_sentinels(vocabulary: Vocabulary, count: int) -> Int32:
 
 
 class T5Format(StackFormat):
-    """The encoder reads a sentinel for each blank; the decoder writes each sentinel and what stands in its place."""
+    """The encoder reads a sentinel for each blank; the decoder generates each sentinel and the text of its blank."""
 
     fill_method = "writing"
     second_prefix = " "

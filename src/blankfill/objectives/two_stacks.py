@@ -14,10 +14,11 @@ from blankfill.types import UNLIMITED, AttentionRule, DecoderInput, Example, Int
 
 
 def two_sided(source: Int32, target: Int32, start: int, first_position: int = 0) -> Example:
-    """The Example of a model with an encoder: it reads `source` both ways and writes `target` from left to right.
+    """Build the Example of a model with an encoder: it reads `source` bidirectionally and generates `target` left to
+    right.
 
-    source: int32[N]; target: int32[M], of which every token is asked for. start: the id that the decoder reads first.
-    first_position numbers the first column of either side.
+    source: int32[N]; target: int32[M], all of whose tokens are targets. start: id of the first token of the decoder.
+    first_position: position of the first column on either side.
     """
     nothing = np.zeros(0, np.int32)
     read = np.arange(first_position, first_position + len(source), dtype=np.int32)[None]
@@ -37,7 +38,7 @@ def two_stack_input(source: Ids, begun: Ids, first_position: int = 0, table: int
         if not len(ids) or (table and first_position + len(ids) > table):
             most = table - first_position if table else "any number"
             raise ValueError(f"{side} of {len(ids)} tokens; it must have 1 to {most}")
-    # the last token of the target is asked for and not read, so any id does
+    # the last token of the target is predicted and not read, so any id serves
     row = two_sided(np.asarray(source, np.int32), join(begun[1:], [0]), int(begun[0]), first_position)
     return DecoderInput(
         row.input_ids, row.positions, row.rule,

@@ -1,13 +1,14 @@
-"""UniLM: one model that reads both ways, either way, and writes one text from another (Dong et al. 2019;
-microsoft/unilm, unilm-v1).
+"""UniLM: one model for bidirectional, left-to-right, right-to-left and sequence-to-sequence modelling (Dong et al.
+2019; microsoft/unilm, unilm-v1).
 
-Row: [CLS] A [SEP] B [SEP], two runs of sentences. Each example is read in one of four modes, drawn by weight: *both*
-ways, with next-sentence prediction; *sequence*: A sees itself both ways, B sees A and what stands before it in B;
-*left* to right; *right* to left. In every mode the answers are asked at [MASK], never one column before. 15% of the
-tokens are asked: in 80% of the draws one token, in 20% two or three that stand together; of these 80% become [MASK],
-10% a random token, 10% stay. Token types tell the modes apart: both 0 and 1, left 2, right 3, sequence 4 and 5.
+Row: [CLS] A [SEP] B [SEP], two runs of sentences. Each example has one of four modes, drawn by weight: *both*, with
+bidirectional attention and next-sentence prediction; *sequence*: A has bidirectional attention, B sees A and the tokens
+before it in B; *left* to right; *right* to left. In every mode targets are predicted at [MASK], never at the column
+before. 15% of the tokens are targets: in 80% of the draws one token, in 20% two or three adjacent ones; of these 80%
+become [MASK], 10% a random token, 10% stay. Token types mark the modes: both 0 and 1, left 2, right 3, sequence 4 and
+5.
 
-Not here: writing, which asks with a [MASK] behind the text (`query_tokens`).
+Not here: generation, which predicts at a [MASK] after the text (`query_tokens`).
 """
 
 from __future__ import annotations
@@ -76,14 +77,14 @@ class Unilm(MaskWriter):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(ngram_share=self.ngram_share, short=self.short)
+        problems = super().problems() + share_problems(ngram_share=self.ngram_share, short=self.short)
         weights = self._weights()
-        if not found and not sum(weights.values()):
-            found.append("objective.both, sequence, left and right are all 0; give one of them a weight")
-        return found
+        if not problems and not sum(weights.values()):
+            problems.append("objective.both, sequence, left and right are all 0; give one of them a weight")
+        return problems
 
     def packing(self) -> PackingSpec:
-        """Pairs of sentence runs, of which half of those that are asked about are not neighbours."""
+        """Pairs of sentence runs; of those with a next-sentence label, half are not neighbours."""
         weights = self._weights()
         strange = 0.5 * weights["both"] / sum(weights.values()) if self.labels() else 0.0
         return PackingSpec(
@@ -128,8 +129,8 @@ class Unilm(MaskWriter):
         size = choice.first[1] - choice.first[0]
         positions = self.row_positions(len(row), size + 2)
         positions[1] = np.array(TYPES[choice.mode], np.int32)[positions[1]]
-        asked = choice.mode == "both" and choice.second[1] > choice.second[0] and self.labels()
-        labels = {"next_sentence": document.label} if asked and document.label is not None else {}
+        labelled = choice.mode == "both" and choice.second[1] > choice.second[0] and self.labels()
+        labels = {"next_sentence": document.label} if labelled and document.label is not None else {}
         return Example(row, positions, mode_rule(choice.mode, size + 2, len(row)), index, target_ids, labels)
 
     def _weights(self) -> dict[Mode, float]:

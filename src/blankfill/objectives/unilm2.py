@@ -1,10 +1,10 @@
-"""UniLM v2: masked words and whole blocks written one after the other, in one pass (Bao et al. 2020; microsoft/unilm).
+"""UniLM v2: masked tokens, and blocks predicted one after the other, in one pass (Bao et al. 2020; microsoft/unilm).
 
 Row: [CLS] text [SEP], in which blocks of tokens are masked ([MASK]), then the tokens of the blocks themselves and for
-each of them a pseudo mask ([PSEUDO], the paper's [P]), both at the position of the token that they stand for. Every
-[MASK] is asked for its token from the rest of the text alone (autoencoding); every pseudo mask is asked for it again,
-and sees besides the tokens of the blocks that come before its own in a drawn order (partially autoregressive). Nobody
-but its own block sees a pseudo mask, and no column of the text sees what stands behind it, so one pass answers both.
+each of them a pseudo mask ([PSEUDO], the paper's [P]), both at the position of the original token. Every [MASK]
+predicts its token from the rest of the text (autoencoding); every pseudo mask predicts it again, and also sees the
+tokens of the blocks before its own in a drawn order (partially autoregressive). Only its own block sees a pseudo mask,
+and no column of the text sees the columns after the text, so one pass computes both predictions.
 
 A block is one token with a probability of 60%, 2 to 6 tokens otherwise; blocks are drawn until 15% of the row is in
 them, and their order is that of the drawing.
@@ -29,8 +29,8 @@ LONGEST_BLOCK = 6
 
 @dataclass(frozen=True)
 class Unilm2Choice:
-    """Blocks of the row, half-open, in the order in which they are written; and what stands at their columns in the
-    text instead (its `index` is all columns of all blocks, ascending)."""
+    """Blocks of the row, half-open, in the order of prediction; and the replacement of their columns in the text
+    (`index` of `masked` is all columns of all blocks, ascending)."""
 
     blocks: tuple[tuple[int, int], ...]
     masked: Masked
@@ -68,7 +68,7 @@ class Unilm2(MaskWriter):
         return (self.length, 2)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Unilm2Choice:
-        """Draw the blocks and what stands in their place."""
+        """Draw the blocks and their replacement in the text."""
         row = self.framed(document.ids, vocabulary)
         wanted = max(1, round(self.mask_ratio * len(row)))
         blocks = choose_blocks(inside_frame(row, vocabulary), wanted, self.span_share, rng)

@@ -1,18 +1,18 @@
 """XLNet: permutation language modelling with two streams (Yang et al. 2019; zihangdai/xlnet).
 
-Row: A [SEP] B [SEP] [CLS], and behind it a *query slot* for each target. A factorisation order is drawn. The words that
-are not asked for come first in it, all at once; then the targets, [SEP]s and [CLS] one after the other. The *content
-stream*, the row itself, sees what comes no later than itself; a target's query slot stands at the target's place, knows
-no word, and sees what comes strictly earlier. Both streams are columns of one row under one attention rule, and the
-targets are the words themselves: nothing in the text is replaced, so there is no [MASK] that fine-tuning would not see.
+Row: A [SEP] B [SEP] [CLS], followed by a *query column* for each target. A factorisation order is drawn. Words that are
+not targets come first in it, all at once; then the targets, [SEP]s and [CLS] one after the other. The *content stream*,
+the row itself, sees columns that come no later than itself; the query column of a target has the target's position and
+no token, and sees columns that come strictly earlier. Both streams are columns of one row under one attention rule, and
+the targets stay in the text: there is no [MASK] that fine-tuning would not see.
 
 Targets are spans: a length n from 1 to 5 with probability in proportion to 1/n, somewhere in n/share tokens of context
 (*partial prediction*, share = 1/K), until the budget is spent. The paper's spans are of n words; the released code's,
 the default here, begin where a word does and are of n tokens.
 
-Positions: the place in the row, the segment (A 0, B 1, [CLS] 2) and the stream. Distances and whether two segments are
-the same are all that the model makes of the first two. With `memory` a piece of a long document begins with the end of
-the piece before it, which is read as it was, without gradient, and never asked for (Transformer-XL's recurrence).
+Positions: the position in the row, the segment (A 0, B 1, [CLS] 2) and the stream. The model uses only distances and
+whether two segments are equal. With `memory` a piece of a long document begins with the end of the piece before it,
+which is read unchanged, without gradient and without targets (Transformer-XL's recurrence).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Xlnet(Objective):
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "last"
 
     share: float = 1 / 6
-    """Share of the row's tokens that are asked for (1/K of the paper)."""
+    """Share of the row's tokens that are targets (1/K of the paper)."""
     whole_word: bool = False
     """Spans are of n whole words, as the paper says; off: of n tokens from a word's first on, as the released code
     draws them."""
@@ -81,12 +81,12 @@ class Xlnet(Objective):
 
     def problems(self) -> list[str]:
         """What is wrong with these options."""
-        found = super().problems() + share_problems(short=self.short)
+        problems = super().problems() + share_problems(short=self.short)
         if not 0 < self.share <= 0.5:
-            found.append(f"objective.share is {self.share}; it must be above 0 and at most 0.5")
+            problems.append(f"objective.share is {self.share}; it must be above 0 and at most 0.5")
         if self.memory and self.pairs:
-            found.append("objective.memory goes with running text; turn objective.pairs off, or set memory to 0")
-        return found
+            problems.append("objective.memory goes with running text; turn objective.pairs off, or set memory to 0")
+        return problems
 
     def packing(self) -> PackingSpec:
         """Pairs of sentence runs, or pieces of documents that begin with what is remembered."""
@@ -131,7 +131,7 @@ class Xlnet(Objective):
         return True
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """Hidden tokens are asked for by query slots."""
+        """Hidden tokens are predicted at query columns."""
         return XlnetFormat(self, vocabulary, position_sizes)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> XlnetChoice:
@@ -159,7 +159,7 @@ class Xlnet(Objective):
         return XlnetChoice(a, b, np.flatnonzero(targets).astype(np.int32), order)
 
     def _targets(self, starts: Bool, ordinary: Bool, budget: int, rng: Generator) -> Bool:
-        """bool[L]: what is asked for in a block; `starts` and `ordinary` as for `choose_words`."""
+        """Choose the targets of a block, bool[L]; `starts` and `ordinary` as for `choose_words`."""
         spread = round(1 / self.share)
         if self.whole_word:
             return choose_words(starts, ordinary, budget, spread, rng)
@@ -243,11 +243,11 @@ def choose_spans(starts: Bool, budget: int, spread: int, draw: Callable[[int], t
 
 
 def choose_words(starts: Bool, ordinary: Bool, budget: int, spread: int, rng: Generator) -> Bool:
-    """bool[L]: the targets of a block by whole words, `budget` of them where there are so many ordinary tokens.
+    """Choose the targets of a block by whole words, bool[L]: `budget` of them if there are enough ordinary tokens.
 
     starts: where units begin. spread: K; a span of n units has a context of K·n tokens, l of them before it, l uniform.
-    A span that leaves the block, meets [SEP] or [CLS], or overshoots the budget is left out; what is then lacking is
-    filled up with single tokens.
+    A span that leaves the block, meets [SEP] or [CLS], or overshoots the budget is left out; single tokens then fill
+    the rest of the budget.
     """
     chosen = np.zeros(len(starts), np.bool_)
     unit_at = np.append(np.flatnonzero(starts), len(starts))
@@ -276,10 +276,10 @@ def two_streams(
     blocks: list[tuple[int, int]],
     vocabulary: Vocabulary,
 ) -> Example:
-    """The pure step of XLNet: a row, what is asked for and in which order → content columns, then query slots.
+    """Build the Example of a row from its targets and their order: content columns, then query columns.
 
-    loose: bool[L], the words that are not asked for, visible to all of their block and of later ones. A block's ranks
-    lie above those of the blocks before it: loose words have its lowest, the others the next ones in their order.
+    loose: bool[L], words that are not targets, visible to all of their block and of later ones. A block's ranks are
+    above those of the blocks before it: loose words have its lowest rank, the others the next ones in their order.
     """
     rank = np.empty(len(row), np.int32)
     for k, (low, high) in enumerate(blocks):
@@ -342,8 +342,8 @@ class XlnetFormat(Format):
         return row
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """One row: each token is asked for given those to its left, which the text around the blank does not see, as
-        in training."""
+        """One row: each token is predicted from those to its left, which the text around the blank does not see, as in
+        training."""
         places = range(len(before), len(before) + len(answer))
         return [self.hide(join(before, answer, after), places, len(answer))]
 
@@ -355,14 +355,14 @@ class XlnetFormat(Format):
         """Open places have no columns beside their query slots."""
         example = self._ordered(texts[0], places, np.zeros(len(places), np.int64), len(places))
         L = len(example) - len(places)
-        kept = np.ones(len(example), np.bool_)
-        kept[np.asarray(places, np.int64)] = False  # a row begins with its text
+        shown = np.ones(len(example), np.bool_)
+        shown[np.asarray(places, np.int64)] = False  # a row begins with its text
         rule = AttentionRule(
-            *(vector[kept] for vector in (example.rule.segment, example.rule.rank, example.rule.horizon))
+            *(vector[shown] for vector in (example.rule.segment, example.rule.rank, example.rule.horizon))
         )
         index = np.arange(L - len(places), L, dtype=np.int32)
-        ids, positions = np.tile(example.input_ids[kept], (len(texts), 1)), example.positions[:, kept]
-        known = texts[:, kept[: texts.shape[1]]]
+        ids, positions = np.tile(example.input_ids[shown], (len(texts), 1)), example.positions[:, shown]
+        known = texts[:, shown[: texts.shape[1]]]
         ids[:, : known.shape[1]] = known
         return [
             Example(row, positions, rule, index, answers) for row, answers in zip(ids, texts[:, places], strict=True)

@@ -270,7 +270,7 @@ def newest_whole(out: Path) -> Checkpoint | None:
     damaged: list[str] = []
     checkpoint = store.newest(out / "checkpoints", damaged=damaged)
     for sentence in damaged:
-        say(f"passed over: {sentence}")
+        say(f"skipped: {sentence}")
     if checkpoint is None:
         if damaged:
             raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")

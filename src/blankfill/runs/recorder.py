@@ -75,7 +75,7 @@ def cut_lines(path: Path, step: int) -> None:
         except OSError as error:
             say(f"{path}: {damage}; it could not be put aside ({error.strerror or error})")
             return
-        say(f"{path}: {damage}, passed over; the file as it was is {aside.name}")
+        say(f"{path}: {damage}, skipped; the original file is now {aside.name}")
     write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines_kept))
 
 
