@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.evaluation.answers import Start, answered, silent
 from blankfill.evaluation.scorers import Scorer, windows
 from blankfill.evaluation.texts import encoded
@@ -109,11 +109,12 @@ def window_of(scorer: Scorer, window: int, stride: int) -> tuple[int, int]:
     """(tokens read at a time, tokens asked for at a time) from what was asked for; UserError for what cannot be."""
     if not 0 <= window <= scorer.room:
         raise UserError(
-            f"--window {window}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 to that many"
+            f"{setting('window', window)}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 "
+            "to that many"
         )
     room = window or scorer.room
     if not 0 <= stride <= room:
-        raise UserError(f"--stride {stride} does not go with a window of {room} tokens; give 1 to {room}")
+        raise UserError(f"{setting('stride', stride)} does not go with a window of {room} tokens; give 1 to {room}")
     return room, stride or max(1, room // 2)
 
 
