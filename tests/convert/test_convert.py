@@ -258,7 +258,7 @@ def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
     theirs = Form(weight_names()["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
-    with pytest.raises(UserError, match="beside its weights, or name it: blankfill import --tokenizer"):
+    with pytest.raises(UserError, match="beside its weights, or name it with tokenizer"):
         import_model(tmp_path, tmp_path / "out", heads=2)
     file = vocabulary_file(tmp_path / "words", words)
     import_model(tmp_path, tmp_path / "out", file, heads=2)

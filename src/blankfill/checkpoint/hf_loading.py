@@ -110,7 +110,7 @@ def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None
     try:
         config = family.read(values, weights.keys())
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+        raise UserError(f"{folder}: {error.template}") from None
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     form = with_own_tables(Form(family, config), weights)
@@ -125,7 +125,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except UserError as error:
-        raise UserError(f"{error}; copy or download it again") from error
+        raise UserError(f"{error.template}; copy or download it again") from error
 
 
 def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, 
     try:
         return sizes_from_shapes(plain, heads)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error.template}") from None
 
 
 def strip(name: str) -> str:

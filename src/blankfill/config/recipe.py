@@ -148,7 +148,10 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
             if not isinstance(section, dict):
                 raise ConfigError([Problem(f"{setting(key)}: `{parent}` is a value, not a section")])
         section[leaf] = value
-    return from_values(values, str(name)).check()
+    recipe = from_values(values, str(name))
+    if problems := recipe.problems():
+        raise ConfigError(problems if overrides else [f"{name}: {problem}" for problem in problems])
+    return recipe
 
 
 def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:

@@ -29,7 +29,7 @@ from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import read_lines
 from blankfill.convert.importing import check_free
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES
@@ -93,7 +93,7 @@ def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = Non
         encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(
             f"{path}: ONNX is for encoders ({encoders}), and this model's objective is {loaded.objective.name}; "
-            "use --format transformers"
+            f"use {setting('format', 'transformers')}"
         )
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import Words, find_blanks, own_mask
 from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
@@ -133,7 +133,7 @@ class Writer:
                 "use the tokenizer that the model was trained with"
             )
         if slide and not objective.slides:
-            raise UserError("only a gpt model can slide past its positions; leave --slide out")
+            raise UserError(f"only a gpt model can slide past its positions; leave {setting('slide')} out")
         self.slide, self.cancel = slide, cancel
         rows = loaded.model.config.vocab_size
         self.format = loaded.format
@@ -180,7 +180,7 @@ class Writer:
         if blanks and blanks[0].length:
             raise UserError(
                 f"the blank {blanks[0].written} asks for a length, which generate does not keep; "
-                "leave it out and give --max-tokens, or use `blankfill fill`"
+                f"leave it out and give {setting('max_tokens')}, or use `blankfill fill`"
             )
         return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")
 

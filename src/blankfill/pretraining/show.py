@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.report.picture import example_text
 from blankfill.types import Example
 
@@ -104,7 +104,7 @@ def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out
 
     count = recipe.train.row_schedule.first(recipe.train.steps)
     if not 0 <= example < count:
-        raise UserError(f"--example is {example}; a run of this recipe has the rows 0 to {count - 1:,}")
+        raise UserError(f"{setting('example')} is {example}; a run of this recipe has the rows 0 to {count - 1:,}")
     with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
         corpus = data_setup.open_corpus(paths, recipe, Path(out or temporary))
         phases = data_setup.phases(corpus, recipe)

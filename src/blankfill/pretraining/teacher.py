@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.system.files import path_from, path_seen_from
@@ -208,24 +208,26 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
     noted = out / FILE
     if not noted.exists():
         if moved is not None:
-            raise UserError(f"{out} was begun without a teacher; leave out --teacher, or begin a run with it")
+            raise UserError(
+                f"{out} was begun without a teacher; leave out {setting('teacher')}, or begin a run with it"
+            )
         return None
     try:
         values = read_json(noted)
         path = path_seen_from(out, field(values, "teacher", str, noted))
         sha256 = field(values, "sha256", str, noted)
     except UserError as error:
-        raise UserError(f"{error}; begin the run again, into another --out") from error
+        raise UserError(f"{error.template}; begin the run again, into another {setting('out')}") from error
     path = Path(moved) if moved is not None else path
     if not path.exists():
         raise UserError(
-            f"the teacher of {out} is gone from {path}; put it back, or say where it is now: --resume {out} --teacher …"
+            f"the teacher of {out} is gone from {path}; put it back, or say where it is now with {setting('teacher')}"
         )
     teacher = open_teacher(path, device)
     if teacher.sha256 != sha256:
         raise UserError(
             f"{path} is not the teacher that {out} was begun with (its weights have another checksum); say where that "
-            f"one is: --resume {out} --teacher …"
+            f"one is with {setting('teacher')}"
         )
     return teacher
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.reading import read_text
 from blankfill.tasks.cloze.pattern import BREAK, MASK, Field, Pattern, item_fields, parts_of, yaml_values
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
@@ -116,7 +116,7 @@ def form_text(source: str, task: str) -> tuple[str, str]:
         try:
             return read_text(Path(source)), source
         except UserError as error:
-            raise UserError(f"--patterns: {error}") from error
+            raise UserError(f"{setting('patterns')}: {error.template}") from error
     forms = yaml_values((resources.files("blankfill.tasks.text.forms") / "forms.yaml").read_text(encoding="utf-8"), "")
     own = forms.get(LIKE.get(task, task))
     return (yaml.safe_dump(own, allow_unicode=True) if own else ""), f"the form of {task}"
