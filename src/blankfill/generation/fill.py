@@ -163,7 +163,7 @@ def check_can_fill(loaded: Loaded) -> None:
     """Raise UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
     objective, vocabulary = loaded.objective, loaded.vocabulary
     if not objective.fills:
-        learnt = {"t5": "variant", "bart": "replace"}.get(objective.name)
+        learnt = objective.fill_option
         option = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
         raise UserError(f"{loaded.path}: a model of the objective {objective.name}{option} cannot fill blanks")
     if not loaded.model.config.lm_head:

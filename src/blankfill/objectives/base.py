@@ -110,6 +110,9 @@ class Objective:
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
 
+    fill_option: ClassVar[str] = ""
+    """Name of the option that decides whether models can fill blanks (`fills`); "" where the objective decides."""
+
     causal: ClassVar[bool] = False
     """Whether a model sees no column to the right of any other, in whatever it reads."""
 
