@@ -545,7 +545,7 @@ def test_real_sentences_get_the_same_ids_from_transformers(
     if kind == "unigram":
         pytest.importorskip("sentencepiece")
     draw = random.Random(2)
-    sample = [sentence for one in real_sentences().values() for sentence in draw.sample(one, 2000)]
+    sample = [sentence for real_sentence in real_sentences().values() for sentence in draw.sample(real_sentence, 2000)]
     tokenizer = train_tokenizer(sample, TokenizerConfig(kind=kind, vocab_size=3000))
     tokenizer.save(tmp_path)
     other = auto_tokenizer(tmp_path, monkeypatch)

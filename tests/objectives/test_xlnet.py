@@ -61,15 +61,15 @@ def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, wor
     for k, (low, high) in enumerate(objective._blocks(L)):
         blocks[low:high] = k
         assert sorted(choice.order[low:high]) == list(range(high - low))
-    asked, framed = np.isin(np.arange(L), choice.targets), np.isin(row, (SEP, CLS))
+    is_target, framed = np.isin(np.arange(L), choice.targets), np.isin(row, (SEP, CLS))
     for i in range(L):
         for j in range(L):
             if blocks[i] != blocks[j]:
                 expected = blocks[i] > blocks[j]
-            elif not (asked[j] or framed[j]):
+            elif not (is_target[j] or framed[j]):
                 expected = True
             else:
-                expected = (asked[i] or framed[i]) and choice.order[j] <= choice.order[i]
+                expected = (is_target[i] or framed[i]) and choice.order[j] <= choice.order[i]
             assert visible[i, j] == expected
     for slot, i in enumerate(choice.targets):  # the query stream sees the same, less the word itself
         assert np.array_equal(np.flatnonzero(visible[L + slot]), np.setdiff1d(np.flatnonzero(visible[i]), [i]))
@@ -164,8 +164,8 @@ def test_spans_are_those_of_a_walk(starts: list[bool], budget: int, spread: int,
         size, before = next(left)
         return min(size, most), before % (spread * min(size, most))
 
-    found = choose_spans(np.array(starts), budget, spread, draw)
-    assert np.flatnonzero(found).tolist() == walked(starts, budget, spread, spans)
+    result = choose_spans(np.array(starts), budget, spread, draw)
+    assert np.flatnonzero(result).tolist() == walked(starts, budget, spread, spans)
 
 
 def test_what_is_drawn_begins_with_a_word_and_may_hit_the_frame() -> None:
@@ -240,7 +240,7 @@ def test_memory_is_the_end_of_the_piece_before(tmp_path) -> None:  # type: ignor
     sampler = Sampler(corpus, objective, vocabulary, 0)
     examples = [example for row in range(sampler.rows_in_epoch(0)) for example in sampler.row(row)]
     read: list[int] = []
-    for example in sorted(examples, key=lambda one: int(one.input_ids[0])):
+    for example in sorted(examples, key=lambda example_of_piece: int(example_of_piece.input_ids[0])):
         places, _, streams = example.positions
         remembered, L = int((streams == MEMORY).sum()), content(example)
         assert remembered == (12 if read else 0)
@@ -257,13 +257,13 @@ def test_memory_is_the_end_of_the_piece_before(tmp_path) -> None:  # type: ignor
 
 
 def test_bad_options_are_refused() -> None:
-    for option, value, told in [
+    for option, value, message in [
         ("share", 0.0, "must be above 0"), ("permuted", 3, "0 or at least 8"), ("memory", -1, "must not be negative"),
         ("memory", 8, "turn objective.pairs off"),
     ]:  # fmt: skip
-        with pytest.raises(ConfigError) as found:
+        with pytest.raises(ConfigError) as caught:
             load_recipe("xlnet-nano", {f"objective.{option}": value})
-        assert told in str(found.value)
+        assert message in str(caught.value)
     document = make_document(20)
     with pytest.raises(ValueError, match="need word starts"):
         Xlnet(32, pairs=False, whole_word=True).choose(document, WIDE, np.random.default_rng(0))

@@ -48,7 +48,7 @@ def test_it_fills_blanks_of_any_length(trained: Path) -> None:
     loaded = load_model(trained)
     for text, blanks in (("the farmer [MASK] a wooden boat", 1), ("[MASK] paints the [MASK:2] lantern", 2)):
         result = Filler(loaded).fill(text, top_k=3)
-        assert [len(found) for found in result.candidates] == [3] * blanks
+        assert [len(candidate) for candidate in result.candidates] == [3] * blanks
     assert len(result.candidates[1][0].ids) == 2
 
 

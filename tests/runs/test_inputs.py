@@ -123,10 +123,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_under_a_run_is_refused(name: str, begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change, told = CHANGES[name]
+    change, message = CHANGES[name]
     change(begun)
     before = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=rf"(?s){told}"):
+    with pytest.raises(UserError, match=rf"(?s){message}"):
         resume(begun / "run")
     after = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
     assert before == after  # nothing of the run was touched

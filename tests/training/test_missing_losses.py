@@ -26,9 +26,9 @@ def batch(words: int = 0, pairs: int = 0, rows: int = 2) -> Batch:
     """Rows of four columns that ask for so many words and so many pairs' answers."""
     zeros = torch.zeros(rows, 4, dtype=torch.int64)
     labels = {"next_sentence": (torch.arange(pairs) * 4, torch.ones(pairs, dtype=torch.int64))} if pairs else {}
-    asked = torch.arange(words)
+    columns = torch.arange(words)
     vectors = (zeros.int(), zeros.int(), zeros.int())
-    return Batch(zeros, zeros[None], *vectors, asked, torch.ones_like(asked), labels, "none", rows * 4)
+    return Batch(zeros, zeros[None], *vectors, columns, torch.ones_like(columns), labels, "none", rows * 4)
 
 
 class Two(nn.Module):
