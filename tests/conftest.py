@@ -92,7 +92,7 @@ def make_document(length: int, sentence: int = 7, **fields: object) -> Document:
 
 
 def write_corpus(prefix: Path, documents: Sequence[Sequence[int]], dtype: type = np.int32) -> IndexedCorpus:
-    """Token files of documents told as the lengths of their sentences; the k-th token of the corpus is ORDINARY + k."""
+    """Token files of documents, given as the lengths of their sentences; the k-th token is ORDINARY + k."""
     count = 0
     with IndexedWriter(prefix, dtype) as writer:
         for lengths in documents:

@@ -25,7 +25,7 @@ def sentences(count: int, seed: int) -> str:
 
 
 def texts_in(folder: Path, count: int) -> Path:
-    """The folder, with so many files of sentences in it."""
+    """Return the folder with `count` files of sentences in it."""
     for k in range(count):
         (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
     return folder

@@ -33,7 +33,7 @@ LAYERS = [
     {"cli", "__init__"},
     {"__main__"},
 ]
-"""Lowest first; a package may import what stands below it, and itself."""
+"""Lowest first; a package may import those below it, and itself."""
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -1,4 +1,4 @@
-"""Recipes: every shipped one is sound, every mistake is told, at once and by name."""
+"""Recipes: every shipped one is valid; all mistakes are reported at once, each by its name."""
 
 import json
 from pathlib import Path

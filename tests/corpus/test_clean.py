@@ -241,7 +241,7 @@ def test_real_english_books_keep_every_word_and_lose_every_wrap():
         body = read(path, "gutenberg")
         assert 0.9 < sum(map(len, body)) / sum(map(len, split)) < 1.0, path.name
         assert not any("GUTENBERG EBOOK" in paragraph or "www.gutenberg" in paragraph for paragraph in body), path.name
-        # A wrap left over shows as a paragraph that goes on in lower case after one that has not ended.
+        # A wrap that was left shows as a paragraph in lower case after a paragraph without an end.
         broken = sum(
             after[0].islower() and before[-1].isalpha() and len(before) > 50 for before, after in pairwise(body)
         )

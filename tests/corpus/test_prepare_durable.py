@@ -247,7 +247,7 @@ def test_a_full_disk_at_any_write_is_one_sentence_and_the_same_command_goes_on(s
     out, failed = tmp_path / "out", 0
     assert writes.count > 50
     for room in range(0, writes.count * 4, 3):
-        # each attempt goes on from the one before it
+        # each attempt continues from the one before it
         try:
             with full_after(room, tmp_path, monkeypatch):
                 run(source, out, LINES)

@@ -28,7 +28,7 @@ BLOCKS = SourceOptions(documents="paragraphs")
 
 
 def everything(sources: list[Source], options: SourceOptions = FILE) -> list[tuple[str, list[str]]]:
-    """All documents, those that go on in the next range put together as the pipeline does."""
+    """All documents; those that continue in the next range are joined as in the pipeline."""
     documents: list[tuple[str, list[str]]] = []
     for source in sources:
         for number, document in enumerate(read(source, options)):

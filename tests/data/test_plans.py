@@ -15,7 +15,7 @@ from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.objectives import Bert, Glm, Gpt, Mlm, PackingSpec
 
 Documents = list[list[int]]
-"""A corpus told as the lengths of the sentences of its documents."""
+"""A corpus given as the lengths of the sentences of its documents."""
 
 
 @dataclass

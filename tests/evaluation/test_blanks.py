@@ -68,7 +68,7 @@ def chain(
 
 
 def end_of(scorer_of_model: Scorer, after: Sequence[int]) -> list[int]:
-    """The token that says that an answer is at its end, where one is asked for."""
+    """The token that marks the end of an answer, where one is predicted."""
     roles, sentinels = scorer_of_model.vocabulary.roles, scorer_of_model.vocabulary.sentinels
     ends = {"glm": "eop", "t5": "eos", "bart": "sep"}
     name = scorer_of_model.loaded.objective.name

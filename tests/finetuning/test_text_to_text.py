@@ -170,7 +170,7 @@ def test_a_number_that_is_no_number() -> None:
 
 
 def mixed_data(folder: Path, train: int = 192) -> Path:
-    """Labels to be told in one task, words to be turned round in another, which has a third of the items."""
+    """Labels to predict in one task, words to reverse in another, which has a third of the items."""
     labelled(folder / "labels", lambda a, b: "big" if a in ("cat", "dog") else "red", train)
     turned(folder / "turned", train // 3)
     file = folder / "data.yaml"

@@ -126,7 +126,7 @@ def greedy(made: Loaded, source: list[int], begun: list[int], ends: Sequence[int
 
 @pytest.mark.parametrize("seed", range(2))
 def test_prompts_are_continued_as_trained(seed: int) -> None:
-    """T5 writes what stands at a sentinel, behind the prompt or in its blank; BART all of it again, and more."""
+    """T5 generates the text of a sentinel, after the prompt or in its blank; BART all of the text again, and more."""
     sampling, most = Sampling(temperature=0), 8
     made = of("t5", seed)
     texts = generate_many(made, ["cat on", "cat [MASK] on"], most, sampling)

@@ -128,7 +128,7 @@ def example_batch(length: int, channels: int, vocab: int, causal: bool, seed: in
 
 
 def labels_of(batch: Batch) -> torch.Tensor:
-    """Their labels: -100 where nothing is asked."""
+    """Their labels: -100 for columns without a target."""
     flat = torch.full_like(batch.input_ids, -100).flatten()
     return flat.scatter(0, batch.target_index, batch.target_ids).view_as(batch.input_ids)
 

@@ -23,7 +23,7 @@ SIZES = [(13, 9), (5, 11), (16, 2), (1, 6)]
 
 
 def item(read: int, written: int, family: str, seed: int) -> Example:
-    """Random words to read and to write, all of these asked for."""
+    """Random tokens to read and to generate; all of the latter are targets."""
     rng = np.random.default_rng(seed)
     first = 2 if family == "bart" else 0
 
@@ -62,7 +62,7 @@ def their_logits(theirs: Any, examples: list[Example]) -> torch.Tensor:
 @pytest.mark.parametrize("kernel", ["sdpa", "explicit", "blocked"])
 @pytest.mark.parametrize("case", [*of("t5"), *of("bart")], ids=case_name)
 def test_two_stacks_equal_transformers(case: Case, kernel: Kernel, together: int) -> None:
-    """Logits, loss and gradients, with so many items in a row; theirs have one."""
+    """Logits, loss and gradients, with several items in a row; theirs have one."""
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, case)
     form, model = ours(case.family, theirs.config.to_dict(), theirs.state_dict())

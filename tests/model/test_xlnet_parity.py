@@ -26,7 +26,7 @@ BASE = Case("xlnet", "XLNetLMHeadModel", "as published")
 
 
 def example(length: int, seed: int, permuted: int = 0) -> Example:
-    """A row of two segments with a quarter of it asked for."""
+    """A row of two segments with a quarter of its tokens as targets."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(10, 97, length - 3).astype(np.int32)
     middle = length // 2
@@ -156,7 +156,7 @@ def test_the_content_stream_alone_equals_transformers() -> None:
 
 
 def test_the_open_places_of_a_text_equal_transformers() -> None:
-    """What filling reads: words that are not there, asked for behind a text that sees itself whole."""
+    """The input of filling: hidden words, predicted after a text with bidirectional attention."""
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, BASE)
     _, model = ours("xlnet", theirs.config.to_dict(), theirs.state_dict())

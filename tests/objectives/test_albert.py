@@ -23,7 +23,7 @@ DRAWS = 4000
 
 
 def pair(first: int, second: int, words: np.ndarray | None = None, label: int | None = 0) -> Document:
-    """A Document of two runs, ids 20, 21, …; each token a word unless told."""
+    """A Document of two runs, ids 20, 21, …; by default each token is a word."""
     ids = (20 + np.arange(first + second) % 40).astype(np.int32)
     known = np.ones(len(ids), np.bool_) if words is None else words
     return Document(ids, np.unique(np.array([0, first, first + second], np.int32)), known, label=label)
@@ -137,7 +137,7 @@ def test_every_word_is_asked_about_equally_often(vocabulary: Vocabulary) -> None
 
 
 def test_pairs_come_from_one_document(tmp_path: Path) -> None:
-    """Every pair is two runs that follow one another; a sentence alone is not asked about, unless it is to be."""
+    """Every pair is two adjacent runs; a single sentence has no label, unless an option gives it one."""
     corpus = write_corpus(tmp_path / "c", [[5, 6, 7, 8], [9], [4, 4]] * 40)
     whole = covering(corpus)
     sampler = Sampler(corpus, Albert(length=64, short=0.0), whole, 0)

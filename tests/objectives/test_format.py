@@ -154,7 +154,7 @@ def test_a_framed_text_is_the_example_without_blanks(name: str, first: list[int]
     row = example if example.context is None else example.context
     assert row.input_ids[begin:end].tolist() == first and framed.second[0] == framed.second[1]
     assert 0 <= framed.pooled < len(example) and not len(example.target_ids)
-    if isinstance(objective, Gpt):  # which is asked for its end as well
+    if isinstance(objective, Gpt):  # whose end is a target as well
         made = replace(document(first), last=False)
         expected = objective.build(replace(made, ids=array([*first, 20])), VOCABULARY, None)
     elif isinstance(objective, Unilm):
@@ -342,7 +342,7 @@ def test_what_gpt_writes_is_the_example_of_the_text(before: list[int], answer: l
 
 @given(source=text, target=text)
 def test_a_target_of_unilm_is_an_example_of_its_sequence_mode(source: list[int], target: list[int]) -> None:
-    """[CLS] source [SEP] target [SEP], of which the target's columns are asked for."""
+    """[CLS] source [SEP] target [SEP], with targets at the columns of the target."""
     size = len(source)
     columns = [size + 2 + k for k in range(len(target))]
     choice = UnilmChoice((0, size), (size, size + len(target)), "sequence", masked(columns, target))

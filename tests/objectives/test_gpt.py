@@ -1,4 +1,4 @@
-"""GPT: every token of an epoch is asked for once, after the token before it."""
+"""GPT: every token of an epoch is a target once, at the token before it."""
 
 import itertools
 from collections import Counter

@@ -1,4 +1,4 @@
-"""SpanBERT: spans of whole words, one fate for each span, what is asked from the borders, and the laws of the draws."""
+"""SpanBERT: spans of whole words, one replacement for each span, boundary targets, and distributions of draws."""
 
 import numpy as np
 import pytest

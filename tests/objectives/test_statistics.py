@@ -182,7 +182,7 @@ def test_levels_follow_their_weights(vocabulary: Vocabulary) -> None:
 
 
 def test_long_blanks_are_uniformly_long(vocabulary: Vocabulary) -> None:
-    """A row of 62: from int(.5 · 62) = 31 to 60, each 1 of 30; half of them inside when asked."""
+    """A row of 62: from int(.5 · 62) = 31 to 60, each 1 of 30; half of them inside with `document_inside`."""
     objective = Glm(length=64, token=0, document=1, document_inside=0.5)
     rng = np.random.default_rng(8)
     choices = [objective.choose(make_document(60), vocabulary, rng) for _ in range(4 * ROWS)]

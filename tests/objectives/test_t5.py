@@ -40,7 +40,7 @@ def sides(example: Example) -> tuple[list[int], list[int]]:
 
 
 def runs(ids: list[int], vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """What stands behind each sentinel."""
+    """The tokens after each sentinel."""
     runs_of: dict[int, list[int]] = {}
     at: list[int] = []
     for number in ids:
@@ -85,7 +85,7 @@ def test_the_decoder_reads_what_was_written_before(marked: Vocabulary) -> None:
 
 
 def test_rows_of_a_corpus_are_full(tmp_path: Any, marked: Vocabulary) -> None:
-    """Every row but the last has the length that was asked for, whatever is drawn; no token of the text is lost."""
+    """Every row but the last has the requested length, whatever is drawn; no token of the text is lost."""
     corpus = write_corpus(tmp_path / "text", [[9] * (3 + k % 5) for k in range(40)])
     vocabulary = dataclasses.replace(marked, size=10**6, sentinels=tuple(range(10**5, 10**5 - 100, -1)))
     objective = T5(length=64)

@@ -34,7 +34,7 @@ def content(example: Example) -> int:
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.booleans(), st.integers(0, 99))
 def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, words: bool, seed: int) -> None:
-    """[A, SEP, B, SEP, CLS] and its slots; who sees whom follows from who is asked, and from the order alone."""
+    """[A, SEP, B, SEP, CLS] and its query columns; visibility follows from the targets and their order alone."""
     objective = Xlnet(64, permuted=(0, 8, 16, 32)[block], whole_word=words)
     document, rng = pair(length_a, length_b), np.random.default_rng(seed)
     choice = objective.choose(document, WIDE, rng)
@@ -169,7 +169,7 @@ def test_spans_are_those_of_a_walk(starts: list[bool], budget: int, spread: int,
 
 
 def test_what_is_drawn_begins_with_a_word_and_may_hit_the_frame() -> None:
-    """Words of three tokens: spans begin with one, so a first token is asked for more often than a third one; and now
+    """Words of three tokens: spans begin with one, so a first token is a target more often than a third one; and now
     and then the budget goes to [SEP] or [CLS]."""
     document, rng = pair(70, 55), np.random.default_rng(6)
     assert document.words is not None
@@ -183,7 +183,7 @@ def test_what_is_drawn_begins_with_a_word_and_may_hit_the_frame() -> None:
     first, second, third = (counts[k:69:3].sum() for k in range(3))
     assert first > 1.5 * second > 1.5 * third  # by the lengths alone 164 : 89 : 47
     assert 0 < lost < 3 * ROWS
-    unknown = Document(document.ids, document.sentences, None, 0)  # no words are told of: spans begin anywhere
+    unknown = Document(document.ids, document.sentences, None, 0)  # word starts are unknown: spans begin anywhere
     assert len(objective.choose(unknown, WIDE, rng).targets) > 15
 
 

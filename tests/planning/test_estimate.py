@@ -36,7 +36,7 @@ def config(**changed: object) -> TransformerConfig:
 def make_batch(
     rows: int, columns: int, targets: int, vocabulary: int, mask: str, channels: int, pairs: bool, spans: bool = False
 ) -> Batch:
-    """A batch of random ids with `targets` answers in each row; spans: as many asked from borders too."""
+    """A batch of random ids with `targets` targets in each row; spans: whether it has as many boundary targets."""
     rng = torch.Generator().manual_seed(1)
     ids = torch.randint(0, vocabulary, (rows, columns), generator=rng)
     positions = torch.zeros(channels, rows, columns, dtype=torch.int64)

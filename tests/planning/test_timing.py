@@ -51,7 +51,7 @@ def test_trials_fit_and_suffice(work: float, free: int) -> None:
     for layers, rows in sizes:
         tried = dataclasses.replace(config, num_layers=layers)
         assert estimate.memory(tried, part.shape, options, COMPUTING, rows, False).peak <= free
-    # a linear machine's whole can be told from them
+    # the time of the whole follows from them on a linear machine
     trials = [trial(layers, rows, seconds_of(layers, rows)) for layers, rows in sizes]
     assert micro_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
 

@@ -1,4 +1,4 @@
-"""T5 and BART from text to a model that transformers opens: train, stop, resume, export, go on; and what is refused."""
+"""T5 and BART from text to a model that transformers opens: train, stop, resume, export, continue; and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that go on from a model: its architecture and tokenizer, new words, replayed old text, and an exact resume."""
+"""Warm starts: the model's architecture and tokenizer, new words, replay of old text, and an exact resume."""
 
 from __future__ import annotations
 

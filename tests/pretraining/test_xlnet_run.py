@@ -1,4 +1,4 @@
-"""XLNet from text to everything that can be done with it: train, fill, embed, export, go on with longer rows."""
+"""XLNet from text to all of its uses: train, fill, embed, export, continue with longer rows."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_corpus_prepared_before_gets_the_sentinels_of_a_recipe(
     (rows,) = data_setup.phases(opened, recipe)
     text = example_text(rows.new.row(3), opened.tokenizer.token)
     assert text.startswith("encoder 32 columns, decoder ")
-    assert text.count("<extra_id_0>") == 3  # read by the encoder, asked for, and read by the decoder
+    assert text.count("<extra_id_0>") == 3  # read by the encoder, predicted, and read by the decoder
 
 
 def test_a_picture_is_drawn(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Damaged files of every kind of folder: what opens it says one sentence or works, and never hangs.
 
-Files that only inform never stop anything: a run goes on, and the damaged file stays beside the new one.
+Damaged files for readers never stop a run: it continues, and the damaged file stays beside the new one.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def test_resuming_a_pretraining_run(trained: Path, tmp_path: Path) -> None:
 
 
 def list_some(forms: Iterator[tuple[str, Path]], every: int) -> Iterator[tuple[str, Path]]:
-    """Each so many-th form, and all that are no file."""
+    """Every `every`-th kind of damage, and all kinds that leave no file."""
     for k, (what, folder) in enumerate(forms):
         if k % every == 0 or what in ("a pipe", "a link to a device"):
             yield what, folder

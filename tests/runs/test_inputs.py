@@ -327,7 +327,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(name: str, source: Pat
 
 
 def test_a_path_that_was_noted_along_links_is_found(begun: Path, tmp_path: Path) -> None:
-    """As earlier versions noted it, which could not go on with such a run."""
+    """A note as earlier versions wrote it, which could not continue such a run."""
     (tmp_path / "far" / "disk").mkdir(parents=True)
     (tmp_path / "store").symlink_to(tmp_path / "far" / "disk")
     out = Path(shutil.move(begun / "run", tmp_path / "store" / "run"))

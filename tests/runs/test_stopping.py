@@ -1,4 +1,4 @@
-"""Commands that are stopped: their exit codes, what they say of how far they came, and that nothing goes on after."""
+"""Commands that are stopped: their exit codes, their messages on progress, and that nothing runs afterwards."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run that can be left alone: killed at any instant it goes on to the same numbers; damage is passed over."""
+"""Runs without supervision: a run that is killed at any time reaches the same numbers; damage is skipped."""
 
 import json
 import multiprocessing

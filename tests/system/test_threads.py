@@ -1,4 +1,4 @@
-"""With how many threads commands compute: what is asked for, what the environment says, what other programs leave."""
+"""The number of threads of commands: from options, from the environment, and from the load of other programs."""
 
 from __future__ import annotations
 

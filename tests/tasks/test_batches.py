@@ -22,7 +22,7 @@ def example(ids: list[int]) -> Example:
 
 
 def item(number: int, length: int, parts: int = 1, columns: int = 2) -> EncodedItem:
-    """An item of so many examples, whose tokens are all its number, asked at the first columns of each."""
+    """An item of `parts` examples, whose tokens are all its number, with targets at the first columns of each."""
     columns_of_parts = tuple(np.arange(min(columns, length), dtype=np.int32) for _ in range(parts))
     answers = np.full(parts * min(columns, length), number, np.int64)
     return EncodedItem(tuple(example([number] * length) for _ in range(parts)), columns_of_parts, answers)
@@ -123,7 +123,7 @@ def test_micro_batches_hold_the_items_of_the_step_and_rows_are_named() -> None:
 
 
 def test_a_step_is_made_while_the_one_before_is_computed() -> None:
-    """The thread makes the next step without being asked for it."""
+    """The thread makes the next step in advance."""
     made = threading.Event()
 
     class Watched(Batches):

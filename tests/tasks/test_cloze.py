@@ -1,4 +1,4 @@
-"""The cloze: what is asked where, its scores held against plain loops over single rows, PET's losses."""
+"""The cloze: targets and their columns, scores compared with plain loops over single rows, PET's losses."""
 
 import json
 from collections.abc import Sequence

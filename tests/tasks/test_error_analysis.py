@@ -1,4 +1,4 @@
-"""What is told of predictions beside the score: counts worked out by hand."""
+"""The error analysis of predictions: counts worked out by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Patterns: the shipped ones fit their tasks, PET's parts in order, what is written of a text, every mistake told."""
+"""Patterns: the shipped ones fit their tasks, PET's parts in order, the written text, a message for every mistake."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a model reads and is asked when it writes: rows by hand, one layout for learning and writing, batches."""
+"""Inputs and targets of generation: rows by hand, one layout for training and decoding, batches."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_a_row_of_gpt() -> None:
 
 
 def test_rows_of_two_stacks() -> None:
-    """The source in one row, the target in the other; what the decoder starts from is not asked for."""
+    """The source in one row, the target in the other; the decoder's start token is not a target."""
     cases = {
         "t5": ([20, 21, 22, EOS], [PAD, 23, 24], [0, 1, 2], EOS, 0),
         "bart": ([CLS, 20, 21, SEP, 22, SEP], [SEP, CLS, 23, 24], [1, 2, 3], SEP, 2),
@@ -170,8 +170,8 @@ def test_as_many_masks_as_in_the_released_code() -> None:
 
 
 def test_noise_of_unilm2_is_that_of_the_released_code() -> None:
-    """Of pseudo masks a tenth random and a tenth the token itself; half the target, its end as well, is read as what
-    stands at its pseudo mask; all is asked for as before, and anew in each step."""
+    """A tenth of the pseudo masks is random and a tenth the token itself; half of the target, its end included, is read
+    as its pseudo masks are; the targets stay the same, and the noise is drawn anew in each step."""
     reads = writing("unilm2", longest=20)
     source, target = reads.source([20, 21]), np.array([*range(11, 20), SEP])
     items = [reads.learnt(source, target[:-1].tolist())] * 400

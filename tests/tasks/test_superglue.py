@@ -144,7 +144,7 @@ def test_multirc_scores_and_submission(tmp_path: Path) -> None:
 
 
 def test_record_takes_any_right_entity(tmp_path: Path) -> None:
-    """Entities are told by their last character; the same entity twice is one choice."""
+    """Entities are given by their last character; the same entity twice is one choice."""
     text = "Ann Lee met Bob. Lee left.\n@highlight\nBob stayed"
     ends = [(0, 6), (12, 14), (17, 19), (38, 40)]
     row = {

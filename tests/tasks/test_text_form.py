@@ -1,4 +1,4 @@
-"""Tasks as text: T5's prefixes, the usual forms, numbers, what a text resembles, every mistake told."""
+"""Tasks as text: T5's prefixes, the usual forms, numbers, the nearest label of a text, a message for every mistake."""
 
 import pytest
 

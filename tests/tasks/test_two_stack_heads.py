@@ -103,7 +103,7 @@ def test_scores_are_those_of_transformers_classifier(family: str, tmp_path: Path
             context = item.examples[0].context
             assert context is not None
             ids = torch.from_numpy(context.input_ids.astype(np.int64))[None]
-            # theirs takes what stands at the last end token, which in a pair is not the first one
+            # theirs uses the last end token, which in a pair is not the first one
             expected = theirs(input_ids=ids).logits
             assert torch.allclose(ours[packed.items == k], expected, atol=1e-5)
 

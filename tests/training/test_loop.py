@@ -36,7 +36,7 @@ SMALL = {
 
 
 class Memory:
-    """A recorder that keeps what it is told."""
+    """A recorder that keeps what the loop records."""
 
     def __init__(self) -> None:
         self.lines: list[Metrics] = []
@@ -192,7 +192,7 @@ def test_gradient_checkpointing_changes_nothing(corpus: IndexedCorpus, vocabular
 
 
 def short_of_memory(made: Trainer, most: int) -> None:
-    """From now on, memory suffices for so many rows at a time."""
+    """From now on, memory suffices for only this number of rows at a time."""
 
     def limited(model: Transformer, batch: Batch, dtype: torch.dtype) -> LossSums:
         if model.training and len(batch.input_ids) > most:
@@ -355,7 +355,7 @@ def test_every_decision_of_the_loop_is_a_common_one(in_pair: Callable[..., tuple
     pair = Pair()
     _, memory = in_pair(pair)
     of_the_machine = {"compute type", "attention kernel"}
-    assert pair.decisions == set(RULES) - of_the_machine - {"rows at once"}  # which is asked for when memory runs out
+    assert pair.decisions == set(RULES) - of_the_machine - {"rows at once"}  # a decision for when memory runs out
     assert len(memory.losses("train")) == 12
 
 

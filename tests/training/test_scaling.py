@@ -1,4 +1,4 @@
-"""Loss scaling: what it rescues, what it skips, how the scale moves, and that a resumed run goes on exactly."""
+"""Loss scaling: small gradients, skipped steps, changes of the scale, and a resumed run that continues exactly."""
 
 import json
 
@@ -146,14 +146,14 @@ def test_a_restored_scaler_goes_on_exactly() -> None:
 
 
 def test_a_state_without_scale_leaves_a_fresh_one() -> None:
-    """A run that goes on in fp16 after another type."""
+    """A run that continues in fp16 after another type."""
     scaler = DynamicLossScaler("cpu")
     scaler.restore({})
     assert scaler.state()["scale"] == 2.0**16
 
 
 def test_what_no_scale_mends_is_left_to_the_loop() -> None:
-    """From scale 1 on the step counts as checked; the loop finds the norm and may drop the step, and goes on after."""
+    """From scale 1 on the step counts as checked; the loop finds the norm, may drop the step, and continues."""
     weight = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(weight.parameters(), lr=0.1)
     scaler = DynamicLossScaler("cpu", 4.0)
