@@ -55,10 +55,10 @@ ORDINARY = len(ROLES)
 @pytest.fixture(scope="session", autouse=True)
 def bf16_units() -> Iterator[None]:
     """Units for bf16 where `BLANKFILL_TEST_BF16` is on, whatever the processor is."""
-    found = environment.instruction_sets()
+    result = environment.instruction_sets()
     with pytest.MonkeyPatch.context() as patch:
-        if BF16 == "on" and not set(found) & set(environment.BF16_SETS):
-            patch.setattr(environment, "instruction_sets", lambda: [*found, environment.BF16_SETS[0]])
+        if BF16 == "on" and not set(result) & set(environment.BF16_SETS):
+            patch.setattr(environment, "instruction_sets", lambda: [*result, environment.BF16_SETS[0]])
         yield
 
 
@@ -92,7 +92,7 @@ def make_document(length: int, sentence: int = 7, **fields: object) -> Document:
 
 
 def write_corpus(prefix: Path, documents: Sequence[Sequence[int]], dtype: type = np.int32) -> IndexedCorpus:
-    """Token files of documents told as the lengths of their sentences; the k-th token of the corpus is ORDINARY + k."""
+    """Token files of documents, given as the lengths of their sentences; the k-th token is ORDINARY + k."""
     count = 0
     with IndexedWriter(prefix, dtype) as writer:
         for lengths in documents:
@@ -107,13 +107,13 @@ def covering(corpus: IndexedCorpus) -> Vocabulary:
     return make_vocabulary(ORDINARY + len(corpus.tokens))
 
 
-def within(found: float, expected: float, draws: int, deviation: float | None = None) -> bool:
+def within(actual: float, expected: float, draws: int, deviation: float | None = None) -> bool:
     """Whether a mean of `draws` draws is within 4.5 standard errors (one right answer in 150,000 is refused).
 
     deviation: the standard deviation of one draw; None for a share, whose deviation follows from `expected`.
     """
     spread = (expected * (1 - expected)) ** 0.5 if deviation is None else deviation
-    return abs(found - expected) <= 4.5 * spread / draws**0.5
+    return abs(actual - expected) <= 4.5 * spread / draws**0.5
 
 
 def same_examples(ours: Sequence[Example], theirs: Sequence[Example]) -> bool:

@@ -25,7 +25,7 @@ def damaged(path: Path, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     yield "empty", b""
     yield "cut in half", data[: len(data) // 2]
     rng = np.random.default_rng(seed)
-    for place in sorted({int(one) for one in rng.integers(0, max(1, len(data)), FLIPS)} if data else ()):
+    for place in sorted({int(integer) for integer in rng.integers(0, max(1, len(data)), FLIPS)} if data else ()):
         flipped = bytearray(data)
         flipped[place] ^= 1 << int(rng.integers(0, 8))
         yield f"bit flipped in byte {place}", bytes(flipped)

@@ -28,11 +28,11 @@ def identity(path: Path) -> int:
 
 def names_in(folder: Path) -> dict[str, tuple[int, bool]]:
     """What lies in a folder: its identity, and whether it is a folder."""
-    found = {}
-    for one in folder.iterdir():
+    results = {}
+    for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another thread renamed it meanwhile
-            found[one.name] = (identity(one), one.is_dir())
-    return found
+            results[path.name] = (identity(path), path.is_dir())
+    return results
 
 
 class Disk:
@@ -69,24 +69,24 @@ class Disk:
         """Called before a rename: all that moves must be synced if it gets a final name."""
         if not target.is_relative_to(self.root) or temporary(target, self.root):
             return
-        moved = [source] if source.is_file() else [one for one in source.rglob("*") if one.is_file()]
-        self.early += [(target, f"{target.name} ← {one.name}") for one in moved if not self.is_synced(one)]
+        moved = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+        self.early += [(target, f"{target.name} ← {path.name}") for path in moved if not self.is_synced(path)]
 
     def is_synced(self, path: Path) -> bool:
         return self.contents.get(identity(path)) == path.read_bytes()
 
     def lost(self, spared: Callable[[Path], bool] = lambda path: False) -> list[str]:
         """The files and folders whose content or name a power cut now would lose, but for those `spared`."""
-        found = [text for target, text in self.early if not spared(target)]
+        results = [text for target, text in self.early if not spared(target)]
         for path in sorted(self.root.rglob("*")):
             name = str(path.relative_to(self.root))
             if temporary(path, self.root) or path.is_symlink() or spared(path):
                 continue
             if path.is_file() and not self.is_synced(path):
-                found.append(f"{name}: its content")
+                results.append(f"{name}: its content")
             if self.names.get(identity(path.parent), {}).get(path.name, (0,))[0] != identity(path):
-                found.append(f"{name}: its name")
-        return found
+                results.append(f"{name}: its name")
+        return results
 
     def after_cut(self, target: Path, names_kept: bool) -> None:
         """Write to `target` what a power cut now would leave.

@@ -108,11 +108,11 @@ def loaded(name: str, model: Transformer, tokenizer: Tokenizer | None = None, le
 def forced_model(
     name: str, channel: int, answers: dict[int, dict[int, float]], rows: int, length: int = 48
 ) -> Transformer:
-    """A model that answers by place alone.
+    """A model whose predictions depend only on the position.
 
-    Words are one-hot rows and the layers pass everything on, so the scores at a place are the normed sum of 1 for the
-    token that stands there and of its row of the position table: `answers[position][token]` says how strongly a
-    position of `channel` asks for a token.
+    Token embeddings are one-hot rows and the layers pass everything on, so the scores at a column are the normed sum of
+    1 for its own token and of its row of the position table: `answers[position][token]` is the score of a token at a
+    position of `channel`.
     """
     sizes = objective_of(name, length).position_sizes()
     config = TransformerConfig(

@@ -25,7 +25,7 @@ def sentences(count: int, seed: int) -> str:
 
 
 def texts_in(folder: Path, count: int) -> Path:
-    """The folder, with so many files of sentences in it."""
+    """Return the folder with `count` files of sentences in it."""
     for k in range(count):
         (folder / f"{k}.txt").write_text(sentences(30, k) + "\n", encoding="utf-8")
     return folder
@@ -34,8 +34,8 @@ def texts_in(folder: Path, count: int) -> Path:
 def edit_state(path: Path, *without: str, **values: Any) -> None:
     """Rewrite a checkpoint's state.json with other values and without some, as version 0.1 did: with no checksum."""
     state = json.loads(path.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in state.items() if name not in (*without, "state_sha256")}
-    path.write_text(json.dumps({**kept, **values}), encoding="utf-8")
+    rest = {name: value for name, value in state.items() if name not in (*without, "state_sha256")}
+    path.write_text(json.dumps({**rest, **values}), encoding="utf-8")
 
 
 def permute(path: Path) -> None:

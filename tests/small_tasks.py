@@ -67,13 +67,13 @@ def writing_model(folder: Path, name: str = "glm", without: str = "") -> Path:
 def sentences(count: int, seed: int) -> list[tuple[str, int]]:
     """Texts of some words; the label is whether one of them is `fine` or `poor`."""
     rng = np.random.default_rng(seed)
-    found = []
+    labelled = []
     for _ in range(count):
         words = rng.choice(WORDS[:10], int(rng.integers(2, 9))).tolist()
         label = int(rng.integers(0, 2))
         words.insert(int(rng.integers(0, len(words))), "fine" if label else "poor")
-        found.append((" ".join(words), label))
-    return found
+        labelled.append((" ".join(words), label))
+    return labelled
 
 
 def write_lines(path: Path, rows: Sequence[Any]) -> None:
@@ -111,7 +111,7 @@ def answerable(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for name, count in (("train-v2.0", 96), ("dev-v2.0", 32)):
-        asked = []
+        paragraphs = []
         for k, (text, _) in enumerate(sentences(count, count)):
             words = text.split()
             place = int(rng.integers(0, len(words)))
@@ -119,8 +119,8 @@ def answerable(folder: Path) -> Path:
                 words.insert(place, "paris")
             start = len(" ".join(words[:place])) + (place > 0)
             answers = [{"text": "paris", "answer_start": start}] if k % 2 else []
-            asked.append({"context": " ".join(words), "qas": [
+            paragraphs.append({"context": " ".join(words), "qas": [
                 {"id": str(k), "question": "who", "answers": answers, "is_impossible": not answers}]})  # fmt: skip
-        data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": asked}]}
+        data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
         (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
     return folder

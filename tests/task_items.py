@@ -17,7 +17,7 @@ def example(ids: list[int], channels: int) -> Example:
 def some_items(kind: HeadKind, channels: int = 2) -> list[EncodedItem]:
     """Eight items of several lengths with answers of a kind."""
     rng = np.random.default_rng(0)
-    found = []
+    results = []
     for k in range(8):
         texts = 3 if kind == "choice" else 1
         examples = tuple(
@@ -35,5 +35,5 @@ def some_items(kind: HeadKind, channels: int = 2) -> list[EncodedItem]:
             columns = (np.arange(len(examples[0]), dtype=np.int32),)
             answers = np.zeros((len(columns[0]), 2), np.int64)
             answers[1, 0] = answers[2, 1] = 1
-        found.append(EncodedItem(examples, columns, answers, kind in ("choice", "span")))
-    return found
+        results.append(EncodedItem(examples, columns, answers, kind in ("choice", "span")))
+    return results

@@ -17,7 +17,7 @@ OPTIONAL = {"pyarrow", "transformers", "onnx", "onnxscript", "rensa", "zstandard
 
 def classes() -> list[type]:
     """The classes of the package, of the modules that can be imported here."""
-    found: dict[str, type] = {}
+    classes_by_name: dict[str, type] = {}
     for module in pkgutil.walk_packages(blankfill.__path__, "blankfill."):
         if module.name.endswith("__main__"):
             continue
@@ -26,10 +26,10 @@ def classes() -> list[type]:
         except ModuleNotFoundError as error:
             assert (error.name or "").split(".")[0] in OPTIONAL, error
             continue
-        for one in vars(loaded).values():
-            if inspect.isclass(one) and one.__module__.startswith("blankfill"):
-                found[f"{one.__module__}.{one.__qualname__}"] = one
-    return list(found.values())
+        for value in vars(loaded).values():
+            if inspect.isclass(value) and value.__module__.startswith("blankfill"):
+                classes_by_name[f"{value.__module__}.{value.__qualname__}"] = value
+    return list(classes_by_name.values())
 
 
 def calls_the_base(made: type) -> bool:
@@ -40,10 +40,10 @@ def calls_the_base(made: type) -> bool:
 
 
 def test_no_class_skips_the_constructor_of_its_base() -> None:
-    found = classes()
-    assert len(found) > 200
+    all_classes = classes()
+    assert len(all_classes) > 200
     skipping = []
-    for made in found:
+    for made in all_classes:
         own = vars(made).get("__init__")
         bases = [vars(base).get("__init__") for base in made.__mro__[1:]]
         # a dataclass's own is generated, and sets all fields of its bases

@@ -33,22 +33,22 @@ LAYERS = [
     {"cli", "__init__"},
     {"__main__"},
 ]
-"""Lowest first; a package may import what stands below it, and itself."""
+"""Lowest first; a package may import those below it, and itself."""
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def imports(path: Path) -> set[str]:
     """The packages of blankfill that a file imports, wherever in the file."""
-    found = set()
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "blankfill":
             parts = node.module.split(".")
             names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-            found.update(names)
+            packages.update(names)
         elif isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("blankfill."))
-    return found
+            packages.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("blankfill."))
+    return packages
 
 
 def test_imports_point_downward() -> None:
@@ -85,7 +85,7 @@ OBJECTIVES = {
 
 def class_checks(source: str) -> set[str]:
     """The classes of objectives that a file checks a value against, by isinstance, issubclass or the type itself."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         checked: list[ast.expr] = []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -93,14 +93,16 @@ def class_checks(source: str) -> set[str]:
                 checked = [node.args[1]]
         elif isinstance(node, ast.Compare):
             operands = [node.left, *node.comparators]
-            is_type = [isinstance(one, ast.Call) and getattr(one.func, "id", "") == "type" for one in operands]
+            is_type = [
+                isinstance(operand, ast.Call) and getattr(operand.func, "id", "") == "type" for operand in operands
+            ]
             checked = operands if any(is_type) else []
         elif isinstance(node, ast.MatchClass):
             checked = [node.cls]
         for part in checked:
             for name in ast.walk(part):
-                found.add(name.id if isinstance(name, ast.Name) else getattr(name, "attr", ""))
-    return found & OBJECTIVES
+                names.add(name.id if isinstance(name, ast.Name) else getattr(name, "attr", ""))
+    return names & OBJECTIVES
 
 
 def test_only_objectives_ask_which_objective_it_is() -> None:

@@ -119,7 +119,7 @@ def test_load_opens_what_the_folder_holds(tmp_path: Path) -> None:
     pretrained, tuned = blankfill.load(folder), blankfill.load(tmp_path / "run")
     rows = ["the cat was fine", {"id": "b", "text": "the cat was poor"}]
     items = [TextItem("0", "the cat was fine"), TextItem("b", "the cat was poor")]
-    expected = [one.record for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
+    expected = [prediction.record for prediction in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
     assert tuned.predict(rows) == [{"id": item.id, **made} for item, made in zip(items, expected, strict=True)]
     assert at_once([lambda: tuned.predict(rows)] * 4) == [tuned.predict(rows)] * 4
     best = next((tmp_path / "run" / "checkpoints").iterdir())
@@ -151,11 +151,11 @@ def test_a_flag_ends_a_text() -> None:
         pieces.append(piece)
         flag.set()
     assert 0 < len("".join(pieces)) < len(whole) and whole.startswith("".join(pieces))
-    asked = iter([False] * 6 + [True] * 9)
+    flags = iter([False] * 6 + [True] * 9)
     ready = model.loaded
-    found = generate_many(ready, ["the cat", "a dog"], 20, Sampling(seed=1), cancel=lambda: next(asked))
-    assert [(len(one.ids), one.finish) for one in found] == [(6, "cancelled")] * 2
-    assert [one.finish for one in model.generate_many(["the", "a"], 20, cancel=flag)] == ["cancelled"] * 2
+    generations = generate_many(ready, ["the cat", "a dog"], 20, Sampling(seed=1), cancel=lambda: next(flags))
+    assert [(len(generation.ids), generation.finish) for generation in generations] == [(6, "cancelled")] * 2
+    assert [generation.finish for generation in model.generate_many(["the", "a"], 20, cancel=flag)] == ["cancelled"] * 2
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt", "glm", "t5", "bart"])

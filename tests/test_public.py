@@ -21,10 +21,12 @@ def test_the_functions_of_the_program_are_there() -> None:
 def test_functions_say_what_they_take_return_and_raise(name: str) -> None:
     function = getattr(blankfill, name)
     text = inspect.getdoc(function) or ""
-    parameters = [one for one in inspect.signature(function).parameters.values() if one.name != "sampling"]
+    parameters = [
+        parameter for parameter in inspect.signature(function).parameters.values() if parameter.name != "sampling"
+    ]
     if parameters:
         assert "Args:" in text, name
-        assert not [one.name for one in parameters if f"{one.name}: " not in text]
+        assert not [parameter.name for parameter in parameters if f"{parameter.name}: " not in text]
     hints = function.__annotations__
     assert "return" in hints and set(inspect.signature(function).parameters) <= set(hints)
     if hints["return"] not in ("None", None):

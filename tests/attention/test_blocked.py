@@ -94,12 +94,12 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
     torch.manual_seed(3)
     got = self_attend(qkv, mask, probability, "blocked", added=added)
 
-    kept = torch.zeros(rows, heads, columns, columns, dtype=torch.float64)
+    kept_weights = torch.zeros(rows, heads, columns, columns, dtype=torch.float64)
     for block, bits in zip(
         blocked_kernel._blocks(rows, columns, heads, kind == "causal", mask.ranges), drawn, strict=True
     ):
         size = block.queries.stop - block.queries.start, block.keys.stop - block.keys.start
-        kept[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
+        kept_weights[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     scores = query @ key.transpose(-1, -2) / WIDTH**0.5
     if mask.bias is not None:
@@ -108,12 +108,12 @@ def test_dropout_drops_weights_at_random_and_keeps_their_sum(
         scores = scores + torch.full((columns, columns), -torch.inf, dtype=torch.float64).triu(1)
     if added is not None:
         scores = scores + added
-    expected = ((scores.softmax(-1) * kept / (1 - probability)) @ value).transpose(1, 2).flatten(2)
+    expected = ((scores.softmax(-1) * kept_weights / (1 - probability)) @ value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
     leaves = [qkv] if added is None else [qkv, added]
-    for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
-        torch.testing.assert_close(one, other)
+    for actual, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
+        torch.testing.assert_close(actual, other)
     torch.manual_seed(3)
     torch.testing.assert_close(self_attend(qkv, mask, probability, "blocked", added=added), got, rtol=0, atol=0)
 
@@ -153,8 +153,8 @@ def test_what_is_added_and_its_gradient(each: bool, kind: str, keep: int, monkey
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(got.shape, dtype=torch.float64)
     pairs = (torch.autograd.grad(out, (qkv, added), upstream) for out in (got, expected))
-    for one, other in zip(*pairs, strict=True):
-        torch.testing.assert_close(one, other)
+    for actual, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(actual, other)
 
 
 def cross_case(rows: int, columns: int, context: int, heads: int, kind: str) -> tuple[list[torch.Tensor], Mask]:
@@ -181,8 +181,8 @@ def test_cross_attention(columns: int, context: int, kind: str, keep: int, monke
     expected = F.scaled_dot_product_attention(query, key, value, mask.bias).transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
-    for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
-        torch.testing.assert_close(one, other)
+    for actual, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
+        torch.testing.assert_close(actual, other)
 
 
 @pytest.mark.parametrize("kind", ["none", "rule"])
@@ -193,16 +193,16 @@ def test_cross_attention_with_dropout(kind: str, monkeypatch: pytest.MonkeyPatch
     rows, columns, context, heads, probability = 2, 13, 21, 2, 0.25
     leaves, mask = cross_case(rows, columns, context, heads, kind)
     got = cross_attend(*leaves, mask, probability, "blocked", 1.0)
-    kept = torch.zeros(rows, heads, columns, context, dtype=torch.float64)
+    kept_weights = torch.zeros(rows, heads, columns, context, dtype=torch.float64)
     for block, bits in zip(blocked_kernel._blocks(rows, columns, heads, False, None, context), drawn, strict=True):
         size = block.queries.stop - block.queries.start, block.keys.stop - block.keys.start
-        kept[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
-    assert 0.15 < 1 - kept.mean() < 0.35
+        kept_weights[block.rows, block.heads, block.queries, block.keys] = bits.view(-1, *size).double()
+    assert 0.15 < 1 - kept_weights.mean() < 0.35
     query, key, value = leaves[0].transpose(1, 2), *leaves[1].permute(2, 0, 3, 1, 4)
     scores = query @ key.transpose(-1, -2)
     weights = (scores if mask.bias is None else scores + mask.bias).softmax(-1)
-    expected = ((weights * kept / (1 - probability)) @ value).transpose(1, 2).flatten(2)
+    expected = ((weights * kept_weights / (1 - probability)) @ value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, expected)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
-    for one, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
-        torch.testing.assert_close(one, other)
+    for actual, other in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (got, expected)), strict=True):
+        torch.testing.assert_close(actual, other)

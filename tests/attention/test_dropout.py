@@ -12,12 +12,12 @@ DRAWS = 1 << 20
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_the_share_that_is_dropped(probability: float) -> None:
     torch.manual_seed(0)
-    kept = draw_kept(torch.empty(DRAWS, dtype=torch.int8), probability).float()
-    assert set(kept.unique().tolist()) == {0.0, 1.0}
+    mask = draw_kept(torch.empty(DRAWS, dtype=torch.int8), probability).float()
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
     deviation = (probability * (1 - probability) / DRAWS) ** 0.5
-    assert abs(float(kept.mean()) - (1 - probability)) < 4.5 * deviation
+    assert abs(float(mask.mean()) - (1 - probability)) < 4.5 * deviation
     for distance in (1, 2, 3, 4, 8, 16):  # the four elements of a word, and those of the next words
-        both = float((kept[distance:] * kept[:-distance]).mean())
+        both = float((mask[distance:] * mask[:-distance]).mean())
         assert abs(both - (1 - probability) ** 2) < 6 * deviation
 
 
@@ -35,12 +35,12 @@ def test_value_and_gradient(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPa
     residual, x, upstream = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
     residual.requires_grad_(), x.requires_grad_()
     made = add_dropped(residual, x, 0.25)
-    kept = (made - residual).detach() != 0
-    assert 0 < int(kept.sum()) < kept.numel()
-    torch.testing.assert_close(made, residual + torch.where(kept, x / 0.75, 0.0))
+    mask = (made - residual).detach() != 0
+    assert 0 < int(mask.sum()) < mask.numel()
+    torch.testing.assert_close(made, residual + torch.where(mask, x / 0.75, 0.0))
     made.backward(upstream)
     torch.testing.assert_close(residual.grad, upstream)
-    torch.testing.assert_close(x.grad, torch.where(kept, upstream / 0.75, 0.0))
+    torch.testing.assert_close(x.grad, torch.where(mask, upstream / 0.75, 0.0))
     alone = add_dropped(None, x, 0.25)
     assert bool(((alone == 0) | torch.isclose(alone, x / 0.75)).all())
 

@@ -94,14 +94,14 @@ def theirs(folder: Path, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(folder: Path, ids: torch.Tensor, start: int = 0) -> tuple[TransformerConfig, torch.Tensor]:
     """Our configuration of a folder, and the scores that we give words."""
-    found = open_foreign(folder)
-    model = Transformer(found.form.config).eval()
-    model.load_state_dict(found.state())
-    vocabulary = Vocabulary(VOCABULARY.size, {**VOCABULARY.roles, found.objective.decoder_start or "pad": start})
-    loaded = Loaded(model, cast(Tokenizer, None), vocabulary, found.objective, folder)
+    checkpoint = open_foreign(folder)
+    model = Transformer(checkpoint.form.config).eval()
+    model.load_state_dict(checkpoint.state())
+    vocabulary = Vocabulary(VOCABULARY.size, {**VOCABULARY.roles, checkpoint.objective.decoder_start or "pad": start})
+    loaded = Loaded(model, cast(Tokenizer, None), vocabulary, checkpoint.objective, folder)
     with torch.inference_mode():
-        row = found.objective.format(vocabulary, found.form.config.position_sizes).export_row(ids.numpy())
-        return found.form.config, our_scores(loaded, row)
+        row = checkpoint.objective.format(vocabulary, checkpoint.form.config.position_sizes).export_row(ids.numpy())
+        return checkpoint.form.config, our_scores(loaded, row)
 
 
 def same_scores(folder: Path, kind: str) -> TransformerConfig:
@@ -120,8 +120,8 @@ def test_an_output_table_that_differs_is_one_of_its_own(tmp_path: Path, family: 
     put(tmp_path, {**weights, output: other(weights[words])})
     config = same_scores(tmp_path, kind)
     assert not config.tied
-    told = "the output table differs from the token embeddings, although config.json ties them; both are kept"
-    assert told in capsys.readouterr().err
+    expected = "the output table differs from the token embeddings, although config.json ties them; both are kept"
+    assert expected in capsys.readouterr().err
     assert weight_names()[family].differences(config) == []
 
 
@@ -165,9 +165,9 @@ def test_what_has_no_place_here_is_refused(tmp_path: Path, family: str, kind: st
     put(tmp_path, {**weights, copy: weights[words]})
     assert same_scores(tmp_path, kind).tied
     put(tmp_path, {**weights, copy: other(weights[words])})
-    with pytest.raises(UserError, match=rf"{copy} differs from {words}, .*one table for both") as found:
+    with pytest.raises(UserError, match=rf"{copy} differs from {words}, .*one table for both") as caught:
         open_foreign(tmp_path)
-    assert str(tmp_path) in str(found.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_a_glm_with_another_output_table_is_refused(tmp_path: Path) -> None:
@@ -205,13 +205,13 @@ def test_a_t5_that_scales_its_own_output_table_goes_back_to_transformers(tmp_pat
     """Written in our words, with both settings that older and newer versions of transformers read."""
     weights = saved(tmp_path, "t5", "T5ForConditionalGeneration")
     put(tmp_path, {**weights, "lm_head.weight": other(weights["shared.weight"])})
-    found = open_foreign(tmp_path)
+    checkpoint = open_foreign(tmp_path)
     _, expected = theirs(tmp_path, "T5ForConditionalGeneration")
-    values = found.form.family.write(found.form.config)
+    values = checkpoint.form.family.write(checkpoint.form.config)
     (tmp_path / "config.json").write_text(json.dumps({**values, "pad_token_id": 0}), encoding="utf-8")
-    put(tmp_path, found.form.table.to_theirs(found.state()))
-    assert (found.form.config.tied, found.form.config.scale_logits) == (False, True)
-    assert open_foreign(tmp_path).form.config == found.form.config
+    put(tmp_path, checkpoint.form.table.to_theirs(checkpoint.state()))
+    assert (checkpoint.form.config.tied, checkpoint.form.config.scale_logits) == (False, True)
+    assert open_foreign(tmp_path).form.config == checkpoint.form.config
     torch.testing.assert_close(theirs(tmp_path, "T5ForConditionalGeneration")[1], expected)
 
 

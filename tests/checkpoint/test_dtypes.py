@@ -53,9 +53,9 @@ def pair(name: str, dtype: torch.dtype) -> tuple[Loaded, Loaded]:
 @pytest.mark.parametrize("name", list(FAMILY))
 def test_blanks_are_filled_as_with_the_same_weights_in_fp32(name: str, dtype: torch.dtype) -> None:
     text = BLANKS.get(name, "the cat [MASK] on the mat")
-    low, wide = (Filler(one).fill(text, 40, "1").candidates[0] for one in pair(name, dtype))
-    shares = {one.text: one.probability for one in wide}
-    compared = [(one.probability, shares[one.text]) for one in low if one.text in shares]
+    low, wide = (Filler(loaded).fill(text, 40, "1").candidates[0] for loaded in pair(name, dtype))
+    shares = {candidate.text: candidate.probability for candidate in wide}
+    compared = [(candidate.probability, shares[candidate.text]) for candidate in low if candidate.text in shares]
     assert len(compared) > 3 and all(abs(a - b) < 0.03 for a, b in compared)
 
 
@@ -63,7 +63,7 @@ def test_blanks_are_filled_as_with_the_same_weights_in_fp32(name: str, dtype: to
 @pytest.mark.parametrize("name", list(FAMILY))
 def test_texts_of_unequal_length_are_embedded_alike(name: str, dtype: torch.dtype) -> None:
     texts = ["the cat", "the big red dog ran on the mat ."]
-    low, wide = (torch.from_numpy(Embedder(one, "mean").vectors(texts).array) for one in pair(name, dtype))
+    low, wide = (torch.from_numpy(Embedder(loaded, "mean").vectors(texts).array) for loaded in pair(name, dtype))
     assert low.dtype == torch.float32 and ((low * wide).sum(1) > 0.995).all()
 
 

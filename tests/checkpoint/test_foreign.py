@@ -45,9 +45,9 @@ def write_bert(folder: Path, config: TransformerConfig = CONFIG) -> tuple[Transf
     return model, form.table.to_theirs(model.state_dict())
 
 
-def same_weights(found: Transformer, expected: Transformer, atol: float = 0.0) -> bool:
+def same_weights(actual: Transformer, expected: Transformer, atol: float = 0.0) -> bool:
     other = expected.state_dict()
-    state = found.state_dict()
+    state = actual.state_dict()
     return state.keys() == other.keys() and all(torch.allclose(state[k], other[k], rtol=0, atol=atol) for k in other)
 
 
@@ -106,17 +106,17 @@ def test_a_folder_without_config_is_told(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "message"), [
     ('{"model_type": "mamba"}', "'mamba', which is not known; known: bert, distilbert, roberta, albert, ernie, gpt2"),
     ('{"model_type": ["bert"]}', "which is not known"),
     ("{", r"config\.json: not JSON"),
     ("[1]", "a list where an object is expected"),
 ])  # fmt: skip
-def test_a_config_that_says_nothing_known_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_a_config_that_says_nothing_known_is_told(tmp_path: Path, text: str, message: str) -> None:
     _, theirs = write_bert(tmp_path)
     save_weights(tmp_path, theirs)
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_model(tmp_path)
 
 
@@ -217,11 +217,11 @@ def test_a_glm_checkpoint_with_settings_in_it_is_read_and_runs_nothing(tmp_path:
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     content = {"module": OrderedDict(theirs), "args": Namespace(hidden=64), "loss_scaler": Payload(mark)}
     torch.save(content, tmp_path / "200000" / "mp_rank_00_model_states.pt")
-    found = open_foreign(tmp_path, heads=4)
+    checkpoint = open_foreign(tmp_path, heads=4)
     assert not mark.exists()
-    state, expected = found.state(), model.state_dict()
+    state, expected = checkpoint.state(), model.state_dict()
     assert state.keys() == expected.keys() and all(torch.equal(state[k], expected[k]) for k in expected)
-    assert (found.form.config.num_heads, found.objective.name, found.objective.length) == (4, "glm", 16)
+    assert (checkpoint.form.config.num_heads, checkpoint.objective.name, checkpoint.objective.length) == (4, "glm", 16)
     assert open_foreign(tmp_path).form.config.num_heads == 1  # heads of 64, as in the released models
 
 
@@ -274,8 +274,8 @@ def test_a_real_encoder_equals_transformers() -> None:
 
 def test_a_real_encoder_goes_back_to_the_same_tensors() -> None:
     folder = minilm()
-    found = open_foreign(folder)
-    theirs = found.form.table.to_theirs(found.state())
+    checkpoint = open_foreign(folder)
+    theirs = checkpoint.form.table.to_theirs(checkpoint.state())
     expected = load_file(folder / "model.safetensors")
     expected.pop("embeddings.position_ids")
     assert theirs.keys() == expected.keys()

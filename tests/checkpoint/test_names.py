@@ -114,23 +114,23 @@ def test_every_recipe_has_a_form(recipe: str) -> None:
     assert form.family.name == made.model.family.removesuffix("-v1.1")  # one form for both versions of T5
 
 
-@pytest.mark.parametrize(("change", "told"), [
+@pytest.mark.parametrize(("change", "message"), [
     ({"norm": "pre"}, "model.norm = pre"),
     ({"embedding_norm": False}, "model.embedding_norm = False"),
     ({"head_activation": "relu"}, "model.head_activation = relu"),
     ({"head_bias": False, "head_transform": False}, "model.lm_head = True"),
 ])  # fmt: skip
-def test_what_a_family_cannot_say_is_told(change: dict[str, object], told: str) -> None:
+def test_what_a_family_cannot_say_is_told(change: dict[str, object], message: str) -> None:
     config = dataclasses.replace(CONFIGS["bert"], **change)
-    found = form_of(config, OBJECTIVES["bert"], vocabulary())
-    assert isinstance(found, str)
-    assert told in found
+    form = form_of(config, OBJECTIVES["bert"], vocabulary())
+    assert isinstance(form, str)
+    assert message in form
 
 
 def test_a_causal_model_in_roberta_clothes_has_no_form() -> None:
-    found = form_of(CONFIGS["roberta"], Gpt(16), vocabulary())
-    assert isinstance(found, str)
-    assert "gpt2 has no" in found
+    form = form_of(CONFIGS["roberta"], Gpt(16), vocabulary())
+    assert isinstance(form, str)
+    assert "gpt2 has no" in form
 
 
 def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
@@ -139,7 +139,7 @@ def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
         form_of(dataclasses.replace(CONFIGS["distilbert"], norm_eps=eps), OBJECTIVES["distilbert"], vocabulary())
         for eps in (1e-12, 1e-5)
     ]
-    assert [(one.family.name, one.shift) for one in named if isinstance(one, Form)] == [
+    assert [(form.family.name, form.shift) for form in named if isinstance(form, Form)] == [
         ("distilbert", 0), ("roberta", 1),
     ]  # fmt: skip
 
@@ -156,9 +156,9 @@ def test_roberta_positions_begin_behind_the_padding(pad: int, first_row: int) ->
 
 
 def test_a_padding_far_behind_has_no_form() -> None:
-    found = form_of(CONFIGS["roberta"], Mlm(16), vocabulary(29_000))
-    assert isinstance(found, str)
-    assert "29000" in found
+    form = form_of(CONFIGS["roberta"], Mlm(16), vocabulary(29_000))
+    assert isinstance(form, str)
+    assert "29000" in form
 
 
 def test_the_constant_token_type_of_roberta_is_added() -> None:
@@ -265,7 +265,7 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     assert all(torch.equal(back[key], ours[key]) for key in ours)
 
 
-@pytest.mark.parametrize(("family", "values", "told"), [
+@pytest.mark.parametrize(("family", "values", "message"), [
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
     ("bert", {"is_decoder": True}, "is_decoder is True"),
     ("bert", {"hidden_act": "mish"}, "hidden_act is mish"),
@@ -284,9 +284,9 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("modernbert", {"layer_types": ["sliding_attention", "full_attention"]}, r"layer_types is \["),
     ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type is 'yarn'"),
 ])  # fmt: skip
-def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], told: str) -> None:
+def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], message: str) -> None:
     form = Form(weight_names()[family], CONFIGS[family])
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         form.family.read({**form.family.write(form.config), **values}, form.table.names)
 
 
@@ -295,5 +295,5 @@ def test_the_glm_authors_config_is_read() -> None:
         "model_type": "glm", "vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_attention_heads": 2,
         "max_sequence_length": 16, "block_position_encoding": True,
     }  # fmt: skip
-    found = weight_names()["glm"].read(values, ())
-    assert (found.position_sizes, found.ffn_size, found.num_layers) == ((17, 17), 32, 2)
+    split = weight_names()["glm"].read(values, ())
+    assert (split.position_sizes, split.ffn_size, split.num_layers) == ((17, 17), 32, 2)

@@ -30,13 +30,13 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
     store.save(tmp_path / "checkpoints", 7, model.state_dict(), store.optimizer_tensors(optimizer), {"note": "x"})
     assert (tmp_path / "latest").read_text() == "step-7\n"
-    found = store.newest(tmp_path / "checkpoints")
-    assert found is not None and (found.step, found.state["note"]) == (7, "x")
+    checkpoint = store.newest(tmp_path / "checkpoints")
+    assert checkpoint is not None and (checkpoint.step, checkpoint.state["note"]) == (7, "x")
     other, fresh = torch.nn.Linear(3, 2), None
-    other.load_state_dict(found.model)
+    other.load_state_dict(checkpoint.model)
     assert torch.equal(other.weight, model.weight)
     fresh = torch.optim.AdamW(other.named_parameters(), lr=0.1)
-    store.restore_optimizer(fresh, found.optimizer)
+    store.restore_optimizer(fresh, checkpoint.optimizer)
     for pair in zip(fresh.state.values(), optimizer.state.values(), strict=True):
         assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[1])
     for m, o in ((model, optimizer), (other, fresh)):
@@ -62,8 +62,8 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, name: str
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(bytes(data[: len(data) - 5]))
     damaged: list[str] = []
-    found = store.newest(tmp_path, damaged=damaged)
-    assert found is not None and found.step == 1
+    checkpoint = store.newest(tmp_path, damaged=damaged)
+    assert checkpoint is not None and checkpoint.step == 1
     assert len(damaged) == 1 and "step-2" in damaged[0]
 
 
@@ -104,8 +104,10 @@ def test_a_changed_state_is_seen_and_one_of_an_older_version_is_read(tmp_path: P
     file.write_text(json.dumps({**values, "step": 2}), encoding="utf-8")
     with pytest.raises(UserError, match=r"state\.json is damaged: its checksum"):
         store.read(path)
-    file.write_text(json.dumps({name: one for name, one in values.items() if name != store.OWN_SUM}), encoding="utf-8")
-    assert store.read(path).state == {name: one for name, one in values.items() if name != store.OWN_SUM}
+    file.write_text(
+        json.dumps({name: value for name, value in values.items() if name != store.OWN_SUM}), encoding="utf-8"
+    )
+    assert store.read(path).state == {name: value for name, value in values.items() if name != store.OWN_SUM}
 
 
 def two_layers(names: tuple[str, ...] = ("first", "second"), width: int = 3) -> torch.nn.ModuleDict:

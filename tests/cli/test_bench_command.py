@@ -12,15 +12,15 @@ SMALL = ["--tokens", "64", "--length", "16", "--vocabulary", "50", "--threads", 
 
 def test_shapes_are_timed_in_processes_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shapes", "bert-1x64", "glm-1x64", *SMALL, "--precision", "fp32", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["shapes"]
-    assert [one["name"] for one in found] == ["bert-1x64", "glm-1x64"]
-    for one in found:
-        assert one["steps"] >= 3 and one["precision"] == "float32" and one["threads"] == 1
-        assert one["tokens_per_s"] * one["seconds_per_step"] == pytest.approx(64, rel=0.3)
-        assert one["utilisation"] > 0  # both rates are measured, and what else the machine does at each is unknown
-        assert one["peak_memory"] > 50_000_000
-        rate = one["flops_per_step"] / one["seconds_per_step"]
-        assert rate == pytest.approx(one["utilisation"] * one["gemm_flops_per_s"])
+    result = json.loads(capsys.readouterr().out)["shapes"]
+    assert [shape["name"] for shape in result] == ["bert-1x64", "glm-1x64"]
+    for shape in result:
+        assert shape["steps"] >= 3 and shape["precision"] == "float32" and shape["threads"] == 1
+        assert shape["tokens_per_s"] * shape["seconds_per_step"] == pytest.approx(64, rel=0.3)
+        assert shape["utilisation"] > 0  # both rates are measured, and what else the machine does at each is unknown
+        assert shape["peak_memory"] > 50_000_000
+        rate = shape["flops_per_step"] / shape["seconds_per_step"]
+        assert rate == pytest.approx(shape["utilisation"] * shape["gemm_flops_per_s"])
 
 
 def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +32,7 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (
             ["--shapes", "elmo-2x64"],
@@ -48,6 +48,6 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         (["--length", "3"], "objective.length is 3"),
     ],
 )
-def test_what_it_refuses(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_refuses(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *given]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_a_machine_without_trouble() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         (
             {"processor__usable_cores": 2, "container__cores": 1.5},
@@ -72,9 +72,9 @@ def test_a_machine_without_trouble() -> None:
         ({"torch__version": "2.14.0+cu130"}, r"torch 2\.14\.0\+cu130 is not"),
     ],
 )
-def test_each_trouble_is_told_alone(changed: dict[str, Any], told: str) -> None:
+def test_each_trouble_is_told_alone(changed: dict[str, Any], message: str) -> None:
     (warning,) = warnings(**changed)
-    assert re.search(told, warning)
+    assert re.search(message, warning)
 
 
 def test_a_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_large_products_are_left_out_where_they_take_long() -> None:
 
 def test_what_it_says_of_packaging_is_so() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (torch,) = [one for one in project["dependencies"] if re.match(r"torch\b", one)]
+    (torch,) = [requirement for requirement in project["dependencies"] if re.match(r"torch\b", requirement)]
     low, high = (".".join(map(str, bound)) for bound in doctor.TORCH)
     assert torch == f"torch>={low},<{high}"
     extras = project["optional-dependencies"]
@@ -107,11 +107,11 @@ def test_the_command(tmp_path: Path) -> None:
         [sys.executable, "-m", "blankfill", "doctor", "--json", "--out", str(tmp_path / "runs" / "new")],
         capture_output=True, text=True, encoding="utf-8", check=True,
     )  # fmt: skip
-    found = json.loads(run.stdout)
-    assert set(found) == {"environment", "measured", "precision", "extras", "warnings"}
-    measured = found["measured"]
+    values = json.loads(run.stdout)
+    assert set(values) == {"environment", "measured", "precision", "extras", "warnings"}
+    measured = values["measured"]
     assert measured["fp32"] > 0 and measured["bf16"] > 0 and measured["disk_bytes_per_s"] > 0
-    assert found["precision"]["auto"] in ("float32", "bfloat16")
+    assert values["precision"]["auto"] in ("float32", "bfloat16")
     assert not (tmp_path / "runs").exists()
     assert str(tmp_path) not in run.stdout
 
@@ -119,12 +119,12 @@ def test_the_command(tmp_path: Path) -> None:
 def test_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "measure", lambda out: dict(MEASURED, memory_bytes_per_s=2 * 10**10))
     assert cli.main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "matrix products on cpu, bf16  300.0 GFLOP/s" in told
-    assert "memory, one core              20 GB/s" in told
-    assert "train.precision auto computes in" in told
-    assert "3 times the fp32 rate" in told
-    assert "[text]" in told
+    printed = capsys.readouterr().out
+    assert "matrix products on cpu, bf16  300.0 GFLOP/s" in printed
+    assert "memory, one core              20 GB/s" in printed
+    assert "train.precision auto computes in" in printed
+    assert "3 times the fp32 rate" in printed
+    assert "[text]" in printed
 
 
 def test_its_flags_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,5 +154,5 @@ def test_what_auto_computes_in_is_told_from_the_processor(
     monkeypatch.setattr(environment, "instruction_sets", lambda: flags)
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    found = doctor.precision({"device": "cpu", "fp32": rates[0], "bf16": rates[1]})
-    assert found["auto"] == kind and why in found["why"]
+    result = doctor.precision({"device": "cpu", "fp32": rates[0], "bf16": rates[1]})
+    assert result["auto"] == kind and why in result["why"]

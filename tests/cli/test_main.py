@@ -14,8 +14,8 @@ from blankfill.cli.recipes import recipe_of
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"  {name}" in told for name in cli.COMMANDS)
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed for name in cli.COMMANDS)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,8 +34,8 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 
 def test_a_users_mistake_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "--recipe", "brt-nano"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("blankfill: no recipe named brt-nano") and "Traceback" not in told
+    err = capsys.readouterr().err
+    assert err.startswith("blankfill: no recipe named brt-nano") and "Traceback" not in err
     assert cli.main(["pretrain", "--train.lr", "-1", "--model.num-heads", "3"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
 
@@ -88,11 +88,11 @@ def test_resume_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_many_mistakes_are_told_once_and_up_to_a_number(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     values = ",".join(["x", "x", *(f"y{k}" for k in range(30))])
-    asked = ["--task", "sst2", "--data", str(tmp_path), "--from", str(tmp_path), "--out", str(tmp_path / "o")]
-    assert cli.main(["finetune", *asked, "--grid", f"lr={values}"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "blankfill: --grid lr is 'x'; it must be a number" and "'y0'; it must be" in told[1]
-    assert len(told) == 21 and told[-1] == "blankfill: and 11 more"
+    arguments = ["--task", "sst2", "--data", str(tmp_path), "--from", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert cli.main(["finetune", *arguments, "--grid", f"lr={values}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "blankfill: --grid lr is 'x'; it must be a number" and "'y0'; it must be" in lines[1]
+    assert len(lines) == 21 and lines[-1] == "blankfill: and 11 more"
 
 
 def test_the_package_is_described_by_what_it_can_do() -> None:

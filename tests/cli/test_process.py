@@ -95,12 +95,12 @@ def test_a_reader_that_has_enough_is_no_error(trained: Path) -> None:
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
 def test_a_plain_locale_takes_all_text(locale: str, trained: Path, tmp_path: Path) -> None:
-    told = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
+    variables = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
     model = tmp_path / "модель"
     shutil.copytree(trained, model)
-    ended = run(["fill", "--json", "--model", str(model), "der [MASK] fährt 上海"], env=told)
+    ended = run(["fill", "--json", "--model", str(model), "der [MASK] fährt 上海"], env=variables)
     assert ended.returncode == 0 and '"text": "der [MASK] fährt 上海"' in ended.stdout
-    ended = run(["fill", "--model", str(model / "нет"), "a [MASK]"], env=told)
+    ended = run(["fill", "--model", str(model / "нет"), "a [MASK]"], env=variables)
     assert ended.returncode == 2 and "модель/нет" in ended.stderr
 
 
@@ -154,10 +154,10 @@ def test_a_folder_that_is_removed_under_a_run_is_no_traceback(
     monkeypatch.setattr(RunRecorder, "advance", advance_and_remove)
     code = cli.main(["pretrain", str(trained / "corpus"), "--out", str(tmp_path / "run"), *TINY])
     time.sleep(0.1)  # TensorBoard writes in a thread
-    told = capfd.readouterr().err
-    assert code in (0, 2) and "Traceback" not in told, told
+    err = capfd.readouterr().err
+    assert code in (0, 2) and "Traceback" not in err, err
     if code:
-        assert told.splitlines()[-1].startswith("blankfill: ") and str(tmp_path / "run") in told.splitlines()[-1]
+        assert err.splitlines()[-1].startswith("blankfill: ") and str(tmp_path / "run") in err.splitlines()[-1]
 
 
 def test_a_lost_current_folder_is_one_sentence(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_lost_current_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory; it was moved"),
         (FileNotFoundError(2, "No such file or directory", b"a/b"), "a/b: No such file or directory; it was moved"),
@@ -179,9 +179,9 @@ def test_a_lost_current_folder_is_one_sentence(tmp_path: Path) -> None:
         (ValueError("a mistake of the program"), None), (KeyError("x"), None), (AssertionError(), None),
     ],
 )  # fmt: skip
-def test_errors_of_the_system_are_sentences(error: Exception, told: str | None) -> None:
-    found = sentence(error)
-    assert found is None if told is None else found is not None and found.startswith(told)
+def test_errors_of_the_system_are_sentences(error: Exception, message: str | None) -> None:
+    result = sentence(error)
+    assert result is None if message is None else result is not None and result.startswith(message)
 
 
 def test_errors_of_the_program_stay_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +223,6 @@ def test_arguments_of_any_length_are_refused_soon_and_shortly(
     except SystemExit as stop:  # after a help
         code = int(stop.code or 0)
     assert code == 2 and time.process_time() - began < 5  # of the processor, so that a busy machine does not count
-    told = capsys.readouterr()
-    assert len(told.err) < 6000 and told.out == "" and "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert len(output.err) < 6000 and output.out == "" and "Traceback" not in output.err
     assert list(tmp_path.iterdir()) == []

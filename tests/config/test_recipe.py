@@ -1,4 +1,4 @@
-"""Recipes: every shipped one is sound, every mistake is told, at once and by name."""
+"""Recipes: every shipped one is valid; all mistakes are reported at once, each by its name."""
 
 import json
 from pathlib import Path
@@ -32,14 +32,14 @@ def test_lists_of_a_file_become_tuples(name: str) -> None:
 
 @pytest.mark.parametrize("length", [1, 7, -128, 10**9])
 def test_the_rows_of_the_first_phase_have_a_length_that_rows_can_have(length: int) -> None:
-    told = problems(train__phase1_length=length)[0]
-    assert told.startswith(f"train.phase1_length is {length}; it must be")
+    problem = problems(train__phase1_length=length)[0]
+    assert problem.startswith(f"train.phase1_length is {length}; it must be")
 
 
 def test_the_rows_of_the_first_phase_are_the_shorter_ones() -> None:
     length = load_recipe("bert-nano").objective.length
-    (told,) = problems(train__phase1_length=length + 1)
-    assert "must not be above objective.length" in told and str(length) in told
+    (problem,) = problems(train__phase1_length=length + 1)
+    assert "must not be above objective.length" in problem and str(length) in problem
     assert load_recipe("bert-nano", {"train.phase1_length": length}).train.phase1_length == length
 
 
@@ -68,9 +68,9 @@ def problems(**overrides: object) -> list[str]:
 
 
 def test_all_mistakes_at_once_with_the_nearest_name() -> None:
-    found = problems(train__lrr=1, model__hidden_size="wide", objective__lenght=8, sed=3)
-    assert len(found) == 4
-    text = "\n".join(found)
+    sentences = problems(train__lrr=1, model__hidden_size="wide", objective__lenght=8, sed=3)
+    assert len(sentences) == 4
+    text = "\n".join(sentences)
     assert "no option train.lrr; did you mean train.lr?" in text
     assert "no option objective.lenght; did you mean objective.length?" in text
     assert "no option sed; did you mean seed?" in text
@@ -86,34 +86,34 @@ def test_wrong_types_and_values() -> None:
         in problems(train__batch_size_start=64, train__batch_size=32)[0]
     )
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
-    told = problems(objective__name="brt")[0]
+    problem = problems(objective__name="brt")[0]
     known = "bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart"
-    assert f"objective.name is 'brt'; it must be one of {known} (did you mean bert?)" in told
-    found = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
-    assert len(found) == 3
+    assert f"objective.name is 'brt'; it must be one of {known} (did you mean bert?)" in problem
+    sentences = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
+    assert len(sentences) == 3
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_an_objective_with_two_sides_needs_two_stacks(name: str) -> None:
     values = {"name": "mine", "objective": {"name": name}, "model": {"family": "gpt2"}}
-    (found,) = from_values(values).problems()
-    assert f"objective `{name}` is read by an encoder" in found
-    assert "model.family `gpt2` is one stack; families that have both: t5, " in found
+    (problem,) = from_values(values).problems()
+    assert f"objective `{name}` is read by an encoder" in problem
+    assert "model.family `gpt2` is one stack; families that have both: t5, " in problem
 
 
 def test_two_stacks_need_an_objective_with_two_sides() -> None:
-    (found,) = from_values({"name": "mine", "objective": {"name": "gpt"}, "model": {"family": "bart"}}).problems()
-    assert found.startswith("model.family `bart` has an encoder and a decoder, and objective `gpt` is one row; take")
+    (problem,) = from_values({"name": "mine", "objective": {"name": "gpt"}, "model": {"family": "bart"}}).problems()
+    assert problem.startswith("model.family `bart` has an encoder and a decoder, and objective `gpt` is one row; take")
 
 
 def test_length_above_the_positions() -> None:
-    (found,) = problems(model__positions=64)
-    assert "objective.length needs 128 positions but model.positions is 64" in found
+    (problem,) = problems(model__positions=64)
+    assert "objective.length needs 128 positions but model.positions is 64" in problem
 
 
 def test_objective_and_family_that_do_not_fit() -> None:
-    (found,) = problems(model__family="gpt2")
-    assert "does not fit model.family `gpt2`" in found and "bert, albert, spanbert, ernie, unilm2, glm" in found
+    (problem,) = problems(model__family="gpt2")
+    assert "does not fit model.family `gpt2`" in problem and "bert, albert, spanbert, ernie, unilm2, glm" in problem
 
 
 def test_numbers_as_people_write_them(tmp_path: Path) -> None:

@@ -138,12 +138,14 @@ def test_a_checkpoint_is_a_transformers_folder(tmp_path: Path, family: str) -> N
 def test_the_head_that_has_no_place_is_kept_here_and_left_out_there(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", "spanbert")
-    kept = load_model(folder).model
-    assert kept.span_boundary_head is not None and kept.config.max_span_positions == 20
+    imported = load_model(folder).model
+    assert imported.span_boundary_head is not None and imported.config.max_span_positions == 20
     made = export_model(folder, tmp_path / "out")
     assert made.left_out == "span boundary head" and made.architecture == "BertForMaskedLM"
     back = load_model(tmp_path / "out").model
-    assert back.span_boundary_head is None and torch.equal(back.token_embeddings.weight, kept.token_embeddings.weight)
+    assert back.span_boundary_head is None and torch.equal(
+        back.token_embeddings.weight, imported.token_embeddings.weight
+    )
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
@@ -202,12 +204,12 @@ def test_a_model_that_transformers_lacks_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "does not exist"), (b"\n \n", "is empty"), (b"\xff", "not UTF-8")]
+    ("content", "message"), [(None, "does not exist"), (b"\n \n", "is empty"), (b"\xff", "not UTF-8")]
 )
-def test_a_text_that_cannot_be_compared_on_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_a_text_that_cannot_be_compared_on_is_told(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "text.txt").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         export_model(tmp_path, tmp_path / "out", tmp_path / "text.txt")
 
 
@@ -244,8 +246,8 @@ def test_half_precision_is_kept_or_written_as_another_type(tmp_path: Path, capsy
     torch.save(weights, folder / "pytorch_model.bin")
     for out, options, dtype in (("same", [], torch.bfloat16), ("wide", ["--dtype", "fp32"], torch.float32)):
         assert main(["import", str(folder), "--out", str(tmp_path / out), *options]) == 0
-        told = "bfloat16 weights are converted to float32" in capsys.readouterr().err
-        assert told == (out == "wide")
+        err = "bfloat16 weights are converted to float32" in capsys.readouterr().err
+        assert err == (out == "wide")
         made = load_file(tmp_path / out / "model.safetensors")
         assert {t.dtype for t in made.values()} == {dtype}
         assert all(torch.equal(made[name].bfloat16(), weights[name]) for name in made)
@@ -343,14 +345,14 @@ def test_the_memory_that_is_told_is_what_the_tensors_take(tmp_path: Path) -> Non
     """Plain tensors stay as they are mapped; those that are put together or converted are copied."""
     folder = write_model(tmp_path / "model", "bert")
     (folder / "state.json").unlink()
-    found = open_foreign(folder)
+    checkpoint = open_foreign(folder)
     weights = load_file(folder / "model.safetensors")
-    assert found.parameters == sum(tensor.numel() for tensor in weights.values())
+    assert checkpoint.parameters == sum(tensor.numel() for tensor in weights.values())
     fused = sum(tensor.numel() for name, tensor in weights.items() if "attention.self" in name)
-    assert found.memory == 4 * (found.parameters + fused)
+    assert checkpoint.memory == 4 * (checkpoint.parameters + fused)
     store.write_weights(folder / "model.safetensors", {name: tensor.half() for name, tensor in weights.items()})
-    assert open_foreign(folder).memory == 2 * (found.parameters + fused)
-    assert open_foreign(folder, dtype=torch.float32).memory == 6 * found.parameters
+    assert open_foreign(folder).memory == 2 * (checkpoint.parameters + fused)
+    assert open_foreign(folder, dtype=torch.float32).memory == 6 * checkpoint.parameters
 
 
 def test_bad_places_are_told_and_nothing_is_left(tmp_path: Path, monkeypatch: Any) -> None:

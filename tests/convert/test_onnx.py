@@ -34,8 +34,8 @@ def test_any_size_and_any_padding(
     """Each row alone in torch, without padding or mask, against rows padded in onnxruntime."""
     ready = given(monkeypatch, name)
     assert main(["export", "RUN", "--format", "onnx", "--out", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "largest difference" in told and "last_hidden_state, logits" in told
+    printed = capsys.readouterr().out
+    assert "largest difference" in printed and "last_hidden_state, logits" in printed
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for rows, width in ((1, 1), (1, 48), (5, 13)):

@@ -52,8 +52,8 @@ def test_a_model_comes_in_and_goes_out_the_same(case: Case, tmp_path: Path) -> N
 def scores(theirs: Any, ids: torch.Tensor) -> torch.Tensor:
     """Their scores of rows, which a model of two stacks reads and writes."""
     more = {"decoder_input_ids": ids.flip(1)} if theirs.config.is_encoder_decoder else {}
-    found: torch.Tensor = theirs(ids, **more)[0]
-    return found
+    result: torch.Tensor = theirs(ids, **more)[0]
+    return result
 
 
 def same_tensors(source: dict[str, torch.Tensor], back: dict[str, torch.Tensor], family: str) -> None:
@@ -67,7 +67,7 @@ def same_tensors(source: dict[str, torch.Tensor], back: dict[str, torch.Tensor],
         if family != "roberta" or not where.endswith(CONSTANT):
             assert torch.equal(tensor, back[where]), where
     if family == "roberta":
-        tables = [sum(t for where, t in found.items() if where.endswith(CONSTANT)) for found in (source, back)]
+        tables = [sum(t for where, t in tensors.items() if where.endswith(CONSTANT)) for tensors in (source, back)]
         assert torch.equal(*map(torch.as_tensor, tables))
 
 

@@ -49,7 +49,7 @@ def test_characters_are_cleaned():
 def test_characters_give_clean_text(text: str):
     result = characters(text)
     assert unicodedata.is_normalized("NFC", result)
-    assert not any(unicodedata.category(one) in ("Cc", "Cs") and one not in "\n\t" for one in result)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" for character in result)
     result.encode("utf-8")
 
 
@@ -63,17 +63,17 @@ def test_no_paragraph_is_empty_or_holds_a_line_end(texts: list[str]):
 @given(st.lists(st.text(alphabet=st.sampled_from("abc .,文字。\nA"), max_size=80), max_size=8))
 def test_nothing_but_white_space_and_ornaments_is_lost(texts: list[str]):
     whole = "".join(texts)
-    kept = "".join("".join(found.split()) for found in paragraphs(whole_lines(iter(texts))))
-    letters = [one for one in whole if one.isalnum()]
-    assert [one for one in kept if one.isalnum()] == letters
+    letters_left = "".join("".join(paragraph.split()) for paragraph in paragraphs(whole_lines(iter(texts))))
+    letters = [character for character in whole if character.isalnum()]
+    assert [character for character in letters_left if character.isalnum()] == letters
 
 
 def test_hard_wrapped_prose_is_joined():
-    found = wrapped(PROSE)
-    assert len(found) == 3
-    assert found[0].startswith("The lamp had gone out") and found[0].endswith("over his eyes.")
-    assert "quay, and nobody" in found[0]
-    assert found[1] == '"We are early," said the pilot.'
+    paragraphs = wrapped(PROSE)
+    assert len(paragraphs) == 3
+    assert paragraphs[0].startswith("The lamp had gone out") and paragraphs[0].endswith("over his eyes.")
+    assert "quay, and nobody" in paragraphs[0]
+    assert paragraphs[1] == '"We are early," said the pilot.'
 
 
 def test_a_paragraph_a_line_stays_so():
@@ -101,9 +101,9 @@ def test_verse_set_off_in_wrapped_prose_stays_apart_and_set_off_prose_is_joined(
     text += (
         "     dear sister, the roof wants mending\n     and the hens have stopped laying; come\n     when you can.\n"
     )
-    found = wrapped(text)
-    assert found[3:6] == ["The tide goes out, the tide comes in,", "And no one counts the cost,", "But he who"]
-    assert found[6] == "dear sister, the roof wants mending and the hens have stopped laying; come when you can."
+    paragraphs = wrapped(text)
+    assert paragraphs[3:6] == ["The tide goes out, the tide comes in,", "And no one counts the cost,", "But he who"]
+    assert paragraphs[6] == "dear sister, the roof wants mending and the hens have stopped laying; come when you can."
 
 
 def test_short_lines_and_indents_end_paragraphs_in_wrapped_prose():
@@ -112,9 +112,9 @@ def test_short_lines_and_indents_end_paragraphs_in_wrapped_prose():
         + "\nCHAPTER TWO\nThe Customs House\n\n"
         + PROSE.replace('\n\n"We', '\n   "We').replace("\n\nIt", "\n   It")
     )
-    found = wrapped(text)
-    assert found[3:5] == ["CHAPTER TWO", "The Customs House"]
-    assert found[5:] == found[:3]
+    paragraphs = wrapped(text)
+    assert paragraphs[3:5] == ["CHAPTER TWO", "The Customs House"]
+    assert paragraphs[5:] == paragraphs[:3]
 
 
 def test_list_items_begin_paragraphs_in_wrapped_prose():
@@ -127,8 +127,8 @@ def test_list_items_begin_paragraphs_in_wrapped_prose():
 def test_hyphens_and_dashes_at_line_ends_join_without_a_space():
     text = PROSE + "\nThey had been talking for an hour about the old harbour-\nmaster, who was"
     text += " seldom sober, and his dog, which the pilot disliked--\nthough it never bit.\n"
-    found = wrapped(text)[-1]
-    assert "harbour-master" in found and "disliked--though" in found
+    result = wrapped(text)[-1]
+    assert "harbour-master" in result and "disliked--though" in result
 
 
 def test_chinese_is_joined_without_spaces():
@@ -136,9 +136,13 @@ def test_chinese_is_joined_without_spaces():
     text = f"{first}\n大声数着缆绳；他母亲叫他安静些，因为船头的老人把帽子盖在脸上，已经睡着了，“不\n要吵”。\n"
     text += "　　其实并不算早。海关楼上的大钟，谁在甲板上都看得见，已经指着八点三刻了，可是没有人抬\n"
     text += "头，每年都是这样，从上一个船长的那时候起就一直如此，而且听说一直要到2019\n年也还是这样。\n"
-    found = wrapped(text)
-    assert len(found) == 2
-    assert "男孩大声" in found[0] and "“不要吵”" in found[0] and found[1].endswith("一直要到2019年也还是这样。")
+    paragraphs = wrapped(text)
+    assert len(paragraphs) == 2
+    assert (
+        "男孩大声" in paragraphs[0]
+        and "“不要吵”" in paragraphs[0]
+        and paragraphs[1].endswith("一直要到2019年也还是这样。")
+    )
     assert wrap_width(text) < 0
 
 
@@ -162,14 +166,14 @@ def test_ornaments_are_dropped_but_an_ellipsis_is_text():
 
 
 def test_blank_lines_part_documents():
-    found = [list(document) for document in documents(["one\ntwo\n\n", "three\n\n***\n\n", "four"])]
-    assert found == [["one", "two"], ["three"], ["four"]]
+    results = [list(document) for document in documents(["one\ntwo\n\n", "three\n\n***\n\n", "four"])]
+    assert results == [["one", "two"], ["three"], ["four"]]
 
 
 def test_documents_that_are_not_exhausted_are_skipped_over(monkeypatch):
     monkeypatch.setattr(clean, "LONGEST_BLOCK", 10)
-    found = [next(document) for document in documents(["a line of text\n", "another line\n", "\nsecond\n"])]
-    assert found == ["a line of text", "second"]
+    results = [next(document) for document in documents(["a line of text\n", "another line\n", "\nsecond\n"])]
+    assert results == ["a line of text", "second"]
 
 
 def test_a_long_block_is_handed_on_in_parts_without_harm(monkeypatch):
@@ -228,14 +232,16 @@ def read(path: Path, strip: str = "none") -> list[str]:
 def test_real_english_books_keep_every_word_and_lose_every_wrap():
     for path in sorted((DATA / "gutenberg_en").glob("*.txt")):
         text = path.read_text(encoding="utf-8-sig")
-        found = read(path)
+        split = read(path)
         squeezed = "".join(unicodedata.normalize("NFC", text).split())
-        kept = "".join("".join(paragraph.split()) for paragraph in found)
-        assert [one for one in kept if one.isalnum()] == [one for one in squeezed if one.isalnum()], path.name
+        letters_left = "".join("".join(paragraph.split()) for paragraph in split)
+        assert [character for character in letters_left if character.isalnum()] == [
+            character for character in squeezed if character.isalnum()
+        ], path.name
         body = read(path, "gutenberg")
-        assert 0.9 < sum(map(len, body)) / sum(map(len, found)) < 1.0, path.name
+        assert 0.9 < sum(map(len, body)) / sum(map(len, split)) < 1.0, path.name
         assert not any("GUTENBERG EBOOK" in paragraph or "www.gutenberg" in paragraph for paragraph in body), path.name
-        # A wrap left over shows as a paragraph that goes on in lower case after one that has not ended.
+        # A wrap that was left shows as a paragraph in lower case after a paragraph without an end.
         broken = sum(
             after[0].islower() and before[-1].isalpha() and len(before) > 50 for before, after in pairwise(body)
         )
@@ -246,12 +252,12 @@ def test_real_english_books_keep_every_word_and_lose_every_wrap():
 @needs_data
 def test_real_chinese_books():
     essays = sorted((DATA / "zh_luxun").rglob("*.md"))
-    found = [paragraph for path in essays for paragraph in read(path)]
+    results = [paragraph for path in essays for paragraph in read(path)]
     assert len(essays) == 36
-    assert not any("```" in paragraph for paragraph in found)
+    assert not any("```" in paragraph for paragraph in results)
     # No space was put between two Han characters by joining lines.
-    assert sum(" " in paragraph for paragraph in found) < 0.02 * len(found)
-    middle = [paragraph for paragraph in found if len(paragraph) > 40]
+    assert sum(" " in paragraph for paragraph in results) < 0.02 * len(results)
+    middle = [paragraph for paragraph in results if len(paragraph) > 40]
     assert sum(paragraph[-1] in "。？！”…：〕—－；" for paragraph in middle) > 0.97 * len(middle)
     chapter = read(sorted((DATA / "zh_chapters").rglob("text.txt"))[0])
     assert not any("strong" in paragraph for paragraph in chapter)

@@ -57,7 +57,7 @@ def test_damaged_data_are_named(tmp_path: Path, compression: str):
     path = tmp_path / "bad.txt"
     packed = bytearray(PACKERS[compression](TEXT.encode()))
     middle = len(packed) // 2
-    packed[middle : middle + 8] = bytes(one ^ 0xFF for one in packed[middle : middle + 8])
+    packed[middle : middle + 8] = bytes(byte ^ 0xFF for byte in packed[middle : middle + 8])
     packed[-6] ^= 0xFF
     path.write_bytes(bytes(packed))
     with pytest.raises(UserError, match=r"bad\.txt (holds damaged compressed data|is not utf-8|ends before)"):

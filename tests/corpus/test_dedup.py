@@ -18,10 +18,10 @@ def test_first_occurrences_are_those_of_a_set(hashes, per_pass):
     among = np.array([wanted for _, _, wanted in hashes], bool)
     keep, examples = dedup.first_occurrences(high, low, among, per_pass)
     seen: dict = {}
-    for index, (*one, wanted) in enumerate(hashes):
-        assert keep[index] == (wanted and tuple(one) not in seen)
+    for index, (*key, wanted) in enumerate(hashes):
+        assert keep[index] == (wanted and tuple(key) not in seen)
         if wanted:
-            seen.setdefault(tuple(one), index)
+            seen.setdefault(tuple(key), index)
     assert all(seen[hashes[later][:2]] == earlier < later for later, earlier in examples.items())
     assert len(examples) == min(5, int(among.sum() - keep.sum()))
 
@@ -33,17 +33,17 @@ def lines_of(shards, dropped=()):
         owners = [number + d for d, lines in enumerate(documents) for _ in lines]
         hashes = np.array([line for lines in documents for line in lines], np.uint64)
         order = np.argsort(hashes, kind="stable")
-        owner = np.array([-1 if one in dropped else one for one in owners], np.int64)
+        owner = np.array([-1 if number in dropped else number for number in owners], np.int64)
         made.append(dedup.LineHashes(hashes[order], order.astype(np.uint64), lambda p, owner=owner: owner[p]))
         number += len(documents)
     return made
 
 
-def flattened(found):
+def flattened(actual):
     return [
         (int(h), int(f) >> 32, int(f) & 0xFFFFFFFF, int(d), int(o))
-        for one in found
-        for h, f, d, o in zip(one.hashes, one.first, one.documents, one.occurrences, strict=True)
+        for entry in actual
+        for h, f, d, o in zip(entry.hashes, entry.first, entry.documents, entry.occurrences, strict=True)
     ]
 
 
@@ -101,7 +101,7 @@ def corpus(seed: int = 0, documents: int = 300) -> tuple[list[str], set[tuple[in
 
 def similar(sets):
     """All pairs (later, earlier) at or above the threshold, by brute force with Python's sets."""
-    plain = [set(one.tolist()) for one in sets]
+    plain = [set(members.tolist()) for members in sets]
     return {
         (i, j)
         for i in range(len(plain))
@@ -118,22 +118,22 @@ def sets():
 
 def test_candidates_hold_nearly_all_similar_pairs(sets):
     pairs = dedup.candidate_pairs(dedup.band_hashes(dedup.signatures(sets)))
-    found, wanted = set(map(tuple, pairs.tolist())), similar(sets)
+    result, wanted = set(map(tuple, pairs.tolist())), similar(sets)
     assert len(wanted) > 40
-    assert len(found & wanted) >= 0.98 * len(wanted)
-    assert len(found) < 5 * len(wanted)
-    assert all(later > earlier for later, earlier in found)
+    assert len(result & wanted) >= 0.98 * len(wanted)
+    assert len(result) < 5 * len(wanted)
+    assert all(later > earlier for later, earlier in result)
 
 
 def test_agrees_with_datasketch(sets):
     datasketch = pytest.importorskip("datasketch", reason="datasketch is not installed")
     theirs: dict[int, int] = {}
     index = datasketch.MinHashLSH(params=(dedup.BANDS, dedup.ROWS), num_perm=dedup.BANDS * dedup.ROWS)
-    for number, one in enumerate(sets):
+    for number, members in enumerate(sets):
         sketch = datasketch.MinHash(num_perm=dedup.BANDS * dedup.ROWS)
-        sketch.update_batch([value.tobytes() for value in one])
+        sketch.update_batch([value.tobytes() for value in members])
         for earlier in sorted(index.query(sketch)):
-            if earlier not in theirs and dedup.jaccard(sets[earlier], one) >= dedup.SIMILARITY:
+            if earlier not in theirs and dedup.jaccard(sets[earlier], members) >= dedup.SIMILARITY:
                 theirs[number] = earlier
                 break
         index.insert(number, sketch)
@@ -159,8 +159,8 @@ def test_a_large_group_makes_few_pairs():
 
 def test_signature_of_a_union_is_the_minimum(sets):
     union = np.union1d(sets[0], sets[1])
-    one, two, both = dedup.signatures([sets[0], sets[1], union])
-    assert np.array_equal(np.minimum(one, two), both)
+    first, two, both = dedup.signatures([sets[0], sets[1], union])
+    assert np.array_equal(np.minimum(first, two), both)
     assert dedup.signatures([]).shape == (0, 120)
     assert not dedup.band_hashes(dedup.signatures([union[:0]])).any()
 

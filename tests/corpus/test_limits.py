@@ -185,11 +185,11 @@ def test_records_nested_deeper_than_python_can_follow(tmp_path: Path, depth: int
     path.write_text('{"text": "It sails."}\n{"text": ' + "[" * depth + '"x"' + "]" * depth + "}\n", encoding="utf-8")
     (source,) = discover([str(path)], SourceOptions())
     try:
-        found = [list(document.paragraphs) for document in read(source, SourceOptions())]
+        results = [list(document.paragraphs) for document in read(source, SourceOptions())]
     except UserError as error:
         assert "a.jsonl, line 2 is n" in str(error) and depth > 200
     else:
-        assert found == [["It sails."], ["x"]]
+        assert results == [["It sails."], ["x"]]
 
 
 def wiki_file(folder: Path, pages: str, head: str = "") -> Path:
@@ -214,9 +214,9 @@ def test_a_page_of_a_wiki_beyond_the_limit_is_named(tmp_path: Path):
 def test_revisions_of_a_page_are_not_kept(tmp_path: Path):
     revision = f"<revision><text>{'It sails. ' * 100}</text></revision>"
     path = wiki_file(tmp_path, f"<page><title>Ferry</title><ns>0</ns>{revision * 20_000}</page>")
-    found: list[object] = []
-    assert peak(lambda: found.extend(wiki.read_dump(str(path), "gz", "x"))) < 2 * MB
-    assert found == [("Ferry", [" ".join(["It sails."] * 100)])]
+    results: list[object] = []
+    assert peak(lambda: results.extend(wiki.read_dump(str(path), "gz", "x"))) < 2 * MB
+    assert results == [("Ferry", [" ".join(["It sails."] * 100)])]
 
 
 def test_a_dump_that_declares_entities_is_refused(tmp_path: Path):
@@ -307,11 +307,11 @@ def test_zip_archives_that_cannot_be_read(tmp_path: Path, monkeypatch):
         damaged[at] ^= 0xFF
         path.write_bytes(bytes(damaged))
         try:
-            found = json_document(path)
+            result = json_document(path)
         except UserError as error:
             assert "\n" not in str(error)
         else:
-            assert found["a"][499] == 499
+            assert result["a"][499] == 499
     archive(path, *((f"{n}.json", b"1") for n in range(30)))
     monkeypatch.setattr(files, "LARGEST_DIRECTORY", 1000)
     with pytest.raises(UserError, match="holds too many files to look into"):
@@ -333,8 +333,8 @@ def test_a_line_given_to_a_command_is_limited():
 
     assert peak(refused) < 4 * LONGEST_GIVEN
     for end in (b"\n", b"\r\n"):
-        found = [text for _, text in decoded(io.BytesIO(b"a" * LONGEST_GIVEN + end + b"b"), "x")]
-        assert found == ["a" * LONGEST_GIVEN, "b"]
+        results = [text for _, text in decoded(io.BytesIO(b"a" * LONGEST_GIVEN + end + b"b"), "x")]
+        assert results == ["a" * LONGEST_GIVEN, "b"]
         with pytest.raises(UserError, match="line 1 is longer"):
             list(decoded(io.BytesIO(b"a" * (LONGEST_GIVEN + 1) + end), "x"))
     assert list(decoded(io.StringIO("one\r\ntwo"), "x")) == [("x, line 1", "one"), ("x, line 2", "two")]
@@ -342,13 +342,13 @@ def test_a_line_given_to_a_command_is_limited():
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 4))
 def test_windows_hold_all_texts_in_order(sizes: list[int], most: int):
-    found = list(windows(sizes, most, lambda size: size * LONGEST_GIVEN // 2))
-    assert [size for window in found for size in window] == sizes
-    for window in found:
+    result = list(windows(sizes, most, lambda size: size * LONGEST_GIVEN // 2))
+    assert [size for window in result for size in window] == sizes
+    for window in result:
         assert len(window) <= most
         assert sum(window) <= 2 or len(window) == 1
     # no window could have taken the first text of the next
-    for before, after in pairwise(found):
+    for before, after in pairwise(result):
         assert len(before) == most or sum(before) + after[0] > 2
 
 

@@ -19,12 +19,12 @@ SHORT = 1 << 14
 
 def seconds(work: Callable[[str], object], text: str) -> float:
     """The least processor time of three."""
-    found = []
+    results = []
     for _ in range(3):
         began = time.process_time()
         work(text)
-        found.append(time.process_time() - began)
-    return min(found)
+        results.append(time.process_time() - began)
+    return min(results)
 
 
 def is_linear(work: Callable[[str], object], make: Callable[[int], str]) -> bool:

@@ -45,9 +45,9 @@ def text(seed: int, paragraphs: int = 4) -> str:
 
 def write(root: Path, texts: dict[str, str] | list[str]) -> Path:
     root.mkdir(exist_ok=True)
-    named = texts if isinstance(texts, dict) else {f"{n:03}.txt": one for n, one in enumerate(texts)}
-    for name, one in named.items():
-        (root / name).write_text(one, encoding="utf-8", newline="\n")
+    named = texts if isinstance(texts, dict) else {f"{n:03}.txt": text for n, text in enumerate(texts)}
+    for name, text in named.items():
+        (root / name).write_text(text, encoding="utf-8", newline="\n")
     return root
 
 
@@ -62,27 +62,27 @@ def documents(out: Path, side: str) -> list[list[list[int]]]:
     corpus = IndexedCorpus(out / side)
     sentences = np.split(corpus.tokens, corpus.sentence_starts[1:-1])
     return [
-        [one.tolist() for one in sentences[begin:end]]
+        [sentence.tolist() for sentence in sentences[begin:end]]
         for begin, end in zip(corpus.document_starts[:-1], corpus.document_starts[1:], strict=True)
     ]
 
 
 def decoded(out: Path, side: str) -> list[str]:
     tokenizer = Tokenizer.load(out)
-    return [" ".join(tokenizer.decode(one) for one in document) for document in documents(out, side)]
+    return [" ".join(tokenizer.decode(sentence) for sentence in document) for document in documents(out, side)]
 
 
 def files(out: Path) -> dict[str, bytes]:
     """All files of a corpus but what differs from run to run in the report."""
-    found = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    report = json.loads(found.pop("corpus.json"))
+    result = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    report = json.loads(result.pop("corpus.json"))
     for name in ("seconds", "continued"):
         report.pop(name)
-    return {**found, "report": json.dumps(report).encode()}
+    return {**result, "report": json.dumps(report).encode()}
 
 
-def expected(one: str) -> str:
-    return " ".join(s for p in one.strip().split("\n\n") for s in split_sentences(p)).lower()
+def expected(text: str) -> str:
+    return " ".join(s for p in text.strip().split("\n\n") for s in split_sentences(p)).lower()
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_all_text_arrives_once_and_in_order(tmp_path):
     report = run(write(tmp_path / "in", texts), tmp_path / "out")
     train, valid = decoded(tmp_path / "out", "train"), decoded(tmp_path / "out", "valid")
     assert sorted(train + valid) == sorted(map(expected, texts))
-    order = [expected(one) for one in texts]
-    assert [order.index(one) for one in train] == sorted(order.index(one) for one in train)
+    order = [expected(text) for text in texts]
+    assert [order.index(document) for document in train] == sorted(order.index(document) for document in train)
     assert 2 <= len(valid) <= 15
     assert (report.documents, report.train.documents, report.valid.documents) == (40, len(train), len(valid))
     assert report.train.tokens == sum(len(s) for d in documents(tmp_path / "out", "train") for s in d)
@@ -109,7 +109,7 @@ def test_all_text_arrives_once_and_in_order(tmp_path):
     ids = IndexedCorpus(tmp_path / "out" / "train").tokens
     assert counts.dtype == np.int64 and counts.tolist() == np.bincount(ids, minlength=report.vocabulary).tolist()
     assert report.unknown == 0 and len(report.samples) == 3
-    assert all(any(one.startswith(sample[:150]) for one in train) for sample in report.samples)
+    assert all(any(document.startswith(sample[:150]) for document in train) for sample in report.samples)
     assert CorpusReport.read(tmp_path / "out") == report
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "corpus.json", "tokenizer.json", "tokenizer_config.json", "train.bin", "train.idx", "unigram.npy",
@@ -178,10 +178,10 @@ def test_documents_stay_on_their_side_when_files_are_added(tmp_path):
         assert not before & set(decoded(tmp_path / "after", other))
 
 
-def sections(one: str, validation: float = 0.3) -> list[tuple[int, str]]:
+def sections(text: str, validation: float = 0.3) -> list[tuple[int, str]]:
     cut = stages._Sections(validation)
-    found = [s for p in one.strip().split("\n\n") for s in cut.add(split_sentences(p))]
-    return [(side, " ".join(section)) for side, section in [*found, *cut.finish()]]
+    results = [s for p in text.strip().split("\n\n") for s in cut.add(split_sentences(p))]
+    return [(side, " ".join(section)) for side, section in [*results, *cut.finish()]]
 
 
 def test_sections_of_a_book(tmp_path):
@@ -241,8 +241,8 @@ def test_exact_duplicates(tmp_path):
     assert report.dropped["exact duplicates"] == 2 and report.dropped["empty or too short"] == 1
     names = [(Path(later).name, Path(earlier).name) for later, earlier in report.duplicates]
     assert names == [("c.txt", "a.txt"), ("d.txt", "b.txt")]
-    kept = run(tmp_path / "in", tmp_path / "all", replace(CONFIG, validation=0, dedup="none"))
-    assert kept.train.documents == 4
+    everything = run(tmp_path / "in", tmp_path / "all", replace(CONFIG, validation=0, dedup="none"))
+    assert everything.train.documents == 4
 
 
 def test_duplicates_are_found_however_they_are_cut(tmp_path, small_tasks):
@@ -272,19 +272,19 @@ def test_lines_are_dropped_but_for_the_first(tmp_path, small_tasks):
     texts = [with_lines(1, LICENCE, SHORT), with_lines(2, MENU, LICENCE, LICENCE), with_lines(3, LICENCE, MENU, SHORT),
              f"{MENU}\n\n{LICENCE}\n"]  # fmt: skip
     report = run(write(tmp_path / "in", texts), tmp_path / "out", replace(CONFIG, dedup="lines", validation=0))
-    kept = [with_lines(1, LICENCE, SHORT), with_lines(2, MENU), with_lines(3, SHORT)]
-    assert decoded(tmp_path / "out", "train") == [expected(one) for one in kept]
+    left = [with_lines(1, LICENCE, SHORT), with_lines(2, MENU), with_lines(3, SHORT)]
+    assert decoded(tmp_path / "out", "train") == [expected(text) for text in left]
     assert report.repeated_lines == ((4, LICENCE), (3, MENU))
     assert report.dropped_lines == 6 and report.dropped["left empty by dropping lines"] == 1
 
 
 def test_near_duplicates(tmp_path, small_tasks):
     pytest.importorskip("rensa", reason="rensa is not installed")
-    one, other = text(1, 40), text(2, 10)
+    first, other = text(1, 40), text(2, 10)
     texts = [
-        one,
+        first,
         other,
-        one.replace(one.split()[3], "novelty", 1),
+        first.replace(first.split()[3], "novelty", 1),
         text(3, 10),
         other + "\nOne more line.\n",
         other[:300],
@@ -331,13 +331,13 @@ def test_the_hash_of_a_document_does_not_depend_on_its_cuts(tmp_path_factory, da
     writer.finish()
     whole.finish()
     prefixes.append(root / f"s{len(prefixes)}")
-    one, many = DocumentTable([root / "whole"]), DocumentTable(prefixes)
+    single, many = DocumentTable([root / "whole"]), DocumentTable(prefixes)
     for name in ("high", "low", "characters", "bytes"):
-        assert getattr(one, name).tolist() == getattr(many, name).tolist()
+        assert getattr(single, name).tolist() == getattr(many, name).tolist()
     owners = np.concatenate([many.parts(number, Shard(prefix)) for number, prefix in enumerate(prefixes)])
     paths = np.concatenate([Shard(prefix).path for prefix in prefixes])
     assert owners.tolist() == paths.tolist()
-    equal = {(tuple(a) == tuple(b)) == (one.low[i] == one.low[j] and one.high[i] == one.high[j])
+    equal = {(tuple(a) == tuple(b)) == (single.low[i] == single.low[j] and single.high[i] == single.high[j])
              for i, a in enumerate(content) for j, b in enumerate(content)}  # fmt: skip
     assert equal == {True}
 
@@ -347,7 +347,7 @@ def test_flags_are_a_decision():
 
     from blankfill.cli.prepare import Options
 
-    assert [one.name for one in fields(Options)] == [
+    assert [option.name for option in fields(Options)] == [
         "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "vocab_exact", "lowercase", "dedup",
         "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
     ]  # fmt: skip

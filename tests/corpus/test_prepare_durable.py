@@ -46,11 +46,11 @@ def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def precious(tmp_path: Path) -> Path:
     """A folder of the user's."""
-    kept = tmp_path / "precious"
-    (kept / "inner").mkdir(parents=True)
-    for path in (kept / "thesis.txt", kept / "inner" / "data.npy"):
+    precious_folder = tmp_path / "precious"
+    (precious_folder / "inner").mkdir(parents=True)
+    for path in (precious_folder / "thesis.txt", precious_folder / "inner" / "data.npy"):
         path.write_text("years of work", encoding="utf-8")
-    return kept
+    return precious_folder
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -84,10 +84,10 @@ def test_after_a_power_cut_at_any_sync_the_same_command_ends_alike(
         disk.after_cut(tmp_path / "last", names_kept)
     assert len(cuts) > 10
     continued = 0
-    for one in [*cuts, tmp_path / "last"]:
-        report = run(source, one, LINES)
+    for folder_after_cut in [*cuts, tmp_path / "last"]:
+        report = run(source, folder_after_cut, LINES)
         continued += report.continued
-        assert files(one) == wanted, one.name
+        assert files(folder_after_cut) == wanted, folder_after_cut.name
     assert run(source, tmp_path / "last", LINES).reused
     assert continued > len(cuts) / 2
 
@@ -111,11 +111,11 @@ def test_a_power_cut_under_force_leaves_a_whole_corpus_or_none(source, tmp_path,
         run(source, out)
         disk.root, disk.after_sync = out, cut
         run(source, out, other, force=True)
-    for one in cuts:
-        if (one / "corpus.json").exists():
-            assert files(one) in wanted, one.name
-        run(source, one, other, force=True)
-        assert files(one) == wanted[1], one.name
+    for folder_after_cut in cuts:
+        if (folder_after_cut / "corpus.json").exists():
+            assert files(folder_after_cut) in wanted, folder_after_cut.name
+        run(source, folder_after_cut, other, force=True)
+        assert files(folder_after_cut) == wanted[1], folder_after_cut.name
 
 
 def damaged(data: bytes) -> dict[str, bytes]:
@@ -136,11 +136,11 @@ def test_damaged_work_is_done_again(source, tmp_path, monkeypatch, small_tasks):
     ways = itertools.cycle(damaged(b""))
     for number, (kind, how) in enumerate(zip(kinds * 2, ways, strict=False)):
         name = [name for name in before if name.endswith(kind)][-(number // len(kinds))]
-        one = tmp_path / f"damaged-{number}"
-        shutil.copytree(out, one)
-        (one / name).write_bytes(damaged(before[name])[how])
-        report = run(source, one, LINES)
-        assert report.continued and files(one) == wanted, (name, how)
+        copy = tmp_path / f"damaged-{number}"
+        shutil.copytree(out, copy)
+        (copy / name).write_bytes(damaged(before[name])[how])
+        report = run(source, copy, LINES)
+        assert report.continued and files(copy) == wanted, (name, how)
 
 
 def test_undamaged_work_is_not_done_again(source, tmp_path, monkeypatch):
@@ -187,46 +187,46 @@ def test_an_unfinished_corpus_with_a_damaged_report_is_finished(source, tmp_path
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("state", ["new", "finished"])
 def test_a_work_folder_that_is_a_link_is_refused(source, tmp_path, state, force):
-    kept, out = precious(tmp_path), tmp_path / "out"
-    before = contents(kept)
+    precious_folder, out = precious(tmp_path), tmp_path / "out"
+    before = contents(precious_folder)
     if state == "finished":
         run(source, out)
     out.mkdir(exist_ok=True)
-    (out / folder.WORK).symlink_to(kept)
+    (out / folder.WORK).symlink_to(precious_folder)
     with pytest.raises(UserError, match=r"\.prepare is a link to .*precious"):
         run(source, out, force=force)
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 @pytest.mark.parametrize("name", ["text", "chosen", "tokenizer", "tokens"])
 def test_a_stage_s_folder_that_is_a_link_is_refused(source, tmp_path, monkeypatch, name):
-    kept, out = precious(tmp_path), tmp_path / "out"
-    before = contents(kept)
+    precious_folder, out = precious(tmp_path), tmp_path / "out"
+    before = contents(precious_folder)
     interrupted(source, out, monkeypatch)
     (stage,) = (out / folder.WORK).glob(f"{name}-*")
     shutil.rmtree(stage)
-    stage.symlink_to(kept)
+    stage.symlink_to(precious_folder)
     with pytest.raises(UserError, match=f"{stage.name} is a link to .*precious"):
         run(source, out, LINES)
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 def test_links_of_other_names_lose_at_most_themselves(source, tmp_path, monkeypatch):
     run(source, tmp_path / "straight", LINES)
-    kept, out = precious(tmp_path), tmp_path / "out"
-    before = contents(kept)
+    precious_folder, out = precious(tmp_path), tmp_path / "out"
+    before = contents(precious_folder)
     interrupted(source, out, monkeypatch)
     work = out / folder.WORK
     shutil.rmtree(work / "final")
     for name in ("text-0123456789ab", "tokens-0123456789ab", "final", "anything"):
-        (work / name).symlink_to(kept)
-    (work / "lock.json").symlink_to(kept / "thesis.txt")
+        (work / name).symlink_to(precious_folder)
+    (work / "lock.json").symlink_to(precious_folder / "thesis.txt")
     (text_folder,) = (path for path in work.glob("text-*") if not path.is_symlink())
     for path in list(text_folder.iterdir()):
         path.unlink()
-        path.symlink_to(kept / "thesis.txt")
+        path.symlink_to(precious_folder / "thesis.txt")
     run(source, out, LINES)
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
     assert files(out) == files(tmp_path / "straight")
 
 
@@ -247,7 +247,7 @@ def test_a_full_disk_at_any_write_is_one_sentence_and_the_same_command_goes_on(s
     out, failed = tmp_path / "out", 0
     assert writes.count > 50
     for room in range(0, writes.count * 4, 3):
-        # each attempt goes on from the one before it
+        # each attempt continues from the one before it
         try:
             with full_after(room, tmp_path, monkeypatch):
                 run(source, out, LINES)

@@ -40,7 +40,7 @@ def test_a_run_that_dies_at_any_rename_goes_on_and_ends_alike(tmp_path, monkeypa
     monkeypatch.setattr(Path, "replace", dying)
     deaths, step = 0, 1
     while True:
-        # Each attempt gets one rename further than the one before it, in a folder that goes on from its death.
+        # Each attempt gets one rename further than the one before it, in the folder that it left.
         out = tmp_path / "restarted"
         calls[0] = step
         try:

@@ -130,19 +130,21 @@ def test_a_share_stops_at_its_cap(installation: Path, monkeypatch):
 
 
 def test_it_is_a_source_in_several_parts(installation: Path):
-    found = discover(["python-docs"], SourceOptions())
-    assert [(one.path, one.kind, one.start, one.end) for one in found] == [
+    sources = discover(["python-docs"], SourceOptions())
+    assert [(source.path, source.kind, source.start, source.end) for source in sources] == [
         ("python-docs", "python-docs", share, share + 1) for share in range(4)
     ]
-    assert sum(one.size for one in found) == python_docs.CAP_CHARS
-    documents = [(one.name, list(one.paragraphs)) for source in found for one in read(source, SourceOptions())]
+    assert sum(source.size for source in sources) == python_docs.CAP_CHARS
+    documents = [
+        (document.name, list(document.paragraphs)) for source in sources for document in read(source, SourceOptions())
+    ]
     assert documents[2] == ("alpha", ["Alpha sails far."])
 
 
 def test_this_python_has_something_to_say():
     for share in range(4):
         documents = list(read_share(share, cap=60_000))
-        text = "\n".join(paragraph for _, found in documents for paragraph in found)
+        text = "\n".join(paragraph for _, paragraphs in documents for paragraph in paragraphs)
         assert len(text) >= 60_000
         assert ">>>" not in text and "\n.. " not in text
         assert documents == list(read_share(share, cap=60_000))

@@ -113,11 +113,11 @@ def english_paragraphs(per_book: int) -> list[str]:
 
 def ends(sentences: list[str]) -> set[int]:
     """Where the sentences end, in characters that are not white space."""
-    found, length = set(), 0
+    result, length = set(), 0
     for sentence in sentences:
         length += len(bare(sentence))
-        found.add(length)
-    return found
+        result.add(length)
+    return result
 
 
 @pytest.mark.data

@@ -27,10 +27,10 @@ FILE = SourceOptions()
 BLOCKS = SourceOptions(documents="paragraphs")
 
 
-def everything(found: list[Source], options: SourceOptions = FILE) -> list[tuple[str, list[str]]]:
-    """All documents, those that go on in the next range put together as the pipeline does."""
+def everything(sources: list[Source], options: SourceOptions = FILE) -> list[tuple[str, list[str]]]:
+    """All documents; those that continue in the next range are joined as in the pipeline."""
     documents: list[tuple[str, list[str]]] = []
-    for source in found:
+    for source in sources:
         for number, document in enumerate(read(source, options)):
             if number == 0 and source.continues:
                 documents[-1][1].extend(document.paragraphs)
@@ -73,9 +73,9 @@ def test_kinds_are_told_by_content_and_name(tmp_path: Path, name: str, content: 
         "zst": zstandard.ZstdCompressor().compress,
     }[compression]  # fmt: skip
     data = pack(content.encode())
-    found = discover([write(tmp_path / (f"{name}.{compression}" if compression else name), data)], FILE)
-    assert [(one.kind, one.compression, one.size) for one in found] == [(kind, compression, len(data))]
-    assert pickle.loads(pickle.dumps(found)) == found
+    sources = discover([write(tmp_path / (f"{name}.{compression}" if compression else name), data)], FILE)
+    assert [(source.kind, source.compression, source.size) for source in sources] == [(kind, compression, len(data))]
+    assert pickle.loads(pickle.dumps(sources)) == sources
 
 
 def test_compression_is_told_by_content_whatever_the_name(tmp_path: Path):
@@ -94,18 +94,18 @@ def test_folders_are_walked_in_order_without_hidden_and_binary_files(tmp_path: P
     write(tmp_path / "b" / "boat.png", b"\x89PNG\r\n\x1a\n" + bytes(50))
     write(tmp_path / "b" / "empty.txt", "")
     skipped: list[str] = []
-    found = discover([tmp_path], FILE, skipped)
-    assert [Path(one.path).relative_to(tmp_path).as_posix() for one in found] == ["a.txt", "b/1.txt", "b/2.txt"]
+    sources = discover([tmp_path], FILE, skipped)
+    assert [Path(source.path).relative_to(tmp_path).as_posix() for source in sources] == ["a.txt", "b/1.txt", "b/2.txt"]
     assert [line.rpartition(": ")[0] or line for line in skipped]
     assert "a picture, not text" in skipped[0] and skipped[1] == f"{tmp_path / 'b' / 'empty.txt'}: empty"
-    assert discover([tmp_path], FILE) == found
+    assert discover([tmp_path], FILE) == sources
 
 
 def test_patterns_are_expanded_where_the_shell_does_not(tmp_path: Path):
     for name in ("b.txt", "a.txt", "c.md"):
         write(tmp_path / name, "text\n")
-    found = discover([str(tmp_path / "*.txt")], FILE)
-    assert [Path(one.path).name for one in found] == ["a.txt", "b.txt"]
+    sources = discover([str(tmp_path / "*.txt")], FILE)
+    assert [Path(source.path).name for source in sources] == ["a.txt", "b.txt"]
 
 
 @pytest.mark.parametrize(
@@ -189,11 +189,11 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch):
 
 def test_standard_input_is_spooled_and_named(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(b'{"text": "a boat"}\n'))))
-    found = discover(["-"], FILE)
-    assert [(one.kind, one.compression, one.name) for one in found] == [("jsonl", "gz", "standard input")]
+    sources = discover(["-"], FILE)
+    assert [(source.kind, source.compression, source.name) for source in sources] == [("jsonl", "gz", "standard input")]
     for _ in range(2):
-        assert everything(found) == [("standard input#1", ["a boat"])]
-    Path(found[0].path).unlink()
+        assert everything(sources) == [("standard input#1", ["a boat"])]
+    Path(sources[0].path).unlink()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(UserError, match=r"nothing to read in - \(standard input: empty"):
         discover(["-"], FILE)
@@ -207,10 +207,10 @@ def test_a_named_pipe_is_spooled(tmp_path: Path):
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("It sails.\n",))
     writer.start()
-    found = discover([pipe], FILE)
+    sources = discover([pipe], FILE)
     writer.join()
-    assert everything(found) == [(str(pipe), ["It sails."])]
-    Path(found[0].path).unlink()
+    assert everything(sources) == [(str(pipe), ["It sails."])]
+    Path(sources[0].path).unlink()
 
 
 def test_blank_lines_part_documents_when_asked(tmp_path: Path):
@@ -225,9 +225,9 @@ def test_gutenberg_is_stripped_and_never_cut(tmp_path: Path):
         tmp_path / "a.txt",
         f"x\n*** START OF THIS PROJECT GUTENBERG EBOOK ***\n{middle}*** END OF THIS PROJECT GUTENBERG\n",
     )
-    found = discover([path], options, large_bytes=100)
-    assert len(found) == 1
-    assert everything(found, options) == [(path, ["It sails."] * 200)]
+    sources = discover([path], options, large_bytes=100)
+    assert len(sources) == 1
+    assert everything(sources, options) == [(path, ["It sails."] * 200)]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -243,10 +243,12 @@ def test_ranges_read_what_the_whole_file_holds(tmp_path: Path, lines: list[str],
     for options in (FILE, BLOCKS):
         whole = discover([path], options)
         parts = discover([path], options, large_bytes=large)
-        assert [one.start for one in parts] == [0, *(one.end for one in parts[:-1])]
-        assert parts[-1].end is None and sum(one.size for one in parts) == whole[0].size
-        assert [one.continues for one in parts] == [options is FILE and n > 0 for n in range(len(parts))]
-        assert [found for _, found in everything(parts, options)] == [found for _, found in everything(whole, options)]
+        assert [part.start for part in parts] == [0, *(part.end for part in parts[:-1])]
+        assert parts[-1].end is None and sum(part.size for part in parts) == whole[0].size
+        assert [part.continues for part in parts] == [options is FILE and n > 0 for n in range(len(parts))]
+        assert [paragraphs for _, paragraphs in everything(parts, options)] == [
+            paragraphs for _, paragraphs in everything(whole, options)
+        ]
         names = [name for name, _ in everything(parts, options)]
         assert len(set(names)) == len(names)
 
@@ -259,16 +261,16 @@ def test_ranges_of_records_and_pages_add_up(tmp_path: Path, large: int):
     for name, content in (("a.jsonl", rows), ("wiki_00", pages)):
         path = write(tmp_path / name, content)
         parts = discover([path], FILE, large_bytes=large)
-        assert len(parts) > 2 and not any(one.continues for one in parts)
+        assert len(parts) > 2 and not any(part.continues for part in parts)
         assert [p for _, p in everything(parts)] == [p for _, p in everything(discover([path], FILE))]
 
 
 def test_cuts_are_made_at_blank_lines_and_never_inside_a_character(tmp_path: Path):
     path = write(tmp_path / "a.txt", "渡" * 100 + "\n" + "船" * 100 + "\n\n" + "来" * 100 + "\n")
-    found = discover([path], FILE, large_bytes=100)
-    assert [one.start for one in found] == [0, 603]
+    sources = discover([path], FILE, large_bytes=100)
+    assert [source.start for source in sources] == [0, 603]
     path = write(tmp_path / "b.txt", "渡" * 100 + "\n" + "船" * 100 + "\n")
-    assert [one.start for one in discover([path], FILE, large_bytes=100)] == [0, 301]
+    assert [source.start for source in discover([path], FILE, large_bytes=100)] == [0, 301]
     assert len(discover([path], BLOCKS, large_bytes=100)) == 1
     path = write(tmp_path / "c.txt", "渡" * 300)
     assert len(discover([path], FILE, large_bytes=100)) == 1
@@ -277,8 +279,8 @@ def test_cuts_are_made_at_blank_lines_and_never_inside_a_character(tmp_path: Pat
 def test_other_encodings_and_compressed_files_are_not_cut(tmp_path: Path):
     options = SourceOptions(encoding="gb18030")
     path = write(tmp_path / "a.txt", ("渡船很旧。\n\n" * 50).encode("gb18030"))
-    found = discover([path], options, large_bytes=50)
-    assert len(found) == 1 and everything(found, options) == [(path, ["渡船很旧。"] * 50)]
+    sources = discover([path], options, large_bytes=50)
+    assert len(sources) == 1 and everything(sources, options) == [(path, ["渡船很旧。"] * 50)]
     assert (
         len(discover([write(tmp_path / "b.gz", gzip.compress(os.urandom(400).hex().encode()))], FILE, large_bytes=50))
         == 1
@@ -313,8 +315,8 @@ def test_memory_does_not_grow_with_a_text(tmp_path: Path, shape: str):
 def test_real_folders_are_discovered():
     skipped: list[str] = []
     named = "wikiextractor_en wiki_zh wiki_dump wikitext2 weibo_ner afqmc xquad glue swag squad_v1.1"
-    found = discover([DATA / name for name in named.split()], FILE, skipped)
-    kinds = {Path(one.path).relative_to(DATA).as_posix(): one.kind for one in found}
+    sources = discover([DATA / name for name in named.split()], FILE, skipped)
+    kinds = {Path(source.path).relative_to(DATA).as_posix(): source.kind for source in sources}
     assert kinds["wikiextractor_en/xml/AA/wiki_00"] == "wikiextractor"
     assert kinds["wikiextractor_en/json/AA/wiki_00"] == kinds["wiki_zh/AB/wiki_00"] == "jsonl"
     assert kinds["wiki_dump/enwiki-table-markup.xml.bz2"] == "mediawiki"
@@ -341,8 +343,8 @@ def test_what_is_no_file_in_a_folder_is_passed_over_and_listed(tmp_path: Path) -
     (tmp_path / "endless.txt").symlink_to("/dev/zero")
     (tmp_path / "gone.txt").symlink_to("nowhere.txt")
     skipped: list[str] = []
-    found = discover([tmp_path], SourceOptions(), skipped)
-    assert [Path(source.path).name for source in found] == ["a.txt"]
+    sources = discover([tmp_path], SourceOptions(), skipped)
+    assert [Path(source.path).name for source in sources] == ["a.txt"]
     assert sorted(line.removeprefix(f"{tmp_path}/") for line in skipped) == [
         "endless.txt: is a device; give a regular file",
         "gone.txt: is a link to nowhere.txt, which does not exist",

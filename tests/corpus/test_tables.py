@@ -22,7 +22,9 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets ar
 def texts(path: Path, field: str | None = None) -> list[list[str]]:
     """The paragraphs of every document of a file, through `discover` and `read`."""
     options = SourceOptions(text_field=field)
-    return [list(one.paragraphs) for source in discover([str(path)], options) for one in read(source, options)]
+    return [
+        list(document.paragraphs) for source in discover([str(path)], options) for document in read(source, options)
+    ]
 
 
 def written(path: Path, text: str) -> Path:
@@ -94,19 +96,21 @@ def test_lines_are_counted_from_the_file_in_a_later_range(tmp_path: Path):
     path = jsonl(tmp_path / "a.jsonl", *({"other": "y z", "text": f"number {n}"} for n in range(40)))
     with path.open("a", encoding="utf-8") as file:
         file.write("{broken\n")
-    found = discover([str(path)], SourceOptions(), large_bytes=500)
-    assert len(found) > 2
+    sources = discover([str(path)], SourceOptions(), large_bytes=500)
+    assert len(sources) > 2
     with pytest.raises(UserError, match="line 41 is not valid JSON"):
-        list(read(found[-1], SourceOptions()))
+        list(read(sources[-1], SourceOptions()))
 
 
 def test_every_range_reads_the_field_that_the_first_record_chose(tmp_path: Path):
     rows = [{"story": f"first {n}"} for n in range(30)] + [{"content": "no", "story": f"last {n}"} for n in range(30)]
     path = jsonl(tmp_path / "a.jsonl", *rows)
     options = SourceOptions()
-    found = discover([str(path)], options, large_bytes=400)
-    assert len(found) > 3
-    assert [p for one in found for d in read(one, options) for p in d.paragraphs] == [row["story"] for row in rows]
+    sources = discover([str(path)], options, large_bytes=400)
+    assert len(sources) > 3
+    assert [p for source in sources for d in read(source, options) for p in d.paragraphs] == [
+        row["story"] for row in rows
+    ]
 
 
 def test_lists_of_sentences_and_of_paragraphs(tmp_path: Path):
@@ -191,9 +195,9 @@ def test_parquet_in_row_groups(tmp_path: Path):
     pq.write_table(pa.table({"id": range(1000), "text": rows, "url": rows}), path, row_group_size=100)
     assert texts(path) == [[row] for row in rows]
     options = SourceOptions()
-    found = discover([str(path)], options, large_bytes=3000)
-    assert [(one.start, one.end) for one in found[:2]] != [(0, None)] and len(found) > 2
-    documents = [(d.name, list(d.paragraphs)) for one in found for d in read(one, options)]
+    sources = discover([str(path)], options, large_bytes=3000)
+    assert [(source.start, source.end) for source in sources[:2]] != [(0, None)] and len(sources) > 2
+    documents = [(d.name, list(d.paragraphs)) for source in sources for d in read(source, options)]
     assert documents == [(f"{path}#{n + 1}", [row]) for n, row in enumerate(rows)]
 
 
@@ -229,7 +233,7 @@ def test_real_tables():
     assert len(texts(DATA / "glue" / "CoLA" / "dev.tsv", "4")) == 1043
     assert len(texts(DATA / "lambada" / "lambada_test.jsonl")) == 5153
     abstracts = texts(DATA / "scitldr" / "SciTLDR-A" / "dev.jsonl", "source")
-    assert len(abstracts) == 619 and sum(len(one) == 1 for one in abstracts) > 580
+    assert len(abstracts) == 619 and sum(len(abstract) == 1 for abstract in abstracts) > 580
     contexts = texts(DATA / "xquad" / "xquad.en.json", "data.paragraphs.context")
     assert len(contexts) == 1 and len(contexts[0]) >= 240
     assert len(texts(DATA / "wiki_zh")) == 64 + 222

@@ -273,7 +273,7 @@ def test_word_starts_of_byte_bpe() -> None:
     as_bytes = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     texts = [" cat", "cat", ".", "\n", "中", "é", "—", " ", "'s", "9"]
     tokens = ["".join(part for part, _ in as_bytes.pre_tokenize_str(text)) for text in texts]
-    # Parts of 中 (E4 B8 AD): what begins it begins a word, what goes on does not.
+    # Parts of 中 (E4 B8 AD): its first byte begins a word, the others do not.
     tokens += [tokens[4][:1], tokens[4][1:], "<|endoftext|>"]
     made = byte_bpe({token: id for id, token in enumerate(tokens)}, [], lowercase=False)
     expected = [True, False, True, True, True, False, True, True, True, False, True, False, True]
@@ -520,7 +520,7 @@ def test_the_command_tells_which_roles_are_missing(tmp_path: Path, capsys: pytes
 
 
 def test_decoding_shows_the_unknown_token_and_hides_other_special_ones(tokenizer: Tokenizer) -> None:
-    """One rule for all kinds, told in docs/import-export.md; transformers leaves the unknown token out."""
+    """One rule for all kinds (docs/import-export.md); transformers leaves the unknown token out."""
     roles = tokenizer.vocabulary().roles
     ids = [roles["cls"], *tokenizer.encode("the robot"), roles["unk"], roles["mask"], roles["pad"], roles["sep"]]
     shown = tokenizer.decode(ids)
@@ -545,7 +545,7 @@ def test_real_sentences_get_the_same_ids_from_transformers(
     if kind == "unigram":
         pytest.importorskip("sentencepiece")
     draw = random.Random(2)
-    sample = [sentence for one in real_sentences().values() for sentence in draw.sample(one, 2000)]
+    sample = [sentence for real_sentence in real_sentences().values() for sentence in draw.sample(real_sentence, 2000)]
     tokenizer = train_tokenizer(sample, TokenizerConfig(kind=kind, vocab_size=3000))
     tokenizer.save(tmp_path)
     other = auto_tokenizer(tmp_path, monkeypatch)

@@ -25,11 +25,11 @@ def test_a_mask_of_ones_own_is_honoured(tmp_path: Path, file: str, form: Callabl
     roles = {"unk": 0, "mask": 2, "pad": 3, "cls": 4, "eos": 3}
     read.save(tmp_path / "again")
     again, alone = Tokenizer.load(tmp_path / "again"), Tokenizer.load(tmp_path / "tokenizer.json")
-    for one in (read, again, alone, pickle.loads(pickle.dumps(read)), read.with_words(["dog"])):
-        found = one.vocabulary()
-        assert {role: found.roles[role] for role in roles} == roles
-        assert {1, 2, 3, 4} <= found.special and 5 not in found.special
-        assert one.encode("a <blank>")[-1] == 2 and 2 not in one.encode_plain(["a <blank>"])[0]
+    for tokenizer in (read, again, alone, pickle.loads(pickle.dumps(read)), read.with_words(["dog"])):
+        vocabulary = tokenizer.vocabulary()
+        assert {role: vocabulary.roles[role] for role in roles} == roles
+        assert {1, 2, 3, 4} <= vocabulary.special and 5 not in vocabulary.special
+        assert tokenizer.encode("a <blank>")[-1] == 2 and 2 not in tokenizer.encode_plain(["a <blank>"])[0]
     assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["mask_token"] == "<blank>"
     (tmp_path / file).unlink()
     assert Tokenizer.load(tmp_path).vocabulary().roles["mask"] == 1

@@ -151,7 +151,7 @@ def test_automatic_sizes() -> None:
 def test_zero_lets_the_text_decide(kind: str) -> None:
     size = train(kind, 0).size
     assert 270 < size <= automatic_size(sum(map(len, TEXT)))
-    if kind != "unigram":  # SentencePiece's answer depends on the size asked for
+    if kind != "unigram":  # SentencePiece's result depends on the requested size
         assert train(kind, 0).fingerprint == train(kind, size).fingerprint
 
 

@@ -99,9 +99,9 @@ def test_only_articles_come_out_of_a_dump(tmp_path: Path):
     ]
     path.write_bytes(bz2.compress(dump(*pages).encode()))
     assert list(read_dump(str(path), "bz2", "x")) == [("Ferry", ["It sails & returns."]), ("Quay", ["One.", "Two."])]
-    found = discover([str(path)], SourceOptions())
-    assert [(one.kind, one.compression) for one in found] == [("mediawiki", "bz2")]
-    assert [document.name for document in read(found[0], SourceOptions())] == [f"{path}#Ferry", f"{path}#Quay"]
+    sources = discover([str(path)], SourceOptions())
+    assert [(source.kind, source.compression) for source in sources] == [("mediawiki", "bz2")]
+    assert [document.name for document in read(sources[0], SourceOptions())] == [f"{path}#Ferry", f"{path}#Quay"]
 
 
 def test_a_truncated_dump_is_named_with_its_line(tmp_path: Path):
@@ -137,7 +137,7 @@ def test_wikiextractor_files(tmp_path: Path):
     assert list(read_extractor(str(path), "", 0, None, "utf-8", "x")) == [
         ('The "Ferry"', ["It sails <daily>."]), ("Quay", ["One.", "Two."]),
     ]  # fmt: skip
-    assert [one.kind for one in discover([str(tmp_path)], SourceOptions())] == ["wikiextractor"]
+    assert [source.kind for source in discover([str(tmp_path)], SourceOptions())] == ["wikiextractor"]
     assert extractor_paragraphs("Quay", ["Quay is a word."]) == ["Quay is a word."]
 
 
@@ -150,7 +150,9 @@ def test_both_forms_of_wikiextractor_give_the_same_prose():
         (source,) = discover([str(folder / form)], SourceOptions())
         forms.append({document.name[-20:]: list(document.paragraphs) for document in read(source, SourceOptions())})
     assert len(forms[0]) == len(forms[1]) == 37
-    words = [{word for found in form.values() for one in found for word in one.split()} for form in forms]
+    words = [
+        {word for documents in form.values() for document in documents for word in document.split()} for form in forms
+    ]
     assert len(words[0] & words[1]) > 0.95 * len(words[0] | words[1])
 
 
@@ -166,10 +168,10 @@ def test_the_real_dump_agrees_with_a_general_parser(monkeypatch):
         return raw[text]
 
     monkeypatch.setattr(wiki, "passages", keep)
-    for title, found in islice(read_dump(str(DATA / "wiki_dump" / name), "bz2", "dump"), 15):
-        assert not re.search(r"\[\[|\]\]|\{\{|\}\}|'''|&nbsp;|<ref|thumb\|", "\n".join(found)), title
+    for title, paragraphs in islice(read_dump(str(DATA / "wiki_dump" / name), "bz2", "dump"), 15):
+        assert not re.search(r"\[\[|\]\]|\{\{|\}\}|'''|&nbsp;|<ref|thumb\|", "\n".join(paragraphs)), title
     # Every word that comes out is one that the parser finds too, in the text or in what it drops as a template.
-    for text, found in list(raw.items())[:6]:
+    for text, paragraphs in list(raw.items())[:6]:
         reference = set(re.findall(r"\w+", mwparserfromhell.parse(text).strip_code(keep_template_params=True)))
-        words = set(re.findall(r"\w+", "\n".join(found)))
+        words = set(re.findall(r"\w+", "\n".join(paragraphs)))
         assert len(words - reference) <= 0.01 * len(words)

@@ -39,21 +39,21 @@ def told(units: words.Units, text: str, starts: tuple[int, ...] = (0,)) -> list[
     assert vocabulary.word_start is not None
     rows = units(ids, vocabulary.word_start[ids], np.array([*starts, len(ids)], np.int32))
     names = [TOKENIZER.token(k) for k in ids.tolist()]
-    found = []
+    results = []
     for row in rows:
         cuts = [*np.flatnonzero(row).tolist(), len(ids)]
-        found.append(["".join(names[a:b]) for a, b in pairwise(cuts)])
-    return found
+        results.append(["".join(names[a:b]) for a, b in pairwise(cuts)])
+    return results
 
 
 def test_chinese_words_are_joined() -> None:
     pytest.importorskip("rjieba")
     units = word_units(TOKENIZER, COUNTS)
     assert units is not None
-    (found,) = told(units, TEXT + "，New Yorkers，哈尔滨")
-    assert found == ["哈尔滨", "是", "黑龙江省", "会", "，", "New", "York##ers", "，", "哈尔滨"]
-    (found,) = told(units, TEXT, (0, 2))
-    assert found[:2] == ["哈尔", "滨"], "a word does not reach over the beginning of a sentence"
+    (result,) = told(units, TEXT + "，New Yorkers，哈尔滨")
+    assert result == ["哈尔滨", "是", "黑龙江省", "会", "，", "New", "York##ers", "，", "哈尔滨"]
+    (result,) = told(units, TEXT, (0, 2))
+    assert result[:2] == ["哈尔", "滨"], "a word does not reach over the beginning of a sentence"
 
 
 def test_a_text_without_chinese_needs_no_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,9 +51,9 @@ def loader_threads() -> list[threading.Thread]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_threads_and_processes_give_the_same_batches_in_order(sampler: Sampler, workers: int) -> None:
     steps = Steps([Phase(0, sampler, 3)], RowSchedule(7))
-    found = list(load(steps, 2, 9, workers))
-    assert [step for step, _ in found] == list(range(2, 9))
-    for step, batches in found:
+    loaded = list(load(steps, 2, 9, workers))
+    assert [step for step, _ in loaded] == list(range(2, 9))
+    for step, batches in loaded:
         expected = [sampler.row(i) for i in range(7 * step, 7 * step + 7)]
         sizes = [(0, 3), (3, 6), (6, 7)]
         assert len(batches) == 3

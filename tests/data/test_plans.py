@@ -15,7 +15,7 @@ from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
 from blankfill.objectives import Bert, Glm, Gpt, Mlm, PackingSpec
 
 Documents = list[list[int]]
-"""A corpus told as the lengths of the sentences of its documents."""
+"""A corpus given as the lengths of the sentences of its documents."""
 
 
 @dataclass
@@ -39,8 +39,8 @@ def tokens_of(documents: Documents) -> list[list[list[int]]]:
 
 def in_drawn_order(documents: Documents, rng: np.random.Generator) -> list[list[list[int]]]:
     """Non-empty documents, in the order that a plan draws first of all."""
-    told = tokens_of(documents)
-    return [told[d] for d in rng.permutation([d for d, document in enumerate(told) if document])]
+    ids_of = tokens_of(documents)
+    return [ids_of[d] for d in rng.permutation([d for d, document in enumerate(ids_of) if document])]
 
 
 def rows_of(plan: Plan) -> list[list[tuple[int, ...]]]:
@@ -122,7 +122,7 @@ def test_chunks_and_best_fit(spec: PackingSpec, documents: Documents, seed: int)
     is_short = rng.random(len(ordered)) < spec.short
     rooms[is_short] = rng.integers(min(spec.short_min, spec.max_tokens), spec.max_tokens + 1, is_short.sum())
     cut: Callable = slow_cut_of_sentences if spec.whole_sentences else slow_cut
-    expected = [found for document, room in zip(ordered, rooms, strict=True) for found in cut(document, spec, room)]
+    expected = [piece for document, room in zip(ordered, rooms, strict=True) for piece in cut(document, spec, room)]
     assert sorted(map(tuple, plan.chunks.tolist())) == sorted(chunk for chunk, _ in expected)
     capacity = spec.row_tokens - spec.row_overhead
     sizes = {chunk: size + spec.chunk_overhead for chunk, size in expected}
@@ -214,9 +214,9 @@ def test_full_sentences(documents: Documents, seed: int, length: int) -> None:
             goes_on = True
     if row:
         close()
-    found = [[list(range(chunk[0], chunk[1])) for chunk in chunks] for chunks in rows_of(plan)]
-    assert found == expected
-    assert all(2 + sum(len(part) + 1 for part in row) - 1 <= length for row in found)
+    results = [[list(range(chunk[0], chunk[1])) for chunk in chunks] for chunks in rows_of(plan)]
+    assert results == expected
+    assert all(2 + sum(len(part) + 1 for part in row) - 1 <= length for row in results)
 
 
 @given(documents=CORPORA, seed=SEEDS)

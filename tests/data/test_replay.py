@@ -31,7 +31,7 @@ def test_any_share_is_kept_at_any_row(ratio: float) -> None:
 
 @pytest.mark.parametrize("first", [0, 5])
 def test_rows_are_those_of_the_two_texts(first: int, tmp_path: Path) -> None:
-    """Rows of two samplers, told apart by their tokens; a later phase goes on where the first one ended."""
+    """Rows of two samplers, told apart by their tokens; a later phase continues where the first one ended."""
     new_text, old_text = write_corpus(tmp_path / "new", [[30]] * 12), write_corpus(tmp_path / "old", [[30]] * 20)
     vocabulary, share = covering(old_text), Share(0.4)
     new = Sampler(new_text, Gpt(32), vocabulary, 1, None, share.new_before(first))

@@ -153,13 +153,13 @@ def test_an_epoch_holds_the_corpus_and_the_next_one_is_another(corpus: IndexedCo
 
     def texts(epoch: int) -> list[list[int]]:
         start = sum(sampler.rows_in_epoch(e) for e in range(epoch))
-        found = []
+        results = []
         for i in range(start, start + sampler.rows_in_epoch(epoch)):
             for document in sampler.documents(i):
                 assert sampler.locate(i)[0] == epoch
                 keep = len(document) if document.label != 1 else int(document.sentences[1])
-                found.append(document.ids[:keep].tolist())
-        return found
+                results.append(document.ids[:keep].tolist())
+        return results
 
     first, second = texts(0), texts(1)
     assert first != second
@@ -327,17 +327,17 @@ def test_documents_by_hand(tmp_path: Path) -> None:
     """Sentences of 3, 2, 4 and 6 tokens at length 8: [CLS] and [SEP] leave six; 5, then 4, then 6 tokens."""
     corpus = write_corpus(tmp_path / "c", [[3, 2, 4, 6]])
     sampler = make(corpus, Mlm(length=8))
-    found = {}
+    results = {}
     for i in range(sampler.rows_in_epoch(0)):
         (document,) = sampler.documents(i)
-        found[int(document.ids[0]) - ORDINARY] = (
+        results[int(document.ids[0]) - ORDINARY] = (
             len(document),
             document.sentences.tolist(),
             document.first,
             document.last,
         )
         assert document.parts is not None and document.parts.tolist() == [0, len(document)]
-    assert found == {
+    assert results == {
         0: (5, [0, 3, 5], True, False),
         5: (4, [0, 4], False, False),
         9: (6, [0, 6], False, True),

@@ -53,14 +53,14 @@ def test_chinese_words_are_masked_whole(objective: Objective, tmp_path: Path) ->
         for example in sampler.row(row):
             text = example.input_ids.copy()
             text[example.target_index] = example.target_ids
-            told = "".join(words.token(k) if k > 4 else "|" for k in text.tolist())
-            asked = set(example.target_index.tolist())
+            written = "".join(words.token(k) if k > 4 else "|" for k in text.tolist())
+            targets = set(example.target_index.tolist())
             for sentence, inside in zip(CHINESE, WORDS, strict=True):
-                for at in (k for k in range(len(told)) if told.startswith(sentence, k)):
+                for at in (k for k in range(len(written)) if written.startswith(sentence, k)):
                     for begin, end in inside:
-                        found = len(asked & set(range(at + begin, at + end)))
-                        assert found in (0, end - begin), "a word is masked in part"
-                        whole += found > 0
+                        hits = len(targets & set(range(at + begin, at + end)))
+                        assert hits in (0, end - begin), "a word is masked in part"
+                        whole += hits > 0
     assert whole > 5
 
 

@@ -30,7 +30,7 @@ def gpt2(folder: Path, seed: int = 0) -> tuple[Any, Tokenizer]:
 
 
 def bert(folder: Path, head: bool = True) -> tuple[Any, Tokenizer]:
-    """A random BERT of 24 positions with a few words, saved; without its word head if asked."""
+    """A random BERT of 24 positions with a few words, saved; optionally without its language-model head."""
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
     tokenizer = wordpiece()

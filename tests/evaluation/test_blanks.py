@@ -30,26 +30,31 @@ def scorer(name: str, seed: int = 0) -> Scorer:
     return Scorer(loaded(name, random_model(name, seed)))
 
 
-def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequence[int]) -> list[torch.Tensor]:
+def chain(
+    scorer_of_model: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequence[int]
+) -> list[torch.Tensor]:
     """The log-probabilities [V] at each token of an answer, and at its end, one pass after the other."""
-    model, roles = one.loaded.model, one.vocabulary
-    name = one.loaded.objective.name
+    model, roles = scorer_of_model.loaded.model, scorer_of_model.vocabulary
+    name = scorer_of_model.loaded.objective.name
     if name in ("gpt", "glm", "t5", "bart"):
         if name == "gpt":
             context = gpt_input([roles["eos"], *before], model.config.position_sizes[0])
         elif name == "t5" or name == "bart":
-            context = one.loaded.format.blank_input([before, after], ["mask"], ())
+            context = scorer_of_model.loaded.format.blank_input([before, after], ["mask"], ())
         else:
             part_a = [roles["cls"], *before, roles["mask"], *after, *([roles["eos"]] if after else [])]
             context = glm_input(part_a, [], 1 + len(before), roles["sop"], model.config.position_sizes)
         decoder = Decoder(model, [context], len(answer))
-        found = [decoder.prefill()[0].log_softmax(-1)]
-        for token in answer[: len(answer) - 1 + one.ends]:
-            found.append(decoder.step(torch.tensor([token]))[0].log_softmax(-1))
-        return found
+        logs = [decoder.prefill()[0].log_softmax(-1)]
+        for token in answer[: len(answer) - 1 + scorer_of_model.ends]:
+            logs.append(decoder.step(torch.tensor([token]))[0].log_softmax(-1))
+        return logs
     if name == "xlnet":
-        return [slot(one, [*before, *answer[:k], *after], len(before), k, len(answer)) for k in range(len(answer))]
-    found = []
+        return [
+            slot(scorer_of_model, [*before, *answer[:k], *after], len(before), k, len(answer))
+            for k in range(len(answer))
+        ]
+    logs = []
     for k in range(len(answer)):
         masks = [roles["mask"]] * (len(answer) - k)
         row = torch.tensor([[roles["cls"], *before, *answer[:k], *masks, *after, roles["sep"]]])
@@ -58,36 +63,36 @@ def chain(one: Scorer, before: Sequence[int], answer: Sequence[int], after: Sequ
         with torch.inference_mode():
             hidden = model(Inputs(row, torch.stack(channels), Mask("none"))).hidden
             place = 1 + len(before) + k
-            found.append(model.lm_head(hidden[0, place : place + 1], model.output_table)[0].log_softmax(-1))
-    return found
+            logs.append(model.lm_head(hidden[0, place : place + 1], model.output_table)[0].log_softmax(-1))
+    return logs
 
 
-def end_of(one: Scorer, after: Sequence[int]) -> list[int]:
-    """The token that says that an answer is at its end, where one is asked for."""
-    roles, sentinels = one.vocabulary.roles, one.vocabulary.sentinels
+def end_of(scorer_of_model: Scorer, after: Sequence[int]) -> list[int]:
+    """The token that marks the end of an answer, where one is predicted."""
+    roles, sentinels = scorer_of_model.vocabulary.roles, scorer_of_model.vocabulary.sentinels
     ends = {"glm": "eop", "t5": "eos", "bart": "sep"}
-    name = one.loaded.objective.name
+    name = scorer_of_model.loaded.objective.name
     if name == "bart" and after:
         return [after[0]]
     return [sentinels[1]] if name == "t5" and after else [roles[ends[name]]] if name in ends else []
 
 
-def slot(one: Scorer, text: Sequence[int], first: int, known: int, answer: int) -> torch.Tensor:
+def slot(scorer_of_model: Scorer, text: Sequence[int], first: int, known: int, answer: int) -> torch.Tensor:
     """What XLNet's query slot says [V] of a text that lacks the end of an answer, the columns' sight written out.
 
     first: where the answer begins; known: how many of its tokens are there, of `answer` in all.
     """
-    model, roles = one.loaded.model, one.vocabulary
+    model, roles = scorer_of_model.loaded.model, scorer_of_model.vocabulary
     row = [*text, roles["sep"], roles["cls"], roles["mask"]]
-    kept = first + known
-    places = [*range(kept), *range(first + answer, len(text) + answer - known + 2), kept]
+    visible = first + known
+    places = [*range(visible), *range(first + answer, len(text) + answer - known + 2), visible]
     segments = [0] * (len(row) - 2) + [2, 0]
     streams = [0] * (len(row) - 1) + [1]
     last = len(row) - 1
     bias = torch.full((len(row), len(row)), -torch.inf)
     for i in range(len(row)):
         for j in range(last):
-            if i == last or not first <= j < kept or first <= j <= i < kept:
+            if i == last or not first <= j < visible or first <= j <= i < visible:
                 bias[i, j] = 0
     with torch.inference_mode():
         channels = torch.tensor([[places], [segments], [streams]])
@@ -98,78 +103,78 @@ def slot(one: Scorer, text: Sequence[int], first: int, known: int, answer: int) 
 @pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])
 def test_last_words_are_right_when_greedy_decoding_writes_them(name: str) -> None:
     """Half of the words are what the model itself would write, so that some are right."""
-    one = scorer(name, int(name == "t5"))
-    tokenizer = one.loaded.tokenizer
+    model = scorer(name, int(name == "t5"))
+    tokenizer = model.loaded.tokenizer
     items, right, ended, nats, pieces = [], 0, 0, 0.0, 0
     for number, (head, word) in enumerate(zip(HEADS, ANSWERS, strict=True)):
         before = tokenizer.encode(head)
         if number % 2:
-            best = chain(one, before, tokenizer.encode("cat"), [])[0].clone()
+            best = chain(model, before, tokenizer.encode("cat"), [])[0].clone()
             best[: len(SPECIAL)] = -100.0
             best[30:] = -100.0
             word = tokenizer.token(int(best.argmax())).removeprefix("##")
         items.append(GenerationItem(str(number), head, (word,)))
         answer = tokenizer.encode(word)
-        scores = chain(one, before, answer, [])
+        scores = chain(model, before, answer, [])
         greedy = [int(row.argmax()) for row in scores]
         right += greedy[: len(answer)] == answer
-        ended += greedy == [*answer, *end_of(one, [])]
+        ended += greedy == [*answer, *end_of(model, [])]
         nats -= sum(float(row[token]) for row, token in zip(scores, answer, strict=False))
         pieces += len(answer)
-    found = last_words(one, items)
-    metrics = found.metrics()
-    key = "accuracy" if one.length == "unknown" else "accuracy_given_length"
+    answers = last_words(model, items)
+    metrics = answers.metrics()
+    key = "accuracy" if model.length == "unknown" else "accuracy_given_length"
     assert right > 0
     assert metrics[key] == pytest.approx(right / 6)
-    assert metrics.get("accuracy_with_end") == (pytest.approx(ended / 6) if one.ends else None)
+    assert metrics.get("accuracy_with_end") == (pytest.approx(ended / 6) if model.ends else None)
     assert metrics["perplexity_per_word"] == pytest.approx(np.exp(nats / 6), rel=1e-4)
     assert metrics["nats_per_token"] == pytest.approx(nats / pieces, rel=1e-4)
-    assert found.counts() == {"words": 6, "tokens": pieces, "cut": 0}
+    assert answers.counts() == {"words": 6, "tokens": pieces, "cut": 0}
 
 
 def test_a_passage_that_is_too_long_loses_its_beginning() -> None:
-    one = scorer("gpt")
+    model = scorer("gpt")
     long = GenerationItem("0", "dog " * 60 + "the cat sat on the", ("mat",))
-    found = last_words(one, [long])
-    assert found.cut == 1
-    before = one.loaded.tokenizer.encode(long.source)[-47:]
-    (answer,) = one.loaded.tokenizer.encode("mat")
-    assert found.answers[0].total == pytest.approx(float(chain(one, before, [answer], [])[0][answer]), rel=1e-4)
+    answers = last_words(model, [long])
+    assert answers.cut == 1
+    before = model.loaded.tokenizer.encode(long.source)[-47:]
+    (answer,) = model.loaded.tokenizer.encode("mat")
+    assert answers.answers[0].total == pytest.approx(float(chain(model, before, [answer], [])[0][answer]), rel=1e-4)
     with pytest.raises(UserError, match="no token for the last word"):
-        last_words(one, [GenerationItem("0", "the", ("\u200b",))])
+        last_words(model, [GenerationItem("0", "the", ("\u200b",))])
 
 
 @pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])
 def test_blanks_have_the_probability_of_their_tokens_in_turn(name: str) -> None:
-    one = scorer(name)
+    model = scorer(name)
     cuts = [Cut("the cat ", "sat on", " the mat .", 2), Cut("the big ", "dog playing", " ran .", 2)]
-    encode = one.loaded.tokenizer.encode
+    encode = model.loaded.tokenizer.encode
     nats, hits, tokens, exact = 0.0, 0, 0, 0
     for cut in cuts:
         answer = encode(cut.answer)
         after = encode(cut.after) if name != "gpt" else []
-        scores = chain(one, encode(cut.before), answer, after)
-        whole = [*answer, *end_of(one, after)]
+        scores = chain(model, encode(cut.before), answer, after)
+        whole = [*answer, *end_of(model, after)]
         nats -= sum(float(row[token]) for row, token in zip(scores, whole, strict=True))
         greedy = [int(row.argmax()) for row in scores]
         hits += sum(a == b for a, b in zip(greedy, answer, strict=False))
         exact += greedy == whole
         tokens += len(answer)
-    found = infill(one, cuts).metrics()
-    assert found["blanks"] == 2 and found["left_out"] == 0
-    assert found["nats_per_word"] == pytest.approx(nats / 4, rel=1e-4)
-    assert found["nats_per_character"] == pytest.approx(nats / len("sat ondog playing"), rel=1e-4)
-    assert found["probability"] == pytest.approx(np.exp(-nats / 2), rel=1e-3)
-    assert (found["token_accuracy"], found["exact"]) == (pytest.approx(hits / tokens), exact / 2)
+    metrics = infill(model, cuts).metrics()
+    assert metrics["blanks"] == 2 and metrics["left_out"] == 0
+    assert metrics["nats_per_word"] == pytest.approx(nats / 4, rel=1e-4)
+    assert metrics["nats_per_character"] == pytest.approx(nats / len("sat ondog playing"), rel=1e-4)
+    assert metrics["probability"] == pytest.approx(np.exp(-nats / 2), rel=1e-3)
+    assert (metrics["token_accuracy"], metrics["exact"]) == (pytest.approx(hits / tokens), exact / 2)
 
 
 def test_a_blank_of_one_token_has_the_probability_that_fill_gives() -> None:
-    one = scorer("xlnet")
-    candidates = Filler(one.loaded).fill("the cat [MASK] on the mat .", top_k=30).candidates[0]
+    model = scorer("xlnet")
+    candidates = Filler(model.loaded).fill("the cat [MASK] on the mat .", top_k=30).candidates[0]
     likely = {candidate.text: candidate for candidate in candidates}
     assert "ran" in likely
-    found = infill(one, [Cut("the cat ", "ran", " on the mat .", 1)]).metrics()
-    assert found["probability"] == pytest.approx(likely["ran"].probability, rel=1e-4)
+    metrics = infill(model, [Cut("the cat ", "ran", " on the mat .", 1)]).metrics()
+    assert metrics["probability"] == pytest.approx(likely["ran"].probability, rel=1e-4)
 
 
 def test_blanks_without_room_are_left_out_and_told() -> None:

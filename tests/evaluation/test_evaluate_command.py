@@ -75,7 +75,7 @@ def test_every_measurement_has_its_test_above() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "task", "data", "more", "told"),
+    ("model", "task", "data", "more", "message"),
     [
         ("bert", "perplexity", "text.txt", (), "objective bert: it has no perplexity; use --task pseudo-perplexity"),
         ("xlnet", "perplexity", "text.txt", (), "objective xlnet: it has no perplexity; use --task pseudo-perplexity"),
@@ -120,12 +120,12 @@ def test_every_measurement_has_its_test_above() -> None:
 )
 def test_mistakes_are_told_in_one_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str],
-    model: str, task: str, data: str, more: tuple[str, ...], told: str,
+    model: str, task: str, data: str, more: tuple[str, ...], message: str,
 ) -> None:  # fmt: skip
     more = tuple(str(folder / word) if word.startswith("text.txt/") else word for word in more)
     assert run(folder, model, task, data, *more) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("blankfill: ") and told in last
+    assert last.startswith("blankfill: ") and message in last
 
 
 def test_neither_a_file_nor_a_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,9 +24,9 @@ WORDS = "the cat sat on the mat . the big dog ran , the red cat played on . the 
 
 
 def writer(name: str, sharp: float = 8.0, both_ways: bool = True) -> Scorer:
-    found = Scorer(loaded(name, random_model(name, sharp=sharp)), both_ways)
-    assert found.format.reads_windows
-    return found
+    scorer = Scorer(loaded(name, random_model(name, sharp=sharp)), both_ways)
+    assert scorer.format.reads_windows
+    return scorer
 
 
 def item(text: str) -> LanguageItem:
@@ -47,28 +47,28 @@ def test_windows_by_hand() -> None:
 def test_windows_ask_for_every_token_once_with_enough_before_it(room: int) -> None:
     for count in (1, 2, 6, 7, 8, 29, 30, 31, 100):
         for stride in {1, (room + 1) // 2, room}:
-            asked = []
+            scored = []
             for begin, first, stop in windows(count, room, stride):
                 assert 0 <= begin <= first < stop <= begin + room
                 assert begin == 0 or first - begin >= room - stride
-                asked += range(first, stop)
-            assert asked == list(range(count))
+                scored += range(first, stop)
+            assert scored == list(range(count))
 
 
 @pytest.mark.parametrize("name", ["gpt", "glm"])
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(name: str) -> None:
-    found = perplexity(writer(name, sharp=0.0), [item(WORDS), item("the cat")])
-    assert found.metrics()["perplexity"] == pytest.approx(40.0)
-    nats = found.tokens * math.log(40)
-    assert (found.texts, found.words, found.unknown) == (2, 29, 0)
-    assert found.metrics()["perplexity_per_word"] == pytest.approx(math.exp(nats / 29))
-    assert found.metrics()["bits_per_character"] == pytest.approx(nats / math.log(2) / (len(WORDS) + 7))
+    count = perplexity(writer(name, sharp=0.0), [item(WORDS), item("the cat")])
+    assert count.metrics()["perplexity"] == pytest.approx(40.0)
+    nats = count.tokens * math.log(40)
+    assert (count.texts, count.words, count.unknown) == (2, 29, 0)
+    assert count.metrics()["perplexity_per_word"] == pytest.approx(math.exp(nats / 29))
+    assert count.metrics()["bits_per_character"] == pytest.approx(nats / math.log(2) / (len(WORDS) + 7))
 
 
 def test_characters_and_bytes_are_told_apart() -> None:
-    found = perplexity(writer("gpt", sharp=0.0), [item("猫在跑")])
-    assert (found.tokens, found.characters, found.bytes) == (3, 3, 9)
-    assert found.metrics()["bits_per_byte"] == pytest.approx(math.log2(40) / 3)
+    count = perplexity(writer("gpt", sharp=0.0), [item("猫在跑")])
+    assert (count.tokens, count.characters, count.bytes) == (3, 3, 9)
+    assert count.metrics()["bits_per_byte"] == pytest.approx(math.log2(40) / 3)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(0, 0), (32, 1), (20, 7), (20, 20)])
@@ -77,7 +77,7 @@ def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stri
     theirs, tokenizer = gpt2(tmp_path)
     scorer = Scorer(load_model(tmp_path))
     assert scorer.format.reads_windows and not scorer.both_ways
-    found = perplexity(scorer, [item(TEXT)], window, stride)
+    result = perplexity(scorer, [item(TEXT)], window, stride)
     stream = [tokenizer.id("<|endoftext|>"), *tokenizer.encode(TEXT)]
     count, room = len(stream) - 1, window or 32
     step = stride or room // 2
@@ -88,8 +88,8 @@ def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stri
         row = torch.tensor([stream[max(0, stop - room) : k + 1]])
         with torch.no_grad():
             nats -= float(theirs(row).logits[0, -1].log_softmax(-1)[stream[k + 1]])
-    assert found.tokens == count
-    assert found.nats == pytest.approx(nats, rel=1e-5)
+    assert result.tokens == count
+    assert result.nats == pytest.approx(nats, rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "module"), [("gpt", "gpt"), ("glm", "glm_format")])
@@ -120,7 +120,7 @@ def test_glm_writes_the_text_that_is_asked_for(both_ways: bool) -> None:
     """Token by token through the decoding engine: context in Part A, or written before the window."""
     scorer = writer("glm", both_ways=both_ways)
     assert scorer.both_ways == both_ways
-    found = perplexity(scorer, [item(WORDS)], window=12, stride=5)
+    count = perplexity(scorer, [item(WORDS)], window=12, stride=5)
     model, roles = scorer.loaded.model, scorer.vocabulary
     ids = scorer.loaded.tokenizer.encode(WORDS)
     nats = 0.0
@@ -133,7 +133,7 @@ def test_glm_writes_the_text_that_is_asked_for(both_ways: bool) -> None:
             if place >= first:
                 nats -= float(scores[0].log_softmax(-1)[ids[place]])
             scores = decoder.step(torch.tensor([ids[place]]))
-    assert found.nats == pytest.approx(nats, rel=1e-5)
+    assert count.nats == pytest.approx(nats, rel=1e-5)
 
 
 def test_windows_that_cannot_be_and_texts_of_nothing() -> None:
@@ -148,9 +148,9 @@ def test_windows_that_cannot_be_and_texts_of_nothing() -> None:
 
 
 def test_unknown_tokens_are_told() -> None:
-    found = perplexity(writer("gpt"), [item("the xylophone sat .")])
-    assert found.unknown == 1
-    assert "25.00% of the tokens are unknown" in found.notes[0]
+    count = perplexity(writer("gpt"), [item("the xylophone sat .")])
+    assert count.unknown == 1
+    assert "25.00% of the tokens are unknown" in count.notes[0]
 
 
 def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
     scorer = Scorer(load_model(tmp_path))
     assert scorer.hides_tokens
     texts = ["the cat playing on the mat .", "unplayed", WORDS]
-    found = pseudo_perplexity(scorer, [item(text) for text in texts])
+    result = pseudo_perplexity(scorer, [item(text) for text in texts])
     cls, sep, mask = (tokenizer.id(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
     nats = np.zeros(2)
     tokens = 0
@@ -177,10 +177,10 @@ def test_pseudo_perplexity_is_what_transformers_gives(tmp_path: Path) -> None:
                         scores = theirs(torch.tensor([row])).logits[0, k + 1].log_softmax(-1)
                     nats[kind] -= float(scores[ids[k]])
                 tokens += 1
-    assert (found.tokens, found.texts, found.in_parts) == (tokens, 3, 1)
-    assert (found.nats, found.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
+    assert (result.tokens, result.texts, result.in_parts) == (tokens, 3, 1)
+    assert (result.nats, result.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
     assert nats[0] != pytest.approx(nats[1])
-    assert found.metrics()["pseudo_perplexity"] == pytest.approx(math.exp(nats[0] / tokens), rel=1e-5)
+    assert result.metrics()["pseudo_perplexity"] == pytest.approx(math.exp(nats[0] / tokens), rel=1e-5)
 
 
 def test_pseudo_perplexity_of_xlnet_is_what_transformers_gives(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_pseudo_perplexity_of_xlnet_is_what_transformers_gives(tmp_path: Path) -
     theirs, tokenizer = xlnet(tmp_path)
     scorer = Scorer(load_model(tmp_path))
     assert scorer.hides_tokens
-    found = pseudo_perplexity(scorer, [item("the cat playing on the mat ."), item("unplayed")])
+    result = pseudo_perplexity(scorer, [item("the cat playing on the mat ."), item("unplayed")])
     cls, sep = tokenizer.id("[CLS]"), tokenizer.id("[SEP]")
     nats = np.zeros(2)
     for ids in map(tokenizer.encode, ("the cat playing on the mat .", "unplayed")):
@@ -198,14 +198,14 @@ def test_pseudo_perplexity_of_xlnet_is_what_transformers_gives(tmp_path: Path) -
             while stop < len(ids) and tokenizer.token(ids[stop]).startswith("##"):
                 stop += 1
             for kind, end in enumerate((k + 1, stop)):
-                unseen, asked = torch.zeros(1, len(ids) + 2, len(ids) + 2), torch.zeros(1, 1, len(ids) + 2)
-                unseen[:, :, k:end], asked[0, 0, k] = 1, 1
+                unseen, mapping = torch.zeros(1, len(ids) + 2, len(ids) + 2), torch.zeros(1, 1, len(ids) + 2)
+                unseen[:, :, k:end], mapping[0, 0, k] = 1, 1
                 with torch.no_grad():
                     out = theirs(
-                        torch.tensor([[*ids, sep, cls]]), token_type_ids=types, perm_mask=unseen, target_mapping=asked
+                        torch.tensor([[*ids, sep, cls]]), token_type_ids=types, perm_mask=unseen, target_mapping=mapping
                     )
                 nats[kind] -= float(out.logits[0, 0].log_softmax(-1)[ids[k]])
-    assert (found.nats, found.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
+    assert (result.nats, result.nats_within_word) == pytest.approx(tuple(nats), rel=1e-5)
     assert nats[0] != pytest.approx(nats[1])
 
 

@@ -55,8 +55,8 @@ def test_it_learns_and_predicts(name: str, pattern: str, config_for: Any, tmp_pa
     result = finetune(config_for(name, pattern=pattern), out)
     assert result.score >= 0.8 > result.baseline + 0.2
     (tmp_path / "own.yaml").unlink()  # the folder is enough alone
-    found = Predictor(out).predict([TextItem("0", "the dog sat fine"), TextItem("1", "poor big cat")])
-    assert [one.record["label"] for one in found] == ["1", "0"]
+    predictions = Predictor(out).predict([TextItem("0", "the dog sat fine"), TextItem("1", "poor big cat")])
+    assert [prediction.record["label"] for prediction in predictions] == ["1", "0"]
     first = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["step"] == 0 and 0.2 < first["accuracy"] < 0.8
 
@@ -66,8 +66,10 @@ def test_masked_texts_are_learnt_beside(config_for: Any, tmp_path: Path) -> None
     more.write_text("sentence\n" + "the cat sat on the big mat\n" * 40, encoding="utf-8")
     config = config_for(mlm_weight=0.2, unlabelled=str(more), epochs=2)
     finetune(config, tmp_path / "run")
-    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    texts = [row["text_loss"] for row in told if row["split"] == "train"]
+    metrics = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    texts = [row["text_loss"] for row in metrics if row["split"] == "train"]
     assert texts[-1] < texts[0]
     with pytest.raises(ConfigError, match="mlm_weight is for models that were trained with masks"):
         finetune(config_for("glm", mlm_weight=0.2), tmp_path / "other")
@@ -96,20 +98,20 @@ def test_all_patterns_and_their_say_together(
     argv += ["--batch-size", "8", "--epochs", "5", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
     assert main(argv) == 0
     assert "all patterns, weighted: accuracy" in capsys.readouterr().out
-    found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    assert [run["folder"] for run in found["patterns"]] == ["pattern-0", "pattern-1"]
-    assert all(0 <= run["untrained"] <= 1 for run in found["patterns"])
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert [run["folder"] for run in results["patterns"]] == ["pattern-0", "pattern-1"]
+    assert all(0 <= run["untrained"] <= 1 for run in results["patterns"])
     settled = noted_machine(out)
     assert settled is not None and settled.threads == 1
     assert [noted_machine(out / f"pattern-{k}") for k in (0, 1)] == [settled, settled]
-    assert found["together"]["alike"]["score"] > 0.6
+    assert results["together"]["alike"]["score"] > 0.6
     rows = [
         [json.loads(line) for line in (out / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
         for name in ("pattern-0", "pattern-1", ".")
     ]
-    weights = [run["untrained"] for run in found["patterns"]]
-    for one, other, together in zip(*rows, strict=True):
-        logs = [np.log(np.maximum(list(row["probabilities"].values()), 5e-7)) for row in (one, other)]
+    weights = [run["untrained"] for run in results["patterns"]]
+    for actual, other, together in zip(*rows, strict=True):
+        logs = [np.log(np.maximum(list(row["probabilities"].values()), 5e-7)) for row in (actual, other)]
         mean = np.average(logs, axis=0, weights=weights)
         wanted = np.exp(mean) / np.exp(mean).sum()
         assert list(together["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-4)
@@ -130,36 +132,40 @@ def test_a_head_learns_what_all_patterns_say(
     argv += ["--batch-size", "8", "--epochs", "8", "--threads", "1", "--precision", "fp32", "--device", "cpu"]
     assert main([*argv, "--distil", str(more), "--distil-epochs", "5"]) == 0
     assert "learnt from all patterns: accuracy" in capsys.readouterr().out
-    found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    assert found["complete"] and found["together"]["distilled"]["score"] > 0.75
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert results["complete"] and results["together"]["distilled"]["score"] > 0.75
     rows = [json.loads(line) for line in (out / "soft_labels.jsonl").read_text(encoding="utf-8").splitlines()]
     new = [TextItem(str(k), text) for k, (text, _) in enumerate(sentences(80, 7))]
     together = open_predictor(out, "cpu", 1)
-    for row, one in zip(rows, together.predict(new), strict=True):
+    for row, actual in zip(rows, together.predict(new), strict=True):
         scores = np.exp(np.array(list(row["scores"].values())))
-        assert list(one.record["probabilities"].values()) == pytest.approx((scores / scores.sum()).tolist(), abs=1e-4)
+        assert list(actual.record["probabilities"].values()) == pytest.approx(
+            (scores / scores.sum()).tolist(), abs=1e-4
+        )
     learnt = Predictor(out / "distilled", "cpu", 1)
     assert learnt.options.method == "head"
     same = [a.value == b.value for a, b in zip(learnt.predict(new), together.predict(new), strict=True)]
     assert np.mean(same) > 0.75
     dev = read_splits(config.build_task(), config.data, config.options)[1]
-    told = [json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [one.record["label"] for one in together.predict(dev.items)] == told
+    labels = [
+        json.loads(line)["label"] for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [prediction.record["label"] for prediction in together.predict(dev.items)] == labels
     assert "distilled/report.html" in (out / "report.html").read_text(encoding="utf-8")
-    asked = read_config(out / "distilled")
-    assert asked.soft_labels is not None and asked.soft_labels.texts == more.resolve()
+    again_config = read_config(out / "distilled")
+    assert again_config.soft_labels is not None and again_config.soft_labels.texts == more.resolve()
     (out / "soft_labels.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"soft_labels.jsonl: not the scores of the texts in .*more.tsv"):
-        finetune(asked, tmp_path / "again")
+        finetune(again_config, tmp_path / "again")
 
 
 def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config_for: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken.tsv"
     broken.write_text("no such column\nx\n", encoding="utf-8")
-    for path, told in ((tmp_path / "none.tsv", "none.tsv does not exist"), (broken, "broken.tsv")):
-        with pytest.raises(UserError, match=told):
+    for path, message in ((tmp_path / "none.tsv", "none.tsv does not exist"), (broken, "broken.tsv")):
+        with pytest.raises(UserError, match=message):
             finetune(config_for(mlm_weight=0.1, unlabelled=str(path)), tmp_path / "a")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             list(run_pet(config_for(pattern="all", distil=str(path)), tmp_path / "a"))
     assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="distil learns from all patterns; add method=cloze pattern=all"):
@@ -268,7 +274,7 @@ def test_rows_of_superglue_are_predicted(
     given = tmp_path / "given.jsonl"
     given.write_text(json.dumps({**flat, "id": "mine"}) + "\n", encoding="utf-8")
     assert main(["predict", "--model", str(tmp_path / "run"), str(given), "--threads", "1", "--device", "cpu"]) == 0
-    [told] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert told["id"] == "mine" and told["choice" if "choice" in told else "label"] in answers
+    [lines] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines["id"] == "mine" and lines["choice" if "choice" in lines else "label"] in answers
     first = json.loads((tmp_path / "run" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert told["probabilities"] == pytest.approx(first["probabilities"], abs=1e-5)
+    assert lines["probabilities"] == pytest.approx(first["probabilities"], abs=1e-5)

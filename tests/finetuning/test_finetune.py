@@ -69,10 +69,10 @@ def questions(folder: Path) -> Path:
 def test_every_family_learns_to_classify(name: str, tmp_path: Path) -> None:
     result = run("sst2", classes(tmp_path / "data"), model_folder(tmp_path, name), tmp_path / "run")
     assert result.metrics["accuracy"] > 0.95 > 0.7 > result.baseline
-    found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
-    assert found["metrics"] == result.metrics and found["items"] == {"train": 96, "dev": 40}
-    assert np.array(found["confusions"]).trace() == round(40 * result.metrics["accuracy"])
-    assert len(found["surest_mistakes"]) == min(20, 40 - np.array(found["confusions"]).trace())
+    results = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
+    assert results["metrics"] == result.metrics and results["items"] == {"train": 96, "dev": 40}
+    assert np.array(results["confusions"]).trace() == round(40 * result.metrics["accuracy"])
+    assert len(results["surest_mistakes"]) == min(20, 40 - np.array(results["confusions"]).trace())
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     valid = [line for line in lines if line["split"] == "valid"]
     assert valid[0]["step"] == 6 and max(line["accuracy"] for line in valid) == result.metrics["accuracy"]
@@ -99,11 +99,11 @@ def test_every_kind_of_task_is_learnt(
     again = score_predictions(task_named(task), data, "dev", written)
     assert again == pytest.approx(result.metrics, abs=1e-5)
     items = task_named(task).read(data, "dev", task_named(task).read(data, "train").labels).items
-    shown = [one.record for one in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
+    shown = [prediction.record for prediction in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
-    for one, row in zip(shown, rows, strict=True):
+    for actual, row in zip(shown, rows, strict=True):
         assert {k: v for k, v in row.items() if k in ("label", "labels", "tags", "answer")} == {
-            k: v for k, v in one.items() if k in ("label", "labels", "tags", "answer")
+            k: v for k, v in actual.items() if k in ("label", "labels", "tags", "answer")
         }
 
 
@@ -150,13 +150,15 @@ def test_mistakes_are_told_the_surest_first(tmp_path: Path) -> None:
     """A head that has not learnt yet makes some."""
     data, model = classes(tmp_path / "data"), model_folder(tmp_path)
     run("sst2", data, model, tmp_path / "run", epochs=0.1, lr=1e-6)
-    found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
-    mistakes, texts = found["surest_mistakes"], dict(sentences(40, 2))
+    results = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
+    mistakes, texts = results["surest_mistakes"], dict(sentences(40, 2))
     assert mistakes
-    assert [one["probability"] for one in mistakes] == sorted((one["probability"] for one in mistakes), reverse=True)
-    for one in mistakes:
-        assert str(texts[one["text"]]) == one["right"] != one["given"] and one["probability"] >= 0.5
-    assert np.sum(found["confusions"], axis=1).tolist() == [list(texts.values()).count(k) for k in (0, 1)]
+    assert [mistake["probability"] for mistake in mistakes] == sorted(
+        (mistake["probability"] for mistake in mistakes), reverse=True
+    )
+    for mistake in mistakes:
+        assert str(texts[mistake["text"]]) == mistake["right"] != mistake["given"] and mistake["probability"] >= 0.5
+    assert np.sum(results["confusions"], axis=1).tolist() == [list(texts.values()).count(k) for k in (0, 1)]
 
 
 def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_features_of_a_frozen_encoder(tmp_path: Path) -> None:
     items = task_named("conll").read(data, "dev").items
     decided = Predictor(tmp_path / "lstm", "cpu", 1).predict(items)
     gold = [item.tags for item in items]  # type: ignore[union-attr]
-    assert sum(one.value == row for one, row in zip(decided, gold, strict=True)) > 0.7 * len(items)
+    assert sum(actual.value == row for actual, row in zip(decided, gold, strict=True)) > 0.7 * len(items)
 
 
 def test_lora_learns_beside_a_frozen_encoder(tmp_path: Path) -> None:
@@ -194,15 +196,15 @@ def test_lora_learns_beside_a_frozen_encoder(tmp_path: Path) -> None:
     before = store.read(model, with_optimizer=False).model
     after = store.newest(tmp_path / "run" / "checkpoints", with_optimizer=False)
     assert after is not None
-    kept = {
+    merged = {
         name.replace(".base", "").removeprefix("encoder."): tensor
         for name, tensor in after.model.items()
         if name.startswith("encoder.")
     }
-    assert [name for name, tensor in before.items() if not torch.equal(kept[name], tensor)] == []
+    assert [name for name, tensor in before.items() if not torch.equal(merged[name], tensor)] == []
     items = task_named("sst2").read(data, "dev").items
     decided = Predictor(tmp_path / "run", "cpu", 1).predict(items)
-    right = [one.value == item.label for one, item in zip(decided, items, strict=True)]  # type: ignore[union-attr]
+    right = [actual.value == item.label for actual, item in zip(decided, items, strict=True)]  # type: ignore[union-attr]
     assert sum(right) / len(right) == pytest.approx(result.metrics["accuracy"])
 
 
@@ -226,12 +228,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert main([*command[:-len(quick) - 1], str(tmp_path / "grid"), *quick, *columns, "--epochs", "1",
                  "--grid", "lr=5e-3,1e-5", "--num-seeds", "2"]) == 0  # fmt: skip
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "lr-0.005: accuracy" in told
-        and "± " in told
-        and "(2 runs, best" in told
-        and "the best setting: lr-0.005" in told
+        "lr-0.005: accuracy" in printed
+        and "± " in printed
+        and "(2 runs, best" in printed
+        and "the best setting: lr-0.005" in printed
     )
     table_of = json.loads((tmp_path / "grid" / RESULTS).read_text(encoding="utf-8"))
     assert [row["runs"] for row in table_of["settings"]] == [2, 2] and table_of["complete"]
@@ -259,8 +261,8 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(
     assert [path.name for path in out.iterdir() if path.is_dir()] == ["seed-0"]
     assert json.loads((out / "seed-0" / RESULTS).read_text(encoding="utf-8"))["complete"] is False
     assert main(command) == 0
-    found = [json.loads((out / f"seed-{k}" / RESULTS).read_text(encoding="utf-8")) for k in (0, 1)]
-    assert [(one["complete"], one["steps"]) for one in found] == [(True, 12), (True, 12)]
+    results = [json.loads((out / f"seed-{k}" / RESULTS).read_text(encoding="utf-8")) for k in (0, 1)]
+    assert [(result["complete"], result["steps"]) for result in results] == [(True, 12), (True, 12)]
 
 
 def test_from_scratch_forgets_the_weights_it_was_given(tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (["--task", "sst3"], "There is no task 'sst3'"),
         (["--task", ""], "give --task"),
@@ -316,7 +318,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--from", "no/such"], "no such folder"),
     ],
 )
-def test_what_it_refuses(given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_refuses(given: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = classes(tmp_path / "data")
     if "seq2seq" in given:
         data = tmp_path / "pairs"
@@ -330,7 +332,7 @@ def test_what_it_refuses(given: list[str], told: str, tmp_path: Path, capsys: py
     }
     options |= dict(zip(given[::2], given[1::2], strict=True))
     assert main(["finetune", *(part for pair in options.items() for part in pair)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 
@@ -368,10 +370,10 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         Predictor(tmp_path / "run", "cpu", 1, n_best=2, search={"beams": 3})
     assert len(Predictor(tmp_path / "run", "cpu", 1).predict([TextItem("a", "the cat")])) == 1
     capsys.readouterr()
-    for text, told in (("\n", "the line is empty"), ('{"text": 3', "line 1: not JSON"), ('{"x": 1}', "no text")):
+    for text, message in (("\n", "the line is empty"), ('{"text": 3', "line 1: not JSON"), ('{"x": 1}', "no text")):
         (tmp_path / "rows").write_text(text, encoding="utf-8")
         assert main(["predict", "--model", str(tmp_path / "run"), str(tmp_path / "rows"), "--threads", "1"]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_written_answers_are_those_that_the_scores_are_of(tmp_path: Path) -> None:

@@ -108,10 +108,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_under_a_run_is_refused(name: str, begun: Path) -> None:
-    change, told = CHANGES[name]
+    change, message = CHANGES[name]
     change(begun)
     before = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         resumed(begun)
     assert before == {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
     assert main(["finetune", "--resume", str(begun / "run")]) == 2
@@ -130,11 +130,11 @@ def test_what_stays_the_same_goes_on(begun: Path, tmp_path: Path, capsys: pytest
 
 
 def other_weights(root: Path) -> None:
-    found = store.read(root / "made" / "step-0")
-    moved = {name: tensor + 1 for name, tensor in found.model.items()}
-    kept = (root / "made" / "step-0" / "tokenizer.json").read_bytes()
-    saved = store.save(root / "made", 0, moved, {}, {name: found.state[name] for name in ("model", "objective")})
-    (saved / "tokenizer.json").write_bytes(kept)
+    split = store.read(root / "made" / "step-0")
+    moved = {name: tensor + 1 for name, tensor in split.model.items()}
+    tokenizer = (root / "made" / "step-0" / "tokenizer.json").read_bytes()
+    saved = store.save(root / "made", 0, moved, {}, {name: split.state[name] for name in ("model", "objective")})
+    (saved / "tokenizer.json").write_bytes(tokenizer)
 
 
 def test_other_weights_of_the_first_model(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,11 +168,11 @@ def test_a_run_of_an_older_version_goes_on_with_one_sentence(begun: Path, capsys
 def test_a_model_does_not_answer_with_another_tokenizer_or_patterns(begun: Path) -> None:
     resumed(begun)
     Predictor(begun / "run", "cpu", 1)
-    kept = (begun / "run" / "tokenizer.json").read_bytes()
+    original = (begun / "run" / "tokenizer.json").read_bytes()
     permute(begun / "run" / "tokenizer.json")
     with pytest.raises(UserError, match=r"run/tokenizer\.json is not the tokenizer that the model .* trained with"):
         Predictor(begun / "run", "cpu", 1)
-    (begun / "run" / "tokenizer.json").write_bytes(kept)
+    (begun / "run" / "tokenizer.json").write_bytes(original)
     reworded("run/patterns.yaml", "ran on the", "sat on the")(begun)
     with pytest.raises(UserError, match=r"patterns\.yaml is not what the model was trained with"):
         Predictor(begun / "run", "cpu", 1)
@@ -191,16 +191,16 @@ def test_a_grid_is_of_one_thing(tmp_path: Path) -> None:
     assert len(written) == 2
     shutil.rmtree(out / "lr-0.005_seed-0")  # is to be run again, before the other one
 
-    def refused(told: str, options: FinetuneOptions = config.options) -> None:
-        with pytest.raises(UserError, match=told):
+    def refused(message: str, options: FinetuneOptions = config.options) -> None:
+        with pytest.raises(UserError, match=message):
             list(run_grid(dataclasses.replace(config, options=options), settings_of(options), out))
         assert not (out / "lr-0.005_seed-0").exists()
 
     refused(r"lr-0\.001_seed-0 .*warmup is 0\.2 and was 0\.1.*--out", dataclasses.replace(config.options, warmup=0.2))
-    kept = (tmp_path / "data" / "train.tsv").read_bytes()
+    original = (tmp_path / "data" / "train.tsv").read_bytes()
     longer(tmp_path)
     refused("96 then, 97 now")
-    (tmp_path / "data" / "train.tsv").write_bytes(kept)
+    (tmp_path / "data" / "train.tsv").write_bytes(original)
     list(run_grid(config, settings_of(config.options), out))
     assert (out / "lr-0.001_seed-0" / CONFIG).stat().st_mtime_ns == written[out / "lr-0.001_seed-0" / CONFIG]
     shutil.rmtree(out / "lr-0.005_seed-0")
@@ -217,12 +217,12 @@ def test_an_ensemble_is_of_one_thing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pattern-0 was begun with other inputs: the patterns are others"):
         list(run_pet(config, out))
     reworded("own.yaml", "sat on the", "ran on the")(tmp_path)
-    kept = (out / SOFT_LABELS).read_bytes()
+    original = (out / SOFT_LABELS).read_bytes()
     reworded("more.tsv", "mat", "dog")(tmp_path)
     with pytest.raises(UserError, match=r"the texts of \S*more\.tsv are others.*soft_labels"):
         list(run_pet(config, out))
     reworded("more.tsv", "dog", "mat")(tmp_path)
-    lines = [json.loads(line) for line in kept.decode().splitlines()]
+    lines = [json.loads(line) for line in original.decode().splitlines()]
     lines[0]["scores"] = dict.fromkeys(lines[0]["scores"], -1.0)
     (out / SOFT_LABELS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(UserError, match=r"distilled was begun with other inputs: the items of `scores` are others"):

@@ -20,7 +20,7 @@ CLOZE = FinetuneOptions(method="cloze")
 def values_of(hint: Any) -> list[tuple[str, Any]]:
     """Some values of an option's type, as they are written and as they are meant."""
     if typing.get_origin(hint) is typing.Literal:
-        return [(str(one), one) for one in typing.get_args(hint)]
+        return [(str(get_arg), get_arg) for get_arg in typing.get_args(hint)]
     if hint is bool:
         return [("false", False), ("true", True)]
     return {int: [("1", 1), ("2", 2)], float: [("0.5", 0.5), ("0.25", 0.25)], str: [("0", "0"), ("1", "1")]}[hint]
@@ -80,8 +80,8 @@ def test_seeds_are_checked_too() -> None:
 def test_all_problems_are_told_once_and_nothing_is_written(tmp_path, capsys) -> None:
     command = ["finetune", "--task", "sst2", "--data", str(tmp_path), "--from", str(tmp_path), "--out"]
     assert main([*command, str(tmp_path / "out"), "--grid", "from_scratch=no", "epochs=x", "method=hed"]) == 2
-    told = capsys.readouterr().err
-    assert all(text in told for text in ("true or false", "'x'; it must be a number", "'hed'"))
+    err = capsys.readouterr().err
+    assert all(text in err for text in ("true or false", "'x'; it must be a number", "'hed'"))
     assert main([*command, str(tmp_path / "out"), "--grid", "lr=1e-4,-1", "--num-seeds", "3"]) == 2
     assert capsys.readouterr().err.count("--lr is -1.0") == 1
     assert list(tmp_path.iterdir()) == []

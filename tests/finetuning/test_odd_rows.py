@@ -46,14 +46,14 @@ WRONG = (None, True, 3, -1, 1e300, "", [], {}, [None], [[]], [3], {"text": 3}, {
 
 def changed(value: Any) -> list[Any]:
     """The value with each of its parts, however deep, replaced by something else."""
-    found: list[Any] = list(WRONG)
+    result: list[Any] = list(WRONG)
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
             for other in changed(value[key]):
                 again = copy.deepcopy(value)
                 again[key] = other
-                found.append(again)
-    return found
+                result.append(again)
+    return result
 
 
 @pytest.mark.parametrize("form", [ROWS, NESTED])
@@ -81,10 +81,10 @@ def test_halves_of_characters_are_read_as_the_replacement_character() -> None:
     whole, half = "the cat \ufffd sat", f"the cat {HALF} sat"
     assert tokenizer.encode(half) == tokenizer.encode(whole)
     assert tokenizer.encode_batch([half, "cat"]) == tokenizer.encode_batch([whole, "cat"])
-    for one, other in zip(tokenizer.encode_plain([half]), tokenizer.encode_plain([whole]), strict=True):
-        assert np.array_equal(one, other)
-    for one, other in zip(tokenizer.encode_places(half), tokenizer.encode_places(whole), strict=True):
-        assert np.array_equal(one, other)
+    for actual, other in zip(tokenizer.encode_plain([half]), tokenizer.encode_plain([whole]), strict=True):
+        assert np.array_equal(actual, other)
+    for actual, other in zip(tokenizer.encode_places(half), tokenizer.encode_places(whole), strict=True):
+        assert np.array_equal(actual, other)
 
 
 def test_halves_of_characters_end_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +98,8 @@ def test_halves_of_characters_end_no_command(tmp_path: Path, capsys: pytest.Capt
         labels = json.loads((result.folder / "results.json").read_text(encoding="utf-8"))["labels"]
         assert sorted(labels) == ["good\ufffd", "poor"]
     out = tmp_path / "answers.jsonl"
-    asked = ["--model", str(tmp_path / "run-rows.json"), str(tmp_path / "rows.jsonl")]
-    assert main(["predict", *asked, "--out", str(out)]) == 0
+    arguments = ["--model", str(tmp_path / "run-rows.json"), str(tmp_path / "rows.jsonl")]
+    assert main(["predict", *arguments, "--out", str(out)]) == 0
     assert len(out.read_text(encoding="utf-8").splitlines()) == len(rows)
     (tmp_path / "text.txt").write_text(f"the {HALF} [MASK]\n", encoding="utf-8", errors="surrogatepass")
     assert main(["fill", "--model", str(model), "--file", str(tmp_path / "text.txt")]) == 2

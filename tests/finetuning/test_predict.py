@@ -24,23 +24,26 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_row_is_a_text_a_mapping_or_an_item(tuned: Path) -> None:
     texts = [text for text, _ in sentences(6, 5)]
-    found = predict(tuned / "run", texts, device="cpu", threads=1)
+    predictions = predict(tuned / "run", texts, device="cpu", threads=1)
     opened = open_predictor(tuned / "run", "cpu", 1)
-    assert len(found) == 6 and [item.id for item in found.items] == list("012345")
-    assert predict(opened, [{"text": text} for text in texts]).rows == found.rows
+    assert len(predictions) == 6 and [item.id for item in predictions.items] == list("012345")
+    assert predict(opened, [{"text": text} for text in texts]).rows == predictions.rows
     items = [TextItem(str(k), text) for k, text in enumerate(texts)]
-    assert predict(opened, items).rows == found.rows and predict(opened, iter(items)).values == found.values
-    assert [prediction.value for prediction in found] == found.values and found[-1].record == found[5].record
+    assert predict(opened, items).rows == predictions.rows and predict(opened, iter(items)).values == predictions.values
+    assert [prediction.value for prediction in predictions] == predictions.values and predictions[
+        -1
+    ].record == predictions[5].record
     assert all(
-        row["label"] in ("0", "1") and sum(row["probabilities"].values()) == pytest.approx(1) for row in found.rows
+        row["label"] in ("0", "1") and sum(row["probabilities"].values()) == pytest.approx(1)
+        for row in predictions.rows
     )
     assert len(predict(opened, [])) == 0
 
 
 def test_a_split_is_predicted_and_scored_as_the_run_did(tuned: Path) -> None:
-    found = predict(str(tuned / "run"), data=str(tuned / "data"), split="dev", device="cpu", threads=1)
+    predictions = predict(str(tuned / "run"), data=str(tuned / "data"), split="dev", device="cpu", threads=1)
     results = json.loads((tuned / "run" / RESULTS).read_text(encoding="utf-8"))
-    assert len(found) == 40 and found.metrics() == pytest.approx(results["metrics"])
+    assert len(predictions) == 40 and predictions.metrics() == pytest.approx(results["metrics"])
 
 
 def test_what_cannot_be_predicted_is_refused(tuned: Path) -> None:

@@ -52,9 +52,9 @@ def test_a_model_learns_to_turn_a_text_round(name: str, blank: str, tmp_path: Pa
     data, model = turned(tmp_path / "data"), writing_model(tmp_path, name)
     result = run(data, model, tmp_path / "run", blank=blank, **(SLOW if name == "t5" else {}))
     assert result.metrics["rougeL"] > 0.95 > 0.8 > result.baseline
-    found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
-    assert found["baseline"]["metrics"]["rouge1"] == 1.0 and found["items"] == {"train": 192, "dev": 24}
-    scores = [one["rougeL"] for one in found["mistakes"]]
+    results = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
+    assert results["baseline"]["metrics"]["rouge1"] == 1.0 and results["items"] == {"train": 192, "dev": 24}
+    scores = [result["rougeL"] for result in results["mistakes"]]
     assert len(scores) == 20 and scores == sorted(scores)
 
 
@@ -75,22 +75,22 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
     predict = ["predict", "--model", str(out), str(rows), "--threads", "1"]
     assert main(predict) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(one["id"], one["text"]) for one in answers] == [("0", "cat red"), ("x", "mat dog")]
-    assert all("best" not in one and one["score"] < 0 for one in answers)
+    assert [(answer["id"], answer["text"]) for answer in answers] == [("0", "cat red"), ("x", "mat dog")]
+    assert all("best" not in answer and answer["score"] < 0 for answer in answers)
     assert main([*predict, "--n-best", "3", "--beams", "4", "--no-repeat-ngram", "1", "--length-penalty", "0.5"]) == 0
     best = json.loads(capsys.readouterr().out.splitlines()[0])["best"]
-    assert best[0]["text"] == "cat red" and len({one["text"] for one in best}) == 3
-    assert [one["score"] for one in best] == sorted((one["score"] for one in best), reverse=True)
-    for text, told in (('{"source": " "}', "the source is empty"), ('{"text": "cat"}', "there is no source")):
+    assert best[0]["text"] == "cat red" and len({row["text"] for row in best}) == 3
+    assert [row["score"] for row in best] == sorted((row["score"] for row in best), reverse=True)
+    for text, message in (('{"source": " "}', "the source is empty"), ('{"text": "cat"}', "there is no source")):
         rows.write_text(text, encoding="utf-8")
         assert main(predict) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="the item 7 has an empty source"):
         Predictor(out, "cpu", 1).predict([GenerationItem("7", " ")])
     rows.write_text("cat", encoding="utf-8")
     assert main([*predict, "--n-best", "0", "--beams", "0"]) == 2
-    told = capsys.readouterr().err
-    assert "--n-best is 0" in told and "beams is 0" in told
+    message = capsys.readouterr().err
+    assert "--n-best is 0" in message and "beams is 0" in message
 
 
 @pytest.mark.parametrize("name", ["glm", "bart"])
@@ -128,9 +128,9 @@ def test_frozen_layers(tmp_path: Path) -> None:
     data, model = turned(tmp_path / "data"), writing_model(tmp_path)
     before = store.read(model, with_optimizer=False).model
     run(data, model, tmp_path / "frozen", epochs=1, freeze=1, layer_decay=0.9)
-    found = store.newest(tmp_path / "frozen" / "checkpoints", with_optimizer=False)
-    assert found is not None
-    moved = {name for name in before if not torch.equal(found.model[f"encoder.{name}"], before[name])}
+    checkpoint = store.newest(tmp_path / "frozen" / "checkpoints", with_optimizer=False)
+    assert checkpoint is not None
+    moved = {name for name in before if not torch.equal(checkpoint.model[f"encoder.{name}"], before[name])}
     assert moved and {name.split(".")[0] for name in moved} == {"layers", "final_norm"}
     assert not any(name.startswith("layers.0") for name in moved)
 
@@ -141,15 +141,15 @@ def test_lora(name: str, tmp_path: Path) -> None:
     data, model = turned(tmp_path / "data"), writing_model(tmp_path, name)
     before = store.read(model, with_optimizer=False).model
     result = run(data, model, tmp_path / "lora", lora_rank=8, lr=2e-2)
-    found = store.newest(tmp_path / "lora" / "checkpoints", with_optimizer=False)
-    assert found is not None and torch.equal(
-        found.model["encoder.token_embeddings.weight"], before["token_embeddings.weight"]
+    checkpoint = store.newest(tmp_path / "lora" / "checkpoints", with_optimizer=False)
+    assert checkpoint is not None and torch.equal(
+        checkpoint.model["encoder.token_embeddings.weight"], before["token_embeddings.weight"]
     )
     lines = (tmp_path / "lora" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in (data / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
     items = [GenerationItem(str(k), row["source"]) for k, row in enumerate(rows)]
     again = Predictor(tmp_path / "lora", "cpu", 1).predict(items)
-    assert [one.value for one in again] == [json.loads(line)["text"] for line in lines]
+    assert [prediction.value for prediction in again] == [json.loads(line)["text"] for line in lines]
     assert result.steps == 72
 
 
@@ -159,12 +159,12 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
     table.write_text(f"text,title\n{rows}cat,\n", encoding="utf-8")
     result = run(table, writing_model(tmp_path), tmp_path / "run", epochs=0.1, validation_split=0.2)
     assert "1 of 51 rows left out: each has no target" in capsys.readouterr().err
-    found = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
-    assert found["items"] == {"train": 40, "dev": 10} and result.steps == 1
+    results = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))
+    assert results["items"] == {"train": 40, "dev": 10} and result.steps == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"max_target_length": 99}, "--max-target-length 99: there is room for 47 tokens"),
         ({"blank": "gmask", "without": "[gMASK]"}, "--blank gmask: the model knows no such blank"),
@@ -195,9 +195,9 @@ def test_a_table_without_a_dev_set_keeps_like_sources_together(tmp_path: Path, c
         ({"name": "bart", "without": "[CLS]"}, "the tokenizer has no token for cls"),
     ],
 )
-def test_what_it_refuses(options: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_what_it_refuses(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     made = {key: options.pop(key) for key in ("name", "without") if key in options}
-    with pytest.raises((UserError, ConfigError), match=told):
+    with pytest.raises((UserError, ConfigError), match=message):
         run(turned(tmp_path / "data", 4), writing_model(tmp_path, **made), tmp_path / "run", **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -211,9 +211,9 @@ def test_data_that_cannot_be_learnt_from(tmp_path: Path, capsys: pytest.CaptureF
         run(data, model, tmp_path / "a")
     train.write_text(rows + '{"source": "cat", "target": "red big cat dog mat red big cat"}\n', encoding="utf-8")
     run(data, model, tmp_path / "b", epochs=0.1, max_length=4)
-    told = capsys.readouterr().err
-    assert "1 targets are longer than 6 tokens; they are learnt up to there" in told
-    assert "20 items are longer than 4 tokens and lose their end" in told
+    err = capsys.readouterr().err
+    assert "1 targets are longer than 6 tokens; they are learnt up to there" in err
+    assert "20 items are longer than 4 tokens and lose their end" in err
     dev.write_text('{"source": "cat"}\n' * 3, encoding="utf-8")
     with pytest.raises(UserError, match="3 of 3 rows have no target"):
         run(data, model, tmp_path / "c")

@@ -78,9 +78,9 @@ def test_superglue_takes_every_row_of_its_test_files(task: str, tmp_path: Path) 
     run(task, tmp_path / "data", model_folder(tmp_path), tmp_path / "run", epochs=1)
     rows, name, labels = SUPERGLUE[task]
     assert submit(tmp_path / "run", DATA / "superglue", tmp_path / "out") == 0
-    found = [json.loads(line) for line in lines_of(tmp_path / "out" / name)]
-    assert [row["idx"] for row in found] == list(range(rows))
-    assert {row["label"] for row in found} <= labels
+    results = [json.loads(line) for line in lines_of(tmp_path / "out" / name)]
+    assert [row["idx"] for row in results] == list(range(rows))
+    assert {row["label"] for row in results} <= labels
 
 
 def test_clue_and_fewclue_name_their_files_apart(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_clue_and_fewclue_name_their_files_apart(tmp_path: Path) -> None:
     run("cluewsc", tmp_path / "data", model_folder(tmp_path), tmp_path / "run", epochs=1)
     for file, made, count in (("test", "cluewsc11_predict.json", 5), ("test_public", "cluewscf_predict.json", 3)):
         assert submit(tmp_path / "run", tmp_path / "data" / f"{file}.json", tmp_path / "out") == 0
-        found = [json.loads(line) for line in lines_of(tmp_path / "out" / made)]
-        assert [row["id"] for row in found] == list(range(count))
-        assert {row["label"] for row in found} <= {"false", "true"}
+        results = [json.loads(line) for line in lines_of(tmp_path / "out" / made)]
+        assert [row["id"] for row in results] == list(range(count))
+        assert {row["label"] for row in results} <= {"false", "true"}
 
 
 def test_tags_stand_in_the_columns_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +161,7 @@ def test_mistakes_are_told_in_one_sentence(sst2: Path, tmp_path: Path, capsys: p
     (tmp_path / "bad").mkdir()
     rows = "".join(f"{k}\tthe cat\n" for k in range(200))
     (tmp_path / "bad" / "test.tsv").write_text(f"index\tsentence\n{rows}201\n", encoding="utf-8")
-    for more, told in [
+    for more, message in [
         ([], "give either a file of rows, or --data"),
         (["rows.txt", "--data", str(data)], "give either a file of rows, or --data"),
         (["rows.txt", "--submission"], "--submission and --task go with --data"),
@@ -177,7 +177,7 @@ def test_mistakes_are_told_in_one_sentence(sst2: Path, tmp_path: Path, capsys: p
         ),
     ]:
         assert main([*base, *more]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["evaluate", "--model", str(sst2), "--task", "infill", "--data", str(data)]) == 2
     assert "this model was fine-tuned for sst2 and answers that alone" in capsys.readouterr().err
     own = tmp_path / "own"

@@ -33,8 +33,8 @@ def labelled(folder: Path, label: Any, train: int = 192) -> Path:
 
 def run(task: str, data: Path, model: Path, out: Path, **options: Any) -> dict[str, Any]:
     finetune(FinetuneConfig(task, data, model, dataclasses.replace(TEXT, **options)), out)
-    found: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    return found
+    results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    return results
 
 
 @pytest.mark.parametrize("name", ["glm", "t5", "bart"])
@@ -44,20 +44,20 @@ def test_labels_are_written(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     form = tmp_path / "form.yaml"
     form.write_text(FORM, encoding="utf-8")
     out = tmp_path / "run"
-    found = run(
+    results = run(
         "classify", data, writing_model(tmp_path, name), out, patterns=str(form), **(SLOW if name == "t5" else {})
     )
-    assert found["metrics"]["accuracy"] == 1.0 > found["baseline"]["score"]
-    assert found["other_texts"] == 0 and found["wrong_answers"] == [] and len(found["confusions"]) == 2
+    assert results["metrics"]["accuracy"] == 1.0 > results["baseline"]["score"]
+    assert results["other_texts"] == 0 and results["wrong_answers"] == [] and len(results["confusions"]) == 2
     form.unlink()
     lines = [json.loads(line) for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
-    assert {(one["label"], one["written"]) for one in lines} == {("up", "big"), ("down", "red")}
+    assert {(line["label"], line["written"]) for line in lines} == {("up", "big"), ("down", "red")}
     rows = tmp_path / "rows"
     rows.write_text("cat red\nmat dog\n", encoding="utf-8")
     assert main(["predict", "--model", str(out), str(rows), "--threads", "1", "--beams", "2"]) == 0
     assert [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()] == ["up", "down"]
     assert main(["evaluate", "--task", "classify", "--data", str(data), str(out / PREDICTIONS), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == found["metrics"]
+    assert json.loads(capsys.readouterr().out) == results["metrics"]
     assert "Confusions" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -66,10 +66,12 @@ def test_what_was_written_and_is_no_answer_is_counted(tmp_path: Path) -> None:
     data = labelled(tmp_path / "data", lambda a, b: "up" if a in ("cat", "dog") else "down", 8)
     form = tmp_path / "form.yaml"
     form.write_text(FORM, encoding="utf-8")
-    found = run("classify", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), epochs=1, lr=1e-9)
-    assert 0 < found["other_texts"] <= 24
-    wrong = found["wrong_answers"]
-    assert wrong and all(one["right"] in ("big", "red") and one["given"] != one["right"] for one in wrong)
+    results = run("classify", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), epochs=1, lr=1e-9)
+    assert 0 < results["other_texts"] <= 24
+    wrong = results["wrong_answers"]
+    assert wrong and all(
+        mistake["right"] in ("big", "red") and mistake["given"] != mistake["right"] for mistake in wrong
+    )
     assert "Wrong answers" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
@@ -77,9 +79,11 @@ def test_several_labels_are_written(tmp_path: Path) -> None:
     data = labelled(tmp_path / "data", lambda a, b: sorted({a, b} & {"cat", "dog"}))
     form = tmp_path / "form.yaml"
     form.write_text('source: "{first}"\n', encoding="utf-8")
-    found = run("multilabel", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), max_target_length=6)
+    results = run(
+        "multilabel", data, writing_model(tmp_path), tmp_path / "run", patterns=str(form), max_target_length=6
+    )
     # `none` and the comma have no tokens in this vocabulary, so sets of one label are what can be right
-    assert found["metrics"]["micro-f1"] > 0.5 > found["baseline"]["score"]
+    assert results["metrics"]["micro-f1"] > 0.5 > results["baseline"]["score"]
 
 
 def test_choices_and_answers_are_written(tmp_path: Path) -> None:
@@ -96,8 +100,8 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
         write_lines(folder / f"{name}.jsonl", rows)
     form = tmp_path / "form.yaml"
     form.write_text('source: "{context}"\nchoice: "{choice}"\n', encoding="utf-8")
-    found = run("choice", folder, model, tmp_path / "chosen", patterns=str(form))
-    assert found["metrics"]["accuracy"] > 0.9 and found["other_texts"] == 0
+    results = run("choice", folder, model, tmp_path / "chosen", patterns=str(form))
+    assert results["metrics"]["accuracy"] > 0.9 and results["other_texts"] == 0
     item = ChoiceItem("1", "cat cat", ("dog", "cat"))
     [decided] = Predictor(tmp_path / "chosen", "cpu", 1).predict([item])
     assert decided.record["choice"] == "cat" and decided.value == 1
@@ -112,14 +116,14 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
         path = tmp_path / "qa" / f"{name}-v1.1.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"version": "1.1", "data": data[name]}), encoding="utf-8")
-    found = run("squad", tmp_path / "qa", model, tmp_path / "answered")
-    assert found["metrics"]["exact"] > 0.9 > found["baseline"]["score"]
+    results = run("squad", tmp_path / "qa", model, tmp_path / "answered")
+    assert results["metrics"]["exact"] > 0.9 > results["baseline"]["score"]
     [decided] = Predictor(tmp_path / "answered", "cpu", 1).predict([QuestionItem("1", "who", "cat dog")])
     assert decided.record["answer"] == "dog"
 
 
 @pytest.mark.parametrize(
-    ("task", "options", "told"),
+    ("task", "options", "message"),
     [
         ("classify", {"name": "bert"}, "a model of the objective bert reads texts and does not write any"),
         ("classify", {}, "the tokenizer has no tokens for down, which is written for the label down"),
@@ -131,14 +135,14 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
         ("conll", {}, "conll is a task of kind tag, which has no form as text"),
     ],
 )
-def test_what_it_refuses(task: str, options: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_what_it_refuses(task: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     made = {key: options.pop(key) for key in ("name",) if key in options}
     data = labelled(tmp_path / "data", lambda a, b: "up" if a == "cat" else "down", 24)
     if task == "conll":
         for name in ("train", "dev"):
             (data / f"{name}.txt").write_text("cat O\nParis B-LOC\n\n" * 4, encoding="utf-8")
             (data / f"{name}.jsonl").unlink()
-    with pytest.raises((UserError, ConfigError), match=told):
+    with pytest.raises((UserError, ConfigError), match=message):
         run(task, data, writing_model(tmp_path, **made), tmp_path / "run", **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -162,11 +166,11 @@ def test_a_number_that_is_no_number() -> None:
     adapter = TextToText(task_named("stsb"), (), FinetuneOptions(method="text"), words)
     item, tokenizer = TextItem("1", "a", "a", 3.0), adapter.tokenizer
     written = [[Hypothesis(tuple(tokenizer.encode(text)), -1.0, -1.0)] for text in ("3.8", "a")]
-    assert [one.value for one in adapter.written([item, item], written)] == [3.8, 0.0]
+    assert [prediction.value for prediction in adapter.written([item, item], written)] == [3.8, 0.0]
 
 
 def mixed_data(folder: Path, train: int = 192) -> Path:
-    """Labels to be told in one task, words to be turned round in another, which has a third of the items."""
+    """Labels to predict in one task, words to reverse in another, which has a third of the items."""
     labelled(folder / "labels", lambda a, b: "big" if a in ("cat", "dog") else "red", train)
     turned(folder / "turned", train // 3)
     file = folder / "data.yaml"
@@ -177,13 +181,15 @@ def mixed_data(folder: Path, train: int = 192) -> Path:
 def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is scored as by itself; rows say whose they are; a split of one member can be answered."""
     data, out = mixed_data(tmp_path), tmp_path / "run"
-    found = run("classify+seq2seq", data, writing_model(tmp_path), out, mixing_temperature=2.0, epochs=8, eval_every=40,
-                max_eval_samples=8)  # fmt: skip
+    results = run(
+        "classify+seq2seq", data, writing_model(tmp_path), out, mixing_temperature=2.0, epochs=8, eval_every=40,
+        max_eval_samples=8,
+    )  # fmt: skip
     assert "drawn are classify 63.4%, seq2seq 36.6% of the items" in capsys.readouterr().err
-    metrics = found["metrics"]
+    metrics = results["metrics"]
     assert metrics["classify accuracy"] > 0.95 and metrics["seq2seq rougeL"] > 0.95
-    assert found["score"] == pytest.approx((metrics["classify accuracy"] + metrics["seq2seq rougeL"]) / 2)
-    assert found["tasks"]["classify"]["other_texts"] == 0 and len(found["tasks"]["seq2seq"]["mistakes"]) == 20
+    assert results["score"] == pytest.approx((metrics["classify accuracy"] + metrics["seq2seq rougeL"]) / 2)
+    assert results["tasks"]["classify"]["other_texts"] == 0 and len(results["tasks"]["seq2seq"]["mistakes"]) == 20
     assert "classify accuracy" in (out / "report.html").read_text(encoding="utf-8")
     rows = tmp_path / "rows"
     rows.write_text(
@@ -195,12 +201,12 @@ def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.Captur
     assert (first["task"], first["label"], second["text"]) == ("classify", "big", "red cat")
     assert main([*predict, "--data", str(tmp_path / "labels"), "--task", "classify", "--split", "dev"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 24 and {one["task"] for one in lines} == {"classify"}
-    for row, told in (("cat red", "give a JSON object that says whose row it is"),
+    assert len(lines) == 24 and {line["task"] for line in lines} == {"classify"}
+    for row, message in (("cat red", "give a JSON object that says whose row it is"),
                       ('{"task": "rte", "text": "a"}', "rte is not among these tasks")):  # fmt: skip
         rows.write_text(row, encoding="utf-8")
         assert main([*predict, str(rows)]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main([*predict, "--data", str(data), "--split", "dev", "--submission", "--out", str(tmp_path / "sent")]) == 2
     assert "name the task with --task" in capsys.readouterr().err
 

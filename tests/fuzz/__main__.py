@@ -43,10 +43,10 @@ def one_target(name: str, seconds: float) -> int:
         try:
             check(target, folder, data)
         except BaseException as error:
-            kept = ODD / f"{name}.{hashlib.sha256(data).hexdigest()[:12]}"
+            saved = ODD / f"{name}.{hashlib.sha256(data).hexdigest()[:12]}"
             ODD.mkdir(exist_ok=True)
-            kept.write_bytes(data)
-            print(f"{name}: {type(error).__name__}: {str(error)[:300]}; kept as {kept.name}", file=sys.__stderr__)
+            saved.write_bytes(data)
+            print(f"{name}: {type(error).__name__}: {str(error)[:300]}; kept as {saved.name}", file=sys.__stderr__)
             raise
 
     if atheris is not None:
@@ -96,8 +96,8 @@ def main() -> int:
         ]
         if subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, check=False).returncode:
             failed.append(name)
-            for kept in sorted(set(ODD.glob("*")) - known):  # libFuzzer has closed what its process could say it on
-                print(f"  kept as {kept}", flush=True)
+            for saved in sorted(set(ODD.glob("*")) - known):  # libFuzzer has closed what its process could say it on
+                print(f"  kept as {saved}", flush=True)
             known |= set(ODD.glob("*"))
     print(
         f"{len(names) - len(failed)} of {len(names)} readers hold"

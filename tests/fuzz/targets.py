@@ -313,9 +313,9 @@ def run_folder() -> Path:
 
 def run_file(name: str) -> Callable[[], list[bytes]]:
     def seeds() -> list[bytes]:
-        found = sorted(run_folder().glob(name))
-        assert found, f"a run has no {name}"
-        return [found[-1].read_bytes()]
+        result = sorted(run_folder().glob(name))
+        assert result, f"a run has no {name}"
+        return [result[-1].read_bytes()]
 
     return seeds
 

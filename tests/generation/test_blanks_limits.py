@@ -10,9 +10,9 @@ from blankfill.generation.blanks import MOST_TOKENS, find_blanks, parse_lengths
 @pytest.mark.parametrize("digits", ["1000001", "9" * 4299, "9" * 5000, "9" * 100_000])
 def test_a_blank_of_more_tokens_than_any_model_holds_is_refused(digits: str) -> None:
     for written in (f"[MASK:{digits}]", f"<mask:{digits}>", f"[gMASK:{digits}]"):
-        with pytest.raises(UserError, match="asks for too many tokens; give at most 1,000,000") as told:
+        with pytest.raises(UserError, match="asks for too many tokens; give at most 1,000,000") as caught:
             find_blanks(f"a {written} b")
-        assert len(str(told.value)) < 200
+        assert len(str(caught.value)) < 200
     for lengths in (digits, f"1-{digits}", f"{digits}-{digits}"):
         with pytest.raises(UserError, match="lengths asks for too many tokens"):
             parse_lengths(lengths)

@@ -38,15 +38,15 @@ def scores(made: Loaded, source: list[int], row: Sequence[int]) -> torch.Tensor:
     example = two_sided(np.array(source, np.int32), np.array([*row[1:], 0], np.int32), row[0], first)
     with torch.inference_mode():
         hidden = made.model(collate([[example]], 0)).hidden[0, : len(row)]
-        found: torch.Tensor = made.model.lm_head(hidden, made.model.output_table).log_softmax(-1)
-    return found
+        logs: torch.Tensor = made.model.lm_head(hidden, made.model.output_table).log_softmax(-1)
+    return logs
 
 
 def total(made: Loaded, source: list[int], begun: list[int], ending: Sequence[int], ends: Sequence[int] = ()) -> float:
     """The log-probability of an ending behind what is written, and of any of the tokens that may end it."""
-    found = scores(made, source, [*begun, *ending])
-    whole = sum(float(found[len(begun) - 1 + k, token]) for k, token in enumerate(ending))
-    return whole + (float(found[-1, list(ends)].logsumexp(-1)) if ends else 0.0)
+    logs = scores(made, source, [*begun, *ending])
+    whole = sum(float(logs[len(begun) - 1 + k, token]) for k, token in enumerate(ending))
+    return whole + (float(logs[-1, list(ends)].logsumexp(-1)) if ends else 0.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -56,14 +56,14 @@ def test_t5_writes_each_blank_behind_its_sentinel(seed: int) -> None:
     result = Filler(made).fill("[MASK] cat [MASK] on", top_k=3)
     source, begun = [S[0], CAT, S[1], ON, EOS], [PAD, S[0]]
     assert result.probabilities == "model"
-    for found, ends, following in zip(result.candidates, ([S[1]], [EOS, S[2]]), S[1:3], strict=True):
-        assert 0 < len(found) <= 3 and len({one.text for one in found}) == len(found)
-        for one in found:
-            assert one.ids[0] in ORDINARY and all(len(SPECIAL) <= token < 30 for token in one.ids)
-            expected = total(made, source, begun, one.ids, ends)
-            assert math.log(one.probability) == pytest.approx(expected, abs=1e-3)
-            assert one.score == pytest.approx(expected, abs=1e-3)
-        begun += [*found[0].ids, following]
+    for candidates, ends, following in zip(result.candidates, ([S[1]], [EOS, S[2]]), S[1:3], strict=True):
+        assert 0 < len(candidates) <= 3 and len({candidate.text for candidate in candidates}) == len(candidates)
+        for candidate in candidates:
+            assert candidate.ids[0] in ORDINARY and all(len(SPECIAL) <= token < 30 for token in candidate.ids)
+            expected = total(made, source, begun, candidate.ids, ends)
+            assert math.log(candidate.probability) == pytest.approx(expected, abs=1e-3)
+            assert candidate.score == pytest.approx(expected, abs=1e-3)
+        begun += [*candidates[0].ids, following]
     assert result.filled == f"{result.candidates[0][0].text} cat {result.candidates[1][0].text} on"
 
 
@@ -79,12 +79,14 @@ def test_fills_of_one_token_are_ranked_as_by_trying_all(name: str, seed: int) ->
         source, begun, ending, ends = [CLS, CAT, MASK, ON, CAT, SEP], [SEP, CLS, CAT], [ON, CAT, SEP], []
     expected = {token: total(made, source, begun, [token, *ending], ends) for token in ORDINARY}
     order = sorted(ORDINARY, key=lambda token: -expected[token])
-    (found,) = result.candidates
-    assert [one.ids for one in found] == [(token,) for token in order]
-    assert [one.score for one in found] == pytest.approx([expected[token] for token in order], abs=1e-3)
+    (candidates,) = result.candidates
+    assert [candidate.ids for candidate in candidates] == [(token,) for token in order]
+    assert [candidate.score for candidate in candidates] == pytest.approx(
+        [expected[token] for token in order], abs=1e-3
+    )
     whole = np.logaddexp.reduce(list(expected.values())) if name == "bart" else 0.0
     probabilities = [math.exp(expected[token] - whole) for token in order]
-    assert [one.probability for one in found] == pytest.approx(probabilities, rel=1e-2)
+    assert [candidate.probability for candidate in candidates] == pytest.approx(probabilities, rel=1e-2)
     assert result.probabilities == ("candidates" if name == "bart" else "model")
 
 
@@ -94,26 +96,28 @@ def test_bart_writes_what_is_known_and_ranks_by_it(seed: int) -> None:
     made = of("bart", seed)
     result = Filler(made).fill("[MASK] cat [MASK] on [MASK] [MASK:2]", top_k=4)
     source, begun = [CLS, MASK, CAT, MASK, ON, MASK, MASK, SEP], [SEP, CLS]
-    assert len(result.candidates) == 4 and {len(one.ids) for one in result.candidates[3]} == {2}
-    for k, (found, right) in enumerate(zip(result.candidates, ([CAT], [ON], [], [SEP]), strict=True)):
-        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-        for one in found:
-            assert one.ids[0] in ORDINARY
+    assert len(result.candidates) == 4 and {len(candidate.ids) for candidate in result.candidates[3]} == {2}
+    for k, (candidates, right) in enumerate(zip(result.candidates, ([CAT], [ON], [], [SEP]), strict=True)):
+        assert [candidate.score for candidate in candidates] == sorted(
+            (candidate.score for candidate in candidates), reverse=True
+        )
+        for candidate in candidates:
+            assert candidate.ids[0] in ORDINARY
             if k != 2:  # nothing is known behind it: it ends where a word begins
-                assert one.score == pytest.approx(total(made, source, begun, [*one.ids, *right]), abs=1e-3)
-            odds = math.log(one.probability / found[0].probability)
-            assert odds == pytest.approx(one.score - found[0].score, abs=1e-6)
-        assert 0 < sum(one.probability for one in found) <= 1
-        begun += [*found[0].ids, *right]
+                assert candidate.score == pytest.approx(total(made, source, begun, [*candidate.ids, *right]), abs=1e-3)
+            odds = math.log(candidate.probability / candidates[0].probability)
+            assert odds == pytest.approx(candidate.score - candidates[0].score, abs=1e-6)
+        assert 0 < sum(candidate.probability for candidate in candidates) <= 1
+        begun += [*candidates[0].ids, *right]
 
 
 def greedy(made: Loaded, source: list[int], begun: list[int], ends: Sequence[int], most: int) -> list[int]:
     """What the best token is, again and again, by whole rows."""
     written: list[int] = []
     while len(written) < most:
-        found = scores(made, source, [*begun, *written])[-1]
+        logs = scores(made, source, [*begun, *written])[-1]
         allowed = [*range(len(SPECIAL), 30), *ends]
-        best = allowed[int(found[allowed].argmax())]
+        best = allowed[int(logs[allowed].argmax())]
         if best in ends:
             break
         written.append(best)
@@ -122,7 +126,7 @@ def greedy(made: Loaded, source: list[int], begun: list[int], ends: Sequence[int
 
 @pytest.mark.parametrize("seed", range(2))
 def test_prompts_are_continued_as_trained(seed: int) -> None:
-    """T5 writes what stands at a sentinel, behind the prompt or in its blank; BART all of it again, and more."""
+    """T5 generates the text of a sentinel, after the prompt or in its blank; BART all of the text again, and more."""
     sampling, most = Sampling(temperature=0), 8
     made = of("t5", seed)
     texts = generate_many(made, ["cat on", "cat [MASK] on"], most, sampling)
@@ -160,19 +164,19 @@ def test_bart_stops_at_its_last_position() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "told"),
+    ("objective", "message"),
     [
         (T5(48, variant="deshuffle"), "t5 with variant deshuffle cannot fill blanks"),
         (T5(48, variant="prefix-lm"), "t5 with variant prefix-lm cannot fill blanks"),
         (Bart(48, replace="delete"), "bart with replace delete cannot fill blanks"),
     ],
 )
-def test_what_was_never_a_blank_is_refused(objective: T5 | Bart, told: str) -> None:
+def test_what_was_never_a_blank_is_refused(objective: T5 | Bart, message: str) -> None:
     """And a run that shows samples shows none of it."""
     made = dataclasses.replace(of(objective.name), objective=objective)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         Filler(made).fill("cat [MASK]")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         Samples(made, None, ["cat [MASK]"])
     if objective != T5(48, variant="prefix-lm"):
         with pytest.raises(UserError, match="with these options does not write on"):
@@ -207,8 +211,8 @@ def test_a_sample_that_a_model_cannot_take_is_left_out_and_the_others_stay(capsy
     made.model.train()
     filled, continued = samples.take(0)
     assert (filled["text"], continued["prompt"]) == ("the [MASK] sat", "cat") and made.model.training
-    told = capsys.readouterr().err
-    assert told.count("is left out: ") == 2 and "the model reads at most" in told
+    err = capsys.readouterr().err
+    assert err.count("is left out: ") == 2 and "the model reads at most" in err
     assert len(samples.take(1)) == 2 and not capsys.readouterr().err
 
 

@@ -35,7 +35,7 @@ def grammar(least: int) -> Grammar:
 
 def exhaustive(context: list[int], least: int, penalty: float) -> list[tuple[tuple[int, ...], float, float]]:
     """Every ended sequence: (ids, log-probability, score), best score first."""
-    found = []
+    endings = []
     for length in range(least, MOST + 1):
         for ids in itertools.product(range(SIZE - 1), repeat=length):
             row = torch.tensor([[*context, *ids]])
@@ -43,8 +43,8 @@ def exhaustive(context: list[int], least: int, penalty: float) -> list[tuple[tup
                 hidden = MODEL(Inputs(row, torch.arange(row.shape[1]).expand(1, 1, -1), Mask("causal"))).hidden[0]
                 scores = MODEL.lm_head(hidden, MODEL.token_embeddings.weight).log_softmax(-1)
             total = float(sum(scores[len(context) - 1 + k, token] for k, token in enumerate([*ids, END])))
-            found.append((ids, total, total / (length + 1) ** penalty))
-    return sorted(found, key=lambda item: -item[2])
+            endings.append((ids, total, total / (length + 1) ** penalty))
+    return sorted(endings, key=lambda item: -item[2])
 
 
 @pytest.mark.parametrize(("least", "penalty"), [(0, 0.0), (1, 1.0), (2, -0.5)])
@@ -82,8 +82,8 @@ def test_no_run_of_tokens_is_written_twice() -> None:
     decoder = Decoder(MODEL, [gpt_input(context, 12) for context in CONTEXTS], MOST)
     results = beam_search(decoder, (SIZE - 1) ** MOST, grammar(3), MOST, no_repeat_ngram=2)
     for context, hypotheses in zip(CONTEXTS, results, strict=True):
-        kept = [ids for ids, *_ in exhaustive(context, 3, 0.0) if ids[:2] != ids[1:]]
-        assert len(kept) == 120 and [h.ids for h in hypotheses if len(h.ids) == MOST][:20] == kept[:20]
+        endings = [ids for ids, *_ in exhaustive(context, 3, 0.0) if ids[:2] != ids[1:]]
+        assert len(endings) == 120 and [h.ids for h in hypotheses if len(h.ids) == MOST][:20] == endings[:20]
 
 
 @pytest.mark.parametrize("thorough", [True, False])
@@ -116,14 +116,14 @@ def test_a_quick_search_ends_as_soon_as_open_hypotheses_are_worse(monkeypatch: p
         return step(self, ids)
 
     monkeypatch.setattr(Decoder, "step", counted)
-    found = {}
+    taken_by = {}
     for thorough in (True, False):
         taken = 0
         decoder = Decoder(MODEL, [gpt_input(context, 12) for context in CONTEXTS], 7)
         results = beam_search(decoder, 1, free_end, 7, 1.0, 0, thorough)
-        found[thorough] = taken
+        taken_by[thorough] = taken
         assert all(h.score == pytest.approx(h.log_probability / (len(h.ids) + 1)) for (h,) in results)
-    assert found[False] < found[True]
+    assert taken_by[False] < taken_by[True]
 
 
 def test_one_beam_ends_where_the_end_is_the_best_token() -> None:
@@ -178,15 +178,15 @@ def test_greedy_rows_take_the_slots_of_those_that_have_ended(slots: int, least: 
         counts.append(len(scores))
         return grammar(least)(scores, count)
 
-    found = greedy_search(MODEL, inputs, rules, most, slots, 0.5, ngram, settled=least)
+    results = greedy_search(MODEL, inputs, rules, most, slots, 0.5, ngram, settled=least)
     assert max(counts) <= slots
-    for one, hypotheses in zip(inputs, found, strict=True):
-        (alone,) = beam_search(Decoder(MODEL, [one], most), 1, grammar(least), most, 0.5, ngram, thorough=False)
+    for input, hypotheses in zip(inputs, results, strict=True):
+        (alone,) = beam_search(Decoder(MODEL, [input], most), 1, grammar(least), most, 0.5, ngram, thorough=False)
         assert [hypothesis.ids for hypothesis in hypotheses] == [hypothesis.ids for hypothesis in alone]
         for ours, theirs in zip(hypotheses, alone, strict=True):
             assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-4)
             assert ours.score == pytest.approx(theirs.score, abs=1e-4)
-    assert len({len(hypotheses[0].ids) for hypotheses in found if hypotheses}) >= 2
+    assert len({len(hypotheses[0].ids) for hypotheses in results if hypotheses}) >= 2
 
 
 def test_a_search_stops_at_a_flag() -> None:

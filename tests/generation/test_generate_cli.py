@@ -17,9 +17,9 @@ TOKENIZER = wordpiece()
 
 
 def word(token: str) -> int:
-    found = TOKENIZER.id(token)
-    assert found is not None
-    return found
+    id = TOKENIZER.id(token)
+    assert id is not None
+    return id
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ def test_fill_gives_one_json_object_on_a_line(
     stdin = io.TextIOWrapper(io.BytesIO("the [MASK] 在\r\n".encode()), encoding="ascii")
     monkeypatch.setattr("sys.stdin", stdin)
     assert fill.main(["--model", "run", "--json", "--file", str(lines), "-"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["filled"] for one in found] == ["the cat 在", "the cat sat", "the cat ran"]
-    assert found[1]["blanks"][0]["blank"] == "____" and found[1]["blanks"][0]["start"] == 4
-    top = found[0]["blanks"][0]["candidates"]
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["filled"] for result in results] == ["the cat 在", "the cat sat", "the cat ran"]
+    assert results[1]["blanks"][0]["blank"] == "____" and results[1]["blanks"][0]["start"] == 4
+    top = results[0]["blanks"][0]["candidates"]
     assert [c["text"] for c in top[:2]] == ["cat", "猫"] and top[0]["ids"] == [word("cat")]
-    assert 0 < top[1]["probability"] < top[0]["probability"] < 1 and found[0]["probabilities"] == "model"
+    assert 0 < top[1]["probability"] < top[0]["probability"] < 1 and results[0]["probabilities"] == "model"
 
 
 def test_fill_names_the_line_of_a_mistake(masked: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +99,8 @@ def test_generate_gives_samples_and_json(writing: Loaded, capsys: pytest.Capture
     assert generate.main(common) == 0
     assert capsys.readouterr().out == "--- 1 ---\nthe cat sat\n--- 2 ---\nthe cat sat\n"
     assert generate.main([*common, "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert found == [{"prompt": "the", "text": " cat sat", "whole": "the cat sat", "tokens": 2, "finish": "end"}] * 2
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert results == [{"prompt": "the", "text": " cat sat", "whole": "the cat sat", "tokens": 2, "finish": "end"}] * 2
 
 
 def test_generate_says_that_the_positions_are_used_up(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_the_last_position_can_be_asked_for() -> None:
     assert decoder.room == 2
     decoder.prefill()
     decoder.step(torch.tensor([5]))
-    last = decoder.step(torch.tensor([6]))  # asked at position 47
+    last = decoder.step(torch.tensor([6]))  # at position 47
     torch.testing.assert_close(last[0], asked(model, context, [5, 6]), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="48 tokens; it must have 1 to 47"):
         query_input([1] * 48, 48, 4, (4, 5))

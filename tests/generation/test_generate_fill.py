@@ -43,11 +43,11 @@ def scores_of(model: torch.nn.Module, row: list[int], offset: int) -> torch.Tens
 
 def test_blanks_are_found_however_they_are_written() -> None:
     text = "a [MASK] b [blank]c <mask> ____ [gMASK] [sMASK:2] [MASK:3] __ [MASKED]"
-    found = find_blanks(text)
-    assert [b.written for b in found] == ["[MASK]", "[blank]", "<mask>", "____", "[gMASK]", "[sMASK:2]", "[MASK:3]"]
-    assert [b.role for b in found] == ["mask", "mask", "mask", "mask", "gmask", "smask", "mask"]
-    assert [b.length for b in found] == [None, None, None, None, None, 2, 3]
-    assert assemble(text, found, list("1234567")) == "a 1 b 2c 3 4 5 6 7 __ [MASKED]"
+    blanks = find_blanks(text)
+    assert [b.written for b in blanks] == ["[MASK]", "[blank]", "<mask>", "____", "[gMASK]", "[sMASK:2]", "[MASK:3]"]
+    assert [b.role for b in blanks] == ["mask", "mask", "mask", "mask", "gmask", "smask", "mask"]
+    assert [b.length for b in blanks] == [None, None, None, None, None, 2, 3]
+    assert assemble(text, blanks, list("1234567")) == "a 1 b 2c 3 4 5 6 7 __ [MASKED]"
     with pytest.raises(UserError, match=r"\[MASK:0\] asks for no tokens"):
         find_blanks("a [MASK:0]")
 
@@ -69,10 +69,12 @@ def test_a_masked_model_answers_what_its_places_ask_for() -> None:
     hidden = torch.zeros(30)
     hidden[[ID["cat"], ID["dog"], ID["##ing"], MASK]] = torch.tensor([6.0, 5.0, 7.0, 10.0])
     expected = F.layer_norm(hidden, (30,)).softmax(-1)
-    (found,) = result.candidates
-    assert [c.text for c in found] == ["cat", "dog"]
-    assert [c.probability for c in found] == pytest.approx(expected[[ID["cat"], ID["dog"]]].tolist(), rel=1e-4)
-    assert found[0].ids == (ID["cat"],) and found[0].score == pytest.approx(math.log(found[0].probability))
+    (candidates,) = result.candidates
+    assert [c.text for c in candidates] == ["cat", "dog"]
+    assert [c.probability for c in candidates] == pytest.approx(expected[[ID["cat"], ID["dog"]]].tolist(), rel=1e-4)
+    assert candidates[0].ids == (ID["cat"],) and candidates[0].score == pytest.approx(
+        math.log(candidates[0].probability)
+    )
     assert result.to_json()["blanks"][0]["candidates"][1]["text"] == "dog"
 
 
@@ -105,9 +107,9 @@ def test_several_blanks_are_filled_most_certain_first(name: str) -> None:
             scores[:, [ID["##ing"], ID["##ed"]]] = -math.inf
             slot = max(open_slots, key=lambda slot: float(scores[slot].max()))
             best = scores[slot].topk(3)
-            found = result.candidates[(slot - 1) // 2]
-            assert [c.ids[0] for c in found] == best.indices.tolist()
-            assert [c.probability for c in found] == pytest.approx(best.values.exp().tolist(), rel=1e-3)
+            candidates = result.candidates[(slot - 1) // 2]
+            assert [c.ids[0] for c in candidates] == best.indices.tolist()
+            assert [c.probability for c in candidates] == pytest.approx(best.values.exp().tolist(), rel=1e-3)
             row[slot] = int(best.indices[0])
             open_slots.remove(slot)
             order.append(slot)
@@ -137,18 +139,18 @@ def test_the_beam_of_a_long_blank_fills_the_surest_token_first() -> None:
     first_slots = set()
     for seed in range(4):
         model = random_model("bert", seed, rows=30, sharp=3.0)
-        found = Filler(loaded("bert", model)).fill("the [MASK:2] sat", top_k=30).candidates[0]
+        candidates = Filler(loaded("bert", model)).fill("the [MASK:2] sat", top_k=30).candidates[0]
         scores = scores_of(model, row, 0)[2:4]
         surest = int(scores[1, len(SPECIAL) :].max() > scores[0, ordinary].max())
         first_slots.add(surest)
         everything = {}
         for pair in itertools.product(ordinary, range(len(SPECIAL), 30)):
-            one = row.copy()
-            one[2 + surest] = pair[surest]
-            other = scores_of(model, one, 0)[3 - surest, pair[1 - surest]]
+            partial = row.copy()
+            partial[2 + surest] = pair[surest]
+            other = scores_of(model, partial, 0)[3 - surest, pair[1 - surest]]
             everything[pair] = float(scores[surest, pair[surest]] + other)
-        assert found[0].ids == max(everything, key=lambda pair: everything[pair])
-        for candidate in found:
+        assert candidates[0].ids == max(everything, key=lambda pair: everything[pair])
+        for candidate in candidates:
             assert math.log(candidate.probability) == pytest.approx(everything[candidate.ids], abs=1e-3)
     assert first_slots == {0, 1}
 
@@ -166,10 +168,10 @@ def test_glm_writes_until_its_end_token() -> None:
             hidden[k] = strength
         hidden[stands] += 1
         total *= float(F.layer_norm(hidden, (32,)).softmax(-1)[token])
-    for found in result.candidates:
-        assert found[0].ids == (ID["big"], ID["cat"])
-        assert found[0].probability == pytest.approx(total, rel=1e-4)
-        assert "red cat" in [c.text for c in found] and "big" in [c.text for c in found]
+    for candidates in result.candidates:
+        assert candidates[0].ids == (ID["big"], ID["cat"])
+        assert candidates[0].probability == pytest.approx(total, rel=1e-4)
+        assert "red cat" in [c.text for c in candidates] and "big" in [c.text for c in candidates]
 
 
 def test_glm_obeys_lengths() -> None:
@@ -185,7 +187,7 @@ def test_glm_probabilities_are_those_of_the_training_row() -> None:
     model = random_model("glm", 2, rows=32, sharp=5.0)
     ready = loaded("glm", model)
     result = Filler(ready).fill("the [MASK] sat on [MASK]", top_k=4)
-    first, second = (found[0] for found in result.candidates)
+    first, second = (candidates[0] for candidates in result.candidates)
     row = np.array([CLS, ID["the"], *first.ids, ID["sat"], ID["on"], *second.ids, EOS], np.int32)
     a = 2 + len(first.ids)
     choice = GlmChoice(((2, a), (a + 2, a + 2 + len(second.ids))), (0, 1))
@@ -227,14 +229,14 @@ def test_gpt_ranks_words_by_the_whole_sentence() -> None:
             scores = model.lm_head(hidden, model.token_embeddings.weight).log_softmax(-1)
         return float(sum(scores[k - 1, row[0, k]] for k in range(2, row.shape[1])))
 
-    (found,) = result.candidates
+    (candidates,) = result.candidates
     assert result.probabilities == "candidates"
-    for candidate in found:
+    for candidate in candidates:
         assert candidate.score == pytest.approx(log_probability(list(candidate.ids)), abs=1e-3)
         assert all(TOKENIZER.token(k).startswith("##") for k in candidate.ids[1:])
-    assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
-    ratio = math.exp(found[1].score - found[0].score)
-    assert found[1].probability / found[0].probability == pytest.approx(ratio, rel=1e-3)
+    assert [c.score for c in candidates] == sorted((c.score for c in candidates), reverse=True)
+    ratio = math.exp(candidates[1].score - candidates[0].score)
+    assert candidates[1].probability / candidates[0].probability == pytest.approx(ratio, rel=1e-3)
 
 
 def test_gpt_at_the_end_of_a_text_counts_the_end_of_the_word() -> None:
@@ -294,9 +296,9 @@ def test_the_same_call_serves_every_family_and_chinese() -> None:
         filler = Filler(loaded(name, random_model(name, rows=32)))
         result = filler.fill("猫在[MASK]，the <mask> ____。", top_k=2, lengths="1-2")
         assert len(result.candidates) == 3
-        for found in result.candidates:
-            assert 1 <= len(found) <= 2
-            assert all(0 <= c.probability <= 1 and min(c.ids) >= len(SPECIAL) and max(c.ids) < 30 for c in found)
+        for candidates in result.candidates:
+            assert 1 <= len(candidates) <= 2
+            assert all(0 <= c.probability <= 1 and min(c.ids) >= len(SPECIAL) and max(c.ids) < 30 for c in candidates)
         assert result.filled.startswith("猫在" + result.candidates[0][0].text + "，the ")
 
 
@@ -306,7 +308,7 @@ def test_padded_rows_of_the_word_table_are_never_written() -> None:
         with torch.no_grad():
             model.token_embeddings.weight[30:] *= 50
         result = Filler(loaded(name, model)).fill("the [MASK] sat [MASK]", top_k=9)
-        assert max(max(c.ids) for found in result.candidates for c in found) < 30
+        assert max(max(c.ids) for candidates in result.candidates for c in candidates) < 30
 
 
 @pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt", "xlnet"])
@@ -353,7 +355,7 @@ def test_missing_special_tokens_and_unknown_objectives_are_told() -> None:
 
 
 def test_duplicates_of_a_text_are_left_out() -> None:
-    found = [Candidate(text, (k,), 0.5, -k) for k, text in enumerate("abac")]
-    assert [c.ids for c in distinct(found)] == [(0,), (1,), (3,)]
+    candidates = [Candidate(text, (k,), 0.5, -k) for k, text in enumerate("abac")]
+    assert [c.ids for c in distinct(candidates)] == [(0,), (1,), (3,)]
     assert Blank("____", 0, 4).role == "mask"
     assert objective_of("bert").length == 48

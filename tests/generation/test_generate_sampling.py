@@ -32,8 +32,8 @@ def test_worked_values() -> None:
     row = torch.tensor([[2.0, -1.0, 0.5]])
     assert temper(row, 0.5).tolist() == [[4.0, -2.0, 1.0]]
     assert penalise_repeats(row, torch.tensor([[True, True, False]]), 2.0).tolist() == [[1.0, -2.0, 0.5]]
-    assert [kept.tolist() for kept in keep_top_k(row, 2)] == [[[2.0, 0.5]], [[0, 2]]]
-    assert [kept.tolist() for kept in keep_top_k(row, 9)] == [[[2.0, 0.5, -1.0]], [[0, 2, 1]]]
+    assert [tensor.tolist() for tensor in keep_top_k(row, 2)] == [[[2.0, 0.5]], [[0, 2]]]
+    assert [tensor.tolist() for tensor in keep_top_k(row, 9)] == [[[2.0, 0.5, -1.0]], [[0, 2, 1]]]
     shares = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert keep_top_p(shares, 0.5).isinf().tolist() == [[False, True, True]]
     assert keep_top_p(shares, 0.6).isinf().tolist() == [[False, False, True]]
@@ -72,8 +72,8 @@ def test_draw_follows_the_cumulated_probabilities() -> None:
 def test_draws_have_the_models_distribution() -> None:
     row = torch.tensor([[0.6, 0.3, 0.1]]).log()
     sampler = Sampler.alike(Sampling(seed=4), [[]] * 4000, torch.zeros(3, dtype=torch.bool))
-    found = torch.bincount(torch.tensor(sampler(row.expand(4000, 3))), minlength=3) / 4000
-    assert (found - torch.tensor([0.6, 0.3, 0.1])).abs().max() < 0.03
+    shares = torch.bincount(torch.tensor(sampler(row.expand(4000, 3))), minlength=3) / 4000
+    assert (shares - torch.tensor([0.6, 0.3, 0.1])).abs().max() < 0.03
 
 
 def test_filters_work_together() -> None:
@@ -81,9 +81,9 @@ def test_filters_work_together() -> None:
     none = torch.zeros(5, dtype=torch.bool)
     # the best three are 1, 2 and 4 with shares 8/17, 6/17 and 3/17; the first two reach 0.8
     sampler = Sampler.alike(Sampling(top_k=3, top_p=0.8), [[]] * 3000, none)
-    found = torch.bincount(torch.tensor(sampler(row)), minlength=5) / 3000
-    assert found[[0, 3, 4]].sum() == 0
-    assert abs(float(found[1]) - 4 / 7) < 0.03
+    shares = torch.bincount(torch.tensor(sampler(row)), minlength=5) / 3000
+    assert shares[[0, 3, 4]].sum() == 0
+    assert abs(float(shares[1]) - 4 / 7) < 0.03
     # at temperature 0.5 the shares are squared: 16 : 9
     sampler = Sampler.alike(Sampling(temperature=0.5, top_k=2), [[]] * 3000, none)
     assert abs(float((torch.tensor(sampler(row)) == 1).float().mean()) - 16 / 25) < 0.03

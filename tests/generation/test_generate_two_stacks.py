@@ -92,9 +92,9 @@ def test_texts_are_those_of_transformers(case: Case) -> None:
 
     for beams, penalty, ngram in ((1, 1.0, 0), (1, 1.0, 3), (4, 0.7, 0), (4, 1.5, 3)):
         decoder = Decoder(ours, contexts(case.family), LONGEST)
-        found = beam_search(decoder, beams, grammar, LONGEST, penalty, ngram, thorough=False)
+        results = beam_search(decoder, beams, grammar, LONGEST, penalty, ngram, thorough=False)
         lengths = set()
-        for (ids, score), hypotheses in zip(their_texts(theirs, case, beams, penalty, ngram), found, strict=True):
+        for (ids, score), hypotheses in zip(their_texts(theirs, case, beams, penalty, ngram), results, strict=True):
             written, ended = list(hypotheses[0].ids), end in ids
             if beams == 1 or ended:
                 assert written == ids[: ids.index(end) if ended else LONGEST]

@@ -91,18 +91,18 @@ def test_batched_rows_are_the_rows_alone() -> None:
     ready = loaded("gpt", model, BYTES)
     prompts = ["the cat", "a", "猫在垫子"]
     together = generate_many(ready, prompts, 12, GREEDY)
-    for prompt, found in zip(prompts, together, strict=True):
-        assert generate_many(ready, [prompt], 12, GREEDY) == [found]
-        assert "".join(generate(ready, prompt, 12, GREEDY)) == found.text
-        assert found.whole == prompt + found.text
-        assert len(found.ids) == 12 and found.finish == "length"
+    for prompt, generation in zip(prompts, together, strict=True):
+        assert generate_many(ready, [prompt], 12, GREEDY) == [generation]
+        assert "".join(generate(ready, prompt, 12, GREEDY)) == generation.text
+        assert generation.whole == prompt + generation.text
+        assert len(generation.ids) == 12 and generation.finish == "length"
     assert generate_many(ready, []) == []
 
 
 def test_samples_differ_and_repeat_with_their_seed() -> None:
     ready = loaded("gpt", random_model("gpt", 2, rows=BYTES.size, sharp=1.0), BYTES)
     many = generate_many(ready, ["the"] * 4, 10, Sampling(seed=3))
-    assert len({found.ids for found in many}) == 4
+    assert len({generation.ids for generation in many}) == 4
     assert generate_many(ready, ["the"] * 2, 10, Sampling(seed=3)) == many[:2]
     assert "".join(generate(ready, "the", 10, Sampling(seed=3))) == many[0].text
 
@@ -140,8 +140,8 @@ def test_long_texts_keep_their_words_when_the_window_moves() -> None:
 
 
 def place_words(tokenizer: Tokenizer, words: dict[int, str]) -> dict[int, dict[int, float]]:
-    found = {place: tokenizer.id(word) for place, word in words.items()}
-    return {place: {token: 9.0} for place, token in found.items() if token is not None}
+    ids = {place: tokenizer.id(word) for place, word in words.items()}
+    return {place: {token: 9.0} for place, token in ids.items() if token is not None}
 
 
 WORDS = wordpiece()
@@ -150,9 +150,9 @@ WORDS = wordpiece()
 def test_gpt_ends_at_the_end_token_and_spaces_follow_the_prompt() -> None:
     wanted = place_words(WORDS, {1: "cat", 2: "sat", 3: ".", 4: "<|endoftext|>"})
     ready = loaded("gpt", forced_model("gpt", 0, wanted, 30), WORDS)
-    (found,) = generate_many(ready, ["the"], 20, GREEDY)
-    assert (found.text, found.finish, len(found.ids)) == (" cat sat.", "end", 3)
-    assert found.to_json()["whole"] == "the cat sat."
+    (generation,) = generate_many(ready, ["the"], 20, GREEDY)
+    assert (generation.text, generation.finish, len(generation.ids)) == (" cat sat.", "end", 3)
+    assert generation.to_json()["whole"] == "the cat sat."
     assert "".join(generate(ready, "the ", 20, GREEDY)) == "cat sat."
     assert list(generate(ready, "the", 20, GREEDY)) == [" cat", " sat."]
 
@@ -161,25 +161,25 @@ def test_gpt_stops_at_its_last_position_or_slides() -> None:
     ready = loaded("gpt", random_model("gpt", 3, rows=BYTES.size, length=16), BYTES, length=16)
     with torch.no_grad():
         ready.model.token_embeddings.weight[ready.vocabulary["eos"]] = 0.0
-    (found,) = generate_many(ready, ["the cat"], 50, GREEDY)
+    (generation,) = generate_many(ready, ["the cat"], 50, GREEDY)
     prompt = 1 + len(BYTES.encode("the cat"))
-    assert found.finish == "positions" and len(found.ids) == 16 - prompt + 1
+    assert generation.finish == "positions" and len(generation.ids) == 16 - prompt + 1
     (more,) = generate_many(ready, ["the cat"], 50, GREEDY, slide=True)
-    assert more.finish == "length" and len(more.ids) == 50 and more.ids[: len(found.ids)] == found.ids
-    whole = [ready.vocabulary["eos"], *BYTES.encode("the cat"), *found.ids]
+    assert more.finish == "length" and len(more.ids) == 50 and more.ids[: len(generation.ids)] == generation.ids
+    whole = [ready.vocabulary["eos"], *BYTES.encode("the cat"), *generation.ids]
     row = SampledRow(GREEDY, [], Writer(ready, ["the cat"], 1, GREEDY, True).banned_V)
     ((again, *_),) = written(ready.model, [(gpt_input(whole[-8:], 16), row, 3, [])])
-    assert again == more.ids[len(found.ids)]
+    assert again == more.ids[len(generation.ids)]
     assert len(generate_many(ready, ["the cat " * 40], 5, GREEDY, slide=True)[0].ids) == 5
 
 
 def test_glm_writes_at_the_end_or_in_its_blank() -> None:
     wanted = place_words(WORDS, {1: "big", 2: "cat", 3: "<|endoftext|>"})
     ready = loaded("glm", forced_model("glm", 1, wanted, 32), WORDS)
-    (found,) = generate_many(ready, ["the"], 9, GREEDY)
-    assert (found.text, found.whole, found.finish) == (" big cat", "the big cat", "end")
-    (found,) = generate_many(ready, ["the [sMASK] sat"], 9, GREEDY)
-    assert (found.text, found.whole) == ("big cat", "the big cat sat")
+    (generation,) = generate_many(ready, ["the"], 9, GREEDY)
+    assert (generation.text, generation.whole, generation.finish) == (" big cat", "the big cat", "end")
+    (generation,) = generate_many(ready, ["the [sMASK] sat"], 9, GREEDY)
+    assert (generation.text, generation.whole) == ("big cat", "the big cat sat")
     assert generate_many(ready, [""], 9, GREEDY)[0].text == "big cat"
     writer = Writer(ready, ["the", "the [MASK] ."], 9, GREEDY, False)
     gmask, mask = ready.vocabulary["gmask"], ready.vocabulary["mask"]
@@ -201,8 +201,8 @@ def test_glm_writes_at_length_with_the_longest_blank_that_it_knows() -> None:
 
 def test_glm_stops_at_its_last_position() -> None:
     ready = loaded("glm", forced_model("glm", 1, {k: {12: 9.0} for k in range(17)}, 32, length=16), WORDS, length=16)
-    (found,) = generate_many(ready, ["the"], 50, GREEDY)
-    assert found.finish == "positions" and len(found.ids) == 16
+    (generation,) = generate_many(ready, ["the"], 50, GREEDY)
+    assert generation.finish == "positions" and len(generation.ids) == 16
 
 
 @pytest.mark.parametrize("name", ["bert", "mlm"])

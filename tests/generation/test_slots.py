@@ -47,10 +47,10 @@ def alone(model: Transformer, row: DecoderInput, sampled: SampledRow, most: int,
     """The updates of a row that a scheduler has to itself."""
     scheduler = Scheduler(model, 1)
     handle = scheduler.join(row, sampled, most, ends)
-    found = []
+    updates = []
     while scheduler.busy:
-        found.append(scheduler.step()[handle])
-    return found
+        updates.append(scheduler.step()[handle])
+    return updates
 
 
 def sampled(sampling: Sampling, number: int) -> SampledRow:
@@ -84,22 +84,22 @@ def test_a_row_writes_what_it_writes_alone(name: str, data: st.DataObject, seed:
             for _ in range(data.draw(st.integers(1, 7)))
         ]
         waiting = list(enumerate(rows))
-        found: dict[int, list[Update]] = {}
+        updates_of: dict[int, list[Update]] = {}
         place: dict[int, int] = {}
         while waiting or scheduler.busy:
             while waiting and rng.random() < 0.5:
                 k, (row, sampling, most, ends) = waiting.pop()
                 place[handle := scheduler.join(row, sampled(sampling, k), most, ends)] = k
-                found[handle] = []
-            if found and rng.random() < 0.05:
-                scheduler.cancel(rng.choice(list(found)))
+                updates_of[handle] = []
+            if updates_of and rng.random() < 0.05:
+                scheduler.cancel(rng.choice(list(updates_of)))
             for handle, update in scheduler.step().items():
-                assert not found[handle] or found[handle][-1].finish is None
-                found[handle].append(update)
+                assert not updates_of[handle] or updates_of[handle][-1].finish is None
+                updates_of[handle].append(update)
     finally:
         slots_module.MARGIN = margin
-    assert len(found) == len(rows)
-    for handle, updates in found.items():
+    assert len(updates_of) == len(rows)
+    for handle, updates in updates_of.items():
         row, sampling, most, ends = rows[place[handle]]
         expected = alone(model, row, sampled(sampling, place[handle]), most, ends)
         if updates[-1].finish == "cancelled":
@@ -120,7 +120,7 @@ def test_scores_are_those_of_a_decoder(name: str, data: st.DataObject, seed: int
         if rows.free and rng.random() < 0.5:
             new = [context(name, rng) for _ in range(rng.integers(1, rows.free + 1))]
             joined = rows.join(new)
-            fresh = [Decoder(model, [one], 24) for one in new]
+            fresh = [Decoder(model, [decoder_input], 24) for decoder_input in new]
             expected = torch.cat([decoder.prefill() for decoder in fresh])
             torch.testing.assert_close(joined, expected, atol=1e-4, rtol=1e-4)
             decoders += fresh
@@ -150,8 +150,8 @@ def test_rows_wait_for_a_slot_and_join_when_one_is_free() -> None:
 def test_a_row_says_why_it_ends() -> None:
     scheduler = Scheduler(MODELS["gpt"], 4)
     full = scheduler.join(gpt_input([5] * 47, 48), GREEDY, 9)
-    one = scheduler.join(gpt_input([5], 48), GREEDY, 1)
-    (first,) = (update.token for handle, update in scheduler.step().items() if handle == one)
+    joined = scheduler.join(gpt_input([5], 48), GREEDY, 1)
+    (first,) = (update.token for handle, update in scheduler.step().items() if handle == joined)
     assert first is not None
     ended = scheduler.join(gpt_input([5], 48), GREEDY, 9, [first])
     gone = scheduler.join(gpt_input([5], 48), GREEDY, 9)
@@ -172,7 +172,7 @@ def test_a_row_says_why_it_ends() -> None:
 
 def test_rows_may_join_from_other_threads() -> None:
     """A loop that steps while others hand in rows gives each of them what it writes alone."""
-    model, handles, found = MODELS["glm"], {}, {}
+    model, handles, updates = MODELS["glm"], {}, {}
     scheduler = Scheduler(model, 3)
     contexts = {seed: context("glm", np.random.default_rng(seed)) for seed in range(12)}
 
@@ -185,7 +185,7 @@ def test_rows_may_join_from_other_threads() -> None:
         thread.start()
     while any(thread.is_alive() for thread in threads) or scheduler.busy:
         for handle, update in scheduler.step().items():
-            found.setdefault(handle, []).append(update)
+            updates.setdefault(handle, []).append(update)
     for seed, row in contexts.items():
         expected = alone(model, row, scheduler.sampled(Sampling(seed=seed)), 6, [])
-        assert found[handles[seed]] == expected
+        assert updates[handles[seed]] == expected

@@ -109,5 +109,5 @@ def test_groups_alone_need_a_mask() -> None:
     for rule in (AttentionRule.full(3), AttentionRule.causal(3)):
         grouped = AttentionRule(rule.segment, rule.rank, rule.horizon, np.array([0, 0, 1], np.int32))
         same = AttentionRule(rule.segment, rule.rank, rule.horizon, zeros)
-        masks = [collate([[Example(ids, ids[None], one, nothing, nothing)]], 0).mask for one in (grouped, same)]
+        masks = [collate([[Example(ids, ids[None], rule, nothing, nothing)]], 0).mask for rule in (grouped, same)]
         assert masks == ["rule", "none" if rule.rank.max() == 0 else "causal"]

@@ -36,8 +36,8 @@ def test_values_and_gradients(
     expected = module(x)
     got = feed_forward(x, module.inner, module.output, activation, gated)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    for one, other in zip(gradients(got, module, x), gradients(expected, module, x), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for gradient, other in zip(gradients(got, module, x), gradients(expected, module, x), strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("activation", "gated"), KINDS)
@@ -49,14 +49,14 @@ def test_dropout_inside(activation: Activation, gated: bool, monkeypatch: pytest
     module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated))
     x = torch.randn(2, 5, 6, requires_grad=True)
     got = feed_forward(x, module.inner, module.output, activation, gated, 0.25)
-    kept = torch.cat(drawn).view(2, 5, 20).float()
-    assert 0.15 < 1 - kept.mean() < 0.35
+    mask = torch.cat(drawn).view(2, 5, 20).float()
+    assert 0.15 < 1 - mask.mean() < 0.35
     chosen, *other = module.inner(x).split(20, -1)
-    inside = activate(chosen, activation) * kept / 0.75
+    inside = activate(chosen, activation) * mask / 0.75
     expected = module.output(inside * other[0] if gated else inside)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
-    for one, two in zip(gradients(got, module, x), gradients(expected, module, x), strict=True):
-        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+    for gradient, two in zip(gradients(got, module, x), gradients(expected, module, x), strict=True):
+        torch.testing.assert_close(gradient, two, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
@@ -65,16 +65,16 @@ def test_fused_keeps_no_more_than_the_plain_modules(dropout: float) -> None:
     for activation, gated, columns in (("relu", False, 20), ("gelu_tanh", True, 40 + (5 if dropout else 0))):
         module = FeedForward(dataclasses.replace(CONFIG, activation=activation, gated=gated))
         weights = {weight.data_ptr() for weight in module.parameters()}
-        kept: dict[int, int] = {}
+        sizes: dict[int, int] = {}
 
-        def note(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
-            kept[tensor.data_ptr()] = tensor.nbytes
+        def note(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.nbytes
             return tensor
 
         x = torch.randn(8, 6, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             feed_forward(x, module.inner, module.output, activation, gated, dropout)
-        inside = sum(size for place, size in kept.items() if place not in weights and place != x.data_ptr())
+        inside = sum(size for place, size in sizes.items() if place not in weights and place != x.data_ptr())
         assert inside == 4 * 8 * columns
 
 

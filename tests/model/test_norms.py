@@ -31,8 +31,8 @@ def test_root_mean_square(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(fast(low).double(), expected, atol=1e-5, rtol=1e-6)
     got = torch.autograd.grad(made, [low, fast.weight], upstream)
     wanted = torch.autograd.grad(expected, [high, plain.weight], upstream.double())
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one.double(), other, atol=1e-5 * other.abs().max().item(), rtol=1e-5)
+    for actual, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(actual.double(), other, atol=1e-5 * other.abs().max().item(), rtol=1e-5)
 
 
 def test_other_types_go_through_torch() -> None:

@@ -73,16 +73,18 @@ def logits(model: Transformer, batch: Batch) -> torch.Tensor:
 
 def gradients(form: Form, model: Transformer) -> dict[str, torch.Tensor]:
     """The gradients of our weights under their names."""
-    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-    return form.table.to_theirs(found)
+    gradients_by_name = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()
+    }
+    return form.table.to_theirs(gradients_by_name)
 
 
 def same_gradients(form: Form, model: Transformer, theirs: torch.nn.Module) -> None:
     """Whether every weight has the same gradient on both sides; those that only they have are constants here."""
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    found = gradients(form, model)
+    ours = gradients(form, model)
     compared = 0
-    for name, gradient in found.items():
+    for name, gradient in ours.items():
         if name in expected and not name.endswith("token_type_embeddings.weight"):
             torch.testing.assert_close(
                 gradient, expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
@@ -93,7 +95,7 @@ def same_gradients(form: Form, model: Transformer, theirs: torch.nn.Module) -> N
         "predictions.bias",
         "lm_head.bias",
     } - expected.keys()  # of an untied head, which uses another
-    assert compared >= len(found) - 1 - len(spare & found.keys())
+    assert compared >= len(ours) - 1 - len(spare & ours.keys())
 
 
 def same_training(form: Form, model: Transformer, batch: Batch, theirs: torch.nn.Module, out: Any) -> None:
@@ -126,7 +128,7 @@ def example_batch(length: int, channels: int, vocab: int, causal: bool, seed: in
 
 
 def labels_of(batch: Batch) -> torch.Tensor:
-    """Their labels: -100 where nothing is asked."""
+    """Their labels: -100 for columns without a target."""
     flat = torch.full_like(batch.input_ids, -100).flatten()
     return flat.scatter(0, batch.target_index, batch.target_ids).view_as(batch.input_ids)
 
@@ -144,8 +146,8 @@ def test_models_of_pairs_equal_transformers(case: Case) -> None:
     real = batch.segment >= 0
     if not pairs:
         batch = replace(batch, labels={})
-    asked = "sentence_order_label" if case.family == "albert" else "next_sentence_label"
-    more = {asked: batch.labels["next_sentence"][1]} if pairs else {}
+    label = "sentence_order_label" if case.family == "albert" else "next_sentence_label"
+    more = {label: batch.labels["next_sentence"][1]} if pairs else {}
     if len(batch.positions) > 2:
         more["task_type_ids"] = batch.positions[2]
     out = theirs(

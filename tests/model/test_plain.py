@@ -53,7 +53,7 @@ def dense(kind: str) -> nn.Linear:
     elif kind == "bias":
         made.bias = other(made.bias)
     elif kind == "forward hook":
-        made.register_forward_hook(lambda module, given, found: found + 1)
+        made.register_forward_hook(lambda module, given, actual: actual + 1)
     elif kind == "pre-hook":
         made.register_forward_pre_hook(lambda module, given: (given[0] + 1,))
     elif kind == "backward hook":
@@ -83,7 +83,7 @@ def test_a_dense_layer_that_is_not_plain_is_called(kind: str) -> None:
 
 
 def test_hooks_of_all_modules_count() -> None:
-    handle = nn.modules.module.register_module_forward_hook(lambda module, given, found: None)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, actual: None)
     try:
         assert not plain_dense(nn.Linear(2, 2))
     finally:
@@ -97,7 +97,7 @@ def changed(model: Transformer, where: str) -> Transformer:
     elif where == "words":
         model.token_embeddings.weight = other(model.token_embeddings.weight)
     else:
-        model.layers[0].attention_norm.register_forward_hook(lambda module, given, found: found)
+        model.layers[0].attention_norm.register_forward_hook(lambda module, given, actual: actual)
     return model
 
 
@@ -139,20 +139,20 @@ def test_one_kernel_steps_plain_weights_alone(name: OptimizerName, monkeypatch: 
             fused.append(optimizer.param_groups[0]["fused"])
         stepped.append([weight.detach().as_subclass(Tensor) for weight in model.parameters()])
     assert fused[0] is True and not all(fused[1:])
-    for one, two in zip(*stepped, strict=True):
-        torch.testing.assert_close(one, two)
+    for actual, two in zip(*stepped, strict=True):
+        torch.testing.assert_close(actual, two)
 
 
 def test_the_class_of_a_dense_layer_is_asked_in_one_place() -> None:
     """Elsewhere, `type(x) is nn.Linear` or a comparison like it would forget the weights, or the hooks."""
     root = Path(blankfill.__file__).parent
-    found = []
+    paths = []
     for path in root.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             text = ast.unparse(node) if isinstance(node, ast.Compare) else ""
             if text.startswith("type(") and ("nn." in text or "Parameter" in text or "Tensor" in text):
-                found.append(path.relative_to(root).as_posix())
-    assert set(found) == {"kernels/capability.py"}
+                paths.append(path.relative_to(root).as_posix())
+    assert set(paths) == {"kernels/capability.py"}
     assert plain_weight(None) and plain_weight(nn.Parameter(torch.ones(2)))
     assert not plain_weight(nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False))
 

@@ -74,8 +74,8 @@ def test_packed_rotations_and_their_gradient(dtype: torch.dtype) -> None:
     tolerance = 1e-6 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
     upstream = torch.randn(got.shape, generator=generator).to(dtype)
-    one, other = (torch.autograd.grad(out, qkv, upstream)[0] for out in (got, expected))
-    torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+    ours, other = (torch.autograd.grad(out, qkv, upstream)[0] for out in (got, expected))
+    torch.testing.assert_close(ours, other, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "explicit", "blocked"])
@@ -184,18 +184,18 @@ def test_local_layers_see_their_window_alone(length: int, kernel: str, monkeypat
     batch = collate([[rows[0], rows[2]], [rows[1]]], pad=0)
     assert (model._masks(batch, torch.float32, ordered=True)["local"].kind == "band") == (length == 23)
     got = model.train()(batch).hidden
-    found = [got[0, :length], got[1, : length - 1], got[0, length : length + 2]]
+    parts = [got[0, :length], got[1, : length - 1], got[0, length : length + 2]]
     expected = written_out(model, rows)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for actual, other in zip(parts, expected, strict=True):
+        torch.testing.assert_close(actual, other, atol=1e-4, rtol=1e-4)
     weights = list(model.parameters())
-    total = sum((part * (k + 1)).square().sum() for k, part in enumerate(found))
+    total = sum((part * (k + 1)).square().sum() for k, part in enumerate(parts))
     same = sum((part * (k + 1)).square().sum() for k, part in enumerate(expected))
     gradients = (torch.autograd.grad(value, weights, allow_unused=True) for value in (total, same))
-    for one, other in zip(*gradients, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            torch.testing.assert_close(one, other, atol=2e-3, rtol=1e-3)
+    for actual, other in zip(*gradients, strict=True):
+        assert (actual is None) == (other is None)
+        if actual is not None:
+            torch.testing.assert_close(actual, other, atol=2e-3, rtol=1e-3)
 
 
 def test_rows_whose_columns_are_not_in_order_get_a_dense_window() -> None:
@@ -204,8 +204,8 @@ def test_rows_whose_columns_are_not_in_order_get_a_dense_window() -> None:
     row = example(20, 0)
     order = np.random.default_rng(1).permutation(20)
     shuffled = replace(row, input_ids=row.input_ids[order], positions=row.positions[:, order])
-    one, other = (model(collate([[part]], pad=0)).hidden[0] for part in (row, shuffled))
-    torch.testing.assert_close(other, one[torch.from_numpy(order)], atol=1e-5, rtol=1e-5)
+    ordered, other = (model(collate([[part]], pad=0)).hidden[0] for part in (row, shuffled))
+    torch.testing.assert_close(other, ordered[torch.from_numpy(order)], atol=1e-5, rtol=1e-5)
 
 
 def test_short_rows_share_the_mask_of_global_layers() -> None:

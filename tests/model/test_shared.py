@@ -68,10 +68,10 @@ def test_sharing_is_adding_up_the_gradients_of_copies(kind: str, recompute: bool
     for name, parameter in copies.named_parameters():
         first = f"layers.0.{name.split('.', 2)[2]}" if is_shared(name, kind) else name
         sums[first] = sums.get(first, 0) + parameter.grad
-    found = dict(shared.named_parameters())
-    assert found.keys() == sums.keys()
+    result = dict(shared.named_parameters())
+    assert result.keys() == sums.keys()
     for name, total in sums.items():
-        torch.testing.assert_close(found[name].grad, total, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result[name].grad, total, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +119,7 @@ def test_lora_is_added_and_merged_once(kind: str) -> None:
 
 
 def test_narrow_embeddings_need_a_head_that_brings_them_back() -> None:
-    told = replace(CONFIG, head_transform=False).problems()
-    assert len(told) == 1 and "model.embedding_size is 12" in told[0]
+    problems = replace(CONFIG, head_transform=False).problems()
+    assert len(problems) == 1 and "model.embedding_size is 12" in problems[0]
     assert "must be at least 1" in replace(CONFIG, embedding_size=-1).problems()[0]
     assert replace(CONFIG, head_transform=False, lm_head=False).problems() == CONFIG.problems() == []

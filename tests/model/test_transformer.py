@@ -159,7 +159,7 @@ def test_cache_equals_no_cache() -> None:
 
 def test_impossible_sizes_are_told() -> None:
     config = TransformerConfig(vocab_size=10, hidden_size=30, num_heads=4, dropout=1.5)
-    found = config.problems()
-    assert len(found) == 2
-    assert "not a multiple" in found[0] and "28" in found[0]
-    assert "dropout" in found[1]
+    problems = config.problems()
+    assert len(problems) == 2
+    assert "not a multiple" in problems[0] and "28" in problems[0]
+    assert "dropout" in problems[1]

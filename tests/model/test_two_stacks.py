@@ -62,7 +62,7 @@ def test_cached_steps_equal_one_pass(family: str, single: bool) -> None:
     """Column by column with keys and values of the context kept, rows reordered and repeated on the way."""
     model = build(config(family), seed=1).eval()
     made = examples()
-    batch = collate([[one] for one in made], pad=0)
+    batch = collate([[example] for example in made], pad=0)
     assert batch.context is not None
     whole = model(batch).hidden
     with torch.inference_mode():
@@ -111,7 +111,7 @@ def test_one_stack_adds_by_distance_beside_its_positions() -> None:
 def test_items_in_a_row_are_as_they_are_alone(family: str, recompute: bool) -> None:
     model = build(config(family), seed=1).train()
     made = examples()
-    alone = [collate([[one]], pad=0) for one in made]
+    alone = [collate([[example]], pad=0) for example in made]
     expected = torch.cat([asked(model, batch) for batch in alone])
     gradients = [sum(parts) for parts in zip(*(gradient(model, batch) for batch in alone), strict=True)]
     model.recompute = recompute
@@ -130,9 +130,9 @@ def test_dropout_and_padding_leave_every_gradient_finite(family: str, kernel: An
     model = build(config(family, dropout=0.3, attention_dropout=0.3, **more), seed=1).train()
     model.use_kernel(kernel)
     batch = collate([[example(3, 2, 0)], [example(20, 11, 1), example(2, 12, 2)]], pad=0)
-    found = gradient(model, batch)
-    assert all(bool(tensor.isfinite().all()) for tensor in found)
-    assert len(found) == len(list(model.parameters()))
+    gradients = gradient(model, batch)
+    assert all(bool(tensor.isfinite().all()) for tensor in gradients)
+    assert len(gradients) == len(list(model.parameters()))
     assert not torch.equal(model(batch).hidden, model(batch).hidden)
 
 
@@ -159,7 +159,7 @@ def test_a_batch_and_a_model_that_do_not_belong_together() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_learns_in_both_stacks_and_merges(family: str) -> None:
     model = build(config(family), seed=1).eval()
-    batch = collate([[one] for one in examples()], pad=0)
+    batch = collate([[example] for example in examples()], pad=0)
     names, before = model.state_dict().keys(), asked(model, batch)
     add_lora(model, rank=2)
     torch.testing.assert_close(asked(model, batch), before)
@@ -270,7 +270,7 @@ def test_published_sizes(name: str) -> None:
 def test_both_sides_are_looked_up_at_once(family: str) -> None:
     """Each look into the word table has a gradient of its size; one is made, and it equals that of two."""
     model = build(config(family), seed=1).train()
-    batch = collate([[one] for one in examples()], pad=0)
+    batch = collate([[example] for example in examples()], pad=0)
     assert batch.context is not None
     looks: list[torch.Size] = []
     handle = model.token_embeddings.register_forward_hook(lambda module, given, made: looks.append(made.shape))
@@ -288,5 +288,5 @@ def test_both_sides_are_looked_up_at_once(family: str) -> None:
         model.lm_head(hidden, model.output_table), batch.target_ids, reduction="sum"
     ).backward()
     apart = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    for one, other in zip(together, apart, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for actual, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(actual, other, atol=1e-4, rtol=1e-4)

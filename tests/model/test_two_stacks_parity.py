@@ -23,7 +23,7 @@ SIZES = [(13, 9), (5, 11), (16, 2), (1, 6)]
 
 
 def item(read: int, written: int, family: str, seed: int) -> Example:
-    """Random words to read and to write, all of these asked for."""
+    """Random tokens to read and to generate; all of the latter are targets."""
     rng = np.random.default_rng(seed)
     first = 2 if family == "bart" else 0
 
@@ -49,20 +49,20 @@ def padded(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def their_logits(theirs: Any, examples: list[Example]) -> torch.Tensor:
     """Their scores of all real columns of the decoder, one item after the other."""
-    read, real = padded([one.context.input_ids for one in examples if one.context is not None])
-    written, asked = padded([one.input_ids for one in examples])
+    read, real = padded([example.context.input_ids for example in examples if example.context is not None])
+    written, mask = padded([example.input_ids for example in examples])
     out = theirs(
-        input_ids=read, attention_mask=real.long(), decoder_input_ids=written, decoder_attention_mask=asked.long()
+        input_ids=read, attention_mask=real.long(), decoder_input_ids=written, decoder_attention_mask=mask.long()
     )
-    found: torch.Tensor = out.logits[asked]
-    return found
+    logits_of_targets: torch.Tensor = out.logits[mask]
+    return logits_of_targets
 
 
 @pytest.mark.parametrize("together", [1, 2, 4])
 @pytest.mark.parametrize("kernel", ["sdpa", "explicit", "blocked"])
 @pytest.mark.parametrize("case", [*of("t5"), *of("bart")], ids=case_name)
 def test_two_stacks_equal_transformers(case: Case, kernel: Kernel, together: int) -> None:
-    """Logits, loss and gradients, with so many items in a row; theirs have one."""
+    """Logits, loss and gradients, with several items in a row; theirs have one."""
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, case)
     form, model = ours(case.family, theirs.config.to_dict(), theirs.state_dict())
@@ -71,8 +71,8 @@ def test_two_stacks_equal_transformers(case: Case, kernel: Kernel, together: int
     examples = items(case.family)
     batch = collate([examples[k : k + together] for k in range(0, len(examples), together)], pad=1)
     expected = their_logits(theirs, examples)
-    found = logits(model, batch).flatten(0, 1)[batch.target_index]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    selected = logits(model, batch).flatten(0, 1)[batch.target_index]
+    torch.testing.assert_close(selected, expected, atol=1e-5, rtol=1e-5)
     loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)
     other = F.cross_entropy(expected, batch.target_ids)
     torch.testing.assert_close(loss, other, atol=1e-5, rtol=1e-5)

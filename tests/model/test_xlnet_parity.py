@@ -26,7 +26,7 @@ BASE = Case("xlnet", "XLNetLMHeadModel", "as published")
 
 
 def example(length: int, seed: int, permuted: int = 0) -> Example:
-    """A row of two segments with a quarter of it asked for."""
+    """A row of two segments with a quarter of its tokens as targets."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(10, 97, length - 3).astype(np.int32)
     middle = length // 2
@@ -41,21 +41,21 @@ def example(length: int, seed: int, permuted: int = 0) -> Example:
 
 def their_inputs(examples: list[Example], width: int, memory: int = 0) -> dict[str, torch.Tensor]:
     """What transformers calls the same: ids, perm_mask, target_mapping, token types and the padding's mask."""
-    rows, slots = len(examples), max(len(one.target_ids) for one in examples)
+    rows, slots = len(examples), max(len(example.target_ids) for example in examples)
     ids = torch.full((rows, width), ROLES["pad"])
     types, real = torch.zeros_like(ids), torch.zeros(rows, width)
     perm, mapping = torch.ones(rows, width, width), torch.zeros(rows, slots, width)
-    for r, one in enumerate(examples):
-        size, count = len(one) - len(one.target_ids), len(one.target_ids)
-        kept = slice(memory, size)
+    for r, example in enumerate(examples):
+        size, count = len(example) - len(example.target_ids), len(example.target_ids)
+        columns = slice(memory, size)
         length = size - memory
-        ids[r, :length] = torch.from_numpy(one.input_ids[kept])
-        types[r, :length] = torch.from_numpy(one.positions[1, kept])
+        ids[r, :length] = torch.from_numpy(example.input_ids[columns])
+        types[r, :length] = torch.from_numpy(example.positions[1, columns])
         real[r, :length] = 1
-        places = one.positions[0, size:] - memory
-        visible = one.rule.visible()
-        seen = visible[kept, kept].copy()
-        seen[places] = visible[size:, kept]  # what the query stream sees; transformers lets words see themselves
+        places = example.positions[0, size:] - memory
+        visible = example.rule.visible()
+        seen = visible[columns, columns].copy()
+        seen[places] = visible[size:, columns]  # what the query stream sees; transformers lets words see themselves
         perm[r, :length, :length] = torch.from_numpy(1 - seen.astype(np.float32))
         mapping[r, np.arange(count), places] = 1
     return {
@@ -70,7 +70,7 @@ def asked(model: Transformer, batch: Batch) -> torch.Tensor:
 
 
 def picked(logits: torch.Tensor, examples: list[Example]) -> torch.Tensor:
-    return torch.cat([logits[r, : len(one.target_ids)] for r, one in enumerate(examples)])
+    return torch.cat([logits[r, : len(example.target_ids)] for r, example in enumerate(examples)])
 
 
 def compare(form: Form, model: Transformer, theirs: Any, batch: Batch, logits: torch.Tensor) -> None:
@@ -82,9 +82,9 @@ def compare(form: Form, model: Transformer, theirs: Any, batch: Batch, logits: t
     loss.backward()
     other.backward()
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    found = gradients(form, model)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
+    ours = gradients(form, model)
+    assert ours.keys() == expected.keys()
+    for name, gradient in ours.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -97,7 +97,7 @@ def test_two_streams_equal_transformers(case: Case, kernel: Kernel) -> None:
     form, model = ours("xlnet", theirs.config.to_dict(), theirs.state_dict())
     model.use_kernel(kernel)
     examples = [example(20, 0), example(16, 1, permuted=8)]
-    batch = collate([[one] for one in examples], pad=ROLES["pad"])
+    batch = collate([[example] for example in examples], pad=ROLES["pad"])
     out = theirs(**their_inputs(examples, 20))
     compare(form, model, theirs, batch, picked(out.logits, examples))
 
@@ -119,7 +119,7 @@ def test_memory_equals_transformers() -> None:
     form, model = ours("xlnet", theirs.config.to_dict(), theirs.state_dict())
     before = np.random.default_rng(5).integers(10, 97, (2, 7)).astype(np.int32)
     examples = [with_memory(example(16, 6 + r), before[r]) for r in range(2)]
-    batch = collate([[one] for one in examples], pad=ROLES["pad"])
+    batch = collate([[example] for example in examples], pad=ROLES["pad"])
     first = torch.from_numpy(before).long()
     mems = theirs.transformer(first, token_type_ids=torch.zeros_like(first), use_mems=True).mems
     out = theirs(**their_inputs(examples, 16, memory=7), mems=mems, use_mems=True)
@@ -156,7 +156,7 @@ def test_the_content_stream_alone_equals_transformers() -> None:
 
 
 def test_the_open_places_of_a_text_equal_transformers() -> None:
-    """What filling reads: words that are not there, asked for behind a text that sees itself whole."""
+    """The input of filling: hidden words, predicted after a text with bidirectional attention."""
     transformers = pytest.importorskip("transformers")
     theirs = made(transformers, BASE)
     _, model = ours("xlnet", theirs.config.to_dict(), theirs.state_dict())

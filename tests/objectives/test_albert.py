@@ -23,7 +23,7 @@ DRAWS = 4000
 
 
 def pair(first: int, second: int, words: np.ndarray | None = None, label: int | None = 0) -> Document:
-    """A Document of two runs, ids 20, 21, …; each token a word unless told."""
+    """A Document of two runs, ids 20, 21, …; by default each token is a word."""
     ids = (20 + np.arange(first + second) % 40).astype(np.int32)
     known = np.ones(len(ids), np.bool_) if words is None else words
     return Document(ids, np.unique(np.array([0, first, first + second], np.int32)), known, label=label)
@@ -137,20 +137,20 @@ def test_every_word_is_asked_about_equally_often(vocabulary: Vocabulary) -> None
 
 
 def test_pairs_come_from_one_document(tmp_path: Path) -> None:
-    """Every pair is two runs that follow one another; a sentence alone is not asked about, unless it is to be."""
+    """Every pair is two adjacent runs; a single sentence has no label, unless an option gives it one."""
     corpus = write_corpus(tmp_path / "c", [[5, 6, 7, 8], [9], [4, 4]] * 40)
     whole = covering(corpus)
     sampler = Sampler(corpus, Albert(length=64, short=0.0), whole, 0)
-    seen, asked = [], 0
+    seen, pairs = [], 0
     for i in range(sampler.rows_in_epoch(0)):
         for document in sampler.documents(i):
             assert np.array_equal(document.ids, np.arange(document.ids[0], document.ids[0] + len(document)))
             seen += document.ids.tolist()
-            asked += len(document.sentences) == 3
+            pairs += len(document.sentences) == 3
         for example in sampler.row(i):
             assert len(example.labels) == int((example.input_ids == SEP).sum() == 2)
     assert sorted(seen) == sorted(set(seen)) == (np.arange(len(corpus.tokens)) + ORDINARY).tolist()
-    assert asked == 80
+    assert pairs == 80
     labelled = Sampler(corpus, Albert(length=64, short=0.0, sole_random=True), whole, 0)
     rows = [labelled.row(i) for i in range(labelled.rows_in_epoch(0))]
     assert all(example.labels for row in rows for example in row)
@@ -158,9 +158,9 @@ def test_pairs_come_from_one_document(tmp_path: Path) -> None:
 
 def test_problems_are_told() -> None:
     assert Albert().problems() == []
-    assert any("ngram is 0" in told for told in Albert(ngram=0).problems())
-    assert any("more than 1" in told for told in Albert(mask_share=0.9, random_share=0.2).problems())
-    assert any("mask_ratio" in told for told in Albert(mask_ratio=2).problems())
+    assert any("ngram is 0" in problem for problem in Albert(ngram=0).problems())
+    assert any("more than 1" in problem for problem in Albert(mask_share=0.9, random_share=0.2).problems())
+    assert any("mask_ratio" in problem for problem in Albert(mask_ratio=2).problems())
 
 
 def test_whole_words_without_word_starts_are_refused(vocabulary: Vocabulary) -> None:

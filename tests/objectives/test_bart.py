@@ -1,4 +1,4 @@
-"""BART's rows: what is damaged and how much, and that the clean row is asked for."""
+"""BART's rows: kinds and amount of corruption, and targets that are the original row."""
 
 import dataclasses
 import math

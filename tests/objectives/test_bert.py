@@ -94,8 +94,8 @@ def test_what_a_masked_token_becomes(vocabulary: Vocabulary) -> None:
         return example.input_ids[example.target_index].tolist()
 
     assert inputs(mask_share=1.0, random_share=0.0) == [MASK] * 19
-    kept = Bert(next_sentence=False, mask_share=0.0, random_share=0.0)
-    example = kept.example(document, vocabulary, np.random.default_rng(1))
+    unchanged = Bert(next_sentence=False, mask_share=0.0, random_share=0.0)
+    example = unchanged.example(document, vocabulary, np.random.default_rng(1))
     assert example.input_ids[example.target_index].tolist() == example.target_ids.tolist()
     assert MASK not in inputs(mask_share=0.0, random_share=1.0)[:10]
 

@@ -28,7 +28,7 @@ def pair(first: int = 20, second: int = 20) -> Document:
 def test_units_of_a_level_are_masked_whole(vocabulary: Vocabulary, level: str, size: int) -> None:
     rng = np.random.default_rng(0)
     objective = Ernie(length=48, **{name: float(name == level) for name in ("basic", "phrase", "entity")})
-    asked = 0
+    targets = 0
     for _ in range(DRAWS // 5):
         example = objective.example(pair(), vocabulary, rng)
         restored = example.input_ids.copy()
@@ -38,9 +38,9 @@ def test_units_of_a_level_are_masked_whole(vocabulary: Vocabulary, level: str, s
         assert not masked[[0, 21, 42]].any()
         text = np.delete(masked, [0, 21, 42]).reshape(-1, size)
         assert (text.all(1) | ~text.any(1)).all(), "a unit is masked in part"
-        asked += int(text.any(1).sum())
+        targets += int(text.any(1).sum())
         assert example.labels == {"next_sentence": 0}
-    assert within(asked / (DRAWS // 5 * 40 / size), 0.15, DRAWS // 5 * 40 // size)
+    assert within(targets / (DRAWS // 5 * 40 / size), 0.15, DRAWS // 5 * 40 // size)
 
 
 def test_the_levels_are_drawn_by_their_shares(vocabulary: Vocabulary) -> None:
@@ -64,8 +64,8 @@ def test_what_becomes_of_chosen_tokens(vocabulary: Vocabulary) -> None:
     row = np.full(4000, 20, np.int32)
     units = [(k, k + 2) for k in range(0, 4000, 2)]
     drawn = np.full(4000, 21, np.int32)
-    found = [mask_units(row, units, rng.random(4000), drawn, MASK, 0.15, 0.8, 0.1) for _ in range(20)]
-    inputs = np.concatenate([one.inputs.reshape(-1, 2) for one in found])
+    masked = [mask_units(row, units, rng.random(4000), drawn, MASK, 0.15, 0.8, 0.1) for _ in range(20)]
+    inputs = np.concatenate([choice.inputs.reshape(-1, 2) for choice in masked])
     for column in inputs.T:
         assert within(float((column == MASK).mean()), 0.8, len(column))
         assert within(float((column == 21).mean()), 0.1, len(column))

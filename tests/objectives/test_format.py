@@ -110,34 +110,34 @@ def built(
     return objective.build(document(first, second), VOCABULARY, choice)
 
 
-def same_rows(found: Example, expected: Example, rule: bool = True) -> None:
+def same_rows(actual: Example, expected: Example, rule: bool = True) -> None:
     """Ids, positions, and who sees whom, on both sides; answers apart."""
-    assert found.input_ids.tolist() == expected.input_ids.tolist()
-    assert found.positions.tolist() == expected.positions.tolist()
+    assert actual.input_ids.tolist() == expected.input_ids.tolist()
+    assert actual.positions.tolist() == expected.positions.tolist()
     if rule:
-        assert found.rule.visible().tolist() == expected.rule.visible().tolist()
-    assert (found.context is None) == (expected.context is None)
-    if found.context is not None and expected.context is not None:
-        same_rows(found.context, expected.context)
+        assert actual.rule.visible().tolist() == expected.rule.visible().tolist()
+    assert (actual.context is None) == (expected.context is None)
+    if actual.context is not None and expected.context is not None:
+        same_rows(actual.context, expected.context)
 
 
 def answers(example: Example) -> list[tuple[int, int]]:
     return list(zip(example.target_index.tolist(), example.target_ids.tolist(), strict=True))
 
 
-def begins(found: DecoderInput, whole: Example, asked_for: int) -> None:
+def begins(decoder_input: DecoderInput, whole: Example, asked_for: int) -> None:
     """A decoder's input is the row of training up to where its answer `asked_for` is read."""
     at = int(whole.target_index[asked_for])
-    count = len(found)
-    assert count == at + (found.query_token is None)
-    assert found.input_ids.tolist() == whole.input_ids[:count].tolist()
-    assert found.positions.tolist() == whole.positions[:, :count].tolist()
-    assert found.rule.visible().tolist() == whole.rule.visible()[:count, :count].tolist()
+    count = len(decoder_input)
+    assert count == at + (decoder_input.query_token is None)
+    assert decoder_input.input_ids.tolist() == whole.input_ids[:count].tolist()
+    assert decoder_input.positions.tolist() == whole.positions[:, :count].tolist()
+    assert decoder_input.rule.visible().tolist() == whole.rule.visible()[:count, :count].tolist()
     if asked_for + 1 < len(whole.target_ids):
-        assert found.next_position.tolist() == whole.positions[:, count].tolist()
-    assert (found.source is None) == (whole.context is None)
-    if found.source is not None and whole.context is not None:
-        same_rows(found.source, whole.context)
+        assert decoder_input.next_position.tolist() == whole.positions[:, count].tolist()
+    assert (decoder_input.source is None) == (whole.context is None)
+    if decoder_input.source is not None and whole.context is not None:
+        same_rows(decoder_input.source, whole.context)
 
 
 def test_every_objective_is_tried() -> None:
@@ -154,7 +154,7 @@ def test_a_framed_text_is_the_example_without_blanks(name: str, first: list[int]
     row = example if example.context is None else example.context
     assert row.input_ids[begin:end].tolist() == first and framed.second[0] == framed.second[1]
     assert 0 <= framed.pooled < len(example) and not len(example.target_ids)
-    if isinstance(objective, Gpt):  # which is asked for its end as well
+    if isinstance(objective, Gpt):  # whose end is a target as well
         made = replace(document(first), last=False)
         expected = objective.build(replace(made, ids=array([*first, 20])), VOCABULARY, None)
     elif isinstance(objective, Unilm):
@@ -186,18 +186,18 @@ def test_a_framed_pair_is_the_example_without_blanks(name: str, first: list[int]
     assert row[slice(*framed.first)].tolist() == first and row[slice(*framed.second)].tolist() == second
 
 
-@pytest.mark.parametrize("name", [name for name, one in SINGLE.items() if one.masked and name != "unilm2"])
+@pytest.mark.parametrize("name", [name for name, objective in SINGLE.items() if objective.masked and name != "unilm2"])
 @given(first=text, draw=st.data())
 def test_masks_stand_and_are_asked_for_as_in_training(name: str, first: list[int], draw: st.DataObject) -> None:
     objective = SINGLE[name]
     hidden = sorted(draw.draw(st.sets(st.integers(0, len(first) - 1), min_size=1)))
     expected = built(objective, first, (), hidden)
-    for found in (
+    for row in (
         objective.format(VOCABULARY).hide(first, hidden, len(hidden)),
         *objective.format(VOCABULARY).open_places(array([first, first]), hidden),
     ):
-        same_rows(found, expected)
-        assert answers(found) == answers(expected)
+        same_rows(row, expected)
+        assert answers(row) == answers(expected)
 
 
 @given(first=text, draw=st.data())
@@ -207,27 +207,27 @@ def test_hidden_tokens_of_xlnet_are_asked_for_as_in_training(first: list[int], d
     form = objective.format(VOCABULARY)
     hidden = draw.draw(st.lists(st.integers(0, len(first) - 1), min_size=1, unique=True))
     L, K = len(first) + 2, len(hidden)
-    found = form.hide(first, hidden, K)
+    row = form.hide(first, hidden, K)
     order = np.zeros(L, np.int32)
     order[hidden] = np.arange(K)
     order[[L - 2, L - 1]] = K, K + 1  # [SEP] and [CLS] come last in training; here everything that is left is seen
     targets = sorted(hidden)
     expected = objective.build(document(first), VOCABULARY, XlnetChoice((0, len(first)), (0, 0), array(targets), order))
     place = {k: L + targets.index(k) for k in hidden}
-    assert found.input_ids[:L].tolist() == expected.input_ids[:L].tolist()
-    assert found.positions[:, :L].tolist() == expected.positions[:, :L].tolist()
-    sees, wanted = found.rule.visible(), expected.rule.visible()
-    for k, at in zip(hidden, found.target_index.tolist(), strict=True):
-        assert found.positions[:, at].tolist() == expected.positions[:, place[k]].tolist()
-        assert found.input_ids[at] == expected.input_ids[place[k]]
+    assert row.input_ids[:L].tolist() == expected.input_ids[:L].tolist()
+    assert row.positions[:, :L].tolist() == expected.positions[:, :L].tolist()
+    sees, wanted = row.rule.visible(), expected.rule.visible()
+    for k, at in zip(hidden, row.target_index.tolist(), strict=True):
+        assert row.positions[:, at].tolist() == expected.positions[:, place[k]].tolist()
+        assert row.input_ids[at] == expected.input_ids[place[k]]
         assert sees[at, : len(first)].tolist() == wanted[place[k], : len(first)].tolist()
     other, alone = form.open_places(array([[20] * len(first), first]), hidden)
-    kept = [token for k, token in enumerate(first) if k not in hidden]
-    assert alone.input_ids[: len(kept)].tolist() == kept and set(other.target_ids.tolist()) == {20}
+    visible = [token for k, token in enumerate(first) if k not in hidden]
+    assert alone.input_ids[: len(visible)].tolist() == visible and set(other.target_ids.tolist()) == {20}
     assert len(alone) == L and alone.target_ids.tolist() == [first[k] for k in hidden]
     seen = alone.rule.visible()
     assert seen[:, : L - K].all() and not (seen[L - K :, L - K :]).any()
-    assert alone.positions[:, L - K :].tolist() == found.positions[:, found.target_index].tolist()
+    assert alone.positions[:, L - K :].tolist() == row.positions[:, row.target_index].tolist()
 
 
 def tokens(example: Example) -> list[int]:
@@ -239,9 +239,9 @@ def test_a_blank_of_glm_is_the_example_of_its_span(before: list[int], answer: li
     span = (1 + len(before), 1 + len(before) + len(answer))
     expected = Glm(48).build(document([*before, *answer, *after]), VOCABULARY, GlmChoice((span,), (0,)))
     form = Glm(48).format(VOCABULARY)
-    (found,) = form.blank(before, answer, after)
-    same_rows(found, expected)
-    assert answers(found) == answers(expected)
+    (row,) = form.blank(before, answer, after)
+    same_rows(row, expected)
+    assert answers(row) == answers(expected)
     begins(form.blank_input([before, after], ["mask"], ()), expected, 0)
     assert form.blank_end_ids([before, after], ["mask"], 0) == [tokens(expected)[-1]]
 
@@ -250,9 +250,9 @@ def test_a_blank_of_glm_is_the_example_of_its_span(before: list[int], answer: li
 def test_a_cloze_of_glm_is_the_blank_that_training_builds(before: list[int], word: list[int], after: list[int]) -> None:
     form = Glm(48).format(VOCABULARY)
     (expected,) = form.blank(before, word, after)
-    found = form.cloze_row(before, [*word, *form.word_end], after)
-    same_rows(found, expected)
-    assert answers(found) == answers(expected)
+    row = form.cloze_row(before, [*word, *form.word_end], after)
+    same_rows(row, expected)
+    assert answers(row) == answers(expected)
 
 
 @given(runs=st.tuples(text, text, text), fills=st.tuples(text, text))
@@ -304,12 +304,12 @@ def test_blanks_of_t5_are_written_as_in_training(
 def test_a_blank_of_t5_is_the_example_of_its_span(before: list[int], answer: list[int], after: list[int]) -> None:
     noise = np.repeat([False, True, False], [len(before), len(answer), len(after)])
     expected = T5(48).build(document([*before, *answer, *after]), VOCABULARY, T5Choice(noise))
-    (found,) = T5(48).format(VOCABULARY).blank(before, answer, after)
-    count = len(found)
-    assert answers(found) == answers(expected)[1 : len(answer) + 2]
-    assert found.input_ids.tolist() == expected.input_ids[:count].tolist()
-    assert found.context is not None and expected.context is not None
-    same_rows(found.context, expected.context)
+    (row,) = T5(48).format(VOCABULARY).blank(before, answer, after)
+    count = len(row)
+    assert answers(row) == answers(expected)[1 : len(answer) + 2]
+    assert row.input_ids.tolist() == expected.input_ids[:count].tolist()
+    assert row.context is not None and expected.context is not None
+    same_rows(row.context, expected.context)
 
 
 @given(before=maybe, answer=text, after=maybe)
@@ -318,11 +318,11 @@ def test_a_blank_of_bart_is_the_example_of_its_span(before: list[int], answer: l
     span = (1 + len(before), 1 + len(before) + len(answer))
     expected = objective.build(document([*before, *answer, *after]), VOCABULARY, BartChoice((0,), (span,)))
     form = objective.format(VOCABULARY)
-    (found,) = form.blank(before, answer, after)
-    assert answers(found) == answers(expected)[1 + len(before) : len(before) + len(answer) + 2]
-    assert found.input_ids.tolist() == expected.input_ids[: len(found)].tolist()
-    assert found.context is not None and expected.context is not None
-    same_rows(found.context, expected.context)
+    (row,) = form.blank(before, answer, after)
+    assert answers(row) == answers(expected)[1 + len(before) : len(before) + len(answer) + 2]
+    assert row.input_ids.tolist() == expected.input_ids[: len(row)].tolist()
+    assert row.context is not None and expected.context is not None
+    same_rows(row.context, expected.context)
     begins(form.blank_input([before, after], ["mask"], ()), expected, 1 + len(before))
     assert form.following([before, after], 0) == tokens(expected)[1 + len(before) + len(answer) :]
     assert form.blank_end_ids([before, after], ["mask"], 0) == form.following([before, after], 0)[:1]
@@ -332,8 +332,8 @@ def test_a_blank_of_bart_is_the_example_of_its_span(before: list[int], answer: l
 def test_what_gpt_writes_is_the_example_of_the_text(before: list[int], answer: list[int]) -> None:
     expected = Gpt(48).build(document([*before, *answer]), VOCABULARY, None)
     form = Gpt(48).format(VOCABULARY)
-    for found in (form.continuation(before), form.blank_input([before, answer], ["mask"], ())):
-        begins(found, expected, len(before))
+    for decoder_input in (form.continuation(before), form.blank_input([before, answer], ["mask"], ())):
+        begins(decoder_input, expected, len(before))
     assert form.end_ids == [tokens(expected)[-1]]
     (blank,) = form.blank(before, answer, [])
     assert answers(blank) == answers(expected)[len(before) : -1]
@@ -342,21 +342,21 @@ def test_what_gpt_writes_is_the_example_of_the_text(before: list[int], answer: l
 
 @given(source=text, target=text)
 def test_a_target_of_unilm_is_an_example_of_its_sequence_mode(source: list[int], target: list[int]) -> None:
-    """[CLS] source [SEP] target [SEP], of which the target's columns are asked for."""
+    """[CLS] source [SEP] target [SEP], with targets at the columns of the target."""
     size = len(source)
     columns = [size + 2 + k for k in range(len(target))]
     choice = UnilmChoice((0, size), (size, size + len(target)), "sequence", masked(columns, target))
     expected = Unilm(48).build(document(source, target), VOCABULARY, choice)
     form = Unilm(48).format(VOCABULARY)
     row = form.source(source)
-    found = form.training_target(row, [*target, form.target_end])
-    same_rows(found, expected)
-    assert answers(found)[:-1] == answers(expected)
+    built = form.training_target(row, [*target, form.target_end])
+    same_rows(built, expected)
+    assert answers(built)[:-1] == answers(expected)
     queried = form.target(row, [*target, form.target_end])
-    assert tokens(queried) == tokens(found)
-    count = len(found)
-    assert queried.positions[:, :count].tolist() == found.positions.tolist()
-    assert queried.rule.visible()[:count, :count].tolist() == found.rule.visible().tolist()
+    assert tokens(queried) == tokens(built)
+    count = len(built)
+    assert queried.positions[:, :count].tolist() == built.positions.tolist()
+    assert queried.rule.visible()[:count, :count].tolist() == built.rule.visible().tolist()
 
 
 @given(first=text, answer=text, after=text)
@@ -367,17 +367,17 @@ def test_a_target_of_unilm2_is_asked_for_by_pseudo_masks_as_blocks_are(
     form = Unilm2(48).format(VOCABULARY)
     source = form.source(first)
     size = len(source.ids)
-    found = form.target(source, answer)
+    built = form.target(source, answer)
     row = [*first, *answer]
     blocks = tuple((1 + len(first) + k, 2 + len(first) + k) for k in range(len(answer)))
     choice = Unilm2Choice(blocks, masked([b for b, _ in blocks], answer))
     expected = Unilm2(48).build(document(row), VOCABULARY, choice)
     K, N = len(answer), len(row) + 2
-    sees, wanted = found.rule.visible(), expected.rule.visible()
+    sees, wanted = built.rule.visible(), expected.rule.visible()
     assert sees[size:, size:].tolist() == wanted[N:, N:].tolist() and sees[size:, :size].all()
-    assert found.input_ids[size:].tolist() == expected.input_ids[N:].tolist()
-    assert (found.positions[0, size:] - size).tolist() == (expected.positions[0, N:] - 1 - len(first)).tolist()
-    assert tokens(found) == tokens(expected)[K:]
+    assert built.input_ids[size:].tolist() == expected.input_ids[N:].tolist()
+    assert (built.positions[0, size:] - size).tolist() == (expected.positions[0, N:] - 1 - len(first)).tolist()
+    assert tokens(built) == tokens(expected)[K:]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -391,14 +391,14 @@ def test_a_target_is_written_in_the_row_in_which_it_is_learnt(
     whole = [*target, form.target_end]
     learnt = form.target(source, whole)
     assert tokens(learnt) == whole
-    asked = form.target_input(source, len(whole))
-    assert asked.room >= len(whole) - 1
-    if asked.query_token is None:
-        begins(asked, learnt, 0)
+    decoder_input = form.target_input(source, len(whole))
+    assert decoder_input.room >= len(whole) - 1
+    if decoder_input.query_token is None:
+        begins(decoder_input, learnt, 0)
     else:
-        count = len(asked)
-        assert asked.input_ids.tolist() == learnt.input_ids[:count].tolist()
-        assert asked.next_position.tolist() == learnt.positions[:, learnt.target_index[0]].tolist()
+        count = len(decoder_input)
+        assert decoder_input.input_ids.tolist() == learnt.input_ids[:count].tolist()
+        assert decoder_input.next_position.tolist() == learnt.positions[:, learnt.target_index[0]].tolist()
     taken = form.target_columns(len(target))
     assert taken in (0, len(set(learnt.positions[0].tolist())) - len(source.ids))
     assert bool(taken) == (name in ("gpt", "unilm", "unilm2"))

@@ -37,24 +37,24 @@ def blanks(example: Example) -> list[tuple[int, list[int], list[int]]]:
     assert example.positions[0, :start].tolist() == list(range(start))
     assert not example.positions[1, :start].any()
     begins = [k for k in range(start, len(example)) if example.positions[1, k] == 1]
-    found = []
+    spans = []
     for begin, end in zip(begins, [*begins[1:], len(example)], strict=True):
         place = int(example.positions[0, begin])
         assert example.positions[0, begin:end].tolist() == [place] * (end - begin)
         assert example.positions[1, begin:end].tolist() == list(range(1, end - begin + 1))
         answers = example.target_ids[begin - start : end - start].tolist()
-        found.append((place, example.input_ids[begin:end].tolist(), answers))
-    return found
+        spans.append((place, example.input_ids[begin:end].tolist(), answers))
+    return spans
 
 
 def filled(example: Example, to_end: bool) -> list[int]:
     """Part A with each mask replaced by the answers of its blank."""
-    found = {place: answers for place, _, answers in blanks(example)}
+    answers_by_place = {place: answers for place, _, answers in blanks(example)}
     row: list[int] = []
     for column, token in enumerate(example.input_ids[: example.target_index[0]].tolist()):
-        if column in found:
+        if column in answers_by_place:
             assert token in (MASK, SMASK, GMASK)
-            answers = found[column]
+            answers = answers_by_place[column]
             assert to_end or answers[-1] == EOP
             row += answers if to_end else answers[:-1]
         else:
@@ -187,8 +187,8 @@ def test_the_long_blank_inside(vocabulary: Vocabulary) -> None:
     """Text on both sides, [E] at its end, every place possible: length 8 of a row of 10 leaves one, length 5 four."""
     objective = Glm(token=0, document=1, document_inside=1.0, task_mask=False)
     rng = np.random.default_rng(0)
-    found = {objective.choose(make_document(8), vocabulary, rng).spans for _ in range(1500)}
-    assert found == {((start, start + size),) for size in range(5, 9) for start in range(1, 10 - size)}
+    spans = {objective.choose(make_document(8), vocabulary, rng).spans for _ in range(1500)}
+    assert spans == {((start, start + size),) for size in range(5, 9) for start in range(1, 10 - size)}
     example = objective.example(make_document(8), vocabulary, rng)
     assert example.target_ids[-1] == EOP and MASK in example.input_ids
 
@@ -276,11 +276,11 @@ def test_context_mask_hides_tokens_beside_masks_and_at_the_end(vocabulary: Vocab
 def candidates_of(masks: list[int], end: int) -> set[int]:
     """What the released code may hide: of each stretch of text between masks (the row's beginning and end are no masks)
     the first three tokens, unless it begins the row, and the last three."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for begin, stop in itertools.pairwise([-1, *masks, end]):
         stretch = range(begin + 1, stop)
-        found |= set(stretch[-3:]) | (set(stretch[:3]) if begin >= 0 else set())
-    return found
+        ids |= set(stretch[-3:]) | (set(stretch[:3]) if begin >= 0 else set())
+    return ids
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), room=st.integers(1, 60), seed=st.integers(0, 99))

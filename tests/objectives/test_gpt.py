@@ -1,4 +1,4 @@
-"""GPT: every token of an epoch is asked for once, after the token before it."""
+"""GPT: every token of an epoch is a target once, at the token before it."""
 
 import itertools
 from collections import Counter
@@ -35,7 +35,7 @@ def test_documents_apart_ask_for_every_token_once(tmp_path: Path, documents: lis
     sampler, epoch = rows(tmp_path, documents, Gpt(length=length))
     nonempty = [sum(lengths) for lengths in documents if sum(lengths)]
     first_tokens = {len(ROLES) + k for k in np.cumsum([0, *nonempty])[:-1]}
-    asked: Counter[int] = Counter()
+    targets: Counter[int] = Counter()
     for examples in epoch:
         assert sum(len(example) for example in examples) <= length
         for example in examples:
@@ -49,9 +49,9 @@ def test_documents_apart_ask_for_every_token_once(tmp_path: Path, documents: lis
                 elif answer != EOS:
                     assert before == answer - 1
             assert EOS not in example.input_ids[1:]
-            asked.update(example.target_ids.tolist())
+            targets.update(example.target_ids.tolist())
     tokens = len(sampler.corpus.tokens)
-    assert asked == Counter({EOS: len(nonempty)} | {len(ROLES) + k: 1 for k in range(tokens)})
+    assert targets == Counter({EOS: len(nonempty)} | {len(ROLES) + k: 1 for k in range(tokens)})
 
 
 @pytest.mark.parametrize("documents", CORPORA.values(), ids=CORPORA)
@@ -71,8 +71,8 @@ def test_the_stream_asks_for_every_token_once(tmp_path: Path, documents: list[li
             documents_in_stream.append([])
     assert documents_in_stream.pop() == []
     starts = np.cumsum([0, *(sum(lengths) for lengths in documents)]) + len(ROLES)
-    told = [[*range(a, b), EOS] for a, b in itertools.pairwise(starts) if b > a]
-    assert sorted(documents_in_stream) == told
+    expected = [[*range(a, b), EOS] for a, b in itertools.pairwise(starts) if b > a]
+    assert sorted(documents_in_stream) == expected
 
 
 def test_a_row_that_begins_with_an_end_token(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def test_whole_words_without_word_starts_are_refused(vocabulary: Vocabulary) -> 
 
 def test_problems_are_told() -> None:
     assert Mlm().problems() == []
-    assert any("exclude each other" in told for told in Mlm(mask_specials=True, whole_word=True).problems())
-    assert any("mask_ratio" in told for told in Mlm(mask_ratio=-1).problems())
-    assert any("add up to more than 1" in told for told in Mlm(mask_share=0.95, random_share=0.1).problems())
+    assert any("exclude each other" in problem for problem in Mlm(mask_specials=True, whole_word=True).problems())
+    assert any("mask_ratio" in problem for problem in Mlm(mask_ratio=-1).problems())
+    assert any("add up to more than 1" in problem for problem in Mlm(mask_share=0.95, random_share=0.1).problems())
 
 
 def test_position_offset(vocabulary: Vocabulary) -> None:

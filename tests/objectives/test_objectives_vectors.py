@@ -290,10 +290,10 @@ def test_spanbert_spans_and_borders(name: str) -> None:
     assert words.names(example.input_ids) == expect["input_tokens"]
     assert words.names(example.target_ids) == [given["sentence"][k] for span in spans for k in range(*span)]
     assert example.span_boundary_targets is not None
-    found = [
+    results = [
         (left, right, place, words.names([answer])[0]) for left, right, place, answer in example.span_boundary_targets.T
     ]
-    assert found == [
+    assert results == [
         (pair["left"], pair["right"], place, token)
         for pair in expect["sbo_pairs"]
         for place, token in enumerate(pair["tokens"])
@@ -328,12 +328,12 @@ def test_t5_lengths() -> None:
 
 def test_t5_span_corruption() -> None:
     given, expect = vector("t5_span_corruption")
-    kept, blanks = segments(np.array(given["nonnoise_shuffled"]) == 1), segments(np.array(given["noise_shuffled"]) == 1)
-    assert kept.tolist() == expect["nonnoise_lengths"]
+    runs, blanks = segments(np.array(given["nonnoise_shuffled"]) == 1), segments(np.array(given["noise_shuffled"]) == 1)
+    assert runs.tolist() == expect["nonnoise_lengths"]
     assert blanks.tolist() == expect["noise_lengths"]
     counts = span_counts(len(given["tokens"]), given["density"], given["mean_span"])
     assert counts == (sum(expect["noise_lengths"]), len(expect["noise_lengths"]))
-    noise = interleaved(kept, blanks)
+    noise = interleaved(runs, blanks)
     assert noise.astype(int).tolist() == expect["mask"]
     words = Words(pad="<pad>", eos="</s>")
     ids = words.row(given["tokens"])

@@ -1,4 +1,4 @@
-"""SpanBERT: spans of whole words, one fate for each span, what is asked from the borders, and the laws of the draws."""
+"""SpanBERT: spans of whole words, one replacement for each span, boundary targets, and distributions of draws."""
 
 import numpy as np
 import pytest
@@ -37,8 +37,8 @@ def test_restoring_the_targets_gives_back_the_text(vocabulary: Vocabulary, lengt
     for left, right, place, answer in example.span_boundary_targets.T.tolist():
         assert 1 <= left < right <= length and place < most
         assert restored[left + 1 + place] == answer
-        asked = set(example.target_index.tolist())
-        assert not {left, right} & asked and set(range(left + 1, right)) <= asked
+        targets = set(example.target_index.tolist())
+        assert not {left, right} & targets and set(range(left + 1, right)) <= targets
 
 
 def test_spans_follow_words() -> None:
@@ -52,9 +52,9 @@ def test_spans_follow_words() -> None:
 
 def test_at_most_so_many_words_are_asked_from_borders() -> None:
     ids = np.arange(20, 30, dtype=np.int32)
-    found = span_boundary_targets(ids, [(0, 2), (3, 7), (9, 10)], 3)
-    assert found is not None
-    assert found.T.tolist() == [[3, 8, 0, 23], [3, 8, 1, 24], [3, 8, 2, 25]]
+    targets = span_boundary_targets(ids, [(0, 2), (3, 7), (9, 10)], 3)
+    assert targets is not None
+    assert targets.T.tolist() == [[3, 8, 0, 23], [3, 8, 1, 24], [3, 8, 2, 25]]
     assert span_boundary_targets(ids, [(3, 7)], 0) is None
 
 
@@ -62,7 +62,7 @@ def test_a_span_has_one_fate(vocabulary: Vocabulary) -> None:
     """80% [MASK], 10% random and 10% as they are, each for a span as a whole."""
     rng = np.random.default_rng(0)
     objective, text = SpanBert(length=64), document(60)
-    masked = kept = spans = 0
+    masked = unchanged = spans = 0
     for _ in range(DRAWS):
         choice = objective.choose(text, vocabulary, rng)
         for (begin, end), inputs in zip(choice.spans, choice.inputs, strict=True):
@@ -71,9 +71,9 @@ def test_a_span_has_one_fate(vocabulary: Vocabulary) -> None:
                 assert blank.all() or blank.mean() < 1
                 spans += 1
                 masked += bool(blank.all())
-                kept += bool((inputs == text.ids[begin:end]).all())
+                unchanged += bool((inputs == text.ids[begin:end]).all())
     assert within(masked / spans, 0.8, spans)
-    assert within(kept / spans, 0.1, spans)
+    assert within(unchanged / spans, 0.1, spans)
 
 
 def test_lengths_follow_the_geometric_law(vocabulary: Vocabulary) -> None:

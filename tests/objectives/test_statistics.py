@@ -174,15 +174,15 @@ def test_levels_follow_their_weights(vocabulary: Vocabulary) -> None:
         chosen = [Glm(length=64, **weights).choose(document, vocabulary, rng).mask for _ in range(2 * ROWS)]
         return {mask: chosen.count(mask) / len(chosen) for mask in ("mask", "smask", "gmask")}
 
-    found = shares(token=5, sentence=2, document=3)
-    assert all(within(found[mask], share, 2 * ROWS) for mask, share in zip(found, (0.5, 0.2, 0.3), strict=True))
+    result = shares(token=5, sentence=2, document=3)
+    assert all(within(result[mask], share, 2 * ROWS) for mask, share in zip(result, (0.5, 0.2, 0.3), strict=True))
     assert shares(token=0, sentence=0.1, document=0) == {"mask": 0, "smask": 1, "gmask": 0}
     assert shares(token=0, sentence=0, document=3) == {"mask": 0, "smask": 0, "gmask": 1}
     assert shares(token=0.7)["mask"] == 1
 
 
 def test_long_blanks_are_uniformly_long(vocabulary: Vocabulary) -> None:
-    """A row of 62: from int(.5 · 62) = 31 to 60, each 1 of 30; half of them inside when asked."""
+    """A row of 62: from int(.5 · 62) = 31 to 60, each 1 of 30; half of them inside with `document_inside`."""
     objective = Glm(length=64, token=0, document=1, document_inside=0.5)
     rng = np.random.default_rng(8)
     choices = [objective.choose(make_document(60), vocabulary, rng) for _ in range(4 * ROWS)]

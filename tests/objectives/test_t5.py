@@ -40,15 +40,15 @@ def sides(example: Example) -> tuple[list[int], list[int]]:
 
 
 def runs(ids: list[int], vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """What stands behind each sentinel."""
-    found: dict[int, list[int]] = {}
+    """The tokens after each sentinel."""
+    runs_of: dict[int, list[int]] = {}
     at: list[int] = []
     for number in ids:
         if number in vocabulary.sentinels:
-            at = found.setdefault(number, [])
+            at = runs_of.setdefault(number, [])
         else:
             at.append(number)
-    return found
+    return runs_of
 
 
 @given(size=st.integers(2, 300), ratio=st.floats(0.01, 0.9), mean=st.floats(1, 9), seed=st.integers(0, 2**32 - 1))
@@ -85,7 +85,7 @@ def test_the_decoder_reads_what_was_written_before(marked: Vocabulary) -> None:
 
 
 def test_rows_of_a_corpus_are_full(tmp_path: Any, marked: Vocabulary) -> None:
-    """Every row but the last has the length that was asked for, whatever is drawn; no token of the text is lost."""
+    """Every row but the last has the requested length, whatever is drawn; no token of the text is lost."""
     corpus = write_corpus(tmp_path / "text", [[9] * (3 + k % 5) for k in range(40)])
     vocabulary = dataclasses.replace(marked, size=10**6, sentinels=tuple(range(10**5, 10**5 - 100, -1)))
     objective = T5(length=64)
@@ -103,16 +103,16 @@ def test_spans_are_cut_in_all_ways_equally_often() -> None:
     """7 blanked tokens in 3 spans: 15 ways; 5 kept ones in 3 runs: 6 ways; both drawn apart."""
     rng = np.random.default_rng(1)
     draws = 90 * ROWS // 10
-    found: dict[bytes, int] = {}
+    counts: dict[bytes, int] = {}
     for _ in range(draws):
         noise = random_spans(12, 7 / 12, 7 / 3, rng)
         assert noise.sum() == 7
         assert run_begins(noise).sum() == 3
         assert noise[-1] and not noise[0]
-        found[noise.tobytes()] = found.get(noise.tobytes(), 0) + 1
-    assert len(found) == 90
+        counts[noise.tobytes()] = counts.get(noise.tobytes(), 0) + 1
+    assert len(counts) == 90
     # 90 shares are looked at, so that one of them in 1,700 such tests would be refused
-    assert all(within(count / draws, 1 / 90, draws) for count in found.values())
+    assert all(within(count / draws, 1 / 90, draws) for count in counts.values())
 
 
 @pytest.mark.parametrize(("length", "ratio", "mean", "raw", "written"), [
@@ -227,9 +227,9 @@ def test_iid_gives_each_run_its_sentinel(marked: Vocabulary) -> None:
             assert [row[k] for k in edges] == list(marked.sentinels[: len(edges)])
             bounds = [-1, *edges, len(row)]
             pieces.append([row[a + 1 : b] for a, b in itertools.pairwise(bounds)])
-        told = [[part for part in side if part] for side in pieces]
-        order = told if not choice.noise[0] else told[::-1]
-        whole = [number for k in range(sum(map(len, told))) for number in order[k % 2][k // 2]]
+        texts = [[part for part in side if part] for side in pieces]
+        order = texts if not choice.noise[0] else texts[::-1]
+        whole = [number for k in range(sum(map(len, texts))) for number in order[k % 2][k // 2]]
         assert whole == document.ids.tolist()
     assert within(blanks / (127 * ROWS // 10), 0.15, 127 * ROWS // 10)
 

@@ -43,8 +43,11 @@ def test_restoring_the_targets_gives_back_the_text(
     tail = [*second, SEP] if second else []
     assert restored.tolist() == [CLS, *first, SEP, *tail] and len(restored) <= 48
     assert len(example.target_ids) == min(objective.budget(len(restored)), len(first) + len(second))
-    one, two = {"both": (0, 1), "left": (2, 2), "right": (3, 3), "sequence": (4, 5)}[choice.mode]
-    assert example.positions.tolist() == [list(range(len(restored))), [one] * (len(first) + 2) + [two] * len(tail)]
+    first_type, two = {"both": (0, 1), "left": (2, 2), "right": (3, 3), "sequence": (4, 5)}[choice.mode]
+    assert example.positions.tolist() == [
+        list(range(len(restored))),
+        [first_type] * (len(first) + 2) + [two] * len(tail),
+    ]
     if label and second:
         assert choice.mode == "both" and example.labels == {"next_sentence": 1}
     elif choice.mode == "both" and second:
@@ -131,12 +134,12 @@ def test_transformers_bert_answers_the_same_under_the_same_mask(mode: str, vocab
     out = theirs(batch.input_ids, added, batch.positions[1], batch.positions[0])
     scores = out.prediction_logits if "prediction_logits" in out else out.logits
     torch.testing.assert_close(ours, scores, atol=1e-5, rtol=1e-5)
-    for one in (ours, scores):
-        F.cross_entropy(one.flatten(0, 1)[batch.target_index], batch.target_ids).backward()
+    for logits in (ours, scores):
+        F.cross_entropy(logits.flatten(0, 1)[batch.target_index], batch.target_ids).backward()
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     mine = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-    found = form.table.to_theirs(mine)
-    compared = [name for name in found if name in expected]
+    renamed = form.table.to_theirs(mine)
+    compared = [name for name in renamed if name in expected]
     assert len(compared) >= len(expected) - 2
     for name in compared:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(renamed[name], expected[name], atol=1e-5, rtol=1e-4)

@@ -34,7 +34,7 @@ def content(example: Example) -> int:
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.booleans(), st.integers(0, 99))
 def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, words: bool, seed: int) -> None:
-    """[A, SEP, B, SEP, CLS] and its slots; who sees whom follows from who is asked, and from the order alone."""
+    """[A, SEP, B, SEP, CLS] and its query columns; visibility follows from the targets and their order alone."""
     objective = Xlnet(64, permuted=(0, 8, 16, 32)[block], whole_word=words)
     document, rng = pair(length_a, length_b), np.random.default_rng(seed)
     choice = objective.choose(document, WIDE, rng)
@@ -61,15 +61,15 @@ def test_a_row_and_its_two_streams(length_a: int, length_b: int, block: int, wor
     for k, (low, high) in enumerate(objective._blocks(L)):
         blocks[low:high] = k
         assert sorted(choice.order[low:high]) == list(range(high - low))
-    asked, framed = np.isin(np.arange(L), choice.targets), np.isin(row, (SEP, CLS))
+    is_target, framed = np.isin(np.arange(L), choice.targets), np.isin(row, (SEP, CLS))
     for i in range(L):
         for j in range(L):
             if blocks[i] != blocks[j]:
                 expected = blocks[i] > blocks[j]
-            elif not (asked[j] or framed[j]):
+            elif not (is_target[j] or framed[j]):
                 expected = True
             else:
-                expected = (asked[i] or framed[i]) and choice.order[j] <= choice.order[i]
+                expected = (is_target[i] or framed[i]) and choice.order[j] <= choice.order[i]
             assert visible[i, j] == expected
     for slot, i in enumerate(choice.targets):  # the query stream sees the same, less the word itself
         assert np.array_equal(np.flatnonzero(visible[L + slot]), np.setdiff1d(np.flatnonzero(visible[i]), [i]))
@@ -164,12 +164,12 @@ def test_spans_are_those_of_a_walk(starts: list[bool], budget: int, spread: int,
         size, before = next(left)
         return min(size, most), before % (spread * min(size, most))
 
-    found = choose_spans(np.array(starts), budget, spread, draw)
-    assert np.flatnonzero(found).tolist() == walked(starts, budget, spread, spans)
+    result = choose_spans(np.array(starts), budget, spread, draw)
+    assert np.flatnonzero(result).tolist() == walked(starts, budget, spread, spans)
 
 
 def test_what_is_drawn_begins_with_a_word_and_may_hit_the_frame() -> None:
-    """Words of three tokens: spans begin with one, so a first token is asked for more often than a third one; and now
+    """Words of three tokens: spans begin with one, so a first token is a target more often than a third one; and now
     and then the budget goes to [SEP] or [CLS]."""
     document, rng = pair(70, 55), np.random.default_rng(6)
     assert document.words is not None
@@ -183,7 +183,7 @@ def test_what_is_drawn_begins_with_a_word_and_may_hit_the_frame() -> None:
     first, second, third = (counts[k:69:3].sum() for k in range(3))
     assert first > 1.5 * second > 1.5 * third  # by the lengths alone 164 : 89 : 47
     assert 0 < lost < 3 * ROWS
-    unknown = Document(document.ids, document.sentences, None, 0)  # no words are told of: spans begin anywhere
+    unknown = Document(document.ids, document.sentences, None, 0)  # word starts are unknown: spans begin anywhere
     assert len(objective.choose(unknown, WIDE, rng).targets) > 15
 
 
@@ -240,7 +240,7 @@ def test_memory_is_the_end_of_the_piece_before(tmp_path) -> None:  # type: ignor
     sampler = Sampler(corpus, objective, vocabulary, 0)
     examples = [example for row in range(sampler.rows_in_epoch(0)) for example in sampler.row(row)]
     read: list[int] = []
-    for example in sorted(examples, key=lambda one: int(one.input_ids[0])):
+    for example in sorted(examples, key=lambda example_of_piece: int(example_of_piece.input_ids[0])):
         places, _, streams = example.positions
         remembered, L = int((streams == MEMORY).sum()), content(example)
         assert remembered == (12 if read else 0)
@@ -257,13 +257,13 @@ def test_memory_is_the_end_of_the_piece_before(tmp_path) -> None:  # type: ignor
 
 
 def test_bad_options_are_refused() -> None:
-    for option, value, told in [
+    for option, value, message in [
         ("share", 0.0, "must be above 0"), ("permuted", 3, "0 or at least 8"), ("memory", -1, "must not be negative"),
         ("memory", 8, "turn objective.pairs off"),
     ]:  # fmt: skip
-        with pytest.raises(ConfigError) as found:
+        with pytest.raises(ConfigError) as caught:
             load_recipe("xlnet-nano", {f"objective.{option}": value})
-        assert told in str(found.value)
+        assert message in str(caught.value)
     document = make_document(20)
     with pytest.raises(ValueError, match="need word starts"):
         Xlnet(32, pairs=False, whole_word=True).choose(document, WIDE, np.random.default_rng(0))

@@ -36,7 +36,7 @@ def config(**changed: object) -> TransformerConfig:
 def make_batch(
     rows: int, columns: int, targets: int, vocabulary: int, mask: str, channels: int, pairs: bool, spans: bool = False
 ) -> Batch:
-    """A batch of random ids with `targets` answers in each row; spans: as many asked from borders too."""
+    """A batch of random ids with `targets` targets in each row; spans: whether it has as many boundary targets."""
     rng = torch.Generator().manual_seed(1)
     ids = torch.randint(0, vocabulary, (rows, columns), generator=rng)
     positions = torch.zeros(channels, rows, columns, dtype=torch.int64)
@@ -145,9 +145,9 @@ def test_activations_are_what_autograd_keeps(
     model = build(made).train()
     model.use_kernel(kernel)
     losses = lm_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
-    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
+    measured = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
     reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
-    assert reckoned == pytest.approx(kept, rel=0.15)
+    assert reckoned == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_activations_of_two_stacks(
     shape = estimate.RowShape(columns, columns + read, 5, mask, context=context)
     model = build(made).train()
     model.use_kernel(kernel)
-    kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - lm_loss_bytes(made, 5 * rows)
+    measured = kept_bytes(model, batch_of(made, rows, shape), dtype) - lm_loss_bytes(made, 5 * rows)
     reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
-    assert reckoned == pytest.approx(kept, rel=0.15)
+    assert reckoned == pytest.approx(measured, rel=0.15)
 
 
 def live_after_forward(model: Transformer, batch: Batch) -> int:
@@ -380,7 +380,7 @@ def test_on_a_gpu_attention_weights_are_never_kept() -> None:
 
 def test_fewer_layers_and_shorter_rows_have_both_sides() -> None:
     made = config(**T5, num_layers=6)
-    assert [(one.num_layers, one.encoder_layers) for one in map(made.with_layers, (6, 3, 1))] == [
+    assert [(smaller.num_layers, smaller.encoder_layers) for smaller in map(made.with_layers, (6, 3, 1))] == [
         (6, 2),
         (3, 1),
         (1, 1),

@@ -40,22 +40,22 @@ def test_what_fits_is_not_complained_of() -> None:
 @pytest.mark.parametrize("free", [20e9, 25e9])
 def test_the_advised_micro_batch_is_the_largest_that_fits(free: float) -> None:
     config, options, _ = bert()
-    (told,) = judged(memory=int(free))
-    assert "with 8 rows of 512 tokens at a time" in told
-    plain, again = (int(number) for number in re.findall(r"train\.micro_batch (\d+)", told))
+    (problem,) = judged(memory=int(free))
+    assert "with 8 rows of 512 tokens at a time" in problem
+    plain, again = (int(number) for number in re.findall(r"train\.micro_batch (\d+)", problem))
 
     def peak(rows: int, checkpointing: bool) -> int:
         return estimate.memory(config, SHAPE, options, COMPUTING, rows, checkpointing).peak
 
     assert peak(plain, False) <= free < peak(plain + 1, False)
     assert peak(again, True) <= free < peak(again + 1, True)
-    assert "a third more work" in told
+    assert "a third more work" in problem
 
 
 def test_checkpointing_is_not_advised_twice() -> None:
-    (told,) = judged(memory=int(15e9), gradient_checkpointing=True, micro_batch=256)
-    assert "train.micro_batch" in told
-    assert "gradient_checkpointing" not in told
+    (problem,) = judged(memory=int(15e9), gradient_checkpointing=True, micro_batch=256)
+    assert "train.micro_batch" in problem
+    assert "gradient_checkpointing" not in problem
 
 
 def test_advice_when_not_one_row_fits() -> None:
@@ -65,8 +65,8 @@ def test_advice_when_not_one_row_fits() -> None:
     (part,) = estimate.parts(options, [big], [16384])
     free = int(11e9)
     assert largest_micro(config, big, options, COMPUTING, free, True) == 0
-    told = memory_remedy(config, [part], options, COMPUTING, free)
-    match = re.search(r"rows of ([\d,]+) tokens", told)
+    remedy = memory_remedy(config, [part], options, COMPUTING, free)
+    match = re.search(r"rows of ([\d,]+) tokens", remedy)
     assert match
     columns = int(match[1].replace(",", ""))
 
@@ -76,7 +76,7 @@ def test_advice_when_not_one_row_fits() -> None:
 
     assert fits(columns)
     assert not fits(columns + 8)
-    layers = re.search(r"model\.num_layers (\d+)", told)
+    layers = re.search(r"model\.num_layers (\d+)", remedy)
     if layers:
         fewer = dataclasses.replace(config, num_layers=int(layers[1]))
         assert estimate.memory(fewer, big, options, COMPUTING, 1, True).peak <= free
@@ -84,16 +84,16 @@ def test_advice_when_not_one_row_fits() -> None:
 
 def test_a_lean_optimiser_is_advised_where_it_helps() -> None:
     config, options, _ = bert()
-    (told,) = judged(memory=int(6e9))
-    assert "train.optimizer adafactor with train.gradient_checkpointing and train.micro_batch 1" in told
+    (problem,) = judged(memory=int(6e9))
+    assert "train.optimizer adafactor with train.gradient_checkpointing and train.micro_batch 1" in problem
     lean = dataclasses.replace(options, optimizer="adafactor")
     assert estimate.memory(config, SHAPE, lean, COMPUTING, 1, True).peak <= 6e9
-    assert "model.num_layers" in told
+    assert "model.num_layers" in problem
 
 
 def test_nothing_helps() -> None:
-    (told,) = judged(memory=10**8)
-    assert told.endswith("choose a smaller recipe or a smaller vocabulary")
+    (problem,) = judged(memory=10**8)
+    assert problem.endswith("choose a smaller recipe or a smaller vocabulary")
 
 
 def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
@@ -104,19 +104,19 @@ def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
     parts = estimate.parts(options, [short, dataclasses.replace(SHAPE, columns=40)], [128, 512])
     assert parts[0].micro == 4 * parts[1].micro
     free = estimate.memory(config, short, options, COMPUTING, 20, False).peak
-    (told,) = verdict(config, parts, options, COMPUTING, Room(free, PLENTY, PLENTY), 30522)
-    assert "train.micro_batch 5 fits and computes the same but for dropout" in told
+    (problem,) = verdict(config, parts, options, COMPUTING, Room(free, PLENTY, PLENTY), 30522)
+    assert "train.micro_batch 5 fits and computes the same but for dropout" in problem
 
 
 def test_disk() -> None:
     config, options, _ = bert()
-    one = estimate.checkpoint_bytes(config, options)
-    (told,) = judged(disk=4 * one - 1)
-    assert "train.save_total_limit 1 needs" in told
-    assert f"free {1} B more" in told
-    (told,) = judged(disk=2 * one)
-    assert "train.save_total_limit" not in told
-    assert judged(disk=4 * one) == []
+    size = estimate.checkpoint_bytes(config, options)
+    (problem,) = judged(disk=4 * size - 1)
+    assert "train.save_total_limit 1 needs" in problem
+    assert f"free {1} B more" in problem
+    (problem,) = judged(disk=2 * size)
+    assert "train.save_total_limit" not in problem
+    assert judged(disk=4 * size) == []
 
 
 def test_both_problems_are_told_at_once() -> None:
@@ -126,8 +126,8 @@ def test_both_problems_are_told_at_once() -> None:
 def test_the_copy_of_a_checkpoint_must_fit_beside_a_gpu() -> None:
     config, options, parts = bert()
     on_gpu = estimate.Computing(2, "sdpa", "cuda")
-    (told,) = verdict(config, parts, options, on_gpu, Room(PLENTY, 10**9, PLENTY), 30522)
-    assert "copied to main memory" in told
+    (problem,) = verdict(config, parts, options, on_gpu, Room(PLENTY, 10**9, PLENTY), 30522)
+    assert "copied to main memory" in problem
     assert verdict(config, parts, options, on_gpu, Room(PLENTY, PLENTY, PLENTY), 30522) == []
 
 
@@ -135,8 +135,8 @@ def test_tables_that_are_too_small() -> None:
     config, options, _ = bert()
     space = Room(PLENTY, PLENTY, PLENTY)
     wrong = dataclasses.replace(SHAPE, ids=40000, positions=(600, 2))
-    found = verdict(config, estimate.parts(options, [wrong], [512]), options, COMPUTING, space, 31000)
-    assert [re.sub(r"[;:].*", "", told) for told in found] == [
+    problems = verdict(config, estimate.parts(options, [wrong], [512]), options, COMPUTING, space, 31000)
+    assert [re.sub(r"[;:].*", "", problem) for problem in problems] == [
         "the tokenizer has 31,000 tokens and the model's word table only 30,522 rows",
         "the token files hold the id 39,999 and the tokenizer has only 31,000 tokens",
         "the rows name position 599, and position table 1 of the model has only 512 rows",
@@ -144,9 +144,9 @@ def test_tables_that_are_too_small() -> None:
 
 
 def test_room_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
-    found = room("cpu", tmp_path / "not" / "yet" / "there")
-    assert found.disk > 0
-    assert found.memory == found.main > 0
+    space = room("cpu", tmp_path / "not" / "yet" / "there")
+    assert space.disk > 0
+    assert space.memory == space.main > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")

@@ -51,7 +51,7 @@ def test_trials_fit_and_suffice(work: float, free: int) -> None:
     for layers, rows in sizes:
         tried = dataclasses.replace(config, num_layers=layers)
         assert estimate.memory(tried, part.shape, options, COMPUTING, rows, False).peak <= free
-    # a linear machine's whole can be told from them
+    # the time of the whole follows from them on a linear machine
     trials = [trial(layers, rows, seconds_of(layers, rows)) for layers, rows in sizes]
     assert micro_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
 
@@ -111,32 +111,32 @@ def test_the_loop_is_timed(name: str, vocabulary: Vocabulary, monkeypatch: pytes
         return true_loss(self, step, micro_batches)
 
     monkeypatch.setattr(timing.Trainer, "_accumulate", counting)
-    found = rehearse(
+    timed = rehearse(
         config, part, recipe.train, COMPUTING, torch.device("cpu"), torch.float32, PLENTY,
         lambda rows: batch_of(recipe, vocabulary, rows), 0.5,
     )  # fmt: skip
-    assert found is not None
-    (only,) = found.trials
+    assert timed is not None
+    (only,) = timed.trials
     assert (only.layers, only.rows) == (2, 4)
     assert seen == [4] * (only.steps + 1)  # the first warms up
-    assert found.micro_seconds == only.seconds > 0
-    assert found.update_seconds == only.update > 0
-    assert found.peak > 0
+    assert timed.micro_seconds == only.seconds > 0
+    assert timed.update_seconds == only.update > 0
+    assert timed.peak > 0
 
 
 def test_copies_are_made_when_time_is_short(vocabulary: Vocabulary) -> None:
     recipe, config, part = nano("gpt-nano")
     config = dataclasses.replace(config, num_layers=8)
-    found = rehearse(
+    timed = rehearse(
         config, part, recipe.train, COMPUTING, torch.device("cpu"), torch.float32, PLENTY,
         lambda rows: batch_of(recipe, vocabulary, rows), 1e-6,
     )  # fmt: skip
-    assert found is not None
-    assert [(one.layers, one.rows) for one in found.trials] == [(1, 1), (1, 2), (2, 1)]
-    assert all(one.steps == 1 for one in found.trials)
-    last = found.trials[-1]
+    assert timed is not None
+    assert [(trial.layers, trial.rows) for trial in timed.trials] == [(1, 1), (1, 2), (2, 1)]
+    assert all(trial.steps == 1 for trial in timed.trials)
+    last = timed.trials[-1]
     shares = [sum(estimate.parameters(dataclasses.replace(config, num_layers=n)).values()) for n in (8, 2)]
-    assert found.update_seconds == pytest.approx(last.update * shares[0] / shares[1])
+    assert timed.update_seconds == pytest.approx(last.update * shares[0] / shares[1])
 
 
 def test_nothing_fits(vocabulary: Vocabulary) -> None:

@@ -95,7 +95,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     # several threads may part a product otherwise when the machine is busy, and then its last digits differ
     recipe = blankfill.load_recipe(name, {**SMALL, "train.threads": 1})
     blankfill.pretrain([str(texts)], recipe, tmp_path / "whole")
-    asked: list[int] = []
+    stopped_at: list[int] = []
 
     from blankfill.runs.recorder import RunRecorder
 
@@ -103,8 +103,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 
     def advance_and_kill(self: RunRecorder, step: int, fields: dict[str, float | int | str]) -> None:
         advance(self, step, fields)
-        if step == 5 and not asked:
-            asked.append(step)
+        if step == 5 and not stopped_at:
+            stopped_at.append(step)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunRecorder, "advance", advance_and_kill)

@@ -88,14 +88,14 @@ def test_a_student_of_all_layers_computes_as_its_teacher(name: str) -> None:
         "model.family": family, "model.hidden_size": 32, "model.num_layers": 2, "model.num_heads": 4,
         "model.ffn_size": 48, "model.embedding_size": config.embedding_size, "objective.length": 12,
     })  # fmt: skip
-    found = Teacher(known)
-    found.check(recipe, known.tokenizer)
-    made = build(found.student_config(recipe.model_config(config.vocab_size), recipe)).eval()
-    found.start(made, recipe)
+    opened = Teacher(known)
+    opened.check(recipe, known.tokenizer)
+    made = build(opened.student_config(recipe.model_config(config.vocab_size), recipe)).eval()
+    opened.start(made, recipe)
     rng = np.random.default_rng(1)
     example = recipe.objective.example(make_document(9, label=0, words=np.ones(9, np.bool_)), known.vocabulary, rng)
     batch = collate([[example]], 0)
-    read = found.distillation(recipe).translated(batch)
+    read = opened.distillation(recipe).translated(batch)
     torch.testing.assert_close(made(batch).hidden, known.model(read).hidden, atol=1e-5, rtol=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Pa
         resume(teacher, teacher=distilled)
 
 
-@pytest.mark.parametrize(("changes", "told"), [
+@pytest.mark.parametrize(("changes", "message"), [
     ({"model__hidden_size": 16}, r"model.hidden_size is 16 and the teacher's is 32; .*distil.start drawn"),
     ({"model__hidden_size": 16}, "have no cosine; set model.hidden_size 32 or distil.hidden_weight 0"),
     ({"model__num_layers": 3}, "model.num_layers is 3 and the teacher has 2"),
@@ -179,26 +179,26 @@ def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Pa
     ({"train__z_loss": 1e-4}, "train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0"),
     ({"distil__layers": [2]}, "distil.layers names layer 2, and the teacher has layers 0 to 1"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_told(teacher: Path, changes: dict[str, Any], told: str) -> None:
-    found = open_teacher(teacher)
-    with pytest.raises(ConfigError, match=told):
-        found.check(student(**changes), found.tokenizer)
+def test_what_does_not_fit_is_told(teacher: Path, changes: dict[str, Any], message: str) -> None:
+    opened = open_teacher(teacher)
+    with pytest.raises(ConfigError, match=message):
+        opened.check(student(**changes), opened.tokenizer)
 
 
 def test_another_vocabulary_objective_or_half_a_model_is_told(teacher: Path) -> None:
-    found, other = open_teacher(teacher), Teacher(loaded("bert", random_model("bert")))
+    opened, other = open_teacher(teacher), Teacher(loaded("bert", random_model("bert")))
     with pytest.raises(ConfigError, match="has another vocabulary than the student"):
-        other.check(student(objective__length=8, distil__start="drawn"), found.tokenizer)
+        other.check(student(objective__length=8, distil__start="drawn"), opened.tokenizer)
     with pytest.raises(ConfigError, match="was trained as gpt and the student would be as mlm"):
-        Teacher(loaded("gpt", random_model("gpt"))).check(student(), found.tokenizer)
+        Teacher(loaded("gpt", random_model("gpt"))).check(student(), opened.tokenizer)
     with pytest.raises(ConfigError, match="was trained as bert and the student would be as glm"):
-        found.check(blankfill.load_recipe("glm-nano", SMALL), found.tokenizer)
+        opened.check(blankfill.load_recipe("glm-nano", SMALL), opened.tokenizer)
     with pytest.raises(ConfigError, match="was trained as bert and has never read rows of unilm; give one"):
-        found.check(blankfill.load_recipe("unilm-nano", SMALL), found.tokenizer)
+        opened.check(blankfill.load_recipe("unilm-nano", SMALL), opened.tokenizer)
     headless = loaded("bert", random_model("bert"))
     headless.model.config = dataclasses.replace(headless.model.config, lm_head=False)
     with pytest.raises(ConfigError, match="no language-model head"):
-        Teacher(headless).check(student(), found.tokenizer)
+        Teacher(headless).check(student(), opened.tokenizer)
 
 
 def test_options_without_a_teacher_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_options_without_a_teacher_are_refused(capsys: pytest.CaptureFixture[str
     assert main([*arguments, "--distil.temperature", "3"]) == 2
     assert "--distil.temperature goes with a model to learn from; name it with --teacher" in capsys.readouterr().err
     assert main([*arguments, "--distil.temperature", "0", "--distil.soft-weight", "-1"]) == 2
-    told = capsys.readouterr().err
-    assert "--distil.temperature is 0.0; it must be above 0" in told
-    assert "--distil.soft-weight is -1.0; it must not be negative" in told
+    err = capsys.readouterr().err
+    assert "--distil.temperature is 0.0; it must be above 0" in err
+    assert "--distil.soft-weight is -1.0; it must not be negative" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -219,8 +219,8 @@ def test_a_plan_counts_the_teacher(teacher: Path, capsys: pytest.CaptureFixture[
     def planned(*more: str) -> dict[str, Any]:
         capsys.readouterr()
         assert main(["plan", str(teacher / "corpus"), "--json", "--no-measure", *sizes, *more]) == 0
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
+        plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return plan
 
     alone, taught = planned(), planned("--teacher", str(teacher), "--distil.start", "drawn")
     rows = alone["rows"][0]

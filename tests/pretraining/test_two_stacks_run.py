@@ -1,4 +1,4 @@
-"""T5 and BART from text to a model that transformers opens: train, stop, resume, export, go on; and what is refused."""
+"""T5 and BART from text to a model that transformers opens: train, stop, resume, export, continue; and errors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_it_fills_blanks_and_shows_so_while_it_trains(trained: Path) -> None:
     assert any("continuation" in line for line in lines)
 
 
-@pytest.mark.parametrize(("changed", "told"), [
+@pytest.mark.parametrize(("changed", "message"), [
     ({"objective.name": "gpt"}, "has an encoder and a decoder, and objective `gpt` is one row"),
     ({"model.family": "gpt2", "model.encoder_layers": 2}, "is 2 and model.family `gpt2` is one stack; leave it at 0"),
     ({"model.init": "locality"}, "or two stacks: leave it at family"),
@@ -101,10 +101,10 @@ def test_it_fills_blanks_and_shows_so_while_it_trains(trained: Path) -> None:
     ({"model.head_size": -1}, "model.head_size is -1; it must not be negative"),
     ({"train.z_loss": -1.0}, "train.z_loss is -1.0; it must not be negative"),
 ])  # fmt: skip
-def test_recipes_that_cannot_be(changed: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError) as found:
+def test_recipes_that_cannot_be(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         recipe("bart-base", **changed)
-    assert told in str(found.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("stack", "tags"), [("auto", True), ("decoder", True), ("auto", False), ("encoder", False)])
@@ -132,9 +132,9 @@ def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: HeadOn, 
     finetune(config, out)
     _, dev = read_splits(config.build_task(), data, options)
     predictor = Predictor(out, "cpu", 1)
-    shown = [one.record for one in predictor.predict(dev.items)]
+    shown = [prediction.record for prediction in predictor.predict(dev.items)]
     said = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert shown and [{key: line[key] for key in one} for one, line in zip(shown, said, strict=True)] == shown
+    assert shown and [{key: line[key] for key in actual} for actual, line in zip(shown, said, strict=True)] == shown
     before, after = load_model(trained).model.layers.state_dict(), predictor.model.encoder.layers.state_dict()
     at_encoder = stack == "encoder" or (stack == "auto" and tags)
     assert all(torch.equal(before[name], after[name]) for name in before) == at_encoder

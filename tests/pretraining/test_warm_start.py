@@ -1,4 +1,4 @@
-"""Runs that go on from a model: its architecture and tokenizer, new words, replayed old text, and an exact resume."""
+"""Warm starts: the model's architecture and tokenizer, new words, replay of old text, and an exact resume."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_a_new_word_starts_at_the_mean_of_its_pieces(earlier: Path) -> None:
         torch.testing.assert_close(model.token_embeddings.weight[size + k], expected)
     assert torch.equal(model.token_embeddings.weight[:size], before.model.token_embeddings.weight[:size])
     ids, _ = warm_start.tokenizer.encode_plain(["The oldharbour and a mosquito: oldharbours, 大飞艇。"])
-    found = [warm_start.tokenizer.token(row) for row in ids]
-    assert [found.count(word) for word in warm_start.new_tokens] == [1, 1, 1]
+    tokens = [warm_start.tokenizer.token(row) for row in ids]
+    assert [tokens.count(word) for word in warm_start.new_tokens] == [1, 1, 1]
 
 
 def test_new_words_in_the_output_bias_and_an_untied_table(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_every_table_of_words_grows_in_every_family(name: str, tmp_path: Path, m
     monkeypatch.setattr("blankfill.checkpoint.load.load_model", lambda path: loaded)
     warm_start, _ = open_warm_start(InitFrom(tmp_path, ["playinged"]), recipe)
     state, size, pieces = warm_start.build(0, "cpu").state_dict(), tokenizer.size, tokenizer.encode("playinged")
-    grown = {weight for weight, found in old.state_dict().items() if config.vocab_size in found.shape}
+    grown = {weight for weight, tensor in old.state_dict().items() if config.vocab_size in tensor.shape}
     assert "token_embeddings.weight" in grown and ("span_boundary_head.bias" in grown) == (
         recipe.objective.name == "spanbert"
     )
@@ -159,8 +159,8 @@ def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: 
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
     warm_start, recipe = open_warm_start(InitFrom(tmp_path), blankfill.load_recipe("bert-nano", TRAINING))
-    told = capsys.readouterr().err
-    assert "has no language-model head and no next-sentence head; the missing weights are drawn" in told
+    err = capsys.readouterr().err
+    assert "has no language-model head and no next-sentence head; the missing weights are drawn" in err
     config = warm_start.config
     assert config.lm_head and config.head_transform and config.pooler and config.activation == "gelu"
     assert recipe.model_config(tokenizer.size).ffn_size == 48
@@ -172,11 +172,11 @@ def test_heads_that_an_encoder_lacks_are_drawn_and_told(tmp_path: Path, capsys: 
 def test_what_contradicts_the_model_is_refused_all_at_once(earlier: Path) -> None:
     values = {**TRAINING, "model.hidden_size": 64, "model.num_layers": 1, "objective.length": 100}
     recipe = blankfill.load_recipe("glm-nano", values)
-    asked = InitFrom(
+    init_from = InitFrom(
         earlier, explicit_options=["model.hidden_size", "model.num_layers", "corpus.tokenizer", "train.lr"]
     )
     with pytest.raises(ConfigError) as caught:
-        open_warm_start(asked, recipe)
+        open_warm_start(init_from, recipe)
     text = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
     assert "model.hidden_size is 64 and that of" in text and "is 32; leave it out" in text
@@ -215,12 +215,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights_without_the_model(
     recipe = blankfill.load_recipe("glm-nano", TRAINING)
     init_from = InitFrom(tmp_path / "a", ["zeppelin", "汽艇"], str(tmp_path / "a" / "corpus"), 0.3)
     blankfill.pretrain([str(new_text)], recipe, tmp_path / "whole", init_from=init_from)
-    advance, asked = RunRecorder.advance, []
+    advance, stopped_at = RunRecorder.advance, []
 
     def advance_and_kill(self: RunRecorder, step: int, fields: dict[str, float | int | str]) -> None:
         advance(self, step, fields)
-        if step == 5 and not asked:
-            asked.append(step)
+        if step == 5 and not stopped_at:
+            stopped_at.append(step)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunRecorder, "advance", advance_and_kill)
@@ -234,7 +234,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_without_the_model(
     assert all(torch.equal(parts.model[name], whole.model[name]) for name in whole.model)
     assert result.old_loss is not None and np.isfinite(result.old_loss).all()
     lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
-    old = [[(line["step"], line["loss"]) for line in found if line["split"] == "old"] for found in lines]
+    old = [[(line["step"], line["loss"]) for line in metrics if line["split"] == "old"] for metrics in lines]
     assert old[0] == old[1] and len(old[0]) == 3
 
 

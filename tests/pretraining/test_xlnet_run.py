@@ -1,4 +1,4 @@
-"""XLNet from text to everything that can be done with it: train, fill, embed, export, go on with longer rows."""
+"""XLNet from text to all of its uses: train, fill, embed, export, continue with longer rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_it_fills_blanks_of_any_length(trained: Path) -> None:
     loaded = load_model(trained)
     for text, blanks in (("the farmer [MASK] a wooden boat", 1), ("[MASK] paints the [MASK:2] lantern", 2)):
         result = Filler(loaded).fill(text, top_k=3)
-        assert [len(found) for found in result.candidates] == [3] * blanks
+        assert [len(candidate) for candidate in result.candidates] == [3] * blanks
     assert len(result.candidates[1][0].ids) == 2
 
 

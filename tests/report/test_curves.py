@@ -56,8 +56,8 @@ def test_few_points_stay_as_they_are() -> None:
     values = np.array([3.0, np.nan, 1.0])
     starts = bucket_starts(3, 3, [1])
     assert starts.tolist() == [0, 1, 2]
-    for kept in vars(thinned(values, starts)).values():
-        assert np.array_equal(kept, values, equal_nan=True)
+    for values_of in vars(thinned(values, starts)).values():
+        assert np.array_equal(values_of, values, equal_nan=True)
 
 
 def test_buckets_are_even_and_some_points_stand_alone() -> None:
@@ -67,25 +67,25 @@ def test_buckets_are_even_and_some_points_stand_alone() -> None:
 
 def test_a_bucket_is_its_mean_and_its_ends() -> None:
     values = np.array([1.0, 2.0, 6.0, np.nan, np.nan, np.nan, -1.0, np.nan, 3.0, 7.0])
-    kept = thinned(values, np.array([0, 3, 6, 9]))
-    assert kept.mean.tolist()[::2] == [3.0, 1.0]
-    assert kept.low.tolist()[::2] == [1.0, -1.0]
-    assert kept.high.tolist()[::2] == [6.0, 3.0]
-    assert np.isnan([kept.mean[1], kept.low[1], kept.high[1]]).all()
-    assert kept.mean[3] == 7.0
+    curve = thinned(values, np.array([0, 3, 6, 9]))
+    assert curve.mean.tolist()[::2] == [3.0, 1.0]
+    assert curve.low.tolist()[::2] == [1.0, -1.0]
+    assert curve.high.tolist()[::2] == [6.0, 3.0]
+    assert np.isnan([curve.mean[1], curve.low[1], curve.high[1]]).all()
+    assert curve.mean[3] == 7.0
 
 
 def test_thinning_keeps_the_mean_of_all_points_and_their_extremes() -> None:
     values = np.random.default_rng(0).normal(size=9_173)
     starts = bucket_starts(len(values), 500, [int(values.argmin())])
-    kept = thinned(values, starts)
+    curve = thinned(values, starts)
     sizes = np.diff([*starts, len(values)])
     assert 500 <= len(starts) <= 504
     assert sizes.max() <= 19
-    assert (kept.mean * sizes).sum() / len(values) == pytest.approx(values.mean())
-    assert (kept.low.min(), kept.high.max()) == (values.min(), values.max())
-    assert values.min() in kept.mean.tolist()
-    assert kept.mean[-1] == values[-1]
+    assert (curve.mean * sizes).sum() / len(values) == pytest.approx(values.mean())
+    assert (curve.low.min(), curve.high.max()) == (values.min(), values.max())
+    assert values.min() in curve.mean.tolist()
+    assert curve.mean[-1] == values[-1]
 
 
 def test_numbers_are_rounded_to_significant_digits() -> None:

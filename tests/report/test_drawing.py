@@ -23,20 +23,20 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is given to matplotlib: the image of the grid, and every text."""
     import matplotlib.axes
 
-    found: dict[str, Any] = {"texts": []}
+    result: dict[str, Any] = {"texts": []}
     imshow, text = matplotlib.axes.Axes.imshow, matplotlib.axes.Axes.text
 
     def keep_image(self: Any, image: Any, **options: Any) -> Any:
-        found["image"] = image
+        result["image"] = image
         return imshow(self, image, **options)
 
     def keep_text(self: Any, x: float, y: float, word: str, **options: Any) -> Any:
-        found["texts"].append(word)
+        result["texts"].append(word)
         return text(self, x, y, word, **options)
 
     monkeypatch.setattr(matplotlib.axes.Axes, "imshow", keep_image)
     monkeypatch.setattr(matplotlib.axes.Axes, "text", keep_text)
-    return found
+    return result
 
 
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:

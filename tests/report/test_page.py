@@ -57,7 +57,7 @@ class Elements(HTMLParser):
 
     def named(self, name: str, **wanted: str) -> list[tuple[dict[str, str | None], str]]:
         """Elements of a name with some attributes."""
-        return [(a, text) for found, a, text in self.found if found == name and wanted.items() <= a.items()]
+        return [(a, text) for tag, a, text in self.found if tag == name and wanted.items() <= a.items()]
 
     @property
     def data(self) -> Any:
@@ -74,7 +74,7 @@ def line(step: int, split: str = "train", **values: object) -> dict[str, object]
 
 
 def write(run: Path, name: str, *lines: object) -> None:
-    (run / name).write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    (run / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def page(run: Path) -> Elements:
@@ -87,13 +87,13 @@ def page(run: Path) -> Elements:
 
 def cards(elements: Elements) -> dict[str, list[str]]:
     """The numbers under the headline by name."""
-    found: dict[str, list[str]] = {}
+    results: dict[str, list[str]] = {}
     for name, _, text in elements.found:
-        if name == "dt" and text not in found:
-            found[text] = latest = []
+        if name == "dt" and text not in results:
+            results[text] = latest = []
         elif name == "dd":
             latest.append(text)
-    return found
+    return results
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_the_numbers_that_are_drawn(run: Path) -> None:
     assert list(charts) == ["loss", "next_sentence_loss", "tokens_per_s", "lr", "grad_norm", "mfu"]
     assert charts["loss"]["reference"] == {"name": "word frequencies alone", "y": 6.0}
     assert charts["loss"]["best"] == {"step": 20, "tokens": 2000, "y": 4.75}
-    assert [(one["name"], one["y"]) for one in charts["loss"]["series"]] == [
+    assert [(chart["name"], chart["y"]) for chart in charts["loss"]["series"]] == [
         ("training", [5.0, 4.5]), ("validation", [9.0, 4.75]),
     ]  # fmt: skip
     assert charts["grad_norm"]["series"] == [{"split": "train", "name": "training", "y": [0.5, None]}]
@@ -294,7 +294,7 @@ def test_the_page_asks_nothing_of_anyone(run: Path) -> None:
     style = elements.named("style")[0][1]
     assert not re.search(r"url\(|@import|@font-face", style)
     assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket|innerHTML|insertAdjacentHTML|eval\(", script)
-    assert not [found for found in re.findall(r"https?://[^\s\"'<]+", text) if "www.w3.org/2000/svg" not in found]
+    assert not [address for address in re.findall(r"https?://[^\s\"'<]+", text) if "www.w3.org/2000/svg" not in address]
 
 
 def test_a_folder_is_shown_at_any_moment(tmp_path: Path) -> None:
@@ -412,17 +412,19 @@ RATES = [0, 1, 0.5, 0.1234, 0.001, 0.0002666, 1.4e-6, 1e-8]
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the script of the page")
 def test_the_script_writes_numbers_as_the_tables_do() -> None:
     ticks = "[linearTicks(0, 1, 4), linearTicks(3.9, 10.2, 8), linearTicks(0, 8.6, 4), logTicks(0.4, 30, 4)]"
-    told = "tickTexts('number', [0, 2.5, 5, 7.5]), tickTexts('share', [0, 0.05, 0.1]), tickTexts('loss', [4.8, 5, 5.2])"
+    ticks_drawn = (
+        "tickTexts('number', [0, 2.5, 5, 7.5]), tickTexts('share', [0, 0.05, 0.1]), tickTexts('loss', [4.8, 5, 5.2])"
+    )
     code = (
         f"{source('numbers')}\nconsole.log(JSON.stringify({{counts: {COUNTS}.map(short), rates: {RATES}.map(small), "
-        f"ticks: {ticks}, told: [{told}]}}));"
+        f"ticks: {ticks}, told: [{ticks_drawn}]}}));"
     )
     run = subprocess.run(["node", "-e", code], check=True, capture_output=True, text=True, encoding="utf-8")
-    found = json.loads(run.stdout)
-    assert found["counts"] == [short(number) for number in COUNTS]
-    assert found["rates"] == [small(number) for number in RATES]
-    assert found["ticks"] == [[0, 0.25, 0.5, 0.75, 1], [4, 5, 6, 7, 8, 9, 10], [0, 2, 4, 6, 8], [0.5, 1, 2, 5, 10, 20]]
-    assert found["told"] == [["0.0", "2.5", "5.0", "7.5"], ["0%", "5%", "10%"], ["4.8", "5.0", "5.2"]]
+    values = json.loads(run.stdout)
+    assert values["counts"] == [short(number) for number in COUNTS]
+    assert values["rates"] == [small(number) for number in RATES]
+    assert values["ticks"] == [[0, 0.25, 0.5, 0.75, 1], [4, 5, 6, 7, 8, 9, 10], [0, 2, 4, 6, 8], [0.5, 1, 2, 5, 10, 20]]
+    assert values["told"] == [["0.0", "2.5", "5.0", "7.5"], ["0%", "5%", "10%"], ["4.8", "5.0", "5.2"]]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the script of the page")

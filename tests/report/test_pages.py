@@ -14,9 +14,9 @@ READMES = ["README.md", "README.zh-CN.md"]
 def between(name: str, mark: str) -> str:
     """The fenced block between two marks of a page."""
     page = (ROOT / name).read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {mark}:start -->\n```\w+\n(.*?)```\n<!-- {mark}:end -->", page, re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"<!-- {mark}:start -->\n```\w+\n(.*?)```\n<!-- {mark}:end -->", page, re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 def module_of_docs(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""The terminal picture of a row: what stands in it, and that its grid is the rule's own."""
+"""The terminal picture of a row: its content, and that its grid is the rule's own."""
 
 import numpy as np
 import pytest

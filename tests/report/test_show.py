@@ -72,7 +72,7 @@ def test_a_corpus_prepared_before_gets_the_sentinels_of_a_recipe(
     (rows,) = data_setup.phases(opened, recipe)
     text = example_text(rows.new.row(3), opened.tokenizer.token)
     assert text.startswith("encoder 32 columns, decoder ")
-    assert text.count("<extra_id_0>") == 3  # read by the encoder, asked for, and read by the decoder
+    assert text.count("<extra_id_0>") == 3  # read by the encoder, predicted, and read by the decoder
 
 
 def test_a_picture_is_drawn(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,16 +110,18 @@ SIZE = ["--train.steps", "2", "--train.batch-size", "32"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--example", "-1", *SIZE], "--example is -1; a run of this recipe has the rows 0 to 63"),
         (["--example", "64", *SIZE], "--example is 64; a run of this recipe has the rows 0 to 63"),
         (["--png", "row.jpg"], "--png row.jpg does not end in .png; only PNG files are drawn"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_shown_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["show", *arguments]) == 2
-    assert capsys.readouterr().err == f"blankfill: {told}\n"
+    assert capsys.readouterr().err == f"blankfill: {message}\n"
 
 
 def test_byte_level_tokens_are_spelled_as_text() -> None:

@@ -14,7 +14,7 @@ def line(step: int, split: str = "train", **values: object) -> dict[str, object]
 
 
 def write(run: Path, name: str, *lines: object) -> None:
-    (run / name).write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    (run / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def recipe(run: Path, text: str) -> None:
@@ -90,9 +90,9 @@ def test_losses_on_longer_rows_are_not_held_against_those_on_short_ones(
     recipe(tmp_path, "train:\n  steps: 50\n  phase1_length: 8\n  phase1_steps: 0.5\n")
     losses = {0: 9.0, 10: 3.0, 20: 3.5, 30: 6.0, 40: 5.5}
     write(tmp_path, "metrics.jsonl", *(line(step, "valid", loss=losses[step]) for step in steps))
-    found = read_snapshot(tmp_path).best
-    assert found is not None
-    assert found.step == best
+    result = read_snapshot(tmp_path).best
+    assert result is not None
+    assert result.step == best
 
 
 def test_tokens_of_a_step_lie_between_those_measured(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from blankfill.report.figures import ticks
 def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2", **options: Any) -> Path:
     """A fine-tuning run at step 20 of 40, or one with results."""
     run.mkdir(parents=True)
-    asked = {
+    config = {
         "task": task,
         "data": "/d",
         "from": "/m",
         "columns": {},
         "options": {"lr": 2e-4, "max_grad_norm": 1.0, **options},
     }
-    (run / "finetune.json").write_text(json.dumps(asked), encoding="utf-8")
+    (run / "finetune.json").write_text(json.dumps(config), encoding="utf-8")
     facts = {
         "steps": 40,
         "items": {"train": 96, "dev": 40},
@@ -93,9 +93,9 @@ def test_entities_questions_and_numbers_have_sections(tmp_path: Path) -> None:
     results: dict[str, Any] = {"types": types, "taken_for": taken, "confused": confused}
     elements = page(folder(tmp_path / "tags", results))
     assert elements.named("mark")[0][1] == "Ann <b>" and "1 time" in [text for _, text in elements.named("span")]
-    asked = [{"name": "who", "count": 2, "exact": 0.5, "f1": 0.75}]
+    kinds = [{"name": "who", "count": 2, "exact": 0.5, "f1": 0.75}]
     misses = [{"id": "3", "text": "who?", "right": "Ann", "given": "Bob", "f1": 0.0, "second": "so Ann said"}]
-    elements = page(folder(tmp_path / "questions", {"questions": asked, "misses": misses}))
+    elements = page(folder(tmp_path / "questions", {"questions": kinds, "misses": misses}))
     assert [text for _, text in elements.named("h2")][2:4] == ["Questions", "Misses"]
     assert "75.0%" in [text for _, text in elements.named("td")]
     elements = page(folder(tmp_path / "numbers", {"scatter": [[1.0, 1.5], [2.0, 2.0], [3.0, None]]}))
@@ -111,14 +111,14 @@ def test_a_grid_compares_its_settings_and_links_its_runs(tmp_path: Path) -> None
         {"setting": "lr-0.001", "runs": 2, "mean": 0.75, "deviation": 0.01, "best": 0.76, "best_run": names[0]},
         {"setting": "lr-1e-05", "runs": 1, "mean": 0.5, "deviation": 0.0, "best": 0.5, "best_run": names[2]},
     ]
-    kept = {
+    results = {
         "task": "sst2",
         "primary_metric": "accuracy",
         "settings": rows,
         "best": rows[0],
         "runs": [*names, "../../etc"],
     }
-    (tmp_path / "grid" / "results.json").write_text(json.dumps({**kept, "complete": True}), encoding="utf-8")
+    (tmp_path / "grid" / "results.json").write_text(json.dumps({**results, "complete": True}), encoding="utf-8")
     elements = page(tmp_path / "grid")
     links = [a["href"] for a, _ in elements.named("a") if "report" in str(a["href"])]
     assert links == [f"{name}/report.html" for name in names]
@@ -132,8 +132,8 @@ def test_an_ensemble_tells_its_patterns_and_what_they_say_together(tmp_path: Pat
     ]
     for row in rows:
         folder(tmp_path / "all" / str(row["folder"]), {}, method="cloze")
-    kept = {"task": "sst2", "primary_metric": "accuracy", "patterns": rows, "together": {"weighted": {"score": 0.8}}}
-    (tmp_path / "all" / "results.json").write_text(json.dumps(kept), encoding="utf-8")
+    results = {"task": "sst2", "primary_metric": "accuracy", "patterns": rows, "together": {"weighted": {"score": 0.8}}}
+    (tmp_path / "all" / "results.json").write_text(json.dumps(results), encoding="utf-8")
     elements = page(tmp_path / "all")
     assert cards(elements)["All patterns, weighted"] == ["0.8000", "accuracy"]
     assert [text for _, text in elements.named("td")].count("{first} [MASK]") == 2

@@ -1,6 +1,6 @@
 """Damaged files of every kind of folder: what opens it says one sentence or works, and never hangs.
 
-Files that only inform never stop anything: a run goes on, and the damaged file stays beside the new one.
+Damaged files for readers never stop a run: it continues, and the damaged file stays beside the new one.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def tuned(trained: Path) -> Path:
     rows = [{"text": f"the boat {k}", "label": "good"} for k in range(8)]
     rows += [{"text": f"a lantern {k}", "label": "poor"} for k in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    asked = read_options({"epochs": 1.0, "batch_size": 4, "threads": 1, "precision": "fp32", "max_length": 16})
-    finetune(FinetuneConfig("classify", folder / "rows.jsonl", trained, asked), folder / "tuned")
+    options = read_options({"epochs": 1.0, "batch_size": 4, "threads": 1, "precision": "fp32", "max_length": 16})
+    finetune(FinetuneConfig("classify", folder / "rows.jsonl", trained, options), folder / "tuned")
     return folder / "tuned"
 
 
@@ -156,13 +156,13 @@ def fresh(whole: Path, work: Path) -> None:
 
 
 def faults(whole: Path, names: list[str], openers: dict[str, Opener], work: Path, all_work: bool = False) -> list[str]:
-    found = []
+    problems = []
     for name in names:
         for what, folder in forms_of(whole, name, work):
             for way, opener in openers.items():
                 if fault := told(opener, folder):
-                    found.append(f"{name}, {what}: {way}: {fault}")
-    return found
+                    problems.append(f"{name}, {what}: {way}: {fault}")
+    return problems
 
 
 def predicted(folder: Path) -> None:
@@ -177,12 +177,12 @@ def test_a_pretraining_run(trained: Path, tmp_path: Path) -> None:
     names = ["recipe.yaml", "corpus_path.txt", "tokenizer.json", "inputs.json", "machine.json", "report.html"]
     names += [f"{step}/{name}" for name in (store.STATE, store.MODEL, store.OPTIMIZER)]
     openers: dict[str, Opener] = {"fill": load_model, "report": write_page}
-    assert not faults(trained, [one for one in names if (trained / one).exists()], openers, tmp_path / "run")
+    assert not faults(trained, [name for name in names if (trained / name).exists()], openers, tmp_path / "run")
 
 
 def test_resuming_a_pretraining_run(trained: Path, tmp_path: Path) -> None:
     """Fewer forms, since each is a run."""
-    found = []
+    problems = []
     for name in (
         "recipe.yaml",
         "corpus_path.txt",
@@ -192,12 +192,12 @@ def test_resuming_a_pretraining_run(trained: Path, tmp_path: Path) -> None:
     ):
         for what, folder in list_some(forms_of(trained, name, tmp_path / "run"), 40):
             if fault := told(resume, folder):
-                found.append(f"{name}, {what}: {fault}")
-    assert not found
+                problems.append(f"{name}, {what}: {fault}")
+    assert not problems
 
 
 def list_some(forms: Iterator[tuple[str, Path]], every: int) -> Iterator[tuple[str, Path]]:
-    """Each so many-th form, and all that are no file."""
+    """Every `every`-th kind of damage, and all kinds that leave no file."""
     for k, (what, folder) in enumerate(forms):
         if k % every == 0 or what in ("a pipe", "a link to a device"):
             yield what, folder

@@ -56,5 +56,5 @@ def test_every_command_refuses_it(
         "plan": [f"{run}/corpus", "--recipe", "bert-nano", *small, "--train.device", name],
     }
     assert main([command, *given[command]]) == 2
-    assert "--device is" in (told := capsys.readouterr().err) and "Traceback" not in told
+    assert "--device is" in (err := capsys.readouterr().err) and "Traceback" not in err
     assert not (out / "checkpoints").exists()

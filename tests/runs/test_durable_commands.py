@@ -78,13 +78,13 @@ def only_informs(path: Path) -> bool:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found = store.newest(run / "checkpoints")
-    assert found is not None
-    return {**found.model, **found.optimizer}
+    checkpoint = store.newest(run / "checkpoints")
+    assert checkpoint is not None
+    return {**checkpoint.model, **checkpoint.optimizer}
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    ours, theirs = weights(one), weights(other)
+def same_weights(run: Path, other: Path) -> bool:
+    ours, theirs = weights(run), weights(other)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -102,11 +102,11 @@ def leftovers(folder: Path) -> list[str]:
 
 def precious(tmp_path: Path) -> Path:
     """A folder of the user's."""
-    kept = tmp_path / "precious"
-    (kept / "inner").mkdir(parents=True)
-    for path in (kept / "thesis.txt", kept / "inner" / "data.npy"):
+    precious_folder = tmp_path / "precious"
+    (precious_folder / "inner").mkdir(parents=True)
+    for path in (precious_folder / "thesis.txt", precious_folder / "inner" / "data.npy"):
         path.write_text("years of work", encoding="utf-8")
-    return kept
+    return precious_folder
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -148,11 +148,11 @@ def test_after_a_power_cut_at_any_sync_a_run_goes_on_to_the_same_numbers(
 
     with watch(out, monkeypatch, cut):
         blankfill.pretrain([str(corpus)], recipe(), out)
-    begun = [one for one in cuts if (one / "recipe.yaml").exists()]
+    begun = [folder_after_cut for folder_after_cut in cuts if (folder_after_cut / "recipe.yaml").exists()]
     assert len(begun) > 4
-    for one in [*cuts[::5], begun[0]]:
-        begin_or_go_on(corpus, one)
-        assert same_weights(one, run), one.name
+    for folder_after_cut in [*cuts[::5], begun[0]]:
+        begin_or_go_on(corpus, folder_after_cut)
+        assert same_weights(folder_after_cut, run), folder_after_cut.name
 
 
 @linux
@@ -349,7 +349,7 @@ def test_fine_tuning_on_a_full_disk_stops_with_a_sentence_and_goes_on(
             continue
         break
     assert failed > 2
-    ours, theirs = (json.loads((one / "results.json").read_text(encoding="utf-8")) for one in (out, tuned))
+    ours, theirs = (json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (out, tuned))
     assert ours["metrics"] == theirs["metrics"]
     assert same_weights(out, tuned)
 
@@ -367,12 +367,12 @@ sys.exit(main(sys.argv[1:]))
         (["export", str(run), "--out"], tmp_path / "exported"),
         (["pretrain", str(corpus), "--recipe", "bert-nano", *settings, "--out"], tmp_path / "run"),
     ):
-        found = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, *arguments, str(out)], capture_output=True, text=True, check=False
         )
-        assert found.returncode == 2, found.stderr
-        assert "Traceback" not in found.stderr
-        assert "cannot be written (File too large)" in found.stderr.splitlines()[-1]
+        assert process.returncode == 2, process.stderr
+        assert "Traceback" not in process.stderr
+        assert "cannot be written (File too large)" in process.stderr.splitlines()[-1]
         assert leftovers(tmp_path) == []
 
 
@@ -381,44 +381,44 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("name", ["checkpoints", "corpus", "replay", "tensorboard"])
 def test_a_work_folder_of_a_run_that_is_a_link_is_refused(corpus: Path, tmp_path: Path, name: str) -> None:
-    kept, out = precious(tmp_path), tmp_path / "run"
-    before = contents(kept)
+    precious_folder, out = precious(tmp_path), tmp_path / "run"
+    before = contents(precious_folder)
     out.mkdir()
-    (out / name).symlink_to(kept)
+    (out / name).symlink_to(precious_folder)
     with pytest.raises(UserError, match=rf"run/{name} is a link to .*precious|holds a run already"):
         blankfill.pretrain([str(corpus)], recipe(), out)
     (out / "recipe.yaml").write_text("objective: {name: bert}\n", encoding="utf-8")
     with pytest.raises(UserError):
         blankfill.resume(out)
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "metrics.jsonl", "events.jsonl", ".lock"])
 def test_a_received_run_with_links_is_not_resumed(run: Path, tmp_path: Path, name: str) -> None:
-    kept, out = precious(tmp_path), tmp_path / "run"
+    precious_folder, out = precious(tmp_path), tmp_path / "run"
     shutil.copytree(run, out)
     if (out / name).is_dir():
-        (out / name).rename(kept / "moved")
-        (out / name).symlink_to(kept / "moved")
+        (out / name).rename(precious_folder / "moved")
+        (out / name).symlink_to(precious_folder / "moved")
     else:
         (out / name).unlink(missing_ok=True)
-        (out / name).symlink_to(kept / "thesis.txt")
-    before = contents(kept)
+        (out / name).symlink_to(precious_folder / "thesis.txt")
+    before = contents(precious_folder)
     with pytest.raises(UserError, match=rf"{name} is a link to .*precious"):
         blankfill.resume(out)
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 def test_files_of_a_received_run_that_are_links_are_replaced(run: Path, tmp_path: Path) -> None:
-    kept, out = precious(tmp_path), tmp_path / "run"
+    precious_folder, out = precious(tmp_path), tmp_path / "run"
     shutil.copytree(run, out)
-    before = contents(kept)
+    before = contents(precious_folder)
     names = ["report.html", "loss.png", "latest", "best"]
     for name in names:
         (out / name).unlink(missing_ok=True)
-        (out / name).symlink_to(kept / "thesis.txt")
+        (out / name).symlink_to(precious_folder / "thesis.txt")
     blankfill.resume(out)
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
     assert not (out / "report.html").is_symlink() and not (out / "loss.png").is_symlink()
 
 
@@ -428,18 +428,18 @@ def test_plans_of_a_received_corpus_are_not_written_through_a_link(
     from blankfill.data import sampler
 
     monkeypatch.setattr(sampler, "WORTH_CACHING", 1)
-    kept, mine = precious(tmp_path), tmp_path / "corpus"
+    precious_folder, mine = precious(tmp_path), tmp_path / "corpus"
     shutil.copytree(corpus, mine)
     shutil.rmtree(mine / "plans", ignore_errors=True)
-    (mine / "plans").symlink_to(kept)
-    before = contents(kept)
+    (mine / "plans").symlink_to(precious_folder)
+    before = contents(precious_folder)
     blankfill.pretrain([str(mine)], recipe(train__steps=2), tmp_path / "run")
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 def test_a_checkpoint_folder_keeps_what_is_not_ours(tmp_path: Path) -> None:
-    kept, folder = precious(tmp_path), tmp_path / "checkpoints"
-    before = contents(kept)
+    precious_folder, folder = precious(tmp_path), tmp_path / "checkpoints"
+    before = contents(precious_folder)
     folder.mkdir()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -448,13 +448,13 @@ def test_a_checkpoint_folder_keeps_what_is_not_ours(tmp_path: Path) -> None:
         path.mkdir()
         (path / "model.safetensors").write_bytes(b"half")
     (folder / ".step-notes").mkdir()
-    (folder / ".step-9.999.part").symlink_to(kept)
-    (folder / f".step-7.{ended.pid}-1.part").symlink_to(kept)
+    (folder / ".step-9.999.part").symlink_to(precious_folder)
+    (folder / f".step-7.{ended.pid}-1.part").symlink_to(precious_folder)
     store.save(folder, 1, {"a": torch.zeros(2)}, {}, {})
     assert not any(path.exists() for path in own)
     assert (folder / ".step-notes").is_dir() and (folder / ".step-9.999.part").is_symlink()
     assert not (folder / f".step-7.{ended.pid}-1.part").is_symlink()
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Path, tmp_path: Path) -> None:
@@ -474,14 +474,18 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Path, tmp_path
 
 @pytest.mark.parametrize("leads", ["nowhere", "to a file", "to a folder"])
 def test_a_link_in_the_place_of_a_checkpoint_is_replaced(tmp_path: Path, leads: str) -> None:
-    kept, folder = precious(tmp_path), tmp_path / "checkpoints"
-    before = contents(kept)
+    precious_folder, folder = precious(tmp_path), tmp_path / "checkpoints"
+    before = contents(precious_folder)
     folder.mkdir()
-    target = {"nowhere": kept / "nothing", "to a file": kept / "thesis.txt", "to a folder": kept}[leads]
+    target = {
+        "nowhere": precious_folder / "nothing",
+        "to a file": precious_folder / "thesis.txt",
+        "to a folder": precious_folder,
+    }[leads]
     (folder / "step-1").symlink_to(target)
     store.save(folder, 1, {"a": torch.zeros(2)}, {}, {})
     assert not (folder / "step-1").is_symlink() and store.read(folder / "step-1").step == 1
-    assert contents(kept) == before
+    assert contents(precious_folder) == before
 
 
 # kills

@@ -123,10 +123,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_under_a_run_is_refused(name: str, begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change, told = CHANGES[name]
+    change, message = CHANGES[name]
     change(begun)
     before = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=rf"(?s){told}"):
+    with pytest.raises(UserError, match=rf"(?s){message}"):
         resume(begun / "run")
     after = {path: path.read_bytes() for path in (begun / "run").rglob("*") if path.is_file()}
     assert before == after  # nothing of the run was touched
@@ -327,7 +327,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(name: str, source: Pat
 
 
 def test_a_path_that_was_noted_along_links_is_found(begun: Path, tmp_path: Path) -> None:
-    """As earlier versions noted it, which could not go on with such a run."""
+    """A note as earlier versions wrote it, which could not continue such a run."""
     (tmp_path / "far" / "disk").mkdir(parents=True)
     (tmp_path / "store").symlink_to(tmp_path / "far" / "disk")
     out = Path(shutil.move(begun / "run", tmp_path / "store" / "run"))

@@ -56,9 +56,9 @@ def remarks(run: Path, kind: str = "machine") -> list[str]:
 
 
 def noted(run: Path) -> dict[str, Any]:
-    found = store.newest(run / "checkpoints")
-    assert found is not None
-    values: dict[str, Any] = found.state["machine"]
+    checkpoint = store.newest(run / "checkpoints")
+    assert checkpoint is not None
+    values: dict[str, Any] = checkpoint.state["machine"]
     assert json.loads((run / "machine.json").read_text(encoding="utf-8")) == values
     return values
 
@@ -81,12 +81,12 @@ def test_a_resumed_run_computes_as_it_began(
     values = noted(tmp_path / "run")
     assert values["threads"] == torch.get_num_threads() == 1
     assert values["compute"] == "float32"
-    (told,) = remarks(tmp_path / "run")
+    (remark,) = remarks(tmp_path / "run")
     if units == "off":
         assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
-        assert told.startswith("the run resumes with other instruction sets of the processor (with avx512_bf16)")
+        assert remark.startswith("the run resumes with other instruction sets of the processor (with avx512_bf16)")
     else:
-        assert "in float32 (bfloat16 so far, for which there are no units here)" in told
+        assert "in float32 (bfloat16 so far, for which there are no units here)" in remark
 
 
 def test_machine_options_go_with_resume(
@@ -110,8 +110,8 @@ def test_machine_options_go_with_resume(
     blankfill.resume(run)
     assert (noted(run)["threads"], noted(run)["micro_batch"]) == (1, 2) and len(remarks(run)) == 2
     assert main(["pretrain", "--resume", str(run), "--train.lr", "1", "--threads", "1"]) == 2
-    told = capsys.readouterr().err
-    assert "leave out --train.lr (options of the machine may change: --threads," in told
+    err = capsys.readouterr().err
+    assert "leave out --train.lr (options of the machine may change: --threads," in err
 
 
 def test_an_option_that_cannot_be_leaves_a_run_as_it_is(
@@ -120,14 +120,14 @@ def test_an_option_that_cannot_be_leaves_a_run_as_it_is(
     run = tmp_path / "run"
     blankfill.pretrain([str(corpus)], blankfill.load_recipe("gpt-nano", RUN), run, stop_after=0.0)
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    for option, value, told in (
+    for option, value, message in (
         ("--threads", "-1", "--threads is -1; it must be 0 or between 1 and 1024"),
         ("--train.micro-batch", "-1", "--train.micro-batch is -1"),
         ("--train.workers", "-1", "train.workers is -1"),
         ("--train.device", "cudo", "--device is cudo"),
     ):
         assert main(["pretrain", "--resume", str(run), option, value]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     with pytest.raises(UserError, match=r"train\.threads is 5000"):
         blankfill.resume(run, changes={"threads": 5000})
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
@@ -155,11 +155,11 @@ def test_steps_that_become_slow_lower_the_threads(
         blankfill.load_recipe("gpt-nano", {**RUN, "train.save_every": 6, "train.save_total_limit": 9}),
     )
     blankfill.pretrain([str(corpus)], recipe, run)
-    (told,) = remarks(run, "threads")
-    assert "1 thread instead of 2 from step 3 on" in told
-    kept = {step: store.read(run / "checkpoints" / f"step-{step}").state["machine"]["threads"]
+    (remark,) = remarks(run, "threads")
+    assert "1 thread instead of 2 from step 3 on" in remark
+    threads = {step: store.read(run / "checkpoints" / f"step-{step}").state["machine"]["threads"]
             for step in store.steps_in(run / "checkpoints")}  # fmt: skip
-    assert kept == {0: 2, 3: 1, 6: 1, 12: 1}
+    assert threads == {0: 2, 3: 1, 6: 1, 12: 1}
     assert noted(run)["threads"] == 1
 
 
@@ -193,8 +193,8 @@ def test_fine_tuning_is_resumed_as_it_began(
     assert main(["finetune", "--resume", str(tmp_path / "other"), *more]) == 0
     values = noted(tmp_path / "other")
     assert (values["threads"], values["micro_batch"]) == (2, 4)
-    told = remarks(tmp_path / "other")[0]
-    assert told in capsys.readouterr().err and "with 2 threads (1 so far), with 4 rows at a time (all rows" in told
+    remark = remarks(tmp_path / "other")[0]
+    assert remark in capsys.readouterr().err and "with 2 threads (1 so far), with 4 rows at a time (all rows" in remark
     assert main(["finetune", "--resume", str(tmp_path / "other"), "--lr", "1", "--threads", "1"]) == 2
     assert "leave out --lr (options of the machine may change" in capsys.readouterr().err
 

@@ -39,7 +39,7 @@ def test_a_line_that_a_kill_cut_is_no_damage(tmp_path: Path, capsys: pytest.Capt
     path = written(tmp_path / "metrics.jsonl", b'{"step": 7, "sp', len(LINES))
     cut_lines(path, 9)
     assert read_lines(path) == LINES
-    assert [one.name for one in tmp_path.iterdir()] == ["metrics.jsonl"] and not capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"] and not capsys.readouterr().err
 
 
 def test_every_damaged_version_is_kept(tmp_path: Path) -> None:

@@ -60,10 +60,10 @@ def test_a_finished_run_is_one_whose_whole_newest_checkpoint_has_all_steps(tmp_p
     assert finished_progress(tmp_path, 4) is None
     saved(tmp_path, 3)
     assert finished_progress(tmp_path, 4) is None
-    found = finished_progress(tmp_path, 3)
-    assert found is not None and found.tokens == 21
+    progress = finished_progress(tmp_path, 3)
+    assert progress is not None and progress.tokens == 21
     start = resolve_start(tmp_path, True, steps=3)
-    assert start.finished == found and start.checkpoint is None
+    assert start.finished == progress and start.checkpoint is None
     assert resolve_start(tmp_path, True, steps=4).finished is None
     weights = tmp_path / "checkpoints" / "step-3" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")

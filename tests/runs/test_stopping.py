@@ -1,4 +1,4 @@
-"""Commands that are stopped: their exit codes, what they say of how far they came, and that nothing goes on after."""
+"""Commands that are stopped: their exit codes, their messages on progress, and that nothing runs afterwards."""
 
 import json
 import os
@@ -44,9 +44,9 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def advance_and_signal(self: RunRecorder, step: int, fields: dict[str, float | int | str]) -> None:
         advance(self, step, fields)
-        for one in [one for one in due if one[0] == step]:
-            due.remove(one)
-            os.kill(os.getpid(), one[1])
+        for planned in [planned for planned in due if planned[0] == step]:
+            due.remove(planned)
+            os.kill(os.getpid(), planned[1])
 
     monkeypatch.setattr(RunRecorder, "advance", advance_and_signal)
     return due
@@ -63,18 +63,20 @@ def test_a_stopped_pretraining_tells_a_shell_so(
     out = tmp_path / "run"
     signalled.append((9, number))
     assert cli.main(["pretrain", str(corpus), "--out", str(out), *ARGUMENTS]) == code
-    told = capsys.readouterr()
-    assert f"stopped at step 9 of 40; resume with: blankfill pretrain --resume {out}" in told.err
+    output = capsys.readouterr()
+    assert f"stopped at step 9 of 40; resume with: blankfill pretrain --resume {out}" in output.err
     assert (
-        "9 steps, " in told.out and "the last validation loss was" in told.out and "try: blankfill fill" not in told.out
+        "9 steps, " in output.out
+        and "the last validation loss was" in output.out
+        and "try: blankfill fill" not in output.out
     )
     facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert (facts["step"], facts["stopped"]) == (9, Stop.INTERRUPTED.value if code == 130 else Stop.TERMINATED.value)
     assert "stopped at step 9; it can be resumed" in page(out) and "nothing trained yet" not in page(out)
     assert 'aria-valuenow="9"' in page(out)
     assert cli.main(["pretrain", "--resume", str(out)]) == 0
-    told = capsys.readouterr()
-    assert "40 steps, " in told.out and "try: blankfill fill" in told.out
+    output = capsys.readouterr()
+    assert "40 steps, " in output.out and "try: blankfill fill" in output.out
     assert "finished" in page(out) and "it can be resumed" not in page(out)
     assert json.loads((out / "run.json").read_text(encoding="utf-8"))["stopped"] is None
 
@@ -137,11 +139,11 @@ def test_a_stopped_fine_tuning_tells_a_shell_so(
     command = finetune_command(tmp_path, out)
     signalled.append((5, number))
     assert cli.main(command) == code
-    told = capsys.readouterr()
-    assert f"stopped at step 5 of 12; resume with: blankfill finetune --resume {out}" in told.err
-    assert " of 12\n" in told.out and "the scores so far are in" in told.out
-    found = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    assert found["complete"] is False and found["steps"] == 5
+    output = capsys.readouterr()
+    assert f"stopped at step 5 of 12; resume with: blankfill finetune --resume {out}" in output.err
+    assert " of 12\n" in output.out and "the scores so far are in" in output.out
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert results["complete"] is False and results["steps"] == 5
     assert "stopped at step 5; it can be resumed" in page(out) and 'aria-valuenow="5"' in page(out)
     assert cli.main(["finetune", "--resume", str(out)]) == 0
     assert json.loads((out / RESULTS).read_text(encoding="utf-8"))["complete"] is True
@@ -206,11 +208,11 @@ def test_a_handler_of_the_callers_own_stays() -> None:
     def own(number: int, frame: object) -> None:
         return
 
-    for kept in (own, signal.SIG_IGN):
-        old = signal.signal(signal.SIGTERM, kept)
+    for handler in (own, signal.SIG_IGN):
+        old = signal.signal(signal.SIGTERM, handler)
         try:
             with termination_raises():
-                assert signal.getsignal(signal.SIGTERM) is kept
+                assert signal.getsignal(signal.SIGTERM) is handler
         finally:
             signal.signal(signal.SIGTERM, old)
     with pytest.raises(Terminated), termination_raises():
@@ -256,9 +258,9 @@ def test_a_process_ends_with_the_code(corpus: Path, tmp_path: Path) -> None:
             if line.startswith("training: "):
                 process.send_signal(signal.SIGTERM)
                 break
-        _, told = process.communicate(timeout=300)
-    assert process.returncode == 143, told
-    assert "stopped at step " in told and " of 100,000; resume with" in told
+        _, printed = process.communicate(timeout=300)
+    assert process.returncode == 143, printed
+    assert "stopped at step " in printed and " of 100,000; resume with" in printed
 
 
 def test_forked_loaders_leave_signals_to_the_run(capsys: pytest.CaptureFixture[str]) -> None:

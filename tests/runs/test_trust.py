@@ -1,4 +1,4 @@
-"""A run that can be left alone: killed at any instant it goes on to the same numbers; damage is passed over."""
+"""Runs without supervision: a run that is killed at any time reaches the same numbers; damage is skipped."""
 
 import json
 import multiprocessing
@@ -218,8 +218,8 @@ def test_a_rollback_takes_other_rows(corpus: Path, tmp_path: Path, monkeypatch: 
     assert done.steps == 24
     (event,) = [e for e in read_lines(tmp_path / "back" / "events.jsonl") if e["kind"] == "rollback"]
     assert event["step"] == 13 and "8 rows are skipped" in event["text"]  # 12 and 13, four each
-    found = store.newest(tmp_path / "back" / "checkpoints")
-    assert found is not None and found.state["progress"]["skipped_rows"] == 8
+    checkpoint = store.newest(tmp_path / "back" / "checkpoints")
+    assert checkpoint is not None and checkpoint.state["progress"]["skipped_rows"] == 8
     steps = [line["step"] for line in read_lines(tmp_path / "back" / "metrics.jsonl") if line["split"] == "train"]
     assert steps == sorted(set(steps))
 

@@ -35,25 +35,25 @@ def numbers(hint: Any) -> set[type]:
     """The types of numbers in an annotation: int, float, or none of them."""
     if hint in (int, float):
         return {hint}
-    return set().union(*(numbers(one) for one in typing.get_args(hint)))
+    return set().union(*(numbers(part) for part in typing.get_args(hint)))
 
 
 def numeric(options: type) -> Iterator[tuple[str, set[type], bool]]:
     """(name, types, whether it is a list) of every field of some options that holds numbers."""
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
-        if found := numbers(hints[field.name]):
-            yield field.name, found, typing.get_origin(hints[field.name]) is tuple
+        if kinds := numbers(hints[field.name]):
+            yield field.name, kinds, typing.get_origin(hints[field.name]) is tuple
 
 
 def arguments() -> list[type]:
     """The dataclasses that command lines are parsed into."""
-    found = []
+    results = []
     for module in pkgutil.iter_modules(blankfill.cli.__path__):
-        one = importlib.import_module(f"blankfill.cli.{module.name}")
-        names = re.findall(r"parsed\((\w+), argv", inspect.getsource(one))
-        found += [getattr(one, name) for name in names if hasattr(one, name)]
-    return found
+        command = importlib.import_module(f"blankfill.cli.{module.name}")
+        names = re.findall(r"parsed\((\w+), argv", inspect.getsource(command))
+        results += [getattr(command, name) for name in names if hasattr(command, name)]
+    return results
 
 
 @pytest.mark.parametrize("options", SECTIONS, ids=lambda options: options.__name__)
@@ -62,8 +62,12 @@ def test_every_number_of_a_section_is_bounded(options: type) -> None:
     for name, types, listed in numeric(options):
         for bad in [math.nan, math.inf, -math.inf] if float in types else [10**30, -(10**30)]:
             made = options(**{name: (bad,) if listed else bad})
-            told = made.problems()
-            assert any(name in sentence or name.replace("_", "-") in sentence for sentence in told), (name, bad, told)
+            problems = made.problems()
+            assert any(name in sentence or name.replace("_", "-") in sentence for sentence in problems), (
+                name,
+                bad,
+                problems,
+            )
     assert options().problems() == []
 
 
@@ -147,24 +151,24 @@ def test_a_number_out_of_its_bound_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
-    told = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     name = argv[-2].removeprefix("--").replace("corpus.", "").replace("-", "_")
-    assert len(told) == 1 and " is " in told[0] and "must" in told[0], told
-    assert name.rpartition(".")[2] in told[0].replace("-", "_"), told
+    assert len(lines) == 1 and " is " in lines[0] and "must" in lines[0], lines
+    assert name.rpartition(".")[2] in lines[0].replace("-", "_"), lines
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_wrong_numbers_are_told_at_once() -> None:
-    told = TrainOptions(lr=math.nan, beta1=1, steps=0).problems()
-    assert told == [
+    problems = TrainOptions(lr=math.nan, beta1=1, steps=0).problems()
+    assert problems == [
         "train.steps is 0; it must be at least 1", "train.lr is nan; it must be above 0, and a finite number",
         "train.beta1 is 1; it must be at least 0 and below 1",
     ]  # fmt: skip
 
 
 def test_numbers_too_long_to_print_are_not() -> None:
-    (told,) = TrainOptions(steps=10**5000).problems()
-    assert told == f"train.steps is a number of more than 16 digits; it must be at most {MOST}"
+    (problem,) = TrainOptions(steps=10**5000).problems()
+    assert problem == f"train.steps is a number of more than 16 digits; it must be at most {MOST}"
 
 
 def test_odd_values_that_are_meant_stay_allowed() -> None:

@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until told otherwise."""
+    """A clock that stands still until it is set."""
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     return now
@@ -103,8 +103,8 @@ SHOWN = r"a\x1b]0;owned\x07b\x0dc\x7f\x9b31m\u202egpj.exe\u2066x\u2069\x00"
 
 def test_control_characters_are_shown_and_others_kept():
     assert console.visible(NASTY) == SHOWN
-    kept = "tab\tline\n«ü» 上海 👍🏽 \u200d ل"
-    assert console.visible(kept) == kept
+    text = "tab\tline\n«ü» 上海 👍🏽 \u200d ل"
+    assert console.visible(text) == text
     for code in range(0x110000):
         if not 0xD800 <= code < 0xE000:
             obeyed = (code < 32 and code not in (9, 10)) or 0x7F <= code < 0xA0
@@ -116,9 +116,9 @@ def test_notices_never_carry_control_characters(capsys, clock):
     console.say(NASTY)
     with console.progress(f"reading {NASTY}", 10, "B") as bar:
         bar.set(file=NASTY)
-    told = capsys.readouterr().err
-    assert told.splitlines()[0] == SHOWN and told.count(SHOWN) == 4
-    assert not any(character in told for character in "\x1b\x07\r\x7f\x9b\u202e\u2066\x00")
+    err = capsys.readouterr().err
+    assert err.splitlines()[0] == SHOWN and err.count(SHOWN) == 4
+    assert not any(character in err for character in "\x1b\x07\r\x7f\x9b\u202e\u2066\x00")
 
 
 def test_the_product_is_data_in_a_pipe_and_harmless_on_a_terminal(capsys, monkeypatch):
@@ -147,11 +147,11 @@ def test_a_commands_mistake_is_told_harmlessly(capsys):
 
     for argv in (["fill", "--model", NASTY[:-1], "a [MASK]"], ["x" + NASTY[:-1]], ["pretrain", "--recipe", NASTY[:-1]]):
         assert main(argv) == 2
-        told = capsys.readouterr().err
-        assert SHOWN[:-4] in told and "\x1b" not in told
+        err = capsys.readouterr().err
+        assert SHOWN[:-4] in err and "\x1b" not in err
     assert main(["fill", "--no\x1b]0;owned\x07"]) == 2
-    told = capsys.readouterr().err
-    assert r"--no\x1b]0;owned\x07" in told and "\x1b" not in told
+    err = capsys.readouterr().err
+    assert r"--no\x1b]0;owned\x07" in err and "\x1b" not in err
 
 
 def test_a_notice_that_cannot_be_written_is_lost(monkeypatch):

@@ -29,30 +29,30 @@ def write(path: Path, text: str) -> None:
 
 
 def test_it_is_one_level_deep_and_json() -> None:
-    found = environment.environment()
-    assert json.loads(json.dumps(found)) == found
-    for part in found.values():
+    values = environment.environment()
+    assert json.loads(json.dumps(values)) == values
+    for part in values.values():
         assert part
         assert all(isinstance(value, str | int | float) for value in part.values())
-    assert found["blankfill"]["version"] == __version__
-    assert found["python"]["version"] == platform.python_version()
-    assert found["torch"]["version"] == torch.__version__
-    assert found["torch"]["threads"] == torch.get_num_threads()
-    assert found["packages"]["numpy"] == np.__version__
-    assert found["memory"]["total"] == psutil.virtual_memory().total
-    assert 1 <= found["processor"]["usable_cores"] <= found["processor"]["logical_cores"]
+    assert values["blankfill"]["version"] == __version__
+    assert values["python"]["version"] == platform.python_version()
+    assert values["torch"]["version"] == torch.__version__
+    assert values["torch"]["threads"] == torch.get_num_threads()
+    assert values["packages"]["numpy"] == np.__version__
+    assert values["memory"]["total"] == psutil.virtual_memory().total
+    assert 1 <= values["processor"]["usable_cores"] <= values["processor"]["logical_cores"]
 
 
 def test_nothing_private_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     home = str(Path.home())
     monkeypatch.setenv("GOMP_CPU_AFFINITY", f"{home}/list")
     monkeypatch.setenv("HF_TOKEN", "a-secret")
-    told = json.dumps(environment.environment())
-    assert home not in told or len(home) <= 1
-    assert "~/list" in told
-    assert "a-secret" not in told
+    text = json.dumps(environment.environment())
+    assert home not in text or len(home) <= 1
+    assert "~/list" in text
+    assert "a-secret" not in text
     names = [getpass.getuser(), socket.gethostname()]
-    assert [name for name in names if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", told)] == []
+    assert [name for name in names if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", text)] == []
 
 
 def test_it_is_cheap_to_import() -> None:
@@ -143,9 +143,9 @@ def test_state_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write(tmp_path / "file", "one")
     git(tmp_path, "add", "file")
     git(tmp_path, "commit", "-m", "first")
-    found = environment.code_state()
-    assert re.fullmatch(r"[0-9a-f]{40}", str(found["commit"]))
-    assert found["changed"] is False
+    result = environment.code_state()
+    assert re.fullmatch(r"[0-9a-f]{40}", str(result["commit"]))
+    assert result["changed"] is False
     write(tmp_path / "file", "two")
     assert environment.code_state()["changed"] is True
 
@@ -175,7 +175,7 @@ def test_modules_are_found_without_importing_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "variables", "found"),
+    ("flags", "variables", "sets"),
     [
         (["avx2", "fma"], {}, []),
         (["avx512f", "avx512_vnni"], {}, []),
@@ -190,14 +190,14 @@ def test_modules_are_found_without_importing_them() -> None:
     ],
 )
 def test_units_for_bf16_are_what_the_processor_has_and_may_use(
-    flags: list[str], variables: dict[str, str], found: list[str], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], variables: dict[str, str], sets: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in environment.NO_BF16:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(environment, "instruction_sets", lambda: flags)
-    assert environment.bf16_sets() == found
+    assert environment.bf16_sets() == sets
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_load_counts_where_it_is_still_there(
 
 def test_busy_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four cores this process may use two: one of them did nothing in 100 ticks, the other worked for 60."""
-    Core = type("Core", (), {"__init__": lambda self, **told: setattr(self, "told", told),
+    Core = type("Core", (), {"__init__": lambda self, **message: setattr(self, "told", message),
                              "_asdict": lambda self: self.told})  # fmt: skip
     before = [Core(user=50.0, idle=50.0, guest=10.0, iowait=0.0) for _ in range(4)]
     after = [

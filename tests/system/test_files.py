@@ -65,13 +65,18 @@ def test_leftovers_of_ended_processes_are_removed_and_nothing_else(tmp_path: Pat
     folder.mkdir()
     (folder / "inner").write_text("x", encoding="utf-8")
     own = tmp_path / f".a.txt.{os.getpid()}-1.part"
-    kept = [tmp_path / f".b.txt.{ended.pid}-1.part", tmp_path / ".a.txt.part", tmp_path / f".a.txt.{ended.pid}", own]
-    for path in [leftover, *kept]:
+    survivors = [
+        tmp_path / f".b.txt.{ended.pid}-1.part",
+        tmp_path / ".a.txt.part",
+        tmp_path / f".a.txt.{ended.pid}",
+        own,
+    ]
+    for path in [leftover, *survivors]:
         path.write_text("x", encoding="utf-8")
     files.write_file(tmp_path / "a.txt", "words")
     assert not leftover.exists()
     assert not folder.exists()
-    assert all(path.exists() for path in kept)
+    assert all(path.exists() for path in survivors)
 
 
 def test_a_leftover_that_is_a_link_loses_only_the_link(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""With how many threads commands compute: what is asked for, what the environment says, what other programs leave."""
+"""The number of threads of commands: from options, from the environment, and from the load of other programs."""
 
 from __future__ import annotations
 
@@ -80,18 +80,18 @@ def test_fewer_threads_are_told_with_an_option_that_there_is(
 ) -> None:
     machine.setattr(environment, "busy_cores", lambda: 6.5)
     assert use_threads() == torch.get_num_threads() == 2
-    told = capsys.readouterr().err
-    assert told == (
+    err = capsys.readouterr().err
+    assert err == (
         "other programs keep 6.5 cores of this machine busy, so 2 threads of 8 compute; threads=8 uses all cores\n"
     )
     use_threads(3)
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("asked", [-1, 1025, 10**9])
-def test_numbers_that_cannot_be(asked: int) -> None:
-    with pytest.raises(UserError, match=f"threads is {asked}; it must be 0 or between 1 and 1024"):
-        choose_threads(asked)
+@pytest.mark.parametrize("count", [-1, 1025, 10**9])
+def test_numbers_that_cannot_be(count: int) -> None:
+    with pytest.raises(UserError, match=f"threads is {count}; it must be 0 or between 1 and 1024"):
+        choose_threads(count)
 
 
 @pytest.mark.parametrize(

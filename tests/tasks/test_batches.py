@@ -22,10 +22,10 @@ def example(ids: list[int]) -> Example:
 
 
 def item(number: int, length: int, parts: int = 1, columns: int = 2) -> EncodedItem:
-    """An item of so many examples, whose tokens are all its number, asked at the first columns of each."""
-    asked = tuple(np.arange(min(columns, length), dtype=np.int32) for _ in range(parts))
+    """An item of `parts` examples, whose tokens are all its number, with targets at the first columns of each."""
+    columns_of_parts = tuple(np.arange(min(columns, length), dtype=np.int32) for _ in range(parts))
     answers = np.full(parts * min(columns, length), number, np.int64)
-    return EncodedItem(tuple(example([number] * length) for _ in range(parts)), asked, answers)
+    return EncodedItem(tuple(example([number] * length) for _ in range(parts)), columns_of_parts, answers)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -85,8 +85,8 @@ def test_candidates_carry_the_number_of_their_item() -> None:
         mine = value[:, 0] == number
         assert value[mine, 1].tolist() == rights[number][:, 0].tolist()
         assert packed.batch.input_ids.flatten()[index[mine]].tolist() == [number + 5] * len(rights[number])
-    one = packed.batch.part(0, 1)  # all in one row here
-    assert torch.equal(one.labels[ANSWER][1], value)
+    row = packed.batch.part(0, 1)  # all in one row here
+    assert torch.equal(row.labels[ANSWER][1], value)
 
 
 def test_an_epoch_holds_every_item_once_in_another_order_each_time() -> None:
@@ -108,8 +108,8 @@ def test_micro_batches_hold_the_items_of_the_step_and_rows_are_named() -> None:
     whole, parts = Batches(items, epochs, 0), Batches(items, epochs, 0, micro=3)
     for step in (0, 1):
         values = [
-            sorted(torch.cat([packed.batch.labels[ANSWER][1] for packed in one.of(step)]).tolist())
-            for one in (whole, parts)
+            sorted(torch.cat([packed.batch.labels[ANSWER][1] for packed in batches.of(step)]).tolist())
+            for batches in (whole, parts)
         ]
         assert values[0] == values[1] == sorted(2 * (epochs.items(step) + 1).tolist())
         named, rows = parts.rows(step), [row for packed in parts.of(step) for row in packed.batch.input_ids[:, 0]]
@@ -123,17 +123,17 @@ def test_micro_batches_hold_the_items_of_the_step_and_rows_are_named() -> None:
 
 
 def test_a_step_is_made_while_the_one_before_is_computed() -> None:
-    """The thread makes the next step without being asked for it."""
-    asked = threading.Event()
+    """The thread makes the next step in advance."""
+    made = threading.Event()
 
     class Watched(Batches):
         def step(self, step: int) -> list[Batch]:
             if step == 1:
-                asked.set()
+                made.set()
             return super().step(step)
 
     steps = Watched([item(k, 5) for k in range(1, 9)], Epochs(8, 4, seed=0), 0).steps(0, 2)
-    assert next(steps)[0] == 0 and asked.wait(60)
+    assert next(steps)[0] == 0 and made.wait(60)
     steps.close()
 
 
@@ -141,9 +141,9 @@ def test_evaluation_holds_every_item_once_and_says_which() -> None:
     rng = np.random.default_rng(1)
     items = [item(k + 1, int(rng.integers(1, 30))) for k in range(40)]
     seen: list[int] = []
-    kept = EvaluationBatches(items, 0, max_tokens=200)
-    batches = list(kept)
-    assert [id(packed) for packed in kept] == [id(packed) for packed in batches]  # made once
+    batches_of_epoch = EvaluationBatches(items, 0, max_tokens=200)
+    batches = list(batches_of_epoch)
+    assert [id(packed) for packed in batches_of_epoch] == [id(packed) for packed in batches]  # made once
     assert len(batches) > 3
     for packed in batches:
         assert packed.batch.labels[ANSWER][1].tolist() == (packed.items + 1).tolist()

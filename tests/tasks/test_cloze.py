@@ -1,4 +1,4 @@
-"""The cloze: what is asked where, its scores held against plain loops over single rows, PET's losses."""
+"""The cloze: targets and their columns, scores compared with plain loops over single rows, PET's losses."""
 
 import json
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def expected(made: Loaded, item: Item, words: Sequence[Sequence[str]], single: b
     second = encode(f"{item.second} ran") if isinstance(item, TextItem) else None
     spelled = [[encode(word) for word in ones] for ones in words]
     longest = max(len(word) for ones in spelled for word in ones)
-    found = []
+    means = []
     for ones in spelled:
         scores = []
         for word in ones:
@@ -84,14 +84,14 @@ def expected(made: Loaded, item: Item, words: Sequence[Sequence[str]], single: b
                 row = [*first, *word]
                 table = logs(made, row, [list(range(len(row)))], 0)
                 places = range(len(first) - 1, len(row) - 1)
-                asked = word
+                targets = word
             elif isinstance(made.objective, Glm):
                 text = [token["cls"], *first, token["mask"], *encode("."), *(second or []), token["eos"]]
                 row = [*text, token["sop"], *word]
                 behind = len(row) - len(text)
                 place = [*range(len(text)), *[len(first) + 1] * behind]
                 table = logs(made, row, [place, [0] * len(text) + list(range(1, behind + 1))], len(text))
-                places, asked = range(len(text), len(row)), [*word, token["eop"]]
+                places, targets = range(len(text), len(row)), [*word, token["eop"]]
             else:
                 blank = [token["mask"]] * longest
                 text = [token["cls"], *first, *blank, *encode("."), token["sep"]]
@@ -101,13 +101,13 @@ def expected(made: Loaded, item: Item, words: Sequence[Sequence[str]], single: b
                 if made.objective.name == "bert":
                     channels.append([0] * len(text) + [1] * (len(row) - len(text)))
                 table = logs(made, row, channels, None)
-                places, asked = range(len(first) + 1, len(row)), word
+                places, targets = range(len(first) + 1, len(row)), word
             table = table if single else table.log_softmax(1)
             if single:
-                asked = word
-            scores.append(sum(float(table[k, t]) for k, t in zip(places, asked, strict=False)))
-        found.append(sum(scores) / len(scores))
-    return found
+                targets = word
+            scores.append(sum(float(table[k, t]) for k, t in zip(places, targets, strict=False)))
+        means.append(sum(scores) / len(scores))
+    return means
 
 
 def scores_of(made: Loaded, reads: Any, items: Sequence[Item]) -> list[np.ndarray]:
@@ -131,15 +131,15 @@ def test_scores_are_those_of_a_plain_loop(name: str, patterns: str, tmp_path: An
     made, reads = adapter(name, patterns, tmp_path, multi_token="at-once")
     assert reads.single == (patterns is SINGLE)
     words = [reads.pattern.words[label] for label in ("a", "b")]
-    for item, found in zip(TEXTS, scores_of(made, reads, TEXTS), strict=True):
-        assert found == pytest.approx(expected(made, item, words, reads.single), abs=2e-4)
+    for item, scores in zip(TEXTS, scores_of(made, reads, TEXTS), strict=True):
+        assert scores == pytest.approx(expected(made, item, words, reads.single), abs=2e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_choices_are_written_into_the_blank(name: str, tmp_path: Any) -> None:
     made, reads = adapter(name, CHOICES, tmp_path, "choice", multi_token="at-once")
-    for item, found in zip(CHOOSE, scores_of(made, reads, CHOOSE), strict=True):
-        assert found == pytest.approx(expected(made, item, [[one] for one in item.choices], False), abs=2e-4)
+    for item, scores in zip(CHOOSE, scores_of(made, reads, CHOOSE), strict=True):
+        assert scores == pytest.approx(expected(made, item, [[choice] for choice in item.choices], False), abs=2e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -154,10 +154,10 @@ def test_packed_items_answer_as_single_ones(name: str, kind: str, patterns: str,
         for item in items
     ]
     assert together[1] == pytest.approx(float(np.mean([loss for _, loss in alone])), rel=1e-3)
-    for one, ([other], _) in zip(together[0], alone, strict=True):
-        assert one.value == other.value
-        assert one.record["probabilities"] == pytest.approx(other.record["probabilities"], abs=1e-4)
-        assert sum(one.record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    for actual, ([other], _) in zip(together[0], alone, strict=True):
+        assert actual.value == other.value
+        assert actual.record["probabilities"] == pytest.approx(other.record["probabilities"], abs=1e-4)
+        assert sum(actual.record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the worked cases lie beside the project and are absent")
@@ -189,8 +189,8 @@ def test_the_losses_are_those_of_pet(tmp_path: Any) -> None:
     alpha = given["alpha_code"]
     assert alpha * float(ce) + (1 - alpha) * given["mlm_loss"] == pytest.approx(expect["total"], abs=1e-6)
     several = given["multi_mask"]
-    found = hinge_loss(-torch.tensor([[several["ce_correct"], *several["ce_wrong"]]]), torch.tensor([0]))
-    assert float(found) == pytest.approx(expect["hinge"], abs=1e-6)
+    loss = hinge_loss(-torch.tensor([[several["ce_correct"], *several["ce_wrong"]]]), torch.tensor([0]))
+    assert float(loss) == pytest.approx(expect["hinge"], abs=1e-6)
 
 
 def test_several_masks_train_with_the_hinge_and_absent_choices_do_not_count(tmp_path: Any) -> None:
@@ -249,7 +249,7 @@ def in_turn(made: Loaded, before: list[int], word: list[int], after: list[int]) 
         channels = [list(range(offset, offset + len(row)))]
         channels += [[0] * len(row)] if made.objective.name == "bert" else []
         table = logs(made, row, channels, None).log_softmax(1)
-        likely = {k: float(table[1 + len(before) + k, asked]) for k, asked in left.items()}
+        likely = {k: float(table[1 + len(before) + k, target]) for k, target in left.items()}
         best = max(likely, key=likely.__getitem__)
         total += likely[best]
         blank[best] = left.pop(best)
@@ -261,14 +261,14 @@ def test_several_masks_are_filled_the_surest_first(name: str, tmp_path: Any) -> 
     made, reads = adapter(name, CHOICES, tmp_path, "choice")
     items = [ChoiceItem("0", "the dog", ("red mat cat", "playing", "big dog sat on"), 1), CHOOSE[0]]
     encode = made.tokenizer.encode
-    found = scores_of(made, reads, items)
-    for item, scores in zip(items, found, strict=True):
+    scores_by_item = scores_of(made, reads, items)
+    for item, scores in zip(items, scores_by_item, strict=True):
         before = encode(f"{item.context} sat on")
-        wanted = [in_turn(made, before, encode(one), encode(".")) for one in item.choices]
+        wanted = [in_turn(made, before, encode(choice), encode(".")) for choice in item.choices]
         assert scores == pytest.approx(wanted, abs=2e-4)
     _, quick = adapter(name, CHOICES, tmp_path, "choice", multi_token="at-once")
-    assert not np.allclose(scores_of(made, quick, items)[0], found[0], atol=1e-2)
-    assert all(len(one.examples) == 1 for one in reads.encode(items, learn=True).encoded)  # learning takes one pass
+    assert not np.allclose(scores_of(made, quick, items)[0], scores_by_item[0], atol=1e-2)
+    assert all(len(item.examples) == 1 for item in reads.encode(items, learn=True).encoded)  # learning takes one pass
 
 
 @pytest.mark.parametrize("name", ["bert", "glm"])
@@ -278,13 +278,13 @@ def test_many_choices_in_narrow_rows_score_as_in_one_wide_row(
     made, reads = adapter(name, CHOICES, tmp_path, "choice")
     names = ("the", "cat", "dog sat", "ran", "on", "mat", "red", "big", "play", "un")
     items = [ChoiceItem("0", "the dog", names, 3), ChoiceItem("1", "cat", ("dog", "big red"), 0)]
-    found = {}
+    scores_by_width = {}
     for width in (16, 4096):
         monkeypatch.setattr(batching, "ROW", width)
         packed = pack(reads.encode(items).encoded, 0).batch
         assert (packed.input_ids.shape[1] < 40) == (width == 16)
-        found[width] = scores_of(made, reads, items)
-    for narrow, wide in zip(found[16], found[4096], strict=True):
+        scores_by_width[width] = scores_of(made, reads, items)
+    for narrow, wide in zip(scores_by_width[16], scores_by_width[4096], strict=True):
         assert narrow == pytest.approx(wide, abs=1e-5)
 
 
@@ -317,7 +317,7 @@ def test_words_that_a_tokenizer_cannot_give_or_tell_apart(tmp_path: Any) -> None
 def test_masked_texts_stand_beside_the_items(tmp_path: Any) -> None:
     made, reads = adapter("bert", SINGLE, tmp_path, mlm_weight=0.5)
     encoded = reads.encode(TEXTS).encoded
-    texts = [one.examples[0] for one in encoded]
+    texts = [item.examples[0] for item in encoded]
     steps = WithTexts(Batches(encoded, Epochs(3, 2, 0), 0), texts, made.vocabulary)
     [(_, [items, copies])] = list(steps.steps(0, 1))
     assert ITEM in items.labels and list(copies.labels) == [TEXT]
@@ -341,7 +341,7 @@ def test_fifteen_of_a_hundred_ordinary_tokens_are_masked() -> None:
     input_format = InputFormat(made.objective.format(made.vocabulary, (400, 2)))
     row = input_format.frame(np.full(200, 12)).example
     copies = [masked(row, made.vocabulary, np.random.default_rng(k)) for k in range(20)]
-    assert {len(one.answers) for one in copies} == {30}
-    masks = [(one.examples[0].input_ids == made.vocabulary["mask"]).sum() for one in copies]
+    assert {len(copy.answers) for copy in copies} == {30}
+    masks = [(copy.examples[0].input_ids == made.vocabulary["mask"]).sum() for copy in copies]
     assert 21 < np.mean(masks) < 27  # 80% of 30
-    assert all((one.answers == 12).all() for one in copies)
+    assert all((copy.answers == 12).all() for copy in copies)

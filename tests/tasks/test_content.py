@@ -48,5 +48,5 @@ def test_order_number_and_labels_count() -> None:
     marks = [items_mark(ITEMS), items_mark(ITEMS[::-1]), items_mark(ITEMS[:-1]), items_mark(ITEMS, ("x", "y"))]
     marks.append(items_mark(ITEMS, ("y", "x")))
     assert len({mark["content"] for mark in marks}) == len(marks)
-    # what stands apart is not taken together
+    # separate texts are not joined
     assert items_mark([TaggedItem("0", ("a b",))]) != items_mark([TaggedItem("0", ("a", "b"))])

@@ -80,18 +80,18 @@ def alone(model: Loaded, text: str, pooling: str) -> torch.Tensor:
 def test_a_text_among_others_has_the_vector_it_has_alone(name: str, kind) -> None:
     model = loaded(name, random_model(name, sharp=3.0), kind(wordpiece()))
     texts = some_texts(40)
-    found = Embedder(model, normalize=False).vectors(texts)
-    assert found.cut == 0
+    vectors = Embedder(model, normalize=False).vectors(texts)
+    assert vectors.cut == 0
     expected = torch.stack([alone(model, text, "mean") for text in texts])
-    torch.testing.assert_close(torch.from_numpy(found.array), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(vectors.array), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_t5s_encoder_reads_a_text_and_its_end() -> None:
     model = loaded("t5", random_model("t5", sharp=3.0))
     texts = some_texts(9)
-    found = torch.from_numpy(Embedder(model, normalize=False).vectors(texts).array)
+    vectors = torch.from_numpy(Embedder(model, normalize=False).vectors(texts).array)
     expected = torch.stack([alone(model, text, "mean") for text in texts])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match=r"a t5 model has no \[CLS\] that would stand for a text; use pooling=mean"):
         Embedder(model, "cls")
 
@@ -113,17 +113,17 @@ def test_long_texts_are_cut_and_counted(name: str) -> None:
     words = ("cat dog " * 40).split()
     room = 47 if name == "gpt" else 46
     embedder = Embedder(model)
-    found = embedder.vectors([" ".join(words), " ".join(words[:room]), "cat"])
-    assert embedder.longest == 48 and found.cut == 1
-    assert np.array_equal(found.array[0], found.array[1])
+    vectors = embedder.vectors([" ".join(words), " ".join(words[:room]), "cat"])
+    assert embedder.longest == 48 and vectors.cut == 1
+    assert np.array_equal(vectors.array[0], vectors.array[1])
 
 
 def test_batches_hold_every_text_once_and_little_padding() -> None:
     rng = np.random.default_rng(0)
     lengths = np.minimum(3 + rng.geometric(0.05, 3000), 512)
-    found = list(padded_batches(lengths))
-    assert sorted(np.concatenate(found).tolist()) == list(range(3000))
-    columns = [int(lengths[batch].max()) * len(batch) for batch in found]
+    batches = list(padded_batches(lengths))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(3000))
+    columns = [int(lengths[batch].max()) * len(batch) for batch in batches]
     assert max(columns) <= 4096
     assert sum(columns) < 1.02 * lengths.sum()
     assert [len(batch) for batch in padded_batches(np.array([9000, 5, 5]))] == [2, 1]
@@ -157,14 +157,14 @@ def test_the_command_writes_rows_in_the_order_of_the_lines(
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     command = ["embed", str(tmp_path / "texts.txt"), "--model", "RUN"]
     assert main([*command, "--out", str(tmp_path / "v.npy")]) == 0
-    assert "22 vectors of 32 numbers" in (told := capsys.readouterr().err) and "1 were longer" in told
+    assert "22 vectors of 32 numbers" in (printed := capsys.readouterr().err) and "1 were longer" in printed
     expected = Embedder(model).vectors(texts).array
-    found = np.load(tmp_path / "v.npy")
-    assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-6)
+    vectors = np.load(tmp_path / "v.npy")
+    assert vectors.dtype == np.float32 and np.allclose(vectors, expected, atol=1e-6)
     assert main([*command, "--out", str(tmp_path / "v.jsonl")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["text"] for line in lines] == texts
-    assert np.array_equal(np.array([line["vector"] for line in lines], np.float32), found)
+    assert np.array_equal(np.array([line["vector"] for line in lines], np.float32), vectors)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.jsonl", "v.npy"]
     capsys.readouterr()
     stdin = io.TextIOWrapper(io.BytesIO("the cat\n狗\n".encode()))

@@ -20,23 +20,23 @@ LAYERS = 3
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
-        ("last", lambda kept: kept[-1]),
-        ("second-to-last", lambda kept: kept[-2]),
-        ("sum-last-4", lambda kept: sum(kept[-4:])),
-        ("concat-last-4", lambda kept: torch.cat(kept[-4:], -1)),
-        ("weighted-sum", lambda kept: sum(kept) / LAYERS),
+        ("last", lambda layers: layers[-1]),
+        ("second-to-last", lambda layers: layers[-2]),
+        ("sum-last-4", lambda layers: sum(layers[-4:])),
+        ("concat-last-4", lambda layers: torch.cat(layers[-4:], -1)),
+        ("weighted-sum", lambda layers: sum(layers) / LAYERS),
     ],
 )
 def test_the_chosen_layers(features: str, expected: object) -> None:
     encoder, batch = random_model("bert"), pack(some_items("class"), 0).batch
     outputs = encoder.eval()(batch, output_hidden_states=True)
     assert outputs.hidden_states is not None
-    kept = [*outputs.hidden_states]
-    assert len(kept) == LAYERS
+    layers = [*outputs.hidden_states]
+    assert len(layers) == LAYERS
     reader = FeatureReader(32, LAYERS, features, "linear", 0)  # type: ignore[arg-type]
-    found = reader(encoder.train(), batch, torch.float32)
-    assert encoder.training and found.shape[1] == reader.width
-    torch.testing.assert_close(found, expected(kept).flatten(0, 1))  # type: ignore[operator]
+    read = reader(encoder.train(), batch, torch.float32)
+    assert encoder.training and read.shape[1] == reader.width
+    torch.testing.assert_close(read, expected(layers).flatten(0, 1))  # type: ignore[operator]
 
 
 def test_weights_of_layers_are_learnt_and_the_encoder_is_not() -> None:
@@ -58,11 +58,11 @@ def test_an_item_is_read_alone_whatever_shares_its_row() -> None:
     reader = FeatureReader(32, LAYERS, "last", "bilstm", 8)
     together = pack(items, 0)
     assert len(together.batch.input_ids) < len(items)
-    found = reader(encoder, together.batch, torch.float32)[together.batch.labels[ANSWER][0]]
+    features = reader(encoder, together.batch, torch.float32)[together.batch.labels[ANSWER][0]]
     for k, item in enumerate(items):
         alone = pack([item], 0).batch
         expected = reader(encoder, alone, torch.float32)[alone.labels[ANSWER][0]]
-        torch.testing.assert_close(found[together.items == k], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features[together.items == k], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_lstm_without_features_learns_with_the_encoder() -> None:

@@ -28,10 +28,10 @@ from conftest import DATA
     ],
 )  # fmt: skip
 def test_real_files_have_their_rows(task: str, split: str, rows: int) -> None:
-    found = TASKS[task].read(DATA, split)
-    assert len(found) == rows
-    assert not found.problems
-    assert all(item.source and item.targets and all(item.targets) for item in found.generations())
+    read = TASKS[task].read(DATA, split)
+    assert len(read) == rows
+    assert not read.problems
+    assert all(item.source and item.targets and all(item.targets) for item in read.generations())
 
 
 @pytest.mark.data
@@ -80,8 +80,8 @@ def test_wikitext_is_cut_at_first_headings(tmp_path: Path) -> None:
 def test_forms_of_files(tmp_path: Path) -> None:
     rows = [{"paper_id": "p", "source": ["One.", "Two. "], "target": ["a", " b"]}, {"paper_id": "q", "source": ["x"]}]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = TASKS["scitldr"].read(tmp_path, "dev").generations()
-    assert found == [GenerationItem("p", "One. Two.", ("a", "b")), GenerationItem("q", "x", ())]
+    items = TASKS["scitldr"].read(tmp_path, "dev").generations()
+    assert items == [GenerationItem("p", "One. Two.", ("a", "b")), GenerationItem("q", "x", ())]
     (tmp_path / "dev.tsv").write_text('to title\t摘要"\t题\n', encoding="utf-8")
     assert TASKS["csl-title"].read(tmp_path, "dev").generations() == [GenerationItem("0", '摘要"', ("题",))]
     (tmp_path / "dev.tsv").write_text("摘要\t题\n", encoding="utf-8")
@@ -96,14 +96,14 @@ def test_forms_of_files(tmp_path: Path) -> None:
     lambada.write_text('{"text": "word"}\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 1 has no text of two words or more"):
         TASKS["lambada"].read(tmp_path, "test")
-    asked = [
+    questions = [
         {"id": "a", "question": "Where?", "answers": [{"text": "Pisa", "answer_start": 0}]},
         {"id": "b", "question": "Who?", "answers": [], "is_impossible": True},
     ]
-    document = {"data": [{"paragraphs": [{"context": "Pisa leans.", "qas": asked}]}]}
+    document = {"data": [{"paragraphs": [{"context": "Pisa leans.", "qas": questions}]}]}
     (tmp_path / "dev-v1.1.json").write_text(json.dumps(document), encoding="utf-8")
-    found = TASKS["squad-questions"].read(tmp_path, "dev").generations()
-    assert found == [GenerationItem("a", "Pisa leans.", ("Where?",), "Pisa")]
+    items = TASKS["squad-questions"].read(tmp_path, "dev").generations()
+    assert items == [GenerationItem("a", "Pisa leans.", ("Where?",), "Pisa")]
 
 
 def test_rouge_and_bleu_by_hand() -> None:
@@ -111,8 +111,8 @@ def test_rouge_and_bleu_by_hand() -> None:
     pytest.importorskip("rouge_score")
     pytest.importorskip("sacrebleu")
     written, target = "the cat sat on mats", "the cat lay on the mats"
-    found = text_metrics(["rouge1", "rouge2", "rougeL"], [[target]], [written])
-    assert found == pytest.approx({"rouge1": 8 / 11, "rouge2": 2 / 9, "rougeL": 8 / 11})
+    metrics = text_metrics(["rouge1", "rouge2", "rougeL"], [[target]], [written])
+    assert metrics == pytest.approx({"rouge1": 8 / 11, "rouge2": 2 / 9, "rougeL": 8 / 11})
     # The nearest of two targets counts, also where texts have not equally many.
     assert text_metrics(["rouge1"], [["dog", written], [target]], [written, written])["rouge1"] == pytest.approx(
         (1 + 8 / 11) / 2
@@ -126,9 +126,9 @@ def test_rouge_and_bleu_by_hand() -> None:
 def test_chinese_is_counted_by_characters() -> None:
     pytest.importorskip("rouge_score")
     pytest.importorskip("sacrebleu")
-    found = text_metrics(["rouge1", "rougeL"], [["基于BERT的方法"]], ["方法基于BERT"], by_characters=True)
+    metrics = text_metrics(["rouge1", "rougeL"], [["基于BERT的方法"]], ["方法基于BERT"], by_characters=True)
     # 方 法 基 于 bert against 基 于 bert 的 方 法: 5 shared, 3 in order.
-    assert found == pytest.approx({"rouge1": 10 / 11, "rougeL": 6 / 11})
+    assert metrics == pytest.approx({"rouge1": 10 / 11, "rougeL": 6 / 11})
     assert text_metrics(["rouge1"], [["基于方法"]], ["方法"], by_characters=False)["rouge1"] == 0.0
     assert text_metrics(["bleu"], [["我们提出方法"]], ["我们提出方法"], by_characters=True)["bleu"] == pytest.approx(
         1.0
@@ -168,8 +168,8 @@ def test_texts_are_scored_one_by_one() -> None:
 def test_chinese_targets_are_counted_by_characters_in_own_tables() -> None:
     assert without_spaces([("一种新的设计方法 SOS",)]) and not without_spaces([("a design of 方法",)])
     split = Split([GenerationItem("0", "原文", ("一种方法",))])
-    found = score(TASKS["seq2seq"], split, ["一种"])
-    assert found["rouge1"] == pytest.approx(2 / 3)  # all of 2 characters are right, 2 of 4 are found
+    metrics = score(TASKS["seq2seq"], split, ["一种"])
+    assert metrics["rouge1"] == pytest.approx(2 / 3)  # all of 2 characters are right, 2 of 4 are found
 
 
 def test_the_plainest_text_is_the_first_sentence() -> None:
@@ -180,7 +180,7 @@ def test_the_plainest_text_is_the_first_sentence() -> None:
         GenerationItem("1", "Paris is large. Rome is old. Rome is far.", (), "Rome"),
         GenerationItem("2", "提出了一种方法。结果很好。"),
     ]
-    assert [one.value for one in writer.baseline_predictions([], items)] == [
+    assert [prediction.value for prediction in writer.baseline_predictions([], items)] == [
         "We show it.",
         "Rome is old.",
         "提出了一种方法。",

@@ -45,10 +45,10 @@ def write(path: Path, *rows: str) -> None:
     ],
 )
 def test_real_files_have_their_rows(task: str, folder: str, split: str, rows: int, labelled: bool) -> None:
-    found = TASKS[task].read(DATA / folder, split)
-    assert len(found) == rows
-    assert not found.problems
-    assert all((item.label is not None) == labelled and item.first for item in found.texts())
+    read = TASKS[task].read(DATA / folder, split)
+    assert len(read) == rows
+    assert not read.problems
+    assert all((item.label is not None) == labelled and item.first for item in read.texts())
 
 
 @pytest.mark.data
@@ -98,9 +98,9 @@ def test_a_few_faulty_rows_are_told_and_many_refused(tmp_path: Path) -> None:
     head = "id|qid1|qid2|question1|question2|is_duplicate"
     good = [f"{k}|1|2|why {k}?|how?|{k % 2}" for k in range(200)]
     write(tmp_path / "train.tsv", head, *good, "200|1|2|cut off")
-    found = TASKS["qqp"].read(tmp_path, "train")
-    assert len(found) == 200
-    assert found.problems == [
+    split = TASKS["qqp"].read(tmp_path, "train")
+    assert len(split) == 200
+    assert split.problems == [
         f"{tmp_path / 'train.tsv'}: 1 of 201 rows left out: line 202 has 4 columns where 6 are wanted."
     ]
     write(tmp_path / "dev.tsv", head, *good[:20], "1|1|2|a|b|maybe", "2|1|2|a|b|no")
@@ -124,9 +124,9 @@ def test_errors_name_file_column_and_remedy(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", "index|sentence1|sentence2|score", "0|a|b|nan", "1|a|b|3.5")
     with pytest.raises(UserError, match=r"There is no task 'rtee': did you mean rte\? The tasks are cola, sst2"):
         task_named("rtee")
-    found = TASKS["stsb"].read(tmp_path)
-    assert [item.label for item in found.texts()] == [3.5]
-    assert "'nan' (scores lie from 0 to 5)" in found.problems[0]
+    split = TASKS["stsb"].read(tmp_path)
+    assert [item.label for item in split.texts()] == [3.5]
+    assert "'nan' (scores lie from 0 to 5)" in split.problems[0]
 
 
 def test_submission_files() -> None:

@@ -19,7 +19,7 @@ def input_format(name: str, roles: dict[str, int] = ROLES, positions: int = 40, 
 
 
 @pytest.mark.parametrize(
-    ("name", "one", "pair", "read"),
+    ("name", "single", "pair", "read"),
     [
         ("bert", [1, 10, 11, 2], [1, 10, 11, 2, 20, 2], 0),
         ("albert", [1, 10, 11, 2], [1, 10, 11, 2, 20, 2], 0),
@@ -29,10 +29,10 @@ def input_format(name: str, roles: dict[str, int] = ROLES, positions: int = 40, 
         ("xlnet", [10, 11, 2, 1], [10, 11, 2, 20, 2, 1], -1),
     ],
 )
-def test_special_tokens(name: str, one: Sequence[int], pair: Sequence[int], read: int) -> None:
+def test_special_tokens(name: str, single: Sequence[int], pair: Sequence[int], read: int) -> None:
     made = input_format(name)
     alone, both = made.frame([10, 11]), made.frame([10, 11], [20])
-    assert alone.example.input_ids.tolist() == one and both.example.input_ids.tolist() == pair
+    assert alone.example.input_ids.tolist() == single and both.example.input_ids.tolist() == pair
     for framed in (alone, both):
         ids = framed.example.input_ids
         assert framed.pooled == (len(ids) - 1 if read else 0)

@@ -13,12 +13,12 @@ def test_classes_by_hand() -> None:
     """3 true positives, 1 false positive, 2 false negatives, 2 true negatives."""
     gold = [1, 1, 1, 0, 1, 1, 0, 0]
     predicted = [1, 1, 1, 1, 0, 0, 0, 0]
-    found = class_metrics(["accuracy", "f1", "macro-f1", "mcc"], gold, predicted)
+    metrics = class_metrics(["accuracy", "f1", "macro-f1", "mcc"], gold, predicted)
     positive, negative = 2 * 3 / (2 * 3 + 1 + 2), 2 * 2 / (2 * 2 + 2 + 1)
-    assert found["accuracy"] == 5 / 8
-    assert found["f1"] == pytest.approx(positive)
-    assert found["macro-f1"] == pytest.approx((positive + negative) / 2)
-    assert found["mcc"] == pytest.approx((3 * 2 - 1 * 2) / math.sqrt(4 * 5 * 3 * 4))
+    assert metrics["accuracy"] == 5 / 8
+    assert metrics["f1"] == pytest.approx(positive)
+    assert metrics["macro-f1"] == pytest.approx((positive + negative) / 2)
+    assert metrics["mcc"] == pytest.approx((3 * 2 - 1 * 2) / math.sqrt(4 * 5 * 3 * 4))
 
 
 def test_one_class_only_is_no_correlation() -> None:
@@ -29,18 +29,18 @@ def test_one_class_only_is_no_correlation() -> None:
 def test_numbers_by_hand() -> None:
     """Ranks 1..4 against 1, 3, 2, 4: Spearman is 1 - 6·2/(4·15)."""
     gold, predicted = [1.0, 2.0, 3.0, 4.0], [0.1, 9.0, 2.0, 100.0]
-    found = number_metrics(["pearson", "spearman", "mse"], gold, predicted)
-    assert found["spearman"] == pytest.approx(1 - 12 / 60)
-    assert found["pearson"] == pytest.approx(np.corrcoef(gold, predicted)[0, 1])
-    assert found["mse"] == pytest.approx((0.9**2 + 49 + 1 + 96**2) / 4)
+    metrics = number_metrics(["pearson", "spearman", "mse"], gold, predicted)
+    assert metrics["spearman"] == pytest.approx(1 - 12 / 60)
+    assert metrics["pearson"] == pytest.approx(np.corrcoef(gold, predicted)[0, 1])
+    assert metrics["mse"] == pytest.approx((0.9**2 + 49 + 1 + 96**2) / 4)
 
 
 def test_sets_by_hand() -> None:
     """Class 0: 1 hit of 2; class 1: 1 hit and 1 false alarm; class 2 is never there."""
-    found = set_metrics(["micro-f1", "macro-f1", "exact"], [(0,), (0, 1), ()], [(0,), (1,), (1,)], 3)
-    assert found["micro-f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
-    assert found["macro-f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
-    assert found["exact"] == pytest.approx(1 / 3)
+    metrics = set_metrics(["micro-f1", "macro-f1", "exact"], [(0,), (0, 1), ()], [(0,), (1,), (1,)], 3)
+    assert metrics["micro-f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert metrics["macro-f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert metrics["exact"] == pytest.approx(1 / 3)
 
 
 def test_groups_by_hand() -> None:

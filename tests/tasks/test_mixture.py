@@ -34,7 +34,7 @@ def test_epochs_draw_by_their_shares_and_go_on() -> None:
     drawn = np.concatenate([epochs.items(step) for step in range(2 * epochs.steps)])
     assert len(drawn) == 80
     of_each = [drawn[drawn < 4], drawn[drawn >= 4]]
-    assert [len(one) for one in of_each] == [40, 40]
+    assert [len(members) for members in of_each] == [40, 40]
     assert np.bincount(of_each[0]).tolist() == [10, 10, 10, 10]
     assert set(of_each[1]) == set(range(4, 40))
     again = MixedEpochs(40, 8, 3, sizes, tuple(rates(sizes, limit=4)))
@@ -53,8 +53,8 @@ def test_a_mixture_is_a_task() -> None:
     assert split.items == [MixedItem("1", "rte", TextItem("1", "a", "b", 0))]
     assert split.labels[:2] == ("rte:entailment", "rte:not_entailment")
     assert task.labels_of(task.members[1], split.labels) == ("0", "1")
-    for name, told in (("rte+rte", "each named once"), ("rte+", "There is no task ''"), ("rte+no", "no task 'no'")):
-        with pytest.raises(UserError, match=told):
+    for name, message in (("rte+rte", "each named once"), ("rte+", "There is no task ''"), ("rte+no", "no task 'no'")):
+        with pytest.raises(UserError, match=message):
             task_named(name)
 
 

@@ -1,4 +1,4 @@
-"""Patterns: the shipped ones fit their tasks, PET's parts in order, what is written of a text, every mistake told."""
+"""Patterns: the shipped ones fit their tasks, PET's parts in order, the written text, a message for every mistake."""
 
 import json
 from pathlib import Path
@@ -28,12 +28,12 @@ def told(pattern: Pattern, **fields: str) -> str:
 def test_shipped_patterns_have_words_for_every_label(name: str) -> None:
     task = TASKS.get(name, TASKS["classify"])
     labels = ("1", "2", "3", "4") if name == "agnews" else task.labels
-    found = read_patterns(*pattern_text(name, ""), None if task.kind == "choice" else labels)
-    assert found
-    for pattern in found:
+    patterns = read_patterns(*pattern_text(name, ""), None if task.kind == "choice" else labels)
+    assert patterns
+    for pattern in patterns:
         assert list(pattern.words) == ([] if task.kind == "choice" else list(labels))
         assert bool(pattern.answer) == (task.kind == "choice")
-    assert len({(pattern.parts, str(pattern.words)) for pattern in found}) == len(found)
+    assert len({(pattern.parts, str(pattern.words)) for pattern in patterns}) == len(patterns)
 
 
 @pytest.mark.data

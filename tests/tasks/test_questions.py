@@ -29,9 +29,9 @@ def words_tokenizer(*texts: str) -> Tokenizer:
     pre = tokenizers.pre_tokenizers.BertPreTokenizer()
     words = dict.fromkeys(word for text in texts for word, _ in pre.pre_tokenize_str(text))
     vocabulary = {word: k for k, word in enumerate(["[UNK]", "[CLS]", "[SEP]", *words])}
-    found = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    found.pre_tokenizer = pre
-    return Tokenizer(found)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre
+    return Tokenizer(tokenizer)
 
 
 def question(answer: str = "Pisa", **fields: Any) -> QuestionItem:
@@ -59,14 +59,14 @@ def squad_file(path: Path, *qas: dict[str, Any], context: str = CONTEXT) -> Path
     ],
 )
 def test_real_files(task: str, folder: str, split: str, questions: int, impossible: int, misplaced: int) -> None:
-    found = TASKS[task].read(DATA / folder, split)
-    items = found.questions()
+    read = TASKS[task].read(DATA / folder, split)
+    items = read.questions()
     assert len(items) == questions
     assert sum(bool(item.impossible) for item in items) == impossible
     assert sum(answer.start is None for item in items for answer in item.answers) == misplaced
-    assert bool(found.problems) == (misplaced > 0)
+    assert bool(read.problems) == (misplaced > 0)
     if misplaced:
-        assert f"{misplaced} of " in found.problems[0]
+        assert f"{misplaced} of " in read.problems[0]
     right = {item.id: item.answers[0].text if item.answers else "" for item in items}
     metrics = answer_metrics(["exact", "f1"], items, right, TASKS[task].by_characters)
     assert metrics == {"exact": 1.0, "f1": 1.0}
@@ -82,18 +82,18 @@ def test_a_zipped_file_and_a_misplaced_answer(tmp_path: Path) -> None:
     file = squad_file(tmp_path / "plain.json", there, wrong, none, test)
     with zipfile.ZipFile(tmp_path / "dev-v2.0.json.zip", "w") as archive:
         archive.write(file, "dev-v2.0.json")
-    found = TASKS["squad2"].read(tmp_path, "dev")
-    assert found.questions() == [
+    split = TASKS["squad2"].read(tmp_path, "dev")
+    assert split.questions() == [
         QuestionItem("a", "Where?", CONTEXT, (Answer("Pisa", 17),), False, "T"),
         QuestionItem("b", "?", CONTEXT, (Answer("Pisa", None),), False, "T"),
         QuestionItem("c", "?", CONTEXT, (), True, "T"),
         QuestionItem("d", "?", CONTEXT, (), None, "T"),
     ]
-    assert "1 of 2 answers do not lie at their answer_start, such as those of b (Pisa)" in found.problems[0]
-    windows = list(all_windows(found.questions(), words_tokenizer(CONTEXT)))
+    assert "1 of 2 answers do not lie at their answer_start, such as those of b (Pisa)" in split.problems[0]
+    windows = list(all_windows(split.questions(), words_tokenizer(CONTEXT)))
     assert [(window.start, window.end) for window in windows] == [(4, 4), (None, None), (-1, -1), (None, None)]
     with pytest.raises(UserError, match="does not have the answers of 1 questions, such as d"):
-        answer_metrics(["f1"], found.questions(), {})
+        answer_metrics(["f1"], split.questions(), {})
 
 
 def test_files_of_another_form_are_refused(tmp_path: Path) -> None:
@@ -153,13 +153,13 @@ def test_a_long_question_is_cut_and_no_room_refused() -> None:
 
 def searched(item: QuestionItem, windows: list[Window], start: Any, end: Any, longest: int) -> list[tuple[str, float]]:
     """All allowed spans by three loops, best first, each text once."""
-    found: dict[str, float] = {}
+    spans: dict[str, float] = {}
     for w, window in enumerate(windows):
         for i, j in itertools.product(range(len(window.context)), repeat=2):
             if i <= j < i + longest and window.central[i]:
                 text = item.context[window.places[i, 0] : window.places[j, 1]]
-                found[text] = max(found.get(text, -np.inf), float(start[w][i] + end[w][j]))
-    return sorted(found.items(), key=lambda pair: -pair[1])
+                spans[text] = max(spans.get(text, -np.inf), float(start[w][i] + end[w][j]))
+    return sorted(spans.items(), key=lambda pair: -pair[1])
 
 
 @pytest.mark.parametrize("longest", [1, 4, 30])
@@ -170,14 +170,14 @@ def test_the_best_spans_are_those_of_a_slow_search(longest: int) -> None:
     random = np.random.default_rng(longest)
     start = [random.normal(size=len(window.context)) for window in windows]
     end = [random.normal(size=len(window.context)) for window in windows]
-    found = best_spans(item, windows, start, end, [0.5, -0.25, 3.0, 1.0, 2.0], best=6, longest=longest)
+    best = best_spans(item, windows, start, end, [0.5, -0.25, 3.0, 1.0, 2.0], best=6, longest=longest)
     slow = searched(item, windows, start, end, longest)[:6]
-    assert list(found.texts) == [text for text, _ in slow]
-    assert found.scores == pytest.approx([score for _, score in slow])
-    assert found.null == -0.25
-    assert found.null_odds == pytest.approx(-0.25 - slow[0][1])
-    assert found.answer() == found.answer(found.null_odds + 0.1) == slow[0][0]
-    assert found.answer(found.null_odds - 0.1) == ""
+    assert list(best.texts) == [text for text, _ in slow]
+    assert best.scores == pytest.approx([score for _, score in slow])
+    assert best.null == -0.25
+    assert best.null_odds == pytest.approx(-0.25 - slow[0][1])
+    assert best.answer() == best.answer(best.null_odds + 0.1) == slow[0][0]
+    assert best.answer(best.null_odds - 0.1) == ""
 
 
 def test_scores_that_are_not_numbers_are_refused() -> None:
@@ -222,8 +222,8 @@ def test_chinese_scores_are_nearly_those_with_nltks_words() -> None:
     marks = set("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
     def segments(text: str) -> list[str]:
-        kept = "".join(character for character in text.lower().strip() if character not in marks)
-        latin = re.split("([\u4e00-\u9fa5])", kept)
+        text_left = "".join(character for character in text.lower().strip() if character not in marks)
+        latin = re.split("([\u4e00-\u9fa5])", text_left)
         return [word for part in latin for word in words.tokenize(part)]
 
     def f1(first: str, second: str) -> float:
@@ -251,8 +251,8 @@ def test_answers_of_nothing_but_articles_count_as_in_each_script() -> None:
     assert answer_metrics(TASKS["squad2"].metrics[:2], [item, only, none], predicted) == {
         "exact": pytest.approx(2 / 3), "f1": pytest.approx(2 / 3)
     }  # fmt: skip
-    found = answer_metrics(TASKS["squad2"].metrics, [item, only], predicted)
-    assert (found["exact"], found["f1"]) == (0.5, 0.5)
+    metrics = answer_metrics(TASKS["squad2"].metrics, [item, only], predicted)
+    assert (metrics["exact"], metrics["f1"]) == (0.5, 0.5)
     assert answer_metrics(names, [only], {"r": ""}) == {"exact": 1.0, "f1": 0.0}
     cat = {"q": "cat"}
     assert answer_metrics(names, [item], cat) == {"exact": 1.0, "f1": 1.0}
@@ -264,8 +264,8 @@ def test_metrics_by_kind_of_question_and_the_best_threshold() -> None:
     none = [QuestionItem(id, "?", "c", (), True) for id in "cd"]
     predicted = {"a": "a red fox", "b": "red cat", "c": "", "d": "red"}
     names = TASKS["squad2"].metrics
-    found = answer_metrics(names, [*has, *none], predicted)
-    assert found == {
+    metrics = answer_metrics(names, [*has, *none], predicted)
+    assert metrics == {
         "exact": 0.5, "f1": pytest.approx((1 + 0.5 + 1 + 0) / 4), "has-answer-exact": 0.5, "has-answer-f1": 0.75,
         "no-answer-exact": 0.5, "no-answer-f1": 0.5,
     }  # fmt: skip

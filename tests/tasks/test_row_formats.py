@@ -47,8 +47,8 @@ def test_the_flatter_form_and_the_benchmarks_own_are_the_same() -> None:
     wsc = {"idx": 0, "text": WSC["text"], "target": {"span1_text": "Ann", "span1_index": 0, "span2_text": "she",
                                                      "span2_index": 4}, "label": True}  # fmt: skip
     assert read("wsc", wsc) == read("wsc", WSC)
-    asked = {"question": "Who met?", "idx": 0, "answers": [{"text": "Ann", "idx": 0}, {"text": "Tom", "idx": 1}]}
-    assert read("multirc", {"idx": 0, "passage": {"text": "Ann met Eve.", "questions": [asked]}}) == read(
+    question = {"question": "Who met?", "idx": 0, "answers": [{"text": "Ann", "idx": 0}, {"text": "Tom", "idx": 1}]}
+    assert read("multirc", {"idx": 0, "passage": {"text": "Ann met Eve.", "questions": [question]}}) == read(
         "multirc", MULTIRC
     )
     passage = {"text": RECORD["passage"], "entities": [{"start": 0, "end": 2}, {"start": 15, "end": 18}]}
@@ -66,7 +66,7 @@ def test_tasks_of_whole_texts_take_their_own_fields_and_plain_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "told"),
+    ("task", "row", "message"),
     [
         (
             "copa",
@@ -97,21 +97,21 @@ def test_tasks_of_whole_texts_take_their_own_fields_and_plain_lines() -> None:
         ("record", {"passage": {"text": "x", "entities": []}, "qas": []}, "has no 'qas'"),
     ],
 )
-def test_what_is_missing_is_named(task: str, row: Any, told: str) -> None:
+def test_what_is_missing_is_named(task: str, row: Any, message: str) -> None:
     with pytest.raises(UserError, match="rows, line 1: ") as caught:
         read(task, row)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["WSC", "WiC", "COPA", "ReCoRD", "MultiRC"])
 def test_the_benchmarks_files_are_taken_as_they_are(name: str) -> None:
     root = Path(__file__).resolve().parents[3] / "shared" / "data"
-    found = [
+    paths = [
         path for part in ("superglue", "superglue_fewglue") for path in sorted((root / part / name).glob("*.jsonl"))
     ]
-    if not found:
+    if not paths:
         pytest.skip(f"{name} is not there")
     task = task_named(name.lower())
-    lines = min(found).read_text(encoding="utf-8").splitlines()[:20]
-    given, read_items = read(task.name, *lines), task.read(min(found), "dev").items[:]
+    lines = min(paths).read_text(encoding="utf-8").splitlines()[:20]
+    given, read_items = read(task.name, *lines), task.read(min(paths), "dev").items[:]
     assert [item.id for item in given] == [item.id for item in read_items[: len(given)]]

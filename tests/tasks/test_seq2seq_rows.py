@@ -1,4 +1,4 @@
-"""What a model reads and is asked when it writes: rows by hand, one layout for learning and writing, batches."""
+"""Inputs and targets of generation: rows by hand, one layout for training and decoding, batches."""
 
 from typing import Any
 
@@ -57,12 +57,12 @@ def test_a_row_of_gpt() -> None:
 
 
 def test_rows_of_two_stacks() -> None:
-    """The source in one row, the target in the other; what the decoder starts from is not asked for."""
+    """The source in one row, the target in the other; the decoder's start token is not a target."""
     cases = {
         "t5": ([20, 21, 22, EOS], [PAD, 23, 24], [0, 1, 2], EOS, 0),
         "bart": ([CLS, 20, 21, SEP, 22, SEP], [SEP, CLS, 23, 24], [1, 2, 3], SEP, 2),
     }
-    for name, (read, written, asked, end, first) in cases.items():
+    for name, (read, written, columns, end, first) in cases.items():
         reads = writing(name)
         source = reads.source([20, 21], [22])
         assert source.row.ids.tolist() == read and source.cut == 0
@@ -74,10 +74,10 @@ def test_rows_of_two_stacks() -> None:
         assert example.input_ids.tolist() == written
         assert example.positions.tolist() == [list(range(first, first + len(written)))]
         assert np.array_equal(example.rule.visible(), np.tri(len(written), dtype=bool))
-        assert encoded.columns[0].tolist() == asked and encoded.answers.tolist() == [23, 24, end]
+        assert encoded.columns[0].tolist() == columns and encoded.answers.tolist() == [23, 24, end]
         context = reads.context(source)
-        assert context.input_ids.tolist() == written[: asked[0] + 1] and context.source is not None
-        assert context.source.input_ids.tolist() == read and context.columns == len(read) + asked[0] + 1
+        assert context.input_ids.tolist() == written[: columns[0] + 1] and context.source is not None
+        assert context.source.input_ids.tolist() == read and context.columns == len(read) + columns[0] + 1
         assert writing(name, longest=0).longest == {"t5": 48, "bart": 46}[name]
         cut = writing(name, length=6).source([20, 21, 22, 23, 24], [11, 12])
         assert len(cut.row.ids) == 6 and cut.cut == {"t5": 2, "bart": 4}[name]
@@ -147,8 +147,8 @@ def test_masks_of_targets_are_drawn_anew_for_each_step_and_the_same_again() -> N
     assert all(within(count / 200, 0.6, 200) for count in counts_of)
     whole = np.array([*source.row.ids, *range(11, 20), SEP])
     assert all((item.answers == whole[item.columns[0]]).all() for item in first)
-    asked = np.take_along_axis(ids[0], columns.astype(np.int64), 1)
-    assert within((asked == MASK).mean(), 0.8 + 0.1 / VOCABULARY.size, asked.size)
+    read_ids = np.take_along_axis(ids[0], columns.astype(np.int64), 1)
+    assert within((read_ids == MASK).mean(), 0.8 + 0.1 / VOCABULARY.size, read_ids.size)
     untouched = np.ones(ids[0].shape, bool)
     np.put_along_axis(untouched, columns.astype(np.int64), False, 1)
     assert (ids[0][untouched] == np.broadcast_to(whole, ids[0].shape)[untouched]).all()
@@ -170,8 +170,8 @@ def test_as_many_masks_as_in_the_released_code() -> None:
 
 
 def test_noise_of_unilm2_is_that_of_the_released_code() -> None:
-    """Of pseudo masks a tenth random and a tenth the token itself; half the target, its end as well, is read as what
-    stands at its pseudo mask; all is asked for as before, and anew in each step."""
+    """A tenth of the pseudo masks is random and a tenth the token itself; half of the target, its end included, is read
+    as its pseudo masks are; the targets stay the same, and the noise is drawn anew in each step."""
     reads = writing("unilm2", longest=20)
     source, target = reads.source([20, 21]), np.array([*range(11, 20), SEP])
     items = [reads.learnt(source, target[:-1].tolist())] * 400
@@ -206,13 +206,15 @@ def test_what_is_learnt_is_what_is_written(name: str) -> None:
     texts = search.run(model.encoder, contexts, VOCABULARY)
     for source, context, hypotheses in zip(sources, contexts, texts, strict=True):
         (alone,) = search.run(model.encoder, [context], VOCABULARY)
-        assert [one.ids for one in alone] == [one.ids for one in hypotheses] and len(alone) == 3
-        for one in hypotheses:
-            assert 0 < len(one.ids) <= 4
-            batch = pack([reads.encoded(source, one.ids)], 0).batch
+        assert [hypothesis.ids for hypothesis in alone] == [hypothesis.ids for hypothesis in hypotheses] and len(
+            alone
+        ) == 3
+        for hypothesis in hypotheses:
+            assert 0 < len(hypothesis.ids) <= 4
+            batch = pack([reads.encoded(source, hypothesis.ids)], 0).batch
             loss = float(model(batch)[ANSWER].detach())
-            assert -loss == pytest.approx(one.log_probability, abs=1e-3)
-            assert one.score == pytest.approx(one.log_probability / (len(one.ids) + 1))
+            assert -loss == pytest.approx(hypothesis.log_probability, abs=1e-3)
+            assert hypothesis.score == pytest.approx(hypothesis.log_probability / (len(hypothesis.ids) + 1))
     assert search.run(model.encoder, contexts, VOCABULARY, columns=1) == [
         search.run(model.encoder, [context], VOCABULARY)[0] for context in contexts
     ]

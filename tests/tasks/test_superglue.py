@@ -56,18 +56,18 @@ def read(task: str, path: Path, *rows: dict[str, Any], split: str = "train") -> 
     ],
 )
 def test_real_files_have_their_rows(task: str, folder: str, split: str, rows: int, labelled: bool) -> None:
-    found = TASKS[task].read(DATA / folder, split)
-    assert len(found) == rows
-    assert not found.problems
-    labels = [item.label for item in found.items if isinstance(item, TextItem | ChoiceItem)]
+    read = TASKS[task].read(DATA / folder, split)
+    assert len(read) == rows
+    assert not read.problems
+    labels = [item.label for item in read.items if isinstance(item, TextItem | ChoiceItem)]
     assert len(labels) == rows
     assert all((label is not None) == labelled for label in labels)
     if labelled:
-        assert score(TASKS[task], found, labels)[TASKS[task].primary_metric] == 1.0 if task != "ax-g" else True
+        assert score(TASKS[task], read, labels)[TASKS[task].primary_metric] == 1.0 if task != "ax-g" else True
     if task == "multirc" and folder == "superglue":
-        assert len({item.group for item in found.texts()}) == 953
+        assert len({item.group for item in read.texts()}) == 953
     if "wsc" in task:
-        assert all(item.first.count("*") >= 2 and item.first.count("#") >= 2 for item in found.texts())
+        assert all(item.first.count("*") >= 2 and item.first.count("#") >= 2 for item in read.texts())
 
 
 def test_pairs_with_labels_of_every_kind(tmp_path: Path) -> None:
@@ -135,16 +135,16 @@ def test_multirc_scores_and_submission(tmp_path: Path) -> None:
     items = split.texts()
     assert items[1] == TextItem("5-7-2", "Passage.", "Q? B", 0, "5-7")
     # Answers 1, 2, 3 are 1, 0, 1; predicted 1, 1, 1: F1 = 4/5, and question 8 alone is wholly right.
-    found = score(TASKS["multirc"], split, [1, 1, 1])
-    assert found == {"f1": 0.8, "group-exact": 0.5, "average": pytest.approx(0.65)}
+    metrics = score(TASKS["multirc"], split, [1, 1, 1])
+    assert metrics == {"f1": 0.8, "group-exact": 0.5, "average": pytest.approx(0.65)}
     [line] = submission_lines(TASKS["multirc"], items, [1, 0, 1])
-    asked = json.loads(line)["passage"]["questions"]
-    assert asked[0] == {"idx": 7, "answers": [{"idx": 1, "label": 1}, {"idx": 2, "label": 0}]}
+    questions = json.loads(line)["passage"]["questions"]
+    assert questions[0] == {"idx": 7, "answers": [{"idx": 1, "label": 1}, {"idx": 2, "label": 0}]}
     assert submission_name("multirc") == "MultiRC.jsonl"
 
 
 def test_record_takes_any_right_entity(tmp_path: Path) -> None:
-    """Entities are told by their last character; the same entity twice is one choice."""
+    """Entities are given by their last character; the same entity twice is one choice."""
     text = "Ann Lee met Bob. Lee left.\n@highlight\nBob stayed"
     ends = [(0, 6), (12, 14), (17, 19), (38, 40)]
     row = {

@@ -27,10 +27,10 @@ def jsonl(*rows: object) -> str:
 
 
 def test_a_csv_file_with_quoted_fields(tmp_path: Path) -> None:
-    found = read(tmp_path, "classify", 'text,label\n"good, ""very""\nso", pos\nbad,neg\n')
-    assert found.texts() == [TextItem("0", 'good, "very"\nso', None, 1), TextItem("1", "bad", None, 0)]
-    assert found.labels == ("neg", "pos")
-    assert score(TASKS["classify"], found, [1, 1]) == {"accuracy": 0.5, "macro-f1": pytest.approx((0 + 2 / 3) / 2)}
+    split = read(tmp_path, "classify", 'text,label\n"good, ""very""\nso", pos\nbad,neg\n')
+    assert split.texts() == [TextItem("0", 'good, "very"\nso', None, 1), TextItem("1", "bad", None, 0)]
+    assert split.labels == ("neg", "pos")
+    assert score(TASKS["classify"], split, [1, 1]) == {"accuracy": 0.5, "macro-f1": pytest.approx((0 + 2 / 3) / 2)}
 
 
 def test_every_form_of_file_says_the_same(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_every_form_of_file_says_the_same(tmp_path: Path) -> None:
 
 def test_labels_of_every_type_are_one_name(tmp_path: Path) -> None:
     rows = [{"text": "t", "label": label} for label in (1, "1", 1.0, " 1.0 ", 0, 10, 2)]
-    found = read(tmp_path, "classify", jsonl(*rows), name="a.jsonl")
-    assert found.labels == ("0", "1", "2", "10")
-    assert [item.label for item in found.texts()] == [1, 1, 1, 1, 0, 3, 2]
+    split = read(tmp_path, "classify", jsonl(*rows), name="a.jsonl")
+    assert split.labels == ("0", "1", "2", "10")
+    assert [item.label for item in split.texts()] == [1, 1, 1, 1, 0, 3, 2]
     assert sorted_labels(["b", "10", "9"]) == ("10", "9", "b")
     rows = [{"text": "t", "label": label} for label in (True, "false", False)]
     assert read(tmp_path, "classify", jsonl(*rows), name="a.jsonl").labels == ("false", "true")
@@ -71,8 +71,8 @@ def test_labels_of_every_type_are_one_name(tmp_path: Path) -> None:
 
 def test_dev_has_the_labels_of_train(tmp_path: Path) -> None:
     train = ("bad", "good", "so-so")
-    found = read(tmp_path, "classify", "text,label\nx,good\ny,good\n", labels=train)
-    assert [item.label for item in found.texts()] == [1, 1]
+    split = read(tmp_path, "classify", "text,label\nx,good\ny,good\n", labels=train)
+    assert [item.label for item in split.texts()] == [1, 1]
     with pytest.raises(
         UserError, match=r"train\.csv, line 3 has the label 'Good', which the training data do not have"
     ):
@@ -80,9 +80,9 @@ def test_dev_has_the_labels_of_train(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_used_are_told(tmp_path: Path) -> None:
-    found = read(tmp_path, "classify", "id,text,label\n1,,a\n1,x,a\n1,y,b\n2,z,\n3,,b\n", Columns(id="id"))
-    assert [item.first for item in found.texts()] == ["x", "y"]
-    assert [problem.split(": ", 1)[1] for problem in found.problems] == [
+    split = read(tmp_path, "classify", "id,text,label\n1,,a\n1,x,a\n1,y,b\n2,z,\n3,,b\n", Columns(id="id"))
+    assert [item.first for item in split.texts()] == ["x", "y"]
+    assert [problem.split(": ", 1)[1] for problem in split.problems] == [
         "2 of 5 rows left out: each has no text (line 2, 6).",
         "1 of 5 rows left out: each has no label (line 5).",
         "1 ids are given to more than one row, such as 1.",
@@ -90,12 +90,12 @@ def test_rows_that_cannot_be_used_are_told(tmp_path: Path) -> None:
 
 
 def test_a_file_without_labels_keeps_every_row(tmp_path: Path) -> None:
-    found = read(tmp_path, "classify", 'text,label\nx,\n,\n"",\ny,\n', labels=("a", "b"))
-    assert found.texts() == [TextItem("0", "x"), TextItem("1", "y")]
-    found = read(tmp_path, "classify", "id,text\n1,x\n2,\n", labels=("a", "b"))
-    assert found.texts() == [TextItem("0", "x"), TextItem("1", "")]
+    split = read(tmp_path, "classify", 'text,label\nx,\n,\n"",\ny,\n', labels=("a", "b"))
+    assert split.texts() == [TextItem("0", "x"), TextItem("1", "y")]
+    split = read(tmp_path, "classify", "id,text\n1,x\n2,\n", labels=("a", "b"))
+    assert split.texts() == [TextItem("0", "x"), TextItem("1", "")]
     with pytest.raises(UserError, match="2 of 2 rows have no label"):
-        score(TASKS["classify"], found, [0, 0])
+        score(TASKS["classify"], split, [0, 0])
 
 
 def test_columns_are_named_in_messages(tmp_path: Path) -> None:
@@ -127,15 +127,15 @@ def test_columns_are_named_in_messages(tmp_path: Path) -> None:
 
 
 def test_many_labels_look_like_numbers(tmp_path: Path) -> None:
-    found = read(tmp_path, "classify", "text,score\n" + "".join(f"t,{k / 10}\n" for k in range(60)))
-    assert found.problems[0].endswith("has 60 labels in 60 rows: to predict numbers use regress.")
+    split = read(tmp_path, "classify", "text,score\n" + "".join(f"t,{k / 10}\n" for k in range(60)))
+    assert split.problems[0].endswith("has 60 labels in 60 rows: to predict numbers use regress.")
 
 
 def test_scores(tmp_path: Path) -> None:
-    found = read(tmp_path, "regress", "text,score\nx,1.5\ny,-2\nz,\n")
-    assert [item.label for item in found.texts()] == [1.5, -2.0]
-    assert "each has no score (line 4)" in found.problems[0]
-    assert score(TASKS["regress"], found, [3.0, -4.0])["pearson"] == pytest.approx(1.0)
+    split = read(tmp_path, "regress", "text,score\nx,1.5\ny,-2\nz,\n")
+    assert [item.label for item in split.texts()] == [1.5, -2.0]
+    assert "each has no score (line 4)" in split.problems[0]
+    assert score(TASKS["regress"], split, [3.0, -4.0])["pearson"] == pytest.approx(1.0)
     for broken in ("nan", "inf", "high"):
         with pytest.raises(UserError, match=f"line 3 has the score '{broken}', which is not a finite number"):
             read(tmp_path, "regress", f"text,score\nx,1.5\ny,{broken}\n")
@@ -144,28 +144,28 @@ def test_scores(tmp_path: Path) -> None:
 
 
 def test_several_labels(tmp_path: Path) -> None:
-    found = read(tmp_path, "multilabel", 'text,labels\nx,"b,a"\ny,a\nz,"c, a"\n')
-    assert (found.labels, [item.label for item in found.texts()]) == (("a", "b", "c"), [(0, 1), (0,), (0, 2)])
+    split = read(tmp_path, "multilabel", 'text,labels\nx,"b,a"\ny,a\nz,"c, a"\n')
+    assert (split.labels, [item.label for item in split.texts()]) == (("a", "b", "c"), [(0, 1), (0,), (0, 2)])
     rows = [{"text": "x", "labels": []}, {"text": "y", "labels": ["q", 1, "q"]}, {"text": "z", "labels": None}]
-    found = read(tmp_path, "multilabel", jsonl(*rows), name="a.jsonl")
-    assert (found.labels, [item.label for item in found.texts()]) == (("1", "q"), [(), (0, 1)])
-    assert "each has no label (line 3)" in found.problems[0]
+    split = read(tmp_path, "multilabel", jsonl(*rows), name="a.jsonl")
+    assert (split.labels, [item.label for item in split.texts()]) == (("1", "q"), [(), (0, 1)])
+    assert "each has no label (line 3)" in split.problems[0]
     columns = Columns(("text",), ("toxic", "rude"))
-    found = read(tmp_path, "multilabel", "text,toxic,rude\nx,1,0\ny,0,0\nz,1,1.0\n", columns)
-    assert (found.labels, [item.label for item in found.texts()]) == (("toxic", "rude"), [(0,), (), (0, 1)])
-    assert score(TASKS["multilabel"], found, [(0,), (), (0,)])["exact"] == pytest.approx(2 / 3)
+    split = read(tmp_path, "multilabel", "text,toxic,rude\nx,1,0\ny,0,0\nz,1,1.0\n", columns)
+    assert (split.labels, [item.label for item in split.texts()]) == (("toxic", "rude"), [(0,), (), (0, 1)])
+    assert score(TASKS["multilabel"], split, [(0,), (), (0,)])["exact"] == pytest.approx(2 / 3)
     with pytest.raises(UserError, match="line 2 has 'yes' in column 'toxic', where 0 or 1 is wanted"):
         read(tmp_path, "multilabel", "text,toxic,rude\nx,yes,0\n", columns)
 
 
 def test_tags(tmp_path: Path) -> None:
     rows = [{"tokens": ["EU", "says no"], "tags": ["I-ORG", "O"]}, {"tokens": "a b", "tags": "O B-PER"}]
-    found = read(tmp_path, "tag", jsonl(*rows), name="a.jsonl")
-    assert found.tagged() == [
+    split = read(tmp_path, "tag", jsonl(*rows), name="a.jsonl")
+    assert split.tagged() == [
         TaggedItem("0", ("EU", "says no"), ("B-ORG", "O")),
         TaggedItem("1", ("a", "b"), ("O", "B-PER")),
     ]
-    assert found.labels == ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
+    assert split.labels == ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
     with pytest.raises(UserError, match="line 1 has 2 words and 1 tags"):
         read(tmp_path, "tag", jsonl({"words": ["a", "b"], "tags": ["O"]}), name="a.jsonl")
     with pytest.raises(UserError, match="line 1: 'ORG' is not a tag"):
@@ -181,15 +181,15 @@ def test_questions(tmp_path: Path) -> None:
         {"question": "Who?", "context": "Ann", "answer": "Bob"},
         {"question": "Who?", "context": "Ann", "answer": ""},
     ]
-    found = read(tmp_path, "qa", jsonl(*rows), Columns(start="at"), "a.jsonl")
-    assert found.questions() == [
+    split = read(tmp_path, "qa", jsonl(*rows), Columns(start="at"), "a.jsonl")
+    assert split.questions() == [
         QuestionItem("0", "Who?", "Ann and Ann", (Answer("Ann", 0),), False),
         QuestionItem("1", "Who?", "Ann and Ann", (Answer("Ann", 8),), False),
         QuestionItem("2", "Who?", "Ann", (Answer("Bob", None),), False),
         QuestionItem("3", "Who?", "Ann", (), True),
     ]
-    assert "1 rows have an answer that is not at its place in the context: line 3" in found.problems[0]
-    assert score(TASKS["qa"], found, {"0": "ann", "1": "", "2": "Bob", "3": ""})["exact"] == 0.75
+    assert "1 rows have an answer that is not at its place in the context: line 3" in split.problems[0]
+    assert score(TASKS["qa"], split, {"0": "ann", "1": "", "2": "Bob", "3": ""})["exact"] == 0.75
     with pytest.raises(UserError, match="Answers are identified by id"):
         read(tmp_path, "qa", "id,question,context,answer\n1,a,b,b\n1,c,b,b\n", Columns(id="id"))
     with pytest.raises(UserError, match="questions need two text columns"):
@@ -197,10 +197,10 @@ def test_questions(tmp_path: Path) -> None:
 
 
 def test_choices(tmp_path: Path) -> None:
-    found = read(
+    split = read(
         tmp_path, "choice", "q,a,b,c,right\nWhy?,x,y,z,1\nHow?,x,y,,y\n", Columns(("q", "a", "b", "c"), ("right",))
     )
-    assert found.choices() == [
+    assert split.choices() == [
         ChoiceItem("0", "Why?", ("x", "y", "z"), 1, (1,)), ChoiceItem("1", "How?", ("x", "y"), 1, (1,)),
     ]  # fmt: skip
     row = {"context": "c", "choices": ["a", "b"], "label": 0}
@@ -211,11 +211,11 @@ def test_choices(tmp_path: Path) -> None:
 
 def test_sources_and_targets(tmp_path: Path) -> None:
     rows = [{"source": "long", "target": ["a", "b"]}, {"source": "x", "target": "y"}, {"source": "z", "target": ""}]
-    found = read(tmp_path, "seq2seq", jsonl(*rows), name="a.jsonl")
-    assert found.generations() == [GenerationItem("0", "long", ("a", "b")), GenerationItem("1", "x", ("y",))]
-    assert "each has no target (line 3)" in found.problems[0]
-    found = read(tmp_path, "seq2seq", "p,q\nx,y\n", Columns(("p", "q")))
-    assert found.generations() == [GenerationItem("0", "x", (), "y")]
+    split = read(tmp_path, "seq2seq", jsonl(*rows), name="a.jsonl")
+    assert split.generations() == [GenerationItem("0", "long", ("a", "b")), GenerationItem("1", "x", ("y",))]
+    assert "each has no target (line 3)" in split.problems[0]
+    split = read(tmp_path, "seq2seq", "p,q\nx,y\n", Columns(("p", "q")))
+    assert split.generations() == [GenerationItem("0", "x", (), "y")]
 
 
 def test_a_dev_set_is_drawn(tmp_path: Path) -> None:

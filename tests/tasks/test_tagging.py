@@ -26,10 +26,10 @@ def letters() -> Tokenizer:
     """WordPiece with a token for each small letter, as a word's first piece and as a later one."""
     names = ["[UNK]", *"abcdefghij甲乙丙丁", *(f"##{letter}" for letter in "abcdefghij")]
     model = tokenizers.models.WordPiece({name: k for k, name in enumerate(names)}, unk_token="[UNK]")
-    found = tokenizers.Tokenizer(model)
-    found.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
-    found.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    return Tokenizer(found)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    return Tokenizer(tokenizer)
 
 
 @pytest.mark.data
@@ -48,11 +48,11 @@ def letters() -> Tokenizer:
 )
 def test_real_files(task: str, split: str, sentences: int, tokens: int, begins: int | None) -> None:
     """begins: how many B- tags the file has, counted with other tools."""
-    found = TASKS[task].read(DATA, split)
-    items = found.tagged()
+    read = TASKS[task].read(DATA, split)
+    items = read.tagged()
     assert len(items) == sentences
     assert sum(len(item.words) for item in items) == tokens
-    assert found.labels == TASKS[task].labels
+    assert read.labels == TASKS[task].labels
     gold = [item.tags or () for item in items]
     if begins is not None:
         assert sum(tag.startswith("B-") for row in gold for tag in row) == begins
@@ -80,7 +80,7 @@ def test_scores_are_those_of_seqeval(gold: list[list[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tags", "found"),
+    ("tags", "entities_expected"),
     [
         ("B-PER I-PER O B-LOC", [("PER", 0, 2), ("LOC", 3, 4)]),
         ("I-PER I-PER B-PER I-LOC", [("PER", 0, 2), ("PER", 2, 3), ("LOC", 3, 4)]),  # IOB1
@@ -90,9 +90,9 @@ def test_scores_are_those_of_seqeval(gold: list[list[str]]) -> None:
         ("O O", []),
     ],
 )
-def test_every_scheme_says_the_same(tags: str, found: list[tuple[str, int, int]]) -> None:
-    assert entities(tags.split()) == found
-    assert entities(bio(tags.split())) == found
+def test_every_scheme_says_the_same(tags: str, entities_expected: list[tuple[str, int, int]]) -> None:
+    assert entities(tags.split()) == entities_expected
+    assert entities(bio(tags.split())) == entities_expected
 
 
 def test_a_table_by_hand() -> None:
@@ -117,16 +117,16 @@ def test_columns_documents_and_words_alone(tmp_path: Path) -> None:
         "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nsays VBZ I-VP O\r\n\t\nno DT N O\n-DOCSTART- O\nBonn NNP I-NP I-LOC",
         encoding="utf-8", newline="",
     )  # fmt: skip
-    found = TASKS["conll"].read(tmp_path)
-    assert found.tagged() == [
+    split = TASKS["conll"].read(tmp_path)
+    assert split.tagged() == [
         TaggedItem("0", ("EU", "says"), ("B-ORG", "O"), 0),
         TaggedItem("1", ("no",), ("O",), 0),
         TaggedItem("2", ("Bonn",), ("B-LOC",), 1),
     ]
-    assert found.labels == ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
+    assert split.labels == ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
     alone = tmp_path / "words"
     alone.write_text("a\nb\n\nc\n", encoding="utf-8")
-    items = read_conll(alone, found.labels).tagged()
+    items = read_conll(alone, split.labels).tagged()
     assert [(item.words, item.tags, item.document) for item in items] == [
         (("a", "b"), None, None),
         (("c",), None, None),

@@ -16,19 +16,23 @@ def scales(options: FinetuneOptions, embedding_lr_multiplier: float) -> dict[str
     model = TaskModel(encoder, new_head(encoder, "class", 2, True, torch.Generator().manual_seed(0)))
     groups = task_optimizer(model, options, TrainOptions(), embedding_lr_multiplier).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(one)]: (group["lr_scale"], group["weight_decay"]) for group in groups for one in group["params"]}
+    return {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
 
 
 def test_the_word_table_has_a_rate_of_its_own() -> None:
     """And decays no faster for it, as in pretraining; below it is that of its layer."""
-    found = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 16.0)
+    rates = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 16.0)
     layers = random_model("bert").config.num_layers
     lowest = 0.5 ** (layers + 1)
-    assert found["encoder.token_embeddings.weight"] == (16 * lowest, 0.01 / 16)
-    assert found["encoder.positions.0.weight"] == (lowest, 0.01)
-    assert found["head.output.weight"] == (1.0, 0.01)
+    assert rates["encoder.token_embeddings.weight"] == (16 * lowest, 0.01 / 16)
+    assert rates["encoder.positions.0.weight"] == (lowest, 0.01)
+    assert rates["head.output.weight"] == (1.0, 0.01)
     plain = scales(FinetuneOptions(layer_decay=0.5, weight_decay=0.01), 1.0)
-    assert plain == {**found, "encoder.token_embeddings.weight": (lowest, 0.01)}
+    assert plain == {**rates, "encoder.token_embeddings.weight": (lowest, 0.01)}
 
 
 def test_a_frozen_table_has_none() -> None:
@@ -46,7 +50,7 @@ def test_the_stack_that_reads_stands_below_the_one_that_writes() -> None:
     model = WritingModel(random_model("t5"))
     groups = task_optimizer(model, FinetuneOptions(layer_decay=0.5), TrainOptions()).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    scale = {names[id(one)]: group["lr_scale"] for group in groups for one in group["params"]}
+    scale = {names[id(parameter)]: group["lr_scale"] for group in groups for parameter in group["params"]}
     expected = {"token_embeddings": 5, "encoder.position_bias": 5, "encoder.layers.0.attention.qkv": 4,
                 "encoder.final_norm": 3, "layers.0.cross.query": 2, "layers.1.ffn.inner": 1,
                 "final_norm": 0}  # fmt: skip

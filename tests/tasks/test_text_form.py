@@ -1,4 +1,4 @@
-"""Tasks as text: T5's prefixes, the usual forms, numbers, what a text resembles, every mistake told."""
+"""Tasks as text: T5's prefixes, the usual forms, numbers, the nearest label of a text, a message for every mistake."""
 
 import pytest
 
@@ -34,9 +34,9 @@ PAIR = TextItem("1", "A cat sat.", "A cat ran.", 1)
     ],
 )  # fmt: skip
 def test_items_are_put_as_texts(task: str, item: Item, source: str, answer: str) -> None:
-    found = form(task)
-    assert found.read(item) == source
-    assert found.answers(item) == (answer,)
+    text_form = form(task)
+    assert text_form.read(item) == source
+    assert text_form.answers(item) == (answer,)
 
 
 @pytest.mark.parametrize(("value", "text"), [(2.57, "2.6"), (3.0, "3.0"), (0.09, "0.0"), (4.91, "5.0"), (4.89, "4.8")])
@@ -45,10 +45,10 @@ def test_sts_b_is_written_in_fifths(value: float, text: str) -> None:
 
 
 def test_several_labels_and_none() -> None:
-    found = form("multilabel", ("red", "big", "old"))
-    assert found.answers(TextItem("1", "a", None, (0, 2))) == ("red, old",)
-    assert found.answers(TextItem("1", "a", None, ())) == ("none",)
-    assert found.answers(TextItem("1", "a")) == ()
+    text_form = form("multilabel", ("red", "big", "old"))
+    assert text_form.answers(TextItem("1", "a", None, (0, 2))) == ("red, old",)
+    assert text_form.answers(TextItem("1", "a", None, ())) == ("none",)
+    assert text_form.answers(TextItem("1", "a")) == ()
 
 
 def test_what_a_text_resembles() -> None:
@@ -70,14 +70,14 @@ def test_what_a_text_resembles() -> None:
 def test_every_item_of_the_real_data_is_read(name: str, folder: str) -> None:
     task = TASKS[name]
     split = task.read(DATA / folder, "dev" if "dev" in task.splits(DATA / folder) else "train")
-    found = form(name)
+    text_form = form(name)
     for item in split.items[:200]:
-        assert "{" not in found.read(item).replace(str(item), "") or "{" in str(item)
-        assert len(found.answers(item)) == 1 and found.answers(item)[0]
+        assert "{" not in text_form.read(item).replace(str(item), "") or "{" in str(item)
+        assert len(text_form.answers(item)) == 1 and text_form.answers(item)[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("sources: a", "sources is not known; there are source, labels, choice, step"),
         ("source: '{first} [MASK]'", "[MASK] is for cloze patterns"),
@@ -89,10 +89,10 @@ def test_every_item_of_the_real_data_is_read(name: str, folder: str) -> None:
         ("source: '{first:big}'", "asks for big"),
     ],
 )
-def test_mistakes_are_told(text: str, told: str) -> None:
+def test_mistakes_are_told(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read_form(text, "own.yaml", TASKS["sst2"], ("0", "1"))
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_files_and_fields_that_are_not_there() -> None:

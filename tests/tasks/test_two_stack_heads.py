@@ -99,11 +99,11 @@ def test_scores_are_those_of_transformers_classifier(family: str, tmp_path: Path
     packed = pack(encoded, loaded.vocabulary["pad"])
     with torch.no_grad():
         ours = model.scores(packed.batch)
-        for k, one in enumerate(encoded):
-            context = one.examples[0].context
+        for k, item in enumerate(encoded):
+            context = item.examples[0].context
             assert context is not None
             ids = torch.from_numpy(context.input_ids.astype(np.int64))[None]
-            # theirs takes what stands at the last end token, which in a pair is not the first one
+            # theirs uses the last end token, which in a pair is not the first one
             expected = theirs(input_ids=ids).logits
             assert torch.allclose(ours[packed.items == k], expected, atol=1e-5)
 
@@ -172,9 +172,9 @@ def test_tags_with_t5_are_those_of_transformers_class(tmp_path: Path) -> None:
     packed = pack(encoded, loaded.vocabulary["pad"])
     with torch.no_grad():
         ours = model.scores(packed.batch)
-        for k, one in enumerate(encoded):
-            assert one.examples[0].context is None
-            ids = torch.from_numpy(one.examples[0].input_ids.astype(np.int64))[None]
+        for k, item in enumerate(encoded):
+            assert item.examples[0].context is None
+            ids = torch.from_numpy(item.examples[0].input_ids.astype(np.int64))[None]
             expected = theirs(input_ids=ids).logits[0, :-1]  # without the end token
             assert torch.allclose(ours[packed.items == k], expected, atol=1e-5)
 
@@ -193,8 +193,8 @@ def test_the_encoder_reads_alone(family: str, column: int, tmp_path: Path) -> No
     packed = pack(encoded, loaded.vocabulary["pad"])
     with torch.no_grad():
         states = loaded.model(packed.batch, encoder_only=True).hidden.flatten(0, 1)[packed.batch.labels["answer"][0]]
-        for k, one in enumerate(encoded):
-            ids = torch.from_numpy(one.examples[0].input_ids.astype(np.int64))[None]
+        for k, item in enumerate(encoded):
+            ids = torch.from_numpy(item.examples[0].input_ids.astype(np.int64))[None]
             expected = body(input_ids=ids).last_hidden_state[:, column]
             assert torch.allclose(states[packed.items == k], expected, atol=1e-5)
     task_optimizer(model, options, options.train_options(len(encoded)))

@@ -83,11 +83,13 @@ def test_losses_and_gradients_are_torchs(
     words = F.cross_entropy(given[batch.target_index], batch.target_ids)
     weights = losses.weights
     sum(weights[name] * mean for name, mean in means.items()).backward()
-    found = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
     student.zero_grad()
     (5 * soft + 2 * words + hidden).backward()
     for name, parameter in student.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradients[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.data
@@ -115,9 +117,9 @@ def test_the_worked_case() -> None:
 def test_the_teacher_sees_of_pseudo_masks_what_the_student_sees() -> None:
     same = dataclasses.replace(CONFIG, position_sizes=(32, 2), dropout=0.0, attention_dropout=0.0)
     batch = batch_of(Unilm2(32), np.random.default_rng(1))
-    found = Distillation(biased(same, 1), DistilOptions())(biased(same, 1), batch)
-    assert float(found[SOFT].detach().sum()) == pytest.approx(0, abs=1e-4)
-    assert float(found[HIDDEN].detach().sum()) == pytest.approx(0, abs=1e-4)
+    losses_found = Distillation(biased(same, 1), DistilOptions())(biased(same, 1), batch)
+    assert float(losses_found[SOFT].detach().sum()) == pytest.approx(0, abs=1e-4)
+    assert float(losses_found[HIDDEN].detach().sum()) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(batch: Batch) -> None:
@@ -125,10 +127,10 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(batch: Batch) -> Non
     same = dataclasses.replace(CONFIG, position_sizes=(32,))
     teacher = biased(same, 1).eval()
     losses = Distillation(teacher, DistilOptions())
-    found = evaluate(biased(same, 1), [batch], torch.device("cpu"), torch.float32, losses, losses.counts)
-    assert found[SOFT] == pytest.approx(0, abs=1e-6)
-    assert found[HIDDEN] == pytest.approx(0, abs=1e-6)
-    assert found["lm"] > 1
+    means = evaluate(biased(same, 1), [batch], torch.device("cpu"), torch.float32, losses, losses.counts)
+    assert means[SOFT] == pytest.approx(0, abs=1e-6)
+    assert means[HIDDEN] == pytest.approx(0, abs=1e-6)
+    assert means["lm"] > 1
 
 
 @pytest.mark.parametrize(("own", "theirs", "shift"), [

@@ -36,7 +36,7 @@ SMALL = {
 
 
 class Memory:
-    """A recorder that keeps what it is told."""
+    """A recorder that keeps what the loop records."""
 
     def __init__(self) -> None:
         self.lines: list[Metrics] = []
@@ -192,7 +192,7 @@ def test_gradient_checkpointing_changes_nothing(corpus: IndexedCorpus, vocabular
 
 
 def short_of_memory(made: Trainer, most: int) -> None:
-    """From now on, memory suffices for so many rows at a time."""
+    """From now on, memory suffices for only this number of rows at a time."""
 
     def limited(model: Transformer, batch: Batch, dtype: torch.dtype) -> LossSums:
         if model.training and len(batch.input_ids) > most:
@@ -229,16 +229,16 @@ def test_a_checkpoint_is_written_where_the_pace_changes(
     recipe = load_recipe("gpt-nano", SMALL)
     rows = sampler(corpus, recipe, vocabulary)
     made, _ = trainer(recipe, vocabulary, rows, tmp_path)
-    told: list[tuple[int, float, int]] = []
+    paces: list[tuple[int, float, int]] = []
 
     def pace(step: int, seconds: float, tokens: int) -> bool:
-        told.append((step, seconds, tokens))
+        paces.append((step, seconds, tokens))
         return step == 3
 
     made.pace = pace
     made.train(load(steps_of(rows), 0, 4), Progress())
     assert 3 in store.steps_in(tmp_path)
-    assert [step for step, _, _ in told] == [1, 2, 3, 4] and all(s > 0 and t > 0 for _, s, t in told)
+    assert [step for step, _, _ in paces] == [1, 2, 3, 4] and all(s > 0 and t > 0 for _, s, t in paces)
 
 
 def test_out_of_memory_halves_the_rows_once(corpus: IndexedCorpus, vocabulary: Vocabulary, tmp_path: Path) -> None:
@@ -246,13 +246,13 @@ def test_out_of_memory_halves_the_rows_once(corpus: IndexedCorpus, vocabulary: V
     rows = sampler(corpus, recipe, vocabulary)
     enough, memory = trainer(recipe, vocabulary, rows, tmp_path / "enough")
     enough.train(load(steps_of(rows), 0, 4), Progress())
-    halved, told = trainer(recipe, vocabulary, rows, tmp_path / "halved")
+    halved, recorder = trainer(recipe, vocabulary, rows, tmp_path / "halved")
     short_of_memory(halved, 2)
     halved.train(load(steps_of(rows), 0, 4), Progress())
-    assert [kind for _, kind, _ in told.events] == ["out of memory"]
-    assert "with 4 rows at a time; continuing with 2, the same but for dropout" in told.events[0][2]
+    assert [kind for _, kind, _ in recorder.events] == ["out of memory"]
+    assert "with 4 rows at a time; continuing with 2, the same but for dropout" in recorder.events[0][2]
     for split in ("train", "valid"):
-        assert told.losses(split) == pytest.approx(memory.losses(split), abs=1e-4)
+        assert recorder.losses(split) == pytest.approx(memory.losses(split), abs=1e-4)
 
 
 def test_out_of_memory_with_half_the_rows_is_an_error(
@@ -355,7 +355,7 @@ def test_every_decision_of_the_loop_is_a_common_one(in_pair: Callable[..., tuple
     pair = Pair()
     _, memory = in_pair(pair)
     of_the_machine = {"compute type", "attention kernel"}
-    assert pair.decisions == set(RULES) - of_the_machine - {"rows at once"}  # which is asked for when memory runs out
+    assert pair.decisions == set(RULES) - of_the_machine - {"rows at once"}  # a decision for when memory runs out
     assert len(memory.losses("train")) == 12
 
 

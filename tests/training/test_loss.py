@@ -104,5 +104,5 @@ def test_accumulation_equals_one_batch() -> None:
 
     whole = gradient([batch_of(slice(0, 4))])
     split = gradient([batch_of(slice(0, 1)), batch_of(slice(1, 4))])
-    for one, other in zip(whole, split, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    for actual, other in zip(whole, split, strict=True):
+        torch.testing.assert_close(actual, other, atol=1e-6, rtol=1e-4)

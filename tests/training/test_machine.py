@@ -53,7 +53,7 @@ def test_the_type_is_that_of_the_processor_however_busy_it_is(here: pytest.Monke
     assert pick_dtype("auto", cpu) == torch.bfloat16
     here.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert pick_dtype("auto", cpu) == torch.float32
-    assert [pick_dtype(one, cpu) for one in ("fp32", "bf16", "fp16")] == [
+    assert [pick_dtype(precision, cpu) for precision in ("fp32", "bf16", "fp16")] == [
         torch.float32, torch.bfloat16, torch.float16,
     ]  # fmt: skip
 
@@ -69,16 +69,16 @@ class Pair:
 
 def test_type_and_kernel_are_those_that_all_processes_can_have(here: pytest.MonkeyPatch) -> None:
     here.setattr(environment, "instruction_sets", lambda: ["avx2", "avx512_bf16"])
-    alone, found = settle(TrainOptions()).machine, settle(TrainOptions(), group=Pair()).machine
+    alone, shared = settle(TrainOptions()).machine, settle(TrainOptions(), group=Pair()).machine
     assert (alone.compute, alone.attention) == ("bfloat16", "blocked")
-    assert (found.compute, found.attention) == ("float32", "sdpa")
+    assert (shared.compute, shared.attention) == ("float32", "sdpa")
     again = settle_again(TrainOptions(), None, {}, group=Pair()).machine
     assert (again.compute, again.attention) == ("float32", "sdpa")
 
 
 def test_a_run_that_begins_notes_this_machine(here: pytest.MonkeyPatch) -> None:
-    found = settle(TrainOptions())
-    assert (found.machine, found.given, found.remarks) == (NOTED, False, [])
+    conditions = settle(TrainOptions())
+    assert (conditions.machine, conditions.given, conditions.remarks) == (NOTED, False, [])
     here.setattr(environment, "busy_cores", lambda: 1.5)
     busy = settle(TrainOptions())
     assert busy.machine == dataclasses.replace(NOTED, threads=1)
@@ -118,11 +118,11 @@ def test_a_resumed_run_keeps_what_it_began_with(here: pytest.MonkeyPatch) -> Non
     again = settle_again(TrainOptions(), NOTED, {})
     assert (again.machine, again.remarks) == (NOTED, [])
     here.setattr(environment, "usable_cores", lambda: 16)
-    kept = dataclasses.replace(NOTED, instructions="avx2 avx512_bf16", micro_batch=3, attention="explicit")
+    noted = dataclasses.replace(NOTED, instructions="avx2 avx512_bf16", micro_batch=3, attention="explicit")
     here.setattr(environment, "instruction_sets", lambda: ["avx2", "avx512_bf16"])
-    again = settle_again(TrainOptions(), kept, {})
-    assert (again.machine, again.remarks) == (kept, [])
-    lower = dataclasses.replace(kept, compute="bfloat16")
+    again = settle_again(TrainOptions(), noted, {})
+    assert (again.machine, again.remarks) == (noted, [])
+    lower = dataclasses.replace(noted, compute="bfloat16")
     assert settle_again(TrainOptions(), lower, {}).machine == lower
 
 
@@ -130,8 +130,10 @@ def test_a_crowded_machine_is_told_of_and_changes_nothing(here: pytest.MonkeyPat
     here.setattr(environment, "busy_cores", lambda: 1.8)
     again = settle_again(TrainOptions(), NOTED, {})
     assert again.machine == NOTED
-    (told,) = again.remarks
-    assert "other programs keep this machine busy, and the run keeps its 2 threads" in told and "--threads 1 " in told
+    (remark,) = again.remarks
+    assert (
+        "other programs keep this machine busy, and the run keeps its 2 threads" in remark and "--threads 1 " in remark
+    )
     here.setattr(environment, "busy_cores", lambda: 0.0)
     many = dataclasses.replace(NOTED, threads=16)
     again = settle_again(TrainOptions(), many, {})
@@ -140,7 +142,7 @@ def test_a_crowded_machine_is_told_of_and_changes_nothing(here: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("noted", "changes", "told"),
+    ("noted", "changes", "message"),
     [
         ({}, {"threads": 1}, "with 1 thread (2 so far)"),
         ({}, {"micro_batch": 4}, "with 4 rows at a time (all rows of a step at once so far)"),
@@ -153,12 +155,12 @@ def test_a_crowded_machine_is_told_of_and_changes_nothing(here: pytest.MonkeyPat
     ],
 )
 def test_what_changes_is_said_in_one_sentence(
-    noted: dict[str, Any], changes: dict[str, Any], told: str, here: pytest.MonkeyPatch
+    noted: dict[str, Any], changes: dict[str, Any], message: str, here: pytest.MonkeyPatch
 ) -> None:
     again = settle_again(TrainOptions(), dataclasses.replace(NOTED, **noted), changes)
     assert again.machine == dataclasses.replace(NOTED, **changes)
     (sentence,) = again.remarks
-    assert sentence.startswith("the run resumes ") and told in sentence
+    assert sentence.startswith("the run resumes ") and message in sentence
     drawn = " and, where there is dropout, by what is dropped"
     ending = "so its numbers from here on differ from an uninterrupted run's by rounding"
     assert sentence.endswith(ending + (drawn if "micro_batch" in changes or "device" in noted else ""))
@@ -193,31 +195,31 @@ def test_nothing_is_said_of_what_is_equal() -> None:
     assert differences(on_gpu, dataclasses.replace(on_gpu, threads=9)) == []  # threads of a CPU
 
 
-def slow(conditions: Conditions, told: list[tuple[int, str, str]]) -> list[bool]:
+def slow(conditions: Conditions, message: list[tuple[int, str, str]]) -> list[bool]:
     """What the watch answers to a run whose steps take ten times as long from some step on."""
-    watch = conditions.watch(lambda *event: told.append(event))
+    watch = conditions.watch(lambda *event: message.append(event))
     return [watch(step, 1.0 if step <= FIRST + 1 else 20.0, 10) for step in range(1, FIRST + 2 + STEPS)]
 
 
 def test_threads_are_halved_when_steps_become_many_times_slower(here: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, str, str]] = []
+    events: list[tuple[int, str, str]] = []
     conditions = Conditions(dataclasses.replace(NOTED, threads=2), given=False)
     conditions.begin()
-    assert slow(conditions, told) == [False] * (FIRST + STEPS) + [True]
+    assert slow(conditions, events) == [False] * (FIRST + STEPS) + [True]
     assert conditions.machine.threads == torch.get_num_threads() == 1
-    ((step, kind, text),) = told
+    ((step, kind, text),) = events
     assert (step, kind) == (FIRST + 1 + STEPS, "threads")
     assert "20 times as long" in text and "1 thread instead of 2" in text and "differ by rounding" in text
-    assert not any(slow(conditions, told)) and len(told) == 1  # one thread waits for nobody
+    assert not any(slow(conditions, events)) and len(events) == 1  # one thread waits for nobody
 
 
 def test_threads_that_were_asked_for_stay(here: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, str, str]] = []
+    events: list[tuple[int, str, str]] = []
     conditions = Conditions(NOTED, given=True)
     conditions.begin()
-    assert not any(slow(conditions, told))
+    assert not any(slow(conditions, events))
     assert conditions.machine.threads == torch.get_num_threads() == 2
-    assert "keeps its 2 threads, since they were given as an option" in told[0][2] and "--threads 1," in told[0][2]
+    assert "keeps its 2 threads, since they were given as an option" in events[0][2] and "--threads 1," in events[0][2]
 
 
 def test_it_is_a_file_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""Steps and validations that lack some losses, or all of them: what is recorded, and that training goes on."""
+"""Steps and validations without some losses, or without any: what is recorded, and that training continues."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
 def batch(words: int = 0, pairs: int = 0, rows: int = 2) -> Batch:
-    """Rows of four columns that ask for so many words and so many pairs' answers."""
+    """Rows of four columns with `words` token targets and `pairs` pair labels."""
     zeros = torch.zeros(rows, 4, dtype=torch.int64)
     labels = {"next_sentence": (torch.arange(pairs) * 4, torch.ones(pairs, dtype=torch.int64))} if pairs else {}
-    asked = torch.arange(words)
+    columns = torch.arange(words)
     vectors = (zeros.int(), zeros.int(), zeros.int())
-    return Batch(zeros, zeros[None], *vectors, asked, torch.ones_like(asked), labels, "none", rows * 4)
+    return Batch(zeros, zeros[None], *vectors, columns, torch.ones_like(columns), labels, "none", rows * 4)
 
 
 class Two(nn.Module):
@@ -122,7 +122,7 @@ def test_a_step_that_asks_for_nothing_moves_no_weight(scaler: Callable[[], LossS
 
 
 def test_rows_that_ask_for_nothing_change_no_step() -> None:
-    """Micro-batches without targets, beside some that have them: the mean is over what is asked."""
+    """Micro-batches without targets beside others with targets: the mean is over the targets."""
     losses = [
         trained([micro], lr=0.5)[1].pair.item()
         for micro in ([batch(0, 2)], [batch(0, 2), batch()], [batch(), batch(0, 1), batch(0, 1)])

@@ -1,4 +1,4 @@
-"""Learning rates worked out by hand, what weight decay leaves out, and that a resumed run goes on to the bit."""
+"""Learning rates worked out by hand, weights without decay, and a resumed run that is equal to the bit."""
 
 from pathlib import Path
 

@@ -68,11 +68,11 @@ def adam_direction(grads: list[Array], t: int, corrected: bool) -> Array:
 
 def squares(grads: list[Array], t: int) -> Array:
     """Adafactor's running mean of squared gradients, unfactored."""
-    kept = np.zeros_like(grads[0])
+    moment = np.zeros_like(grads[0])
     for k in range(1, t + 1):
         b2 = 1 - k**-0.8
-        kept = b2 * kept + (1 - b2) * (grads[k - 1] ** 2 + 1e-30)
-    return kept
+        moment = b2 * moment + (1 - b2) * (grads[k - 1] ** 2 + 1e-30)
+    return moment
 
 
 def published(name: str, w: Array, grads: list[Array], rates: list[float], decay: float, adapt: bool) -> Array:

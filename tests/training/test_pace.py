@@ -10,18 +10,18 @@ from blankfill.training.pace import Pace
 
 def warm() -> Pace:
     """A pace of 1 s for 100 tokens, after a first step that took long."""
-    found = Pace()
-    assert not found.step(60.0, 100)
+    steady = Pace()
+    assert not steady.step(60.0, 100)
     for _ in range(pace.FIRST):
-        assert not found.step(1.0, 100)
-    return found
+        assert not steady.step(1.0, 100)
+    return steady
 
 
 def test_steps_that_stay_slow_are_told_once_for_each_time() -> None:
-    found = warm()
-    told = [found.step(20.0, 100) for _ in range(2 * pace.STEPS)]
-    assert told == ([False] * (pace.STEPS - 1) + [True]) * 2
-    assert found.slower == pytest.approx(20)
+    steady = warm()
+    slow = [steady.step(20.0, 100) for _ in range(2 * pace.STEPS)]
+    assert slow == ([False] * (pace.STEPS - 1) + [True]) * 2
+    assert steady.slower == pytest.approx(20)
 
 
 @pytest.mark.parametrize(
@@ -32,20 +32,20 @@ def test_steps_that_stay_slow_are_told_once_for_each_time() -> None:
     ],
 )
 def test_what_is_no_slowness(seconds: float, tokens: int) -> None:
-    found = warm()
-    assert not any(found.step(seconds, tokens) for _ in range(100))
+    steady = warm()
+    assert not any(steady.step(seconds, tokens) for _ in range(100))
 
 
 def test_a_disturbance_that_passes_is_no_slowness() -> None:
-    found = warm()
+    steady = warm()
     for _ in range(20):
-        assert not any(found.step(20.0, 100) for _ in range(pace.STEPS - 1))
-        assert not found.step(1.0, 100)
+        assert not any(steady.step(20.0, 100) for _ in range(pace.STEPS - 1))
+        assert not steady.step(1.0, 100)
 
 
 def test_steps_of_milliseconds_must_be_slow_for_seconds() -> None:
-    found = Pace()
+    steady = Pace()
     for _ in range(pace.FIRST + 1):
-        found.step(0.001, 100)
-    slow = [found.step(0.02, 100) for _ in range(600)]
+        steady.step(0.001, 100)
+    slow = [steady.step(0.02, 100) for _ in range(600)]
     assert slow.index(True) == pytest.approx(pace.SECONDS / 0.02, abs=1.5)

@@ -19,7 +19,7 @@ def test_dropout_is_named_where_parts_are_called_the_same() -> None:
     bare = []
     for path in texts():
         text = path.read_text(encoding="utf-8")
-        for found in CLAIM.finditer(text):
-            if "dropout" not in text[max(0, found.start() - NEAR) : found.end() + NEAR]:
-                bare.append(f"{path.relative_to(ROOT)}: {found.group()}")
+        for match in CLAIM.finditer(text):
+            if "dropout" not in text[max(0, match.start() - NEAR) : match.end() + NEAR]:
+                bare.append(f"{path.relative_to(ROOT)}: {match.group()}")
     assert len(texts()) > 250 and bare == []

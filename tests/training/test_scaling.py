@@ -1,4 +1,4 @@
-"""Loss scaling: what it rescues, what it skips, how the scale moves, and that a resumed run goes on exactly."""
+"""Loss scaling: small gradients, skipped steps, changes of the scale, and a resumed run that continues exactly."""
 
 import json
 
@@ -42,8 +42,8 @@ def test_without_scaling_nothing_is_touched() -> None:
     assert scaler.scale(loss) is loss
 
 
-@pytest.mark.parametrize(("scaler", "found"), [(LossScaler(), 0.0), (DynamicLossScaler("cpu"), 1e-9)])
-def test_a_gradient_below_fp16s_smallest_number_survives(scaler: LossScaler, found: float) -> None:
+@pytest.mark.parametrize(("scaler", "gradient"), [(LossScaler(), 0.0), (DynamicLossScaler("cpu"), 1e-9)])
+def test_a_gradient_below_fp16s_smallest_number_survives(scaler: LossScaler, gradient: float) -> None:
     """1e-6 · 1e-3 = 1e-9, where fp16 ends at 6e-8."""
     weight = torch.nn.Parameter(torch.ones(4))
     optimizer = torch.optim.SGD([weight], lr=1.0)
@@ -51,7 +51,7 @@ def test_a_gradient_below_fp16s_smallest_number_survives(scaler: LossScaler, fou
     scaler.scale((half.float() * 1e-6).sum()).backward()
     assert scaler.unscale_and_check(optimizer)
     assert weight.grad is not None
-    np.testing.assert_allclose(weight.grad.numpy(), found, rtol=2e-3)
+    np.testing.assert_allclose(weight.grad.numpy(), gradient, rtol=2e-3)
 
 
 def take(
@@ -100,7 +100,7 @@ def test_an_overflow_changes_the_scale_and_nothing_else(name: OptimizerName, bad
 
 def test_the_scale_does_not_change_a_step() -> None:
     """Scales are powers of two, so that what is left after clipping is the same to the bit."""
-    found = []
+    steps = []
     for scaler in (LossScaler(), DynamicLossScaler("cpu", 2.0**10), DynamicLossScaler("cpu")):
         model = tiny()
         optimizer = build_optimizer(model, TrainOptions())
@@ -108,8 +108,8 @@ def test_the_scale_does_not_change_a_step() -> None:
             group["lr"] = 0.01
         for _ in range(3):
             take(scaler, model, optimizer, 1.0)
-        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+        steps.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(steps[0], steps[1]) and torch.equal(steps[0], steps[2])
 
 
 def test_the_scale_doubles_after_finite_steps_in_a_row() -> None:
@@ -146,19 +146,19 @@ def test_a_restored_scaler_goes_on_exactly() -> None:
 
 
 def test_a_state_without_scale_leaves_a_fresh_one() -> None:
-    """A run that goes on in fp16 after another type."""
+    """A run that continues in fp16 after another type."""
     scaler = DynamicLossScaler("cpu")
     scaler.restore({})
     assert scaler.state()["scale"] == 2.0**16
 
 
 def test_what_no_scale_mends_is_left_to_the_loop() -> None:
-    """From scale 1 on the step counts as checked; the loop finds the norm and may drop the step, and goes on after."""
+    """From scale 1 on the step counts as checked; the loop finds the norm, may drop the step, and continues."""
     weight = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(weight.parameters(), lr=0.1)
     scaler = DynamicLossScaler("cpu", 4.0)
-    told = [take(scaler, weight, optimizer, 1.0, float("nan")) for _ in range(2)]
-    assert told == [False, False] and scaler.state()["scale"] == 1.0
+    skipped = [take(scaler, weight, optimizer, 1.0, float("nan")) for _ in range(2)]
+    assert skipped == [False, False] and scaler.state()["scale"] == 1.0
     for _ in range(2):
         before = weight.weight.detach().clone()
         optimizer.zero_grad()
