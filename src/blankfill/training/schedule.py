@@ -22,12 +22,12 @@ def learning_rate(
 
     Linear warm-up from 0 over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
     `decay_steps` (0: the last step). A warm-up, a constant phase and a decay are together the warmup-stable-decay or
-    trapezoidal schedule (`get_wsd_schedule` of transformers), whose `decay_type` is "linear", "cosine" or "1-sqrt": 1 − √s
-    at a share s of the decay, fast at first and slow at its end (Hägele et al. 2024, arXiv 2405.18392, section 3.1;
-    ModernBERT). "inverse_sqrt" decays as √(begin/step), begin being where warm-up and holding end:
-    T5's 1/√max(step, 10⁴) is a peak of 0.01 that is held for 10⁴ steps. Decay begins there with the others too, as in
-    XLNet, GLM and fairseq; the original BERT lets a decay that began at step 0 take over, a drop of warmup/steps at
-    that point.
+    trapezoidal schedule (`get_wsd_schedule` of transformers), whose `decay_type` is "linear", "cosine" or "1-sqrt":
+    1 − √s at a share s of the decay (Hägele et al. 2024, arXiv 2405.18392; ModernBERT).
+
+    "inverse_sqrt" decays as √(begin/step), begin being where warm-up and holding end: T5's 1/√max(step, 10⁴) is a peak
+    of 0.01 that is held for 10⁴ steps. Decay begins there with the others too, as in XLNet, GLM and fairseq; the
+    original BERT lets a decay that began at step 0 take over, a drop of warmup/steps at that point.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
