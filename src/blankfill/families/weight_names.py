@@ -336,8 +336,10 @@ def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -
 
 NOT_ARCHITECTURE = {
     "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "locality",
+    "classifier_transform",
 }  # fmt: skip
-"""Fields of `TransformerConfig` that say how a model is trained, not what it computes."""
+"""Fields of `TransformerConfig` that say how a model is trained, not what it computes; and which layer fine-tuning adds
+(`head_form` compares that)."""
 
 
 class WeightNames(ABC):
