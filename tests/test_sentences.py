@@ -43,23 +43,23 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def by_hand(place: str, tree: ast.AST) -> list[str]:
     """The strings of a file that name a flag of blankfill and are no command line; of `cli`, also no argument alone."""
-    found = []
+    sentences = []
     for line, text in texts(tree):
         rest = COMMAND_LINE.sub("", text)
         argument = place.startswith("cli/") and re.fullmatch(r"--[a-z.-]+=?", text)
         ours = not any(file == place and phrase in text for file, phrase in NOT_OURS)
         if FLAG.search(rest) and ours and not argument:
-            found.append(f"{place}, line {line}: {text!r}")
-    return found
+            sentences.append(f"{place}, line {line}: {text!r}")
+    return sentences
 
 
 def test_no_sentence_writes_a_flag_by_hand() -> None:
-    found: list[str] = []
+    sentences: list[str] = []
     for path in sorted(SOURCE.rglob("*.py")):
         place = path.relative_to(SOURCE).as_posix()
         if place not in HELP | {"errors.py"}:
-            found += by_hand(place, ast.parse(path.read_text(encoding="utf-8")))
-    assert found == [], "write setting(…) of errors.py"
+            sentences += by_hand(place, ast.parse(path.read_text(encoding="utf-8")))
+    assert sentences == [], "write setting(…) of errors.py"
 
 
 @pytest.mark.parametrize(

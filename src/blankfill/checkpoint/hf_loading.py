@@ -18,6 +18,7 @@ from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError
 from blankfill.families.form import Form, family_of
 from blankfill.families.glm import BLOCKS, sizes_from_shapes
+from blankfill.families.head_form import names_of_head
 from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
@@ -107,6 +108,10 @@ def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None
     else:
         values = values_of_glm(weights, file, heads)
     family = family_of(values.get("model_type"), str(folder / CONFIG))
+    architecture, head = names_of_head(family, values, weights)
+    if head:
+        weights.leave_out(head)
+        say(f"{path}: the fine-tuned head of {architecture} is left out; the encoder is read")
     try:
         config = family.read(values, weights.keys())
     except UserError as error:

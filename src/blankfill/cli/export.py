@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     use_threads(args.threads)
     if args.format == "onnx":
         return to_onnx(args)
-    from blankfill.convert.exporting import export_model
+    from blankfill.finetuning.exporting import export_model
     from blankfill.system.console import show
 
     made = export_model(args.model, args.out, args.text)

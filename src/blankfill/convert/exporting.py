@@ -5,6 +5,7 @@ The GLM family has no class in transformers: its folder opens once `blankfill.hf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Exported:
 
 
 def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
-    """Write a model as a folder for transformers, and compare what transformers computes from it.
+    """Write a pretrained model as a folder for transformers, and compare what transformers computes from it.
 
     Args:
         path: A run, a checkpoint or an imported model.
@@ -50,10 +51,13 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         UserError: transformers has no class for the model, or computes something else from the folder; then nothing
             is left behind.
     """
-    out = Path(out)
-    check_free(out)
+    check_free(Path(out))
     lines = read_lines(Path(text)) if text else None
-    loaded = load_model(path)
+    return export_loaded(load_model(path), path, Path(out), lines)
+
+
+def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[str] | None = None) -> Exported:
+    """Write an opened model; see `export_model`. lines: texts to compare; None for those of the run at `path`."""
     form = the_form(loaded)
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
@@ -67,12 +71,17 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         if has_module("transformers"):
             largest = difference(loaded, folder, texts)
             if not largest <= TOLERANCE:
-                raise UserError(
-                    f"{path}: transformers computes other scores from the export than blankfill from the model: they "
-                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
-                )
+                raise UserError(differs(path, largest))
     left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
     return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), largest, left_out)
+
+
+def differs(path: str | Path, largest: float) -> str:
+    """The sentence about an export that computes something else. largest: difference of two scores."""
+    return (
+        f"{path}: transformers computes other scores from the export than blankfill from the model: they differ by up "
+        f"to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
+    )
 
 
 def the_form(loaded: Loaded) -> Form:

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from blankfill.errors import ConfigError
 from blankfill.system.loader import build
+from blankfill.system.reading import shown
 from blankfill.types import LayerKind
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Shared = Literal["none", "attention", "ffn", "all"]
+ClassifierTransform = Literal["tanh", "gelu", "relu", "lm_head"]
 PositionSchemeName = Literal["learned", "relative", "rotary", "rotary_2d", "none"]
 
 MOST_LAYERS = 4096
@@ -128,6 +130,15 @@ class TransformerConfig:
     max_span_positions: int = 0
     """Rows of the position table in the span-boundary head (SpanBERT, section 3.2); 0 means that there is no such
     head."""
+    classifier_transform: ClassifierTransform = "tanh"
+    """The layer before the scores in a head that fine-tuning adds. tanh: dense with bias and tanh, on the column of a
+    text (BERT's pooler, RoBERTa). gelu, relu: the same with another activation (ELECTRA; DistilBERT in transformers).
+    lm_head: the transform of the language-model head (`head_transform_bias`, `head_activation`, and its norm) with its
+    pretrained weights, on texts and on single tokens (ModernBERT). A model with a pooler uses its pooler for texts
+    instead; only lm_head adds the layer to heads on tokens."""
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    """What the head of a text classifier reads: the column that represents the text, or the mean of all its columns,
+    special tokens included (ModernBERT)."""
     heads: tuple[str, ...] = ()
     """Names of further heads of the model, registered with `model.heads.register_head`."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
@@ -200,6 +211,8 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
+        if self.classifier_pooling not in ("cls", "mean"):
+            problems.append(f"model.classifier_pooling is {shown(self.classifier_pooling)}; it must be cls or mean")
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 problems.append(f"model.{name} is {getattr(self, name)}; it must not be negative")

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blankfill.kernels.lm_loss import lm_loss
-from blankfill.model.config import TransformerConfig
+from blankfill.model.config import Activation, TransformerConfig
 from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
@@ -33,12 +33,17 @@ LM, SPAN_BOUNDARY = "lm", "span_boundary"
 """The losses whose targets have fields of their own in a batch: `target_ids`, and `span_boundary_targets`."""
 
 
+def lm_head_activation(config: TransformerConfig) -> Activation:
+    """The activation of the transform of the language-model head."""
+    return config.activation if config.head_activation == "same" else config.head_activation
+
+
 class LMHead(nn.Module):
     """Hidden states → scores of all tokens, with BERT's transform and bias where configured."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = config.activation if config.head_activation == "same" else config.head_activation
+        self.activation = lm_head_activation(config)
         shape, bias = (config.hidden_size, config.word_size), config.head_transform_bias
         self.dense = dense(*shape, bias) if config.head_transform else None
         self.norm = norm(config, config.word_size) if config.head_transform else None

@@ -126,7 +126,7 @@ class FinetuneOptions:
     """Duration of the linear warm-up of the learning rate: a fraction of all steps when below 1, else a number of
     steps. Usually 0.06 to 0.1."""
     schedule: Schedule = "linear"
-    """Learning-rate decay after warm-up."""
+    """Learning-rate decay after warm-up. 1-sqrt: one minus the square root of the share of the decay that is past."""
     weight_decay: float = 0.01
     """Decoupled weight decay, not applied to biases and norms; usually 0.01."""
     max_grad_norm: float = 1.0
