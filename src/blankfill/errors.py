@@ -73,7 +73,7 @@ class Problem(str):
 
     def __new__(cls, template: str) -> Problem:
         problem = super().__new__(cls, in_keys(template))
-        problem.template = template
+        problem.template = template_of(template)
         return problem
 
     def __getnewargs__(self) -> tuple[str]:

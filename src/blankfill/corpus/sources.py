@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal
 from blankfill.corpus import clean, python_docs, summary, tables, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
-from blankfill.errors import UserError, setting
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
 
@@ -275,7 +275,7 @@ def _sources(
     if refusal and named:
         raise UserError(f"{shown} is {refusal}.")
     if refusal:
-        skipped.append(f"{shown}: {refusal}")
+        skipped.append(Problem(f"{shown}: {refusal}"))
         return []
     ranges = [(0, None)] if compression else _ranges(path, kind, size, options, large_bytes)
     # Ranges of Parquet files count row groups; each range gets an equal share of the bytes.
