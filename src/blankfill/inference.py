@@ -116,7 +116,8 @@ class Model:
         return generate_many(self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel)
 
     def embed(self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True) -> Float32:
-        """A vector for each text, float32[N, D]; texts that are too long are cut. See `embedding.embed.Embedder`."""
+        """Return a vector for each text, float32[N, D]; texts that are too long are cut. See
+        `embedding.embed.Embedder`."""
         return self.embedder(pooling, normalize).vectors(texts).array
 
     def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -130,7 +131,7 @@ class Model:
         return predict(self.predictor, rows).rows
 
     def _once(self, key: Any, make: Callable[[], Part]) -> Part:
-        """A part that is made on first use, by one thread."""
+        """Return a part that is made on first use, by one thread."""
         with self._lock:
             if key not in self._parts:
                 self._parts[key] = make()

@@ -45,7 +45,7 @@ class Flag:
 
 
 def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[str, Any] | None = None) -> T:
-    """The arguments of a command as its dataclass, numbers checked against their bounds.
+    """Return the arguments of a command as its dataclass, numbers checked against their bounds.
 
     sections: the sections of a recipe by name, for the help and for options that are there none of; `texts_of` gives
     what the command line says about them. Raises ConfigError with every mistake; SystemExit after printing the help.
@@ -68,7 +68,7 @@ def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[s
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for the help of its command."""
+    """Return whether a command line asks for the help of its command."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     return "--help" in options or "-h" in options
 
@@ -137,12 +137,12 @@ def place_positionals(kind: type, rest: Sequence[str], texts: dict[str, Any]) ->
 
 
 def is_option(argument: str) -> bool:
-    """Whether an argument is the name of an option: not a value, not -, not a negative number."""
+    """Return whether an argument is the name of an option: not a value, not -, not a negative number."""
     return argument.startswith("-") and argument != "-" and not NUMBER.match(argument)
 
 
 def flags_of(kind: type, sections: Mapping[str, Any]) -> dict[str, Flag]:
-    """Every name that a command line may have, without its dashes."""
+    """Return every name that a command line may have, without its dashes."""
     flags: dict[str, Flag] = {}
     for prefix, options in [("", kind), *((f"{name}.", type(section)) for name, section in sections.items())]:
         for field in fields_of(options):
@@ -158,20 +158,20 @@ def flags_of(kind: type, sections: Mapping[str, Any]) -> dict[str, Flag]:
 
 
 def given_names(argv: Sequence[str]) -> list[str]:
-    """The names of the options of a command line, with their dashes, words joined by -."""
+    """Return the names of the options of a command line, with their dashes, words joined by -."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     return [arg.split("=")[0].replace("_", "-") for arg in options if arg.startswith("--")]
 
 
 def shortened(message: str) -> str:
-    """A message without its middle, when it is longer than anyone reads."""
+    """Return a message without its middle, when it is longer than anyone reads."""
     if len(message) <= LONGEST_MESSAGE:
         return message
     return f"{message[: LONGEST_MESSAGE // 2]} … {message[-LONGEST_MESSAGE // 4 :]}"
 
 
 def choices_of(field: Field) -> list[str]:
-    """The values that a field may have, where they are few words; empty otherwise."""
+    """Return the values that a field may have, where they are few words; empty otherwise."""
     if field.option.choices is not None:
         return list(field.option.choices())
     hint = optional(field.hint)[0]

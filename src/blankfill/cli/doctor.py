@@ -117,7 +117,7 @@ def measure(out: Path) -> Section:
 
 
 def largest_size(rate: Callable[[int], float]) -> int:
-    """The size of the largest square product that takes no more than `LONGEST` seconds.
+    """Return the size of the largest square product that takes no more than `LONGEST` seconds.
 
     rate: FLOP/s of a product of a size. Without units for its type, a processor would take seconds on a large one.
     """
@@ -128,7 +128,7 @@ def largest_size(rate: Callable[[int], float]) -> int:
 
 
 def existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder itself, or the nearest one above it that exists."""
     folder = path.absolute()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -136,7 +136,7 @@ def existing(path: Path) -> Path:
 
 
 def precision(measured: Mapping[str, Any]) -> dict[str, str]:
-    """The compute type that `train.precision auto` chooses here, and why. The measured rates are only shown."""
+    """Return the compute type that `train.precision auto` chooses here, and why. The measured rates are only shown."""
     import torch
 
     from blankfill.system.environment import bf16_sets, instruction_sets

@@ -149,6 +149,6 @@ def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:
 
 
 def json_lines(texts: Sequence[str], vectors: np.ndarray) -> Iterator[str]:
-    """An object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
+    """Yield an object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
     for text, vector in zip(texts, vectors.tolist(), strict=True):
         yield json.dumps({"text": text, "vector": [float(f"{x:.9g}") for x in vector]}, ensure_ascii=True)

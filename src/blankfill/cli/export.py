@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def counted(texts: int) -> str:
-    """A number of texts, as a sentence has it."""
+    """Return a number of texts, as a sentence has it."""
     return "1 text" if texts == 1 else f"{texts} texts"
 
 

@@ -76,7 +76,7 @@ class FinetuneArguments(FinetuneOptions):
     """Runs per combination, with consecutive seeds from --seed; their mean and deviation are reported."""
 
     def options(self) -> FinetuneOptions:
-        """The options of the training itself."""
+        """Return the options of the training itself."""
         return FinetuneOptions(**{field.name: getattr(self, field.name) for field in fields(FinetuneOptions)})
 
 

@@ -44,7 +44,7 @@ EXIT_CODES: dict[int, str] = {
 
 
 def usage() -> str:
-    """The text of `blankfill --help`."""
+    """Return the text of `blankfill --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
@@ -150,7 +150,8 @@ def _refused(sentences: Sequence[str]) -> int:
 
 
 def _bytes_shown(arg: str) -> str:
-    """An argument with its odd bytes as escapes; lone surrogates too, which only Python's own callers can give."""
+    """Return an argument with its odd bytes as escapes; lone surrogates too, which only Python's own callers can
+    give."""
     try:
         data = arg.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

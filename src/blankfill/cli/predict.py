@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def opened(args: PredictArguments) -> AnyPredictor:
-    """The model, with the options of its search."""
+    """Return the model, with the options of its search."""
     from blankfill.inference import load
 
     given = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}

@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
-    """The model to begin from, as the command line asks; UserError for options that need one and have none."""
+    """Return the model to begin from, as the command line asks; UserError for options that need one and have none."""
     from blankfill.pretraining.warm_start import GIVEN, InitFrom, new_tokens_from
 
     if args.from_ is None:
@@ -125,7 +125,7 @@ def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
 
 
 def seconds(text: str) -> float:
-    """A time such as 8h, 45m, 90s or 1h30m in seconds; a bare number counts seconds."""
+    """Return a time such as 8h, 45m, 90s or 1h30m in seconds; a bare number counts seconds."""
     units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
@@ -137,5 +137,5 @@ def seconds(text: str) -> float:
 
 
 def overridden(argv: Sequence[str]) -> list[str]:
-    """The options of a command line that a resumed run cannot take."""
+    """Return the options of a command line that a resumed run cannot take."""
     return [name for name in given_names(argv) if name not in GOES_WITH_RESUME and name not in MACHINE]

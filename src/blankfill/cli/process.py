@@ -121,7 +121,7 @@ def threads_in_sentences() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str | None:
-    """An error of the system that no command foresaw, as one sentence; None for an error of the program."""
+    """Return an error of the system that no command foresaw, as one sentence; None for an error of the program."""
     number = error_number(error)
     if number is None:
         return _files_ran_out(error)
@@ -132,7 +132,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _files_ran_out(error: BaseException | None) -> str | None:
-    """The sentence for too many open files where a library tells of them in its own words."""
+    """Return the sentence for too many open files where a library tells of them in its own words."""
     seen = 0
     while error is not None and seen < 10:
         if os.strerror(errno.EMFILE) in str(error):

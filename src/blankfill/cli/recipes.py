@@ -56,7 +56,7 @@ A = TypeVar("A", bound=RecipeArguments)
 
 
 def recipe_of(argv: Sequence[str]) -> str:
-    """The value of `--recipe` in a command line, or the default."""
+    """Return the value of `--recipe` in a command line, or the default."""
     for k, arg in enumerate(argv):
         if arg == "--recipe" and k + 1 < len(argv):
             return argv[k + 1]

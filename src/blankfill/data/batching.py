@@ -48,7 +48,7 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
 
 
 def _first_segments(row: Sequence[Example]) -> list[int]:
-    """The number of the first segment of each Example of a row; an Example's context has the same segments."""
+    """Return the number of the first segment of each Example of a row; an Example's context has the same segments."""
     counts = [
         1 + max(int(side.rule.segment.max(initial=0)) for side in (example, example.context) if side is not None)
         for example in row
@@ -127,20 +127,20 @@ def _mask(rows: Sequence[Sequence[Example]], width: int) -> str:
 
 
 def sees_all(rule: AttentionRule) -> bool:
-    """Whether every query of a rule may see every key."""
+    """Return whether every query of a rule may see every key."""
     alike = (rule.segment == rule.segment[0]).all() and rule.rank.max() <= rule.horizon.min()
     return bool(alike and not _parted(rule))
 
 
 def is_causal(rule: AttentionRule) -> bool:
-    """Whether a rule is the plain left-to-right one."""
+    """Return whether a rule is the plain left-to-right one."""
     index = np.arange(len(rule))
     plain = (rule.segment == 0).all() and (rule.rank == index).all() and (rule.horizon == index).all()
     return bool(plain and not _parted(rule))
 
 
 def _parted(rule: AttentionRule) -> bool:
-    """Whether some keys are for their own group alone."""
+    """Return whether some keys are for their own group alone."""
     return rule.group is not None and bool(rule.group.any())
 
 

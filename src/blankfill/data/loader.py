@@ -47,7 +47,7 @@ class Steps(torch.utils.data.Dataset[list[Batch]]):
         self.ranks = ranks
 
     def phase(self, step: int) -> Phase:
-        """The phase of a step."""
+        """Return the phase of a step."""
         return self.phases[bisect_right([phase.start for phase in self.phases], step) - 1]
 
     def __getitem__(self, step: int) -> list[Batch]:

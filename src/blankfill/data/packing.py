@@ -63,11 +63,11 @@ class FirstFit:
         self._left: list[tuple[int, ...]] = []
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self._left)
 
     def fits(self, size: Sequence[int]) -> bool:
-        """Whether an empty row has room for a piece."""
+        """Return whether an empty row has room for a piece."""
         return _holds(self.capacity, size)
 
     def put(self, size: Sequence[int], first: int = 0) -> int:

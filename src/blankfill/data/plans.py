@@ -57,7 +57,7 @@ class Plan:
         return len(self.order)
 
     def fits(self, tokens: int) -> bool:
-        """Whether a plan that was read from a file can be one of a corpus of this many tokens."""
+        """Return whether a plan that was read from a file can be one of a corpus of this many tokens."""
         R = len(self.order)
         if self.chunks.shape[1:] != (5,) or self.rows.shape != (R + 1,) or not R:
             return False
@@ -72,7 +72,7 @@ class Plan:
         )
 
     def row(self, j: int) -> Int64:
-        """The chunks of the j-th row of the epoch, int64[K, 5]."""
+        """Return the chunks of the j-th row of the epoch, int64[K, 5]."""
         r = int(self.order[j])
         return self.chunks[int(self.rows[r]) : int(self.rows[r + 1])]
 
@@ -104,7 +104,7 @@ def make_plan(corpus: Corpus, spec: PackingSpec, rng: Generator) -> Plan:
 
 
 def _without_empty(starts: Int64, document_starts: Int64) -> tuple[Int64, Int64]:
-    """The same corpus without the sentences that hold no token (files made elsewhere may have them)."""
+    """Return the same corpus without the sentences that hold no token (files made elsewhere may have them)."""
     full = starts[1:] > starts[:-1]
     if full.all():
         return starts, document_starts
@@ -160,7 +160,7 @@ def _edges(starts: Int64, begins: Int64, ends: Int64) -> Iterator[list[int]]:
 
 
 def _sentence_end(edges: list[int], at: int, most: int) -> int:
-    """The last sentence edge in (at, most], or `most` when a single sentence fills it."""
+    """Return the last sentence edge in (at, most], or `most` when a single sentence fills it."""
     stop = edges[bisect_right(edges, most) - 1]
     return stop if stop > at else most
 

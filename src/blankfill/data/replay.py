@@ -36,11 +36,11 @@ class Share:
         return row - self.old_before(row)
 
     def is_old(self, row: int) -> bool:
-        """Whether a row is an old one."""
+        """Return whether a row is an old one."""
         return self.old_before(row + 1) > self.old_before(row)
 
     def row_after(self, new_rows: int) -> int:
-        """The first row that has `new_rows` new ones before it."""
+        """Return the first row that has `new_rows` new ones before it."""
         return (new_rows - 1) * PARTS // (PARTS - self.parts) + 1 if new_rows else 0
 
 
@@ -60,7 +60,7 @@ class Replayed:
         self.vocabulary = new.vocabulary
 
     def row(self, row: int) -> list[Example]:
-        """The Examples of row number `row` of the run."""
+        """Return the Examples of row number `row` of the run."""
         if self.share.is_old(row):
             return self.old.row(self.share.old_before(row))
         return self.new.row(self.share.new_before(row))

@@ -36,18 +36,18 @@ class RowSchedule:
         return self.ramp if self.start else 0
 
     def first(self, step: int) -> int:
-        """The first row of a step; also how many rows the steps before it hold, plus those skipped."""
+        """Return the first row of a step; also how many rows the steps before it hold, plus those skipped."""
         if step < self._ramp:
             return int(self._firsts[step]) + self.skipped
         before = int(self._firsts[-1]) if self._ramp else 0
         return before + (step - self._ramp) * self.size + self.skipped
 
     def rows(self, step: int) -> range:
-        """The rows of a step."""
+        """Return the rows of a step."""
         return range(self.first(step), self.first(step + 1))
 
     def step_of(self, row: int) -> int:
-        """The step that holds a row."""
+        """Return the step that holds a row."""
         row -= self.skipped
         if self._ramp and row < self._firsts[-1]:
             return int(self._firsts.searchsorted(row, side="right")) - 1

@@ -38,7 +38,7 @@ class Bound:
     also: tuple[float, ...] = ()
 
     def holds(self, value: float) -> bool:
-        """Whether a value is allowed."""
+        """Return whether a value is allowed."""
         if value in self.also:
             return True
         if isinstance(value, float) and not math.isfinite(value):
@@ -92,7 +92,7 @@ COMMON: Mapping[str, Bound] = {"seed": SEED, "threads": PROCESSES, "workers": PR
 
 
 def bounds_of(options: type) -> Mapping[str, Bound]:
-    """The bounds of a class of options, those of the classes that it extends included."""
+    """Return the bounds of a class of options, those of the classes that it extends included."""
     bounds = dict(COMMON)
     for kind in reversed(options.__mro__):
         bounds |= vars(kind).get("BOUNDS", {})
@@ -100,7 +100,7 @@ def bounds_of(options: type) -> Mapping[str, Bound]:
 
 
 def out_of_bounds(options: Any, section: str = "") -> list[str]:
-    """A Problem for every number of some options that is outside of its bound.
+    """Return a Problem for every number of some options that is outside of its bound.
 
     section: the path of the options in the settings.
     """

@@ -31,7 +31,7 @@ class MismatchError(Exception):
         self.value, self.wanted, self.path = value, wanted, path
 
     def inside(self, name: str) -> MismatchError:
-        """The same mismatch, seen from what holds the value under a name."""
+        """Return the same mismatch, seen from what holds the value under a name."""
         return MismatchError(self.value, self.wanted, (name, *self.path))
 
     @property
@@ -48,7 +48,7 @@ def load(
     texts: bool = False,
     base: T | None = None,
 ) -> T | None:
-    """An instance of a dataclass from plain values; appends a Problem for everything that is wrong.
+    """Return an instance of a dataclass from plain values; appends a Problem for everything that is wrong.
 
     section: the path of the dataclass in the settings. texts: values are texts, as a command line has them; lists are
     lists of texts. base: supplies the fields that are not given; without it their defaults do. Returns None when a
@@ -78,12 +78,13 @@ def load(
 
 
 def mismatch(path: str, error: MismatchError) -> Problem:
-    """The sentence about a setting whose value is not of its type."""
+    """Return the sentence about a setting whose value is not of its type."""
     return Problem(f"{setting(path)} {error.sentence}")
 
 
 def convert_field(field: Field, value: Any, texts: bool = False) -> Any:
-    """The value of a field; raises MismatchError for another type, and for a text that is no choice of the field.
+    """Return the value of a field; raises MismatchError for another type, and for a text that is no choice of the
+    field.
 
     A choice that is near to a wrong one is suggested.
     """
@@ -142,7 +143,8 @@ def convert(value: Any, hint: Any, finite: bool = False) -> Any:
 
 
 def read_text(text: Any, hint: Any) -> Any:
-    """A value that is written as text, or a list of such texts: a number, true or false, one of some words, a path.
+    """Return a value that is written as text, or a list of such texts: a number, true or false, one of some words, a
+    path.
 
     Raises MismatchError.
     """
@@ -180,7 +182,7 @@ def read_text(text: Any, hint: Any) -> Any:
 
 
 def build(kind: type[T], values: object, where: object, finite: bool = True) -> T:
-    """An instance of a dataclass from an object of JSON values that was read from a file.
+    """Return an instance of a dataclass from an object of JSON values that was read from a file.
 
     where: the file, and the field when the object is in one. finite: refuse numbers that are not. Fields with a default
     may be missing. Raises UserError that begins with `where`.

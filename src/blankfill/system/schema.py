@@ -73,7 +73,7 @@ class Field:
 
 
 def fields_of(options: type[Any]) -> tuple[Field, ...]:
-    """The fields of a dataclass that can be given, in their order."""
+    """Return the fields of a dataclass that can be given, in their order."""
     return _fields_of(options)  # type: ignore[arg-type]
 
 
@@ -96,7 +96,7 @@ def _fields_of(options: type[Any]) -> tuple[Field, ...]:
 
 
 def help_of(options: type) -> dict[str, str]:
-    """The string below each field of a class and of the classes that it extends, in one line."""
+    """Return the string below each field of a class and of the classes that it extends, in one line."""
     texts: dict[str, str] = {}
     for kind in reversed(options.__mro__):
         if not dataclasses.is_dataclass(kind):
@@ -114,7 +114,8 @@ def help_of(options: type) -> dict[str, str]:
 
 
 def groups_of(options: type) -> Mapping[str, Sequence[str]]:
-    """The headings of a class's help, and the names of the fields below each; `GROUPS` has them with spaces between."""
+    """Return the headings of a class's help, and the names of the fields below each; `GROUPS` has them with spaces
+    between."""
     groups: Mapping[str, str] = getattr(options, "GROUPS", {})
     return {title: names.split() for title, names in groups.items()}
 
@@ -140,7 +141,7 @@ def expected(hint: Any) -> str:
 
 
 def optional(hint: Any) -> tuple[Any, bool]:
-    """A type without None, and whether it may be None."""
+    """Return a type without None, and whether it may be None."""
     if get_origin(hint) in (Union, types.UnionType):
         parts = [part for part in get_args(hint) if part is not type(None)]
         if len(parts) == 1 and len(get_args(hint)) == 2:
@@ -149,7 +150,7 @@ def optional(hint: Any) -> tuple[Any, bool]:
 
 
 def item_type(hint: Any) -> Any:
-    """The type of the values of a list of any length; None for a type that is no such list."""
+    """Return the type of the values of a list of any length; None for a type that is no such list."""
     parts = get_args(hint)
     if get_origin(hint) is tuple and len(parts) == 2 and parts[1] is Ellipsis:
         return parts[0]
@@ -157,7 +158,7 @@ def item_type(hint: Any) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that someone who wrote `name` meant; "" when none is near. Known names are Python's."""
+    """Return the known name that someone who wrote `name` meant; "" when none is near. Known names are Python's."""
     names = list(known)
     renamed = RENAMED.get(name.replace("-", "_"))
     if renamed in names:
@@ -167,7 +168,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(path: str, known: Sequence[str], where: str = "") -> Problem:
-    """The sentence about a setting that does not exist. path: its name; known: those beside it, with their sections.
+    """Return the sentence about a setting that does not exist. path: its name; known: those beside it, with their
+    sections.
 
     where: what lists the settings, in place of the list itself.
     """

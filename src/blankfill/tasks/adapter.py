@@ -76,10 +76,11 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """The items as the model reads them. learn: leave out what nothing can be learnt from."""
+        """Return the items as the model reads them. learn: leave out what nothing can be learnt from."""
 
     def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
-        """The batches of a run, from what `encode` made to learn from. micro: items computed at once, 0 means all."""
+        """Return the batches of a run, from what `encode` made to learn from. micro: items computed at once, 0 means
+        all."""
         return Batches(items, epochs, pad, micro)
 
     def epochs(self, encoded: Sequence[EncodedItem]) -> Epochs:
@@ -87,12 +88,13 @@ class Adapter(ABC):
         return Epochs(len(encoded), self.options.batch_size, self.options.seed)
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The task's metrics. Raises UserError when the items have no answers."""
+        """Return the task's metrics. Raises UserError when the items have no answers."""
         return score(self.task, Split(items, self.labels), [prediction.value for prediction in predictions])
 
     @abstractmethod
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """A prediction from a `Prediction.record`. Raises KeyError, ValueError or TypeError for anything else."""
+        """Return a prediction from a `Prediction.record`. Raises KeyError, ValueError or TypeError for anything
+        else."""
 
     @abstractmethod
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
@@ -107,7 +109,7 @@ class Adapter(ABC):
         ]
 
     def record(self, prediction: Prediction) -> dict[str, Any]:
-        """The record of a prediction, as it is after `measure`."""
+        """Return the record of a prediction, as it is after `measure`."""
         return prediction.record
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -140,9 +142,9 @@ class LMHeadAdapter(Adapter):
     """A kind of task that is answered with the model's own words: there is no new head."""
 
     def patterns(self) -> str:
-        """The YAML text that says how the task is put, which a run keeps; "" where there is nothing to say."""
+        """Return the YAML text that says how the task is put, which a run keeps; "" where there is nothing to say."""
         return ""
 
     @abstractmethod
     def model(self, encoder: Transformer) -> AnswerModel:
-        """The model that is trained."""
+        """Return the model that is trained."""

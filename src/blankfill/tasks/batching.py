@@ -49,7 +49,7 @@ class EncodedItem:
 
 
 def _sides(example: Example) -> tuple[int, int]:
-    """The columns of an Example and of its context."""
+    """Return the columns of an Example and of its context."""
     return len(example), 0 if example.context is None else len(example.context)
 
 
@@ -150,11 +150,11 @@ class Epochs:
         return -(-self.count // self.size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The items of an epoch in their order, int64[count]."""
+        """Return the items of an epoch in their order, int64[count]."""
         return _order(self.count, self.seed, epoch)
 
     def items(self, step: int) -> NDArray[np.int64]:
-        """The items of a step of the run."""
+        """Return the items of a step of the run."""
         epoch, place = divmod(step, self.steps)
         return self.order(epoch)[place * self.size : (place + 1) * self.size]
 
@@ -175,16 +175,16 @@ class Batches:
         self.micro = micro or epochs.size
 
     def of(self, step: int) -> list[Packed]:
-        """The batches of a step, with the numbers of their items."""
+        """Return the batches of a step, with the numbers of their items."""
         items = self.chosen(step)
         return [pack(items[at : at + self.micro], self.pad) for at in range(0, len(items), self.micro)]
 
     def step(self, step: int) -> list[Batch]:
-        """The batches of a step."""
+        """Return the batches of a step."""
         return [packed.batch for packed in self.of(step)]
 
     def chosen(self, step: int) -> list[EncodedItem]:
-        """The items of a step."""
+        """Return the items of a step."""
         return [self.items[k] for k in self.epochs.items(step)]
 
     def rows(self, step: int) -> list[int]:

@@ -35,7 +35,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def _values(item: Any) -> Any:
-    """An item as JSON values, its fields at their defaults left out, so that a new field changes no old note."""
+    """Return an item as JSON values, its fields at their defaults left out, so that a new field changes no old note."""
     if isinstance(item, _PLAIN):
         return item
     if isinstance(item, tuple):
@@ -53,7 +53,7 @@ def _values(item: Any) -> Any:
 
 @cache
 def _defaults(kind: type[Any]) -> list[tuple[str, Any]]:
-    """The fields of a dataclass and their defaults."""
+    """Return the fields of a dataclass and their defaults."""
     return [
         (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)

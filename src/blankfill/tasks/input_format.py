@@ -48,7 +48,7 @@ class InputFormat:
         return self.format.vocabulary
 
     def room(self, pair: bool) -> int:
-        """The most tokens of text that fit beside the special tokens of `frame`."""
+        """Return the most tokens of text that fit beside the special tokens of `frame`."""
         return self.length - self._heads.specials(pair)
 
     def frame(self, first: Sequence[int] | Int32, second: Sequence[int] | Int32 | None = None) -> FramedText:
@@ -61,7 +61,8 @@ class InputFormat:
 
 
 def reads_encoder_only(objective: Objective, head_on: HeadOn, task: Task) -> bool:
-    """Whether only the encoder of a model with an encoder reads an item. Raises UserError where there is no choice."""
+    """Return whether only the encoder of a model with an encoder reads an item. Raises UserError where there is no
+    choice."""
     if head_on == "auto":
         return objective.two_sided and task.kind == "tag"
     if not objective.two_sided:

@@ -130,27 +130,27 @@ class Split:
         return len(self.items)
 
     def texts(self) -> list[TextItem]:
-        """The items, which must be texts to classify or score; TypeError otherwise."""
+        """Return the items, which must be texts to classify or score; TypeError otherwise."""
         return _all_of(self.items, TextItem)
 
     def choices(self) -> list[ChoiceItem]:
-        """The items, which must be choices; TypeError otherwise."""
+        """Return the items, which must be choices; TypeError otherwise."""
         return _all_of(self.items, ChoiceItem)
 
     def tagged(self) -> list[TaggedItem]:
-        """The items, which must be tagged sentences; TypeError otherwise."""
+        """Return the items, which must be tagged sentences; TypeError otherwise."""
         return _all_of(self.items, TaggedItem)
 
     def questions(self) -> list[QuestionItem]:
-        """The items, which must be questions; TypeError otherwise."""
+        """Return the items, which must be questions; TypeError otherwise."""
         return _all_of(self.items, QuestionItem)
 
     def generations(self) -> list[GenerationItem]:
-        """The items, which must be texts to rewrite; TypeError otherwise."""
+        """Return the items, which must be texts to rewrite; TypeError otherwise."""
         return _all_of(self.items, GenerationItem)
 
     def languages(self) -> list[LanguageItem]:
-        """The items, which must be texts to measure; TypeError otherwise."""
+        """Return the items, which must be texts to measure; TypeError otherwise."""
         return _all_of(self.items, LanguageItem)
 
 
@@ -162,7 +162,7 @@ def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:
 
 
 def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:
-    """A sentence about ids that more than one item has, or none. name: of the file."""
+    """Return a sentence about ids that more than one item has, or none. name: of the file."""
     seen: set[str] = set()
     twice: dict[str, None] = {}
     for item in items:
@@ -175,5 +175,5 @@ def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:
 
 
 def listed(values: Sequence[object], most: int = LISTED) -> str:
-    """The first few values, for a sentence."""
+    """Return the first few values, for a sentence."""
     return ", ".join(str(value) for value in values[:most]) + (", …" if len(values) > most else "")

@@ -230,7 +230,7 @@ class FinetuneOptions:
         return max(1, round(self.epochs * -(-items // self.batch_size)))
 
     def train_options(self, items: int) -> TrainOptions:
-        """The options of the training loop for a number of training items."""
+        """Return the options of the training loop for a number of training items."""
         steps = self.steps(items)
         evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
         return TrainOptions(

@@ -56,7 +56,7 @@ class Task:
     """What makes items of one JSON object in the benchmark's own form, for tasks whose files hold such."""
 
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
-        """The items of a split.
+        """Return the items of a split.
 
         path: the task's folder, its benchmark's, or the file itself. labels: those of the train split, where the task
         has none of its own; a split that is read with them refuses others. Raises UserError when the file is not
@@ -68,7 +68,7 @@ class Task:
         return self.others.get(split, self.parse)(file, labels=self.labels or labels)
 
     def splits(self, path: str | Path) -> list[str]:
-        """The splits whose file is there."""
+        """Return the splits whose file is there."""
         present = []
         for split, names in self.files.items():
             try:

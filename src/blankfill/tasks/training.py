@@ -108,7 +108,7 @@ class HeadEvaluator:
 
     @torch.no_grad()
     def predict(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Prediction], float]:
-        """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
+        """Return the predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
         assert isinstance(model, ScoreModel)
         model.eval()
         scores: list[list[Scores]] = [[] for _ in self.encoded_set.encoded]

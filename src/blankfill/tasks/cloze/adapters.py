@@ -38,7 +38,7 @@ class Cloze(LMHeadAdapter):
         self.reader.single = self.single = labels is not None and self._one_token()
 
     def patterns(self) -> str:
-        """The patterns and their words."""
+        """Return the patterns and their words."""
         return pattern_text(self.options.patterns, self.task.name)[0]
 
     @property
@@ -47,11 +47,11 @@ class Cloze(LMHeadAdapter):
         return not self.single and self.input_format.objective.cloze == "masks"
 
     def model(self, encoder: Transformer) -> ClozeModel:
-        """The model that is trained."""
+        """Return the model that is trained."""
         return ClozeModel(encoder, self.single, self.hinge, self.options.mlm_weight)
 
     def _one_token(self) -> bool:
-        """Whether every word is one token; ConfigError for words that are the same to the tokenizer."""
+        """Return whether every word is one token; ConfigError for words that are the same to the tokenizer."""
         names = {part.name for part in self.pattern.parts if not isinstance(part, str)}
         space = next(p.text for p in self.pattern.pieces(dict.fromkeys(names, "a")) if p.kind == "mask")
         words = {
@@ -73,7 +73,7 @@ class Cloze(LMHeadAdapter):
         return EncodedSet(items, encoded)
 
     def added(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Scores]:
-        """The score of each label of each item."""
+        """Return the score of each label of each item."""
         return [
             np.bincount(ClozeTargets.from_table(encoded.answers).label, scores_K1[:, 0]).astype(np.float32)
             for encoded, scores_K1 in zip(encoded_set.encoded, scores, strict=True)
@@ -84,7 +84,7 @@ class ClozeTexts(Cloze, Classify):
     """Texts with labels: a label is a word, or several."""
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """Each item as its pattern says."""
+        """Return each item as its pattern says."""
         words = [self.pattern.words[label] for label in self.labels]
         cloze = [ClozeItem(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
         return self.read(cloze, items, learn)
@@ -93,7 +93,7 @@ class ClozeTexts(Cloze, Classify):
         return self.pattern.pieces(item_fields(item))
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The label with the highest score, and the probabilities of all."""
+        """Return the label with the highest score, and the probabilities of all."""
         return [classified(scores_C, self.labels) for scores_C in self.added(encoded_set, scores)]
 
 
@@ -101,7 +101,8 @@ class ClozeChoices(Cloze, Choose):
     """Items with choices of their own, each written into the blank."""
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """Each item as its pattern says. learn: at most `MOST_CHOICES`, and of several right ones the first alone."""
+        """Return each item as its pattern says. learn: at most `MOST_CHOICES`, and of several right ones the first
+        alone."""
         rng = np.random.Generator(np.random.Philox(self.options.seed))
         cloze = []
         for item in items:
@@ -122,7 +123,7 @@ class ClozeChoices(Cloze, Choose):
         return sorted([label, *others])
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
+        """Return the choice with the highest score, counted from 0, its text, and the probabilities of all."""
         return [
             chosen(item, scores_C)
             for item, scores_C in zip(encoded_set.items, self.added(encoded_set, scores), strict=True)

@@ -57,7 +57,7 @@ class Tokens:
         self._known.update(zip(new, np.split(ids, np.cumsum(lengths)[:-1]) if new else [], strict=True))
 
     def __getitem__(self, text: str) -> Int32:
-        """The ids of a text, int32[N]."""
+        """Return the ids of a text, int32[N]."""
         if text not in self._known:
             self.learn([text])
         return self._known[text]
@@ -78,7 +78,7 @@ class ClozeReader:
         """Items that lost some of their text."""
 
     def read(self, items: Sequence[ClozeItem], in_turn: bool = False) -> list[EncodedItem]:
-        """The items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
+        """Return the items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
 
         Raises UserError for a word without tokens, or a pattern without room.
         """
@@ -94,7 +94,8 @@ class ClozeReader:
         return encoded
 
     def word(self, text: str, known: bool = True) -> Int32:
-        """A word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known` word."""
+        """Return a word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known`
+        word."""
         ids = self.tokens[text]
         if not len(ids) or (known and self.roles.get("unk", -1) in ids):
             raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
@@ -140,7 +141,7 @@ class ClozeReader:
         return _encoded(examples, columns, targets)
 
     def _with_masks(self, item: ClozeItem, masks: int) -> tuple[Example, int]:
-        """The text with this number of masks in the blank, and the column of the first of them."""
+        """Return the text with this number of masks in the blank, and the column of the first of them."""
         pair = any(piece.kind == "break" for piece in item.pieces)
         blank = np.full(masks, self.roles["mask"], np.int32)
         first, second, place = self._texts(item.pieces, blank, self.input_format.room(pair))
@@ -149,7 +150,8 @@ class ClozeReader:
         return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
 
     def _written(self, item: ClozeItem, tokens: Int32, longest: int) -> tuple[Example, int]:
-        """The pattern with a word written into its blank, and the column at which the first token of it is scored."""
+        """Return the pattern with a word written into its blank, and the column at which the first token of it is
+        scored."""
         format = self.input_format.format
         pieces, left = list(item.pieces), format.sees == "left"
         if left:
@@ -182,7 +184,7 @@ class ClozeReader:
 
 
 def unbroken(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces as one segment, a space in place of the break."""
+    """Return the pieces as one segment, a space in place of the break."""
     place = next((k for k, piece in enumerate(pieces) if piece.kind == "break"), None)
     if place is None or place + 1 == len(pieces):
         return [piece for piece in pieces if piece.kind != "break"]
@@ -208,14 +210,14 @@ def _joined(parts: Sequence[Int32]) -> Int32:
 
 
 def _space(pieces: Sequence[Piece]) -> str:
-    """The space before the blank."""
+    """Return the space before the blank."""
     return next(piece.text for piece in pieces if piece.kind == "mask")
 
 
 def _targets(
     label: int, words: Sequence[Int32], tokens: Int32, item: ClozeItem, in_turn: bool = False
 ) -> ClozeTargets[NDArray[np.int64]]:
-    """The targets of one word of a label."""
+    """Return the targets of one word of a label."""
     return ClozeTargets.of_tokens(tokens, label, len(words), label == item.right, in_turn)
 
 

@@ -46,7 +46,7 @@ class ClozeModel(ScoreModel):
         return (score_K / targets.words)[:, None]
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The score of each token of the targets, [K], all in one pass."""
+        """Return the score of each token of the targets, [K], all in one pass."""
         index_K, answer = batch.labels[ANSWER]
         token_K = ClozeTargets.from_table(answer).token
         column_U, where_K = index_K.unique(return_inverse=True)
@@ -65,9 +65,9 @@ class ClozeModel(ScoreModel):
 
     @torch.no_grad()
     def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The log-probability of each token of the targets, [K], when those of an Example are filled in one after the
-        other: the likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118,
-        section 3.1)."""
+        """Return the log-probability of each token of the targets, [K], when those of an Example are filled in one
+        after the other: the likeliest first, then the likeliest of the others with that one in its place (arXiv
+        2009.07118, section 3.1)."""
         index_K, answer = batch.labels[ANSWER]
         token_K, place_K = ClozeTargets.from_table(answer).token, torch.arange(len(index_K), device=index_K.device)
         segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
@@ -88,14 +88,14 @@ class ClozeModel(ScoreModel):
         return score_K
 
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
-        """The loss of the labels, summed over items."""
+        """Return the loss of the labels, summed over items."""
         score_GC, present_GC, right_G = by_label(scores[:, 0], answer)
         score_GC = score_GC.masked_fill(~present_GC, float("-inf"))
         loss = hinge_loss(score_GC, right_G) if self.hinge else F.cross_entropy(score_GC, right_G, reduction="sum")
         return {ITEM: loss}
 
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The losses of a batch of items, or of one of masked texts."""
+        """Return the losses of a batch of items, or of one of masked texts."""
         if TEXT not in batch.labels:
             return super().forward(batch, dtype)
         return {TEXT: self.text_weight * lm_loss_of(self.encoder, batch, TEXT, dtype)}

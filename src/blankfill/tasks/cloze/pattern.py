@@ -50,7 +50,7 @@ class Field:
         return f"{{{self.name}{':' if self.changes else ''}{','.join(self.changes)}}}"
 
     def write(self, fields: Mapping[str, str], values: Mapping[str, Mapping[str, str]]) -> str:
-        """The text that stands here. Raises KeyError when the item has no such field."""
+        """Return the text that stands here. Raises KeyError when the item has no such field."""
         text = fields[self.name]
         text = values.get(self.name, {}).get(text, text)
         if "bare" in self.changes:
@@ -84,7 +84,7 @@ class Pattern:
         return f"{text} ({words})" if words else text
 
     def pieces(self, fields: Mapping[str, str]) -> list[Piece]:
-        """The pattern with an item's texts; UserError when it asks for a text that the item does not have."""
+        """Return the pattern with an item's texts; UserError when it asks for a text that the item does not have."""
         filled: list[Piece] = []
         space, begun = "", False
         for part in self.parts:
@@ -118,7 +118,8 @@ class Pattern:
 
 
 def item_fields(item: Item) -> Mapping[str, str]:
-    """The texts of an item by the names that patterns give them. Raises TypeError for an item without such texts."""
+    """Return the texts of an item by the names that patterns give them. Raises TypeError for an item without such
+    texts."""
     if isinstance(item, TextItem):
         return {"first": item.first, **({} if item.second is None else {"second": item.second}), **item.parts}
     if isinstance(item, ChoiceItem):
@@ -133,7 +134,7 @@ def item_fields(item: Item) -> Mapping[str, str]:
 
 
 def shipped() -> list[str]:
-    """The names of the shipped files: of tasks, and agnews."""
+    """Return the names of the shipped files: of tasks, and agnews."""
     files = resources.files("blankfill.tasks.cloze.patterns").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -162,7 +163,7 @@ def pattern_text(source: str, task: str) -> tuple[str, str]:
 
 
 def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[Pattern]:
-    """The patterns of a YAML text. labels: of the task, None where items have their own choices.
+    """Return the patterns of a YAML text. labels: of the task, None where items have their own choices.
 
     Raises ConfigError with every mistake at once, UserError when the text is no YAML.
     """
@@ -199,14 +200,14 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
 
 
 def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
-    """The pattern of that number; UserError when there is none."""
+    """Return the pattern of that number; UserError when there is none."""
     if not number.isdigit() or int(number) >= len(patterns):
         raise UserError(f"--pattern {number}: {origin} are numbered 0 to {len(patterns) - 1}; or give all")
     return patterns[int(number)]
 
 
 def yaml_values(text: str, origin: str) -> dict[str, Any]:
-    """The values of a YAML text, every scalar a text: a verbalizer Yes is a word, not a truth value."""
+    """Return the values of a YAML text, every scalar a text: a verbalizer Yes is a word, not a truth value."""
     values = parse_yaml(text, origin, texts=True)
     if not isinstance(values, dict):
         raise UserError(f"{origin}: it holds no `patterns:`; see docs/cloze.md")
@@ -214,7 +215,7 @@ def yaml_values(text: str, origin: str) -> dict[str, Any]:
 
 
 def parts_of(text: str, name: str, problems: list[str]) -> tuple[str | Field, ...]:
-    """The pieces of a pattern's text; what is wrong with its fields is added to `problems`."""
+    """Return the pieces of a pattern's text; what is wrong with its fields is added to `problems`."""
     parts: list[str | Field] = []
     last = 0
     for match in _TOKEN.finditer(text):
@@ -242,7 +243,7 @@ def _answer(given: Any, name: str, problems: list[str]) -> tuple[str | Field, ..
 
 
 def _words(given: Any, labels: Sequence[str], name: str, problems: list[str]) -> dict[str, tuple[str, ...]]:
-    """The words of each label, in the labels' order."""
+    """Return the words of each label, in the labels' order."""
     given = given if isinstance(given, dict) else {}
     words = {label: tuple(entry) if isinstance(entry, list) else (entry,) for label, entry in given.items()}
     if strange := [label for label in words if label not in labels]:

@@ -46,7 +46,7 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
 
 
 def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...]) -> list[Item]:
-    """The texts of `--unlabelled`, none without it; UserError when they cannot be read."""
+    """Return the texts of `--unlabelled`, none without it; UserError when they cannot be read."""
     if not options.unlabelled:
         return []
     more = task.read(Path(options.unlabelled), "train", labels)
@@ -58,6 +58,6 @@ def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...
 def with_texts(
     batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[EncodedItem], more: Sequence[Item]
 ) -> Batches:
-    """The batches of a run with masked texts beside them: its own, and more of them."""
+    """Return the batches of a run with masked texts beside them: its own, and more of them."""
     texts = [item.examples[0] for item in (*encoded, *adapter.encode(more, learn=True).encoded)]
     return WithTexts(batches, texts, loaded.vocabulary)

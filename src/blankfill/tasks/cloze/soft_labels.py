@@ -53,12 +53,12 @@ def combined(logs_PC: NDArray[np.float64], weights: Sequence[float] | None = Non
 
 
 def logs_of(said: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
-    """The log-probabilities of labels, float64[P, C], from what P models say of them."""
+    """Return the log-probabilities of labels, float64[P, C], from what P models say of them."""
     return np.log([[max(p, LEAST) for p in probabilities.values()] for probabilities in said])
 
 
 def score_lines(texts: Split, scores_NC: Sequence[NDArray[np.float64]]) -> str:
-    """The lines of a file of scores, with the labels of the task by name."""
+    """Return the lines of a file of scores, with the labels of the task by name."""
     lines = [
         json.dumps({"id": item.id, "scores": dict(zip(texts.labels, np.round(scores_C, 6).tolist(), strict=True))})
         for item, scores_C in zip(texts.items, scores_NC, strict=True)

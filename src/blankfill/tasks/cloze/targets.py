@@ -36,7 +36,7 @@ class ClozeTargets(Generic[A]):
     def of_tokens(
         tokens: Int32, label: int, words: int, right: bool, in_turn: bool = False
     ) -> ClozeTargets[NDArray[np.int64]]:
-        """The targets of the tokens of one word."""
+        """Return the targets of the tokens of one word."""
         count = len(tokens)
         whole = [np.full(count, value, np.int64) for value in (label, words, right, in_turn)]
         return ClozeTargets(whole[0], tokens.astype(np.int64), *whole[1:])
@@ -47,6 +47,6 @@ class ClozeTargets(Generic[A]):
 
     @staticmethod
     def from_table(table: Any) -> ClozeTargets[Any]:
-        """The targets of a table: an array or tensor whose last columns are those of `table`."""
+        """Return the targets of a table: an array or tensor whose last columns are those of `table`."""
         count = len(fields(ClozeTargets))
         return ClozeTargets(*(table[:, k - count] for k in range(count)))

@@ -29,7 +29,7 @@ class WithTexts(Batches):
         self.order = Epochs(len(texts), min(items.epochs.size, len(texts)), items.epochs.seed)
 
     def step(self, step: int) -> list[Batch]:
-        """The batches of a step."""
+        """Return the batches of a step."""
         return [*super().step(step), self._masked(step)[0]]
 
     def rows(self, step: int) -> list[int]:
@@ -48,7 +48,7 @@ class WithTexts(Batches):
 
 
 def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> EncodedItem:
-    """A copy of a text in which some tokens are targets."""
+    """Return a copy of a text in which some tokens are targets."""
     ids = text.input_ids
     ordinary = np.flatnonzero(~np.isin(ids, list(vocabulary.special)))
     count = min(len(ordinary), max(1, round(MASKED * len(ordinary))))

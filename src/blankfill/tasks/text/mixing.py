@@ -37,7 +37,7 @@ class MixedEpochs(Epochs):
     shares: tuple[float, ...] = ()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The items of an epoch in their order, int64[count]."""
+        """Return the items of an epoch in their order, int64[count]."""
         return _mixed_order(self.sizes, self.shares, self.seed, epoch)
 
 

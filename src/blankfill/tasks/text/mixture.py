@@ -27,14 +27,14 @@ class Mixture(Task):
     members: tuple[Task, ...] = ()
 
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
-        """The items of a split of all members; see `Task.read`. path: as `places` takes it."""
+        """Return the items of a split of all members; see `Task.read`. path: as `places` takes it."""
         places = self.places(Path(path))
         return self.mixed(
             [member.read(places[member.name], split, self.labels_of(member, labels)) for member in self.members]
         )
 
     def splits(self, path: str | Path) -> list[str]:
-        """The splits that every member has."""
+        """Return the splits that every member has."""
         places = self.places(Path(path))
         splits = [member.splits(places[member.name]) for member in self.members]
         return [name for name in splits[0] if all(name in names for names in splits)]
@@ -54,7 +54,7 @@ class Mixture(Task):
         return Split(items, labels, [problem for part in parts for problem in part.problems])
 
     def labels_of(self, member: Task, labels: Sequence[str]) -> tuple[str, ...]:
-        """The labels of a member among those of the mixture."""
+        """Return the labels of a member among those of the mixture."""
         begin = f"{member.name}:"
         return member.labels or tuple(label.removeprefix(begin) for label in labels if label.startswith(begin))
 
@@ -74,7 +74,7 @@ class Mixture(Task):
 
 
 def mixture_of(members: Sequence[Task]) -> Mixture:
-    """The mixture of these tasks. Raises UserError for fewer than two, or one twice."""
+    """Return the mixture of these tasks. Raises UserError for fewer than two, or one twice."""
     names = [member.name for member in members]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"{JOIN.join(names)}: a mixture is of two tasks or more, each named once")

@@ -55,7 +55,7 @@ class MixedText(Write):
         return 0 if 0 in longest else max(longest)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """The items of each member as that reads them; `parts` in the order of the items."""
+        """Return the items of each member as that reads them; `parts` in the order of the items."""
         encoded: list[EncodedItem] = []
         parts: dict[int, Any] = {}
         sizes = []
@@ -99,7 +99,7 @@ class MixedText(Write):
             self.members[name].check_answers(_own(items, places))
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The metrics of each member that has items, and the mean of their main scores."""
+        """Return the metrics of each member that has items, and the mean of their main scores."""
         result: dict[str, float] = {}
         main = []
         for name, places in self._places(items).items():
@@ -151,5 +151,5 @@ class MixedText(Write):
 
 
 def _own(items: Sequence[Item], places: Sequence[int]) -> list[Item]:
-    """The members' own items at these places."""
+    """Return the members' own items at these places."""
     return [item.item for k in places if isinstance(item := items[k], MixedItem)]

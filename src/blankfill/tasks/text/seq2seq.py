@@ -64,21 +64,21 @@ class Writing:
         return Source(row, len(a) - keep_a + len(b) - keep_b)
 
     def encoded(self, source: Source, target: Sequence[int]) -> EncodedItem:
-        """A source and its target, given whole (teacher forcing); the targets are its tokens and its end."""
+        """Return a source and its target, given whole (teacher forcing); the targets are its tokens and its end."""
         return _encoded(self.format.target(source.row, self.whole(target)))
 
     def learnt(self, source: Source, target: Sequence[int]) -> EncodedItem:
-        """A source and its target as they are learnt from, before the draws of a step."""
+        """Return a source and its target as they are learnt from, before the draws of a step."""
         return _encoded(self.format.training_target(source.row, self.whole(target)))
 
     def whole(self, target: Sequence[int]) -> list[int]:
-        """A target and its end, or as much of it as is learnt."""
+        """Return a target and its end, or as much of it as is learnt."""
         return [*target, self.end] if len(target) <= self.longest else list(target[: self.longest])
 
     def batches(
         self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int, noise: TargetNoise = QUIET
     ) -> Batches:
-        """The batches of a run; items as `learnt` makes them. noise: for UniLM v2 alone."""
+        """Return the batches of a run; items as `learnt` makes them. noise: for UniLM v2 alone."""
         if not self.format.redraws(noise):
             return Batches(items, epochs, pad, micro)
         return DrawnTargets(items, epochs, pad, micro, lambda example, rng: self.format.redraw(example, noise, rng))
@@ -104,7 +104,7 @@ class DrawnTargets(Batches):
         self.change = change
 
     def chosen(self, step: int) -> list[EncodedItem]:
-        """The items of a step."""
+        """Return the items of a step."""
         return [self._changed(item, self._rng(step, place)) for place, item in enumerate(super().chosen(step))]
 
     def _changed(self, item: EncodedItem, rng: np.random.Generator) -> EncodedItem:
@@ -118,6 +118,6 @@ class DrawnTargets(Batches):
 
 
 def _encoded(example: Example) -> EncodedItem:
-    """An Example as an item, whose answers are the targets of the Example."""
+    """Return an Example as an item, whose answers are the targets of the Example."""
     plain = dataclasses.replace(example, target_index=NOTHING, target_ids=NOTHING)
     return EncodedItem((plain,), (example.target_index,), example.target_ids.astype(np.int64))

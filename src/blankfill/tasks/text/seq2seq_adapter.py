@@ -59,11 +59,12 @@ class Write(LMHeadAdapter):
         return Search(self.writing.longest, self.writing.end, beams, penalty, ngram)
 
     def model(self, encoder: Transformer) -> WritingModel:
-        """The model that is trained."""
+        """Return the model that is trained."""
         return WritingModel(encoder, self.options.label_smoothing)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """An Example for each target of each item, and as parts the contexts of the items that are to be written.
+        """Return an Example for each target of each item, and as parts the contexts of the items that are to be
+        written.
 
         Raises UserError for a source without a token, and when there is nothing to learn from.
         """
@@ -93,7 +94,7 @@ class Write(LMHeadAdapter):
         return EncodedSet(items, encoded, contexts)
 
     def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
-        """The batches of a run."""
+        """Return the batches of a run."""
         noise = TargetNoise(self.options.pseudo_noise, self.options.target_noise)
         return self.writing.batches(items, epochs, pad, micro, noise)
 
@@ -110,7 +111,7 @@ class Write(LMHeadAdapter):
         return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
-        """The places of this number of items, evenly spaced."""
+        """Return the places of this number of items, evenly spaced."""
         return np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
 
     def check_answers(self, items: Sequence[Item]) -> None:
@@ -134,11 +135,11 @@ class Write(LMHeadAdapter):
         return Prediction(str(record["text"]), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """The source's first sentence; where a second text is given, the first one that holds it."""
+        """Return the source's first sentence; where a second text is given, the first one that holds it."""
         return [Prediction(_lead(item), {}) for item in _texts(items)]
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """The texts that are furthest from their targets."""
+        """Return the texts that are furthest from their targets."""
         texts = _texts(items)
         targets, written = [item.targets for item in texts], [str(prediction.value) for prediction in predictions]
         by_characters = self.task.by_characters or without_spaces(targets)

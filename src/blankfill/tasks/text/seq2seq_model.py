@@ -34,7 +34,7 @@ class WritingModel(AnswerModel):
         self.smoothing = smoothing
 
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The cross-entropy of the targets, summed over their tokens."""
+        """Return the cross-entropy of the targets, summed over their tokens."""
         smoothing = self.smoothing if self.training else 0.0
         return {ANSWER: lm_loss_of(self.encoder, batch, ANSWER, dtype, smoothing)}
 
@@ -54,7 +54,7 @@ class Search:
     def run(
         self, model: Transformer, contexts: Sequence[DecoderInput], vocabulary: Vocabulary, columns: int = COLUMNS
     ) -> list[list[Hypothesis]]:
-        """The best texts of each context, best first, in the order of the contexts.
+        """Return the best texts of each context, best first, in the order of the contexts.
 
         Contexts of similar length are searched together, about this many columns at a time; in a greedy search the next
         context takes the slot of one that has ended. Special tokens are never written, nor are texts of no tokens.

@@ -59,7 +59,7 @@ class TextForm:
         return [] if isinstance(item, QuestionItem | GenerationItem) else [self.task.name]
 
     def answers(self, item: Item) -> tuple[str, ...]:
-        """The texts that are right for an item; none where it has no answer."""
+        """Return the texts that are right for an item; none where it has no answer."""
         if isinstance(item, GenerationItem):
             return item.targets
         if isinstance(item, QuestionItem):
@@ -88,13 +88,13 @@ class TextForm:
         ]
 
     def number(self, value: float) -> str:
-        """A number as it is written: the nearest multiple of `step`."""
+        """Return a number as it is written: the nearest multiple of `step`."""
         places = len(f"{self.step:.10f}".rstrip("0").partition(".")[2])
         return f"{round(value / self.step) * self.step:.{max(1, places)}f}"
 
 
 def nearest(text: str, answers: Sequence[str]) -> int:
-    """The place of the answer that a text is, spaces and capitals aside, or resembles most."""
+    """Return the place of the answer that a text is, spaces and capitals aside, or resembles most."""
     plain, known = _plain(text), [_plain(answer) for answer in answers]
     if plain in known:
         return known.index(plain)
@@ -102,7 +102,7 @@ def nearest(text: str, answers: Sequence[str]) -> int:
 
 
 def number_in(text: str) -> float:
-    """The first number of a text, 0 where there is none."""
+    """Return the first number of a text, 0 where there is none."""
     match = _NUMBER.search(text)
     return float(match[0]) if match else 0.0
 
@@ -123,7 +123,7 @@ def form_text(source: str, task: str) -> tuple[str, str]:
 
 
 def read_form(text: str, origin: str, task: Task, labels: Sequence[str]) -> TextForm:
-    """The form of a YAML text, "" for the usual one. labels: of the task.
+    """Return the form of a YAML text, "" for the usual one. labels: of the task.
 
     Raises ConfigError with every mistake at once, UserError when the text is no YAML.
     """
@@ -154,7 +154,7 @@ def _pattern(given: Any, name: str, problems: list[str]) -> Pattern | None:
 
 
 def _labels(given: Any, labels: Sequence[str], origin: str, problems: list[str]) -> dict[str, str]:
-    """The text of each label, in the labels' order; by its name where the form gives none."""
+    """Return the text of each label, in the labels' order; by its name where the form gives none."""
     words = given if isinstance(given, dict) else {}
     if strange := [label for label in words if label not in labels]:
         problems.append(f"{origin}: there is no label {strange[0]}; the labels are {listed(labels, 20)}")
@@ -178,7 +178,7 @@ def _step(given: Any, origin: str, problems: list[str]) -> float:
 
 
 def _usual(item: Item, fields: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The texts of an item with the names that they are read by, where no form says how."""
+    """Return the texts of an item with the names that they are read by, where no form says how."""
     if isinstance(item, GenerationItem):
         return [("source", item.source), *([] if item.second is None else [("second", item.second)])]
     if isinstance(item, ChoiceItem):

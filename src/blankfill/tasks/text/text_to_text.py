@@ -41,7 +41,7 @@ class TextToText(Write):
         return read_form(text, origin, self.task, self.labels)
 
     def patterns(self) -> str:
-        """The task's form."""
+        """Return the task's form."""
         return form_text(self.options.patterns, self.task.name)[0]
 
     @cached_property
@@ -60,8 +60,8 @@ class TextToText(Write):
         return self.options.max_answer_length + 2 if kind == "answer" or (kind == "choice" and own) else LONGEST_NUMBER
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """The items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer cannot
-        write or tell apart."""
+        """Return the items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer
+        cannot write or tell apart."""
         if learn:
             self._check_labels()
         texts = [GenerationItem(item.id, self.form.read(item), self.form.answers(item)) for item in items]
@@ -92,7 +92,7 @@ class TextToText(Write):
         self.measure(items, self.baseline_predictions(items, items))
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The task's metrics."""
+        """Return the task's metrics."""
         return self.read_by.measure(items, predictions)
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:

@@ -56,7 +56,8 @@ class WritingEvaluator:
         return [self.items[k] for k in self.sample]
 
     def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Prediction]:
-        """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
+        """Return the texts of some items, in the precision of the weights: a column at a time gains nothing from
+        less."""
         model.eval()
         items, contexts = [self.items[k] for k in places], [self.contexts[k] for k in places]
         texts = self.adapter.search.run(model.encoder, contexts, self.adapter.input_format.vocabulary)
