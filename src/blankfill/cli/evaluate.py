@@ -1,4 +1,4 @@
-"""`blankfill evaluate`: what a pretrained model can do as it is, or the metrics of predictions that lie in a file."""
+"""`blankfill evaluate`: measurements of a pretrained model, or the metrics of predictions in a file."""
 
 from __future__ import annotations
 

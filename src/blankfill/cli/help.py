@@ -1,4 +1,4 @@
-"""The help of a command: what it does, its options under headings, and examples, for any width of a terminal."""
+"""The help of a command: its purpose, its options under headings, and examples, for any width of a terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from blankfill.cli.arguments import choices_of
 from blankfill.system.schema import Field, fields_of, groups_of, item_type, optional
 
 WIDEST = 110
-"""Columns of a line at most: longer lines are hard to read."""
+"""Largest number of columns of a line; longer lines are hard to read."""
 NARROWEST = 40
-"""Columns that help needs."""
+"""Smallest number of columns for help."""
 NAMES = 30
-"""Columns of the names of options, where their descriptions are beside them."""
+"""Columns of option names with descriptions beside them."""
 SIDE_BY_SIDE = 72
-"""Columns from which on descriptions are beside the names, not below them."""
+"""Number of columns from which descriptions are beside the names, not below them."""
 TOGETHER = "\ue000"
-"""Stands for the space between an option and its value, where no line is cut."""
+"""Replaces the space between an option and its value, where no line may break."""
 TITLES = {
     "corpus": "Corpus (--corpus.*): how text is prepared",
     "objective": "Objective (--objective.*): what the model predicts",
@@ -108,7 +108,7 @@ def placeholder(field: Field) -> str:
 
 
 def meaning(field: Field, value: Any) -> str:
-    """What an option does, the values that it may have, and its default."""
+    """Return the description of an option, its possible values, and its default."""
     notes = []
     if choices := choices_of(field):
         notes.append(f"one of {', '.join(choices)}")

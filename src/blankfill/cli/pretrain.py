@@ -1,4 +1,4 @@
-"""`blankfill pretrain`: text in, a trained model out."""
+"""`blankfill pretrain`: train a model on text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 OnNan = Literal["stop", "skip", "rollback"]
 LONGEST = 36_500 * 86_400.0
-"""Seconds of the longest time that a run may be given: a hundred years."""
+"""Longest time of a run in seconds: a hundred years."""
 GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher", "--verify", "--no-verify")
 MACHINE = {
     "--threads": "threads", "--train.threads": "threads", "--train.device": "device", "--train.workers": "workers",
     "--train.micro-batch": "micro_batch",
 }  # fmt: skip
-"""Options that fit a run to the machine, and may be given anew with --resume."""
+"""Options that adapt a run to the machine, and may change with --resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
-    """Return the model to begin from, as the command line asks; UserError for options that need one and have none."""
+    """Return the model to start from; UserError for options that need such a model without one."""
     from blankfill.pretraining.warm_start import GIVEN, InitFrom, new_tokens_from
 
     if args.from_ is None:

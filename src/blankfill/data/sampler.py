@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 PLAN_VERSION = 1
 WORTH_CACHING = 200_000
-"""Plans with fewer chunks are quicker made than read."""
+"""Number of chunks below which making a plan is faster than reading it."""
 VALIDATION_SEED = 20_181_011
 """The seed of every validation set, whatever the run's own: the same texts are always masked the same way."""
 
 
 class _Key(ISeedSequence):
-    """Hands a key to Philox: `Philox(key=...)` would also gather entropy that nobody uses, at 10 µs a row."""
+    """Passes a key to Philox; `Philox(key=...)` would also gather unused entropy, at 10 µs a row."""
 
     def __init__(self, seed: int, row: int) -> None:
         self.words = np.array([seed, row], np.uint64)
@@ -95,7 +95,7 @@ class Sampler:
         return {**self.__dict__, "_plans": {}}
 
     def rows_in_epoch(self, epoch: int) -> int:
-        """How many rows epoch number `epoch` has."""
+        """Return the number of rows of epoch number `epoch`."""
         while len(self._sizes) <= epoch:
             self._sizes.append(len(self.plan(len(self._sizes))))
             if len(self._sizes) % 16 == 1:
@@ -198,7 +198,7 @@ class Sampler:
         return ids
 
     def _sentences(self, begin: int, end: int) -> np.ndarray:
-        """Where sentences start in [begin, end), counted from `begin`, which is the first of them; then the length."""
+        """Return where sentences start in [begin, end), counted from `begin`, the first of them; then the length."""
         starts = self.corpus.sentence_starts
         low = int(starts.searchsorted(begin, side="right"))
         high = max(low, int(starts.searchsorted(end, side="left")))
@@ -208,9 +208,9 @@ class Sampler:
         return np.unique(sentences) if self._has_empty else sentences
 
     def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
-        """Where words begin, and larger units where the vocabulary finds them: bool[K, N], words first.
+        """Return where words begin, and larger units if the vocabulary finds them: bool[K, N], words first.
 
-        None when the objective does not ask or the tokenizer cannot tell.
+        None when the objective does not need them or the tokenizer does not show them.
         """
         if self.vocabulary.word_start is None or not self._reads_words:
             return None

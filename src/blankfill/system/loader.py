@@ -1,10 +1,9 @@
-"""Dataclasses from plain values, each checked against the annotation of its field.
+"""Loading dataclasses from plain values, each checked against the annotation of its field.
 
-All options and all saved settings come in here: recipes and their overrides, command lines, grids, the options of a
-fine-tuned model, states of runs. `load` reads settings: it collects a sentence for everything that is wrong, each with
-the path of its field. `build` reads a file that a program wrote, which may come back damaged, from another version or
-from a stranger: the first thing that is wrong is a UserError that names the file and the field. Ranges are the business
-of each class (`problems`, `system.bounds`).
+All options and all saved settings are loaded here: recipes and their overrides, command lines, grids, the options of a
+fine-tuned model, states of runs. `load` reads settings: it collects a sentence for every problem, with the path of its
+field. `build` reads a file that a program wrote, which may be damaged, of another version or from a stranger: the first
+problem raises a UserError with the file and the field. Each class checks its own ranges (`problems`, `system.bounds`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 
 class MismatchError(Exception):
-    """A value that is not of its type. path: names and places inside of the value that was read."""
+    """A value of the wrong type. path: names and indices that lead to it inside the value that was read."""
 
     def __init__(self, value: object, wanted: str, path: tuple[str, ...] = ()) -> None:
         super().__init__(value, wanted, path)
@@ -36,7 +35,7 @@ class MismatchError(Exception):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with the value, without the name of its field."""
+        """A phrase on the problem of the value, without the name of its field."""
         return f"is {shown(self.value)}; it must be {self.wanted}"
 
 
@@ -97,7 +96,7 @@ def convert_field(field: Field, value: Any, texts: bool = False) -> Any:
 
 
 def one_of(text: object, choices: Sequence[Any]) -> str:
-    """What must be given in place of a text that is not among the choices."""
+    """Return a phrase with the choices, for a text that is not among them."""
     names = [str(choice) for choice in choices]
     close = nearest(text, names) if isinstance(text, str) else ""
     hint = f" (did you mean {close}?)" if close else ""
@@ -105,9 +104,9 @@ def one_of(text: object, choices: Sequence[Any]) -> str:
 
 
 def convert(value: Any, hint: Any, finite: bool = False) -> Any:
-    """`value` as the type that an annotation names, lists becoming tuples where those are declared.
+    """Convert a value to the type of an annotation; lists become tuples where the annotation has tuples.
 
-    A whole number passes for a number, a truth value for neither. finite: refuse numbers that are not. Raises
+    A whole number is accepted as a number, a boolean as neither. finite: reject numbers that are not finite. Raises
     MismatchError.
     """
     origin, parts = get_origin(hint), get_args(hint)
@@ -246,7 +245,7 @@ def _convert_union(value: Any, hint: Any, finite: bool) -> Any:
 
 
 def _first(value: Any, hints: Sequence[Any], attempt: Any, hint: Any) -> Any:
-    """What the first type makes of a value that can; the mismatch of a type that is not None when none can."""
+    """Convert with the first type that accepts the value; else raise the mismatch of a type that is not None."""
     errors = []
     for part in hints:
         try:

@@ -1,9 +1,9 @@
-"""What a dataclass of options says about itself: the schema of recipes, command lines, grids and saved options.
+"""The schema of recipes, command lines, grids and saved options: dataclasses of options.
 
-A class of options is a dataclass. The annotation of a field is its type, the string below the field its help, `BOUNDS`
-the range of its numbers (`system.bounds`), `GROUPS` the headings of its help. `Annotated[..., Option(...)]` says what
-an annotation cannot: a name that Python reserves, a place among the positional arguments, choices that are known at run
-time only. Values are read by `system.loader`.
+The annotation of a field is its type, the string below the field its help, `BOUNDS` the range of its numbers
+(`system.bounds`), `GROUPS` the headings of its help. `Annotated[..., Option(...)]` adds what an annotation cannot
+express: a name that Python reserves, a positional argument, choices that are known only at run time. `system.loader`
+reads values.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ RENAMED: Mapping[str, str] = {
     "longest_answer": "max_answer_length", "null_odds": "na_prob_file", "several_masks": "multi_token",
     "stack": "head_on", "top": "head",
 }  # fmt: skip
-"""Options that had another name before version 0.2, for the suggestion that an unknown name gets."""
+"""Options with another name before version 0.2, for suggestions."""
 LONGEST_NAME = 100
-"""Characters of an unknown name that are compared with the known ones, which takes seconds for a very long one."""
+"""Number of characters of an unknown name that are compared with known names; very long names would take seconds."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What the annotation of a field cannot say. name: on the command line, when it is not the field's own.
+    """Properties of a field that its annotation cannot express. name: name on the command line, if not the field's own.
 
-    choices: gives the values that a text may have, when they are needed. metavar: what help calls the value.
+    choices: returns the possible values of a text. metavar: placeholder for the value in the help.
     """
 
     name: str = ""
@@ -121,7 +121,7 @@ def groups_of(options: type) -> Mapping[str, Sequence[str]]:
 
 
 def expected(hint: Any) -> str:
-    """What a value of a type must be, for a message: "a whole number"."""
+    """Return a phrase for the values of a type, for a message: "a whole number"."""
     names: dict[Any, str] = {
         int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path",
         type(None): "null", None: "null",
