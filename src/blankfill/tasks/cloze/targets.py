@@ -1,7 +1,7 @@
-"""What the columns of a cloze item are scored for: one token of one word of one label each.
+"""The targets of a cloze item's columns: each is one token of one word of one label.
 
-An item carries its targets as a table of integers, since batches join the answers of items as they join all others;
-`table` and `from_table` are the only places that know the order of its columns.
+An item stores its targets as a table of integers, so that batches join them like other answers; only `table` and
+`from_table` depend on the order of its columns.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ A = TypeVar("A")
 class ClozeTargets(Generic[A]):
     """The targets of K columns, numpy arrays or tensors of int64[K].
 
-    label: the number of the label that the score counts for. token: the token that is scored. words: how many words the
-    label has. right: 1 where the label is the right one. in_turn: 1 where the tokens of the Example are filled in one
-    after the other.
+    label: number of the label that the score counts for. token: the token that is scored. words: number of words of the
+    label. right: 1 for the right label. in_turn: 1 where the tokens of the Example are filled one after the other.
     """
 
     label: A

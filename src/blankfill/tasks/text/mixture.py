@@ -1,8 +1,8 @@
-"""Several tasks learnt together, as one task whose items are theirs (T5, Raffel et al. 2020, arXiv 1910.10683, 3.5.2).
+"""Mixtures: several tasks in one fine-tuning run (T5, Raffel et al. 2020, arXiv 1910.10683, 3.5.2).
 
-A mixture is named by its members with plus signs, `rte+cola+scitldr`. Its items keep their task, its labels are written
-`task:label`, its metrics `task metric`; the mean of the members' main scores chooses the best epoch.
-Not here: how often each is drawn (`mixing`), and how they are read (`mixture_text`).
+The name of a mixture joins its members with plus signs, `rte+cola+scitldr`. Its items keep their task, its labels are
+`task:label`, its metrics `task metric`; the mean of the members' primary metrics chooses the best checkpoint.
+Not here: the members' sampling rates (`mixing`), and their encoding (`mixture_text`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from blankfill.tasks.items import MixedItem, Split
 from blankfill.tasks.task import Task
 
 JOIN = "+"
-"""Between the names of the members."""
+"""Separator of the members' names."""
 
 
 @dataclass(frozen=True)
 class Mixture(Task):
-    """Tasks that are learnt together. members: two at least."""
+    """Tasks of one run. members: two at least."""
 
     members: tuple[Task, ...] = ()
 
@@ -40,7 +40,7 @@ class Mixture(Task):
         return [name for name in splits[0] if all(name in names for names in splits)]
 
     def mixed(self, parts: Sequence[Split]) -> Split:
-        """One split of the members' splits, in the members' order."""
+        """Join the members' splits into one, in the members' order."""
         items = [
             MixedItem(item.id, member.name, item)
             for member, part in zip(self.members, parts, strict=True)
@@ -59,7 +59,7 @@ class Mixture(Task):
         return member.labels or tuple(label.removeprefix(begin) for label in labels if label.startswith(begin))
 
     def places(self, data: Path) -> Mapping[str, Path]:
-        """Where each member's files are: in one folder, or where a YAML file of `task: folder` says.
+        """Return the path of each member's files: one folder, or those in a YAML file of `task: folder`.
 
         Raises UserError when that file does not name them all.
         """
