@@ -1,11 +1,10 @@
-"""A trained model as its user holds it: `load(path)`, then `fill`, `generate`, `embed` or `predict`.
+"""The library interface of trained models: `load(path)`, then `fill`, `generate`, `embed` or `predict`.
 
-One loader opens whatever a folder holds; the commands use it too. A `Model` may be used from several threads at once:
-it is never put into training mode, its weights never move after `load`, and what it makes on first use is made once.
+One loader opens any folder with a model; the commands use it too. Several threads may use a `Model` at once: it is
+never put into training mode, its weights never move after `load`, and parts made on first use are made once.
 
-Not here: how blanks are filled (`generation.fill`), texts written (`generation.write`), vectors made (`embedding`) and
-tasks answered (`finetuning.predictor`). A server that puts the rows of many users into one batch drives
-`generation.scheduler` itself.
+Not here: filling (`generation.fill`), generation (`generation.write`), embedding (`embedding`) and predictions of tasks
+(`finetuning.predictor`). A server that batches the rows of many users uses `generation.scheduler` itself.
 """
 
 from __future__ import annotations
@@ -60,13 +59,13 @@ class Model:
 
     @property
     def filler(self) -> Filler:
-        """What fills blanks with this model. Raises UserError when the model cannot."""
+        """Return the object that fills blanks with this model. Raises UserError when the model cannot fill."""
         from blankfill.generation.fill import Filler
 
         return self._once("filler", lambda: Filler(self.loaded))
 
     def embedder(self, pooling: Pooling = "mean", normalize: bool = True) -> Embedder:
-        """What makes vectors with this model; see `embedding.embed.Embedder`, also for what it refuses."""
+        """Return the object that computes vectors with this model; see `embedding.embed.Embedder` for its errors."""
         from blankfill.embedding.embed import Embedder
 
         return self._once((pooling, normalize), lambda: Embedder(self.loaded, pooling, normalize))
@@ -90,7 +89,7 @@ class Model:
         cancel: CancelFlag | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
-        """Continue a text, piece by piece as it is written.
+        """Continue a text, and yield pieces of it as they are finished.
 
         slide: continue past the position table by dropping the older half (GPT). cancel: a flag, such as a
         `threading.Event`, that ends the text once it is set. sampling: the fields of `generation.sampling.Sampling`,
@@ -116,7 +115,8 @@ class Model:
         return generate_many(self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel)
 
     def embed(self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True) -> Float32:
-        """A vector for each text, float32[N, D]; texts that are too long are cut. See `embedding.embed.Embedder`."""
+        """Return a vector for each text, float32[N, D]; texts that are too long are cut. See
+        `embedding.embed.Embedder`."""
         return self.embedder(pooling, normalize).vectors(texts).array
 
     def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ class Model:
         return predict(self.predictor, rows).rows
 
     def _once(self, key: Any, make: Callable[[], Part]) -> Part:
-        """A part that is made on first use, by one thread."""
+        """Return a part that is made on first use, by one thread."""
         with self._lock:
             if key not in self._parts:
                 self._parts[key] = make()
@@ -158,11 +158,11 @@ def load(
         dtype: The type to convert weights to, or its name ("fp32", "bf16", "fp16"); None or "auto" keeps the
             stored type.
         head: Whether the model must be a fine-tuned one (True) or a pretrained one (False); None takes either.
-        optimize: Lay the weights of a model that writes out for single tokens (`model.layout`). This takes a moment and
-            the memory of a second word table.
+        optimize: Whether to change the memory layout of a model that generates text for single tokens (`model.layout`).
+            This takes a moment and the memory of a second copy of the token embeddings.
         threads: CPU threads of torch; 0 for the usual number, None to leave the number as it is.
-        n_best: For a fine-tuned model that writes, the number of texts for each item.
-        search: For a fine-tuned model that writes, options other than those it was trained with.
+        n_best: For a fine-tuned model that generates text, the number of texts for each item.
+        search: For a fine-tuned model that generates text, options that differ from training.
 
     Returns:
         The model, ready to use from several threads.
@@ -230,7 +230,7 @@ def generate(
     cancel: CancelFlag | None = None,
     **sampling: Any,
 ) -> str:
-    """Continue a text with a pretrained model; `Model.generate` gives the pieces as they are written.
+    """Continue a text with a pretrained model; `Model.generate` yields the pieces as they are finished.
 
     Args:
         model: The folder of a model, or a model that `load` has opened, to use it again.
@@ -244,7 +244,7 @@ def generate(
         The continuation, without the prompt.
 
     Raises:
-        UserError: The model does not write, or an option of the sampling cannot be.
+        UserError: The model cannot generate text, or an option of the sampling has an impossible value.
     """
     return "".join(_opened(model, optimize=True).generate(prompt, max_tokens, slide, cancel, **sampling))
 

@@ -131,7 +131,7 @@ def test_soft_targets_alone_bring_a_drawn_student_nearer(teacher: Path, tmp_path
 
 
 def test_a_resumed_run_is_the_same(distilled: Path, teacher: Path, tmp_path: Path) -> None:
-    """Stopped after the first step and gone on with, from a teacher that has been moved."""
+    """Stopped after the first step and resumed, from a teacher that has been moved."""
     shutil.copytree(teacher, tmp_path / "teacher")
     out = tmp_path / "student"
     result = pretrain(

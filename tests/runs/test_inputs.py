@@ -230,7 +230,7 @@ def test_prepare_notes_checksums_and_verifies_them(begun: Path, capsys: pytest.C
     noted = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["files"]
     assert {name: mark["sha256"] for name, mark in noted.items()} == {n: store.checksum(corpus / n) for n in NAMES}
     assert main(["prepare", "--out", str(corpus), "--verify"]) == 0
-    assert "all 6 files have the checksums" in capsys.readouterr().err
+    assert "all 6 files match their recorded checksums" in capsys.readouterr().err
     assert main(["prepare", "--out", str(begun / "texts"), "--verify"]) == 2
     zero(corpus / "train.bin")
     assert main(["prepare", "--out", str(corpus), "--verify"]) == 2

@@ -47,7 +47,7 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> Dense:
-        """A plain dense layer that computes the same."""
+        """Return a plain dense layer that computes the same."""
         with torch.device("meta"):
             plain = dense(self.base.in_features, self.base.out_features, self.base.bias is not None)
         plain.weight = nn.Parameter(self.base.weight + ALPHA * self.up @ self.down)

@@ -22,7 +22,7 @@ def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokeniz
 def dressed(
     form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary, dtype: str = "float32"
 ) -> Dress:
-    """The files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
+    """Return the files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
 
     dtype: of the weights, by torch's name. A prompt to be continued must not end in [SEP], so for gpt and glm the
     tokenizer puts nothing around a text.

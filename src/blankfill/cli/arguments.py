@@ -1,4 +1,4 @@
-"""How every command line is parsed: texts by the names of options, which `system.loader` turns into values.
+"""Parsing command lines: from arguments to texts by option names, which `system.loader` turns into values.
 
 A class of arguments is a dataclass (`system.schema`); the sections of a recipe, where a command has one, are reached by
 dotted names. `--name value`, `--name=value`, `--flag` and `--no-flag`; a list takes the values up to the next option;
@@ -20,14 +20,14 @@ from blankfill.system.schema import Field, expected, fields_of, item_type, optio
 T = TypeVar("T")
 
 LONGEST_MESSAGE = 4000
-"""Characters of a message at most; the middle of a longer one is left out."""
+"""Largest number of characters of a message; the middle of a longer one is left out."""
 NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
-"""How a negative number begins, which is a value and not an option."""
+"""The beginning of a negative number, which is a value and not an option."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A name on the command line. path: of the option that it sets. value: what the name alone says, for yes and no."""
+    """A name on the command line. path: path of its option. value: the value of the name alone, for yes and no."""
 
     path: str
     field: Field
@@ -45,7 +45,7 @@ class Flag:
 
 
 def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[str, Any] | None = None) -> T:
-    """The arguments of a command as its dataclass, numbers checked against their bounds.
+    """Return the arguments of a command as its dataclass, numbers checked against their bounds.
 
     sections: the sections of a recipe by name, for the help and for options that are there none of; `texts_of` gives
     what the command line says about them. Raises ConfigError with every mistake; SystemExit after printing the help.
@@ -68,7 +68,7 @@ def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[s
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for the help of its command."""
+    """Return whether a command line asks for the help of its command."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     return "--help" in options or "-h" in options
 
@@ -76,7 +76,7 @@ def wants_help(argv: Sequence[str]) -> bool:
 def texts_of(
     kind: type, argv: Sequence[str], command: str, sections: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """What a command line says: the text, or texts of a list, by the path of each option; and what is wrong with it."""
+    """Return the text of each option of a command line (texts for a list) by its path, and the problems."""
     flags = flags_of(kind, sections)
     listed = f"`blankfill {command} --help` lists them"
     texts: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def texts_of(
 
 
 def place_positionals(kind: type, rest: Sequence[str], texts: dict[str, Any]) -> list[str]:
-    """Give the arguments without a name to the fields that take them; returns what is wrong."""
+    """Assign the arguments without a name to the fields that take them; returns the problems."""
     left = list(rest)
     for field in fields_of(kind):
         if not field.option.positional:
@@ -137,12 +137,12 @@ def place_positionals(kind: type, rest: Sequence[str], texts: dict[str, Any]) ->
 
 
 def is_option(argument: str) -> bool:
-    """Whether an argument is the name of an option: not a value, not -, not a negative number."""
+    """Return whether an argument is the name of an option: not a value, not -, not a negative number."""
     return argument.startswith("-") and argument != "-" and not NUMBER.match(argument)
 
 
 def flags_of(kind: type, sections: Mapping[str, Any]) -> dict[str, Flag]:
-    """Every name that a command line may have, without its dashes."""
+    """Return every name that a command line may have, without its dashes."""
     flags: dict[str, Flag] = {}
     for prefix, options in [("", kind), *((f"{name}.", type(section)) for name, section in sections.items())]:
         for field in fields_of(options):
@@ -158,20 +158,20 @@ def flags_of(kind: type, sections: Mapping[str, Any]) -> dict[str, Flag]:
 
 
 def given_names(argv: Sequence[str]) -> list[str]:
-    """The names of the options of a command line, with their dashes, words joined by -."""
+    """Return the names of the options of a command line, with their dashes, words joined by -."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     return [arg.split("=")[0].replace("_", "-") for arg in options if arg.startswith("--")]
 
 
 def shortened(message: str) -> str:
-    """A message without its middle, when it is longer than anyone reads."""
+    """Return a message, without its middle when it is too long to read."""
     if len(message) <= LONGEST_MESSAGE:
         return message
     return f"{message[: LONGEST_MESSAGE // 2]} … {message[-LONGEST_MESSAGE // 4 :]}"
 
 
 def choices_of(field: Field) -> list[str]:
-    """The values that a field may have, where they are few words; empty otherwise."""
+    """Return the values that a field may have, where they are few words; empty otherwise."""
     if field.option.choices is not None:
         return list(field.option.choices())
     hint = optional(field.hint)[0]

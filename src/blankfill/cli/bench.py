@@ -1,4 +1,4 @@
-"""`blankfill bench`: how fast this machine trains, in real steps of the training loop on made-up text."""
+"""`blankfill bench`: the training speed of this machine, in steps of the training loop on generated text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USUAL = ("bert-4x256", "glm-4x256", "gpt-4x256")
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How fast this machine trains: real steps of the training loop on generated text.
+    """Measure the training speed of this machine with steps of the training loop on generated text.
 
     Each shape is an objective and a model, LAYERSxWIDTH, timed in a process of its own: tokens per second, the share of
     the machine's matrix-product rate that the steps use, the peak memory, and the time that making a step's rows takes
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(given: Bench) -> None:
-    """ConfigError with everything that is wrong with the options."""
+    """Raise ConfigError with all problems of the options."""
     from blankfill.errors import ConfigError
 
     problems = []
@@ -101,7 +101,7 @@ def check(given: Bench) -> None:
 
 
 def sizes(given: Bench) -> dict[str, Any]:
-    """What all shapes share, as `planning.bench.Shape` names it."""
+    """Return the settings that all shapes share, as `planning.bench.Shape` names them."""
     return {
         "length": given.length, "rows": given.tokens // given.length, "dropout": given.dropout,
         "vocabulary": given.vocabulary,

@@ -1,7 +1,7 @@
-"""`blankfill doctor`: what this machine offers, measured in a few seconds, and what would stop a run.
+"""`blankfill doctor`: the properties of this machine, measured in a few seconds, and obstacles to a run.
 
-The facts are those of `environment`; here they are joined by measured rates and read for trouble. It changes nothing
-and always exits with 0.
+The facts come from `environment`; this module adds measured rates and derives warnings. The command changes nothing and
+always exits with 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from blankfill.system import console
 from blankfill.system.environment import BF16_SETS, NO_BF16, Section
 
 TORCH = ((2, 11), (2, 14))
-"""torch is supported from the first version on and below the second (pyproject.toml)."""
+"""First supported version of torch, and the first one that is not supported (pyproject.toml)."""
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("pyarrow", "zstandard", "rensa"), "Parquet files, zstandard compression, near-duplicate removal"),
     "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
@@ -31,7 +31,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
     "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
 }
-"""Optional extras: the modules that they install, and what those are for."""
+"""Optional extras: their modules, and the purpose of these."""
 SIZES = (64, 256, 1024, 4096)
 """Sides of the matrix products that are measured."""
 LONGEST = 0.3
@@ -42,7 +42,7 @@ LITTLE_MEMORY = 2_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """What this machine offers, and what would slow down or stop a run."""
+    """Show the properties of this machine, and anything that would slow down or stop a run."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill doctor --out runs",)
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def examine(out: Path) -> dict[str, Any]:
-    """Everything that there is to say, as JSON values. Raises UserError when `out` has no folder above it."""
+    """Return all facts as JSON values. Raises UserError when `out` has no folder above it."""
     from blankfill.system.environment import environment, has_module
 
     facts = environment()
@@ -89,7 +89,7 @@ def examine(out: Path) -> dict[str, Any]:
 
 
 def measure(out: Path) -> Section:
-    """Rates: matrix products in FLOP/s, memory and disk in bytes per second. A few seconds."""
+    """Measure rates: matrix products in FLOP/s, memory and disk in bytes per second. Takes a few seconds."""
     import torch
 
     from blankfill.system.device import pick_device
@@ -118,7 +118,7 @@ def measure(out: Path) -> Section:
 
 
 def largest_size(rate: Callable[[int], float]) -> int:
-    """The size of the largest square product that takes no more than `LONGEST` seconds.
+    """Return the size of the largest square product that takes no more than `LONGEST` seconds.
 
     rate: FLOP/s of a product of a size. Without units for its type, a processor would take seconds on a large one.
     """
@@ -129,7 +129,7 @@ def largest_size(rate: Callable[[int], float]) -> int:
 
 
 def existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder itself, or the nearest one above it that exists."""
     folder = path.absolute()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -137,7 +137,7 @@ def existing(path: Path) -> Path:
 
 
 def precision(measured: Mapping[str, Any]) -> dict[str, str]:
-    """The compute type that `train.precision auto` chooses here, and why. The measured rates are only shown."""
+    """Return the compute type that `train.precision auto` chooses here, and why. The measured rates are only shown."""
     import torch
 
     from blankfill.system.environment import bf16_sets, instruction_sets
@@ -162,7 +162,7 @@ def precision(measured: Mapping[str, Any]) -> dict[str, str]:
 
 
 def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
-    """What would slow down or stop a run, a sentence each with its remedy."""
+    """Return a sentence with its remedy for everything that would slow down or stop a run."""
     from blankfill.system.console import amount, worded
 
     notes = []

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedArguments:
-    """A vector for each line of a text.
+    """Compute a vector for each line of a text.
 
     Vectors of texts with similar meaning point in similar directions; their dot products are similarities.
     """
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def count_lines(source: Path | None) -> int | None:
-    """How many lines a file has; None for standard input, and for a pipe or a device, which can be read only once.
+    """Count the lines of a file; None for standard input, and for a pipe or a device, which can be read only once.
 
     Raises UserError for a file that cannot be read.
     """
@@ -103,7 +103,7 @@ def count_lines(source: Path | None) -> int | None:
 
 @contextmanager
 def writer(out: Path | None, width: int) -> Iterator[Write]:
-    """What takes texts and their vectors, window by window; the file appears under its name when it is whole."""
+    """Yield a function that writes texts and their vectors, window by window; a complete file gets its final name."""
     if out is None:
         yield print_lines
         return
@@ -118,7 +118,7 @@ def writer(out: Path | None, width: int) -> Iterator[Write]:
 
 @contextmanager
 def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
-    """Rows of float32 for a .npy file, as many as will come: numpy leaves room in the header for their number."""
+    """Yield a function that writes rows of float32 to a .npy file; numpy's header leaves room for their number."""
     import numpy as np
 
     rows = 0
@@ -141,7 +141,7 @@ def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
 
 
 def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:
-    """JSON lines on standard output."""
+    """Print JSON lines on standard output."""
     from blankfill.system.console import show
 
     for line in json_lines(texts, vectors):
@@ -149,6 +149,6 @@ def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:
 
 
 def json_lines(texts: Sequence[str], vectors: np.ndarray) -> Iterator[str]:
-    """An object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
+    """Yield an object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
     for text, vector in zip(texts, vectors.tolist(), strict=True):
         yield json.dumps({"text": text, "vector": [float(f"{x:.9g}") for x in vector]}, ensure_ascii=True)

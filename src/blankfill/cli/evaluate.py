@@ -1,4 +1,4 @@
-"""`blankfill evaluate`: what a pretrained model can do as it is, or the metrics of predictions that lie in a file."""
+"""`blankfill evaluate`: measurements of a pretrained model, or the metrics of predictions in a file."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """A line for each figure; figures by length become a line for each length."""
+    """Return a line for each figure; figures by length become a line for each length."""
     out = []
     for name, value in metrics.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""`blankfill export`: write a model as other programs open it."""
+"""`blankfill export`: write a model in the format of another program."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def counted(texts: int) -> str:
-    """A number of texts, as a sentence has it."""
+    """Return a number of texts in words."""
     return "1 text" if texts == 1 else f"{texts} texts"
 
 
 def to_onnx(args: ExportArguments) -> int:
-    """Write ONNX and tell how near it is."""
+    """Write ONNX, and print the largest difference of its outputs."""
     from blankfill.convert.onnx import FILE, export_onnx
     from blankfill.system.console import show
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_CANDIDATES = 100_000
-"""Candidates of a blank at most."""
+"""Largest number of candidates of a blank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) of every sentence that is given; empty lines are passed over."""
+    """Yield (place, text) of every given sentence; empty lines are skipped."""
     for text in texts:
         if text == "-":
             yield from _written(lines_of(None))
@@ -114,7 +114,7 @@ def _written(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def json_line(value: object) -> str:
-    """JSON on one line, with plain letters where the terminal's encoding has no others."""
+    """Return JSON on one line, with escapes for characters that the terminal's encoding lacks."""
     import json
 
     encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "").replace("_", "")
@@ -122,7 +122,7 @@ def json_line(value: object) -> str:
 
 
 def print_result(result: FillResult) -> None:
-    """The sentence with its best fills marked, then each blank's candidates."""
+    """Print the sentence with its best fills marked, then the candidates of each blank."""
     from blankfill.system.console import show, table
 
     show(result.marked())

@@ -1,4 +1,4 @@
-"""`blankfill finetune`: a pretrained model and labelled data in, a model that answers a task out."""
+"""`blankfill finetune`: train a pretrained model on a task with labelled data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blankfill.tasks.options import FinetuneOptions
 
 GOES_WITH_RESUME = "--resume"
 MACHINE = {"--threads": "threads", "--device": "device", "--micro-batch": "micro_batch"}
-"""Options that fit a run to the machine, and may be given anew with --resume."""
+"""Options that adapt a run to the machine, and may change with --resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class FinetuneArguments(FinetuneOptions):
     """Runs per combination, with consecutive seeds from --seed; their mean and deviation are reported."""
 
     def options(self) -> FinetuneOptions:
-        """The options of the training itself."""
+        """Return the options of the training itself."""
         return FinetuneOptions(**{field.name: getattr(self, field.name) for field in fields(FinetuneOptions)})
 
 
@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
     result = finetune(config, out, given.resume is not None, changes)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     show(f"{config.task}: {scores} on the dev set at step {result.best_step:,} of {result.total:,}")
-    show(f"without reading the texts: {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
+    show(f"baseline (ignores the texts): {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
     show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
     return result.stopped.exit_code if result.stopped else 0
 

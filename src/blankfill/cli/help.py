@@ -1,4 +1,4 @@
-"""The help of a command: what it does, its options under headings, and examples, for any width of a terminal."""
+"""The help of a command: its purpose, its options under headings, and examples, for any width of a terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from blankfill.cli.arguments import choices_of
 from blankfill.system.schema import Field, fields_of, groups_of, item_type, optional
 
 WIDEST = 110
-"""Columns of a line at most: longer lines are hard to read."""
+"""Largest number of columns of a line; longer lines are hard to read."""
 NARROWEST = 40
-"""Columns that help needs."""
+"""Smallest number of columns for help."""
 NAMES = 30
-"""Columns of the names of options, where their descriptions are beside them."""
+"""Columns of option names with descriptions beside them."""
 SIDE_BY_SIDE = 72
-"""Columns from which on descriptions are beside the names, not below them."""
+"""Number of columns from which descriptions are beside the names, not below them."""
 TOGETHER = "\ue000"
-"""Stands for the space between an option and its value, where no line is cut."""
+"""Replaces the space between an option and its value, where no line may break."""
 TITLES = {
     "corpus": "Corpus (--corpus.*): how text is prepared",
     "objective": "Objective (--objective.*): what the model predicts",
@@ -35,7 +35,7 @@ TITLES = {
 
 
 def command_help(kind: type, command: str, sections: Mapping[str, Any], width: int = 0) -> str:
-    """The text of `blankfill COMMAND --help`. width: of the terminal, 0 asks it."""
+    """Return the text of `blankfill COMMAND --help`. width: of the terminal, 0 asks it."""
     width = max(NARROWEST, min(WIDEST, width or shutil.get_terminal_size((100, 24)).columns))
     positional = [field for field in fields_of(kind) if field.option.positional]
     usage = " ".join(["usage: blankfill", command, "[OPTIONS]", *map(placeholder, positional)])
@@ -55,8 +55,8 @@ def command_help(kind: type, command: str, sections: Mapping[str, Any], width: i
 
 
 def grouped(kind: type, whole: str = "") -> list[tuple[str, list[Field]]]:
-    """The fields of a class under their headings; those that no group names under "Options". whole: the heading of a
-    section, before those of its groups."""
+    """Return the fields of a class under their headings; those that no group names under "Options". whole: the heading
+    of a section, before those of its groups."""
     fields = {field.name: field for field in fields_of(kind) if not field.option.hidden}
     groups = [
         (f"{whole}: {title.lower()}" if whole else title, [fields.pop(name) for name in names if name in fields])
@@ -69,7 +69,7 @@ def grouped(kind: type, whole: str = "") -> list[tuple[str, list[Field]]]:
 
 
 def group(title: str, rows: Sequence[tuple[list[str], str]], width: int) -> str:
-    """A heading and the options below it. rows: the names of an option, and what it does."""
+    """Return a heading and the options below it. rows: the names of an option, and what it does."""
     lines = [*wrapped(f"{title}:", width)]
     for names, text in rows:
         head = ", ".join(names)
@@ -86,7 +86,7 @@ def group(title: str, rows: Sequence[tuple[list[str], str]], width: int) -> str:
 
 
 def describe(field: Field, prefix: str) -> list[str]:
-    """The names of an option as the command line has them, with a placeholder for its value."""
+    """Return the names of an option as the command line has them, with a placeholder for its value."""
     if field.option.positional:
         return [placeholder(field)]
     if optional(field.hint)[0] is bool:
@@ -95,7 +95,7 @@ def describe(field: Field, prefix: str) -> list[str]:
 
 
 def placeholder(field: Field) -> str:
-    """The placeholder for the value of an option: INT, FLOAT, TEXT, PATH, NAME."""
+    """Return the placeholder for the value of an option: INT, FLOAT, TEXT, PATH, NAME."""
     hint = optional(field.hint)[0]
     item = item_type(hint)
     names: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
@@ -108,7 +108,7 @@ def placeholder(field: Field) -> str:
 
 
 def meaning(field: Field, value: Any) -> str:
-    """What an option does, the values that it may have, and its default."""
+    """Return the description of an option, its possible values, and its default."""
     notes = []
     if choices := choices_of(field):
         notes.append(f"one of {', '.join(choices)}")
@@ -120,7 +120,7 @@ def meaning(field: Field, value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A default as the command line takes it."""
+    """Return a default as the command line takes it."""
     if value is True:
         return "on"
     if isinstance(value, tuple):
@@ -129,13 +129,13 @@ def shown(value: Any) -> str:
 
 
 def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    """A text in lines of a width, cut between words only. first, rest: the indents of the lines."""
+    """Return a text in lines of a width, cut between words only. first, rest: the indents of the lines."""
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
 
 
 def example(line: str, width: int) -> str:
-    """A command line in lines of a terminal that can be copied, each but the last ending in a backslash."""
+    """Return a command line in lines of a terminal that can be copied, each but the last ending in a backslash."""
     joined = re.sub(r"(--[\w.-]+) (?!-)", lambda match: f"{match[1]}{TOGETHER}", line)
     return " \\\n".join(wrapped(joined, width - 2, "  ", "      ")).replace(TOGETHER, " ")

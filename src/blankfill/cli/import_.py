@@ -1,4 +1,4 @@
-"""`blankfill import`: take over a model that another program trained."""
+"""`blankfill import`: import a model that another program trained."""
 
 from __future__ import annotations
 

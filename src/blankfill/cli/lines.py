@@ -1,4 +1,4 @@
-"""Lines of text from files and standard input, as the commands that answer a line at a time read them."""
+"""Reading lines of text from files and standard input, for commands that process one line at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) of every line of a UTF-8 file, or of standard input for None; no line ends.
+    """Yield (place, text) of every line of a UTF-8 file, or of standard input for None, without line ends.
 
     UserError names a file that cannot be read, a line that is not UTF-8, and one of more than LONGEST_GIVEN bytes.
     """
@@ -32,7 +32,7 @@ def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def decoded(stream: BinaryIO | TextIO, name: str) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) of every line of a stream that is called `name`."""
+    """Yield (place, text) of every line of a stream; `name` appears in the places."""
     number = 0
     while line := stream.readline(LONGEST_GIVEN + len("\r\n")):
         number += 1
@@ -47,9 +47,9 @@ def decoded(stream: BinaryIO | TextIO, name: str) -> Iterator[tuple[str, str]]:
 
 
 def windows(texts: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Consecutive texts in lists of at most `most`, and of at most LONGEST_GIVEN characters unless one alone has more.
+    """Yield consecutive texts in lists of at most `most`, and of at most LONGEST_GIVEN characters unless one has more.
 
-    size: how many characters a text has, roughly.
+    size: returns the approximate number of characters of a text.
     """
     window: list[T] = []
     total = 0

@@ -1,4 +1,4 @@
-"""The `blankfill` command: finds the file of a subcommand, runs it, and turns a user's mistake into one sentence.
+"""The `blankfill` command: it imports the module of a subcommand, runs it, and prints user errors as sentences.
 
 Each command is one file beside this one with `main(argv) -> int`. Only the file of the given command is imported, so
 that `--help` answers at once.
@@ -15,36 +15,36 @@ from pathlib import Path
 
 COMMANDS: dict[str, str] = {
     "prepare": "text of any shape → token files and a tokenizer",
-    "tokenizer": "look at what a tokenizer makes of a text",
+    "tokenizer": "show the tokens of a text",
     "show": "one training example, as text and as a picture",
-    "plan": "what a run would take: parameters, memory, disk, hours",
-    "pretrain": "train a model on text, from nothing or from a checkpoint",
+    "plan": "estimate parameters, memory, disk and hours of a run",
+    "pretrain": "train a model on text, from scratch or from a checkpoint",
     "finetune": "train a model on a task with labelled data",
-    "predict": "answer a task for new rows or a test set with a fine-tuned model",
-    "evaluate": "measure a pretrained model, or score predictions that lie in a file",
+    "predict": "predict new rows or a test set with a fine-tuned model",
+    "evaluate": "measure a pretrained model, or score a file of predictions",
     "fill": "fill the blanks of a sentence",
     "generate": "continue a text",
     "embed": "texts → vectors, to compare and search them",
     "import": "a transformers folder or a GLM checkpoint → a model to use and to train on",
     "export": "a model → a folder that transformers opens",
-    "bench": "how fast this machine trains",
-    "doctor": "what this machine offers, and what would stop a run",
+    "bench": "measure the training speed of this machine",
+    "doctor": "show properties of this machine, and obstacles to a run",
 }
 
 MOST_SENTENCES = 20
-"""Mistakes in one command line that are reported at once, at most."""
+"""Largest number of mistakes in one command line that are reported at once."""
 EXIT_CODES: dict[int, str] = {
     0: "done",
-    2: "refused: a sentence says what is wrong and what to do",
-    75: "the time of --stop-after is up; the run is saved; resume it with --resume",
-    130: "interrupted (Ctrl-C); a run is saved and can be gone on with",
-    143: "terminated (SIGTERM, as schedulers send it); likewise",
+    2: "bad input: a message names the problem and the remedy",
+    75: "the time of --stop-after is over; the run is saved; resume it with --resume",
+    130: "interrupted (Ctrl-C); a run is saved and can be resumed",
+    143: "terminated (SIGTERM, as from schedulers); likewise",
     1: "an error of the program itself, with a traceback; please report it",
 }
 
 
 def usage() -> str:
-    """The text of `blankfill --help`."""
+    """Return the text of `blankfill --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
@@ -55,7 +55,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "blankfill COMMAND --help tells the options of a command; --debug shows tracebacks; --version the version.",
+            "blankfill COMMAND --help lists the options of a command; --debug shows tracebacks; --version the version.",
             "",
             "Exit codes:",
             *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items()),
@@ -144,7 +144,7 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _refused(sentences: Sequence[str]) -> int:
-    """Say why a command ends, a line each; returns the exit code of a mistake."""
+    """Print why a command ends, line by line; returns the exit code of a user error."""
     from blankfill.cli.arguments import shortened
     from blankfill.system.console import say, worded
 
@@ -157,7 +157,8 @@ def _refused(sentences: Sequence[str]) -> int:
 
 
 def _bytes_shown(arg: str) -> str:
-    """An argument with its odd bytes as escapes; lone surrogates too, which only Python's own callers can give."""
+    """Return an argument with its odd bytes as escapes; lone surrogates too, which only Python's own callers can
+    give."""
     try:
         data = arg.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""`blankfill predict`: a fine-tuned model's answers for new rows, or for a split of its task."""
+"""`blankfill predict`: a fine-tuned model's predictions for new rows, or for a split of its task."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from blankfill.tasks.items import Item
 
 WINDOW = 4096
-"""Rows that are answered together, those of like length in one batch."""
+"""Rows that are predicted together, those of similar length in one batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictArguments:
-    """Predictions of a fine-tuned model for new rows, or for a split of its task.
+    """Predict new rows, or a split of the task, with a fine-tuned model.
 
     A row is a line: a text, or two with a tab between, or (tagging) words with spaces between; or a JSON object with
     text and second, words, question and context, context and choices, or (generation) source and second; SuperGLUE's
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def opened(args: PredictArguments) -> AnyPredictor:
-    """The model, with the options of its search."""
+    """Return the model, with the options of its search."""
     from blankfill.inference import load
 
     given = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}

@@ -1,4 +1,4 @@
-"""`blankfill prepare`: text of any shape → a folder of token files. The work is in `corpus.prepare`."""
+"""`blankfill prepare`: from text in many formats to a folder of token files, through `corpus.prepare`."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def verified(out: Path) -> None:
-    """Compare all bytes of a corpus with its checksums and say so. Raises UserError when they differ."""
+    """Compare all bytes of a corpus with its checksums, and print the result. Raises UserError when they differ."""
     from blankfill.corpus.identity import verify_corpus
     from blankfill.system.console import say
 
-    say(f"{out}: all {verify_corpus(out)} files have the checksums that were noted when they were written")
+    say(f"{out}: all {verify_corpus(out)} files match their recorded checksums")

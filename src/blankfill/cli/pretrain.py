@@ -1,4 +1,4 @@
-"""`blankfill pretrain`: text in, a trained model out."""
+"""`blankfill pretrain`: train a model on text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 OnNan = Literal["stop", "skip", "rollback"]
 LONGEST = 36_500 * 86_400.0
-"""Seconds of the longest time that a run may be given: a hundred years."""
+"""Longest time of a run in seconds: a hundred years."""
 GOES_WITH_RESUME = ("--resume", "--stop-after", "--on-nan", "--teacher", "--verify", "--no-verify")
 MACHINE = {
     "--threads": "threads", "--train.threads": "threads", "--train.device": "device", "--train.workers": "workers",
     "--train.micro-batch": "micro_batch",
 }  # fmt: skip
-"""Options that fit a run to the machine, and may be given anew with --resume."""
+"""Options that adapt a run to the machine, and may change with --resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
-    """The model to begin from, as the command line asks; UserError for options that need one and have none."""
+    """Return the model to start from; UserError for options that need such a model without one."""
     from blankfill.pretraining.warm_start import GIVEN, InitFrom, new_tokens_from
 
     if args.from_ is None:
@@ -129,7 +129,7 @@ def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
 
 
 def seconds(text: str) -> float:
-    """A time such as 8h, 45m, 90s or 1h30m in seconds; a bare number counts seconds."""
+    """Return a time such as 8h, 45m, 90s or 1h30m in seconds; a bare number counts seconds."""
     units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
@@ -143,5 +143,5 @@ def seconds(text: str) -> float:
 
 
 def overridden(argv: Sequence[str]) -> list[str]:
-    """The options of a command line that a resumed run cannot take."""
+    """Return the options of a command line that a resumed run cannot take."""
     return [name for name in given_names(argv) if name not in GOES_WITH_RESUME and name not in MACHINE]

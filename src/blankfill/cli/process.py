@@ -1,4 +1,4 @@
-"""What the `blankfill` process settles with the system around a command: its streams, encoding, unforeseen errors."""
+"""The process of a `blankfill` command: its streams, its encoding, and errors of the system."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EIO: "the disk or the network behind it fails; look into the system's log",
 }
-"""What to do about an error of the system that no command foresaw."""
+"""Remedies for errors of the system that no command handles."""
 
 
 def settle() -> None:
-    """Make the streams and the encoding of this process such as every command may rely on."""
+    """Set up the streams and the encoding of this process for any command."""
     _fill_streams()
     _speak_utf8()
 
 
 def _fill_streams() -> None:
-    """Put something on the descriptors of streams that were closed, lest a file that is opened takes their place.
+    """Open the descriptors of closed streams, so that no file of the command gets their numbers.
 
-    Standard output then refuses to be written, so that a product is not lost unnoticed; notices are.
+    A write to standard output then fails, so that its loss is noticed; notices are lost.
     """
     for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -50,9 +50,9 @@ def _fill_streams() -> None:
 
 
 def _speak_utf8() -> None:
-    """Begin again in UTF-8 where the locale knows ASCII only, as Python does by itself unless that is turned off.
+    """Restart in UTF-8 mode where the locale is ASCII, as Python does itself unless that is turned off.
 
-    Names and texts of the command line would arrive as bytes that cannot be written anywhere.
+    Otherwise names and texts of the command line would be bytes that cannot be written anywhere.
     """
     if os.name != "posix" or os.environ.get("PYTHONUTF8") == "1":
         return
@@ -63,9 +63,9 @@ def _speak_utf8() -> None:
 
 @contextmanager
 def finished() -> Iterator[None]:
-    """Write out what standard output still holds when a command ends, however it does.
+    """Flush standard output when a command ends in any way.
 
-    Raises OutputError when it cannot be written; Python itself reports it only after the exit code is given.
+    Raises OutputError when it cannot be written; Python itself would report that only after setting the exit code.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def _flush() -> None:
 
 
 def _give_up_output() -> None:
-    """Let what standard output still holds go nowhere, so that Python's last attempt to write it cannot fail."""
+    """Discard what standard output still holds, so that Python's last flush cannot fail."""
     try:
         number = sys.stdout.fileno()
     except (AttributeError, OSError, ValueError):
@@ -104,7 +104,7 @@ def _give_up_output() -> None:
 
 @contextmanager
 def threads_in_sentences() -> Iterator[None]:
-    """Let threads of libraries tell of a full disk or a lost folder in a sentence, as the command itself does."""
+    """Report disk errors in threads of libraries as sentences, like those of the command itself."""
     before = threading.excepthook
 
     def excepthook(args: threading.ExceptHookArgs) -> None:
@@ -122,7 +122,7 @@ def threads_in_sentences() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str | None:
-    """An error of the system that no command foresaw, as one sentence; None for an error of the program."""
+    """Return a sentence for a system error that no command handles; None for an error of the program."""
     number = error_number(error)
     if number is None:
         return _files_ran_out(error)
@@ -133,7 +133,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _files_ran_out(error: BaseException | None) -> str | None:
-    """The sentence for too many open files where a library tells of them in its own words."""
+    """Return the sentence for too many open files when a library reports them in its own words."""
     seen = 0
     while error is not None and seen < 10:
         if os.strerror(errno.EMFILE) in str(error):

@@ -1,7 +1,7 @@
-"""How commands take a recipe and its dotted overrides: `--recipe NAME --train.lr 1e-4 --objective.length 256`.
+"""Commands with a recipe and dotted overrides: `--recipe NAME --train.lr 1e-4 --objective.length 256`.
 
-The recipe decides which options there are (an objective has its own), so it is read first, and what it holds becomes
-the defaults of the command line.
+The recipe is read first, since it decides which options exist (an objective has its own); its values become the
+defaults of the command line.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DEFAULT = "glm-nano"
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeArguments:
-    """What every command with a recipe takes beside the options of the recipe itself."""
+    """Arguments of every command with a recipe, beside the options of the recipe itself."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         "replay_ratio": below(1), "width": at_least(0, 100_000), "example": Bound(-MOST),
     }  # fmt: skip
-    """Of the commands' own options; `show` itself holds --example against the rows of the run."""
+    """Bounds of the commands' own options; `show` itself compares --example with the rows of the run."""
 
     paths: Annotated[tuple[str, ...], Option(positional=True, metavar="TEXT")] = ()
     """Files or folders of text, - for standard input, or one folder made by `blankfill prepare`; without any, the
@@ -42,12 +42,12 @@ class RecipeArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments(RecipeArguments):
-    """What commands take that are about a run."""
+    """Arguments of commands about a run."""
 
     out: Path = Path("runs/blankfill")
     """Run folder to create."""
     teacher: Path | None = None
-    """Model to distil from, as --distil.* says: a run, a checkpoint, an imported model or a transformers folder."""
+    """Model to distil from with --distil.*: a run, a checkpoint, an imported model or a transformers folder."""
     threads: int | None = None
     """The same as --train.threads."""
 
@@ -56,7 +56,7 @@ A = TypeVar("A", bound=RecipeArguments)
 
 
 def recipe_of(argv: Sequence[str]) -> str:
-    """The value of `--recipe` in a command line, or the default."""
+    """Return the value of `--recipe` in a command line, or the default."""
     for k, arg in enumerate(argv):
         if arg == "--recipe" and k + 1 < len(argv):
             return argv[k + 1]

@@ -15,7 +15,7 @@ from blankfill.errors import setting
 
 @dataclass(frozen=True, kw_only=True)
 class ShowArguments(RecipeArguments):
-    """Look at a training example.
+    """Show a training example.
 
     Prints row number --example of a run: its tokens, their positions, the targets, and the attention. A run with the
     same recipe, seed and text trains on exactly this row. Every option of the recipe can be changed by its dotted

@@ -1,4 +1,4 @@
-"""`blankfill tokenizer show`: how a tokenizer cuts a text, and what its special tokens are for."""
+"""`blankfill tokenizer show`: the tokens of a text, and the roles of special tokens."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Recipe:
     distil: DistilOptions = dataclasses.field(default_factory=DistilOptions)
 
     def model_config(self, vocab_size: int) -> TransformerConfig:
-        """The model of this recipe for a vocabulary."""
+        """Return the model of this recipe for a vocabulary."""
         pairs = bool(self.objective.labels())
         causal, places = self.objective.causal, self.objective.max_span_positions()
         return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
@@ -100,7 +100,7 @@ class Recipe:
         return [in_settings(problem) for problem in problems]
 
     def check(self) -> Recipe:
-        """The recipe itself; ConfigError with every problem when there is any."""
+        """Return the recipe itself; ConfigError with every problem when there is any."""
         if problems := self.problems():
             raise ConfigError(problems)
         return self
@@ -112,7 +112,7 @@ _PATH = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z0-9_]*)\b"
 
 
 def in_settings(problem: str) -> Problem:
-    """A sentence about a recipe whose options are references, where it names them in the spelling of files."""
+    """Return a sentence about a recipe whose options are references, where it names them in the spelling of files."""
     return problem if isinstance(problem, Problem) else Problem(_PATH.sub(lambda match: setting(match[1]), problem))
 
 
@@ -155,7 +155,7 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:
-    """A recipe with some options changed by texts, as a command line has them: {"train.lr": "1e-4"}.
+    """Return a recipe with some options changed by texts, as a command line has them: {"train.lr": "1e-4"}.
 
     Raises ConfigError with every unknown option and every text that is not of its option's type; what the values say
     together is left to `Recipe.check`.
@@ -172,7 +172,7 @@ def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:
 
 
 def read_values(name: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The plain values of a recipe, its `base` merged in. above: the recipes that are built on it.
+    """Return the plain values of a recipe, its `base` merged in. above: the recipes that are built on it.
 
     Raises UserError for what cannot be read, and for a recipe that is built on itself.
     """
@@ -266,7 +266,7 @@ def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, every option resolved."""
+    """Return a recipe as plain values, every option resolved."""
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     for key in SECTIONS:
         values[key] = dataclasses.asdict(getattr(recipe, key))
@@ -275,12 +275,12 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """A recipe as YAML, every option resolved; `load_recipe` reads it back."""
+    """Return a recipe as YAML, every option resolved; `load_recipe` reads it back."""
     return values_to_yaml(to_values(recipe))
 
 
 def values_to_yaml(values: Mapping[str, Any]) -> str:
-    """The values of a recipe, as `to_values` gives them, as YAML."""
+    """Return the values of a recipe, as `to_values` gives them, as YAML."""
     import yaml
 
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

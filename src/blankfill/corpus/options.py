@@ -60,7 +60,7 @@ class PrepareConfig:
     """Number of processes; 0: one per core."""
 
     def problems(self) -> list[str]:
-        """Every number that is out of range, a sentence each."""
+        """Return every number that is out of range, a sentence each."""
         return out_of_bounds(self)
 
     def check(self) -> None:

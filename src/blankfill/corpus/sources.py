@@ -216,7 +216,7 @@ def _spooled(path: str) -> str:
 
 
 def _locked_temporary() -> tuple[int, str]:
-    """A new temporary file, open to be written, and its name. It stays locked as long as this process lives."""
+    """Return a new temporary file, open to be written, and its name. It stays locked as long as this process lives."""
     while True:
         handle, name = tempfile.mkstemp(prefix=SPOOLED)
         lock = os.dup(handle)  # a lock of `flock` lasts until all copies of its handle are closed
@@ -240,7 +240,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _lock(handle: int) -> bool | None:
-    """Whether a file could be locked, False where another process has locked it; None where there are no such locks."""
+    """Return whether a file could be locked, False where another process has locked it; None where there are no such
+    locks."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,10 +1,10 @@
-"""Rows of Examples → a Batch of tensors, and batches made in the background while the model computes.
+"""From rows of Examples to a Batch of tensors, and batches made in the background while the model computes.
 
-Several Examples may share a row; `segment` tells them apart. The batch says in `mask` what its rows need: nothing at
-all when every row is one full-length Example that sees everything, the plain causal kernel when every row is one
-left-to-right Example, the rule's vectors otherwise. Rows are as wide as the longest, no wider.
+Several Examples may share a row; `segment` tells them apart. `mask` of the batch is the mask that its rows need: none
+when every row is one full-length Example in which everything is visible, causal when every row is one left-to-right
+Example, the rule's vectors otherwise. Rows are as wide as the longest one.
 
-Examples with a context make two such batches of the same rows, whose segments have the same numbers.
+Examples with a context make two batches with the same rows, whose segments have the same numbers.
 
 Not here: which Examples share a row or a batch (`data.packing`).
 """
@@ -25,16 +25,16 @@ from blankfill.types import PADDING, AttentionRule, Batch, Example
 
 T = TypeVar("T")
 AHEAD = 4
-"""Batches that are made ahead."""
+"""Number of batches that are made in advance."""
 THREAD = "blankfill-loader"
-"""The name of the thread that makes them."""
+"""Name of the thread that makes batches."""
 
 
 def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> Batch:
-    """Put rows of Examples into tensors.
+    """Build tensors from rows of Examples.
 
-    pad: the id of padding. multiple: the width is rounded up to it when rows are padded anyway. Raises ValueError when
-    some Examples have a context and others none, or one without columns.
+    pad: id of padding. multiple: divisor of the width when rows are padded anyway. Raises ValueError when only some
+    Examples have a context, or a context has no columns.
     """
     segments = [_first_segments(row) for row in rows]
     batch = _side(rows, segments, pad, multiple)
@@ -48,7 +48,7 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
 
 
 def _first_segments(row: Sequence[Example]) -> list[int]:
-    """The number of the first segment of each Example of a row; an Example's context has the same segments."""
+    """Return the number of the first segment of each Example of a row; an Example's context has the same segments."""
     counts = [
         1 + max(int(side.rule.segment.max(initial=0)) for side in (example, example.context) if side is not None)
         for example in row
@@ -127,20 +127,20 @@ def _mask(rows: Sequence[Sequence[Example]], width: int) -> str:
 
 
 def sees_all(rule: AttentionRule) -> bool:
-    """Whether every query of a rule may see every key."""
+    """Return whether every query of a rule may see every key."""
     alike = (rule.segment == rule.segment[0]).all() and rule.rank.max() <= rule.horizon.min()
     return bool(alike and not _parted(rule))
 
 
 def is_causal(rule: AttentionRule) -> bool:
-    """Whether a rule is the plain left-to-right one."""
+    """Return whether a rule is the plain left-to-right one."""
     index = np.arange(len(rule))
     plain = (rule.segment == 0).all() and (rule.rank == index).all() and (rule.horizon == index).all()
     return bool(plain and not _parted(rule))
 
 
 def _parted(rule: AttentionRule) -> bool:
-    """Whether some keys are for their own group alone."""
+    """Return whether some keys are for their own group alone."""
     return rule.group is not None and bool(rule.group.any())
 
 

@@ -1,7 +1,7 @@
-"""The batches of a run, step by step, made off the critical path.
+"""The batches of a run, step by step, made in the background.
 
-Which rows a step holds is arithmetic (`data.rows`); they are split into micro-batches, and each rank takes its share of
-them. A background thread (or worker processes) keeps a few steps ready; the batches do not depend on how many.
+Arithmetic gives the rows of a step (`data.rows`); they are split into micro-batches, and each rank takes its share. A
+background thread (or worker processes) prepares a few steps in advance; the batches do not depend on the number.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from blankfill.errors import UserError
 from blankfill.types import Batch
 
 TENSORS = 16
-"""More than a batch has."""
+"""Upper limit of the number of tensors in a batch."""
 MOST_PARTS = 16
-"""Micro-batches of a step that are allowed for."""
+"""Number of micro-batches of a step for which files are reserved."""
 OWN_FILES = 64
-"""What else a run has open."""
+"""Number of other open files of a run."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run with rows of one kind. start: its first step; micro: the most rows of a micro-batch."""
+    """A phase of a run with rows of one kind. start: its first step; micro: largest number of rows of a micro-batch."""
 
     start: int
     sampler: Sampler | Replayed
@@ -47,7 +47,7 @@ class Steps(torch.utils.data.Dataset[list[Batch]]):
         self.ranks = ranks
 
     def phase(self, step: int) -> Phase:
-        """The phase of a step."""
+        """Return the phase of a step."""
         return self.phases[bisect_right([phase.start for phase in self.phases], step) - 1]
 
     def __getitem__(self, step: int) -> list[Batch]:
@@ -61,7 +61,7 @@ class Steps(torch.utils.data.Dataset[list[Batch]]):
 
 
 class _ErrorsAsValues(torch.utils.data.Dataset[list[Batch] | UserError]):
-    """Hands a UserError over as it is: DataLoader would raise it with a worker's traceback in its sentence."""
+    """Passes a UserError on as a value: DataLoader would add a worker's traceback to its sentence."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -74,10 +74,10 @@ class _ErrorsAsValues(torch.utils.data.Dataset[list[Batch] | UserError]):
 
 
 def allow_files(workers: int, ahead: int) -> None:
-    """Let this process open as many files as batches from worker processes need, one for each tensor on its way.
+    """Raise the limit of open files to what batches from worker processes need, one for each tensor in transit.
 
-    Raises UserError when the system allows too few: a worker that cannot open one says nothing, and its batch would be
-    waited for without end.
+    Raises UserError when the system allows too few: a worker that cannot open a file reports nothing, and the run would
+    wait for its batch for ever.
     """
     try:
         import resource

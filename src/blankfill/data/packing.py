@@ -1,10 +1,10 @@
-"""Which things share a row, and which rows or texts share a batch: arithmetic on lengths.
+"""Packing: which Examples share a row, and which rows or texts share a batch, from their lengths.
 
-Two ways to fill rows: `best_fit`, for a whole epoch of pretraining, and `FirstFit`, for the items of one step. Three
-ways to group what has rows of its own: `padded_batches` for texts padded to one width, `packed_batches` for items that
-are packed into rows afterwards, `longest_first` for rows that grow while they are written.
+Two functions fill rows: `best_fit`, for a whole epoch of pretraining, and `FirstFit`, for the items of one step. Three
+group items into batches: `padded_batches` for texts padded to one width, `packed_batches` for items that are packed
+into rows later, `longest_first` for rows that grow during generation.
 
-Not here: making tensors (`data.batching`), which text an epoch holds (`data.plans`).
+Not here: making tensors (`data.batching`), the text of an epoch (`data.plans`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Int64 = NDArray[np.int64]
 
 MAX_TOKENS = 4096
-"""Most columns of a batch; more do not make it faster and take memory."""
+"""Largest number of columns of a batch; more do not make it faster and need memory."""
 MIN_TOKENS = 1024
 """A batch with this many columns is not joined with longer texts: padding would cost more than a larger batch gains."""
 
@@ -63,11 +63,11 @@ class FirstFit:
         self._left: list[tuple[int, ...]] = []
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self._left)
 
     def fits(self, size: Sequence[int]) -> bool:
-        """Whether an empty row has room for a piece."""
+        """Return whether an empty row has room for a piece."""
         return _holds(self.capacity, size)
 
     def put(self, size: Sequence[int], first: int = 0) -> int:
@@ -79,7 +79,7 @@ class FirstFit:
         return row
 
     def close(self, first: int) -> None:
-        """Let nothing more into the rows from `first` on."""
+        """Close the rows from `first` on: no further piece goes into them."""
         self._left[first:] = [(0,) * len(self.capacity)] * (len(self._left) - first)
 
 

@@ -1,8 +1,8 @@
-"""Index tables: which tokens of the corpus make which row of an epoch.
+"""Plans: the tokens of the corpus in each row of an epoch.
 
-A plan is computed once from (corpus, spec, seed, epoch) and holds, for every row, the runs of tokens in it. With it
-the i-th row of a run is found by arithmetic alone: nothing is replayed on resume, the number of workers or ranks
-changes nothing, and an epoch sees every document once, in an order drawn anew each time.
+A plan is computed once from (corpus, spec, seed, epoch) and holds, for every row, the runs of tokens in it. With a
+plan, arithmetic gives the i-th row of a run: nothing is replayed on resume, the number of workers or ranks has no
+effect, and an epoch contains every document once, in a new order each time.
 
 Lengths are counted in *stream tokens*: a document's tokens and the special tokens that its objective writes before and
 after it (see `objectives.base.PackingSpec`). A chunk is five numbers: its tokens [begin, end) in the corpus, for pairs
@@ -25,13 +25,13 @@ from blankfill.data.packing import best_fit
 from blankfill.objectives import PackingSpec
 
 FIRST, LAST, RANDOM_NEXT = 1, 2, 4
-"""Flags of a chunk: it begins its document, it ends it, its second part does not follow the first."""
+"""Flags of a chunk: first of its document, last of it, second part does not follow the first."""
 
 Int64 = NDArray[np.int64]
 
 
 class Corpus(Protocol):
-    """What a plan needs of a corpus: offsets into its flat tokens."""
+    """The interface of a corpus for plans: offsets into its flat tokens."""
 
     @property
     def sentence_starts(self) -> Int64:
@@ -57,7 +57,7 @@ class Plan:
         return len(self.order)
 
     def fits(self, tokens: int) -> bool:
-        """Whether a plan that was read from a file can be one of a corpus of this many tokens."""
+        """Return whether a plan that was read from a file can be one of a corpus of this many tokens."""
         R = len(self.order)
         if self.chunks.shape[1:] != (5,) or self.rows.shape != (R + 1,) or not R:
             return False
@@ -72,7 +72,7 @@ class Plan:
         )
 
     def row(self, j: int) -> Int64:
-        """The chunks of the j-th row of the epoch, int64[K, 5]."""
+        """Return the chunks of the j-th row of the epoch, int64[K, 5]."""
         r = int(self.order[j])
         return self.chunks[int(self.rows[r]) : int(self.rows[r + 1])]
 
@@ -97,14 +97,14 @@ def make_plan(corpus: Corpus, spec: PackingSpec, rng: Generator) -> Plan:
         cut_chunks = _chunks_of_sentences if spec.whole_sentences else _chunks
         chunks, sizes = cut_chunks(starts, begins, ends, rooms, spec)
         if spec.merge_chunks:
-            # A chunk that another one follows in its row is closed there, whether or not its document ends.
+            # a chunk with another one after it in its row is closed there, whether or not its document ends
             sizes = np.minimum(sizes + np.where(chunks[:, 4] & LAST, 0, spec.after), spec.max_tokens)
         chunks, rows = _pack(chunks, sizes + spec.chunk_overhead, spec)
     return Plan(chunks, rows, rng.permutation(len(rows) - 1))
 
 
 def _without_empty(starts: Int64, document_starts: Int64) -> tuple[Int64, Int64]:
-    """The same corpus without the sentences that hold no token (files made elsewhere may have them)."""
+    """Return the same corpus without the sentences that hold no token (files made elsewhere may have them)."""
     full = starts[1:] > starts[:-1]
     if full.all():
         return starts, document_starts
@@ -125,7 +125,7 @@ def _chunks(starts: Int64, begins: Int64, ends: Int64, rooms: Int64, spec: Packi
 
 
 def _trim(low: Int64, high: Int64, begin: Int64, end: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
-    """From stream offsets inside documents to corpus offsets and flags; chunks below the minimum are left out."""
+    """Convert stream offsets inside documents to corpus offsets and flags; chunks below the minimum are left out."""
     size = end - begin
     first = np.where(low == 0, FIRST, 0)
     last = np.where(high == size + spec.before + spec.after, LAST, 0)
@@ -154,19 +154,19 @@ def _chunks_of_sentences(
 
 
 def _edges(starts: Int64, begins: Int64, ends: Int64) -> Iterator[list[int]]:
-    """For each document, where its sentences begin, and its end: few numbers, quicker walked as a list."""
+    """Yield, for each document, where its sentences begin, and its end, as a short list."""
     for first, final in zip(starts.searchsorted(begins).tolist(), starts.searchsorted(ends).tolist(), strict=True):
         yield starts[first : final + 1].tolist()
 
 
 def _sentence_end(edges: list[int], at: int, most: int) -> int:
-    """The last sentence edge in (at, most], or `most` when a single sentence fills it."""
+    """Return the last sentence edge in (at, most], or `most` when a single sentence fills it."""
     stop = edges[bisect_right(edges, most) - 1]
     return stop if stop > at else most
 
 
 def _stream(starts: Int64, begins: Int64, ends: Int64, spec: PackingSpec) -> tuple[Int64, Int64]:
-    """Documents end to end, cut every `room` stream tokens."""
+    """Join documents end to end, and cut every `room` stream tokens."""
     totals = ends - begins + spec.before + spec.after
     edges = np.concatenate([[0], np.cumsum(totals)])
     step = spec.max_tokens - spec.overlap
@@ -218,7 +218,8 @@ def _stream_of_sentences(starts: Int64, begins: Int64, ends: Int64, spec: Packin
 
 
 def _pairs(starts: Int64, document_starts: Int64, order: Int64, spec: PackingSpec, rng: Generator) -> Int64:
-    """Pairs as BERT's (google-research/bert, create_pretraining_data.py): A ends at a drawn sentence, B follows or not.
+    """Make pairs as BERT does (google-research/bert, create_pretraining_data.py): A ends at a drawn sentence, B follows
+    it or not.
 
     Where `sole` is "none", a lone sentence has an empty second part.
     """

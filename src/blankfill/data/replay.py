@@ -1,8 +1,8 @@
-"""New text with some old text among it: which rows of a run come from which is arithmetic, like all else about rows.
+"""Replay: rows of old text among those of new text, by arithmetic on row numbers.
 
-A model that learns from new text forgets the old one; rows of the old text among the new ones keep it (see
+A model that learns from new text forgets the old text; rows of the old text among the new ones prevent it (see
 `docs/continue.md`). Of the first i rows ⌊i·ratio⌋ are old ones, so they are spread evenly, and each row of the run is a
-row of one of two samplers by number: nothing is drawn and nothing has to be remembered.
+numbered row of one of two samplers: nothing is drawn, and no state is needed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from blankfill.data.sampler import Sampler
 from blankfill.types import Example
 
 PARTS = 1_000_000
-"""A ratio counts in millionths, so that row numbers are exact however large they grow."""
+"""Ratios are counted in millionths, so that row numbers of any size are exact."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """How many rows of a run are old ones, as a share from 0 to below 1."""
+    """The share of old rows in a run, from 0 to below 1."""
 
     ratio: float
 
@@ -28,27 +28,27 @@ class Share:
         return round(self.ratio * PARTS)
 
     def old_before(self, row: int) -> int:
-        """How many of the rows before `row` are old ones."""
+        """Count the old rows before `row`."""
         return row * self.parts // PARTS
 
     def new_before(self, row: int) -> int:
-        """How many of the rows before `row` are new ones."""
+        """Count the new rows before `row`."""
         return row - self.old_before(row)
 
     def is_old(self, row: int) -> bool:
-        """Whether a row is an old one."""
+        """Return whether a row is an old one."""
         return self.old_before(row + 1) > self.old_before(row)
 
     def row_after(self, new_rows: int) -> int:
-        """The first row that has `new_rows` new ones before it."""
+        """Return the first row that has `new_rows` new ones before it."""
         return (new_rows - 1) * PARTS // (PARTS - self.parts) + 1 if new_rows else 0
 
 
 class Replayed:
-    """Rows of a run over new and old text, by number; stands where a `Sampler` does.
+    """Rows of a run over new and old text, by number; has the interface of a `Sampler`.
 
-    new and old: their first rows are `share.new_before(first)` and `share.old_before(first)`. first: the number of this
-    one's first row in the run.
+    new and old: samplers whose first rows are `share.new_before(first)` and `share.old_before(first)`. first: number of
+    the first row in the run.
     """
 
     def __init__(self, new: Sampler, old: Sampler, share: Share, first: int = 0) -> None:
@@ -60,13 +60,13 @@ class Replayed:
         self.vocabulary = new.vocabulary
 
     def row(self, row: int) -> list[Example]:
-        """The Examples of row number `row` of the run."""
+        """Return the Examples of row number `row` of the run."""
         if self.share.is_old(row):
             return self.old.row(self.share.old_before(row))
         return self.new.row(self.share.new_before(row))
 
     def rows_in_epoch(self, epoch: int) -> int:
-        """How many rows it takes until epoch number `epoch` of the new text is through."""
+        """Return the number of rows until the end of epoch number `epoch` of the new text."""
         ends = [self.new.first]
         for passed in range(epoch + 1):
             ends.append(ends[-1] + self.new.rows_in_epoch(passed))

@@ -1,7 +1,7 @@
-"""Which rows of a run each step holds: arithmetic, so that nothing has to be remembered or replayed.
+"""The rows of each step of a run, by arithmetic, so that no state is needed and nothing is replayed.
 
-Rows are numbered through the whole run. A step takes the next few of them; how many may grow over the first steps
-(GLM-130B's and PaLM's batch ramp). Rows that a rollback passes over shift all that follow.
+Rows are numbered through the whole run. A step takes the next ones; their number may grow over the first steps (the
+batch-size warm-up of GLM-130B and PaLM). Rows that a rollback skips shift all later ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 class RowSchedule:
     """Rows by step. size: rows of a step; start: rows of step 0, growing linearly to `size` over `ramp` steps.
 
-    start 0 means `size` from the first step. skipped: rows passed over before the next step.
+    start 0 means `size` from the first step. skipped: number of rows skipped before the next step.
     """
 
     size: int
@@ -36,18 +36,18 @@ class RowSchedule:
         return self.ramp if self.start else 0
 
     def first(self, step: int) -> int:
-        """The first row of a step; also how many rows the steps before it hold, plus those skipped."""
+        """Return the first row of a step; also how many rows the steps before it hold, plus those skipped."""
         if step < self._ramp:
             return int(self._firsts[step]) + self.skipped
         before = int(self._firsts[-1]) if self._ramp else 0
         return before + (step - self._ramp) * self.size + self.skipped
 
     def rows(self, step: int) -> range:
-        """The rows of a step."""
+        """Return the rows of a step."""
         return range(self.first(step), self.first(step + 1))
 
     def step_of(self, row: int) -> int:
-        """The step that holds a row."""
+        """Return the step that holds a row."""
         row -= self.skipped
         if self._ramp and row < self._firsts[-1]:
             return int(self._firsts.searchsorted(row, side="right")) - 1

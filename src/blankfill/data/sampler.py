@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 PLAN_VERSION = 1
 WORTH_CACHING = 200_000
-"""Plans with fewer chunks are quicker made than read."""
+"""Number of chunks below which making a plan is faster than reading it."""
 VALIDATION_SEED = 20_181_011
 """The seed of every validation set, whatever the run's own: the same texts are always masked the same way."""
 
 
 class _Key(ISeedSequence):
-    """Hands a key to Philox: `Philox(key=...)` would also gather entropy that nobody uses, at 10 µs a row."""
+    """Passes a key to Philox; `Philox(key=...)` would also gather unused entropy, at 10 µs a row."""
 
     def __init__(self, seed: int, row: int) -> None:
         self.words = np.array([seed, row], np.uint64)
@@ -46,12 +46,12 @@ class _Key(ISeedSequence):
 
 
 def row_generator(seed: int, row: int) -> Generator:
-    """The generator of row number `row`: Philox with the key (seed, row)."""
+    """Return the generator of row number `row`: Philox with the key (seed, row)."""
     return Generator(Philox(_Key(seed, row)))  # type: ignore[arg-type]  # numpy's stub knows only SeedSequence itself
 
 
 def plan_generator(seed: int, epoch: int, first: int = 0) -> Generator:
-    """The generator of an epoch's plan: the same kind of key, a part of the counter that no row reaches."""
+    """Return the generator of an epoch's plan: the same kind of key, a part of the counter that no row reaches."""
     return Generator(Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, first, 1], np.uint64)))
 
 
@@ -95,7 +95,7 @@ class Sampler:
         return {**self.__dict__, "_plans": {}}
 
     def rows_in_epoch(self, epoch: int) -> int:
-        """How many rows epoch number `epoch` has."""
+        """Return the number of rows of epoch number `epoch`."""
         while len(self._sizes) <= epoch:
             self._sizes.append(len(self.plan(len(self._sizes))))
             if len(self._sizes) % 16 == 1:
@@ -103,7 +103,7 @@ class Sampler:
         return self._sizes[epoch]
 
     def locate(self, row: int) -> tuple[int, int]:
-        """The epoch of a row of the run, and its place in it."""
+        """Return the epoch of a row of the run, and its place in it."""
         row -= self.first
         while not self._ends or self._ends[-1] <= row:
             before = self._ends[-1] if self._ends else 0
@@ -112,7 +112,7 @@ class Sampler:
         return epoch, row - (self._ends[epoch - 1] if epoch else 0)
 
     def documents(self, row: int) -> list[Document]:
-        """The Documents of a row, as its objective receives them."""
+        """Return the Documents of a row, as its objective receives them."""
         epoch, place = self.locate(row)
         chunks = self.plan(epoch).row(place)
         if self.spec.unit == "pairs":
@@ -122,12 +122,12 @@ class Sampler:
         return [self._piece(begin, end, flags) for begin, end, _, _, flags in chunks.tolist()]
 
     def row(self, row: int) -> list[Example]:
-        """The Examples of row number `row` of the run; they share one row of a batch."""
+        """Return the Examples of row number `row` of the run; they share one row of a batch."""
         rng = row_generator(self.seed, row)
         return [self.objective.example(document, self.vocabulary, rng) for document in self.documents(row)]
 
     def plan(self, epoch: int) -> Plan:
-        """The plan of an epoch; the last two used are kept in memory, large ones on disk too."""
+        """Return the plan of an epoch; the last two used are kept in memory, large ones on disk too."""
         if epoch not in self._plans:
             if len(self._plans) >= 2:
                 del self._plans[min(self._plans, key=lambda held: abs(held - epoch) * -1)]
@@ -198,7 +198,7 @@ class Sampler:
         return ids
 
     def _sentences(self, begin: int, end: int) -> np.ndarray:
-        """Where sentences start in [begin, end), counted from `begin`, which is the first of them; then the length."""
+        """Return where sentences start in [begin, end), counted from `begin`, the first of them; then the length."""
         starts = self.corpus.sentence_starts
         low = int(starts.searchsorted(begin, side="right"))
         high = max(low, int(starts.searchsorted(end, side="left")))
@@ -208,9 +208,9 @@ class Sampler:
         return np.unique(sentences) if self._has_empty else sentences
 
     def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
-        """Where words begin, and larger units where the vocabulary finds them: bool[K, N], words first.
+        """Return where words begin, and larger units if the vocabulary finds them: bool[K, N], words first.
 
-        None when the objective does not ask or the tokenizer cannot tell.
+        None when the objective does not need them or the tokenizer does not show them.
         """
         if self.vocabulary.word_start is None or not self._reads_words:
             return None

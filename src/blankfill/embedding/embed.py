@@ -78,7 +78,7 @@ class Embedder:
 
     @torch.inference_mode()
     def vectors(self, texts: Sequence[str], first: int = 1) -> Vectors:
-        """The vectors of texts, in their order.
+        """Return the vectors of texts, in their order.
 
         UserError for a text without a token where the model reads no frame; it calls the texts by number from `first`.
         """
@@ -97,8 +97,8 @@ class Embedder:
         return Vectors(out, cut)
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
-        """The ids before and after a text, as the objective frames it in training; where the tokenizer has no such
-        tokens, as it frames a text itself."""
+        """Return the ids before and after a text, as the objective frames it in training; where the tokenizer has no
+        such tokens, as it frames a text itself."""
         before, _, after = loaded.objective.frame_roles()
         if not (missing := loaded.vocabulary.missing((*before, *after))):
             return [loaded.vocabulary[role] for role in before], [loaded.vocabulary[role] for role in after]
@@ -139,7 +139,7 @@ class Embedder:
         return torch.nn.functional.normalize(pooled_BD) if self.normalize else pooled_BD
 
     def _positions(self, lengths_B: Tensor, width: int) -> Tensor:
-        """The positions of rows, as in training; places are counted on through the padding. int64[P, B, T]."""
+        """Return the positions of rows, as in training; places are counted on through the padding. int64[P, B, T]."""
         positions = np.zeros((len(self.model.config.position_sizes), len(lengths_B), width), np.int64)
         positions[0] = self.objective.row_positions(width)[0]
         lengths = lengths_B.cpu().numpy()

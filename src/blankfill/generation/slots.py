@@ -179,7 +179,7 @@ class _Sources:
         del self.lengths[last]
 
     def reading(self) -> EncoderOutput:
-        """The encoder's output for the rows in use."""
+        """Return the encoder's output for the rows in use."""
         rows, width = len(self.lengths), max(self.lengths)
         keys_values = [(key[:rows, :, :width], value[:rows, :, :width]) for key, value in self.kept]
         key = keys_values[0][0]

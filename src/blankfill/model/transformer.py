@@ -280,7 +280,7 @@ class Transformer(nn.Module):
 
 
 def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:
-    """A freshly initialised model: laid out without memory, allocated once, drawn from its own generator."""
+    """Return a freshly initialised model: laid out without memory, allocated once, drawn from its own generator."""
     with torch.device("meta"):
         model = Transformer(config)
     model.to_empty(device=device)
@@ -296,7 +296,8 @@ def _source_mask(inputs: Batch | Inputs, dtype: torch.dtype) -> Mask:
 
 
 def word_tables(config: TransformerConfig) -> frozenset[str]:
-    """The names of the weights that have a row for each word: those that another vocabulary gives another length."""
+    """Return the names of the weights that have a row for each word: those that another vocabulary gives another
+    length."""
     with torch.device("meta"):
         models = [Transformer(replace(config, vocab_size=config.vocab_size + more)) for more in (0, 1)]
     sizes = [{name: weight.shape for name, weight in model.state_dict().items()} for model in models]

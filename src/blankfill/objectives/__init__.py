@@ -69,7 +69,7 @@ def label_meaning(name: str, value: int) -> str:
 
 
 def objective_from_values(values: object, where: object) -> Objective:
-    """The objective saved as JSON values, its name among them, such as in a checkpoint's state.
+    """Return the objective saved as JSON values, its name among them, such as in a checkpoint's state.
 
     where: the file, for messages. Raises UserError or ConfigError for options that no objective can have.
     """

@@ -146,7 +146,7 @@ def choose_ngrams(units: Sequence[tuple[int, int]], budget: int, most: int, rng:
 
 
 def take_ngrams(units: Sequence[tuple[int, int]], order: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
-    """The pure half of `choose_ngrams`: at unit order[k], sizes[order[k]] units are wanted.
+    """Return the pure half of `choose_ngrams`: at unit order[k], sizes[order[k]] units are wanted.
 
     As in the released code: an n-gram that overshoots the budget is tried with fewer units and skipped when a single
     one overshoots, one that overlaps an earlier one is skipped, and [SEP] is no unit, so that an n-gram may span it.

@@ -107,7 +107,7 @@ class Bart(Objective):
         return self.fills
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """The encoder reads masks, the decoder writes all of the text."""
+        """Return the encoder reads masks, the decoder writes all of the text."""
         return BartFormat(self, vocabulary, position_sizes)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BartChoice:
@@ -158,7 +158,8 @@ class Bart(Objective):
 
 
 def span_law(mean: float) -> np.ndarray:
-    """The law of span lengths 0, 1, …, float64[K]: Poisson(mean), up to the first above the mean rarer than 1e-7.
+    """Return the law of span lengths 0, 1, …, float64[K]: Poisson(mean), up to the first above the mean rarer than
+    1e-7.
 
     As in the released code, it is not scaled to a sum of 1; who draws from it does that.
     """
@@ -178,8 +179,8 @@ def _kept_law(mean: float) -> np.ndarray:
 
 
 def trimmed(draws: np.ndarray, budget: int) -> tuple[Int32, int]:
-    """The drawn lengths up to the one that reaches the budget, that one cut to it exactly, without those of 0; and how
-    many of 0 there were. draws: int64[K], their sum at least the budget."""
+    """Return the drawn lengths up to the one that reaches the budget, that one cut to it exactly, without those of 0;
+    and how many of 0 there were. draws: int64[K], their sum at least the budget."""
     if not budget:
         return np.zeros(0, np.int32), 0
     total = np.cumsum(draws)
@@ -190,7 +191,7 @@ def trimmed(draws: np.ndarray, budget: int) -> tuple[Int32, int]:
 
 
 def choose_order(count: int, share: float, rng: Generator) -> tuple[int, ...]:
-    """An order of `count` sentences, in which a share of them, drawn, have changed places among themselves."""
+    """Return an order of `count` sentences, in which a share of them, drawn, have changed places among themselves."""
     order = np.arange(count)
     moved = rng.permutation(count)[: math.ceil(count * share)]
     order[moved] = rng.permutation(moved)
@@ -219,20 +220,20 @@ def remaining(spans: tuple[tuple[int, int], ...], length: int, replace: Replace)
 
 
 def infilled(row: Int32, spans: tuple[tuple[int, int], ...], replace: Replace, mask: int) -> Int32:
-    """The row with its spans replaced, int32. mask: the id of the mask."""
+    """Return the row with its spans replaced, int32. mask: the id of the mask."""
     copied, masks = remaining(spans, len(row), replace)
     return np.where(masks, mask, row)[copied].astype(np.int32)
 
 
 def with_inserted(row: Int32, places: tuple[int, ...], mask: int) -> Int32:
-    """The row with masks put in, int32. places: where they stand afterwards."""
+    """Return the row with masks put in, int32. places: where they stand afterwards."""
     made = np.full(len(row) + len(places), mask, np.int32)
     made[np.setdiff1d(np.arange(len(made)), np.array(places, np.int64))] = row
     return made
 
 
 def rotated(row: Int32, offset: int) -> Int32:
-    """The row between its special tokens begun at column `offset`, int32[L]."""
+    """Return the row between its special tokens begun at column `offset`, int32[L]."""
     return join(row[:1], row[offset:-1], row[1:offset], row[-1:])
 
 
@@ -252,7 +253,7 @@ class BartFormat(StackFormat):
         return self.max_columns - 4
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """The decoder has the text up to the blank; the targets are the answer and the token after it."""
+        """Return the decoder has the text up to the blank; the targets are the answer and the token after it."""
         clean = self._row(join(before, answer, after))
         written = clean[: 1 + len(before) + len(answer) + 1]
         return [self.teacher_forced(self._with_masks([before, after]), written, len(answer) + 1)]
@@ -263,18 +264,18 @@ class BartFormat(StackFormat):
         self.check_room(3 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
-        """The text up to the blank, with the fills in it."""
+        """Return the text up to the blank, with the fills in it."""
         known = [part for pair in zip(runs, fills, strict=False) for part in pair]
         source, written = self._with_masks(runs), join(self.begun, *known, runs[len(fills)])
         self.check_room(max(len(source), 1 + len(written)))
         return self.decoder_input(source, written)
 
     def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
-        """The token behind the blank, where one is known."""
+        """Return the token behind the blank, where one is known."""
         return self.following(runs, k)[:1]
 
     def following(self, runs: Sequence[Ids], k: int) -> list[int]:
-        """The text up to the next blank, or up to the end and the end token."""
+        """Return the text up to the next blank, or up to the end and the end token."""
         return [*runs[k + 1], *([self.vocabulary["sep"]] if k == len(runs) - 2 else [])]
 
     @property
@@ -283,7 +284,7 @@ class BartFormat(StackFormat):
         return [self.vocabulary["sep"]]
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """A text with a blank at its end."""
+        """Return a text with a blank at its end."""
         return self.blank_input([before, ()], [role], ())
 
     @property

@@ -180,7 +180,7 @@ class Objective:
         return False
 
     def required_roles(self, use: Use) -> tuple[str, ...]:
-        """The special tokens without which a model cannot be used so."""
+        """Return the special tokens without which a model cannot be used so."""
         return ("mask",) if use == "cloze" else self.roles
 
     def required_sentinels(self, use: Use) -> int:
@@ -207,15 +207,15 @@ class Objective:
         raise NotImplementedError
 
     def labels(self) -> tuple[str, ...]:
-        """The whole-example answers that its Examples carry."""
+        """Return the whole-example answers that its Examples carry."""
         return ()
 
     def needs_words(self) -> bool:
-        """Whether Documents must tell where words begin."""
+        """Return whether Documents must tell where words begin."""
         return False
 
     def reads_words(self) -> bool:
-        """Whether Documents tell where words begin, at least as far as the tokenizer knows."""
+        """Return whether Documents tell where words begin, at least as far as the tokenizer knows."""
         return self.needs_words()
 
     def needs_units(self) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ class Objective:
         return "", ""
 
     def numbered_as(self, earlier: Objective) -> Objective:
-        """The same objective with positions numbered as a model of another objective has learnt them."""
+        """Return the same objective with positions numbered as a model of another objective has learnt them."""
         return self
 
     def sentinels(self) -> int:
@@ -239,11 +239,11 @@ class Objective:
         return 0
 
     def frame_roles(self) -> FrameRoles:
-        """The roles of the special tokens around texts, as the rows of training have them."""
+        """Return the roles of the special tokens around texts, as the rows of training have them."""
         return FrameRoles(("cls",), ("sep",), ("sep",))
 
     def row_positions(self, length: int, second: int | None = None) -> Int32:
-        """The positions of a row of which nothing is blanked, int32[P, length].
+        """Return the positions of a row of which nothing is blanked, int32[P, length].
 
         second: the column with which the second text of a pair begins; None for a single text.
         """
@@ -252,12 +252,12 @@ class Objective:
         return positions
 
     def framed(self, first: Int32, vocabulary: Vocabulary, second: Int32 | None = None) -> Int32:
-        """A text or a pair with its special tokens, int32[L]."""
+        """Return a text or a pair with its special tokens, int32[L]."""
         before, between, after = ([vocabulary[role] for role in roles] for roles in self.frame_roles())
         return join(before, first, after) if second is None else join(before, first, between, second, after)
 
     def for_validation(self) -> Objective:
-        """The objective of validation rows; the same unless options say otherwise."""
+        """Return the objective of validation rows; the same unless options say otherwise."""
         return self
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Any:
@@ -274,7 +274,7 @@ class Objective:
 
 
 def share_problems(**shares: float) -> list[str]:
-    """A sentence for every share that is not between 0 and 1."""
+    """Return a sentence for every share that is not between 0 and 1."""
     return [f"objective.{k} is {v}; it must be between 0 and 1" for k, v in shares.items() if not 0.0 <= v <= 1.0]
 
 
@@ -295,7 +295,7 @@ class Masking(Objective):
     """mask_ratio of validation rows; 0: the same as in training."""
 
     def for_validation(self) -> Objective:
-        """The same objective with the ratio of validation rows."""
+        """Return the same objective with the ratio of validation rows."""
         ratio = self.validation_mask_ratio or self.mask_ratio
         return replace(self, mask_ratio=ratio, validation_mask_ratio=0.0)
 
@@ -308,7 +308,7 @@ class Masking(Objective):
         return True
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """Each hidden token is a [MASK]."""
+        """Return each hidden token is a [MASK]."""
         return MaskFormat(self, vocabulary, position_sizes)
 
     def row_positions(self, length: int, second: int | None = None) -> Int32:

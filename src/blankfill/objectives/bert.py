@@ -181,7 +181,7 @@ def choose_candidates(units: list[tuple[int, int]], budget: int, rng: Generator)
 
 
 def take_candidates(units: list[tuple[int, int]], order: np.ndarray, budget: int) -> np.ndarray:
-    """The pure half of `choose_candidates`: the order is given."""
+    """Return the pure half of `choose_candidates`: the order is given."""
     taken: list[int] = []
     for k in order:
         begin, end = units[k]

@@ -105,7 +105,7 @@ class Ernie(Masking):
         return self.phrases, self.entities
 
     def row_positions(self, length: int, second: int | None = None) -> Int32:
-        """The task stands at every position, where there are several."""
+        """Return the task stands at every position, where there are several."""
         positions = super().row_positions(length, second)
         positions[2:] = self.task
         return positions
@@ -154,7 +154,7 @@ def mask_units(
     mask_share: float,
     random_share: float,
 ) -> Masked:
-    """The pure half of `Ernie.choose`, as the released code does it.
+    """Return the pure half of `Ernie.choose`, as the released code does it.
 
     A unit is chosen when the draw of its first token is at most `ratio`; the same draw, against shares of `ratio`,
     decides what becomes of that token, and each later token has its own. draws: float64[L]. drawn: int32[L], the random

@@ -112,7 +112,7 @@ class Format:
         return self.position_sizes[0] - self.objective.position_offset
 
     def ids_of(self, *roles: str) -> Int32:
-        """The ids of those of some roles that the vocabulary has, int32[K]."""
+        """Return the ids of those of some roles that the vocabulary has, int32[K]."""
         known = self.vocabulary.roles
         return np.array([known[role] for role in roles if role in known], np.int32)
 
@@ -123,7 +123,7 @@ class Format:
         return len(self.before) + len(self.after) + (len(self.between) if pair else 0)
 
     def frame(self, first: Ids, second: Ids | None = None, encoder_only: bool = False) -> FramedRow:
-        """A text or a pair of texts: the Example of training of which nothing is blanked, without its targets.
+        """Return a text or a pair of texts: the Example of training of which nothing is blanked, without its targets.
 
         encoder_only: of a model with an encoder, only the encoder reads the row.
         """
@@ -136,7 +136,7 @@ class Format:
         return FramedRow(example, self._pooled(len(ids)), (edges[1], edges[2]), (edges[3], edges[4]))
 
     def for_heads(self) -> Format:
-        """The format of what a head of fine-tuning reads: this one, unless the literature frames otherwise."""
+        """Return the format of what a head of fine-tuning reads: this one, unless the literature frames otherwise."""
         return self
 
     @property
@@ -145,14 +145,14 @@ class Format:
         return self.max_columns
 
     def export_row(self, ids: Ids) -> Example:
-        """A row to compare with other programs. ids: a text as their tokenizers give it, with special tokens or
+        """Return a row to compare with other programs. ids: a text as their tokenizers give it, with special tokens or
         without."""
         return Example(
             np.asarray(ids, np.int32), self.objective.row_positions(len(ids)), self._rule(len(ids)), NOTHING, NOTHING
         )
 
     def reframed(self, before: Ids, after: Ids) -> Format:
-        """The same format with other special tokens before and behind a text."""
+        """Return the same format with other special tokens before and behind a text."""
         changed = copy.copy(self)
         changed.before, changed.after = np.asarray(before, np.int32), np.asarray(after, np.int32)
         return changed
@@ -167,8 +167,8 @@ class Format:
     # blanks whose answers are known
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """A blank between two texts with its answer: Examples whose targets, in order, are the tokens of the answer and
-        `blank_ends` tokens more. The three texts together have at most `blank_room` tokens."""
+        """Return a blank between two texts with its answer: Examples whose targets, in order, are the tokens of the
+        answer and `blank_ends` tokens more. The three texts together have at most `blank_room` tokens."""
         raise NotImplementedError
 
     @property
@@ -177,7 +177,7 @@ class Format:
         return self.max_columns - self.specials()
 
     def hide(self, text: Ids, places: Sequence[int], count: int) -> Example:
-        """A text whose tokens at some places are hidden; the first `count` of these are the targets.
+        """Return a text whose tokens at some places are hidden; the first `count` of these are the targets.
 
         For models that fill by places. Nothing that a target sees has seen a hidden token, but a target of XLNet may
         see those hidden tokens that come before it in `places`.
@@ -216,11 +216,12 @@ class Format:
         raise NotImplementedError
 
     def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
-        """The ids that end a fill of blank k; empty where any token that begins a word ends it."""
+        """Return the ids that end a fill of blank k; empty where any token that begins a word ends it."""
         raise NotImplementedError
 
     def following(self, runs: Sequence[Ids], k: int) -> list[int]:
-        """The known tokens behind blank k, up to the next blank, by which proposals are ranked; special ones included.
+        """Return the known tokens behind blank k, up to the next blank, by which proposals are ranked; special ones
+        included.
 
         For models that fill by ranking.
         """
@@ -255,7 +256,7 @@ class Format:
         raise NotImplementedError
 
     def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
-        """A source text, or two. role: the kind of blank that the target fills (GLM)."""
+        """Return a source text, or two. role: the kind of blank that the target fills (GLM)."""
         raise NotImplementedError
 
     def source_specials(self, pair: bool, role: str = "mask") -> int:
@@ -263,8 +264,8 @@ class Format:
         return len(self.source(NOTHING, NOTHING if pair else None, role).ids)
 
     def target(self, source: SourceRow, target: Ids) -> Example:
-        """A source and its target, given whole (teacher forcing): the targets are all tokens of `target`, its end token
-        among them where the caller has put one there."""
+        """Return a source and its target, given whole (teacher forcing): the targets are all tokens of `target`, its
+        end token among them where the caller has put one there."""
         raise NotImplementedError
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
@@ -281,15 +282,16 @@ class Format:
         return 0
 
     def training_target(self, source: SourceRow, target: Ids) -> Example:
-        """The row from which a target is learnt, before `redraw`: `target`, unless training reads another one."""
+        """Return the row from which a target is learnt, before `redraw`: `target`, unless training reads another
+        one."""
         return self.target(source, target)
 
     def redraws(self, noise: TargetNoise) -> bool:
-        """Whether a row of `training_target` is changed by draws for each step."""
+        """Return whether a row of `training_target` is changed by draws for each step."""
         return False
 
     def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
-        """A row of `training_target` with its draws for one step."""
+        """Return a row of `training_target` with its draws for one step."""
         raise NotImplementedError
 
     # patterns with a word in their blank, as a cloze scores them; for `Objective.cloze` "writing"
@@ -304,7 +306,8 @@ class Format:
         raise NotImplementedError
 
     def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
-        """A pattern with a word written into its blank: the targets are `tokens`, the word and perhaps `word_end`.
+        """Return a pattern with a word written into its blank: the targets are `tokens`, the word and perhaps
+        `word_end`.
 
         before and after: the text around the blank; `after` is not read where `sees` is "left".
         """
@@ -324,13 +327,13 @@ class MaskFormat(Format):
     blank_length = "given"
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """A row for each token of the answer, in which it and the later ones are masked."""
+        """Return a row for each token of the answer, in which it and the later ones are masked."""
         text = join(before, answer, after)
         stop = len(before) + len(answer)
         return [self.hide(text, range(place, stop), 1) for place in range(len(before), stop)]
 
     def hide(self, text: Ids, places: Sequence[int], count: int) -> Example:
-        """A [MASK] at each place."""
+        """Return a [MASK] at each place."""
         masked, index = np.array(text, np.int32), np.asarray(places, np.int32)
         answers = masked[index[:count]]
         masked[index] = self.vocabulary["mask"]
@@ -338,7 +341,7 @@ class MaskFormat(Format):
         return replace(framed.example, target_index=index[:count] + np.int32(framed.first[0]), target_ids=answers)
 
     def open_places(self, texts: Int32, places: Sequence[int]) -> list[Example]:
-        """A [MASK] at each place."""
+        """Return a [MASK] at each place."""
         first = self.hide(texts[0], places, len(places))
         begin = len(self.before)
         ids = np.tile(first.input_ids, (len(texts), 1))

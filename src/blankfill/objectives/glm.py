@@ -147,7 +147,7 @@ class Glm(Objective):
         return GlmFormat(self, vocabulary, position_sizes)
 
     def frame_roles(self) -> FrameRoles:
-        """The end-of-text token closes a text."""
+        """Return the end-of-text token closes a text."""
         return FrameRoles(("cls",), ("sep",), ("eos",))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> GlmChoice:
@@ -263,13 +263,14 @@ def _kept_span_law(mean: float) -> tuple[float, ...]:
 
 
 def row_length(document: Document) -> int:
-    """The length of the clean row: every document inside has its [CLS], all but perhaps the last their end token."""
+    """Return the length of the clean row: every document inside has its [CLS], all but perhaps the last their end
+    token."""
     inside = 1 if document.parts is None else len(document.parts) - 1
     return len(document) + 2 * inside - (0 if document.last else 1)
 
 
 def stretches(document: Document) -> list[Span]:
-    """The documents inside a Document, as half-open ranges of its ids."""
+    """Return the documents inside a Document, as half-open ranges of its ids."""
     return [(0, len(document))] if document.parts is None else list(itertools.pairwise(document.parts.tolist()))
 
 
@@ -314,7 +315,7 @@ def place_spans(lengths: list[int], room: int, rng: Generator, offset: int = 0) 
 
 
 def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position: int = 0) -> Example:
-    """The pure step of GLM: a clean row with its specials, and what is blanked → the Example.
+    """Return the pure step of GLM: a clean row with its specials, and what is blanked → the Example.
 
     row: int32[N]. `first_position` numbers the first token (the paper's figure counts from 1, the code from 0).
     """

@@ -20,7 +20,7 @@ Span = tuple[int, int]
 
 
 def with_part_b(part_a: Int32, spans: Sequence[Span], targets: Int32, sop: int) -> Example:
-    """A row of GLM: Part A, and behind it the spans that Part B writes, in the order in which they are written.
+    """Return a row of GLM: Part A, and behind it the spans that Part B writes, in the order in which they are written.
 
     part_a: int32[N], with a mask for each span. spans: of each span the column of its mask and the number of its
     targets; what is read of it is [S] and all targets but the last. targets: those of all spans, one after the other.
@@ -45,7 +45,7 @@ def with_part_b(part_a: Int32, spans: Sequence[Span], targets: Int32, sop: int) 
 def glm_input(
     part_a: Ids, written: Sequence[tuple[int, Ids]], place: int, sop: int, tables: Sequence[int]
 ) -> DecoderInput:
-    """A row of GLM that is about to write a blank: the row of `with_part_b` up to there.
+    """Return a row of GLM that is about to write a blank: the row of `with_part_b` up to there.
 
     part_a: the text with a mask for each blank, [CLS] and end token included. written: the blanks filled so far, each
     its mask's column and its ids, in the order in which they were written. place: the column of the mask that is filled
@@ -99,15 +99,15 @@ class GlmFormat(Format):
         return (row if to_end else [*row, vocabulary["eos"]]), places
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """The answer in Part B, closed by [E]. A blank at the end of the text is not followed by the end token: the
-        original code asks for last words so."""
+        """Return the answer in Part B, closed by [E]. A blank at the end of the text is not followed by the end token:
+        the original code asks for last words so."""
         end = [self.vocabulary["eos"]] if len(after) else []
         part_a = join([self.vocabulary["cls"]], before, [self.vocabulary["mask"]], after, end)
         return [self.target(SourceRow(part_a, 1 + len(before)), join(answer, [self.vocabulary["eop"]]))]
 
     def window(self, text: Ids, begin: int, first: int, stop: int, both_ways: bool = True) -> Example:
-        """A document-level blank that ends the row (the paper's section 3.3): Part A is `[CLS] context [gMASK]`, Part B
-        the rest; [E] is not a target, since the text continues.
+        """Return a document-level blank that ends the row (the paper's section 3.3): Part A is `[CLS] context [gMASK]`,
+        Part B the rest; [E] is not a target, since the text continues.
 
         both_ways False: the context is written in Part B as well, which makes the model a left-to-right one.
         """
@@ -147,7 +147,7 @@ class GlmFormat(Format):
         return "smask" if self._glm.sentence > 0 else "mask"
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """A text with one blank, which stands at its end where it has none."""
+        """Return a text with one blank, which stands at its end where it has none."""
         runs, roles = [before, after], [role or self.longest_blank]
         self.check_blanks(runs, roles)
         return self.blank_input(runs, roles, ())
@@ -165,12 +165,12 @@ class GlmFormat(Format):
         return SourceRow(join(text, self.ids_of(role), self.ids_of(*(() if role == "gmask" else ("eos",)))), len(text))
 
     def target(self, source: SourceRow, target: Ids) -> Example:
-        """The target in Part B."""
+        """Return the target in Part B."""
         spans = [(source.blank, len(target))]
         return with_part_b(source.ids, spans, np.asarray(target, np.int32), self.vocabulary["sop"])
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
-        """The source and [S]."""
+        """Return the source and [S]."""
         sizes = len(source.ids), max_new + 2
         return glm_input(source.ids, [], source.blank, self.vocabulary["sop"], sizes)
 
@@ -184,11 +184,12 @@ class GlmFormat(Format):
         return self.ids_of("eop")
 
     def cloze_columns(self, count: int) -> int:
-        """The special tokens of Part A, whose mask is counted by the caller; the word has positions of its own."""
+        """Return the special tokens of Part A, whose mask is counted by the caller; the word has positions of its
+        own."""
         return self.specials()
 
     def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
-        """The word in Part B; Part A always ends in the end-of-text token."""
+        """Return the word in Part B; Part A always ends in the end-of-text token."""
         part_a = self.frame(join(before, self.ids_of("mask"), after)).example.input_ids
         return self.target(SourceRow(part_a, len(self.before) + len(before)), tokens)
 
@@ -198,7 +199,7 @@ class GlmFormat(Format):
         return self.max_columns - 4
 
     def export_row(self, ids: Ids) -> Example:
-        """The text as Part A with a mask at its end, and the beginning of the text as the answer."""
+        """Return the text as Part A with a mask at its end, and the beginning of the text as the answer."""
         role = "gmask" if "gmask" in self.vocabulary.roles else "mask"
         part_a = join(ids, self.ids_of(role))
         return self.target(SourceRow(part_a, len(ids)), join(ids[:2], self.word_end))

@@ -59,15 +59,15 @@ class Gpt(Objective):
         return True
 
     def required_roles(self, use: Use) -> tuple[str, ...]:
-        """A row begins and ends with the end-of-text token; padding is never read."""
+        """Return a row begins and ends with the end-of-text token; padding is never read."""
         return self.roles if use == "fill" else () if use == "cloze" else ("eos",)
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """Every row is read from left to right."""
+        """Return every row is read from left to right."""
         return GptFormat(self, vocabulary, position_sizes)
 
     def frame_roles(self) -> FrameRoles:
-        """A document begins after the end-of-text token; the one that closes it is predicted and not read."""
+        """Return a document begins after the end-of-text token; the one that closes it is predicted and not read."""
         return FrameRoles(("eos",) if self.documents == "apart" else (), ("eos",), ())
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> None:
@@ -93,7 +93,7 @@ def next_tokens(ids: Int32) -> Example:
 
 
 def gpt_input(ids: Ids, table: int) -> DecoderInput:
-    """A left-to-right row that is to be continued. ids: at least one, at most `table`, the rows of the position
+    """Return a left-to-right row that is to be continued. ids: at least one, at most `table`, the rows of the position
     table."""
     if not 0 < len(ids) <= table:
         raise ValueError(f"a context of {len(ids)} tokens; it must have 1 to {table}")
@@ -123,12 +123,12 @@ class GptFormat(Format):
         return self.max_columns
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
-        """The text before the blank, then the answer."""
+        """Return the text before the blank, then the answer."""
         text = join(before, answer)
         return [self.window(text, 0, len(before), len(text))]
 
     def window(self, text: Ids, begin: int, first: int, stop: int, both_ways: bool = True) -> Example:
-        """A plain left-to-right row; a window inside the text begins with the token before it."""
+        """Return a plain left-to-right row; a window inside the text begins with the token before it."""
         row = join(text[begin - 1 : stop]) if begin else join([self.vocabulary["eos"]], text[:stop])
         return last_tokens(next_tokens(row), stop - first)
 
@@ -137,16 +137,16 @@ class GptFormat(Format):
         self.check_room(1 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
-        """The text up to the blank, with the fills in it."""
+        """Return the text up to the blank, with the fills in it."""
         known = [part for pair in zip(runs, fills, strict=False) for part in pair]
         return gpt_input(join([self.vocabulary["eos"]], *known, runs[len(fills)]), self.max_columns)
 
     def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
-        """A fill ends where a word does."""
+        """Return a fill ends where a word does."""
         return []
 
     def following(self, runs: Sequence[Ids], k: int) -> list[int]:
-        """The text up to the next blank."""
+        """Return the text up to the next blank."""
         return [*runs[k + 1]]
 
     @property
@@ -155,7 +155,7 @@ class GptFormat(Format):
         return [self.vocabulary["eos"]]
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """The text after the end-of-text token."""
+        """Return the text after the end-of-text token."""
         row = [self.vocabulary["eos"], *before]
         row = row[-keep:] if keep else row
         self.check_room(len(row))
@@ -173,25 +173,25 @@ class GptFormat(Format):
         return SourceRow(join(self.ids_of("eos"), first, *more, closed))
 
     def target(self, source: SourceRow, target: Ids) -> Example:
-        """The target behind the source, from left to right."""
+        """Return the target behind the source, from left to right."""
         return last_tokens(next_tokens(join(source.ids, target)), len(target))
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
-        """The source."""
+        """Return the source."""
         return gpt_input(source.ids, len(source.ids) + max_new)
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """A target shares the row with its source."""
+        """Return a target shares the row with its source."""
         return length - self.source_specials(pair=True) - 1, length // 2
 
     def target_columns(self, count: int) -> int:
-        """The same number; the end is predicted and not read."""
+        """Return the same number; the end is predicted and not read."""
         return count
 
     def cloze_columns(self, count: int) -> int:
-        """The word alone."""
+        """Return the word alone."""
         return max(count, 1)
 
     def cloze_row(self, before: Ids, tokens: Ids, after: Ids) -> Example:
-        """The text before the blank, without a token before it, and the word."""
+        """Return the text before the blank, without a token before it, and the word."""
         return last_tokens(next_tokens(join(before, tokens)), len(tokens))

@@ -42,7 +42,7 @@ class MaskWriter(Masking):
         return True
 
     def required_roles(self, use: Use) -> tuple[str, ...]:
-        """The query token besides."""
+        """Return the query token besides."""
         if use == "generate":
             return ("cls", "sep", self.query_role)
         return (*self.roles, self.query_role) if use == "target" else super().required_roles(use)
@@ -55,8 +55,8 @@ class MaskWriter(Masking):
 def with_queries(
     text: Int32, tokens: Int32, places: Int32, step: Int32, query: int, types: tuple[int, int] = (0, 0)
 ) -> Example:
-    """A text, tokens that are written one step after the other, and for each of them a query token at its position,
-    whose target it is.
+    """Return a text, tokens that are written one step after the other, and for each of them a query token at its
+    position, whose target it is.
 
     text: int32[N]. tokens, places, step: int32[K]; places are the positions of the tokens, step is as in `step_rule`.
     query: the id of the query token. types: of the text and of what is written.
@@ -117,7 +117,7 @@ class QueryFormat(MaskFormat):
         return [self.vocabulary["sep"]]
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """The text behind [CLS]."""
+        """Return the text behind [CLS]."""
         ids = [self.vocabulary["cls"], *before]
         self.check_room(len(ids) + 1)
         writer = self._writer
@@ -160,17 +160,17 @@ class QueryFormat(MaskFormat):
         return not self.objective.has_pseudo_masks or noise != TargetNoise()
 
     def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
-        """A target with masks (UniLM v1) or with noise (UniLM v2)."""
+        """Return a target with masks (UniLM v1) or with noise (UniLM v2)."""
         if self.objective.has_pseudo_masks:
             return noisy_target(example, self.vocabulary, noise, rng)
         return masked_target(example, self.vocabulary, rng)
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
-        """The source."""
+        """Return the source."""
         return query_input(source.ids, len(source.ids) + max_new + 1, self.query, self._writer.target_types)
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """A target and its end share the row with the source."""
+        """Return a target and its end share the row with the source."""
         return length - self.source_specials(pair=True) - 2, length // 2
 
     def target_columns(self, count: int) -> int:

@@ -77,7 +77,7 @@ class SpanBert(Masking):
         return self.whole_word
 
     def max_span_positions(self) -> int:
-        """The number of positions in a span that are predicted from its boundaries."""
+        """Return the number of positions in a span that are predicted from its boundaries."""
         return self.boundary
 
     def budget(self, length: int) -> int:
@@ -134,7 +134,7 @@ def length_law(geometric: float, longest: int) -> np.ndarray:
 
 
 def cover(begins: np.ndarray, draws: Iterable[tuple[int, int]], budget: int) -> list[Span]:
-    """The masked spans, merged, for draws of (an anchor token, how many words); the draws must reach the budget.
+    """Return the masked spans, merged, for draws of (an anchor token, how many words); the draws must reach the budget.
 
     begins: bool[N], where words begin. A span begins with the anchor's word; one whose anchor is masked already is
     drawn again. The last span ends where the budget is reached, inside a word too, as in the released code.

@@ -107,15 +107,16 @@ class T5(Objective):
         return raw
 
     def answer_length(self) -> int:
-        """The longest decoder's row; all rows but the last of an epoch have this length, if the variant is spans."""
+        """Return the longest decoder's row; all rows but the last of an epoch have this length, if the variant is
+        spans."""
         return self._lengths(self.raw_length())[1] if self._in_spans() else self.length
 
     def _in_spans(self) -> bool:
-        """Whether lengths follow from spans; a recipe asks for them even where its options cannot be."""
+        """Return whether lengths follow from spans; a recipe asks for them even where its options cannot be."""
         return self.variant == "spans" and not self.problems()
 
     def _lengths(self, raw: int) -> tuple[int, int]:
-        """The rows of the encoder and the decoder for so much text, both with their end token."""
+        """Return the rows of the encoder and the decoder for so much text, both with their end token."""
         return _row_sizes(raw, *span_counts(raw, self.mask_ratio, self.mean_span))
 
     @property
@@ -167,7 +168,7 @@ class T5(Objective):
         return T5Choice(noise, shown)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: T5Choice) -> Example:
-        """The two rows: what the encoder reads, what the decoder writes."""
+        """Return the two rows: what the encoder reads, what the decoder writes."""
         ids, noise = document.ids, choice.noise
         if choice.shown is not None:
             read, written = choice.shown, ids
@@ -191,7 +192,7 @@ def span_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:
 
 
 def _planned_counts(length: int, ratio: float, mean: float) -> tuple[int, int]:
-    """The same in float64: by these numbers the released code (`random_spans_helper`) cuts the text."""
+    """Return the same in float64: by these numbers the released code (`random_spans_helper`) cuts the text."""
     length = max(length, 2)
     noise = _within(round(length * ratio), length - 1)
     return noise, _within(round(noise / mean), length - noise)
@@ -234,26 +235,27 @@ def run_begins(noise: Bool) -> Bool:
 
 
 def first_runs(noise: Bool, most: int) -> Bool:
-    """The same marks without the runs beyond the first `most`."""
+    """Return the same marks without the runs beyond the first `most`."""
     return noise & (np.cumsum(run_begins(noise)) <= most)
 
 
 def blanked(ids: Int32, noise: Bool, vocabulary: Vocabulary) -> Int32:
-    """The text with a sentinel for each run of marked tokens, int32. UserError when there are too few sentinels."""
+    """Return the text with a sentinel for each run of marked tokens, int32. UserError when there are too few
+    sentinels."""
     begins = run_begins(noise)
     return with_sentinels(ids, begins, vocabulary)[begins | ~noise]
 
 
 def with_sentinels(ids: Int32, places: Bool, vocabulary: Vocabulary) -> Int32:
-    """A row with sentinels at the marked places, numbered from left to right, int32[N]. UserError when there are too
-    few."""
+    """Return a row with sentinels at the marked places, numbered from left to right, int32[N]. UserError when there are
+    too few."""
     row = ids.copy()
     row[places] = first_sentinels(vocabulary, int(np.count_nonzero(places)))
     return row
 
 
 def first_sentinels(vocabulary: Vocabulary, count: int) -> Int32:
-    """The ids of the first `count` sentinels, int32[count]; UserError when there are fewer."""
+    """Return the ids of the first `count` sentinels, int32[count]; UserError when there are fewer."""
     if count > len(vocabulary.sentinels):
         raise UserError(
             f"a row needs {count} sentinels (<extra_id_0>, …) and the tokenizer has {len(vocabulary.sentinels)}; take "
@@ -269,7 +271,7 @@ class T5Format(StackFormat):
     second_prefix = " "
 
     def _pooled(self, length: int) -> int:
-        """The last column, as transformers has it."""
+        """Return the last column, as transformers has it."""
         return length - 1
 
     @property
@@ -302,13 +304,13 @@ class T5Format(StackFormat):
             )
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
-        """The sentinels and fills so far, and the sentinel of the blank."""
+        """Return the sentinels and fills so far, and the sentinel of the blank."""
         self.check_blanks(runs, roles)
         begun = self.between_sentinels([NOTHING, *fills, NOTHING])
         return self.decoder_input(self._source(self.between_sentinels(runs)), begun)
 
     def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
-        """The next sentinel; for the last blank the end of the text as well."""
+        """Return the next sentinel; for the last blank the end of the text as well."""
         following = list(self.vocabulary.sentinels[k + 1 : k + 2])
         return following if k < len(runs) - 2 else [self.vocabulary["eos"], *following]
 
@@ -318,7 +320,7 @@ class T5Format(StackFormat):
         return [self.vocabulary["eos"], *(self.vocabulary.sentinels if self.objective.fills else ())]
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """A text with one blank, which stands at its end where it has none; for prefix-lm the text alone."""
+        """Return a text with one blank, which stands at its end where it has none; for prefix-lm the text alone."""
         if self.objective.fills:
             return self.blank_input([before, after], [role], ())
         return self.decoder_input(self._source(before), NOTHING)

@@ -68,8 +68,8 @@ class StackFormat(Format):
         return 0 if self.objective.relative_positions else self.position_sizes[0]
 
     def frame(self, first: Ids, second: Ids | None = None, encoder_only: bool = False) -> FramedRow:
-        """The encoder reads the row, and so does the decoder, a column later: its first column holds what it starts
-        from, and column j, which pretraining asks for token j, stands for token j."""
+        """Return the encoder reads the row, and so does the decoder, a column later: its first column holds what it
+        starts from, and column j, which pretraining asks for token j, stands for token j."""
         framed = super().frame(first, second)
         if encoder_only:
             return framed
@@ -80,22 +80,22 @@ class StackFormat(Format):
         )  # fmt: skip
 
     def export_row(self, ids: Ids) -> Example:
-        """The encoder reads the row, and the decoder writes it again."""
+        """Return the encoder reads the row, and the decoder writes it again."""
         row = np.asarray(ids, np.int32)
         return two_sided(row, row, self.start, self.objective.position_offset)
 
     def teacher_forced(self, source: Int32, written: Int32, count: int) -> Example:
-        """The decoder writes `written`; its last `count` tokens are the targets."""
+        """Return the decoder writes `written`; its last `count` tokens are the targets."""
         return last_tokens(two_sided(source, written, self.start, self.objective.position_offset), count)
 
     def decoder_input(self, source: Ids, written: Ids) -> DecoderInput:
-        """The decoder has written `written`."""
+        """Return the decoder has written `written`."""
         return two_stack_input(source, join([self.start], written), self.objective.position_offset, self.table)
 
     def target(self, source: SourceRow, target: Ids) -> Example:
-        """The target in the decoder's row."""
+        """Return the target in the decoder's row."""
         return self.teacher_forced(source.ids, join(self.begun, target), len(target))
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
-        """The source, and what is given of the target; as many new tokens as there are positions for."""
+        """Return the source, and what is given of the target; as many new tokens as there are positions for."""
         return self.decoder_input(source.ids, self.begun)

@@ -181,7 +181,7 @@ def choose_runs(maskable: Bool, budget: int, share: float, rng: Generator) -> np
 
 
 def take_runs(maskable: Bool, order: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
-    """The pure half of `choose_runs`: the k-th run begins at order[k] and has sizes[k] tokens.
+    """Return the pure half of `choose_runs`: the k-th run begins at order[k] and has sizes[k] tokens.
 
     As in the released code a run ends early at a special token; here it ends at the budget too, and one that begins in
     an earlier run is passed over.

@@ -77,17 +77,17 @@ class Unilm2(MaskWriter):
         return Unilm2Choice(tuple(blocks), masked)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: Unilm2Choice) -> Example:
-        """The text with its masks, then tokens and pseudo masks."""
+        """Return the text with its masks, then tokens and pseudo masks."""
         return pseudo_masked(self.framed(document.ids, vocabulary), choice, vocabulary)
 
 
 def _columns(blocks: Sequence[tuple[int, int]]) -> Int32:
-    """The columns of blocks, in their order, int32[K]."""
+    """Return the columns of blocks, in their order, int32[K]."""
     return join(*(np.arange(begin, end, dtype=np.int32) for begin, end in blocks))
 
 
 def pseudo_masked(row: Int32, choice: Unilm2Choice, vocabulary: Vocabulary, first_position: int = 0) -> Example:
-    """The pure step: a row with its specials and what is blanked → the Example.
+    """Return the pure step: a row with its specials and what is blanked → the Example.
 
     row: int32[N]. first_position numbers the first column (the paper's figure counts from 1).
     """

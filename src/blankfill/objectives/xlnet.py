@@ -106,7 +106,7 @@ class Xlnet(Objective):
         return self.whole_word
 
     def reads_words(self) -> bool:
-        """Every span begins with a word, where the tokenizer tells of words."""
+        """Return every span begins with a word, where the tokenizer tells of words."""
         return True
 
     def remembered(self, document: Document) -> int:
@@ -169,7 +169,7 @@ class Xlnet(Objective):
         return chosen & ordinary
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: XlnetChoice) -> Example:
-        """The row, its memory before it and its query slots behind it."""
+        """Return the row, its memory before it and its query slots behind it."""
         row = self._row(document, vocabulary, choice.a, choice.b)
         segments = self.row_positions(len(row), choice.a[1] - choice.a[0] + 1)[1]
         loose = inside_frame(row, vocabulary)
@@ -179,7 +179,7 @@ class Xlnet(Objective):
         return example if not count else with_memory(example, document.ids[:count])
 
     def _blocks(self, length: int) -> list[tuple[int, int]]:
-        """The blocks of a row that are permuted each on its own; a short rest goes with the block before it."""
+        """Return the blocks of a row that are permuted each on its own; a short rest goes with the block before it."""
         size = self.permuted or length
         edges = [*range(0, max(1, length - size // 2), size), length]
         return list(itertools.pairwise(edges))
@@ -303,7 +303,8 @@ def two_streams(
 
 
 def with_memory(example: Example, ids: Int32) -> Example:
-    """An Example that remembers the tokens before it: columns of their own, seen by all, that see one another only."""
+    """Return an Example that remembers the tokens before it: columns of their own, seen by all, that see one another
+    only."""
     count = len(ids)
     before = np.zeros((3, count), np.int32)
     before[0], before[2] = np.arange(count), MEMORY
@@ -335,7 +336,7 @@ class XlnetFormat(Format):
         return length - 1
 
     def export_row(self, ids: Ids) -> Example:
-        """A row that has lost its [CLS] has no segment for it."""
+        """Return a row that has lost its [CLS] has no segment for it."""
         row = super().export_row(ids)
         if len(ids) and int(ids[-1]) != self.vocabulary.roles.get("cls"):
             row.positions[1, -1] = 0
@@ -369,7 +370,7 @@ class XlnetFormat(Format):
         ]
 
     def _ordered(self, text: Ids, places: Sequence[int], order: np.ndarray, count: int) -> Example:
-        """The first `count` of the places as targets; order: int[K], when the hidden tokens come."""
+        """Return the first `count` of the places as targets; order: int[K], when the hidden tokens come."""
         framed = self.frame(text)
         row = framed.example.input_ids
         columns = np.asarray(places, np.int32) + np.int32(framed.first[0])

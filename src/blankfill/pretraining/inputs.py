@@ -130,7 +130,7 @@ def begin(inputs: Inputs, out: Path) -> Inputs:
 def open_texts(
     paths: Sequence[str | Path], recipe: Recipe, out: Path, warm_start: WarmStart | None, teacher: Teacher | None = None
 ) -> tuple[Corpus, Corpus | None]:
-    """The corpus of a run, and that of old text for a run that starts from a model and was given one.
+    """Return the corpus of a run, and that of old text for a run that starts from a model and was given one.
 
     A run with a teacher has its tokenizer; ConfigError when it cannot learn from it.
     """

@@ -1,8 +1,8 @@
-"""Which values a numeric option may have: declared once beside the option, checked and reported in one way.
+"""Bounds of numeric options: declared once beside the option, checked and reported in one way.
 
-A class of options has `BOUNDS`, a bound for every field that holds numbers (a test walks the fields). Not a number and
-infinities pass no bound: each comparison with a NaN is false, so that a range that is checked the other way round lets
-it through, and it would be met much later as a loss that is not finite.
+A class of options has `BOUNDS`, a bound for every field that holds numbers (a test checks the fields). NaN and
+infinities are outside of every bound: comparisons with NaN are false, so a check for values outside of a range would
+accept it, and the run would fail much later with a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ NATURAL = 1024
 """Limits up to this are part of an option's meaning, and every message names them; larger ones are named only when a
 value exceeds them."""
 STEEPEST = 100.0
-"""The largest power of a length by which texts are ranked; beyond it a float holds no score."""
+"""Largest power of a length by which texts are ranked; beyond it, scores overflow a float."""
 LONG = 16
-"""Longer numbers are not repeated in a message."""
+"""Number of digits from which a message does not repeat a number."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The range of an option. above, below: whether the least and the most are outside of it themselves. also: values
-    that may be given besides."""
+    """The range of an option. above, below: whether `least` and `most` themselves are excluded. also: further allowed
+    values."""
 
     least: float = 0
     most: float = MOST
@@ -38,7 +38,7 @@ class Bound:
     also: tuple[float, ...] = ()
 
     def holds(self, value: float) -> bool:
-        """Whether a value is allowed."""
+        """Return whether a value is allowed."""
         if value in self.also:
             return True
         if isinstance(value, float) and not math.isfinite(value):
@@ -47,7 +47,7 @@ class Bound:
         return low and (value < self.most if self.below else value <= self.most)
 
     def words(self, value: float) -> str:
-        """What a value must be, for one that is not allowed."""
+        """Return a phrase that says what a value must be, for a value that is not allowed."""
         low = f"above {self.least}" if self.above else f"at least {self.least}"
         high = f"below {self.most}" if self.below else f"at most {self.most}"
         if self.most <= NATURAL:
@@ -63,36 +63,36 @@ class Bound:
 
 
 def at_least(least: float, most: float = MOST) -> Bound:
-    """From a value on."""
+    """Return a bound from a value on."""
     return Bound(least, most)
 
 
 def above(least: float, most: float = MOST) -> Bound:
-    """Above a value."""
+    """Return a bound above a value."""
     return Bound(least, most, above=True)
 
 
 def below(most: float, least: float = 0) -> Bound:
-    """From `least` up to, but without, a value."""
+    """Return a bound from `least` up to, but without, a value."""
     return Bound(least, most, below=True)
 
 
 SHARE = Bound(0, 1)
-"""Of a whole."""
+"""A share of a whole."""
 COUNT = Bound(0)
-"""0 usually stands for what the program chooses, or for nothing."""
+"""A number from 0; 0 usually means that the program chooses, or none."""
 SOME = Bound(1)
 """One or more."""
 PROCESSES = Bound(1, 1024, also=(0,))
-"""Threads or processes; 0 chooses. More are a slip of the keyboard, for which some OpenMP libraries end the process."""
+"""Threads or processes; 0: automatic. More are a typing mistake, and some OpenMP libraries end the process."""
 SEED = Bound(0, 2**32 - 1)
-"""What every generator of random numbers takes."""
+"""A seed that every random number generator accepts."""
 COMMON: Mapping[str, Bound] = {"seed": SEED, "threads": PROCESSES, "workers": PROCESSES}
-"""Options that mean the same wherever they stand."""
+"""Options with the same meaning in all classes."""
 
 
 def bounds_of(options: type) -> Mapping[str, Bound]:
-    """The bounds of a class of options, those of the classes that it extends included."""
+    """Return the bounds of a class of options, those of the classes that it extends included."""
     bounds = dict(COMMON)
     for kind in reversed(options.__mro__):
         bounds |= vars(kind).get("BOUNDS", {})
@@ -100,7 +100,7 @@ def bounds_of(options: type) -> Mapping[str, Bound]:
 
 
 def out_of_bounds(options: Any, section: str = "") -> list[str]:
-    """A Problem for every number of some options that is outside of its bound.
+    """Return a Problem for every number of some options that is outside of its bound.
 
     section: the path of the options in the settings.
     """

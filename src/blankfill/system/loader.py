@@ -1,10 +1,9 @@
-"""Dataclasses from plain values, each checked against the annotation of its field.
+"""Loading dataclasses from plain values, each checked against the annotation of its field.
 
-All options and all saved settings come in here: recipes and their overrides, command lines, grids, the options of a
-fine-tuned model, states of runs. `load` reads settings: it collects a sentence for everything that is wrong, each with
-the path of its field. `build` reads a file that a program wrote, which may come back damaged, from another version or
-from a stranger: the first thing that is wrong is a UserError that names the file and the field. Ranges are the business
-of each class (`problems`, `system.bounds`).
+All options and all saved settings are loaded here: recipes and their overrides, command lines, grids, the options of a
+fine-tuned model, states of runs. `load` reads settings: it collects a sentence for every problem, with the path of its
+field. `build` reads a file that a program wrote, which may be damaged, of another version or from a stranger: the first
+problem raises a UserError with the file and the field. Each class checks its own ranges (`problems`, `system.bounds`).
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ T = TypeVar("T")
 
 
 class MismatchError(Exception):
-    """A value that is not of its type. path: names and places inside of the value that was read."""
+    """A value of the wrong type. path: names and indices that lead to it inside the value that was read."""
 
     def __init__(self, value: object, wanted: str, path: tuple[str, ...] = ()) -> None:
         super().__init__(value, wanted, path)
         self.value, self.wanted, self.path = value, wanted, path
 
     def inside(self, name: str) -> MismatchError:
-        """The same mismatch, seen from what holds the value under a name."""
+        """Return the same mismatch, seen from what holds the value under a name."""
         return MismatchError(self.value, self.wanted, (name, *self.path))
 
     @property
     def sentence(self) -> str:
-        """What is wrong with the value, without the name of its field."""
+        """A phrase on the problem of the value, without the name of its field."""
         return f"is {shown(self.value)}; it must be {self.wanted}"
 
 
@@ -48,7 +47,7 @@ def load(
     texts: bool = False,
     base: T | None = None,
 ) -> T | None:
-    """An instance of a dataclass from plain values; appends a Problem for everything that is wrong.
+    """Return an instance of a dataclass from plain values; appends a Problem for everything that is wrong.
 
     section: the path of the dataclass in the settings. texts: values are texts, as a command line has them; lists are
     lists of texts. base: supplies the fields that are not given; without it their defaults do. Returns None when a
@@ -78,12 +77,13 @@ def load(
 
 
 def mismatch(path: str, error: MismatchError) -> Problem:
-    """The sentence about a setting whose value is not of its type."""
+    """Return the sentence about a setting whose value is not of its type."""
     return Problem(f"{setting(path)} {error.sentence}")
 
 
 def convert_field(field: Field, value: Any, texts: bool = False) -> Any:
-    """The value of a field; raises MismatchError for another type, and for a text that is no choice of the field.
+    """Return the value of a field; raises MismatchError for another type, and for a text that is no choice of the
+    field.
 
     A choice that is near to a wrong one is suggested.
     """
@@ -96,7 +96,7 @@ def convert_field(field: Field, value: Any, texts: bool = False) -> Any:
 
 
 def one_of(text: object, choices: Sequence[Any]) -> str:
-    """What must be given in place of a text that is not among the choices."""
+    """Return a phrase with the choices, for a text that is not among them."""
     names = [str(choice) for choice in choices]
     close = nearest(text, names) if isinstance(text, str) else ""
     hint = f" (did you mean {close}?)" if close else ""
@@ -104,9 +104,9 @@ def one_of(text: object, choices: Sequence[Any]) -> str:
 
 
 def convert(value: Any, hint: Any, finite: bool = False) -> Any:
-    """`value` as the type that an annotation names, lists becoming tuples where those are declared.
+    """Convert a value to the type of an annotation; lists become tuples where the annotation has tuples.
 
-    A whole number passes for a number, a truth value for neither. finite: refuse numbers that are not. Raises
+    A whole number is accepted as a number, a boolean as neither. finite: reject numbers that are not finite. Raises
     MismatchError.
     """
     origin, parts = get_origin(hint), get_args(hint)
@@ -142,7 +142,8 @@ def convert(value: Any, hint: Any, finite: bool = False) -> Any:
 
 
 def read_text(text: Any, hint: Any) -> Any:
-    """A value that is written as text, or a list of such texts: a number, true or false, one of some words, a path.
+    """Return a value that is written as text, or a list of such texts: a number, true or false, one of some words, a
+    path.
 
     Raises MismatchError.
     """
@@ -180,7 +181,7 @@ def read_text(text: Any, hint: Any) -> Any:
 
 
 def build(kind: type[T], values: object, where: object, finite: bool = True) -> T:
-    """An instance of a dataclass from an object of JSON values that was read from a file.
+    """Return an instance of a dataclass from an object of JSON values that was read from a file.
 
     where: the file, and the field when the object is in one. finite: refuse numbers that are not. Fields with a default
     may be missing. Raises UserError that begins with `where`.
@@ -244,7 +245,7 @@ def _convert_union(value: Any, hint: Any, finite: bool) -> Any:
 
 
 def _first(value: Any, hints: Sequence[Any], attempt: Any, hint: Any) -> Any:
-    """What the first type makes of a value that can; the mismatch of a type that is not None when none can."""
+    """Convert with the first type that accepts the value; else raise the mismatch of a type that is not None."""
     errors = []
     for part in hints:
         try:

@@ -319,7 +319,7 @@ NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-
 
 
 def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
-    """The value of a YAML text of plain values; UserError with the line when it is none.
+    """Return the value of a YAML text of plain values; UserError with the line when it is none.
 
     Aliases are followed, but not where they repeat each other into more than a million values. A name that is given
     twice is an error, 3e-4 a number, and a date a text. texts: every scalar is a text, so that the word Yes is no truth
@@ -356,7 +356,7 @@ def _settings_loader() -> Any:
 
 
 def _given_twice(node: Any, seen: set[int]) -> Any:
-    """The second of two equal names in one mapping of a YAML document; None when there is none."""
+    """Return the second of two equal names in one mapping of a YAML document; None when there is none."""
     if id(node) in seen or not isinstance(node.value, list):
         return None
     seen.add(id(node))

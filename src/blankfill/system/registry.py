@@ -1,8 +1,8 @@
-"""Names to things that others may add to: the built-in ones, those that a program registers, and those of installed
-packages, found by entry points.
+"""Extensible registries of named objects: built-in ones, those that a program registers, and those of installed
+packages, found through entry points.
 
-The entry points of a group are read only when a name is not known or when all names are listed, since that takes time
-and runs the code of other packages.
+The entry points of a group are read only when a name is unknown or when all names are listed, since that takes time and
+runs the code of other packages.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Registry(Mapping[str, T]):
         return len(self._known)
 
     def _read_entry_points(self) -> None:
-        """Add what installed packages offer; a message names a package whose entry point does not load."""
+        """Add the objects of installed packages; a message names a package whose entry point does not load."""
         if self._entry_points_read:
             return
         self._entry_points_read = True

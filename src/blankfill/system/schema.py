@@ -1,9 +1,9 @@
-"""What a dataclass of options says about itself: the schema of recipes, command lines, grids and saved options.
+"""The schema of recipes, command lines, grids and saved options: dataclasses of options.
 
-A class of options is a dataclass. The annotation of a field is its type, the string below the field its help, `BOUNDS`
-the range of its numbers (`system.bounds`), `GROUPS` the headings of its help. `Annotated[..., Option(...)]` says what
-an annotation cannot: a name that Python reserves, a place among the positional arguments, choices that are known at run
-time only. Values are read by `system.loader`.
+The annotation of a field is its type, the string below the field its help, `BOUNDS` the range of its numbers
+(`system.bounds`), `GROUPS` the headings of its help. `Annotated[..., Option(...)]` adds what an annotation cannot
+express: a name that Python reserves, a positional argument, choices that are known only at run time. `system.loader`
+reads values.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ RENAMED: Mapping[str, str] = {
     "longest_answer": "max_answer_length", "null_odds": "na_prob_file", "several_masks": "multi_token",
     "stack": "head_on", "top": "head",
 }  # fmt: skip
-"""Options that had another name before version 0.2, for the suggestion that an unknown name gets."""
+"""Options with another name before version 0.2, for suggestions."""
 LONGEST_NAME = 100
-"""Characters of an unknown name that are compared with the known ones, which takes seconds for a very long one."""
+"""Number of characters of an unknown name that are compared with known names; very long names would take seconds."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What the annotation of a field cannot say. name: on the command line, when it is not the field's own.
+    """Properties of a field that its annotation cannot express. name: name on the command line, if not the field's own.
 
-    choices: gives the values that a text may have, when they are needed. metavar: what help calls the value.
+    choices: returns the possible values of a text. metavar: placeholder for the value in the help.
     """
 
     name: str = ""
@@ -73,7 +73,7 @@ class Field:
 
 
 def fields_of(options: type[Any]) -> tuple[Field, ...]:
-    """The fields of a dataclass that can be given, in their order."""
+    """Return the fields of a dataclass that can be given, in their order."""
     return _fields_of(options)  # type: ignore[arg-type]
 
 
@@ -96,7 +96,7 @@ def _fields_of(options: type[Any]) -> tuple[Field, ...]:
 
 
 def help_of(options: type) -> dict[str, str]:
-    """The string below each field of a class and of the classes that it extends, in one line."""
+    """Return the string below each field of a class and of the classes that it extends, in one line."""
     texts: dict[str, str] = {}
     for kind in reversed(options.__mro__):
         if not dataclasses.is_dataclass(kind):
@@ -114,13 +114,14 @@ def help_of(options: type) -> dict[str, str]:
 
 
 def groups_of(options: type) -> Mapping[str, Sequence[str]]:
-    """The headings of a class's help, and the names of the fields below each; `GROUPS` has them with spaces between."""
+    """Return the headings of a class's help, and the names of the fields below each; `GROUPS` has them with spaces
+    between."""
     groups: Mapping[str, str] = getattr(options, "GROUPS", {})
     return {title: names.split() for title, names in groups.items()}
 
 
 def expected(hint: Any) -> str:
-    """What a value of a type must be, for a message: "a whole number"."""
+    """Return a phrase for the values of a type, for a message: "a whole number"."""
     names: dict[Any, str] = {
         int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path",
         type(None): "null", None: "null",
@@ -140,7 +141,7 @@ def expected(hint: Any) -> str:
 
 
 def optional(hint: Any) -> tuple[Any, bool]:
-    """A type without None, and whether it may be None."""
+    """Return a type without None, and whether it may be None."""
     if get_origin(hint) in (Union, types.UnionType):
         parts = [part for part in get_args(hint) if part is not type(None)]
         if len(parts) == 1 and len(get_args(hint)) == 2:
@@ -149,7 +150,7 @@ def optional(hint: Any) -> tuple[Any, bool]:
 
 
 def item_type(hint: Any) -> Any:
-    """The type of the values of a list of any length; None for a type that is no such list."""
+    """Return the type of the values of a list of any length; None for a type that is no such list."""
     parts = get_args(hint)
     if get_origin(hint) is tuple and len(parts) == 2 and parts[1] is Ellipsis:
         return parts[0]
@@ -157,7 +158,7 @@ def item_type(hint: Any) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that someone who wrote `name` meant; "" when none is near. Known names are Python's."""
+    """Return the known name that someone who wrote `name` meant; "" when none is near. Known names are Python's."""
     names = list(known)
     renamed = RENAMED.get(name.replace("-", "_"))
     if renamed in names:
@@ -167,7 +168,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(path: str, known: Sequence[str], where: str = "") -> Problem:
-    """The sentence about a setting that does not exist. path: its name; known: those beside it, with their sections.
+    """Return the sentence about a setting that does not exist. path: its name; known: those beside it, with their
+    sections.
 
     where: what lists the settings, in place of the list itself.
     """

@@ -39,7 +39,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Items as the model reads them; an item may take several. parts: what the adapter wants to know of each again."""
+    """Encoded items; an item may have several. parts: data on each item that the adapter needs for its prediction."""
 
     items: Sequence[Item]
     encoded: list[EncodedItem]
@@ -57,11 +57,11 @@ class Adapter(ABC):
         tokenizer: Tokenizer | None = None,
         input_format: InputFormat | None = None,
     ) -> None:
-        """tokenizer and input_format: of the model; without them nothing can be encoded, only measured."""
+        """tokenizer and input_format: those of the model; without them the adapter only measures."""
         self.task, self.labels, self.options = task, labels, options
         self._tokenizer, self._input_format = tokenizer, input_format
         self.cut = 0
-        """Texts that lost their end in what was encoded so far."""
+        """Number of texts that were truncated so far."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -71,36 +71,37 @@ class Adapter(ABC):
 
     @property
     def input_format(self) -> InputFormat:
-        """How the model reads texts."""
+        """The format in which the model reads texts."""
         assert self._input_format is not None
         return self._input_format
 
     @abstractmethod
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """The items as the model reads them. learn: leave out what nothing can be learnt from."""
+        """Encode items for the model. learn: whether to leave out items that nothing can be learnt from."""
 
     def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
-        """The batches of a run, from what `encode` made to learn from. micro: items computed at once, 0 means all."""
+        """Return the batches of a run, from training items of `encode`. micro: items computed at once, 0 means all."""
         return Batches(items, epochs, pad, micro)
 
     def epochs(self, encoded: Sequence[EncodedItem]) -> Epochs:
-        """In which order a run goes through what `encode` made to learn from."""
+        """Return the order in which a run uses the training items of `encode`."""
         return Epochs(len(encoded), self.options.batch_size, self.options.seed)
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The task's metrics. Raises UserError when the items have no answers."""
+        """Return the task's metrics. Raises UserError when the items have no answers."""
         return score(self.task, Split(items, self.labels), [prediction.value for prediction in predictions])
 
     @abstractmethod
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """A prediction from a `Prediction.record`. Raises KeyError, ValueError or TypeError for anything else."""
+        """Return a prediction from a `Prediction.record`. Raises KeyError, ValueError or TypeError for anything
+        else."""
 
     @abstractmethod
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """Predictions by who has not read the items: the most frequent class, the mean, …"""
+        """Return predictions that ignore the items: the most frequent class, the mean, …"""
 
     def remarks(self) -> list[str]:
-        """What a user should know of what was encoded so far, a sentence each."""
+        """Return sentences for the user on the items that were encoded so far."""
         if not self.cut:
             return []
         return [
@@ -109,42 +110,42 @@ class Adapter(ABC):
         ]
 
     def record(self, prediction: Prediction) -> dict[str, Any]:
-        """The record of a prediction, as it is after `measure`."""
+        """Return the record of a prediction, available after `measure`."""
         return prediction.record
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """What else is worth knowing of predictions for items with answers, as JSON values."""
+        """Return an analysis of predictions for items with answers, as JSON values."""
         return {}
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
-        """How many items each class has, where there are classes."""
+        """Return the number of items of each class; None without classes."""
         return None
 
 
 class HeadAdapter(Adapter):
-    """A kind of task that is answered with scores of columns."""
+    """A kind of task whose predictions come from scores of columns."""
 
     head: ClassVar[HeadKind]
     pooled: ClassVar[bool]
-    """Whether target columns stand for whole texts."""
+    """Whether target columns represent whole texts."""
 
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """How many scores the head gives for a column."""
+        """Number of scores of the head for a column."""
 
     @abstractmethod
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """Predictions for all items from the scores, [columns, C] for each of `encoded_set.encoded`."""
+        """Return predictions for all items from the scores, [columns, C] for each of `encoded_set.encoded`."""
 
 
 class LMHeadAdapter(Adapter):
-    """A kind of task that is answered with the model's own words: there is no new head."""
+    """A kind of task whose predictions come from the model's language-model head: there is no new head."""
 
     def patterns(self) -> str:
-        """The YAML text that says how the task is put, which a run keeps; "" where there is nothing to say."""
+        """Return the YAML text of the task's patterns, which a run stores; "" without patterns."""
         return ""
 
     @abstractmethod
     def model(self, encoder: Transformer) -> AnswerModel:
-        """The model that is trained."""
+        """Return the model that is trained."""

@@ -1,4 +1,4 @@
-"""Which adapter a kind of task has."""
+"""The adapter of each kind of task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose, "tag": Tag,
     "answer": Answer, "generate": Write,
 }  # fmt: skip
-"""Kinds of tasks that a head on an encoder can answer, or a model that writes."""
+"""Kinds of tasks for a head on an encoder, or for a model that generates text."""
 
 CLOZE: dict[str, type[ClozeTexts | ClozeChoices]] = {"classify": ClozeTexts, "choice": ClozeChoices}
-"""Kinds of tasks that can be put as a sentence with a blank."""
+"""Kinds of tasks that can be expressed as a sentence with a blank."""

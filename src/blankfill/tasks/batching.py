@@ -1,8 +1,8 @@
-"""Items as the model reads them → batches without padding waste.
+"""From encoded items to batches with little padding.
 
-The items of a step are drawn by index arithmetic: a permutation of the items for each epoch, keyed by (seed, epoch),
-cut into steps. A step holds exactly those items, whatever their lengths; several share a row, told apart by `segment`,
-so that hardly a column is padding. Batches for evaluation hold items of similar length; their numbers go with them.
+Index arithmetic draws the items of a step: a permutation of the items for each epoch, keyed by (seed, epoch) and cut
+into steps. A step holds exactly these items, whatever their lengths; several share a row, separated by `segment`, so
+that few columns are padding. Batches for evaluation hold items of similar length, with their numbers.
 
 Shapes: B rows, T columns, K target columns of the whole batch.
 """
@@ -23,19 +23,19 @@ from blankfill.data.packing import MAX_TOKENS, FirstFit, packed_batches
 from blankfill.types import Batch, Example, Int32
 
 ROW = 128
-"""Rows are this wide, or as wide as the longest item: a wider one costs attention, a narrower one gains nothing."""
+"""Width of a row, unless an item is longer: wider rows cost attention, narrower ones gain nothing."""
 ANSWER, ITEM = "answer", "item"
-"""The names of the targets of a batch: of every target column; of every item, where the columns of an item are
-candidates of which one is right."""
+"""Names of the targets of a batch: one for every target column; one for every item whose columns are candidates, of
+which one is right."""
 
 
 @dataclass(frozen=True)
 class EncodedItem:
-    """An item as the model reads it.
+    """An item encoded for the model.
 
-    examples: one, or one for each choice. columns: the target columns of each example, int32. answers: their
-    targets, over all examples; its first axis is as long as all `columns` together (the forms are in `heads`).
-    candidates: whether the columns are candidates, of which one is right, instead of each having its own answer.
+    examples: one, or one for each choice. columns: the target columns of each example, int32. answers: the targets of
+    all these columns, in order (`heads` lists their forms). candidates: whether the columns are candidates, of which
+    one is right, instead of each having its own answer.
     """
 
     examples: tuple[Example, ...]
@@ -44,18 +44,18 @@ class EncodedItem:
     candidates: bool = False
 
     def __len__(self) -> int:
-        """Columns that it takes, those of its context counted."""
+        """Return the number of columns of the item, with those of its context."""
         return sum(sum(_sides(example)) for example in self.examples)
 
 
 def _sides(example: Example) -> tuple[int, int]:
-    """The columns of an Example and of its context."""
+    """Return the columns of an Example and of its context."""
     return len(example), 0 if example.context is None else len(example.context)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch, and which of the given items its target columns belong to, int64[K]; those of an item are in order."""
+    """A batch, and the item of each of its target columns, int64[K]; the columns of an item are in order."""
 
     batch: Batch
     items: torch.Tensor
@@ -64,7 +64,7 @@ class Packed:
 
 
 def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
-    """Put items into rows, the longest first, each into the first row with room for it.
+    """Pack items into rows, the longest first, each into the first row with room for it.
 
     An item of several Examples that has no room in a row, such as a question with many candidates, has rows of its own,
     so that rows are no wider than the longest Example and attention costs no more than that. Where Examples have a
@@ -96,8 +96,8 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
 def _placed(
     items: Sequence[EncodedItem], capacity: tuple[int, int]
 ) -> tuple[list[list[tuple[int, int]]], list[int], list[int]]:
-    """(the content of each row: item and which Example of it; the items in the order of their rows; rows that continue
-    the item of the row before). capacity: the columns of a row and of its context."""
+    """Return the content of each row (items with the number of their Example), the items in the order of their rows,
+    and the rows that continue the item of the row before. capacity: columns of a row and of its context."""
     fitted = FirstFit(capacity)
     content: list[list[tuple[int, int]]] = []
     no_split_before: list[int] = []
@@ -126,7 +126,7 @@ def _placed(
 def _starts(
     items: Sequence[EncodedItem], rows: Sequence[Sequence[tuple[int, int]]], width: int
 ) -> dict[tuple[int, int], int]:
-    """Where each Example of each item begins, counted over all rows of a batch."""
+    """Return the first column of each Example of each item, counted over all rows of a batch."""
     starts = {}
     for r, row in enumerate(rows):
         column = r * width
@@ -138,7 +138,8 @@ def _starts(
 
 @dataclass(frozen=True)
 class Epochs:
-    """Which items a step holds. count: items; size: of a step; the last step of an epoch may be smaller."""
+    """The items of each step. count: number of items; size: items of a step; the last step of an epoch may be
+    smaller."""
 
     count: int
     size: int
@@ -146,22 +147,22 @@ class Epochs:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps of an epoch."""
         return -(-self.count // self.size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The items of an epoch in their order, int64[count]."""
+        """Return the items of an epoch in their order, int64[count]."""
         return _order(self.count, self.seed, epoch)
 
     def items(self, step: int) -> NDArray[np.int64]:
-        """The items of a step of the run."""
+        """Return the items of a step of the run."""
         epoch, place = divmod(step, self.steps)
         return self.order(epoch)[place * self.size : (place + 1) * self.size]
 
 
 @lru_cache(maxsize=4)
 def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Kept, because every step of an epoch asks."""
+    """Return the order of an epoch; cached, since every step of the epoch needs it."""
     order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
     order.flags.writeable = False
     return order
@@ -175,33 +176,33 @@ class Batches:
         self.micro = micro or epochs.size
 
     def of(self, step: int) -> list[Packed]:
-        """The batches of a step, with the numbers of their items."""
+        """Return the batches of a step, with the numbers of their items."""
         items = self.chosen(step)
         return [pack(items[at : at + self.micro], self.pad) for at in range(0, len(items), self.micro)]
 
     def step(self, step: int) -> list[Batch]:
-        """The batches of a step."""
+        """Return the batches of a step."""
         return [packed.batch for packed in self.of(step)]
 
     def chosen(self, step: int) -> list[EncodedItem]:
-        """The items of a step."""
+        """Return the items of a step."""
         return [self.items[k] for k in self.epochs.items(step)]
 
     def rows(self, step: int) -> list[int]:
-        """For each row of a step's batches, the number of its first item."""
+        """Return the number of the first item in each row of a step's batches."""
         chosen = self.epochs.items(step)
         starts = range(0, len(chosen), self.micro)
         return [int(chosen[at + k]) for at, packed in zip(starts, self.of(step), strict=True) for k in packed.rows]
 
     def steps(self, first: int, stop: int) -> Generator[tuple[int, list[Batch]], None, None]:
-        """Steps `first` … `stop` − 1 with their batches, a few made ahead by a thread."""
+        """Yield steps `first` … `stop` − 1 with their batches; a thread makes a few in advance."""
         yield from prefetch((step, self.step(step)) for step in range(first, stop))
 
 
 class EvaluationBatches:
-    """All items once, items of similar length together; made ahead by a thread the first time, then kept.
+    """All items once, items of similar length together; made in a thread the first time, then kept in memory.
 
-    max_tokens: columns of a batch. `Packed.items` counts over all of `items`.
+    max_tokens: columns of a batch. `Packed.items` holds indices into `items`.
     """
 
     def __init__(self, items: Sequence[EncodedItem], pad: int, max_tokens: int = MAX_TOKENS) -> None:

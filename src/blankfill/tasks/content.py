@@ -1,7 +1,7 @@
-"""What fine-tuning data hold, as a short note that changes when any item does.
+"""A digest of fine-tuning data, which changes when any item changes.
 
-Taken of the items and not of the files, so that every file counts that they were read from, whatever the form of the
-data, and a file that is packed otherwise or lies elsewhere is still the same data.
+It covers items and not files, so that it includes all files of the data in any format, and a file that is moved or
+compressed differently is still the same data.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from blankfill.tasks.items import Item
 
 
 def items_mark(items: Sequence[Item], labels: Sequence[str] = ()) -> dict[str, Any]:
-    """items: how many there are; content: 32 hex digits that follow from them, their order and the labels."""
+    """Return the number of items, and a digest of 32 hex digits of the items, their order and the labels."""
     return {"items": len(items), "content": content([list(labels)], map(_values, items))}
 
 
 def content(*parts: Iterable[Any]) -> str:
-    """32 hex digits that follow from values of JSON."""
+    """Return a digest of JSON values, 32 hex digits."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         for value in part:
@@ -35,7 +35,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def _values(item: Any) -> Any:
-    """An item as JSON values, its fields at their defaults left out, so that a new field changes no old note."""
+    """Return an item as JSON values without fields at their defaults, so that a new field changes no old digest."""
     if isinstance(item, _PLAIN):
         return item
     if isinstance(item, tuple):
@@ -53,7 +53,7 @@ def _values(item: Any) -> Any:
 
 @cache
 def _defaults(kind: type[Any]) -> list[tuple[str, Any]]:
-    """The fields of a dataclass and their defaults."""
+    """Return the fields of a dataclass and their defaults."""
     return [
         (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)

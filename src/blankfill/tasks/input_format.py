@@ -1,6 +1,6 @@
-"""Texts cut to the room of a row, and framed as the model's objective frames them (`Objective.format`).
+"""Truncating texts to the length of a row, and adding the special tokens of the model's objective (`Objective.format`).
 
-A text that is too long loses its end; of a pair the longer one does, a token at a time, as the original BERT cuts.
+A text that is too long loses its end; of a pair the longer text does, a token at a time, as in the original BERT.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from blankfill.types import Int32, Vocabulary
 
 @dataclass(frozen=True)
 class FramedText(FramedRow):
-    """A text or a pair as the model reads it. cut: number of tokens that were left out."""
+    """A text or a pair with special tokens. cut: number of tokens that were left out."""
 
     cut: int
 
 
 class InputFormat:
-    """How fine-tuning puts texts into rows. length: the most columns of a row, special tokens included."""
+    """The layout of fine-tuning texts in rows. length: largest number of columns of a row, with special tokens."""
 
     def __init__(self, format: Format, length: int = 0, encoder_only: bool = False) -> None:
-        """format: of the model. length: 0 is as many as the model has positions for. encoder_only: of a model with an
-        encoder, only the encoder reads. Raises UserError when `length` is more than the model's positions allow."""
+        """format: format of the model. length: 0 means the number of the model's positions. encoder_only: whether only
+        the encoder reads, for a model with one. Raises UserError when `length` exceeds the model's positions."""
         self.format, self.encoder_only = format, encoder_only
         self._heads = format.for_heads()
         most = format.max_columns
@@ -50,11 +50,11 @@ class InputFormat:
         return self.format.vocabulary
 
     def room(self, pair: bool) -> int:
-        """The most tokens of text that fit beside the special tokens of `frame`."""
+        """Return the largest number of tokens of text that fit beside the special tokens of `frame`."""
         return self.length - self._heads.specials(pair)
 
     def frame(self, first: Sequence[int] | Int32, second: Sequence[int] | Int32 | None = None) -> FramedText:
-        """Cut a text or a pair, given without special tokens, and frame it as a head reads it."""
+        """Truncate a text or a pair, given without special tokens, and add the special tokens for a head."""
         a, b = np.asarray(first, np.int32), np.asarray(() if second is None else second, np.int32)
         keep_a, keep_b = truncate_pair(len(a), len(b), self.room(second is not None))
         row = self._heads.frame(a[:keep_a], None if second is None else b[:keep_b], self.encoder_only)
@@ -63,7 +63,8 @@ class InputFormat:
 
 
 def reads_encoder_only(objective: Objective, head_on: HeadOn, task: Task) -> bool:
-    """Whether only the encoder of a model with an encoder reads an item. Raises UserError where there is no choice."""
+    """Return whether only the encoder of a model with an encoder reads items. Raises UserError without such a
+    choice."""
     if head_on == "auto":
         return objective.two_sided and task.kind == "tag"
     if not objective.two_sided:
@@ -78,7 +79,8 @@ def reads_encoder_only(objective: Objective, head_on: HeadOn, task: Task) -> boo
 
 
 def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of a pair are kept: the longer one loses tokens until both fit (of two as long, the second)."""
+    """Return the numbers of tokens of a truncated pair: the longer text loses tokens until both fit (of two equally
+    long ones, the second)."""
     over = first + second - room
     if over <= 0:
         return first, second

@@ -1,8 +1,7 @@
-"""The nouns of fine-tuning data: one item of each kind, and a split of a data set.
+"""The data types of fine-tuning: an item of each kind of task, and a split of a data set.
 
-Items hold texts and answers as the files give them, nothing about tokens. Labels are places in the list of label names
-that the split carries; None says that the file does not give the answer (a test set). Not here: reading them (`glue`,
-`superglue`, `squad`, …), or cutting them into tokens (`windows`, `pieces`).
+Items hold texts and answers as in the files, without tokens. Labels are indices into the split's list of label names;
+None means that the file has no answer (a test set). Not here: reading items (`datasets`), or encoding them (`heads`).
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 LISTED = 3
-"""How many examples a problem that has many lists."""
+"""Number of examples that a problem lists."""
 
 
 @dataclass(frozen=True)
 class TextItem:
-    """A text, or two, to be classified or scored.
+    """A text or two texts to be classified or scored.
 
-    label: the place of its class, its score (regression), or the places of its classes in rising order
-    (multi-label). group: items that a metric takes together share it (the answers to one question of MultiRC). parts:
-    what the texts were made of, by the names that cloze patterns give it (the word that WiC asks about).
+    label: index of its class, its score (regression), or the indices of its classes in rising order (multi-label).
+    group: shared by items that a metric combines (the answers to one question of MultiRC). parts: sources of the texts,
+    by their names in cloze patterns (the word in question, for WiC).
     """
 
     id: str
@@ -34,11 +33,10 @@ class TextItem:
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """A context and the texts of which one goes with it.
+    """A context with several choices, of which one is right.
 
-    label: the place of the right choice (the first one where several are right). right: the places of all of them.
-    names: what the choices are called in a submission, where that is not their text (ReCoRD's entities). parts: as in
-    `TextItem`.
+    label: index of the right choice (the first one when several are right). right: indices of all right choices. names:
+    names of the choices in a submission, where these are not their texts (ReCoRD's entities). parts: as in `TextItem`.
     """
 
     id: str
@@ -63,7 +61,7 @@ class TaggedItem:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and where it begins in the context, in characters; start None where the data's place is wrong."""
+    """An answer and its first character in the context; start is None where the place in the data is wrong."""
 
     text: str
     start: int | None
@@ -71,8 +69,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class QuestionItem:
-    """A question about a context. answers: what annotators answered, empty where the question cannot be answered
-    (`impossible` True) or where the file gives no answers (`impossible` None)."""
+    """A question about a context. answers: those of annotators; empty for a question without an answer (`impossible`
+    True) and in a file without answers (`impossible` None)."""
 
     id: str
     question: str
@@ -84,9 +82,9 @@ class QuestionItem:
 
 @dataclass(frozen=True)
 class GenerationItem:
-    """A text to be rewritten and the texts that are right, of which any will do; no targets: the file gives none.
+    """A source text and its targets, each of which is right; no targets in a file without them.
 
-    second: a further text that is given beside the source (the answer, in question generation).
+    second: another given text beside the source (the answer, in question generation).
     """
 
     id: str
@@ -97,7 +95,7 @@ class GenerationItem:
 
 @dataclass(frozen=True)
 class LanguageItem:
-    """A text whose probability is measured. words: how many words it counts as, for perplexity per word."""
+    """A text whose probability is measured. words: its number of words, for perplexity by word."""
 
     id: str
     text: str
@@ -119,8 +117,8 @@ T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem,
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set: items in the file's order, the names of its labels (for tags, of the BIO tags), and what
-    was found to be wrong with the data, one sentence each."""
+    """One split of a data set: items in the file's order, names of labels (for tagging, of BIO tags), and problems of
+    the data, one sentence each."""
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
@@ -130,27 +128,27 @@ class Split:
         return len(self.items)
 
     def texts(self) -> list[TextItem]:
-        """The items, which must be texts to classify or score; TypeError otherwise."""
+        """Return the items, which must be texts to classify or score; TypeError otherwise."""
         return _all_of(self.items, TextItem)
 
     def choices(self) -> list[ChoiceItem]:
-        """The items, which must be choices; TypeError otherwise."""
+        """Return the items, which must be choices; TypeError otherwise."""
         return _all_of(self.items, ChoiceItem)
 
     def tagged(self) -> list[TaggedItem]:
-        """The items, which must be tagged sentences; TypeError otherwise."""
+        """Return the items, which must be tagged sentences; TypeError otherwise."""
         return _all_of(self.items, TaggedItem)
 
     def questions(self) -> list[QuestionItem]:
-        """The items, which must be questions; TypeError otherwise."""
+        """Return the items, which must be questions; TypeError otherwise."""
         return _all_of(self.items, QuestionItem)
 
     def generations(self) -> list[GenerationItem]:
-        """The items, which must be texts to rewrite; TypeError otherwise."""
+        """Return the items, which must be texts to rewrite; TypeError otherwise."""
         return _all_of(self.items, GenerationItem)
 
     def languages(self) -> list[LanguageItem]:
-        """The items, which must be texts to measure; TypeError otherwise."""
+        """Return the items, which must be texts to measure; TypeError otherwise."""
         return _all_of(self.items, LanguageItem)
 
 
@@ -162,7 +160,7 @@ def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:
 
 
 def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:
-    """A sentence about ids that more than one item has, or none. name: of the file."""
+    """Return a sentence about ids that more than one item has, or none. name: of the file."""
     seen: set[str] = set()
     twice: dict[str, None] = {}
     for item in items:
@@ -175,5 +173,5 @@ def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:
 
 
 def listed(values: Sequence[object], most: int = LISTED) -> str:
-    """The first few values, for a sentence."""
+    """Return the first few values, for a sentence."""
     return ", ".join(str(value) for value in values[:most]) + (", …" if len(values) > most else "")

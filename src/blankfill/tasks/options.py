@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: the options, as BERT (Devlin et al. 2019, A.3) and RoBERTa give them."""
+"""The options of fine-tuning, with the values of BERT (Devlin et al. 2019, A.3) and RoBERTa."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HeadOn = Literal["auto", "encoder", "decoder"]
 
 
 MOST_BEAMS = 1024
-"""Beams that a search may have."""
+"""Largest beam width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class FinetuneOptions:
     document_context: bool = False
     """Tagging: read each sentence together with its neighbours in the document, as far as they fit."""
     method: Method = "head"
-    """How the model answers. head: a new classification head. cloze: the task as a sentence with a blank, answered by
+    """Method of prediction. head: a new classification head. cloze: the task as a sentence with a blank, filled by
     the language-model head (PET, GLM); see docs/cloze.md. text: the model reads the example as text and generates the
     answer (T5); see docs/text-to-text.md."""
     pattern: str = "0"
@@ -169,13 +169,13 @@ class FinetuneOptions:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options, a sentence each."""
+        """Return a sentence for each impossible option."""
         return out_of_bounds(self) + [
             Problem(sentence) for sentence in (*self._cloze_problems(), *self._head_problems())
         ]
 
     def _head_problems(self) -> Iterator[str]:
-        """What is wrong with the options of the head and of what learns."""
+        """Yield a sentence for each impossible option of the head and of trained weights."""
         frozen = {"lora_rank": self.lora_rank, "freeze": self.freeze}
         if self.method != "head":
             given = {
@@ -202,7 +202,7 @@ class FinetuneOptions:
             yield f"{setting('lora_rank')} keeps the encoder's own weights as they are; leave out {setting('freeze')}"
 
     def _cloze_problems(self) -> Iterator[str]:
-        """What is wrong with the options of the cloze."""
+        """Yield a sentence for each impossible option of the cloze."""
         if self.pattern != "all" and not self.pattern.isdigit():
             yield f"{setting('pattern')} is {self.pattern}; it must be a number from 0 on, or all"
         if self.method != "cloze":
@@ -225,11 +225,11 @@ class FinetuneOptions:
             )
 
     def steps(self, items: int) -> int:
-        """Steps of the run for a number of training items."""
+        """Return the number of steps of a run with this number of training items."""
         return max(1, round(self.epochs * -(-items // self.batch_size)))
 
     def train_options(self, items: int) -> TrainOptions:
-        """The options of the training loop for a number of training items."""
+        """Return the options of the training loop for a number of training items."""
         steps = self.steps(items)
         evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
         return TrainOptions(

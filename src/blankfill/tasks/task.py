@@ -1,4 +1,4 @@
-"""What a task is: how its splits are found and read, its labels, its metrics."""
+"""The definition of a task: its files, their reader, its labels and its metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = Literal[
 
 
 class Parse(Protocol):
-    """Reads one file. labels: the names already known (the task's, or those of its train split), or none."""
+    """Reads one file. labels: known names (the task's, or those of its training split), or none."""
 
     def __call__(self, path: Path, labels: tuple[str, ...]) -> Split: ...
 
@@ -29,7 +29,7 @@ class Metric(Protocol):
 
 
 class RowReader(Protocol):
-    """Reads one JSON object. labels: as in `Parse`. Raises UnusableError for one that cannot be used."""
+    """Reads one JSON object. labels: as in `Parse`. Raises UnusableError for an unusable object."""
 
     def __call__(self, row: dict[str, Any], labels: tuple[str, ...]) -> Iterable[Item]: ...
 
@@ -38,12 +38,12 @@ class RowReader(Protocol):
 class Task:
     """A fine-tuning task.
 
-    kind: what is predicted, and so which head and items: "classify", "regress" and "multilabel" (TextItem), "choice"
-    (ChoiceItem), "tag" (TaggedItem), "answer" (a span of the context, QuestionItem), "generate" (GenerationItem),
-    "last-word" (the one word that ends a text, GenerationItem), "language" (a text's probability, LanguageItem).
-    files: for each split, the names looked for, the likeliest first. folders: the names that the task's folder has
-    inside its benchmark's. labels: in the order of their numbers; () where the data say. metrics: the official ones;
-    primary_metric: the one that chooses the best epoch ("average" is the mean of the metrics, as leaderboards take it).
+    kind: the kind of prediction, which decides about head and items: "classify", "regress" and "multilabel" (TextItem),
+    "choice" (ChoiceItem), "tag" (TaggedItem), "answer" (a span of the context, QuestionItem), "generate"
+    (GenerationItem), "last-word" (the one word that ends a text, GenerationItem), "language" (a text's probability,
+    LanguageItem). files: possible file names of each split, the likeliest first. folders: names of the task's folder in
+    its benchmark's. labels: in the order of their numbers; () when the data define them. metrics: the official ones;
+    primary_metric: the one that chooses the best checkpoint ("average" is the mean of the metrics, as on leaderboards).
     by_characters: words are characters (Chinese), for metrics and for joining words.
     """
 
@@ -57,18 +57,18 @@ class Task:
     labels: tuple[str, ...] = ()
     by_characters: bool = False
     others: Mapping[str, Parse] = field(default_factory=dict)
-    """Splits whose file has another form than `parse` reads."""
+    """Splits whose file has another format than that of `parse`."""
     own_metrics: Mapping[str, Metric] = field(default_factory=dict)
     """Metrics of the user's own: for names in `metrics` that no metric of this package has, the function."""
     row: RowReader | None = None
-    """What makes items of one JSON object in the benchmark's own form, for tasks whose files hold such."""
+    """Reader of one JSON object in the benchmark's own form, for tasks with such files."""
 
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
-        """The items of a split.
+        """Return the items of a split.
 
-        path: the task's folder, its benchmark's, or the file itself. labels: those of the train split, where the task
-        has none of its own; a split that is read with them refuses others. Raises UserError when the file is not
-        found, or its form is not the task's.
+        path: the task's folder, its benchmark's, or the file itself. labels: those of the training split, for a task
+        without labels of its own; other labels are then errors. Raises UserError for a missing file and for a file in
+        another format.
         """
         if split not in self.files:
             raise UserError(f"{self.name} has no split {split!r}: it has {', '.join(self.files)}.")
@@ -76,7 +76,7 @@ class Task:
         return self.others.get(split, self.parse)(file, labels=self.labels or labels)
 
     def splits(self, path: str | Path) -> list[str]:
-        """The splits whose file is there."""
+        """Return the splits whose file exists."""
         present = []
         for split, names in self.files.items():
             try:

@@ -1,4 +1,4 @@
-"""What a fine-tuning run trains with: the groups of its optimiser, and how it is scored on a dev set."""
+"""Training parts of fine-tuning: the groups of its optimiser, and its evaluation on a dev set."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from blankfill.training.precision import computing
 def task_optimizer(
     model: AnswerModel, options: FinetuneOptions, train: TrainOptions, embedding_lr_multiplier: float = 1.0
 ) -> torch.optim.Optimizer:
-    """AdamW over the weights that are to learn, frozen ones left out; layers at the rates of `layer_decay`, the word
-    table at `embedding_lr_multiplier` times its layer's."""
+    """Build AdamW over the trained weights, without frozen ones; layers have the rates of `layer_decay`, the token
+    embeddings `embedding_lr_multiplier` times that of their layer."""
     below = model.encoder.config.encoder_layers
     top = below + (0 if model.encoder_only else model.encoder.config.num_layers) + 1
     groups: dict[tuple[int, bool, float], list[tuple[str, torch.nn.Parameter]]] = {}
@@ -52,7 +52,7 @@ def task_optimizer(
 
 
 def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
-    """ConfigError for rates and freezing by layer where layers have their weights in common."""
+    """Raise ConfigError for rates and freezing by layer in a model whose layers share weights."""
     options_set = [(setting("layer_decay"), options.layer_decay < 1), (setting("freeze"), options.freeze > 0)]
     if config.shared != "none" and (given := [flag for flag, is_given in options_set if is_given]):
         raise ConfigError(
@@ -65,8 +65,8 @@ def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
 
 
 def depth_of(name: str, top: int, below: int = 0) -> int:
-    """Where a weight stands: 0 the embeddings, 1 the lowest layer, `top` what is above the layers. below: layers of a
-    stack that reads the context, which count as the lowest; its last norm is as high as the last of them."""
+    """Return the depth of a weight: 0 for embeddings, 1 for the lowest layer, `top` for weights above the layers.
+    below: layers of an encoder, which count as the lowest; its final norm has the depth of the last of them."""
     if not name.startswith("encoder."):
         return top
     part = name.removeprefix("encoder.")
@@ -80,13 +80,13 @@ def depth_of(name: str, top: int, below: int = 0) -> int:
 
 
 def balanced(counts_C: Sequence[int]) -> list[float]:
-    """Weights with which all classes together count alike, 1 on average over the items; 0 for a class without items."""
+    """Return weights that balance the classes, 1 on average over the items; 0 for a class without items."""
     present = sum(count > 0 for count in counts_C)
     return [sum(counts_C) / (present * count) if count else 0.0 for count in counts_C]
 
 
 class HeadEvaluator:
-    """A set of items that a model is scored on, again and again.
+    """A set of items on which a model is evaluated repeatedly.
 
     least: 1 − the best score so far. best: the predictions of the best score that `examine` found above it, or None.
     """
@@ -98,7 +98,7 @@ class HeadEvaluator:
         self.best: list[Prediction] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
-        """(1 − the main score, so that less is better; the mean loss and all metrics)."""
+        """Return 1 − the primary metric, so that less is better, and the mean loss with all metrics."""
         predictions, loss = self.predict(model, device, dtype)
         metrics = self.adapter.measure(self.encoded_set.items, predictions)
         missing = 1 - metrics[self.adapter.task.primary_metric]
@@ -108,7 +108,7 @@ class HeadEvaluator:
 
     @torch.no_grad()
     def predict(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Prediction], float]:
-        """The predictions for all items, and the mean loss (of no meaning where the items have no answers)."""
+        """Return the predictions for all items, and the mean loss (without meaning for items without answers)."""
         assert isinstance(model, ScoreModel)
         model.eval()
         scores: list[list[Scores]] = [[] for _ in self.encoded_set.encoded]

@@ -94,7 +94,7 @@ changed its computation.
 
 
 def agree(group: Group, decision: Decision, value: T) -> T:
-    """The common result of a decision.
+    """Return the common result of a decision.
 
     Args:
         group: The processes that decide.

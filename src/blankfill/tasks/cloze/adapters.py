@@ -1,7 +1,7 @@
-"""Tasks put as sentences with a blank: texts with labels, and items that have their own choices.
+"""Tasks as sentences with a blank: texts with labels, and items with their own choices.
 
-What is predicted, measured and shown is what the adapters of heads do; only how items are read, and how scores are
-added up, is the cloze's own.
+Predictions, metrics and analyses are those of the adapters of heads; only the encoding of items and the sums of scores
+are the cloze's own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from blankfill.tasks.heads.texts import Choose, Classify, chosen, classified
 from blankfill.tasks.items import ChoiceItem, Item, TextItem
 
 MOST_CHOICES = 10
-"""Choices of an item that is learnt from, the right one among them, as PET draws for ReCoRD."""
+"""Largest number of choices of a training item, with the right one, as PET draws them for ReCoRD."""
 
 
 class Cloze(LMHeadAdapter):
-    """What both kinds share: a pattern, its reader, and a model that answers with its own words."""
+    """The base of both kinds: a pattern, its reader, and a model that predicts with its language-model head."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -38,20 +38,20 @@ class Cloze(LMHeadAdapter):
         self.reader.single = self.single = labels is not None and self._one_token()
 
     def patterns(self) -> str:
-        """The patterns and their words."""
+        """Return the patterns and their words."""
         return pattern_text(self.options.patterns, self.task.name)[0]
 
     @property
     def hinge(self) -> bool:
-        """Whether words stand in several masks: see `cloze_model`."""
+        """Whether words may take several masks: see `cloze.model`."""
         return not self.single and self.input_format.objective.cloze == "masks"
 
     def model(self, encoder: Transformer) -> ClozeModel:
-        """The model that is trained."""
+        """Return the model that is trained."""
         return ClozeModel(encoder, self.single, self.hinge, self.options.mlm_weight)
 
     def _one_token(self) -> bool:
-        """Whether every word is one token; ConfigError for words that are the same to the tokenizer."""
+        """Return whether every word is one token; ConfigError for words that are the same to the tokenizer."""
         names = {part.name for part in self.pattern.parts if not isinstance(part, str)}
         space = next(p.text for p in self.pattern.pieces(dict.fromkeys(names, "a")) if p.kind == "mask")
         words = {
@@ -66,14 +66,14 @@ class Cloze(LMHeadAdapter):
         return all(len(ids) == 1 for ids in words.values())
 
     def read(self, cloze_items: Sequence[ClozeItem], items: Sequence[Item], learn: bool) -> EncodedSet:
-        """Items as the model reads them, to learn from them or to answer."""
+        """Encode cloze items, for training or for predictions."""
         in_turn = self.hinge and not learn and self.options.multi_token == "surest-first"
         encoded = self.reader.read(cloze_items, in_turn)
         self.cut = self.reader.cut
         return EncodedSet(items, encoded)
 
     def added(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Scores]:
-        """The score of each label of each item."""
+        """Return the score of each label of each item."""
         return [
             np.bincount(ClozeTargets.from_table(encoded.answers).label, scores_K1[:, 0]).astype(np.float32)
             for encoded, scores_K1 in zip(encoded_set.encoded, scores, strict=True)
@@ -81,10 +81,10 @@ class Cloze(LMHeadAdapter):
 
 
 class ClozeTexts(Cloze, Classify):
-    """Texts with labels: a label is a word, or several."""
+    """Texts with labels, each of which is one word or several."""
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """Each item as its pattern says."""
+        """Encode each item with the pattern."""
         words = [self.pattern.words[label] for label in self.labels]
         cloze = [ClozeItem(self._pieces(item), words, item.label) for item in items if isinstance(item, TextItem)]
         return self.read(cloze, items, learn)
@@ -93,7 +93,7 @@ class ClozeTexts(Cloze, Classify):
         return self.pattern.pieces(item_fields(item))
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The label with the highest score, and the probabilities of all."""
+        """Return the label with the highest score, and the probabilities of all."""
         return [classified(scores_C, self.labels) for scores_C in self.added(encoded_set, scores)]
 
 
@@ -101,7 +101,8 @@ class ClozeChoices(Cloze, Choose):
     """Items with choices of their own, each written into the blank."""
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """Each item as its pattern says. learn: at most `MOST_CHOICES`, and of several right ones the first alone."""
+        """Encode each item with the pattern. learn: with at most `MOST_CHOICES` choices, and only the first of several
+        right ones."""
         rng = np.random.Generator(np.random.Philox(self.options.seed))
         cloze = []
         for item in items:
@@ -122,7 +123,7 @@ class ClozeChoices(Cloze, Choose):
         return sorted([label, *others])
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The choice with the highest score, counted from 0, its text, and the probabilities of all."""
+        """Return the choice with the highest score, counted from 0, its text, and the probabilities of all."""
         return [
             chosen(item, scores_C)
             for item, scores_C in zip(encoded_set.items, self.added(encoded_set, scores), strict=True)

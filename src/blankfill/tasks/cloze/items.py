@@ -1,17 +1,16 @@
-"""A filled-in pattern as the model reads it, and which scores of which words make the score of a label.
+"""Encoding filled-in patterns, and the tokens whose scores make the score of a label.
 
 Three ways, by family and verbalizers:
 
 * at one column, where every label's words are one token each: BERT and RoBERTa at the mask, GLM at the [S] behind the
-  text, GPT at the last token before the blank. Raw scores of the words are compared (PET).
+  text, GPT at the last token before the blank. The raw scores of the words are compared (PET).
 * in masks: BERT and RoBERTa learn with as many masks as the longest word has tokens, a word being scored at the first
-  of them in one pass. When they answer, each word has a row and masks of its own, which are filled one after the other,
-  the surest first (PET with several masks, Schick and Schütze, arXiv 2009.07118, section 3.1; `cloze_model`).
-* written: GLM writes each word and its end token into the blank, GPT continues the text with it; each is an Example of
-  its own, given whole (teacher forcing), scored by the log-probability of all its tokens (Du et al., arXiv 2103.10360,
-  section 2.3).
+  of them in one pass. At inference each word has a row and masks of its own, which are filled one after the other, the
+  most certain first (PET with several masks, Schick and Schütze, arXiv 2009.07118, section 3.1; `cloze.model`).
+* generated: GLM has each word and its end token in the blank, GPT has it after the text; each is an Example of its own
+  (teacher forcing), scored by the log-probability of all its tokens (Du et al., arXiv 2103.10360, section 2.3).
 
-GPT sees nothing to the right of the blank, which is left out for it. GLM and GPT know of no segments.
+GPT cannot see text to the right of the blank, which is left out for it. GLM and GPT have no segments.
 """
 
 from __future__ import annotations
@@ -44,27 +43,27 @@ class ClozeItem:
 
 
 class Tokens:
-    """The ids of pieces of text, none of them special; each text is encoded once."""
+    """The ids of pieces of text, without special tokens; each text is encoded once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, Int32] = {}
 
     def learn(self, texts: Iterable[str]) -> None:
-        """Encode those that are new, all at once."""
+        """Encode the new texts in one call."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         ids, lengths = self._tokenizer.encode_plain(new)
         self._known.update(zip(new, np.split(ids, np.cumsum(lengths)[:-1]) if new else [], strict=True))
 
     def __getitem__(self, text: str) -> Int32:
-        """The ids of a text, int32[N]."""
+        """Return the ids of a text, int32[N]."""
         if text not in self._known:
             self.learn([text])
         return self._known[text]
 
 
 class ClozeReader:
-    """Encodes cloze items as a model reads them. single: words are one token, scored at one column."""
+    """Encodes cloze items for a model. single: whether words are one token each, scored at one column."""
 
     def __init__(self, tokenizer: Tokenizer, input_format: InputFormat, vocabulary: Vocabulary, single: bool) -> None:
         self.tokens, self.input_format, self.roles, self.single = (
@@ -75,10 +74,10 @@ class ClozeReader:
         )
         self.writes = input_format.objective.cloze == "writing"
         self.cut = 0
-        """Items that lost some of their text."""
+        """Number of items that were truncated."""
 
     def read(self, items: Sequence[ClozeItem], in_turn: bool = False) -> list[EncodedItem]:
-        """The items as the model reads them. in_turn: each word in a row of its own, where words stand in masks.
+        """Encode items. in_turn: whether each word gets a row of its own, where words are in masks.
 
         Raises UserError for a word without tokens, or a pattern without room.
         """
@@ -90,11 +89,12 @@ class ClozeReader:
         for item in items:
             before = self.cut
             encoded.append(self._read(item, in_turn))
-            self.cut = min(self.cut, before + 1)  # a text is cut once for every word that is written
+            self.cut = min(self.cut, before + 1)  # a text is cut once for every generated word
         return encoded
 
     def word(self, text: str, known: bool = True) -> Int32:
-        """A word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known` word."""
+        """Return a word's tokens; UserError when the tokenizer has none for it, or only the unknown one in a `known`
+        word."""
         ids = self.tokens[text]
         if not len(ids) or (known and self.roles.get("unk", -1) in ids):
             raise UserError(f"the model's tokenizer has no token for {text.strip()!r}; give another word for the blank")
@@ -121,7 +121,7 @@ class ClozeReader:
         return _encoded(examples, columns, targets)
 
     def _masked(self, item: ClozeItem, words: Sequence[Sequence[Int32]], masks: int) -> EncodedItem:
-        """BERT and RoBERTa: this number of masks in the blank, every word at the first of them."""
+        """Encode for BERT and RoBERTa: `masks` masks in the blank, every word scored at the first of them."""
         example, column = self._with_masks(item, masks)
         each = [(label, ones, word) for label, ones in enumerate(words) for word in ones]
         columns = [np.arange(column, column + len(word), dtype=np.int32) for _, _, word in each]
@@ -129,7 +129,7 @@ class ClozeReader:
         return _encoded([example], [np.concatenate(columns)], targets)
 
     def _in_turn(self, item: ClozeItem, words: Sequence[Sequence[Int32]]) -> EncodedItem:
-        """BERT and RoBERTa: a row for each word, with as many masks as it has tokens."""
+        """Encode for BERT and RoBERTa: a row for each word, with as many masks as it has tokens."""
         examples, columns, targets = [], [], []
         for label, ones in enumerate(words):
             for word in ones:
@@ -140,7 +140,7 @@ class ClozeReader:
         return _encoded(examples, columns, targets)
 
     def _with_masks(self, item: ClozeItem, masks: int) -> tuple[Example, int]:
-        """The text with this number of masks in the blank, and the column of the first of them."""
+        """Return the text with this number of masks in the blank, and the column of the first of them."""
         pair = any(piece.kind == "break" for piece in item.pieces)
         blank = np.full(masks, self.roles["mask"], np.int32)
         first, second, place = self._texts(item.pieces, blank, self.input_format.room(pair))
@@ -149,7 +149,8 @@ class ClozeReader:
         return framed.example, framed.first[0] + place if inside < 0 or not pair else framed.second[0] + inside
 
     def _written(self, item: ClozeItem, tokens: Int32, longest: int) -> tuple[Example, int]:
-        """The pattern with a word written into its blank, and the column at which the first token of it is scored."""
+        """Return the pattern with a word written into its blank, and the column at which the first token of it is
+        scored."""
         format = self.input_format.format
         pieces, left = list(item.pieces), format.sees == "left"
         if left:
@@ -163,7 +164,8 @@ class ClozeReader:
         return replace(row, target_index=NOTHING, target_ids=NOTHING), int(row.target_index[0])
 
     def _texts(self, pieces: Sequence[Piece], blank: Int32, room: int) -> tuple[Int32, Int32, int]:
-        """(the tokens before the break, those behind it, where the blank begins in both together), cut to the room."""
+        """Return the tokens before and after the break, cut to the room, and where the blank begins in both
+        together."""
         ids = [blank if piece.kind == "mask" else self.tokens[piece.text] for piece in pieces if piece.kind != "break"]
         kinds = [piece.kind for piece in pieces if piece.kind != "break"]
         fixed = sum(len(part) for part, kind in zip(ids, kinds, strict=True) if kind != "field")
@@ -182,7 +184,7 @@ class ClozeReader:
 
 
 def unbroken(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces as one segment, a space in place of the break."""
+    """Return the pieces as one segment, a space in place of the break."""
     place = next((k for k, piece in enumerate(pieces) if piece.kind == "break"), None)
     if place is None or place + 1 == len(pieces):
         return [piece for piece in pieces if piece.kind != "break"]
@@ -191,7 +193,7 @@ def unbroken(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def longest_kept(lengths: Sequence[int], room: int) -> int:
-    """To how many tokens each text is cut so that all fit: the longest lose tokens first."""
+    """Return the number of tokens to which each text is cut so that all fit: the longest lose tokens first."""
     if sum(lengths) <= room:
         return max(lengths, default=0)
     left, texts = room, sorted(lengths)
@@ -208,14 +210,14 @@ def _joined(parts: Sequence[Int32]) -> Int32:
 
 
 def _space(pieces: Sequence[Piece]) -> str:
-    """The space before the blank."""
+    """Return the space before the blank."""
     return next(piece.text for piece in pieces if piece.kind == "mask")
 
 
 def _targets(
     label: int, words: Sequence[Int32], tokens: Int32, item: ClozeItem, in_turn: bool = False
 ) -> ClozeTargets[NDArray[np.int64]]:
-    """The targets of one word of a label."""
+    """Return the targets of one word of a label."""
     return ClozeTargets.of_tokens(tokens, label, len(words), label == item.right, in_turn)
 
 

@@ -1,9 +1,9 @@
-"""A model that answers through its language-model head: no new weights, the scores of given tokens at given columns.
+"""A model that predicts labels with its language-model head: no new weights, only scores of tokens at columns.
 
-`ClozeTargets` say which token is scored at each column, and for which label. The score of a label is the sum over its
-tokens, the mean over its words. The loss is cross-entropy over an item's labels; where words take several masks it is
-PET's hinge loss: the right label must be better than each other label by a margin of 1. Several masks are learnt in one
-pass and filled one after the other at inference (`ClozeTargets.in_turn`).
+`ClozeTargets` hold the token that is scored at each column, and its label. The score of a label is the sum over its
+tokens, and the mean over its words. The loss is cross-entropy over an item's labels; when words take several masks it
+is PET's hinge loss: the right label must score better than each other label by a margin of 1. Several masks are trained
+in one pass, and filled one after the other at inference (`ClozeTargets.in_turn`).
 
 Shapes: N columns of a batch, D width, V vocabulary, K scored tokens, U different target columns, G items, C labels.
 """
@@ -25,14 +25,14 @@ from blankfill.types import Batch
 
 MARGIN = 1.0
 TEXT = "text"
-"""The name under which a batch asks for the masked tokens of texts."""
+"""Name of a batch's targets that are masked tokens of texts."""
 
 
 class ClozeModel(ScoreModel):
-    """An encoder that answers through its own word head.
+    """An encoder that predicts labels with its language-model head.
 
-    raw: labels are told apart by the raw scores of single tokens (otherwise by log-probabilities). hinge: PET's loss
-    for several masks. text_weight: what the masked tokens of texts count beside the labels.
+    raw: whether labels are compared by raw scores of single tokens, not by log-probabilities. hinge: PET's loss for
+    several masks. text_weight: weight of the loss on masked tokens of texts, beside the loss on labels.
     """
 
     def __init__(self, encoder: Transformer, raw: bool, hinge: bool, text_weight: float = 0.0) -> None:
@@ -40,13 +40,13 @@ class ClozeModel(ScoreModel):
         self.raw, self.hinge, self.text_weight = raw, hinge, text_weight
 
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """What each scored token adds to the score of its label, fp32 [K, 1]."""
+        """Return the contribution of each scored token to the score of its label, fp32 [K, 1]."""
         targets = ClozeTargets.from_table(batch.labels[ANSWER][1])
         score_K = self._in_turn(batch, dtype) if targets.in_turn.any() else self._at_once(batch, dtype)
         return (score_K / targets.words)[:, None]
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The score of each token of the targets, [K], all in one pass."""
+        """Return the score of each token of the targets, [K], all in one pass."""
         index_K, answer = batch.labels[ANSWER]
         token_K = ClozeTargets.from_table(answer).token
         column_U, where_K = index_K.unique(return_inverse=True)
@@ -65,9 +65,9 @@ class ClozeModel(ScoreModel):
 
     @torch.no_grad()
     def _in_turn(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """The log-probability of each token of the targets, [K], when those of an Example are filled in one after the
-        other: the likeliest first, then the likeliest of the others with that one in its place (arXiv 2009.07118,
-        section 3.1)."""
+        """Return the log-probability of each token of the targets, [K], when those of an Example are filled in one
+        after the other: the likeliest first, then the likeliest of the others with that one in its place (arXiv
+        2009.07118, section 3.1)."""
         index_K, answer = batch.labels[ANSWER]
         token_K, place_K = ClozeTargets.from_table(answer).token, torch.arange(len(index_K), device=index_K.device)
         segment = batch.segment.flatten()[index_K] + (index_K // batch.input_ids.shape[1]) * (batch.segment.max() + 1)
@@ -88,21 +88,21 @@ class ClozeModel(ScoreModel):
         return score_K
 
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
-        """The loss of the labels, summed over items."""
+        """Return the loss of the labels, summed over items."""
         score_GC, present_GC, right_G = by_label(scores[:, 0], answer)
         score_GC = score_GC.masked_fill(~present_GC, float("-inf"))
         loss = hinge_loss(score_GC, right_G) if self.hinge else F.cross_entropy(score_GC, right_G, reduction="sum")
         return {ITEM: loss}
 
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The losses of a batch of items, or of one of masked texts."""
+        """Return the losses of a batch of items, or of one of masked texts."""
         if TEXT not in batch.labels:
             return super().forward(batch, dtype)
         return {TEXT: self.text_weight * lm_loss_of(self.encoder, batch, TEXT, dtype)}
 
 
 def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(scores of labels [G, C], which labels an item has [G, C], the right label [G], 0 where no label is given)."""
+    """Return scores of labels [G, C], whether an item has a label [G, C], and the right label [G], 0 where unknown."""
     _, item_K = answer[:, 0].unique_consecutive(return_inverse=True)
     targets = ClozeTargets.from_table(answer)
     place_K, right_K = targets.label, targets.right.bool()
@@ -116,7 +116,7 @@ def by_label(score_K: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def hinge_loss(score_GC: Tensor, right_G: Tensor) -> Tensor:
-    """Σ over wrong labels of max(0, 1 − right + wrong), summed over items (arXiv 2009.07118, equation 4)."""
+    """Sum max(0, 1 − right + wrong) over wrong labels and over items (arXiv 2009.07118, equation 4)."""
     right_G1 = score_GC.gather(1, right_G[:, None])
     margin_GC = (MARGIN - right_G1 + score_GC).clamp(min=0)
     return margin_GC.scatter(1, right_G[:, None], 0.0).sum()

@@ -1,4 +1,4 @@
-"""Cloze patterns: how a task is put as a sentence with a blank, and which words fill the blank for which label.
+"""Cloze patterns: the sentence with a blank that expresses a task, and the words of each label.
 
 A YAML file (shipped ones are in `tasks/patterns`, docs/cloze.md explains them):
 
@@ -6,10 +6,10 @@ A YAML file (shipped ones are in `tasks/patterns`, docs/cloze.md explains them):
     patterns:
       - '"{second:bare}"? || [MASK], "{first}"'                a text, or a mapping with a text and its own verbalizers
 
-`{name}` is a text of the item and is cut where the whole is too long; `{name:whole}` never is. `bare` leaves out the
-mark at its end, `lower` begins it with a small letter; several are separated by commas. `||` parts the two segments of
-models that know of such. In tasks whose items have their own choices, `answer` takes the place of `verbalizers`: what
-is written into the blank for a choice. `values` says what is written for a field that has few values.
+`{name}` is a text of the item, truncated when the whole is too long; `{name:whole}` is never truncated. `bare` removes
+the punctuation mark at its end, `lower` begins it with a small letter; several are separated by commas. `||` separates
+the two segments of models with segments. In tasks whose items have their own choices, `answer` replaces `verbalizers`:
+it is the text of the blank for a choice. `values` holds texts for the values of a field.
 
 Not here: tokens (`cloze`), scores (`cloze_model`).
 """
@@ -28,10 +28,10 @@ from blankfill.system.reading import UnreadableError, parse_yaml, read_text
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
 
 PATTERNS = "patterns.yaml"
-"""The patterns of a run, in its folder."""
+"""File of a run's patterns, in its folder."""
 MASK, BREAK = "[MASK]", "||"
 SAME = {"sg-rte": "rte", "ax-b": "rte", "ax-g": "rte", "qqp": "mrpc"}
-"""Tasks that are put as another is."""
+"""Tasks with the patterns of another task."""
 CHANGES = ("bare", "lower", "whole")
 _TOKEN = re.compile(r"\{([^{}]*)\}|(\[MASK\])|(\|\|)")
 _MARKS = " .,;:!?。，；：！？"
@@ -46,11 +46,11 @@ class Field:
 
     @property
     def written(self) -> str:
-        """As it stands in a pattern."""
+        """The field as written in a pattern."""
         return f"{{{self.name}{':' if self.changes else ''}{','.join(self.changes)}}}"
 
     def write(self, fields: Mapping[str, str], values: Mapping[str, Mapping[str, str]]) -> str:
-        """The text that stands here. Raises KeyError when the item has no such field."""
+        """Return the text for this place. Raises KeyError when the item has no such field."""
         text = fields[self.name]
         text = values.get(self.name, {}).get(text, text)
         if "bare" in self.changes:
@@ -60,7 +60,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a pattern that was filled in. text: with the space before it; of a mask, that space alone."""
+    """A piece of a filled-in pattern. text: with the space before it; for a mask, only that space."""
 
     kind: Literal["text", "field", "mask", "break"]
     text: str = ""
@@ -68,7 +68,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern. name: for messages. words: for each label what fills the blank, empty where `answer` says it."""
+    """A pattern. name: for messages. words: words of each label for the blank, empty with `answer`."""
 
     name: str
     parts: tuple[str | Field, ...]
@@ -84,7 +84,7 @@ class Pattern:
         return f"{text} ({words})" if words else text
 
     def pieces(self, fields: Mapping[str, str]) -> list[Piece]:
-        """The pattern with an item's texts; UserError when it asks for a text that the item does not have."""
+        """Return the pattern with an item's texts; UserError when the item lacks a text of the pattern."""
         filled: list[Piece] = []
         space, begun = "", False
         for part in self.parts:
@@ -103,7 +103,7 @@ class Pattern:
         return filled
 
     def filler(self, fields: Mapping[str, str]) -> str:
-        """What `answer` writes for a choice, whose texts are among the fields."""
+        """Return the text of `answer` for a choice, whose texts are among the fields."""
         return "".join(self._written(part, fields) for part in self.answer).strip()
 
     def _written(self, part: str | Field, fields: Mapping[str, str]) -> str:
@@ -118,7 +118,8 @@ class Pattern:
 
 
 def item_fields(item: Item) -> Mapping[str, str]:
-    """The texts of an item by the names that patterns give them. Raises TypeError for an item without such texts."""
+    """Return the texts of an item by the names that patterns give them. Raises TypeError for an item without such
+    texts."""
     if isinstance(item, TextItem):
         return {"first": item.first, **({} if item.second is None else {"second": item.second}), **item.parts}
     if isinstance(item, ChoiceItem):
@@ -133,13 +134,13 @@ def item_fields(item: Item) -> Mapping[str, str]:
 
 
 def shipped() -> list[str]:
-    """The names of the shipped files: of tasks, and agnews."""
+    """Return the names of the shipped files: of tasks, and agnews."""
     files = resources.files("blankfill.tasks.cloze.patterns").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 def pattern_text(source: str, task: str) -> tuple[str, str]:
-    """(the YAML text, what it is called). source: a file, the name of a shipped one, or "" for the task's own.
+    """Return the YAML text and its name. source: a file, the name of a shipped one, or "" for the task's own.
 
     Raises UserError when there is none.
     """
@@ -163,9 +164,9 @@ def pattern_text(source: str, task: str) -> tuple[str, str]:
 
 
 def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[Pattern]:
-    """The patterns of a YAML text. labels: of the task, None where items have their own choices.
+    """Return the patterns of a YAML text. labels: those of the task; None where items have their own choices.
 
-    Raises ConfigError with every mistake at once, UserError when the text is no YAML.
+    Raises ConfigError with all mistakes, UserError when the text is not YAML.
     """
     values = yaml_values(text, origin)
     problems: list[str] = []
@@ -200,14 +201,14 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
 
 
 def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
-    """The pattern of that number; UserError when there is none."""
+    """Return the pattern of that number; UserError when there is none."""
     if not number.isdigit() or int(number) >= len(patterns):
         raise UserError(f"{setting('pattern', number)}: {origin} are numbered 0 to {len(patterns) - 1}; or give all")
     return patterns[int(number)]
 
 
 def yaml_values(text: str, origin: str) -> dict[str, Any]:
-    """The values of a YAML text, every scalar a text: a verbalizer Yes is a word, not a truth value."""
+    """Return the values of a YAML text, every scalar a text: a verbalizer Yes is a word, not a truth value."""
     values = parse_yaml(text, origin, texts=True)
     if not isinstance(values, dict):
         raise UserError(f"{origin}: it holds no `patterns:`; see docs/cloze.md")
@@ -215,7 +216,7 @@ def yaml_values(text: str, origin: str) -> dict[str, Any]:
 
 
 def parts_of(text: str, name: str, problems: list[str]) -> tuple[str | Field, ...]:
-    """The pieces of a pattern's text; what is wrong with its fields is added to `problems`."""
+    """Return the pieces of a pattern's text; problems of its fields are added to `problems`."""
     parts: list[str | Field] = []
     last = 0
     for match in _TOKEN.finditer(text):
@@ -243,7 +244,7 @@ def _answer(given: Any, name: str, problems: list[str]) -> tuple[str | Field, ..
 
 
 def _words(given: Any, labels: Sequence[str], name: str, problems: list[str]) -> dict[str, tuple[str, ...]]:
-    """The words of each label, in the labels' order."""
+    """Return the words of each label, in the labels' order."""
     given = given if isinstance(given, dict) else {}
     words = {label: tuple(entry) if isinstance(entry, list) else (entry,) for label, entry in given.items()}
     if strange := [label for label in words if label not in labels]:

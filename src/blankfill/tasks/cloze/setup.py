@@ -1,4 +1,4 @@
-"""What a cloze run is set up with: a model that can fill blanks, and texts to mask beside its items."""
+"""Setting up a cloze run: a model that can fill blanks, and texts to mask beside its items."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from blankfill.tasks.task import Task
 
 
 def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
-    """UserError for a model that cannot fill a blank, ConfigError for masked texts with one that knows no masks."""
+    """Raise UserError for a model that cannot fill a blank, ConfigError for masked texts with a model without masks."""
     if not loaded.model.config.lm_head:
         raise UserError(
-            f"{loaded.path}: the model is an encoder without a word head, so it cannot fill blanks; give a model with "
-            f"its masked-language-model head, or leave out {setting('method', 'cloze')}"
+            f"{loaded.path}: the model is a bare encoder without a language-model head, so it cannot fill blanks; "
+            f"give a model with its masked-language-model head, or leave out {setting('method', 'cloze')}"
         )
     objective = loaded.objective
     if objective.two_sided:
@@ -47,7 +47,7 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
 
 
 def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...]) -> list[Item]:
-    """The texts of `--unlabelled`, none without it; UserError when they cannot be read."""
+    """Read the texts of `--unlabelled`, none without it; UserError when they cannot be read."""
     if not options.unlabelled:
         return []
     more = task.read(Path(options.unlabelled), "train", labels)
@@ -59,6 +59,6 @@ def read_unlabelled(task: Task, options: FinetuneOptions, labels: tuple[str, ...
 def with_texts(
     batches: Batches, loaded: Loaded, adapter: Adapter, encoded: Sequence[EncodedItem], more: Sequence[Item]
 ) -> Batches:
-    """The batches of a run with masked texts beside them: its own, and more of them."""
+    """Return the batches of a run, with batches of masked texts beside them."""
     texts = [item.examples[0] for item in (*encoded, *adapter.encode(more, learn=True).encoded)]
     return WithTexts(batches, texts, loaded.vocabulary)

@@ -1,10 +1,10 @@
-"""What several models say together, and learning from it: PET's ensemble and its last step.
+"""Soft labels: the predictions of several models together, and learning from them: PET's ensemble and its last step.
 
-Together models have the mean of their log-probabilities, alike or weighted (Schick and Schütze, arXiv 2001.07676,
-section 3.3). A classifier learns from what they say of texts without labels: the scores are kept in a file, a line for
-each text, and take the place of the answers (`heads` has the loss).
+An ensemble averages log-probabilities, uniformly or weighted (Schick and Schütze, arXiv 2001.07676, section 3.3). A
+classifier learns from its predictions for texts without labels: the scores are stored in a file, a line for each text,
+and replace the labels (`heads` has the loss).
 
-Not here: training the models (`ensemble`), predicting with them (`predict`).
+Not here: training the models (`finetuning.pet`), predicting with them (`finetuning.predictor`).
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ if TYPE_CHECKING:
     from blankfill.tasks.batching import EncodedItem
 
 LEAST = 5e-7
-"""Probabilities are written with six digits; 0 may be as much as this."""
+"""Largest probability that is written as 0, since probabilities are written with six digits."""
 
 Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """What a run learns from instead of labels. texts: a file in the form of the training data; scores: those that
-    the teachers give each label of each text."""
+    """The files that replace labels. texts: a file in the format of the training data; scores: the teachers' scores of
+    each label for each text."""
 
     texts: Path
     scores: Path
 
     def values(self) -> dict[str, str]:
-        """As JSON values; paths as they are found from anywhere."""
+        """Return the files as JSON values, with absolute paths."""
         return {"texts": str(self.texts.resolve()), "scores": str(self.scores.resolve())}
 
 
 def combined(logs_PC: NDArray[np.float64], weights: Sequence[float] | None = None) -> NDArray[np.float64]:
-    """What P models say together of C labels: the mean of their log-probabilities; alike where all weights are 0."""
+    """Average the log-probabilities of P models for C labels; uniformly when all weights are 0."""
     usable = weights if weights is not None and sum(weights) > 0 else None
     return np.asarray(np.average(logs_PC, axis=0, weights=usable), np.float64)
 
 
 def logs_of(said: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
-    """The log-probabilities of labels, float64[P, C], from what P models say of them."""
+    """Return the log-probabilities of labels, float64[P, C], from the probabilities of P models."""
     return np.log([[max(p, LEAST) for p in probabilities.values()] for probabilities in said])
 
 
 def score_lines(texts: Split, scores_NC: Sequence[NDArray[np.float64]]) -> str:
-    """The lines of a file of scores, with the labels of the task by name."""
+    """Return the lines of a file of scores, with the labels of the task by name."""
     lines = [
         json.dumps({"id": item.id, "scores": dict(zip(texts.labels, np.round(scores_C, 6).tolist(), strict=True))})
         for item, scores_C in zip(texts.items, scores_NC, strict=True)
@@ -67,7 +67,7 @@ def score_lines(texts: Split, scores_NC: Sequence[NDArray[np.float64]]) -> str:
 
 
 def read_soft_labels(task: Task, soft_labels: SoftLabels, labels: tuple[str, ...]) -> tuple[Split, Scores]:
-    """(the texts, what the teachers say of them, [N, C]). Raises UserError when the files do not belong together."""
+    """Read the texts and the teachers' scores, [N, C]. Raises UserError when the files do not belong together."""
     texts = task.read(soft_labels.texts, "train", labels)
     file = soft_labels.scores
     try:
@@ -86,7 +86,7 @@ def read_soft_labels(task: Task, soft_labels: SoftLabels, labels: tuple[str, ...
 
 
 def with_soft_labels(encoded: Sequence[EncodedItem], scores_NC: Scores) -> list[EncodedItem]:
-    """Items, one answer each, that are to be answered as the teachers do."""
+    """Return items with the teachers' scores as targets, one target each."""
     return [
         dataclasses.replace(item, answers=scores_C[None]) for item, scores_C in zip(encoded, scores_NC, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""What the columns of a cloze item are scored for: one token of one word of one label each.
+"""The targets of a cloze item's columns: each is one token of one word of one label.
 
-An item carries its targets as a table of integers, since batches join the answers of items as they join all others;
-`table` and `from_table` are the only places that know the order of its columns.
+An item stores its targets as a table of integers, so that batches join them like other answers; only `table` and
+`from_table` depend on the order of its columns.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ A = TypeVar("A")
 class ClozeTargets(Generic[A]):
     """The targets of K columns, numpy arrays or tensors of int64[K].
 
-    label: the number of the label that the score counts for. token: the token that is scored. words: how many words the
-    label has. right: 1 where the label is the right one. in_turn: 1 where the tokens of the Example are filled in one
-    after the other.
+    label: number of the label that the score counts for. token: the token that is scored. words: number of words of the
+    label. right: 1 for the right label. in_turn: 1 where the tokens of the Example are filled one after the other.
     """
 
     label: A
@@ -36,7 +35,7 @@ class ClozeTargets(Generic[A]):
     def of_tokens(
         tokens: Int32, label: int, words: int, right: bool, in_turn: bool = False
     ) -> ClozeTargets[NDArray[np.int64]]:
-        """The targets of the tokens of one word."""
+        """Return the targets of the tokens of one word."""
         count = len(tokens)
         whole = [np.full(count, value, np.int64) for value in (label, words, right, in_turn)]
         return ClozeTargets(whole[0], tokens.astype(np.int64), *whole[1:])
@@ -47,6 +46,6 @@ class ClozeTargets(Generic[A]):
 
     @staticmethod
     def from_table(table: Any) -> ClozeTargets[Any]:
-        """The targets of a table: an array or tensor whose last columns are those of `table`."""
+        """Return the targets of a table: an array or tensor whose last columns are those of `table`."""
         count = len(fields(ClozeTargets))
         return ClozeTargets(*(table[:, k - count] for k in range(count)))

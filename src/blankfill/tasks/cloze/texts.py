@@ -1,7 +1,7 @@
-"""Masked copies of texts, learnt beside the labels so that the model does not forget how to fill blanks (PET).
+"""Masked copies of texts for an auxiliary loss, so that the model does not forget how to fill blanks (PET).
 
-Each step has as many texts as items, in an order of their own; 15% of their ordinary tokens are targets, masked as BERT
-masks. What is masked is a function of (seed, step, place in the step).
+Each step has as many texts as items, in an order of their own; 15% of their ordinary tokens are targets, masked like
+BERT's. The masks are a function of (seed, step, place in the step).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
 class WithTexts(Batches):
-    """The batches of items, and behind those of each step one of masked texts."""
+    """The batches of items; each step ends with a batch of masked texts."""
 
     def __init__(self, items: Batches, texts: Sequence[Example], vocabulary: Vocabulary) -> None:
         super().__init__(items.items, items.epochs, items.pad, items.micro)
@@ -29,11 +29,11 @@ class WithTexts(Batches):
         self.order = Epochs(len(texts), min(items.epochs.size, len(texts)), items.epochs.seed)
 
     def step(self, step: int) -> list[Batch]:
-        """The batches of a step."""
+        """Return the batches of a step."""
         return [*super().step(step), self._masked(step)[0]]
 
     def rows(self, step: int) -> list[int]:
-        """For each row of a step's batches, the number of its first item; texts are numbered behind the items."""
+        """Return the number of the first item in each row of a step's batches; texts are numbered after the items."""
         return [*super().rows(step), *self._masked(step)[1]]
 
     def _masked(self, step: int) -> tuple[Batch, list[int]]:
@@ -48,7 +48,7 @@ class WithTexts(Batches):
 
 
 def masked(text: Example, vocabulary: Vocabulary, rng: np.random.Generator) -> EncodedItem:
-    """A copy of a text in which some tokens are targets."""
+    """Return a copy of a text in which some tokens are targets."""
     ids = text.input_ids
     ordinary = np.flatnonzero(~np.isin(ids, list(vocabulary.special)))
     count = min(len(ordinary), max(1, round(MASKED * len(ordinary))))

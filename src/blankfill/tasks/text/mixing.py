@@ -1,7 +1,7 @@
-"""How often the tasks of a mixture are drawn (T5, Raffel et al. 2020, arXiv 1910.10683, section 3.5.2).
+"""Sampling rates of the tasks in a mixture (T5, Raffel et al. 2020, arXiv 1910.10683, section 3.5.2).
 
-In proportion to the items that each has to learn from, at most `limit` counting (examples-proportional mixing), to the
-power 1/temperature: 1 is proportional, a high one draws all alike.
+Rates are proportional to the number of training items, capped at `limit` (examples-proportional mixing), to the power
+1/temperature: 1 is proportional, and with a high temperature all tasks have nearly equal rates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blankfill.tasks.batching import Epochs
 
 
 def rates(sizes: Sequence[int], limit: int = 0, temperature: float = 1.0) -> list[float]:
-    """How large a share of the items drawn each member has. sizes: items to learn from; limit: 0 is none."""
+    """Return the share of each member in the drawn items. sizes: numbers of training items; limit: 0 means no limit."""
     counted = np.array([min(size, limit or size) for size in sizes], np.float64)
     powers = (counted / counted.max()) ** (1 / temperature)
     shares: list[float] = (powers / powers.sum()).tolist()
@@ -26,24 +26,23 @@ def rates(sizes: Sequence[int], limit: int = 0, temperature: float = 1.0) -> lis
 
 @dataclass(frozen=True)
 class MixedEpochs(Epochs):
-    """Which items a step holds, drawn from members by their shares.
+    """The items of each step, drawn from members by their shares.
 
-    sizes: items of each, which stand one after another; shares: as `rates` gives them. An epoch has as many items as
-    all members together; a member that is drawn more or less often than it has items continues where the epoch before
-    left off.
+    sizes: numbers of items of the members, which follow one another; shares: from `rates`. An epoch has as many items
+    as all members together; each member continues where the epoch before ended.
     """
 
     sizes: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The items of an epoch in their order, int64[count]."""
+        """Return the items of an epoch in their order, int64[count]."""
         return _mixed_order(self.sizes, self.shares, self.seed, epoch)
 
 
 @lru_cache(maxsize=4)
 def _mixed_order(sizes: tuple[int, ...], shares: tuple[float, ...], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Kept, because every step of an epoch asks."""
+    """Return the order of an epoch; cached, since every step of the epoch needs it."""
     drawn = apportioned(sum(sizes), shares)
     starts = np.cumsum([0, *sizes])
     chosen = [
@@ -56,7 +55,7 @@ def _mixed_order(sizes: tuple[int, ...], shares: tuple[float, ...], seed: int, e
 
 
 def apportioned(count: int, shares: Sequence[float]) -> list[int]:
-    """Numbers of items in proportion to shares, the largest remainders rounded up; they add up to the count."""
+    """Return numbers of items in proportion to shares, the largest remainders rounded up; their sum is `count`."""
     exact = count * np.asarray(shares)
     given = np.floor(exact).astype(np.int64)
     for k in np.argsort(-(exact - given), kind="stable")[: count - int(given.sum())]:
@@ -66,7 +65,7 @@ def apportioned(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def _stream(size: int, start: int, count: int, key: list[int]) -> NDArray[np.int64]:
-    """Places start … start + count − 1 of permutations of `size` items one after another, int64[count]."""
+    """Return elements start … start + count − 1 of consecutive permutations of `size` items, int64[count]."""
     rounds = range(start // size, -(-(start + count) // size))
     orders = [np.random.Generator(np.random.Philox(key=key, counter=number)).permutation(size) for number in rounds]
     joined = np.concatenate([np.zeros(0, np.int64), *orders])

@@ -1,8 +1,8 @@
-"""Several tasks learnt together, as one task whose items are theirs (T5, Raffel et al. 2020, arXiv 1910.10683, 3.5.2).
+"""Mixtures: several tasks in one fine-tuning run (T5, Raffel et al. 2020, arXiv 1910.10683, 3.5.2).
 
-A mixture is named by its members with plus signs, `rte+cola+scitldr`. Its items keep their task, its labels are written
-`task:label`, its metrics `task metric`; the mean of the members' main scores chooses the best epoch.
-Not here: how often each is drawn (`mixing`), and how they are read (`mixture_text`).
+The name of a mixture joins its members with plus signs, `rte+cola+scitldr`. Its items keep their task, its labels are
+`task:label`, its metrics `task metric`; the mean of the members' primary metrics chooses the best checkpoint.
+Not here: the members' sampling rates (`mixing`), and their encoding (`mixture_text`).
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from blankfill.tasks.items import MixedItem, Split
 from blankfill.tasks.task import Task
 
 JOIN = "+"
-"""Between the names of the members."""
+"""Separator of the members' names."""
 
 
 @dataclass(frozen=True)
 class Mixture(Task):
-    """Tasks that are learnt together. members: two at least."""
+    """Tasks of one run. members: two at least."""
 
     members: tuple[Task, ...] = ()
 
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
-        """The items of a split of all members; see `Task.read`. path: as `places` takes it."""
+        """Return the items of a split of all members; see `Task.read`. path: as `places` takes it."""
         places = self.places(Path(path))
         return self.mixed(
             [member.read(places[member.name], split, self.labels_of(member, labels)) for member in self.members]
         )
 
     def splits(self, path: str | Path) -> list[str]:
-        """The splits that every member has."""
+        """Return the splits that every member has."""
         places = self.places(Path(path))
         splits = [member.splits(places[member.name]) for member in self.members]
         return [name for name in splits[0] if all(name in names for names in splits)]
 
     def mixed(self, parts: Sequence[Split]) -> Split:
-        """One split of the members' splits, in the members' order."""
+        """Join the members' splits into one, in the members' order."""
         items = [
             MixedItem(item.id, member.name, item)
             for member, part in zip(self.members, parts, strict=True)
@@ -54,12 +54,12 @@ class Mixture(Task):
         return Split(items, labels, [problem for part in parts for problem in part.problems])
 
     def labels_of(self, member: Task, labels: Sequence[str]) -> tuple[str, ...]:
-        """The labels of a member among those of the mixture."""
+        """Return the labels of a member among those of the mixture."""
         begin = f"{member.name}:"
         return member.labels or tuple(label.removeprefix(begin) for label in labels if label.startswith(begin))
 
     def places(self, data: Path) -> Mapping[str, Path]:
-        """Where each member's files are: in one folder, or where a YAML file of `task: folder` says.
+        """Return the path of each member's files: one folder, or those in a YAML file of `task: folder`.
 
         Raises UserError when that file does not name them all.
         """
@@ -74,7 +74,7 @@ class Mixture(Task):
 
 
 def mixture_of(members: Sequence[Task]) -> Mixture:
-    """The mixture of these tasks. Raises UserError for fewer than two, or one twice."""
+    """Return the mixture of these tasks. Raises UserError for fewer than two, or one twice."""
     names = [member.name for member in members]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"{JOIN.join(names)}: a mixture is of two tasks or more, each named once")

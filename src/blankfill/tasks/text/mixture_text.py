@@ -1,4 +1,4 @@
-"""A mixture of tasks as text in and text out: each item is read and answered as its own task is."""
+"""A mixture of text-to-text tasks: each item has the format of its own task."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from blankfill.tasks.text.text_to_text import TextToText
 
 
 class MixedText(Write):
-    """Tasks whose answers are written, learnt together."""
+    """Text-to-text tasks of one run."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         self._sizes: list[int] = []
-        """How many Examples each member has in what was encoded to learn from."""
+        """Number of training Examples of each member."""
         super().__init__(*args, **more)
         options = dataclasses.replace(self.options, max_target_length=self._writing.longest if self._writing else 0)
         self.members = {
@@ -43,7 +43,7 @@ class MixedText(Write):
 
     @cached_property
     def max_target_length(self) -> int:
-        """Tokens of a target at most: as many as the member with the longest answers takes."""
+        """Largest number of tokens of a target, over all members."""
         if self.options.patterns:
             raise ConfigError(
                 [f"{setting('patterns')} is the form of one task; a mixture has the shipped ones, so leave it out"]
@@ -57,7 +57,7 @@ class MixedText(Write):
         return 0 if 0 in longest else max(longest)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """The items of each member as that reads them; `parts` in the order of the items."""
+        """Encode the items of each member as its task does; `parts` are in the order of the items."""
         encoded: list[EncodedItem] = []
         parts: dict[int, Any] = {}
         sizes = []
@@ -72,13 +72,13 @@ class MixedText(Write):
         return EncodedSet(items, encoded, [parts[k] for k in sorted(parts)])
 
     def epochs(self, encoded: Sequence[EncodedItem]) -> Epochs:
-        """Drawn from the members by `--mixing-limit` and `--mixing-temperature`."""
+        """Return epochs drawn from the members by `--mixing-limit` and `--mixing-temperature`."""
         options, sizes = self.options, tuple(self._sizes)
         shares = tuple(rates(sizes, options.mixing_limit, options.mixing_temperature))
         return MixedEpochs(len(encoded), options.batch_size, options.seed, sizes, shares)
 
     def remarks(self) -> list[str]:
-        """What a user should know of each member, and how often each is drawn."""
+        """Return sentences for the user on each member, and the sampling rates."""
         remarks = [f"{name}: {remark}" for name, member in self.members.items() for remark in member.remarks()]
         if self._sizes:
             shares = rates(self._sizes, self.options.mixing_limit, self.options.mixing_temperature)
@@ -87,7 +87,7 @@ class MixedText(Write):
         return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
-        """Items of every member, evenly spaced, the same number of each where it has enough."""
+        """Return items of every member, evenly spaced, the same number of each that has enough."""
         each = -(-count // len(self.members))
         return sorted(
             places[k]
@@ -96,12 +96,12 @@ class MixedText(Write):
         )
 
     def check_answers(self, items: Sequence[Item]) -> None:
-        """UserError when some items have no answer to be scored by."""
+        """Raise UserError when some items have no answer for the metrics."""
         for name, places in self._places(items).items():
             self.members[name].check_answers(_own(items, places))
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The metrics of each member that has items, and the mean of their main scores."""
+        """Return the metrics of each member that has items, and the mean of their main scores."""
         result: dict[str, float] = {}
         main = []
         for name, places in self._places(items).items():
@@ -113,7 +113,7 @@ class MixedText(Write):
         return {**result, "average": sum(main) / len(main)}
 
     def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
-        """Predictions from what was written for each item, with its task."""
+        """Return predictions from the generated texts of each item, with its task."""
         predictions = []
         for item, hypotheses in zip(items, texts, strict=True):
             assert isinstance(item, MixedItem)
@@ -122,11 +122,11 @@ class MixedText(Write):
         return predictions
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """As the adapter of its task reads it."""
+        """Return the prediction as the adapter of its task does."""
         return self.members[record["task"]].parse(record)
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """Predictions by who has not read the items."""
+        """Return predictions that ignore the items."""
         predictions: dict[int, Prediction] = {}
         learnt = self._places(train)
         for name, places in self._places(items).items():
@@ -135,7 +135,7 @@ class MixedText(Write):
         return [predictions[k] for k in range(len(items))]
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """What each member tells, under `tasks`."""
+        """Return the analyses of all members, under `tasks`."""
         return {
             "tasks": {
                 name: self.members[name].error_analysis(_own(items, places), [predictions[k] for k in places])
@@ -144,7 +144,7 @@ class MixedText(Write):
         }
 
     def _places(self, items: Sequence[Item]) -> dict[str, list[int]]:
-        """Where the items of each member stand."""
+        """Return the indices of the items of each member."""
         places: dict[str, list[int]] = {member.name: [] for member in self.mixture.members}
         for place, item in enumerate(items):
             assert isinstance(item, MixedItem)
@@ -153,5 +153,5 @@ class MixedText(Write):
 
 
 def _own(items: Sequence[Item], places: Sequence[int]) -> list[Item]:
-    """The members' own items at these places."""
+    """Return the members' own items at these places."""
     return [item.item for k in places if isinstance(item := items[k], MixedItem)]

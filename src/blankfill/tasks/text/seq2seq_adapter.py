@@ -1,5 +1,4 @@
-"""Texts written from texts: summaries, titles, questions, translations, as GLM, UniLM, T5 and BART are fine-tuned for
-them."""
+"""Sequence-to-sequence tasks: summaries, titles, questions, translations, as for GLM, UniLM, T5 and BART."""
 
 from __future__ import annotations
 
@@ -23,14 +22,14 @@ from blankfill.tasks.text.seq2seq import Writing
 from blankfill.tasks.text.seq2seq_model import Search, WritingModel
 
 WORST = 20
-"""Number of the worst texts that are kept."""
+"""Number of the worst texts in the error analysis."""
 
 
 class Write(LMHeadAdapter):
-    """A text of the model's own words."""
+    """Generation of a text for each item."""
 
     n_best = 1
-    """Number of texts that are given for an item."""
+    """Number of texts for an item."""
     _writing: Writing | None = None
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -38,34 +37,34 @@ class Write(LMHeadAdapter):
         if self._input_format is not None:
             self._writing = Writing(self._input_format, self.max_target_length, self.options.blank)
         self.long = self.without = 0
-        """Targets that were cut, and items without one, in what was encoded to learn from."""
+        """Numbers of truncated targets, and of items without a target, in the training items."""
 
     @property
     def max_target_length(self) -> int:
-        """Tokens of a target at most; 0: the usual number."""
+        """Largest number of tokens of a target; 0: the usual number."""
         return self.options.max_target_length
 
     @property
     def writing(self) -> Writing:
-        """How the model reads sources and targets."""
+        """The encoder of sources and targets."""
         assert self._writing is not None
         return self._writing
 
     @property
     def search(self) -> Search:
-        """How texts are searched for."""
+        """The settings of the search for texts."""
         options, beams = self.options, max(self.options.beams, self.n_best)
         penalty, ngram = options.length_penalty, options.no_repeat_ngram
         return Search(self.writing.longest, self.writing.end, beams, penalty, ngram)
 
     def model(self, encoder: Transformer) -> WritingModel:
-        """The model that is trained."""
+        """Return the model that is trained."""
         return WritingModel(encoder, self.options.label_smoothing)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """An Example for each target of each item, and as parts the contexts of the items that are to be written.
+        """Encode an Example for each target of each item; `parts` are the decoder inputs of the items.
 
-        Raises UserError for a source without a token, and when there is nothing to learn from.
+        Raises UserError for a source without tokens, and for training items without targets.
         """
         texts = _texts(items)
         targets = [[target for target in item.targets if target.strip()] for item in texts]
@@ -93,12 +92,12 @@ class Write(LMHeadAdapter):
         return EncodedSet(items, encoded, contexts)
 
     def batches(self, items: Sequence[EncodedItem], epochs: Epochs, pad: int, micro: int) -> Batches:
-        """The batches of a run."""
+        """Return the batches of a run."""
         noise = TargetNoise(self.options.pseudo_noise, self.options.target_noise)
         return self.writing.batches(items, epochs, pad, micro, noise)
 
     def remarks(self) -> list[str]:
-        """What was cut, and what has no target."""
+        """Return sentences on truncated items, and on items without a target."""
         remarks = super().remarks()
         if self.long:
             remarks.append(
@@ -110,15 +109,15 @@ class Write(LMHeadAdapter):
         return remarks
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
-        """The places of this number of items, evenly spaced."""
+        """Return the indices of `count` items, evenly spaced."""
         return np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
 
     def check_answers(self, items: Sequence[Item]) -> None:
-        """UserError when some items have no target to be scored by, or the libraries of the metrics are missing."""
+        """Raise UserError when some items have no target for the metrics, or the metrics' libraries are missing."""
         self.measure(items, [Prediction("", {})] * len(items))
 
     def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
-        """Predictions from what was found for each item."""
+        """Return predictions from the generated texts of each item."""
         return [self._decided(hypotheses) for hypotheses in texts]
 
     def _decided(self, hypotheses: Sequence[Hypothesis]) -> Prediction:
@@ -130,15 +129,15 @@ class Write(LMHeadAdapter):
         return Prediction(best[0]["text"], {**best[0], **more})
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From a text."""
+        """Return a prediction from its text."""
         return Prediction(str(record["text"]), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """The source's first sentence; where a second text is given, the first one that holds it."""
+        """Predict the source's first sentence; with a second text, the first sentence that contains it."""
         return [Prediction(_lead(item), {}) for item in _texts(items)]
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """The texts that are furthest from their targets."""
+        """Return the texts that are furthest from their targets."""
         texts = _texts(items)
         targets, written = [item.targets for item in texts], [str(prediction.value) for prediction in predictions]
         by_characters = self.task.by_characters or without_spaces(targets)
@@ -156,7 +155,7 @@ class Write(LMHeadAdapter):
 
 
 def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
-    """UserError for a model that cannot write, ConfigError for options that say nothing about one that does."""
+    """Raise UserError for a model that cannot generate text, ConfigError for options without effect on one that can."""
     objective = loaded.objective
     if not objective.writes_targets or not loaded.model.config.lm_head:
         raise UserError(

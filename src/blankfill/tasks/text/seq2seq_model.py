@@ -1,4 +1,4 @@
-"""A model that learns to write: the loss of its targets, and the search for what it would write itself.
+"""A model for generation: the loss of its targets, and the search for its own texts.
 
 Shapes: N columns of a batch, K target columns, D width, V vocabulary, R rows of a search.
 """
@@ -23,25 +23,25 @@ from blankfill.training.loss import LossSums
 from blankfill.types import Batch, DecoderInput, Vocabulary
 
 COLUMNS = 8192
-"""Columns of all rows of a search together, those still to be written included."""
+"""Columns of all rows of a search together, with those of tokens to be generated."""
 
 
 class WritingModel(AnswerModel):
-    """A model that answers by writing. smoothing: label smoothing while it learns; its dev loss is without."""
+    """A model that generates answers. smoothing: label smoothing in training; the dev loss is without it."""
 
     def __init__(self, encoder: Transformer, smoothing: float = 0.0) -> None:
         super().__init__(encoder)
         self.smoothing = smoothing
 
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The cross-entropy of the targets, summed over their tokens."""
+        """Return the cross-entropy of the targets, summed over their tokens."""
         smoothing = self.smoothing if self.training else 0.0
         return {ANSWER: lm_loss_of(self.encoder, batch, ANSWER, dtype, smoothing)}
 
 
 @dataclass(frozen=True)
 class Search:
-    """How texts are searched for: see `generation.beam.beam_search`. longest: tokens at most; end: the token that
+    """Settings of a search: see `generation.beam.beam_search`. longest: largest number of tokens; end: the token that
     ends a text."""
 
     longest: int
@@ -54,10 +54,10 @@ class Search:
     def run(
         self, model: Transformer, contexts: Sequence[DecoderInput], vocabulary: Vocabulary, columns: int = COLUMNS
     ) -> list[list[Hypothesis]]:
-        """The best texts of each context, best first, in the order of the contexts.
+        """Return the best texts of each context, best first, in the order of the contexts.
 
-        Contexts of similar length are searched together, about this many columns at a time; in a greedy search the next
-        context takes the slot of one that has ended. Special tokens are never written, nor are texts of no tokens.
+        Contexts of similar length share a batch of about `COLUMNS` columns; in a greedy search the next context takes
+        the slot of a finished one. Special tokens and empty texts are never generated.
         """
         never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.token_embeddings.weight.device)
 

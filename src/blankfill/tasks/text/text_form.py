@@ -1,12 +1,12 @@
-"""How a task is put as text in and text out (T5, Raffel et al. 2020, arXiv 1910.10683, sections 2.4 and D).
+"""Tasks as text to text (T5, Raffel et al. 2020, arXiv 1910.10683, sections 2.4 and D).
 
-A form says what is read (`source`, a text with places for the item's own, as in cloze patterns) and what is written for
-a label, a choice or a number. Shipped ones are in `tasks/texts/forms.yaml`; a file of one's own holds the same keys, at
-the top. A task without a form is read as `NAME sentence: …`, `NAME sentence1: … sentence2: …`, with choices
-`NAME choice1: … choice2: … context: …`, a question as `question: … context: …`; labels are written by their names.
+A form defines the input (`source`, a text with places for those of the item, as in cloze patterns) and the output for a
+label, a choice or a number. Shipped forms are in `tasks/text/forms/forms.yaml`; a user's file has the same keys at the
+top level. A task without a form has the input `NAME sentence: …`, `NAME sentence1: … sentence2: …`, with choices
+`NAME choice1: … choice2: … context: …`, a question `question: … context: …`; the output of a label is its name.
 
-What a model writes need not be any of the answers; then it counts as the one that it resembles most (`nearest`), or,
-where a number is wanted and there is none in it, as 0. Not here: tokens, and the search for a text (`seq2seq`).
+A generated text that is none of the answers counts as the answer that it resembles most (`nearest`), or, for a number
+without digits in the text, as 0. Not here: tokens, and the search for a text (`seq2seq`).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from blankfill.tasks.task import Task
 
 KEYS = ("source", "labels", "choice", "step")
 LIKE = {"sg-rte": "rte", "ax-b": "rte", "ax-g": "rte"}
-"""Tasks that are put as another is."""
+"""Tasks with the form of another task."""
 NO_ANSWER = "unanswerable"
-"""What is written where a question has no answer."""
+"""Output for a question without an answer."""
 NO_LABEL = "none"
-"""What is written where an item has none of the labels."""
+"""Output for an item without labels."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
 class TextForm:
-    """A task as text. source: None stands for the usual one. labels: the text of each. choice: of a choice, None for
-    its number, counted from 1. step: numbers are written as multiples of it."""
+    """The form of a task. source: None means the usual one. labels: output of each label. choice: output of a choice;
+    None for its number, counted from 1. step: numbers are rounded to multiples of it."""
 
     task: Task
     source: Pattern | None = None
@@ -49,7 +49,7 @@ class TextForm:
     step: float = 0.1
 
     def read(self, item: Item) -> str:
-        """What the model reads of an item. Raises UserError when the form asks for a text that the item lacks."""
+        """Return the input of an item. Raises UserError when the item lacks a text of the form."""
         fields = item_fields(item)
         if self.source is not None:
             return "".join(piece.text for piece in self.source.pieces(fields))
@@ -59,7 +59,7 @@ class TextForm:
         return [] if isinstance(item, QuestionItem | GenerationItem) else [self.task.name]
 
     def answers(self, item: Item) -> tuple[str, ...]:
-        """The texts that are right for an item; none where it has no answer."""
+        """Return the right outputs of an item; none for an item without an answer."""
         if isinstance(item, GenerationItem):
             return item.targets
         if isinstance(item, QuestionItem):
@@ -78,7 +78,7 @@ class TextForm:
         return (", ".join(names[place] for place in places) or NO_LABEL,)
 
     def choices(self, item: ChoiceItem) -> list[str]:
-        """What is written for each choice of an item."""
+        """Return the output for each choice of an item."""
         if self.choice is None:
             return [f"choice{k + 1}" for k in range(len(item.choices))]
         fields, names = item_fields(item), item.names or item.choices
@@ -88,13 +88,13 @@ class TextForm:
         ]
 
     def number(self, value: float) -> str:
-        """A number as it is written: the nearest multiple of `step`."""
+        """Return the output for a number: the nearest multiple of `step`."""
         places = len(f"{self.step:.10f}".rstrip("0").partition(".")[2])
         return f"{round(value / self.step) * self.step:.{max(1, places)}f}"
 
 
 def nearest(text: str, answers: Sequence[str]) -> int:
-    """The place of the answer that a text is, spaces and capitals aside, or resembles most."""
+    """Return the index of the answer that equals a text, except for spaces and case, or resembles it most."""
     plain, known = _plain(text), [_plain(answer) for answer in answers]
     if plain in known:
         return known.index(plain)
@@ -102,13 +102,13 @@ def nearest(text: str, answers: Sequence[str]) -> int:
 
 
 def number_in(text: str) -> float:
-    """The first number of a text, 0 where there is none."""
+    """Return the first number of a text, 0 where there is none."""
     match = _NUMBER.search(text)
     return float(match[0]) if match else 0.0
 
 
 def form_text(source: str, task: str) -> tuple[str, str]:
-    """(the YAML text of a form, what it is called). source: a file, or "" for the task's own, "" where it has none.
+    """Return the YAML text of a form, and its name. source: a file, or "" for the task's own, which may be "".
 
     Raises UserError when there is no such file.
     """
@@ -123,9 +123,9 @@ def form_text(source: str, task: str) -> tuple[str, str]:
 
 
 def read_form(text: str, origin: str, task: Task, labels: Sequence[str]) -> TextForm:
-    """The form of a YAML text, "" for the usual one. labels: of the task.
+    """Return the form of a YAML text, "" for the usual one. labels: those of the task.
 
-    Raises ConfigError with every mistake at once, UserError when the text is no YAML.
+    Raises ConfigError with all mistakes, UserError when the text is not YAML.
     """
     values = yaml_values(text, origin) if text else {}
     problems: list[str] = []
@@ -154,7 +154,7 @@ def _pattern(given: Any, name: str, problems: list[str]) -> Pattern | None:
 
 
 def _labels(given: Any, labels: Sequence[str], origin: str, problems: list[str]) -> dict[str, str]:
-    """The text of each label, in the labels' order; by its name where the form gives none."""
+    """Return the output of each label, in the labels' order; its name where the form has none."""
     words = given if isinstance(given, dict) else {}
     if strange := [label for label in words if label not in labels]:
         problems.append(f"{origin}: there is no label {strange[0]}; the labels are {listed(labels, 20)}")
@@ -178,7 +178,7 @@ def _step(given: Any, origin: str, problems: list[str]) -> float:
 
 
 def _usual(item: Item, fields: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The texts of an item with the names that they are read by, where no form says how."""
+    """Return the texts of an item with their names in the usual input."""
     if isinstance(item, GenerationItem):
         return [("source", item.source), *([] if item.second is None else [("second", item.second)])]
     if isinstance(item, ChoiceItem):

@@ -1,7 +1,7 @@
-"""Any task as text in and text out: a model that writes reads the item and writes the answer (T5, section 2.4).
+"""Text-to-text: a model reads the item as text and generates the answer (T5, section 2.4).
 
-What is predicted, measured and shown is what the adapters of heads do; only how items are read, and how an answer is
-found in what was written, is this file's own. Not here: how a task is put as text (`text_form`).
+Predictions, metrics and analyses are those of the adapters of heads; only the encoding of items and the reading of
+generated answers are this module's own. Not here: the text of a task (`text_form`).
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ READ: dict[str, type[Adapter]] = {
     "classify": Classify, "regress": Regress, "multilabel": Multilabel, "choice": Choose, "answer": Answer,
     "generate": Write,
 }  # fmt: skip
-"""The kinds of tasks that can be put as texts, and who measures and shows them."""
+"""Kinds of tasks with a text form, and the adapters that measure them."""
 LONGEST_NUMBER = 8
-"""Tokens of a number at most."""
+"""Largest number of tokens of a number."""
 WORST = 20
-"""Number of mistakes that are kept."""
+"""Number of mistakes in the error analysis."""
 
 
 class TextToText(Write):
-    """A task whose answers are written."""
+    """A task whose answers are generated."""
 
     @cached_property
     def form(self) -> TextForm:
-        """How the task is put as text. Raises UserError or ConfigError when it is not as it should be."""
+        """The form of the task. Raises UserError or ConfigError for an invalid form."""
         text, origin = form_text(self.options.patterns, self.task.name)
         return read_form(text, origin, self.task, self.labels)
 
     def patterns(self) -> str:
-        """The task's form."""
+        """Return the task's form."""
         return form_text(self.options.patterns, self.task.name)[0]
 
     @cached_property
     def read_by(self) -> Adapter:
-        """Who measures predictions and shows them."""
+        """The adapter that measures predictions."""
         return READ[self.task.kind](self.task, self.labels, self.options)
 
     @property
     def max_target_length(self) -> int:
-        """Tokens of an answer at most: as many as the longest label takes, where there are labels."""
+        """Largest number of tokens of an answer: that of the longest label, for tasks with labels."""
         kind, own = self.task.kind, self.form.choice is not None
         if self.options.max_target_length or kind in ("generate", "multilabel"):
             return self.options.max_target_length
@@ -60,8 +60,8 @@ class TextToText(Write):
         return self.options.max_answer_length + 2 if kind == "answer" or (kind == "choice" and own) else LONGEST_NUMBER
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """The items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer cannot
-        write or tell apart."""
+        """Encode items as sources and targets; see `Write.encode`. Raises UserError for labels that the tokenizer
+        cannot express or distinguish."""
         if learn:
             self._check_labels()
         texts = [GenerationItem(item.id, self.form.read(item), self.form.answers(item)) for item in items]
@@ -86,27 +86,27 @@ class TextToText(Write):
         return self._as_written(list(self.form.labels.values()))
 
     def _as_written(self, texts: Sequence[str]) -> list[str]:
-        """Texts as they come back from the tokenizer, which may change capitals and spaces."""
+        """Encode and decode texts, since the tokenizer may change case and spaces."""
         return [self.tokenizer.decode(ids).strip() for ids in self.tokenizer.encode_batch(list(texts))]
 
     def check_answers(self, items: Sequence[Item]) -> None:
-        """UserError when some items have no answer to be scored by."""
+        """Raise UserError when some items have no answer for the metrics."""
         self.measure(items, self.baseline_predictions(items, items))
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The task's metrics."""
+        """Return the task's metrics."""
         return self.read_by.measure(items, predictions)
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """As the adapter of the task's kind reads it."""
+        """Return the prediction as the adapter of the task's kind does."""
         return self.read_by.parse(record)
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """Predictions by who has not read the items."""
+        """Return predictions that ignore the items."""
         return self.read_by.baseline_predictions(train, items)
 
     def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
-        """Predictions from what was written for each item."""
+        """Return predictions from the generated texts of each item."""
         return [self._answered(item, self._decided(hypotheses)) for item, hypotheses in zip(items, texts, strict=True)]
 
     def _answered(self, item: Item, written: Prediction) -> Prediction:
@@ -132,8 +132,8 @@ class TextToText(Write):
         return Prediction(place, {"label": self.labels[place], **record})
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """What the adapter of the task's kind tells; of classes and choices the confusions, wrong answers, and how many
-        texts are not among the task's answers (`other_texts`)."""
+        """Return the analysis of the adapter of the task's kind; for classes and choices the confusions, wrong answers,
+        and the number of texts that are none of the task's answers (`other_texts`)."""
         if self.task.kind == "generate":
             return super().error_analysis(items, predictions)
         if self.task.kind not in ("classify", "choice"):

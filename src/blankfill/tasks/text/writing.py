@@ -1,4 +1,4 @@
-"""How a model that writes is scored on a set of items: it writes all of them, or while it learns a sample."""
+"""Evaluating a model that generates text: on all items, or on a sample during training."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from blankfill.training.loop import Metrics, evaluate
 
 
 class WritingEvaluator:
-    """A set of items that a model writes, again and again; as `training.HeadEvaluator`, `least` and `best` too."""
+    """A set of items for which a model generates texts repeatedly; `least` and `best` as in `HeadEvaluator`."""
 
     def __init__(
         self, adapter: Write, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
     ) -> None:
-        """sample: how many items, evenly spaced, `examine` takes; 0: all. With fewer than all there is no `best`."""
+        """sample: number of items, evenly spaced, for `examine`; 0: all. With fewer than all there is no `best`."""
         self.adapter, self.items, self.pad, self.least = adapter, items, pad, least
         self.best: list[Prediction] | None = None
         self.contexts = adapter.encode(items).parts
         self.sample = adapter.sample(items, min(sample or len(items), len(items)))
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
-        """(1 − the main score of the sample; its mean loss of a token and all its metrics)."""
+        """Return 1 − the primary metric of the sample, and its mean loss by token with all its metrics."""
         predictions = self._write(model, self.sample)
         metrics = self.adapter.measure(self._sampled, predictions)
         batches = (packed.batch for packed in self._batches)
@@ -42,7 +42,7 @@ class WritingEvaluator:
         return missing, {"loss": loss, **metrics}
 
     def predict(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[list[Prediction], float]:
-        """What is written for all items; no loss is measured, so it is not a number."""
+        """Return the generated texts of all items; the loss is not measured, and is NaN."""
         predictions = self._write(model, range(len(self.items)))
         model.train()
         return predictions, math.nan
@@ -56,7 +56,8 @@ class WritingEvaluator:
         return [self.items[k] for k in self.sample]
 
     def _write(self, model: AnswerModel, places: Sequence[int]) -> list[Prediction]:
-        """The texts of some items, in the precision of the weights: a column at a time gains nothing from less."""
+        """Generate the texts of some items in the precision of the weights, since single columns gain nothing from
+        less."""
         model.eval()
         items, contexts = [self.items[k] for k in places], [self.contexts[k] for k in places]
         texts = self.adapter.search.run(model.encoder, contexts, self.adapter.input_format.vocabulary)
@@ -66,7 +67,7 @@ class WritingEvaluator:
 def evaluator_for(
     adapter: Adapter, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
 ) -> HeadEvaluator | WritingEvaluator:
-    """What scores a model on items. least: see `HeadEvaluator`; sample: see `WritingEvaluator`."""
+    """Return the evaluator of a model on items. least: see `HeadEvaluator`; sample: see `WritingEvaluator`."""
     if isinstance(adapter, Write):
         return WritingEvaluator(adapter, items, pad, least, sample)
     return HeadEvaluator(adapter, adapter.encode(items), pad, least)
