@@ -141,8 +141,10 @@ class Attention(nn.Module):
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, T, H, E], and keys and values [B, T, 2, G, E], of what the projection made, [B, T, columns]."""
-        heads = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
-        return heads[..., : self.heads, :], heads[..., self.heads :, :].unflatten(-2, (2, self.kv_heads))
+        B, T, _ = qkv.shape
+        # not slices, whose gradients are as large as all three
+        query, both = qkv.view(B, T, -1, self.width).split_with_sizes((self.heads, 2 * self.kv_heads), 2)
+        return query, both.view(B, T, 2, self.kv_heads, self.width)
 
 
 def rotated(rotation: Rotation, query_BTHE: Tensor, both_BT2GE: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ Shapes: B rows, C contexts (B, or a divisor of it), D width, H heads, E width of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from blankfill.attention.positions import NO_TERMS, Rotation
 from blankfill.kernels.capability import plain_dense, plain_weights, watched
 from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
-from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
+from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, activate, rotated
 from blankfill.model.norms import Norm, single_norm
 from blankfill.model.transformer import Transformer
 
@@ -96,8 +96,13 @@ class SingleColumn:
             x_BD = model.embedding_projection(x_BD)
         kept, hidden = (None, None) if context is None else (context.keys_values, context.mask.bias)
         for k, layer in enumerate(self.layers):
-            x_BD = layer(x_BD, bias, rotation, cache[k], None if kept is None else kept[k], hidden)
+            x_BD = layer(x_BD, (bias, rotation, cache[k], None if kept is None else kept[k], hidden))
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
+
+
+_Given = tuple[Tensor | None, Rotation | None, LayerCache, tuple[Tensor, Tensor] | None, Tensor | None]
+"""What a layer computes with besides its input: the bias of the scores, the rotation of queries and keys, its cache, and
+the keys and values of the context with what is added to their scores."""
 
 
 class _Dense:
@@ -123,18 +128,25 @@ class _Attention:
 
     def __init__(self, part: Attention) -> None:
         self.split, self.scale = part.split, part.scale
+        self.heads, self.kv_heads, self.width = part.heads, part.kv_heads, part.width
         self.shared = part.heads // part.kv_heads
         self.qkv, self.output = _Dense(part.qkv), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor, bias: Tensor | None, rotation: Rotation | None, cache: LayerCache) -> Tensor:
-        query_B1HE, both_B12GE = self.split(self.qkv.of(x_BD)[:, None])
-        if rotation is not None:
-            query_B1HE, both_B12GE = rotated(rotation, query_B1HE, both_B12GE)
-        key, value = cache.append(both_B12GE.permute(2, 0, 3, 1, 4))
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
+        bias, rotation, cache, _, _ = given
+        rows, made = len(x_BD), self.qkv.of(x_BD)
+        if rotation is None:  # what `split` gives, with fewer views
+            made_BH1E = made.view(rows, -1, 1, self.width)
+            query_BH1E = made_BH1E[:, : self.heads]
+            both_2BG1E = made_BH1E[:, self.heads :].view(rows, 2, self.kv_heads, 1, self.width).transpose(0, 1)
+        else:
+            query_B1HE, both_B12GE = rotated(rotation, *self.split(made[:, None]))
+            query_BH1E, both_2BG1E = query_B1HE.transpose(1, 2), both_B12GE.permute(2, 0, 3, 1, 4)
+        key, value = cache.append(both_2BG1E)
         if self.shared > 1:
             key, value = key.repeat_interleave(self.shared, 1), value.repeat_interleave(self.shared, 1)
-        mixed = F.scaled_dot_product_attention(query_B1HE.transpose(1, 2), key, value, bias, scale=self.scale)
-        return mixed.reshape(len(x_BD), -1)
+        mixed = F.scaled_dot_product_attention(query_BH1E, key, value, bias, scale=self.scale)
+        return mixed.reshape(rows, -1)
 
 
 class _Cross:
@@ -144,7 +156,9 @@ class _Cross:
         self.heads, self.width, self.scale = part.heads, part.width, part.scale
         self.query, self.output = _Dense(part.query), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor, kept: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
+        _, _, _, kept, hidden = given
+        assert kept is not None
         key, value = kept
         query = self.query.of(x_BD).view(len(key), -1, self.heads, self.width).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, key, value, hidden, scale=self.scale)
@@ -158,7 +172,7 @@ class _FeedForward:
         self.activation, self.gated = part.activation, part.gated
         self.inner, self.output = _Dense(part.inner), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor) -> Tensor:
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
         made = self.inner.of(x_BD)
         if not self.gated:
             return activate(made, self.activation)
@@ -167,34 +181,26 @@ class _FeedForward:
 
 
 class _Layer:
-    """The parts of a layer in its wiring; rows are written over. first: the layer that has what this one lacks."""
+    """The parts of a layer in its wiring (`layers.through`), made once; rows are written over.
+
+    first: the layer that has what this one lacks.
+    """
 
     def __init__(self, layer: Layer, first: Layer) -> None:
         attention, attention_norm, ffn, ffn_norm = layer.parts(first)
         self.pre, self.residual_scale = layer.pre, layer.residual_scale
-        self.attention, self.attention_norm = _Attention(attention), _norm_of(attention_norm)
-        self.cross = None if layer.cross is None else _Cross(layer.cross)
-        self.cross_norm = _norm_of(layer.cross_norm)
-        self.ffn, self.ffn_norm = _FeedForward(ffn), _norm_of(ffn_norm)
+        parts: list[tuple[Norm | None, _Attention | _Cross | _FeedForward]] = [(attention_norm, _Attention(attention))]
+        if layer.cross is not None:
+            parts.append((layer.cross_norm, _Cross(layer.cross)))
+        parts.append((ffn_norm, _FeedForward(ffn)))
+        self.parts = [(None if normed is None else single_norm(normed), part) for normed, part in parts]
 
-    def __call__(
-        self,
-        x_BD: Tensor,
-        bias: Tensor | None,
-        rotation: Rotation | None,
-        cache: LayerCache,
-        kept: tuple[Tensor, Tensor] | None,
-        hidden: Tensor | None,
-    ) -> Tensor:
-        attention, cross, ffn = self.attention, self.cross, self.ffn
-        steps: list[Sublayer] = [
-            (self.attention_norm, lambda x, r: attention.output.onto(r, attention.mixed(x, bias, rotation, cache))),
-            (self.ffn_norm, lambda x, r: ffn.output.onto(r, ffn.mixed(x))),
-        ]
-        if cross is not None and kept is not None:
-            steps.insert(1, (self.cross_norm, lambda x, r: cross.output.onto(r, cross.mixed(x, kept, hidden))))
-        return through(x_BD, steps, self.pre, self.residual_scale)
-
-
-def _norm_of(module: Norm | None) -> Callable[[Tensor], Tensor] | None:
-    return None if module is None else single_norm(module)
+    def __call__(self, x_BD: Tensor, given: _Given) -> Tensor:
+        pre, scale = self.pre, self.residual_scale
+        for normed, part in self.parts:
+            residual_BD = x_BD if scale == 1 else x_BD * scale
+            read_BD = normed(x_BD) if pre and normed is not None else x_BD
+            x_BD = part.output.onto(residual_BD, part.mixed(read_BD, given))
+            if not pre and normed is not None:
+                x_BD = normed(x_BD)
+        return x_BD
