@@ -132,7 +132,7 @@ def fill(objective: str, spec: dict[str, Any]) -> Work:
 
     def work() -> Any:
         return [
-            [(candidate.ids, candidate.probability) for one in filler.fill(text).candidates for candidate in one]
+            [(candidate.ids, candidate.probability) for blank in filler.fill(text).candidates for candidate in blank]
             for text in SENTENCES
         ]
 
@@ -146,7 +146,7 @@ def generate(objective: str, rows: int, settings: dict[str, Any], spec: dict[str
     many = found("generation.write:generate_many", "generate.write:generate_many")
 
     def work() -> Any:
-        return [one.ids for one in many(loaded, [PROMPT] * rows, WRITTEN, sampling)]
+        return [written.ids for written in many(loaded, [PROMPT] * rows, WRITTEN, sampling)]
 
     return work
 
@@ -165,7 +165,7 @@ def beams(objective: str, spec: dict[str, Any]) -> Work:
 
     def work() -> Any:
         hypotheses = search(decoder(loaded.model, contexts, WRITTEN), 4, grammar, WRITTEN, 1.0, thorough=False)
-        return [(one.ids, one.score) for one in hypotheses[0]]
+        return [(hypothesis.ids, hypothesis.score) for hypothesis in hypotheses[0]]
 
     return work
 
@@ -194,11 +194,11 @@ def finetune(objective: str, method: str, spec: dict[str, Any]) -> Work:
     )  # fmt: skip
     config = found("finetuning.config:FinetuneConfig", "finetune:Request")
     function = found("finetuning.run:finetune", "finetune:finetune")
-    asked = config("sst2", Path(spec["glue"]), model_folder(spec, objective), chosen)
+    request = config("sst2", Path(spec["glue"]), model_folder(spec, objective), chosen)
 
     def work() -> Any:
         with tempfile.TemporaryDirectory() as folder, silence():
-            return float(function(asked, Path(folder, "run")).score).hex()
+            return float(function(request, Path(folder, "run")).score).hex()
 
     return work
 
@@ -321,12 +321,12 @@ def main() -> None:
 def compared_works(turn: int, works: Sequence[str], before: Any, after: Any) -> dict[str, Any]:
     """Return the line of one work: the ratio of processor time of every round."""
     each, others = (
-        [seconds / one.facts["counts"][turn] for (seconds,) in one.processor[turn :: cycle(works)]]
-        for one in (before, after)
+        [seconds / tree.facts["counts"][turn] for (seconds,) in tree.processor[turn :: cycle(works)]]
+        for tree in (before, after)
     )
     ratios = [new / old for new, old in zip(others, each, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    digests = [one.facts["digests"][turn] for one in (before, after)]
+    digests = [tree.facts["digests"][turn] for tree in (before, after)]
     same = digests[0] == digests[1] if digests[0] else None
     seconds = statistics.median(each)
     text = (

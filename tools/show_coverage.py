@@ -30,12 +30,12 @@ def room_of(file: str) -> str:
 
 def rooms(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Return the lines of each package and those of them that the tests reached, by name."""
-    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for file, facts in report["files"].items():
-        room = found[room_of(file)]
+        room = counts[room_of(file)]
         room[0] += facts["summary"]["num_statements"]
         room[1] += facts["summary"]["covered_lines"]
-    return {name: (lines, reached) for name, (lines, reached) in sorted(found.items()) if lines}
+    return {name: (lines, reached) for name, (lines, reached) in sorted(counts.items()) if lines}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -98,34 +98,33 @@ def check_contents(wheel: Path, archive: Path) -> None:
 def needed(wheel: metadata.Distribution) -> list[metadata.Distribution]:
     """The installed distributions that a wheel depends on, and those that they depend on in turn, without extras.
 
-    Ends the program when one is not installed beside this interpreter, or not in the version that is asked for.
+    Ends the program when one is not installed beside this interpreter, or in a version that is not allowed.
     """
-    found: dict[str, metadata.Distribution] = {}
+    required: dict[str, metadata.Distribution] = {}
     waiting = [(wheel.metadata["Name"], text) for text in wheel.requires or []]
     while waiting:
         by, text = waiting.pop()
         requirement = Requirement(text)
-        extras = ["", *requirement.extras]
-        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            one = metadata.distribution(requirement.name)
+            installed = metadata.distribution(requirement.name)
         except metadata.PackageNotFoundError:
             sys.exit(f"{by} needs {requirement}, which is not installed here; try --download")
-        if not requirement.specifier.contains(one.version, prereleases=True):
-            sys.exit(f"{by} needs {requirement}, and {one.version} is installed here; try --download")
-        if requirement.name not in found:
-            found[requirement.name] = one
-            waiting += [(requirement.name, inner) for inner in one.requires or []]
-    return list(found.values())
+        if not requirement.specifier.contains(installed.version, prereleases=True):
+            sys.exit(f"{by} needs {requirement}, and {installed.version} is installed here; try --download")
+        if requirement.name not in required:
+            required[requirement.name] = installed
+            waiting += [(requirement.name, inner) for inner in installed.requires or []]
+    return list(required.values())
 
 
 def link(distributions: list[metadata.Distribution], target: Path) -> None:
     """Link the files of distributions into the packages of another environment."""
-    for one in distributions:
-        for name in {file.parts[0] for file in one.files or []} - {"..", "__pycache__"}:
+    for distribution in distributions:
+        for name in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
             if not (target / name).exists():
-                (target / name).symlink_to(Path(str(one.locate_file(name))).resolve())
+                (target / name).symlink_to(Path(str(distribution.locate_file(name))).resolve())
 
 
 def install(wheel: Path, folder: Path, download: bool) -> Path:

@@ -101,8 +101,8 @@ class SingleColumn:
 
 
 _Given = tuple[Tensor | None, Rotation | None, LayerCache, tuple[Tensor, Tensor] | None, Tensor | None]
-"""What a layer computes with besides its input: the bias of the scores, the rotation of queries and keys, its cache, and
-the keys and values of the context with what is added to their scores."""
+"""What a layer computes with besides its input: the bias of the scores, the rotation of queries and keys, its cache,
+and the keys and values of the context with what is added to their scores."""
 
 
 class _Dense:
