@@ -24,17 +24,17 @@ OPTIONAL = {
 
 
 def named(title: str, **names: str) -> set[str]:
-    """The files that a recipe names. names: what stands for NAME, FAMILY, …"""
+    """The files that a recipe names. names: the names for NAME, FAMILY, …"""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = re.split(r"^## ", text, flags=re.MULTILINE)
     (recipe,) = [part for part in section if part.startswith(title)]
     steps = recipe[recipe.index("\n1. ") :]
-    found = set()
+    paths = set()
     for path in re.findall(r"`((?:src|tests|docs)/[\w./*-]+\.(?:py|md|yaml))`", steps):
         for placeholder, name in names.items():
             path = path.replace(placeholder, name)
-        found.add(path.replace("-*", "-nano"))
-    return found
+        paths.add(path.replace("-*", "-nano"))
+    return paths
 
 
 class Copy:

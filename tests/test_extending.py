@@ -1,4 +1,4 @@
-"""`docs/extending.md`, done: its files are written and installed, its commands and programs run as they stand there."""
+"""`docs/extending.md`, done: its files are written and installed, its commands and programs run unchanged."""
 
 import json
 import os

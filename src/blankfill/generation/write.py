@@ -39,6 +39,8 @@ _IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
 _UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
 _LONGEST_HELD = 80
 _WINDOW = 256
+_WORD = 64
+"""Characters at the end of a text among which the last word is sought first."""
 MOST_COLUMNS = 1024
 """Columns allocated in advance for the tokens of a row; the buffers grow for longer texts."""
 
@@ -263,8 +265,7 @@ class Detokenizer:
         """Add an id; returns the text that is now certain, often empty."""
         self._ids.append(token)
         text = self.tokenizer.decode(self._ids)
-        held = _UNFINISHED.search(text)
-        certain = text[: held.start()] if held else text
+        certain = text[: _unfinished(text)]
         if len(text) - len(certain) > _LONGEST_HELD:
             certain = text.rstrip("\ufffd")
         piece = self._take(certain)
@@ -285,6 +286,16 @@ class Detokenizer:
             return ""
         self._out = text
         return text[at:]
+
+
+def _unfinished(text: str) -> int:
+    """The index at which the last, unfinished word begins, and the white space before it."""
+    tail = max(0, len(text) - _WORD)
+    held = _UNFINISHED.search(text, tail)
+    if held is None or (tail and held.start() == tail):  # it may begin earlier
+        held = _UNFINISHED.search(text)
+    assert held is not None  # the pattern matches the empty text at the end
+    return held.start()
 
 
 def _inked(text: str) -> int:
