@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import blankfill.model.replaced_tokens  # registers its head
 from blankfill.attention.kernels import Kernel
 from blankfill.attention.masks import Mask, Masks, in_order, lower, lower_cross, lower_local, within
 from blankfill.attention.positions import PositionTerms
@@ -45,6 +46,9 @@ from blankfill.types import MEMORY, QUERY, Batch, LayerKind
 Read = Callable[["Transformer", Tensor], Any]
 """What is computed from the hidden states [N, D] of all columns with the model's heads, inside its forward pass."""
 
+Prepare = Callable[["Transformer", Batch, Masks, bool], Batch]
+"""What is computed before, from the batch, its masks and whether it is ordered; returns the batch that is read."""
+
 
 class Transformer(nn.Module):
     """Embeddings, layers, heads; `config` says which."""
@@ -70,7 +74,7 @@ class Transformer(nn.Module):
         self.layers = layer_modules(config, config.num_layers, cross=two_stacks)
         self.kinds = layer_kinds(config, config.num_layers)
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
-        self.lm_head = LMHead(config)
+        self.lm_head = LMHead(config.generator if config.generator_size else config)
         self.pooler = Pooler(config) if config.pooler else None
         has_classifier = config.pooler and config.pair_classifier
         self.classifier = dense(config.hidden_size, 2) if has_classifier else None
@@ -88,6 +92,7 @@ class Transformer(nn.Module):
         cache: Sequence[KeyValues] | None = None,
         encoded: EncoderOutput | None = None,
         read: Read | None = None,
+        prepare: Prepare | None = None,
         logits_at: Tensor | Literal["all"] | None = None,
         output_hidden_states: bool = False,
         encoder_only: bool = False,
@@ -97,7 +102,7 @@ class Transformer(nn.Module):
 
         dtype: the compute type, which dense masks share; None for that of the weights. cache: one for each layer, which
         the columns follow. encoded: the encoder's output for the decoder's columns, where it was computed before
-        (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], the columns, flat over B·T, whose scores are
+        (`encode_source`). read: see `Outputs.read`. prepare: see `Prepare`; not with an encoder. logits_at: int64[M], the columns, flat over B·T, whose scores are
         wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder
         over the batch, which has no context. keys_values: compute those of all decoder layers too, without gradient,
         for a decoder that runs many times.
@@ -109,6 +114,8 @@ class Transformer(nn.Module):
         if isinstance(inputs, Batch):
             ordered = cache is None and self._ordered(inputs)
             masks = self._masks(inputs, dtype, ordered)
+            if prepare is not None:
+                inputs = prepare(self, inputs, masks, ordered)
         else:
             ordered, masks = inputs.ordered, self._masks_of(inputs, dtype)
         if encoder_only and self.encoder is not None:
@@ -133,6 +140,8 @@ class Transformer(nn.Module):
         answers = None if read is None else read(self, hidden_BTD.flatten(0, 1))
         logits = None
         if logits_at is not None:
+            if self.config.generator_size:
+                raise ValueError("the language model in this model is its generator; see replaced_tokens.generator_of")
             asked = hidden_BTD if isinstance(logits_at, str) else hidden_BTD.flatten(0, 1)[logits_at]
             logits = self.lm_head(asked, self.output_table)
         return Outputs(hidden_BTD, logits, answers, None if states is None else tuple(states), encoded)
@@ -166,11 +175,7 @@ class Transformer(nn.Module):
             embedded_BTW = torch.where((stream == QUERY)[..., None], self.query.to(embedded_BTW.dtype), embedded_BTW)
             memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
         terms = self.terms(positions, cache, ordered)
-        embedded_BTW = self.positions.embed(embedded_BTW, positions)
-        if self.embedding_norm is not None:
-            embedded_BTW = self.embedding_norm(embedded_BTW)
-        drop = self.config.dropout if self.training else 0.0
-        embedded_BTW = dropout(embedded_BTW, drop)
+        embedded_BTW = self.embed(embedded_BTW, positions)
         project = self.embedding_projection
         hidden_BTD = embedded_BTW if project is None else project(embedded_BTW)
         if states is not None:
@@ -181,7 +186,15 @@ class Transformer(nn.Module):
         )  # fmt: skip
         if self.final_norm is not None:
             hidden_BTD = self.final_norm(hidden_BTD)
+        drop = self.config.dropout if self.training else 0.0
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
+
+    def embed(self, tokens_BTW: Tensor, positions: Tensor) -> Tensor:
+        """What goes into the embedding projection, [B, T, W]: token embeddings and positions, the norm, dropout."""
+        embedded_BTW = self.positions.embed(tokens_BTW, positions)
+        if self.embedding_norm is not None:
+            embedded_BTW = self.embedding_norm(embedded_BTW)
+        return dropout(embedded_BTW, self.config.dropout if self.training else 0.0)
 
     def _encode_context(self, context: Batch, tokens_BSD: Tensor, dtype: torch.dtype) -> Tensor:
         """The encoder's output for the contexts of a batch, [B, S, D]."""
