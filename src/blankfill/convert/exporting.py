@@ -5,8 +5,9 @@ The GLM family has no class in transformers: its folder opens once `blankfill.hf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import dressed
@@ -19,6 +20,8 @@ from blankfill.families.form import Form, form_of
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
+
+ModelPart = Literal["model", "generator"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Exported:
     """A head that transformers' class has no place for; empty when all of the model was written."""
 
 
-def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
+def export_model(
+    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
+) -> Exported:
     """Write a model as a folder for transformers, and compare what transformers computes from it.
 
     Args:
@@ -42,6 +47,7 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         out: The new folder.
         text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
             of the vocabulary.
+        part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
 
     Returns:
         The folder, the class of transformers, and the largest difference of scores.
@@ -53,7 +59,7 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     out = Path(out)
     check_free(out)
     lines = read_lines(Path(text)) if text else None
-    loaded = load_model(path)
+    loaded = part_of(load_model(path), part)
     form = the_form(loaded)
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
@@ -73,6 +79,14 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
                 )
     left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
     return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), largest, left_out)
+
+
+def part_of(loaded: Loaded, part: ModelPart) -> Loaded:
+    """The part of a model that is written: of one with a generator the discriminator or the generator. Raises UserError
+    when it has no generator."""
+    if part == "generator" and not loaded.model.config.generator_size:
+        raise UserError(f"{loaded.path}: the model has no generator; leave out --part")
+    return replace(loaded, model=loaded.language_model if part == "generator" else loaded.encoder)
 
 
 def the_form(loaded: Loaded) -> Form:
