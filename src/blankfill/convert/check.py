@@ -135,7 +135,8 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    outputs = model(collate([[row]], loaded.vocabulary.roles.get("pad", 0)), logits_at="all")
+    batch = collate([[row]], loaded.vocabulary.roles.get("pad", 0))
+    outputs = model(batch, logits_at="all" if model.config.lm_head else None)
     hidden: torch.Tensor = outputs.hidden
     scores: torch.Tensor = outputs.logits if model.config.lm_head else column_scores(model, hidden)
     return scores[0, : len(row)]
