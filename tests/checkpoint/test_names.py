@@ -10,9 +10,8 @@ import torch
 from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
+from blankfill.families.electra import ELECTRA
 from blankfill.families.form import Form, form_of
-from blankfill.families.electra import ELECTRA
-from blankfill.families.electra import ELECTRA
 from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
@@ -99,7 +98,12 @@ def test_there_and_back_changes_no_bit(name: str) -> None:
 
 def back_init(form: Form) -> str:
     """How training starts is no part of a config.json; the family's own is assumed."""
-    return {"bert": "truncated_normal", "modernbert": "truncated_normal", "electra": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
+    return {
+        "bert": "truncated_normal",
+        "modernbert": "truncated_normal",
+        "electra": "truncated_normal",
+        "t5": "t5",
+    }.get(form.family.name, "normal")
 
 
 FORMLESS = {

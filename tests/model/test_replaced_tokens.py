@@ -131,7 +131,9 @@ def test_training_equals_transformers(change: dict[str, int]) -> None:
         mine = {name: weight.grad for name, weight in part.named_parameters()}
         assert all(gradient is not None for gradient in mine.values())
         for name, gradient in table.to_theirs(mine).items():  # type: ignore[arg-type]
-            torch.testing.assert_close(gradient, gradients[name].grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                gradient, gradients[name].grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def test_losses_by_hand() -> None:
@@ -179,6 +181,7 @@ def test_samples_follow_the_softmax() -> None:
 
 def test_each_example_has_a_seed_of_its_own() -> None:
     """Also several in one row, and one without targets."""
+
     def example(size: int, index: list[int], seed: int) -> Example:
         ids, places = np.full(size, 5, np.int32), np.array(index, np.int32)
         return Example(ids, np.zeros((2, size), np.int32), AttentionRule.full(size), places, ids[places], {NAME: seed})

@@ -82,8 +82,8 @@ def export_onnx(
     """Write a run, a checkpoint or an imported model to the new folder `out` as ONNX.
 
     text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
-    of the vocabulary. part: as for `export_model`. Raises UserError for a model that is no encoder, for missing packages, and when onnxruntime
-    computes something else than torch; then nothing is left behind.
+    of the vocabulary. part: as for `export_model`. Raises UserError for a model that is no encoder, for missing
+    packages, and when onnxruntime computes something else than torch; then nothing is left behind.
     """
     out = Path(out)
     check_free(out)

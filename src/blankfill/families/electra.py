@@ -79,10 +79,11 @@ class ElectraNames(WeightNames):
         if config.embedding_size:
             rules += both({"embedding_projection": f"{base}embeddings_project"})
         if config.heads:
-            ours, theirs = f"heads.{HEAD}.", "discriminator_predictions."
-            rules += both({f"{ours}{a}": f"{theirs}{b}" for a, b in (("dense",) * 2, ("prediction", "dense_prediction"))})
+            head, theirs = f"heads.{HEAD}", "discriminator_predictions"
+            rules += both({f"{head}.dense": f"{theirs}.dense", f"{head}.prediction": f"{theirs}.dense_prediction"})
         if words:
-            rules += both({f"lm_head.{a}": f"generator_predictions.{b}" for a, b in (("dense",) * 2, ("norm", "LayerNorm"))})
+            theirs = "generator_predictions"
+            rules += both({"lm_head.dense": f"{theirs}.dense", "lm_head.norm": f"{theirs}.LayerNorm"})
             rules += plain({"lm_head.bias": "generator_lm_head.bias"})
             rules += plain({} if config.tied else {"lm_head.table": "generator_lm_head.weight"})
         prefix = (r"^(?!electra\.|generator_|discriminator_)", base) if base else (r"^electra\.", "")

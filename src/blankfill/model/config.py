@@ -269,7 +269,7 @@ class TransformerConfig:
         G = self.generator_size
         if G < 1:
             return []
-        if G % max(1, G // self.head_width) or G > self.hidden_size:
+        if G % max(1, G // self.head_width) or self.hidden_size < G:
             return [
                 f"the generator would be {G} columns wide, and must be a multiple of the width of a head "
                 f"({self.head_width}) and at most model.hidden_size ({self.hidden_size}); change "

@@ -1,8 +1,8 @@
 """Replaced-token detection (Clark et al. 2020; google-research/electra): a small generator inside the model.
 
 The generator reads the masked row and predicts the masked tokens. A sample of each prediction takes the token's place,
-and the model, the discriminator, tells for each column whether its token is another one than in the text. Both read the
-same embeddings, up to the norm; the generator has a projection to its own width, layers and the language-model head.
+and the model, the discriminator, predicts for each column whether its token differs from the text's. Both read the same
+embeddings, up to the norm; the generator has a projection to its own width, layers and the language-model head.
 No gradient passes through the samples.
 
     masked row ─ generator ─ scores of the targets ─ + Gumbel noise, largest ─ replaced row ─ discriminator ─ labels

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import blankfill.model.replaced_tokens  # registers its head
 from blankfill.attention.kernels import Kernel
 from blankfill.attention.masks import Mask, Masks, in_order, lower, lower_cross, lower_local, within
 from blankfill.attention.positions import PositionTerms
@@ -102,10 +101,10 @@ class Transformer(nn.Module):
 
         dtype: the compute type, which dense masks share; None for that of the weights. cache: one for each layer, which
         the columns follow. encoded: the encoder's output for the decoder's columns, where it was computed before
-        (`encode_source`). read: see `Outputs.read`. prepare: see `Prepare`; not with an encoder. logits_at: int64[M], the columns, flat over B·T, whose scores are
-        wanted, or "all". output_hidden_states: return them. encoder_only: of a model of two stacks, run the encoder
-        over the batch, which has no context. keys_values: compute those of all decoder layers too, without gradient,
-        for a decoder that runs many times.
+        (`encode_source`). read: see `Outputs.read`. prepare: see `Prepare`; not with an encoder. logits_at: int64[M],
+        the columns, flat over B·T, whose scores are wanted, or "all". output_hidden_states: return them. encoder_only:
+        of a model of two stacks, run the encoder over the batch, which has no context. keys_values: compute those of
+        all decoder layers too, without gradient, for a decoder that runs many times.
         """
         dtype = dtype or self.token_embeddings.weight.dtype
         if cache is not None and "local" in self.kinds:

@@ -65,8 +65,8 @@ class ShownRow:
             The lines of the table.
         """
         return example_text(
-            self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain, window=self.window,
-            further=self.further,
+            self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain,
+            window=self.window, further=self.further,
         )  # fmt: skip
 
     def png(self, path: str | Path, font: Path | None = None) -> str:

@@ -157,7 +157,7 @@ def example_text(
 
     lines = [heading(row)]
     lines += [f"column {numbers[column]}: {label}" for column, label in row.labels.items()]
-    lines += [one.note for one in further if one.note]
+    lines += [column.note for column in further if column.note]
     if row.encoder:
         lines.append("above the line the encoder, below it the decoder, which sees the encoder left of the bar")
     if group > 1:
@@ -232,7 +232,10 @@ def _table(row: Row, token: Decode, channels: Sequence[str], further: Sequence[S
     columns += [(name, [str(p) for p in channel], True) for name, channel in zip(names, row.positions, strict=True)]
     columns += [
         ("target", [" ".join(spell(token(i)) for i in ids) for ids in row.targets], False),
-        *((one.name, [_shown(one, i, token) for i in one.values.tolist()], not one.tokens) for one in further),
+        *(
+            (extra.name, [_shown(extra, i, token) for i in extra.values.tolist()], not extra.tokens)
+            for extra in further
+        ),
         ("seg", [str(k) for k in rule.segment], True),
         ("rank", [str(k) for k in rule.rank], True),
         ("horizon", [str(k) for k in rule.horizon], True),
