@@ -23,6 +23,7 @@ from blankfill.objectives import (
     Albert,
     Bart,
     Bert,
+    Electra,
     Ernie,
     Glm,
     Gpt,
@@ -100,7 +101,7 @@ CASES = [
     Bert(LENGTH, next_sentence=False), Bert(LENGTH), Mlm(LENGTH), Mlm(LENGTH, position_offset=0), Albert(LENGTH),
     SpanBert(LENGTH), Ernie(LENGTH), Ernie(LENGTH, task_types=3, task=2), Unilm(LENGTH), Unilm2(LENGTH), Glm(LENGTH),
     Glm(LENGTH, task_mask=True), Gpt(LENGTH), Gpt(LENGTH, documents="stream"), Xlnet(LENGTH, pairs=False), T5(LENGTH),
-    Bart(LENGTH),
+    Bart(LENGTH), Electra(LENGTH),
 ]  # fmt: skip
 
 

@@ -31,6 +31,9 @@ class ExportArguments:
     """Folder to write; it must be new or empty."""
     format: Literal["transformers", "onnx"] = "transformers"
     """Format of the folder."""
+    part: Literal["model", "generator"] = "model"
+    """Part of the model to write. generator: the small masked language model that a model of replaced-token detection
+    (ELECTRA) was trained with; model: the discriminator, or a model without generator."""
     text: Path | None = None
     """UTF-8 file whose lines are compared; without it the run's validation text, else Python's documentation and words
     of the vocabulary."""
@@ -49,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.finetuning.exporting import export_model
     from blankfill.system.console import show
 
-    made = export_model(args.model, args.out, args.text)
+    made = export_model(args.model, args.out, args.text, args.part)
     if made.difference is None:
         show("transformers is not installed, so the export was not compared with it")
     else:
@@ -72,7 +75,7 @@ def to_onnx(args: ExportArguments) -> int:
     from blankfill.convert.onnx import FILE, export_onnx
     from blankfill.system.console import show
 
-    made = export_onnx(args.model, args.out, args.text)
+    made = export_onnx(args.model, args.out, args.text, args.part)
     if made.difference is None:
         show("onnxruntime is not installed, so the export was not run")
     else:

@@ -44,9 +44,7 @@ class Recipe:
 
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """Return the model of this recipe for a vocabulary."""
-        pairs = bool(self.objective.labels())
-        causal, places = self.objective.causal, self.objective.max_span_positions()
-        return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
+        return self.model.config_for(self.objective, vocab_size)
 
     def problems(self) -> list[str]:
         """What is wrong with the recipe, a sentence each, over all sections."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.convert import exporting
-from blankfill.convert.exporting import Exported, differs, export_loaded, read_lines
+from blankfill.convert.exporting import Exported, ModelPart, differs, export_loaded, read_lines
 from blankfill.convert.importing import check_free
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.families.head_form import HeadForm, head_form
 from blankfill.families.task_heads import HeadKind
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
@@ -46,7 +46,9 @@ PAIR_WORDS = 12
 """Words of each text of a pair that is compared."""
 
 
-def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
+def export_model(
+    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
+) -> Exported:
     """Write a model as a folder for transformers, and compare what transformers computes from it.
 
     Args:
@@ -54,6 +56,7 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         out: The new folder.
         text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
             of the vocabulary.
+        part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
 
     Returns:
         The folder, the class of transformers, and the largest difference of scores.
@@ -64,7 +67,9 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
     """
     path, out = Path(path), Path(out)
     if not holds_fine_tuned(path):
-        return exporting.export_model(path, out, text)
+        return exporting.export_model(path, out, text, part)
+    if part != "model":
+        raise UserError(f"{path}: a fine-tuned model has no generator; leave out {setting('part')}")
     check_free(out)
     lines = read_lines(Path(text)) if text else None
     predictor = open_predictor(path, "cpu", None)

@@ -93,6 +93,8 @@ def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
     from blankfill.checkpoint.load import load_model
 
     loaded = load_model(config.model, dtype=torch.float32)  # master weights
+    part = loaded.language_model if config.options.method == "cloze" else loaded.encoder
+    loaded = dataclasses.replace(loaded, model=part)
     note = model_note(loaded)
     if config.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))

@@ -77,7 +77,7 @@ class Filler:
         check_can_fill(loaded)
         vocabulary, objective = loaded.vocabulary, loaded.objective
         self.loaded, self.vocabulary, self.format = loaded, vocabulary, loaded.format
-        self.model = evaluation_view(loaded.model, lasting=True)
+        self.model = evaluation_view(loaded.language_model, lasting=True)
         self.device = self.model.token_embeddings.weight.device
         rows = self.model.config.vocab_size
         self.blank_token = blank_token(objective, vocabulary)

@@ -107,6 +107,12 @@ class Teacher:
                 f"the teacher {self.path} was trained as {own.name} and has never read rows of {objective.name}; give "
                 f"one that was trained as {objective.name}"
             ]
+        config = recipe.model_config(self.config.vocab_size)
+        if config.generator_size or self.config.generator_size:
+            return [
+                f"the teacher {self.path} or the student has a generator for replaced tokens, and distilling compares "
+                "predictions of masked tokens; take a teacher and an objective without one, such as mlm"
+            ]
         rows = self.config.position_sizes[0] - own.position_offset
         if objective.length > rows:
             sentences.append(
@@ -115,7 +121,6 @@ class Teacher:
             )
         if recipe.train.z_loss:
             sentences.append("train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0")
-        config = recipe.model_config(self.config.vocab_size)
         if recipe.distil.start == "teacher":
             sentences += self._start_problems(recipe, config)
         if recipe.distil.hidden_weight and config.hidden_size != self.config.hidden_size:

@@ -86,6 +86,7 @@ class Training:
             self.save, options.row_schedule, loss_scaler(context.device, context.dtype), context.should_stop,
             self.validated, self.sample, on_nan, lambda batch: batch_flops(model.config, batch),
             peak_rate(context.device, context.dtype), pace=context.watch(), group=context.group,
+            weights=recipe.objective.loss_weights,
         )  # fmt: skip
         if options.z_loss:
             self.trainer.loss = partial(loss_sums, z_loss=options.z_loss)

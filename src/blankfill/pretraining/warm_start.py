@@ -116,6 +116,8 @@ class WarmStart:
                     drawn[: self.original_tokenizer.size] = old[: self.original_tokenizer.size]
                     for row, pieces in self.pieces.items():
                         drawn[row] = old[list(pieces)].mean(0)
+                elif name.startswith("lm_head.") and old.shape != drawn.shape:
+                    continue  # a head on layers of another width: with a generator, or without the one there was
                 elif name == TYPE_TABLE and len(drawn) > len(old):
                     drawn.copy_(old[[min(like, len(old) - 1) for like in self.types_like]])
                 else:
@@ -228,7 +230,7 @@ def families_of(config: TransformerConfig) -> list[str]:
         for preset in (spec.preset,)
         if preset.get("norm", "pre") == config.norm
         and bool(preset.get("embedding_norm")) == config.embedding_norm
-        and bool(preset.get("embedding_size")) == bool(config.embedding_size)
+        and (spec.optional_embedding_size or bool(preset.get("embedding_size")) == bool(config.embedding_size))
         and preset.get("position_scheme", "learned") == config.position_scheme
         and spec.encoder_decoder == bool(config.encoder_layers)
         and preset.get("gated", False) == config.gated
@@ -250,7 +252,14 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
     if recipe.objective.types_like:
         wanted = recipe.objective.position_sizes()[1]
         changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
-    lacking = []
+    lacking: list[str] = []
+    changes |= recipe.objective.model_fields(config.hidden_size)
+    if config.generator_size and not changes.get("generator_size"):
+        config = config.discriminator
+    elif config.generator_size:
+        changes["generator_size"] = config.generator_size
+    elif changes.get("generator_size"):
+        lacking.append("generator")
     if not config.lm_head:
         changes |= {"lm_head": True, "tied": True}
         changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
