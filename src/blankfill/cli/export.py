@@ -15,15 +15,18 @@ from blankfill.system.schema import Option
 class ExportArguments:
     """Write a model in the format of another program.
 
-    The folder opens in transformers as it is; --format onnx writes model.onnx for onnxruntime (encoders only). Where
-    transformers or onnxruntime is installed, its scores on real text are compared with ours, and a difference above
-    1e-4 is an error.
+    The folder opens in transformers as it is; a fine-tuned model keeps its head and the names of its labels. --format
+    onnx writes model.onnx for onnxruntime (encoders only). Where transformers or onnxruntime is installed, its scores
+    on real text are compared with ours, and a difference above 1e-4 is an error.
     """
 
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill export runs/bert --out exported",)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill export runs/bert --out exported",
+        "blankfill export runs/sst2 --out classifier",
+    )
 
     model: Annotated[Path, Option(positional=True)]
-    """A run, one of its checkpoints, or an imported model."""
+    """A run of pretraining or fine-tuning, one of its checkpoints, or an imported model."""
     out: Path
     """Folder to write; it must be new or empty."""
     format: Literal["transformers", "onnx"] = "transformers"
