@@ -15,7 +15,7 @@ from blankfill.config.recipe import load_recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
-from blankfill.objectives import Albert, Bert, Ernie, Gpt, Mlm, Objective, SpanBert, Unilm
+from blankfill.objectives import Albert, Bert, Electra, Ernie, Gpt, Mlm, Objective, SpanBert, Unilm
 from generate_models import SPECIAL
 from small_tasks import WORDS, answerable, classes, run, tags, write_lines
 
@@ -23,7 +23,7 @@ ROWS = 48
 OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(ROWS), "roberta": Mlm(ROWS), "albert": Albert(ROWS), "modernbert": Mlm(ROWS, position_offset=0),
     "distilbert": Mlm(ROWS, position_offset=0), "spanbert": SpanBert(ROWS), "ernie": Ernie(ROWS), "gpt2": Gpt(ROWS),
-    "unilm": Unilm(ROWS),
+    "unilm": Unilm(ROWS), "electra": Electra(ROWS),
 }  # fmt: skip
 RECIPES = {"gpt2": "gpt2", "unilm": "unilm-base"}
 VOCABULARY = [*SPECIAL, *WORDS]

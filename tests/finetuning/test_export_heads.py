@@ -26,11 +26,12 @@ from blankfill.system.reading import read_json
 from blankfill.tasks.items import TextItem
 from head_models import ROWS, WORDS, classes, family_folder, fine_tuned, run, tags
 
-FAMILIES = ["bert", "roberta", "albert", "distilbert", "modernbert"]
+FAMILIES = ["bert", "roberta", "albert", "distilbert", "modernbert", "electra"]
 HEADS = {"sst2": "ForSequenceClassification", "stsb": "ForSequenceClassification", "conll": "ForTokenClassification",
          "squad2": "ForQuestionAnswering", "copa": "ForMultipleChoice"}  # fmt: skip
 TITLES = {"bert": "Bert", "roberta": "Roberta", "albert": "Albert", "distilbert": "DistilBert",
-          "modernbert": "ModernBert", "spanbert": "Bert", "ernie": "Ernie", "unilm": "Bert"}  # fmt: skip
+          "modernbert": "ModernBert", "electra": "Electra", "spanbert": "Bert", "ernie": "Ernie",
+          "unilm": "Bert"}  # fmt: skip
 TEXTS = ["the cat sat on the mat .", "who ran", "paris play fine rome poor the big red dog ran on the mat"]
 
 Tuned = Callable[[str, str], Path]

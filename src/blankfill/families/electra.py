@@ -19,6 +19,7 @@ from blankfill.families.bert import (
     encoder_values,
 )
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import Table, WeightNames, both, flag, number, plain, real, refuse_options
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Electra, Objective
@@ -33,6 +34,9 @@ class ElectraNames(WeightNames):
     name = model_type = "electra"
     objective = Electra
     inputs = ("input_ids", "token_type_ids", "attention_mask")
+    task_heads = TaskHeads(
+        "Electra", "electra.", "sequence_summary.summary", "gelu", text=("classifier.dense", "classifier.out_proj")
+    )
     apart = frozenset({"generator_size", "lm_head", "head_transform", "head_bias"})
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
@@ -53,6 +57,7 @@ class ElectraNames(WeightNames):
             head_bias=words,
             tied=flag(values, "tie_word_embeddings", True) or not words,
             init="truncated_normal",
+            classifier_transform="gelu",
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -96,9 +101,13 @@ class ElectraNames(WeightNames):
         return Electra(config.position_sizes[0])
 
 
+PRESET = {
+    **{k: v for k, v in BERT_PRESET.items() if k != "pooler"},
+    "activation": "gelu",
+    "classifier_transform": "gelu",
+}
 ELECTRA = FamilySpec(
     name="electra", source="Clark et al. 2020; google-research/electra", docs="objectives/electra",
-    preset={**{k: v for k, v in BERT_PRESET.items() if k != "pooler"}, "activation": "gelu"}, channels=("pos", "type"),
-    optional_embedding_size=True, weight_names=ElectraNames(), default_for=("electra",),
-    recipes=("electra-nano", "electra-small", "electra-base", "electra-large"),
+    preset=PRESET, channels=("pos", "type"), optional_embedding_size=True, weight_names=ElectraNames(),
+    default_for=("electra",), recipes=("electra-nano", "electra-small", "electra-base", "electra-large"),
 )  # fmt: skip

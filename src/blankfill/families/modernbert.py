@@ -9,7 +9,6 @@ from typing import Any
 from blankfill.families.spec import FamilySpec
 from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
-    WHERE,
     Table,
     WeightNames,
     activation_name,
@@ -19,10 +18,10 @@ from blankfill.families.weight_names import (
     plain,
     real,
     refuse_options,
+    rope_theta,
 )  # fmt: skip
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Mlm, Objective
-from blankfill.system.reading import field
 
 PRESET: dict[str, Any] = {
     "norm": "pre", "norm_eps": 1e-5, "norm_bias": False, "embedding_norm": True, "first_attention_norm": False,
@@ -59,19 +58,17 @@ class ModernBertNames(WeightNames):
         if isinstance(kinds := values.get("layer_types"), list):
             every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), max(count, every))
             refuse_options(values, {"layer_types": [LOCAL if k % every else GLOBAL for k in range(count)]})
-        window, ropes = number(values, "local_attention", 128) // 2, field(values, "rope_parameters", dict, WHERE, {})
-        thetas: dict[str, float] = {}
-        for kind, old, ours in ((GLOBAL, "global", "rotary_theta"), (LOCAL, "local", "local_rotary_theta")):
-            rope = field(ropes, kind, dict, WHERE, {})
-            refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
-            thetas[ours] = real(rope, "rope_theta", real(values, f"{old}_rope_theta", PRESET[ours]))
-        return TransformerConfig(**{**PRESET, **thetas, "position_sizes": (number(values, "max_position_embeddings"),),
+        window = number(values, "local_attention", 128) // 2
+        theta = rope_theta(values, GLOBAL, "global_rope_theta", PRESET["rotary_theta"])
+        local_theta = rope_theta(values, LOCAL, "local_rope_theta", PRESET["local_rotary_theta"])
+        return TransformerConfig(**{**PRESET, "position_sizes": (number(values, "max_position_embeddings"),),
             **{ours: number(values, theirs) for ours, theirs in SIZES.items()},
             **{ours: real(values, *theirs) for ours, theirs in REALS.items()},
             **{ours: flag(values, theirs, False) for ours, theirs in BIASES.values()},
             "activation": layer, "head_activation": "same" if head == layer else head, "global_every": every,
             "lm_head": words, "head_transform": words, "head_bias": words and flag(values, "decoder_bias", True),
             "tied": flag(values, "tie_word_embeddings", True) or not words, "window": window,
+            "rotary_theta": theta, "local_rotary_theta": local_theta,
             "classifier_pooling": values.get("classifier_pooling", "cls"),
         })  # fmt: skip
 

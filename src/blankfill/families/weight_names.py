@@ -324,6 +324,13 @@ def flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
     return field_of(values, key, bool, WHERE, default)
 
 
+def rope_theta(values: Mapping[str, Any], kind: str, old: str, default: float) -> float:
+    """The base of a kind of layer's rotary frequencies, in config.json's rope_parameters or in its older key `old`."""
+    rope = field_of(field_of(values, "rope_parameters", dict, WHERE, {}), kind, dict, WHERE, {})
+    refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
+    return real(rope, "rope_theta", real(values, old, default))
+
+
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
     """UserError for options of a config.json that ask for what our model does not have."""
     for key, value in plain_values.items():
