@@ -2,8 +2,8 @@
 
 Row: [CLS] A [SEP] B [SEP], two runs of sentences that follow one another in a document. 15% of the tokens are chosen to
 an exact budget; a small generator predicts them from a row where 85% of the chosen tokens are [MASK] and the rest stays
-as it is, as the released code has it. A sample of each prediction takes the token's place, and the model predicts
-for every token whether it is the text's own (`model.replaced_tokens`). The seed of the samples is drawn here, like
+as it is, as the released code has it. A sample of each prediction takes the token's place, and the model predicts for
+every token whether it is the text's own (`model.replaced_tokens`). The seed of the samples is drawn here, like
 everything random, and is the Example's label `replaced_tokens`.
 """
 

@@ -201,7 +201,7 @@ def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     widen = 2 * T * W * D if config.embedding_size else 0
     borders = 2 * shape.span_boundary_targets * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
-    detector = 2 * T * (D * D + D) if config.heads and shape.pairs else 0
+    detector = 2 * shape.tokens * (D * D + D) if config.heads and shape.pairs else 0
     return widen + encoder + config.num_layers * layer + head + pooler + borders + detector
 
 
@@ -218,8 +218,11 @@ def dense(config: TransformerConfig) -> int:
 
 
 def training_flops(config: TransformerConfig, shape: RowShape) -> float:
-    """FLOPs of the forward and the backward pass of one row."""
-    return 3 * forward_flops(config, shape)
+    """FLOPs of the forward and the backward pass of one row, and of a generator's samples."""
+    M, W, sampling = shape.targets, config.word_size, 0.0
+    if config.generator_size:  # the scores that are sampled from have no backward pass
+        sampling = 2 * M * (W * config.vocab_size + config.generator_size * W)
+    return 3 * forward_flops(config, shape) + sampling
 
 
 def batch_flops(config: TransformerConfig, batch: Batch) -> float:
