@@ -212,7 +212,7 @@ def made_up_batch(config: TransformerConfig, shape: RowShape, rows: int) -> Batc
     labels, borders = {}, None
     if shape.pairs:
         first = torch.arange(round(rows * shape.pairs)) % rows * T
-        labels = {"pair": (first, torch.zeros_like(first))}
+        labels = {"next_sentence": (first, torch.zeros_like(first))}
     if config.max_span_positions:
         at = torch.arange(round(rows * shape.span_boundary_targets)) % (rows * T)
         borders = torch.stack([at, at, at % config.max_span_positions, torch.zeros_like(at)])
