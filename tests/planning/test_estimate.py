@@ -16,7 +16,8 @@ from blankfill.checkpoint import store
 from blankfill.config.recipe import load_recipe
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build, count_parameters
-from blankfill.planning import estimate
+from blankfill.planning import estimate, flops
+from blankfill.planning.activations import activations
 from blankfill.training.loss import loss_sums
 from blankfill.training.optimizer import build_optimizer
 from blankfill.training.options import TrainOptions
@@ -146,8 +147,8 @@ def test_activations_are_what_autograd_keeps(
     model.use_kernel(kernel)
     losses = lm_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
-    reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
-    assert reckoned == pytest.approx(kept, rel=0.15)
+    reckoned = activations(made, shape, estimate.Computing(dtype.itemsize, kernel)).kept(made, rows)
+    assert reckoned == pytest.approx(kept, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +175,8 @@ def test_activations_of_two_stacks(
     model = build(made).train()
     model.use_kernel(kernel)
     kept = kept_bytes(model, batch_of(made, rows, shape), dtype) - lm_loss_bytes(made, 5 * rows)
-    reckoned = estimate.activation_bytes(made, shape, estimate.Computing(dtype.itemsize, kernel), rows)
-    assert reckoned == pytest.approx(kept, rel=0.15)
+    reckoned = activations(made, shape, estimate.Computing(dtype.itemsize, kernel)).kept(made, rows)
+    assert reckoned == pytest.approx(kept, rel=0.02)
 
 
 def live_after_forward(model: Transformer, batch: Batch) -> int:
@@ -199,10 +200,11 @@ def test_memory_held_by_a_forward_pass(checkpointing: bool) -> None:
     model = build(made).train()
     model.recompute = checkpointing
     held = live_after_forward(model, batch_of(made, 8, shape)) - lm_loss_bytes(made, 40)
-    reckoned = estimate.activation_bytes(made, shape, estimate.Computing(), 8, checkpointing)
-    if checkpointing:
-        reckoned -= estimate.layer_bytes(made, shape, estimate.Computing(), 8)  # none is computed again yet
-    assert held == pytest.approx(reckoned, rel=0.15)
+    measured = activations(made, shape, estimate.Computing())
+    expected = measured.kept(made, 8)
+    if checkpointing:  # none is computed again yet
+        expected = measured.kept_by_inputs(made, shape, 8) - measured.largest_layer(8)
+    assert held == pytest.approx(expected, rel=0.15)
 
 
 def test_a_layer_by_hand() -> None:
@@ -211,9 +213,9 @@ def test_a_layer_by_hand() -> None:
     projections = 2 * 3 * 4 * (12 + 4) + 2 * 3 * 4 * 8 * 2
     scores_and_mixing = 2 * (2 * 3 * 3 * 4)
     head = 2 * 2 * 4 * 10
-    everywhere = estimate.forward_flops(made, estimate.RowShape(3, 3, 2, "none"))
+    everywhere = flops.forward_flops(made, estimate.RowShape(3, 3, 2, "none"))
     assert everywhere == projections + scores_and_mixing + head == 1072
-    assert estimate.forward_flops(made, estimate.RowShape(3, 3, 2, "causal")) == 1072 - scores_and_mixing / 2
+    assert flops.forward_flops(made, estimate.RowShape(3, 3, 2, "causal")) == 1072 - scores_and_mixing / 2
 
 
 def test_palm_counts_the_same() -> None:
@@ -221,10 +223,10 @@ def test_palm_counts_the_same() -> None:
     made = load_recipe("gpt2").model_config(50257)
     D, T, L = 768, 1024, 12
     weights = 12 * D * D * L + 50257 * D
-    a_token = estimate.training_flops(made, estimate.RowShape(T, T, T, "none")) / T
+    a_token = flops.training_flops(made, estimate.RowShape(T, T, T, "none")) / T
     assert a_token == 6 * weights + 12 * L * D * T
     attention = 12 * L * D * T
-    assert estimate.training_flops(made, estimate.RowShape(T, T, T, "causal")) / T == a_token - attention / 2
+    assert flops.training_flops(made, estimate.RowShape(T, T, T, "causal")) / T == a_token - attention / 2
 
 
 @pytest.mark.parametrize("changed", [{}, BERT])
@@ -237,8 +239,8 @@ def test_torch_counts_the_same(changed: dict[str, object]) -> None:
     with FlopCounterMode(display=False) as counter:
         sums = loss_sums(model, batch)
         torch.stack([*sums.values()]).sum().backward()
-    assert estimate.batch_flops(made, batch) == counter.get_total_flops()
-    assert estimate.batch_flops(made, batch) == 3 * estimate.training_flops(made, shape)
+    assert flops.batch_flops(made, batch) == counter.get_total_flops()
+    assert flops.batch_flops(made, batch) == 3 * flops.training_flops(made, shape)
 
 
 @pytest.mark.parametrize("changed", [T5, T5_1, BART])
@@ -251,7 +253,7 @@ def test_torch_counts_two_stacks_the_same(changed: dict[str, object]) -> None:
     batch = batch_of(made, 3, shape)
     with FlopCounterMode(display=False) as counter:
         loss_sums(model, batch)["lm"].backward()
-    assert estimate.batch_flops(made, batch) == counter.get_total_flops() == 3 * estimate.training_flops(made, shape)
+    assert flops.batch_flops(made, batch) == counter.get_total_flops() == 3 * flops.training_flops(made, shape)
 
 
 @pytest.mark.parametrize("name", ["bert-base", "glm-large", "gpt2", "roberta-base"])
@@ -260,7 +262,7 @@ def test_parts_add_up(name: str) -> None:
     parts = estimate.parameters(made)
     assert sum(parts.values()) == count_parameters(made)
     D = made.hidden_size
-    assert parts["words"] == made.vocab_size * D
+    assert parts["token_embeddings"] == made.vocab_size * D
     assert parts["positions"] == sum(made.position_sizes) * D
     assert parts["layers"] == made.num_layers * (12 * D * D + 13 * D)
 
@@ -311,11 +313,11 @@ def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
         phase1_steps=0.5,
     )
     short, full = estimate.RowShape(32, 32, 5, "rule"), estimate.RowShape(96, 96, 14, "rule")
-    before, after = estimate.parts(options, [short, full], [32, 96])
+    before, after = estimate.planned_phases(options, [short, full], [32, 96])
     assert (before.rows, after.rows) == (2 + 4 + 6 + 8 + 8, 5 * 8)
-    assert (before.micro, after.micro) == (6, 2)  # as many tokens at a time: three short rows for a long one
-    (only,) = estimate.parts(TrainOptions(steps=10, batch_size=8), [full], [96])
-    assert (only.rows, only.micro) == (80, 8)
+    assert (before.micro_batch, after.micro_batch) == (6, 2)  # as many tokens at a time: three short rows for a long one
+    (only,) = estimate.planned_phases(TrainOptions(steps=10, batch_size=8), [full], [96])
+    assert (only.rows, only.micro_batch) == (80, 8)
 
 
 def examples(widths: Sequence[int], targets: Sequence[int], causal: bool) -> list[list[Example]]:
@@ -373,9 +375,12 @@ def test_memory_grows_with_rows_and_shrinks_with_checkpointing() -> None:
 def test_on_a_gpu_attention_weights_are_never_kept() -> None:
     made = config(dropout=0.1, attention_dropout=0.1, activation="gelu")
     short, long = (estimate.RowShape(n, n, 5, "causal") for n in (20, 40))
-    on_gpu = [estimate.layer_bytes(made, shape, estimate.Computing(device="cuda"), 4) for shape in (short, long)]
+    on_gpu = [
+        activations(made, shape, estimate.Computing(device="cuda")).largest_layer(4) for shape in (short, long)
+    ]
     assert on_gpu[1] == 2 * on_gpu[0]  # linear in the length
-    assert estimate.layer_bytes(made, long, estimate.Computing(), 4) > on_gpu[1] + 2 * 4 * 4 * 40 * 40 * 4
+    weights = 2 * 4 * 4 * 40 * 40 * 4
+    assert activations(made, long, estimate.Computing()).largest_layer(4) > on_gpu[1] + weights
 
 
 def test_fewer_layers_and_shorter_rows_have_both_sides() -> None:

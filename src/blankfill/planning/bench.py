@@ -29,7 +29,7 @@ from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
 from blankfill.objectives import OBJECTIVES, Objective
-from blankfill.planning.estimate import batch_flops
+from blankfill.planning.flops import batch_flops
 from blankfill.system.allocator import keep_freed_memory
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer
