@@ -2,7 +2,7 @@
 
 Counted are the tensors that a model keeps for its backward pass, and those that it takes besides at the worst moment. A
 forward and a backward pass of a small copy of the model run through the program's own modules and kernels, with one or
-two layers of each kind and one or two rows, and the bytes of storages are added up. Nothing is computed: an operation
+two layers of each kind and two or three rows, and the bytes of storages are added up. Nothing is computed: an operation
 on floating-point numbers returns memory of the right shape and type that is never written, so a pass takes
 milliseconds and hardly any memory (`ShapesOnly`). The bytes of all that is not a layer, and of each kind of layer, are
 a constant and a term for each row, so a few passes give those of any number of rows and layers. Rows longer than
@@ -46,6 +46,8 @@ VOCABULARY = 64
 LONGEST = 1024
 """Columns of the longest rows that are tried; longer rows are extrapolated from this, 3/4 and half of it. All are longer
 than what kernels treat as short, and whole blocks of their queries (`kernels.blocked_attention`)."""
+MANY = 8192
+"""Columns of the largest micro-batches that are tried."""
 FP32 = 4
 NOISE = (torch.int8, torch.int16)
 """Types of dropout masks and of the random bits from which they are made."""
@@ -83,8 +85,9 @@ class Activations:
     """A layer of each kind (`TransformerConfig.layer_kind`)."""
     encoder: Bytes | None
     """A layer of the encoder, where there is one."""
-    working: Bytes
-    """What a pass of one layer takes besides, gradients of weights left out."""
+    working: tuple[Bytes, ...]
+    """What a pass of one layer takes besides, gradients of weights left out: the least of these. Blocks of a kernel have
+    a largest size, so the bytes grow more slowly in large micro-batches."""
 
     def kept(self, config: TransformerConfig, rows: int) -> float:
         """Return the bytes that a model with the layers of a configuration keeps."""
@@ -97,6 +100,10 @@ class Activations:
         columns = config.num_layers * shape.columns
         columns += config.encoder_layers * (0 if shape.context is None else shape.context.columns)
         return self.rest.of(rows) + FP32 * rows * columns * config.hidden_size + self.largest_layer(rows)
+
+    def taken(self, rows: int) -> float:
+        """Return the bytes that a pass takes besides."""
+        return min(part.of(rows) for part in self.working)
 
     def largest_layer(self, rows: int) -> float:
         """Return the bytes of the layer that keeps most."""
@@ -126,16 +133,20 @@ def _measured(config: TransformerConfig, shape: RowShape, computing: Computing) 
         shorter = [_measured(config, _essential(shape.shortened(share)), computing) for share in shares]
         return _extrapolated(shorter, _weights_at(shares, 1.0), columns)
 
-    def by_rows(config: TransformerConfig) -> tuple[Bytes, Bytes]:
-        """Return the bytes that are kept, and those that are taken besides."""
-        one, two = (run(config, shape, computing, rows) for rows in (1, 2))
-        more = max(0, two[1] - one[1])  # the worst moment may be another one with more rows
-        return Bytes(2 * one[0] - two[0], two[0] - one[0]), Bytes(max(0, two[1] - 2 * more), more)
+    def line(config: TransformerConfig, low: int, high: int) -> tuple[Bytes, Bytes]:
+        """Return the bytes that are kept, and those that are taken besides, through two numbers of rows."""
+        less, more = (run(config, shape, computing, rows) for rows in (low, high))
+        slopes = [(more[k] - less[k]) / (high - low) for k in (0, 1)]
+        rise = max(0.0, slopes[1])  # the worst moment may be another one in more rows
+        return Bytes(less[0] - low * slopes[0], slopes[0]), Bytes(max(0.0, less[1] - low * rise), rise)
 
     def kept(**changes: Any) -> Bytes:
-        return by_rows(replace(config, **changes))[0]
+        # two rows and three: with one row, changes of layout that copy otherwise are views
+        return line(replace(config, **changes), 2, 3)[0]
 
-    single, working = by_rows(config)
+    single, few = line(config, 2, 3)
+    many = max(4, MANY // columns)
+    working = few, line(config, many // 2, many)[1]
     encoder = None
     if config.encoder_layers:
         encoder = kept(encoder_layers=2) - single
@@ -166,13 +177,13 @@ def _extrapolated(measured: Sequence[Activations], weights: Sequence[float], col
         return sum((weight * part for part, weight in zip(parts, weights, strict=True)), Bytes())
 
     encoders = [shorter.encoder for shorter in measured if shorter.encoder is not None]
-    half, _, last = (shorter.working.of(1) for shorter in measured)
+    half, _, last = (shorter.taken(2) for shorter in measured)
     power = min(2.0, max(1.0, math.log2(last / half)))  # the worst moment may be another one in longer rows
     return Activations(
         joined([shorter.rest for shorter in measured]),
         {kind: joined([shorter.layers[kind] for shorter in measured]) for kind in measured[0].layers},
         joined(encoders) if encoders else None,
-        (columns / LONGEST) ** power * measured[-1].working,
+        tuple((columns / LONGEST) ** power * part for part in measured[-1].working),
     )
 
 

@@ -35,8 +35,9 @@ STEPS_READY = 5
 """Number of steps whose batches are in memory: those of the loader and the current one."""
 HOLES = 1.25
 """Factor for memory that is allocated and freed within a step: it leaves holes between blocks (docs/log.md)."""
-PROCESS = 64 << 20
-"""Bytes that the first step adds to a process besides tensors: code of kernels, their buffers, threads."""
+PROCESS = {FP32: 64 << 20, 2: 96 << 20}
+"""Bytes that the first step adds to a process besides tensors, by the bytes of a number of the compute type: code of
+kernels, their buffers, threads (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def memory(
     # gradients made in the forward pass; words predicted from borders are multiplied with the table once more
     loss = table * (2 if config.max_span_positions else 1) + (targets + borders) * FP32 * config.word_size
     block = SCORES if computing.device == "cpu" else GPU_ROWS * config.vocab_size
-    working = max(FP32 * min(targets * config.vocab_size, block), measured.working.of(micro))
+    working = max(FP32 * min(targets * config.vocab_size, block), measured.taken(micro))
     weights = gradients = FP32 * sum(parameters(config).values())
     states = optimizer_bytes(config, options)
     columns = shape.columns + (0 if shape.context is None else shape.context.columns)
@@ -269,7 +270,7 @@ def memory(
     before = gradients if micro < options.batch_size else 0
     forward = before + HOLES * (stored + loss + working)
     backward = gradients + HOLES * max(2 * table, optimizer_temporaries(config, options))
-    peak = int(weights + states + batches + saving + teacher + max(forward, backward)) + PROCESS
+    peak = int(weights + states + batches + saving + teacher + max(forward, backward)) + PROCESS[computing.width]
     return Memory(
         micro, weights, gradients, states, round(stored), loss, round(working), batches, saving, teacher, peak
     )
