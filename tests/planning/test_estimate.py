@@ -315,7 +315,10 @@ def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
     short, full = estimate.RowShape(32, 32, 5, "rule"), estimate.RowShape(96, 96, 14, "rule")
     before, after = estimate.planned_phases(options, [short, full], [32, 96])
     assert (before.rows, after.rows) == (2 + 4 + 6 + 8 + 8, 5 * 8)
-    assert (before.micro_batch, after.micro_batch) == (6, 2)  # as many tokens at a time: three short rows for a long one
+    assert (before.micro_batch, after.micro_batch) == (
+        6,
+        2,
+    )  # as many tokens at a time: three short rows for a long one
     (only,) = estimate.planned_phases(TrainOptions(steps=10, batch_size=8), [full], [96])
     assert (only.rows, only.micro_batch) == (80, 8)
 
@@ -362,7 +365,7 @@ def test_memory_grows_with_rows_and_shrinks_with_checkpointing() -> None:
     shape = estimate.RowShape(40, 40, 6, "rule")
     sizes = [estimate.memory(made, shape, options, estimate.Computing(), rows, False) for rows in (1, 8, 64)]
     assert sizes[0].peak < sizes[1].peak < sizes[2].peak
-    assert sizes[2].activations == pytest.approx(8 * sizes[1].activations, rel=1e-6)
+    assert sizes[2].activations == pytest.approx(8 * sizes[1].activations, rel=1e-5)
     assert {size.weights for size in sizes} == {4 * count_parameters(made)}
     again = estimate.memory(made, shape, options, estimate.Computing(), 64, True)
     inputs = 8 * 64 * 40 * 32 * 4
@@ -375,9 +378,7 @@ def test_memory_grows_with_rows_and_shrinks_with_checkpointing() -> None:
 def test_on_a_gpu_attention_weights_are_never_kept() -> None:
     made = config(dropout=0.1, attention_dropout=0.1, activation="gelu")
     short, long = (estimate.RowShape(n, n, 5, "causal") for n in (20, 40))
-    on_gpu = [
-        activations(made, shape, estimate.Computing(device="cuda")).largest_layer(4) for shape in (short, long)
-    ]
+    on_gpu = [activations(made, shape, estimate.Computing(device="cuda")).largest_layer(4) for shape in (short, long)]
     assert on_gpu[1] == 2 * on_gpu[0]  # linear in the length
     weights = 2 * 4 * 4 * 40 * 40 * 4
     assert activations(made, long, estimate.Computing()).largest_layer(4) > on_gpu[1] + weights

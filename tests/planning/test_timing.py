@@ -12,7 +12,7 @@ from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.planning import estimate, timing
-from blankfill.planning.timing import Timing, Trial, micro_batch_seconds, time_phase, run_seconds, trial_sizes
+from blankfill.planning.timing import Timing, Trial, micro_batch_seconds, run_seconds, time_phase, trial_sizes
 from blankfill.training.options import TrainOptions
 from blankfill.types import Batch, Document, Vocabulary
 from conftest import ORDINARY

@@ -208,9 +208,7 @@ def distil_bytes(teacher: TransformerConfig, student: TransformerConfig, options
     return FP32 * sum(parameters(teacher).values()) + soft
 
 
-def planned_phases(
-    options: TrainOptions, shapes: Sequence[RowShape], lengths: Sequence[int]
-) -> list[PlannedPhase]:
+def planned_phases(options: TrainOptions, shapes: Sequence[RowShape], lengths: Sequence[int]) -> list[PlannedPhase]:
     """Return the phases of a run. shapes and lengths: of the rows of each phase, the short one first."""
     bounds = [0, options.steps] if len(shapes) == 1 else [0, options.long_from, options.steps]
     rows = [options.row_schedule.first(step) for step in bounds]
