@@ -4,8 +4,8 @@
 
 Each line is a process of its own: a model of a family, its objective's rows of random tokens, and two steps of the
 training loop with AdamW. Measured is the largest memory of the process less its memory before the model was built, so
-libraries and rows are left out, and so are the rows and the copy of a checkpoint that `plan` counts. The estimate should
-not be far below: a run that is said to fit would be stopped by the system. For Linux.
+libraries and rows are left out, and so are the rows and the copy of a checkpoint that `plan` counts. The estimate
+should not be far below: the system would stop a run that fits according to `plan`. For Linux.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ def test_rows_of_a_run_with_a_ramp_and_two_phases() -> None:
     assert (before.micro_batch, after.micro_batch) == (
         6,
         2,
-    )  # as many tokens at a time: three short rows for a long one
+    )  # three short rows for a long one
     (only,) = estimate.planned_phases(TrainOptions(steps=10, batch_size=8), [full], [96])
     assert (only.rows, only.micro_batch) == (80, 8)
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 VOCABULARY = 64
 """Tokens of the copies: token embeddings and their loss are estimated separately."""
 LONGEST = 1024
-"""Columns of the longest rows that are tried; longer rows are extrapolated from this, 3/4 and half of it. All are longer
-than what kernels treat as short, and whole blocks of their queries (`kernels.blocked_attention`)."""
+"""Columns of the longest rows that are tried; longer rows are extrapolated from this, 3/4 and half of it. All are
+longer than what kernels treat as short, and whole blocks of their queries (`kernels.blocked_attention`)."""
 MANY = 8192
 """Columns of the largest micro-batches that are tried."""
 FP32 = 4
@@ -86,8 +86,8 @@ class Activations:
     encoder: Bytes | None
     """A layer of the encoder, where there is one."""
     working: tuple[Bytes, ...]
-    """What a pass of one layer takes besides, gradients of weights left out: the least of these. Blocks of a kernel have
-    a largest size, so the bytes grow more slowly in large micro-batches."""
+    """What a pass of one layer takes besides, gradients of weights left out: the least of these. Blocks of a kernel
+    have a largest size, so the bytes grow more slowly in large micro-batches."""
 
     def kept(self, config: TransformerConfig, rows: int) -> float:
         """Return the bytes that a model with the layers of a configuration keeps."""
@@ -269,8 +269,8 @@ def _operation(func: Any) -> _Operation:
 
 
 class ShapesOnly(TorchDispatchMode):
-    """Operations on floating-point numbers return memory of the right shape that is never written; those on integers are
-    computed, random ones left out.
+    """Operations on floating-point numbers return memory of the right shape that is never written; those on integers
+    are computed, random ones left out.
 
     live and peak: bytes of the storages that were allocated since and are alive, now and at most. backward: to be set
     before the backward pass, in which a tensor with the shape of a weight is taken for its gradient and left out.

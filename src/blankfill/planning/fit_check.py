@@ -84,8 +84,8 @@ def fit_problems(
     if computing.device != "cpu" and one > available.main_memory:
         problems.append(
             f"a checkpoint of {amount(one, 'B')} is copied to main memory before it is written, and only "
-            f"{amount(available.main_memory, 'B')} is free there; train.optimizer adafactor has less state, or choose a "
-            "smaller model"
+            f"{amount(available.main_memory, 'B')} is free there; train.optimizer adafactor has less state, or choose "
+            "a smaller model"
         )
     if (need := disk_bytes(config, options)) > available.disk:
         fewer = ""
@@ -108,8 +108,8 @@ def table_problems(config: TransformerConfig, shapes: Sequence[RowShape], vocabu
     problems = []
     if vocabulary > config.vocab_size:
         problems.append(
-            f"the tokenizer has {vocabulary:,} tokens and the model's token embeddings only {config.vocab_size:,} rows; "
-            "they do not belong together: use the tokenizer that the model was made with"
+            f"the tokenizer has {vocabulary:,} tokens and the model's token embeddings only {config.vocab_size:,} "
+            "rows; they do not belong together: use the tokenizer that the model was made with"
         )
     if (ids := max(shape.ids for shape in shapes)) > vocabulary:
         problems.append(
@@ -183,7 +183,7 @@ def largest_micro(
     free: int,
     checkpointing: bool,
 ) -> int:
-    """Return the largest micro-batch that fits into `free` bytes, at most a step's rows; 0 when not even one row fits."""
+    """Return the largest micro-batch that fits into `free` bytes, at most a step's rows; 0 if not even one row fits."""
 
     def fits(rows: int) -> bool:
         return memory(config, shape, options, computing, rows, checkpointing).peak <= free

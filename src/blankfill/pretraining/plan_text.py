@@ -69,8 +69,8 @@ def open_text(paths: Sequence[str | Path], recipe: Recipe, work: Path, teacher: 
         return PlannedText(f"no text; random rows, vocabulary {vocabulary.size:,}", samplers, vocabulary)
     tokens = bytes_of_text // BYTES_PER_TOKEN
     return PlannedText(
-        f"{bytes_of_text:,} bytes of text, not prepared yet; very roughly {tokens:,} tokens (at {BYTES_PER_TOKEN} bytes "
-        f"each), vocabulary {vocabulary.size:,}",
+        f"{bytes_of_text:,} bytes of text, not prepared yet; very roughly {tokens:,} tokens (at {BYTES_PER_TOKEN} "
+        f"bytes each), vocabulary {vocabulary.size:,}",
         samplers, vocabulary, tokens=tokens, disk=tokens * (2 if vocabulary.size < 1 << 16 else 4),
     )  # fmt: skip
 
