@@ -2,9 +2,9 @@
 
     python bench/replaced_tokens.py RUN
 
-Prints, as JSON: the generator's loss beside that of who knows only how often each token occurs; the share of the chosen
-tokens that it samples right; the share of all tokens that are replaced; the discriminator's loss beside that of the best
-constant answer; its accuracy beside that of always saying "original"; which part of the replaced tokens it finds
+Prints, as JSON: the generator's loss beside that of the token frequencies alone; the share of the chosen tokens that it
+samples right; the share of all tokens that are replaced; the discriminator's loss beside that of the best constant
+answer; its accuracy beside that of always saying "original"; which part of the replaced tokens it finds
 (recall), and which part of those that it marks are replaced (precision).
 """
 
