@@ -95,7 +95,10 @@ class Shape:
 
 
 def shape_named(name: str, **sizes: Any) -> Shape:
-    """Return the shape of a name such as bert-4x256; sizes: the other fields of `Shape`. Raises UserError for another name."""
+    """Return the shape of a name such as bert-4x256; sizes: the other fields of `Shape`.
+
+    Raises UserError for another name.
+    """
     objective, _, size = name.partition("-")
     layers, _, width = size.partition("x")
     measured = [name for spec in FAMILIES.values() for name in spec.default_for]
