@@ -10,7 +10,7 @@ import numpy as np
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
-from blankfill.errors import ConfigError, UserError, setting
+from blankfill.errors import ConfigError, Problem, UserError, setting
 from blankfill.generation.beam import Hypothesis
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import TargetNoise
@@ -101,10 +101,11 @@ class Write(LMHeadAdapter):
         """What was cut, and what has no target."""
         remarks = super().remarks()
         if self.long:
-            remarks.append(
+            remark = (
                 f"{self.long:,} targets are longer than {self.writing.longest} tokens; they are learnt up to there, "
                 f"without an end; see {setting('max_target_length')}"
             )
+            remarks.append(Problem(remark))
         if self.without:
             remarks.append(f"{self.without:,} items have no target and are not learnt from")
         return remarks
