@@ -285,5 +285,5 @@ def test_a_real_encoder_goes_back_to_the_same_tensors() -> None:
 def test_an_encoder_alone_fills_nothing() -> None:
     from blankfill.generation.fill import Filler
 
-    with pytest.raises(UserError, match="an encoder without a word head"):
+    with pytest.raises(UserError, match="a bare encoder without a language-model head"):
         Filler(load_model(minilm()))

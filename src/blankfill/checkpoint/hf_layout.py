@@ -14,7 +14,7 @@ from blankfill.types import Vocabulary
 
 
 def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokenizer) -> Dress | None:
-    """How the checkpoints of a run look to transformers; None when it has no class for the model."""
+    """Return the layout of a run's checkpoints for transformers; None when it has no class for the model."""
     form = form_of(config, objective, tokenizer.vocabulary())
     return dressed(form, objective, tokenizer, tokenizer.vocabulary()) if isinstance(form, Form) else None
 

@@ -94,7 +94,7 @@ class AlbertNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """ALBERT's names; a model without the word head has no `albert.` before them."""
+        """ALBERT's names; a model without the language-model head has no `albert.` before them."""
         base = "albert." if config.lm_head else ""
         rules = plain({
             "token_embeddings.weight": f"{base}embeddings.word_embeddings.weight",

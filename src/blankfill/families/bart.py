@@ -59,7 +59,7 @@ class WithoutBias(Rule):
 
 
 class BartNames(WeightNames):
-    """BART with its word head, or without, which is the same, since that is the word table."""
+    """BART with its language-model head, or without, which is the same, since that is the word table."""
 
     name = "bart"
     model_type = "bart"

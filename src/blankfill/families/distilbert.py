@@ -29,7 +29,7 @@ from blankfill.objectives import Mlm, Objective
 
 
 class DistilbertNames(WeightNames):
-    """DistilBERT with its word head, or bare."""
+    """DistilBERT with its language-model head, or bare."""
 
     name = "distilbert"
     model_type = "distilbert"
@@ -81,7 +81,7 @@ class DistilbertNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """DistilBERT's names; a model without the word head has no `distilbert.` before them."""
+        """DistilBERT's names; a model without the language-model head has no `distilbert.` before them."""
         base = "distilbert." if config.lm_head else ""
         layer = base + "transformer.layer.{k}."
         rules = plain({

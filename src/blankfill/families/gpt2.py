@@ -30,7 +30,7 @@ PARTS = {
 
 
 class Gpt2Names(WeightNames):
-    """GPT-2 with its word head; the matrices of its layers are stored as [in, out]."""
+    """GPT-2 with its language-model head; the matrices of its layers are stored as [in, out]."""
 
     name = "gpt2"
     model_type = "gpt2"

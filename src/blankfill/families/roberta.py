@@ -40,7 +40,7 @@ from blankfill.system.reading import field, shown
 
 
 class RobertaNames(WeightNames):
-    """RoBERTa with its word head, with a pooler, or bare."""
+    """RoBERTa with its language-model head, with a pooler, or bare."""
 
     name = "roberta"
     model_type = "roberta"
@@ -76,7 +76,7 @@ class RobertaNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """RoBERTa's names; a model without the word head has no `roberta.` before them."""
+        """RoBERTa's names; a model without the language-model head has no `roberta.` before them."""
         base = "roberta." if config.lm_head else ""
         embeddings = f"{base}embeddings."
         rules = encoder_rules(config, base)

@@ -1,7 +1,7 @@
 """SpanBERT's names: BERT's, since transformers has no class of its own for it (Joshi et al. 2019).
 
-The encoder and the word head are BERT's without pairs. The span-boundary head has no place in transformers' form: a
-checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
+The encoder and the language-model head are BERT's without pairs. The span-boundary head has no place in transformers'
+form: a checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
 """
 
 from __future__ import annotations

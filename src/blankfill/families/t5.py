@@ -34,7 +34,7 @@ LENGTH = 512
 
 
 class T5Names(WeightNames):
-    """T5 with its word head; T5Model, which lacks one, where the head is tied."""
+    """T5 with its language-model head; T5Model, which lacks one, where the head is tied."""
 
     name = "t5"
     model_type = "t5"

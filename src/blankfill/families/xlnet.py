@@ -68,7 +68,7 @@ class Reshaped(Rule):
 
 
 class XlnetNames(WeightNames):
-    """XLNet with its word head, or the model alone."""
+    """XLNet with its language-model head, or the model alone."""
 
     name = "xlnet"
     model_type = "xlnet"
