@@ -5,7 +5,7 @@ label, a choice or a number. Shipped forms are in `tasks/text/forms/forms.yaml`;
 top level. A task without a form has the input `NAME sentence: …`, `NAME sentence1: … sentence2: …`, with choices
 `NAME choice1: … choice2: … context: …`, a question `question: … context: …`; the output of a label is its name.
 
-A generated text that is none of the answers counts as the answer that it resembles most (`nearest`), or, for a number
+A generated text that equals no answer counts as the answer that it resembles most (`nearest`), or, for a number
 without digits in the text, as 0. Not here: tokens, and the search for a text (`seq2seq`).
 """
 

@@ -131,7 +131,7 @@ class TextToText(Write):
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Return the analysis of the adapter of the task's kind; for classes and choices the confusions, wrong answers,
-        and the number of texts that are none of the task's answers (`other_texts`)."""
+        and the number of texts that match no answer of the task (`other_texts`)."""
         if self.task.kind == "generate":
             return super().error_analysis(items, predictions)
         if self.task.kind not in ("classify", "choice"):
