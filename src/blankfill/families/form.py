@@ -66,7 +66,7 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
 
 
 def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: object) -> CheckpointFormat:
-    """Build the format that a checkpoint's state.json names (`CheckpointFormat.state`); UserError for an unknown one."""
+    """Build the format named in a checkpoint's state.json (`CheckpointFormat.state`); UserError for an unknown one."""
     family, shift = field(names, "family", str, where), field(names, "shift", int, where)
     known = weight_names()
     if family not in known or not -MOST_SHIFTED <= shift <= MOST_SHIFTED:
