@@ -101,8 +101,8 @@ def _scores(
     unanswered = [item.id for item in items if not item.answers and not item.impossible]
     if unanswered:
         raise UserError(
-            f"The file does not have the answers of {len(unanswered)} questions, such as {listed(unanswered)}: a test set "
-            f"can be predicted but not scored."
+            f"The file does not have the answers of {len(unanswered)} questions, such as {listed(unanswered)}: a test "
+            f"set can be predicted but not scored."
         )
     missing = [item.id for item in items if item.id not in predicted]
     if missing:
