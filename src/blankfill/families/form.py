@@ -75,7 +75,7 @@ def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: 
 
 
 def family_of(model_type: object, where: str) -> WeightNames:
-    """The weight names of the family that a config.json names; UserError lists the known ones."""
+    """Return the weight names of the family that a config.json names; UserError lists the known ones."""
     known = weight_names_by_type()
     if isinstance(model_type, str) and model_type in known:
         return known[model_type]

@@ -26,7 +26,7 @@ class SpanBertNames(BertNames):
     apart = frozenset({"max_span_positions"})
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """BERT's names, the span-boundary head apart."""
+        """Return BERT's names, the span-boundary head apart."""
         return replace(super().table(config, shift), apart=("span_boundary_head.",))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
