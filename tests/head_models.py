@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.config.recipe import load_recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig, config_values
@@ -44,9 +44,9 @@ def family_folder(folder: Path, family: str, **changes: Any) -> Path:
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
     tokenizer = Tokenizer.load(folder / "vocab.txt")
     state = {"model": config_values(config), "objective": {"name": objective.name, **asdict(objective)}}
-    dress = dress_of(config, objective, tokenizer)
-    store.write_files(folder, 1, build(config, seed=3).state_dict(), {}, state, dress)
-    if dress is None:
+    hf_layout = hf_layout_of(config, objective, tokenizer)
+    store.write_files(folder, 1, build(config, seed=3).state_dict(), {}, state, hf_layout)
+    if hf_layout is None:
         tokenizer.save(folder)
     return folder
 

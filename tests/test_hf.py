@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.checkpoint.load import load_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         init_std=0.4, position_std=0.4,
     )  # fmt: skip
     state = {"model": config_values(config), "objective": {"name": "glm", **asdict(objective)}}
-    dress = dress_of(config, objective, tokenizer)
-    store.write_files(made, 0, build(config, seed=6).state_dict(), {}, state, dress)
+    hf_layout = hf_layout_of(config, objective, tokenizer)
+    store.write_files(made, 0, build(config, seed=6).state_dict(), {}, state, hf_layout)
     return made
 
 

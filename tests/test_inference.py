@@ -127,9 +127,9 @@ def test_load_opens_what_the_folder_holds(tmp_path: Path) -> None:
     assert pretrained.embed(["the cat"]).shape == (1, pretrained.embedder().width)
     with pytest.raises(UserError, match="not a fine-tuned model; train one"):
         pretrained.predict(rows)
-    with pytest.raises(UserError, match="fine-tuned for sst2 and answers that alone; use predict"):
+    with pytest.raises(UserError, match="fine-tuned for sst2; use predict"):
         tuned.fill("the [MASK]")
-    with pytest.raises(UserError, match="fine-tuned for sst2 and answers that alone"):
+    with pytest.raises(UserError, match="fine-tuned for sst2; use it with"):
         blankfill.load(best, head=False)
     with pytest.raises(UserError, match="not a fine-tuned model"):
         blankfill.load(folder, head=True)

@@ -45,8 +45,8 @@ class Model:
         """The pretrained model. Raises UserError for a fine-tuned one."""
         if self._loaded is None:
             raise UserError(
-                f"this model was fine-tuned for {self.predictor.task.name} and answers that alone; use predict, or "
-                "load the pretrained model that it began from"
+                f"this model was fine-tuned for {self.predictor.task.name}; use predict, or load "
+                "the pretrained model that it was made from"
             )
         return self._loaded
 

@@ -17,7 +17,7 @@ from blankfill.convert.check import our_scores
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.form import Form
+from blankfill.families.form import CheckpointFormat
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.types import Vocabulary
@@ -146,7 +146,7 @@ def test_the_bias_in_use_is_the_decoders(tmp_path: Path, family: str, kind: str)
     put(tmp_path, {**weights, bias: other(weights[source])})
     config = same_scores(tmp_path, kind)
     assert config.tied
-    assert bias not in Form(weight_names()[family], config).table.names
+    assert bias not in CheckpointFormat(weight_names()[family], config).table.names
 
 
 @pytest.mark.parametrize(("family", "kind"), TABLES)
@@ -174,7 +174,7 @@ def test_a_glm_with_another_output_table_is_refused(tmp_path: Path) -> None:
     config = TransformerConfig(
         vocab_size=20, hidden_size=16, num_layers=1, num_heads=2, ffn_size=24, position_sizes=(17, 17)
     )
-    form = Form(weight_names()["glm"], config)
+    form = CheckpointFormat(weight_names()["glm"], config)
     (tmp_path / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
     weights = form.table.to_theirs(build(config, seed=4).state_dict())
     put(tmp_path, {**weights, "lm_head.weight": weights["word_embeddings.weight"]})

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import blankfill
 from blankfill.checkpoint import store
-from blankfill.checkpoint.hf_layout import dressed
+from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
@@ -94,7 +94,7 @@ def write_folder(folder: Path, dtype: torch.dtype, width: int = 32, layers: int 
     folder.mkdir()
     values = {"name": "bert", "length": 48, "next_sentence": False}
     state = {"model": config_values(config), "objective": values}
-    store.write_files(folder, 0, model.state_dict(), {}, state, dressed(form, objective, tokenizer, vocabulary))
+    store.write_files(folder, 0, model.state_dict(), {}, state, make_hf_layout(form, objective, tokenizer, vocabulary))
     return model
 
 

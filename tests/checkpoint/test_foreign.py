@@ -18,7 +18,7 @@ from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.form import Form
+from blankfill.families.form import CheckpointFormat
 from blankfill.model.config import TransformerConfig
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer, build
@@ -38,7 +38,7 @@ GLM = TransformerConfig(
 def write_bert(folder: Path, config: TransformerConfig = CONFIG) -> tuple[Transformer, dict[str, torch.Tensor]]:
     """A folder as transformers leaves it, without its weights; the model and the weights under their names."""
     folder.mkdir(exist_ok=True)
-    form = Form(weight_names()["bert"], config)
+    form = CheckpointFormat(weight_names()["bert"], config)
     (folder / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     model = build(config, seed=4).eval()
@@ -206,7 +206,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, file: str, zipped
 
 def glm_weights() -> tuple[Transformer, dict[str, torch.Tensor]]:
     model = build(GLM, seed=5).eval()
-    return model, Form(weight_names()["glm"], GLM).table.to_theirs(model.state_dict())
+    return model, CheckpointFormat(weight_names()["glm"], GLM).table.to_theirs(model.state_dict())
 
 
 def test_a_glm_checkpoint_with_settings_in_it_is_read_and_runs_nothing(tmp_path: Path) -> None:
@@ -285,5 +285,5 @@ def test_a_real_encoder_goes_back_to_the_same_tensors() -> None:
 def test_an_encoder_alone_fills_nothing() -> None:
     from blankfill.generation.fill import Filler
 
-    with pytest.raises(UserError, match="an encoder without a word head"):
+    with pytest.raises(UserError, match="a bare encoder without a language-model head"):
         Filler(load_model(minilm()))

@@ -11,7 +11,7 @@ from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
 from blankfill.families.electra import ELECTRA
-from blankfill.families.form import Form, form_of
+from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
@@ -83,7 +83,7 @@ def vocabulary(pad: int = 0) -> Vocabulary:
 def test_there_and_back_changes_no_bit(name: str) -> None:
     config = CONFIGS[name]
     form = form_of(config, OBJECTIVES[name.split()[0]], vocabulary())
-    assert isinstance(form, Form)
+    assert isinstance(form, CheckpointFormat)
     ours = build(config, seed=3).state_dict()
     theirs = form.table.to_theirs(ours)
     assert theirs.keys() == form.table.names
@@ -96,7 +96,7 @@ def test_there_and_back_changes_no_bit(name: str) -> None:
     )
 
 
-def back_init(form: Form) -> str:
+def back_init(form: CheckpointFormat) -> str:
     """How training starts is no part of a config.json; the family's own is assumed."""
     return {
         "bert": "truncated_normal",
@@ -125,7 +125,7 @@ def test_every_recipe_has_a_form(recipe: str) -> None:
     made = load_recipe(recipe)
     vocabulary = Vocabulary(300, dict(ROLES))
     form = form_of(made.model_config(300), made.objective, vocabulary)
-    assert isinstance(form, Form)
+    assert isinstance(form, CheckpointFormat)
     assert form.family.name == made.model.family.removesuffix("-v1.1")  # one form for both versions of T5
 
 
@@ -154,7 +154,7 @@ def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
         form_of(dataclasses.replace(CONFIGS["distilbert"], norm_eps=eps), OBJECTIVES["distilbert"], vocabulary())
         for eps in (1e-12, 1e-5)
     ]
-    assert [(form.family.name, form.shift) for form in named if isinstance(form, Form)] == [
+    assert [(form.family.name, form.shift) for form in named if isinstance(form, CheckpointFormat)] == [
         ("distilbert", 0), ("roberta", 1),
     ]  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
 def test_roberta_positions_begin_behind_the_padding(pad: int, first_row: int) -> None:
     config = CONFIGS["roberta"]
     form = form_of(config, Mlm(16), vocabulary(pad))
-    assert isinstance(form, Form)
+    assert isinstance(form, CheckpointFormat)
     ours = build(config, seed=1).state_dict()
     table = form.table.to_theirs(ours)["roberta.embeddings.position_embeddings.weight"]
     assert torch.equal(table[first_row:], ours["positions.0.weight"][2:])
@@ -177,7 +177,7 @@ def test_a_padding_far_behind_has_no_form() -> None:
 
 
 def test_the_constant_token_type_of_roberta_is_added() -> None:
-    form = Form(weight_names()["roberta"], CONFIGS["roberta"])
+    form = CheckpointFormat(weight_names()["roberta"], CONFIGS["roberta"])
     ours = build(CONFIGS["roberta"], seed=1).state_dict()
     theirs = form.table.to_theirs(ours)
     theirs["roberta.embeddings.token_type_embeddings.weight"] += 0.5
@@ -186,7 +186,7 @@ def test_the_constant_token_type_of_roberta_is_added() -> None:
 
 
 def test_unknown_and_missing_names_are_listed_when_reading() -> None:
-    form = Form(weight_names()["bert"], CONFIGS["bert"])
+    form = CheckpointFormat(weight_names()["bert"], CONFIGS["bert"])
     theirs = form.table.to_theirs(build(CONFIGS["bert"]).state_dict())
     theirs["classifier.weight"] = theirs.pop("bert.pooler.dense.bias")
     with pytest.raises(UserError, match=r"classifier\.weight.*1 missing \(bert\.pooler\.dense\.bias\)"):
@@ -194,7 +194,7 @@ def test_unknown_and_missing_names_are_listed_when_reading() -> None:
 
 
 def test_unknown_and_missing_names_are_listed_when_writing() -> None:
-    form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
+    form = CheckpointFormat(weight_names()["gpt2"], CONFIGS["gpt2"])
     state = build(CONFIGS["gpt2"]).state_dict()
     state["words.scale"] = state.pop("token_embeddings.weight")
     with pytest.raises(UserError, match=r"1 unknown \(words\.scale\) and 1 missing \(token_embeddings\.weight\)"):
@@ -206,7 +206,7 @@ def test_unknown_and_missing_names_are_listed_when_writing() -> None:
     lambda name: "module." + name.replace("LayerNorm.bias", "LayerNorm.beta"),
 ], ids=["bare, gamma", "module., beta"])  # fmt: skip
 def test_old_spellings_are_read(spelling) -> None:
-    form = Form(weight_names()["bert"], CONFIGS["bert"])
+    form = CheckpointFormat(weight_names()["bert"], CONFIGS["bert"])
     ours = build(CONFIGS["bert"], seed=2).state_dict()
     theirs = {spelling(name): tensor for name, tensor in form.table.to_theirs(ours).items()}
     theirs["cls.predictions.decoder.weight"] = torch.zeros(1)  # a copy of the tied table
@@ -217,7 +217,7 @@ def test_old_spellings_are_read(spelling) -> None:
 
 def test_what_older_files_of_t5_say() -> None:
     """Version 1.0 with copies of its table and a table of distances that nothing reads; 1.1 by the older mark."""
-    form = Form(weight_names()["t5"], CONFIGS["t5"])
+    form = CheckpointFormat(weight_names()["t5"], CONFIGS["t5"])
     ours = build(CONFIGS["t5"], seed=2).state_dict()
     theirs = form.table.to_theirs(ours)
     theirs |= {f"{place}.weight": ours["token_embeddings.weight"] for place in ("lm_head", "encoder.embed_tokens")}
@@ -232,7 +232,7 @@ def test_what_older_files_of_t5_say() -> None:
 
 
 def test_bart_without_its_head_and_with_a_bias_that_counts() -> None:
-    form = Form(weight_names()["bart"], CONFIGS["bart"])
+    form = CheckpointFormat(weight_names()["bart"], CONFIGS["bart"])
     ours = build(CONFIGS["bart"], seed=2).state_dict()
     theirs = form.table.to_theirs(ours)
     assert torch.equal(theirs["final_logits_bias"], torch.zeros(1, 30))
@@ -250,7 +250,7 @@ def test_bart_positions_begin_at_2() -> None:
     ours = build(config, seed=1).state_dict()
     for offset, first in ((0, 2), (2, 0), (3, -1)):
         form = form_of(config, Bart(13, position_offset=offset), vocabulary())
-        assert isinstance(form, Form) and form.shift == first
+        assert isinstance(form, CheckpointFormat) and form.shift == first
         theirs = form.table.to_theirs(ours)
         table = theirs["model.encoder.embed_positions.weight"]
         assert torch.equal(table[2:], ours["encoder.positions.0.weight"][offset:])
@@ -262,7 +262,7 @@ def test_bart_positions_begin_at_2() -> None:
 
 def test_what_older_files_of_modernbert_say() -> None:
     """The distance of global layers and two bases of the rotary frequencies, as the released models have them."""
-    form = Form(weight_names()["modernbert"], CONFIGS["modernbert"])
+    form = CheckpointFormat(weight_names()["modernbert"], CONFIGS["modernbert"])
     values = form.family.write(form.config)
     del values["layer_types"], values["rope_parameters"]
     assert form.family.read(values, form.table.names) == form.config
@@ -272,7 +272,7 @@ def test_what_older_files_of_modernbert_say() -> None:
 
 
 def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
-    form = Form(weight_names()["gpt2"], CONFIGS["gpt2"])
+    form = CheckpointFormat(weight_names()["gpt2"], CONFIGS["gpt2"])
     ours = build(CONFIGS["gpt2"], seed=2).state_dict()
     theirs = {name.removeprefix("transformer."): tensor for name, tensor in form.table.to_theirs(ours).items()}
     theirs["h.0.attn.bias"] = torch.ones(1, 1, 16, 16)
@@ -300,7 +300,7 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type is 'yarn'"),
 ])  # fmt: skip
 def test_options_that_have_no_counterpart_are_refused(family: str, values: dict[str, object], message: str) -> None:
-    form = Form(weight_names()[family], CONFIGS[family])
+    form = CheckpointFormat(weight_names()[family], CONFIGS[family])
     with pytest.raises(UserError, match=message):
         form.family.read({**form.family.write(form.config), **values}, form.table.names)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.checkpoint.hf_loading import open_foreign
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
@@ -27,7 +27,7 @@ from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.form import Form
+from blankfill.families.form import CheckpointFormat
 from blankfill.families.glm import sizes_from_shapes
 from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
@@ -72,8 +72,8 @@ def write_model(folder: Path, family: str, **changes: Any) -> Path:
     config = replace(config_of(family, objective), **changes)
     tokenizer = Tokenizer.load(vocabulary_file(folder))
     state = {"model": config_values(config), "objective": {"name": objective.name, **asdict(objective)}}
-    dress = dress_of(config, objective, tokenizer)
-    store.write_files(folder, 3, build(config, seed=7).state_dict(), {}, state, dress)
+    hf_layout = hf_layout_of(config, objective, tokenizer)
+    store.write_files(folder, 3, build(config, seed=7).state_dict(), {}, state, hf_layout)
     return folder
 
 
@@ -258,7 +258,7 @@ def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     """The released checkpoints bring no tokenizer; their code adds four tokens behind BERT's."""
     words = [word for word in WORDS if word not in SPECIAL[5:]]  # its end of text is [PAD], in the original code
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
-    theirs = Form(weight_names()["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
+    theirs = CheckpointFormat(weight_names()["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(UserError, match="beside its weights, or name it with tokenizer"):
         import_model(tmp_path, tmp_path / "out", heads=2)
@@ -326,7 +326,7 @@ def test_a_sentencepiece_tokenizer_comes_along(tmp_path: Path, added: dict[str, 
     if added:
         (tmp_path / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
     config = replace(config_of(family, OBJECTIVES[family]), vocab_size=first + len(added))
-    form = Form(weight_names()[family], config)
+    form = CheckpointFormat(weight_names()[family], config)
     torch.save(form.table.to_theirs(build(config).state_dict()), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
     import_model(tmp_path, tmp_path / "out")
@@ -392,7 +392,7 @@ def test_the_state_of_an_import_is_plain(tmp_path: Path) -> None:
 
 def test_another_glm_vocabulary_must_bring_its_marks(tmp_path: Path) -> None:
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=20)
-    theirs = Form(weight_names()["glm"], config).table.to_theirs(build(config).state_dict())
+    theirs = CheckpointFormat(weight_names()["glm"], config).table.to_theirs(build(config).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
     (tmp_path / "vocab.json").write_text(json.dumps({"[PAD]": 0, "[CLS]": 1, "[MASK]": 2, "Ġ": 3}), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")

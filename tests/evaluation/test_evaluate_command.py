@@ -88,7 +88,7 @@ def test_every_measurement_has_its_test_above() -> None:
         ),
         ("t5", "perplexity", "text.txt", (), "objective t5: it has no perplexity; use --task infill"),
         ("t5", "pseudo-perplexity", "lines.txt", (), "t5: it has no scores of single masks; use --task infill"),
-        ("encoder", "pseudo-perplexity", "lines.txt", (), "an encoder without a word head"),
+        ("encoder", "pseudo-perplexity", "lines.txt", (), "a bare encoder without a language-model head"),
         (
             "gpt",
             "sst2",

@@ -179,7 +179,7 @@ def test_mistakes_are_told_in_one_sentence(sst2: Path, tmp_path: Path, capsys: p
         assert main([*base, *more]) == 2
         assert message in capsys.readouterr().err
     assert main(["evaluate", "--model", str(sst2), "--task", "infill", "--data", str(data)]) == 2
-    assert "this model was fine-tuned for sst2 and answers that alone" in capsys.readouterr().err
+    assert "this model was fine-tuned for sst2; use it with" in capsys.readouterr().err
     own = tmp_path / "own"
     write_lines(own / "dev.jsonl", [{"text": "the cat", "label": "1"}, {"text": "the dog", "label": "0"}])
     assert main([*base, "--data", str(own), "--split", "dev", "--task", "classify", "--submission",

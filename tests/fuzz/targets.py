@@ -245,7 +245,7 @@ def bert() -> dict[str, bytes]:
     from safetensors.torch import save
 
     from blankfill.families import weight_names
-    from blankfill.families.form import Form
+    from blankfill.families.form import CheckpointFormat
     from blankfill.model.config import TransformerConfig
     from blankfill.model.transformer import build
 
@@ -254,7 +254,7 @@ def bert() -> dict[str, bytes]:
         norm="post", embedding_norm=True, activation="gelu", head_transform=True, head_bias=True, pooler=True,
         norm_eps=1e-12, dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
-    form = Form(weight_names()["bert"], config)
+    form = CheckpointFormat(weight_names()["bert"], config)
     theirs = form.table.to_theirs(build(config, seed=4).state_dict())
     tensors = {name: part.contiguous().clone() for name, part in theirs.items()}
     with tempfile.TemporaryDirectory() as folder:

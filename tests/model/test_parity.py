@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from blankfill.data.batching import collate
 from blankfill.families import weight_names
-from blankfill.families.form import Form
+from blankfill.families.form import CheckpointFormat
 from blankfill.model.transformer import Transformer
 from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example
@@ -58,10 +58,10 @@ def test_glm_equals_the_original_code() -> None:
     assert compared == sum(name.startswith("grad.") for name in reference)
 
 
-def ours(family: str, values: dict[str, Any], source: dict[str, torch.Tensor]) -> tuple[Form, Transformer]:
+def ours(family: str, values: dict[str, Any], source: dict[str, torch.Tensor]) -> tuple[CheckpointFormat, Transformer]:
     """Our model of a config.json and its weights, through the family's table."""
     names = weight_names()[family]
-    form = Form(names, names.read(values, source.keys()))
+    form = CheckpointFormat(names, names.read(values, source.keys()))
     model = Transformer(form.config)
     model.load_state_dict(form.table.to_ours(source, "the file"))
     return form, model
@@ -71,7 +71,7 @@ def logits(model: Transformer, batch: Batch) -> torch.Tensor:
     return model.lm_head(model(batch).hidden, model.output_table)
 
 
-def gradients(form: Form, model: Transformer) -> dict[str, torch.Tensor]:
+def gradients(form: CheckpointFormat, model: Transformer) -> dict[str, torch.Tensor]:
     """The gradients of our weights under their names."""
     gradients_by_name = {
         name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()
@@ -79,7 +79,7 @@ def gradients(form: Form, model: Transformer) -> dict[str, torch.Tensor]:
     return form.table.to_theirs(gradients_by_name)
 
 
-def same_gradients(form: Form, model: Transformer, theirs: torch.nn.Module) -> None:
+def same_gradients(form: CheckpointFormat, model: Transformer, theirs: torch.nn.Module) -> None:
     """Whether every weight has the same gradient on both sides; those that only they have are constants here."""
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     ours = gradients(form, model)
@@ -98,7 +98,7 @@ def same_gradients(form: Form, model: Transformer, theirs: torch.nn.Module) -> N
     assert compared >= len(ours) - 1 - len(spare & ours.keys())
 
 
-def same_training(form: Form, model: Transformer, batch: Batch, theirs: torch.nn.Module, out: Any) -> None:
+def same_training(form: CheckpointFormat, model: Transformer, batch: Batch, theirs: torch.nn.Module, out: Any) -> None:
     """Whether scores of the real columns, the loss and the gradients are those of their output for the same batch."""
     real = batch.segment >= 0
     torch.testing.assert_close(logits(model, batch)[real], out.logits[real], atol=1e-5, rtol=1e-5)

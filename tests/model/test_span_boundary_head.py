@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from blankfill.checkpoint import store
 from blankfill.data.batching import collate
 from blankfill.families import weight_names, weight_names_by_type
-from blankfill.families.form import Form, form_of
+from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import config_values
 from blankfill.model.transformer import Transformer, build
@@ -79,11 +79,11 @@ def test_checkpoints_keep_the_head_beside_berts_weights(
     model: Transformer, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     form = form_of(model.config, OBJECTIVE, vocabulary)
-    assert isinstance(form, Form) and form.family.name == "spanbert"
+    assert isinstance(form, CheckpointFormat) and form.family.name == "spanbert"
     assert form.config_json(vocabulary)["architectures"] == ["BertForMaskedLM"]
     assert weight_names_by_type()["bert"] is weight_names()["bert"]
     state = {"model": config_values(model.config), "objective": {}}
-    path = store.save(tmp_path / "checkpoints", 1, model.state_dict(), {}, state, dress=store.Dress(form, {}))
+    path = store.save(tmp_path / "checkpoints", 1, model.state_dict(), {}, state, hf_layout=store.HFLayout(form, {}))
     names = set(store.load_file(path / store.MODEL))
     assert names and all(name.startswith(("bert.", "cls.")) for name in names)
     again = store.read(path, with_optimizer=False).model

@@ -12,7 +12,7 @@ from test_parity import gradients, ours
 
 from blankfill.attention.kernels import Kernel
 from blankfill.data.batching import collate
-from blankfill.families.form import Form
+from blankfill.families.form import CheckpointFormat
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Xlnet
 from blankfill.objectives.xlnet import XlnetChoice, with_memory
@@ -73,7 +73,7 @@ def picked(logits: torch.Tensor, examples: list[Example]) -> torch.Tensor:
     return torch.cat([logits[r, : len(example.target_ids)] for r, example in enumerate(examples)])
 
 
-def compare(form: Form, model: Transformer, theirs: Any, batch: Batch, logits: torch.Tensor) -> None:
+def compare(form: CheckpointFormat, model: Transformer, theirs: Any, batch: Batch, logits: torch.Tensor) -> None:
     """Scores, loss and the gradient of every weight."""
     torch.testing.assert_close(asked(model, batch), logits, atol=1e-5, rtol=1e-5)
     loss = loss_sums(model, batch)["lm"] / len(batch.target_ids)

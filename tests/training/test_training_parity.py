@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from blankfill.data.batching import collate
 from blankfill.families import weight_names
-from blankfill.families.form import Form
+from blankfill.families.form import CheckpointFormat
 from blankfill.model.transformer import Transformer
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer
@@ -113,7 +113,7 @@ class Curve:
         raise AssertionError(text)
 
 
-def our_losses(form: Form, state: dict[str, torch.Tensor], rows: list[Batch], schedule: Any) -> list[float]:
+def our_losses(form: CheckpointFormat, state: dict[str, torch.Tensor], rows: list[Batch], schedule: Any) -> list[float]:
     """The same, by the loop of this program."""
     model = Transformer(form.config)
     model.load_state_dict(state)
@@ -147,7 +147,7 @@ def both(family: str, schedule: str, steps: int) -> tuple[list[float], list[floa
         theirs.roberta.embeddings.token_type_embeddings.weight.requires_grad_(False)
     names = weight_names()[family]
     state = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
-    form = Form(names, names.read(theirs.config.to_dict(), state.keys()))
+    form = CheckpointFormat(names, names.read(theirs.config.to_dict(), state.keys()))
     ours = our_losses(form, form.table.to_ours(state, "the model"), rows, schedule)
     return ours, their_losses(theirs, family, rows, schedule)
 

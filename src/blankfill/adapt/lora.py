@@ -41,7 +41,7 @@ class LoraLinear(nn.Module):
         base.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the dense layer; x [..., I] → [..., O]."""
+        """Compute the adapted dense layer; x [..., I] → [..., O]."""
         thin = F.dropout(x, self.dropout) if self.training and self.dropout else x
         return self.base(x) + ALPHA * F.linear(F.linear(thin, self.down), self.up)
 

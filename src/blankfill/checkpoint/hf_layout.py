@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 
 from blankfill.checkpoint.hf_loading import CONFIG
-from blankfill.checkpoint.store import Dress
+from blankfill.checkpoint.store import HFLayout
 from blankfill.corpus.tokenizer import Post, Tokenizer
-from blankfill.families.form import Form, form_of
+from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.types import Vocabulary
 
 
-def dress_of(config: TransformerConfig, objective: Objective, tokenizer: Tokenizer) -> Dress | None:
-    """How the checkpoints of a run look to transformers; None when it has no class for the model."""
+def hf_layout_of(config: TransformerConfig, objective: Objective, tokenizer: Tokenizer) -> HFLayout | None:
+    """Return the layout of a run's checkpoints for transformers; None when it has no class for the model."""
     form = form_of(config, objective, tokenizer.vocabulary())
-    return dressed(form, objective, tokenizer, tokenizer.vocabulary()) if isinstance(form, Form) else None
+    return (
+        make_hf_layout(form, objective, tokenizer, tokenizer.vocabulary())
+        if isinstance(form, CheckpointFormat)
+        else None
+    )
 
 
-def dressed(
-    form: Form, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary, dtype: str = "float32"
-) -> Dress:
+def make_hf_layout(
+    form: CheckpointFormat, objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary, dtype: str = "float32"
+) -> HFLayout:
     """Return the files of a form: config.json, and a tokenizer that frames text as the model was trained to read it.
 
     dtype: of the weights, by torch's name. A prompt to be continued must not end in [SEP], so for gpt and glm the
@@ -37,4 +41,4 @@ def dressed(
     longest = form.config.position_sizes[0] - objective.position_offset
     files = tokenizer.files(post=post, inputs=form.family.inputs, longest=longest)
     values = form.config_json(vocabulary, dtype)
-    return Dress(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
+    return HFLayout(form, {CONFIG: json.dumps(values, indent=2) + "\n", **files})

@@ -16,7 +16,7 @@ import torch
 
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError
-from blankfill.families.form import Form, family_of
+from blankfill.families.form import CheckpointFormat, family_of
 from blankfill.families.glm import BLOCKS, sizes_from_shapes
 from blankfill.families.head_form import names_of_head
 from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
@@ -37,7 +37,7 @@ class Foreign:
     """A checkpoint of another program: opened and checked, its weights not yet read."""
 
     path: Path
-    form: Form
+    form: CheckpointFormat
     objective: Objective
     weights: Weights
 
@@ -118,7 +118,7 @@ def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None
         raise UserError(f"{folder}: {error.template}") from None
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
-    form = with_own_tables(Form(family, config), weights)
+    form = with_own_tables(CheckpointFormat(family, config), weights)
     if form.config.tied != config.tied:
         say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
     check_shapes(form, weights)
@@ -164,7 +164,7 @@ def objective_of(family: WeightNames, config: TransformerConfig, values: Mapping
     return objective
 
 
-def with_own_tables(form: Form, weights: Weights) -> Form:
+def with_own_tables(form: CheckpointFormat, weights: Weights) -> CheckpointFormat:
     """Choose between tied and separate output embeddings for a file that holds both: tied where they are equal.
 
     Other programs compute with both tables where they differ, whatever config.json says. UserError where ours cannot.
@@ -185,7 +185,7 @@ def with_own_tables(form: Form, weights: Weights) -> Form:
     )
 
 
-def check_shapes(form: Form, weights: Weights) -> None:
+def check_shapes(form: CheckpointFormat, weights: Weights) -> None:
     """Raise UserError when names or shapes in a file are not those of its architecture; no weight is read."""
     table = form.table
     names = table.match(weights, str(weights.where))

@@ -1,11 +1,12 @@
 """Checkpoints on disk: written completely or not at all, checked when read, never unpickled.
 
 `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors` and `state.json` with the step, the counters of
-the run, a checksum of each file and a checksum of itself. Where transformers has a class for the model (a `Form`, see
-`families`), the weights have its names, and `config.json` and the tokenizer's files are in the same folder, so that
-transformers opens the folder. Weights for which that class has no place are in the optimiser's file, or for whole heads
-in `heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and renamed, so a kill or a power
-cut at any time leaves the previous one complete; `latest` names the newest, `best` that of the best validation.
+the run, a checksum of each file and a checksum of itself. Where transformers has a class for the model (a
+`CheckpointFormat`, see `families`), the weights have its names, and `config.json` and the tokenizer's files are in the
+same folder, so that transformers opens the folder. Weights for which that class has no place are in the optimiser's
+file, or for whole heads in `heads.safetensors`. A checkpoint is written under a temporary name, synced to disk and
+renamed, so a kill or a power cut at any time leaves the previous one complete; `latest` names the newest, `best` that
+of the best validation.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from blankfill.errors import UserError, setting
-from blankfill.families.form import Form, form_from_state
+from blankfill.families.form import CheckpointFormat, form_from_state
 from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
@@ -48,10 +49,10 @@ REST = "rest."
 
 
 @dataclass(frozen=True)
-class Dress:
+class HFLayout:
     """The layout of checkpoints for other programs: the form of the weights, and the texts of the files beside them."""
 
-    form: Form
+    form: CheckpointFormat
     files: Mapping[str, str]
 
 
@@ -75,12 +76,12 @@ def save(
     state: Mapping[str, Any],
     keep: int = 2,
     best: int | None = None,
-    dress: Dress | None = None,
+    hf_layout: HFLayout | None = None,
 ) -> Path:
     """Write `folder/step-N`, then remove all checkpoints but the newest `keep` and the best one.
 
     model: the state dict. optimizer: its `optimizer_tensors`, or nothing. state: JSON values. best: step of the best
-    checkpoint, which the file `best` names (as `latest` names the newest). dress: None keeps our own names. Raises
+    checkpoint, which the file `best` names (as `latest` names the newest). hf_layout: None keeps our own names. Raises
     UserError when the disk is full or not writable.
     """
     final = folder / f"step-{step}"
@@ -88,7 +89,7 @@ def save(
     files.own_folder(folder)
     files.remove_parts(folder, rf"step-\d+({GONE})?")  # parts that killed runs left
     with files.whole_folder(final, remedy) as temporary:
-        write_files(temporary, step, model, optimizer, state, dress)
+        write_files(temporary, step, model, optimizer, state, hf_layout)
         if os.path.lexists(final):
             _remove(final)
     files.write_file(folder.parent / "latest", f"{final.name}\n", remedy)
@@ -106,10 +107,10 @@ def write_files(
     model: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, torch.Tensor],
     state: Mapping[str, Any],
-    dress: Dress | None = None,
+    hf_layout: HFLayout | None = None,
 ) -> None:
     """Write the files of a checkpoint into an existing folder; see `save`. The caller syncs and renames the folder."""
-    write_checkpoint(FolderWriter(folder), step, model, optimizer, state, dress)
+    write_checkpoint(FolderWriter(folder), step, model, optimizer, state, hf_layout)
 
 
 class CheckpointWriter(Protocol):
@@ -155,17 +156,17 @@ def write_checkpoint(
     model: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, torch.Tensor],
     state: Mapping[str, Any],
-    dress: Dress | None = None,
+    hf_layout: HFLayout | None = None,
 ) -> None:
     """Write all parts of a checkpoint through a writer; see `save`."""
-    if dress is not None:
-        table = dress.form.table
+    if hf_layout is not None:
+        table = hf_layout.form.table
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
         if heads := table.kept_apart(model):
             writer.write(HEADS, heads)
         model, optimizer = table.to_theirs(model), {**optimizer, **rest}
-        state = {**state, "names": dress.form.state()}
-        for name, text in dress.files.items():
+        state = {**state, "names": hf_layout.form.state()}
+        for name, text in hf_layout.files.items():
             writer.write_text(name, text)
     writer.write(MODEL, model)
     if optimizer:
@@ -180,10 +181,10 @@ class Writer:
     the error of a failed write; call `wait` at the end.
     """
 
-    def __init__(self, folder: Path, keep: int, dress: Dress | None = None) -> None:
+    def __init__(self, folder: Path, keep: int, hf_layout: HFLayout | None = None) -> None:
         self.folder = folder
         self.keep = keep
-        self.dress = dress
+        self.hf_layout = hf_layout
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="blankfill-checkpoint")
         self._pending: Future[Path] | None = None
 
@@ -193,7 +194,7 @@ class Writer:
         """Start to write the checkpoint of a step."""
         self.wait()
         copies = _copies(model.state_dict()), _copies(optimizer_tensors(optimizer))
-        self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best, self.dress)
+        self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best, self.hf_layout)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on disk."""

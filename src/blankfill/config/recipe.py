@@ -47,7 +47,7 @@ class Recipe:
         return self.model.config_for(self.objective, vocab_size)
 
     def problems(self) -> list[str]:
-        """What is wrong with the recipe, a sentence each, over all sections."""
+        """Return a sentence for each problem of the recipe, over all sections."""
         problems = self.objective.problems() + self.train.problems() + self.distil.problems()
         problems += [
             *self.model.problems(),
@@ -189,12 +189,12 @@ def read_values(name: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]
 
 
 def _named(name: str | Path) -> str:
-    """What a recipe is called that does not say so: its file's name, which may have dots of its own."""
+    """Return the default name of a recipe: the name of its file, which may contain dots."""
     return re.sub(r"\.ya?ml$", "", Path(str(name)).name)
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
-    """YAML text as plain values; UserError with the line when it is not YAML, or no list of keys and values."""
+    """Parse YAML text to plain values; UserError with the line when it is not YAML, or no list of keys and values."""
     values = reading.parse_yaml(text, origin)
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a recipe is a list of `key: value` lines")

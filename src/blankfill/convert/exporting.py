@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from blankfill.checkpoint.dtypes import name_of
-from blankfill.checkpoint.hf_layout import dressed
+from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.check import TOLERANCE, difference, real_text
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
-from blankfill.families.form import Form, form_of
+from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
@@ -69,8 +69,8 @@ def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[s
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
         dtype = name_of(loaded.model.token_embeddings.weight.dtype)
-        dress = dressed(form, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
-        for name, content in dress.files.items():
+        hf_layout = make_hf_layout(form, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
+        for name, content in hf_layout.files.items():
             write_file(folder / name, content)
         weights = loaded.model.state_dict()
         write_weights(folder / MODEL, form.table.to_theirs(weights))
@@ -100,7 +100,7 @@ def part_of(loaded: Loaded, part: ModelPart) -> Loaded:
     return replace(loaded, model=loaded.language_model if part == "generator" else loaded.encoder)
 
 
-def the_form(loaded: Loaded) -> Form:
+def the_form(loaded: Loaded) -> CheckpointFormat:
     """The form of a model in transformers' names; UserError when it has none."""
     form = form_of(loaded.model.config, loaded.objective, loaded.vocabulary)
     if isinstance(form, str):

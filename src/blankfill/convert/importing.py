@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.dtypes import WeightType, dtype_named, name_of
-from blankfill.checkpoint.hf_layout import dressed
+from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.hf_loading import Foreign, open_foreign
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
@@ -79,8 +79,8 @@ def import_model(
     )
     with whole_folder(out) as folder:
         vocabulary = with_roles_of(words.vocabulary(), roles)
-        dress = dressed(source.form, source.objective, words, vocabulary, made.dtype)
-        store.write_files(folder, 0, source.state(), {}, state, dress)
+        hf_layout = make_hf_layout(source.form, source.objective, words, vocabulary, made.dtype)
+        store.write_files(folder, 0, source.state(), {}, state, hf_layout)
         del source  # so that what is read again is not in memory twice
         load_model(folder)
     return made

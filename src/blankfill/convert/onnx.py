@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.attention.masks import Mask
-from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.check import TOLERANCE, larger, real_text
 from blankfill.convert.exporting import ModelPart, part_of, read_lines
@@ -102,8 +102,8 @@ def export_onnx(
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
     largest = None
     with whole_folder(out) as folder:
-        dress = dress_of(loaded.model.config, loaded.objective, loaded.tokenizer)
-        files = dress.files if dress is not None else loaded.tokenizer.files()
+        hf_layout = hf_layout_of(loaded.model.config, loaded.objective, loaded.tokenizer)
+        files = hf_layout.files if hf_layout is not None else loaded.tokenizer.files()
         for name, content in files.items():
             write_file(folder / name, content)
         outputs = write_onnx(encoder, folder / FILE)

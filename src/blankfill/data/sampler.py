@@ -222,7 +222,7 @@ class Sampler:
     def _piece(self, begin: int, end: int, flags: int) -> Document:
         ids = self._ids(begin, end)
         sentences = self._sentences(begin, end)
-        words, units = _told(self._words(ids, sentences))
+        words, units = _words_and_units(self._words(ids, sentences))
         return Document(
             ids, sentences, words, first=bool(flags & FIRST), last=bool(flags & LAST), units=units
         )  # fmt: skip
@@ -254,11 +254,11 @@ class Sampler:
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]
             words = self._words(ids, np.concatenate(inside))
-        within, units = _told(words)
+        within, units = _words_and_units(words)
         return Document(ids, runs, within, label=int(bool(flags & RANDOM_NEXT)), units=units)
 
 
-def _told(words: np.ndarray | None) -> tuple[Bool | None, Bool | None]:
+def _words_and_units(words: np.ndarray | None) -> tuple[Bool | None, Bool | None]:
     """`Document.words` and `Document.units`. words: bool[K, N], as `Sampler._words` gives them."""
     if words is None:
         return None, None

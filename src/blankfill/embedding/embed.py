@@ -117,7 +117,7 @@ class Embedder:
         return [[*before, *ids[:room], *after] for ids in encoded], cut
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, padded at the right, int64[B, T]; lengths, int64[B])."""
+        """Return ids padded on the right, int64[B, T], and lengths, int64[B]."""
         lengths = [len(row) for row in rows]
         ids = np.full((len(rows), max(lengths)), self.pad, np.int64)
         for k, row in enumerate(rows):
@@ -125,7 +125,7 @@ class Embedder:
         return torch.from_numpy(ids), torch.tensor(lengths)
 
     def _pool(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Vectors of a batch, [B, D]."""
+        """Compute the vectors of a batch, [B, D]."""
         padding_BT = torch.arange(ids_BT.shape[1]) >= lengths_B[:, None]
         hidden_BTD = self._encode(ids_BT.to(self.device), padding_BT.to(self.device))
         if self.pooling == "cls":

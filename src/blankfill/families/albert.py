@@ -52,7 +52,7 @@ class AlbertNames(WeightNames):
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json, heads from the names."""
+        """Read sizes from config.json, heads from the names."""
         refuse_options(values, {"inner_group_num": 1, "position_embedding_type": "absolute"})
         groups, layers = number(values, "num_hidden_groups", 1), number(values, "num_hidden_layers")
         if groups not in (1, layers):
@@ -81,7 +81,7 @@ class AlbertNames(WeightNames):
         )  # fmt: skip
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `AlbertConfig`."""
+        """Return the values of transformers' `AlbertConfig`."""
         kind = "AlbertForMaskedLM" if config.lm_head else "AlbertModel"
         return {
             "architectures": ["AlbertForPreTraining" if config.pooler and config.pair_classifier else kind],
@@ -96,7 +96,7 @@ class AlbertNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """ALBERT's names; a model without the word head has no `albert.` before them."""
+        """Return ALBERT's names; a model without the language-model head has no `albert.` before them."""
         base = "albert." if config.lm_head else ""
         rules = plain({
             "token_embeddings.weight": f"{base}embeddings.word_embeddings.weight",
@@ -120,7 +120,8 @@ class AlbertNames(WeightNames):
         return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "predictions.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Masked words over all positions, sentence order where the classifier for it is there."""
+        """Return the objective: masked words over all positions, sentence order where the classifier for it is
+        there."""
         return Albert(config.position_sizes[0], sentence_order=config.pooler and config.pair_classifier)
 
 
@@ -148,7 +149,7 @@ ALBERT = FamilySpec(
 
 
 def layer_rules(k: int, theirs: str) -> list[Rule]:
-    """The weights of our layer k. theirs: the prefix of its group, with its dot."""
+    """Return the weights of our layer k. theirs: the prefix of its group, with its dot."""
     rules = both({f"layers.{k}.{mine}": theirs + other for mine, other in PARTS.items()})
     for part in ("weight", "bias"):
         three = tuple(f"{theirs}attention.{name}.{part}" for name in ("query", "key", "value"))

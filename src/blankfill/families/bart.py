@@ -59,14 +59,14 @@ class WithoutBias(Rule):
 
 
 class BartNames(WeightNames):
-    """BART with its word head, or without, which is the same, since that is the word table."""
+    """BART with its language-model head, or without, which is the same, since that is the word table."""
 
     name = "bart"
     model_type = "bart"
     objective = Bart
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json."""
+        """Read sizes from config.json."""
         refuse_options(values, PLAIN_OPTIONS)
         refuse_options(values, {other: values.get(key) for key, other in SIDES.items() if key != "decoder_layers"})
         return TransformerConfig(
@@ -87,7 +87,7 @@ class BartNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `BartConfig`. shift: by how many rows the tables are longer there."""
+        """Return the values of transformers' `BartConfig`. shift: by how many rows the tables are longer there."""
         sizes = {"layers": config.num_layers, "ffn_dim": config.ffn_size, "attention_heads": config.num_heads}
         both_sides = {f"{side}_{name}": size for name, size in sizes.items() for side in ("encoder", "decoder")}
         return {
@@ -109,7 +109,7 @@ class BartNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """BART's names; the model without the head has no `model.` before them."""
+        """Return BART's names; the model without the head has no `model.` before them."""
         rules: list[Rule] = [WithoutBias("token_embeddings.weight", ("model.shared.weight", BIAS))]
         for ours, theirs, count in (("", "decoder", config.num_layers), ("encoder.", "encoder", config.encoder_layers)):
             base = f"model.{theirs}."
@@ -132,7 +132,7 @@ class BartNames(WeightNames):
         return FIRST - objective.position_offset
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """The frame of a text; the decoder reads its end first."""
+        """Return the frame of a text; the decoder reads its end first."""
         end = roles.get("sep")
         return {
             "bos_token_id": roles.get("cls"), "eos_token_id": end, "decoder_start_token_id": end,

@@ -49,7 +49,7 @@ class BertNames(WeightNames):
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json, heads from the names."""
+        """Read sizes from config.json, heads from the names."""
         refuse_options(values, PLAIN_OPTIONS)
         present = {name.removeprefix("module.") for name in names}
         pooler = any("pooler.dense" in name for name in present)
@@ -69,7 +69,7 @@ class BertNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `BertConfig`."""
+        """Return the values of transformers' `BertConfig`."""
         pairs = config.pooler and config.pair_classifier
         kinds = {
             (True, True): "ForPreTraining", (True, False): "ForMaskedLM",
@@ -84,7 +84,7 @@ class BertNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """BERT's names; a model without heads has no `bert.` (of its kin, its own name) before them."""
+        """Return BERT's names; a model without heads has no `bert.` (of its kin, its own name) before them."""
         pairs = config.pooler and config.pair_classifier
         own = self.model_type + "."
         base = own if config.lm_head or pairs else ""
@@ -107,7 +107,7 @@ class BertNames(WeightNames):
         )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Masked words over all positions, pairs where the classifier for them is there."""
+        """Return the objective: masked words over all positions, pairs where the classifier for them is there."""
         return Bert(config.position_sizes[0], next_sentence=config.pooler and config.pair_classifier)
 
 
@@ -135,7 +135,7 @@ BERT = FamilySpec(
 
 
 def encoder_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config.json of BERT and of its kin say alike."""
+    """Return the settings that the config.json of BERT and its variants share."""
     return {
         "vocab_size": number(values, "vocab_size"),
         "hidden_size": number(values, "hidden_size"),
@@ -152,7 +152,7 @@ def encoder_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoder_values(config: TransformerConfig) -> dict[str, Any]:
-    """The inverse of `encoder_sizes`."""
+    """Return the inverse of `encoder_sizes`."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -185,8 +185,8 @@ def encoder_rules(config: TransformerConfig, base: str) -> list[Rule]:
 
 
 def output_rules(config: TransformerConfig, bias: str, decoder: str) -> list[Rule]:
-    """The bias of the words, and their table where it is not tied. Where a file has a bias of the decoder's own, it is
-    the one that transformers adds."""
+    """Return the bias of the words, and their table where it is not tied. Where a file has a bias of the decoder's own,
+    it is the one that transformers adds."""
     biases = (bias, f"{decoder}.bias")
     if config.tied:
         return [Preferred("lm_head.bias", biases)]
@@ -194,7 +194,8 @@ def output_rules(config: TransformerConfig, bias: str, decoder: str) -> list[Rul
 
 
 def output_copies(config: TransformerConfig, decoder: str, base: str) -> dict[str, Any]:
-    """The `optional` names and the `copies` of a table with `output_rules`. base: the prefix of the words' table."""
+    """Return the `optional` names and the `copies` of a table with `output_rules`. base: the prefix of the words'
+    table."""
     if not config.lm_head:
         return {}
     words = f"{base}embeddings.word_embeddings.weight"

@@ -30,7 +30,7 @@ from blankfill.objectives import Mlm, Objective
 
 
 class DistilbertNames(WeightNames):
-    """DistilBERT with its word head, or bare."""
+    """DistilBERT with its language-model head, or bare."""
 
     name = "distilbert"
     model_type = "distilbert"
@@ -39,11 +39,12 @@ class DistilbertNames(WeightNames):
     text_heads_as = "bert"
 
     def trained_as(self, objective: Objective) -> bool:
-        """Masked words in single texts, positions from 0."""
+        """Return whether the objective masks words in single texts, with positions from 0."""
         return super().trained_as(objective) and objective.position_offset == 0
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json, the head from the names. Sinusoidal positions lie in the file like learned ones."""
+        """Read sizes from config.json, the head from the names. Sinusoidal positions lie in the file like learned
+        ones."""
         words = any(name.removeprefix("module.").startswith("vocab_") for name in names)
         return TransformerConfig(
             vocab_size=number(values, "vocab_size"),
@@ -66,7 +67,7 @@ class DistilbertNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `DistilBertConfig`."""
+        """Return the values of transformers' `DistilBertConfig`."""
         return {
             "architectures": ["DistilBertForMaskedLM" if config.lm_head else "DistilBertModel"],
             "model_type": self.model_type,
@@ -84,7 +85,7 @@ class DistilbertNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """DistilBERT's names; a model without the word head has no `distilbert.` before them."""
+        """Return DistilBERT's names; a model without the language-model head has no `distilbert.` before them."""
         base = "distilbert." if config.lm_head else ""
         layer = base + "transformer.layer.{k}."
         rules = plain({
@@ -111,7 +112,7 @@ class DistilbertNames(WeightNames):
         return Table(tuple(rules), (r"embeddings\.position_ids$",), (*OLD_NAMES, prefix), copies=tied)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Masked words over all positions, numbered from 0."""
+        """Return the objective: masked words over all positions, numbered from 0."""
         return Mlm(config.position_sizes[0], across_documents=False, position_offset=0)
 
 

@@ -25,21 +25,21 @@ class ErnieNames(BertNames):
     kin: ClassVar[tuple[type[Objective], ...]] = ()
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """As BERT's, with a third position table for tasks."""
+        """Read sizes as for BERT, with a third position table for tasks."""
         config = super().read(values, names)
         if not values.get("use_task_id"):
             return config
         return replace(config, position_sizes=(*config.position_sizes, number(values, "task_type_vocab_size")))
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `ErnieConfig`."""
+        """Return the values of transformers' `ErnieConfig`."""
         sizes = config.position_sizes
         values = super().write(replace(config, position_sizes=sizes[:2]), shift)
         tasks = {"use_task_id": True, "task_type_vocab_size": sizes[2]} if len(sizes) > 2 else {"use_task_id": False}
         return {**values, **tasks}
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """BERT's names after `ernie.`, and the table of tasks."""
+        """Return BERT's names after `ernie.`, and the table of tasks."""
         table = super().table(config, shift)
         if len(config.position_sizes) < 3:
             return table
@@ -48,7 +48,7 @@ class ErnieNames(BertNames):
         return replace(table, rules=(*table.rules, *tasks))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Masked words over all positions, pairs where the classifier for them is there."""
+        """Return the objective: masked words over all positions, pairs where the classifier for them is there."""
         sizes = config.position_sizes
         return Ernie(
             sizes[0],

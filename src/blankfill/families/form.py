@@ -1,6 +1,6 @@
-"""A model as other programs write it: which family's weight names and config.json say all of it.
+"""The checkpoint format of a model in other programs: the family whose weight names and config.json can express it.
 
-`Form` is a model written in a family's names; `form_of` finds the one for a run, or tells why there is none.
+`CheckpointFormat` is a model in the names of a family; `form_of` returns the format of a run, or why there is none.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from blankfill.system.reading import field, shown
 from blankfill.types import Vocabulary
 
 MOST_SHIFTED = 64
-"""Rows by which a position table may grow; beyond, the padding's id is no sensible first position."""
+"""Largest number of rows by which a position table may grow for the padding's id."""
 
 
 @dataclass(frozen=True)
-class Form:
+class CheckpointFormat:
     """A model in the names of a family. shift: see `WeightNames.table`."""
 
     family: WeightNames
@@ -35,18 +35,18 @@ class Form:
         return self.family.table(self.config, self.shift)
 
     def config_json(self, vocabulary: Vocabulary, dtype: str = "float32") -> dict[str, Any]:
-        """The values of config.json, with the token ids that transformers needs. dtype: of the weights beside it."""
+        """Return the values of config.json, with the token ids that transformers needs. dtype: type of the weights."""
         roles = vocabulary.roles
         ids = {"pad_token_id": roles.get("pad"), **self.family.token_ids(roles)}
         return {**self.family.write(self.config, self.shift), **ids, "torch_dtype": dtype}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint's state.json says of its names."""
+        """Return the entry on weight names in a checkpoint's state.json."""
         return {"family": self.family.name, "shift": self.shift}
 
 
-def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabulary) -> Form | str:
-    """The form of a run's model in transformers' names, or a sentence that says why it has none."""
+def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabulary) -> CheckpointFormat | str:
+    """Return the format of a run's model in transformers, or a sentence that says why it has none."""
     refused = f"transformers has no family that is trained as {objective.name}"
     for family in weight_names().values():
         if not family.trained_as(objective):
@@ -61,21 +61,21 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
                 f"transformers' {family.model_type} numbers positions from the padding's id + 1, "
                 f"and here that id is {vocabulary.roles['pad']}"
             )
-        return Form(family, config, shift)
+        return CheckpointFormat(family, config, shift)
     return refused
 
 
-def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: object) -> Form:
-    """The form that a checkpoint's state.json, `where`, names (`Form.state`). Raises UserError for an unknown one."""
+def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: object) -> CheckpointFormat:
+    """Build the format named in a checkpoint's state.json (`CheckpointFormat.state`); UserError for an unknown one."""
     family, shift = field(names, "family", str, where), field(names, "shift", int, where)
     known = weight_names()
     if family not in known or not -MOST_SHIFTED <= shift <= MOST_SHIFTED:
         raise UserError(f"{where}: its weights are named as {shown(family)}, moved by {shift}, which is not known here")
-    return Form(known[family], config, shift)
+    return CheckpointFormat(known[family], config, shift)
 
 
 def family_of(model_type: object, where: str) -> WeightNames:
-    """The weight names of the family that a config.json names; UserError lists the known ones."""
+    """Return the weight names of the family that a config.json names; UserError lists the known ones."""
     known = weight_names_by_type()
     if isinstance(model_type, str) and model_type in known:
         return known[model_type]

@@ -48,7 +48,7 @@ class GlmNames(WeightNames):
     objective = Glm
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from either kind of config.json."""
+        """Read sizes from either kind of config.json."""
         if values.get("model_type") == "glm":
             values = from_authors(values)
         rows = number(values, "max_position_embeddings")
@@ -68,7 +68,7 @@ class GlmNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of `blankfill.hf.GlmConfig`."""
+        """Return the values of `blankfill.hf.GlmConfig`."""
         return {
             "architectures": ["GlmForBlankFilling"],
             "model_type": self.model_type,
@@ -86,7 +86,7 @@ class GlmNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """The names of `GLMModel`."""
+        """Return the names of `GLMModel`."""
         rules = plain({
             "token_embeddings.weight": "word_embeddings.weight",
             "positions.0.weight": "transformer.position_embeddings.weight",
@@ -102,7 +102,7 @@ class GlmNames(WeightNames):
         return Glm(config.position_sizes[0] - 1, document=1.0)
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """The marks of blanks, and the ends of a blank and of the text."""
+        """Return the marks of blanks, and the ends of a blank and of the text."""
         ids: dict[str, int | list[int] | None] = {
             f"{role}_token_id": roles.get(role) for role in ("mask", "gmask", "smask", "sop", "eop")
         }
@@ -128,7 +128,7 @@ GLM = FamilySpec(
 
 
 def from_authors(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the authors' config.json under the names used here."""
+    """Return the values of the authors' config.json under the names used here."""
     if "max_sequence_length" not in values or "num_layers" not in values:
         raise UserError(
             "config.json: model_type is glm without max_sequence_length, which is GLM-4 or a later model; "

@@ -30,14 +30,14 @@ PARTS = {
 
 
 class Gpt2Names(WeightNames):
-    """GPT-2 with its word head; the matrices of its layers are stored as [in, out]."""
+    """GPT-2 with its language-model head; the matrices of its layers are stored as [in, out]."""
 
     name = "gpt2"
     model_type = "gpt2"
     objective = Gpt
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json."""
+        """Read sizes from config.json."""
         refuse_options(
             values,
             {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
@@ -60,7 +60,7 @@ class Gpt2Names(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `GPT2Config`."""
+        """Return the values of transformers' `GPT2Config`."""
         return {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": self.model_type,
@@ -81,7 +81,7 @@ class Gpt2Names(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """GPT-2's names; the release itself has no `transformer.` before them."""
+        """Return GPT-2's names; the release itself has no `transformer.` before them."""
         base = "transformer."
         rules = plain({"token_embeddings.weight": f"{base}wte.weight", "positions.0.weight": f"{base}wpe.weight"})
         rules += both({"final_norm": f"{base}ln_f"})
@@ -97,11 +97,11 @@ class Gpt2Names(WeightNames):
         return Table(tuple(rules), (r"\.attn\.(bias|masked_bias)$",), aliases, copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """The next word, over all positions."""
+        """Return the objective: the next token, over all positions."""
         return Gpt(config.position_sizes[0])
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """The end of a text, which also begins one."""
+        """Return the end of a text, which also begins one."""
         return {"bos_token_id": roles.get("eos"), "eos_token_id": roles.get("eos")}
 
 

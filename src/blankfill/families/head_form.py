@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from blankfill.families.form import Form, form_of
+from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.families.registry import weight_names
 from blankfill.families.task_heads import CLASSES, HeadKind, HeadNames
 from blankfill.families.weight_names import WeightNames
@@ -31,7 +31,7 @@ TYPES = 2
 class HeadForm:
     """A model with a head, in transformers' names. encoder: the bare encoder. prefix: of its weights in the class."""
 
-    encoder: Form
+    encoder: CheckpointFormat
     prefix: str
     names: HeadNames
     without_types: bool = False
@@ -87,7 +87,7 @@ def head_form(
         family = families[form.family.text_heads_as]
         typed = replace(bare, position_sizes=(*bare.position_sizes, TYPES))
         if family.task_heads is not None and not family.differences(typed):
-            form, heads, without_types = Form(family, typed), family.task_heads, True
+            form, heads, without_types = CheckpointFormat(family, typed), family.task_heads, True
     assert heads is not None
     names, own = heads.names(kind), "tanh" if config.pooler and whole else transform
     if names.dense and heads.transform != own:

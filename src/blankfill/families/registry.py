@@ -73,13 +73,14 @@ def default_family(objective: str) -> str:
 
 
 def weight_names() -> dict[str, WeightNames]:
-    """The weight names of all families that transformers has a form for, by their own name, in the families' order."""
+    """Return the weight names of all families that transformers has a form for, by their own name, in the families'
+    order."""
     names = (spec.weight_names for spec in FAMILIES.values())
     return {family.name: family for family in names if family is not None}
 
 
 def weight_names_by_type() -> dict[str, WeightNames]:
-    """The weight names by what a config.json calls a family (`model_type`).
+    """Return the weight names by what a config.json calls a family (`model_type`).
 
     Of several families with one type, it gives the family that bears its name.
     """

@@ -41,7 +41,7 @@ from blankfill.system.reading import field, shown
 
 
 class RobertaNames(WeightNames):
-    """RoBERTa with its word head, with a pooler, or bare."""
+    """RoBERTa with its language-model head, with a pooler, or bare."""
 
     name = "roberta"
     model_type = "roberta"
@@ -51,7 +51,7 @@ class RobertaNames(WeightNames):
     )
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json, heads from the names."""
+        """Read sizes from config.json, heads from the names."""
         refuse_options(values, {**PLAIN_OPTIONS, "type_vocab_size": 1})
         present = {name.removeprefix("module.") for name in names}
         pooler = any("pooler.dense" in name for name in present)
@@ -70,7 +70,7 @@ class RobertaNames(WeightNames):
         return made if made.activation == "gelu" or not words else replace(made, head_activation="gelu")
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `RobertaConfig`. shift: by how many rows the table is longer there."""
+        """Return the values of transformers' `RobertaConfig`. shift: by how many rows the table is longer there."""
         return {
             "architectures": ["RobertaForMaskedLM" if config.lm_head else "RobertaModel"],
             "model_type": self.model_type,
@@ -80,7 +80,7 @@ class RobertaNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """RoBERTa's names; a model without the word head has no `roberta.` before them."""
+        """Return RoBERTa's names; a model without the language-model head has no `roberta.` before them."""
         base = "roberta." if config.lm_head else ""
         embeddings = f"{base}embeddings."
         rules = encoder_rules(config, base)
@@ -95,7 +95,7 @@ class RobertaNames(WeightNames):
         return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "lm_head.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Masked words over all positions that text can have."""
+        """Return the objective: masked words over all positions that text can have."""
         pad = values.get("pad_token_id")
         first = (0 if pad is None else field(values, "pad_token_id", int, WHERE)) + 1
         if not 0 < first < config.position_sizes[0]:

@@ -1,7 +1,7 @@
 """SpanBERT's names: BERT's, since transformers has no class of its own for it (Joshi et al. 2019).
 
-The encoder and the word head are BERT's without pairs. The span-boundary head has no place in transformers' form: a
-checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
+The encoder and the language-model head are BERT's without pairs. The span-boundary head has no place in transformers'
+form: a checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SpanBertNames(BertNames):
     apart = frozenset({"max_span_positions"})
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """BERT's names, the span-boundary head apart."""
+        """Return BERT's names, the span-boundary head apart."""
         return replace(super().table(config, shift), apart=("span_boundary_head.",))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:

@@ -34,14 +34,14 @@ LENGTH = 512
 
 
 class T5Names(WeightNames):
-    """T5 with its word head; T5Model, which lacks one, where the head is tied."""
+    """T5 with its language-model head; T5Model, which lacks one, where the head is tied."""
 
     name = "t5"
     model_type = "t5"
     objective = T5
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json; whether the output has its own word table also from the names."""
+        """Read sizes from config.json; whether the output has its own word table also from the names."""
         refuse_options(values, {"is_encoder_decoder": True, "is_decoder": False})
         gate, _, activation = field(values, "feed_forward_proj", str, WHERE, "relu").rpartition("-")
         if gate == "gated" and activation == "gelu":
@@ -80,7 +80,7 @@ class T5Names(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `T5Config`, for its older and newer versions."""
+        """Return the values of transformers' `T5Config`, for its older and newer versions."""
         activation = activation_name(config.activation)
         if config.gated:  # where "gelu" is the one with tanh
             activation = f"gated-{'gelu' if activation == 'gelu_new' else activation}"
@@ -107,7 +107,7 @@ class T5Names(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """T5's names: a block's parts are numbered, attention first."""
+        """Return T5's names: a block's parts are numbered, attention first."""
         rules = plain({
             "token_embeddings.weight": "shared.weight",
             "final_norm.weight": "decoder.final_layer_norm.weight",
@@ -131,7 +131,7 @@ class T5Names(WeightNames):
         return T5(config.position_sizes[0])
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """The end of a text; the decoder reads the padding first."""
+        """Return the end of a text; the decoder reads the padding first."""
         return {"eos_token_id": roles.get("eos"), "decoder_start_token_id": roles.get("pad")}
 
 

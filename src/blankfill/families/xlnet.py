@@ -68,7 +68,7 @@ class Reshaped(Rule):
 
 
 class XlnetNames(WeightNames):
-    """XLNet with its word head, or the model alone."""
+    """XLNet with its language-model head, or the model alone."""
 
     name = "xlnet"
     model_type = "xlnet"
@@ -76,7 +76,7 @@ class XlnetNames(WeightNames):
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json, the head from the names."""
+        """Read sizes from config.json, the head from the names."""
         refuse_options(values, {"attn_type": "bi", "bi_data": False, "same_length": False, "untie_r": True})
         words = any(name.startswith("lm_loss.") for name in names)
         return TransformerConfig(
@@ -101,7 +101,7 @@ class XlnetNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of transformers' `XLNetConfig`; `n_positions` is ours, which has no place there."""
+        """Return the values of transformers' `XLNetConfig`; `n_positions` is ours, which has no place there."""
         return {
             "architectures": ["XLNetLMHeadModel" if config.lm_head else "XLNetModel"],
             "model_type": self.model_type,
@@ -127,7 +127,7 @@ class XlnetNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """XLNet's names; the model alone has no `transformer.` before them."""
+        """Return XLNet's names; the model alone has no `transformer.` before them."""
         D, H = config.hidden_size, config.num_heads
         base = "transformer." if config.lm_head else ""
         rules = plain({"token_embeddings.weight": f"{base}word_embedding.weight"})

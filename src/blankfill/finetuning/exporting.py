@@ -117,7 +117,7 @@ def export_fine_tuned(predictor: Predictor, path: Path, out: Path, lines: Sequen
 
 def files_of(form: HeadForm, adapter: HeadAdapter, loaded: Loaded) -> dict[str, str]:
     """The texts of config.json and of the tokenizer's files, by name."""
-    from blankfill.checkpoint.hf_layout import dressed
+    from blankfill.checkpoint.hf_layout import make_hf_layout
     from blankfill.checkpoint.hf_loading import CONFIG
 
     head: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def files_of(form: HeadForm, adapter: HeadAdapter, loaded: Loaded) -> dict[str, 
         head["label2id"] = {name: k for k, name in enumerate(adapter.labels)}
     elif adapter.task.kind == "regress":
         head |= {"id2label": {"0": "score"}, "label2id": {"score": 0}}
-    files = dict(dressed(form.encoder, loaded.objective, loaded.tokenizer, loaded.vocabulary).files)
+    files = dict(make_hf_layout(form.encoder, loaded.objective, loaded.tokenizer, loaded.vocabulary).files)
     values = form.config_json(loaded.vocabulary, "float32", head)
     return {**files, CONFIG: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 

@@ -94,7 +94,7 @@ class _Block:
         return band.bias[self.rows, number, None, :size, self.keys.start - first : self.keys.stop - first]
 
     def bias_of(self, bias_B1TT: Tensor) -> Tensor:
-        """Its part of a dense mask, [G or 1, Q, K]."""
+        """Return the block's part of a dense mask, [G or 1, Q, K]."""
         rows = self.rows if isinstance(self.rows, slice) else slice(self.rows, self.rows + 1)
         return bias_B1TT[rows, 0, self.queries, self.keys]
 

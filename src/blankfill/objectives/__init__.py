@@ -62,7 +62,7 @@ def register_objective(kind: type[Objective]) -> type[Objective]:
 
 
 def label_meaning(name: str, value: int) -> str:
-    """What a value of a whole-example label means, "" where no objective says it."""
+    """Return the meaning of a value of a whole-example label, "" if no objective defines it."""
     for kind in OBJECTIVES.values():
         if name in kind.label_meanings:
             meanings = kind.label_meanings[name]

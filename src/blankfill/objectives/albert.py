@@ -63,11 +63,11 @@ class Albert(Masking):
     """Share of documents that are cut into shorter examples."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         return super().problems() + share_problems(short=self.short)
 
     def packing(self) -> PackingSpec:
-        """Pairs of sentence runs that follow one another, or single runs without sentence-order prediction."""
+        """Return the packing: pairs of adjacent sentence runs, or single runs without sentence-order prediction."""
         if not self.sentence_order:
             return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
         sole: Literal["random", "none"] = "random" if self.sole_random else "none"
@@ -94,7 +94,7 @@ class Albert(Masking):
         return self.whole_word
 
     def budget(self, length: int) -> int:
-        """How many tokens of a row of `length` (specials counted) are answered."""
+        """Return the number of targets in a row of `length` tokens (with special tokens)."""
         return exact_budget(length, self.length, self.mask_ratio, self.max_predictions)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> AlbertChoice:

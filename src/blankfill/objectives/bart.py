@@ -75,7 +75,7 @@ class Bart(Objective):
     """Number of the first position; BART counts from 2."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems() + share_problems(
             mask_ratio=self.mask_ratio, insert_ratio=self.insert_ratio, permute=self.permute, rotate=self.rotate
         )
@@ -84,7 +84,7 @@ class Bart(Objective):
         return problems
 
     def packing(self) -> PackingSpec:
-        """Runs of whole sentences of one document, as long as fit."""
+        """Return the packing: runs of whole sentences of one document, as long as possible."""
         return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ class Bart(Objective):
         return (self.position_offset + self.length + math.ceil(share * self.length),)
 
     def needs_words(self) -> bool:
-        """Spans of words need to know where words begin."""
+        """Return whether spans are counted in words, which needs word starts."""
         return self.whole_word
 
     @property
@@ -137,7 +137,8 @@ class Bart(Objective):
         return two_sided(noised, row, vocabulary[self.decoder_start], self.position_offset)
 
     def _word_starts(self, document: Document, order: tuple[int, ...]) -> Bool:
-        """Where words begin in the row, bool[L], its sentences in their new order; the special tokens are none."""
+        """Return where words begin in the row with its permuted sentences, bool[L]; special tokens do not begin
+        words."""
         begins = np.ones(len(document), np.bool_)
         if self.whole_word:
             if document.words is None:
@@ -147,7 +148,8 @@ class Bart(Objective):
         return np.concatenate([[False], begins[sentence_order(document.sentences, order)], [False]])
 
     def _lengths(self, budget: int, rng: Generator) -> tuple[Int32, int]:
-        """Lengths of spans in words, int32[K], that add up to the budget; and how many were drawn that have none."""
+        """Draw the lengths of spans in words, int32[K], with the sum `budget`, and the number of spans without
+        words."""
         if not self.poisson:
             return np.ones(budget, np.int32), 0
         law = _kept_law(self.poisson)
@@ -172,7 +174,7 @@ def span_law(mean: float) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _kept_law(mean: float) -> np.ndarray:
-    """`span_law`, cumulated."""
+    """Return the cumulated `span_law`."""
     law = np.cumsum(span_law(mean))
     law.flags.writeable = False
     return law
@@ -259,7 +261,8 @@ class BartFormat(StackFormat):
         return [self.teacher_forced(self._with_masks([before, after]), written, len(answer) + 1)]
 
     def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
-        """The encoder's row must fit, and the decoder's, which has a token more than the clean row."""
+        """Raise UserError when the encoder's row is too long, or the decoder's, one token longer than the original
+        row."""
         self.check_room(len(self._with_masks(runs)))
         self.check_room(3 + sum(map(len, runs)) + fill_tokens)
 
@@ -293,11 +296,11 @@ class BartFormat(StackFormat):
         return self.vocabulary["sep"]
 
     def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
-        """`<s> first </s> second </s>`."""
+        """Lay out `<s> first </s> second </s>`."""
         return SourceRow(self._row(join(first) if second is None else join(first, [self.vocabulary["sep"]], second)))
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """As many tokens as there are positions behind </s> and <s>."""
+        """Return the largest and the usual number of tokens of a target: the positions after </s> and <s>."""
         return self.max_columns - 2, self.max_columns - 2
 
     def _with_masks(self, runs: Sequence[Ids]) -> Int32:

@@ -204,22 +204,22 @@ class Objective:
         return 0
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """How models of this objective read text.
+        """Return the format in which models of this objective read text.
 
         position_sizes: rows of the model's position tables; empty: those of the objective.
         """
         raise NotImplementedError
 
     def problems(self) -> list[str]:
-        """What is wrong with these options, a sentence each; empty when all is well."""
+        """Return a sentence for each impossible option; empty when all are possible."""
         return out_of_bounds(self, "objective")
 
     def packing(self) -> PackingSpec:
-        """How this objective wants its Documents."""
+        """Return how Documents of this objective are cut and packed."""
         raise NotImplementedError
 
     def position_sizes(self) -> tuple[int, ...]:
-        """For each position channel, how many positions its Examples can name."""
+        """Return the number of positions of each position channel."""
         raise NotImplementedError
 
     def labels(self) -> tuple[str, ...]:
@@ -235,11 +235,11 @@ class Objective:
         return self.needs_words()
 
     def needs_units(self) -> tuple[str, ...]:
-        """Which larger units Documents must tell of: "phrase", "entity", both or neither."""
+        """Return the larger units that Documents must mark: "phrase", "entity", both or neither."""
         return ()
 
     def unit_files(self) -> tuple[str, str]:
-        """Files of phrases and of entities that the user lists; "" for none."""
+        """Return the user's files of phrases and of entities; "" for none."""
         return "", ""
 
     def numbered_as(self, earlier: Objective) -> Objective:
@@ -247,7 +247,7 @@ class Objective:
         return self
 
     def sentinels(self) -> int:
-        """How many sentinels (T5's numbered blanks) the tokenizer must have."""
+        """Return the number of sentinels (T5's numbered blanks) that the tokenizer must have."""
         return 0
 
     def max_span_positions(self) -> int:
@@ -349,7 +349,7 @@ class Masking(Objective):
         return positions
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems()
         problems += share_problems(
             mask_ratio=self.mask_ratio, validation_mask_ratio=self.validation_mask_ratio, mask_share=self.mask_share,
@@ -369,14 +369,14 @@ class Masked:
 
 
 def inside_frame(row: Int32, vocabulary: Vocabulary) -> Bool:
-    """bool[L]: which tokens of a row are neither [CLS] nor [SEP]."""
+    """Return which tokens of a row are neither [CLS] nor [SEP], bool[L]."""
     inside: Bool = (row != vocabulary["cls"]) & (row != vocabulary["sep"])
     return inside
 
 
 @lru_cache(maxsize=8)
 def special_table(special: frozenset[int], size: int) -> Bool:
-    """bool[size]: which ids are special; kept, because every row asks."""
+    """Return which ids are special, bool[size]; cached, since every row needs it."""
     table = np.zeros(size, np.bool_)
     table[[number for number in special if number < size]] = True
     table.flags.writeable = False
@@ -392,7 +392,7 @@ def replacements(
     random_share: float,
     ordinary: bool,
 ) -> Masked:
-    """BERT's 80/10/10: what each chosen token becomes ([MASK], a random token, or itself).
+    """Draw BERT's 80/10/10 replacement of each chosen token ([MASK], a random token, or itself).
 
     index need not be sorted. Random tokens are uniform over the whole vocabulary (as the original BERT draws them), or
     over the ids that are not special when `ordinary`. Returns the choice sorted by place.

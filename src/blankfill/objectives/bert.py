@@ -52,11 +52,11 @@ class Bert(Masking):
     """Share of documents that are cut into shorter examples."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         return super().problems() + share_problems(short=self.short)
 
     def packing(self) -> PackingSpec:
-        """Pairs of sentence runs, or single runs without next-sentence prediction."""
+        """Return the packing: pairs of sentence runs, or single runs without next-sentence prediction."""
         if self.next_sentence:
             single = int(self.pairs == "sentences")
             return PackingSpec(
@@ -82,7 +82,7 @@ class Bert(Masking):
         return self.whole_word
 
     def budget(self, length: int) -> int:
-        """How many tokens of a row of `length` (specials counted) are answered."""
+        """Return the number of targets in a row of `length` tokens (with special tokens)."""
         return exact_budget(length, self.length, self.mask_ratio, self.max_predictions)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> BertChoice:
@@ -117,12 +117,13 @@ class Bert(Masking):
 
 
 def exact_budget(length: int, full: int, ratio: float, most: int) -> int:
-    """How many tokens of a row of `length` are answered. full: length of the longest row; most: 0 for its share."""
+    """Return the number of targets in a row of `length` tokens. full: length of the longest row; most: 0 for its
+    share."""
     return min(most or max(1, round(full * ratio)), max(1, round(length * ratio)))
 
 
 def frame(first: Int32, second: Int32, vocabulary: Vocabulary) -> Int32:
-    """[CLS] first [SEP] second [SEP], or without the second part where that is empty; int32[L]."""
+    """Lay out [CLS] first [SEP] second [SEP], without the second part where it is empty; int32[L]."""
     size = len(first)
     row = np.full(size + len(second) + 3 if len(second) else size + 2, vocabulary["sep"], np.int32)
     row[0] = vocabulary["cls"]
@@ -133,7 +134,8 @@ def frame(first: Int32, second: Int32, vocabulary: Vocabulary) -> Int32:
 
 
 def framed_words(words: Bool, first: tuple[int, int], second: tuple[int, int]) -> Bool:
-    """Where words begin in the row of `frame`, bool[L]. first and second: ranges of the document's `words`, bool[N]."""
+    """Return where words begin in the row of `frame`, bool[L]. first and second: ranges of the document's `words`,
+    bool[N]."""
     special = [np.ones(1, np.bool_)]
     behind = [words[slice(*second)], *special] if second[1] > second[0] else []
     return np.concatenate([*special, words[slice(*first)], *special, *behind])
@@ -170,7 +172,7 @@ def candidates(row: Int32, words: Bool, vocabulary: Vocabulary) -> list[tuple[in
 
 
 def choose_tokens(maskable: Bool, count: int, rng: Generator) -> np.ndarray:
-    """`count` of the tokens marked in `maskable` (all of them, if they are fewer), each set equally likely."""
+    """Draw `count` of the tokens marked in `maskable` (all of them, if they are fewer), each set equally likely."""
     pool = np.flatnonzero(maskable)
     return pool[rng.permutation(len(pool))[:count]]
 

@@ -65,7 +65,7 @@ class Ernie(Masking):
     """The number of this task."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems() + share_problems(short=self.short)
         if not problems and not sum(self._shares()):
             problems.append(
@@ -79,7 +79,7 @@ class Ernie(Masking):
         return self.basic, self.phrase, self.entity
 
     def packing(self) -> PackingSpec:
-        """Pairs of sentence runs, or single runs without next-sentence prediction."""
+        """Return the packing: pairs of sentence runs, or single runs without next-sentence prediction."""
         if self.next_sentence:
             return PackingSpec("pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short)
         return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True, short=self.short)
@@ -89,19 +89,19 @@ class Ernie(Masking):
         return (self.length, 2, self.task_types) if self.task_types else (self.length, 2)
 
     def labels(self) -> tuple[str, ...]:
-        """Next sentence, unless it is off."""
+        """Return the label of next-sentence prediction, unless it is off."""
         return ("next_sentence",) if self.next_sentence else ()
 
     def needs_words(self) -> bool:
-        """Words are masked whole at every level."""
+        """Return True: words are masked whole at every level."""
         return True
 
     def needs_units(self) -> tuple[str, ...]:
-        """Those of phrases and entities that rows are masked by."""
+        """Return which of phrases and entities have a weight."""
         return tuple(name for name, share in zip(LEVELS, self._shares(), strict=True) if share and name != "basic")
 
     def unit_files(self) -> tuple[str, str]:
-        """As the options say."""
+        """Return the files of the options."""
         return self.phrases, self.entities
 
     def row_positions(self, length: int, second: int | None = None) -> Int32:
@@ -138,7 +138,7 @@ class Ernie(Masking):
 
 
 def begins_at(document: Document, level: int) -> Bool:
-    """Where the units of a level begin, bool[N]; text that tells of words alone has no larger ones."""
+    """Return where the units of a level begin, bool[N]; text with only word marks has no larger units."""
     if document.words is None:
         raise ValueError("words are masked whole and need word starts, which this tokenizer does not tell")
     return document.words if level == 0 or document.units is None else document.units[level - 1]

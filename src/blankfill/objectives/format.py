@@ -185,7 +185,8 @@ class Format:
         raise NotImplementedError
 
     def window(self, text: Ids, begin: int, first: int, stop: int, both_ways: bool = True) -> Example:
-        """Tokens `first` … `stop` − 1 of running text as targets, given those from `begin` on; for `reads_windows`.
+        """Build a row with tokens `first` … `stop` − 1 of running text as targets, given those from `begin` on; for
+        `reads_windows`.
 
         both_ways: the context sees itself both ways, where the model can (GLM).
         """
@@ -194,7 +195,7 @@ class Format:
     # blanks to be filled
 
     def open_places(self, texts: Int32, places: Sequence[int]) -> list[Example]:
-        """Texts with the same open places: the targets are these places, in this order; no place sees another.
+        """Build rows of texts with the same open places: the targets are these places, in order; no place sees another.
 
         texts: int32[N, L], any ids at open places; these ids are the target_ids. For models that fill by places.
         """
@@ -209,7 +210,8 @@ class Format:
         self.check_room(self.specials() + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
-        """What is read before the first token of blank number len(fills), given the fills of the blanks before it.
+        """Return the decoder input before the first token of blank number len(fills), given the fills of the blanks
+        before it.
 
         runs and roles: as for `check_blanks`. For models that write their fills.
         """
@@ -240,7 +242,7 @@ class Format:
         return "mask"
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """What is read before a text is continued, or the blank of a prompt is written.
+        """Return the decoder input for continuing a text, or for filling the blank of a prompt.
 
         after: the text behind the blank, of models that write into blanks (`Objective.writes_into_blanks`). role: the
         kind of the blank; "" is `longest_blank`. keep: number of the last columns that are kept of a longer row, where
@@ -269,11 +271,12 @@ class Format:
         raise NotImplementedError
 
     def target_input(self, source: SourceRow, max_new: int) -> DecoderInput:
-        """What is read before a target of at most `max_new` tokens is written."""
+        """Return the decoder input for a target of at most `max_new` tokens."""
         raise NotImplementedError
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """(the most tokens of a target, a usual number) beside a source in rows of at most `length` columns."""
+        """Return the largest and the usual number of tokens of a target, in rows of at most `length` columns with a
+        source."""
         raise NotImplementedError
 
     def target_columns(self, count: int) -> int:

@@ -97,7 +97,7 @@ class Glm(Objective):
     """Documents that share a row see each other and are blanked as one text, as in the released code."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems() + share_problems(
             mask_ratio=self.mask_ratio,
             sentence_ratio=self.sentence_ratio,
@@ -112,7 +112,7 @@ class Glm(Objective):
         return problems
 
     def packing(self) -> PackingSpec:
-        """Runs of tokens of one document, closed by the end-of-text token, behind [CLS]."""
+        """Return the packing: runs of tokens of one document after [CLS], closed by the end-of-text token."""
         shortest = min(32, self.length - 2)
         return PackingSpec(
             "chunks", self.length - 1, chunk_overhead=1, after=1, merge_chunks=self.joined, short=self.short,
@@ -139,7 +139,7 @@ class Glm(Objective):
         return True
 
     def required_roles(self, use: Use) -> tuple[str, ...]:
-        """What a row with a blank has; the kinds of masks that a tokenizer lacks become [MASK]."""
+        """Return the roles of a row with a blank; kinds of masks that a tokenizer lacks become [MASK]."""
         return ("mask", "sop", "eop") if use in ("target", "cloze") else ("cls", "mask", "sop", "eop", "eos")
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
@@ -258,7 +258,7 @@ def span_law(mean: float) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _kept_span_law(mean: float) -> tuple[float, ...]:
-    """`span_law` for `bisect`; its end is 1 exactly, which a draw never reaches."""
+    """Return the cumulated `span_law` for `bisect`; it ends with exactly 1, which a draw never reaches."""
     return (*span_law(mean)[:-1].tolist(), 1.0)
 
 
@@ -275,7 +275,7 @@ def stretches(document: Document) -> list[Span]:
 
 
 def maskable(document: Document, ordered: bool = True) -> list[Span]:
-    """Where spans may lie in the row, a range for each document inside; shortest first when `ordered`.
+    """Return the ranges of the row in which spans may be, one for each document; shortest first when `ordered`.
 
     [CLS] and the end token are never blanked; nor is the last token of a row that has no end token.
     """
@@ -291,7 +291,8 @@ def maskable(document: Document, ordered: bool = True) -> list[Span]:
 
 
 def fitting(lengths: list[int], room: int, gaps: bool) -> int:
-    """How many of the leading span lengths fit a room, with at least one token between two spans when `gaps`."""
+    """Return how many of the leading span lengths fit into a room, with at least one token between two spans when
+    `gaps`."""
     used = 0
     for count, length in enumerate(lengths):
         if used + length + (count if gaps else 0) > room:

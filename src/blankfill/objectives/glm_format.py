@@ -129,7 +129,7 @@ class GlmFormat(Format):
         return glm_input(part_a, written, places[len(fills)], self.vocabulary["sop"], self.position_sizes)
 
     def blank_end_ids(self, runs: Sequence[Ids], roles: Sequence[str], k: int) -> list[int]:
-        """[E]; for a blank that ends the row, the end of the text as well."""
+        """Return [E], and for a blank that ends the row also the end-of-text token."""
         part_a, places = self.part_a(runs, roles)
         eop = self.vocabulary["eop"]
         return [eop, self.vocabulary["eos"]] if places[k] == len(part_a) - 1 else [eop]
@@ -158,8 +158,8 @@ class GlmFormat(Format):
         return self.vocabulary["eop"]
 
     def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
-        """`[CLS] first [SEP] second [MASK] <eos>`; with [gMASK] the row ends in the mask, as document-level rows do in
-        training."""
+        """Lay out `[CLS] first [SEP] second [MASK] <eos>`; with [gMASK] the row ends in the mask, as document-level
+        rows do in training."""
         more = [] if second is None else [self.ids_of("sep"), second]
         text = join(self.ids_of("cls"), first, *more)
         return SourceRow(join(text, self.ids_of(role), self.ids_of(*(() if role == "gmask" else ("eos",)))), len(text))
@@ -175,7 +175,7 @@ class GlmFormat(Format):
         return glm_input(source.ids, [], source.blank, self.vocabulary["sop"], sizes)
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """As much as there are positions inside a blank."""
+        """Return the number of positions inside a blank."""
         return self.position_sizes[1] - 2, self.position_sizes[1] - 2
 
     @property

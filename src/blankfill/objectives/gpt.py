@@ -37,7 +37,8 @@ class Gpt(Objective):
     """Keep documents apart, or run them together as the classic stream."""
 
     def packing(self) -> PackingSpec:
-        """Chunks of documents, or the stream; each reads one token more than its row, as the last answer."""
+        """Return the packing: chunks of documents, or the stream; each has one token more than its row, the last
+        target."""
         if self.documents == "stream":
             return PackingSpec(
                 "stream", self.length + 1, row_overhead=-1, after=1, overlap=1, merge_chunks=True, min_tokens=2
@@ -111,7 +112,7 @@ class GptFormat(Format):
     reads_windows = True
 
     def for_heads(self) -> Format:
-        """`a <eos> b <eos>`, read at the last column (Radford et al. 2018)."""
+        """Lay out `a <eos> b <eos>`, represented by the last column (Radford et al. 2018)."""
         return self.reframed(NOTHING, self.ids_of("eos"))
 
     def _pooled(self, length: int) -> int:
@@ -133,7 +134,7 @@ class GptFormat(Format):
         return last_tokens(next_tokens(row), stop - first)
 
     def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
-        """The text with its fills must fit, behind the end-of-text token."""
+        """Raise UserError when the text with its fills, after the end-of-text token, is too long."""
         self.check_room(1 + sum(map(len, runs)) + fill_tokens)
 
     def blank_input(self, runs: Sequence[Ids], roles: Sequence[str], fills: Sequence[Ids]) -> DecoderInput:
@@ -167,7 +168,7 @@ class GptFormat(Format):
         return self.vocabulary["eos"]
 
     def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
-        """`<eos> first <eos> second <eos>`, with [SEP] behind the texts where the vocabulary has it."""
+        """Lay out `<eos> first <eos> second <eos>`, with [SEP] after the texts if the vocabulary has it."""
         closed = self.ids_of("sep" if "sep" in self.vocabulary.roles else "eos")
         more = [] if second is None else [closed, second]
         return SourceRow(join(self.ids_of("eos"), first, *more, closed))

@@ -40,14 +40,14 @@ class Mlm(Masking):
     """Number of the first position; RoBERTa counts from 2."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems()
         if self.mask_specials and self.whole_word:
             problems.append("objective.mask_specials and objective.whole_word exclude each other")
         return problems
 
     def packing(self) -> PackingSpec:
-        """Runs of whole sentences."""
+        """Return the packing: runs of whole sentences."""
         if self.across_documents:
             return PackingSpec(
                 "stream", self.length - 2, chunk_overhead=1, row_overhead=1, whole_sentences=True, merge_chunks=True
@@ -67,7 +67,7 @@ class Mlm(Masking):
         return replace(self, position_offset=earlier.position_offset) if isinstance(earlier, Mlm) else self
 
     def count(self, length: int, rounding: float) -> int:
-        """How many tokens of a row of `length` are answered; `rounding` is uniform on [0, 1)."""
+        """Return the number of targets in a row of `length` tokens; `rounding` is uniform on [0, 1)."""
         return max(1, int(self.mask_ratio * length + rounding))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> Masked:
@@ -104,7 +104,7 @@ def _bounds(document: Document) -> list[int]:
 
 
 def _places(document: Document) -> np.ndarray:
-    """Where the document's own tokens stand in the row, int64[N]."""
+    """Return the columns of the document's own tokens in the row, int64[N]."""
     places = np.arange(1, len(document) + 1)
     for part in _bounds(document)[1:-1]:
         places[part:] += 1

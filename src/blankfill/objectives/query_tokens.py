@@ -48,7 +48,7 @@ class MaskWriter(Masking):
         return (*self.roles, self.query_role) if use == "target" else super().required_roles(use)
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """Masks in the text, query tokens behind it."""
+        """Return the format: masks in the text, query tokens after it."""
         return QueryFormat(self, vocabulary, position_sizes)
 
 
@@ -70,7 +70,7 @@ def with_queries(
 
 
 def step_rule(context: int, step: Int32) -> AttentionRule:
-    """Who sees whom: `context` columns that see one another, then K tokens, then their K pseudo masks.
+    """Return the rule of `context` columns that see one another, then K tokens, then their K pseudo masks.
 
     step: int32[K], from 1 on, at which each of the tokens is written. A token sees the context and the tokens of all
     steps up to its own; a pseudo mask the context, the tokens of the steps before, and the pseudo masks of its own.
@@ -130,7 +130,7 @@ class QueryFormat(MaskFormat):
         return self.vocabulary["sep"]
 
     def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
-        """`[CLS] first [SEP] second [SEP]`."""
+        """Lay out `[CLS] first [SEP] second [SEP]`."""
         sep = [self.vocabulary["sep"]]
         more = [] if second is None else [second, sep]
         return SourceRow(join([self.vocabulary["cls"]], first, sep, *more))
@@ -156,7 +156,7 @@ class QueryFormat(MaskFormat):
         )
 
     def redraws(self, noise: TargetNoise) -> bool:
-        """UniLM v1 masks targets anew in each step; UniLM v2 reads them whole, unless there is noise."""
+        """Change a target for a step: UniLM v1 masks it anew; UniLM v2 reads it unchanged, unless there is noise."""
         return not self.objective.has_pseudo_masks or noise != TargetNoise()
 
     def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
@@ -174,7 +174,7 @@ class QueryFormat(MaskFormat):
         return length - self.source_specials(pair=True) - 2, length // 2
 
     def target_columns(self, count: int) -> int:
-        """As many, and the end."""
+        """Return the number of target tokens and one for the end."""
         return count + 1
 
 

@@ -58,14 +58,14 @@ class SpanBert(Masking):
     """Largest number of tokens of a span that are also predicted from its boundaries; 0 turns this off."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems()
         if not 0 < self.geometric < 1:
             problems.append(f"objective.geometric is {self.geometric}; it must be above 0 and below 1")
         return problems
 
     def packing(self) -> PackingSpec:
-        """Runs of whole sentences of one document, as long as fit."""
+        """Return the packing: runs of whole sentences of one document, as long as possible."""
         return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ class SpanBert(Masking):
         return (self.length, 2)
 
     def needs_words(self) -> bool:
-        """Spans of words need to know where words begin."""
+        """Return whether spans are counted in words, which needs word starts."""
         return self.whole_word
 
     def max_span_positions(self) -> int:
@@ -81,7 +81,7 @@ class SpanBert(Masking):
         return self.boundary
 
     def budget(self, length: int) -> int:
-        """How many tokens of a text of `length` (specials not counted) are masked."""
+        """Return the number of masked tokens in a text of `length` tokens (without special tokens)."""
         return math.ceil(self.mask_ratio * length)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> SpanChoice:
@@ -98,7 +98,7 @@ class SpanBert(Masking):
         return SpanChoice(tuple(spans), tuple(inputs))
 
     def _draws(self, size: int, rng: Generator) -> Iterator[tuple[int, int]]:
-        """Anchors and numbers of words, without end."""
+        """Yield anchors and numbers of words, endlessly."""
         law = length_law(self.geometric, self.longest)
         while True:
             yield int(rng.integers(size)), 1 + int(np.searchsorted(law, rng.random() * law[-1], side="right"))

@@ -70,14 +70,15 @@ class T5(Objective):
     """Of the tokens blanked BERT-style, the share that becomes a random token; the others become the first sentinel."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems() + share_problems(random_share=self.random_share)
         if not 0 < self.mask_ratio <= MOST:
             problems.append(f"objective.mask_ratio is {self.mask_ratio}; it must be above 0 and at most {MOST}")
         return problems
 
     def packing(self) -> PackingSpec:
-        """Documents end to end, cut where a row is full; nothing stands between them, as in the released code."""
+        """Return the packing: documents end to end, cut when a row is full, with nothing between them, as in the
+        released code."""
         return PackingSpec("stream", self.raw_length(), merge_chunks=True, min_tokens=2)
 
     def position_sizes(self) -> tuple[int, ...]:
@@ -93,7 +94,7 @@ class T5(Objective):
         return max(SENTINELS, math.ceil(usual + 6 * usual**0.5)) if self.variant == "iid" else SENTINELS
 
     def raw_length(self) -> int:
-        """Tokens of text that make an encoder's row: 568 for 512, since a span is shorter once it is blanked."""
+        """Return the tokens of text of an encoder's row: 568 for 512, since blanking shortens spans."""
         raw = self.length - 1
         if not self._in_spans():
             return raw
@@ -135,15 +136,15 @@ class T5(Objective):
         return self.fills
 
     def required_sentinels(self, use: Use) -> int:
-        """One for a blank."""
+        """Return the number of sentinels that a use needs: one for a blank."""
         return int(use == "fill" or (use == "generate" and self.fills))
 
     def format(self, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> Format:
-        """Sentinels in both rows."""
+        """Return the roles of a row: sentinels on both sides."""
         return T5Format(self, vocabulary, position_sizes)
 
     def frame_roles(self) -> FrameRoles:
-        """What the encoder reads is closed by the end-of-text token."""
+        """Return the special tokens of a text: the encoder's row ends with the end-of-text token."""
         return FrameRoles((), ("eos",), ("eos",))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> T5Choice:
@@ -203,12 +204,12 @@ def _within(count: float, most: int) -> int:
 
 
 def _row_sizes(raw: int, noise: int, spans: int) -> tuple[int, int]:
-    """Of the encoder's row and the decoder's, both with their end token."""
+    """Return the sizes of the encoder's row and the decoder's, both with their end token."""
     return raw - noise + spans + 1, noise + spans + 1
 
 
 def random_spans(length: int, ratio: float, mean: float, rng: Generator) -> Bool:
-    """Which tokens are in spans, bool[length]: kept text first, a span last, all such ways to cut equally likely."""
+    """Draw which tokens are in spans, bool[length]: kept text first, a span last, all such divisions equally likely."""
     noise, spans = span_counts(length, ratio, mean)
     blanks = segments(rng.permutation(np.arange(noise - 1) < spans - 1))
     lengths = segments(rng.permutation(np.arange(max(length, 2) - noise - 1) < spans - 1))
@@ -216,7 +217,7 @@ def random_spans(length: int, ratio: float, mean: float, rng: Generator) -> Bool
 
 
 def segments(cuts: Bool) -> Int32:
-    """Lengths of the pieces of a run of tokens, int32[K]. cuts: bool[N-1], behind which tokens it is cut."""
+    """Return the lengths of the pieces of a run of tokens, int32[K]. cuts: bool[N-1], after which tokens it is cut."""
     edges = np.concatenate([[0], np.flatnonzero(cuts) + 1, [len(cuts) + 1]])
     return np.diff(edges).astype(np.int32)
 
@@ -228,7 +229,7 @@ def interleaved(runs: Int32, blanks: Int32) -> Bool:
 
 
 def run_begins(noise: Bool) -> Bool:
-    """Where runs of marked tokens begin, bool[N]."""
+    """Return where runs of marked tokens begin, bool[N]."""
     begins = noise.copy()
     begins[1:] &= ~noise[:-1]
     return begins
@@ -280,7 +281,7 @@ class T5Format(StackFormat):
         return self.max_columns - 2
 
     def between_sentinels(self, runs: Sequence[Ids]) -> Int32:
-        """Runs of text with the sentinels between them, int32[L]."""
+        """Join runs of text with sentinels between them, int32[L]."""
         places = np.zeros(sum(map(len, runs)) + len(runs) - 1, np.bool_)
         places[np.cumsum([len(run) + 1 for run in runs[:-1]], dtype=np.int64) - 1] = True
         row = np.zeros(len(places), np.int32)
@@ -296,7 +297,7 @@ class T5Format(StackFormat):
         return [self.teacher_forced(source, written, len(answer) + 1)]
 
     def check_blanks(self, runs: Sequence[Ids], roles: Sequence[str], fill_tokens: int = 0) -> None:
-        """Each blank needs a sentinel."""
+        """Raise UserError when there are more blanks than sentinels."""
         blanks, most = len(runs) - 1, len(self.vocabulary.sentinels)
         if blanks > most:
             raise UserError(
@@ -331,11 +332,11 @@ class T5Format(StackFormat):
         return self.vocabulary["eos"]
 
     def source(self, first: Ids, second: Ids | None = None, role: str = "mask") -> SourceRow:
-        """`first second </s>`: no token separates the texts."""
+        """Lay out `first second </s>`: no token separates the texts."""
         return SourceRow(self._source(join(first, NOTHING if second is None else second)))
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """Positions have no end."""
+        """Return the largest and the usual number of tokens of a target; relative positions have no end."""
         return LONGEST, length
 
     def _source(self, ids: Ids) -> Int32:

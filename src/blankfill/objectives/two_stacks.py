@@ -29,7 +29,7 @@ def two_sided(source: Int32, target: Int32, start: int, first_position: int = 0)
 
 
 def two_stack_input(source: Ids, begun: Ids, first_position: int = 0, table: int = 0) -> DecoderInput:
-    """What a model with an encoder has read when it has begun a text: the row of `two_sided` up to there.
+    """Return the decoder input of a started text, for a model with an encoder: the row of `two_sided` up to its end.
 
     source: what the encoder reads. begun: what the decoder has written, the token that it starts from among it.
     first_position: as there. table: rows of the position tables, 0 where positions are relative.

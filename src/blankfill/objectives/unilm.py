@@ -76,7 +76,7 @@ class Unilm(MaskWriter):
     """Share of documents that are cut into shorter examples."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems() + share_problems(ngram_share=self.ngram_share, short=self.short)
         weights = self._weights()
         if not problems and not sum(weights.values()):
@@ -84,7 +84,7 @@ class Unilm(MaskWriter):
         return problems
 
     def packing(self) -> PackingSpec:
-        """Pairs of sentence runs; of those with a next-sentence label, half are not neighbours."""
+        """Return the packing: pairs of sentence runs; of those with a next-sentence label, half are not neighbours."""
         weights = self._weights()
         strange = 0.5 * weights["both"] / sum(weights.values()) if self.labels() else 0.0
         return PackingSpec(
@@ -106,7 +106,7 @@ class Unilm(MaskWriter):
         return ("next_sentence",) if self.next_sentence and self.both > 0 else ()
 
     def budget(self, length: int) -> int:
-        """How many tokens of a row of `length` (specials counted) are answered."""
+        """Return the number of targets in a row of `length` tokens (with special tokens)."""
         return exact_budget(length, self.length, self.mask_ratio, self.max_predictions)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> UnilmChoice:
@@ -137,8 +137,8 @@ class Unilm(MaskWriter):
         return {"both": self.both, "sequence": self.sequence, "left": self.left, "right": self.right}
 
     def _mode(self, is_random: bool, is_pair: bool, rng: Generator) -> Mode:
-        """Parts that are not neighbours can only be read both ways; the plan makes half as many of them as there are
-        pairs to be read so, and the rest of the mixture is drawn here."""
+        """Draw the mode. Parts that are not neighbours can only be read both ways; the plan makes half as many of them
+        as there are pairs to be read so, and the rest of the mixture is drawn here."""
         weights = self._weights()
         draw = rng.random()
         if is_random:
@@ -160,7 +160,7 @@ def _row(document: Document, vocabulary: Vocabulary, first: tuple[int, int], sec
 
 
 def mode_rule(mode: Mode, source: int, length: int) -> AttentionRule:
-    """Who sees whom in a row of `length` whose first part, its specials counted, has `source` columns."""
+    """Return the rule of a row of `length` whose first part, with its special tokens, has `source` columns."""
     if mode == "both":
         return AttentionRule.full(length)
     if mode == "sequence":

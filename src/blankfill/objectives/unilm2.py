@@ -56,11 +56,11 @@ class Unilm2(MaskWriter):
     """Share of blocks that have 2 to 6 tokens; the others have one."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         return super().problems() + share_problems(span_share=self.span_share)
 
     def packing(self) -> PackingSpec:
-        """Runs of whole sentences."""
+        """Return the packing: runs of whole sentences."""
         return PackingSpec("chunks", self.length - 2, chunk_overhead=2, whole_sentences=True)
 
     def position_sizes(self) -> tuple[int, ...]:

@@ -80,7 +80,7 @@ class Xlnet(Objective):
     """Share of documents that are cut into shorter examples; released code: none."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options."""
+        """Return a sentence for each impossible option."""
         problems = super().problems() + share_problems(short=self.short)
         if not 0 < self.share <= 0.5:
             problems.append(f"objective.share is {self.share}; it must be above 0 and at most 0.5")
@@ -89,7 +89,7 @@ class Xlnet(Objective):
         return problems
 
     def packing(self) -> PackingSpec:
-        """Pairs of sentence runs, or pieces of documents that begin with what is remembered."""
+        """Return the packing: pairs of sentence runs, or pieces of documents that begin with their memory."""
         if self.pairs:
             return PackingSpec("pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short)
         if self.memory:
@@ -110,15 +110,15 @@ class Xlnet(Objective):
         return True
 
     def remembered(self, document: Document) -> int:
-        """How many of a Document's first tokens are memory."""
+        """Return the number of a Document's first tokens that are memory."""
         return 0 if document.first or not self.memory else min(self.memory, len(document) - 1)
 
     def frame_roles(self) -> FrameRoles:
-        """[CLS] stands last."""
+        """Return the special tokens of a text; [CLS] is the last one."""
         return FrameRoles((), ("sep",), ("sep", "cls"))
 
     def row_positions(self, length: int, second: int | None = None) -> Int32:
-        """Places and segments; [CLS] is a segment of its own."""
+        """Return positions and segments of a row; [CLS] is a segment of its own."""
         positions = super().row_positions(length)
         if second is not None:
             positions[1, second:] = 1
@@ -188,7 +188,7 @@ class Xlnet(Objective):
         return self.framed(document.ids[slice(*a)], vocabulary, document.ids[slice(*b)] if self.pairs else None)
 
     def _starts(self, document: Document, a: tuple[int, int], b: tuple[int, int], length: int) -> Bool:
-        """bool[L]: where a unit of the spans begins, a word or a token."""
+        """Return where a unit of the spans begins, a word or a token, bool[L]."""
         starts = np.ones(length, np.bool_)
         if document.words is None:
             if self.whole_word:
@@ -201,8 +201,8 @@ class Xlnet(Objective):
 
 
 def truncate_ends(length_a: int, length_b: int, room: int) -> tuple[int, int]:
-    """How much of the front of two runs is kept: the longer one (B on a tie) loses its end, token by token, until both
-    fit."""
+    """Return how much of the front of two runs is kept: the longer one (B on a tie) loses its end, token by token,
+    until both fit."""
     while length_a + length_b > room:
         if length_a > length_b:
             length_a -= 1
@@ -212,7 +212,7 @@ def truncate_ends(length_a: int, length_b: int, room: int) -> tuple[int, int]:
 
 
 def draw_span(spread: int, rng: Generator, most: int = LONGEST_SPAN) -> tuple[int, int]:
-    """(n, l): units of a span, 1 to 5 in proportion to 1/n, cut to `most`, and the tokens before it, uniform on
+    """Draw (n, l): units of a span, 1 to 5 in proportion to 1/n, cut to `most`, and the tokens before it, uniform on
     0 … spread·n − 1."""
     units = 1 + min(LONGEST_SPAN - 1, int(SPAN_LAW.searchsorted(rng.random(), side="right")))
     units = min(units, most)
@@ -220,7 +220,7 @@ def draw_span(spread: int, rng: Generator, most: int = LONGEST_SPAN) -> tuple[in
 
 
 def choose_spans(starts: Bool, budget: int, spread: int, draw: Callable[[int], tuple[int, int]]) -> Bool:
-    """bool[L]: the spans of a block of a row, at most `budget` tokens; the released code's `_sample_mask`.
+    """Draw the spans of a block of a row, bool[L], at most `budget` tokens; the released code's `_sample_mask`.
 
     starts: where words begin, [SEP] and [CLS] among them. spread: K; a span of n tokens has a context of K·n. draw:
     (n, l) for so much of the budget; l tokens of the context, and those up to the next word's first, stand before the
@@ -332,7 +332,7 @@ class XlnetFormat(Format):
     blank_length = "given"
 
     def _pooled(self, length: int) -> int:
-        """[CLS] stands last."""
+        """Return the column of [CLS], the last one."""
         return length - 1
 
     def export_row(self, ids: Ids) -> Example:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.hf_layout import dress_of
+from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.checkpoint.load import Loaded
 from blankfill.config.recipe import Recipe, to_values
 from blankfill.data.loader import Phase, Steps, load
@@ -76,8 +76,8 @@ class Training:
         ]
         announce(inputs, model, rows[0].train.rows_in_epoch(0), context.machine.where, self.baselines[-1])
         self.recorder = context.record("training", options.steps, done.step)
-        dress = dress_of(model.config, recipe.objective, inputs.corpus.tokenizer)
-        self.writer = context.enter(store.Writer(out / "checkpoints", options.save_total_limit, dress))
+        hf_layout = hf_layout_of(model.config, recipe.objective, inputs.corpus.tokenizer)
+        self.writer = context.enter(store.Writer(out / "checkpoints", options.save_total_limit, hf_layout))
         loaded = Loaded(model, inputs.corpus.tokenizer, inputs.corpus.vocabulary, recipe.objective, out)
         self.samples = Samples(loaded, inputs.corpus.valid, options.samples)
         self.watch = baseline_watcher(self.baselines, recipe, self.recorder)

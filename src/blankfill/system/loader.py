@@ -202,7 +202,7 @@ def build(kind: type[T], values: object, where: object, finite: bool = True) -> 
 
 
 def fitting(value: Any, hint: Any, where: str, finite: bool = True) -> Any:
-    """`value` as the type that an annotation names; UserError that begins with `where` otherwise."""
+    """Convert `value` to the type of an annotation; UserError that begins with `where` otherwise."""
     try:
         return convert(value, hint, finite)
     except MismatchError as error:

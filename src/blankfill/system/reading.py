@@ -340,7 +340,7 @@ def parse_yaml(text: str, where: object, texts: bool = False) -> Any:
 
 @lru_cache(maxsize=1)
 def _settings_loader() -> Any:
-    """PyYAML's loader of plain values, with numbers as people write them and without dates."""
+    """Return PyYAML's loader of plain values, with common notations of numbers and without dates."""
     import yaml
 
     plain: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

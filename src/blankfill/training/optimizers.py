@@ -130,7 +130,7 @@ class Adafactor(Optimizer):
                     self._move(weight, weight.grad, rate)
 
     def _move(self, weight: Tensor, grad: Tensor, rate: Tensor) -> None:
-        """w ← w - rate · the clipped update."""
+        """Update a weight: w ← w - rate · the clipped update."""
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)

@@ -53,7 +53,7 @@ def read_csl(path: Path, labels: tuple[str, ...] = ()) -> Split:
     return Split(items, (), faults.sentences(count))
 
 
-def read_asked(path: Path, labels: tuple[str, ...] = ()) -> Split:
+def read_question_pairs(path: Path, labels: tuple[str, ...] = ()) -> Split:
     """Read question generation from a file in SQuAD's form: the context is the source, the first answer the second
     text, the question the target. Questions without an answer are left out."""
     questions = read_questions(path)
@@ -142,7 +142,7 @@ GENERATION = (
         name="csl-title", parse=read_csl, files={split: (f"{split}.tsv",) for split in _splits},
         folders=("csl_title_zh", "csl_title"), by_characters=True,
     ),
-    _write(name="squad-questions", parse=read_asked, files=QUESTIONS[0].files, folders=QUESTIONS[0].folders),
+    _write(name="squad-questions", parse=read_question_pairs, files=QUESTIONS[0].files, folders=QUESTIONS[0].folders),
     Task(
         "wikitext2", "language",
         {split: (f"wiki.{name}.tokens",) for split, name in (("train", "train"), ("dev", "valid"), ("test", "test"))},

@@ -24,7 +24,7 @@ def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
     form."""
     document = json_document(path)
     misplaced, answers, items = [], 0, []
-    for title, context, question, where in _asked(document, path):
+    for title, context, question, where in _all_questions(document, path):
         item = _question(question, context, title, where)
         answers += len(item.answers)
         misplaced += [f"{item.id} ({answer.text[:20]})" for answer in item.answers if answer.start is None]
@@ -40,7 +40,7 @@ def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
     return Split(items, (), problems)
 
 
-def _asked(document: Any, path: Path) -> Iterator[tuple[str, str, Any, str]]:
+def _all_questions(document: Any, path: Path) -> Iterator[tuple[str, str, Any, str]]:
     """Yield (title, context, question as in the file, its path in the file) of every question."""
     where = str(path)
     for a, article in enumerate(_part(document, "data", list, where)):

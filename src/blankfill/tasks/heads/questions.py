@@ -44,7 +44,7 @@ class Answer(HeadAdapter):
         return any(name.startswith("no-answer") for name in self.task.metrics)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """A row for each window of each question's context."""
+        """Encode a row for each window of each question's context."""
         length = min(self.options.max_length or USUAL_LENGTH, self.input_format.length)
         extra = self.input_format.length - self.input_format.room(pair=True)
         options = WindowOptions(length, self.options.stride, self.options.max_query_length, extra)
@@ -62,7 +62,7 @@ class Answer(HeadAdapter):
         return EncodedSet(items, encoded, windows)
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The best spans over all windows of a question."""
+        """Return the best spans over all windows of a question."""
         questions = _questions(encoded_set.items)
         of: list[list[tuple[Window, Scores]]] = [[] for _ in questions]
         for window, scores_KC in zip(encoded_set.parts, scores, strict=True):
@@ -101,11 +101,11 @@ class Answer(HeadAdapter):
         return score(self.task, Split(items), answers)
 
     def record(self, prediction: Prediction) -> dict[str, Any]:
-        """The answer by the threshold that `measure` has found, which `decide` could not know."""
+        """Return the answer by the threshold that `measure` computed, which was unknown before."""
         return {**prediction.record, "answer": prediction.value.answer(self.threshold)}
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From an answer, "" for none: it stands as it is, whatever the odds."""
+        """Return the prediction of an answer, "" for none, independent of the odds."""
         return Prediction(PlainAnswer(str(record["answer"])), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
@@ -117,7 +117,7 @@ class Answer(HeadAdapter):
         ]
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """How right the answers are by what the questions begin with, and misses."""
+        """Return scores by the first word of the question, and the misses."""
         answers = [prediction.value.answer(self.threshold) for prediction in predictions]
         return question_analysis(_questions(items), answers, self.task.by_characters, self.task.metrics)
 
@@ -131,7 +131,7 @@ class PlainAnswer:
         self.text = text
 
     def answer(self, threshold: float | None = None) -> str:
-        """The text, whatever the threshold."""
+        """Return the text, whatever the threshold."""
         return self.text
 
 

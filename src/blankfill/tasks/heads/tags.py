@@ -27,7 +27,7 @@ class Tag(HeadAdapter):
         return len(self.labels)
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """A row for each sentence, or several where it is longer than a row; the targets are at first pieces."""
+        """Encode a row for each sentence, or several for long ones; the targets are at the first token of each word."""
         sentences = _sentences(items)
         number = {label: place for place, label in enumerate(self.labels)}
         encoded, windows = [], []
@@ -44,7 +44,7 @@ class Tag(HeadAdapter):
         return EncodedSet(items, encoded, windows)
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The likeliest tag of each word, and the entities that they name."""
+        """Return the likeliest tag of each word, and the entities of these tags."""
         tags = [[self.labels[k] for k in scores_KC.argmax(1)] for scores_KC in scores]
         sentences = _sentences(encoded_set.items)
         return [
@@ -53,11 +53,11 @@ class Tag(HeadAdapter):
         ]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From a tag for each word."""
+        """Return a prediction from a tag for each word."""
         return Prediction(tuple(map(str, record["tags"])), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """Each word's most frequent tag in the training data; O for words that are not in it."""
+        """Predict each word's most frequent tag in the training data; O for unknown words."""
         seen: dict[str, dict[str, int]] = {}
         for item in _sentences(train):
             for word, tag in zip(item.words, item.tags or (), strict=True):
@@ -67,7 +67,7 @@ class Tag(HeadAdapter):
         return [Prediction(tuple(usual.get(word, "O") for word in item.words), {}) for item in _sentences(items)]
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """How right each type of entity is, and which are taken for which."""
+        """Return scores of each type of entity, and the confusions."""
         return tag_analysis(
             _sentences(items), [prediction.value for prediction in predictions], self.task.by_characters
         )

@@ -39,7 +39,7 @@ class _Texts(HeadAdapter):
 
     @abstractmethod
     def _answer(self, item: TextItem) -> NDArray[np.generic]:
-        """The target of an item; any value of the right type where the item has no label."""
+        """Return the target of an item; any value of the right type for an item without a label."""
 
 
 class Classify(_Texts):
@@ -60,22 +60,22 @@ class Classify(_Texts):
         return [classified(scores_KC[0], self.labels) for scores_KC in scores]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From the name of a class."""
+        """Return a prediction from the name of a class."""
         return Prediction(self.labels.index(record["label"]), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """The most frequent class."""
+        """Predict the most frequent class."""
         return [Prediction(int(self.classes(train).argmax()), {})] * len(items)
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """The confusions, how right each class is, and the surest mistakes."""
+        """Return the confusions, the scores of each class, and the mistakes with the highest probability."""
         gold = [int(label) for label in _labels(items)]
         analysis = class_analysis(self.labels, gold, [prediction.value for prediction in predictions])
         right, shown = [self.labels[k] for k in gold], [prediction.record for prediction in predictions]
         return {**analysis, "surest_mistakes": surest_mistakes(_texts(items), right, shown)}
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64]:
-        """Items of each class."""
+        """Return the number of items of each class."""
         return np.bincount(np.array(_labels(items), np.int64), minlength=len(self.labels))
 
 
@@ -93,15 +93,15 @@ class Regress(_Texts):
         return np.array([item.label or 0.0], np.float32)
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The numbers."""
+        """Return the predicted numbers."""
         return [Prediction(float(scores_KC[0, 0]), {"score": round(float(scores_KC[0, 0]), 6)}) for scores_KC in scores]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From a number."""
+        """Return a prediction from a number."""
         return Prediction(float(record["score"]), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """The mean."""
+        """Predict the mean."""
         return [Prediction(float(np.mean(_labels(train))), {})] * len(items)
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Multilabel(_Texts):
         return answer
 
     def predict(self, encoded_set: EncodedSet, scores: Sequence[Scores]) -> list[Prediction]:
-        """The labels that are more likely than not, and the probabilities of all."""
+        """Return the labels with a probability above one half, and the probabilities of all."""
         predictions = []
         for scores_KC in scores:
             likely = 1 / (1 + np.exp(-scores_KC[0].astype(np.float64)))
@@ -136,16 +136,16 @@ class Multilabel(_Texts):
         return predictions
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From the names of labels."""
+        """Return a prediction from the names of labels."""
         return Prediction(tuple(sorted(self.labels.index(name) for name in record["labels"])), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """The labels that more than half of the items have."""
+        """Predict the labels of more than half of the items."""
         share = np.mean([self._answer(item)[0] for item in _texts(train)], axis=0)
         return [Prediction(tuple(int(k) for k in np.flatnonzero(share >= LIKELY)), {})] * len(items)
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """How right each label is, and the items with most labels wrong."""
+        """Return the scores of each label, and the items with most labels wrong."""
         return set_analysis(self.labels, _texts(items), [prediction.value for prediction in predictions])
 
 
@@ -161,7 +161,7 @@ class Choose(HeadAdapter):
         return 1
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """An Example for each choice; all of an item stand in one row."""
+        """Encode an Example for each choice; those of an item share a row."""
         encoded = []
         for item in items:
             assert isinstance(item, ChoiceItem)
@@ -179,16 +179,16 @@ class Choose(HeadAdapter):
         return [chosen(item, scores_KC[:, 0]) for item, scores_KC in zip(encoded_set.items, scores, strict=True)]
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
-        """From the number of a choice, counted from 0."""
+        """Return a prediction from the number of a choice, counted from 0."""
         return Prediction(int(record["label"]), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """The place that most often holds the right choice."""
+        """Predict the most frequent number of the right choice."""
         places = np.bincount([item.label or 0 for item in train if isinstance(item, ChoiceItem)])
         return [Prediction(int(places.argmax()), {})] * len(items)
 
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """The surest mistakes."""
+        """Return the mistakes with the highest probability."""
         chosen = [item for item in items if isinstance(item, ChoiceItem)]
         # of several right choices the given one counts, if it is one of them
         right = [

@@ -71,7 +71,7 @@ class Spans:
         return self.null - self.scores[0]
 
     def answer(self, threshold: float | None = None) -> str:
-        """The best text; with a threshold, "" where no answer scores more than that beyond it."""
+        """Return the best text; with a threshold, "" when no answer scores better by more than it."""
         return "" if threshold is not None and self.null_odds > threshold else self.texts[0]
 
 
@@ -179,7 +179,7 @@ def best_spans(
 
 
 def _best_of(window: Window, start_T: Float, end_T: Float, best: int, longest: int) -> list[tuple[float, int, int]]:
-    """(score, first, last) of the best spans of a window."""
+    """Return (score, first, last) of the best spans of a window."""
     tokens = len(window.context)
     if len(start_T) != tokens or len(end_T) != tokens:
         raise ValueError(f"{len(start_T)} and {len(end_T)} scores for {tokens} tokens")

@@ -72,7 +72,7 @@ def tag_windows(
 
 
 def _cuts(item: TaggedItem, pieces: Sequence[Int32], room: int) -> Iterator[tuple[int, int]]:
-    """The ranges of words that fit a row each."""
+    """Return ranges of words that fit into a row each."""
     start, held = 0, 0
     for place, word in enumerate(pieces):
         if len(word) > room:

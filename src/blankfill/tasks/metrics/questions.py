@@ -98,11 +98,11 @@ def _scores(
     """Return (exact, F1) of each question."""
     if not items:
         raise UserError("There are no questions to score.")
-    untold = [item.id for item in items if not item.answers and not item.impossible]
-    if untold:
+    unanswered = [item.id for item in items if not item.answers and not item.impossible]
+    if unanswered:
         raise UserError(
-            f"The file does not have the answers of {len(untold)} questions, such as {listed(untold)}: a test set can "
-            f"be predicted but not scored."
+            f"The file does not have the answers of {len(unanswered)} questions, such as {listed(unanswered)}: a test "
+            f"set can be predicted but not scored."
         )
     missing = [item.id for item in items if item.id not in predicted]
     if missing:

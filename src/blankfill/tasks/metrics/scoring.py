@@ -33,7 +33,7 @@ def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
 
 def _classes(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, float]:
     items = split.texts()
-    gold = _told([item.label for item in items])
+    gold = _all_answers([item.label for item in items])
     groups = [item.group for item in items]
     values = {}
     for name in task.metrics:
@@ -47,17 +47,17 @@ def _classes(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, fl
 
 
 def _numbers(task: Task, split: Split, predicted: Sequence[float]) -> dict[str, float]:
-    return classes.number_metrics(task.metrics, _told([item.label for item in split.texts()]), predicted)
+    return classes.number_metrics(task.metrics, _all_answers([item.label for item in split.texts()]), predicted)
 
 
 def _sets(task: Task, split: Split, predicted: Sequence[Sequence[int]]) -> dict[str, float]:
-    gold = _told([item.label for item in split.texts()])
+    gold = _all_answers([item.label for item in split.texts()])
     return classes.set_metrics(task.metrics, gold, predicted, len(split.labels))
 
 
 def _choices(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, float]:
     items = split.choices()
-    gold = _told([item.label for item in items])
+    gold = _all_answers([item.label for item in items])
     right = [_choice_scores(item, int(place)) for item, place in zip(items, predicted, strict=True)]
     values = {
         "accuracy": lambda: classes.class_metrics(["accuracy"], gold, predicted)["accuracy"],
@@ -75,7 +75,7 @@ def _choice_scores(item: ChoiceItem, place: int) -> tuple[float, float]:
 
 
 def _tags(task: Task, split: Split, predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    return tag_metrics(task.metrics, _told([item.tags for item in split.tagged()]), predicted)
+    return tag_metrics(task.metrics, _all_answers([item.tags for item in split.tagged()]), predicted)
 
 
 def _answers(task: Task, split: Split, predicted: Mapping[str, str]) -> dict[str, float]:
@@ -93,7 +93,7 @@ def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> dict[str,
     return {"accuracy": sum(right) / len(right)}
 
 
-def _told(gold: Sequence[Any]) -> list[Any]:
+def _all_answers(gold: Sequence[Any]) -> list[Any]:
     """Return the answers. Raises UserError when one is missing."""
     missing = sum(label is None for label in gold)
     if missing:
