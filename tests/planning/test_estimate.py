@@ -147,7 +147,12 @@ def test_activations_are_what_autograd_keeps(
 ) -> None:
     made = config(**changed)
     shape = estimate.RowShape(
-        columns, columns, 5, mask, float(made.pooler or bool(made.heads)), span_boundary_targets=5.0 if made.max_span_positions else 0.0
+        columns,
+        columns,
+        5,
+        mask,
+        float(made.pooler or bool(made.heads)),
+        span_boundary_targets=5.0 if made.max_span_positions else 0.0,
     )
     model = build(made).train()
     model.use_kernel(kernel)
