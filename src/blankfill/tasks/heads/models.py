@@ -27,8 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.model.dense import Dense, dense
+from blankfill.model.dense import dense
+from blankfill.model.draw import Rule
 from blankfill.model.heads import LM, head_losses, lm_head_loss
+from blankfill.model.initial import draw_weights
 from blankfill.model.layers import dropout
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
@@ -39,8 +41,8 @@ from blankfill.types import Batch
 HeadKind = Literal["class", "number", "set", "choice", "span"]
 TEMPERATURE = 2.0
 """What the scores of teachers and pupil are divided by (PET, arXiv 2001.07676, section 4)."""
-STD = 0.02
-"""New weights are drawn with this, as BERT draws its classifiers."""
+WEIGHT, BIAS = Rule("normal", 0.02), Rule("constant", 0.0)
+"""How new heads are drawn: as BERT draws its classifiers."""
 
 
 class TaskHead(nn.Module):
@@ -194,14 +196,9 @@ def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool,
     return TaskHead(width or config.hidden_size, outputs, kind, pooled and not width, own, config.dropout)
 
 
-def new_head(
-    encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, generator: torch.Generator, width: int = 0
-) -> TaskHead:
-    """A freshly drawn head for an encoder; see `empty_head`."""
+def new_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, seed: int, width: int = 0) -> TaskHead:
+    """A head for an encoder, drawn by the seed and its parameters' names in a `TaskModel`; see `empty_head`."""
     head = empty_head(encoder, kind, outputs, pooled, width)
-    with torch.no_grad():
-        for module in head.modules():
-            if isinstance(module, Dense):
-                module.weight.normal_(std=STD, generator=generator)
-                module.bias.zero_()
+    rules = {name: WEIGHT if name.endswith("weight") else BIAS for name, _ in head.named_parameters()}
+    draw_weights(head, rules, seed, "head.")
     return head
