@@ -165,10 +165,10 @@ def print_samples(before: dict[str, Any], after: dict[str, Any]) -> None:
     from scipy.stats import ttest_ind
 
     def samples(results: dict[str, Any]) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+        losses: dict[str, list[float]] = {}
         for name, result in results.items():
-            found.setdefault(name.rpartition(", seed ")[0], []).append(final_loss(result))
-        return found
+            losses.setdefault(name.rpartition(", seed ")[0], []).append(final_loss(result))
+        return losses
 
     ours, theirs = samples(after), samples(before)
     print("| run | before | after | difference | t | p |\n| --- | --- | --- | --- | --- | --- |")
