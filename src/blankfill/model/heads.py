@@ -96,8 +96,9 @@ HeadLoss = Callable[["Transformer", Tensor, Batch], Tensor]
 class Head:
     """A head as the registry has it.
 
-    build: makes its module, which the model holds as `heads[name]`, of dense layers, embeddings and norms, whose initial
-    values `model.initial` knows; None for one whose modules every model holds as attributes. count: the number of its targets in a batch; None: of the batch's labels of its name.
+    build: makes its module, which the model holds as `heads[name]`, of dense layers, embeddings and norms, whose first
+    values `model.initial` knows; None for one whose modules every model holds as attributes. count: the number of its
+    targets in a batch; None: of the batch's labels of its name.
     """
 
     name: str
