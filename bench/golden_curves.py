@@ -2,10 +2,14 @@
 
     python bench/golden_curves.py before.json          # in the tree before the change
     python bench/golden_curves.py after.json --against before.json
+    python bench/golden_curves.py after.json --against before.json --seeds 1 2 3 4 5    # where random numbers changed
 
 Each run computes in fp32 on one thread with fixed seeds, on text that is made here, so that two trees on one machine
 give the same bits unless something changed. Machines differ in their last bits: compare files of one machine only.
 Beside each loss curve stands a checksum of the last checkpoint's weights. Times are not measured here.
+
+A change of what is drawn at random moves every curve. With several `--seeds`, given for both trees, each run's final
+losses are compared as two samples: their means, and the difference in standard errors (Welch's t).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -28,10 +33,9 @@ STEPS = 40
 QUICK = [
     "--train.batch-size", "4", "--train.log-every", "1", "--train.eval-every", "20", "--train.eval-rows", "8",
     "--train.threads", "1", "--train.precision", "fp32", "--train.device", "cpu", "--train.workers", "0",
-    "--seed", "7",
 ]  # fmt: skip
 TUNING = ["--epochs", "2", "--batch-size", "8", "--threads", "1", "--precision", "fp32", "--device", "cpu",
-          "--max-length", "64", "--lr", "1e-3", "--seed", "7"]  # fmt: skip
+          "--max-length", "64", "--lr", "1e-3"]  # fmt: skip
 WHO = ["the farmer", "a teacher", "my sister", "the old captain", "every child", "their neighbour", "Ada Smith"]
 DOES = ["carries", "paints", "remembers", "finds", "sells", "repairs", "never saw"]
 WHAT = ["a wooden boat", "the red lantern", "some fresh bread", "an empty basket", "the garden wall", "old letters"]
@@ -99,65 +103,105 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def main() -> int:
-    """Run everything; returns 1 when a curve differs from those held against it."""
+def run_all(folder: Path, seed: int, only: Sequence[str], steps: int = STEPS) -> dict[str, Any]:
+    """Return the curves of all runs by name, or of some; folder: has the texts, and receives the runs."""
     from blankfill.cli.main import main as command
     from blankfill.config.recipe import recipe_names
 
+    results: dict[str, Any] = {}
+    runs, chosen = folder / f"runs-{seed}", ("--seed", str(seed))
+
+    def run(label: str, *line: str) -> None:
+        began = time.perf_counter()
+        with (
+            open(folder / "log.txt", "w", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            code = command([*line, *chosen, "--out", str(runs / label)])
+        if code:
+            raise SystemExit(f"{label}: code {code}\n{(folder / 'log.txt').read_text(encoding='utf-8')[-2000:]}")
+        results[label] = curve(runs / label)
+        print(f"{label}: {time.perf_counter() - began:.1f} s, {results[label]['weights'][:12]}", flush=True)
+
+    def wanted(label: str) -> bool:
+        return not only or label in only
+
+    for recipe in sorted(recipe_names(), key=lambda name: (name != "bert-nano", name)):
+        needed = recipe in ("bert-nano", "glm-nano", "t5-nano")
+        if "-nano" not in recipe or not (wanted(recipe) or needed):
+            continue
+        language = "chinese" if recipe.startswith("ernie") else "english"
+        more = ["--teacher", str(runs / "bert-nano")] if recipe.startswith("distilbert") else []
+        text = [] if more else ["--corpus.vocab-size", "400", "--corpus.no-vocab-exact"]
+        corpus = ["--corpus.workers", "1", "--corpus.validation", "0.1", "--corpus.dedup", "none", *text]
+        length = ["--train.steps", str(steps), *QUICK]
+        run(recipe, "pretrain", str(folder / language), "--recipe", recipe, *corpus, *length, *more)
+    tuned = (
+        ("head", "classify", "classes", "bert-nano", ()),
+        ("cloze", "classify", "classes", "bert-nano",
+         ("--method", "cloze", "--patterns", str(folder / "patterns.yaml"))),
+        ("text", "classify", "classes", "t5-nano", ("--method", "text")),
+        ("writing", "seq2seq", "pairs", "glm-nano", ()),
+        ("tags", "tag", "tags", "bert-nano", ()),
+        ("questions", "qa", "questions", "bert-nano", ("--max-query-length", "16", "--stride", "16")),
+    )  # fmt: skip
+    for label, task, data, model, more in tuned:
+        if wanted(label):
+            place = ["--data", str(folder / data), "--from", str(runs / model)]
+            run(label, "finetune", "--task", task, *place, *TUNING, *more)
+    return results
+
+
+def final_loss(result: dict[str, Any]) -> float:
+    """Return the last validation loss of a run, in nats."""
+    losses = result["losses"]
+    split = next(name for name in ("valid", "train") if name in losses)
+    return float.fromhex(losses[split][-1])
+
+
+def print_samples(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Print a table of the final losses of runs over several seeds, named `label, seed n`, before and after."""
+    from scipy.stats import ttest_ind
+
+    def samples(results: dict[str, Any]) -> dict[str, list[float]]:
+        losses: dict[str, list[float]] = {}
+        for name, result in results.items():
+            losses.setdefault(name.rpartition(", seed ")[0], []).append(final_loss(result))
+        return losses
+
+    ours, theirs = samples(after), samples(before)
+    print("| run | before | after | difference | t | p |\n| --- | --- | --- | --- | --- | --- |")
+    for label in [name for name in ours if name in theirs]:
+        sides = (theirs[label], ours[label])
+        shown = [f"{statistics.mean(side):.3f} ± {statistics.stdev(side):.3f}" for side in sides]
+        t, p = ttest_ind(*reversed(sides), equal_var=False)
+        gap = statistics.mean(sides[1]) - statistics.mean(sides[0])
+        print(f"| {label} | {shown[0]} | {shown[1]} | {gap:+.3f} | {t:+.1f} | {p:.2f} |")
+
+
+def main() -> int:
+    """Run everything; returns 1 when a curve differs from those held against it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--against", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of runs")
+    parser.add_argument("--only", nargs="*", default=[], help="names of runs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[7])
     args = parser.parse_args()
+    several = len(args.seeds) > 1
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="blankfill-golden-") as name:
-        folder = Path(name)
-        write_texts(folder)
-
-        def run(label: str, *line: str) -> None:
-            began = time.perf_counter()
-            with (
-                open(folder / "log.txt", "w", encoding="utf-8") as log,
-                contextlib.redirect_stdout(log),
-                contextlib.redirect_stderr(log),
-            ):
-                code = command([*line, "--out", str(folder / "runs" / label)])
-            if code:
-                raise SystemExit(f"{label}: code {code}\n{(folder / 'log.txt').read_text(encoding='utf-8')[-2000:]}")
-            results[label] = curve(folder / "runs" / label)
-            print(f"{label}: {time.perf_counter() - began:.1f} s, {results[label]['weights'][:12]}", flush=True)
-
-        def wanted(label: str) -> bool:
-            return not args.only or label in args.only
-
-        for recipe in sorted(recipe_names(), key=lambda name: (name != "bert-nano", name)):
-            needed = recipe in ("bert-nano", "glm-nano", "t5-nano")
-            if "-nano" not in recipe or not (wanted(recipe) or needed):
-                continue
-            language = "chinese" if recipe.startswith("ernie") else "english"
-            more = ["--teacher", str(folder / "runs" / "bert-nano")] if recipe.startswith("distilbert") else []
-            text = [] if more else ["--corpus.vocab-size", "400", "--corpus.no-vocab-exact"]
-            corpus = ["--corpus.workers", "1", "--corpus.validation", "0.1", "--corpus.dedup", "none", *text]
-            steps = ["--train.steps", str(STEPS), *QUICK]
-            run(recipe, "pretrain", str(folder / language), "--recipe", recipe, *corpus, *steps, *more)
-        tuned = (
-            ("head", "classify", "classes", "bert-nano", ()),
-            ("cloze", "classify", "classes", "bert-nano",
-             ("--method", "cloze", "--patterns", str(folder / "patterns.yaml"))),
-            ("text", "classify", "classes", "t5-nano", ("--method", "text")),
-            ("writing", "seq2seq", "pairs", "glm-nano", ()),
-            ("tags", "tag", "tags", "bert-nano", ()),
-            ("questions", "qa", "questions", "bert-nano", ("--max-query-length", "16", "--stride", "16")),
-        )  # fmt: skip
-        for label, task, data, model, more in tuned:
-            if wanted(label):
-                run(label, "finetune", "--task", task, "--data", str(folder / data), "--from",
-                    str(folder / "runs" / model),
-                    *TUNING, *more)  # fmt: skip
-    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_texts(Path(name))
+        for seed in args.seeds:
+            made = run_all(Path(name), seed, args.only)
+            results |= {f"{label}, seed {seed}" if several else label: curve for label, curve in made.items()}
+            args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.against is None:
         return 0
     before = json.loads(args.against.read_text(encoding="utf-8"))
+    if several:
+        print_samples(before, results)
+        return 0
     moved = [label for label in results if results[label] != before.get(label)]
     for label in moved:
         earlier = before.get(label)

@@ -97,9 +97,10 @@ def test_the_fill_mask_pipeline_fills_as_we_do(tmp_path: Path, family: str) -> N
     pipeline = transformers.pipeline("fill-mask", model=str(tmp_path / "out"))
     ours = Filler(load_model(folder)).fill("the old [MASK] sings.", 3)
     allowed = [answer for answer in pipeline("the old [MASK] sings.", top_k=len(WORDS))
-               if answer["token_str"] not in SPECIAL]  # fmt: skip
+               if answer["token_str"] not in SPECIAL and not answer["token_str"].startswith("##")]  # fmt: skip
+    assert len(ours.candidates[0]) == 3  # a blank of its own begins a word
     for mine, theirs in zip(ours.candidates[0], allowed, strict=False):
-        assert mine.text.strip() == theirs["token_str"].replace("##", "")
+        assert mine.text.strip() == theirs["token_str"]
         assert mine.probability == pytest.approx(theirs["score"], rel=1e-4)
 
 

@@ -1,5 +1,6 @@
 """Cloze runs from end to end with tiny models: it learns, predicts, resumes, all patterns together, every error."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -21,6 +22,7 @@ from blankfill.finetuning.run import finetune
 from blankfill.runs.folder import noted_machine
 from blankfill.tasks.cloze.soft_labels import combined
 from blankfill.tasks.datasets.registry import task_named
+from blankfill.tasks.heads import models
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.run_files import RESULTS
 from blankfill.training.machine import settle
@@ -75,13 +77,26 @@ def test_masked_texts_are_learnt_beside(config_for: Any, tmp_path: Path) -> None
         finetune(config_for("glm", mlm_weight=0.2), tmp_path / "other")
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(config_for: Any, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    config_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by a signal in its seventh step, the patterns gone since."""
     config = config_for(mlm_weight=0.1, epochs=1, eval_every=6)
     whole = finetune(config, tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "part")
-    for folder in (tmp_path / "part" / "checkpoints").iterdir():
-        if folder.name == f"step-{whole.steps}":
-            shutil.rmtree(folder)
+    real, taken, caught = models.task_losses, [], []
+
+    def counting(*given: Any) -> Any:
+        taken.append(1)
+        if len(taken) == 14:  # two batches a step, one of them of texts
+            caught.append(15)
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blankfill.runs.context.stop_signals", lambda: contextlib.nullcontext(caught))
+        patched.setattr(models, "task_losses", counting)
+        finetune(config, tmp_path / "part")
+    stopped = store.newest(tmp_path / "part" / "checkpoints")
+    assert stopped is not None and stopped.step == 7 < whole.steps
     (tmp_path / "own.yaml").unlink()
     again = finetune(config, tmp_path / "part", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "part")]

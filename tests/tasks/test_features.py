@@ -45,7 +45,7 @@ def test_weights_of_layers_are_learnt_and_the_encoder_is_not() -> None:
     torch.manual_seed(0)
     reader = reader_for(encoder, options)
     assert reader is not None
-    head = new_head(encoder, "class", 3, True, torch.Generator().manual_seed(0), reader.width)
+    head = new_head(encoder, "class", 3, True, 0, reader.width)
     model = TaskModel(encoder, head, None, reader).train()
     task_losses(model, batch)[ANSWER].backward()
     assert all(parameter.grad is None for parameter in encoder.parameters())
@@ -71,7 +71,7 @@ def test_an_lstm_without_features_learns_with_the_encoder() -> None:
     torch.manual_seed(0)
     reader = reader_for(encoder, FinetuneOptions(head="bilstm", lstm_size=8))
     assert reader is not None and reader_for(encoder, FinetuneOptions()) is None
-    head = new_head(encoder, "class", 3, True, torch.Generator().manual_seed(0), reader.width)
+    head = new_head(encoder, "class", 3, True, 0, reader.width)
     model = TaskModel(encoder.eval(), head, None, reader)
     together = pack(items, 0)
     scores = model.scores(together.batch)

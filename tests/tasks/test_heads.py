@@ -26,7 +26,7 @@ OUTPUTS: dict[HeadKind, int] = {"class": 3, "number": 1, "set": 3, "choice": 1, 
 
 def model_for(kind: HeadKind, class_weights: list[float] | None = None) -> TaskModel:
     encoder = random_model("bert")
-    head = new_head(encoder, kind, OUTPUTS[kind], kind != "span", torch.Generator().manual_seed(1))
+    head = new_head(encoder, kind, OUTPUTS[kind], kind != "span", 1)
     torch.nn.init.normal_(head.output.weight, generator=torch.Generator().manual_seed(2))
     return TaskModel(encoder, head, class_weights)
 
@@ -86,15 +86,15 @@ def test_candidates_are_normalised_within_their_item() -> None:
 def test_a_text_is_read_through_the_encoders_own_pooler_where_it_has_one() -> None:
     encoder = random_model("bert")
     assert encoder.pooler is None
-    own = new_head(encoder, "class", 2, True, torch.Generator())
+    own = new_head(encoder, "class", 2, True, 0)
     assert own.dense is not None
-    bare = new_head(encoder, "class", 2, False, torch.Generator())
+    bare = new_head(encoder, "class", 2, False, 0)
     assert bare.dense is None
     from blankfill.model.transformer import build
 
     pooled = build(dataclasses.replace(encoder.config, pooler=True))
-    assert new_head(pooled, "class", 2, True, torch.Generator()).dense is None
-    model = TaskModel(pooled.eval(), new_head(pooled, "class", 2, True, torch.Generator().manual_seed(0))).eval()
+    assert new_head(pooled, "class", 2, True, 0).dense is None
+    model = TaskModel(pooled.eval(), new_head(pooled, "class", 2, True, 0)).eval()
     batch = pack(some_items("class"), 0).batch
     hidden = pooled(batch).hidden.flatten(0, 1)[batch.labels[ANSWER][0]]
     assert pooled.pooler is not None

@@ -8,13 +8,15 @@ Shapes: I inputs, O outputs, r rank.
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blankfill.model.dense import Dense, dense, replace_dense
+from blankfill.model.draw import Rule, draw_into
+from blankfill.model.layers import Layer
 from blankfill.model.transformer import Transformer
 
 ALPHA = 2.0
@@ -26,18 +28,18 @@ PARTS = (
 
 
 class LoraLinear(nn.Module):
-    """base(x) + ALPHA · (dropout(x) · downᵀ) · upᵀ. down [r, I] starts as dense layers usually do, up [O, r] at 0."""
+    """base(x) + ALPHA · (dropout(x) · downᵀ) · upᵀ. down [r, I] starts as dense layers usually do, up [O, r] at 0.
 
-    def __init__(self, base: Dense, rank: int, dropout: float, generator: torch.Generator | None = None) -> None:
+    name: of the layer in its model, which draws `down` together with the seed (`model.draw`).
+    """
+
+    def __init__(self, base: Dense, rank: int, dropout: float, seed: int = 0, name: str = "") -> None:
         super().__init__()
         self.base, self.dropout = base, dropout
         device = base.weight.device
         self.down = nn.Parameter(torch.empty(rank, base.in_features, device=device))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
-        if not self.down.is_meta:
-            bound = 1 / math.sqrt(base.in_features)
-            with torch.no_grad():
-                self.down.uniform_(-bound, bound, generator=generator)
+        draw_into(self.down, seed, f"{name}.down", self.down.shape, Rule("uniform", base.in_features**-0.5))
         base.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,13 +61,13 @@ class LoraLinear(nn.Module):
 def add_lora(model: Transformer, rank: int, dropout: float = 0.0, seed: int = 0) -> None:
     """Freeze a model and give the dense modules of its layers products of this rank, which learn."""
     model.requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
 
-    def adapted(name: str, layer: Dense) -> nn.Module | None:
-        return LoraLinear(layer, rank, dropout, generator) if name in PARTS else None
+    def adapted(prefix: str, name: str, layer: Dense) -> nn.Module | None:
+        return LoraLinear(layer, rank, dropout, seed, f"{prefix}.{name}") if name in PARTS else None
 
-    for layer in model.all_layers:
-        replace_dense(layer, adapted)
+    for prefix, module in list(model.named_modules()):
+        if isinstance(module, Layer):
+            replace_dense(module, partial(adapted, prefix))
 
 
 def merge_lora(model: Transformer) -> None:

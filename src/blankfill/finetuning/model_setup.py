@@ -97,7 +97,7 @@ def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
     loaded = dataclasses.replace(loaded, model=part)
     note = model_note(loaded)
     if config.options.from_scratch:
-        loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))
+        loaded.model.initialise(config.options.seed)
     return loaded, note
 
 
@@ -162,8 +162,6 @@ def build_model(
     dtype: torch.dtype,
 ) -> AnswerModel:
     """Return the model with a new head, or with its own language-model head (cloze), ready to be trained."""
-    import torch
-
     from blankfill.adapt.lora import add_lora
     from blankfill.attention.kernels import best_kernel
     from blankfill.tasks.training import balanced, check_layers
@@ -174,8 +172,7 @@ def build_model(
     weights = None
     if options.class_weights == "balanced" and (sizes := adapter.classes(items)) is not None:
         weights = balanced(sizes.tolist())
-    torch.manual_seed(options.seed)
-    model = task_model(loaded.model, adapter, options, torch.Generator().manual_seed(options.seed), weights)
+    model = task_model(loaded.model, adapter, options, options.seed, weights)
     model = model.to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()
@@ -185,10 +182,10 @@ def task_model(
     encoder: Transformer,
     adapter: Adapter,
     options: FinetuneOptions,
-    generator: torch.Generator | None = None,
+    seed: int | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> AnswerModel:
-    """Build the model of a task: with its own language-model head, or with a head drawn from `generator` if given."""
+    """Build the model of a task: with its own language-model head, or with a head, drawn by `seed` if given."""
     from blankfill.tasks.adapter import HeadAdapter, LMHeadAdapter
     from blankfill.tasks.heads.features import reader_for
     from blankfill.tasks.heads.models import TaskModel, empty_head, new_head
@@ -197,13 +194,13 @@ def task_model(
         return adapter.model(encoder)
     assert isinstance(adapter, HeadAdapter)
     encoder_only = adapter.input_format.encoder_only
-    reader = reader_for(encoder, options, encoder_only)
+    reader = reader_for(encoder, options, encoder_only, seed)
     width = reader.width if reader is not None else 0
     kind, outputs, pooled = adapter.head, adapter.outputs, adapter.pooled
-    if generator is None:
+    if seed is None:
         head = empty_head(encoder, kind, outputs, pooled, width)
     else:
-        head = new_head(encoder, kind, outputs, pooled, generator, width)
+        head = new_head(encoder, kind, outputs, pooled, seed, width)
     return TaskModel(encoder, head, class_weights, reader, encoder_only)
 
 

@@ -106,10 +106,10 @@ that the model reads in its place, and by the names of losses the hidden states 
 class Head:
     """A head as the registry has it.
 
-    build: makes its module, which the model holds as `heads[name]`; None for one whose modules every model holds as
-    attributes. count: the number of its targets in a batch; None: of the batch's labels of its name. prepare: see
-    `Prepare`. scores: what it makes of hidden states [.., D] where it scores each column, as its class in transformers
-    returns it.
+    build: makes its module, which the model holds as `heads[name]`, of dense layers, embeddings and norms, whose first
+    values `model.initial` knows; None for one whose modules every model holds as attributes. count: the number of its
+    targets in a batch; None: of the batch's labels of its name. prepare: see `Prepare`. scores: what it makes of hidden
+    states [.., D] where it scores each column, as its class in transformers returns it.
     """
 
     name: str

@@ -6,81 +6,101 @@ transformer/attention.py), D width, H heads, F width inside the feed-forward par
 
     queries (D·E)^-½    keys, values, inner dense D^-½    attention's output (H·E)^-½    feed-forward's output F^-½
     table of distances D^-½    an output table of its own D^-½, as large as the tied one is once it is scaled
+
+`initial_rules` says what each parameter gets, from modules that need no memory (torch's meta device), so that a process
+that holds a part of a model draws that part alone (`model.draw`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import Dense
+from blankfill.model.draw import Rule, draw_into
+from blankfill.model.heads import LMHead
+from blankfill.model.locality import locality_rules
 from blankfill.model.positions import RelativePositionBias
 from blankfill.model.relative import TransformerXLAttention
+from blankfill.model.span_boundary_head import SpanBoundaryHead
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
 
 RESIDUAL = ("attention.output", "cross.output", "ffn.output")
 """The dense layers whose output is added to the residual stream."""
+ZERO, ONE = Rule("constant", 0.0), Rule("constant", 1.0)
 
 
-@torch.no_grad()
-def draw_weights(model: Transformer, config: TransformerConfig, generator: torch.Generator) -> None:
-    """Draw all weights as the family's paper does. Biases start at 0, norms at 1."""
+def draw_weights(model: nn.Module, rules: Mapping[str, Rule], seed: int, prefix: str = "") -> None:
+    """Draw the parameters of a module by their rules; one that has several names is drawn once, by its first.
+
+    Args:
+        model: The module; parameters on the meta device stay as they are.
+        rules: The rule of each parameter, by its name in the module's state dict.
+        seed: The seed of the run.
+        prefix: What comes before the names where the module is a part of a model.
+
+    Raises:
+        ValueError: A parameter has no rule.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in rules:
+            raise ValueError(
+                f"there is no rule for the initial values of {prefix}{name}; make its module of dense layers, "
+                "embeddings and norms"
+            )
+        draw_into(parameter, seed, prefix + name, parameter.shape, rules[name])
+
+
+def initial_rules(model: Transformer) -> dict[str, Rule]:
+    """What each parameter of a model gets, by its name: as the family's paper says, biases 0 and norms 1."""
+    config = model.config
+    rules: dict[str, Rule] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            module.weight.fill_(1.0)
-            if isinstance(module, nn.LayerNorm) and module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, Dense):
-            _draw_dense(name, module, config, generator)
-        elif isinstance(module, TransformerXLAttention):
-            for parameter in module.parameters(recurse=False):
-                draw(parameter, config.init_std, config, generator)
-        elif isinstance(module, RelativePositionBias):
-            std = config.hidden_size**-0.5 if config.init == "t5" else config.init_std
-            draw(module.weight, std, config, generator)
-        elif isinstance(module, nn.Embedding):
-            is_position = name.startswith(("positions", "encoder.positions"))
-            draw(module.weight, config.position_std if is_position else _word_std(config), config, generator)
-    if model.lm_head.bias is not None:
-        model.lm_head.bias.zero_()
-    if model.span_boundary_head is not None:
-        model.span_boundary_head.bias.zero_()
-    if model.lm_head.table is not None:
-        std = config.hidden_size**-0.5 if config.init == "t5" else config.init_std
-        draw(model.lm_head.table, std, config, generator)
+        for own, rule in _module_rules(name, module, config):
+            rules[f"{name}.{own}" if name else own] = rule
     if model.query is not None:
-        draw(model.query, config.init_std, config, generator)
+        rules["query"] = _normal(config, config.init_std)
+    if config.locality:
+        rules |= locality_rules(model, config.locality, rules)
+    return rules
 
 
-def _word_std(config: TransformerConfig) -> float:
-    return 1.0 if config.init == "t5" else config.init_std
+def _module_rules(name: str, module: nn.Module, config: TransformerConfig) -> Iterator[tuple[str, Rule]]:
+    """The rules of a module's own parameters; name: of the module in the model."""
+    t5_std = config.hidden_size**-0.5 if config.init == "t5" else config.init_std
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        yield from (("weight", ONE), ("bias", ZERO))
+    elif isinstance(module, Dense):
+        yield from (("weight", _dense_rule(name, module, config)), ("bias", ZERO))
+    elif isinstance(module, TransformerXLAttention):
+        for own, _ in module.named_parameters(recurse=False):
+            yield own, _normal(config, config.init_std)
+    elif isinstance(module, RelativePositionBias):
+        yield "weight", _normal(config, t5_std)
+    elif isinstance(module, nn.Embedding):
+        is_position = name.startswith(("positions", "encoder.positions"))
+        word_std = 1.0 if config.init == "t5" else config.init_std
+        yield "weight", _normal(config, config.position_std if is_position else word_std)
+    elif isinstance(module, LMHead):
+        yield from (("bias", ZERO), ("table", _normal(config, t5_std)))
+    elif isinstance(module, SpanBoundaryHead):
+        yield "bias", ZERO
 
 
-def _draw_dense(name: str, module: Dense, config: TransformerConfig, generator: torch.Generator) -> None:
-    residual = config.init_std / math.sqrt(2 * config.num_layers) if config.scaled_init else config.init_std
+def _normal(config: TransformerConfig, std: float) -> Rule:
+    return Rule("truncated_normal" if config.init == "truncated_normal" else "normal", std)
+
+
+def _dense_rule(name: str, module: Dense, config: TransformerConfig) -> Rule:
     if config.init == "t5":
-        draw(module.weight, module.in_features**-0.5, config, generator)
-        if name.endswith(("attention.qkv", "cross.query")) and not config.scale_scores:
-            module.weight[: config.attention_width] *= config.head_width**-0.5
-    else:
-        draw(module.weight, residual if name.endswith(RESIDUAL) else config.init_std, config, generator)
-    if module.bias is not None:
-        module.bias.zero_()
-
-
-def draw(weight: Tensor, std: float, config: TransformerConfig, generator: torch.Generator) -> None:
-    """Draw a weight from a normal distribution, cut off at two deviations where the configuration says so."""
-    weight.normal_(std=std, generator=generator)
-    if config.init != "truncated_normal":
-        return
-    flat = weight.view(-1)
-    outside = (flat.abs() > 2 * std).nonzero().squeeze(1)
-    while len(outside):  # several times as fast as torch's trunc_normal_, which inverts the error function everywhere
-        flat[outside] = torch.empty(len(outside), device=flat.device).normal_(std=std, generator=generator)
-        outside = outside[flat[outside].abs() > 2 * std]
+        queries = name.endswith(("attention.qkv", "cross.query")) and not config.scale_scores
+        rows = config.attention_width if queries else 0
+        return Rule("normal", module.in_features**-0.5, rows, config.head_width**-0.5)
+    residual = config.init_std / math.sqrt(2 * config.num_layers) if config.scaled_init else config.init_std
+    return _normal(config, residual if name.endswith(RESIDUAL) else config.init_std)

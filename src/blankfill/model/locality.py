@@ -20,18 +20,19 @@ D width, E width of a head, W width of the embeddings.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blankfill.attention.relative import BASE
-from blankfill.model.layers import Layer
-from blankfill.model.relative import TransformerXLAttention
-from blankfill.model.replaced_tokens import generator_of
+from blankfill.model.draw import Patch, Rule
+from blankfill.model.replaced_tokens import NAME
 
 if TYPE_CHECKING:
+    from blankfill.model.config import TransformerConfig
     from blankfill.model.transformer import Transformer
 
 AMPLITUDE = 0.3
@@ -45,72 +46,73 @@ IDENTITY = 0.2
 """So much of the identity is the head's dense layer: small enough for its activation to be nearly linear."""
 
 
-def init_locality(model: Transformer, shifts: Sequence[int]) -> None:
-    """Overwrite a freshly drawn model's start. shifts: what the first heads look at, in positions from their own."""
+def locality_rules(model: Transformer, shifts: Sequence[int], rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The rules of the parameters that begin otherwise, by name. shifts: what the first heads look at, in positions
+    from their own; rules: those of the family."""
     D, W = model.config.hidden_size, model.config.word_size
-    model.token_embeddings.weight.mul_(WORD_STD / model.config.init_std)
+    patches: dict[str, list[Patch]] = {}
     if model.relative:
-        first = model.layers[0]
-        assert isinstance(first, Layer) and first.attention is not None and first.attention.relative is not None
-        for head, shift in enumerate(shifts[: model.config.num_heads]):
-            look_at_distance(first.attention.relative, head, shift)
-        return
-    pairs = min(D, W) // 2
-    angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
-    positions, first = model.positions[0], model.layers[0]
-    assert isinstance(positions, nn.Embedding) and isinstance(first, Layer) and first.attention is not None
-    table = positions.weight
-    place = torch.arange(len(table))[:, None] * angle
-    table.zero_()
-    table[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
-    table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
-    if model.embedding_projection is not None:
-        model.embedding_projection.weight[: 2 * pairs] = torch.eye(2 * pairs, W)
-    look_at_neighbours(first, angle, shifts)
-    if model.lm_head.dense is not None:
-        model.lm_head.dense.weight.copy_(IDENTITY * torch.eye(*model.lm_head.dense.weight.shape))
-    if (generator := generator_of(model)) is not model:
-        init_generator(generator, angle, shifts)
+        patches = distance_patches(D, model.config.num_heads, shifts)
+    else:
+        pairs = min(D, W) // 2
+        angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
+        place = torch.arange(model.config.position_sizes[0])[:, None] * angle
+        positions = torch.zeros(len(place), W)
+        positions[:, 0 : 2 * pairs : 2] = AMPLITUDE * place.sin()
+        positions[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
+        patches["positions.0.weight"] = [Patch(positions)]
+        if model.embedding_projection is not None:
+            patches["embedding_projection.weight"] = [Patch(torch.eye(2 * pairs, W))]
+        patches["layers.0.attention.qkv.weight"] = neighbour_patches(angle, shifts, D, model.config.num_heads)
+        if model.lm_head.dense is not None:
+            patches["lm_head.dense.weight"] = [Patch(IDENTITY * torch.eye(*model.lm_head.dense.weight.shape))]
+        if model.config.generator_size:
+            patches |= generator_patches(model.config.generator, angle, shifts)
+    changed = {name: replace(rules[name], patches=tuple(parts)) for name, parts in patches.items()}
+    return {"token_embeddings.weight": replace(rules["token_embeddings.weight"], scale=WORD_STD), **changed}
 
 
-def init_generator(model: Transformer, angle: Tensor, shifts: Sequence[int]) -> None:
-    """The same for a generator on the embeddings of a model; angle: that of each pair of columns in them. Of the pairs
-    as many as fit the generator, from fast to slow, are copied into its first columns."""
-    D, project, first = model.config.hidden_size, model.embedding_projection, model.layers[0]
-    assert isinstance(first, Layer)
-    pairs = min(D // 2, len(angle))
-    if project is not None:
-        chosen = torch.linspace(0, len(angle) - 1, pairs).round().long()
+def generator_patches(config: TransformerConfig, angle: Tensor, shifts: Sequence[int]) -> dict[str, list[Patch]]:
+    """The same for a generator on the embeddings of a model.
+
+    config: the generator's. angle: the angle of each pair of columns in the embeddings. As many of the pairs as fit the
+    generator, from fast to slow, are copied into its first columns.
+    """
+    prefix, patches = f"heads.{NAME}.generator.", dict[str, list[Patch]]()
+    if config.embedding_size:
+        chosen = torch.linspace(0, len(angle) - 1, min(config.hidden_size // 2, len(angle))).round().long()
         angle, columns = angle[chosen], torch.stack([2 * chosen, 2 * chosen + 1], 1).flatten()
-        project.weight[: 2 * pairs] = torch.eye(model.config.word_size)[columns]
-    look_at_neighbours(first, angle, shifts)
+        patches[f"{prefix}embedding_projection.weight"] = [Patch(torch.eye(config.word_size)[columns])]
+    attention = neighbour_patches(angle, shifts, config.hidden_size, config.num_heads)
+    return {**patches, f"{prefix}layers.0.attention.qkv.weight": attention}
 
 
-def look_at_neighbours(layer: Layer, angle: Tensor, shifts: Sequence[int]) -> None:
-    """Let the first heads of a layer have their highest scores `shifts` places further on."""
-    assert layer.attention is not None
-    weight, heads = layer.attention.qkv.weight, layer.attention.heads
-    D = weight.shape[1]
-    E = D // heads
+def neighbour_patches(angle: Tensor, shifts: Sequence[int], width: int, heads: int) -> list[Patch]:
+    """Let the first heads of a layer have their highest scores `shifts` positions further on. width: D."""
+    E, patches = width // heads, list[Patch]()
     scale = math.sqrt(SHARPNESS / math.sqrt(E))
     for head, shift in enumerate(shifts[:heads]):
-        query, key = rotation(angle, shift, E, D)
-        weight[head * E : (head + 1) * E] = scale * query
-        weight[D + head * E : D + (head + 1) * E] = scale * key
+        query, key = rotation(angle, shift, E, width)
+        patches += [Patch(scale * query, head * E), Patch(scale * key, width + head * E)]
+    return patches
 
 
-def look_at_distance(terms: TransformerXLAttention, head: int, shift: int) -> None:
-    """Let a head's scores be highest for the key that stands `shift` places further on: a sum of cosines."""
-    H, E = terms.distance_bias.shape
-    D = H * E
-    angle = BASE ** (-torch.arange(0, D, 2) / D)
+def distance_patches(width: int, heads: int, shifts: Sequence[int]) -> dict[str, list[Patch]]:
+    """Let the scores of the first heads be highest for the key that stands `shift` places further on: a sum of
+    cosines. width: D."""
+    E = width // heads
+    angle = BASE ** (-torch.arange(0, width, 2) / width)
     angle = angle[angle > SLOWEST]
     scale = math.sqrt(SHARPNESS * math.sqrt(E) / len(angle))
-    row = torch.zeros(2, D // 2)
-    row[0, : len(angle)] = -scale * (angle * shift).sin()
-    row[1, : len(angle)] = scale * (angle * shift).cos()
-    terms.distance_bias[head, 0] = scale
-    terms.distance.weight[head * E] = row.flatten()
+    name = "layers.0.attention.relative"
+    patches: dict[str, list[Patch]] = {f"{name}.distance_bias": [], f"{name}.distance.weight": []}
+    for head, shift in enumerate(shifts[:heads]):
+        row = torch.zeros(2, width // 2)
+        row[0, : len(angle)] = -scale * (angle * shift).sin()
+        row[1, : len(angle)] = scale * (angle * shift).cos()
+        patches[f"{name}.distance_bias"].append(Patch(torch.full((1, 1), scale), head))
+        patches[f"{name}.distance.weight"].append(Patch(row.view(1, -1), head * E))
+    return patches
 
 
 def rotation(angle: Tensor, shift: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:

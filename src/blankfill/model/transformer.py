@@ -26,10 +26,9 @@ from blankfill.model.dense import dense
 from blankfill.model.embeddings import table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import LMHead, Pooler, extra_heads
-from blankfill.model.initial import draw_weights
+from blankfill.model.initial import draw_weights, initial_rules
 from blankfill.model.io import Inputs, Outputs
 from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, PositionedKeyValues, dropout
-from blankfill.model.locality import init_locality
 from blankfill.model.norms import norm
 from blankfill.model.positions import (
     LearnedPositions,
@@ -284,20 +283,17 @@ class Transformer(nn.Module):
             LayerCache(rows, self.config, size, self.token_embeddings.weight, k == 0) for k in range(len(self.kinds))
         ]
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights as the family's paper does. Biases start at 0, norms at 1."""
-        draw_weights(self, self.config, generator)
-        if self.config.locality:
-            init_locality(self, self.config.locality)
+    def initialise(self, seed: int) -> None:
+        """Draw all weights as the family's paper does, each by the seed and its name (`model.draw`)."""
+        draw_weights(self, initial_rules(self), seed)
 
 
 def build(config: TransformerConfig, seed: int = 0, device: torch.device | str = "cpu") -> Transformer:
-    """Return a freshly initialised model: laid out without memory, allocated once, drawn from its own generator."""
+    """Return a freshly initialised model: laid out without memory, allocated once, drawn by the seed."""
     with torch.device("meta"):
         model = Transformer(config)
     model.to_empty(device=device)
-    model.initialise(torch.Generator(device).manual_seed(seed))
+    model.initialise(seed)
     return model
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from blankfill.model.draw import Rule
+from blankfill.model.initial import draw_weights
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.options import Features, FinetuneOptions, HeadKind
 from blankfill.types import PADDING, Batch
@@ -25,18 +27,25 @@ from blankfill.types import PADDING, Batch
 FOUR = 4
 
 
-def reader_for(encoder: Transformer, options: FinetuneOptions, encoder_only: bool = False) -> FeatureReader | None:
-    """The reader of an encoder that the options choose, drawn from torch's global generator; None: the head itself.
+def reader_for(
+    encoder: Transformer, options: FinetuneOptions, encoder_only: bool = False, seed: int | None = None
+) -> FeatureReader | None:
+    """The reader of an encoder that the options choose; None: the head itself.
 
-    encoder_only: of a model of two stacks it reads the encoder.
+    encoder_only: of a model of two stacks it reads the encoder. seed: draws its weights, with their names in a
+    `TaskModel`, as torch draws those of an LSTM; None: they are to be loaded.
     """
     if options.features == "none" and options.head == "linear":
         return None
     config = encoder.config
     layers = config.encoder_layers if encoder_only else config.num_layers
-    return FeatureReader(
+    reader = FeatureReader(
         config.hidden_size, layers + 1, options.features, options.head, options.lstm_size, encoder_only
     )
+    if seed is not None and reader.lstm is not None:
+        rule = Rule("uniform", reader.lstm.hidden_size**-0.5)
+        draw_weights(reader.lstm, {name: rule for name, _ in reader.lstm.named_parameters()}, seed, "reader.lstm.")
+    return reader
 
 
 class FeatureReader(nn.Module):

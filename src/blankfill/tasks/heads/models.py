@@ -29,7 +29,9 @@ from torch import Tensor, nn
 
 from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import Dense, dense
+from blankfill.model.draw import Rule
 from blankfill.model.heads import LM, head_losses, lm_head_activation, lm_head_loss
+from blankfill.model.initial import ONE, ZERO, draw_weights
 from blankfill.model.layers import activate, dropout
 from blankfill.model.norms import Norm, norm
 from blankfill.model.transformer import Transformer
@@ -41,8 +43,8 @@ from blankfill.types import Batch
 HeadKind = Literal["class", "number", "set", "choice", "span"]
 TEMPERATURE = 2.0
 """What the scores of teachers and pupil are divided by (PET, arXiv 2001.07676, section 4)."""
-STD = 0.02
-"""New weights are drawn with this, as BERT draws its classifiers."""
+WEIGHT = Rule("normal", 0.02)
+"""The initial weights of new heads, as in BERT's classifiers."""
 
 
 class TaskHead(nn.Module):
@@ -227,20 +229,21 @@ def begin_with_lm_head(dense: Dense, norm: Norm, encoder: Transformer) -> None:
         norm.load_state_dict(theirs.norm.state_dict())
 
 
-def new_head(
-    encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, generator: torch.Generator, width: int = 0
-) -> TaskHead:
-    """A freshly drawn head for an encoder; see `empty_head`.
+def new_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, seed: int, width: int = 0) -> TaskHead:
+    """Return a head for an encoder, drawn by the seed and its parameters' names in a `TaskModel`; see `empty_head`.
 
     A transform as that of the language-model head begins with its weights, as transformers loads them.
     """
     head = empty_head(encoder, kind, outputs, pooled, width)
     with torch.no_grad():
-        for module in head.modules():
-            if isinstance(module, Dense):
-                module.weight.normal_(std=STD, generator=generator)
-                if module.bias is not None:
-                    module.bias.zero_()
+        draw_weights(head, {name: _head_rule(name) for name, _ in head.named_parameters()}, seed, "head.")
         if head.dense is not None and head.norm is not None:
             begin_with_lm_head(head.dense, head.norm, encoder)
     return head
+
+
+def _head_rule(name: str) -> Rule:
+    """How a parameter of a new head is drawn: weights as BERT draws its classifiers, biases 0, norms 1."""
+    if name.endswith("bias"):
+        return ZERO
+    return ONE if name.startswith("norm.") else WEIGHT
