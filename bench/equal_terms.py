@@ -25,7 +25,21 @@ from side_by_side import write
 
 from pretraining import TASKS, row
 
-RECIPES = ("bert", "mlm", "albert", "spanbert", "ernie", "unilm", "unilm2", "xlnet", "gpt", "glm", "t5", "bart")
+RECIPES = (
+    "bert",
+    "mlm",
+    "albert",
+    "spanbert",
+    "ernie",
+    "unilm",
+    "unilm2",
+    "xlnet",
+    "gpt",
+    "glm",
+    "t5",
+    "bart",
+    "electra",
+)
 MORE = {"ernie": ("--objective.phrase", "0")}
 """Options of a recipe: in English ERNIE finds no phrases without a list of them, so it masks words."""
 SHORT, LONG = 8, 56

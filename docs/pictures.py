@@ -14,6 +14,7 @@ from blankfill.objectives import (
     Albert,
     Bart,
     Bert,
+    Electra,
     Ernie,
     Glm,
     Gpt,
@@ -27,6 +28,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
 from blankfill.objectives.t5 import T5Choice
@@ -53,6 +55,7 @@ def examples():
     pair = document(TEXT[:6] + TEXT[7:], [0, 6, 10], label=0)
     masked = Masked(ids(4, 8), np.array([MASK, TOKENS.index("low")], np.int32))
     blocks = Masked(ids(2, 4, 5), np.array([MASK] * 3, np.int32))
+    hidden = Masked(ids(4, 8), np.array([MASK, TOKENS.index("the")], np.int32))
     run = Masked(ids(8, 9), np.array([MASK, MASK], np.int32))
     two = document(TEXT[:4] + TEXT[7:], [0, 4, 8], parts=ids(0, 4, 8))
     whole = document(TEXT, [0, 6, 11])
@@ -64,6 +67,7 @@ def examples():
         "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
         "spanbert": [SpanBert(length=16).build(whole, VOCABULARY, SpanChoice(((3, 6),), (ids(MASK, MASK, MASK),)))],
         "ernie": [Ernie(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), run))],
+        "electra": [Electra(length=16).build(pair, VOCABULARY, ElectraChoice((0, 6), (6, 10), hidden, 6))],
         "unilm": [Unilm(length=16).build(pair, VOCABULARY, UnilmChoice((0, 6), (6, 10), "sequence", masked))],
         "unilm2": [Unilm2(length=16).build(whole, VOCABULARY, Unilm2Choice(((4, 6), (2, 3)), blocks))],
         "mlm": [Mlm(length=16).build(two, VOCABULARY, Masked(ids(3, 7), np.array([MASK, MASK], np.int32)))],
@@ -94,7 +98,10 @@ def document(words, sentences, **fields):
 def text(name):
     """The picture of a name as text."""
     channels = OBJECTIVES[name.partition("-")[0]].channels
-    return example_text(examples()[name], TOKENS.__getitem__, channels=channels, width=100)
+    row = examples()[name]
+    counts = np.bincount([TOKENS.index(word) for word in TEXT], minlength=len(TOKENS))
+    columns = OBJECTIVES[name.partition("-")[0]]().shown_columns(row[0], counts) if len(row) == 1 else ()
+    return example_text(row, TOKENS.__getitem__, channels=channels, width=100, further=columns)
 
 
 def make(folder: Path):

@@ -76,6 +76,13 @@ CASES = [
     Case("modernbert", "ModernBertForMaskedLM", "word table not tied, no output bias, every second layer global", {
         "tie_word_embeddings": False, "decoder_bias": False, "num_hidden_layers": 5,
         "global_attn_every_n_layers": 2}),
+    Case("electra", "ElectraForMaskedLM", "generator as published"),
+    Case("electra", "ElectraForMaskedLM", "generator: relu, embeddings as wide as the layers", {
+        "hidden_act": "relu", "embedding_size": 32}),
+    Case("electra", "ElectraForMaskedLM", "generator: word table not tied", {"tie_word_embeddings": False}),
+    Case("electra", "ElectraForPreTraining", "discriminator as published"),
+    Case("electra", "ElectraForPreTraining", "discriminator: gelu_new, eps 1e-5, embeddings as wide as the layers", {
+        "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "embedding_size": 32}),
 ]  # fmt: skip
 SAVED = [("glm", "saved outputs of the original code")]
 """Compared with files beside the project instead."""
@@ -106,6 +113,7 @@ SIZES["modernbert"] = {
     "max_position_embeddings": 64, "local_attention": 8, "initializer_range": 0.1, "pad_token_id": 0, "bos_token_id": 2,
     "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3,
 }  # fmt: skip
+SIZES["electra"] = {**SIZES["bert"], "embedding_size": 20}
 SIZES["albert"] = {**SIZES["bert"], "embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0}
 
 

@@ -228,7 +228,7 @@ def test_a_glm_checkpoint_with_settings_in_it_is_read_and_runs_nothing(tmp_path:
 def test_glm_checkpoints_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     _, theirs = glm_weights()
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
-    with pytest.raises(UserError, match="--heads 5 does not divide the checkpoint's width, 64"):
+    with pytest.raises(UserError, match="heads=5 does not divide the checkpoint's width, 64"):
         open_foreign(tmp_path, heads=5)
     torch.save({"module": theirs}, tmp_path / "mp_rank_01_model_states.pt")
     with pytest.raises(UserError, match="split over several files"):

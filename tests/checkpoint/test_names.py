@@ -10,12 +10,13 @@ import torch
 from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
+from blankfill.families.electra import ELECTRA
 from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
-from blankfill.objectives import T5, Bart, Bert, Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives import T5, Bart, Bert, Electra, Glm, Gpt, Mlm, Xlnet
 from blankfill.types import Vocabulary
 
 ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 3}
@@ -51,6 +52,14 @@ CONFIGS = {
         position_sizes=(16,)),
     "modernbert alone": TransformerConfig(**SIZES, **{
         **MODERNBERT.preset, "head_transform": False, "head_bias": False}, lm_head=False, position_sizes=(16,)),
+    "electra generator": TransformerConfig(**SIZES, **ELECTRA.preset, position_sizes=(16, 2), embedding_size=12),
+    "electra generator untied": TransformerConfig(**SIZES, **ELECTRA.preset, position_sizes=(16, 2), tied=False),
+    "electra discriminator": TransformerConfig(
+        **SIZES, **{**ELECTRA.preset, "head_transform": False, "head_bias": False}, position_sizes=(16, 2),
+        embedding_size=12, lm_head=False, heads=("replaced_tokens",)),
+    "electra alone": TransformerConfig(
+        **SIZES, **{**ELECTRA.preset, "head_transform": False, "head_bias": False}, position_sizes=(16, 2),
+        lm_head=False),
 }  # fmt: skip
 OBJECTIVES = {
     "bert": Bert(16),
@@ -62,6 +71,7 @@ OBJECTIVES = {
     "t5": T5(16),
     "bart": Bart(16),
     "modernbert": Mlm(16, position_offset=0),
+    "electra": Electra(16),
 }
 
 
@@ -88,7 +98,12 @@ def test_there_and_back_changes_no_bit(name: str) -> None:
 
 def back_init(form: CheckpointFormat) -> str:
     """How training starts is no part of a config.json; the family's own is assumed."""
-    return {"bert": "truncated_normal", "modernbert": "truncated_normal", "t5": "t5"}.get(form.family.name, "normal")
+    return {
+        "bert": "truncated_normal",
+        "modernbert": "truncated_normal",
+        "electra": "truncated_normal",
+        "t5": "t5",
+    }.get(form.family.name, "normal")
 
 
 FORMLESS = {

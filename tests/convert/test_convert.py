@@ -32,7 +32,7 @@ from blankfill.families.glm import sizes_from_shapes
 from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
-from blankfill.objectives import Albert, Bert, Ernie, Glm, Gpt, Mlm, Objective, SpanBert
+from blankfill.objectives import Albert, Bert, Electra, Ernie, Glm, Gpt, Mlm, Objective, SpanBert
 from blankfill.system.reading import read_json
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]", "<|startofpiece|>", "<|endofpiece|>",
@@ -42,7 +42,7 @@ OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(24), "distilbert": Mlm(24, position_offset=0), "roberta": Mlm(24),
     "albert": Albert(24), "spanbert": SpanBert(24),
     "ernie": Ernie(24, task_types=3), "gpt2": Gpt(24), "glm": Glm(24, document=1.0),
-    "modernbert": Mlm(24, position_offset=0),
+    "modernbert": Mlm(24, position_offset=0), "electra": Electra(24),
 }  # fmt: skip
 TEXTS = ["the old boat sleeps on the sea.", "the red lamps, near the boat, sing."]
 
@@ -59,7 +59,7 @@ def config_of(family: str, objective: Objective) -> TransformerConfig:
         "bert": "bert-base", "distilbert": "distilbert-base", "roberta": "roberta-base",
         "albert": "albert-base", "spanbert": "spanbert-base",
         "ernie": "ernie-base", "gpt2": "gpt2", "glm": "glm-base",
-        "modernbert": "modernbert-base",
+        "modernbert": "modernbert-base", "electra": "electra-small",
     }  # fmt: skip
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     made = replace(load_recipe(recipes[family], changes), objective=objective)
@@ -260,7 +260,7 @@ def test_a_glm_over_berts_vocabulary_gets_its_marks(tmp_path: Path) -> None:
     config = replace(config_of("glm", OBJECTIVES["glm"]), vocab_size=len(words) + 6)
     theirs = CheckpointFormat(weight_names()["glm"], config).table.to_theirs(build(config, seed=2).state_dict())
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
-    with pytest.raises(UserError, match="beside its weights, or name it: blankfill import --tokenizer"):
+    with pytest.raises(UserError, match="beside its weights, or name it with tokenizer"):
         import_model(tmp_path, tmp_path / "out", heads=2)
     file = vocabulary_file(tmp_path / "words", words)
     import_model(tmp_path, tmp_path / "out", file, heads=2)

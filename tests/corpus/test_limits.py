@@ -393,7 +393,7 @@ def test_an_id_far_beyond_the_others_is_refused(tmp_path: Path):
 def test_a_missing_byte_order_mark_is_told(tmp_path: Path, encoding: str, text: str, said: str):
     path = tmp_path / "a.txt"
     path.write_text(text * 20, encoding=encoding.lower().replace("_", "-") + "-le")
-    with pytest.raises(UserError, match=f"a.txt has no byte-order mark, .*: pass --encoding {said}\\.$"):
+    with pytest.raises(UserError, match=f"a.txt has no byte-order mark, .*: pass encoding={said}\\.$"):
         list(read_text(str(path), encoding=encoding))
     path.write_text(text, encoding=encoding)
     assert "".join(read_text(str(path), encoding=encoding)) == text
@@ -401,5 +401,5 @@ def test_a_missing_byte_order_mark_is_told(tmp_path: Path, encoding: str, text: 
 
 @pytest.mark.parametrize("encoding", ["undefined", "idna", "punycode", "rot13", "zip"])
 def test_codecs_that_are_no_encodings_of_texts_are_refused(encoding: str):
-    with pytest.raises(UserError, match=f"--encoding {encoding} is not a known text encoding"):
+    with pytest.raises(UserError, match=f"encoding={encoding} is not a known text encoding"):
         check_encoding(encoding)

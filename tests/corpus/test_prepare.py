@@ -218,7 +218,7 @@ def test_a_book_becomes_the_documents_between_its_validation_sections(tmp_path):
 def test_nothing_for_validation_is_said_and_is_no_error(tmp_path):
     report = run(write(tmp_path / "in", [text(1)]), tmp_path / "out", replace(CONFIG, validation=0.001))
     assert not (tmp_path / "out" / "valid.bin").exists()
-    assert any("larger --validation" in notice for notice in report.notices)
+    assert any("larger validation" in notice for notice in report.notices)
 
 
 def test_everything_for_validation_becomes_training(tmp_path):

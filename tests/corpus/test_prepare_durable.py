@@ -159,7 +159,7 @@ def test_force_begins_again_whatever_the_state(source, tmp_path, left, capsys):
         report.unlink()
     else:
         report.write_bytes(b"" if left == "empty" else report.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"corpus\.json.*--force"):
+    with pytest.raises(UserError, match=r"corpus\.json.*force=True"):
         run(source, out, LINES)
     command = ["prepare", str(source), "--out", str(out), "--validation", "0.2", "--workers", "1", "--dedup", "lines"]
     assert main(command) == 2

@@ -139,7 +139,7 @@ def test_a_finished_corpus_is_reused_or_made_again(tmp_path, capsys):
     assert again.reused and again == replace(first, reused=True)
     assert "already holds this corpus" in capsys.readouterr().err
     assert not (out / folder.WORK).exists()
-    with pytest.raises(UserError, match=r"validation was 0\.2 and is 0\.3.*--force"):
+    with pytest.raises(UserError, match=r"validation was 0\.2 and is 0\.3.*force=True"):
         run(source, out, replace(CONFIG, validation=0.3))
     assert not run(source, out, replace(CONFIG, validation=0.3), force=True).reused
     write(tmp_path / "in", {"new.txt": text(77)})
@@ -259,7 +259,7 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
 
 
 def test_vocabulary_larger_than_the_text_supports(tmp_path):
-    with pytest.raises(UserError, match="--vocab-size"):
+    with pytest.raises(UserError, match="vocab_size"):
         run(write(tmp_path / "in", [text(1)]), tmp_path / "out", replace(CONFIG, vocab_size=50_000))
 
 
@@ -287,7 +287,7 @@ def end_itself(number: int) -> int:
 
 
 def test_a_worker_that_is_killed(monkeypatch):
-    with pytest.raises(UserError, match="--workers 1"):
+    with pytest.raises(UserError, match="workers=1"):
         list(pool.run_tasks(end_itself, range(6), 2))
 
 

@@ -120,8 +120,8 @@ def test_patterns_are_expanded_where_the_shell_does_not(tmp_path: Path):
         (b"PAR1junk", "is a truncated Parquet file"),
         (gzip.compress(b"PAR1", mtime=0), "is a compressed Parquet file: decompress it first"),
         (b"<!DOCTYPE html><p>x", "is HTML or XML, not plain text"),
-        ("boat\n".encode("utf-16"), "is in UTF-16: pass --encoding utf-16"),
-        ("boat and quay\n".encode("utf-16-le"), "is probably in UTF-16: pass --encoding utf-16-le"),
+        ("boat\n".encode("utf-16"), "is in UTF-16: pass encoding=utf-16"),
+        ("boat and quay\n".encode("utf-16-le"), "is probably in UTF-16: pass encoding=utf-16-le"),
     ],
 )
 def test_files_that_are_not_text_are_refused_when_named_and_skipped_in_a_folder(
@@ -165,7 +165,7 @@ def test_paths_that_are_missing_empty_or_forbidden(tmp_path: Path, monkeypatch):
     write(folder / "b.txt", "")
     with pytest.raises(UserError, match=r"a\.png: a picture.*; .*b\.txt: empty"):
         discover([folder], FILE)
-    with pytest.raises(UserError, match="--encoding utf-9 is not a known text encoding"):
+    with pytest.raises(UserError, match="encoding=utf-9 is not a known text encoding"):
         discover([folder], SourceOptions(encoding="utf-9"))
 
     path = write(tmp_path / "c.txt", "text\n")
@@ -289,7 +289,7 @@ def test_other_encodings_and_compressed_files_are_not_cut(tmp_path: Path):
 
 def test_a_file_that_is_not_utf8_names_the_byte_and_the_remedy(tmp_path: Path):
     path = write(tmp_path / "old.txt", "Heute fährt sie nicht.\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"old\.txt is not utf-8: byte 7 .*--encoding latin-1"):
+    with pytest.raises(UserError, match=r"old\.txt is not utf-8: byte 7 .*encoding=latin-1"):
         everything(discover([path], FILE))
 
 

@@ -53,7 +53,7 @@ def test_the_obvious_field_is_found(tmp_path: Path, record: dict, field: str):
 
 def test_an_ambiguous_record_lists_the_candidates(tmp_path: Path):
     path = jsonl(tmp_path / "a.jsonl", {"premise": "a boat", "hypothesis": "a quay", "idx": 3})
-    with pytest.raises(UserError, match=r"a\.jsonl, line 1: .* premise, hypothesis: choose one with --text-field\."):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: .* premise, hypothesis: choose one with text_field\."):
         texts(path)
     assert texts(path, "hypothesis") == [["a quay"]]
     with pytest.raises(UserError, match="could be any of content, body"):

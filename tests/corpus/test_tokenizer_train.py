@@ -171,7 +171,7 @@ def test_rare_characters_do_not_crowd_out_words() -> None:
     # Where the merges leave room, they come back.
     with pytest.raises(UserError) as caught:
         train("wordpiece", 9999, text)
-    full = train("wordpiece", int(re.search(r"--vocab-size (\d+)", str(caught.value))[1]), text)
+    full = train("wordpiece", int(re.search(r"vocab_size=(\d+)", str(caught.value))[1]), text)
     assert all(full.id(character) is not None for character in HAN)
     assert sum(token in HAN for token in train("unigram", 500, text)._ids) < 120
 
@@ -183,22 +183,22 @@ def test_a_text_of_characters_only_gives_them_all() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_too_large_a_vocabulary_names_one_that_works(kind: str) -> None:
-    with pytest.raises(UserError, match=r"supports a vocabulary of \d+ tokens, not 9999.*--vocab-size") as caught:
+    with pytest.raises(UserError, match=r"supports a vocabulary of \d+ tokens, not 9999.*vocab_size=") as caught:
         train(kind, 9999)
-    supported = int(re.search(r"--vocab-size (\d+)", str(caught.value))[1])
+    supported = int(re.search(r"vocab_size=(\d+)", str(caught.value))[1])
     assert train(kind, supported).size == supported
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_too_small_a_vocabulary_names_one_that_works(kind: str) -> None:
-    with pytest.raises(UserError, match=r"of 20 tokens is too small.*--vocab-size") as caught:
+    with pytest.raises(UserError, match=r"of 20 tokens is too small.*vocab_size=") as caught:
         train(kind, 20)
-    least = int(re.search(r"--vocab-size (\d+)", str(caught.value))[1])
+    least = int(re.search(r"vocab_size=(\d+)", str(caught.value))[1])
     if kind == "unigram":
         # Bytes are counted at once, characters only by SentencePiece: a second answer may follow.
         with pytest.raises(UserError, match="too small") as caught:
             train(kind, least)
-        least = int(re.search(r"--vocab-size (\d+)", str(caught.value))[1])
+        least = int(re.search(r"vocab_size=(\d+)", str(caught.value))[1])
     assert train(kind, least).size == least
 
 

@@ -139,9 +139,9 @@ def test_glm_writes_the_text_that_is_asked_for(both_ways: bool) -> None:
 def test_windows_that_cannot_be_and_texts_of_nothing() -> None:
     scorer = writer("gpt")
     for window in (49, -1):
-        with pytest.raises(UserError, match=f"--window {window}: run reads at most 48 tokens at a time; give 1 to"):
+        with pytest.raises(UserError, match=f"window={window}: run reads at most 48 tokens at a time; give 1 to"):
             perplexity(scorer, [item(WORDS)], window=window)
-    with pytest.raises(UserError, match="--stride 9 does not go with a window of 8 tokens; give 1 to 8"):
+    with pytest.raises(UserError, match="stride=9 does not go with a window of 8 tokens; give 1 to 8"):
         perplexity(scorer, [item(WORDS)], window=8, stride=9)
     with pytest.raises(UserError, match="the data have no text"):
         perplexity(scorer, [item(" ")])

@@ -148,8 +148,7 @@ NAMES = set(FAMILIES) | set(OBJECTIVES)
 HOMES = {"families", "objectives"}
 EXCEPTIONS = {
     ("model/config.py", "t5"), ("model/initial.py", "t5"),  # the name of a way to draw weights
-    ("families/options.py", "bert"), ("generation/fill.py", "t5"), ("generation/fill.py", "bart"),
-    ("cli/plan.py", "gpt"), ("planning/plan.py", "gpt"), ("cli/generate.py", "gpt"),
+    ("cli/plan.py", "gpt"), ("planning/plan.py", "gpt"),
 }  # fmt: skip
 
 

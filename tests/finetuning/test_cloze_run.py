@@ -71,7 +71,7 @@ def test_masked_texts_are_learnt_beside(config_for: Any, tmp_path: Path) -> None
     ]
     texts = [row["text_loss"] for row in metrics if row["split"] == "train"]
     assert texts[-1] < texts[0]
-    with pytest.raises(ConfigError, match="--mlm-weight is for models that were trained with masks"):
+    with pytest.raises(ConfigError, match="mlm_weight is for models that were trained with masks"):
         finetune(config_for("glm", mlm_weight=0.2), tmp_path / "other")
 
 
@@ -168,9 +168,9 @@ def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config
         with pytest.raises(UserError, match=message):
             list(run_pet(config_for(pattern="all", distil=str(path)), tmp_path / "a"))
     assert not (tmp_path / "a").exists()
-    with pytest.raises(ConfigError, match="distil learns from all patterns; add method cloze pattern all"):
+    with pytest.raises(ConfigError, match="distil learns from all patterns; add method=cloze pattern=all"):
         finetune(config_for(distil=str(broken)), tmp_path / "a")
-    with pytest.raises(UserError, match="copa: --distil is for tasks with labels"):
+    with pytest.raises(UserError, match="copa: distil is for tasks with labels"):
         unlabelled(config_for(task="copa", pattern="all", distil=str(broken)), task_named("copa"), ())
 
 
@@ -211,7 +211,7 @@ def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> No
     for name in ("train", "dev"):
         text = "index\tsentence1\tsentence2\tscore\n0\tthe cat\tthe dog\t2.5\n1\tbig\tred\t1.0\n"
         (tmp_path / "numbers" / f"{name}.tsv").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="stsb is a task of kind regress, not one of labels; leave out --method cloze"):
+    with pytest.raises(UserError, match="stsb is a task of kind regress, not one of labels; leave out method=cloze"):
         finetune(dataclasses.replace(numbers, data=tmp_path / "numbers"), tmp_path / "a")
     saved = config_for().model
     state = json.loads((saved / store.STATE).read_text(encoding="utf-8"))
@@ -228,7 +228,7 @@ def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> No
         UserError, match=r"a bare encoder without a language-model head, so it cannot fill blanks; give a model"
     ):
         finetune(dataclasses.replace(config_for(), model=bare), tmp_path / "b")
-    with pytest.raises(UserError, match=r"--pattern 7: .*own.yaml are numbered 0 to 1"):
+    with pytest.raises(UserError, match=r"pattern=7: .*own.yaml are numbered 0 to 1"):
         finetune(config_for(pattern="7"), tmp_path / "c")
     with pytest.raises(UserError, match=r"pattern 0 asks for \{second\}, but the items have first"):
         (tmp_path / "two.yaml").write_text(OWN.replace("{first}", "{second}"), encoding="utf-8")

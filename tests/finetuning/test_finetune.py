@@ -366,7 +366,7 @@ def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(UserError, match="not a fine-tuned model"):
         Predictor(model, "cpu", 1)
     assert Predictor(tmp_path / "run", "cpu", 1).predict([]) == []
-    with pytest.raises(UserError, match="kind classify, not of writing; leave out --beams, --n-best"):
+    with pytest.raises(UserError, match="kind classify, not of writing; leave out beams, n_best"):
         Predictor(tmp_path / "run", "cpu", 1, n_best=2, search={"beams": 3})
     assert len(Predictor(tmp_path / "run", "cpu", 1).predict([TextItem("a", "the cat")])) == 1
     capsys.readouterr()

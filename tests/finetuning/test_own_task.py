@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from blankfill.errors import UserError
 from blankfill.finetuning.predictor import Predictor
 from blankfill.tasks.datasets.registry import TASKS, register_task, task_named
 from blankfill.tasks.items import Split, TextItem
+from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.task import Task
 from small_tasks import model_folder, run, sentences
 
@@ -110,6 +112,23 @@ def test_a_task_of_an_installed_package_is_found_by_the_commands(tmp_path: Path,
         assert refused.returncode == 2 and message in refused.stderr.replace("\n", " "), refused.stderr
 
 
+def test_a_metric_of_ones_own_is_beside_the_others() -> None:
+    items = [TextItem(str(k), "a", None, label) for k, label in enumerate((1, 1, 0, 0))]
+    labels = ("poor", "fine")
+
+    def missed(split: Split, predicted: Any) -> float:
+        return sum(item.label == 1 and place == 0 for item, place in zip(split.texts(), predicted, strict=True)) / 2
+
+    task = dataclasses.replace(
+        POLARITY, metrics=("missed", "accuracy"), primary_metric="average", own_metrics={"missed": missed}
+    )
+    assert score(task, Split(items, labels), [0, 1, 0, 1]) == {"accuracy": 0.5, "missed": 0.5, "average": 0.5}
+    alone = dataclasses.replace(task, metrics=("missed",), primary_metric="missed")
+    assert score(alone, Split(items, labels), [0, 0, 0, 1]) == {"missed": 1.0}
+    with pytest.raises(UserError, match="1 of 1 rows have no label"):
+        score(alone, Split([dataclasses.replace(items[0], label=None)], labels), [0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -118,9 +137,10 @@ def test_a_task_of_an_installed_package_is_found_by_the_commands(tmp_path: Path,
         ({"name": "sst2"}, "There is a task 'sst2' already"),
         ({"kind": "guess"}, "has the kind 'guess'; the kinds are classify, regress"),
         ({"primary_metric": "f1"}, "'f1' is not one of its metrics"),
+        ({"own_metrics": {"near": lambda split, predicted: 1.0}}, "own metric 'near' is not one of its metrics"),
     ],
 )
-def test_what_cannot_be_registered_is_refused(change: dict[str, str], message: str) -> None:
+def test_what_cannot_be_registered_is_refused(change: dict[str, Any], message: str) -> None:
     known = dict(TASKS)
     with pytest.raises(UserError, match=message):
         register_task(dataclasses.replace(POLARITY, **change))  # type: ignore[arg-type]

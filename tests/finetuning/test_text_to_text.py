@@ -127,10 +127,10 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
     [
         ("classify", {"name": "bert"}, "a model of the objective bert reads texts and does not write any"),
         ("classify", {}, "the tokenizer has no tokens for down, which is written for the label down"),
-        ("classify", {"features": "last"}, "method text answers with the model's own words"),
-        ("classify", {"class_weights": "balanced"}, "class_weights is for method head"),
-        ("classify", {"pattern": "1"}, "pattern is for method cloze"),
-        ("classify", {"mlm_weight": 0.1}, "mlm_weight is for method cloze"),
+        ("classify", {"features": "last"}, "method=text answers with the model's own words"),
+        ("classify", {"class_weights": "balanced"}, "class_weights is for method=head"),
+        ("classify", {"pattern": "1"}, "pattern is for method=cloze"),
+        ("classify", {"mlm_weight": 0.1}, "mlm_weight is for method=cloze"),
         ("classify", {"patterns": "nowhere"}, "--patterns: nowhere does not exist"),
         ("conll", {}, "conll is a task of kind tag, which has no form as text"),
     ],
@@ -213,9 +213,9 @@ def test_several_tasks_are_learnt_together(tmp_path: Path, capsys: pytest.Captur
 
 def test_what_a_mixture_refuses(tmp_path: Path) -> None:
     data, model = mixed_data(tmp_path, 24), writing_model(tmp_path)
-    with pytest.raises(UserError, match="tasks are learnt together as texts; add --method text"):
+    with pytest.raises(UserError, match="tasks are learnt together as texts; add method=text"):
         run("classify+seq2seq", data, model, tmp_path / "a", method="head")
-    with pytest.raises(ConfigError, match="--patterns is the form of one task"):
+    with pytest.raises(ConfigError, match="patterns is the form of one task"):
         run("classify+seq2seq", data, model, tmp_path / "b", patterns="form.yaml")
     with pytest.raises(ConfigError, match="mixing_temperature is 0"):
         run("classify+seq2seq", data, model, tmp_path / "c", mixing_temperature=0.0)

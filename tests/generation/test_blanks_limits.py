@@ -33,5 +33,5 @@ def test_lengths_up_to_the_most_are_read() -> None:
 def test_a_time_longer_than_any_run_is_refused() -> None:
     assert seconds("1h30m") == 5400.0 and seconds("100d") == 8.64e6
     for text in ("99999999999999", "9" * 400, "1e", "40000d"):
-        with pytest.raises(UserError, match="--stop-after"):
+        with pytest.raises(UserError, match="stop_after="):
             seconds(text)

@@ -61,6 +61,11 @@ PUBLISHED = {
     # ModernBertForMaskedLM of answerdotai/ModernBERT-base and -large; the paper says 149M and 395M
     "modernbert-base": (50368, 149_655_232),
     "modernbert-large": (50368, 395_881_664),
+    # ElectraForPreTraining of google/electra-small-, -base- and -large-discriminator, 13,549,057, 109,483,009 and
+    # 335,142,913, with the generators' own weights: projection, layers, language-model head
+    "electra-small": (30522, 13_549_057 + 128 * 64 + 64 + 12 * 49_984 + 64 * 128 + 128 + 256 + 30522),
+    "electra-base": (30522, 109_483_009 + 768 * 256 + 256 + 12 * 789_760 + 256 * 768 + 768 + 2 * 768 + 30522),
+    "electra-large": (30522, 335_142_913 + 1024 * 256 + 256 + 24 * 789_760 + 256 * 1024 + 1024 + 2 * 1024 + 30522),
     # DistilBertForMaskedLM of distilbert-base-uncased
     "distilbert-base": (30522, 66_985_530),
     # ErnieForPreTraining of ernie-1.0-base-zh, 100,477,778, less the 768 weights of its 513th position

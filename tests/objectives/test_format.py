@@ -18,6 +18,7 @@ from blankfill.objectives import (
     Albert,
     Bart,
     Bert,
+    Electra,
     Ernie,
     Format,
     Glm,
@@ -35,6 +36,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
 from blankfill.objectives.t5 import T5Choice
@@ -56,11 +58,11 @@ SINGLE = {
     "spanbert": SpanBert(48, boundary=0), "ernie": Ernie(48, next_sentence=False),
     "ernie with tasks": Ernie(48, next_sentence=False, task_types=3, task=2), "unilm": Unilm(48), "unilm2": Unilm2(48),
     "glm": Glm(48), "gpt": Gpt(48), "gpt stream": Gpt(48, documents="stream"), "xlnet": Xlnet(48, pairs=False),
-    "t5": T5(48, variant="bert"), "bart": Bart(48),
+    "t5": T5(48, variant="bert"), "bart": Bart(48), "electra": Electra(48),
 }  # fmt: skip
 PAIRS = {
     "bert": Bert(48), "albert": Albert(48), "ernie": Ernie(48), "ernie with tasks": Ernie(48, task_types=3, task=1),
-    "unilm": Unilm(48), "xlnet": Xlnet(48),
+    "unilm": Unilm(48), "xlnet": Xlnet(48), "electra": Electra(48),
 }  # fmt: skip
 WRITERS = {"glm": Glm(48, document=1.0), "gpt": Gpt(48), "unilm": Unilm(48), "unilm2": Unilm2(48), "t5": T5(48),
            "bart": Bart(48)}  # fmt: skip
@@ -92,6 +94,8 @@ def built(
         choice = BertChoice(a, b, masks)
     elif isinstance(objective, Albert):
         choice = AlbertChoice(a, b, None, masks)
+    elif isinstance(objective, Electra):
+        choice = ElectraChoice(a, b, masks, 0)
     elif isinstance(objective, Mlm):
         choice = masks
     elif isinstance(objective, SpanBert):

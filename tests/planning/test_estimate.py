@@ -65,6 +65,10 @@ def make_batch(
 
 
 def batch_of(config: TransformerConfig, rows: int, shape: estimate.RowShape) -> Batch:
+    if config.generator_size:
+        plain = batch_of(dataclasses.replace(config, generator_size=0), rows, shape)
+        starts = torch.arange(rows) * shape.columns
+        return dataclasses.replace(plain, labels={"replaced_tokens": (starts, starts)})
     batch = make_batch(
         rows, shape.columns, int(shape.targets), config.vocab_size, shape.mask, len(config.position_sizes),
         config.pooler, bool(config.max_span_positions),
@@ -103,6 +107,7 @@ BERT = {"norm": "post", "embedding_norm": True, "head_transform": True, "head_bi
         "position_sizes": (40, 2), "dropout": 0.1, "attention_dropout": 0.1}  # fmt: skip
 SPANBERT = {**BERT, "pooler": False, "activation": "gelu", "max_span_positions": 20}
 ALBERT = {**BERT, "embedding_size": 20, "shared": "all"}
+ELECTRA = {**BERT, "pooler": False, "activation": "gelu", "generator_size": 16, "heads": ("replaced_tokens",)}
 
 
 T5 = {"norm_kind": "rms", "position_scheme": "none", "relative_buckets": 8, "encoder_layers": 2, "head_size": 10,
@@ -131,6 +136,8 @@ XLNET = {"norm": "post", "head_bias": True, "position_scheme": "relative", "atte
         (ALBERT, "rule", torch.float32, "sdpa"),
         ({**ALBERT, "dropout": 0.0, "attention_dropout": 0.0}, "none", torch.bfloat16, "explicit"),
         ({**BERT, "shared": "ffn"}, "rule", torch.float16, "sdpa"),
+        (ELECTRA, "rule", torch.float32, "sdpa"),
+        ({**ELECTRA, "embedding_size": 20}, "rule", torch.bfloat16, "sdpa"),
         ({"attention_dropout": 0.1}, "causal", torch.bfloat16, "blocked"),
     ],
 )
@@ -140,7 +147,12 @@ def test_activations_are_what_autograd_keeps(
 ) -> None:
     made = config(**changed)
     shape = estimate.RowShape(
-        columns, columns, 5, mask, float(made.pooler), span_boundary_targets=5.0 if made.max_span_positions else 0.0
+        columns,
+        columns,
+        5,
+        mask,
+        float(made.pooler or bool(made.heads)),
+        span_boundary_targets=5.0 if made.max_span_positions else 0.0,
     )
     model = build(made).train()
     model.use_kernel(kernel)
@@ -227,10 +239,10 @@ def test_palm_counts_the_same() -> None:
     assert estimate.training_flops(made, estimate.RowShape(T, T, T, "causal")) / T == a_token - attention / 2
 
 
-@pytest.mark.parametrize("changed", [{}, BERT])
+@pytest.mark.parametrize("changed", [{}, BERT, ELECTRA, {**ELECTRA, "embedding_size": 20}])
 def test_torch_counts_the_same(changed: dict[str, object]) -> None:
     made = config(**{**changed, "dropout": 0.0, "attention_dropout": 0.0})
-    shape = estimate.RowShape(24, 24, 7, "rule", float(made.pooler))
+    shape = estimate.RowShape(24, 24, 7, "rule", float(made.pooler or bool(made.heads)))
     model = build(made).train()
     model.use_kernel("explicit")
     batch = batch_of(made, 3, shape)
@@ -252,6 +264,13 @@ def test_torch_counts_two_stacks_the_same(changed: dict[str, object]) -> None:
     with FlopCounterMode(display=False) as counter:
         loss_sums(model, batch)["lm"].backward()
     assert estimate.batch_flops(made, batch) == counter.get_total_flops() == 3 * estimate.training_flops(made, shape)
+
+
+def test_a_generator_is_a_part_of_its_own() -> None:
+    made = load_recipe("electra-small").model_config(30522)
+    parts = estimate.parameters(made)
+    assert sum(parts.values()) == count_parameters(made)
+    assert parts["generator"] == 12 * (12 * 64 * 64 + 13 * 64) + 128 * 64 + 64
 
 
 @pytest.mark.parametrize("name", ["bert-base", "glm-large", "gpt2", "roberta-base"])

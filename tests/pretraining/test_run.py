@@ -165,7 +165,7 @@ def test_a_run_is_not_written_among_its_own_texts(given: str, tmp_path: Path) ->
     (tmp_path / "notes").mkdir()
     texts = texts_in(tmp_path / "notes", 2)
     before = sorted(path.name for path in texts.iterdir())
-    with pytest.raises(UserError, match=r"notes is the folder of .*, which the run reads; give another --out"):
+    with pytest.raises(UserError, match=r"notes is the folder of .*, which the run reads; give another out"):
         blankfill.pretrain([str(texts / given)], blankfill.load_recipe("bert-nano", SMALL), texts)
     assert sorted(path.name for path in texts.iterdir()) == before
 

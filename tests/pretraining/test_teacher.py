@@ -139,7 +139,7 @@ def test_a_resumed_run_is_the_same(distilled: Path, teacher: Path, tmp_path: Pat
     )  # fmt: skip
     assert result.steps == 1
     (tmp_path / "teacher").rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"the teacher of .* is gone from .*teacher.* --teacher"):
+    with pytest.raises(UserError, match=r"the teacher of .* is gone from .*teacher.* with teacher"):
         resume(out)
     assert resume(out, teacher=tmp_path / "moved").steps == 12
     before, after = weights(distilled), weights(out)
@@ -155,7 +155,7 @@ def test_an_edited_note_of_the_teacher_is_refused(distilled: Path, teacher: Path
     other = open_teacher(tmp_path / "other")
     (out / "teacher.json").write_text(other.write(out), encoding="utf-8")
     (out / "corpus_path.txt").write_text(str(teacher / "corpus") + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"was begun with other inputs: .*step-2 is another teacher.*--teacher"):
+    with pytest.raises(UserError, match=r"was begun with other inputs: .*step-2 is another teacher.*with teacher"):
         resume(out)
 
 

@@ -92,5 +92,5 @@ def test_training_goes_on_with_longer_rows(text: Path, trained: Path, tmp_path: 
 
 
 def test_a_cloze_is_refused(trained: Path) -> None:
-    with pytest.raises(UserError, match="leave out --method cloze"):
+    with pytest.raises(UserError, match="leave out method=cloze"):
         check_model(load_model(trained), FinetuneOptions(method="cloze"))

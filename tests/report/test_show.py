@@ -57,7 +57,7 @@ def test_the_function_returns_the_row_that_the_command_prints(
     assert capsys.readouterr().out == f"{row.heading}\n{row.text()}\n"
     assert row.text(plain=True) == row.text().translate(str.maketrans("·█▌│─┼", "01+|-+"))
     assert row.png(tmp_path / "row.png") == "" and (tmp_path / "row.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(UserError, match="--example is 99999999; a run of this recipe has the rows 0 to "):
+    with pytest.raises(UserError, match="example is 99999999; a run of this recipe has the rows 0 to "):
         show(recipe, [corpus], example=99999999)
 
 

@@ -208,7 +208,7 @@ def test_bytes_between_the_samples_are_found_by_verify(begun: Path, monkeypatch:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_does_not_begin_on_a_changed_corpus(name: str, begun: Path) -> None:
     zero(begun / "corpus" / name, 100, 4)
-    with pytest.raises(UserError, match=rf"was changed since it was prepared: {name} has other content.*--force"):
+    with pytest.raises(UserError, match=rf"was changed since it was prepared: {name} has other content.*force=True"):
         blankfill.pretrain([str(begun / "corpus")], recipe_of(), begun / "new")
     assert not (begun / "new").exists()
 
@@ -219,7 +219,7 @@ def test_a_changed_corpus_is_not_reused(name: str, begun: Path) -> None:
     blankfill.prepare(texts, corpus, recipe_of().corpus, force=True)
     assert blankfill.prepare(texts, corpus, recipe_of().corpus).reused
     (corpus / name).unlink()
-    with pytest.raises(UserError, match=rf"{name} is gone.*--force"):
+    with pytest.raises(UserError, match=rf"{name} is gone.*force=True"):
         blankfill.prepare(texts, corpus, recipe_of().corpus)
     assert not blankfill.prepare(texts, corpus, recipe_of().corpus, force=True).reused
     assert blankfill.prepare(texts, corpus, recipe_of().corpus).reused
@@ -321,7 +321,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(name: str, source: Pat
     out = shutil.copytree(source / "corpus", tmp_path / "out", ignore=shutil.ignore_patterns("corpus.json"))
     (out / name).write_text("{}", encoding="utf-8")
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with pytest.raises(UserError, match=rf"holds .*\({name}\), which the run would damage; give another --out"):
+    with pytest.raises(UserError, match=rf"holds .*\({name}\), which the run would damage; give another out"):
         pretrain([str(source / "corpus")], recipe_of(), out)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 

@@ -145,11 +145,11 @@ def test_texts_and_a_base() -> None:
 def test_a_problem_is_written_in_the_spelling_of_files_and_of_flags() -> None:
     problem = Problem(f"{setting('train.batch_size')} is 0; raise it, or lower {setting('micro_batch')}")
     assert problem == "train.batch_size is 0; raise it, or lower micro_batch"
-    assert problem.flags == "--train.batch-size is 0; raise it, or lower --micro-batch"
+    assert in_flags(problem) == "--train.batch-size is 0; raise it, or lower --micro-batch"
     assert within("a", problem) == "a.train.batch_size is 0; raise it, or lower a.micro_batch"
     assert in_flags("plain train.lr") == within("a", "plain train.lr") == "plain train.lr"
     copied = pickle.loads(pickle.dumps(ConfigError([problem, "plain"])))
-    assert copied.problems == [problem, "plain"] and copied.problems[0].flags == problem.flags
+    assert copied.problems == [problem, "plain"] and in_flags(copied.problems[0]) == in_flags(problem)
     error = UserError(f"{setting('head_on')} is wrong")
     assert str(error) == "head_on is wrong" and in_flags(error.sentence) == "--head-on is wrong"
 

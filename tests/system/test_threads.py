@@ -82,7 +82,7 @@ def test_fewer_threads_are_told_with_an_option_that_there_is(
     assert use_threads() == torch.get_num_threads() == 2
     err = capsys.readouterr().err
     assert err == (
-        "other programs keep 6.5 cores of this machine busy, so 2 threads of 8 compute; --threads 8 uses all cores\n"
+        "other programs keep 6.5 cores of this machine busy, so 2 threads of 8 compute; threads=8 uses all cores\n"
     )
     use_threads(3)
     assert capsys.readouterr().err == ""
@@ -90,7 +90,7 @@ def test_fewer_threads_are_told_with_an_option_that_there_is(
 
 @pytest.mark.parametrize("count", [-1, 1025, 10**9])
 def test_numbers_that_cannot_be(count: int) -> None:
-    with pytest.raises(UserError, match=f"--threads is {count}; it must be 0 or between 1 and 1024"):
+    with pytest.raises(UserError, match=f"threads is {count}; it must be 0 or between 1 and 1024"):
         choose_threads(count)
 
 

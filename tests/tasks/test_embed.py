@@ -92,7 +92,7 @@ def test_a_t5s_encoder_reads_a_text_and_its_end() -> None:
     vectors = torch.from_numpy(Embedder(model, normalize=False).vectors(texts).array)
     expected = torch.stack([alone(model, text, "mean") for text in texts])
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match=r"a t5 model has no \[CLS\] that would stand for a text; use --pooling mean"):
+    with pytest.raises(UserError, match=r"a t5 model has no \[CLS\] that would stand for a text; use pooling=mean"):
         Embedder(model, "cls")
 
 
@@ -131,7 +131,7 @@ def test_batches_hold_every_text_once_and_little_padding() -> None:
 
 def test_what_cannot_be_embedded_is_refused() -> None:
     gpt = loaded("gpt", random_model("gpt"))
-    with pytest.raises(UserError, match="--pooling mean"):
+    with pytest.raises(UserError, match="pooling=mean"):
         Embedder(gpt, "cls")
     stream = dataclasses.replace(gpt, objective=Gpt(48, documents="stream"))
     with pytest.raises(UserError, match="text 12 is empty"):

@@ -23,6 +23,7 @@ from blankfill.objectives import (
     Albert,
     Bart,
     Bert,
+    Electra,
     Ernie,
     Glm,
     Gpt,
@@ -37,6 +38,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
 from blankfill.objectives.t5 import T5Choice
@@ -56,6 +58,8 @@ def choice_of_nothing(objective: Objective, size: int) -> Any:
     whole, none = (0, size), (size, size)
     if isinstance(objective, Bert | Ernie):
         return BertChoice(whole, none, UNMASKED)
+    if isinstance(objective, Electra):
+        return ElectraChoice(whole, none, UNMASKED, 0)
     if isinstance(objective, Albert):
         return AlbertChoice(whole, none, None, UNMASKED)
     if isinstance(objective, Unilm):
@@ -100,7 +104,7 @@ CASES = [
     Bert(LENGTH, next_sentence=False), Bert(LENGTH), Mlm(LENGTH), Mlm(LENGTH, position_offset=0), Albert(LENGTH),
     SpanBert(LENGTH), Ernie(LENGTH), Ernie(LENGTH, task_types=3, task=2), Unilm(LENGTH), Unilm2(LENGTH), Glm(LENGTH),
     Glm(LENGTH, task_mask=True), Gpt(LENGTH), Gpt(LENGTH, documents="stream"), Xlnet(LENGTH, pairs=False), T5(LENGTH),
-    Bart(LENGTH),
+    Bart(LENGTH), Electra(LENGTH),
 ]  # fmt: skip
 
 

@@ -86,5 +86,5 @@ def test_a_text_that_is_too_long_is_cut_and_counted() -> None:
 
 def test_a_length_beyond_the_positions_is_refused() -> None:
     assert input_format("mlm", positions=40).length == 38
-    with pytest.raises(UserError, match=r"--max-length 39 is more than the model's 38 positions"):
+    with pytest.raises(UserError, match=r"max_length=39 is more than the model's 38 positions"):
         input_format("mlm", positions=40, length=39)

@@ -134,7 +134,7 @@ def test_a_missing_text_a_missing_pattern_and_missing_patterns(tmp_path: Path) -
     [pattern] = own(GOOD)
     with pytest.raises(UserError, match=r"own.yaml, pattern 0 asks for {first}, but the items have context"):
         pattern.pieces({"context": "x"})
-    with pytest.raises(UserError, match=r"--pattern 3: own.yaml are numbered 0 to 0; or give all"):
+    with pytest.raises(UserError, match=r"pattern=3: own.yaml are numbered 0 to 0; or give all"):
         numbered([pattern], "3", "own.yaml")
     with pytest.raises(UserError, match="there are no patterns for classify; write some"):
         pattern_text("", "classify")
@@ -147,4 +147,4 @@ def test_options_that_do_not_go_together() -> None:
     assert len(FinetuneOptions(pattern="1", patterns="x.yaml", mlm_weight=0.1).problems()) == 3
     assert "pattern is x" in FinetuneOptions(method="cloze", pattern="x").problems()[0]
     assert "mlm_weight as well" in FinetuneOptions(method="cloze", unlabelled="x").problems()[0]
-    assert "class_weights is for method head" in FinetuneOptions(method="cloze", class_weights="balanced").problems()[0]
+    assert "class_weights is for method=head" in FinetuneOptions(method="cloze", class_weights="balanced").problems()[0]

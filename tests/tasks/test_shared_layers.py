@@ -10,7 +10,7 @@ from blankfill.tasks.training import check_layers, depth_of
 CONFIG = TransformerConfig(vocab_size=9, shared="all")
 
 
-@pytest.mark.parametrize(("given", "flag"), [({"layer_decay": 0.9}, "--layer-decay"), ({"freeze": 2}, "--freeze")])
+@pytest.mark.parametrize(("given", "flag"), [({"layer_decay": 0.9}, "layer_decay"), ({"freeze": 2}, "freeze")])
 def test_what_tells_layers_apart_is_refused(given: dict[str, float], flag: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag} tells layers apart"):
         check_layers(CONFIG, FinetuneOptions(**given))

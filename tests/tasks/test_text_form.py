@@ -96,7 +96,7 @@ def test_mistakes_are_told(text: str, message: str) -> None:
 
 
 def test_files_and_fields_that_are_not_there() -> None:
-    with pytest.raises(UserError, match=r"--patterns: nowhere\.yaml does not exist"):
+    with pytest.raises(UserError, match=r"patterns: nowhere\.yaml does not exist"):
         form_text("nowhere.yaml", "sst2")
     with pytest.raises(UserError, match=r"asks for \{second\}"):
         form("rte").read(TextItem("1", "alone"))

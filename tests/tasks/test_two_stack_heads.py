@@ -134,7 +134,7 @@ def test_a_tag_is_asked_where_pretraining_asks_for_the_word(family: str, tmp_pat
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_a_cloze_is_refused(family: str, tmp_path: Path) -> None:
     loaded, task = imported(family, model_of(family), tmp_path), task_named("rte")
-    with pytest.raises(UserError, match="writes its answers; use --method text in place of --method cloze"):
+    with pytest.raises(UserError, match="writes its answers; use method=text in place of method=cloze"):
         build_adapter(task, task.labels, loaded, FinetuneOptions(method="cloze"))
 
 
@@ -223,9 +223,9 @@ def test_features_of_the_encoder_alone(tmp_path: Path) -> None:
 def test_where_there_is_no_stack_to_choose(tmp_path: Path) -> None:
     loaded = imported("bart", model_of("bart"), tmp_path)
     task, options = task_named("scitldr"), dataclasses.replace(OPTIONS, head_on="encoder")
-    with pytest.raises(UserError, match="scitldr is written by the decoder; leave out --head-on"):
+    with pytest.raises(UserError, match="scitldr is written by the decoder; leave out head_on"):
         build_adapter(task, (), loaded, options)
     with pytest.raises(UserError, match="a T5 or BART a head reads, and a bert model has one stack; leave it out"):
         reads_encoder_only(Bert(), "decoder", task_named("rte"))
     problems = dataclasses.replace(options, method="text").problems()
-    assert "method text answers with the model's own words, not with a head; leave out head_on" in problems
+    assert "method=text answers with the model's own words, not with a head; leave out head_on" in problems

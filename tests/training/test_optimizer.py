@@ -55,6 +55,41 @@ def test_the_peak_is_held(step: int, schedule: str, rate: float) -> None:
     assert learning_rate(step, 100, 1.0, 10, schedule, constant_steps=20) == pytest.approx(rate)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("step", "rate"), [
+    (0, 0.25), (3, 1.0), (19, 1.0), (20, 1.0), (21, 0.9), (29, 0.7), (45, 0.5), (84, 0.2), (120, 0.0), (500, 0.0),
+])  # fmt: skip
+def test_warmup_stable_decay_falls_as_one_minus_a_square_root(step: int, rate: float) -> None:
+    """Four steps up, sixteen at the peak, then 1 − √(0, 1, 9, 25, 64, 100 of 100)."""
+    assert learning_rate(step, 120, 1.0, 4, "1-sqrt", constant_steps=16) == pytest.approx(rate)
+    floor = learning_rate(step, 120, 3e-4, 4, "1-sqrt", 0.1, constant_steps=16)  # min_lr
+    assert floor == pytest.approx(3e-4 * (0.1 + 0.9 * rate) if step >= 20 else 3e-4 * rate)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])
+def test_warmup_stable_decay_agrees_with_transformers(decay: str) -> None:
+    """Their warm-up begins with 0, one step later than ours."""
+    transformers = pytest.importorskip("transformers")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = transformers.get_wsd_schedule(
+        optimizer, num_warmup_steps=5, num_stable_steps=7, num_decay_steps=30, decay_type=decay, min_lr_ratio=0.2
+    )
+    options = TrainOptions(
+        steps=42, lr=0.5, warmup=5, constant_steps=7, schedule=decay, min_lr=0.2,  # type: ignore[arg-type]
+    )  # fmt: skip
+    for step in range(50):
+        if step >= 5:
+            assert options.lr_at(step) == pytest.approx(theirs.get_last_lr()[0]), step
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("name", ["modernbert-base", "modernbert-large"])
+def test_modernbert_loses_the_published_share_of_its_weights_in_a_step(name: str) -> None:
+    """1e-5 of a weight at the peak, which composer's decoupled optimiser does not multiply by the learning rate."""
+    train = load_recipe(name).train
+    assert train.lr * train.weight_decay == pytest.approx(1e-5)
+
+
 def test_t5_has_the_published_rates() -> None:
     train = load_recipe("t5-base").train
     for step in (0, 1, 9_999, 10_000, 40_000, 524_287):

@@ -18,6 +18,7 @@ from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError
 from blankfill.families.form import CheckpointFormat, family_of
 from blankfill.families.glm import BLOCKS, sizes_from_shapes
+from blankfill.families.head_form import names_of_head
 from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
@@ -107,10 +108,14 @@ def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None
     else:
         values = values_of_glm(weights, file, heads)
     family = family_of(values.get("model_type"), str(folder / CONFIG))
+    architecture, head = names_of_head(family, values, weights)
+    if head:
+        weights.leave_out(head)
+        say(f"{path}: the fine-tuned head of {architecture} is left out; the encoder is read")
     try:
         config = family.read(values, weights.keys())
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+        raise UserError(f"{folder}: {error.template}") from None
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     form = with_own_tables(CheckpointFormat(family, config), weights)
@@ -125,7 +130,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except UserError as error:
-        raise UserError(f"{error}; copy or download it again") from error
+        raise UserError(f"{error.template}; copy or download it again") from error
 
 
 def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, 
     try:
         return sizes_from_shapes(plain, heads)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error.template}") from None
 
 
 def strip(name: str) -> str:

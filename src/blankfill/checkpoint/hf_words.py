@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blankfill.checkpoint.hf_loading import Foreign
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.console import say
 from blankfill.types import Vocabulary
 
@@ -21,7 +21,7 @@ def read_tokenizer(checkpoint: Foreign, given: Path | None = None) -> Tokenizer:
         if given is not None:
             raise
         raise UserError(
-            f"{error} Put the model's own beside its weights, or name it: blankfill import --tokenizer."
+            f"{error.template} Put the model's own beside its weights, or name it with {setting('tokenizer')}."
         ) from error
     if added := checkpoint.form.family.added_roles:
         missing = tokenizer.vocabulary().missing(added)

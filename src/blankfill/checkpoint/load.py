@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
+from blankfill.model.replaced_tokens import discriminator_of, generator_of
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Format, Objective
 from blankfill.system.console import say
@@ -45,6 +47,16 @@ class Loaded:
     def format(self) -> Format:
         """The format in which the model reads text."""
         return self.objective.format(self.vocabulary, self.model.config.position_sizes)
+
+    @cached_property
+    def language_model(self) -> Transformer:
+        """The model that predicts tokens: of a model with a generator, the generator, with the same weights."""
+        return generator_of(self.model)
+
+    @cached_property
+    def encoder(self) -> Transformer:
+        """The model that reads texts for a task: of a model with a generator, the discriminator alone."""
+        return discriminator_of(self.model)
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.families.form import CheckpointFormat, form_from_state
 from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
@@ -403,7 +403,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, to
         if name.isdecimal():
             raise UserError(
                 f"{OPTIMIZER} numbers the parameters (version 0.1), and this version names them; start a new run from "
-                "the model with --from"
+                f"the model with {setting('model', flag='from')}"
             )
         if name not in numbers:
             unknown.add(name)

@@ -14,7 +14,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ class Weights(Mapping[str, Tensor]):
                     raise UserError(f"{self.where}: {shown(name)} is not stored as a plain array")
                 self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
                 self._open[name] = value
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Take tensors out, as if the file did not have them."""
+        for name in names:
+            del self._open[name], self.shapes[name], self.dtypes[name]
 
     def __getitem__(self, name: str) -> Tensor:
         held = self._open[name]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from blankfill.errors import setting
 from blankfill.system.bounds import SOME, Bound, above, below
 from blankfill.training.options import Precision
 
@@ -84,7 +85,10 @@ def check(given: Bench) -> None:
 
     problems = []
     if given.length > given.tokens:
-        problems.append(f"--tokens {given.tokens} hold no row of --length {given.length}; raise --tokens")
+        problems.append(
+            f"{setting('tokens', given.tokens)} hold no row of {setting('length', given.length)}; raise "
+            f"{setting('tokens')}"
+        )
     if problems:
         raise ConfigError(problems)
     from blankfill.planning.bench import shape_named

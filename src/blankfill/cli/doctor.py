@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from blankfill.errors import setting
 from blankfill.system import console
 from blankfill.system.environment import BF16_SETS, NO_BF16, Section
 
@@ -162,7 +163,7 @@ def precision(measured: Mapping[str, Any]) -> dict[str, str]:
 
 def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
     """Return a sentence with its remedy for everything that would slow down or stop a run."""
-    from blankfill.system.console import amount
+    from blankfill.system.console import amount, worded
 
     notes = []
     processor, container, text = facts["processor"], facts.get("container", {}), facts["text"]
@@ -172,14 +173,14 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
         limit = f"a container's limit of {container['cores']:g}" if "cores" in container else "the process's affinity"
         notes.append(
             f"only {usable} of {cores} cores may be used ({limit}), so all commands start {usable} threads, unless "
-            "--threads says otherwise"
+            f"{setting('threads')} says otherwise"
         )
     if threads.isdigit() and int(threads) > usable:
         notes.append(f"OMP_NUM_THREADS is {threads} with {usable} cores to use; threads that wait for one another are "
                      f"slower than fewer: set it to {usable} or unset it")  # fmt: skip
     elif threads.isdigit() and int(threads) < usable:
         notes.append(f"OMP_NUM_THREADS is {threads} with {usable} usable cores; every command uses {threads} threads "
-                     "unless --threads says otherwise")  # fmt: skip
+                     f"unless {setting('threads')} says otherwise")  # fmt: skip
     if measured.get("load", 0) > 1.5 * cores:
         notes.append(f"other programs keep this machine busy (a load of {measured['load']:g} on {cores} cores), so the "
                      "rates measured here are too low")  # fmt: skip
@@ -188,9 +189,11 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
                      "before a run")  # fmt: skip
     if measured["disk_free"] < LITTLE_DISK:
         notes.append(f"only {amount(measured['disk_free'], 'B')} is free on the disk where runs would be written; free "
-                     "some, or give --out a folder on another disk")  # fmt: skip
+                     f"some, or give {setting('out')} a folder on another disk")  # fmt: skip
     if "disk_error" in measured:
-        notes.append(f"nothing can be written where runs would be ({measured['disk_error']}); give another --out")
+        notes.append(
+            f"nothing can be written where runs would be ({measured['disk_error']}); give another {setting('out')}"
+        )
     encodings = {"output": text.get("output_encoding"), "preferred": text.get("preferred_encoding")}
     for name, encoding in encodings.items():
         if encoding and not re.fullmatch(r"utf-?8(-sig)?", str(encoding), re.IGNORECASE):
@@ -203,7 +206,7 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
     if not facts.get("devices") and shutil.which("nvidia-smi"):
         notes.append("there is an NVIDIA driver, but torch sees no GPU; install a build of torch with CUDA, or look at "
                      "CUDA_VISIBLE_DEVICES")  # fmt: skip
-    return notes
+    return list(map(worded, notes))
 
 
 def show_report(report: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.files import is_special, refuse_input, whole_file
 from blankfill.system.schema import Option
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(EmbedArguments, argv, "embed")
     if args.out is not None and args.out.suffix not in (".npy", ".jsonl"):
-        raise UserError(f"--out {args.out}: vectors are written to a .npy or a .jsonl file; end its name so")
+        raise UserError(f"{setting('out', args.out)}: vectors are written to a .npy or a .jsonl file; end its name so")
     source = None if str(args.file) == "-" else args.file
     refuse_input(args.out, source)
     total = count_lines(source)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
-        raise UserError("give either a file with predictions to score, or --model to measure one")
+        raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one")
     from blankfill.evaluation.run import finite, result_folder, write_results
     from blankfill.system.console import show
 
@@ -108,7 +108,7 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     from blankfill.evaluation.run import EvaluationOptions, evaluate
 
     if args.na_prob_file is not None:
-        raise UserError("--na-prob-file goes with a file of predictions; leave it out")
+        raise UserError(f"{setting('na_prob_file')} goes with a file of predictions; leave it out")
     options = EvaluationOptions(
         args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed
     )  # fmt: skip

@@ -15,19 +15,25 @@ from blankfill.system.schema import Option
 class ExportArguments:
     """Write a model in the format of another program.
 
-    The folder opens in transformers as it is; --format onnx writes model.onnx for onnxruntime (encoders only). Where
-    transformers or onnxruntime is installed, its scores on real text are compared with ours, and a difference above
-    1e-4 is an error.
+    The folder opens in transformers as it is; a fine-tuned model keeps its head and the names of its labels. --format
+    onnx writes model.onnx for onnxruntime (encoders only). Where transformers or onnxruntime is installed, its scores
+    on real text are compared with ours, and a difference above 1e-4 is an error.
     """
 
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill export runs/bert --out exported",)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill export runs/bert --out exported",
+        "blankfill export runs/sst2 --out classifier",
+    )
 
     model: Annotated[Path, Option(positional=True)]
-    """A run, one of its checkpoints, or an imported model."""
+    """A run of pretraining or fine-tuning, one of its checkpoints, or an imported model."""
     out: Path
     """Folder to write; it must be new or empty."""
     format: Literal["transformers", "onnx"] = "transformers"
     """Format of the folder."""
+    part: Literal["model", "generator"] = "model"
+    """Part of the model to write. generator: the small masked language model that a model of replaced-token detection
+    (ELECTRA) was trained with; model: the discriminator, or a model without generator."""
     text: Path | None = None
     """UTF-8 file whose lines are compared; without it the run's validation text, else Python's documentation and words
     of the vocabulary."""
@@ -43,10 +49,10 @@ def main(argv: Sequence[str]) -> int:
     use_threads(args.threads)
     if args.format == "onnx":
         return to_onnx(args)
-    from blankfill.convert.exporting import export_model
+    from blankfill.finetuning.exporting import export_model
     from blankfill.system.console import show
 
-    made = export_model(args.model, args.out, args.text)
+    made = export_model(args.model, args.out, args.text, args.part)
     if made.difference is None:
         show("transformers is not installed, so the export was not compared with it")
     else:
@@ -69,7 +75,7 @@ def to_onnx(args: ExportArguments) -> int:
     from blankfill.convert.onnx import FILE, export_onnx
     from blankfill.system.console import show
 
-    made = export_onnx(args.model, args.out, args.text)
+    made = export_onnx(args.model, args.out, args.text, args.part)
     if made.difference is None:
         show("onnxruntime is not installed, so the export was not run")
     else:

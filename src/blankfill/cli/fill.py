@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.bounds import STEEPEST, Bound, at_least
 from blankfill.system.schema import Option
 
@@ -73,7 +73,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(FillArguments, argv, "fill")
     if not args.text and args.file is None:
-        raise UserError('there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or --file')
+        raise UserError(
+            f'there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or {setting("file")}'
+        )
     from blankfill.inference import load
     from blankfill.system.console import show
 
@@ -85,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             result = filler.fill(text, args.top, args.lengths, args.length_penalty)
         except UserError as error:
-            raise UserError(f"{where}: {error}" if where else str(error)) from None
+            raise UserError(f"{where}: {error.template}" if where else error.template) from None
         if args.json:
             show(json_line(result.to_json()))
         else:

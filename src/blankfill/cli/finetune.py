@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from blankfill.cli.arguments import given_names, parsed
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.schema import Option
 from blankfill.tasks.options import FinetuneOptions
@@ -87,10 +87,10 @@ def main(argv: Sequence[str]) -> int:
     more = [name for name in names if name != GOES_WITH_RESUME and name not in MACHINE]
     if given.resume is not None and more:
         raise UserError(
-            f"--resume keeps the options of {given.resume}; leave out {', '.join(more)} (options of the "
-            "machine may change: --threads, --device, --micro-batch)"
+            f"{setting('resume')} keeps the options of {given.resume}; leave out {', '.join(more)} (options of the "
+            f"machine may change: {setting('threads')}, {setting('device')}, {setting('micro_batch')})"
         )
-    if given.resume is None and (missing := [name for name, value in _needed(given).items() if not value]):
+    if given.resume is None and (missing := [setting(name) for name, value in _needed(given).items() if not value]):
         raise UserError(f"give {', '.join(missing)}: blankfill finetune --task sst2 --data GLUE --from MODEL --out RUN")
 
     from blankfill.finetuning.config import FinetuneConfig, read_config
@@ -111,7 +111,10 @@ def main(argv: Sequence[str]) -> int:
         out, config = given.out, FinetuneConfig(given.task, given.data, given.start, given.options(), columns)
         if given.method == "cloze" and given.pattern == "all":
             if given.grid or given.num_seeds != 1:
-                raise UserError("--pattern all is a run for each pattern; leave out --grid and --num-seeds, or it")
+                raise UserError(
+                    f"{setting('pattern', 'all')} is a run for each pattern; leave out {setting('grid')} and "
+                    f"{setting('num_seeds')}, or it"
+                )
             for line in run_pet(config, out):
                 show(line)
             show(f"the scores are in {out / RESULTS}")
@@ -131,4 +134,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _needed(given: FinetuneArguments) -> dict[str, object]:
-    return {"--task": given.task, "--data": given.data, "--from": given.start, "--out": given.out}
+    return {"task": given.task, "data": given.data, "from": given.start, "out": given.out}

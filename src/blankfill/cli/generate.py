@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
+from blankfill.errors import setting
 from blankfill.system.bounds import SOME, Bound, at_least
 
 
@@ -95,6 +96,6 @@ def main(argv: Sequence[str]) -> int:
                 show(f"--- {number} ---\n{generation.whole}")
     if "positions" in writer.finish:
         table = loaded.model.config.position_sizes[0]
-        more = "; --slide continues beyond them" if loaded.objective.name == "gpt" else ""
+        more = f"; {setting('slide')} continues beyond them" if loaded.objective.slides else ""
         say(f"stopped at the end of the model's {table} positions{more}")
     return 0

@@ -72,8 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    from blankfill.system.console import settings_as_flags
+
+    with settings_as_flags():
+        return _guarded(args, debug)
+
+
+def _guarded(args: Sequence[str], debug: bool) -> int:
+    """Run a command line; a user's mistake becomes one sentence."""
     from blankfill.cli.process import finished, sentence, threads_in_sentences
-    from blankfill.errors import ConfigError, UserError, in_flags
+    from blankfill.errors import ConfigError, UserError
     from blankfill.system.console import OutputError
     from blankfill.system.stopping import Stop, StoppedError, Terminated, termination_raises
 
@@ -83,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug and not isinstance(error, OutputError):
             raise
-        problems = error.problems if isinstance(error, ConfigError) else [error.sentence]
-        return _refused([in_flags(problem) for problem in problems])
+        return _refused(error.problems if isinstance(error, ConfigError) else [error.sentence])
     except StoppedError as stopped:
         _refused([str(stopped)])
         return stopped.why.exit_code
@@ -139,9 +146,9 @@ def _run(args: Sequence[str]) -> int:
 def _refused(sentences: Sequence[str]) -> int:
     """Print why a command ends, line by line; returns the exit code of a user error."""
     from blankfill.cli.arguments import shortened
-    from blankfill.system.console import say
+    from blankfill.system.console import say, worded
 
-    different = list(dict.fromkeys(sentences))
+    different = list(dict.fromkeys(map(worded, sentences)))
     for text in different[:MOST_SENTENCES]:
         say(shortened(f"blankfill: {text}"))
     if len(different) > MOST_SENTENCES:

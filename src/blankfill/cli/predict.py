@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.bounds import Bound
 from blankfill.system.files import refuse_input, whole_file
 from blankfill.system.schema import Option
@@ -83,9 +83,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(PredictArguments, argv, "predict")
     if (args.file is None) == (args.data is None):
-        raise UserError("give either a file of rows, or --data with the files of a task")
+        raise UserError(f"give either a file of rows, or {setting('data')} with the files of a task")
     if args.file is not None and (args.submission or args.task):
-        raise UserError("--submission and --task go with --data; leave them out")
+        raise UserError(f"{setting('submission')} and {setting('task')} go with {setting('data')}; leave them out")
     refuse_input(args.out, args.file, args.data)
     from blankfill.cli.fill import json_line
     from blankfill.finetuning.rows import items_of
@@ -124,7 +124,7 @@ def opened(args: PredictArguments) -> AnyPredictor:
 def submit(args: PredictArguments) -> int:
     """Write a submission's files."""
     if args.out is None:
-        raise UserError("--submission writes files; name their folder with --out")
+        raise UserError(f"{setting('submission')} writes files; name their folder with {setting('out')}")
     from blankfill.finetuning.submit import write_submission
     from blankfill.system.console import show
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from blankfill.cli.arguments import given_names
 from blankfill.cli.recipes import RunArguments, parse
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def main(argv: Sequence[str]) -> int:
     stop_after = seconds(args.stop_after) if args.stop_after else None
     if args.resume and (changed := overridden(argv)):
         raise UserError(
-            f"--resume keeps the recipe of {args.resume}; leave out {', '.join(changed)} (options of the "
-            "machine may change: --threads, --train.device, --train.workers, --train.micro-batch)"
+            f"{setting('resume')} keeps the recipe of {args.resume}; leave out {', '.join(changed)} (options of the "
+            f"machine may change: {setting('threads')}, {setting('train.device')}, {setting('train.workers')}, "
+            f"{setting('train.micro_batch')})"
         )
 
     from blankfill.pretraining import run
@@ -87,7 +88,10 @@ def main(argv: Sequence[str]) -> int:
         start = beginning(args, argv)
         distil = [arg for arg in argv if arg.startswith("--distil.")]
         if distil and args.teacher is None:
-            raise UserError(f"{distil[0].split('=')[0]} goes with a model to learn from; name it with --teacher")
+            raise UserError(
+                f"{setting(distil[0].split('=')[0].removeprefix('--'))} goes with a model to learn from; name it "
+                f"with {setting('teacher')}"
+            )
         result = run.pretrain(
             args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher, verify=args.verify
         )  # fmt: skip
@@ -112,10 +116,10 @@ def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
     from blankfill.pretraining.warm_start import GIVEN, InitFrom, new_tokens_from
 
     if args.from_ is None:
-        for name, given in (("--add-tokens", args.add_tokens), ("--replay", args.replay),
-                            ("--replay-ratio", args.replay_ratio)):  # fmt: skip
+        for name, given in (("add_tokens", args.add_tokens), ("replay", args.replay),
+                            ("replay_ratio", args.replay_ratio)):  # fmt: skip
             if given:
-                raise UserError(f"{name} goes with a model to begin from; name it with --from")
+                raise UserError(f"{setting(name)} goes with a model to begin from; name it with {setting('from')}")
         return None
     options = [arg.removeprefix("--").split("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")]
     insisted = [name.replace(".no_", ".") for name in options if name.partition(".")[0] in GIVEN]
@@ -129,10 +133,12 @@ def seconds(text: str) -> float:
     units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text):
-        raise UserError(f"--stop-after {text}: not a time; write for example 8h, 45m or 1h30m")
+        raise UserError(f"{setting('stop_after', text)}: not a time; write for example 8h, 45m or 1h30m")
     total = sum(float(number) * units[unit] for number, unit in parts)
     if total > LONGEST:
-        raise UserError(f"--stop-after {text[:40]}: longer than any run; give at most {LONGEST / units['d']:,.0f}d")
+        raise UserError(
+            f"{setting('stop_after', text[:40])}: longer than any run; give at most {LONGEST / units['d']:,.0f}d"
+        )
     return total
 
 

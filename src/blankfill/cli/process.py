@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from blankfill.errors import setting
 from blankfill.system.console import OutputError, say
 from blankfill.system.files import error_number
 
@@ -17,7 +18,7 @@ REMEDIES = {
     errno.ENOENT: "it was moved or removed while the command ran; put it back and repeat the command",
     errno.EMFILE: "allow this process more of them (ulimit -n 1024), or use fewer workers",
     errno.ENFILE: "close some programs, or use fewer workers",
-    errno.ENOSPC: "free some space, or give another --out",
+    errno.ENOSPC: f"free some space, or give another {setting('out')}",
     errno.EACCES: "change its permissions, or name another",
     errno.EPERM: "change its permissions, or name another",
     errno.ENAMETOOLONG: "give a shorter name",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from blankfill.cli.recipes import RecipeArguments, parse
+from blankfill.errors import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
     args, recipe = parse(ShowArguments, "show", argv)
     if args.png is not None and args.png.suffix.lower() != ".png":
-        raise UserError(f"--png {args.png} does not end in .png; only PNG files are drawn")
+        raise UserError(f"{setting('png', args.png)} does not end in .png; only PNG files are drawn")
 
     from blankfill.pretraining import show
     from blankfill.system import console
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     if args.png is not None and (lacking := row.png(args.png, args.font)):
         console.say(
             f"no font here has {lacking[:20]}{'…' if len(lacking) > 20 else ''}, so those tokens are drawn as their "
-            "numbers; install a font for the language (for Chinese e.g. Noto Sans CJK) or name one with --font"
+            "numbers; install a font for the language (for Chinese e.g. Noto Sans CJK) or name one with "
+            f"{setting('font')}"
         )
     console.show(row.heading)
     console.show(row.text(args.width or shutil.get_terminal_size((120, 24)).columns, plain=not blocks_fit()))

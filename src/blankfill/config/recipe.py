@@ -44,9 +44,7 @@ class Recipe:
 
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """Return the model of this recipe for a vocabulary."""
-        pairs = bool(self.objective.labels())
-        causal, places = self.objective.causal, self.objective.max_span_positions()
-        return self.model.config(vocab_size, self.objective.position_sizes(), pairs, places, causal)
+        return self.model.config_for(self.objective, vocab_size)
 
     def problems(self) -> list[str]:
         """Return a sentence for each problem of the recipe, over all sections."""
@@ -148,7 +146,10 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
             if not isinstance(section, dict):
                 raise ConfigError([Problem(f"{setting(key)}: `{parent}` is a value, not a section")])
         section[leaf] = value
-    return from_values(values, str(name)).check()
+    recipe = from_values(values, str(name))
+    if problems := recipe.problems():
+        raise ConfigError(problems if overrides else [f"{name}: {problem}" for problem in problems])
+    return recipe
 
 
 def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:

@@ -24,6 +24,8 @@ from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.python_docs import read_share
 from blankfill.data.batching import collate
 from blankfill.errors import UserError
+from blankfill.model.heads import HEADS
+from blankfill.model.transformer import Transformer
 from blankfill.system.reading import read_json, read_path
 from blankfill.types import Example
 
@@ -129,10 +131,18 @@ def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
 
 
 def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
-    """Our scores of a row, [T, V]; hidden states [T, D] of an encoder alone."""
+    """Our scores of a row, [T, V], or [T] of a head for columns; hidden states [T, D] of an encoder alone."""
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    outputs = model(collate([[row]], loaded.vocabulary.roles.get("pad", 0)), logits_at="all")
-    scores: torch.Tensor = outputs.logits if model.config.lm_head else outputs.hidden
+    batch = collate([[row]], loaded.vocabulary.roles.get("pad", 0))
+    outputs = model(batch, logits_at="all" if model.config.lm_head else None)
+    hidden: torch.Tensor = outputs.hidden
+    scores: torch.Tensor = outputs.logits if model.config.lm_head else column_scores(model, hidden)
     return scores[0, : len(row)]
+
+
+def column_scores(model: Transformer, hidden: torch.Tensor) -> torch.Tensor:
+    """The scores of the model's head for columns, where it has such a head, else the hidden states [.., D] as given."""
+    heads = [head for name in model.config.heads if (head := HEADS[name].scores) is not None]
+    return heads[0](model, hidden) if heads else hidden

@@ -5,8 +5,10 @@ The GLM family has no class in transformers: its folder opens once `blankfill.hf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import make_hf_layout
@@ -14,11 +16,13 @@ from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.check import TOLERANCE, difference, real_text
 from blankfill.convert.importing import check_free
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
+
+ModelPart = Literal["model", "generator"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,17 @@ class Exported:
     """A head that transformers' class has no place for; empty when all of the model was written."""
 
 
-def export_model(path: str | Path, out: str | Path, text: str | Path | None = None) -> Exported:
-    """Write a model as a folder for transformers, and compare what transformers computes from it.
+def export_model(
+    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
+) -> Exported:
+    """Write a pretrained model as a folder for transformers, and compare what transformers computes from it.
 
     Args:
         path: A run, a checkpoint or an imported model.
         out: The new folder.
         text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
             of the vocabulary.
+        part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
 
     Returns:
         The folder, the class of transformers, and the largest difference of scores.
@@ -50,10 +57,13 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         UserError: transformers has no class for the model, or computes something else from the folder; then nothing
             is left behind.
     """
-    out = Path(out)
-    check_free(out)
+    check_free(Path(out))
     lines = read_lines(Path(text)) if text else None
-    loaded = load_model(path)
+    return export_loaded(part_of(load_model(path), part), path, Path(out), lines)
+
+
+def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[str] | None = None) -> Exported:
+    """Write an opened model; see `export_model`. lines: texts to compare; None for those of the run at `path`."""
     form = the_form(loaded)
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
@@ -67,12 +77,27 @@ def export_model(path: str | Path, out: str | Path, text: str | Path | None = No
         if has_module("transformers"):
             largest = difference(loaded, folder, texts)
             if not largest <= TOLERANCE:
-                raise UserError(
-                    f"{path}: transformers computes other scores from the export than blankfill from the model: they "
-                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
-                )
+                raise UserError(differs(path, largest))
     left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
     return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), largest, left_out)
+
+
+def differs(path: str | Path, largest: float) -> str:
+    """The sentence about an export that computes something else. largest: difference of two scores."""
+    return (
+        f"{path}: transformers computes other scores from the export than blankfill from the model: they differ by up "
+        f"to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
+    )
+
+
+def part_of(loaded: Loaded, part: ModelPart) -> Loaded:
+    """Return the part of a model that is written: of one with a generator, the discriminator or the generator.
+
+    Raises UserError for the generator of a model that has none.
+    """
+    if part == "generator" and not loaded.model.config.generator_size:
+        raise UserError(f"{loaded.path}: the model has no generator; leave out {setting('part')}")
+    return replace(loaded, model=loaded.language_model if part == "generator" else loaded.encoder)
 
 
 def the_form(loaded: Loaded) -> CheckpointFormat:

@@ -16,7 +16,7 @@ from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.hf_loading import Foreign, open_foreign
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.model.config import config_values
 from blankfill.system.console import amount, say
 from blankfill.system.environment import usable_memory
@@ -104,11 +104,11 @@ def check_room(source: Foreign, out: Path) -> None:
     if size > disk:
         raise UserError(
             f"{out}: the model takes about {amount(size, 'B')} of disk, and {amount(disk, 'B')} is free; "
-            "free some space or give another --out"
+            f"free some space or give another {setting('out')}"
         )
 
 
 def check_free(out: Path) -> None:
     """UserError when a folder is there already and holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already and not empty; give another --out")
+        raise UserError(f"{out} is there already and not empty; give another {setting('out')}")

@@ -27,9 +27,9 @@ from blankfill.attention.masks import Mask
 from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.check import TOLERANCE, larger, real_text
-from blankfill.convert.exporting import read_lines
+from blankfill.convert.exporting import ModelPart, part_of, read_lines
 from blankfill.convert.importing import check_free
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES
@@ -76,24 +76,26 @@ class Encoder(nn.Module):
         return [outputs.hidden] if outputs.logits is None else [outputs.hidden, outputs.logits]
 
 
-def export_onnx(path: str | Path, out: str | Path, text: str | Path | None = None) -> ExportedOnnx:
+def export_onnx(
+    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
+) -> ExportedOnnx:
     """Write a run, a checkpoint or an imported model to the new folder `out` as ONNX.
 
     text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
-    of the vocabulary. Raises UserError for a model that is no encoder, for missing packages, and when onnxruntime
-    computes something else than torch; then nothing is left behind.
+    of the vocabulary. part: as for `export_model`. Raises UserError for a model that is no encoder, for missing
+    packages, and when onnxruntime computes something else than torch; then nothing is left behind.
     """
     out = Path(out)
     check_free(out)
     if missing := [name for name in ("onnx", "onnxscript") if not has_module(name)]:
         raise UserError(f'ONNX needs {" and ".join(missing)}; install them with: pip install "blankfill[export]"')
     lines = read_lines(Path(text)) if text else None
-    loaded = load_model(path, dtype=torch.float32)
+    loaded = part_of(load_model(path, dtype=torch.float32), part)
     if not loaded.objective.masked:
         encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(
             f"{path}: ONNX is for encoders ({encoders}), and this model's objective is {loaded.objective.name}; "
-            "use --format transformers"
+            f"use {setting('format', 'transformers')}"
         )
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from blankfill.corpus.compression import open_binary
 from blankfill.corpus.limits import LONGEST_RECORD, too_long
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 CHUNK_BYTES = 1 << 17
 LONGEST_LINE = 1 << 17
@@ -38,7 +38,8 @@ def check_encoding(encoding: str) -> str:
         bytes(range(256)).decode(encoding, "ignore")  # codecs of domain names, for example, cannot
     except (LookupError, UnicodeError) as error:
         raise UserError(
-            f"--encoding {encoding} is not a known text encoding: use a name such as utf-8, utf-16, gb18030, big5, "
+            f"{setting('encoding', encoding)} is not a known text encoding: use a name such as utf-8, utf-16, "
+            "gb18030, big5, "
             f"shift_jis or latin-1."
         ) from error
     return codec.name
@@ -78,7 +79,7 @@ def _decode(stream: BinaryIO, encoding: str, name: str, start: int, end: int | N
         if first and is_utf8(encoding) and bom_encoding(data):
             raise UserError(
                 f"{name} begins with a {bom_encoding(data).upper()} byte-order mark: pass "
-                f"--encoding {bom_encoding(data)}."
+                f"{setting('encoding', bom_encoding(data))}."
             )
         fed += len(data)
         try:
@@ -103,24 +104,25 @@ def _bad_byte(name: str, encoding: str, offset: int, data: bytes, at: int) -> st
     where = f"{name} is not {encoding}: byte {offset} (0x{data[at]:02x}) does not decode"
     guess = guess_encoding(data)
     if guess == "utf-8" and not is_utf8(encoding):
-        return f"{where}; it looks like UTF-8, so leave --encoding out."
+        return f"{where}; it looks like UTF-8, so leave {setting('encoding')} out."
     if guess == "utf-8":
         return f"{where}, though the text around it does: repair or remove the damaged bytes there."
     if guess and guess != codecs.lookup(encoding).name:
-        return f"{where}; it looks like {guess}, so pass --encoding {guess}."
-    return f"{where}: pass the file's own encoding with --encoding."
+        return f"{where}; it looks like {guess}, so pass {setting('encoding', guess)}."
+    return f"{where}: pass the file's own encoding with {setting('encoding')}."
 
 
 def _undecodable(name: str, encoding: str, data: bytes, error: UnicodeError) -> str:
     """Return the error for a text that the codec refuses as a whole, such as UTF-16 of unknown byte order."""
     if not re.match(r"utf-(?:16|32)$", family := codecs.lookup(encoding).name):
-        return f"{name} is not {encoding} ({error}): pass the file's own encoding with --encoding."
+        return f"{name} is not {encoding} ({error}): pass the file's own encoding with {setting('encoding')}."
     # Letters of most scripts have a zero upper half, and so have line ends and spaces in all scripts.
     ends = data[0::4].count(0), data[3::4].count(0)
     orders = ["le"] if ends[1] > 2 * ends[0] else ["be"] if ends[0] > 2 * ends[1] else ["le", "be"]
+    first, *others = [f"{family}-{order}" for order in orders]
     return (
-        f"{name} has no byte-order mark, without which {encoding} cannot be read: pass --encoding "
-        f"{' or '.join(f'{family}-{order}' for order in orders)}."
+        f"{name} has no byte-order mark, without which {encoding} cannot be read: pass "
+        f"{' or '.join([setting('encoding', first), *others])}."
     )
 
 

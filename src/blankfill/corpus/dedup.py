@@ -21,7 +21,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 UInt64 = NDArray[np.uint64]
 Int64 = NDArray[np.int64]
@@ -151,7 +151,8 @@ def require_rensa() -> None:
         import rensa  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "Finding near duplicates needs the package rensa: run `pip install 'blankfill[text]'` or use --dedup exact."
+            "Finding near duplicates needs the package rensa: run `pip install 'blankfill[text]'` or use "
+            f"{setting('dedup', 'exact')}."
         ) from error
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from blankfill.corpus import summary
 from blankfill.corpus.identity import prepared_marks
 from blankfill.corpus.summary import CorpusReport
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system import console, files
 from blankfill.system.reading import read_json
 
@@ -44,16 +44,17 @@ def refuse_other(out: Path, force: bool) -> None:
     force: accept the remains of a corpus.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: give --out a folder that does not exist yet.")
+        raise UserError(f"{out} is a file: give {setting('out')} a folder that does not exist yet.")
     if not out.exists() or (out / summary.FILE).exists() or (out / WORK).is_dir():
         return
     held = {path.name for path in out.iterdir()} - IGNORED
     if held - MADE or (held and "train.bin" not in held):
-        raise UserError(f"{out} exists and holds other files: give --out a new or an empty folder.")
+        raise UserError(f"{out} exists and holds other files: give {setting('out')} a new or an empty folder.")
     if held and not force:
         raise UserError(
-            f"{out} holds files of a corpus but not its report, {summary.FILE}: give --force to prepare it again, "
-            "or another --out."
+            f"{out} holds files of a corpus but not its report, {summary.FILE}: give {setting('force', True)} to "
+            "prepare it again, "
+            f"or another {setting('out')}."
         )
 
 
@@ -71,15 +72,16 @@ def look_at(out: Path, recorded: Mapping[str, Any], identity: str, force: bool) 
     except UserError as error:
         if (out / WORK).is_dir():
             return None  # the report is written last, so the work was not done
-        raise UserError(f"{error} To replace it, give --force.") from error
+        raise UserError(f"{error.template} To replace it, give {setting('force', True)}.") from error
     before, now = finished.config, recorded
     changed = [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in now if before.get(name) != now[name]]
     if finished.sources != identity:
         changed.append("the sources are others or were changed")
     if changed:
         raise UserError(
-            f"{out} holds a corpus that was prepared differently ({'; '.join(changed)}): give another --out, "
-            "or --force to replace it."
+            f"{out} holds a corpus that was prepared differently ({'; '.join(changed)}): give another "
+            f"{setting('out')}, "
+            f"or {setting('force', True)} to replace it."
         )
     prepared_marks(out)
     return finished
@@ -96,7 +98,7 @@ def locked(out: Path) -> Iterator[None]:
         files.make_folder(work)
     except FileNotFoundError as error:  # a parent that nobody may create, such as a folder under /proc
         raise UserError(
-            f"Cannot write to {out} ({error.strerror}): give --out a folder that you may write to."
+            f"Cannot write to {out} ({error.strerror}): give {setting('out')} a folder that you may write to."
         ) from error
     lock = work / "lock.json"
     if lock.exists():
@@ -107,7 +109,8 @@ def locked(out: Path) -> Iterator[None]:
             alive = False
         if alive and held["process"] != os.getpid():
             raise UserError(
-                f"Process {held['process']} is preparing {out} right now: wait for it, or give another --out."
+                f"Process {held['process']} is preparing {out} right now: wait for it, or give another "
+                f"{setting('out')}."
             )
     files.write_file(lock, json.dumps({"process": os.getpid(), "began": psutil.Process().create_time()}))
     try:
@@ -146,7 +149,8 @@ def plain_errors(out: Path, need: int) -> Iterator[None]:
             isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EFBIG)
         ):
             raise UserError(
-                f"Cannot write to {error.filename or out} ({error.strerror}): give --out a folder that you may "
+                f"Cannot write to {error.filename or out} ({error.strerror}): give {setting('out')} a folder that "
+                "you may "
                 "write to."
             ) from error
         raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus import summary
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.console import say
 from blankfill.system.marks import Mark, changes, checksum, marks, unlike
 from blankfill.system.reading import read_json
@@ -53,7 +53,7 @@ def prepared_marks(folder: Path) -> dict[str, Mark]:
     if noted and (changed := changes(noted, now)):
         raise UserError(
             f"{folder} was changed since it was prepared: {'; '.join(changed)}. These files do not belong together; "
-            "put back what was there, or prepare the text again with --force"
+            f"put back what was there, or prepare the text again with {setting('force', True)}"
         )
     return {name: {**noted.get(name, {}), **mark} for name, mark in now.items()}
 
@@ -70,7 +70,7 @@ def verify_corpus(folder: Path) -> int:
     if not any("sha256" in mark for mark in marks.values()):
         raise UserError(
             f"{folder}: {summary.FILE} holds no checksums (an older version wrote it); prepare the text again with "
-            "--force to have them"
+            f"{setting('force', True)} to have them"
         )
     return len(marks)
 
@@ -80,7 +80,7 @@ def verify_marks(folder: Path, noted: Mapping[str, Any]) -> None:
     if changed := unlike(folder, noted):
         raise UserError(
             f"{folder} is damaged or was changed: {'; '.join(changed)}; copy it again from where it is whole, or "
-            "prepare the text again with --force"
+            f"prepare the text again with {setting('force', True)}"
         )
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,7 +59,7 @@ def run_tasks(
     except BrokenProcessPool as error:
         raise UserError(
             "A worker process was killed, most likely because memory ran out: repeat the same command with fewer "
-            "workers (--workers 1); it continues where it stopped."
+            f"workers ({setting('workers', 1)}); it continues where it stopped."
         ) from error
     finally:
         if not finished:

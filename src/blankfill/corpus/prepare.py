@@ -42,7 +42,7 @@ from blankfill.corpus.pool import run_tasks
 from blankfill.corpus.shards import Shard
 from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract
 from blankfill.corpus.summary import CorpusReport
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system import console, files
 from blankfill.system.loader import build
 
@@ -96,7 +96,7 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
             with plain_errors(out, 0), locked(out):
                 pass
             clear_work(out)
-        console.say(f"{out} already holds this corpus: it is reused (--force makes it again).")
+        console.say(f"{out} already holds this corpus: it is reused ({setting('force', True)} makes it again).")
         return replace(finished, reused=True)
     need = int(1.6 * sum(_estimated(source) for source in sources))
     with plain_errors(out, need), locked(out):
@@ -144,12 +144,14 @@ class _Run:
                 files.own_folder(folder)
         prefixes = self._extract()
         if not prefixes:
-            raise UserError(f"No text was found in {_listed(self.sources)}: check the paths, or name --text-field.")
+            raise UserError(
+                f"No text was found in {_listed(self.sources)}: check the paths, or name {setting('text_field')}."
+            )
         decision = self._decide()
         if not decision.kept:
             raise UserError(
                 f"None of the {decision.documents:,} documents has any text left ({_reasons(decision.dropped)}): check "
-                "the paths, --text-field and --dedup."
+                f"the paths, {setting('text_field')} and {setting('dedup')}."
             )
         tokenizer = self._tokenizer(prefixes)
         marks = self._encode(prefixes)
@@ -267,7 +269,7 @@ class _Run:
         elif not merged.splits[VALID].tokens and self.config.validation:
             self.notices.append(
                 f"no document fell to validation (the share is {self.config.validation:g}), so there is no valid.bin: "
-                "give more text, or a larger --validation."
+                f"give more text, or a larger {setting('validation')}."
             )
         return merged
 
@@ -282,7 +284,7 @@ class _Run:
         if unknowns > MANY_UNKNOWN * train.tokens:
             self.notices.append(
                 f"{unknowns / train.tokens:.1%} of the tokens are unknown, so the vocabulary does not suit the "
-                "text: train a tokenizer on it, or give a larger --vocab-size."
+                f"text: train a tokenizer on it, or give a larger {setting('vocab_size')}."
             )
         return CorpusReport(
             folder=self.out, documents=decision.documents, train=train, valid=merged.splits[VALID],
@@ -290,8 +292,8 @@ class _Run:
             dropped=dropped, repeated_line_count=decision.repeated_line_count,
             dropped_lines=sum(mark["dropped_paragraphs"] for mark in marks),
             repeated_lines=tuple((n, summary.shortened(line, 300)) for n, line in decision.repeated_lines),
-            duplicates=tuple((a, b) for a, b in decision.duplicates), skipped=tuple(self.skipped),
-            samples=tuple(_samples(corpus, tokenizer)), notices=tuple(self.notices),
+            duplicates=tuple((a, b) for a, b in decision.duplicates), skipped=tuple(map(Problem, self.skipped)),
+            samples=tuple(_samples(corpus, tokenizer)), notices=tuple(map(Problem, self.notices)),
             source_bytes=sum(source.size for source in self.sources),
             seconds=round(time.monotonic() - began, 2), continued=continued, config=_recorded(self.config),
             sources=self.identity, fingerprint=corpus.fingerprint,

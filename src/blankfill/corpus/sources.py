@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal
 from blankfill.corpus import clean, python_docs, summary, tables, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
 
@@ -276,7 +276,7 @@ def _sources(
     if refusal and named:
         raise UserError(f"{shown} is {refusal}.")
     if refusal:
-        skipped.append(f"{shown}: {refusal}")
+        skipped.append(Problem(f"{shown}: {refusal}"))
         return []
     ranges = [(0, None)] if compression else _ranges(path, kind, size, options, large_bytes)
     # Ranges of Parquet files count row groups; each range gets an equal share of the bytes.
@@ -313,10 +313,10 @@ def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOp
         return "", "a tar archive: unpack it first"
     wide = re.match(r"utf[-_]?(?:16|32)", check_encoding(options.encoding))
     if not wide and (bom := bom_encoding(head)):
-        return "", f"in {bom.upper()}: pass --encoding {bom}"
+        return "", f"in {bom.upper()}: pass {setting('encoding', bom)}"
     text = head.decode(options.encoding, "ignore").removeprefix("\ufeff")
     if not wide and _alternating_nuls(head):
-        return "", "probably in UTF-16: pass --encoding utf-16-le or utf-16-be"
+        return "", f"probably in UTF-16: pass {setting('encoding', 'utf-16-le')} or utf-16-be"
     if _is_binary(text):
         return "", "a binary file, not text: leave it out, or convert it to plain text"
     if "<mediawiki" in text[:4000]:

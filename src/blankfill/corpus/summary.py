@@ -112,7 +112,8 @@ class CorpusReport:
             ) from None
         except UserError as error:
             raise UserError(
-                f"{path} is not the report of a prepared corpus ({error}): prepare the text again into another folder."
+                f"{path} is not the report of a prepared corpus ({error.template}): prepare the text again into "
+                "another folder."
             ) from error
         return cls(folder=folder, **values_of_fields)
 
@@ -141,7 +142,7 @@ class CorpusReport:
         if self.duplicates:
             console.table("Such as", self.duplicates, ("dropped", "in favour of"))
         if self.skipped:
-            listed = [(reason,) for reason in self.skipped[:10]]
+            listed = [(console.worded(reason),) for reason in self.skipped[:10]]
             if len(self.skipped) > 10:
                 listed.append((f"… and {len(self.skipped) - 10:,} more, listed in {FILE}",))
             console.table("Not read", listed)
@@ -151,7 +152,7 @@ class CorpusReport:
         for number, sample in enumerate(self.samples, 1):
             console.show(f"Sample {number}: {sample}")
         for notice in self.notices:
-            console.say(f"Note: {notice}")
+            console.say(f"Note: {console.worded(notice)}")
 
 
 def shortened(text: str, length: int) -> str:

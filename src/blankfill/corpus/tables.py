@@ -21,7 +21,7 @@ from blankfill.corpus.compression import open_binary
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.corpus.limits import LARGEST_COLUMN, LARGEST_RATIO, LONGEST_RECORD, too_long
 from blankfill.corpus.wiki import extractor_paragraphs
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 USUAL_FIELDS = (
     "text", "content", "contents", "body", "article", "document", "passage", "paragraph", "paragraphs", "story",
@@ -204,19 +204,22 @@ def read_csv(
     if field is not None and field.isascii() and field.isdigit() and field not in next(csv.reader([first_line]), []):
         column, header = int(field) - 1, None
         if column < 0:
-            raise UserError("--text-field 0 is not a column: columns count from 1.")
+            raise UserError(f"{setting('text_field', 0)} is not a column: columns count from 1.")
     else:
         first = next(rows, None)
         header = [cell.strip() for cell in first[1]] if first else []
         if not header:
-            raise UserError(f"{name} has no header line: give the text's column by number, such as --text-field 1.")
+            raise UserError(
+                f"{name} has no header line: give the text's column by number, such as {setting('text_field', 1)}."
+            )
         sample = list(islice(rows, _ROWS_LOOKED_AT))
         rows = chain(sample, rows)
         if field is None:
             field = _choose(_columns(header, [row for _, row in sample]), header, f"{name}, line 1", _BY_NUMBER)
         if field not in header:
             raise UserError(
-                f"{name} has no column {field!r}; its columns are {_listed(header)}: choose one with --text-field"
+                f"{name} has no column {field!r}; its columns are {_listed(header)}: choose one with "
+                f"{setting('text_field')}"
                 f"{_BY_NUMBER}."
             )
         column = header.index(field)
@@ -372,7 +375,9 @@ def _parquet_field(pyarrow: Any, schema: Any, field: str | None, name: str) -> s
     if field is None:
         return _choose({column.name: "text" for column in schema if is_text(column.type)}, schema.names, name)
     if field not in schema.names and field.split(".")[0] not in schema.names:
-        raise UserError(f"{name} has no column {field!r}; its columns are {_listed(schema.names)}: see --text-field.")
+        raise UserError(
+            f"{name} has no column {field!r}; its columns are {_listed(schema.names)}: see {setting('text_field')}."
+        )
     return field
 
 
@@ -409,9 +414,13 @@ def _choose(candidates: Mapping[str, Any], fields: Iterable[str], where: str, hi
         if len(choice) == 1:
             return choice[0]
         if choice:
-            raise UserError(f"{where}: the text could be any of {_listed(choice)}: choose one with --text-field{hint}.")
+            raise UserError(
+                f"{where}: the text could be any of {_listed(choice)}: choose one with {setting('text_field')}{hint}."
+            )
     there = _listed(fields) or "none"
-    raise UserError(f"{where}: no field is clearly the text (fields: {there}): name one with --text-field{hint}.")
+    raise UserError(
+        f"{where}: no field is clearly the text (fields: {there}): name one with {setting('text_field')}{hint}."
+    )
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -444,7 +453,8 @@ def _record_paragraphs(record: Any, field: str | None, number: int, fault: _Faul
         return _value_paragraphs(value)
     except TypeError as error:
         raise UserError(
-            f"{fault.where(number)}: field {field!r} holds {error}, not text: choose another with --text-field."
+            f"{fault.where(number)}: field {field!r} holds {error}, not text: choose another with "
+            f"{setting('text_field')}."
         ) from error
 
 
@@ -458,7 +468,8 @@ def _lookup(value: Any, keys: list[str], number: int, fault: _Fault) -> Any:
     if not isinstance(value, Mapping) or keys[0] not in value:
         fields = _listed(value) if isinstance(value, Mapping) else "none"
         raise UserError(
-            f"{fault.where(number)} has no field {keys[0]!r} (its fields: {fields}): choose one with --text-field."
+            f"{fault.where(number)} has no field {keys[0]!r} (its fields: {fields}): choose one with "
+            f"{setting('text_field')}."
         )
     return _lookup(value[keys[0]], keys[1:], number, fault)
 

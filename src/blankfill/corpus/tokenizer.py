@@ -340,9 +340,11 @@ class Tokenizer:
             text: str = self._full.decode(list(map(int, ids)), skip_special_tokens=False)
             return text
         words: list[str] = []
-        for token in map(self.token, ids):
-            if token.startswith(self._prefix) and words:
-                words[-1] += token[len(self._prefix) :]
+        prefix, string_of = self._prefix, self._full.id_to_token
+        for id in map(int, ids):
+            token = string_of(id) or self.token(id)
+            if token.startswith(prefix) and words:
+                words[-1] += token[len(prefix) :]
             else:
                 words.append(token)
         return join_words(words)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal
 from blankfill.corpus.tokenizer import ROLE_TOKENS, Tokenizer
 from blankfill.corpus.tokenizer_chunks import bert_chunks
 from blankfill.corpus.tokenizer_formats import byte_bpe, parse_sentencepiece, unigram, wordpiece
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,7 +77,9 @@ def train_tokenizer(sentences: Iterable[str], config: TokenizerConfig) -> Tokeni
     alphabet, or larger than the text supports, or when SentencePiece is required and not installed.
     """
     if config.vocab_size < 0:
-        raise UserError(f"A vocabulary of {config.vocab_size} tokens cannot be: give `--vocab-size` 0 or more.")
+        raise UserError(
+            f"A vocabulary of {config.vocab_size} tokens cannot be: give {setting('vocab_size')} 0 or more."
+        )
     sample = _Sample(sentences, config.max_chars)
     if config.kind == "wordpiece":
         trained = _train_wordpiece(sample, config)
@@ -123,13 +125,13 @@ class _Sample:
 def _too_small(size: int, least: int) -> UserError:
     return UserError(
         f"A vocabulary of {size} tokens is too small: the special tokens and the alphabet alone take {least - 1}; "
-        f"give `--vocab-size {least}` or more, or 0 to let the text decide."
+        f"give {setting('vocab_size', least)} or more, or 0 to let the text decide."
     )
 
 
 def _too_large(size: int, supported: int) -> UserError:
     return UserError(
-        f"The text supports a vocabulary of {supported} tokens, not {size}: give `--vocab-size {supported}`, "
+        f"The text supports a vocabulary of {supported} tokens, not {size}: give {setting('vocab_size', supported)}, "
         "or 0 to let the text decide, or more text."
     )
 

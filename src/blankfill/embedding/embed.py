@@ -23,7 +23,7 @@ from torch import Tensor
 
 from blankfill.data.batching import prefetch
 from blankfill.data.packing import padded_batches
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.model.view import evaluation_view
 from blankfill.types import Batch
 
@@ -59,7 +59,7 @@ class Embedder:
             reason = "has no [CLS] that would stand for a text"
             if objective.causal:
                 reason = "sees nothing but itself at its first column, which says nothing of the text"
-            raise UserError(f"{loaded.path}: a {objective.name} model {reason}; use --pooling mean")
+            raise UserError(f"{loaded.path}: a {objective.name} model {reason}; use {setting('pooling', 'mean')}")
         format = objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
         self.causal, self.cls_last = objective.causal, format.frame((), encoder_only=True).pooled > 0
         self.model = evaluation_view(loaded.model, lasting=True)

@@ -101,7 +101,7 @@ def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answ
 @torch.inference_mode()
 def _scores(loaded: Loaded, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the log-probability of each answer of a batch [M], and whether the answer is the likeliest token [M]."""
-    model = evaluation_view(loaded.model)
+    model = evaluation_view(loaded.language_model)
     batch = batch.to(model.token_embeddings.weight.device)
     logs, hits = [np.zeros(0)], [np.zeros(0, np.bool_)]
 

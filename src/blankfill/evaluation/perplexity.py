@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.evaluation.answers import Start, answered, silent
 from blankfill.evaluation.scorers import Scorer, windows
 from blankfill.evaluation.texts import encoded
@@ -111,12 +111,12 @@ def window_of(scorer: Scorer, window: int, stride: int) -> tuple[int, int]:
     """Return the numbers of tokens read and scored at a time, from the settings; UserError for impossible settings."""
     if not 0 <= window <= scorer.room:
         raise UserError(
-            f"--window {window}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 to "
-            f"{scorer.room}"
+            f"{setting('window', window)}: {scorer.loaded.path} reads at most {scorer.room} tokens at a time; give 1 "
+            f"to {scorer.room}"
         )
     room = window or scorer.room
     if not 0 <= stride <= room:
-        raise UserError(f"--stride {stride} does not go with a window of {room} tokens; give 1 to {room}")
+        raise UserError(f"{setting('stride', stride)} does not go with a window of {room} tokens; give 1 to {room}")
     return room, stride or max(1, room // 2)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.tasks.datasets.registry import task_named
@@ -130,7 +130,7 @@ def evaluate(
             "model, score the file that `blankfill predict --data DIR --split dev` writes)"
         )
     if settings.limit < 0 or settings.seed < 0:
-        raise UserError("--limit and --seed must not be negative")
+        raise UserError(f"{setting('limit')} and {setting('seed')} must not be negative")
     where = pick_device(device)
     loaded = load(model, str(where), dtype_named(dtype), head=False, optimize=False, threads=threads).loaded
     loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
@@ -143,11 +143,12 @@ def evaluate(
             return lambda done: bar.advance(done)
 
         result = MEASUREMENTS[task](scorer, data, settings, start)
-    for note in result.notes:
+    notes: list[str] = [Problem(note) for note in result.notes]
+    for note in notes:
         say(note)
     return Evaluation(
         str(model.resolve()), loaded.objective.name, task, str(data.resolve()), settings, scorer.sees, scorer.length,
-        result.metrics, result.counts, result.notes, result.samples, round(time.monotonic() - began, 3),
+        result.metrics, result.counts, notes, result.samples, round(time.monotonic() - began, 3),
     )  # fmt: skip
 
 
@@ -158,15 +159,17 @@ def result_folder(out: Path) -> None:
     file name.
     """
     if any(path.is_file() for where in (CONFIG, f"*/{CONFIG}") for path in out.glob(where)):
-        raise UserError(f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with --out")
-    with disk_errors(out, "give another folder with --out"):
+        raise UserError(
+            f"{out} holds a fine-tuning run, whose {RESULTS} would be lost; give another folder with {setting('out')}"
+        )
+    with disk_errors(out, f"give another folder with {setting('out')}"):
         make_folder(out)
 
 
 def write_results(result: dict[str, Any], out: Path) -> None:
     """Write `results.json` to a folder; UserError when it cannot be written."""
     text = json.dumps(finite(result), ensure_ascii=False, indent=1) + "\n"
-    write_file(out / RESULTS, text, "give another folder with --out")
+    write_file(out / RESULTS, text, f"give another folder with {setting('out')}")
 
 
 def finite(value: Any) -> Any:
@@ -201,13 +204,20 @@ def _running(
     from blankfill.evaluation.texts import chosen
 
     if not scorer.format.reads_windows:
-        instead = "--task pseudo-perplexity, or --task infill" if scorer.hides_tokens else "--task infill"
+        instead = (
+            f"{setting('task', 'pseudo-perplexity')}, or {setting('task', 'infill')}"
+            if scorer.hides_tokens
+            else setting("task", "infill")
+        )
         raise _cannot(scorer, task, f"it has no perplexity; use {instead}")
     picked = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]
     count = perplexity(scorer, picked, settings.window, settings.stride, start)
     notes = list(count.notes)
     if scorer.both_ways:
-        notes.append("the text before a window is read in both directions; --no-both-ways reads it from left to right")
+        notes.append(
+            f"the text before a window is read in both directions; {setting('both_ways', False)} reads it from left "
+            "to right"
+        )
     return Measured(count.metrics(), count.counts(), notes)
 
 
@@ -217,8 +227,10 @@ def _pseudo(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
 
     if not scorer.hides_tokens:
         if scorer.format.reads_windows:
-            raise _cannot(scorer, "pseudo-perplexity", "it assigns a probability to text; use --task perplexity")
-        raise _cannot(scorer, "pseudo-perplexity", "it has no scores of single masks; use --task infill")
+            raise _cannot(
+                scorer, "pseudo-perplexity", f"it assigns a probability to text; use {setting('task', 'perplexity')}"
+            )
+        raise _cannot(scorer, "pseudo-perplexity", f"it has no scores of single masks; use {setting('task', 'infill')}")
     texts = sentences(data)
     count = pseudo_perplexity(scorer, [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)], start)
     notes = [f"{count.in_parts:,} texts were too long and measured in parts"] if count.in_parts else []
@@ -260,7 +272,9 @@ def _length_note(scorer: Scorer) -> list[str]:
 
 def _cannot(scorer: Scorer, task: str, remedy: str) -> UserError:
     name = scorer.loaded.objective.name
-    return UserError(f"{scorer.loaded.path}: --task {task} is not for a model of the objective {name}: {remedy}")
+    return UserError(
+        f"{scorer.loaded.path}: {setting('task', task)} is not for a model of the objective {name}: {remedy}"
+    )
 
 
 MEASUREMENTS: dict[str, Callable[[Scorer, Path, EvaluationOptions, Start], Measured]] = {

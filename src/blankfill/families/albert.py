@@ -19,6 +19,7 @@ from blankfill.families.bert import (
     output_rules,
 )
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     Fused,
     Rule,
@@ -47,6 +48,7 @@ class AlbertNames(WeightNames):
     name = "albert"
     model_type = "albert"
     objective = Albert
+    task_heads = TaskHeads("Albert", "albert.", "albert.pooler")
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     Copied,
     Fused,
@@ -44,6 +45,7 @@ class BertNames(WeightNames):
     """How the names of transformers' classes begin; `model_type` is the prefix of their weights."""
     objective: ClassVar[type[Objective]] = Bert
     kin: ClassVar[tuple[type[Objective], ...]] = (Unilm, Unilm2)
+    task_heads: ClassVar[TaskHeads | None] = TaskHeads("Bert", "bert.", "bert.pooler.dense")
     inputs = ("input_ids", "token_type_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 from blankfill.families.bert import OLD_NAMES
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     Fused,
     Rule,
@@ -34,6 +35,8 @@ class DistilbertNames(WeightNames):
     name = "distilbert"
     model_type = "distilbert"
     objective = Mlm
+    task_heads = TaskHeads("DistilBert", "distilbert.", "pre_classifier", "relu")
+    text_heads_as = "bert"
 
     def trained_as(self, objective: Objective) -> bool:
         """Return whether the objective masks words in single texts, with positions from 0."""

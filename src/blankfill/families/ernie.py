@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from blankfill.families.bert import BertNames
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import Table, number, plain
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Ernie, Objective
@@ -19,6 +20,7 @@ class ErnieNames(BertNames):
     name = "ernie"
     model_type = "ernie"
     title = "Ernie"
+    task_heads = TaskHeads("Ernie", "ernie.", "ernie.pooler.dense")
     objective: ClassVar[type[Objective]] = Ernie
     kin: ClassVar[tuple[type[Objective], ...]] = ()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import (
     Table,
@@ -160,11 +160,11 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], heads: int | None) 
         if width % HEAD_SIZE:
             raise UserError(
                 f"the checkpoint does not tell how many heads it has, and its width {width} is no multiple of "
-                f"{HEAD_SIZE}, as in the released models; give --heads"
+                f"{HEAD_SIZE}, as in the released models; give {setting('heads')}"
             )
         heads = width // HEAD_SIZE
     if heads < 1 or width % heads:
-        raise UserError(f"--heads {heads} does not divide the checkpoint's width, {width}")
+        raise UserError(f"{setting('heads', heads)} does not divide the checkpoint's width, {width}")
     return {
         "model_type": GlmNames.model_type,
         "vocab_size": vocabulary,

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
-    WHERE,
     Table,
     WeightNames,
     activation_name,
@@ -18,17 +18,17 @@ from blankfill.families.weight_names import (
     plain,
     real,
     refuse_options,
+    rope_theta,
 )  # fmt: skip
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Mlm, Objective
-from blankfill.system.reading import field
 
 PRESET: dict[str, Any] = {
     "norm": "pre", "norm_eps": 1e-5, "norm_bias": False, "embedding_norm": True, "first_attention_norm": False,
     "activation": "gelu", "gated": True, "attention_bias": False, "ffn_bias": False,
     "position_scheme": "rotary", "rotary_theta": 160_000.0, "local_rotary_theta": 10_000.0,
     "window": 64, "global_every": 3, "head_transform": True, "head_transform_bias": False, "head_bias": True,
-    "init": "truncated_normal", "scaled_init": True,
+    "classifier_transform": "lm_head", "classifier_pooling": "mean", "init": "truncated_normal", "scaled_init": True,
 }  # fmt: skip
 SIZES = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "num_layers": "num_hidden_layers",
          "num_heads": "num_attention_heads", "ffn_size": "intermediate_size"}  # fmt: skip
@@ -47,6 +47,8 @@ class ModernBertNames(WeightNames):
 
     name = model_type = "modernbert"
     objective = Mlm
+    token_roles = {**WeightNames.token_roles, "cls_token_id": "cls", "sep_token_id": "sep"}  # noqa: RUF012
+    task_heads = TaskHeads("ModernBert", "model.", "head.dense", "lm_head", norm="head.norm", span="classifier")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Sizes from config.json, as transformers writes it today or wrote it in 2024; the head from the names."""
@@ -56,20 +58,18 @@ class ModernBertNames(WeightNames):
         if isinstance(kinds := values.get("layer_types"), list):
             every = next((k for k, kind in enumerate(kinds) if k and kind == GLOBAL), max(count, every))
             refuse_options(values, {"layer_types": [LOCAL if k % every else GLOBAL for k in range(count)]})
-        window, ropes = number(values, "local_attention", 128) // 2, field(values, "rope_parameters", dict, WHERE, {})
-        thetas: dict[str, float] = {}
-        for kind, old, ours in ((GLOBAL, "global", "rotary_theta"), (LOCAL, "local", "local_rotary_theta")):
-            rope = field(ropes, kind, dict, WHERE, {})
-            refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
-            thetas[ours] = real(rope, "rope_theta", real(values, f"{old}_rope_theta", PRESET[ours]))
-        return TransformerConfig(**{
-            **PRESET, **thetas, "position_sizes": (number(values, "max_position_embeddings"),),
+        window = number(values, "local_attention", 128) // 2
+        theta = rope_theta(values, GLOBAL, "global_rope_theta", PRESET["rotary_theta"])
+        local_theta = rope_theta(values, LOCAL, "local_rope_theta", PRESET["local_rotary_theta"])
+        return TransformerConfig(**{**PRESET, "position_sizes": (number(values, "max_position_embeddings"),),
             **{ours: number(values, theirs) for ours, theirs in SIZES.items()},
             **{ours: real(values, *theirs) for ours, theirs in REALS.items()},
             **{ours: flag(values, theirs, False) for ours, theirs in BIASES.values()},
             "activation": layer, "head_activation": "same" if head == layer else head, "global_every": every,
             "lm_head": words, "head_transform": words, "head_bias": words and flag(values, "decoder_bias", True),
             "tied": flag(values, "tie_word_embeddings", True) or not words, "window": window,
+            "rotary_theta": theta, "local_rotary_theta": local_theta,
+            "classifier_pooling": values.get("classifier_pooling", "cls"),
         })  # fmt: skip
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class ModernBertNames(WeightNames):
         thetas = {GLOBAL: config.rotary_theta, LOCAL: config.local_rotary_theta or config.rotary_theta}
         return {
             "architectures": ["ModernBertForMaskedLM" if config.lm_head else "ModernBertModel"],
-            "model_type": self.model_type,
+            "model_type": self.model_type, "classifier_pooling": config.classifier_pooling,
             **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
             **{theirs: getattr(config, ours) for ours, (theirs, _) in REALS.items()},
             **{theirs: getattr(config, ours) for ours, theirs in BIASES.values()},
@@ -100,9 +100,8 @@ class ModernBertNames(WeightNames):
         del names["layers.0.attention_norm"]
         names |= {"lm_head.dense": "head.dense", "lm_head.norm": "head.norm"} if config.head_transform else {}
         pairs = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
-        for pattern, (field_name, _) in BIASES.items():
-            biased = [ours for ours in names if getattr(config, field_name) and re.search(pattern, ours)]
-            pairs |= {f"{ours}.bias": f"{names[ours]}.bias" for ours in biased}
+        for pattern in (pattern for pattern, (name, _) in BIASES.items() if getattr(config, name)):
+            pairs |= {f"{ours}.bias": f"{theirs}.bias" for ours, theirs in names.items() if re.search(pattern, ours)}
         pairs |= {"lm_head.bias": "decoder.bias"} if config.head_bias else {}
         pairs |= {} if config.tied else {"lm_head.table": "decoder.weight"}
         aliases = (r"^(?!model\.|head\.|decoder\.)", "model.") if base else (r"^model\.", "")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from blankfill.errors import Problem, setting
 from blankfill.families.registry import FAMILIES
 from blankfill.families.spec import FamilySpec
 from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Objective
 from blankfill.system.bounds import Bound, at_least, below, out_of_bounds
 from blankfill.system.reading import shown
 from blankfill.system.schema import Option
@@ -91,6 +92,14 @@ class ModelOptions:
     def spec(self) -> FamilySpec:
         """The family's spec. Raises KeyError for an unknown family, which `problems` reports."""
         return FAMILIES[self.family]
+
+    def config_for(self, objective: Objective, vocab_size: int) -> TransformerConfig:
+        """The full configuration of a model that is trained by an objective."""
+        config = self.config(
+            vocab_size, objective.position_sizes(), bool(objective.labels()), objective.max_span_positions(),
+            objective.causal,
+        )  # fmt: skip
+        return replace(config, **objective.model_fields(config.hidden_size))
 
     def config(
         self,

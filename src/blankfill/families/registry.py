@@ -13,6 +13,7 @@ from blankfill.families.albert import ALBERT
 from blankfill.families.bart import BART
 from blankfill.families.bert import BERT
 from blankfill.families.distilbert import DISTILBERT
+from blankfill.families.electra import ELECTRA
 from blankfill.families.ernie import ERNIE
 from blankfill.families.glm import GLM
 from blankfill.families.gpt2 import GPT2
@@ -42,7 +43,7 @@ def _check(name: str, spec: FamilySpec) -> None:
 
 _BUILT_IN = (
     BERT, DISTILBERT, ROBERTA, ALBERT, SPANBERT, ERNIE, UNILM2, GPT2, GLM, XLNET, T5_SPEC, T5_V1_1_SPEC, BART,
-    MODERNBERT,
+    MODERNBERT, ELECTRA,
 )  # fmt: skip
 
 FAMILIES: Registry[FamilySpec] = Registry(

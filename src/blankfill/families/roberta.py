@@ -23,6 +23,7 @@ from blankfill.families.bert import (
     output_rules,
 )
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     WHERE,
     Positions,
@@ -45,6 +46,9 @@ class RobertaNames(WeightNames):
     name = "roberta"
     model_type = "roberta"
     objective = Mlm
+    task_heads = TaskHeads(
+        "Roberta", "roberta.", "roberta.pooler.dense", text=("classifier.dense", "classifier.out_proj")
+    )
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Read sizes from config.json, heads from the names."""

@@ -32,6 +32,8 @@ class FamilySpec:
     """Whether its models have an encoder and a decoder."""
     causal: bool = False
     """Whether each column sees only the columns before it, whatever the objective."""
+    optional_embedding_size: bool = False
+    """Whether a model may have token embeddings narrower than its layers, and need not."""
     equal_position_tables: bool = False
     """Whether all position tables have as many rows as the first."""
     weight_names: WeightNames | None = None

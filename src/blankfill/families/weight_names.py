@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blankfill.errors import UserError
+from blankfill.families.task_heads import TaskHeads
 from blankfill.model.config import MOST_ROWS, Activation, TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.system.reading import field as field_of
@@ -323,6 +324,13 @@ def flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
     return field_of(values, key, bool, WHERE, default)
 
 
+def rope_theta(values: Mapping[str, Any], kind: str, old: str, default: float) -> float:
+    """The base of a kind of layer's rotary frequencies, in config.json's rope_parameters or in its older key `old`."""
+    rope = field_of(field_of(values, "rope_parameters", dict, WHERE, {}), kind, dict, WHERE, {})
+    refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
+    return real(rope, "rope_theta", real(values, old, default))
+
+
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
     """UserError for options of a config.json that ask for what our model does not have."""
     for key, value in plain_values.items():
@@ -335,8 +343,10 @@ def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -
 
 NOT_ARCHITECTURE = {
     "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "locality",
+    "classifier_transform",
 }  # fmt: skip
-"""Fields of `TransformerConfig` that say how a model is trained, not what it computes."""
+"""Fields of `TransformerConfig` that say how a model is trained, not what it computes; and which layer fine-tuning adds
+(`head_form` compares that)."""
 
 
 class WeightNames(ABC):
@@ -359,6 +369,13 @@ class WeightNames(ABC):
     apart: ClassVar[frozenset[str]] = frozenset()
     """Fields of the configuration that its files cannot say and that a model may have all the same: their weights are
     kept beside (`Table.apart`)."""
+    task_heads: ClassVar[TaskHeads | None] = None
+    """The classes with heads that are fine-tuned; None where none has the heads of this program."""
+    text_heads_as: ClassVar[str] = ""
+    """Name of the family in whose form a head on texts is written, where the own class has another one than ours. Its
+    token types are zeros."""
+    token_roles: ClassVar[Mapping[str, str]] = {"bos_token_id": "cls", "eos_token_id": "sep"}
+    """The roles of the special tokens that config.json gives ids of, the padding's aside."""
 
     @abstractmethod
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
@@ -378,7 +395,7 @@ class WeightNames(ABC):
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
         """The ids of special tokens in config.json, the padding's aside. roles: ids by role."""
-        return {"bos_token_id": roles.get("cls"), "eos_token_id": roles.get("sep")}
+        return {key: roles.get(role) for key, role in self.token_roles.items()}
 
     def unnamed_roles(self, roles: Mapping[str, int]) -> dict[str, int]:
         """Token ids by roles that the names of the tokens do not show. roles: those that they show."""

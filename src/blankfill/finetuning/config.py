@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.files import write_file
 from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
@@ -79,7 +79,9 @@ def read_config(out: Path) -> FinetuneConfig:
             raise UserError(f"{out} holds several runs; repeat the command that began them to continue") from error
         raise UserError(f"{out}: not a fine-tuning run ({CONFIG} is missing)") from error
     if "model" not in values and "from" in values:
-        raise UserError(f"{file} is of version 0.1, whose runs cannot be resumed; train again into another --out")
+        raise UserError(
+            f"{file} is of version 0.1, whose runs cannot be resumed; train again into another {setting('out')}"
+        )
     soft_labels = None
     if "soft_labels" in values:
         soft = field(values, "soft_labels", dict, file)

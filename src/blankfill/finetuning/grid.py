@@ -26,7 +26,8 @@ from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 
 ALL_PATTERNS = (
-    f"{setting('pattern')} all is a run for each pattern; leave out {setting('grid')} and {setting('num_seeds')}, or it"
+    f"{setting('pattern', 'all')} is a run for each pattern; leave out {setting('grid')} and {setting('num_seeds')}, "
+    "or it"
 )
 """Why a grid of all patterns is rejected."""
 Setting = tuple[str, FinetuneOptions]

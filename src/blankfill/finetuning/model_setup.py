@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.finetuning.config import FinetuneConfig, write_config
 from blankfill.finetuning.data import TaskData
 from blankfill.finetuning.notes import check_inputs, model_note
@@ -93,6 +93,8 @@ def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
     from blankfill.checkpoint.load import load_model
 
     loaded = load_model(config.model, dtype=torch.float32)  # master weights
+    part = loaded.language_model if config.options.method == "cloze" else loaded.encoder
+    loaded = dataclasses.replace(loaded, model=part)
     note = model_note(loaded)
     if config.options.from_scratch:
         loaded.model.initialise(torch.Generator().manual_seed(config.options.seed))
@@ -126,7 +128,9 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
     adapters: Mapping[str, type[Adapter]] = ADAPTERS
     if options.method == "cloze":
         if task.kind not in CLOZE:
-            raise UserError(f"{task.name} is a task of kind {task.kind}, not one of labels; leave out --method cloze")
+            raise UserError(
+                f"{task.name} is a task of kind {task.kind}, not one of labels; leave out {setting('method', 'cloze')}"
+            )
         check_model(loaded, options)
         adapters = CLOZE
     elif options.method == "text":
@@ -134,11 +138,11 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
         if unfit := [member for member in members if member.kind not in TEXT]:
             raise UserError(
                 f"{unfit[0].name} is a task of kind {unfit[0].kind}, which has no form as text; leave "
-                f"{'it' if len(members) > 1 else '--method text'} out"
+                f"{'it' if len(members) > 1 else setting('method', 'text')} out"
             )
         adapters = {**dict.fromkeys(TEXT, TextToText), "mixture": MixedText}
     elif task.kind == "mixture":
-        raise UserError(f"{task.name}: tasks are learnt together as texts; add --method text")
+        raise UserError(f"{task.name}: tasks are learnt together as texts; add {setting('method', 'text')}")
     if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
     if task.kind == "generate" or options.method == "text":

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.errors import setting
 from blankfill.runs.inputs import FREE, Note, differing, plain, refuse, resume_note
 from blankfill.system.console import say
 from blankfill.tasks.content import content, items_mark
@@ -110,5 +111,5 @@ def check_inputs(out: Path, config: FinetuneConfig, start: Start, note: Note, to
             note = {**note, "start": start.notes[0].get("start", note["start"])}
         else:
             problems.append(f"{config.model} has other weights")
-    refuse(out, problems, "Put back what it was begun with, or train again into another --out.")
+    refuse(out, problems, f"Put back what it was begun with, or train again into another {setting('out')}.")
     return resume_note(out, start.notes, note, tokenizer, str(config.model))

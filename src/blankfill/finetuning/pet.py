@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.data import read_splits
 from blankfill.finetuning.model_setup import build_adapter, build_model, load_pretrained
@@ -129,7 +129,9 @@ def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> S
     if not config.options.distil:
         return None
     if task.kind != "classify":
-        raise UserError(f"{task.name}: --distil is for tasks with labels, and the items here have choices of their own")
+        raise UserError(
+            f"{task.name}: {setting('distil')} is for tasks with labels, and the items here have choices of their own"
+        )
     texts = task.read(Path(config.options.distil), "train", labels)
     for problem in texts.problems:
         say(problem)
@@ -163,7 +165,7 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, shared: Machine)
     }
     _keep(out, {**whole, "complete": True})
     score = f"{results['primary_metric']} {results['score']:.4f}"
-    yield f"learnt from all patterns: {score}; predict with --model {out / DISTILLED}"
+    yield f"learnt from all patterns: {score}; predict with: blankfill predict --model {out / DISTILLED}"
 
 
 def _keep(out: Path, results: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
 from blankfill.finetuning.notes import patterns_mark
 from blankfill.system.console import say
@@ -109,12 +109,12 @@ class Predictor:
         """Apply the options of a search."""
         given = [*search, *(["n_best"] if n_best != 1 else [])]
         if given and self.task.kind != "generate" and self.options.method != "text":
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            names = ", ".join(map(setting, given))
             raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
         self.options = dataclasses.replace(self.options, **search)
         problems = self.options.problems()
         if n_best < 1:
-            problems.append(f"--n-best is {n_best}; it must be at least 1")
+            problems.append(f"{setting('n_best')} is {n_best}; it must be at least 1")
         if problems:
             raise ConfigError(problems)
 
@@ -216,7 +216,7 @@ def _results(path: Path) -> dict[str, Any]:
     try:
         return read_json(path / RESULTS)
     except UserError as error:
-        raise UserError(f"{error}; give the command that wrote it again") from error
+        raise UserError(f"{error.template}; give the command that wrote it again") from error
 
 
 def best_checkpoint(path: Path) -> Any:

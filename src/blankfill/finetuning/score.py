@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.reading import parse_json
 from blankfill.tasks.datasets.files import joined_lines
 from blankfill.tasks.items import Split
@@ -31,7 +31,8 @@ def score_predictions(
 
     if task.kind not in ADAPTERS:
         raise UserError(
-            f"{task.name} is a task of kind {task.kind}, for which no file of predictions is scored; --model measures "
+            f"{task.name} is a task of kind {task.kind}, for which no file of predictions is scored; "
+            f"{setting('model')} measures "
             "a model on wikitext2 and lambada"
         )
     taught = task.read(data, "train").labels if data.is_dir() and "train" in task.splits(data) else ()
@@ -55,7 +56,7 @@ def _best_of_odds(
     from blankfill.tasks.metrics.questions import best_threshold
 
     if not any(name.startswith("no-answer") for name in task.metrics):
-        raise UserError(f"--na-prob-file: every question of {task.name} has an answer; leave it out")
+        raise UserError(f"{setting('na_prob_file')}: every question of {task.name} has an answer; leave it out")
     odds = read_null_odds(na_prob_file)
     predicted = {id: str(row["answer"]) for id, row in shown.items()}
     best: dict[str, float] = {}

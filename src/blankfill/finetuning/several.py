@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.finetuning.config import FinetuneConfig, read_config
 from blankfill.finetuning.data import TaskData, read_task_data
 from blankfill.finetuning.model_setup import build_adapter, load_pretrained, patterns_of
@@ -111,7 +111,7 @@ def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
     """
     for above in dict.fromkeys(folder.parent for _, folder in runs):
         if (above / CONFIG).exists():
-            raise UserError(f"{above} holds a single run; give another --out for several")
+            raise UserError(f"{above} holds a single run; give another {setting('out')} for several")
     starts: dict[tuple[Path, bool, int], tuple[Loaded, inputs.Note]] = {}
     data: dict[tuple[object, ...], TaskData] = {}
     for config, folder in runs:
@@ -134,5 +134,5 @@ def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
         problems = changed_inputs(notes, now)
         if other_weights(notes, now):
             problems.append(f"{config.model} has other weights")
-        inputs.refuse(folder, problems, "Put back what it was begun with, or give another --out.")
+        inputs.refuse(folder, problems, f"Put back what it was begun with, or give another {setting('out')}.")
         inputs.check_run_tokenizer(folder, notes, loaded.tokenizer, str(config.model))

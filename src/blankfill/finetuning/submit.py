@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.files import disk_errors, make_folder, write_file
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import MixedItem, Split
@@ -33,7 +33,7 @@ def task_for(model: AnyPredictor, task: str | None) -> Task:
         return other
     if other.kind != model.task.kind or (other.labels and other.labels != model.labels):
         raise UserError(
-            f"--task {other.name}: the model was fine-tuned for {model.task.name}, which has other answers; "
+            f"{setting('task', other.name)}: the model was fine-tuned for {model.task.name}, which has other answers; "
             "give a model of the same labels"
         )
     return other
@@ -50,11 +50,11 @@ def write_submission(
     from blankfill.tasks.datasets.files import find_file
     from blankfill.tasks.datasets.submission import submission
 
-    with disk_errors(out, "give another folder with --out"):
+    with disk_errors(out, f"give another folder with {setting('out')}"):
         make_folder(out)
     of_split = task_for(model, task)
     if isinstance(of_split, Mixture):
-        raise UserError(f"--submission: name the task with --task, one of {of_split.name}")
+        raise UserError(f"{setting('submission')}: name the task with {setting('task')}, one of {of_split.name}")
     read = split_of(model, data, split, task)
     if read.problems:
         raise UserError(f"a submission must answer every row, and {read.problems[0]}")

@@ -77,7 +77,7 @@ class Filler:
         check_can_fill(loaded)
         vocabulary, objective = loaded.vocabulary, loaded.objective
         self.loaded, self.vocabulary, self.format = loaded, vocabulary, loaded.format
-        self.model = evaluation_view(loaded.model, lasting=True)
+        self.model = evaluation_view(loaded.language_model, lasting=True)
         self.device = self.model.token_embeddings.weight.device
         rows = self.model.config.vocab_size
         self.blank_token = blank_token(objective, vocabulary)
@@ -163,7 +163,7 @@ def check_can_fill(loaded: Loaded) -> None:
     """Raise UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
     objective, vocabulary = loaded.objective, loaded.vocabulary
     if not objective.fills:
-        learnt = {"t5": "variant", "bart": "replace"}.get(objective.name)
+        learnt = objective.fill_option
         option = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
         raise UserError(f"{loaded.path}: a model of the objective {objective.name}{option} cannot fill blanks")
     if not loaded.model.config.lm_head:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import Words, find_blanks, own_mask
 from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
@@ -39,6 +39,8 @@ _IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
 _UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
 _LONGEST_HELD = 80
 _WINDOW = 256
+_WORD = 64
+"""Characters at the end of a text among which the last word is sought first."""
 MOST_COLUMNS = 1024
 """Columns allocated in advance for the tokens of a row; the buffers grow for longer texts."""
 
@@ -133,7 +135,7 @@ class Writer:
                 "use the tokenizer that the model was trained with"
             )
         if slide and not objective.slides:
-            raise UserError("only a gpt model can slide past its positions; leave --slide out")
+            raise UserError(f"only a gpt model can slide past its positions; leave {setting('slide')} out")
         self.slide, self.cancel = slide, cancel
         rows = loaded.model.config.vocab_size
         self.format = loaded.format
@@ -180,7 +182,7 @@ class Writer:
         if blanks and blanks[0].length:
             raise UserError(
                 f"the blank {blanks[0].written} asks for a length, which generate does not keep; "
-                "leave it out and give --max-tokens, or use `blankfill fill`"
+                f"leave it out and give {setting('max_tokens')}, or use `blankfill fill`"
             )
         return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")
 
@@ -263,8 +265,7 @@ class Detokenizer:
         """Add an id; returns the text that is now certain, often empty."""
         self._ids.append(token)
         text = self.tokenizer.decode(self._ids)
-        held = _UNFINISHED.search(text)
-        certain = text[: held.start()] if held else text
+        certain = text[: _unfinished(text)]
         if len(text) - len(certain) > _LONGEST_HELD:
             certain = text.rstrip("\ufffd")
         piece = self._take(certain)
@@ -285,6 +286,16 @@ class Detokenizer:
             return ""
         self._out = text
         return text[at:]
+
+
+def _unfinished(text: str) -> int:
+    """The index at which the last, unfinished word begins, and the white space before it."""
+    tail = max(0, len(text) - _WORD)
+    held = _UNFINISHED.search(text, tail)
+    if held is None or (tail and held.start() == tail):  # it may begin earlier
+        held = _UNFINISHED.search(text)
+    assert held is not None  # the pattern matches the empty text at the end
+    return held.start()
 
 
 def _inked(text: str) -> int:

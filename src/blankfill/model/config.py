@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from blankfill.errors import ConfigError
 from blankfill.system.loader import build
+from blankfill.system.reading import shown
 from blankfill.types import LayerKind
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Shared = Literal["none", "attention", "ffn", "all"]
+ClassifierTransform = Literal["tanh", "gelu", "relu", "lm_head"]
 PositionSchemeName = Literal["learned", "relative", "rotary", "rotary_2d", "none"]
 
 MOST_LAYERS = 4096
@@ -128,8 +130,20 @@ class TransformerConfig:
     max_span_positions: int = 0
     """Rows of the position table in the span-boundary head (SpanBERT, section 3.2); 0 means that there is no such
     head."""
+    classifier_transform: ClassifierTransform = "tanh"
+    """The layer before the scores in a head that fine-tuning adds. tanh: dense with bias and tanh, on the column of a
+    text (BERT's pooler, RoBERTa). gelu, relu: the same with another activation (ELECTRA; DistilBERT in transformers).
+    lm_head: the transform of the language-model head (`head_transform_bias`, `head_activation`, and its norm) with its
+    pretrained weights, on texts and on single tokens (ModernBERT). A model with a pooler uses its pooler for texts
+    instead; only lm_head adds the layer to heads on tokens."""
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    """What the head of a text classifier reads: the column that represents the text, or the mean of all its columns,
+    special tokens included (ModernBERT)."""
     heads: tuple[str, ...] = ()
     """Names of further heads of the model, registered with `model.heads.register_head`."""
+    generator_size: int = 0
+    """Width of the generator of a model that detects replaced tokens (ELECTRA, Clark et al. 2020: a quarter to a half
+    of hidden_size; `model.replaced_tokens`); 0 means no generator. The language-model head belongs to the generator."""
     init: Literal["normal", "truncated_normal", "t5"] = "normal"
     """t5: each matrix by the width of what it reads (`model.initial`)."""
     init_std: float = 0.02
@@ -168,6 +182,25 @@ class TransformerConfig:
         """Columns of the token embeddings."""
         return self.embedding_size or self.hidden_size
 
+    @property
+    def generator(self) -> TransformerConfig:
+        """The generator as a model of its own: as many layers, heads as wide, the other widths in proportion."""
+        G = self.generator_size
+        return replace(
+            self, hidden_size=G, num_heads=max(1, G // self.head_width), num_kv_heads=0, head_size=0,
+            ffn_size=max(1, round(self.ffn_size * G / self.hidden_size)),
+            embedding_size=0 if self.word_size == G else self.word_size, generator_size=0, heads=(), pooler=False,
+            max_span_positions=0,
+        )  # fmt: skip
+
+    @property
+    def discriminator(self) -> TransformerConfig:
+        """The model without its generator and the language-model head on it."""
+        return replace(
+            self, generator_size=0, lm_head=False, head_transform=False, head_bias=False, tied=True,
+            head_activation="same",
+        )  # fmt: skip
+
     def with_layers(self, count: int) -> TransformerConfig:
         """Return the configuration with `count` layers, and encoder layers in proportion."""
         encoder = max(1, round(self.encoder_layers * count / self.num_layers)) if self.encoder_layers else 0
@@ -200,6 +233,8 @@ class TransformerConfig:
                 f"model.embedding_size is {self.embedding_size}, but this family has no dense layer that brings the "
                 "output back to it; leave it at 0 or choose a family with one"
             )
+        if self.classifier_pooling not in ("cls", "mean"):
+            problems.append(f"model.classifier_pooling is {shown(self.classifier_pooling)}; it must be cls or mean")
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 problems.append(f"model.{name} is {getattr(self, name)}; it must not be negative")
@@ -215,7 +250,7 @@ class TransformerConfig:
                 "the positions of this family (Transformer-XL's) know no encoder, no head_size and no "
                 "relative_buckets; leave these at 0"
             )
-        problems += self._position_problems()
+        problems += self._position_problems() + self._generator_problems()
         if self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads:
             problems.append(
                 f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}; "
@@ -244,6 +279,20 @@ class TransformerConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 problems.append(f"model.{name} is {getattr(self, name)}; it must be a finite number and not negative")
         return problems
+
+    def _generator_problems(self) -> list[str]:
+        G = self.generator_size
+        if G < 1:
+            return []
+        if G % max(1, G // self.head_width) or self.hidden_size < G:
+            return [
+                f"the generator would be {G} columns wide, and must be a multiple of the width of a head "
+                f"({self.head_width}) and at most model.hidden_size ({self.hidden_size}); change "
+                "objective.generator_size"
+            ]
+        if self.encoder_layers or self.relative_buckets or self.position_scheme == "relative" or self.more_dropout:
+            return ["a generator needs one stack with learned or rotary positions; take another family"]
+        return []
 
     def _position_problems(self) -> list[str]:
         problems = []
@@ -278,12 +327,13 @@ class TransformerConfig:
 
 NOT_NEGATIVE = (
     "clamp", "head_size", "encoder_layers", "relative_buckets", "max_span_positions", "num_kv_heads", "window",
+    "generator_size",
 )  # fmt: skip
 LARGEST = {
     "vocab_size": MOST_ROWS, "hidden_size": WIDEST, "num_layers": MOST_LAYERS, "num_heads": WIDEST, "head_size": WIDEST,
     "ffn_size": MOST_ROWS, "encoder_layers": MOST_LAYERS, "embedding_size": WIDEST, "relative_buckets": WIDEST,
     "max_span_positions": WIDEST, "attention_width": WIDEST, "num_kv_heads": WIDEST, "window": MOST_ROWS,
-    "global_every": MOST_LAYERS,
+    "global_every": MOST_LAYERS, "generator_size": WIDEST,
 }  # fmt: skip
 
 

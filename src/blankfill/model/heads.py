@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.attention.masks import Masks
 from blankfill.kernels.lm_loss import lm_loss
-from blankfill.model.config import TransformerConfig
+from blankfill.model.config import Activation, TransformerConfig
 from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
@@ -33,12 +34,17 @@ LM, SPAN_BOUNDARY = "lm", "span_boundary"
 """The losses whose targets have fields of their own in a batch: `target_ids`, and `span_boundary_targets`."""
 
 
+def lm_head_activation(config: TransformerConfig) -> Activation:
+    """The activation of the transform of the language-model head."""
+    return config.activation if config.head_activation == "same" else config.head_activation
+
+
 class LMHead(nn.Module):
     """Hidden states → scores of all tokens, with BERT's transform and bias where configured."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = config.activation if config.head_activation == "same" else config.head_activation
+        self.activation = lm_head_activation(config)
         shape, bias = (config.hidden_size, config.word_size), config.head_transform_bias
         self.dense = dense(*shape, bias) if config.head_transform else None
         self.norm = norm(config, config.word_size) if config.head_transform else None
@@ -91,19 +97,27 @@ class Pooler(nn.Module):
 HeadLoss = Callable[["Transformer", Tensor, Batch], Tensor]
 """The loss of a head from (model, hidden states [N, D] of all columns, batch), summed over its targets."""
 
+Prepare = Callable[["Transformer", Batch, Masks, bool], tuple[Batch, Mapping[str, Tensor]]]
+"""What a head computes before the model reads a batch with its targets, from (model, batch, masks, ordered): the batch
+that the model reads in its place, and by the names of losses the hidden states [N, ..] that they are computed from."""
+
 
 @dataclass(frozen=True)
 class Head:
     """A head as the registry has it.
 
     build: makes its module, which the model holds as `heads[name]`; None for one whose modules every model holds as
-    attributes. count: the number of its targets in a batch; None: of the batch's labels of its name.
+    attributes. count: the number of its targets in a batch; None: of the batch's labels of its name. prepare: see
+    `Prepare`. scores: what it makes of hidden states [.., D] where it scores each column, as its class in transformers
+    returns it.
     """
 
     name: str
     loss: HeadLoss
     build: Callable[[TransformerConfig], nn.Module] | None = None
     count: Callable[[Batch], int] | None = None
+    prepare: Prepare | None = None
+    scores: Callable[[Transformer, Tensor], Tensor] | None = None
 
 
 HEADS: dict[str, Head] = {}
@@ -149,21 +163,55 @@ def counts(batch: Batch) -> dict[str, int]:
 
 
 def head_losses(
-    model: Transformer, hidden_ND: Tensor, batch: Batch, replaced: Mapping[str, HeadLoss] | None = None
+    model: Transformer,
+    hidden_ND: Tensor,
+    batch: Batch,
+    replaced: Mapping[str, HeadLoss] | None = None,
+    hidden: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The losses of a batch by name, each summed over its targets; those without targets are absent.
 
-    replaced: functions in place of the registered ones. Raises ValueError for targets that the model has no head for.
+    replaced: functions in place of the registered ones. hidden: by the names of losses, hidden states that these are
+    computed from in place of `hidden_ND`. Raises ValueError for targets that the model has no head for.
     """
     losses: dict[str, Tensor] = {}
     for name in counts(batch):
+        states = hidden_ND if hidden is None else hidden.get(name, hidden_ND)
         if replaced is not None and name in replaced:
-            losses[name] = replaced[name](model, hidden_ND, batch)
+            losses[name] = replaced[name](model, states, batch)
         elif name in HEADS:
-            losses[name] = HEADS[name].loss(model, hidden_ND, batch)
+            losses[name] = HEADS[name].loss(model, states, batch)
         else:
             raise ValueError(f"the batch has targets for {name!r}, and no head is registered under that name")
     return losses
+
+
+class BatchLosses:
+    """The losses of a batch, computed inside a model's forward pass: given to it as `read`, and as `prepare` where
+    `prepares` says so."""
+
+    def __init__(self, batch: Batch, replaced: Mapping[str, HeadLoss] | None = None) -> None:
+        """replaced: as in `head_losses`."""
+        self.batch, self.replaced, self.hidden = batch, replaced, dict[str, Tensor]()
+
+    @property
+    def prepares(self) -> bool:
+        """Whether a head has work to do before the model reads the batch."""
+        return any(head.prepare for name in self.batch.labels if (head := HEADS.get(name)) is not None)
+
+    def prepare(self, model: Transformer, batch: Batch, masks: Masks, ordered: bool) -> Batch:
+        """Let the heads prepare the batch; returns the one that the model reads."""
+        self.batch = batch
+        for name in batch.labels:
+            head = HEADS.get(name)
+            if head is not None and head.prepare is not None:
+                self.batch, hidden = head.prepare(model, self.batch, masks, ordered)
+                self.hidden |= hidden
+        return self.batch
+
+    def __call__(self, model: Transformer, hidden_ND: Tensor) -> dict[str, Tensor]:
+        """The losses by name, from the hidden states of all columns."""
+        return head_losses(model, hidden_ND, self.batch, self.replaced, self.hidden)
 
 
 def lm_head_loss(

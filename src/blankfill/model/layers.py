@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -144,8 +145,10 @@ class Attention(nn.Module):
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """Split the projection's output [B, T, columns] into queries [B, T, H, E], and keys and values [B, T, 2, G,
         E]."""
-        heads = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
-        return heads[..., : self.heads, :], heads[..., self.heads :, :].unflatten(-2, (2, self.kv_heads))
+        B, T, _ = qkv.shape
+        # not slices, whose gradients are as large as all three
+        query, both = qkv.view(B, T, -1, self.width).split_with_sizes((self.heads, 2 * self.kv_heads), 2)
+        return query, both.view(B, T, 2, self.kv_heads, self.width)
 
 
 def rotated(rotation: Rotation, query_BTHE: Tensor, both_BT2GE: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,19 +235,20 @@ class Layer(nn.Module):
         return own.attention, own.attention_norm, other.ffn, other.ffn_norm
 
 
-Sublayer = tuple[Callable[[Tensor], Tensor] | None, Callable[[Tensor, Tensor], Tensor]]
+Sublayer = tuple[Callable[[Tensor], Tensor] | None, Callable[..., Tensor]]
 """A sublayer for `through`: its norm, if it has one, and its step, which computes on its first argument and adds the
 result to the residual, its second argument."""
 
 
-def through(x: Tensor, sublayers: Iterable[Sublayer], pre: bool, scale: float) -> Tensor:
-    """Pass x through sublayers. pre: whether norms come before the sublayers, not after; scale: α above."""
+def through(x: Tensor, sublayers: Iterable[Sublayer], pre: bool, scale: float, *given: Any) -> Tensor:
+    """Pass x through sublayers. pre: whether norms come before the sublayers, not after; scale: α above; given: further
+    arguments of each step."""
     for normed, step in sublayers:
         residual = x if scale == 1 else x * scale
         if pre:
-            x = step(x if normed is None else normed(x), residual)
+            x = step(x if normed is None else normed(x), residual, *given)
         else:
-            x = step(x, residual)
+            x = step(x, residual, *given)
             x = x if normed is None else normed(x)
     return x
 

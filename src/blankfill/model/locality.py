@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from blankfill.attention.relative import BASE
 from blankfill.model.layers import Layer
 from blankfill.model.relative import TransformerXLAttention
+from blankfill.model.replaced_tokens import generator_of
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
@@ -54,7 +55,6 @@ def init_locality(model: Transformer, shifts: Sequence[int]) -> None:
         for head, shift in enumerate(shifts[: model.config.num_heads]):
             look_at_distance(first.attention.relative, head, shift)
         return
-    E = D // model.config.num_heads
     pairs = min(D, W) // 2
     angle = torch.exp(torch.linspace(math.log(FASTEST), math.log(SLOWEST), pairs))
     positions, first = model.positions[0], model.layers[0]
@@ -66,14 +66,37 @@ def init_locality(model: Transformer, shifts: Sequence[int]) -> None:
     table[:, 1 : 2 * pairs : 2] = AMPLITUDE * place.cos()
     if model.embedding_projection is not None:
         model.embedding_projection.weight[: 2 * pairs] = torch.eye(2 * pairs, W)
-    weight = first.attention.qkv.weight
+    look_at_neighbours(first, angle, shifts)
+    if model.lm_head.dense is not None:
+        model.lm_head.dense.weight.copy_(IDENTITY * torch.eye(*model.lm_head.dense.weight.shape))
+    if (generator := generator_of(model)) is not model:
+        init_generator(generator, angle, shifts)
+
+
+def init_generator(model: Transformer, angle: Tensor, shifts: Sequence[int]) -> None:
+    """The same for a generator on the embeddings of a model; angle: that of each pair of columns in them. Of the pairs
+    as many as fit the generator, from fast to slow, are copied into its first columns."""
+    D, project, first = model.config.hidden_size, model.embedding_projection, model.layers[0]
+    assert isinstance(first, Layer)
+    pairs = min(D // 2, len(angle))
+    if project is not None:
+        chosen = torch.linspace(0, len(angle) - 1, pairs).round().long()
+        angle, columns = angle[chosen], torch.stack([2 * chosen, 2 * chosen + 1], 1).flatten()
+        project.weight[: 2 * pairs] = torch.eye(model.config.word_size)[columns]
+    look_at_neighbours(first, angle, shifts)
+
+
+def look_at_neighbours(layer: Layer, angle: Tensor, shifts: Sequence[int]) -> None:
+    """Let the first heads of a layer have their highest scores `shifts` places further on."""
+    assert layer.attention is not None
+    weight, heads = layer.attention.qkv.weight, layer.attention.heads
+    D = weight.shape[1]
+    E = D // heads
     scale = math.sqrt(SHARPNESS / math.sqrt(E))
-    for head, shift in enumerate(shifts[: model.config.num_heads]):
+    for head, shift in enumerate(shifts[:heads]):
         query, key = rotation(angle, shift, E, D)
         weight[head * E : (head + 1) * E] = scale * query
         weight[D + head * E : D + (head + 1) * E] = scale * key
-    if model.lm_head.dense is not None:
-        model.lm_head.dense.weight.copy_(IDENTITY * torch.eye(W, D))
 
 
 def look_at_distance(terms: TransformerXLAttention, head: int, shift: int) -> None:

@@ -12,7 +12,7 @@ Shapes: B rows, C contexts (B, or a divisor of it), D width, H heads, E width of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +95,13 @@ class SingleColumn:
             x_BD = model.embedding_projection(x_BD)
         keys_values, hidden = (None, None) if context is None else (context.keys_values, context.mask.bias)
         for k, layer in enumerate(self.layers):
-            x_BD = layer(x_BD, bias, rotation, cache[k], None if keys_values is None else keys_values[k], hidden)
+            x_BD = layer(x_BD, (bias, rotation, cache[k], None if keys_values is None else keys_values[k], hidden))
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
+
+
+_Given = tuple[Tensor | None, Rotation | None, LayerCache, tuple[Tensor, Tensor] | None, Tensor | None]
+"""The arguments of a layer besides its input: the bias of the scores, the rotation of queries and keys, its cache,
+and the keys and values of the context with what is added to their scores."""
 
 
 class _Dense:
@@ -117,47 +122,69 @@ class _Dense:
         return residual_BO if self.bias is None else residual_BO.add_(self.bias)
 
 
-class _Attention:
-    """Self-attention without its output layer."""
+class _Sublayer:
+    """A sublayer. `mixed` computes what its output layer reads."""
+
+    output: _Dense
+
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
+        raise NotImplementedError
+
+    def step(self, x_BD: Tensor, residual_BD: Tensor, given: _Given) -> Tensor:
+        """Add the output for x to the residual, in place."""
+        return self.output.onto(residual_BD, self.mixed(x_BD, given))
+
+
+class _Attention(_Sublayer):
+    """Self-attention."""
 
     def __init__(self, part: Attention) -> None:
         self.split, self.scale = part.split, part.scale
+        self.heads, self.kv_heads, self.width = part.heads, part.kv_heads, part.width
         self.shared = part.heads // part.kv_heads
         self.qkv, self.output = _Dense(part.qkv), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor, bias: Tensor | None, rotation: Rotation | None, cache: LayerCache) -> Tensor:
-        query_B1HE, both_B12GE = self.split(self.qkv.of(x_BD)[:, None])
-        if rotation is not None:
-            query_B1HE, both_B12GE = rotated(rotation, query_B1HE, both_B12GE)
-        key, value = cache.append(both_B12GE.permute(2, 0, 3, 1, 4))
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
+        bias, rotation, cache, _, _ = given
+        rows, made = len(x_BD), self.qkv.of(x_BD)
+        if rotation is None:  # what `split` gives, with fewer views
+            made_BH1E = made.view(rows, -1, 1, self.width)
+            query_BH1E = made_BH1E[:, : self.heads]
+            both_2BG1E = made_BH1E[:, self.heads :].view(rows, 2, self.kv_heads, 1, self.width).transpose(0, 1)
+        else:
+            query_B1HE, both_B12GE = rotated(rotation, *self.split(made[:, None]))
+            query_BH1E, both_2BG1E = query_B1HE.transpose(1, 2), both_B12GE.permute(2, 0, 3, 1, 4)
+        key, value = cache.append(both_2BG1E)
         if self.shared > 1:
             key, value = key.repeat_interleave(self.shared, 1), value.repeat_interleave(self.shared, 1)
-        mixed = F.scaled_dot_product_attention(query_B1HE.transpose(1, 2), key, value, bias, scale=self.scale)
-        return mixed.reshape(len(x_BD), -1)
+        mixed = F.scaled_dot_product_attention(query_BH1E, key, value, bias, scale=self.scale)
+        return mixed.reshape(rows, -1)
 
 
-class _Cross:
-    """Attention to a context without its output layer; the rows of one context are treated as columns of one row."""
+class _Cross(_Sublayer):
+    """Attention to a context; the rows of one context are treated as columns of one row."""
 
     def __init__(self, part: CrossAttention) -> None:
         self.heads, self.width, self.scale = part.heads, part.width, part.scale
         self.query, self.output = _Dense(part.query), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor, keys_values: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
+        _, _, _, keys_values, hidden = given
+        assert keys_values is not None
         key, value = keys_values
         query = self.query.of(x_BD).view(len(key), -1, self.heads, self.width).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, key, value, hidden, scale=self.scale)
         return mixed.transpose(1, 2).reshape(len(x_BD), -1)
 
 
-class _FeedForward:
+class _FeedForward(_Sublayer):
     """The inner dense layer, activation and output layer."""
 
     def __init__(self, part: FeedForward) -> None:
         self.activation, self.gated = part.activation, part.gated
         self.inner, self.output = _Dense(part.inner), _Dense(part.output)
 
-    def mixed(self, x_BD: Tensor) -> Tensor:
+    def mixed(self, x_BD: Tensor, given: _Given) -> Tensor:
         made = self.inner.of(x_BD)
         if not self.gated:
             return activate(made, self.activation)
@@ -171,29 +198,13 @@ class _Layer:
     def __init__(self, layer: Layer, first: Layer) -> None:
         attention, attention_norm, ffn, ffn_norm = layer.parts(first)
         self.pre, self.residual_scale = layer.pre, layer.residual_scale
-        self.attention, self.attention_norm = _Attention(attention), _norm_of(attention_norm)
-        self.cross = None if layer.cross is None else _Cross(layer.cross)
-        self.cross_norm = _norm_of(layer.cross_norm)
-        self.ffn, self.ffn_norm = _FeedForward(ffn), _norm_of(ffn_norm)
-
-    def __call__(
-        self,
-        x_BD: Tensor,
-        bias: Tensor | None,
-        rotation: Rotation | None,
-        cache: LayerCache,
-        keys_values: tuple[Tensor, Tensor] | None,
-        hidden: Tensor | None,
-    ) -> Tensor:
-        attention, cross, ffn = self.attention, self.cross, self.ffn
-        steps: list[Sublayer] = [
-            (self.attention_norm, lambda x, r: attention.output.onto(r, attention.mixed(x, bias, rotation, cache))),
-            (self.ffn_norm, lambda x, r: ffn.output.onto(r, ffn.mixed(x))),
+        parts: list[tuple[Norm | None, _Sublayer]] = [(attention_norm, _Attention(attention))]
+        if layer.cross is not None:
+            parts.append((layer.cross_norm, _Cross(layer.cross)))
+        parts.append((ffn_norm, _FeedForward(ffn)))
+        self.steps: list[Sublayer] = [
+            (None if normed is None else single_norm(normed), part.step) for normed, part in parts
         ]
-        if cross is not None and keys_values is not None:
-            steps.insert(1, (self.cross_norm, lambda x, r: cross.output.onto(r, cross.mixed(x, keys_values, hidden))))
-        return through(x_BD, steps, self.pre, self.residual_scale)
 
-
-def _norm_of(module: Norm | None) -> Callable[[Tensor], Tensor] | None:
-    return None if module is None else single_norm(module)
+    def __call__(self, x_BD: Tensor, given: _Given) -> Tensor:
+        return through(x_BD, self.steps, self.pre, self.residual_scale, given)

@@ -45,6 +45,9 @@ from blankfill.types import MEMORY, QUERY, Batch, LayerKind
 Read = Callable[["Transformer", Tensor], Any]
 """A function of the hidden states [N, D] of all columns and of the model's heads, called inside its forward pass."""
 
+Prepare = Callable[["Transformer", Batch, Masks, bool], Batch]
+"""What is computed before, from the batch, its masks and whether it is ordered; returns the batch that is read."""
+
 
 class Transformer(nn.Module):
     """Embeddings, layers, heads; `config` says which."""
@@ -70,7 +73,7 @@ class Transformer(nn.Module):
         self.layers = layer_modules(config, config.num_layers, cross=two_stacks)
         self.kinds = layer_kinds(config, config.num_layers)
         self.final_norm = norm(config, config.hidden_size) if config.norm == "pre" else None
-        self.lm_head = LMHead(config)
+        self.lm_head = LMHead(config.generator if config.generator_size else config)
         self.pooler = Pooler(config) if config.pooler else None
         has_classifier = config.pooler and config.pair_classifier
         self.classifier = dense(config.hidden_size, 2) if has_classifier else None
@@ -89,6 +92,7 @@ class Transformer(nn.Module):
         cache: Sequence[KeyValues] | None = None,
         encoded: EncoderOutput | None = None,
         read: Read | None = None,
+        prepare: Prepare | None = None,
         logits_at: Tensor | Literal["all"] | None = None,
         output_hidden_states: bool = False,
         encoder_only: bool = False,
@@ -98,9 +102,10 @@ class Transformer(nn.Module):
 
         dtype: the compute type, also of dense masks; None for the type of the weights. cache: one for each layer, with
         the columns before the new ones. encoded: the encoder's output for the decoder's columns, where it exists
-        already (`encode_source`). read: see `Outputs.read`. logits_at: int64[M], flat indices over B·T of the columns
-        to score, or "all". output_hidden_states: whether to return them. encoder_only: for a model of two stacks,
-        whether to run only the encoder over the batch, which has no context. keys_values: whether to compute those of
+        already (`encode_source`). read: see `Outputs.read`. prepare: see `Prepare`; not with an encoder. logits_at:
+        int64[M], flat indices over B·T of the columns to score, or "all". output_hidden_states: whether to return them.
+        encoder_only: for a model of two stacks, whether to run only the encoder over the batch, which has no context.
+        keys_values: whether to compute those of
         all decoder layers too, without gradient, for a decoder that runs many times.
         """
         dtype = dtype or self.token_embeddings.weight.dtype
@@ -110,6 +115,8 @@ class Transformer(nn.Module):
         if isinstance(inputs, Batch):
             ordered = cache is None and self._ordered(inputs)
             masks = self._masks(inputs, dtype, ordered)
+            if prepare is not None:
+                inputs = prepare(self, inputs, masks, ordered)
         else:
             ordered, masks = inputs.ordered, self._masks_of(inputs, dtype)
         if encoder_only and self.encoder is not None:
@@ -134,6 +141,8 @@ class Transformer(nn.Module):
         answers = None if read is None else read(self, hidden_BTD.flatten(0, 1))
         logits = None
         if logits_at is not None:
+            if self.config.generator_size:
+                raise ValueError("the language model in this model is its generator; see replaced_tokens.generator_of")
             selected = hidden_BTD if isinstance(logits_at, str) else hidden_BTD.flatten(0, 1)[logits_at]
             logits = self.lm_head(selected, self.output_table)
         return Outputs(hidden_BTD, logits, answers, None if states is None else tuple(states), encoded)
@@ -168,11 +177,7 @@ class Transformer(nn.Module):
             embedded_BTW = torch.where((stream == QUERY)[..., None], self.query.to(embedded_BTW.dtype), embedded_BTW)
             memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
         terms = self.terms(positions, cache, ordered)
-        embedded_BTW = self.positions.embed(embedded_BTW, positions)
-        if self.embedding_norm is not None:
-            embedded_BTW = self.embedding_norm(embedded_BTW)
-        drop = self.config.dropout if self.training else 0.0
-        embedded_BTW = dropout(embedded_BTW, drop)
+        embedded_BTW = self.embed(embedded_BTW, positions)
         project = self.embedding_projection
         hidden_BTD = embedded_BTW if project is None else project(embedded_BTW)
         if states is not None:
@@ -183,7 +188,15 @@ class Transformer(nn.Module):
         )  # fmt: skip
         if self.final_norm is not None:
             hidden_BTD = self.final_norm(hidden_BTD)
+        drop = self.config.dropout if self.training else 0.0
         return dropout(hidden_BTD, drop) if self.config.more_dropout else hidden_BTD
+
+    def embed(self, tokens_BTW: Tensor, positions: Tensor) -> Tensor:
+        """What goes into the embedding projection, [B, T, W]: token embeddings and positions, the norm, dropout."""
+        embedded_BTW = self.positions.embed(tokens_BTW, positions)
+        if self.embedding_norm is not None:
+            embedded_BTW = self.embedding_norm(embedded_BTW)
+        return dropout(embedded_BTW, self.config.dropout if self.training else 0.0)
 
     def _encode_context(self, context: Batch, tokens_BSD: Tensor, dtype: torch.dtype) -> Tensor:
         """Compute the encoder's output for the contexts of a batch, [B, S, D]."""

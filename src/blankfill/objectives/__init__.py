@@ -10,8 +10,9 @@ from typing import Any
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives.albert import Albert
 from blankfill.objectives.bart import Bart
-from blankfill.objectives.base import Objective, PackingSpec
+from blankfill.objectives.base import ANY, Objective, PackingSpec, ShownColumn
 from blankfill.objectives.bert import Bert
+from blankfill.objectives.electra import Electra
 from blankfill.objectives.ernie import Ernie
 from blankfill.objectives.format import Format, FramedRow, SourceRow, TargetNoise
 from blankfill.objectives.glm import Glm
@@ -36,7 +37,7 @@ def _check(name: str, kind: type[Objective]) -> None:
         raise ValueError(f"the objective {getattr(kind, 'name', kind.__name__)} cannot be registered as {name}")
 
 
-_BUILT_IN = (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, Gpt, Xlnet, T5, Bart)
+_BUILT_IN = (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, Gpt, Xlnet, T5, Bart, Electra)
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective", "blankfill.objectives", {kind.name: kind for kind in _BUILT_IN}, _check
@@ -64,7 +65,8 @@ def label_meaning(name: str, value: int) -> str:
     """Return the meaning of a value of a whole-example label, "" if no objective defines it."""
     for kind in OBJECTIVES.values():
         if name in kind.label_meanings:
-            return kind.label_meanings[name].get(value, "")
+            meanings = kind.label_meanings[name]
+            return meanings.get(value, meanings.get(ANY, ""))
     return ""
 
 
@@ -90,6 +92,7 @@ __all__ = [
     "Albert",
     "Bart",
     "Bert",
+    "Electra",
     "Ernie",
     "Format",
     "FramedRow",
@@ -99,6 +102,7 @@ __all__ = [
     "Mlm",
     "Objective",
     "PackingSpec",
+    "ShownColumn",
     "SourceRow",
     "SpanBert",
     "TargetNoise",

@@ -52,6 +52,7 @@ class Bart(Objective):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     decoder_start: ClassVar[str] = "sep"
+    fill_option: ClassVar[str] = "replace"
     refuses_prompt_blanks: ClassVar[bool] = True
     doubles_separator: ClassVar[bool] = True
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"

@@ -69,6 +69,22 @@ Use = Literal["fill", "generate", "target", "cloze"]
 the blanks of patterns."""
 
 
+class ShownColumn(NamedTuple):
+    """A further column of a picture: a number or a token for each column of an Example."""
+
+    name: str
+    values: Int32
+    """int32[L]; -1 where there is none."""
+    tokens: bool
+    """Whether values are token ids."""
+    note: str = ""
+    """What the column is, in a sentence."""
+
+
+ANY = -1
+"""In `Objective.label_meanings`: all values that are not named."""
+
+
 class FrameRoles(NamedTuple):
     """The roles of the special tokens before a text, between the two texts of a pair, and behind the last text."""
 
@@ -109,6 +125,9 @@ class Objective:
 
     types_like: ClassVar[tuple[int, ...]] = ()
     """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
+
+    fill_option: ClassVar[str] = ""
+    """Name of the option that decides whether models can fill blanks (`fills`); "" where the objective decides."""
 
     causal: ClassVar[bool] = False
     """Whether a model sees no column to the right of any other, in whatever it reads."""
@@ -234,6 +253,20 @@ class Objective:
     def max_span_positions(self) -> int:
         """Number of places of a span that `Example.span_boundary_targets` can name; 0 where it has none."""
         return 0
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """What the mean of a loss counts in the sum that is trained, by its name; 1 where it is not named."""
+        return {}
+
+    def model_fields(self, hidden_size: int) -> Mapping[str, Any]:
+        """Fields of `TransformerConfig` that models of this objective have whatever their family, such as the names of
+        further heads. hidden_size: width of the model."""
+        return {}
+
+    def shown_columns(self, example: Example, unigram: NDArray[np.int64]) -> tuple[ShownColumn, ...]:
+        """Further columns for a picture of an Example. unigram: int64[V], how often each token occurs."""
+        return ()
 
     def frame_roles(self) -> FrameRoles:
         """Return the roles of the special tokens around texts, as the rows of training have them."""

@@ -50,6 +50,7 @@ class T5(Objective):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"mean_span": at_least(1, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     decoder_start: ClassVar[str] = "pad"
+    fill_option: ClassVar[str] = "variant"
     blank_is_sentinel: ClassVar[bool] = True
     relative_positions: ClassVar[bool] = True
     cls_state: ClassVar[bool] = False

@@ -76,10 +76,7 @@ class Shape:
             family=default_family(self.objective), hidden_size=self.width, num_layers=self.layers,
             num_heads=max(1, self.width // HEAD), dropout=self.dropout, attention_dropout=self.dropout,
         )  # fmt: skip
-        objective = self.made_objective()
-        places = objective.max_span_positions()
-        pairs = bool(objective.labels())
-        return options.config(self.vocabulary, objective.position_sizes(), pairs, max_span_positions=places)
+        return options.config_for(self.made_objective(), self.vocabulary)
 
     def problems(self) -> list[str]:
         """What is wrong with these sizes, a sentence each."""

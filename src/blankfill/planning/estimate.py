@@ -159,13 +159,15 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     parts = dict.fromkeys(("words", "positions", "layers", "norms", "heads"), 0)
     if config.encoder_layers:
         parts["encoder"] = 0
+    if config.generator_size:
+        parts["generator"] = 0
     names = {
         "token_embeddings": "words", "query": "words", "embedding_projection": "words", "position_bias": "positions",
         "embedding_norm": "norms", "final_norm": "norms", "lm_head": "heads", "pooler": "heads",
         "classifier": "heads", "span_boundary_head": "heads",
     }  # fmt: skip
     for name, shape in weight_shapes(config):
-        first = name.split(".", 1)[0]
+        first = "generator" if ".generator." in name else name.split(".", 1)[0]
         parts[names.get(first, first)] += math.prod(shape)
     return parts
 
@@ -184,6 +186,9 @@ def weight_shapes(config: TransformerConfig) -> tuple[tuple[str, tuple[int, ...]
 
 def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     """FLOPs of the forward pass of one row."""
+    if config.generator_size:
+        generator = forward_flops(config.generator, shape)
+        return generator + forward_flops(config.discriminator, replace(shape, targets=0.0))
     D, T, M, W = config.hidden_size, shape.columns, shape.targets, config.word_size
     layer, encoder = _layer_flops(config, shape), 0.0
     if shape.context is not None:
@@ -196,7 +201,8 @@ def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     widen = 2 * T * W * D if config.embedding_size else 0
     borders = 2 * shape.span_boundary_targets * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
-    return widen + encoder + config.num_layers * layer + head + pooler + borders
+    detector = 2 * shape.tokens * (D * D + D) if config.heads and shape.pairs else 0
+    return widen + encoder + config.num_layers * layer + head + pooler + borders + detector
 
 
 def _layer_flops(config: TransformerConfig, shape: RowShape) -> float:
@@ -212,8 +218,11 @@ def dense(config: TransformerConfig) -> int:
 
 
 def training_flops(config: TransformerConfig, shape: RowShape) -> float:
-    """FLOPs of the forward and the backward pass of one row."""
-    return 3 * forward_flops(config, shape)
+    """FLOPs of the forward and the backward pass of one row, and of a generator's samples."""
+    M, W, sampling = shape.targets, config.word_size, 0.0
+    if config.generator_size:  # the scores that are sampled from have no backward pass
+        sampling = 2 * M * (W * config.vocab_size + config.generator_size * W)
+    return 3 * forward_flops(config, shape) + sampling
 
 
 def batch_flops(config: TransformerConfig, batch: Batch) -> float:
@@ -373,6 +382,10 @@ def activation_bytes(
 
     checkpointing: each layer keeps its input only, and one layer at a time is computed again.
     """
+    if config.generator_size:
+        read = replace(shape, targets=0.0)
+        both = ((config.generator, shape), (config.discriminator, read))
+        return sum(activation_bytes(part, seen, computing, rows, checkpointing) for part, seen in both)
     D, T, P, W = config.hidden_size, shape.columns, len(config.position_sizes), config.word_size
     tokens, targets = rows * T, math.ceil(rows * shape.targets)
     layer = layer_bytes(config, shape, computing, rows) + cross_bytes(config, shape, computing, rows)
@@ -395,6 +408,8 @@ def activation_bytes(
     head = targets * (computing.width * (D + W) + FP32 * W) if config.head_transform else 0
     borders = math.ceil(rows * shape.span_boundary_targets)
     head += borders * (computing.width * (4 * D + PLACE_SIZE + W) + FP32 * (D + W)) if config.max_span_positions else 0
+    if config.heads and shape.pairs:  # a head on all columns: what it reads, and its dense layer before and behind
+        head += 3 * tokens * computing.width * D
     return layers + mask + embeddings + tokens * FP32 * normed + head
 
 

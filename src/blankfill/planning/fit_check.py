@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError, setting
 from blankfill.model.config import TransformerConfig
 from blankfill.planning.estimate import Computing, Part, RowShape, checkpoint_bytes, disk_bytes, memory
 from blankfill.system.console import amount
@@ -90,11 +90,12 @@ def verdict(
             and (least := disk_bytes(config, dataclasses.replace(options, save_total_limit=1))) <= room.disk
         ):
             fewer = f"train.save_total_limit 1 needs {amount(least, 'B')} and fits; or "
-        found.append(
+        taken = (
             f"the checkpoints of this run take up to {amount(need, 'B')} on disk ({options.save_total_limit + 2} of "
             f"{amount(one, 'B')}: those kept, the best one and the one being written), and {amount(room.disk, 'B')} is "
-            f"free; {fewer}free {amount(need - room.disk, 'B')} more, or give --out a folder on another disk"
+            f"free; {fewer}free {amount(need - room.disk, 'B')} more, or give {setting('out')} a folder on another disk"
         )
+        found.append(Problem(taken))
     return found
 
 

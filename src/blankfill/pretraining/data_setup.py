@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
-from blankfill.errors import ConfigError, Problem, UserError, setting, within
+from blankfill.errors import ConfigError, UserError, setting, within
 from blankfill.objectives import Objective
 from blankfill.planning.estimate import micro_rows
 from blankfill.system.console import say
@@ -86,7 +85,7 @@ def open_corpus(
     ):
         raise UserError(
             f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
-            "itself, or prepare it again with --tokenizer and the model's folder"
+            f"itself, or prepare it again with {setting('tokenizer')} and the model's folder"
         )
     tokenizer = tokenizer or Tokenizer.load(folder)
     needed = recipe.objective.roles, recipe.objective.sentinels()
@@ -129,15 +128,10 @@ def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) 
 
 
 def in_recipe_terms(error: UserError) -> UserError:
-    """Return an error of `prepare` with a recipe's option names: `--vocab-size` → `--corpus.vocab-size`."""
-    names = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(PrepareConfig))
-    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    renamed = [
-        within("corpus", problem)
-        if isinstance(problem, Problem)
-        else Problem(re.sub(rf"--({names})\b", lambda flag: setting(f"corpus.{flag[1].replace('-', '_')}"), problem))
-        for problem in problems
-    ]
+    """Return an error of `prepare` with a recipe's names of its settings: `vocab_size` → `corpus.vocab_size`."""
+    names = [field.name for field in dataclasses.fields(PrepareConfig)]
+    problems = error.problems if isinstance(error, ConfigError) else [error.sentence]
+    renamed = [within("corpus", problem, names) for problem in problems]
     return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.corpus.identity import corpus_marks
+from blankfill.errors import setting
 from blankfill.runs.inputs import FREE, Note, differing, plain, refuse
 from blankfill.system.files import flat
 from blankfill.system.marks import changes
@@ -95,4 +96,4 @@ def check_teacher(out: Path, notes: Sequence[Note], taught: Teacher | None) -> N
     for note in notes:
         sha256 = note["teacher"].get("sha256") if isinstance(note.get("teacher"), dict) else None
         if taught is not None and sha256 not in (None, taught.sha256):
-            refuse(out, [f"{taught.path} is another teacher"], f"Give the first one: --resume {out} --teacher …")
+            refuse(out, [f"{taught.path} is another teacher"], f"Give the first one with {setting('teacher')}.")

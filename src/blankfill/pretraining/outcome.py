@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.config.recipe import Recipe
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.runs.folder import informing, note_facts, note_step, renew_report
 from blankfill.system.console import say
 from blankfill.system.reading import read_json
@@ -91,7 +91,10 @@ def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline
         f"{options.steps:,} steps of {options.batch_size} rows, {where}"
     )
     if math.isnan(baseline):
-        say("there is no validation text, so no loss is compared with the baseline; prepare with --validation 0.1")
+        say(
+            "there is no validation text, so no loss is compared with the baseline; prepare with "
+            f"{setting('validation', 0.1)}"
+        )
     else:
         say(f"unigram baseline on the validation targets: {baseline:.3f} nats (a model that learns falls below it)")
 

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
+from blankfill.objectives import Objective, ShownColumn
 from blankfill.report.picture import example_text
 from blankfill.types import Example
 
@@ -42,6 +46,8 @@ class ShownRow:
     vocabulary: Vocabulary
     channels: Sequence[str]
     window: int = 0
+    further: Sequence[ShownColumn] = ()
+    """Columns of the objective beside the tokens."""
 
     @property
     def heading(self) -> str:
@@ -59,8 +65,9 @@ class ShownRow:
             The lines of the table.
         """
         return example_text(
-            self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain, window=self.window
-        )
+            self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain,
+            window=self.window, further=self.further,
+        )  # fmt: skip
 
     def png(self, path: str | Path, font: Path | None = None) -> str:
         """Draw the row to a PNG file.
@@ -104,21 +111,31 @@ def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out
 
     count = recipe.train.row_schedule.first(recipe.train.steps)
     if not 0 <= example < count:
-        raise UserError(f"--example is {example}; a run of this recipe has the rows 0 to {count - 1:,}")
+        raise UserError(f"{setting('example')} is {example}; a run of this recipe has the rows 0 to {count - 1:,}")
     with tempfile.TemporaryDirectory(prefix="blankfill-", ignore_cleanup_errors=True) as temporary:
         corpus = data_setup.open_corpus(paths, recipe, Path(out or temporary))
         phases = data_setup.phases(corpus, recipe)
         step = recipe.train.row_schedule.step_of(example)
         sampler = [phase.new for phase in phases if phase.start <= step][-1]
         epoch, place = sampler.locate(example)
+        examples = sampler.row(example)
         row = ShownRow(
             title=f"{recipe.name}, seed {recipe.seed}, row {example}", epoch=epoch, place=place,
-            rows=sampler.rows_in_epoch(epoch), examples=sampler.row(example), tokenizer=corpus.tokenizer,
+            rows=sampler.rows_in_epoch(epoch), examples=examples, tokenizer=corpus.tokenizer,
             vocabulary=corpus.vocabulary, channels=recipe.objective.channels,
             window=int(recipe.model.spec.preset.get("window", 0)),
+            further=further_columns(recipe.objective, examples, corpus.unigram),
         )  # fmt: skip
         del corpus, phases, sampler  # their files are open, and Windows removes no open files
     return row
+
+
+def further_columns(
+    objective: Objective, examples: Sequence[Example], unigram: NDArray[np.int64]
+) -> tuple[ShownColumn, ...]:
+    """The columns that an objective shows of a row of Examples. unigram: int64[V], how often each token occurs."""
+    columns = zip(*(objective.shown_columns(example, unigram) for example in examples), strict=True)
+    return tuple(parts[0]._replace(values=np.concatenate([part.values for part in parts])) for parts in columns)
 
 
 def speller(tokenizer: Tokenizer) -> Callable[[int], str]:

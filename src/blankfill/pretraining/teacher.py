@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.system.files import path_from, path_seen_from
@@ -107,6 +107,12 @@ class Teacher:
                 f"the teacher {self.path} was trained as {own.name} and has never read rows of {objective.name}; give "
                 f"one that was trained as {objective.name}"
             ]
+        config = recipe.model_config(self.config.vocab_size)
+        if config.generator_size or self.config.generator_size:
+            return [
+                f"the teacher {self.path} or the student has a generator for replaced tokens, and distilling compares "
+                "predictions of masked tokens; take a teacher and an objective without one, such as mlm"
+            ]
         rows = self.config.position_sizes[0] - own.position_offset
         if objective.length > rows:
             sentences.append(
@@ -115,7 +121,6 @@ class Teacher:
             )
         if recipe.train.z_loss:
             sentences.append("train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0")
-        config = recipe.model_config(self.config.vocab_size)
         if recipe.distil.start == "teacher":
             sentences += self._start_problems(recipe, config)
         if recipe.distil.hidden_weight and config.hidden_size != self.config.hidden_size:
@@ -208,24 +213,26 @@ def read_teacher(out: Path, moved: str | Path | None, device: torch.device | str
     noted = out / FILE
     if not noted.exists():
         if moved is not None:
-            raise UserError(f"{out} was begun without a teacher; leave out --teacher, or begin a run with it")
+            raise UserError(
+                f"{out} was begun without a teacher; leave out {setting('teacher')}, or begin a run with it"
+            )
         return None
     try:
         values = read_json(noted)
         path = path_seen_from(out, field(values, "teacher", str, noted))
         sha256 = field(values, "sha256", str, noted)
     except UserError as error:
-        raise UserError(f"{error}; begin the run again, into another --out") from error
+        raise UserError(f"{error.template}; begin the run again, into another {setting('out')}") from error
     path = Path(moved) if moved is not None else path
     if not path.exists():
         raise UserError(
-            f"the teacher of {out} is gone from {path}; put it back, or say where it is now: --resume {out} --teacher …"
+            f"the teacher of {out} is gone from {path}; put it back, or say where it is now with {setting('teacher')}"
         )
     teacher = open_teacher(path, device)
     if teacher.sha256 != sha256:
         raise UserError(
             f"{path} is not the teacher that {out} was begun with (its weights have another checksum); say where that "
-            f"one is: --resume {out} --teacher …"
+            f"one is with {setting('teacher')}"
         )
     return teacher
 

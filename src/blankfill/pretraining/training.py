@@ -86,6 +86,7 @@ class Training:
             self.save, options.row_schedule, loss_scaler(context.device, context.dtype), context.should_stop,
             self.validated, self.sample, on_nan, lambda batch: batch_flops(model.config, batch),
             peak_rate(context.device, context.dtype), pace=context.watch(), group=context.group,
+            weights=recipe.objective.loss_weights,
         )  # fmt: skip
         if options.z_loss:
             self.trainer.loss = partial(loss_sums, z_loss=options.z_loss)
@@ -128,11 +129,13 @@ class Training:
         self.writer.wait()
         checkpoint = newest_whole(self.context.folder)
         if checkpoint is None or now.rollbacks >= MOST_ROLLBACKS:
-            raise UserError(f"{error}. It was rolled back {now.rollbacks} times") from error
+            raise UserError(f"{error.template}. It was rolled back {now.rollbacks} times") from error
         schedule = self.inputs.recipe.train.row_schedule
         passed = schedule.first(error.step + 1) - schedule.first(checkpoint.step)
         self.recorder.event(
-            error.step, "rollback", f"{error}. Rolled back to step {checkpoint.step}; {passed:,} rows are skipped"
+            error.step,
+            "rollback",
+            f"{error.template}. Rolled back to step {checkpoint.step}; {passed:,} rows are skipped",
         )
         self.recorder.rewind(checkpoint.step)
         back = restore(checkpoint, self.trainer.model, self.trainer.optimizer)

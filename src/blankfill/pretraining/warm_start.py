@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig, config_from_values, config_values
 from blankfill.system.console import say
@@ -74,9 +74,9 @@ class InitFrom:
     def check(self) -> None:
         """Raise ConfigError for settings that exclude each other."""
         if not 0 <= self.replay_ratio < 1:
-            raise ConfigError([f"--replay-ratio is {self.replay_ratio}; it must be at least 0 and below 1"])
+            raise ConfigError([f"{setting('replay_ratio')} is {self.replay_ratio}; it must be at least 0 and below 1"])
         if self.replay_ratio and self.replay is None:
-            raise ConfigError(["--replay-ratio needs the old text; name it with --replay"])
+            raise ConfigError([f"{setting('replay_ratio')} needs the old text; name it with {setting('replay')}"])
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ class WarmStart:
                     drawn[: self.original_tokenizer.size] = old[: self.original_tokenizer.size]
                     for row, pieces in self.pieces.items():
                         drawn[row] = old[list(pieces)].mean(0)
+                elif name.startswith("lm_head.") and old.shape != drawn.shape:
+                    continue  # a head on layers of another width: with a generator, or without the one there was
                 elif name == TYPE_TABLE and len(drawn) > len(old):
                     drawn.copy_(old[[min(like, len(old) - 1) for like in self.types_like]])
                 else:
@@ -146,7 +148,7 @@ def read_warm_start(out: Path) -> WarmStart | None:
         config = config_from_values(field(noted, "model", dict, path), path)
         start, ratio = field(noted, "from", str, path), field(noted, "replay_ratio", float, path)
     except UserError as error:
-        raise UserError(f"{error}; train again from the model, into another --out") from error
+        raise UserError(f"{error.template}; train again from the model, into another {setting('out')}") from error
     return WarmStart(start, config, Tokenizer.load(out), words, replay, ratio)
 
 
@@ -228,7 +230,7 @@ def families_of(config: TransformerConfig) -> list[str]:
         for preset in (spec.preset,)
         if preset.get("norm", "pre") == config.norm
         and bool(preset.get("embedding_norm")) == config.embedding_norm
-        and bool(preset.get("embedding_size")) == bool(config.embedding_size)
+        and (spec.optional_embedding_size or bool(preset.get("embedding_size")) == bool(config.embedding_size))
         and preset.get("position_scheme", "learned") == config.position_scheme
         and spec.encoder_decoder == bool(config.encoder_layers)
         and preset.get("gated", False) == config.gated
@@ -250,7 +252,14 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
     if recipe.objective.types_like:
         wanted = recipe.objective.position_sizes()[1]
         changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
-    lacking = []
+    lacking: list[str] = []
+    changes |= recipe.objective.model_fields(config.hidden_size)
+    if config.generator_size and not changes.get("generator_size"):
+        config = config.discriminator
+    elif config.generator_size:
+        changes["generator_size"] = config.generator_size
+    elif changes.get("generator_size"):
+        lacking.append("generator")
     if not config.lm_head:
         changes |= {"lm_head": True, "tied": True}
         changes |= {name: bool(preset.get(name)) for name in ("head_transform", "head_bias")}
@@ -280,14 +289,17 @@ def new_tokens_from(given: str) -> list[str]:
         try:
             words = read_text(path).splitlines()
         except UserError as error:
-            raise UserError(f"--add-tokens {given}: {error}; give a UTF-8 file with a word on each line") from error
+            raise UserError(
+                f"{setting('add_tokens', given)}: {error.template}; give a UTF-8 file with a word on each line"
+            ) from error
     elif "/" in given or path.suffix == ".txt":
         raise UserError(
-            f"--add-tokens {given}: there is no such file; give a file with a word on each line, or words with commas"
+            f"{setting('add_tokens', given)}: there is no such file; give a file with a word on each line, or words "
+            "with commas"
         )
     else:
         words = given.replace("，", ",").split(",")
     words = [word.strip() for word in words if word.strip()]
     if not words:
-        raise UserError(f"--add-tokens {given}: there are no words in it; give one on each line")
+        raise UserError(f"{setting('add_tokens', given)}: there are no words in it; give one on each line")
     return words

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from blankfill.objectives import label_meaning
+from blankfill.objectives import ShownColumn, label_meaning
 from blankfill.types import AttentionRule, Bool, Example, Int32
 
 Decode = Callable[[int], str]
@@ -129,6 +129,7 @@ def example_text(
     width: int = 120,
     plain: bool = False,
     window: int = 0,
+    further: Sequence[ShownColumn] = (),
 ) -> str:
     """Return a row as text: a line for each column, with the attention grid beside it.
 
@@ -136,11 +137,11 @@ def example_text(
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
     characters. A line and a bar separate the encoder from the decoder. The table of tokens itself is never cut, so it
     may be wider than a very small `width`. window: window of the local layers, whose grid is drawn below; 0 for a model
-    without local layers.
+    without local layers. further: columns of the objective beside the tokens, of a model of one stack.
     """
     row = join_row(examples)
     marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
-    table = _table(row, token, channels)
+    table = _table(row, token, channels, further)
     left = max(map(cells, table))
     room = width - left - 2
     beside = room >= min(len(row), NARROWEST_GRID)
@@ -156,6 +157,7 @@ def example_text(
 
     lines = [heading(row)]
     lines += [f"column {numbers[column]}: {label}" for column, label in row.labels.items()]
+    lines += [column.note for column in further if column.note]
     if row.encoder:
         lines.append("above the line the encoder, below it the decoder, which sees the encoder left of the bar")
     if group > 1:
@@ -219,7 +221,7 @@ def channel_names(channels: Sequence[str], count: int) -> list[str]:
     return ["pos"] if count == 1 else [f"pos {k + 1}" for k in range(count)]
 
 
-def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
+def _table(row: Row, token: Decode, channels: Sequence[str], further: Sequence[ShownColumn] = ()) -> list[str]:
     """Return the header and a line for each column, numbers to the right and tokens to the left."""
     names = channel_names(channels, len(row.positions))
     rule = row.rule
@@ -230,6 +232,10 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
     columns += [(name, [str(p) for p in channel], True) for name, channel in zip(names, row.positions, strict=True)]
     columns += [
         ("target", [" ".join(spell(token(i)) for i in ids) for ids in row.targets], False),
+        *(
+            (extra.name, [_shown(extra, i, token) for i in extra.values.tolist()], not extra.tokens)
+            for extra in further
+        ),
         ("seg", [str(k) for k in rule.segment], True),
         ("rank", [str(k) for k in rule.rank], True),
         ("horizon", [str(k) for k in rule.horizon], True),
@@ -241,6 +247,12 @@ def _table(row: Row, token: Decode, channels: Sequence[str]) -> list[str]:
         width = max(map(cells, [name, *values]))
         drawn.append([value.rjust(width) if is_number else pad(value, width) for value in [name, *values]])
     return ["  ".join(line) for line in zip(*drawn, strict=True)]
+
+
+def _shown(column: ShownColumn, value: int, token: Decode) -> str:
+    if value < 0:
+        return ""
+    return spell(token(value)) if column.tokens else str(value)
 
 
 def _grid(visible: Bool, group: int, marks: str) -> list[str]:

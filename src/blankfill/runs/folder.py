@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system import files
 from blankfill.system.console import say
 from blankfill.system.reading import UnreadableError, read_json, read_path
@@ -61,17 +61,22 @@ def prepare_folder(out: Path, resume: bool) -> None:
     """Make the run folder; UserError when it holds a run already or cannot be written."""
     if not resume:
         if (out / "recipe.yaml").exists() or (out / "checkpoints").exists():
-            raise UserError(f"{out} holds a run already; resume it with --resume {out}, or give another --out")
+            raise UserError(
+                f"{out} holds a run already; resume it with {setting('resume', True, f'resume {out}')}, or give "
+                f"another {setting('out')}"
+            )
         for name, what in OTHERS.items():
             if (out / name).exists():
-                raise UserError(f"{out} holds {what} ({name}), which the run would damage; give another --out")
-    with files.disk_errors(out, "give another --out"):
+                raise UserError(
+                    f"{out} holds {what} ({name}), which the run would damage; give another {setting('out')}"
+                )
+    with files.disk_errors(out, f"give another {setting('out')}"):
         files.make_folder(out)
         for name in (*WORK, *APPENDED):
             files.refuse_link(out / name)
         clear_of_pipes(out)
         files.remove_parts(out)
-        files.write_file(out / ".writable", "", "give another --out")
+        files.write_file(out / ".writable", "", f"give another {setting('out')}")
         (out / ".writable").unlink()
 
 
@@ -97,7 +102,7 @@ def refuse_sources(out: Path, paths: Sequence[str | Path]) -> None:
     target = out.resolve()
     for path in map(Path, paths):
         if path.exists() and target in (path.resolve(), *([path.resolve().parent] if path.is_file() else [])):
-            raise UserError(f"{out} is the folder of {path}, which the run reads; give another --out")
+            raise UserError(f"{out} is the folder of {path}, which the run reads; give another {setting('out')}")
 
 
 @contextmanager
@@ -112,7 +117,9 @@ def only_run(out: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader processes
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"{out}: another process is training there; wait for it or give another --out") from error
+            raise UserError(
+                f"{out}: another process is training there; wait for it or give another {setting('out')}"
+            ) from error
         except OSError:  # a file system without locks
             pass
         yield
@@ -273,11 +280,11 @@ def newest_whole(out: Path) -> Checkpoint | None:
         say(f"skipped: {sentence}")
     if checkpoint is None:
         if damaged:
-            raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another --out")
+            raise UserError(f"{out}: none of its checkpoints is whole; train it again, into another {setting('out')}")
         if os.path.lexists(out / "latest"):
             raise UserError(
                 f"{out / 'latest'} says that this run had checkpoints, and {out / 'checkpoints'} holds none; put them "
-                "back, or train it again, into another --out"
+                f"back, or train it again, into another {setting('out')}"
             )
         say(f"{out} has no checkpoint yet; the run starts from the beginning")
     return checkpoint

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.identity import TOKENIZER, is_tokenizer, tokenizer_mark, verify_marks
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.console import say
 from blankfill.system.files import write_file
 from blankfill.system.reading import read_json
@@ -143,7 +143,10 @@ def verify(note: Note, folders: Mapping[str, Path]) -> None:
         if not isinstance(marks, dict) or not any(
             "sha256" in mark for mark in marks.values() if isinstance(mark, dict)
         ):
-            say(f"{folder}: no checksums were noted for it (an older version prepared it), so --verify cannot compare")
+            say(
+                f"{folder}: no checksums were noted for it (an older version prepared it), so {setting('verify')} "
+                "cannot compare"
+            )
             continue
         verify_marks(folder, marks)
         say(f"{folder}: the checksums of {len(marks)} files are those that were noted")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, in_keys
 from blankfill.system.console import Bar, say
 from blankfill.system.files import write_file
 from blankfill.system.reading import UnreadableError, read_json_lines
@@ -162,6 +162,7 @@ class RunRecorder:
     def event(self, step: int, kind: str, text: str) -> None:
         """Record an event that a user should know about, and print it."""
         say(text)
+        text = in_keys(text)
         line = {"step": step, "kind": kind, "text": text, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         self._append(self.events, [line])
         if self.board is not None:

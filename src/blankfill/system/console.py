@@ -14,11 +14,11 @@ import errno
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, in_flags, in_keys
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task, TaskID
@@ -52,10 +52,28 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+_spelling: list[Callable[[str], str]] = [in_keys]
+
+
+@contextmanager
+def settings_as_flags() -> Iterator[None]:
+    """Write the settings that sentences name as flags, as the command line has them, while the block runs."""
+    _spelling.append(in_flags)
+    try:
+        yield
+    finally:
+        _spelling.pop()
+
+
+def worded(sentence: str) -> str:
+    """Return a sentence with the settings that it names (`errors.setting`) in the spelling of this process's user."""
+    return _spelling[-1](sentence)
+
+
 def say(text: str) -> None:
     """Print a notice on standard error, above a progress bar that may be running."""
     try:
-        _write(sys.stderr, visible(text))
+        _write(sys.stderr, visible(worded(text)))
     except (OSError, ValueError, RuntimeError):  # full, closed, or interrupted by a signal in the middle of a line
         return
 

@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
-REMEDY = "free some space or give another --out"
+REMEDY = f"free some space or give another {setting('out')}"
 LONGEST = 200
 """Bytes of a name that its temporary name repeats; file systems allow 255."""
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -246,7 +246,7 @@ def refuse_input(out: Path | None, *sources: Path | None) -> None:
         except OSError:  # one of the two does not exist
             continue
         if same:
-            raise UserError(f"--out {out} is the file that is read, which would be lost; give another name")
+            raise UserError(f"{setting('out', out)} is the file that is read, which would be lost; give another name")
 
 
 def part_of(path: Path) -> Path:

@@ -11,7 +11,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system import environment
 from blankfill.system.bounds import COMMON
 from blankfill.system.console import say
@@ -45,14 +45,14 @@ def choose_threads(requested: int = 0) -> Threads:
     return Threads(
         count, False,
         f"other programs keep {busy:.1f} cores of this machine busy, so {counted(count)} of {cores} {verb(count)}; "
-        f"--threads {cores} uses all cores",
+        f"{setting('threads', cores)} uses all cores",
     )  # fmt: skip
 
 
-def check_threads(requested: int, option: str = "--threads") -> list[str]:
+def check_threads(requested: int, option: str = "threads") -> list[str]:
     """Return the problems of a requested number of threads, a sentence each."""
     bound = COMMON["threads"]
-    return [] if bound.holds(requested) else [f"{option} is {requested}; it {bound.words(requested)}"]
+    return [] if bound.holds(requested) else [f"{setting(option)} is {requested}; it {bound.words(requested)}"]
 
 
 def from_variables() -> int:

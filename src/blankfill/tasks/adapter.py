@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import setting
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.heads.models import AnswerModel, HeadKind
@@ -104,7 +105,8 @@ class Adapter(ABC):
         if not self.cut:
             return []
         return [
-            f"{self.cut:,} items are longer than {self.input_format.length} tokens and lose their end; see --max-length"
+            f"{self.cut:,} items are longer than {self.input_format.length} tokens and lose their end; see "
+            f"{setting('max_length')}"
         ]
 
     def record(self, prediction: Prediction) -> dict[str, Any]:

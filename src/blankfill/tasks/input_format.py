@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.objectives import Format, FramedRow, Objective
 from blankfill.tasks.options import HeadOn
 from blankfill.tasks.task import Task
@@ -34,7 +34,9 @@ class InputFormat:
         self._heads = format.for_heads()
         most = format.max_columns
         if length > most and not format.objective.relative_positions:
-            raise UserError(f"--max-length {length} is more than the model's {most} positions; give at most {most}")
+            raise UserError(
+                f"{setting('max_length', length)} is more than the model's {most} positions; give at most {most}"
+            )
         self.length = length or most
 
     @property
@@ -67,11 +69,12 @@ def reads_encoder_only(objective: Objective, head_on: HeadOn, task: Task) -> boo
         return objective.two_sided and task.kind == "tag"
     if not objective.two_sided:
         raise UserError(
-            f"--head-on says which stack of a T5 or BART a head reads, and a {objective.name} model has one stack; "
+            f"{setting('head_on')} says which stack of a T5 or BART a head reads, and a {objective.name} model has "
+            "one stack; "
             "leave it out"
         )
     if task.kind == "generate":
-        raise UserError(f"{task.name} is written by the decoder; leave out --head-on")
+        raise UserError(f"{task.name} is written by the decoder; leave out {setting('head_on')}")
     return head_on == "encoder"
 
 

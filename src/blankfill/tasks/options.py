@@ -126,7 +126,7 @@ class FinetuneOptions:
     """Duration of the linear warm-up of the learning rate: a fraction of all steps when below 1, else a number of
     steps. Usually 0.06 to 0.1."""
     schedule: Schedule = "linear"
-    """Learning-rate decay after warm-up."""
+    """Learning-rate decay after warm-up. 1-sqrt: one minus the square root of the share of the decay that is past."""
     weight_decay: float = 0.01
     """Decoupled weight decay, not applied to biases and norms; usually 0.01."""
     max_grad_norm: float = 1.0
@@ -185,7 +185,7 @@ class FinetuneOptions:
             }
             for name in (name for name, is_given in given.items() if is_given):
                 yield (
-                    f"{setting('method')} {self.method} answers with the model's own words, not with a head; "
+                    f"{setting('method', self.method)} answers with the model's own words, not with a head; "
                     f"leave out {setting(name)}"
                 )
         if self.features != "none" and any(frozen.values()):
@@ -203,7 +203,6 @@ class FinetuneOptions:
 
     def _cloze_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the cloze."""
-        method = setting("method")
         if self.pattern != "all" and not self.pattern.isdigit():
             yield f"{setting('pattern')} is {self.pattern}; it must be a number from 0 on, or all"
         if self.method != "cloze":
@@ -212,13 +211,13 @@ class FinetuneOptions:
                 "mlm_weight": self.mlm_weight, "multi_token": self.multi_token != "surest-first",
             }  # fmt: skip
             for name in (name for name, is_given in given.items() if is_given):
-                yield f"{setting(name)} is for {method} cloze; add that, or leave it out"
+                yield f"{setting(name)} is for {setting('method', 'cloze')}; add that, or leave it out"
         if self.method != "head" and self.class_weights != "none":
-            yield f"{setting('class_weights')} is for {method} head; leave one of the two out"
+            yield f"{setting('class_weights')} is for {setting('method', 'head')}; leave one of the two out"
         if self.distil and (self.method != "cloze" or self.pattern != "all"):
             yield (
-                f"{setting('distil')} learns from all patterns; add {method} cloze {setting('pattern')} all, or leave "
-                "it out"
+                f"{setting('distil')} learns from all patterns; add {setting('method', 'cloze')} "
+                f"{setting('pattern', 'all')}, or leave it out"
             )
         if self.unlabelled and not self.mlm_weight:
             yield (

@@ -22,6 +22,12 @@ class Parse(Protocol):
     def __call__(self, path: Path, labels: tuple[str, ...]) -> Split: ...
 
 
+class Metric(Protocol):
+    """Scores predictions as a number, the higher the better. predicted: as `metrics.scoring.score` takes them."""
+
+    def __call__(self, split: Split, predicted: Any) -> float: ...
+
+
 class RowReader(Protocol):
     """Reads one JSON object. labels: as in `Parse`. Raises UnusableError for an unusable object."""
 
@@ -52,6 +58,8 @@ class Task:
     by_characters: bool = False
     others: Mapping[str, Parse] = field(default_factory=dict)
     """Splits whose file has another format than that of `parse`."""
+    own_metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """Metrics of the user's own: for names in `metrics` that no metric of this package has, the function."""
     row: RowReader | None = None
     """Reader of one JSON object in the benchmark's own form, for tasks with such files."""
 

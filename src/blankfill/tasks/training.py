@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, setting
 from blankfill.model.config import TransformerConfig
 from blankfill.tasks.adapter import Adapter, EncodedSet, HeadAdapter, Prediction, Scores
 from blankfill.tasks.batching import ANSWER, EvaluationBatches
@@ -53,12 +53,12 @@ def task_optimizer(
 
 def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
     """Raise ConfigError for rates and freezing by layer in a model whose layers share weights."""
-    options_set = [("--layer-decay", options.layer_decay < 1), ("--freeze", options.freeze > 0)]
+    options_set = [(setting("layer_decay"), options.layer_decay < 1), (setting("freeze"), options.freeze > 0)]
     if config.shared != "none" and (given := [flag for flag, is_given in options_set if is_given]):
         raise ConfigError(
             [
                 f"{flag} tells layers apart, and those of this model have weights in common "
-                f"({config.shared}); leave it out, or keep the whole encoder as it is with --freeze -1"
+                f"({config.shared}); leave it out, or keep the whole encoder as it is with {setting('freeze', -1)}"
                 for flag in given
             ]
         )

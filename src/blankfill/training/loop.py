@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.model.heads import LM
 from blankfill.training.agree import ALONE, Decision, Group, T, agree
 from blankfill.training.faults import NonFiniteError, OnNan, finite, is_out_of_memory, trace
@@ -203,8 +203,11 @@ class Trainer:
             sentence = f"{sentence}; {MOST_BAD_STEPS} consecutive steps were left out, so it will not recover"
         elif self.on_nan == "stop":
             self.save(progress)
-        remedy = "lower train.lr or train.max_grad_norm, or resume it with --resume and --on-nan rollback (or skip)"
-        raise NonFiniteError(step, f"{sentence}. {remedy[0].upper()}{remedy[1:]}")
+        remedy = (
+            f"Lower {setting('train.lr')} or {setting('train.max_grad_norm')}, or resume it with "
+            f"{setting('resume', True)} and {setting('on_nan', 'rollback')} (or skip)"
+        )
+        raise NonFiniteError(step, f"{sentence}. {remedy}")
 
     def _backward(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
         """Compute the gradients of a step's mean losses; when memory runs out, once more with half the rows at a

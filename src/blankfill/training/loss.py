@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blankfill.model.heads import LM, counts, head_losses, lm_head_loss
+from blankfill.model.heads import LM, BatchLosses, counts, lm_head_loss
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
 
@@ -35,5 +35,6 @@ def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float
     mode is measured without it.
     """
     z_loss = z_loss if model.training else 0.0
-    losses = partial(head_losses, batch=batch, replaced={LM: partial(lm_head_loss, z_loss=z_loss)})
-    return model(batch, dtype, read=losses).read
+    losses = BatchLosses(batch, {LM: partial(lm_head_loss, z_loss=z_loss)})
+    prepare = {"prepare": losses.prepare} if losses.prepares else {}
+    return model(batch, dtype, read=losses, **prepare).read

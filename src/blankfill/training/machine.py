@@ -17,7 +17,7 @@ from typing import Any, Protocol, get_args
 import torch
 
 from blankfill.attention.kernels import Kernel, best_kernel
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system import environment
 from blankfill.system.bounds import COMMON
 from blankfill.system.device import is_here, named_device, pick_device
@@ -149,7 +149,7 @@ class Conditions:
                     tell(
                         step, "threads",
                         f"{slower}; the run keeps its {threads} threads, since they were given as an option; stop it "
-                        f"and resume it with --threads {threads // 2}, which changes its numbers by rounding",
+                        f"and resume it with {setting('threads', threads // 2)}, which changes its numbers by rounding",
                     )  # fmt: skip
                 return False
             self.machine = dataclasses.replace(self.machine, threads=threads // 2)
@@ -274,8 +274,8 @@ def _crowded(threads: int) -> list[str]:
         return []
     why = f"there are {cores} cores here" if threads > cores else "other programs keep this machine busy"
     return [
-        f"{why}, and the run keeps its {threads} threads, with which its numbers stay exact; resumed with --threads "
-        f"{useful} it may be many times faster, and what follows then differs by rounding"
+        f"{why}, and the run keeps its {threads} threads, with which its numbers stay exact; resumed with "
+        f"{setting('threads', useful)} it may be many times faster, and what follows then differs by rounding"
     ]
 
 

@@ -72,7 +72,8 @@ class TrainOptions:
     embedding_lr_multiplier: float = 1.0
     """Learning rate of the token embeddings as a multiple of lr; values above 1 speed up short runs considerably."""
     schedule: Schedule = "linear"
-    """Learning-rate decay after warm-up."""
+    """Learning-rate decay after warm-up and constant_steps. 1-sqrt: one minus the square root of the share of the decay
+    that is past (ModernBERT's last phase)."""
     warmup: float = 0.1
     """Duration of the linear warm-up of the learning rate: a fraction of the decay steps when below 1, else a number of
     steps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Schedule = Literal["linear", "cosine", "inverse_sqrt", "constant"]
+Schedule = Literal["linear", "cosine", "1-sqrt", "inverse_sqrt", "constant"]
 
 
 def learning_rate(
@@ -21,10 +21,13 @@ def learning_rate(
     """Return the learning rate of step number `step` (0-based) of `steps`.
 
     Linear warm-up from 0 over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
-    `decay_steps` (0: the last step). "inverse_sqrt" decays as √(begin/step), where begin is the end of the constant
-    phase: T5's 1/√max(step, 10⁴) is a peak of 0.01 for 10⁴ steps. The other schedules decay from there too, as in
-    XLNet, GLM and fairseq; in the original BERT, after the warm-up, the rate drops to that of a decay which began at
-    step 0, a drop of warmup/steps.
+    `decay_steps` (0: the last step). A warm-up, a constant phase and a decay are together the warmup-stable-decay or
+    trapezoidal schedule (`get_wsd_schedule` of transformers), whose `decay_type` is "linear", "cosine" or "1-sqrt":
+    1 − √s at a share s of the decay (Hägele et al. 2024, arXiv 2405.18392; ModernBERT).
+
+    "inverse_sqrt" decays as √(begin/step), where begin is the end of the constant phase: T5's 1/√max(step, 10⁴) is a
+    peak of 0.01 for 10⁴ steps. The other schedules decay from there too, as in XLNet, GLM and fairseq; in the original
+    BERT, after the warm-up, the rate drops to that of a decay which began at step 0, a drop of warmup/steps.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -34,5 +37,8 @@ def learning_rate(
     if schedule == "inverse_sqrt":
         return peak * math.sqrt(max(1, begin) / max(1, step + 1))
     share = min(1.0, (step - begin) / max(1, (decay_steps or steps) - begin))
-    shape = 0.5 * (1 + math.cos(math.pi * share)) if schedule == "cosine" else 1 - share
+    if schedule == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * share))
+    else:
+        shape = 1 - (math.sqrt(share) if schedule == "1-sqrt" else share)
     return peak * (least + (1 - least) * shape)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.cloze.pattern import Piece
 from blankfill.tasks.cloze.targets import ClozeTargets
@@ -173,7 +173,7 @@ class ClozeReader:
         if fixed > room:
             raise UserError(
                 f"a pattern and its words take {fixed} tokens where {room} fit; give a shorter pattern or a larger "
-                "--max-length"
+                f"{setting('max_length')}"
             )
         most = longest_kept(lengths, room - fixed)
         self.cut += most < max(lengths, default=0)

@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.reading import UnreadableError, parse_yaml, read_text
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
 
@@ -150,7 +150,8 @@ def pattern_text(source: str, task: str) -> tuple[str, str]:
         return file.read_text(encoding="utf-8"), f"patterns of {name}"
     if not source:
         raise UserError(
-            f"there are no patterns for {task}; write some and give them with --patterns FILE.yaml (docs/cloze.md); "
+            f"there are no patterns for {task}; write some and give them with {setting('patterns', 'FILE.yaml')} "
+            "(docs/cloze.md); "
             f"there are some for {', '.join(shipped())}"
         )
     try:
@@ -159,7 +160,7 @@ def pattern_text(source: str, task: str) -> tuple[str, str]:
         if not error.missing:
             raise
         known = ", ".join(shipped())
-        raise UserError(f"--patterns {source}: no such file, and not one of {known}") from error
+        raise UserError(f"{setting('patterns', source)}: no such file, and not one of {known}") from error
 
 
 def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[Pattern]:
@@ -202,7 +203,7 @@ def read_patterns(text: str, origin: str, labels: Sequence[str] | None) -> list[
 def numbered(patterns: Sequence[Pattern], number: str, origin: str) -> Pattern:
     """Return the pattern of that number; UserError when there is none."""
     if not number.isdigit() or int(number) >= len(patterns):
-        raise UserError(f"--pattern {number}: {origin} are numbered 0 to {len(patterns) - 1}; or give all")
+        raise UserError(f"{setting('pattern', number)}: {origin} are numbered 0 to {len(patterns) - 1}; or give all")
     return patterns[int(number)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blankfill.checkpoint.load import Loaded
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.console import say
 from blankfill.tasks.adapter import Adapter
 from blankfill.tasks.batching import Batches, EncodedItem
@@ -21,18 +21,19 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
     if not loaded.model.config.lm_head:
         raise UserError(
             f"{loaded.path}: the model is a bare encoder without a language-model head, so it cannot fill blanks; "
-            "give a model with its masked-language-model head, or leave out --method cloze"
+            f"give a model with its masked-language-model head, or leave out {setting('method', 'cloze')}"
         )
     objective = loaded.objective
     if objective.two_sided:
         raise UserError(
             f"{loaded.path}: a cloze reads scores where the blank stands, and a model of the objective "
-            f"{objective.name} writes its answers; use --method text in place of --method cloze"
+            f"{objective.name} writes its answers; use {setting('method', 'text')} in place of "
+            f"{setting('method', 'cloze')}"
         )
     if objective.cloze == "none":
         raise UserError(
             f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective "
-            f"{objective.name} has none of; leave out --method cloze"
+            f"{objective.name} has none of; leave out {setting('method', 'cloze')}"
         )
     if missing := loaded.vocabulary.missing(objective.required_roles("cloze")):
         raise UserError(
@@ -41,7 +42,7 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
         )
     if options.mlm_weight and objective.cloze == "writing":
         raise ConfigError(
-            [f"--mlm-weight is for models that were trained with masks; {loaded.path} is a {objective.name}"]
+            [f"{setting('mlm_weight')} is for models that were trained with masks; {loaded.path} is a {objective.name}"]
         )
 
 

@@ -44,8 +44,8 @@ def register_task(task: Task) -> Task:
         The same task.
 
     Raises:
-        UserError: The name is taken or cannot be a name, the kind is unknown, or the primary metric is not one of the
-            metrics.
+        UserError: The name is taken or cannot be a name, the kind is unknown, or the primary metric or a
+            metric of its own is not one of the metrics.
     """
     kinds = [kind for kind in get_args(Kind) if kind != "mixture"]
     if task.name != task.name.lower().strip() or JOIN in task.name or not task.name:
@@ -58,6 +58,8 @@ def register_task(task: Task) -> Task:
         raise UserError(f"{task.name} has the kind {task.kind!r}; the kinds are {', '.join(kinds)}.")
     if task.primary_metric not in (*task.metrics, "average"):
         raise UserError(f"{task.name}: its primary metric {task.primary_metric!r} is not one of its metrics.")
+    if strange := [name for name in task.own_metrics if name not in task.metrics]:
+        raise UserError(f"{task.name}: its own metric {strange[0]!r} is not one of its metrics.")
     TASKS[task.name] = task
     return task
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.tasks.adapter import Prediction
 from blankfill.tasks.datasets import glue, superglue
 from blankfill.tasks.datasets.conll import predicted_lines
@@ -50,7 +50,8 @@ def submission(
     if task.kind == "tag":
         return {file.name: _text(list(predicted_lines(file, values)))}
     raise UserError(
-        f"--submission: no benchmark's form is known for {task.name}; leave it out, and the answers are JSON lines"
+        f"{setting('submission')}: no benchmark's form is known for {task.name}; leave it out, and the answers are "
+        "JSON lines"
     )
 
 

@@ -27,9 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.model.config import TransformerConfig
 from blankfill.model.dense import Dense, dense
-from blankfill.model.heads import LM, head_losses, lm_head_loss
-from blankfill.model.layers import dropout
+from blankfill.model.heads import LM, head_losses, lm_head_activation, lm_head_loss
+from blankfill.model.layers import activate, dropout
+from blankfill.model.norms import Norm, norm
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
 from blankfill.tasks.heads.features import FeatureReader
@@ -46,23 +48,36 @@ STD = 0.02
 class TaskHead(nn.Module):
     """Target columns → scores.
 
-    pooled: columns stand for whole texts and go through a tanh dense first: the encoder's own pooler where it has one
-    (`TaskModel` hands it over), one of the head's own otherwise (RoBERTa's classification head).
+    pooled: columns stand for whole texts. They go through a dense layer first: the encoder's own pooler where it has
+    one (`TaskModel` hands it over), else the head's (`TransformerConfig.classifier_transform`).
     """
 
-    def __init__(self, width: int, outputs: int, kind: HeadKind, pooled: bool, own: bool, drop: float) -> None:
+    def __init__(
+        self, config: TransformerConfig, outputs: int, kind: HeadKind, pooled: bool, own: bool, width: int = 0
+    ) -> None:
+        """own: whether the encoder has no pooler. width: of features that are read instead of hidden states, or 0."""
         super().__init__()
         self.kind: HeadKind = kind
-        self.pooled = pooled
-        self.drop = drop
-        self.dense = dense(width, width) if pooled and own else None
-        self.output = dense(width, outputs)
+        self.pooled = pooled and not width
+        self.mean = self.pooled and config.classifier_pooling == "mean"
+        """Whether a text is the mean of its columns."""
+        self.drop = config.dropout
+        size = width or config.hidden_size
+        of_lm_head = config.classifier_transform == "lm_head"
+        has_dense = not width and (own if pooled else of_lm_head)
+        self.dense = dense(size, size, config.head_transform_bias if of_lm_head else True) if has_dense else None
+        self.norm = norm(config, size) if has_dense and of_lm_head else None
+        self.activation = lm_head_activation(config) if of_lm_head else config.classifier_transform
+        self.output = dense(size, outputs)
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
         """Scores, [K, C]."""
         drop = self.drop if self.training else 0.0
-        if self.dense is not None:
-            hidden_KD = torch.tanh(self.dense(dropout(hidden_KD, drop)))
+        if self.dense is not None and self.norm is not None:  # without dropout before it (ModernBERT)
+            hidden_KD = self.norm(activate(self.dense(hidden_KD), self.activation))
+        elif self.dense is not None:
+            hidden_KD = self.dense(dropout(hidden_KD, drop))
+            hidden_KD = torch.tanh(hidden_KD) if self.activation == "tanh" else activate(hidden_KD, self.activation)
         return self.output(dropout(hidden_KD, drop))
 
 
@@ -123,8 +138,9 @@ class TaskModel(ScoreModel):
             return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
 
         def read(encoder: Transformer, hidden_ND: Tensor) -> Tensor:
-            pooled = encoder.pooler if self.head.pooled else None
-            return hidden_ND[index_K] if pooled is None else pooled(hidden_ND[index_K])
+            hidden_KD = text_means(hidden_ND, batch.segment, index_K) if self.head.mean else hidden_ND[index_K]
+            pooler = encoder.pooler if self.head.pooled else None
+            return hidden_KD if pooler is None else pooler(hidden_KD)
 
         hidden_KD = self.encoder(batch, dtype, encoder_only=self.encoder_only, read=read).read
         return self.head(hidden_KD).float()
@@ -187,21 +203,44 @@ def grouped(values_KC: Tensor, item_K: Tensor, absent: float = float("-inf")) ->
     return spread.index_put((group_K, inside_K), values_KC)
 
 
+def text_means(hidden_ND: Tensor, segment_BT: Tensor, index_K: Tensor) -> Tensor:
+    """For each target column the mean of all columns of its text, [K, D]. segment_BT: the text of each column."""
+    rows, columns = segment_BT.shape
+    row_B1 = torch.arange(rows, device=segment_BT.device)[:, None]
+    _, text_N, sizes_S = (row_B1 * (columns + 1) + segment_BT).flatten().unique(return_inverse=True, return_counts=True)
+    sums_SD = hidden_ND.new_zeros(len(sizes_S), hidden_ND.shape[1], dtype=torch.float32)
+    sums_SD = sums_SD.index_add(0, text_N, hidden_ND.float())  # bf16 would lose the later ones of many columns
+    text_K = text_N[index_K]
+    return (sums_SD[text_K] / sizes_S[text_K, None]).to(hidden_ND.dtype)
+
+
 def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, width: int = 0) -> TaskHead:
     """A head for an encoder, its weights not drawn. width: of features that it reads instead of hidden states, or 0."""
-    config = encoder.config
-    own = encoder.pooler is None
-    return TaskHead(width or config.hidden_size, outputs, kind, pooled and not width, own, config.dropout)
+    return TaskHead(encoder.config, outputs, kind, pooled, encoder.pooler is None, width)
+
+
+def begin_with_lm_head(dense: Dense, norm: Norm, encoder: Transformer) -> None:
+    """Copy the transform of an encoder's language-model head, unless it is of another width or there is none."""
+    theirs = encoder.lm_head
+    if theirs.dense is not None and theirs.norm is not None and theirs.dense.out_features == dense.out_features:
+        dense.load_state_dict(theirs.dense.state_dict())
+        norm.load_state_dict(theirs.norm.state_dict())
 
 
 def new_head(
     encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, generator: torch.Generator, width: int = 0
 ) -> TaskHead:
-    """A freshly drawn head for an encoder; see `empty_head`."""
+    """A freshly drawn head for an encoder; see `empty_head`.
+
+    A transform as that of the language-model head begins with its weights, as transformers loads them.
+    """
     head = empty_head(encoder, kind, outputs, pooled, width)
     with torch.no_grad():
         for module in head.modules():
             if isinstance(module, Dense):
                 module.weight.normal_(std=STD, generator=generator)
-                module.bias.zero_()
+                if module.bias is not None:
+                    module.bias.zero_()
+        if head.dense is not None and head.norm is not None:
+            begin_with_lm_head(head.dense, head.norm, encoder)
     return head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from blankfill.errors import UserError
@@ -22,7 +23,9 @@ def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
     texts; for "generate" and "last-word" a text for each item ("language" is measured, not predicted, and is not scored
     here). Raises UserError when the split has no labels, or predictions are missing or not finite.
     """
-    values = _SCORES[task.kind](task, split, predicted)
+    known = tuple(name for name in task.metrics if name not in task.own_metrics)
+    values = _SCORES[task.kind](replace(task, metrics=known), split, predicted)
+    values |= {name: float(measure(split, predicted)) for name, measure in task.own_metrics.items()}
     if task.primary_metric == "average":
         values["average"] = sum(values.values()) / len(values)
     return values

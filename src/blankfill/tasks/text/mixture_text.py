@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, setting
 from blankfill.generation.beam import Hypothesis
 from blankfill.tasks.adapter import EncodedSet, Prediction
 from blankfill.tasks.batching import EncodedItem, Epochs
@@ -45,7 +45,9 @@ class MixedText(Write):
     def max_target_length(self) -> int:
         """Largest number of tokens of a target, over all members."""
         if self.options.patterns:
-            raise ConfigError(["--patterns is the form of one task; a mixture has the shipped ones, so leave it out"])
+            raise ConfigError(
+                [f"{setting('patterns')} is the form of one task; a mixture has the shipped ones, so leave it out"]
+            )
         longest = [
             TextToText(
                 member, self.mixture.labels_of(member, self.labels), self.options, self._tokenizer

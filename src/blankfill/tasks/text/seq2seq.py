@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blankfill.errors import ConfigError
+from blankfill.errors import ConfigError, setting
 from blankfill.objectives import SourceRow, TargetNoise
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.input_format import InputFormat, truncate_pair
@@ -45,11 +45,13 @@ class Writing:
         self.input_format, self.format, self.blank = input_format, input_format.format, blank
         roles = input_format.vocabulary.roles
         if blank != "mask" and (blank not in roles or self.format.source((), None, blank).blank < 0):
-            raise ConfigError([f"--blank {blank}: the model knows no such blank; leave it out"])
+            raise ConfigError([f"{setting('blank', blank)}: the model knows no such blank; leave it out"])
         most, usual = self.format.target_room(input_format.length)
         self.longest = longest or min(USUAL_TARGET, usual)
         if not 0 < self.longest <= most:
-            raise ConfigError([f"--max-target-length {longest}: there is room for {max(0, most)} tokens; give fewer"])
+            raise ConfigError(
+                [f"{setting('max_target_length', longest)}: there is room for {max(0, most)} tokens; give fewer"]
+            )
 
     @property
     def end(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.generation.beam import Hypothesis
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import TargetNoise
@@ -102,7 +102,7 @@ class Write(LMHeadAdapter):
         if self.long:
             remarks.append(
                 f"{self.long:,} targets are longer than {self.writing.longest} tokens; they are learnt up to there, "
-                "without an end; see --max-target-length"
+                f"without an end; see {setting('max_target_length')}"
             )
         if self.without:
             remarks.append(f"{self.without:,} items have no target and are not learnt from")
@@ -168,10 +168,10 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
             "write; use the tokenizer that it was trained with"
         )
     unfit = {
-        "--features": options.features != "none",
-        "--head": options.head != "linear",
-        "--class-weights": options.class_weights != "none",
-        "--freeze -1": options.freeze == -1,
+        setting("features"): options.features != "none",
+        setting("head"): options.head != "linear",
+        setting("class_weights"): options.class_weights != "none",
+        setting("freeze", -1): options.freeze == -1,
     }
     problems = [
         f"{name} is for a head on an encoder, and a model that writes has none"
@@ -179,7 +179,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
         if is_set
     ]
     if not objective.has_pseudo_masks:
-        noise = {"--pseudo-noise": options.pseudo_noise, "--target-noise": options.target_noise}
+        noise = {setting("pseudo_noise"): options.pseudo_noise, setting("target_noise"): options.target_noise}
         problems += [f"{name} is for a UniLM v2, and this model is trained as {objective.name}; leave it out"
                   for name, is_set in noise.items() if is_set]  # fmt: skip
     if problems:

@@ -5,7 +5,7 @@ label, a choice or a number. Shipped forms are in `tasks/text/forms/forms.yaml`;
 top level. A task without a form has the input `NAME sentence: …`, `NAME sentence1: … sentence2: …`, with choices
 `NAME choice1: … choice2: … context: …`, a question `question: … context: …`; the output of a label is its name.
 
-A generated text that equals no answer counts as the answer that it resembles most (`nearest`), or, for a number
+A generated text that matches no answer counts as the answer that it resembles most (`nearest`), or, for a number
 without digits in the text, as 0. Not here: tokens, and the search for a text (`seq2seq`).
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.reading import read_text
 from blankfill.tasks.cloze.pattern import BREAK, MASK, Field, Pattern, item_fields, parts_of, yaml_values
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TextItem, listed
@@ -116,7 +116,7 @@ def form_text(source: str, task: str) -> tuple[str, str]:
         try:
             return read_text(Path(source)), source
         except UserError as error:
-            raise UserError(f"--patterns: {error}") from error
+            raise UserError(f"{setting('patterns')}: {error.template}") from error
     forms = yaml_values((resources.files("blankfill.tasks.text.forms") / "forms.yaml").read_text(encoding="utf-8"), "")
     own = forms.get(LIKE.get(task, task))
     return (yaml.safe_dump(own, allow_unicode=True) if own else ""), f"the form of {task}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.generation.beam import Hypothesis
 from blankfill.tasks.adapter import Adapter, EncodedSet, Prediction
 from blankfill.tasks.heads.questions import Answer, PlainAnswer
@@ -77,7 +77,9 @@ class TextToText(Write):
             elif (owner := owners.setdefault(text, label)) != label:
                 problem = f"the tokenizer writes the labels {owner} and {label} alike ({text})"
             if problem:
-                raise UserError(f"{problem}; give other words with --patterns FILE (docs/text-to-text.md)")
+                raise UserError(
+                    f"{problem}; give other words with {setting('patterns', 'FILE')} (docs/text-to-text.md)"
+                )
 
     @cached_property
     def _labels_written(self) -> list[str]:

@@ -1,0 +1,113 @@
+"""A model with a fine-tuned head in the form of transformers: the class that computes the same, and its weights.
+
+The encoder is written bare, without the heads of pretraining, below the prefix that it has in the class; the head's
+layers follow under the names that `WeightNames.task_heads` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from blankfill.families.form import CheckpointFormat, form_of
+from blankfill.families.registry import weight_names
+from blankfill.families.task_heads import CLASSES, HeadKind, HeadNames
+from blankfill.families.weight_names import WeightNames
+from blankfill.model.config import TransformerConfig
+from blankfill.objectives import Objective
+from blankfill.types import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NO_TYPES = "positions.1.weight"
+"""The table of token types, which is zeros where a model without one is written in the form of one that has it."""
+TYPES = 2
+"""Rows of that table: the first text and the second."""
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """A model with a head, in transformers' names. encoder: the bare encoder. prefix: of its weights in the class."""
+
+    encoder: CheckpointFormat
+    prefix: str
+    names: HeadNames
+    without_types: bool = False
+    """Whether the encoder has no token types, although the form has."""
+
+    def config_json(self, vocabulary: Vocabulary, dtype: str, head: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of config.json. head: those that concern the head alone, such as the names of labels."""
+        values = self.encoder.config_json(vocabulary, dtype)
+        return {**values, "architectures": [self.names.architecture], **head}
+
+    def to_theirs(
+        self,
+        encoder: Mapping[str, Tensor],
+        output: Mapping[str, Tensor],
+        dense: Mapping[str, Tensor],
+        norm: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Their tensors. encoder: our weights of the whole model; the others: weight and bias of a layer of the head,
+        nothing where there is none."""
+        table = self.encoder.table
+        wanted = {rule.ours for rule in table.rules}
+        ours = {name: tensor for name, tensor in encoder.items() if name in wanted}
+        if self.without_types:
+            ours[NO_TYPES] = encoder["token_embeddings.weight"].new_zeros(TYPES, self.encoder.config.hidden_size)
+        out = {self.prefix + name: tensor for name, tensor in table.to_theirs(ours).items()}
+        for theirs, layer in ((self.names.dense, dense), (self.names.norm, norm), (self.names.output, output)):
+            out |= {f"{theirs}.{part}": tensor for part, tensor in layer.items()}
+        return out
+
+
+def head_form(
+    config: TransformerConfig, kind: HeadKind, objective: Objective, vocabulary: Vocabulary
+) -> HeadForm | str:
+    """The form of a model with a head on texts, choices, tokens or answers, or a sentence that says why it has none."""
+    families = weight_names()
+    if not any(family.task_heads for family in families.values() if family.trained_as(objective)):
+        known = ", ".join(name for name, family in families.items() if family.task_heads)
+        return (
+            f"transformers has no class with the head of a model trained as {objective.name}; fine-tuned models of "
+            f"these families can be exported: {known}"
+        )
+    transform, whole = config.classifier_transform, kind in ("text", "choice")
+    bare = replace(
+        config, lm_head=False, head_transform=False, head_bias=False, tied=True, scale_logits=False, pooler=False,
+        pair_classifier=True, max_span_positions=0, heads=(),
+        head_activation=config.head_activation if transform == "lm_head" else "same",
+    )  # fmt: skip
+    form = form_of(bare, objective, vocabulary)
+    if isinstance(form, str):
+        return form
+    heads, without_types = form.family.task_heads, False
+    if heads is not None and whole and heads.transform != transform and form.family.text_heads_as:
+        family = families[form.family.text_heads_as]
+        typed = replace(bare, position_sizes=(*bare.position_sizes, TYPES))
+        if family.task_heads is not None and not family.differences(typed):
+            form, heads, without_types = CheckpointFormat(family, typed), family.task_heads, True
+    assert heads is not None
+    names, own = heads.names(kind), "tanh" if config.pooler and whole else transform
+    if names.dense and heads.transform != own:
+        return f"{names.architecture} of transformers has {heads.transform} before its scores, and this head has {own}"
+    if not names.dense and transform == "lm_head":
+        return f"{names.architecture} of transformers has no layer before its scores, and this head has one"
+    return HeadForm(form, heads.encoder, names, without_types)
+
+
+def names_of_head(family: WeightNames, values: Mapping[str, Any], names: Iterable[str]) -> tuple[str, list[str]]:
+    """(the class that a config.json names, the weights of its fine-tuned head among names in a file), or ("", []).
+
+    A pooler is not among them: it belongs to the encoder that is read.
+    """
+    heads, architectures = family.task_heads, values.get("architectures")
+    for kind in CLASSES if heads is not None and isinstance(architectures, list) else ():
+        assert heads is not None
+        head = heads.names(kind)
+        if head.architecture in values["architectures"]:
+            layers = [f"{layer}." for layer in (head.dense, head.norm, head.output) if layer]
+            own = tuple(layer for layer in layers if not layer.startswith(heads.encoder))
+            return head.architecture, [name for name in names if name.startswith(own)]
+    return "", []
